@@ -1,0 +1,28 @@
+"""Channel gates for convolutional networks: insert them, train them, compare them fairly."""
+
+from gatewise import functional as functional
+from gatewise._checks import GatewiseError as GatewiseError
+from gatewise.insertion import Insertion as Insertion
+from gatewise.insertion import gate_loss as gate_loss
+from gatewise.insertion import gates_in as gates_in
+from gatewise.insertion import insert_gates as insert_gates
+from gatewise.insertion import parameter_groups as parameter_groups
+from gatewise.insertion import train_everything as train_everything
+from gatewise.insertion import train_only_gates as train_only_gates
+from gatewise.models import make_model as make_model
+from gatewise.places import find_places as find_places
+from gatewise.registry import Gate as Gate
+from gatewise.registry import gate_names as gate_names
+from gatewise.registry import gate_spec as gate_spec
+from gatewise.registry import make_gate as make_gate
+from gatewise.registry import register_gate as register_gate
+from gatewise.spec import GateChoice as GateChoice
+from gatewise.spec import ModelSpec as ModelSpec
+
+
+def __getattr__(name: str) -> type:
+    """Give the gates' classes as `gatewise.<class>`, from the registry: a new gate needs no line here."""
+    for known in gate_names():
+        if gate_spec(known).gate.__name__ == name:
+            return gate_spec(known).gate
+    raise AttributeError(f"module 'gatewise' has no attribute {name!r}")

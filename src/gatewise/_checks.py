@@ -1,0 +1,122 @@
+"""Every argument check of the package and the wording of every refusal.
+
+A refusal says who expected what, what came, and what to do next. All refusals derive from `GatewiseError`, so
+the command line can tell a user's mistake (one line, exit code 2) from a defect (a traceback).
+"""
+
+import difflib
+import importlib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+class GatewiseError(Exception):
+    """A mistake that the caller can mend; its message says how."""
+
+
+class InvalidValueError(GatewiseError, ValueError):
+    """An argument of the right type has a value that cannot be used."""
+
+
+class InvalidTypeError(GatewiseError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class DataError(GatewiseError, ValueError):
+    """A file or folder of images cannot be used; the message names it."""
+
+
+class MissingExtraError(GatewiseError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""
+
+
+class TrainingError(GatewiseError, RuntimeError):
+    """A training cannot go on; the message names the step."""
+
+
+def one_of(what: str, value: object, options: Iterable[str]) -> str:
+    """Return `value` if it is one of `options`; refuse it with the nearest match otherwise.
+
+    >>> one_of("mode", "l3", ["l1", "l2"])
+    Traceback (most recent call last):
+        ...
+    gatewise._checks.InvalidValueError: unknown mode 'l3'; expected one of 'l1', 'l2'. Did you mean 'l2'?
+    """
+    options = sorted(options)
+    if isinstance(value, str) and value in options:
+        return value
+    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(map(repr, options)) or "nothing (there are none)"
+    raise InvalidValueError(f"unknown {what} {value!r}; expected one of {listed}.{hint}")
+
+
+def integer_at_least(minimum: int, **values: object) -> None:
+    """Refuse every named value that is not an integer of at least `minimum`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InvalidTypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
+        if value < minimum:
+            raise InvalidValueError(f"{name} must be at least {minimum}, got {value}.")
+
+
+def number_between(low: float, high: float, **values: object) -> None:
+    """Refuse every named value that is not a finite number in [low, high]."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).")
+        if not math.isfinite(value) or not low <= value <= high:
+            raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {value!r}.")
+
+
+def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
+    """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
+    axes = ("L", "HW", "DHW")[spatial_dims - 1]
+    expected = f"(N, {channels}, {', '.join(axes)})"
+    if x.dim() != spatial_dims + 2:
+        raise InvalidValueError(
+            f"{owner} expects a feature map of shape {expected}, got {x.dim()} axes: {tuple(x.shape)}. "
+            f"Add the missing axis, or build the gate with the matching spatial_dims."
+        )
+    if x.shape[1] != channels:
+        raise InvalidValueError(
+            f"{owner} expects a feature map of shape {expected}, got {tuple(x.shape)}. "
+            f"Build it with channels={x.shape[1]}, or pass the output of a layer with {channels} channels."
+        )
+    if not x.is_floating_point():
+        raise InvalidTypeError(
+            f"{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255."
+        )
+
+
+def options_of(owner: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse option names that `owner` does not have."""
+    known = list(known)
+    for name in given:
+        one_of(f"option of {owner}", name, known)
+
+
+def optional_module(name: str, purpose: str, extra: str = "train") -> ModuleType:
+    """Import an optional dependency, or say which extra brings it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{purpose} needs the package {error.name!r}, which is not installed. "
+            f"Install it with: pip install 'gatewise[{extra}]'"
+        ) from None
+
+
+def existing_path(what: str, path: str | Path) -> Path:
+    """Return `path` as a Path if it exists."""
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{what} {str(path)!r} does not exist. Check the path, or leave it out for the default.")
+    return path

@@ -1,0 +1,177 @@
+"""Gated channel transformation (GCT): channels compete or cooperate through a normalised norm."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.functional import at_least_float32, spatial_axes
+from gatewise.registry import Gate, register_gate
+
+# Each maps the gate's logit z to its factor. "relu" is written as a clamp because the derivative of torch.relu at
+# exactly 0, where a fresh gate sits, is 0: such a gate would never start to learn. The clamp's derivative there is 1.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda z: 1 + torch.tanh(z),
+    "sigmoid": torch.sigmoid,
+    "relu": lambda z: 1 + z.clamp(min=0),
+    "elu": lambda z: 1 + nn.functional.elu(z),
+}
+
+
+def channel_norms(x: Tensor, mode: str | float, eps: float, after_relu: bool) -> Tensor:
+    """Return one norm per channel: (N, C, *S) -> (N, C, 1, ...), in float32 for half types."""
+    axes, dtype = spatial_axes(x), at_least_float32(x.dtype)
+    if mode == "l1":
+        return (x if after_relu else x.abs()).sum(axes, keepdim=True, dtype=dtype)
+    if mode == "l2":
+        return (torch.linalg.vector_norm(x, 2, axes, keepdim=True, dtype=dtype).square() + eps).sqrt()
+    p = float(mode)
+    size = x.to(dtype) if after_relu else x.to(dtype).abs()
+    # Dividing by the largest entry first changes nothing in exact arithmetic and keeps size**p finite for large p.
+    scale = size.detach().amax(axes, keepdim=True).clamp(min=1)
+    return scale * ((size / scale).pow(p).sum(axes, keepdim=True) + eps * scale.pow(-p)).pow(1 / p)
+
+
+def gated_channel_transform(
+    x: Tensor,
+    alpha: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    mode: str | float = "l2",
+    eps: float = 1e-5,
+    after_relu: bool = False,
+    activation: str = "tanh",
+) -> Tensor:
+    """Return x * (1 + tanh(gamma * s / sqrt(mean_c s^2 + eps) + beta)) with s = alpha * sqrt(sum x^2 + eps).
+
+    Args:
+        x: the map, (N, C, *S).
+        alpha: weight of each channel's norm, (1, C, 1, ...).
+        gamma: sign and strength of the reaction to it: competition if positive, cooperation if negative.
+        beta: bias of the gate.
+        mode: "l2" as above; "l1" takes s = alpha * sum |x| and divides by mean_c |s| + eps; a number p >= 1 takes
+            s = alpha * (sum |x|^p + eps)^(1/p) with the divisor of "l2".
+        eps: keeps both roots away from zero; inside them, so an all-zero map has finite gradients.
+        after_relu: x is known to be non-negative, so absolute values are left out ("l2" has none).
+        activation: "tanh", "sigmoid", "relu" or "elu": 1 + tanh(z), sigmoid(z), 1 + relu(z), 1 + elu(z).
+
+    Two channels with norms 3 and 4 (after the mean of their squares, 12.5, is divided out: 0.85 and 1.13):
+
+    >>> x = torch.tensor([[[3.0], [4.0]]])
+    >>> one, zero = torch.ones(1, 2, 1), torch.zeros(1, 2, 1)
+    >>> gated_channel_transform(x, one, zero, zero).flatten()  # gamma = beta = 0: the identity
+    tensor([3., 4.])
+    >>> (gated_channel_transform(x, one, one, zero) / x - 1).atanh().flatten()
+    tensor([0.8485, 1.1314])
+    """
+    norms = alpha * channel_norms(x, mode, eps, after_relu)  # (N, C, 1, ...)
+    if mode == "l1":
+        divisor = norms.abs().mean(1, keepdim=True) + eps
+    else:
+        divisor = (norms.square().mean(1, keepdim=True) + eps).sqrt()
+    return x * ACTIVATIONS[activation](norms * (gamma / divisor) + beta).to(x.dtype)
+
+
+@register_gate(
+    "gct",
+    function=gated_channel_transform,
+    title="Gated channel transformation",
+    paper="Yang et al., Gated Channel Transformation for Visual Recognition, CVPR 2020, arXiv 1909.11519",
+    place="before_conv",
+    variants={
+        "l1": {"mode": "l1"},
+        "l1_after_relu": {"mode": "l1", "after_relu": True},
+        "l1.5": {"mode": 1.5},
+        "l3": {"mode": 3.0},
+        "sigmoid": {"activation": "sigmoid"},
+        "relu": {"activation": "relu"},
+        "elu": {"activation": "elu"},
+        "1d": {"spatial_dims": 1},
+        "3d": {"spatial_dims": 3},
+    },
+    inert={
+        "spatial_dims": "chooses the rank of the input",
+        "epsilon": "another name of eps",
+        "after_relu": "leaves out absolute values, and the l2 norm has none",
+    },
+)
+class GatedChannelTransform(Gate):
+    """Gate each channel by y_c = x_c (1 + tanh(gamma_c s_c / rms(s) + beta_c)), where s_c = alpha_c ||x_c||.
+
+    Parameters `alpha`, `gamma` and `beta` have shape (1, C, 1, ...) and start at 1, 0 and 0, so a fresh gate is
+    the identity bit for bit (`activation="sigmoid"` is not: it starts at a factor of 0.5). The paper's recipe
+    does not decay `beta`.
+
+    Refuses, with ValueError: an unknown mode or activation, p < 1, eps <= 0; at run time a map of other channels
+    or rank; with TypeError: integer maps. A state dict of the official module loads.
+
+    Differs from the paper: follows the official code where the two disagree (the mean over channels, not the sum,
+    stands inside the second root, so eps is not scaled by C); general p takes |x|^p, without which odd p is no
+    norm; norms of half-precision maps are computed in float32.
+
+    Note that "GCT" also names the Gaussian Context Transformer (CVPR 2021), which is another mechanism.
+
+    >>> gate = GatedChannelTransform(2)
+    >>> x = torch.tensor([[[[3.0]], [[4.0]]]])
+    >>> bool((gate(x) == x).all())
+    True
+    """
+
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("beta",)
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mode: str | float = "l2",
+        eps: float = 1e-5,
+        after_relu: bool = False,
+        activation: str = "tanh",
+        spatial_dims: int = 2,
+        epsilon: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        eps = eps if epsilon is None else epsilon
+        if isinstance(mode, str):
+            _checks.one_of("mode", mode, ["l1", "l2"])
+        else:
+            _checks.number_between(1, 1e6, mode=mode)
+        _checks.number_between(1e-30, 1, eps=eps)
+        self.mode, self.eps, self.after_relu = mode, eps, after_relu
+        self.activation = _checks.one_of("activation", activation, ACTIVATIONS)
+        shape = (1, channels) + (1,) * self.spatial_dims
+        self.alpha = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.gamma = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.beta = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set alpha to 1, gamma and beta to 0."""
+        nn.init.ones_(self.alpha)
+        nn.init.zeros_(self.gamma)
+        nn.init.zeros_(self.beta)
+
+    @property
+    def identity_at_init(self) -> bool:
+        return self.activation != "sigmoid"
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return gated_channel_transform(
+            x,
+            self.alpha,
+            self.gamma,
+            self.beta,
+            mode=self.mode,
+            eps=self.eps,
+            after_relu=self.after_relu,
+            activation=self.activation,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, mode={self.mode!r}"

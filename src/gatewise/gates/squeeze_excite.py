@@ -1,0 +1,75 @@
+"""Squeeze and excitation (SE): the first channel attention, and the baseline of all others."""
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.functional import average_pool
+from gatewise.registry import Gate, bottleneck_width, register_gate
+
+
+def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
+    """Return x * sigmoid(expand(relu(reduce(mean of x over positions)))).
+
+    Args:
+        x: the map, (N, C, *S).
+        reduce: maps (N, C, 1, ...) to (N, R, 1, ...).
+        expand: maps (N, R, 1, ...) to (N, C, 1, ...).
+
+    >>> x = torch.tensor([[[1.0, 3.0]]])  # mean 2
+    >>> squeeze_excite(x, nn.Identity(), nn.Identity())  # sigmoid(2) = 0.8808
+    tensor([[[0.8808, 2.6424]]])
+    """
+    return x * expand(torch.relu(reduce(average_pool(x)))).sigmoid().to(x.dtype)
+
+
+@register_gate(
+    "se",
+    function=squeeze_excite,
+    title="Squeeze-and-excitation",
+    paper="Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507",
+    place="residual_end",
+    variants={"wide": {"rd_ratio": 1 / 4}, "divisor": {"rd_divisor": 8}, "channels": {"rd_channels": 3},
+              "1d": {"spatial_dims": 1}, "3d": {"spatial_dims": 3}},
+    inert={"spatial_dims": "chooses the rank of the input"},
+)
+class SqueezeExcite(Gate):
+    """Scale each channel by sigmoid(W2 relu(W1 mean(x) + b1) + b2).
+
+    `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm, whose weights load. R is
+    `rd_channels`, or C * rd_ratio rounded down to a multiple of rd_divisor, and never below 1.
+
+    Refuses, with ValueError: rd_ratio outside (0, 16], rd_channels or rd_divisor below 1; at run time a map of
+    other channels or rank; with TypeError: integer maps. A fresh gate is not the identity: its factors lie
+    around 0.5.
+
+    Differs from timm's SEModule in its default only: the paper does not round R to a multiple of 8.
+
+    >>> gate = SqueezeExcite(32)
+    >>> gate.fc1.out_channels, sum(p.numel() for p in gate.parameters())  # 32*2 + 2 + 2*32 + 32
+    (2, 162)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        rd_ratio: float = 1 / 16,
+        rd_channels: int | None = None,
+        rd_divisor: int = 1,
+        spatial_dims: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
+        self.fc1 = self.pointwise(channels, width, device, dtype)
+        self.fc2 = self.pointwise(width, channels, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw both layers anew, as torch initialises a convolution."""
+        self.fc1.reset_parameters()
+        self.fc2.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return squeeze_excite(x, self.fc1, self.fc2)

@@ -1,0 +1,368 @@
+"""Put gates into any network, list them, check them, undo it; parameter groups; freezing.
+
+A gate becomes a child of the layer that it guards and is called by a hook on that layer. So the network's own
+parameters keep their names, its class and methods stay, and deepcopy, pickle, export and compile go on working.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gatewise import _checks
+from gatewise.places import Place, Places, Skipped, boundary_places, evaluation_mode, find_places
+from gatewise.registry import Gate, gate_spec
+from gatewise.spec import GateChoice, Gates
+
+LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
+Names = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """Calls a gate on its layer's input or output.
+
+    It holds the gate's name, not the gate, so that a deepcopied or unpickled layer calls its own copy.
+    """
+
+    gate: str
+    channel_axis: int
+
+    def apply(self, layer: nn.Module, x: Tensor) -> Tensor:
+        gate = getattr(layer, self.gate)
+        if self.channel_axis == 1:
+            return gate(x)
+        return gate(x.movedim(self.channel_axis, 1)).movedim(1, self.channel_axis)
+
+
+class _InputHook(_Hook):
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.apply(layer, args[0]), *args[1:])
+
+
+class _OutputHook(_Hook):
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
+        return self.apply(layer, output)
+
+
+@dataclass
+class Insertion:
+    """What `insert_gates` did to one network.
+
+    Attributes:
+        model: the network, changed in place.
+        places: where the gates sit.
+        gates: path of each gate in the network -> gate.
+        skipped: candidates that were left out, each with the reason.
+    """
+
+    model: nn.Module
+    places: tuple[Place, ...]
+    skipped: tuple[Skipped, ...]
+    gates: dict[str, Gate] = field(default_factory=dict)
+    _handles: list[RemovableHandle] = field(default_factory=list, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers that are guarded, in the network's order."""
+        return tuple(place.layer for place in self.places)
+
+    def check(self, *example: Any) -> tuple[str, ...]:
+        """Run one forward in eval mode and return the paths of gates that it never reached.
+
+        A gate is not reached where the network reads its layer's weight instead of calling the layer. Training
+        flags and buffers are afterwards as before.
+        """
+        reached: set[str] = set()
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        handles = [
+            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path)) for path, gate in self.gates.items()
+        ]
+        try:
+            with evaluation_mode(self.model), torch.no_grad():
+                self.model(*example)
+        finally:
+            for handle in handles:
+                handle.remove()
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
+        return tuple(path for path in self.gates if path not in reached)
+
+    def undo(self) -> None:
+        """Take the gates out again; the network's state dict is then bit for bit what it was."""
+        for handle in self._handles:
+            handle.remove()
+        for path in self.gates:
+            layer, _, name = path.rpartition(".")
+            delattr(self.model.get_submodule(layer), name)
+        self.gates, self.places, self._handles = {}, (), []
+
+
+def insert_gates(
+    model: nn.Module,
+    gate: str | GateChoice | type[Gate],
+    *,
+    place: str | None = None,
+    before: LayerTypes | None = None,
+    after: LayerTypes | None = None,
+    include: Names | None = None,
+    exclude: Names | None = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    example: Any = None,
+    **options: Any,
+) -> Insertion:
+    """Put a gate at every matching place of `model`, in place, and return a handle that lists, checks and undoes it.
+
+    Args:
+        model: any network.
+        gate: a registered name, a string such as "gct:mode=l1@inner", a `GateChoice`, or a `Gate` class.
+        place: "before_conv", "inner", "residual_end" or "stage_end"; without it, before= or after=, the place of the
+            gate's paper.
+        before: layer types whose input is gated instead.
+        after: layer types whose output is gated instead.
+        include: keeps only layers whose path matches: a regular expression (searched for, so "layer2" keeps
+            everything inside it), or a list of paths, each standing for the layer and all inside it.
+        exclude: leaves out layers, in the same two forms.
+        where: keeps only layers for which where(path, layer) is true.
+        example: an input (or tuple of inputs), for networks whose input size cannot be guessed.
+        **options: of the gate.
+
+    Refused, with ValueError: matching nothing, a listed path that does not exist, more than one of place, before and
+    after. A freshly inserted gct or gc leaves every output bit for bit as it was.
+
+    A checkpoint of the plain network loads before and after, with strict=True too: gates that it knows nothing of
+    keep their values.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> insertion = insert_gates(net, "gct", mode="l1", exclude=["0"])
+    >>> insertion.names, list(insertion.gates)
+    (('2',), ['2.gct'])
+    >>> insertion.undo()
+    """
+    choice, make = _resolve(gate, place, options)
+    if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
+        raise _checks.InvalidValueError("give only one of place=, before= and after=.")
+    candidates = _candidates(model, choice, place, before, after, example)
+    keep = _selection(model, include, exclude, where)
+    chosen = [(found, keep(found.layer)) for found in candidates.found]
+    places = tuple(found for found, reason in chosen if not reason)
+    skipped = [*candidates.skipped, *(Skipped(found.layer, reason) for found, reason in chosen if reason)]
+    if not places:
+        listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
+        raise _checks.InvalidValueError(
+            f"no place for {gate!r} in {type(model).__name__} ({listed}). "
+            f"Choose another place=, for example 'before_conv' or 'stage_end', or layers with before= or after=."
+        )
+    insertion = Insertion(model, places, tuple(skipped))
+    name = choice.name if choice else _snake_case(gate)
+    try:
+        for found in places:
+            _attach(insertion, found, name, make)
+    except BaseException:
+        insertion.undo()
+        raise
+    if _forgive_plain_checkpoint not in model._load_state_dict_post_hooks.values():
+        insertion._handles.append(model.register_load_state_dict_post_hook(_forgive_plain_checkpoint))
+    return insertion
+
+
+def insert_all(model: nn.Module, gates: Gates, example: Any = None) -> list[Insertion]:
+    """Insert each chosen gate in turn, all at places of the network as it was before the first."""
+    return [insert_gates(model, choice, example=example) for choice in gates]
+
+
+def _resolve(
+    gate: str | GateChoice | type[Gate], place: str | None, options: dict[str, Any]
+) -> tuple[GateChoice | None, Callable[..., Gate]]:
+    """Return the choice (None for a class) and how to make one gate."""
+    if isinstance(gate, type) and issubclass(gate, Gate):
+        return None, partial(gate, **options)
+    if not isinstance(gate, str | GateChoice):
+        raise _checks.InvalidTypeError(f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {gate!r}.")
+    choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
+    if place and choice.place and place != choice.place:
+        raise _checks.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
+    choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
+    return choice, partial(gate_spec(choice.name).make, **choice.options)
+
+
+def _candidates(
+    model: nn.Module,
+    choice: GateChoice | None,
+    place: str | None,
+    before: LayerTypes | None,
+    after: LayerTypes | None,
+    example: Any,
+) -> Places:
+    types = before or after
+    if types is not None:
+        plain = Places()
+        if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
+            for name, layer in model.named_modules():  # a convolution tells its own input: no graph needed
+                if isinstance(layer, types):
+                    plain.found.append(Place(name, "input", int(layer.in_channels), layer.weight.dim() - 2))
+            return plain
+        return boundary_places(
+            model, "input" if before else "output", lambda _, layer: isinstance(layer, types), example
+        )
+    place = place or (choice.place or gate_spec(choice.name).place if choice else None)
+    if place is None:
+        raise _checks.InvalidValueError("a gate given as a class needs place=, before= or after=.")
+    return find_places(model, place, example)
+
+
+def _as_tuple(types: LayerTypes) -> tuple[type[nn.Module], ...]:
+    return types if isinstance(types, tuple) else (types,)
+
+
+def _selection(
+    model: nn.Module,
+    include: Names | None,
+    exclude: Names | None,
+    where: Callable[[str, nn.Module], bool] | None,
+) -> Callable[[str], str]:
+    """Return a function from a layer's path to the reason why it is left out, or ''."""
+    modules = dict(model.named_modules())
+    for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
+        _checks.one_of("layer", name, modules)
+
+    def matches(names: Names, path: str) -> bool:
+        if isinstance(names, str):
+            return re.search(names, path) is not None
+        return any(path == name or path.startswith(f"{name}.") for name in names)
+
+    def reason(path: str) -> str:
+        if include is not None and not matches(include, path):
+            return "not in include"
+        if exclude is not None and matches(exclude, path):
+            return "in exclude"
+        if where is not None and not where(path, modules[path]):
+            return "where() is false for it"
+        return ""
+
+    return reason
+
+
+def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., Gate]) -> None:
+    model = insertion.model
+    layer = model.get_submodule(place.layer)
+    if isinstance(layer, nn.Sequential):
+        raise _checks.InvalidValueError(f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it.")
+    options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
+    anchor = next((p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0))
+    gate = make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
+    gate.train(layer.training)
+    unique, count = name, 1
+    while hasattr(layer, unique):
+        count += 1
+        unique = f"{name}_{count}"
+    layer.add_module(unique, gate)
+    if place.side == "input":
+        handle = layer.register_forward_pre_hook(_InputHook(unique, place.channel_axis))
+    else:
+        handle = layer.register_forward_hook(_OutputHook(unique, place.channel_axis))
+    insertion.gates[f"{place.layer}.{unique}" if place.layer else unique] = gate
+    insertion._handles.append(handle)
+
+
+def _snake_case(gate: Any) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gate.__name__).lower()
+
+
+def _forgive_plain_checkpoint(model: nn.Module, incompatible: Any) -> None:
+    """Drop the gates' keys from the missing ones if the checkpoint holds none of them: it is one of the plain network."""
+    missing: list[str] = incompatible.missing_keys
+    own = [f"{path}.{key}" for path, gate in gates_in(model).items() for key in gate.state_dict()]
+    if not own:
+        return
+    for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
+        gate_keys = {prefix + key for key in own}
+        if gate_keys <= set(missing):
+            missing[:] = [key for key in missing if key not in gate_keys]
+
+
+def gates_in(model: nn.Module) -> dict[str, Gate]:
+    """Return every gate in the network, by its own path.
+
+    >>> gates_in(nn.Sequential(nn.ReLU()))
+    {}
+    """
+    return {path: module for path, module in model.named_modules() if isinstance(module, Gate)}
+
+
+def _gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
+    for gate in gates_in(model).values():
+        for name, parameter in gate.named_parameters():
+            yield gate, name, parameter
+
+
+def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> list[dict[str, Any]]:
+    """Return trainable parameters in two groups for an optimizer, the second without weight decay.
+
+    The second group holds what its owner declares in `no_weight_decay` (gct: beta), and what the network itself
+    declares as timm's models do; a parameter is recognised by its owner, not by its name. With weight_decay=None the
+    first group leaves the optimizer's own setting. Fits timm's `param_group_fn`.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> _ = insert_gates(net, "gct")
+    >>> [(len(group["params"]), group.get("weight_decay")) for group in parameter_groups(net)]
+    [(4, None), (1, 0.0)]
+    """
+    exempt = {id(p) for gate, name, p in _gate_parameters(model) if name in gate.no_weight_decay}
+    declared = getattr(model, "no_weight_decay", None)
+    names: Iterable[str] = declared() if callable(declared) else ()
+    exempt |= {id(p) for name, p in model.named_parameters() if name in names}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    decay: dict[str, Any] = {"params": [p for p in trainable if id(p) not in exempt]}
+    if weight_decay is not None:
+        decay["weight_decay"] = weight_decay
+    groups = [decay, {"params": [p for p in trainable if id(p) in exempt], "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
+    """Stand in for `layer.train`: a frozen layer keeps its running statistics."""
+    return nn.Module.train(layer, mode=False)
+
+
+def train_only_gates(model: nn.Module) -> None:
+    """Freeze everything but the gates; frozen normalisation keeps its running statistics, through model.train() too.
+
+    A network without gates is refused with ValueError.
+    """
+    gates = gates_in(model)
+    if not gates:
+        raise _checks.InvalidValueError(f"{type(model).__name__} has no gates to train. Insert some with insert_gates().")
+    inside = {id(module) for gate in gates.values() for module in gate.modules()}
+    own = {id(parameter) for _, _, parameter in _gate_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in own)
+    for layer in model.modules():
+        if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
+            layer.train = partial(_keep_evaluating, layer)
+            layer.train()
+
+
+def train_everything(model: nn.Module) -> None:
+    """Undo `train_only_gates`: every parameter is trained, and normalisation follows its network's mode again."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    for layer in model.modules():
+        if layer.__dict__.pop("train", None) is not None:
+            layer.train(model.training)
+
+
+def gate_loss(model: nn.Module) -> Tensor:
+    """Return the sum of the extra losses that the network's gates ask for: a scalar, 0 if none does.
+
+    >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
+    tensor(0.)
+    """
+    losses = [loss for gate in gates_in(model).values() if (loss := gate.extra_loss()) is not None]
+    anchor = next(model.parameters(), torch.empty(0))
+    return sum(losses[1:], losses[0]) if losses else torch.zeros((), device=anchor.device)

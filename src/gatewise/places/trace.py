@@ -1,0 +1,217 @@
+"""A network as a list of tensor operations, read with torch.export (torch.fx where that fails), never changed."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from gatewise import _checks
+
+# What an operation is, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
+_KINDS = {
+    **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], "conv"),
+    **dict.fromkeys(["linear", "addmm"], "linear"),
+    **dict.fromkeys(["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"], "norm"),
+    **dict.fromkeys(["add", "iadd"], "add"),
+    **dict.fromkeys(["mul", "imul"], "mul"),
+    **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout"], "dropout"),
+    **dict.fromkeys(["cat", "concat", "concatenate"], "cat"),
+    **dict.fromkeys(["permute", "transpose"], "permute"),
+}
+_MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "conv"),
+    ((nn.Linear,), "linear"),
+    ((nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm), "norm"),
+    ((nn.modules.dropout._DropoutNd,), "dropout"),
+)
+
+
+@dataclass(eq=False)
+class Op:
+    """One operation on activations.
+
+    Attributes:
+        index: position in the order of execution.
+        kind: "conv", "linear", "norm", "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
+        inputs: the operations whose results it reads (parameters are left out).
+        calls: the module calls inside which it ran, outermost first, as (identifier of the call, module path).
+        shape: of its result; () if that is no tensor.
+        channel_axis: which axis of the result holds the channels.
+        groups: of a convolution; 1 otherwise.
+        readers: the operations that read its result.
+    """
+
+    index: int
+    kind: str
+    inputs: list["Op"]
+    calls: dict[str, str]
+    shape: tuple[int, ...]
+    channel_axis: int
+    groups: int = 1
+    readers: list["Op"] = field(default_factory=list)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the result; 0 if it has no such axis."""
+        return self.shape[self.channel_axis] if self.channel_axis < len(self.shape) else 0
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Sizes of the axes that are neither samples nor channels."""
+        return tuple(size for axis, size in enumerate(self.shape) if axis not in {0, self.channel_axis})
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the result is a feature map: samples, channels, and one to three spatial axes, not all of size 1."""
+        tokens = len(self.shape) == 3 and self.channel_axis == 2
+        return 3 <= len(self.shape) <= 5 and not tokens and max(self.spatial_shape) > 1
+
+    def ended_calls(self) -> list[tuple[str, str]]:
+        """Return (call, module path) of each module whose result this is, innermost first."""
+        ended = [
+            call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.readers)
+        ]
+        return ended[::-1]
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` in eval mode and give each module its own flag back, whatever happens inside."""
+    flags = {module: module.training for module in model.modules()}
+    try:
+        for module in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+def example_inputs(model: nn.Module) -> list[Tensor]:
+    """Return inputs that the network might take, the likeliest first."""
+    shapes = []
+    for owner in (model, getattr(model, "pretrained_cfg", None) or {}):
+        size = owner.get("input_size") if isinstance(owner, dict) else getattr(owner, "input_size", None)
+        if isinstance(size, tuple) and len(size) >= 2:
+            shapes.append(size)
+    for module in model.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            axes = module.weight.dim() - 2
+            shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
+            break
+    anchor = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return [torch.zeros((2, *shape), device=anchor.device, dtype=anchor.dtype) for shape in shapes]
+
+
+def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> list[Op]:
+    """Return the network's operations in the order of execution.
+
+    `example` is an input, or a tuple of all inputs; without it, sizes are guessed from the model. A network that
+    neither torch.export nor torch.fx can read is refused with both reasons.
+    """
+    if example is None:
+        candidates = [(guess,) for guess in example_inputs(model)]
+    else:
+        candidates = [example if isinstance(example, tuple) else (example,)]
+    reasons = []
+    with evaluation_mode(model), torch.no_grad():
+        for read in (_read_export, _read_fx):
+            for inputs in candidates:
+                try:
+                    return read(model, inputs)
+                except Exception as error:  # noqa: BLE001, PERF203  (any model may fail in any way; all are reported)
+                    shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
+                    first_line = (str(error).strip() or "no message").splitlines()[0][:200]
+                    reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
+    raise _checks.InvalidValueError(
+        f"cannot read the structure of {type(model).__name__} ({'; '.join(reasons) or 'it has no convolution'}). "
+        f"Pass example=, an input that the network takes, or choose layers with before= or after=."
+    )
+
+
+def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
+    program = torch.export.export(model, inputs, strict=False)
+    given = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
+    return _operations(program.graph, lambda node: node.name in given, {})
+
+
+def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
+    from torch.fx.passes.shape_prop import ShapeProp  # noqa: PLC0415  (only where torch.export failed)
+
+    graph_module = fx.symbolic_trace(model)
+    ShapeProp(graph_module).propagate(*inputs)
+    return _operations(graph_module.graph, lambda node: True, dict(graph_module.named_modules()))
+
+
+def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -> list[Op]:
+    """Translate a graph of either front end; operations that no activation reaches are left out."""
+    ops: dict[fx.Node, Op] = {}
+    for node in graph.nodes:
+        inputs = [ops[source] for source in node.all_input_nodes if source in ops]
+        if not inputs and not (node.op == "placeholder" and is_input(node)):
+            continue
+        kind = _kind(node, modules)
+        stack = node.meta.get("nn_module_stack") or {}
+        calls = {call: path for call, (path, _) in stack.items() if path}
+        shape = _shape(node)
+        axis = _channel_axis(kind, node, inputs, shape)
+        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, shape, node, modules))
+        for source in inputs:
+            source.readers.append(op)
+        ops[node] = op
+    return list(ops.values())
+
+
+def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    if node.op in {"placeholder", "output"}:
+        return {"placeholder": "input", "output": "output"}[node.op]
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return next((kind for types, kind in _MODULE_KINDS if isinstance(module, types)), "other")
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.split("::")[-1]
+    else:
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    return _KINDS.get(name.strip("_"), "other")
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    value = node.meta.get("val", node.meta.get("tensor_meta"))
+    shape = getattr(value, "shape", None)
+    return tuple(int(size) for size in shape) if shape is not None else ()
+
+
+def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, ...]) -> int:
+    """Follow the channel axis: last behind linear layers and layer norms, moved by permutations, otherwise kept."""
+    if kind == "linear" or "layer_norm" in str(node.target) and inputs and len(inputs[0].shape) == len(shape):
+        return len(shape) - 1
+    if not inputs or kind in {"conv", "input", "output"} or len(inputs[0].shape) != len(shape):
+        return 1
+    before = inputs[0].channel_axis
+    if kind == "permute":
+        axes: Any = node.args[1:]
+        axes = list(axes[0]) if isinstance(axes[0], list | tuple) else list(axes)
+        axes = [axis % len(shape) for axis in axes]
+        if len(axes) == len(shape):
+            return axes.index(before)
+        return {axes[0]: axes[1], axes[1]: axes[0]}.get(before, before)
+    return before
+
+
+def _groups(
+    kind: str, inputs: list[Op], shape: tuple[int, ...], node: fx.Node, modules: dict[str, nn.Module]
+) -> int:
+    """Return a convolution's groups, from the width of its weight."""
+    if kind != "conv":
+        return 1
+    if node.op == "call_module":
+        return int(getattr(modules[str(node.target)], "groups", 1))
+    weight: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    width = _shape(weight)[1] if isinstance(weight, fx.Node) and len(_shape(weight)) > 1 else inputs[0].channels
+    return max(1, inputs[0].channels // max(1, width))
+
+

@@ -1,0 +1,176 @@
+"""A network and its gates as one value: one string, or one block of YAML.
+
+The grammar, the same in Python, YAML and on the command line:
+
+    model  = NAME[:option=value,...]
+    gate   = NAME[:option=value,...][@place]
+    spec   = model[+gate]...
+    gates  = none | gate[+gate]...            one network of a comparison
+    list   = gates[,gates]...                 a comparison; "k=v" after a comma continues the gate before it
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from gatewise import _checks
+from gatewise import gates as _gates  # noqa: F401  (importing it fills the registry)
+from gatewise.registry import PLACES, gate_spec
+
+_FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def parse_value(text: str) -> bool | int | float | str | None:
+    """Read an option's value: true, false, none, a number, a fraction, or else a word.
+
+    >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true")
+    (0.0625, 1e-05, 'l1', True)
+    """
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if fraction := _FRACTION.fullmatch(text):
+        return int(fraction[1]) / int(fraction[2])
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _parse_options(text: str, whole: str) -> dict[str, Any]:
+    """Read "k=v,k=v"."""
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not (equals and name and value):
+            raise _checks.InvalidValueError(
+                f"cannot read option {item!r} in {whole!r}; expected NAME=VALUE, for example gct:mode=l1."
+            )
+        options[name.strip()] = parse_value(value.strip())
+    return options
+
+
+def _format(name: str, options: Mapping[str, Any]) -> str:
+    """Write "name:k=v,k=v"; the inverse of reading it."""
+    words = {value: word for word, value in _WORDS.items()}
+    items = [f"{key}={words[value] if value is None or isinstance(value, bool) else value}" for key, value in options.items()]
+    return f"{name}:{','.join(items)}" if items else name
+
+
+@dataclass(frozen=True)
+class GateChoice:
+    """One gate with its options and place; refused at once if the registry does not know them.
+
+    Attributes:
+        name: a registered gate.
+        options: constructor options, by name.
+        place: one of `PLACES`, or None for the place of the gate's paper.
+
+    >>> GateChoice.parse("gct:mode=l1@before_conv")
+    GateChoice(name='gct', options={'mode': 'l1'}, place='before_conv')
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    place: str | None = None
+
+    def __post_init__(self) -> None:
+        gate_spec(self.name).make(64, device="meta", **self.options)
+        if self.place is not None:
+            _checks.one_of("place", self.place, PLACES)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "name:option=value,...@place"."""
+        body, at, place = text.strip().partition("@")
+        name, _, options = body.partition(":")
+        if at and not place:
+            raise _checks.InvalidValueError(f"no place after '@' in {text!r}; expected one of {', '.join(PLACES)}.")
+        return cls(name, _parse_options(options, text), place or None)
+
+    def __str__(self) -> str:
+        return _format(self.name, self.options) + (f"@{self.place}" if self.place else "")
+
+
+Gates = tuple[GateChoice, ...]
+
+
+def parse_gates(text: str) -> Gates:
+    """Read the gates of one network: "none", or gates joined by "+".
+
+    >>> [str(choice) for choice in parse_gates("gct+se@stage_end")], parse_gates("none")
+    (['gct', 'se@stage_end'], ())
+    """
+    if text.strip() == "none":
+        return ()
+    return tuple(GateChoice.parse(part) for part in text.split("+"))
+
+
+def format_gates(gates: Gates) -> str:
+    """Write what `parse_gates` reads."""
+    return "+".join(map(str, gates)) or "none"
+
+
+def parse_gates_list(text: str) -> list[Gates]:
+    """Read the networks of a comparison, separated by commas.
+
+    >>> [format_gates(gates) for gates in parse_gates_list("none,se,gct:mode=l1,eps=1e-4,gc")]
+    ['none', 'se', 'gct:mode=l1,eps=0.0001', 'gc']
+    """
+    parts: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        continues = parts and "=" in part.partition(":")[0] and ":" in parts[-1].rpartition("+")[2]
+        if continues:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part)
+    chosen = [parse_gates(part) for part in parts]
+    repeated = {format_gates(gates) for gates in chosen if chosen.count(gates) > 1}
+    if repeated:
+        raise _checks.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each once.")
+    if not chosen:
+        raise _checks.InvalidValueError("no gates given; expected a list such as none,se,gct.")
+    return chosen
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network and its gates.
+
+    >>> spec = ModelSpec.parse("resnet18_cifar:width=32+gct:mode=l1@before_conv")
+    >>> spec.model, spec.model_options, str(spec.gates[0])
+    ('resnet18_cifar', {'width': 32}, 'gct:mode=l1@before_conv')
+    >>> ModelSpec.from_dict(spec.to_dict()) == spec == ModelSpec.parse(str(spec))
+    True
+    """
+
+    model: str
+    model_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    gates: Gates = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "model:option=value+gate..."."""
+        head, *gates = text.strip().split("+")
+        name, _, options = head.partition(":")
+        if not name:
+            raise _checks.InvalidValueError(f"no model name in {text!r}; expected for example resnet20+gct.")
+        return cls(name, _parse_options(options, text), parse_gates("+".join(gates)) if gates else ())
+
+    def __str__(self) -> str:
+        return "+".join([_format(self.model, self.model_options), *map(str, self.gates)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain values, for YAML and JSON."""
+        gates = [{"gate": g.name, "options": dict(g.options), "place": g.place} for g in self.gates]
+        return {"model": self.model, "model_options": dict(self.model_options), "gates": gates}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a spec from what `to_dict` returned; unknown keys are refused."""
+        _checks.options_of("a model spec", values, ["model", "model_options", "gates"])
+        gates = [GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in values.get("gates", [])]
+        return cls(values["model"], values.get("model_options") or {}, tuple(gates))
