@@ -81,7 +81,8 @@ class Insertion:
         reached: set[str] = set()
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         handles = [
-            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path)) for path, gate in self.gates.items()
+            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path))
+            for path, gate in self.gates.items()
         ]
         try:
             with evaluation_mode(self.model), torch.no_grad():
@@ -183,7 +184,9 @@ def _resolve(
     if isinstance(gate, type) and issubclass(gate, Gate):
         return None, partial(gate, **options)
     if not isinstance(gate, str | GateChoice):
-        raise _checks.InvalidTypeError(f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {gate!r}.")
+        raise _checks.InvalidTypeError(
+            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {gate!r}."
+        )
     choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
     if place and choice.place and place != choice.place:
         raise _checks.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
@@ -252,9 +255,13 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
     model = insertion.model
     layer = model.get_submodule(place.layer)
     if isinstance(layer, nn.Sequential):
-        raise _checks.InvalidValueError(f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it.")
+        raise _checks.InvalidValueError(
+            f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it."
+        )
     options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
-    anchor = next((p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0))
+    anchor = next(
+        (p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0)
+    )
     gate = make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
     gate.train(layer.training)
     unique, count = name, 1
@@ -337,7 +344,9 @@ def train_only_gates(model: nn.Module) -> None:
     """
     gates = gates_in(model)
     if not gates:
-        raise _checks.InvalidValueError(f"{type(model).__name__} has no gates to train. Insert some with insert_gates().")
+        raise _checks.InvalidValueError(
+            f"{type(model).__name__} has no gates to train. Insert some with insert_gates()."
+        )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
     own = {id(parameter) for _, _, parameter in _gate_parameters(model)}
     for parameter in model.parameters():

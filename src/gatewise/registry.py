@@ -127,7 +127,9 @@ def register_gate(
     """Register the decorated `Gate` class under `name`; a name in use or an unknown place is refused."""
     _checks.one_of("place", place, PLACES)
     if name in _registry:
-        raise _checks.InvalidValueError(f"gate {name!r} is registered already, by {_registry[name].gate.__name__}.")
+        raise _checks.InvalidValueError(
+            f"gate {name!r} is registered already, by {_registry[name].gate.__name__}."
+        )
     if not name.isidentifier():
         raise _checks.InvalidValueError(f"a gate's name must be letters, digits and '_', got {name!r}.")
 
@@ -162,7 +164,12 @@ def gate_spec(name: str) -> GateSpec:
 
 
 def make_gate(
-    name: str, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **options: Any
+    name: str,
+    channels: int,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
 ) -> Gate:
     """Build the gate `name` for maps of `channels` channels.
 

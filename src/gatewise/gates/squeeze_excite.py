@@ -28,8 +28,13 @@ def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
     title="Squeeze-and-excitation",
     paper="Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507",
     place="residual_end",
-    variants={"wide": {"rd_ratio": 1 / 4}, "divisor": {"rd_divisor": 8}, "channels": {"rd_channels": 3},
-              "1d": {"spatial_dims": 1}, "3d": {"spatial_dims": 3}},
+    variants={
+        "wide": {"rd_ratio": 1 / 4},
+        "divisor": {"rd_divisor": 8},
+        "channels": {"rd_channels": 3},
+        "1d": {"spatial_dims": 1},
+        "3d": {"spatial_dims": 3},
+    },
     inert={"spatial_dims": "chooses the rank of the input"},
 )
 class SqueezeExcite(Gate):

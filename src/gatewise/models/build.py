@@ -58,7 +58,7 @@ def make_model(
 
     >>> net = make_model("resnet20+gct", num_classes=10)
     >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
-    2121
+    2025
     """
     spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
     options = {**spec.model_options, **options, "in_chans": in_chans}

@@ -63,7 +63,9 @@ class CifarResNet(nn.Module):
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
             stages.append(
-                nn.Sequential(*(BasicBlock(inputs if i == 0 else width, width, s) for i, s in enumerate(strides)))
+                nn.Sequential(
+                    *(BasicBlock(inputs if i == 0 else width, width, s) for i, s in enumerate(strides))
+                )
             )
             inputs = width
         self.stages = nn.Sequential(*stages)

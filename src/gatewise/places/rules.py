@@ -80,7 +80,9 @@ def boundary_places(
         if name and chosen(name, layer):
             boundary = layers.reads(name) if side == "input" else layers.results(name)
             maps = [op for op in boundary if op.is_map]
-            reason = layers.why_not(name) or ("" if maps else f"its {side} is no feature map that a forward reaches")
+            reason = layers.why_not(name) or (
+                "" if maps else f"its {side} is no feature map that a forward reaches"
+            )
             if reason:
                 places.skipped.append(Skipped(name, reason))
             else:
@@ -142,7 +144,9 @@ def _before_conv(model: nn.Module) -> Places:
         if isinstance(layer, nn.modules.conv._LazyConvXdMixin):
             places.skipped.append(Skipped(name, "its channels are not known before the first forward"))
         elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            places.skipped.append(Skipped(name, "a transposed convolution; choose it with before= if it is meant"))
+            places.skipped.append(
+                Skipped(name, "a transposed convolution; choose it with before= if it is meant")
+            )
         elif isinstance(layer, nn.modules.conv._ConvNd):
             places.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
     return places
@@ -154,7 +158,9 @@ def _inner(operations: list[Op], layers: _Layers) -> Places:
         if not (op.is_map and len(op.readers) == 1 and _mixes(op.readers[0])):
             continue
         if not _private_filters(op):
-            places.skipped.append(Skipped(_where(op), "its channels are read elsewhere too, or are no filters"))
+            places.skipped.append(
+                Skipped(_where(op), "its channels are read elsewhere too, or are no filters")
+            )
         elif (place := layers.output_at(_before_dropout(op)) or layers.input_at(op)) is None:
             places.skipped.append(Skipped(_where(op), "no layer that is called once ends or begins there"))
         else:
@@ -264,7 +270,9 @@ def _trunk(operations: list[Op]) -> list[Op]:
 
 def _before_reduction(trunk: list[Op], end: Op, operations: list[Op]) -> Op:
     """Return the trunk's last map before the block that leaves this resolution: that block belongs to the next stage."""
-    reduction = next(op for op in operations[end.index + 1 :] if op.is_map and op.spatial_shape != end.spatial_shape)
+    reduction = next(
+        op for op in operations[end.index + 1 :] if op.is_map and op.spatial_shape != end.spatial_shape
+    )
     for call in reduction.calls:  # outermost first
         inside = [op for op in operations if call in op.calls]
         resolutions = {m.spatial_shape for op in inside for m in (op, *op.inputs) if m.is_map}

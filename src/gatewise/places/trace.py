@@ -211,7 +211,7 @@ def _groups(
     if node.op == "call_module":
         return int(getattr(modules[str(node.target)], "groups", 1))
     weight: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-    width = _shape(weight)[1] if isinstance(weight, fx.Node) and len(_shape(weight)) > 1 else inputs[0].channels
+    width = (
+        _shape(weight)[1] if isinstance(weight, fx.Node) and len(_shape(weight)) > 1 else inputs[0].channels
+    )
     return max(1, inputs[0].channels // max(1, width))
-
-

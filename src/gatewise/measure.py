@@ -1,0 +1,117 @@
+"""Multiply-adds, latency and the machine they were measured on: the one place that times anything."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from gatewise import _checks
+from gatewise.places import evaluation_mode
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of parameters.
+
+    >>> parameter_count(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs_per_sample(model: nn.Module, example: Tensor) -> int:
+    """Return the multiply-adds of convolutions and matrix products for one sample of the batch `example`.
+
+    Elementwise work (normalisation, activation, the multiplication by a gate) is not counted: it costs time through
+    memory, which latency shows.
+
+    >>> macs_per_sample(nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 4, 4))  # 2*2 positions, 8 filters of 3*3*3
+    864
+    """
+    counter = FlopCounterMode(display=False)
+    with evaluation_mode(model), torch.no_grad(), counter:
+        model(example)
+    return counter.get_total_flops() // (2 * len(example))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds per call over several rounds."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    rounds: int
+
+
+def interleaved_latency(
+    variants: Mapping[str, Callable[[], Any]], *, rounds: int = 10, seconds_per_turn: float = 0.05
+) -> dict[str, Latency]:
+    """Time callables in turn, round after round, so that a slow moment of the machine meets all of them.
+
+    Each turn calls a variant for about `seconds_per_turn`, after one round of warming up; low and high are the
+    quartiles of the rounds.
+    """
+    _checks.integer_at_least(2, rounds=rounds)
+    timers = {name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()) for name, call in
+              variants.items()}
+    calls = {name: max(1, int(seconds_per_turn / max(timer.timeit(2).mean, 1e-9))) for name, timer in timers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in timers}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            seconds[name].append(timer.timeit(calls[name]).mean)
+    return {name: _summary(values) for name, values in seconds.items()}
+
+
+def _summary(values: list[float]) -> Latency:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Latency(median, low, high, len(values))
+
+
+def inference_latency(
+    models: Mapping[str, nn.Module], example: Tensor, *, rounds: int = 10, seconds_per_turn: float = 0.05
+) -> dict[str, Latency]:
+    """Time one forward of `example` through each model in eval mode, interleaved; the models keep their modes."""
+
+    def call(model: nn.Module) -> Callable[[], Any]:
+        def forward() -> Tensor:
+            with evaluation_mode(model), torch.inference_mode():
+                return model(example)
+
+        return forward
+
+    calls = {name: call(model) for name, model in models.items()}
+    return interleaved_latency(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, str]:
+    """Return what a published number must name: hardware, threads and versions."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    try:
+        own = version("gatewise")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {
+        "hardware": hardware,
+        "device": device.type,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gatewise": own,
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())

@@ -1,0 +1,60 @@
+"""What long work shows: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gatewise import _checks
+
+
+class Progress:
+    """Shows one training after another on standard error, or nothing if `quiet`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._title, self._epochs, self._started = "", 0, 0.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def start(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
+        """Begin a training of `epochs` epochs of `steps` steps, of which `done` epochs exist already."""
+        self._title, self._epochs, self._started = title, epochs, time.monotonic()
+        if self.quiet or not sys.stderr.isatty():
+            return
+        rich = _checks.optional_module("rich.progress", "the progress bar")
+        console = _checks.optional_module("rich.console", "the progress bar").Console(stderr=True)
+        columns = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
+        self._bar = rich.Progress(*columns, console=console, transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(title, total=epochs * steps, completed=done * steps)
+
+    def step(self) -> None:
+        """One step is done."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """One epoch is done; `row` is its line of the log."""
+        if self.quiet:
+            return
+        line = (
+            f"{self._title}: epoch {row['epoch']}/{self._epochs}, loss {row['loss']:.4f}, "
+            f"accuracy {100 * row['validation_accuracy']:.2f} %, {row['images_per_second']:.0f} images/s, "
+            f"{time.monotonic() - self._started:.0f} s"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, description=line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """End the bar; safe to call at any time."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

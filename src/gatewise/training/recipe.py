@@ -1,0 +1,119 @@
+"""Everything that decides a training's outcome, as one frozen value that is saved beside the results."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import yaml
+
+from gatewise import _checks
+from gatewise.checkpoint import write_atomically
+from gatewise.spec import ModelSpec, parse_gates
+
+AUGMENTATIONS = ("auto", "none", "shift", "shift+flip")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one network is trained; the command line's flags are these fields.
+
+    Attributes:
+        data: digits, or a folder of parquet files.
+        model: network by name, options behind a colon (resnet18_cifar:width=32).
+        gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.
+        epochs: passes over the training images.
+        seed: of weights, order and augmentation.
+        batch_size: images in a step, over all processes.
+        lr: learning rate at its peak, for this batch size.
+        warmup: share of all steps in which the rate rises from 0 to its peak; it then falls as a cosine to 0.
+        momentum: of SGD (Nesterov's form), or first beta of other optimizers.
+        weight_decay: on all parameters but those whose gate forbids it.
+        optimizer: any name that timm's create_optimizer_v2 knows.
+        label_smoothing: share of the target spread over all classes.
+        augmentation: auto (what suits the data), none, shift, or shift+flip.
+        image_size: side to which images are scaled and cropped; none leaves them as they are.
+        precision: auto (bf16 where the hardware has it), fp32, bf16 or fp16 autocast.
+    """
+
+    data: str = "digits"
+    model: str = "resnet20"
+    gate: str = "none"
+    epochs: int = 20
+    seed: int = 0
+    batch_size: int = 128
+    lr: float = 0.2
+    warmup: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    label_smoothing: float = 0.0
+    augmentation: str = "auto"
+    image_size: int | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        _checks.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _checks.integer_at_least(0, seed=self.seed)
+        _checks.number_between(1e-8, 1e3, lr=self.lr)
+        _checks.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
+        _checks.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
+        _checks.one_of("augmentation", self.augmentation, AUGMENTATIONS)
+        _checks.one_of("precision", self.precision, PRECISIONS)
+        _ = self.spec
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network with its gates."""
+        plain = ModelSpec.parse(self.model)
+        return ModelSpec(plain.model, plain.model_options, plain.gates + parse_gates(self.gate))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from plain values; unknown names are refused with the nearest known one."""
+        _checks.options_of("the recipe", values, [field.name for field in dataclasses.fields(cls)])
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a YAML file."""
+        path = _checks.existing_path("recipe", path)
+        try:
+            values = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise _checks.DataError(f"{path} is not valid YAML ({reason}).") from None
+        if not isinstance(values, dict):
+            raise _checks.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")
+        return cls.from_dict(values)
+
+    def save(self, path: Path) -> None:
+        """Write a YAML file."""
+        write_atomically(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Return the rate of one step out of `steps`: up in a line, down as half a cosine.
+
+        >>> recipe = Recipe(lr=1.0, warmup=0.5)
+        >>> [round(recipe.learning_rate(step, 8), 2) for step in range(8)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 0.85, 0.5, 0.15]
+        """
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn "auto" into what is fast and safe on `device`: bf16 where its hardware has it, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+    return "fp32"
