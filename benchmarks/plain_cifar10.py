@@ -58,7 +58,9 @@ def main(folder: str, epochs: int) -> None:
         speed = steps * 128 / (time.perf_counter() - started)
         model.eval()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            right = sum((model(x).argmax(1) == y).sum() for x, y in zip(test_x.split(500), test_y.split(500), strict=True))
+            right = sum(
+                (model(x).argmax(1) == y).sum() for x, y in zip(test_x.split(500), test_y.split(500), strict=True)
+            )
         print(f"epoch {epoch + 1}: accuracy {100 * right / len(test_y):.2f} %, {speed:.0f} images/s", flush=True)
 
 

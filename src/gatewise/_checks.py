@@ -106,8 +106,6 @@ def optional_module(name: str, purpose: str, extra: str = "train") -> ModuleType
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name.split(".")[0]:
-            raise
         raise MissingExtraError(
             f"{purpose} needs the package {error.name!r}, which is not installed. "
             f"Install it with: pip install 'gatewise[{extra}]'"
@@ -118,7 +116,5 @@ def existing_path(what: str, path: str | Path) -> Path:
     """Return `path` as a Path if it exists."""
     path = Path(path)
     if not path.exists():
-        raise DataError(
-            f"{what} {str(path)!r} does not exist. Check the path, or leave it out for the default."
-        )
+        raise DataError(f"{what} {str(path)!r} does not exist. Check the path, or leave it out for the default.")
     return path

@@ -230,7 +230,7 @@ def _read_file(file: Path, image_size: int | None) -> tuple[list[Tensor], list[i
     parquet = _checks.optional_module("pyarrow.parquet", "reading parquet files")
     try:
         table: Any = parquet.read_table(file)
-    except Exception as error:  # noqa: BLE001  (pyarrow raises many kinds; all mean the same to the user)
+    except Exception as error:
         raise _checks.DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
     image_column, label_column = _columns(file, table)
     labels = table[label_column].to_pylist()
@@ -263,8 +263,8 @@ def _class_names(table: Any, column: str) -> tuple[str, ...]:
 
 def _decode(where: str, content: bytes | None, image_size: int | None) -> Tensor:
     """Return an encoded image as (3, H, W) uint8."""
-    import numpy as np  # noqa: PLC0415
-    from PIL import Image, ImageOps  # noqa: PLC0415
+    import numpy as np
+    from PIL import Image, ImageOps
 
     if not content:
         raise _checks.DataError(f"{where}: no image bytes.")

@@ -5,7 +5,7 @@ parameters keep their names, its class and methods stay, and deepcopy, pickle, e
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -81,8 +81,7 @@ class Insertion:
         reached: set[str] = set()
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         handles = [
-            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path))
-            for path, gate in self.gates.items()
+            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path)) for path, gate in self.gates.items()
         ]
         try:
             with evaluation_mode(self.model), torch.no_grad():
@@ -207,8 +206,8 @@ def _candidates(
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
             for name, layer in model.named_modules():  # a convolution tells its own input: no graph needed
-                if isinstance(layer, types):
-                    plain.found.append(Place(name, "input", int(layer.in_channels), layer.weight.dim() - 2))
+                if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer, types):
+                    plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
             return plain
         return boundary_places(
             model, "input" if before else "output", lambda _, layer: isinstance(layer, types), example
@@ -259,9 +258,7 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
             f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it."
         )
     options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
-    anchor = next(
-        (p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0)
-    )
+    anchor = next((p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0))
     gate = make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
     gate.train(layer.training)
     unique, count = name, 1
@@ -282,7 +279,7 @@ def _snake_case(gate: Any) -> str:
 
 
 def _forgive_plain_checkpoint(model: nn.Module, incompatible: Any) -> None:
-    """Drop the gates' keys from the missing ones if the checkpoint holds none of them: it is one of the plain network."""
+    """Drop the gates' keys from the missing ones if the checkpoint holds none of them, being the plain network's."""
     missing: list[str] = incompatible.missing_keys
     own = [f"{path}.{key}" for path, gate in gates_in(model).items() for key in gate.state_dict()]
     if not own:
@@ -321,8 +318,8 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     [(4, None), (1, 0.0)]
     """
     exempt = {id(p) for gate, name, p in _gate_parameters(model) if name in gate.no_weight_decay}
-    declared = getattr(model, "no_weight_decay", None)
-    names: Iterable[str] = declared() if callable(declared) else ()
+    declared: Any = getattr(model, "no_weight_decay", None)
+    names = set(declared()) if callable(declared) else set()
     exempt |= {id(p) for name, p in model.named_parameters() if name in names}
     trainable = [p for p in model.parameters() if p.requires_grad]
     decay: dict[str, Any] = {"params": [p for p in trainable if id(p) not in exempt]}

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise import _checks
@@ -58,9 +57,13 @@ def interleaved_latency(
     Each turn calls a variant for about `seconds_per_turn`, after one round of warming up; low and high are the
     quartiles of the rounds.
     """
+    from torch.utils.benchmark import Timer
+
     _checks.integer_at_least(2, rounds=rounds)
-    timers = {name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()) for name, call in
-              variants.items()}
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        for name, call in variants.items()
+    }
     calls = {name: max(1, int(seconds_per_turn / max(timer.timeit(2).mean, 1e-9))) for name, timer in timers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
@@ -92,7 +95,7 @@ def inference_latency(
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:
     """Return what a published number must name: hardware, threads and versions."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from importlib.metadata import PackageNotFoundError, version
 
     device = torch.device(device)
     if device.type == "cuda":

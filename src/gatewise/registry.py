@@ -127,9 +127,7 @@ def register_gate(
     """Register the decorated `Gate` class under `name`; a name in use or an unknown place is refused."""
     _checks.one_of("place", place, PLACES)
     if name in _registry:
-        raise _checks.InvalidValueError(
-            f"gate {name!r} is registered already, by {_registry[name].gate.__name__}."
-        )
+        raise _checks.InvalidValueError(f"gate {name!r} is registered already, by {_registry[name].gate.__name__}.")
     if not name.isidentifier():
         raise _checks.InvalidValueError(f"a gate's name must be letters, digits and '_', got {name!r}.")
 

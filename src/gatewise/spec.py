@@ -57,8 +57,7 @@ def _format(name: str, options: Mapping[str, Any]) -> str:
     """Write "name:k=v,k=v"; the inverse of reading it."""
     words = {value: word for word, value in _WORDS.items()}
     items = [
-        f"{key}={words[value] if value is None or isinstance(value, bool) else value}"
-        for key, value in options.items()
+        f"{key}={words[value] if value is None or isinstance(value, bool) else value}" for key, value in options.items()
     ]
     return f"{name}:{','.join(items)}" if items else name
 
@@ -91,9 +90,7 @@ class GateChoice:
         body, at, place = text.strip().partition("@")
         name, _, options = body.partition(":")
         if at and not place:
-            raise _checks.InvalidValueError(
-                f"no place after '@' in {text!r}; expected one of {', '.join(PLACES)}."
-            )
+            raise _checks.InvalidValueError(f"no place after '@' in {text!r}; expected one of {', '.join(PLACES)}.")
         return cls(name, _parse_options(options, text), place or None)
 
     def __str__(self) -> str:
@@ -177,7 +174,5 @@ class ModelSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild a spec from what `to_dict` returned; unknown keys are refused."""
         _checks.options_of("a model spec", values, ["model", "model_options", "gates"])
-        gates = [
-            GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in values.get("gates", [])
-        ]
+        gates = [GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in values.get("gates", [])]
         return cls(values["model"], values.get("model_options") or {}, tuple(gates))

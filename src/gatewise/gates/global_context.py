@@ -115,14 +115,14 @@ class GlobalContext(Gate):
     def reset_parameters(self) -> None:
         """Draw all layers anew, the last convolution of each transform zero."""
         if self.conv_mask is not None:
+            self.conv_mask.reset_parameters()
             nn.init.kaiming_normal_(self.conv_mask.weight, mode="fan_in", nonlinearity="relu")
-            nn.init.zeros_(self.conv_mask.bias)
         for transform in (self.channel_add_conv, self.channel_mul_conv):
-            if transform is not None:
-                transform[0].reset_parameters()
-                transform[1].reset_parameters()
-                nn.init.zeros_(transform[-1].weight)
-                nn.init.zeros_(transform[-1].bias)
+            for layer in transform or ():
+                if isinstance(layer, nn.LayerNorm | nn.modules.conv._ConvNd):
+                    layer.reset_parameters()
+            for parameter in transform[-1].parameters() if transform is not None else ():
+                nn.init.zeros_(parameter)
 
     @property
     def identity_at_init(self) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
@@ -23,9 +22,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         self.act2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,8 +31,9 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 stem, stages of basic blocks that halve the resolution from the second on, mean over positions, one
-    linear layer: (N, in_chans, H, W) -> (N, num_classes).
+    """A 3x3 stem, stages of basic blocks, mean over positions, one linear layer.
+
+    (N, in_chans, H, W) -> (N, num_classes); every stage but the first halves the resolution.
 
     Attributes:
         input_size: (channels, height, width) that the network was designed for; other sizes work.
@@ -45,6 +43,7 @@ class CifarResNet(nn.Module):
     Differs from the paper: shortcuts that change the width are projections with BatchNorm (the paper's option B),
     as in GaterNet's official code, instead of zero padding.
 
+    >>> import torch
     >>> net = CifarResNet([3, 3, 3], [16, 32, 64])
     >>> sum(p.numel() for p in net.parameters()), net(torch.zeros(2, 3, 32, 32)).shape
     (272474, torch.Size([2, 10]))
@@ -63,9 +62,7 @@ class CifarResNet(nn.Module):
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
             stages.append(
-                nn.Sequential(
-                    *(BasicBlock(inputs if i == 0 else width, width, s) for i, s in enumerate(strides))
-                )
+                nn.Sequential(*(BasicBlock(inputs if i == 0 else width, width, s) for i, s in enumerate(strides)))
             )
             inputs = width
         self.stages = nn.Sequential(*stages)

@@ -80,9 +80,7 @@ def boundary_places(
         if name and chosen(name, layer):
             boundary = layers.reads(name) if side == "input" else layers.results(name)
             maps = [op for op in boundary if op.is_map]
-            reason = layers.why_not(name) or (
-                "" if maps else f"its {side} is no feature map that a forward reaches"
-            )
+            reason = layers.why_not(name) or ("" if maps else f"its {side} is no feature map that a forward reaches")
             if reason:
                 places.skipped.append(Skipped(name, reason))
             else:
@@ -144,9 +142,7 @@ def _before_conv(model: nn.Module) -> Places:
         if isinstance(layer, nn.modules.conv._LazyConvXdMixin):
             places.skipped.append(Skipped(name, "its channels are not known before the first forward"))
         elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            places.skipped.append(
-                Skipped(name, "a transposed convolution; choose it with before= if it is meant")
-            )
+            places.skipped.append(Skipped(name, "a transposed convolution; choose it with before= if it is meant"))
         elif isinstance(layer, nn.modules.conv._ConvNd):
             places.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
     return places
@@ -158,9 +154,7 @@ def _inner(operations: list[Op], layers: _Layers) -> Places:
         if not (op.is_map and len(op.readers) == 1 and _mixes(op.readers[0])):
             continue
         if not _private_filters(op):
-            places.skipped.append(
-                Skipped(_where(op), "its channels are read elsewhere too, or are no filters")
-            )
+            places.skipped.append(Skipped(_where(op), "its channels are read elsewhere too, or are no filters"))
         elif (place := layers.output_at(_before_dropout(op)) or layers.input_at(op)) is None:
             places.skipped.append(Skipped(_where(op), "no layer that is called once ends or begins there"))
         else:
@@ -249,10 +243,9 @@ def _stage_end(operations: list[Op], layers: _Layers) -> Places:
     for end, following in zip(trunk, [*trunk[1:], None], strict=True):
         if following is not None and following.spatial_shape == end.spatial_shape:
             continue
-        if following is not None:
-            end = _before_reduction(trunk, end, operations)
-        if (place := layers.output_at(end) or layers.input_at(end)) is None:
-            places.skipped.append(Skipped(_where(end), "no layer that is called once ends the stage"))
+        last = end if following is None else _before_reduction(trunk, end, operations)
+        if (place := layers.output_at(last) or layers.input_at(last)) is None:
+            places.skipped.append(Skipped(_where(last), "no layer that is called once ends the stage"))
         else:
             places.found.append(place)
     return places
@@ -269,10 +262,8 @@ def _trunk(operations: list[Op]) -> list[Op]:
 
 
 def _before_reduction(trunk: list[Op], end: Op, operations: list[Op]) -> Op:
-    """Return the trunk's last map before the block that leaves this resolution: that block belongs to the next stage."""
-    reduction = next(
-        op for op in operations[end.index + 1 :] if op.is_map and op.spatial_shape != end.spatial_shape
-    )
+    """Return the trunk's last map before the block that leaves this resolution, which belongs to the next stage."""
+    reduction = next(op for op in operations[end.index + 1 :] if op.is_map and op.spatial_shape != end.spatial_shape)
     for call in reduction.calls:  # outermost first
         inside = [op for op in operations if call in op.calls]
         resolutions = {m.spatial_shape for op in inside for m in (op, *op.inputs) if m.is_map}

@@ -71,9 +71,7 @@ class Op:
 
     def ended_calls(self) -> list[tuple[str, str]]:
         """Return (call, module path) of each module whose result this is, innermost first."""
-        ended = [
-            call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.readers)
-        ]
+        ended = [call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.readers)]
         return ended[::-1]
 
 
@@ -122,7 +120,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
             for inputs in candidates:
                 try:
                     return read(model, inputs)
-                except Exception as error:  # noqa: BLE001, PERF203  (any model may fail in any way; all are reported)
+                except Exception as error:
                     shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
                     first_line = (str(error).strip() or "no message").splitlines()[0][:200]
                     reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
@@ -139,11 +137,11 @@ def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
 
 
 def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
-    from torch.fx.passes.shape_prop import ShapeProp  # noqa: PLC0415  (only where torch.export failed)
+    from torch.fx.passes.shape_prop import ShapeProp
 
     graph_module = fx.symbolic_trace(model)
     ShapeProp(graph_module).propagate(*inputs)
-    return _operations(graph_module.graph, lambda node: True, dict(graph_module.named_modules()))
+    return _operations(graph_module.graph, lambda _: True, dict(graph_module.named_modules()))
 
 
 def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -> list[Op]:
@@ -158,7 +156,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -
         calls = {call: path for call, (path, _) in stack.items() if path}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
-        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, shape, node, modules))
+        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, node, modules))
         for source in inputs:
             source.readers.append(op)
         ops[node] = op
@@ -187,7 +185,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, ...]) -> int:
     """Follow the channel axis: last behind linear layers and layer norms, moved by permutations, otherwise kept."""
-    if kind == "linear" or "layer_norm" in str(node.target) and inputs and len(inputs[0].shape) == len(shape):
+    if kind == "linear" or ("layer_norm" in str(node.target) and inputs and len(inputs[0].shape) == len(shape)):
         return len(shape) - 1
     if not inputs or kind in {"conv", "input", "output"} or len(inputs[0].shape) != len(shape):
         return 1
@@ -202,16 +200,12 @@ def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, 
     return before
 
 
-def _groups(
-    kind: str, inputs: list[Op], shape: tuple[int, ...], node: fx.Node, modules: dict[str, nn.Module]
-) -> int:
+def _groups(kind: str, inputs: list[Op], node: fx.Node, modules: dict[str, nn.Module]) -> int:
     """Return a convolution's groups, from the width of its weight."""
     if kind != "conv":
         return 1
     if node.op == "call_module":
         return int(getattr(modules[str(node.target)], "groups", 1))
     weight: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-    width = (
-        _shape(weight)[1] if isinstance(weight, fx.Node) and len(_shape(weight)) > 1 else inputs[0].channels
-    )
+    width = _shape(weight)[1] if isinstance(weight, fx.Node) and len(_shape(weight)) > 1 else inputs[0].channels
     return max(1, inputs[0].channels // max(1, width))

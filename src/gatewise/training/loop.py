@@ -161,9 +161,7 @@ class _Run:
         correct = torch.zeros((), device=self.accelerator.device)
         started = time.perf_counter()
         rate = 0.0
-        for index, (images, labels) in enumerate(
-            self.batches.training(epoch, seed=recipe.seed, **self.augmentation)
-        ):
+        for index, (images, labels) in enumerate(self.batches.training(epoch, seed=recipe.seed, **self.augmentation)):
             rate = recipe.learning_rate(epoch * self.batches.steps + index, steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate

@@ -1,0 +1,17 @@
+"""`python -m gatewise`, and the `gatewise` command."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line; without its packages, say how to get them."""
+    try:
+        from gatewise.cli import run
+    except ModuleNotFoundError as error:
+        print(f"gatewise: the command line needs {error.name!r}: pip install 'gatewise[train]'", file=sys.stderr)
+        return 2
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

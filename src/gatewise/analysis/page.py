@@ -1,0 +1,51 @@
+"""A self-contained HTML page: one file that opens from disk and asks nothing of the network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from gatewise import _checks
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what is read, and the number or text it is sorted by."""
+
+    text: str
+    order: float | str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that sorts when a column's head is clicked."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with text, and a table or an SVG figure."""
+
+    title: str
+    text: str = ""
+    table: Table | None = None
+    svg: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A titled list of sections with a list of facts at the end."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(self) -> str:
+        """Return the HTML."""
+        jinja2 = _checks.optional_module("jinja2", "writing reports")
+        source = resources.files("gatewise.analysis").joinpath("page.html").read_text()
+        template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
+        return template.render(page=self)

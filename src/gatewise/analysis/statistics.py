@@ -1,0 +1,111 @@
+"""Is a difference more than luck? Intervals, paired tests and the correction for asking several times."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise import _checks
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval; low and high are None where one value or no spread allows none."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PairedDifference(Estimate):
+    """A mean of paired differences; p is None where it cannot be tested."""
+
+    p: float | None
+
+
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """Return the mean with its 95 % t interval.
+
+    >>> mean_interval([1.0, 2.0, 3.0])  # 2 +- 4.303 / sqrt(3)
+    Estimate(mean=2.0, low=-0.48..., high=4.48...)
+    """
+    tensor = torch.tensor(values, dtype=torch.float64)
+    mean, error = float(tensor.mean()), float(tensor.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    if error == 0.0:
+        return Estimate(mean, None, None)
+    reach = float(_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * error
+    return Estimate(mean, mean - reach, mean + reach)
+
+
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
+    """Return the mean of values - baseline, pair by pair, with its t interval and two-sided p.
+
+    Differences without any spread (one seed, or all equal) cannot be tested: interval and p are None.
+
+    >>> paired_difference([0.5, 0.75], [0.25, 0.5])
+    PairedDifference(mean=0.25, low=None, high=None, p=None)
+    """
+    differences = [value - base for value, base in zip(values, baseline, strict=True)]
+    estimate = mean_interval(differences)
+    if estimate.low is None:
+        return PairedDifference(estimate.mean, None, None, None)
+    p = float(_stats().ttest_1samp(differences, 0.0).pvalue)
+    return PairedDifference(estimate.mean, estimate.low, estimate.high, p)
+
+
+def image_bootstrap(correct: Tensor, baseline: Tensor, resamples: int = 9999) -> Estimate:
+    """Return the mean accuracy difference with a 95 % percentile bootstrap interval over images.
+
+    Args:
+        correct: (seeds, images) booleans, whether each image was classified rightly.
+        baseline: the same for the baseline, of the same seeds and images.
+        resamples: how often the images are drawn anew.
+
+    It answers another question than `paired_difference`: would these trained networks differ on other images?
+    """
+    differences = (correct.double().mean(0) - baseline.double().mean(0)).numpy()  # (images,)
+    mean = float(differences.mean())
+    if not differences.any():
+        return Estimate(mean, None, None)
+    result = _stats().bootstrap(
+        (differences,),
+        lambda x, axis: x.mean(axis=axis),
+        n_resamples=resamples,
+        batch=500,
+        method="percentile",
+        confidence_level=LEVEL,
+        rng=0,
+    )
+    return Estimate(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p values corrected for asking len(p_values) questions at once (Holm, 1979); None stays None.
+
+    >>> holm([0.01, 0.04, 0.03])  # 3*0.01, then 2*0.03, then at least as much
+    [0.03, 0.06, 0.06]
+    """
+    asked = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    floor = 0.0
+    for rank, (p, index) in enumerate(asked):
+        floor = max(floor, min(1.0, p * (len(asked) - rank)))
+        corrected[index] = floor
+    return corrected
+
+
+def verdict(difference: PairedDifference, corrected_p: float | None) -> str:
+    """Return "better", "worse" or "no difference shown"."""
+    if corrected_p is None or corrected_p >= 1 - LEVEL:
+        return "no difference shown"
+    return "better" if difference.mean > 0 else "worse"
+
+
+def _stats() -> Any:
+    return _checks.optional_module("scipy.stats", "the statistics of a comparison")

@@ -1,0 +1,241 @@
+"""Compare gates on equal terms: same recipe, data order and initial backbone for every gate of a seed.
+
+`out/runs/GATES/seed_N` are ordinary run folders; runs that are there already are not run again. `results.json`,
+`report.html` and two figures are written at the end, from the runs alone.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gatewise import _checks, measure
+from gatewise.analysis import figures, statistics
+from gatewise.analysis.page import Cell, Page, Section, Table
+from gatewise.checkpoint import load_model, read_json, write_atomically, write_json
+from gatewise.data import load_dataset
+from gatewise.spec import Gates, format_gates
+from gatewise.training import Progress, Recipe, train
+
+SCHEMA = 1
+BATCH = 32  # images of the second latency
+_ROUNDS = 15
+
+
+def compare(
+    recipe: Recipe, gates: Sequence[Gates], seeds: int, out: str | Path, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Train every choice of gates with every seed, and return what `results.json` holds.
+
+    Args:
+        recipe: what all runs share; its gate and seed are replaced.
+        gates: one entry per network to compare; () is the network without gates. The first () is the baseline of
+            all differences, or the first entry where there is none.
+        seeds: how many, counted from 0.
+        out: the folder of the comparison; an interrupted one goes on.
+        progress: where to show progress; None shows nothing.
+
+    Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of another recipe.
+    """
+    _checks.integer_at_least(1, seeds=seeds)
+    if not gates:
+        raise _checks.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
+    out, progress = Path(out), progress or Progress(quiet=True)
+    runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
+    recipes = {
+        folder: dataclasses.replace(recipe, gate=name, seed=seed)
+        for name, folders in runs.items()
+        for seed, folder in enumerate(folders)
+    }
+    dataset = load_dataset(recipe.data, recipe.image_size)
+    for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
+        for name, folders in runs.items():
+            progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
+            train(recipes[folders[seed]], folders[seed], resume=True, dataset=dataset, progress=progress)
+    progress.say("measuring latency")
+    results = _results(recipe, runs, seeds)
+    write_json(out / "results.json", results)
+    _write_report(results, out)
+    return results
+
+
+def _folder(out: Path, choice: Gates, seed: int) -> Path:
+    slug = re.sub(r"[^a-zA-Z0-9_.=-]+", "-", format_gates(choice).replace(":", "--"))
+    return out / "runs" / slug / f"seed_{seed}"
+
+
+def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
+    """Gather the numbers of finished runs."""
+    baseline = "none" if "none" in runs else next(iter(runs))
+    metrics = {name: [read_json(folder / "metrics.json") for folder in folders] for name, folders in runs.items()}
+    accuracies = {name: [run["accuracy"] for run in seeds_of] for name, seeds_of in metrics.items()}
+    correct = {name: torch.stack([_correct(folder) for folder in folders]) for name, folders in runs.items()}
+    differences = {
+        name: statistics.paired_difference(accuracies[name], accuracies[baseline]) for name in runs if name != baseline
+    }
+    corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
+    models = {name: load_model(folders[0]) for name, folders in runs.items()}
+    costs = _costs(models)
+    variants = []
+    for name, folders in runs.items():
+        rows = [_log(folder) for folder in folders]
+        variant: dict[str, Any] = {
+            "gates": name,
+            "accuracy": {**dataclasses.asdict(statistics.mean_interval(accuracies[name])), "values": accuracies[name]},
+            "parameters": metrics[name][0]["parameters"],
+            **costs[name],
+            "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
+            "curves": [[row["validation_accuracy"] for row in log] for log in rows],
+        }
+        if name != baseline:
+            by_image = statistics.image_bootstrap(correct[name], correct[baseline])
+            variant["difference"] = dataclasses.asdict(differences[name])
+            variant["difference_over_images"] = dataclasses.asdict(by_image)
+            variant["p_holm"] = corrected[name]
+            variant["verdict"] = statistics.verdict(differences[name], corrected[name])
+        variants.append(variant)
+    return {
+        "schema": SCHEMA,
+        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in {"gate", "seed"}},
+        "seeds": seeds,
+        "baseline": baseline,
+        "precision": metrics[baseline][0]["precision"],
+        "validation_images": correct[baseline].shape[1],
+        "environment": metrics[baseline][0]["environment"],
+        "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds with quartiles",
+        "variants": variants,
+    }
+
+
+def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Measure multiply-adds and latency of all models, interleaved."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = next(iter(models.values()))[1]
+    image = torch.randn(1, config["in_chans"], *config["image_size"], device=device)
+    nets = {name: model.to(device) for name, (model, _) in models.items()}
+    costs: dict[str, dict[str, Any]] = {
+        name: {"macs": measure.macs_per_sample(net, image), "latency_ms": {}} for name, net in nets.items()
+    }
+    for batch in (1, BATCH):
+        example = image.repeat(batch, 1, 1, 1)
+        for name, latency in measure.inference_latency(nets, example, rounds=_ROUNDS).items():
+            costs[name]["latency_ms"][str(batch)] = {
+                "median": 1e3 * latency.median_s,
+                "low": 1e3 * latency.low_s,
+                "high": 1e3 * latency.high_s,
+            }
+    return costs
+
+
+def _correct(folder: Path) -> Tensor:
+    """Return which validation images a run classified rightly, (images,)."""
+    tensors = load_file(folder / "predictions.safetensors")
+    return tensors["predictions"] == tensors["labels"]
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """Write a share as a percentage.
+
+    >>> percent(0.98765)
+    '98.77'
+    """
+    return f"{100 * value:.{digits}f}"
+
+
+def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
+    """Write "mean [low, high]" in percent."""
+    mean = f"{100 * estimate['mean']:{sign}.2f}"
+    if estimate["low"] is None:
+        return mean
+    return f"{mean} [{100 * estimate['low']:{sign}.2f}, {100 * estimate['high']:{sign}.2f}]"
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Return the comparison as a table, for a terminal or a page."""
+    baseline = results["baseline"]
+    columns = [
+        "gates",
+        "accuracy % [95 % interval]",
+        f"difference to {baseline}, over seeds",
+        "verdict (Holm)",
+        "difference, over images",
+        "parameters",
+        "MACs (M)",
+        "1 image (ms)",
+        f"{BATCH} images (ms)",
+        "training images/s",
+    ]
+    rows = []
+    for variant in results["variants"]:
+        difference = variant.get("difference")
+        one, batch = (variant["latency_ms"][size]["median"] for size in ("1", str(BATCH)))
+        speeds = sorted(variant["training_images_per_second"])
+        speed = speeds[len(speeds) // 2]
+        rows.append([
+            Cell(variant["gates"], variant["gates"]),
+            Cell(_interval(variant["accuracy"]), variant["accuracy"]["mean"]),
+            Cell(_interval(difference, sign="+") if difference else "-", difference["mean"] if difference else 0),
+            Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
+            Cell(
+                _interval(variant["difference_over_images"], sign="+") if difference else "-",
+                variant["difference_over_images"]["mean"] if difference else 0,
+            ),
+            Cell(f"{variant['parameters']:,}", variant["parameters"]),
+            Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
+            Cell(f"{one:.2f}", one),
+            Cell(f"{batch:.2f}", batch),
+            Cell(f"{speed:,.0f}", speed),
+        ])
+    return Table(columns, rows)
+
+
+def _write_report(results: dict[str, Any], out: Path) -> None:
+    variants = results["variants"]
+    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants})
+    points = figures.accuracy_against_latency({
+        v["gates"]: (v["latency_ms"]["1"]["median"], *(v["accuracy"][key] for key in ("mean", "low", "high")))
+        for v in variants
+    })
+    write_atomically(out / "curves.svg", curves)
+    write_atomically(out / "accuracy_latency.svg", points)
+    recipe = results["recipe"]
+    page = Page(
+        title=f"Gates compared on {Path(recipe['data']).name}",
+        lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
+        f"{results['validation_images']} validation images; accuracy after the last epoch.",
+        sections=[
+            Section("Result", _EXPLANATION, table=table(results)),
+            Section(
+                "Validation accuracy while training",
+                "Lines: mean over seeds. Bands: lowest to highest seed.",
+                svg=curves,
+            ),
+            Section("Accuracy against latency", "Bars: 95 % interval over seeds.", svg=points),
+        ],
+        facts={
+            **results["environment"],
+            "precision": results["precision"],
+            "latency": results["latency"],
+            "recipe": ", ".join(f"{key}={value}" for key, value in recipe.items()),
+        },
+    )
+    write_atomically(out / "report.html", page.render())
+
+
+_EXPLANATION = (
+    "Every gate of a seed starts from the same backbone weights and sees the same images in the same order. "
+    "Differences over seeds are paired by seed, with a t interval: would another training give the same? "
+    "Differences over images are a paired bootstrap with these trained networks: would other images? "
+    "The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
+    "'no difference shown' is not 'equal'. MACs count convolutions and matrix products."
+)
