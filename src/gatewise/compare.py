@@ -1,7 +1,7 @@
 """Compare gates on equal terms: same recipe, data order and initial backbone for every gate of a seed.
 
 `out/runs/GATES/seed_N` are ordinary run folders; runs that are there already are not run again. `results.json`,
-`report.html` and two figures are written at the end, from the runs alone.
+`results.md`, `report.html` and two figures are written at the end, from the runs alone.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gatewise import _checks, measure
 from gatewise.analysis import figures, statistics
-from gatewise.analysis.page import Cell, Page, Section, Table
+from gatewise.analysis.page import Page, Section
+from gatewise.analysis.table import Cell, Table
 from gatewise.checkpoint import load_model, read_json, write_atomically, write_json
 from gatewise.data import load_dataset
 from gatewise.spec import Gates, format_gates
@@ -230,6 +231,7 @@ def _write_report(results: dict[str, Any], out: Path) -> None:
         },
     )
     write_atomically(out / "report.html", page.render())
+    write_atomically(out / "results.md", table(results).markdown() + "\n")
 
 
 _EXPLANATION = (

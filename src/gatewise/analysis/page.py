@@ -6,22 +6,7 @@ from importlib import resources
 from typing import Any
 
 from gatewise import _checks
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: what is read, and the number or text it is sorted by."""
-
-    text: str
-    order: float | str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that sorts when a column's head is clicked."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+from gatewise.analysis.table import Table
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,44 @@
+# Every target makes the environment if it is missing. Variables: PYTHON, VENV, OUT.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/digits
+BIN := $(VENV)/bin
+
+.PHONY: compare test test-slow check docs bench clean
+
+compare: $(VENV)/.installed  ## compare gates on handwritten digits; ends with a table and the path of a report
+	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
+
+test: $(VENV)/.developed  ## the default test suite
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.developed  ## the tests that take longer
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated pages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
+
+docs: $(VENV)/.installed  ## the pages that are generated
+	$(BIN)/gatewise gates --markdown > docs/gates.md
+
+bench: $(VENV)/.installed  ## the benchmarks, minutes each, on an otherwise idle machine
+	$(BIN)/python benchmarks/gates.py
+	$(BIN)/python benchmarks/training_loop.py
+
+clean:  ## the environment and the default comparison
+	rm -rf $(VENV) $(OUT)
+
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[all]"
+	touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group dev
+	touch $@

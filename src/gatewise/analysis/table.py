@@ -1,0 +1,31 @@
+"""A table as a value: shown on a terminal, in Markdown, or in a page where it can be sorted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is read, and the number or text that it is sorted by."""
+
+    text: str
+    order: float | str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column names and rows of cells."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown.
+
+        >>> print(Table(["a", "b"], [[Cell("1"), Cell("x|y")]]).markdown())
+        | a | b |
+        | --- | --- |
+        | 1 | x\\|y |
+        """
+        lines = [list(self.columns), ["---"] * len(self.columns), *([cell.text for cell in row] for row in self.rows)]
+        return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)

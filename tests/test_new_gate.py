@@ -1,0 +1,98 @@
+"""Adding a gate is one file: a copy of the package with the worked example of CONTRIBUTING.md knows it everywhere."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the project with one more file: the page's example."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("src", "tests", "benchmarks"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"```python\n# (src/gatewise/gates/\w+\.py)\n(.*?)```", page, flags=re.DOTALL)
+    (folder / example[0]).write_text(example[1])
+    return folder
+
+
+def run(copy: Path, *command: str) -> str:
+    """Run a command that imports the copy, and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def test_the_command_line_lists_it(copy: Path) -> None:
+    names = [gate["name"] for gate in json.loads(run(copy, "-m", "gatewise", "gates", "--json"))]
+    assert "ls" in names
+
+
+def test_the_documentation_describes_it(copy: Path) -> None:
+    page = run(copy, "-m", "gatewise", "gates", "--markdown")
+    assert "## `ls`: Layer scale" in page
+    assert "`init=1.0`" in page
+
+
+def test_the_contract_tests_and_its_own_example_run_for_it(copy: Path) -> None:
+    report = run(
+        copy,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        "-k",
+        "ls",
+        "-v",
+        "tests/test_gate_contract.py",
+        "src/gatewise/gates/layer_scale.py",
+    )
+    assert len(re.findall(r"test_gate_contract\.py::\S*\[ls\b\S* PASSED", report)) >= 20
+    assert "layer_scale.LayerScale PASSED" in report
+
+
+def test_the_benchmark_times_it(copy: Path) -> None:
+    run(copy, "benchmarks/gates.py", "--quick", "--out", "gates.json")
+    tables = json.loads((copy / "gates.json").read_text())["tables"]
+    assert all("ls" in table for table in tables.values())
+
+
+def test_a_comparison_takes_it(copy: Path) -> None:
+    printed = run(
+        copy,
+        "-m",
+        "gatewise",
+        "compare",
+        "--gates",
+        "none,ls:init=0.5",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--out",
+        "comparison",
+        "--json",
+    )
+    assert [variant["gates"] for variant in json.loads(printed)["variants"]] == ["none", "ls:init=0.5"]
+
+
+def test_its_class_is_a_name_of_the_package(copy: Path) -> None:
+    printed = run(copy, "-c", "import gatewise; print(gatewise.LayerScale(3).scale.shape, gatewise.__file__)")
+    assert printed.startswith("torch.Size([1, 3, 1, 1])")
+    assert str(copy) in printed
