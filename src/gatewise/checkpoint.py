@@ -65,14 +65,22 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping
 def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the model of a run folder, in eval mode; return it with its `config.json`.
 
-    Weights whose checksum differs from the recorded one are refused with `DataError`.
+    Weights whose checksum differs from the recorded one, or that do not fit the recorded network, are refused with
+    `DataError`.
     """
     folder = _checks.existing_path("run folder", folder)
     config = read_json(folder / CONFIG)
+    for key in ("spec", "sha256"):
+        if key not in config:
+            raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise?")
     weights = _verified(folder / WEIGHTS, config["sha256"])
     options = {key: config[key] for key in ("num_classes", "in_chans") if key in config}
     model = make_model(ModelSpec.from_dict(config["spec"]), **options)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.DataError(f"{folder / WEIGHTS} does not fit the network in {folder / CONFIG}: {reason}") from None
     return model.eval(), config
 
 

@@ -88,7 +88,8 @@ def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
         options = ", ".join(f"`{name}={parameter.default!r}`" for name, parameter in fact.options.items())
         parts.append(
             f"## `{fact.name}`: {fact.title}\n\n{fact.paper}. Place: `{fact.place}`. "
-            f"Class: `gatewise.{fact.gate.__name__}`.\n\n{_as_markdown(fact.gate.__doc__ or '')}\n\nOptions: {options}.\n"
+            f"Class: `gatewise.{fact.gate.__name__}`.\n\n"
+            f"{_as_markdown(fact.gate.__doc__ or '')}\n\nOptions: {options}.\n"
         )
     return "\n".join(parts)
 

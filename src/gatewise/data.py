@@ -165,6 +165,8 @@ def load_dataset(source: str | Path, image_size: int | None = None) -> Dataset:
     if image_size is not None:
         _checks.integer_at_least(4, image_size=image_size)
     if str(source) == "digits":
+        if image_size is not None:
+            raise _checks.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Leave it out.")
         return _digits()
     folder = _checks.existing_path("data folder", source)
     if not folder.is_dir():
@@ -173,7 +175,8 @@ def load_dataset(source: str | Path, image_size: int | None = None) -> Dataset:
     (train, classes), (validation, other) = splits["train"], splits["validation"]
     if classes != other:
         differing = sorted(set(classes) ^ set(other))
-        raise _checks.DataError(f"{folder}: the splits have different classes; only in one of them: {differing[:5]}.")
+        which = f"only in one of them: {differing[:5]}" if differing else "the same names in another order"
+        raise _checks.DataError(f"{folder}: the splits have different classes; {which}.")
     if train.pixels.shape[1:] != validation.pixels.shape[1:]:
         sizes = [tuple(images.pixels.shape[2:]) for images in (train, validation)]
         raise _checks.DataError(f"{folder}: train images are {sizes[0]}, validation images {sizes[1]}; set image_size.")
@@ -210,6 +213,9 @@ def _read_split(folder: Path, split: str, image_size: int | None) -> tuple[Image
         raise _checks.DataError(f"{folder} has no {split} split: expected {wanted}, found {found}.")
     parts = [_read_file(file, image_size) for file in files]
     names = parts[0][2]
+    for file, part in zip(files, parts, strict=True):
+        if part[2] != names:
+            raise _checks.DataError(f"{file}: its classes or their order differ from those of {files[0]}.")
     pixels = [image for part in parts for image in part[0]]
     labels = torch.tensor([label for part in parts for label in part[1]])
     sizes = {tuple(image.shape) for image in pixels}

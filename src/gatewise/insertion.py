@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gatewise import _checks
-from gatewise.places import Place, Places, Skipped, boundary_places, evaluation_mode, find_places
+from gatewise.places import Place, Places, Skipped, boundary_places, evaluation_mode, find_places, own_layers
 from gatewise.registry import Gate, gate_spec
 from gatewise.spec import GateChoice, Gates
 
@@ -166,8 +166,7 @@ def insert_gates(
     except BaseException:
         insertion.undo()
         raise
-    if _forgive_plain_checkpoint not in model._load_state_dict_post_hooks.values():
-        insertion._handles.append(model.register_load_state_dict_post_hook(_forgive_plain_checkpoint))
+    insertion._handles.append(model.register_load_state_dict_post_hook(_forgive_plain_checkpoint))
     return insertion
 
 
@@ -201,16 +200,16 @@ def _candidates(
     after: LayerTypes | None,
     example: Any,
 ) -> Places:
-    types = before or after
+    types = after if before is None else before
     if types is not None:
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
-            for name, layer in model.named_modules():  # a convolution tells its own input: no graph needed
+            for name, layer in own_layers(model):  # a convolution tells its own input: no graph needed
                 if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer, types):
                     plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
             return plain
         return boundary_places(
-            model, "input" if before else "output", lambda _, layer: isinstance(layer, types), example
+            model, "output" if before is None else "input", lambda _, layer: isinstance(layer, types), example
         )
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
     if place is None:
@@ -329,9 +328,11 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     return [group for group in groups if group["params"]]
 
 
-def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
-    """Stand in for `layer.train`: a frozen layer keeps its running statistics."""
-    return nn.Module.train(layer, mode=False)
+def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
+    """Stand in for `layer.train`: a frozen layer keeps its running statistics, and what is inside it follows `mode`."""
+    nn.Module.train(layer, mode)
+    layer.training = False
+    return layer
 
 
 def train_only_gates(model: nn.Module) -> None:
@@ -351,7 +352,7 @@ def train_only_gates(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
             layer.train = partial(_keep_evaluating, layer)
-            layer.train()
+            layer.training = False
 
 
 def train_everything(model: nn.Module) -> None:

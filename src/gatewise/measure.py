@@ -1,5 +1,6 @@
 """Multiply-adds, latency and the machine they were measured on: the one place that times anything."""
 
+import contextlib
 import os
 import platform
 import statistics
@@ -84,13 +85,16 @@ def inference_latency(
 
     def call(model: nn.Module) -> Callable[[], Any]:
         def forward() -> Tensor:
-            with evaluation_mode(model), torch.inference_mode():
+            with torch.inference_mode():
                 return model(example)
 
         return forward
 
-    calls = {name: call(model) for name, model in models.items()}
-    return interleaved_latency(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
+    with contextlib.ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluation_mode(model))
+        calls = {name: call(model) for name, model in models.items()}
+        return interleaved_latency(calls, rounds=rounds, seconds_per_turn=seconds_per_turn)
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:

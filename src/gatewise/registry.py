@@ -24,7 +24,6 @@ class Gate(nn.Module):
     A subclass takes `channels` first and positionally, then keyword-only options, then `device` and `dtype`.
 
     Attributes:
-        channels: C.
         spatial_dims: number of axes behind (N, C): 1, 2 or 3.
         no_weight_decay: names of own parameters that weight decay must leave alone.
     """
@@ -35,8 +34,13 @@ class Gate(nn.Module):
         super().__init__()
         _checks.integer_at_least(1, channels=channels)
         _checks.one_of("spatial_dims", str(spatial_dims), "123")
-        self.channels = channels
+        self._channels = channels
         self.spatial_dims = int(spatial_dims)
+
+    @property
+    def channels(self) -> int:
+        """C. A gate with weights reads it from them, so that it stays true when a pruner cuts channels off."""
+        return self._channels
 
     @property
     def identity_at_init(self) -> bool:

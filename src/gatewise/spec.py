@@ -57,7 +57,8 @@ def _format(name: str, options: Mapping[str, Any]) -> str:
     """Write "name:k=v,k=v"; the inverse of reading it."""
     words = {value: word for word, value in _WORDS.items()}
     items = [
-        f"{key}={words[value] if value is None or isinstance(value, bool) else value}" for key, value in options.items()
+        f"{key}={words[value] if value is None or isinstance(value, bool) else value}".replace("e+", "e")
+        for key, value in options.items()
     ]
     return f"{name}:{','.join(items)}" if items else name
 
@@ -174,5 +175,7 @@ class ModelSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild a spec from what `to_dict` returned; unknown keys are refused."""
         _checks.options_of("a model spec", values, ["model", "model_options", "gates"])
+        for gate in values.get("gates", []):
+            _checks.options_of("a gate of a model spec", gate, ["gate", "options", "place"])
         gates = [GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in values.get("gates", [])]
         return cls(values["model"], values.get("model_options") or {}, tuple(gates))

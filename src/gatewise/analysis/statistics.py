@@ -11,6 +11,8 @@ from torch import Tensor
 from gatewise import _checks
 
 LEVEL = 0.95
+# Accuracies are float32: equal differences such as 1/360 come out up to 1.2e-7 apart. That is no spread to test with.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     Estimate(mean=2.0, low=-0.48..., high=4.48...)
     """
     tensor = torch.tensor(values, dtype=torch.float64)
-    mean, error = float(tensor.mean()), float(tensor.std()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    if error == 0.0:
+    mean, deviation = float(tensor.mean()), float(tensor.std()) if len(values) > 1 else 0.0
+    if deviation < ROUNDING:
         return Estimate(mean, None, None)
-    reach = float(_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * error
+    reach = float(_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
     return Estimate(mean, mean - reach, mean + reach)
 
 

@@ -20,12 +20,12 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
     def markdown(self) -> str:
-        """Return the table as Markdown.
+        r"""Return the table as Markdown.
 
         >>> print(Table(["a", "b"], [[Cell("1"), Cell("x|y")]]).markdown())
         | a | b |
         | --- | --- |
-        | 1 | x\\|y |
+        | 1 | x\|y |
         """
         lines = [list(self.columns), ["---"] * len(self.columns), *([cell.text for cell in row] for row in self.rows)]
         return "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)

@@ -10,12 +10,12 @@ from gatewise import _checks
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.registry import Gate, register_gate
 
-# Each maps the gate's logit z to its factor. "relu" is written as a clamp because the derivative of torch.relu at
-# exactly 0, where a fresh gate sits, is 0: such a gate would never start to learn. The clamp's derivative there is 1.
+# Each maps the gate's logit z to its factor. "relu" is written with where, whose derivative at exactly 0 is 1: that of
+# torch.relu and (in torch 2.15) of clamp is 0 there, where a fresh gate sits, which would never start to learn.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda z: 1 + torch.tanh(z),
     "sigmoid": torch.sigmoid,
-    "relu": lambda z: 1 + z.clamp(min=0),
+    "relu": lambda z: 1 + torch.where(z < 0, 0.0, z),
     "elu": lambda z: 1 + nn.functional.elu(z),
 }
 
@@ -92,11 +92,7 @@ def gated_channel_transform(
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={
-        "spatial_dims": "chooses the rank of the input",
-        "epsilon": "another name of eps",
-        "after_relu": "leaves out absolute values, and the l2 norm has none",
-    },
+    inert={"spatial_dims": "chooses the rank of the input"},
 )
 class GatedChannelTransform(Gate):
     """Gate each channel by y_c = x_c (1 + tanh(gamma_c s_c / rms(s) + beta_c)), where s_c = alpha_c ||x_c||.
@@ -155,6 +151,10 @@ class GatedChannelTransform(Gate):
         nn.init.ones_(self.alpha)
         nn.init.zeros_(self.gamma)
         nn.init.zeros_(self.beta)
+
+    @property
+    def channels(self) -> int:
+        return self.alpha.shape[1]
 
     @property
     def identity_at_init(self) -> bool:

@@ -125,6 +125,10 @@ class GlobalContext(Gate):
                 nn.init.zeros_(parameter)
 
     @property
+    def channels(self) -> int:
+        return next(self.parameters()).shape[1]  # every layer that can come first reads all channels
+
+    @property
     def identity_at_init(self) -> bool:
         return self.fusion == "add"
 

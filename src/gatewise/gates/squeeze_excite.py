@@ -75,6 +75,10 @@ class SqueezeExcite(Gate):
         self.fc1.reset_parameters()
         self.fc2.reset_parameters()
 
+    @property
+    def channels(self) -> int:
+        return self.fc1.weight.shape[1]
+
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         return squeeze_excite(x, self.fc1, self.fc2)

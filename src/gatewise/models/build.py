@@ -1,5 +1,6 @@
 """Build a network, gates included, from its name or spec."""
 
+import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -70,7 +71,7 @@ def make_model(
         insert_all(model, spec.gates)
         return model
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         return make_model(ModelSpec(spec.model, options, spec.gates), in_chans=in_chans)
 
 
@@ -84,8 +85,13 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
         return builder(**options)
     timm = _checks.optional_module("timm", f"the model {name!r}")
     base = name.partition(".")[0]
-    if "/" not in name and ":" not in name:
-        _checks.one_of("model", base, [*_builders, *timm.list_models()])
+    known = [*_builders, *timm.list_models()]
+    if "/" not in name and ":" not in name and base not in known:
+        near = difflib.get_close_matches(base, known, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise _checks.InvalidValueError(
+            f"unknown model {base!r}; expected one of {', '.join(_builders)}, or a name from timm.list_models().{hint}"
+        )
     try:
         return timm.create_model(name, **options)
     except TypeError as error:

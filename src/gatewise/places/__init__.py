@@ -1,7 +1,7 @@
 """Where gates can go in any network, found by reading the network's graph; nothing is changed.
 
 - `before_conv`: the input of every convolution (no graph needed).
-- `inner`: a map that only convolutions read and that comes from a convolution through per-channel operations, after
+- `inner`: a map that one convolution alone reads and that comes from a convolution through per-channel operations, after
   the last of them (normalisation, activation): closing a filter there saves the filter and its readers' share.
 - `residual_end`: the end of each residual branch, after its last layer and before the addition.
 - `stage_end`: the last map of each resolution on the network's trunk, as timm's `feature_info` lists them.
@@ -12,4 +12,5 @@ from gatewise.places.rules import Places as Places
 from gatewise.places.rules import Skipped as Skipped
 from gatewise.places.rules import boundary_places as boundary_places
 from gatewise.places.rules import find_places as find_places
+from gatewise.places.rules import own_layers as own_layers
 from gatewise.places.trace import evaluation_mode as evaluation_mode

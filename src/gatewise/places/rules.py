@@ -1,6 +1,6 @@
 """The rules that find places, each a function from the network's operations to places."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from gatewise import _checks
 from gatewise.places.trace import Op, trace
-from gatewise.registry import PLACES
+from gatewise.registry import PLACES, Gate
 
 _WEIGHTED = {"conv", "linear"}
 
@@ -76,16 +76,26 @@ def boundary_places(
     operations = trace(model, example)
     layers = _Layers(model, operations)
     places = Places()
-    for name, layer in model.named_modules():
+    for name, layer in own_layers(model):
         if name and chosen(name, layer):
             boundary = layers.reads(name) if side == "input" else layers.results(name)
-            maps = [op for op in boundary if op.is_map]
-            reason = layers.why_not(name) or ("" if maps else f"its {side} is no feature map that a forward reaches")
+            maps = [op for op in dict.fromkeys(boundary) if op.is_map]
+            reason = layers.why_not(name) or layers.why_no_single_map(name, side, maps)
             if reason:
                 places.skipped.append(Skipped(name, reason))
             else:
                 places.found.append(_place(name, side, maps[0]))
     return places
+
+
+def own_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Return the network's modules by path, without its gates and what is inside them."""
+    inside: set[int] = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, Gate):
+            inside |= {id(module) for module in layer.modules()}
+        if id(layer) not in inside:
+            yield name, layer
 
 
 def _place(layer: str, side: str, op: Op) -> Place:
@@ -108,6 +118,15 @@ class _Layers:
         if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             return f"a {type(module).__name__} runs all its children, a gate among them too; choose a layer inside it"
         return ""
+
+    def why_no_single_map(self, path: str, side: str, maps: list[Op]) -> str:
+        """Return why one gate cannot serve these inputs or outputs of a layer, or ''."""
+        if not maps:
+            return f"its {side} is no feature map that a forward reaches"
+        if len(maps) > 1 and self.calls[path] == 1:
+            return f"its {side} is {len(maps)} feature maps; choose a layer inside it"
+        widths = sorted({op.channels for op in maps})
+        return f"it is called with {widths} channels in turn" if len(widths) > 1 else ""
 
     def attachable(self, path: str) -> bool:
         return self.calls.get(path) == 1 and not self.why_not(path)
@@ -138,7 +157,7 @@ class _Layers:
 
 def _before_conv(model: nn.Module) -> Places:
     places = Places()
-    for name, layer in model.named_modules():
+    for name, layer in own_layers(model):
         if isinstance(layer, nn.modules.conv._LazyConvXdMixin):
             places.skipped.append(Skipped(name, "its channels are not known before the first forward"))
         elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
@@ -169,13 +188,22 @@ def _mixes(op: Op) -> bool:
 
 def _private_filters(op: Op) -> bool:
     """Whether these channels are a convolution's filters, per-channel operations later, that nothing else reads."""
-    while not _mixes(op):
-        if op.kind in {"add", "cat", "input"} or not op.inputs or op.inputs[0].channels != op.channels:
+    if _mixes(op):
+        return True
+    if op.kind in {"add", "cat", "mixing", "input"}:
+        return False
+    sources = [source for source in op.inputs if source.is_map and source.channels == op.channels]
+    return bool(sources) and all(_leads_only_to(op, source) and _private_filters(source) for source in sources)
+
+
+def _leads_only_to(end: Op, source: Op) -> bool:
+    """Whether all that is made of `source` goes into `end`; a gate of the network's own reads its map twice."""
+    ways = [source]
+    while ways:
+        readers = [reader for reader in ways.pop().readers if reader is not end]
+        if any(reader.index > end.index for reader in readers):
             return False
-        source = op.inputs[0]
-        if len(source.readers) > 1 and op.kind != "mul":  # a gate of the network's own reads its map twice
-            return False
-        op = source
+        ways += readers
     return True
 
 
@@ -230,7 +258,7 @@ def _branch_end(op: Op, layers: _Layers) -> Place | None:
     while True:
         op = _before_dropout(op)
         place = layers.output_at(op) if op.is_map else None
-        if place is not None or len(op.inputs) != 1 or op.kind in {"conv", "linear", "norm"}:
+        if place is not None or len(op.inputs) != 1 or op.kind in {"conv", "linear", "norm", "mixing"}:
             return place
         if sorted(op.inputs[0].shape) != sorted(op.shape):
             return None

@@ -1,6 +1,7 @@
 """A network as a list of tensor operations, read with torch.export (torch.fx where that fails), never changed."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import _checks
+from gatewise.registry import Gate
 
 # What an operation is, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], "conv"),
     **dict.fromkeys(["linear", "addmm"], "linear"),
-    **dict.fromkeys(["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"], "norm"),
+    **dict.fromkeys(["batch_norm", "instance_norm"], "norm"),
+    **dict.fromkeys(["group_norm", "layer_norm", "rms_norm", "softmax", "log_softmax"], "mixing"),
     **dict.fromkeys(["add", "iadd"], "add"),
     **dict.fromkeys(["mul", "imul"], "mul"),
     **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout"], "dropout"),
@@ -24,7 +27,8 @@ _KINDS = {
 _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "conv"),
     ((nn.Linear,), "linear"),
-    ((nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm), "norm"),
+    ((nn.modules.batchnorm._NormBase,), "norm"),
+    ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Softmax, nn.Softmax2d, nn.LogSoftmax), "mixing"),
     ((nn.modules.dropout._DropoutNd,), "dropout"),
 )
 
@@ -35,7 +39,8 @@ class Op:
 
     Attributes:
         index: position in the order of execution.
-        kind: "conv", "linear", "norm", "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
+        kind: "conv", "linear", "norm" (of each channel by itself), "mixing" (a norm or softmax across channels),
+            "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
         inputs: the operations whose results it reads (parameters are left out).
         calls: the module calls inside which it ran, outermost first, as (identifier of the call, module path).
         shape: of its result; () if that is no tensor.
@@ -88,6 +93,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+@contextlib.contextmanager
+def _gates_set_aside(model: nn.Module) -> Iterator[None]:
+    """Let every gate return its input as it is, so that places are those of the network without its gates."""
+    gates = [module for module in model.modules() if isinstance(module, Gate)]
+    try:
+        for gate in gates:
+            gate.__dict__["forward"] = lambda x: x
+        yield
+    finally:
+        for gate in gates:
+            gate.__dict__.pop("forward", None)
+
+
 def example_inputs(model: nn.Module) -> list[Tensor]:
     """Return inputs that the network might take, the likeliest first."""
     shapes = []
@@ -105,7 +123,7 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
 
 
 def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> list[Op]:
-    """Return the network's operations in the order of execution.
+    """Return the network's operations in the order of execution, those of gates left out.
 
     `example` is an input, or a tuple of all inputs; without it, sizes are guessed from the model. A network that
     neither torch.export nor torch.fx can read is refused with both reasons.
@@ -115,7 +133,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     else:
         candidates = [example if isinstance(example, tuple) else (example,)]
     reasons = []
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), _gates_set_aside(model), torch.no_grad():
         for read in (_read_export, _read_fx):
             for inputs in candidates:
                 try:
@@ -139,17 +157,23 @@ def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
 def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     from torch.fx.passes.shape_prop import ShapeProp
 
-    graph_module = fx.symbolic_trace(model)
+    graph_module = fx.symbolic_trace(copy.deepcopy(model))  # a copy: a forward may write to buffers and attributes
     ShapeProp(graph_module).propagate(*inputs)
     return _operations(graph_module.graph, lambda _: True, dict(graph_module.named_modules()))
 
 
 def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -> list[Op]:
-    """Translate a graph of either front end; operations that no activation reaches are left out."""
-    ops: dict[fx.Node, Op] = {}
+    """Translate a graph of either front end; what no activation reaches, and shapes and assertions, are left out."""
+    ops: list[Op] = []
+    results: dict[fx.Node, Op] = {}  # a layer that does nothing has the result of another operation
     for node in graph.nodes:
-        inputs = [ops[source] for source in node.all_input_nodes if source in ops]
+        inputs = [results[source] for source in node.all_input_nodes if source in results]
         if not inputs and not (node.op == "placeholder" and is_input(node)):
+            continue
+        if node.op != "output" and _value(node) is None:
+            continue
+        if node.op == "call_module" and isinstance(modules[str(node.target)], nn.Identity):
+            results[node] = inputs[0]
             continue
         kind = _kind(node, modules)
         stack = node.meta.get("nn_module_stack") or {}
@@ -159,8 +183,9 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -
         op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, node, modules))
         for source in inputs:
             source.readers.append(op)
-        ops[node] = op
-    return list(ops.values())
+        ops.append(op)
+        results[node] = op
+    return ops
 
 
 def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
@@ -177,9 +202,13 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     return _KINDS.get(name.strip("_"), "other")
 
 
+def _value(node: fx.Node) -> Any:
+    """Return what stands for the node's tensors, or None if it has none."""
+    return node.meta.get("val", node.meta.get("tensor_meta"))
+
+
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
-    shape = getattr(value, "shape", None)
+    shape = getattr(_value(node), "shape", None)
     return tuple(int(size) for size in shape) if shape is not None else ()
 
 

@@ -8,6 +8,7 @@ a run is complete when that exists.
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 import statistics
 import time
@@ -105,6 +106,7 @@ class _Run:
         self.details = {"num_classes": len(dataset.classes), "in_chans": dataset.channels}
         model = make_model(self.spec, **self.details, seed=recipe.seed)
         timm_optim = _checks.optional_module("timm.optim", "training")
+        _checks.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
         optimizer = timm_optim.create_optimizer_v2(
             parameter_groups(model, recipe.weight_decay), opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum
         )
@@ -179,6 +181,8 @@ class _Run:
         seconds = time.perf_counter() - started
         images_seen = self.batches.steps * self.batches.batch_size
         evaluation = self.evaluate()
+        if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
+            raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {epoch + 1}")
         return {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.batches.steps,
@@ -196,11 +200,13 @@ class _Run:
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
             step = len(losses) - len(recent) + int(bad[0]) + 1
-            raise _checks.TrainingError(
-                f"the loss is {float(recent[bad[0]])} at step {step} of epoch {epoch + 1}. "
-                f"Try a lower lr than {self.recipe.lr:g}, a longer warmup, or precision fp32; "
-                f"the last good checkpoint is in {self.out / 'checkpoints'}."
-            )
+            raise self._failed(f"the loss is {float(recent[bad[0]])} at step {step} of epoch {epoch + 1}")
+
+    def _failed(self, what: str) -> _checks.TrainingError:
+        return _checks.TrainingError(
+            f"{what}. Try a lower lr than {self.recipe.lr:g}, a longer warmup, or precision fp32; "
+            f"the last good checkpoint, if there is one, is in {self.out / 'checkpoints'}."
+        )
 
     def evaluate(self) -> dict[str, Any]:
         """Return accuracy, loss and predictions on the validation images, in eval mode."""

@@ -44,7 +44,7 @@ class Progress:
             f"{time.monotonic() - self._started:.0f} s"
         )
         if self._bar is not None:
-            self._bar.update(self._task, description=line)
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)  # stays above the bar
         else:
             print(line, file=sys.stderr, flush=True)
 

@@ -30,7 +30,7 @@ class Recipe:
         batch_size: images in a step, over all processes.
         lr: learning rate at its peak, for this batch size.
         warmup: share of all steps in which the rate rises from 0 to its peak; it then falls as a cosine to 0.
-        momentum: of SGD (Nesterov's form), or first beta of other optimizers.
+        momentum: of SGD (Nesterov's form) and other optimizers that have one; betas are timm's.
         weight_decay: on all parameters but those whose gate forbids it.
         optimizer: any name that timm's create_optimizer_v2 knows.
         label_smoothing: share of the target spread over all classes.
@@ -56,11 +56,16 @@ class Recipe:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        for name in ("data", "model", "gate", "optimizer"):
+            if not isinstance(value := getattr(self, name), str):
+                raise _checks.InvalidTypeError(f"{name} must be text, got {value!r} ({type(value).__name__}).")
         _checks.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         _checks.integer_at_least(0, seed=self.seed)
         _checks.number_between(1e-8, 1e3, lr=self.lr)
         _checks.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
         _checks.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
+        if self.image_size is not None:
+            _checks.integer_at_least(4, image_size=self.image_size)
         _checks.one_of("augmentation", self.augmentation, AUGMENTATIONS)
         _checks.one_of("precision", self.precision, PRECISIONS)
         _ = self.spec

@@ -1,0 +1,54 @@
+"""Put gates into a network that is trained already, and tune them in a training loop of your own.
+
+    python examples/tune_gates_in_your_loop.py
+
+A small ResNet learns handwritten digits; then gct is inserted, which changes no output, the gates alone are trained for
+an epoch, and everything for another. Takes about half a minute on two cores.
+"""
+
+import torch
+from torch import nn
+
+import gatewise as gw
+from gatewise.data import Batches, load_dataset
+
+dataset = load_dataset("digits")
+mean, std = dataset.statistics()
+train_batches = Batches(dataset.train, 64, mean, std)
+validation_batches = Batches(dataset.validation, 500, mean, std)
+
+
+def fit(model: nn.Module, epochs: int, lr: float) -> None:
+    """Any training loop: only the parameter groups and the gates' own loss are gatewise's."""
+    optimizer = torch.optim.SGD(gw.parameter_groups(model, weight_decay=5e-4), lr=lr, momentum=0.9)
+    for epoch in range(epochs):
+        model.train()
+        for images, labels in train_batches.training(epoch, seed=0, padding=1, flip=False):
+            loss = nn.functional.cross_entropy(model(images), labels) + gw.gate_loss(model)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def accuracy(model: nn.Module) -> float:
+    """Return the share of validation images that are classified rightly."""
+    model.eval()
+    with torch.no_grad():
+        right = [(model(images).argmax(1) == labels).sum() for images, labels in validation_batches.evaluation()]
+    return float(sum(right)) / len(dataset.validation)
+
+
+model = gw.make_model("resnet20", num_classes=10, in_chans=1, seed=0)
+fit(model, epochs=4, lr=0.05)
+print(f"trained:                 {accuracy(model):.4f}")
+
+insertion = gw.insert_gates(model, "gct")
+print(f"{len(insertion.gates)} gates inserted:       {accuracy(model):.4f}")
+
+gw.train_only_gates(model)
+fit(model, epochs=1, lr=0.05)
+print(f"gates tuned:             {accuracy(model):.4f}")
+
+gw.train_everything(model)
+fit(model, epochs=1, lr=0.01)
+print(f"everything tuned:        {accuracy(model):.4f}")

@@ -1,0 +1,46 @@
+"""The gates of the registry as test cases, with default options and in each variant; a new gate needs no line here."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gatewise as gw
+from gatewise.registry import Gate
+
+CHANNELS = 8
+
+every_gate = pytest.mark.parametrize("name", gw.gate_names())
+every_case = pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(name, dict(options), id=f"{name}-{variant}")
+        for name in gw.gate_names()
+        for variant, options in {"defaults": {}, **gw.gate_spec(name).variants}.items()
+    ],
+)
+
+
+def random_map(gate: Gate, samples: int = 2, side: int = 5, **kwargs: Any) -> Tensor:
+    """Return a map with unequal sides (5, 6, 7), or of the one size that the gate was built for."""
+    sides = getattr(gate, "map_size", None) or [side + axis for axis in range(gate.spatial_dims)]
+    return torch.randn(samples, gate.channels, *sides, **kwargs)
+
+
+def perturbed(gate: Gate) -> Gate:
+    """Move every parameter away from its initial value, so that no zero hides what is behind it."""
+    with torch.no_grad():
+        for parameter in gate.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return gate
+
+
+def make(name: str, options: dict[str, Any], **kwargs: Any) -> Gate:
+    return gw.make_gate(name, CHANNELS, **options, **kwargs)
+
+
+def gradients(gate: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor | None]:
+    """Return the gradients of the input and of every parameter."""
+    x = x.detach().clone().requires_grad_()
+    return list(torch.autograd.grad(gate(x), [x, *gate.parameters()], upstream, allow_unused=True))

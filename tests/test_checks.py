@@ -1,0 +1,224 @@
+"""Every refusal says what was expected, what came, and what to do next."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gate_cases import every_case, every_gate, make, random_map
+
+import gatewise as gw
+from gatewise import _checks
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        (_checks.InvalidValueError, ValueError),
+        (_checks.InvalidTypeError, TypeError),
+        (_checks.DataError, ValueError),
+        (_checks.MissingExtraError, ImportError),
+        (_checks.TrainingError, RuntimeError),
+    ],
+)
+def test_every_refusal_is_a_gatewise_error_and_the_builtin_that_callers_expect(
+    kind: type[Exception], builtin: type[Exception]
+) -> None:
+    assert issubclass(kind, gw.GatewiseError)
+    assert issubclass(kind, builtin)
+
+
+# ---- one_of ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_returns_an_option_that_is_known() -> None:
+    assert _checks.one_of("mode", "l2", ["l1", "l2"]) == "l2"
+
+
+def test_one_of_lists_the_options_in_order_and_suggests_the_nearest() -> None:
+    with pytest.raises(ValueError, match=re.escape("unknown fusion 'ad'; expected one of 'add', 'both', 'multiply'.")):
+        _checks.one_of("fusion", "ad", ["multiply", "both", "add"])
+    with pytest.raises(ValueError, match=r"Did you mean 'add'\?$"):
+        _checks.one_of("fusion", "ad", ["multiply", "both", "add"])
+
+
+def test_one_of_suggests_nothing_that_is_far_off() -> None:
+    with pytest.raises(ValueError, match=r"unknown mode 'zzz'; expected one of 'l1', 'l2'\.$"):
+        _checks.one_of("mode", "zzz", ["l1", "l2"])
+
+
+def test_one_of_says_so_if_there_is_nothing_to_choose_from() -> None:
+    with pytest.raises(ValueError, match=r"unknown layer 'x'; expected one of nothing \(there are none\)\.$"):
+        _checks.one_of("layer", "x", [])
+
+
+@pytest.mark.parametrize("value", [None, 1, ["l1"]])
+def test_one_of_refuses_what_is_no_word(value: object) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"unknown mode {value!r}")):
+        _checks.one_of("mode", value, ["l1", "l2"])
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_integer_at_least_takes_the_minimum() -> None:
+    _checks.integer_at_least(2, width=2, depth=99)
+    with pytest.raises(ValueError, match=r"width must be at least 2, got 1\."):
+        _checks.integer_at_least(2, width=1)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(2.0, "float"), ("2", "str"), (True, "bool"), (None, "NoneType")])
+def test_integer_at_least_refuses_other_types_with_value_and_type(value: object, kind: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"width must be an integer, got {value!r} ({kind}).")):
+        _checks.integer_at_least(1, width=value)
+
+
+def test_integer_at_least_checks_every_value() -> None:
+    with pytest.raises(ValueError, match=r"second must be at least 1, got 0\."):
+        _checks.integer_at_least(1, first=1, second=0)
+
+
+@pytest.mark.parametrize("value", [0, 0.5, 1])
+def test_number_between_takes_both_ends(value: float) -> None:
+    _checks.number_between(0, 1, rate=value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, 1.5, float("nan"), float("inf"), -float("inf")])
+def test_number_between_refuses_what_lies_outside_with_value_and_bounds(value: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"rate must lie between 0 and 1, got {value!r}.")):
+        _checks.number_between(0, 1, rate=value)
+
+
+@pytest.mark.parametrize(("value", "kind"), [("0.5", "str"), (True, "bool"), (None, "NoneType"), (1j, "complex")])
+def test_number_between_refuses_other_types_with_value_and_type(value: object, kind: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"rate must be a number, got {value!r} ({kind}).")):
+        _checks.number_between(0, 1, rate=value)
+
+
+def test_number_between_checks_every_value() -> None:
+    with pytest.raises(ValueError, match=r"second must lie between 0 and 1, got 2\."):
+        _checks.number_between(0, 1, first=1, second=2)
+
+
+# ---- maps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spatial_dims", "axes"), [(1, "L"), (2, "H, W"), (3, "D, H, W")])
+def test_feature_map_names_the_axes_of_its_rank(spatial_dims: int, axes: str) -> None:
+    shape = (2, 4) + (3,) * spatial_dims
+    _checks.feature_map("Owner", torch.zeros(shape), 4, spatial_dims)
+    with pytest.raises(
+        ValueError, match=re.escape(f"Owner expects a feature map of shape (N, 7, {axes}), got {shape}")
+    ):
+        _checks.feature_map("Owner", torch.zeros(shape), 7, spatial_dims)
+
+
+@every_case
+def test_other_channels_are_refused_with_both_numbers_and_the_next_step(name: str, options: dict[str, Any]) -> None:
+    gate = make(name, options)
+    x = random_map(gate)
+    wide = torch.cat([x, x[:, :5]], 1)
+    sizes = ", ".join(map(str, wide.shape))
+    message = rf"{type(gate).__name__} .*\(N, 8, .*got \({sizes}\).*channels=13, .* 8 channels"
+    with pytest.raises(ValueError, match=message):
+        gate(wide)
+
+
+@every_case
+def test_another_rank_is_refused_with_both_shapes_and_the_next_step(name: str, options: dict[str, Any]) -> None:
+    gate = make(name, options)
+    for x in (random_map(gate)[..., 0], random_map(gate).unsqueeze(-1)):
+        message = rf"\(N, 8, .*got {x.dim()} axes: {re.escape(str(tuple(x.shape)))}.*spatial_dims"
+        with pytest.raises(ValueError, match=message):
+            gate(x)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_an_integer_map_is_refused_with_its_type_and_the_next_step(
+    name: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    gate = make(name, options)
+    with pytest.raises(TypeError, match=rf"got {dtype}\. .*\.float\(\)"):
+        gate(random_map(gate).to(dtype))
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_options_of_names_the_owner_the_option_and_the_known_ones() -> None:
+    _checks.options_of("gate 'x'", {"eps": 1, "mode": 2}, ["mode", "eps"])
+    message = "unknown option of gate 'x' 'epps'; expected one of 'eps', 'mode'. Did you mean 'eps'?"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _checks.options_of("gate 'x'", {"mode": 2, "epps": 1}, iter(["mode", "eps"]))
+
+
+@every_gate
+def test_an_unknown_option_is_refused_with_its_name_and_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError, match=f"gate '{name}' 'no_such_option'; expected one of ") as refusal:
+        gw.make_gate(name, 8, no_such_option=1)
+    assert all(repr(option) in str(refusal.value) for option in gw.gate_spec(name).options)
+
+
+@every_gate
+@pytest.mark.parametrize(("channels", "kind"), [(0, ValueError), (-3, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
+    name: str, channels: Any, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=f"channels must .*got {channels}"):
+        gw.make_gate(name, channels)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "message"),
+    [
+        ("gct", {"mode": "l3"}, ValueError, r"unknown mode 'l3'; expected one of 'l1', 'l2'"),
+        ("gct", {"mode": 0.5}, ValueError, r"mode must lie between 1 and 1e\+06, got 0\.5"),
+        ("gct", {"mode": None}, TypeError, r"mode must be a number, got None"),
+        ("gct", {"mode": True}, TypeError, r"mode must be a number, got True"),
+        ("gct", {"activation": "tan"}, ValueError, r"unknown activation 'tan'; .* Did you mean 'tanh'\?"),
+        ("gct", {"eps": 0}, ValueError, r"eps must lie between 1e-30 and 1, got 0"),
+        ("gct", {"epsilon": -1.0}, ValueError, r"eps must lie between 1e-30 and 1, got -1\.0"),
+        ("gc", {"pooling": "max"}, ValueError, r"unknown pooling 'max'; expected one of 'attention', 'average'"),
+        ("gc", {"fusion": "sum"}, ValueError, r"unknown fusion 'sum'; expected one of 'add', 'both', 'multiply'"),
+        ("gc", {"rd_channels": 1}, ValueError, r"rd_channels must be at least 2, got 1"),
+        ("se", {"rd_channels": 0}, ValueError, r"rd_channels must be at least 1, got 0"),
+        ("se", {"rd_channels": 2.0}, TypeError, r"rd_channels must be an integer, got 2\.0 \(float\)"),
+        ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must lie between 1e-09 and 16, got 0"),
+        ("gc", {"rd_ratio": 17}, ValueError, r"rd_ratio must lie between 1e-09 and 16, got 17"),
+        ("se", {"rd_divisor": 0}, ValueError, r"rd_divisor must be at least 1, got 0"),
+        ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims '4'; expected one of '1', '2', '3'"),
+    ],
+)
+def test_an_option_value_is_refused_with_what_is_allowed(
+    name: str, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        gw.make_gate(name, 64, **options)
+
+
+# ---- the world around ------------------------------------------------------------------------------------------------
+
+
+def test_optional_module_returns_the_module() -> None:
+    assert _checks.optional_module("math", "counting").sqrt(4) == 2
+
+
+def test_optional_module_says_for_what_it_is_needed_and_which_extra_brings_it() -> None:
+    message = "drawing needs the package 'no_such_package', which is not installed. "
+    with pytest.raises(ImportError, match=re.escape(message)) as refusal:
+        _checks.optional_module("no_such_package", "drawing")
+    assert str(refusal.value).endswith("pip install 'gatewise[train]'")
+    with pytest.raises(ImportError, match=re.escape("pip install 'gatewise[export]'")):
+        _checks.optional_module("no_such_package.inner", "drawing", extra="export")
+
+
+def test_existing_path_returns_a_path_that_exists(tmp_path: Path) -> None:
+    assert _checks.existing_path("data folder", str(tmp_path)) == tmp_path
+
+
+def test_existing_path_names_what_is_missing(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    with pytest.raises(_checks.DataError, match=re.escape(f"data folder {str(missing)!r} does not exist. Check")):
+        _checks.existing_path("data folder", missing)

@@ -1,0 +1,70 @@
+"""The README, the examples and the generated pages say what is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gatewise as gw
+from gatewise.cli import app
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def test_the_readme_s_python_runs() -> None:
+    code = "\n".join(blocks("README.md", "python")).replace("pretrained=True", "pretrained=False")
+    names: dict = {"torch": torch}
+    lines = code.splitlines()
+    exec("\n".join(line for line in lines if "insert_gates(model, " not in line or "insertion =" in line), names)
+    assert len(names["insertion"].gates) == 53
+    for line in (line for line in lines if line.startswith("gw.insert_gates(model, ")):
+        names["model"] = gw.make_model("resnet18")
+        exec(line, names)
+        assert gw.gates_in(names["model"]), line
+
+
+def test_the_readme_s_commands_parse() -> None:
+    commands = [
+        line for block in blocks("README.md", "bash") for line in block.splitlines() if line.startswith("gatewise")
+    ]
+    assert len(commands) >= 3
+    for command in commands:
+        _, bound, _ = app.parse_args(command.split()[1:], print_error=False, exit_on_error=False)
+        assert bound is not None
+
+
+def test_the_readme_names_every_gate() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == list(gw.gate_names())
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/results.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
+    missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
+    assert not missing
+
+
+def test_the_design_names_every_module_of_the_package() -> None:
+    design = (ROOT / "docs/design.md").read_text()
+    top = [
+        path for path in (ROOT / "src/gatewise").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    missing = [path.name for path in top if not re.search(rf"\b{re.escape(path.name)}", design)]
+    assert not missing
+
+
+def test_the_example_loses_nothing_by_inserting_gates() -> None:
+    script = ROOT / "examples/tune_gates_in_your_loop.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    numbers = [float(line.split(":")[1]) for line in printed.splitlines()]
+    before, inserted, *_, after = numbers
+    assert before == inserted
+    assert after > 0.9

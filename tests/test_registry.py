@@ -1,0 +1,210 @@
+"""The registry: gates of one's own, refusals, facts, and how gates are made by name."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gatewise as gw
+from gatewise import registry
+from gatewise.registry import PLACES, Gate, GateSpec, bottleneck_width
+
+
+def scale(x: Tensor, factor: Tensor) -> Tensor:
+    """Return x * factor."""
+    return x * factor
+
+
+FACTS: dict[str, Any] = {"function": scale, "title": "Scale", "paper": "Nobody, 2020", "place": "inner"}
+
+
+class ScaleEverything(Gate):
+    """Multiply by one learned number."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        start: float = 1.0,
+        spatial_dims: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.factor = nn.Parameter(torch.full((1,), start, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return scale(x, self.factor)
+
+
+@pytest.fixture(autouse=True)
+def registry_as_before() -> Iterator[None]:
+    before = copy.copy(registry._registry)
+    yield
+    registry._registry.clear()
+    registry._registry.update(before)
+
+
+# ---- a gate of one's own ---------------------------------------------------------------------------------------------
+
+
+def test_a_registered_class_is_made_by_name_with_its_options() -> None:
+    assert gw.register_gate("scale", **FACTS)(ScaleEverything) is ScaleEverything
+    gate = gw.make_gate("scale", 4, start=3.0, dtype=torch.float64)
+    assert isinstance(gate, ScaleEverything)
+    assert (gate.channels, gate.factor.item(), gate.factor.dtype) == (4, 3.0, torch.float64)
+
+
+def test_a_registered_class_is_listed_and_reached_as_an_attribute() -> None:
+    with pytest.raises(AttributeError, match="'gatewise' has no attribute 'ScaleEverything'"):
+        gw.ScaleEverything  # noqa: B018
+    gw.register_gate("scale", **FACTS)(ScaleEverything)
+    assert "scale" in gw.gate_names()
+    assert gw.ScaleEverything is ScaleEverything
+
+
+def test_a_registered_class_can_be_inserted_at_the_place_it_names() -> None:
+    gw.register_gate("scale", **FACTS)(ScaleEverything)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    x = torch.randn(1, 3, 8, 8)
+    before = nn.Sequential(net[0], net[1])(x) * 2
+    insertion = gw.insert_gates(net, "scale:start=2.0")
+    assert [type(gate) for gate in insertion.gates.values()] == [ScaleEverything]
+    torch.testing.assert_close(net(x), nn.functional.conv2d(before, net[2].weight, net[2].bias))
+
+
+def test_a_specs_facts_are_those_given_at_registration() -> None:
+    gw.register_gate("scale", **FACTS, variants={"double": {"start": 2.0}}, inert={"spatial_dims": "rank"})(
+        ScaleEverything
+    )
+    spec = gw.gate_spec("scale")
+    assert spec == GateSpec(
+        name="scale",
+        gate=ScaleEverything,
+        **FACTS,
+        variants={"double": {"start": 2.0}},
+        inert={"spatial_dims": "rank"},
+    )
+
+
+def test_options_are_the_constructors_keywords_without_device_and_dtype() -> None:
+    gw.register_gate("scale", **FACTS)(ScaleEverything)
+    options = gw.gate_spec("scale").options
+    assert {name: option.default for name, option in options.items()} == {"start": 1.0, "spatial_dims": 2}
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_in_use_is_refused_with_its_owner() -> None:
+    gw.register_gate("scale", **FACTS)(ScaleEverything)
+    with pytest.raises(ValueError, match="gate 'scale' is registered already, by ScaleEverything"):
+        gw.register_gate("scale", **FACTS)
+
+
+def test_a_place_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown place 'outer'; expected one of .*Did you mean 'inner'"):
+        gw.register_gate("scale", **{**FACTS, "place": "outer"})
+    assert "scale" not in gw.gate_names()
+
+
+@pytest.mark.parametrize("name", ["two words", "1st", "a-b", "", "a+b", "a@b"])
+def test_a_name_that_the_grammar_of_specs_could_not_read_is_refused(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"a gate's name must be letters, digits and '_', got '{name}'".replace("+", r"\+")
+    ):
+        gw.register_gate(name, **FACTS)
+
+
+@pytest.mark.parametrize("ask", [gw.gate_spec, lambda name: gw.make_gate(name, 8)])
+def test_an_unknown_name_is_refused_with_all_names_and_the_nearest(ask: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown gate 'gtc'; expected one of 'gc', .*Did you mean 'gct'\?"
+    ) as refusal:
+        ask("gtc")
+    assert all(repr(name) in str(refusal.value) for name in gw.gate_names())
+
+
+def test_making_from_a_spec_refuses_a_misspelt_option_with_the_nearest() -> None:
+    gw.register_gate("scale", **FACTS)(ScaleEverything)
+    with pytest.raises(ValueError, match=r"option of gate 'scale' 'strat'; .*Did you mean 'start'\?"):
+        gw.gate_spec("scale").make(8, strat=2.0)
+
+
+def test_an_attribute_that_is_no_gate_is_an_attribute_error() -> None:
+    assert not hasattr(gw, "NoSuchGate")
+
+
+# ---- the gates that come with the package ----------------------------------------------------------------------------
+
+
+def test_names_are_sorted_and_every_class_is_an_attribute_of_the_package() -> None:
+    names = gw.gate_names()
+    assert names == tuple(sorted(names))
+    assert {"gc", "gct", "se"} <= set(names)
+    for name in names:
+        gate = gw.gate_spec(name).gate
+        assert getattr(gw, gate.__name__) is gate
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "place"),
+    [
+        ("gct", "GatedChannelTransform", "before_conv"),
+        ("se", "SqueezeExcite", "residual_end"),
+        ("gc", "GlobalContext", "residual_end"),
+    ],
+)
+def test_a_gate_has_the_class_and_the_place_of_its_paper(name: str, class_name: str, place: str) -> None:
+    spec = gw.gate_spec(name)
+    assert (spec.name, spec.gate.__name__, spec.place) == (name, class_name, place)
+
+
+def test_defaults_are_the_papers() -> None:
+    defaults = {name: {o: p.default for o, p in gw.gate_spec(name).options.items()} for name in ("gct", "se", "gc")}
+    assert {"mode": "l2", "eps": 1e-5, "after_relu": False, "activation": "tanh"}.items() <= defaults["gct"].items()
+    assert {"rd_ratio": 1 / 16, "rd_channels": None, "rd_divisor": 1}.items() <= defaults["se"].items()
+    assert {"rd_ratio": 1 / 16, "pooling": "attention", "fusion": "add"}.items() <= defaults["gc"].items()
+
+
+def test_places_are_the_four_of_the_documentation() -> None:
+    assert PLACES == ("before_conv", "inner", "residual_end", "stage_end")
+
+
+# ---- the base class --------------------------------------------------------------------------------------------------
+
+
+def test_a_gate_asks_for_no_loss_and_claims_no_identity_unless_it_says_so() -> None:
+    gate = ScaleEverything(4)
+    assert gate.extra_loss() is None
+    assert gate.identity_at_init is False
+    assert gate.no_weight_decay == ()
+
+
+@pytest.mark.parametrize(("spatial_dims", "kind"), [(1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)])
+def test_pointwise_is_a_convolution_of_size_one_for_the_gates_rank(spatial_dims: int, kind: type[nn.Module]) -> None:
+    layer = ScaleEverything(4, spatial_dims=spatial_dims).pointwise(4, 3, "meta", torch.float64)
+    assert type(layer) is kind
+    assert layer.weight.shape == (3, 4) + (1,) * spatial_dims
+    assert (layer.weight.is_meta, layer.weight.dtype) == (True, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("channels", "rd_ratio", "rd_channels", "rd_divisor", "width"),
+    [
+        (64, 1 / 16, None, 1, 4),
+        (100, 1 / 16, None, 1, 6),  # rounded down
+        (100, 1 / 4, None, 8, 24),
+        (16, 1 / 16, None, 8, 8),  # never below one multiple
+        (3, 1 / 16, None, 1, 1),
+        (64, 1 / 16, 5, 8, 5),  # rd_channels wins
+    ],
+)
+def test_the_bottlenecks_width(
+    channels: int, rd_ratio: float, rd_channels: int | None, rd_divisor: int, width: int
+) -> None:
+    assert bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor) == width
