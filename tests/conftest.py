@@ -20,5 +20,6 @@ settings.load_profile("reproducible")
 def fixed_seed() -> None:
     torch.manual_seed(0)
 
+
 # Tests use small tensors: more threads cost more than they bring, and crawl where another process is busy.
 torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from gatewise.places.trace import trace
 from gatewise.registry import PLACES
 
 SMALL = torch.zeros(2, 3, 64, 64)
+IMAGE = torch.linspace(-2, 2, 3 * 32 * 32).sin().view(1, 3, 32, 32) * torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1)
 
 
 @functools.cache
@@ -37,7 +38,7 @@ def network(name: str) -> nn.Module:
 
 @functools.cache
 def places(name: str, place: str) -> Places:
-    return gw.find_places(network(name), place, SMALL)
+    return gw.find_places(network(name), place)
 
 
 def found(model: nn.Module, place: str, example: object = None) -> list[tuple[str, str, int]]:
@@ -56,7 +57,7 @@ def changed(model: nn.Module, place: Place, change: Callable[[Tensor], Tensor]) 
     if place.side == "input":
         handle = layer.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
     else:
-        handle = layer.register_forward_hook(lambda _, args, output: change(output))
+        handle = layer.register_forward_hook(lambda *args: change(args[-1]))
     try:
         yield
     finally:
@@ -69,10 +70,6 @@ def map_at(model: nn.Module, place: Place, x: Tensor) -> Tensor:
     with changed(model, place, lambda m: maps.append(m) or m):
         model(x)
     return maps[0]
-
-
-def channel(x: Tensor, place: Place, index: int) -> Tensor:
-    return x.select(place.channel_axis, index)
 
 
 # --- Expected layers -------------------------------------------------------------------------------------------------
@@ -149,7 +146,7 @@ def test_residual_end_is_the_last_layer_of_each_branch(name: str) -> None:
 
 @pytest.mark.parametrize("name", STAGE_END)
 def test_stage_end_is_the_last_map_of_each_resolution(name: str) -> None:
-    assert [p.layer for p in gw.find_places(network(name), "stage_end").found] == STAGE_END[name]
+    assert [p.layer for p in places(name, "stage_end").found] == STAGE_END[name]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "densenet121", "convnext_tiny", "regnety_004"])
@@ -164,7 +161,7 @@ def test_stage_end_agrees_with_timms_feature_info(name: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_place_has_the_channels_that_a_forward_finds_there(name: str, place: str) -> None:
     some = places(name, place).found[::5]
-    maps = [map_at(network(name), p, SMALL[:1]) for p in some]
+    maps = [map_at(network(name), p, IMAGE) for p in some]
     assert [p.channels for p in some] == [m.shape[p.channel_axis] for p, m in zip(some, maps, strict=True)]
     assert [p.spatial_dims for p in some] == [m.dim() - 2 for m in maps]
 
@@ -183,107 +180,119 @@ def test_a_reused_relu_moves_the_place_to_the_input_of_the_next_layer() -> None:
 # --- What inner and residual_end mean, in numbers --------------------------------------------------------------------
 
 
-def weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights of all convolutions and linear layers."""
+def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
     kinds = nn.modules.conv._ConvNd | nn.Linear
-    return {path: module.weight for path, module in model.named_modules() if isinstance(module, kinds)}
+    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def rows_with_gradient(value: Tensor, model: nn.Module) -> dict[str, set[int]]:
+def filters_behind(value: Tensor, layers: dict[str, nn.Module]) -> dict[str, set[int]]:
     """Return for each layer the filters that `value` depends on."""
-    layers = weights(model)
-    gradients = torch.autograd.grad(value, list(layers.values()), allow_unused=True)
+    weights = [layer.weight for layer in layers.values()]
+    gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
     return {
-        path: set(gradient.flatten(1).abs().amax(1).nonzero().flatten().tolist())
+        path: set() if gradient is None else set(gradient.flatten(1).abs().amax(1).nonzero().flatten().tolist())
         for path, gradient in zip(layers, gradients, strict=True)
-        if gradient is not None
     }
 
 
+def close(place: Place, index: int) -> Callable[[Tensor], Tensor]:
+    """Return a function that multiplies one channel by zero."""
+
+    def change(x: Tensor) -> Tensor:
+        factors = torch.ones(place.channels)
+        factors[index] = 0
+        return x * factors.view([-1 if axis == place.channel_axis else 1 for axis in range(x.dim())])
+
+    return change
+
+
+def most_active(x: Tensor, place: Place) -> int:
+    return int(x.abs().sum([axis for axis in range(x.dim()) if axis != place.channel_axis]).argmax())
+
+
+@torch.no_grad()
 def readers(model: nn.Module, place: Place, index: int, x: Tensor) -> list[str]:
-    """Return the layers for which closing this channel puts an exact zero where they read something else otherwise."""
-    silent: dict[str, list[bool]] = {path: [] for path in weights(model)}
-
-    def watch(path: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def record(_: nn.Module, args: tuple[Tensor]) -> None:
-            fits = args[0].dim() == place.spatial_dims + 2 and args[0].shape[place.channel_axis] == place.channels
-            silent[path].append(fits and not channel(args[0], place, index).any())
-
-        return record
-
-    # Behind the place's own hook, so that a convolution whose input is gated shows what it reads.
-    model(x)
-    with changed(model, place, lambda m: m * mask(m, place, index)):
-        handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in silent]
-        model(x)
-    for handle in handles:
-        handle.remove()
-    handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in silent]
-    model(x)
-    for handle in handles:
-        handle.remove()
-    return [path for path, seen in silent.items() if seen == [True, False]]
-
-
-def mask(x: Tensor, place: Place, index: int) -> Tensor:
-    open_channels = torch.ones(place.channels)
-    open_channels[index] = 0
-    return open_channels.view([-1 if axis == place.channel_axis else 1 for axis in range(x.dim())])
+    """Return the layers whose input changes in this channel alone, to exact zeros, if it is closed."""
+    inputs: dict[str, list[Tensor]] = {path: [] for path in layers_with_weights(model)}
+    closed = close(place, index)
+    for change in (closed, torch.clone):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(changed(model, place, change))
+            for path, seen in inputs.items():
+                layer = model.get_submodule(path)
+                stack.callback(
+                    layer.register_forward_pre_hook(lambda _, args, to=seen: to.append(args[0].clone())).remove
+                )
+            model(x)
+    rank = place.spatial_dims + 2
+    maps = {
+        path: (gated, plain)
+        for path, (gated, plain) in inputs.items()
+        if plain.dim() == rank and plain.shape[place.channel_axis] == place.channels
+    }
+    return [
+        path
+        for path, (gated, plain) in maps.items()
+        if plain.any() and torch.equal(gated, closed(plain)) and not torch.equal(gated, plain)
+    ]
 
 
 def check_inner(model: nn.Module, place: Place, x: Tensor) -> None:
-    """A map of filters, read by one layer: closing one, nothing that comes out depends on that filter any more."""
-    made = map_at(model, place, x)
-    axes = [axis for axis in range(made.dim()) if axis != place.channel_axis]
-    index = int(made.abs().sum(axes).argmax())
-    torch.manual_seed(0)
-    output = model(x)
-    direction = torch.randn_like(output)
+    """Check that closing a filter there puts zeros into one reader and that nothing else depends on the filter."""
+    maps: list[Tensor] = []
+    with changed(model, place, lambda m: maps.append(m) or m):
+        output = model(x)
+    index = most_active(maps[0], place)
+    candidates = {p: m for p, m in layers_with_weights(model).items() if m.weight.shape[0] == place.channels}
+    behind = filters_behind(maps[0].select(place.channel_axis, index).sum(), candidates)
+    makers = {path: candidates[path] for path, filters in behind.items() if filters == {index}}
+    assert makers, f"{place.layer}: no layer makes channel {index} with one filter"
 
-    makers = [
-        path for path, rows in rows_with_gradient(channel(made, place, index).sum(), model).items() if rows == {index}
-    ]
-    assert makers, f"{place.layer}: channel {index} is not made of one filter"
-    plain = rows_with_gradient((output * direction).sum(), model)
-    assert all(index in plain[path] for path in makers)
-    with changed(model, place, lambda m: m * mask(m, place, index)):
-        closed = rows_with_gradient((model(x) * direction).sum(), model)
-    assert all(index not in closed[path] for path in makers), f"{place.layer}: the filter is read elsewhere"
-    assert all(closed[path] for path in makers)  # the other filters still count
-    with torch.no_grad():
-        assert len(readers(model, place, index, x)) == 1
+    direction = torch.linspace(-1, 1, output.numel()).view_as(output)
+    assert all(index in filters for filters in filters_behind((output * direction).sum(), makers).values())
+    with changed(model, place, close(place, index)):
+        output = model(x)
+    for path, filters in filters_behind((output * direction).sum(), makers).items():
+        assert index not in filters, f"filter {index} of {path} is read elsewhere too"
+        assert filters  # the others still count
+    assert len(readers(model, place, index, x)) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [("resnet18", 1), ("torchvision resnet18", 1), ("resnet50", 7), ("vgg11_bn", 1), ("densenet121", 19)]
-    + [("convnext_tiny", 5)],
+    [("resnet18", 1), ("torchvision resnet18", 1), ("resnet50", 7), ("vgg11_bn", 3), ("densenet121", 19)],
 )
 def test_a_closed_inner_filter_is_zero_for_its_only_reader_and_nothing_else_reads_it(name: str, step: int) -> None:
-    torch.manual_seed(1)
-    x = torch.randn(1, 3, 64, 64)
     for place in places(name, "inner").found[::step]:
-        check_inner(network(name), place, x)
+        check_inner(network(name), place, IMAGE)
 
 
-@pytest.mark.xfail(
-    reason="a squeeze-and-excitation of the network's own still reads the filter that is closed behind it"
+def test_so_it_is_where_the_channels_are_the_last_axis() -> None:
+    for place in places("convnext_tiny", "inner").found[::5]:
+        check_inner(network("convnext_tiny"), place, IMAGE)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "regnety_004"])
+def test_behind_squeeze_and_excitation_a_closed_filter_is_zero_for_its_only_reader(name: str) -> None:
+    for place in places(name, "inner").found[::4]:
+        index = most_active(map_at(network(name), place, IMAGE), place)
+        assert len(readers(network(name), place, index, IMAGE)) == 1
+
+
+@pytest.mark.xfail(raises=AssertionError, reason="the squeeze of the network's own gate still reads the closed filter")
+@pytest.mark.parametrize(
+    ("name", "place", "maker"),
+    [("efficientnet_b0", "blocks.1.0.se", "blocks.1.0.conv_pw"), ("regnety_004", "s1.b1.se", "s1.b1.conv2.conv")],
 )
-@pytest.mark.parametrize("name", ["efficientnet_b0", "regnety_004"])
-def test_a_closed_inner_filter_is_read_by_nothing_in_networks_with_squeeze_and_excitation(name: str) -> None:
-    torch.manual_seed(1)
-    for place in [p for p in places(name, "inner").found if p.layer.endswith(".se")][:2]:
-        check_inner(network(name), place, torch.randn(1, 3, 64, 64))
-
-
-@pytest.mark.parametrize("name", ["efficientnet_b0", "regnety_004"])
-def test_a_closed_inner_filter_is_zero_for_its_only_reader_behind_squeeze_and_excitation_too(name: str) -> None:
-    torch.manual_seed(1)
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        for place in places(name, "inner").found[::4]:
-            index = int(map_at(network(name), place, x).abs().sum((0, 2, 3)).argmax())
-            assert len(readers(network(name), place, index, x)) == 1
+def test_behind_squeeze_and_excitation_nothing_else_reads_a_closed_filter(name: str, place: str, maker: str) -> None:
+    model = network(name)
+    (chosen,) = [p for p in places(name, "inner").found if p.layer == place]
+    index = most_active(map_at(model, chosen, IMAGE), chosen)
+    with changed(model, chosen, close(chosen, index)):
+        output = model(IMAGE)
+    direction = torch.linspace(-1, 1, output.numel()).view_as(output)
+    filters = filters_behind((output * direction).sum(), {maker: model.get_submodule(maker)})
+    assert index not in filters[maker]
 
 
 def relu_of_shortcut(block: nn.Module, x: Tensor) -> Tensor:
@@ -305,7 +314,6 @@ def test_zero_at_every_residual_end_turns_each_block_into_its_shortcut(name: str
     model, (kind, shortcut) = network(name), SHORTCUTS[name]
     residual = [m for m in model.modules() if type(m).__name__ == kind and getattr(m, "has_skip", True)]
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-    torch.manual_seed(1)
     with contextlib.ExitStack() as stack, torch.no_grad():
         for place in places(name, "residual_end").found:
             stack.enter_context(changed(model, place, torch.zeros_like))
@@ -317,7 +325,7 @@ def test_zero_at_every_residual_end_turns_each_block_into_its_shortcut(name: str
             stack.callback(
                 block.register_forward_hook(lambda m, _, out, to=before: seen.append((m, to[0], out.clone()))).remove
             )
-        model(torch.randn(1, 3, 64, 64))
+        model(IMAGE)
     assert len(seen) == len(residual) == len(RESIDUAL_END[name])
     with torch.no_grad():
         for block, x, y in seen:
@@ -392,7 +400,14 @@ def test_a_depthwise_convolution_that_widens_its_map_is_skipped() -> None:
 
 @pytest.mark.parametrize(
     "mixing",
-    [nn.GroupNorm(2, 8), nn.GroupNorm(1, 8), nn.LayerNorm([8, 32, 32]), nn.Softmax(1), nn.LocalResponseNorm(3)],
+    [
+        nn.GroupNorm(2, 8),
+        nn.GroupNorm(1, 8),
+        nn.LayerNorm([8, 32, 32]),
+        nn.Softmax(1),
+        nn.LocalResponseNorm(3),
+        nn.ChannelShuffle(2),
+    ],
     ids=lambda m: type(m).__name__,
 )
 @pytest.mark.parametrize("front_end", ["export", "fx"])
@@ -466,8 +481,8 @@ class SharedConvolution(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1)
         self.stem = nn.Conv2d(3, 8, 1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.relu(self.conv(F.relu(self.stem(x)))))
@@ -594,7 +609,7 @@ def test_lazy_and_transposed_convolutions_are_skipped_with_the_reason() -> None:
 
 
 def test_an_unknown_place_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="unknown place 'inside'.*Did you mean 'inner'"):
+    with pytest.raises(ValueError, match=r"unknown place 'inside'.*Did you mean 'inner'"):
         gw.find_places(nn.Conv2d(3, 8, 3), "inside")
 
 
@@ -631,7 +646,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.export, "export", refuse)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "torchvision resnet18", "vgg11_bn", "regnety_004"])
+@pytest.mark.parametrize("name", sorted(set(INNER) - {"vgg11_bn"}))
 @pytest.mark.parametrize("place", ["inner", "residual_end", "stage_end"])
 def test_torch_fx_finds_the_same_where_torch_export_fails(name: str, place: str, no_export: None) -> None:
     layers = {"inner": INNER, "residual_end": RESIDUAL_END, "stage_end": STAGE_END}[place][name]
@@ -672,7 +687,7 @@ class Counting(nn.Module):
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
-        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+        self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("hidden", torch.zeros(()), persistent=False)
         self.last: object = None
@@ -681,7 +696,8 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.hidden = self.hidden + 1
-        x = self.second(self.norm(self.first(x)))
+        x = self.first(x)
+        x = self.second(self.norm(x)) + x
         self.last = x
         if self.fails:
             raise RuntimeError("refuses to run")
@@ -719,7 +735,8 @@ def test_the_analysis_leaves_the_network_as_it_was(
         with pytest.raises(ValueError, match="refuses to run"):
             gw.find_places(model, place)
     else:
-        assert gw.find_places(model, place).found
+        result = gw.find_places(model, place)
+        assert result.found or result.skipped
     assert everything(model) == before
 
 

@@ -1,6 +1,7 @@
 """The registry: gates of one's own, refusals, facts, and how gates are made by name."""
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,25 +108,21 @@ def test_a_name_in_use_is_refused_with_its_owner() -> None:
 
 
 def test_a_place_that_does_not_exist_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="unknown place 'outer'; expected one of .*Did you mean 'inner'"):
+    with pytest.raises(ValueError, match=r"unknown place 'outer'; .*Did you mean 'inner'\?"):
         gw.register_gate("scale", **{**FACTS, "place": "outer"})
     assert "scale" not in gw.gate_names()
 
 
 @pytest.mark.parametrize("name", ["two words", "1st", "a-b", "", "a+b", "a@b"])
 def test_a_name_that_the_grammar_of_specs_could_not_read_is_refused(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"a gate's name must be letters, digits and '_', got '{name}'".replace("+", r"\+")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"must be letters, digits and '_', got {name!r}")):
         gw.register_gate(name, **FACTS)
 
 
 @pytest.mark.parametrize("ask", [gw.gate_spec, lambda name: gw.make_gate(name, 8)])
 def test_an_unknown_name_is_refused_with_all_names_and_the_nearest(ask: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown gate 'gtc'; expected one of 'gc', .*Did you mean 'gct'\?"
-    ) as refusal:
-        ask("gtc")
+    with pytest.raises(ValueError, match=r"unknown gate 'gcct'; expected one of .* Did you mean 'gct'\?") as refusal:
+        ask("gcct")
     assert all(repr(name) in str(refusal.value) for name in gw.gate_names())
 
 

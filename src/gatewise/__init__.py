@@ -3,12 +3,8 @@
 from gatewise import functional as functional
 from gatewise._checks import GatewiseError as GatewiseError
 from gatewise.insertion import Insertion as Insertion
-from gatewise.insertion import gate_loss as gate_loss
 from gatewise.insertion import gates_in as gates_in
 from gatewise.insertion import insert_gates as insert_gates
-from gatewise.insertion import parameter_groups as parameter_groups
-from gatewise.insertion import train_everything as train_everything
-from gatewise.insertion import train_only_gates as train_only_gates
 from gatewise.models import make_model as make_model
 from gatewise.places import find_places as find_places
 from gatewise.registry import Gate as Gate
@@ -18,6 +14,10 @@ from gatewise.registry import make_gate as make_gate
 from gatewise.registry import register_gate as register_gate
 from gatewise.spec import GateChoice as GateChoice
 from gatewise.spec import ModelSpec as ModelSpec
+from gatewise.tuning import gate_loss as gate_loss
+from gatewise.tuning import parameter_groups as parameter_groups
+from gatewise.tuning import train_everything as train_everything
+from gatewise.tuning import train_only_gates as train_only_gates
 
 
 def __getattr__(name: str) -> type:

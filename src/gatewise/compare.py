@@ -54,6 +54,9 @@ def compare(
         for name, folders in runs.items()
         for seed, folder in enumerate(folders)
     }
+    for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):  # before hours of training, not after them
+        there = Recipe.load(file)
+        there.refuse_other(dataclasses.replace(recipe, gate=there.gate, seed=there.seed), file.parent)
     dataset = load_dataset(recipe.data, recipe.image_size)
     for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():

@@ -1,11 +1,11 @@
-"""Put gates into any network, list them, check them, undo it; parameter groups; freezing.
+"""Put gates into any network, list them, check them, undo it.
 
 A gate becomes a child of the layer that it guards and is called by a hook on that layer. So the network's own
 parameters keep their names, its class and methods stay, and deepcopy, pickle, export and compile go on working.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -296,80 +296,3 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     {}
     """
     return {path: module for path, module in model.named_modules() if isinstance(module, Gate)}
-
-
-def _gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
-    for gate in gates_in(model).values():
-        for name, parameter in gate.named_parameters():
-            yield gate, name, parameter
-
-
-def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> list[dict[str, Any]]:
-    """Return trainable parameters in two groups for an optimizer, the second without weight decay.
-
-    The second group holds what its owner declares in `no_weight_decay` (gct: beta), and what the network itself
-    declares as timm's models do; a parameter is recognised by its owner, not by its name. With weight_decay=None the
-    first group leaves the optimizer's own setting. Fits timm's `param_group_fn`.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
-    >>> _ = insert_gates(net, "gct")
-    >>> [(len(group["params"]), group.get("weight_decay")) for group in parameter_groups(net)]
-    [(4, None), (1, 0.0)]
-    """
-    exempt = {id(p) for gate, name, p in _gate_parameters(model) if name in gate.no_weight_decay}
-    declared: Any = getattr(model, "no_weight_decay", None)
-    names = set(declared()) if callable(declared) else set()
-    exempt |= {id(p) for name, p in model.named_parameters() if name in names}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    decay: dict[str, Any] = {"params": [p for p in trainable if id(p) not in exempt]}
-    if weight_decay is not None:
-        decay["weight_decay"] = weight_decay
-    groups = [decay, {"params": [p for p in trainable if id(p) in exempt], "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
-    """Stand in for `layer.train`: a frozen layer keeps its running statistics, and what is inside it follows `mode`."""
-    nn.Module.train(layer, mode)
-    layer.training = False
-    return layer
-
-
-def train_only_gates(model: nn.Module) -> None:
-    """Freeze everything but the gates; frozen normalisation keeps its running statistics, through model.train() too.
-
-    A network without gates is refused with ValueError.
-    """
-    gates = gates_in(model)
-    if not gates:
-        raise _checks.InvalidValueError(
-            f"{type(model).__name__} has no gates to train. Insert some with insert_gates()."
-        )
-    inside = {id(module) for gate in gates.values() for module in gate.modules()}
-    own = {id(parameter) for _, _, parameter in _gate_parameters(model)}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in own)
-    for layer in model.modules():
-        if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
-            layer.train = partial(_keep_evaluating, layer)
-            layer.training = False
-
-
-def train_everything(model: nn.Module) -> None:
-    """Undo `train_only_gates`: every parameter is trained, and normalisation follows its network's mode again."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    for layer in model.modules():
-        if layer.__dict__.pop("train", None) is not None:
-            layer.train(model.training)
-
-
-def gate_loss(model: nn.Module) -> Tensor:
-    """Return the sum of the extra losses that the network's gates ask for: a scalar, 0 if none does.
-
-    >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
-    tensor(0.)
-    """
-    losses = [loss for gate in gates_in(model).values() if (loss := gate.extra_loss()) is not None]
-    anchor = next(model.parameters(), torch.empty(0))
-    return sum(losses[1:], losses[0]) if losses else torch.zeros((), device=anchor.device)

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,8 @@ _KINDS = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], "conv"),
     **dict.fromkeys(["linear", "addmm"], "linear"),
     **dict.fromkeys(["batch_norm", "instance_norm"], "norm"),
-    **dict.fromkeys(["group_norm", "layer_norm", "rms_norm", "softmax", "log_softmax"], "mixing"),
+    **dict.fromkeys(["group_norm", "layer_norm", "rms_norm", "local_response_norm"], "mixing"),
+    **dict.fromkeys(["softmax", "log_softmax", "channel_shuffle"], "mixing"),
     **dict.fromkeys(["add", "iadd"], "add"),
     **dict.fromkeys(["mul", "imul"], "mul"),
     **dict.fromkeys(["dropout", "feature_dropout", "alpha_dropout"], "dropout"),
@@ -28,7 +30,8 @@ _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "conv"),
     ((nn.Linear,), "linear"),
     ((nn.modules.batchnorm._NormBase,), "norm"),
-    ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.Softmax, nn.Softmax2d, nn.LogSoftmax), "mixing"),
+    ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), "mixing"),
+    ((nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.ChannelShuffle), "mixing"),
     ((nn.modules.dropout._DropoutNd,), "dropout"),
 )
 
@@ -39,7 +42,7 @@ class Op:
 
     Attributes:
         index: position in the order of execution.
-        kind: "conv", "linear", "norm" (of each channel by itself), "mixing" (a norm or softmax across channels),
+        kind: "conv", "linear", "norm" (of each channel by itself), "mixing" (of channels, as a group norm),
             "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
         inputs: the operations whose results it reads (parameters are left out).
         calls: the module calls inside which it ran, outermost first, as (identifier of the call, module path).
@@ -158,7 +161,8 @@ def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     from torch.fx.passes.shape_prop import ShapeProp
 
     graph_module = fx.symbolic_trace(copy.deepcopy(model))  # a copy: a forward may write to buffers and attributes
-    ShapeProp(graph_module).propagate(*inputs)
+    with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback besides raising
+        ShapeProp(graph_module).propagate(*inputs)
     return _operations(graph_module.graph, lambda _: True, dict(graph_module.named_modules()))
 
 

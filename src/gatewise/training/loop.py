@@ -6,7 +6,6 @@ a run is complete when that exists.
 """
 
 import contextlib
-import dataclasses
 import json
 import math
 import shutil
@@ -22,11 +21,11 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.checkpoint import load_state, read_json, save_model, save_state, write_atomically, write_json
 from gatewise.data import Batches, Dataset, load_dataset
-from gatewise.insertion import gate_loss, parameter_groups
 from gatewise.measure import environment, parameter_count
 from gatewise.models import make_model
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe, resolve_precision
+from gatewise.tuning import gate_loss, parameter_groups
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 _KEEP = 2  # checkpoints
@@ -80,14 +79,7 @@ def _claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
         return None
     if not resume:
         raise _checks.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
-    there = Recipe.load(out / "recipe.yaml")
-    differing = [
-        f"{field.name} {getattr(there, field.name)!r} there, {getattr(recipe, field.name)!r} now"
-        for field in dataclasses.fields(recipe)
-        if getattr(there, field.name) != getattr(recipe, field.name)
-    ]
-    if differing:
-        raise _checks.InvalidValueError(f"{out} holds a run of another recipe: {'; '.join(differing)}.")
+    Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
     return read_json(out / "metrics.json") if (out / "metrics.json").exists() else None
 
 

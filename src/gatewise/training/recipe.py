@@ -99,6 +99,18 @@ class Recipe:
         """Write a YAML file."""
         write_atomically(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
+    def refuse_other(self, now: "Recipe", folder: Path) -> None:
+        """Refuse to go on in `folder`, which holds a run of this recipe, with another one."""
+        differing = [
+            f"{field.name} {getattr(self, field.name)!r} there, {getattr(now, field.name)!r} now"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(now, field.name)
+        ]
+        if differing:
+            raise _checks.InvalidValueError(
+                f"{folder} holds a run of another recipe: {'; '.join(differing)}. Choose another --out."
+            )
+
     def learning_rate(self, step: int, steps: int) -> float:
         """Return the rate of one step out of `steps`: up in a line, down as half a cosine.
 

@@ -1,0 +1,191 @@
+"""The report in a real browser: it shows the numbers, sorts, asks nothing of the network, and trusts no name."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from gatewise import compare as comparing
+from gatewise.analysis import figures
+from gatewise.analysis.page import Page as Document
+from gatewise.analysis.page import Section
+from gatewise.analysis.table import Cell, Table
+from gatewise.compare import compare
+from gatewise.data import Dataset, Images, load_dataset
+from gatewise.spec import parse_gates
+from gatewise.training import Recipe
+
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+
+HOSTILE = "<script>document.title = 'taken'</script><img src='https://example.org/x.png'>\"'&amp;"
+ACCURACY = {"none": [0.9, 0.8], "se": [0.95, 0.92], "gct:mode=l1@before_conv": [0.7, 0.2], "gc": [1.0, 0.99]}
+
+
+@dataclasses.dataclass
+class Opened:
+    """A page in the browser, with what it asked for and what it complained about."""
+
+    page: Page
+    requests: list[str]
+    complaints: list[str]
+
+    def head(self, text: str) -> Locator:
+        return self.page.get_by_role("columnheader").filter(has_text=re.compile(f"^{re.escape(text)}"))
+
+    def rows(self) -> list[list[str]]:
+        return [row.locator("td").all_inner_texts() for row in self.page.locator("tbody tr").all()]
+
+    def gates(self) -> list[str]:
+        return [row[0] for row in self.rows()]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the report of a comparison of four gates whose accuracies are set by hand."""
+    out = tmp_path_factory.mktemp("report")
+    digits = load_dataset("digits")
+    parts = (Images(part.pixels[:32], part.labels[:32]) for part in (digits.train, digits.validation))
+    small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
+    recipe = Recipe(data=f"somewhere/{HOSTILE}", epochs=1, precision="fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "load_dataset", lambda *_: small)
+        patch.setattr(comparing, "_ROUNDS", 2)
+        compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
+        for gates, values in ACCURACY.items():
+            for seed, value in enumerate(values):
+                (file,) = out.glob(f"runs/{gates.split(':')[0]}*/seed_{seed}/metrics.json")
+                file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy": value}))
+        compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
+    return out / "report.html"
+
+
+def open_file(browser: Browser, file: Path) -> Opened:
+    page = browser.new_context(offline=True, viewport={"width": 1200, "height": 900}).new_page()
+    opened = Opened(page, [], [])
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.on("console", lambda message: opened.complaints.append(message.text))
+    page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    page.goto(file.as_uri())
+    return opened
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
+    opened = open_file(browser, report)
+    yield opened
+    opened.page.context.close()
+
+
+def test_the_page_asks_nothing_of_the_network_and_complains_of_nothing(opened: Opened, report: Path) -> None:
+    opened.head("accuracy").get_by_role("button").click()
+    assert opened.requests == [report.as_uri()]
+    assert opened.complaints == []
+
+
+def test_the_table_has_the_rows_of_the_comparison(opened: Opened, report: Path) -> None:
+    results = json.loads((report.parent / "results.json").read_text())
+    rows = opened.rows()
+    assert opened.gates() == list(ACCURACY)
+    assert [row[1].split(" ")[0] for row in rows] == ["85.00", "93.50", "45.00", "99.50"]
+    assert [row[2].split(" ")[0] for row in rows] == ["-", "+8.50", "-40.00", "+14.50"]
+    assert [row[5] for row in rows] == [f"{variant['parameters']:,}" for variant in results["variants"]]
+    heads = [text.split("\n")[0] for text in opened.page.get_by_role("columnheader").all_inner_texts()]
+    assert [heads[0], heads[1], heads[5]] == ["gates", "accuracy % [95 % interval]", "parameters"]
+
+
+def test_a_click_on_a_head_sorts_upwards_and_another_one_downwards(opened: Opened) -> None:
+    head = opened.head("accuracy")
+    upwards = ["gct:mode=l1@before_conv", "none", "se", "gc"]
+    head.get_by_role("button").click()
+    assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards, "ascending")
+    head.get_by_role("button").click()
+    assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards[::-1], "descending")
+    head.get_by_role("button").click()
+    assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards, "ascending")
+
+
+def test_numbers_are_sorted_as_numbers_and_names_as_names(opened: Opened) -> None:
+    parameters = {row[0]: int(row[5].replace(",", "")) for row in opened.rows()}
+    opened.head("parameters").get_by_role("button").click()
+    assert opened.gates() == sorted(parameters, key=parameters.get)
+    opened.head("gates").get_by_role("button").click()
+    assert opened.gates() == sorted(ACCURACY)
+    assert opened.page.locator("th[aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_the_table_sorts_by_keyboard_too(opened: Opened, key: str) -> None:
+    opened.page.keyboard.press("Tab")
+    opened.page.keyboard.press("Tab")
+    focused = opened.page.evaluate("document.activeElement.textContent")
+    assert focused.startswith("accuracy")
+    opened.page.keyboard.press(key)
+    assert opened.gates() == ["gct:mode=l1@before_conv", "none", "se", "gc"]
+    outline = opened.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+
+
+def test_both_figures_are_seen_and_name_every_gate(opened: Opened) -> None:
+    drawn = opened.page.locator("figure svg")
+    assert drawn.count() == 2
+    for figure in drawn.all():
+        assert figure.is_visible()
+        box = figure.bounding_box()
+        assert box is not None
+        assert box["width"] > 300
+        assert box["height"] > 150
+        words = figure.locator("text").all_text_contents()
+        assert set(ACCURACY) <= {word.strip() for word in words}
+
+
+def test_the_page_says_how_it_was_made(opened: Opened) -> None:
+    facts = dict(
+        zip(opened.page.locator("dt").all_inner_texts(), opened.page.locator("dd").all_inner_texts(), strict=True)
+    )
+    assert facts["precision"] == "fp32"
+    assert "epochs=1" in facts["recipe"]
+    assert "threads" in facts["hardware"]
+    assert "2 seeds, 32 validation images; accuracy after the last epoch" in opened.page.locator(".lead").inner_text()
+
+
+def test_the_page_fits_a_narrow_screen(browser: Browser, report: Path) -> None:
+    opened = open_file(browser, report)
+    opened.page.set_viewport_size({"width": 400, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+    opened.page.context.close()
+
+
+def test_a_hostile_name_is_shown_and_not_obeyed(opened: Opened) -> None:
+    assert opened.page.title() == f"Gates compared on {Path(HOSTILE).name}"
+    assert opened.page.locator("img").count() == 0
+    assert opened.page.locator("script").count() == 1
+
+
+def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_path: Path) -> None:
+    table = Table([HOSTILE], [[Cell(HOSTILE, HOSTILE)], [Cell("b", "b")]])
+    drawn = figures.curves({HOSTILE: [[0.1, 0.2]]})
+    points = figures.accuracy_against_latency({HOSTILE: (1.0, 0.5, None, None)})
+    sections = [Section(HOSTILE, HOSTILE, table), Section("curves", svg=drawn), Section("points", svg=points)]
+    (tmp_path / "page.html").write_text(Document(HOSTILE, HOSTILE, sections, {HOSTILE: HOSTILE}).render())
+    opened = open_file(browser, tmp_path / "page.html")
+    page = opened.page
+    assert page.title() == HOSTILE
+    assert (page.locator("img").count(), page.locator("script").count(), len(opened.requests)) == (0, 1, 1)
+    shown = [page.locator(name).first.text_content() for name in ("h1", ".lead", "h2", "section p", "td", "dt", "dd")]
+    assert shown == [HOSTILE] * 7
+    for figure in page.locator("figure svg").all():
+        assert HOSTILE in {word.strip() for word in figure.locator("text").all_text_contents()}
+    page.context.close()
