@@ -4,7 +4,7 @@ import oracles
 import pytest
 import torch
 from conftest import TOLERANCE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -49,6 +49,7 @@ def randomised(gate: nn.Module, seed: int = 0) -> nn.Module:
     return gate
 
 
+@settings(max_examples=150)  # seven modes times four activations
 @given(
     shape=shapes,
     layout=st.sampled_from(LAYOUTS),

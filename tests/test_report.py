@@ -66,7 +66,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
         for gates, values in ACCURACY.items():
             for seed, value in enumerate(values):
-                (file,) = out.glob(f"runs/{gates.split(':')[0]}*/seed_{seed}/metrics.json")
+                file = out / "runs" / gates.replace(":", "--").replace("@", "-") / f"seed_{seed}" / "metrics.json"
                 file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy": value}))
         compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
     return out / "report.html"
@@ -151,6 +151,15 @@ def test_both_figures_are_seen_and_name_every_gate(opened: Opened) -> None:
         assert set(ACCURACY) <= {word.strip() for word in words}
 
 
+def test_the_axes_have_whole_epochs_and_possible_accuracies(opened: Opened) -> None:
+    curves, points = opened.page.locator("figure svg").all()
+    assert curves.locator("[id^=xtick] text").all_text_contents() == ["1"]
+    for figure in (curves, points):
+        labels = figure.locator("[id^=ytick] text").all_text_contents()
+        assert len(labels) > 2
+        assert all(0 <= float(label) <= 100 for label in labels)  # the interval of gct reaches from -273 to 363
+
+
 def test_the_page_says_how_it_was_made(opened: Opened) -> None:
     facts = dict(
         zip(opened.page.locator("dt").all_inner_texts(), opened.page.locator("dd").all_inner_texts(), strict=True)
@@ -159,6 +168,13 @@ def test_the_page_says_how_it_was_made(opened: Opened) -> None:
     assert "epochs=1" in facts["recipe"]
     assert "threads" in facts["hardware"]
     assert "2 seeds, 32 validation images; accuracy after the last epoch" in opened.page.locator(".lead").inner_text()
+
+
+def test_every_column_is_seen_on_a_wide_screen(browser: Browser, report: Path) -> None:
+    opened = open_file(browser, report)
+    opened.page.set_viewport_size({"width": 1500, "height": 900})
+    assert opened.page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
+    opened.page.context.close()
 
 
 def test_the_page_fits_a_narrow_screen(browser: Browser, report: Path) -> None:

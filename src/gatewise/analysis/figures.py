@@ -32,22 +32,25 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> str:
     axes.set(
         xlabel="epoch",
         ylabel="validation accuracy (%)",
-        ylim=(100 * lowest - margin, min(100.5, 100 * highest + margin / 4)),
+        ylim=(max(0, 100 * lowest - margin), min(100.5, 100 * highest + margin / 4)),
     )
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend(frameon=False)
     return _svg(figure)
 
 
 def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | None, float | None]]) -> str:
     """Draw one point per variant: milliseconds for one image, accuracy with its interval, both from `points`."""
-    figure, axes = _figure(7, 3.5)
+    figure, axes = _figure(7, 3.2 + 0.2 * len(points))  # the legend's lines stand below, whatever their length
     for index, (name, (milliseconds, accuracy, low, high)) in enumerate(points.items()):
         error = None if low is None or high is None else [[100 * (accuracy - low)], [100 * (high - accuracy)]]
         style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "capsize": 3}
         axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=name, **style)
     axes.set(xlabel="latency of one image (ms)", ylabel="validation accuracy (%)")
     axes.margins(x=0.15)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(0, bottom), min(100.5, top))  # an interval over two seeds may reach far beyond
+    figure.legend(frameon=False, loc="outside lower left")
     return _svg(figure)
 
 
