@@ -258,8 +258,6 @@ def test_torch_compile_in_one_graph_agrees() -> None:
     torch.testing.assert_close(compiled(x), plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_onnx_runtime_agrees(tmp_path: Path) -> None:
     import onnxruntime
 

@@ -50,6 +50,17 @@ def test_a_file_may_leave_out_what_stays_at_its_default(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "recipe.yaml") == Recipe(epochs=3, gate="gct")
 
 
+def test_numbers_may_be_written_as_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("lr: 1e-3\nweight_decay: 1/16\nwarmup: 0.1\n")
+    assert Recipe.load(tmp_path / "recipe.yaml") == Recipe(lr=1e-3, weight_decay=0.0625, warmup=0.1)
+
+
+def test_a_word_in_the_place_of_a_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("lr: fast\n")
+    with pytest.raises(InvalidTypeError, match="lr must be a number, got 'fast'"):
+        Recipe.load(tmp_path / "recipe.yaml")
+
+
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().epochs = 3  # pyright: ignore

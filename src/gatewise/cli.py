@@ -22,7 +22,19 @@ from gatewise.spec import parse_gates_list
 from gatewise.training import Progress, Recipe
 from gatewise.training import train as train_recipe
 
-app = cyclopts.App(name="gatewise", help="Compare, train and insert gates on the channels of convolutional networks.")
+app = cyclopts.App(
+    name="gatewise",
+    help="Compare, train and insert gates on the channels of convolutional networks.",
+    suppress_keyboard_interrupt=False,  # run() says how to go on
+)
+
+
+def _whole(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
+    """Read an integer; cyclopts itself would round 1.5."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {tokens[0].value!r}.") from None
 
 
 def _flags(name: str, *left_out: str) -> type:
@@ -32,7 +44,9 @@ def _flags(name: str, *left_out: str) -> type:
     for field in dataclasses.fields(Recipe):
         if field.name not in left_out:
             text = f"{described[field.name].rstrip('.')} [{field.default}]"
-            kind: Any = Annotated[field.type | None, Parameter(help=text, show_default=False)]  # type: ignore[operator]
+            convert = _whole if field.type in {int, int | None} else None
+            parameter = Parameter(help=text, show_default=False, converter=convert)
+            kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]
             fields.append((field.name, kind, dataclasses.field(default=None)))
     # cyclopts reads the fields of classes that belong to a module of ours, and make_dataclass says "types".
     return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
@@ -146,7 +160,7 @@ def compare(
     *,
     out: Path,
     gates: str = "none,se,gct,gc",
-    seeds: int = 3,
+    seeds: Annotated[int, Parameter(converter=_whole)] = 3,
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,

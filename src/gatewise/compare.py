@@ -58,6 +58,7 @@ def compare(
         there = Recipe.load(file)
         there.refuse_other(dataclasses.replace(recipe, gate=there.gate, seed=there.seed), file.parent)
     dataset = load_dataset(recipe.data, recipe.image_size)
+    out.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")

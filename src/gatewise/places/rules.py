@@ -198,12 +198,11 @@ def _private_filters(op: Op) -> bool:
 
 def _leads_only_to(end: Op, source: Op) -> bool:
     """Whether all that is made of `source` goes into `end`; a gate of the network's own reads its map twice."""
-    ways = [source]
-    while ways:
-        readers = [reader for reader in ways.pop().readers if reader is not end]
-        if any(reader.index > end.index for reader in readers):
+    made = [source]
+    for op in made:  # grows while it is read
+        if op.index > end.index:
             return False
-        ways += readers
+        made += [reader for reader in op.readers if reader is not end and reader not in made]
     return True
 
 

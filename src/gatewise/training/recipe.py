@@ -11,7 +11,7 @@ import yaml
 
 from gatewise import _checks
 from gatewise.checkpoint import write_atomically
-from gatewise.spec import ModelSpec, parse_gates
+from gatewise.spec import ModelSpec, parse_gates, parse_value
 
 AUGMENTATIONS = ("auto", "none", "shift", "shift+flip")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -93,6 +93,9 @@ class Recipe:
             raise _checks.DataError(f"{path} is not valid YAML ({reason}).") from None
         if not isinstance(values, dict):
             raise _checks.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")
+        for field in dataclasses.fields(cls):
+            if field.type is float and isinstance(text := values.get(field.name), str):
+                values[field.name] = parse_value(text)  # YAML 1.1 takes 1e-3 for a word
         return cls.from_dict(values)
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,374 @@
+"""The command line: what it prints can be read by a script, and a mistake costs one line and exit code 2."""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gatewise as gw
+from gatewise import cli
+from gatewise import compare as comparing
+from gatewise.cli import run
+from gatewise.compare import table
+from gatewise.data import Dataset, Images, load_dataset
+from gatewise.training import Recipe, loop
+
+QUICK = ["--epochs", "1", "--batch-size", "32", "--precision", "fp32"]
+
+
+@functools.cache
+def small() -> Dataset:
+    digits = load_dataset("digits")
+    parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
+    return Dataset("digits", digits.classes, *parts, padding=1, flip=False)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "digits" be a handful, and measure latency briefly; other data is loaded as ever."""
+
+    def load(source: str, image_size: int | None) -> Dataset:
+        return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size)
+
+    monkeypatch.setattr(loop, "load_dataset", load)
+    monkeypatch.setattr(comparing, "load_dataset", load)
+    monkeypatch.setattr(comparing, "_ROUNDS", 2)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    whole = [sys.executable, "-W", "error", "-m", "gatewise", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(whole, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+# Real processes
+
+
+def test_a_process_trains_shows_progress_aside_and_prints_json(tmp_path: Path) -> None:
+    result = command("train", "--gate", "se", *QUICK, "--out", "run", "--json", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == json.loads((tmp_path / "run/metrics.json").read_text())
+    assert result.stderr.startswith("se seed 0: epoch 1/1, loss ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_process_answers_a_mistake_with_one_line_and_code_2(tmp_path: Path) -> None:
+    result = command("train", "--gate", "gcct", "--out", "run", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("gatewise: unknown gate 'gcct'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_process_answers_a_failed_training_with_one_line_and_code_1(tmp_path: Path) -> None:
+    result = command("train", "--lr", "1000", "--warmup", "0", *QUICK, "--out", "run", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("gatewise: the loss is nan at step")
+    assert result.stderr.count("\n") == 1
+
+
+# Help
+
+
+@pytest.mark.parametrize("name", ["gates", "train", "compare"])
+def test_the_help_of_every_command_shows_an_example_that_can_be_parsed(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert run([name, "--help"]) == 0
+    text, complaints = printed(capsys)
+    assert complaints == ""
+    example = " ".join(text.split("Example: gatewise ")[1].split("\n\n")[0].split()).split()
+    assert example[0] == name
+    called, _, _ = cli.app.parse_args(example, print_error=False, exit_on_error=False)
+    assert called is getattr(cli, name)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_the_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert run(arguments) == 0
+    text, _ = printed(capsys)
+    assert all(f"│ {name} " in text for name in ("gates", "train", "compare"))
+
+
+@pytest.mark.parametrize(("name", "left_out"), [("train", set()), ("compare", {"gate", "seed"})])
+def test_every_field_of_the_recipe_is_a_flag_with_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, left_out: set[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert run([name, "--help"]) == 0
+    lines = printed(capsys)[0].splitlines()
+    for field in dataclasses.fields(Recipe):
+        flag = f"│    --{field.name.replace('_', '-')} "
+        found = [line for line in lines if line.startswith(flag)]
+        assert len(found) == (0 if field.name in left_out else 1), field.name
+        assert all(f"[{field.default}]" in line for line in found)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert printed(capsys)[0].strip() == gw.measure.environment()["gatewise"]
+
+
+# Gates
+
+
+def test_gates_as_json_are_those_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gates", "--json"]) == 0
+    rows = json.loads(printed(capsys)[0])
+    assert [row["name"] for row in rows] == list(gw.gate_names())
+    for row in rows:
+        facts = gw.gate_spec(row["name"])
+        expected = (facts.title, facts.place, list(facts.options), facts.paper)
+        assert (row["title"], row["place"], row["options"], row["paper"]) == expected
+
+
+def test_gates_as_a_table_are_those_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gates"]) == 0
+    rows = [[cell.strip() for cell in line.split("│")] for line in printed(capsys)[0].splitlines() if "│" in line]
+    named = {row[1]: row for row in rows if row[1]}
+    assert list(named) == list(gw.gate_names())
+    for name, row in named.items():
+        facts = gw.gate_spec(name)
+        identity = "yes" if gw.make_gate(name, 8).identity_at_init else "no"
+        assert row[2:5] == [facts.title, facts.place, identity]
+
+
+def test_gates_as_markdown_have_a_section_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gates", "--markdown"]) == 0
+    heads = [line for line in printed(capsys)[0].splitlines() if line.startswith("## ")]
+    assert heads == [f"## `{name}`: {gw.gate_spec(name).title}" for name in gw.gate_names()]
+
+
+# Training
+
+
+def test_training_prints_the_accuracy_and_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", *QUICK, "--out", "run"]) == 0
+    metrics = json.loads((here / "run/metrics.json").read_text())
+    out, _ = printed(capsys)
+    assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epochs, ")
+    assert out.strip().endswith("run: run")
+
+
+def recipe_of(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> Recipe:
+    """Return the recipe that a command line leads to, without training anything."""
+    asked: list[Recipe] = []
+
+    def remember(recipe: Recipe, *_: Any, **__: Any) -> None:
+        asked.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, {"train": "train_recipe", "compare": "compare_gates"}[name], remember)
+    assert run([name, "--out", "run", *arguments]) == 130
+    return asked[0]
+
+
+OTHER = {
+    "data": "elsewhere",
+    "model": "resnet32",
+    "gate": "gct:mode=l1@inner",
+    "epochs": 7,
+    "seed": 3,
+    "batch_size": 9,
+    "lr": 0.125,
+    "warmup": 0.25,
+    "momentum": 0.5,
+    "weight_decay": 0.0625,
+    "optimizer": "adamw",
+    "label_smoothing": 0.5,
+    "augmentation": "shift+flip",
+    "image_size": 24,
+    "precision": "bf16",
+}
+
+
+def test_every_flag_reaches_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [text for name, value in OTHER.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    assert recipe_of(monkeypatch, "train", *flags) == Recipe(**OTHER)
+    without = [
+        text
+        for flag, text in zip(flags[::2], flags[1::2], strict=True)
+        if flag not in {"--gate", "--seed"}
+        for text in (flag, text)
+    ]
+    assert recipe_of(monkeypatch, "compare", *without) == Recipe(**{**OTHER, "gate": "none", "seed": 0})
+
+
+@pytest.mark.parametrize("name", ["train", "compare"])
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Recipe(epochs=3, lr=0.5, momentum=0.25).save(here / "mine.yaml")
+    found = recipe_of(monkeypatch, name, "--recipe", "mine.yaml", "--epochs", "4", "--momentum", "0")
+    assert found == Recipe(epochs=4, lr=0.5, momentum=0.0)
+
+
+def test_a_saved_recipe_gives_the_same_run_again(here: Path) -> None:
+    assert run(["train", "--gate", "gct", "--seed", "2", *QUICK, "--out", "first"]) == 0
+    assert run(["train", "--recipe", "first/recipe.yaml", "--out", "again"]) == 0
+    first, again = (load_file(here / name / "model.safetensors") for name in ("first", "again"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_resume_leaves_a_finished_run_alone_and_starts_where_there_is_none(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert run(["train", *QUICK, "--out", "run", "--resume", "--json"]) == 0
+    out, progress = printed(capsys)
+    first, second = out[: len(out) // 2], out[len(out) // 2 :]
+    assert json.loads(first) == json.loads(second)
+    assert len(progress.splitlines()) == 1
+
+
+def test_an_interruption_says_how_to_go_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe_of(monkeypatch, "train")
+    assert printed(capsys)[1].startswith("gatewise: interrupted; give the same command again")
+
+
+# Comparing
+
+
+def test_compare_prints_its_results_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "--gates", "none,se", "--seeds", "1", *QUICK, "--out", "all", "--json"]) == 0
+    results = json.loads(printed(capsys)[0])
+    assert results == json.loads((here / "all/results.json").read_text())
+    assert [variant["gates"] for variant in results["variants"]] == ["none", "se"]
+
+
+def test_compare_prints_a_table_and_where_the_report_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "--gates", "none,gct:mode=l1,eps=1e-4@inner", "--seeds", "1", *QUICK, "--out", "all"]) == 0
+    out, _ = printed(capsys)
+    results = json.loads((here / "all/results.json").read_text())
+    for row in table(results).rows:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"│ {row[0].text} ")]
+        assert [cell.strip() for cell in line.strip("│").split("│")] == [cell.text for cell in row]
+    assert out.splitlines()[-1] == f"report: {(here / 'all/report.html').resolve()}"
+    assert (here / "all/report.html").exists()
+
+
+def test_compare_takes_its_gates_and_seeds_from_the_flags(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def remember(_: Recipe, gates: Any, seeds: int, out: Path, **__: Any) -> None:
+        asked.append(([*map(str, gates[0])], seeds, out))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "compare_gates", remember)
+    run(["compare", "--gates", "gct+se@inner", "--seeds", "4", "--out", "there"])
+    assert asked == [(["gct", "se@inner"], 4, Path("there"))]
+
+
+# Mistakes
+
+
+def _a_run(folder: Path) -> None:
+    Recipe(epochs=1).save(folder / "there" / "recipe.yaml")
+
+
+def _a_comparison(folder: Path) -> None:
+    Recipe(epochs=1).save(folder / "there/runs/none/seed_0/recipe.yaml")
+
+
+def _a_file(folder: Path) -> None:
+    (folder / "file").write_text("- no recipe")
+
+
+MISTAKES: dict[str, tuple[str, str]] = {
+    "unknown command": ("trian", "Did you mean"),
+    "unknown flag": ("train --epoch 3 --out there", "--epoch"),
+    "flag of another command": ("compare --seed 1 --out there", "--seed"),
+    "stray word": ("train --out there stray", "stray"),
+    "missing out": ("train", "--out"),
+    "missing value": ("train --epochs --out there", "--epochs"),
+    "no number": ("train --epochs three --out there", "--epochs: expected a whole number, got 'three'"),
+    "no whole number": ("train --epochs 2.5 --out there", "--epochs: expected a whole number, got '2.5'"),
+    "no whole number of seeds": ("compare --seeds 1.5 --out there", "--seeds: expected a whole number, got '1.5'"),
+    "no whole number of pixels": ("train --image-size 8.5 --out there", "expected a whole number, got '8.5'"),
+    "no rate": ("train --lr fast --out there", "--lr"),
+    "rate of nothing": ("train --lr 0 --out there", "lr must lie between"),
+    "no epochs": ("train --epochs 0 --out there", "epochs must be at least 1, got 0"),
+    "negative seed": ("train --seed -1 --out there", "seed must be at least 0, got -1"),
+    "unknown gate": ("train --gate gcct --out there", "Did you mean 'gct'?"),
+    "unknown gate to compare": ("compare --gates none,gcct --out there", "Did you mean 'gct'?"),
+    "unknown option of a gate": ("train --gate gct:mod=l1 --out there", "Did you mean 'mode'?"),
+    "unknown place": ("train --gate gct@inne --out there", "Did you mean 'inner'?"),
+    "gates listed twice": ("compare --gates se,se --out there", "listed twice: se"),
+    "no gates": ("compare --gates , --out there", "no gates given"),
+    "no seeds": ("compare --seeds 0 --out there", "seeds must be at least 1, got 0"),
+    "unknown model": ("train --model resnet2o --out there", "unknown model 'resnet2o'"),
+    "unknown option of a model": ("train --model resnet20:widht=8 --out there", "'widht'"),
+    "unknown option of timm's model": ("train --model resnet18:widht=8 --out there", "'widht'"),
+    "unknown optimizer": ("train --optimizer sdg --out there", "Did you mean 'sgd'?"),
+    "unknown precision": ("train --precision fp8 --out there", "unknown precision 'fp8'"),
+    "unknown augmentation": ("train --augmentation flop --out there", "unknown augmentation 'flop'"),
+    "missing data": ("train --data nowhere --out there", "'nowhere' does not exist"),
+    "missing data to compare": ("compare --data nowhere --out there", "'nowhere' does not exist"),
+    "data that is a file": ("train --data file --out there", "file is a file"),
+    "size for digits": ("train --image-size 16 --out there", "digits are 8x8"),
+    "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
+    "recipe that is none": ("train --recipe file --out there", "file holds no recipe"),
+    "out below a file": ("train --out file/run", "file/run"),
+    "comparison below a file": ("compare --gates none --seeds 1 --out file/all", "file"),
+}
+PREPARED: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "existing run": (_a_run, "train --epochs 1 --out there", "there holds a run already"),
+    "run of another recipe": (_a_run, "train --epochs 2 --out there --resume", "epochs 1 there, 2 now"),
+    "comparison of another recipe": (_a_comparison, "compare --epochs 2 --out there", "epochs 1 there, 2 now"),
+}
+
+
+@pytest.mark.parametrize("case", [*MISTAKES, *PREPARED])
+def test_a_mistake_is_answered_with_one_line_and_code_2(
+    here: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    _a_file(here)
+    prepare, line, expected = PREPARED.get(case) or (lambda _: None, *MISTAKES[case])
+    prepare(here)
+    assert run(line.split()) == 2
+    out, err = printed(capsys)
+    assert out == ""
+    assert err.startswith("gatewise: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert not list(here.rglob("metrics.json"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_a_mistake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here.chmod(0o500)
+    assert run(["train", *QUICK, "--out", "run"]) == 2
+    assert printed(capsys)[1].startswith("gatewise: ")
+    here.chmod(0o700)
+
+
+def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "train_recipe", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(["train", "--out", "run"])

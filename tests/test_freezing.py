@@ -1,0 +1,247 @@
+"""Training the gates alone, training everything again, and the extra losses that gates ask for."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gatewise as gw
+
+
+class NormGate(gw.Gate):
+    """A gate with a BatchNorm and a dropout of its own."""
+
+    def __init__(self, channels: int, *, spatial_dims: int = 2, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.norm = nn.BatchNorm2d(channels, device=device, dtype=dtype)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.norm(x))
+
+
+def network(gate: Any = "gct", place: str = "residual_end") -> nn.Module:
+    torch.manual_seed(0)
+    net = gw.make_model("resnet20")
+    gw.insert_gates(net, gate, place=place)
+    return net
+
+
+def is_gate(name: str) -> bool:
+    return ".gct." in name or ".norm_gate." in name
+
+
+def statistics(net: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in net.named_buffers()}
+
+
+def train_once(net: nn.Module) -> None:
+    """Take one optimizer step as any training loop would."""
+    net.train()
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 3 + 1
+    optimizer = torch.optim.SGD(gw.parameter_groups(net), lr=0.1)
+    F.cross_entropy(net(x), torch.arange(8)).backward()
+    optimizer.step()
+
+
+def changed(net: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def again(net: nn.Module) -> nn.Module:
+    return net
+
+
+def pickled(net: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(net))
+
+
+def test_only_the_gates_parameters_are_trainable() -> None:
+    net = network()
+    gw.train_only_gates(net)
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {
+        name for name, _ in net.named_parameters() if is_gate(name)
+    }
+
+
+@pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
+@pytest.mark.parametrize("place", ["before_conv", "residual_end"])
+def test_a_training_step_changes_gates_and_nothing_else_statistics_included(
+    place: str, after: Callable[[nn.Module], nn.Module]
+) -> None:
+    net = network(place=place)
+    gw.train_only_gates(net)
+    net = after(net)
+    before = snapshot(net)
+    train_once(net)
+    moved = changed(net, before)
+    assert moved
+    assert all(is_gate(name) for name in moved)
+
+
+@pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
+def test_through_train_and_eval_frozen_norms_keep_evaluating(after: Callable[[nn.Module], nn.Module]) -> None:
+    net = network()
+    gw.train_only_gates(net)
+    net = after(net)
+    for mode in (True, False, True):
+        assert net.train(mode) is net
+        assert net.training is mode
+        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert len(norms) == 21
+        assert not any(norm.training for norm in norms)
+        assert all(gate.training is mode for gate in gw.gates_in(net).values())
+
+
+def test_a_copy_of_a_frozen_network_steers_its_own_layers() -> None:
+    net = network()
+    gw.train_only_gates(net)
+    twin = copy.deepcopy(net)
+    gw.train_everything(net)
+    net.train()
+    twin.train()
+    assert net.bn1.training
+    assert not twin.bn1.training
+
+
+@pytest.mark.parametrize("place", ["before_conv", "residual_end"])
+def test_a_gates_own_norm_still_trains_even_inside_a_frozen_norm(place: str) -> None:
+    """At residual_end a gate is a child of a BatchNorm that is frozen."""
+    net = network(NormGate, place)
+    gw.train_only_gates(net)
+    before = snapshot(net)
+    train_once(net)
+    moved = changed(net, before)
+    assert all(is_gate(name) for name in moved)
+    for path, gate in gw.gates_in(net).items():
+        assert f"{path}.norm.running_mean" in moved
+        assert f"{path}.norm.weight" in moved
+        assert gate.drop.training
+
+
+def test_timms_norm_layers_are_frozen_too() -> None:
+    net = timm.create_model("regnety_002", num_classes=10)
+    gw.insert_gates(net, "gct")
+    gw.train_only_gates(net)
+    before = statistics(net)
+    train_once(net)
+    assert before
+    assert all(torch.equal(value, before[name]) for name, value in statistics(net).items())
+
+
+def test_freezing_does_not_put_a_network_into_training_mode() -> None:
+    net = network().eval()
+    gw.train_only_gates(net)
+    assert not any(module.training for module in net.modules())
+
+
+def test_freezing_a_network_without_gates_is_refused() -> None:
+    net = gw.make_model("resnet20")
+    with pytest.raises(ValueError, match=r"CifarResNet has no gates to train\. Insert some with insert_gates\(\)\."):
+        gw.train_only_gates(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_train_everything_restores_the_behaviour(training: bool) -> None:
+    net = network().train(training)
+    before, state = [set(module.__dict__) for module in net.modules()], snapshot(net)
+    flags = [module.training for module in net.modules()]
+    gw.train_only_gates(net)
+    gw.train_everything(net)
+    assert all(p.requires_grad for p in net.parameters())
+    assert [set(module.__dict__) for module in net.modules()] == before
+    assert [module.training for module in net.modules()] == flags
+    assert changed(net, state) == set()
+    train_once(net)
+    moved = changed(net, state)
+    assert {"conv1.weight", "bn1.weight", "bn1.running_mean", "bn1.num_batches_tracked", "fc.bias"} <= moved
+
+
+def test_freezing_twice_is_freezing_once() -> None:
+    net = network()
+    gw.train_only_gates(net)
+    gw.train_only_gates(net)
+    gw.train_everything(net)
+    net.train()
+    assert net.bn1.training
+
+
+def test_undo_after_freezing_leaves_the_state_dict_as_it_was() -> None:
+    net = gw.make_model("resnet20")
+    before = snapshot(net)
+    insertion = gw.insert_gates(net, "gct")
+    gw.train_only_gates(net)
+    train_once(net)
+    insertion.undo()
+    assert list(net.state_dict()) == list(before)
+    assert changed(net, before) == set()
+
+
+class Sparse(gw.Gate):
+    """Asks for its factors' sum to be small."""
+
+    def __init__(self, channels: int, *, spatial_dims: int = 2, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.factor = nn.Parameter(torch.ones(channels, 1, 1, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def extra_loss(self) -> Tensor:
+        return self.factor.sum()
+
+
+def convolutions() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+def test_gate_loss_is_zero_where_no_gate_asks_for_one() -> None:
+    net = convolutions()
+    assert torch.equal(gw.gate_loss(net), torch.zeros(()))
+    gw.insert_gates(net, "gct")
+    loss = gw.gate_loss(net)
+    assert loss.shape == ()
+    assert loss == 0
+    assert gw.gate_loss(nn.ReLU()) == 0
+
+
+def test_gate_loss_sums_what_the_gates_ask_for() -> None:
+    net = convolutions()
+    gw.insert_gates(net, Sparse, place="before_conv")
+    gw.insert_gates(net, "gct")  # asks for nothing
+    assert gw.gate_loss(net) == 3 + 8
+    with torch.no_grad():
+        net[2].sparse.factor *= 2
+    assert gw.gate_loss(net) == 3 + 16
+
+
+def test_gate_loss_is_differentiable_and_moves_the_gate() -> None:
+    net = convolutions()
+    gw.insert_gates(net, Sparse, place="before_conv")
+    gw.gate_loss(net).backward()
+    assert all(torch.equal(gate.factor.grad, torch.ones_like(gate.factor)) for gate in gw.gates_in(net).values())
+    assert net[0].weight.grad is None
+
+
+def test_gate_loss_lies_on_the_networks_device() -> None:
+    with torch.device("meta"):
+        net = convolutions()
+    assert gw.gate_loss(net).device.type == "meta"
+
+
+def test_gate_loss_without_extra_losses_can_be_added_to_any_loss() -> None:
+    net = convolutions()
+    loss = net(torch.ones(1, 3, 8, 8)).sum()
+    (loss + gw.gate_loss(net)).backward()
+    assert net[0].weight.grad is not None

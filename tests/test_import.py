@@ -1,0 +1,93 @@
+"""`import gatewise` is light, its public names are there, and the command line says what it misses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gatewise as gw
+
+HEAVY = ("timm", "torchvision", "matplotlib", "accelerate", "scipy", "sklearn", "rich", "cyclopts")
+PUBLIC = (
+    *("insert_gates", "gates_in", "parameter_groups", "train_only_gates", "train_everything", "gate_loss"),
+    *("make_model", "make_gate", "gate_names", "ModelSpec", "functional"),
+    *("GatedChannelTransform", "SqueezeExcite", "GlobalContext"),
+)
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh process."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    result = python("import sys, gatewise; print(*sorted({name.partition('.')[0] for name in sys.modules}))")
+    assert result.returncode == 0, result.stderr
+    loaded = result.stdout.split()
+    assert "torch" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_is_there(name: str) -> None:
+    assert getattr(gw, name) is not None
+
+
+def test_public_names_can_be_imported_one_by_one() -> None:
+    result = python(f"from gatewise import {', '.join(PUBLIC)}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_gate_s_class_is_a_public_name() -> None:
+    for name in gw.gate_names():
+        gate = gw.gate_spec(name).gate
+        assert getattr(gw, gate.__name__) is gate
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'GatedChanelTransform'"):
+        gw.GatedChanelTransform  # noqa: B018
+
+
+BLOCK = """
+import runpy, sys
+
+blocked, arguments = sys.argv[1].split(","), sys.argv[2:]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["gatewise", *arguments]
+runpy.run_module("gatewise", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+def test_without_its_packages_the_command_line_says_how_to_get_them(missing: str) -> None:
+    result = python(BLOCK, missing, "gates")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"gatewise: the command line needs {missing!r}: pip install 'gatewise[train]'\n"
+
+
+def test_without_the_extra_s_packages_the_library_still_works() -> None:
+    code = BLOCK.replace(
+        'runpy.run_module("gatewise", run_name="__main__")',
+        "import torch, gatewise as gw\n"
+        "model = gw.make_model('resnet20+gct')\n"
+        "print(len(gw.gates_in(model)), tuple(model(torch.zeros(1, 3, 8, 8)).shape))",
+    )
+    result = python(code, ",".join(HEAVY))
+    assert result.stderr == ""
+    assert result.stdout == "21 (1, 10)\n"
+
+
+def test_a_missing_package_of_a_training_is_one_line_that_says_how_to_get_it(tmp_path: Path) -> None:
+    result = python(BLOCK, "accelerate", "train", "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert result.returncode == 2
+    what, how = "training needs the package 'accelerate', which is not installed", "pip install 'gatewise[train]'"
+    assert result.stderr == f"gatewise: {what}. Install it with: {how}\n"

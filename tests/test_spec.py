@@ -1,0 +1,264 @@
+"""A network and its gates in one string: everything that is written is read back, everything else is refused."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gatewise as gw
+from gatewise.registry import PLACES
+from gatewise.spec import GateChoice, ModelSpec, format_gates, parse_gates, parse_gates_list, parse_value
+
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("True", True),
+        ("false", False),
+        ("FALSE", False),
+        ("none", None),
+        ("None", None),
+        ("0", 0),
+        ("-3", -3),
+        ("16", 16),
+        ("1.5", 1.5),
+        ("2.0", 2.0),
+        ("1e-5", 1e-5),
+        ("1E6", 1e6),
+        ("1/16", 0.0625),
+        ("-3/4", -0.75),
+        ("4/2", 2.0),
+        ("1/0", "1/0"),
+        ("l1", "l1"),
+        ("tanh", "tanh"),
+        ("light", "light"),
+        ("1.5x", "1.5x"),
+    ],
+)
+def test_a_value_is_a_word_a_number_a_fraction_or_text(text: str, value: object) -> None:
+    read = parse_value(text)
+    assert (read, type(read)) == (value, type(value))
+
+
+# --- Round trips -----------------------------------------------------------------------------------------------------
+
+GCT = st.fixed_dictionaries(
+    {},
+    optional={
+        "mode": st.sampled_from(["l1", "l2"]) | st.integers(1, 9) | st.floats(1, 1e6),
+        "eps": st.floats(1e-30, 1),
+        "after_relu": st.booleans(),
+        "activation": st.sampled_from(["tanh", "sigmoid", "relu", "elu"]),
+        "spatial_dims": st.sampled_from([1, 2, 3]),
+    },
+)
+SE = st.fixed_dictionaries(
+    {},
+    optional={
+        "rd_ratio": st.floats(1e-9, 16) | st.integers(1, 16),
+        "rd_channels": st.none() | st.integers(2, 256),
+        "rd_divisor": st.integers(1, 64),
+    },
+)
+GC = st.tuples(
+    SE,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "pooling": st.sampled_from(["attention", "average"]),
+            "fusion": st.sampled_from(["add", "multiply", "both"]),
+        },
+    ),
+).map(lambda parts: parts[0] | parts[1])
+NAMED = st.one_of(*(st.tuples(st.just(name), options) for name, options in {"gct": GCT, "se": SE, "gc": GC}.items()))
+CHOICES = st.builds(lambda named, place: GateChoice(*named, place), NAMED, st.none() | st.sampled_from(PLACES))
+WORDS = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda word: isinstance(parse_value(word), str))
+OPTIONS = st.dictionaries(
+    WORDS,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    max_size=3,
+)
+SPECS = st.builds(
+    ModelSpec,
+    st.sampled_from(["resnet20", "resnet18_cifar", "resnet50.a1_in1k", "convnext_tiny"]),
+    OPTIONS,
+    st.lists(CHOICES, max_size=3).map(tuple),
+)
+
+
+@given(CHOICES)
+def test_a_gate_is_read_back_from_its_string(choice: GateChoice) -> None:
+    assert GateChoice.parse(str(choice)) == choice
+
+
+@given(SPECS)
+def test_a_spec_is_read_back_from_its_string_and_the_string_from_the_spec(spec: ModelSpec) -> None:
+    assert ModelSpec.parse(str(spec)) == spec
+    assert str(ModelSpec.parse(str(spec))) == str(spec)
+
+
+@given(SPECS)
+def test_a_spec_is_read_back_from_its_dictionary_through_yaml_and_json(spec: ModelSpec) -> None:
+    values = spec.to_dict()
+    assert ModelSpec.from_dict(values) == spec
+    assert ModelSpec.from_dict(json.loads(json.dumps(values))) == spec
+    assert ModelSpec.from_dict(yaml.safe_load(yaml.safe_dump(values))) == spec
+
+
+@given(st.lists(st.lists(CHOICES, max_size=3).map(tuple), min_size=1, max_size=5, unique_by=format_gates))
+def test_a_comparisons_list_is_read_back_from_its_string(chosen: list[tuple[GateChoice, ...]]) -> None:
+    """Commas separate networks and also options; each is read as what it was."""
+    assert parse_gates_list(",".join(map(format_gates, chosen))) == chosen
+
+
+@given(SPECS)
+def test_equal_specs_have_equal_hashes(spec: ModelSpec) -> None:
+    assert hash(ModelSpec.from_dict(spec.to_dict())) == hash(spec)
+
+
+# --- Examples --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options", "place"),
+    [
+        ("gct", "gct", {}, None),
+        (" se@residual_end ", "se", {}, "residual_end"),
+        ("gct:mode=l1@before_conv", "gct", {"mode": "l1"}, "before_conv"),
+        ("gct:activation=sigmoid", "gct", {"activation": "sigmoid"}, None),
+        ("gct:mode=3,after_relu=true,eps=1e-4", "gct", {"mode": 3, "after_relu": True, "eps": 1e-4}, None),
+        ("se:rd_ratio=1/8,rd_channels=none@inner", "se", {"rd_ratio": 0.125, "rd_channels": None}, "inner"),
+        ("gct: mode = l1 , eps = 0.1", "gct", {"mode": "l1", "eps": 0.1}, None),
+        ("gct:", "gct", {}, None),
+    ],
+)
+def test_a_gate_in_one_string(text: str, name: str, options: dict[str, Any], place: str | None) -> None:
+    assert GateChoice.parse(text) == GateChoice(name, options, place)
+
+
+def test_a_model_in_one_string() -> None:
+    spec = ModelSpec.parse(" resnet18_cifar:width=32,num_classes=5+gct:mode=l1@before_conv+se ")
+    assert spec.model == "resnet18_cifar"
+    assert spec.model_options == {"width": 32, "num_classes": 5}
+    assert spec.gates == (GateChoice("gct", {"mode": "l1"}, "before_conv"), GateChoice("se"))
+    assert ModelSpec.parse("resnet20") == ModelSpec("resnet20")
+
+
+def test_a_dictionary_holds_plain_values() -> None:
+    assert ModelSpec.parse("resnet20:num_classes=5+gct:mode=l1@inner+se").to_dict() == {
+        "model": "resnet20",
+        "model_options": {"num_classes": 5},
+        "gates": [
+            {"gate": "gct", "options": {"mode": "l1"}, "place": "inner"},
+            {"gate": "se", "options": {}, "place": None},
+        ],
+    }
+
+
+def test_a_dictionary_may_leave_out_what_is_empty() -> None:
+    """As a person writes it in YAML."""
+    text = "model: resnet20\ngates:\n- gate: gct\n- {gate: se, place: inner, options: }\n"
+    assert ModelSpec.from_dict(yaml.safe_load(text)) == ModelSpec.parse("resnet20+gct+se@inner")
+    assert ModelSpec.from_dict({"model": "resnet20", "model_options": None}) == ModelSpec("resnet20")
+
+
+@pytest.mark.parametrize(
+    ("text", "networks"),
+    [
+        ("none,se,gct", ["none", "se", "gct"]),
+        ("gct:mode=l1,eps=1e-4,gc", ["gct:mode=l1,eps=0.0001", "gc"]),
+        ("gct:mode=l1,eps=1e-4@inner,se", ["gct:mode=l1,eps=0.0001@inner", "se"]),
+        ("se+gct:mode=l1,eps=0.5,none", ["se+gct:mode=l1,eps=0.5", "none"]),
+        ("gct:mode=l1,eps=0.5+se:rd_divisor=8,rd_channels=2", ["gct:mode=l1,eps=0.5+se:rd_divisor=8,rd_channels=2"]),
+        ("gct:mode=l1,gct:mode=l2,gct", ["gct:mode=l1", "gct:mode=l2", "gct"]),
+        (" none , se , ", ["none", "se"]),
+    ],
+)
+def test_a_comma_separates_networks_unless_an_option_follows_it(text: str, networks: list[str]) -> None:
+    assert [format_gates(gates) for gates in parse_gates_list(text)] == networks
+
+
+def test_none_is_no_gate() -> None:
+    assert parse_gates("none") == parse_gates(" none ") == ()
+    assert format_gates(()) == "none"
+
+
+def test_choices_are_values() -> None:
+    one, same, other = GateChoice.parse("gct:mode=l1"), GateChoice("gct", {"mode": "l1"}), GateChoice.parse("gct")
+    assert one == same
+    assert one != other
+    assert len({one, same}) == 1
+    with pytest.raises(AttributeError):
+        one.name = "se"
+
+
+# --- Refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gctt", r"unknown gate 'gctt'; expected one of .*Did you mean 'gct'\?"),
+        ("", r"unknown gate ''"),
+        ("mode=l1", r"unknown gate 'mode=l1'"),
+        ("gct:mod=l1", r"unknown option of gate 'gct' 'mod'; expected one of .*Did you mean 'mode'\?"),
+        ("gct:mode=l3", r"unknown mode 'l3'; expected one of 'l1', 'l2'"),
+        ("gct:mode=0.5", r"mode must lie between 1 and 1e\+06, got 0\.5"),
+        ("gct:eps=nan", r"eps must lie between .*, got nan"),
+        ("gct:mode", r"cannot read option 'mode' in 'gct:mode'; expected NAME=VALUE, for example gct:mode=l1"),
+        ("gct:mode=", r"cannot read option 'mode=' in 'gct:mode='; expected NAME=VALUE"),
+        ("gct:=l1", r"cannot read option '=l1' in 'gct:=l1'; expected NAME=VALUE"),
+        ("gct@", r"no place after '@' in 'gct@'; expected one of before_conv, inner, residual_end, stage_end"),
+        ("gct@residual", r"unknown place 'residual'; expected one of .*Did you mean 'residual_end'\?"),
+        ("gct@inner,eps=1", r"unknown place 'inner,eps=1'"),
+        ("se:rd_ratio=32", r"rd_ratio must lie between 1e-09 and 16, got 32"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused_at_once(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GateChoice.parse(text)
+    with pytest.raises(gw.GatewiseError, match=message):
+        ModelSpec.parse(f"resnet20+{text}")
+
+
+def test_an_option_of_the_wrong_type_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"rd_divisor must be an integer, got 1\.5 \(float\)"):
+        GateChoice.parse("se:rd_divisor=1.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no gates given; expected a list such as none,se,gct"),
+        (" , ", r"no gates given; expected a list such as none,se,gct"),
+        ("se,gct,se", r"gates listed twice: se\. List each once\."),
+        ("gct:eps=1e-4,se,gct:eps=0.0001", r"gates listed twice: gct:eps=0\.0001\. List each once\."),
+        ("none,none", r"gates listed twice: none\. List each once\."),
+        ("gct,mode=l1", r"unknown gate 'mode=l1'"),
+        ("none+gct", r"unknown gate 'none'"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_gates_list(text)
+
+
+def test_a_spec_without_a_model_is_refused() -> None:
+    for text in ("", "+gct", ":width=3"):
+        with pytest.raises(ValueError, match=r"no model name in .*; expected for example resnet20\+gct\."):
+            ModelSpec.parse(text)
+    with pytest.raises(ValueError, match=r"cannot read option 'wide' in 'resnet20:wide\+gct'"):
+        ModelSpec.parse("resnet20:wide+gct")
+
+
+def test_unknown_keys_of_a_dictionary_are_refused_at_both_levels() -> None:
+    with pytest.raises(ValueError, match=r"unknown option of a model spec 'gate'; .*Did you mean 'gates'\?"):
+        ModelSpec.from_dict({"model": "resnet20", "gate": []})
+    with pytest.raises(ValueError, match=r"unknown option of a gate of a model spec 'plase'; .*Did you mean 'place'\?"):
+        ModelSpec.from_dict({"model": "resnet20", "gates": [{"gate": "gct", "plase": "inner"}]})
