@@ -36,7 +36,18 @@ def plant(bug: Bug, folder: Path) -> Outcome:
     source.write_text(text.replace(bug.old, bug.new))
     try:
         environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", bug.test, f"tests/{bug.test_file}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            bug.test,
+            f"tests/{bug.test_file}",
+        ]
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     finally:
         source.write_text(text)

@@ -365,6 +365,17 @@ def test_a_folder_that_may_not_be_written_is_a_mistake(here: Path, capsys: pytes
     here.chmod(0o700)
 
 
+def test_a_full_disk_is_answered_with_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(["train", *QUICK, "--out", "run"]) == 2
+    assert printed(capsys)[1] == "gatewise: [Errno 28] No space left on device\n"
+
+
 def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError

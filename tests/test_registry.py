@@ -128,8 +128,8 @@ def test_an_unknown_name_is_refused_with_all_names_and_the_nearest(ask: Any) -> 
 
 def test_making_from_a_spec_refuses_a_misspelt_option_with_the_nearest() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
-    with pytest.raises(ValueError, match=r"option of gate 'scale' 'strat'; .*Did you mean 'start'\?"):
-        gw.gate_spec("scale").make(8, strat=2.0)
+    with pytest.raises(ValueError, match=r"option of gate 'scale' 'stat'; .*Did you mean 'start'\?"):
+        gw.gate_spec("scale").make(8, stat=2.0)
 
 
 def test_an_attribute_that_is_no_gate_is_an_attribute_error() -> None:

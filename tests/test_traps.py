@@ -1,7 +1,7 @@
 """The traps between papers, notes and released code that a gate can fall into, one test for each.
 
-Numbers are those of the project's list of traps: 1 to 8 the gated channel transformation, 9 to 13 the global context
-block, 19 to 24 a port to another framework, 25 on for all.
+The numbers are those of the list of traps that was drawn up before the code: 1 to 8 gated channel transformation,
+9 to 13 global context block, 19 to 24 a port to another framework, 25 on for all.
 """
 
 import subprocess

@@ -70,7 +70,7 @@ def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd
     (4, 24, 5)
     """
     _checks.integer_at_least(1, rd_divisor=rd_divisor)
-    _checks.number_between(1e-9, 16, rd_ratio=rd_ratio)
+    _checks.number_between(1e-9, 1, rd_ratio=rd_ratio)
     if rd_channels is not None:
         _checks.integer_at_least(1, rd_channels=rd_channels)
         return rd_channels

@@ -64,7 +64,7 @@ class GlobalContext(Gate):
     rd_divisor. The last convolution starts at zero, so with fusion "add" a fresh gate is the identity bit for bit;
     with "multiply" and "both" its factor starts at 0.5.
 
-    Refuses, with ValueError: an unknown pooling or fusion, rd_ratio outside (0, 16], rd_channels below 2; at run
+    Refuses, with ValueError: an unknown pooling or fusion, rd_ratio outside (0, 1], rd_channels below 2; at run
     time a map of other channels or rank; with TypeError: integer maps.
 
     Differs from the paper: a layer norm over one value is constant and one over two values knows only a sign, so

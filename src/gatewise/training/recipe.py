@@ -45,7 +45,7 @@ class Recipe:
     epochs: int = 20
     seed: int = 0
     batch_size: int = 128
-    lr: float = 0.2
+    lr: float = 0.1
     warmup: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 5e-4
