@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise._checks import DataError
+from gatewise._checks import DataError, InvalidTypeError
 from gatewise.checkpoint import (
     load_model,
     load_state,
@@ -243,11 +244,20 @@ def test_a_missing_run_is_refused(tmp_path: Path) -> None:
 
 # Training states
 
+
+def timm(net: nn.Module, name: str) -> torch.optim.Optimizer:
+    return create_optimizer_v2(gw.parameter_groups(net, 0.01), opt=name, lr=0.01, momentum=0.9)
+
+
 OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "sgd": lambda net: torch.optim.SGD(gw.parameter_groups(net, 0.01), lr=0.1, momentum=0.9, nesterov=True),
     "sgd without momentum": lambda net: torch.optim.SGD(net.parameters(), lr=0.1),
     "adamw": lambda net: torch.optim.AdamW(gw.parameter_groups(net, 0.01), lr=0.01, betas=(0.7, 0.95)),
     "adam with amsgrad": lambda net: torch.optim.Adam(net.parameters(), lr=0.01, amsgrad=True),
+    "adabelief, which counts in plain numbers": lambda net: timm(net, "adabelief"),
+    "lamb, whose groups hold tensors": lambda net: timm(net, "lamb"),
+    "adafactorbv, whose groups hold a type": lambda net: timm(net, "adafactorbv"),
+    "lookahead": lambda net: timm(net, "lookahead_sgd"),
     "rmsprop": lambda net: torch.optim.RMSprop(net.parameters(), lr=0.01, momentum=0.5, centered=True),
 }
 
@@ -296,6 +306,15 @@ def test_the_optimizer_s_groups_come_back(tmp_path: Path) -> None:
     load_state(tmp_path / "state", *other)
     settings = [(group["lr"], group["weight_decay"], tuple(group["betas"])) for group in other[1].param_groups]
     assert settings == [(0.02, 0.01, (0.7, 0.95)), (0.02, 0.0, (0.7, 0.95))]
+
+
+def test_an_optimizer_whose_state_no_checkpoint_can_hold_is_refused_with_its_name(tmp_path: Path) -> None:
+    net, optimizer = start("sgd")
+    steps(net, optimizer, 0, 1)
+    optimizer.state[net[0].weight]["factors"] = [torch.ones(2)]
+    with pytest.raises(InvalidTypeError, match="SGD keeps 'factors' as list"):
+        save_state(tmp_path / "state", net, optimizer, {})
+    assert not (tmp_path / "state").exists()
 
 
 def test_shared_weights_can_be_saved(tmp_path: Path) -> None:

@@ -403,6 +403,12 @@ def test_include_exclude_and_where_choose_layers(options: dict[str, Any], names:
     assert len(insertion.skipped) + len(insertion.names) == 20
 
 
+def test_a_listed_layer_stands_for_itself_and_what_is_inside_it_not_for_names_that_begin_like_it() -> None:
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(12)))
+    assert gw.insert_gates(net, "gct", include=["1"]).names == ("1",)
+    assert gw.insert_gates(net, "gct", include="^1").names == ("1", "10", "11")
+
+
 def test_before_and_after_choose_layers_by_type() -> None:
     x = image(2, 3, 32, 32)
     assert gw.insert_gates(

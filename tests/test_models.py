@@ -118,6 +118,7 @@ def test_a_spec_is_built_with_its_gates_and_options() -> None:
 
 def test_an_argument_overrides_the_specs_option() -> None:
     assert gw.make_model("resnet20:num_classes=4", num_classes=6).fc.out_features == 6
+    assert gw.make_model("resnet18_cifar:width=8", width=4).fc.in_features == 4 * 8
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------

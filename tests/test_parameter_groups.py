@@ -121,6 +121,11 @@ def test_what_the_network_itself_declares_as_timms_do_is_honoured() -> None:
     assert exempt == {"0.bias", "0.gct.beta", "1.gct.beta"}
 
 
+def test_a_gate_by_itself_is_a_network_too() -> None:
+    gate = gw.make_gate("gct", 8)
+    assert names(gate, gw.parameter_groups(gate, 0.1)) == ({"alpha", "gamma"}, {"beta"})
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb"])
 def test_timms_optimizer_factory_takes_it(optimizer: str) -> None:
     net = timm.create_model("resnet18", num_classes=4)

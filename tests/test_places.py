@@ -89,13 +89,15 @@ INNER = {
     "vgg11_bn": [f"features.{layer}" for layer in (3, 7, 10, 14, 17, 21, 24, 28)],
     # Besides each block's expanded map, the two narrow ones that no shortcut reads.
     "efficientnet_b0": [
-        "blocks.0.0.se",
+        "blocks.0.0.bn1.act",
         "blocks.0.0.bn2",
-        *blocks(EFFICIENTNET, 0, "{stage}.{block}.se")[1:],
+        *blocks(EFFICIENTNET, 0, "{stage}.{block}.bn2.act")[1:],
         "blocks.6.0.bn3",
     ],
     "convnext_tiny": blocks(CONVNEXT, 0, "{stage}.{block}.mlp.act"),
-    "regnety_004": [f"{b}.{end}" for b in blocks(REGNETY, 1, "{stage}.b{block}") for end in ("conv1.bn.act", "se")],
+    "regnety_004": [
+        f"{b}.{end}" for b in blocks(REGNETY, 1, "{stage}.b{block}") for end in ("conv1.bn.act", "conv2.bn.act")
+    ],
     # Its ReLUs are used twice, so the place is the next convolution's input.
     "torchvision resnet18": blocks(RESNET18, 0, "{stage}.{block}.conv2"),
 }
@@ -272,27 +274,29 @@ def test_so_it_is_where_the_channels_are_the_last_axis() -> None:
         check_inner(network("convnext_tiny"), place, IMAGE)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "regnety_004"])
-def test_behind_squeeze_and_excitation_a_closed_filter_is_zero_for_its_only_reader(name: str) -> None:
-    for place in places(name, "inner").found[::4]:
-        index = most_active(map_at(network(name), place, IMAGE), place)
-        assert len(readers(network(name), place, index, IMAGE)) == 1
-
-
-@pytest.mark.xfail(raises=AssertionError, reason="the squeeze of the network's own gate still reads the closed filter")
 @pytest.mark.parametrize(
-    ("name", "place", "maker"),
-    [("efficientnet_b0", "blocks.1.0.se", "blocks.1.0.conv_pw"), ("regnety_004", "s1.b1.se", "s1.b1.conv2.conv")],
+    ("name", "place", "maker", "reader"),
+    [
+        ("efficientnet_b0", "blocks.1.0.bn2.act", "blocks.1.0.conv_pw", "blocks.1.0.conv_pwl"),
+        ("regnety_004", "s1.b1.conv2.bn.act", "s1.b1.conv2.conv", "s1.b1.conv3.conv"),
+    ],
 )
-def test_behind_squeeze_and_excitation_nothing_else_reads_a_closed_filter(name: str, place: str, maker: str) -> None:
+def test_before_squeeze_and_excitation_a_closed_filter_is_closed_for_it_too(
+    name: str, place: str, maker: str, reader: str
+) -> None:
     model = network(name)
     (chosen,) = [p for p in places(name, "inner").found if p.layer == place]
     index = most_active(map_at(model, chosen, IMAGE), chosen)
+    read: list[Tensor] = []
+    handle = model.get_submodule(reader).register_forward_pre_hook(lambda _, args: read.append(args[0]))
     with changed(model, chosen, close(chosen, index)):
         output = model(IMAGE)
+    handle.remove()
     direction = torch.linspace(-1, 1, output.numel()).view_as(output)
     filters = filters_behind((output * direction).sum(), {maker: model.get_submodule(maker)})
     assert index not in filters[maker]
+    assert not read[0][:, index].any()
+    assert read[0].any()
 
 
 def relu_of_shortcut(block: nn.Module, x: Tensor) -> Tensor:
@@ -446,8 +450,8 @@ class OwnGate(nn.Module):
 
 
 @pytest.mark.parametrize("factor_first", [False, True])
-def test_a_gate_of_the_networks_own_is_looked_through_unless_a_shortcut_reads_the_map_too(factor_first: bool) -> None:
-    assert found(Chain(OwnGate(factor_first)), "inner") == [("between", "output", 8)]
+def test_inner_lies_before_a_gate_of_the_networks_own_unless_a_shortcut_reads_the_map_too(factor_first: bool) -> None:
+    assert found(Chain(OwnGate(factor_first)), "inner") == [("first", "output", 8)]
     assert found(Chain(OwnGate(factor_first), shortcut=True), "inner") == []
 
 
@@ -670,6 +674,11 @@ def test_a_network_that_neither_can_read_is_refused_with_both_reasons() -> None:
     assert "export on [(2, 3, 224, 224)]: " in str(refusal.value)
     assert "fx on [(2, 3, 32, 32)]: TraceError: symbolically traced variables" in str(refusal.value)
     assert str(refusal.value).endswith("or choose layers with before= or after=.")
+
+
+def test_what_comes_out_of_a_linear_layer_has_its_channels_last() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+    assert gw.find_places(net, "inner", torch.zeros(1, 5, 6, 4)).found == [Place("1", "output", 8, 2, channel_axis=3)]
 
 
 def test_a_network_without_convolutions_is_refused_unless_an_example_is_given() -> None:

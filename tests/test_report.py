@@ -117,7 +117,16 @@ def test_a_click_on_a_head_sorts_upwards_and_another_one_downwards(opened: Opene
     assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards, "ascending")
 
 
-def test_numbers_are_sorted_as_numbers_and_names_as_names(opened: Opened) -> None:
+def test_numbers_are_sorted_as_numbers(browser: Browser, tmp_path: Path) -> None:
+    rows = [[Cell(f"{number} ms", number)] for number in (9, 10, -1, 2.5, 100)]
+    (tmp_path / "page.html").write_text(Document("t", "", [Section("s", table=Table(["latency"], rows))]).render())
+    opened = open_file(browser, tmp_path / "page.html")
+    opened.head("latency").get_by_role("button").click()
+    assert opened.rows() == [["-1 ms"], ["2.5 ms"], ["9 ms"], ["10 ms"], ["100 ms"]]
+    opened.page.context.close()
+
+
+def test_each_column_is_sorted_by_its_own_values(opened: Opened) -> None:
     parameters = {row[0]: int(row[5].replace(",", "")) for row in opened.rows()}
     opened.head("parameters").get_by_role("button").click()
     assert opened.gates() == sorted(parameters, key=parameters.get)

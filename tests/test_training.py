@@ -212,6 +212,22 @@ def test_dropout_is_the_same_after_a_resumption(tmp_path: Path, monkeypatch: pyt
     assert not equal(resumed, trained(tmp_path / "without"))
 
 
+@pytest.mark.parametrize("part", ["save_model", "save_tensors"])
+def test_a_run_is_complete_only_when_all_its_results_are_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, part, stop)
+        with pytest.raises(Stop):
+            trained(tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    assert equal(trained(tmp_path / "run", resume=True), weights(run))
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_only_the_epochs_that_are_missing_are_trained(tmp_path: Path) -> None:
     class Counting(Progress):
         epochs: ClassVar[list[int]] = []
@@ -313,6 +329,12 @@ def test_an_unknown_optimizer_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"unknown optimizer 'sdg'.* Did you mean 'sgd'\?"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, optimizer="sdg"))
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_optimizer_that_needs_what_is_not_here_is_refused_and_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"optimizer 'fusedadam' cannot be used here: CUDA required"):
+        trained(tmp_path / "run", dataclasses.replace(RECIPE, optimizer="fusedadam"))
 
 
 # The run folder
@@ -483,6 +505,14 @@ def test_quiet_training_prints_nothing(
 ) -> None:
     trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=1), **options)
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_the_bar_ends_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = []
+    monkeypatch.setattr(Progress, "stop", lambda self: stopped.append(type(self)))
+    with pytest.raises(Stop):
+        trained(tmp_path / "run", progress=Interrupting(1))
+    assert stopped == [Interrupting]
 
 
 def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,13 +95,22 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         for name, value in slots.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value
-            else:
+            elif value is None or isinstance(value, int | float | str):
                 scalars[f"{index}.{name}"] = value
+            else:
+                raise _checks.InvalidTypeError(
+                    f"{type(optimizer).__name__} keeps {name!r} as {type(value).__name__}, which no checkpoint can "
+                    f"hold; expected tensors and numbers. Choose another optimizer."
+                )
+    groups = []
+    for index, group in enumerate(state["param_groups"]):
+        tensors |= {f"group.{index}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
+        groups.append({k: v for k, v in group.items() if not isinstance(v, Tensor | torch.dtype)})
     content = save_tensors(_plain(tensors))
     write_atomically(beside / f"{STATE}.safetensors", content)
     record = {
         "progress": dict(progress),
-        "optimizer": {"param_groups": state["param_groups"], "scalars": scalars},
+        "optimizer": {"param_groups": groups, "scalars": scalars},
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(beside / f"{STATE}.json", record)
@@ -113,20 +122,26 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer)
     """Restore what `save_state` wrote and return its progress."""
     record = read_json(folder / f"{STATE}.json")
     tensors = _verified(folder / f"{STATE}.safetensors", record["sha256"])
+    saved = record["optimizer"]
+    groups = [
+        own | group for own, group in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
+    ]
     slots: dict[int, dict[str, Any]] = {}
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
+        index, _, slot = rest.partition(".")
         if owner == "model":
             weights[rest] = tensor
+        elif owner == "group":
+            groups[int(index)][slot] = tensor
         else:
-            index, _, slot = rest.partition(".")
             slots.setdefault(int(index), {})[slot] = tensor
-    for name, value in record["optimizer"]["scalars"].items():
+    for name, value in saved["scalars"].items():
         index, _, slot = name.partition(".")
         slots.setdefault(int(index), {})[slot] = value
     model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": slots, "param_groups": record["optimizer"]["param_groups"]})
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
     return record["progress"]
 
 

@@ -32,7 +32,8 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     [(4, None), (1, 0.0)]
     """
     exempt = {id(p) for gate, name, p in _gate_parameters(model) if name in gate.no_weight_decay}
-    names: Any = getattr(model, "no_weight_decay", set)()
+    declared: Any = getattr(model, "no_weight_decay", None)
+    names: Any = declared() if callable(declared) else ()
     exempt |= {id(p) for name, p in model.named_parameters() if name in names}
     trainable = [p for p in model.parameters() if p.requires_grad]
     decay: dict[str, Any] = {"params": [p for p in trainable if id(p) not in exempt]}

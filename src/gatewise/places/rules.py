@@ -174,7 +174,9 @@ def _inner(operations: list[Op], layers: _Layers) -> Places:
             continue
         if not _private_filters(op):
             places.skipped.append(Skipped(_where(op), "its channels are read elsewhere too, or are no filters"))
-        elif (place := layers.output_at(_before_dropout(op)) or layers.input_at(op)) is None:
+            continue
+        spot = _before_own_gate(_before_dropout(op))
+        if (place := layers.output_at(spot) or layers.input_at(spot)) is None:
             places.skipped.append(Skipped(_where(op), "no layer that is called once ends or begins there"))
         else:
             places.found.append(place)
@@ -211,6 +213,12 @@ def _before_dropout(op: Op) -> Op:
     while op.kind == "dropout" and len(op.inputs[0].readers) == 1:
         op = op.inputs[0]
     return op
+
+
+def _before_own_gate(op: Op) -> Op:
+    """Step back over a gate of the network's own, such as SE: a closed filter must be closed for its squeeze too."""
+    maps = [source for source in op.inputs if source.is_map and source.channels == op.channels]
+    return maps[0] if op.kind == "mul" and len(maps) == 1 else op
 
 
 def _residual_end(operations: list[Op], layers: _Layers) -> Places:

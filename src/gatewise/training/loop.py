@@ -99,9 +99,11 @@ class _Run:
         model = make_model(self.spec, **self.details, seed=recipe.seed)
         timm_optim = _checks.optional_module("timm.optim", "training")
         _checks.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
-        optimizer = timm_optim.create_optimizer_v2(
-            parameter_groups(model, recipe.weight_decay), opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum
-        )
+        groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
+        try:
+            optimizer = timm_optim.create_optimizer_v2(groups, opt=recipe.optimizer, **options)
+        except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU or a package
+            raise _checks.InvalidValueError(f"optimizer {recipe.optimizer!r} cannot be used here: {error}.") from None
         model = model.to(memory_format=torch.channels_last)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.mean, self.std = dataset.statistics()
