@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bugs import BUGS, Bug
+from planted import BUGS, Bug
 
 ROOT = Path(__file__).parent.parent
 

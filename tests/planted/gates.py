@@ -1,19 +1,6 @@
-"""Small bugs, each with the test that must catch it; `planted_bugs.py` runs them."""
+"""Bugs in gates, in what they share, and in the wording of refusals."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Bug:
-    """One replacement in one file of src/gatewise, and the test that fails with it."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test_file: str
-    test: str
-
+from planted.bug import Bug
 
 GCT, GC, SE = (f"gates/{name}.py" for name in ("gated_channel_transform", "global_context", "squeeze_excite"))
 ORACLES, CONTRACT, TRAPS = "test_oracles.py", "test_gate_contract.py", "test_traps.py"
