@@ -1,5 +1,6 @@
 """Counts against numbers worked by hand, and timing that takes turns; how fast anything is, no test asks."""
 
+import importlib.metadata
 import math
 
 import pytest
@@ -148,6 +149,14 @@ def test_the_environment_names_hardware_and_versions() -> None:
     assert found["device"] == "cpu"
     assert found["torch"] == torch.__version__
     assert f"{torch.get_num_threads()} threads" in found["hardware"]
+
+
+def test_a_package_that_runs_from_its_sources_says_that_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert measure.environment()["gatewise"] == "not installed"
 
 
 def test_the_environment_of_a_gpu_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
