@@ -185,7 +185,7 @@ def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
         ("gc", {"rd_channels": 1}, ValueError, r"rd_channels must be at least 2, got 1"),
         ("se", {"rd_channels": 0}, ValueError, r"rd_channels must be at least 1, got 0"),
         ("se", {"rd_channels": 2.0}, TypeError, r"rd_channels must be an integer, got 2\.0 \(float\)"),
-        ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must lie between 1e-09 and 16, got 0"),
+        ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 0"),
         ("gc", {"rd_ratio": 17}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 17"),
         ("se", {"rd_divisor": 0}, ValueError, r"rd_divisor must be at least 1, got 0"),
         ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims '4'; expected one of '1', '2', '3'"),

@@ -148,15 +148,6 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def percent(value: float, digits: int = 2) -> str:
-    """Write a share as a percentage.
-
-    >>> percent(0.98765)
-    '98.77'
-    """
-    return f"{100 * value:.{digits}f}"
-
-
 def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
     """Write "mean [low, high]" in percent."""
     mean = f"{100 * estimate['mean']:{sign}.2f}"

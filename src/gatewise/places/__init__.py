@@ -2,7 +2,8 @@
 
 - `before_conv`: the input of every convolution (no graph needed).
 - `inner`: a map that one convolution alone reads and that comes from a convolution through per-channel operations,
-  after the last of them (normalisation, activation): closing a filter there saves the filter and its reader's share.
+  after the last of them (normalisation, activation) but before a squeeze-and-excite of the network's own: closing a
+  filter there saves the filter and its reader's share.
 - `residual_end`: the end of each residual branch, after its last layer and before the addition.
 - `stage_end`: the last map of each resolution on the network's trunk, as timm's `feature_info` lists them.
 """
