@@ -7,7 +7,7 @@ the command line can tell a user's mistake (one line, exit code 2) from a defect
 import difflib
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,10 +50,19 @@ def one_of(what: str, value: object, options: Iterable[str]) -> str:
     options = sorted(options)
     if isinstance(value, str) and value in options:
         return value
-    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = nearest(value, options)
     listed = ", ".join(map(repr, options)) or "nothing (there are none)"
     raise InvalidValueError(f"unknown {what} {value!r}; expected one of {listed}.{hint}")
+
+
+def nearest(value: object, options: Sequence[str]) -> str:
+    """Return " Did you mean ...?" with the option nearest to `value`, or '' if none is near.
+
+    >>> nearest("resnet2", ["resnet20", "vgg11"])
+    " Did you mean 'resnet20'?"
+    """
+    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def integer_at_least(minimum: int, **values: object) -> None:

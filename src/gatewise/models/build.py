@@ -1,6 +1,5 @@
 """Build a network, gates included, from its name or spec."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -87,10 +86,9 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
     base = name.partition(".")[0]
     known = [*_builders, *timm.list_models()]
     if "/" not in name and ":" not in name and base not in known:
-        near = difflib.get_close_matches(base, known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise _checks.InvalidValueError(
-            f"unknown model {base!r}; expected one of {', '.join(_builders)}, or a name from timm.list_models().{hint}"
+            f"unknown model {base!r}; expected one of {', '.join(_builders)}, or a name from timm.list_models()."
+            f"{_checks.nearest(base, known)}"
         )
     try:
         return timm.create_model(name, **options)
