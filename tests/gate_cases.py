@@ -36,6 +36,22 @@ def perturbed(gate: Gate) -> Gate:
     return gate
 
 
+def settled(gate: Gate) -> Gate:
+    """Set running statistics to those of some maps of positive values, as training would; return in eval mode.
+
+    With fresh ones, a batch norm behind perturbed weights passes logits of any size on.
+    """
+    norms = [layer for layer in gate.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        gate.train()(10 * random_map(gate, samples=8, dtype=next(gate.parameters()).dtype).sigmoid())
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return gate.eval()
+
+
 def make(name: str, options: dict[str, Any], **kwargs: Any) -> Gate:
     return gw.make_gate(name, CHANNELS, **options, **kwargs)
 

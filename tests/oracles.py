@@ -4,6 +4,7 @@ Written from the papers' formulas (with the official code's reading of eps and o
 package. Each takes a map (N, C, *S) as a tensor and returns a float64 tensor of the same shape.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -116,6 +117,208 @@ def se(x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         factors = [_sigmoid(z) for z in _linear(hidden, state["fc2.weight"], state["fc2.bias"])]
         result.append([[value * factor for value in row] for row, factor in zip(sample, factors, strict=True)])
     return _tensor(result, x)
+
+
+def snl(x: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """Simplified non-local block: z_i = x_i + W_v sum_j softmax_j(w x_j + b) x_j."""
+    result = []
+    for sample in _samples(x):
+        added = _linear(_attended(sample, state), state["conv_value.weight"], state["conv_value.bias"])
+        result.append([[value + term for value in row] for row, term in zip(sample, added, strict=True)])
+    return _tensor(result, x)
+
+
+def nl(x: Tensor, state: Mapping[str, Tensor], *, pairwise: str = "embedded_gaussian") -> Tensor:
+    """Non-local block, its weights under mmcv's names: z_i = x_i + W_z sum_j f(x_i, x_j) g(x_j), pair by pair."""
+    result = []
+    for sample in _samples(x):
+        positions = [list(column) for column in zip(*sample, strict=True)]  # [position][channel]
+
+        def embedded(name: str, positions: list[Row] = positions) -> list[Row]:
+            return [_linear(p, state[f"{name}.conv.weight"], state[f"{name}.conv.bias"]) for p in positions]
+
+        values = embedded("g")
+        queries = positions if pairwise == "gaussian" else embedded("theta")
+        keys = positions if pairwise == "gaussian" else embedded("phi")
+        columns = []
+        for position, query in zip(positions, queries, strict=True):
+            weights = _pair_weights(query, keys, state, pairwise)
+            mixed = [0.0] * len(values[0])
+            for weight, value in zip(weights, values, strict=True):
+                mixed = [m + weight * v for m, v in zip(mixed, value, strict=True)]
+            added = _linear(mixed, state["conv_out.conv.weight"], state["conv_out.conv.bias"])
+            columns.append([p + a for p, a in zip(position, added, strict=True)])
+        result.append([list(row) for row in zip(*columns, strict=True)])
+    return _tensor(result, x)
+
+
+def _pair_weights(query: Row, keys: list[Row], state: Mapping[str, Tensor], pairwise: str) -> Row:
+    """Return f(query, key) for every key: the weights of all positions for one."""
+    if pairwise == "concatenation":
+        project = _numbers(state["concat_project.conv.weight"])
+        raw = [sum(w * v for w, v in zip(project, query + key, strict=True)) for key in keys]
+        return [max(value, 0.0) / len(keys) for value in raw]
+    products = [sum(q * k for q, k in zip(query, key, strict=True)) for key in keys]
+    if pairwise == "dot_product":
+        return [product / len(keys) for product in products]
+    root = math.sqrt(len(query)) if pairwise == "embedded_gaussian" else 1.0
+    largest = max(products)
+    exponentials = [math.exp((product - largest) / root) for product in products]
+    return [e / sum(exponentials) for e in exponentials]
+
+
+def eca(x: Tensor, kernel: Tensor) -> Tensor:
+    """Efficient channel attention: x_c sigmoid(sum_i w_i m_(c + i)), m the means, zero beyond the ends."""
+    weights = _numbers(kernel)
+    reach = len(weights) // 2
+    result = []
+    for sample in _samples(x):
+        means = [sum(row) / len(row) for row in sample]
+        gated = []
+        for c, row in enumerate(sample):
+            logit = 0.0
+            for i, weight in enumerate(weights):
+                neighbour = c + i - reach
+                if 0 <= neighbour < len(means):
+                    logit += weight * means[neighbour]
+            gated.append([value * _sigmoid(logit) for value in row])
+        result.append(gated)
+    return _tensor(result, x)
+
+
+def lrn(x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:
+    """Local response normalisation: x_c / (k + alpha sum x_i^2)^beta, max(0, c - n/2) <= i <= min(C - 1, c + n/2)."""
+    reach = size // 2
+    result = []
+    for sample in _samples(x):
+        normed = []
+        for c, row in enumerate(sample):
+            window = range(max(0, c - reach), min(len(sample) - 1, c + reach) + 1)
+            normed.append([v / (k + alpha * sum(sample[i][p] ** 2 for i in window)) ** beta for p, v in enumerate(row)])
+        result.append(normed)
+    return _tensor(result, x)
+
+
+def triplet(x: Tensor, state: Mapping[str, Tensor], *, no_spatial: bool = False) -> Tensor:
+    """Triplet attention in eval mode, its weights under the official names, for maps (N, C, H, W)."""
+    result = x.double().clone()
+    _, channels, height, width = x.shape
+    for n, sample in enumerate(x.double().tolist()):
+        rows = {  # each pooled plane as [first axis][second axis] -> the values along the third
+            "cw": [[[sample[c][h][w] for h in range(height)] for w in range(width)] for c in range(channels)],
+            "hc": [[[sample[c][h][w] for w in range(width)] for c in range(channels)] for h in range(height)],
+            "hw": [[[sample[c][h][w] for c in range(channels)] for w in range(width)] for h in range(height)],
+        }
+        planes = {name: _plane_factors(rows[name], state, name) for name in rows if f"{name}.conv.conv.weight" in state}
+        for c in range(channels):
+            for h in range(height):
+                for w in range(width):
+                    factors = [planes["cw"][c][w], planes["hc"][h][c]]
+                    if not no_spatial:
+                        factors.append(planes["hw"][h][w])
+                    result[n, c, h, w] *= sum(factors) / len(factors)
+    return result
+
+
+def _plane_factors(rows: list[list[Row]], state: Mapping[str, Tensor], name: str, eps: float = 1e-5) -> list[Row]:
+    """Return sigmoid(BN(conv([max, mean]))) for every place of one plane, zeros beyond its edges."""
+    kernel = state[f"{name}.conv.conv.weight"].double()[0].tolist()  # [max, mean][row][column]
+    scale, shift, mean, variance = (
+        _numbers(state[f"{name}.conv.bn.{key}"])[0] for key in ("weight", "bias", "running_mean", "running_var")
+    )
+    pooled = [[[max(v) for v in row] for row in rows], [[sum(v) / len(v) for v in row] for row in rows]]
+    reach = len(kernel[0]) // 2
+    factors = []
+    for a in range(len(rows)):
+        line = []
+        for b in range(len(rows[0])):
+            logit = 0.0
+            for plane, weights in zip(pooled, kernel, strict=True):
+                for i, weight_row in enumerate(weights):
+                    for j, weight in enumerate(weight_row):
+                        row, column = a + i - reach, b + j - reach
+                        if 0 <= row < len(rows) and 0 <= column < len(rows[0]):
+                            logit += weight * plane[row][column]
+            line.append(_sigmoid((logit - mean) / math.sqrt(variance + eps) * scale + shift))
+        factors.append(line)
+    return factors
+
+
+# ---- gather-excite, whose maps are dictionaries from positions (tuples) to values -----------------------------------
+
+Grid = dict[tuple[int, ...], float]
+
+
+def ge(x: Tensor, state: Mapping[str, Tensor], *, extent: int = 0, learned: bool = False, mlp: bool = False) -> Tensor:
+    """Gather-excite in eval mode: every channel gathered by itself, then sigmoid of the nearest gathered value."""
+    sides = tuple(x.shape[2:])
+    result = x.double().clone()
+    for n in range(x.shape[0]):
+        grids = []
+        for c in range(x.shape[1]):
+            grid = {p: float(x[(n, c, *p)]) for p in _positions(sides)}
+            grids.append(_learned_gather(grid, sides, state, c, extent) if learned else _means(grid, sides, extent))
+        if mlp:
+            grids = _mixed(grids, state)
+        gathered = tuple(1 + max(p[axis] for p in grids[0]) for axis in range(len(sides)))
+        for c, grid in enumerate(grids):
+            for p in _positions(sides):
+                nearest = tuple(i * few // many for i, few, many in zip(p, gathered, sides, strict=True))
+                result[(n, c, *p)] *= _sigmoid(grid[nearest])
+    return result
+
+
+def _positions(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return list(itertools.product(*map(range, sides)))
+
+
+def _means(grid: Grid, sides: tuple[int, ...], extent: int) -> Grid:
+    """Return the mean of all, or around every extent-th position the mean of what lies less than extent away."""
+    if extent == 0:
+        return {(0,) * len(sides): sum(grid.values()) / len(grid)}
+    means = {}
+    for centre in _positions(sides):
+        if all(i % extent == 0 for i in centre):
+            near = [v for p, v in grid.items() if all(abs(i - j) < extent for i, j in zip(p, centre, strict=True))]
+            means[tuple(i // extent for i in centre)] = sum(near) / len(near)
+    return means
+
+
+def _learned_gather(grid: Grid, sides: tuple[int, ...], state: Mapping[str, Tensor], channel: int, extent: int) -> Grid:
+    """Return one channel after its depthwise convolutions and batch norms: of stride 2, or one of the whole map."""
+    steps = round(math.log2(extent)) if extent else 1
+    for step in range(1, steps + 1):
+        kernel = state[f"gather.conv{step}.weight"][channel, 0].double()
+        centres = [(0,) * len(sides)] if extent == 0 else [p for p in _positions(sides) if all(i % 2 == 0 for i in p)]
+        reach = 1 if extent else 0
+        made = {}
+        for centre in centres:
+            total = 0.0
+            for offset in _positions(tuple(kernel.shape)):
+                place = tuple(i + j - reach for i, j in zip(centre, offset, strict=True))
+                total += float(kernel[offset]) * grid.get(place, 0.0)
+            value = _batch_normed(total, state, f"gather.norm{step}", channel)
+            made[tuple(i // 2 for i in centre)] = max(value, 0.0) if step < steps else value
+        grid, sides = made, tuple((side + 1) // 2 for side in sides)
+    return grid
+
+
+def _batch_normed(value: float, state: Mapping[str, Tensor], name: str, channel: int, eps: float = 1e-5) -> float:
+    scale, shift, mean, variance = (
+        _numbers(state[f"{name}.{key}"])[channel] for key in ("weight", "bias", "running_mean", "running_var")
+    )
+    return (value - mean) / math.sqrt(variance + eps) * scale + shift
+
+
+def _mixed(grids: list[Grid], state: Mapping[str, Tensor]) -> list[Grid]:
+    """Return W2 relu(W1 v + b1) + b2 at every gathered position, v the channels' values there."""
+    mixed: list[Grid] = [{} for _ in grids]
+    for place in grids[0]:
+        inputs = [grid[place] for grid in grids]
+        hidden = [max(h, 0.0) for h in _linear(inputs, state["mlp.fc1.weight"], state["mlp.fc1.bias"])]
+        for grid, value in zip(mixed, _linear(hidden, state["mlp.fc2.weight"], state["mlp.fc2.bias"]), strict=True):
+            grid[place] = value
+    return mixed
 
 
 def _linear(inputs: Row, weight: Tensor, bias: Tensor) -> Row:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOLERANCE
-from gate_cases import every_case, every_gate, gradients, make, perturbed, random_map
+from gate_cases import every_case, every_gate, gradients, make, perturbed, random_map, settled
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -214,7 +214,7 @@ def large_map(gate: Gate, dtype: torch.dtype) -> Tensor:
 def test_half_precision_neither_overflows_nor_strays_from_float32(
     name: str, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    half = perturbed(make(name, options)).eval().to(dtype)
+    half = settled(perturbed(make(name, options))).to(dtype)
     full = copy.deepcopy(half).float()
     x = large_map(half, dtype)
     expected = full(x.float())
@@ -230,7 +230,7 @@ def test_half_precision_neither_overflows_nor_strays_from_float32(
 @every_case
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 def test_half_precision_gradients_are_finite(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
-    gate = perturbed(make(name, options)).eval().to(dtype)
+    gate = settled(perturbed(make(name, options))).to(dtype)
     x = large_map(gate, dtype)
     own = gradients(gate, x, torch.full_like(x, 1e-3))
     assert all(g.isfinite().all() for g in own if g is not None)

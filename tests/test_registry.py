@@ -142,7 +142,7 @@ def test_an_attribute_that_is_no_gate_is_an_attribute_error() -> None:
 def test_names_are_sorted_and_every_class_is_an_attribute_of_the_package() -> None:
     names = gw.gate_names()
     assert names == tuple(sorted(names))
-    assert {"gc", "gct", "se"} <= set(names)
+    assert {"eca", "gc", "gct", "ge", "lrn", "nl", "se", "snl", "triplet"} <= set(names)
     for name in names:
         gate = gw.gate_spec(name).gate
         assert getattr(gw, gate.__name__) is gate
@@ -154,6 +154,12 @@ def test_names_are_sorted_and_every_class_is_an_attribute_of_the_package() -> No
         ("gct", "GatedChannelTransform", "before_conv"),
         ("se", "SqueezeExcite", "residual_end"),
         ("gc", "GlobalContext", "residual_end"),
+        ("ge", "GatherExcite", "residual_end"),
+        ("nl", "NonLocal", "residual_end"),
+        ("snl", "SimplifiedNonLocal", "residual_end"),
+        ("triplet", "TripletAttention", "residual_end"),
+        ("eca", "EfficientChannelAttention", "residual_end"),
+        ("lrn", "LocalResponseNorm", "inner"),
     ],
 )
 def test_a_gate_has_the_class_and_the_place_of_its_paper(name: str, class_name: str, place: str) -> None:
@@ -162,10 +168,15 @@ def test_a_gate_has_the_class_and_the_place_of_its_paper(name: str, class_name: 
 
 
 def test_defaults_are_the_papers() -> None:
-    defaults = {name: {o: p.default for o, p in gw.gate_spec(name).options.items()} for name in ("gct", "se", "gc")}
+    defaults = {name: {o: p.default for o, p in gw.gate_spec(name).options.items()} for name in gw.gate_names()}
     assert {"mode": "l2", "eps": 1e-5, "after_relu": False, "activation": "tanh"}.items() <= defaults["gct"].items()
     assert {"rd_ratio": 1 / 16, "rd_channels": None, "rd_divisor": 1}.items() <= defaults["se"].items()
     assert {"rd_ratio": 1 / 16, "pooling": "attention", "fusion": "add"}.items() <= defaults["gc"].items()
+    assert {"extent": 0, "learned": False, "mlp": False, "rd_ratio": 1 / 16}.items() <= defaults["ge"].items()
+    assert {"pairwise": "embedded_gaussian", "rd_ratio": 1 / 2}.items() <= defaults["nl"].items()
+    assert {"kernel_size": 7, "no_spatial": False}.items() <= defaults["triplet"].items()
+    assert {"kernel_size": None, "gamma": 2, "beta": 1}.items() <= defaults["eca"].items()
+    assert {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}.items() <= defaults["lrn"].items()
 
 
 def test_places_are_the_four_of_the_documentation() -> None:

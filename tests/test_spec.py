@@ -270,3 +270,41 @@ def test_unknown_keys_of_a_dictionary_are_refused_at_both_levels() -> None:
         ValueError, match=r"unknown option of a gate of a model spec 'places'; .*Did you mean 'place'\?"
     ):
         ModelSpec.from_dict({"model": "resnet20", "gates": [{"gate": "gct", "places": "inner"}]})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, r"a model spec needs the key 'model' with a name, got \{\}\."),
+        ({"gates": []}, r"a model spec needs the key 'model' with a name, got \{'gates': \[\]\}\."),
+        ({"model": None}, r"a model spec needs the key 'model' with a name, got model: None\."),
+        ({"model": ""}, r"a model spec needs the key 'model' with a name, got model: ''\."),
+        ({"model": "resnet20", "gates": [{"place": "inner"}]}, r"a gate of a model spec needs the key 'gate' with a"),
+    ],
+)
+def test_a_dictionary_without_a_name_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelSpec.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [None, "resnet20", {"model": "resnet20", "gates": ["gct"]}])
+def test_what_is_no_dictionary_is_refused(values: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be a mapping with the key '(model|gate)', got"):
+        ModelSpec.from_dict(values)
+
+
+def test_a_name_of_the_hub_keeps_its_colon() -> None:
+    spec = ModelSpec.parse("hf-hub:timm/resnet18.a1_in1k:drop_rate=0.1+gct:mode=l1@inner")
+    assert (spec.model, spec.model_options) == ("hf-hub:timm/resnet18.a1_in1k", {"drop_rate": 0.1})
+    assert [str(gate) for gate in spec.gates] == ["gct:mode=l1@inner"]
+    assert ModelSpec.parse(str(spec)) == spec
+    assert ModelSpec.parse("hf_hub:timm/resnet18") == ModelSpec("hf_hub:timm/resnet18")
+    assert ModelSpec.parse("timm:resnet18") == ModelSpec("timm:resnet18")
+    with pytest.raises(ValueError, match="no model name in 'hf-hub:'"):
+        ModelSpec.parse("hf-hub:")
+
+
+def test_a_folder_of_timms_is_refused_because_no_string_can_hold_every_name() -> None:
+    with pytest.raises(ValueError, match=r"a folder cannot be read from the string 'local-dir:/a\+b'; build its"):
+        ModelSpec.parse("local-dir:/a+b")
+    assert ModelSpec("local-dir:/a+b").model == "local-dir:/a+b"

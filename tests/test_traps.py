@@ -1,9 +1,11 @@
 """The traps between papers, notes and released code that a gate can fall into, one test for each.
 
 The numbers are those of the list of traps that was drawn up before the code: 1 to 8 gated channel transformation,
-9 to 13 global context block, 19 to 24 a port to another framework, 25 on for all.
+9 to 13 global context block, 19 to 24 a port to another framework, 25 on for all. Those of the other gates have no
+number.
 """
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -217,6 +219,222 @@ def test_training_from_scratch_does_not_wipe_the_zero_start() -> None:
     assert torch.equal(gated(x), plain(x))
 
 
+# ---- the other gates -------------------------------------------------------------------------------------------------
+
+
+def test_trap_11_the_simplified_block_drops_query_and_w_z() -> None:
+    """The note says that query and key share their weights; there is no query, so every position gets the same."""
+    gate = gw.make_gate("snl", 16)
+    assert {name: tuple(p.shape[:2]) for name, p in gate.named_parameters() if name.endswith("weight")} == {
+        "conv_mask.weight": (1, 16),
+        "conv_value.weight": (16, 16),
+    }
+    nn.init.normal_(gate.conv_value.weight)
+    x = torch.randn(2, 16, 5, 5)
+    added = gate(x) - x
+    assert added.abs().max() > 0.1
+    assert_close(added, added[..., :1, :1].expand_as(added), rtol=1e-4, atol=1e-5)
+
+
+def test_the_non_local_block_depends_on_the_query() -> None:
+    """What the simplified block leaves out: here positions get different additions."""
+    gate = gw.make_gate("nl", 16)
+    for parameter in gate.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(1, 16, 5, 5)
+    added = gate(x) - x
+    assert (added - added[..., :1, :1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("width", [4, 16, 64])
+def test_nl_divides_the_logits_by_the_root_of_the_inner_channels(width: int) -> None:
+    """The released GCNet multiplies by it (`/= C**-0.5`); timm takes the root of the outer channels instead."""
+    gate = gw.make_gate("nl", 3, rd_channels=width, spatial_dims=1, dtype=torch.float64)
+    for name in ("theta", "phi", "g", "conv_out"):
+        nn.init.zeros_(getattr(gate, name).conv.bias)
+        nn.init.zeros_(getattr(gate, name).conv.weight)
+    with torch.no_grad():
+        gate.theta.conv.weight[:, 0] = gate.phi.conv.weight[:, 0] = 1  # q.k = width x_i x_j
+        gate.g.conv.weight[0, 1] = gate.conv_out.conv.weight[2, 0] = 1
+    x = torch.tensor([[[0.5, 1.0], [0.0, 1.0], [0.0, 0.0]]], dtype=torch.float64)
+    logits = width**0.5 * x[0, 0, :, None] * x[0, 0]
+    assert_close(gate(x)[0, 2], logits.softmax(1)[:, 1])
+
+
+@pytest.mark.parametrize("pairwise", ["dot_product", "concatenation"])
+def test_nl_without_softmax_divides_by_the_number_of_positions(pairwise: str) -> None:
+    """So that repeating a map, which repeats every pair, changes nothing."""
+    gate = gw.make_gate("nl", 4, pairwise=pairwise, dtype=torch.float64)
+    for parameter in gate.parameters():
+        nn.init.normal_(parameter)
+    x = double(2, 4, 3, 5)
+    assert_close(gate(x.repeat(1, 1, 2, 3)), gate(x).repeat(1, 1, 2, 3))
+
+
+def test_nl_does_not_hold_all_pairs_of_positions() -> None:
+    """On 96 x 96 positions the matrix of all pairs has 85 million entries."""
+    elements = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            elements.extend(y.numel() for y in torch.utils._pytree.tree_leaves(result) if isinstance(y, Tensor))
+            return result
+
+    x = torch.randn(1, 4, 96, 96)
+    for pairwise in ("embedded_gaussian", "gaussian", "dot_product"):
+        with Watch(), torch.no_grad():
+            gw.make_gate("nl", 4, pairwise=pairwise)(x)
+    assert max(elements) < 96**4 / 100
+
+
+def test_trap_22_triplets_batch_norm_moves_by_a_hundredth() -> None:
+    """A port to a framework whose momentum is the old share copied 0.01 and keeps the last batch alone."""
+    gate = gw.make_gate("triplet", 4)
+    norms = [layer for layer in gate.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert [(norm.momentum, norm.eps) for norm in norms] == [(0.01, 1e-5)] * 3
+    before = {name: buffer.clone() for name, buffer in gate.named_buffers()}
+    gate.train()(10 * torch.randn(8, 4, 9, 9))
+    for name, buffer in gate.named_buffers():
+        if name.endswith("running_mean"):
+            pooled = gate.get_submodule(name.removesuffix(".bn.running_mean")).bn
+            assert 0 < (buffer - before[name]).abs() < 1
+            assert pooled.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("channels", [1, 64, 2048])
+def test_triplet_has_300_parameters_whatever_the_channels(channels: int) -> None:
+    """It knows no channels: its kernel slides along them as along rows and columns."""
+    assert sum(p.numel() for p in gw.make_gate("triplet", channels).parameters()) == 300
+
+
+@pytest.mark.parametrize(("name", "option"), [("triplet", "kernel_size"), ("eca", "kernel_size"), ("lrn", "size")])
+def test_an_even_window_is_refused(name: str, option: str) -> None:
+    """With zeros on both sides it would change the map's size; AlexNet's formula would sum one channel more."""
+    for value in (2, 6):
+        with pytest.raises(ValueError, match=rf"{option} must be odd, got {value}\. Choose {value - 1} or {value + 1}"):
+            gw.make_gate(name, 8, **{option: value})
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got -3"):
+        gw.make_gate(name, 8, **{option: -3})
+    with pytest.raises(TypeError, match=rf"{option} must be an integer, got 3\.0"):
+        gw.make_gate(name, 8, **{option: 3.0})
+
+
+def test_lrns_alpha_is_not_divided_by_the_size() -> None:
+    """Torch divides it: with the same numbers its effect is a fifth."""
+    x = torch.full((1, 5, 1, 1), 10.0, dtype=torch.float64)
+    middle = gw.make_gate("lrn", 5)(x)[0, 2, 0, 0].item()
+    assert middle == pytest.approx(10 / (2 + 1e-4 * 500) ** 0.75)
+    assert middle != pytest.approx(nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)(x)[0, 2].item(), rel=1e-3)
+
+
+def test_lrn_squares_in_float32() -> None:
+    """A float16 square overflows from 256 on."""
+    x = torch.full((1, 5, 1, 1), 1000.0, dtype=torch.float16)
+    assert x.square().isinf().all()
+    gate = gw.make_gate("lrn", 5)
+    assert_close(gate(x).float(), gate(x.float()), rtol=2e-3, atol=0)
+
+
+def test_lrn_sits_between_two_convolutions_after_the_activation() -> None:
+    """AlexNet normalises rectified maps; the other places come before an activation or after an addition."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    insertion = gw.insert_gates(net, "lrn")
+    assert [(place.layer, place.side) for place in insertion.places] == [("1", "output")]
+
+
+def test_ge_of_the_whole_map_learned_needs_the_maps_size() -> None:
+    """Its one convolution is as large as the map."""
+    with pytest.raises(ValueError, match=r"needs map_size, .* for example map_size=14"):
+        gw.make_gate("ge", 8, learned=True)
+    assert gw.make_gate("ge", 8, learned=True, map_size=14).gather.conv1.kernel_size == (14, 14)
+    assert gw.make_gate("ge", 8, learned=True, map_size=[14, 7]).map_size == (14, 7)
+    assert gw.make_gate("ge", 8, learned=True, map_size=9, spatial_dims=1).map_size == (9,)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (5, 7), (1, 1), (10, 12)])
+def test_ge_refuses_a_map_of_another_size_with_both(size: tuple[int, int]) -> None:
+    """A larger one would give several values, which would be broadcast or refused far from here."""
+    gate = gw.make_gate("ge", 8, learned=True, map_size=(5, 6))
+    with pytest.raises(ValueError, match=re.escape(f"map_size=(5, 6), got {size}. Build it with map_size={size}")):
+        gate(torch.randn(2, 8, *size))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"map_size": 7}, ValueError, r"map_size is for learned=True with extent=0 only, got map_size=7"),
+        ({"map_size": 7, "extent": 2, "learned": True}, ValueError, r"only, got map_size=7 .* extent=2\. Leave it out"),
+        ({"map_size": (7, 7, 7), "learned": True}, ValueError, r"one for each of 2 axes, got \(7, 7, 7\)"),
+        ({"map_size": 0, "learned": True}, ValueError, r"map_size must be at least 1, got 0"),
+        ({"map_size": 7.5, "learned": True}, TypeError, r"map_size must be an integer, got 7\.5"),
+        ({"extent": -2}, ValueError, r"extent must be at least 0, got -2"),
+        ({"extent": 2.0}, TypeError, r"extent must be an integer, got 2\.0"),
+        *(({"extent": e, "learned": True}, ValueError, rf"power of two from 2 on, got {e}:") for e in (1, 3, 6, 12)),
+    ],
+)
+def test_ge_refuses_extents_and_sizes_that_do_not_go_together(
+    options: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        gw.make_gate("ge", 8, **options)
+
+
+def test_ge_does_not_count_what_lies_beyond_the_map() -> None:
+    """Counting the padding would make the corners of a constant map a ninth of its middle's, or so."""
+    x = torch.full((1, 2, 7, 9), 3.0, dtype=torch.float64)
+    assert_close(factors(gw.make_gate("ge", 2, extent=4), x), torch.full_like(x, 3).sigmoid())
+
+
+def test_ge_gathers_each_channel_by_itself() -> None:
+    """Every convolution is depthwise; only the bottleneck of theta-plus mixes channels."""
+    x = double(1, 4, 9, 9)
+    other = x.clone()
+    other[:, 0] += 1
+    for options, mixes in (({"learned": True}, False), ({"learned": True, "mlp": True, "rd_channels": 16}, True)):
+        gate = gw.make_gate("ge", 4, extent=4, **options, dtype=torch.float64).eval()
+        assert torch.equal(gate(x)[:, 1:], gate(other)[:, 1:]) != mixes
+
+
+def test_ge_has_a_relu_between_its_convolutions_and_none_behind() -> None:
+    """The last batch norm's output is the logit: rectified, no factor could fall below a half."""
+    names = [type(layer).__name__ for layer in gw.make_gate("ge", 4, extent=8, learned=True).gather]
+    assert names == ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["Conv2d", "BatchNorm2d"]
+
+
+# ---- every gate in a network -----------------------------------------------------------------------------------------
+
+
+def step(net: nn.Module) -> None:
+    """Take one training step, and see that every gate's every parameter got a gradient."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    loss = nn.functional.cross_entropy(net.train()(torch.randn(2, 3, 64, 64)), torch.tensor([0, 2]))
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    for gate in gw.gates_in(net).values():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in gate.parameters())
+    assert net.eval()(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", gw.gate_names())
+def test_a_resnet50_of_timm_trains_with_the_gate_as_its_attention_layer(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("resnet50", num_classes=3, block_args={"attn_layer": gw.gate_spec(name).gate})
+    assert len(gw.gates_in(net)) == 16
+    step(net)
+
+
+@pytest.mark.parametrize("name", gw.gate_names())
+def test_a_resnet18_trains_with_the_gate_inserted_at_its_papers_place(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("resnet18", num_classes=3)
+    insertion = gw.insert_gates(net, name)
+    assert insertion.gates
+    assert {place.channels for place in insertion.places} >= {64, 128, 256, 512}
+    step(net)
+
+
 # ---- ports to other frameworks ---------------------------------------------------------------------------------------
 
 
@@ -350,12 +568,27 @@ def prune(name: str, options: dict[str, object]) -> list[int]:
     return [int(word) for word in result.stdout.split()[-4:]]
 
 
-@pytest.mark.parametrize(("name", "options"), [("gct", {}), ("se", {}), ("gc", {"pooling": "average"})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gct", {}),
+        ("se", {}),
+        ("gc", {"pooling": "average"}),
+        ("nl", {}),
+        ("nl", {"pairwise": "dot_product"}),
+        ("nl", {"pairwise": "concatenation"}),
+        ("ge", {"mlp": True}),
+        ("ge", {"extent": 2, "learned": True, "mlp": True}),
+    ],
+)
 def test_fact_9_pruning_cuts_the_gate_with_its_channels(name: str, options: dict[str, object]) -> None:
     """A gate that remembers its first width refuses the pruned map."""
     assert prune(name, options) == [8, 8, 8, 4]
 
 
-def test_fact_9_pruning_ends_on_attention_pooling() -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("gc", {}), ("snl", {}), ("nl", {"pairwise": "gaussian"}), ("eca", {}), ("triplet", {})]
+)
+def test_fact_9_pruning_leaves_channels_that_it_cannot_follow(name: str, options: dict[str, object]) -> None:
     """Torch-Pruning never ends on the usual view and matrix product; it leaves these channels and prunes the others."""
-    assert prune("gc", {}) == [16, 16, 16, 4]
+    assert prune(name, options) == [16, 16, 16, 4]

@@ -74,6 +74,14 @@ def integer_at_least(minimum: int, **values: object) -> None:
             raise InvalidValueError(f"{name} must be at least {minimum}, got {value}.")
 
 
+def odd(**values: object) -> None:
+    """Refuse every named value that is not an odd integer of at least 1: a window needs a centre."""
+    integer_at_least(1, **values)
+    for name, value in values.items():
+        if isinstance(value, int) and value % 2 == 0:
+            raise InvalidValueError(f"{name} must be odd, got {value}. Choose {value - 1} or {value + 1}.")
+
+
 def number_between(low: float, high: float, **values: object) -> None:
     """Refuse every named value that is not a finite number in [low, high]."""
     for name, value in values.items():

@@ -49,3 +49,65 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     weights = (logits - logits.amax(axes, keepdim=True)).exp()  # (N, 1, *S)
     weights = weights / weights.sum(axes, keepdim=True)
     return (x * weights).sum(axes, keepdim=True).to(x.dtype)
+
+
+def semhash(logits: Tensor, training: bool = True) -> Tensor:
+    """Return gates by Improved SemHash: (N, c) real numbers -> (N, c) in [0, 1].
+
+    With e unit normal noise and a = clamp(1.2 sigmoid(logits + e) - 0.1, 0, 1), one half of the samples (a coin for
+    each) gets the soft gates a, the other the hard ones 1[a > 0.49999], whose gradient is that of a. Without
+    `training` there is no noise and all gates are hard. Where |logits + e| > 2.398 the gradient is zero.
+
+    Paper: Kaiser and Bengio, 2018, arXiv 1801.09797; as used in GaterNet, CVPR 2019, arXiv 1811.11205.
+
+    Differs from the paper: as in GaterNet's released code a gate at exactly 0 is open.
+
+    >>> semhash(torch.tensor([[-1.0, 0.0, 3.0]]), training=False)
+    tensor([[0., 1., 1.]])
+    """
+    logits = logits.to(at_least_float32(logits.dtype))
+    if training:
+        logits = logits + torch.randn_like(logits)
+    soft = (1.2 * torch.sigmoid(logits) - 0.1).clamp(0, 1)
+    hard = (soft > 0.49999).to(soft.dtype)
+    if not training:
+        return hard
+    takes_hard = torch.rand(len(logits), 1, device=logits.device) < 0.5
+    return torch.where(takes_hard, straight_through(hard, soft), soft)
+
+
+def gumbel_sigmoid(logits: Tensor, training: bool = True) -> Tensor:
+    """Return hard gates 1[logits + e > 0], e the difference of two Gumbel variables, with the gradient of the sigmoid.
+
+    The binary form of straight-through Gumbel-softmax at temperature 1, (N, c) -> (N, c). Without `training` there is
+    no noise.
+
+    >>> gumbel_sigmoid(torch.tensor([[-1.0, 0.0, 3.0]]), training=False)
+    tensor([[0., 1., 1.]])
+    """
+    logits = logits.to(at_least_float32(logits.dtype))
+    if not training:
+        return (logits >= 0).to(logits.dtype)
+    uniform = torch.rand_like(logits).clamp(1e-7, 1 - 1e-7)
+    noisy = logits + uniform.log() - (-uniform).log1p()
+    return straight_through((noisy >= 0).to(noisy.dtype), noisy.sigmoid())
+
+
+def hard_sigmoid_gate(logits: Tensor, training: bool = True) -> Tensor:
+    """Return hard gates 1[logits >= 0], without noise, with the gradient of the sigmoid: (N, c) -> (N, c).
+
+    >>> hard_sigmoid_gate(torch.tensor([[-1.0, 0.0, 3.0]]))
+    tensor([[0., 1., 1.]])
+    """
+    logits = logits.to(at_least_float32(logits.dtype))
+    hard = (logits >= 0).to(logits.dtype)
+    return straight_through(hard, logits.sigmoid()) if training else hard
+
+
+def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
+    """Return `value` exactly, with the gradient of `gradient`.
+
+    >>> straight_through(torch.tensor(1.0), torch.tensor(0.25, requires_grad=True)).item()
+    1.0
+    """
+    return value.detach() + (gradient - gradient.detach())

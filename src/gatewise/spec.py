@@ -2,7 +2,7 @@
 
 The grammar, the same in Python, YAML and on the command line:
 
-    model  = NAME[:option=value,...]
+    model  = [hf-hub:]NAME[:option=value,...]
     gate   = NAME[:option=value,...][@place]
     spec   = model[+gate]...
     gates  = none | gate[+gate]...            one network of a comparison
@@ -18,8 +18,23 @@ from gatewise import _checks
 from gatewise import gates as _gates  # noqa: F401  (importing it fills the registry)
 from gatewise.registry import PLACES, gate_spec
 
+GATER = "gaternet"  # not a gate at a place but a network around the backbone, with these options
+GATER_OPTIONS = (
+    "sites",
+    "gater",
+    "bottleneck",
+    "head_norm",
+    "group_size",
+    "estimator",
+    "gate_bias",
+    "budget",
+    "sparsity",
+    "weighting",
+)
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
 _WORDS = {"true": True, "false": False, "none": None}
+_MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?")  # timm's prefixes have a colon of their own
+_LOCAL_FOLDER = "local-dir:"  # timm's; a folder's name may hold any sign of the grammar
 
 
 def parse_value(text: str) -> bool | int | float | str | None:
@@ -68,7 +83,7 @@ class GateChoice:
     """One gate with its options and place; refused at once if the registry does not know them.
 
     Attributes:
-        name: a registered gate.
+        name: a registered gate, or "gaternet".
         options: constructor options, by name.
         place: one of `PLACES`, or None for the place of the gate's paper.
 
@@ -81,9 +96,21 @@ class GateChoice:
     place: str | None = None
 
     def __post_init__(self) -> None:
+        if self.is_gater:
+            _checks.options_of(GATER, self.options, GATER_OPTIONS)
+            if self.place is not None:
+                raise _checks.InvalidValueError(
+                    f"{GATER} takes sites=inner or sites=residual, not a place, got {self}."
+                )
+            return
         gate_spec(self.name).make(64, device="meta", **self.options)
         if self.place is not None:
             _checks.one_of("place", self.place, PLACES)
+
+    @property
+    def is_gater(self) -> bool:
+        """Whether this is not a gate at places of the network but a `GaterNet` around it."""
+        return self.name == GATER
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -143,6 +170,9 @@ def parse_gates_list(text: str) -> list[Gates]:
 class ModelSpec:
     """A network and its gates.
 
+    Refuses, with ValueError: a string without a model's name, an option without a value, and "local-dir:FOLDER",
+    which no string of this grammar can hold; what `GateChoice` refuses. The name itself is looked up by `make_model`.
+
     >>> spec = ModelSpec.parse("resnet18_cifar:width=32+gct:mode=l1@before_conv")
     >>> spec.model, spec.model_options, str(spec.gates[0])
     ('resnet18_cifar', {'width': 32}, 'gct:mode=l1@before_conv')
@@ -157,9 +187,14 @@ class ModelSpec:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "model:option=value+gate..."."""
+        if text.strip().startswith(_LOCAL_FOLDER):
+            raise _checks.InvalidValueError(
+                f"a folder cannot be read from the string {text!r}; build its network with "
+                f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert the gates with insert_gates."
+            )
         head, *gates = text.strip().split("+")
-        name, _, options = head.partition(":")
-        if not name:
+        name, options = _MODEL.fullmatch(head).groups(default="")  # pyright: ignore[reportOptionalMemberAccess]
+        if name in {"", "hf-hub:", "hf_hub:", "timm:"}:
             raise _checks.InvalidValueError(f"no model name in {text!r}; expected for example resnet20+gct.")
         return cls(name, _parse_options(options, text), parse_gates("+".join(gates)) if gates else ())
 
@@ -173,9 +208,20 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a spec from what `to_dict` returned; unknown keys are refused."""
-        _checks.options_of("a model spec", values, ["model", "model_options", "gates"])
-        for gate in values.get("gates", []):
-            _checks.options_of("a gate of a model spec", gate, ["gate", "options", "place"])
-        gates = [GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in values.get("gates", [])]
+        """Rebuild a spec from what `to_dict` returned; unknown keys, and a missing `model` or `gate`, are refused."""
+        _check_keys("a model spec", values, "model", ["model_options", "gates"])
+        chosen = values.get("gates") or []
+        for gate in chosen:
+            _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
+        gates = [GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in chosen]
         return cls(values["model"], values.get("model_options") or {}, tuple(gates))
+
+
+def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: list[str]) -> None:
+    """Refuse anything but a mapping with a name under `required`, and at most the optional keys beside it."""
+    if not isinstance(values, Mapping):
+        raise _checks.InvalidTypeError(f"{owner} must be a mapping with the key {required!r}, got {values!r}.")
+    _checks.options_of(owner, values, [required, *optional])
+    if not (isinstance(values.get(required), str) and values[required]):
+        given = f"got {required}: {values[required]!r}" if required in values else f"got {dict(values)!r}"
+        raise _checks.InvalidValueError(f"{owner} needs the key {required!r} with a name, {given}.")

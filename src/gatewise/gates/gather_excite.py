@@ -1,0 +1,214 @@
+"""Gather-excite (GE): gather each channel over a neighbourhood or the whole map, excite every position with it."""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gatewise import _checks
+from gatewise.functional import at_least_float32, average_pool
+from gatewise.registry import Gate, bottleneck_width, register_gate
+
+# By the number of spatial axes, from one on.
+_AVERAGE_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def gather_excite(
+    x: Tensor, gather: Callable[[Tensor], Tensor] | None = None, mlp: nn.Module | None = None, *, extent: int = 0
+) -> Tensor:
+    """Return x * sigmoid(up(mlp(gather(x)))), where up repeats the nearest gathered value up to the map's size.
+
+    Args:
+        x: the map, (N, C, *S).
+        gather: maps it to (N, C, 1, ...) for extent 0, else to (N, C, ceil(S / extent), ...); None takes the mean of
+            the whole map, or of windows of 2 extent - 1 at every extent-th position, as far as they lie in the map.
+        mlp: maps what was gathered to logits of the same shape; None takes it as it is.
+        extent: ratio of the map's size to that of what is gathered; 0 gathers the whole map.
+
+    >>> x = torch.tensor([[[1.0, 3.0, 8.0]]])
+    >>> gather_excite(x)  # mean 4, sigmoid(4) = 0.9820
+    tensor([[[0.9820, 2.9460, 7.8561]]])
+    >>> gather_excite(x, extent=2)  # (1 + 3) / 2 = 2 and (3 + 8) / 2 = 5.5: sigmoid(2), sigmoid(2), sigmoid(5.5)
+    tensor([[[0.8808, 2.6424, 7.9674]]])
+    """
+    if gather is None:
+        gather = functools.partial(neighbourhood_means, extent=extent) if extent else average_pool
+    gathered = gather(x)
+    factors = (gathered if mlp is None else mlp(gathered)).sigmoid().to(x.dtype)
+    return x * (F.interpolate(factors, x.shape[2:], mode="nearest") if extent else factors)
+
+
+def neighbourhood_means(x: Tensor, extent: int) -> Tensor:
+    """Return means of windows of 2 extent - 1 around every extent-th position, those beyond the map not counted.
+
+    >>> neighbourhood_means(torch.tensor([[[1.0, 3.0, 8.0]]]), 2)
+    tensor([[[2.0000, 5.5000]]])
+    """
+    pool, margin = _AVERAGE_POOLS[x.dim() - 3], (extent - 1,) * 2 * (x.dim() - 2)
+    wide = x.to(at_least_float32(x.dtype))
+    # Padded here and divided by the share that lies in the map: pooling in three axes refuses maps below the window.
+    inside = F.pad(wide.new_ones((1, 1, *x.shape[2:])), margin)
+    sums, shares = (pool(padded, 2 * extent - 1, extent) for padded in (F.pad(wide, margin), inside))
+    return (sums / shares).to(x.dtype)
+
+
+@register_gate(
+    "ge",
+    function=gather_excite,
+    title="Gather-excite",
+    paper="Hu et al., Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks, NeurIPS 2018, "
+    "arXiv 1810.12348",
+    place="residual_end",
+    variants={
+        "extent2": {"extent": 2},
+        "extent3": {"extent": 3},
+        "learned2": {"extent": 2, "learned": True},
+        "learned4": {"extent": 4, "learned": True},
+        "learned_map": {"learned": True, "map_size": (5, 6)},
+        "mlp": {"mlp": True},
+        "learned_mlp": {"extent": 2, "learned": True, "mlp": True},
+        "mlp_channels": {"mlp": True, "rd_channels": 3},
+        "mlp_divisor": {"mlp": True, "rd_divisor": 8},
+        "1d": {"spatial_dims": 1, "extent": 2},
+        "3d": {"spatial_dims": 3, "extent": 2, "learned": True},
+    },
+    inert={
+        "spatial_dims": "chooses the rank of the input",
+        "map_size": "fixes the size of the maps; every other size is refused",
+    },
+)
+class GatherExcite(Gate):
+    """Scale x by sigmoid(up(gather(x))), where gather shrinks each channel by itself and up repeats it to x's size.
+
+    `extent` e is the ratio of sizes, 0 the whole map. The paper's three forms:
+
+    - theta-minus (default): gather is average pooling, of windows of 2e - 1 at every e-th position. No parameters.
+    - theta (`learned`): log2(e) depthwise 3x3 convolutions of stride 2, each with batch norm, ReLU between; for extent
+      0 one depthwise convolution of the whole map's size `map_size` (a number or one per axis), with batch norm.
+    - theta-plus (`learned` and `mlp`): then two 1x1 convolutions C -> R -> C with ReLU between. R is `rd_channels`, or
+      C * rd_ratio rounded down to a multiple of rd_divisor. Without `learned`, extent 0 and `mlp` are an SE.
+
+    Sizes need not divide: ceil(size / e) values are gathered, and repeated as torch's nearest interpolation does.
+
+    Refuses, with ValueError: a learned extent other than 0 and powers of two; `map_size` missing for learned extent 0
+    or given otherwise; at run time a map of another size than `map_size`, of other channels or rank; with TypeError:
+    integer maps. A fresh gate is not the identity: its factors lie around 0.5. With learned extent 0, batch norm sees
+    one value per sample and channel, so training needs two samples at least. Without weights there is nothing to read
+    the number of channels from: build the default form anew after pruning.
+
+    Differs from the paper: nothing known. timm's module of this name fails to build or run in most of these forms;
+    names of modules are its own (`gather.conv1`, `gather.norm1`, `mlp.fc1`, `mlp.fc2`).
+
+    >>> gate = GatherExcite(1, extent=2, spatial_dims=1)
+    >>> gate(torch.tensor([[[1.0, 3.0, 8.0]]]))  # means 2 and 5.5: sigmoid(2), sigmoid(2), sigmoid(5.5)
+    tensor([[[0.8808, 2.6424, 7.9674]]])
+    >>> sum(p.numel() for p in GatherExcite(64, learned=True, map_size=7).parameters())  # 64 * (7*7 + 2)
+    3264
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        extent: int = 0,
+        learned: bool = False,
+        mlp: bool = False,
+        map_size: int | Sequence[int] | None = None,
+        rd_ratio: float = 1 / 16,
+        rd_channels: int | None = None,
+        rd_divisor: int = 1,
+        spatial_dims: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        _checks.integer_at_least(0, extent=extent)
+        self.extent = extent
+        self.map_size = self._checked_map_size(learned, map_size)
+        width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
+        self.gather = self._gather(channels, device, dtype) if learned else None
+        self.mlp = None
+        if mlp:
+            fc1, fc2 = (self.pointwise(*ends, device, dtype) for ends in ((channels, width), (width, channels)))
+            self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.ReLU(inplace=True), fc2=fc2))
+
+    def _checked_map_size(self, learned: bool, map_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
+        if learned and (self.extent == 1 or self.extent & (self.extent - 1)):
+            raise _checks.InvalidValueError(
+                f"a learned extent must be 0 or a power of two from 2 on, got {self.extent}: it is reached by "
+                f"convolutions of stride 2. Take 2, 4 or 8, or learned=False."
+            )
+        if map_size is None:
+            if learned and self.extent == 0:
+                raise _checks.InvalidValueError(
+                    "learned=True with extent=0 convolves the whole map, so it needs map_size, the map's height and "
+                    "width, for example map_size=14. Give it, or take an extent of 2, 4 or 8, which fits every map."
+                )
+            return None
+        if not (learned and self.extent == 0):
+            raise _checks.InvalidValueError(
+                f"map_size is for learned=True with extent=0 only, got map_size={map_size!r} with learned={learned} "
+                f"and extent={self.extent}. Leave it out: this gate takes maps of every size."
+            )
+        sizes = tuple(map_size) if isinstance(map_size, Sequence) else (map_size,) * self.spatial_dims
+        for size in sizes:
+            _checks.integer_at_least(1, map_size=size)
+        if len(sizes) != self.spatial_dims:
+            raise _checks.InvalidValueError(
+                f"map_size must be one integer or one for each of {self.spatial_dims} axes, got {map_size!r}."
+            )
+        return sizes
+
+    def _gather(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Sequential:
+        """Return the depthwise convolutions, each with its batch norm, and the ReLUs between."""
+        rank = self.spatial_dims - 1
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        steps = self.extent.bit_length() - 1 if self.extent else 1
+        for step in range(1, steps + 1):
+            window: dict[str, Any] = (
+                {"kernel_size": 3, "stride": 2, "padding": 1} if self.extent else {"kernel_size": self.map_size}
+            )
+            layers[f"conv{step}"] = _CONVOLUTIONS[rank](
+                channels, channels, **window, groups=channels, bias=False, device=device, dtype=dtype
+            )
+            layers[f"norm{step}"] = _NORMS[rank](channels, device=device, dtype=dtype)
+            if step < steps:
+                layers[f"act{step}"] = nn.ReLU(inplace=True)
+        return nn.Sequential(layers)
+
+    def reset_parameters(self) -> None:
+        """Draw all convolutions anew, as torch initialises them, and start the batch norms afresh."""
+        for layer in (*(self.gather or ()), *(self.mlp or ())):
+            if isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm):
+                layer.reset_parameters()
+
+    @property
+    def channels(self) -> int:
+        weight = next(self.parameters(), None)
+        if weight is None:
+            return self._channels
+        return weight.shape[0 if self.gather is not None else 1]  # of a depthwise convolution, or of fc1
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse also a map of another size than `map_size`."""
+        super().check_input(x)
+        if self.map_size is not None and tuple(x.shape[2:]) != self.map_size:
+            size = tuple(x.shape[2:])
+            raise _checks.InvalidValueError(
+                f"GatherExcite was built for maps of map_size={self.map_size}, got {size}. "
+                f"Build it with map_size={size}, or pass images of the size that it was built for."
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return gather_excite(x, self.gather, self.mlp, extent=self.extent)
+
+    def extra_repr(self) -> str:
+        size = "" if self.map_size is None else f", map_size={self.map_size}"
+        return f"{self.channels}, extent={self.extent}{size}"

@@ -1,0 +1,194 @@
+"""Non-local block (NL): every position adds a weighted mean of all positions, the weights from pairs of features."""
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.functional import at_least_float32
+from gatewise.registry import Gate, bottleneck_width, register_gate
+
+PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+
+
+def non_local(
+    x: Tensor,
+    g: nn.Module,
+    conv_out: nn.Module,
+    theta: nn.Module | None = None,
+    phi: nn.Module | None = None,
+    concat_project: nn.Module | None = None,
+    *,
+    pairwise: str = "embedded_gaussian",
+) -> Tensor:
+    """Return x + conv_out(y) with y_i = sum_j f(theta(x)_i, phi(x)_j) g(x)_j over positions j.
+
+    Args:
+        x: the map, (N, C, *S) with P positions.
+        g: maps it to values, (N, R, *S).
+        conv_out: maps (N, R, *S) to what is added, (N, C, *S).
+        theta: maps x to queries, (N, R, *S); None takes x itself.
+        phi: maps x to keys, (N, R, *S); None takes x itself.
+        concat_project: linear, maps a query and behind it a key, (N, 2 R, *S), to the logit of "concatenation".
+        pairwise: f(q, k), one of "embedded_gaussian": softmax_j(q.k / sqrt(R)); "gaussian": softmax_j(q.k);
+            "dot_product": q.k / P; "concatenation": relu(concat_project([q, k])) / P.
+
+    >>> x, same = torch.tensor([[[1.0, 3.0]]]), nn.Identity()
+    >>> non_local(x, same, same, pairwise="dot_product")  # (1*1 + 3*3) / 2 = 5 times the query
+    tensor([[[ 6., 18.]]])
+    >>> non_local(x, same, same, phi=lambda x: 0 * x)  # equal attention: the mean, 2
+    tensor([[[3., 5.]]])
+    """
+    queries, keys, values = (x if layer is None else layer(x) for layer in (theta, phi, g))  # (N, R, *S)
+    if pairwise == "concatenation" and concat_project is not None:
+        mixed = _concatenated(queries, keys, values, concat_project)
+    else:
+        queries, keys, values = (y.flatten(2).mT for y in (queries, keys, values))  # (N, P, R)
+        if pairwise == "dot_product":
+            mixed = _multiplied(queries, keys, values)
+        else:
+            mixed = _attended(queries, keys, values, scale=1.0 if pairwise == "gaussian" else queries.shape[2] ** -0.5)
+    return x + conv_out(mixed.mT.unflatten(2, x.shape[2:])).to(x.dtype)
+
+
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Return softmax(scale * queries keys^T) values, (N, P, R), where torch can without ever holding (N, P, P)."""
+    # What the fused kernels ask for: heads (one), contiguous rows, values as long as queries.
+    width, missing = values.shape[2], queries.shape[2] - values.shape[2]
+    values = nn.functional.pad(values, (0, missing)) if missing > 0 else values
+    q, k, v = (rows.unsqueeze(1).contiguous() for rows in (queries, keys, values))
+    return nn.functional.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1)[..., :width]
+
+
+def _multiplied(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return queries keys^T values / P, (N, P, R), by way of (N, R, R).
+
+    In float32 for half types: no softmax bounds these sums.
+    """
+    with torch.autocast(values.device.type, enabled=False):
+        q, k, v = (rows.to(at_least_float32(rows.dtype)) for rows in (queries, keys, values))
+        return (q @ (k.mT @ v / v.shape[1])).to(values.dtype)
+
+
+def _concatenated(queries: Tensor, keys: Tensor, values: Tensor, project: nn.Module) -> Tensor:
+    """Return sum_j relu(project([q_i, k_j])) v_j / P, (N, P, R), from maps (N, R, *S); in float32 for half types.
+
+    `project` is linear, so it sees each query and each key once, instead of every pair.
+    """
+    of_queries = project(torch.cat([queries, 0 * keys], 1)).flatten(2).mT  # (N, P, 1)
+    of_keys = project(torch.cat([0 * queries, keys], 1)).flatten(2)  # (N, 1, P)
+    rows = values.flatten(2).mT
+    with torch.autocast(values.device.type, enabled=False):
+        q, k, v = (y.to(at_least_float32(y.dtype)) for y in (of_queries, of_keys, rows))
+        return (torch.relu(q + k) @ v / v.shape[1]).to(values.dtype)
+
+
+class Projection(nn.Module):
+    """One convolution, under the name that it has in mmcv's weights: `conv`."""
+
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@register_gate(
+    "nl",
+    function=non_local,
+    title="Non-local block",
+    paper="Wang et al., Non-local Neural Networks, CVPR 2018, arXiv 1711.07971",
+    place="residual_end",
+    variants={
+        "gaussian": {"pairwise": "gaussian"},
+        "dot_product": {"pairwise": "dot_product"},
+        "concatenation": {"pairwise": "concatenation"},
+        "wide": {"rd_ratio": 1},
+        "channels": {"rd_channels": 3, "pairwise": "dot_product"},
+        "divisor": {"rd_divisor": 24, "pairwise": "dot_product"},
+        "1d": {"spatial_dims": 1, "pairwise": "dot_product"},
+        "3d": {"spatial_dims": 3, "pairwise": "dot_product"},
+    },
+    inert={"spatial_dims": "chooses the rank of the input"},
+)
+class NonLocal(Gate):
+    """Add to position i W_z sum_j f(x_i, x_j) W_g x_j, a weighted mean of all positions: z_i = x_i + W_z y_i.
+
+    With q_i = W_theta x_i and k_j = W_phi x_j, both of R channels, and P positions, `pairwise` chooses f:
+    "embedded_gaussian" softmax_j(q_i.k_j / sqrt(R)), "gaussian" softmax_j(x_i.x_j), "dot_product" q_i.k_j / P,
+    "concatenation" relu(w.[q_i, k_j]) / P. R is `rd_channels`, or C * rd_ratio rounded down to a multiple of
+    rd_divisor.
+
+    Modules are named and shaped as in mmcv's NonLocal1d to 3d without sub-sampling (`g.conv`, `theta.conv`, `phi.conv`,
+    `concat_project.conv`, `conv_out.conv`), whose weights load. `conv_out` starts at zero, so a fresh gate is the
+    identity bit for bit; the other convolutions start with a standard deviation of 0.01, as there.
+
+    Time grows with P^2, except for "dot_product". The softmax forms do not hold P x P numbers where torch has a fused
+    kernel; "concatenation" does: 630 MB in float32 for one map of 112 x 112.
+
+    Refuses, with ValueError: an unknown pairwise, rd_ratio outside (0, 1], rd_channels or rd_divisor below 1; at run
+    time a map of other channels or rank; with TypeError: integer maps.
+
+    Differs from the paper: its formula of the embedded Gaussian does not divide by sqrt(R), its code does (a copy of
+    mmcv's in the released GCNet multiplies by it, an error). Keys and values are not sub-sampled.
+
+    >>> gate = NonLocal(64)
+    >>> x = torch.randn(1, 64, 2, 2)
+    >>> bool((gate(x) == x).all()), sum(p.numel() for p in gate.parameters())  # 3 * (64*32 + 32) + 32*64 + 64
+    (True, 8352)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        pairwise: str = "embedded_gaussian",
+        rd_ratio: float = 1 / 2,
+        rd_channels: int | None = None,
+        rd_divisor: int = 1,
+        spatial_dims: int = 2,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, spatial_dims=spatial_dims)
+        self.pairwise = _checks.one_of("pairwise", pairwise, PAIRWISE)
+        width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
+
+        def projection(inputs: int, outputs: int) -> Projection:
+            return Projection(self.pointwise(inputs, outputs, device, dtype))
+
+        embeds, concatenates = pairwise != "gaussian", pairwise == "concatenation"
+        self.g = projection(channels, width)
+        self.theta = projection(channels, width) if embeds else None
+        self.phi = projection(channels, width) if embeds else None
+        self.concat_project = projection(2 * width, 1) if concatenates else None
+        if self.concat_project is not None:
+            self.concat_project.conv.bias = None
+        self.conv_out = projection(width, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, the last convolution and all biases zero."""
+        for layer in self.modules():
+            if isinstance(layer, Projection):
+                layer.conv.reset_parameters()  # stays for concat_project alone
+        for layer in (self.g, self.theta, self.phi):
+            for parameter in layer.parameters() if layer is not None else ():
+                nn.init.normal_(parameter, std=0.01) if parameter.dim() > 1 else nn.init.zeros_(parameter)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def channels(self) -> int:
+        return self.conv_out.conv.weight.shape[0]
+
+    @property
+    def identity_at_init(self) -> bool:
+        return True
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return non_local(x, self.g, self.conv_out, self.theta, self.phi, self.concat_project, pairwise=self.pairwise)
+
+    def extra_repr(self) -> str:
+        return f"pairwise={self.pairwise!r}"

@@ -1,0 +1,106 @@
+"""Triplet attention: each pair of the three axes C, H and W gates the map, pooled over the third."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.functional import at_least_float32
+from gatewise.registry import Gate, register_gate
+
+
+def zpool(x: Tensor, axis: int) -> Tensor:
+    """Return the maximum and the mean over one axis of a (N, C, H, W) map, stacked as two channels: (N, 2, ., .).
+
+    >>> zpool(torch.tensor([[[[1.0, 3.0]]]]), axis=3).shape, zpool(torch.tensor([[[[1.0, 3.0]]]]), axis=3).flatten()
+    (torch.Size([1, 2, 1, 1]), tensor([3., 2.]))
+    """
+    means = x.mean(axis, dtype=at_least_float32(x.dtype)).to(x.dtype)
+    return torch.stack([x.amax(axis), means], dim=1)
+
+
+def triplet_attention(x: Tensor, cw: nn.Module, hc: nn.Module, hw: nn.Module | None = None) -> Tensor:
+    """Return x times the mean of sigmoid(cw(z_H)), sigmoid(hc(z_W)) and sigmoid(hw(z_C)), z_A = zpool over axis A.
+
+    Args:
+        x: the map, (N, C, H, W).
+        cw: maps (N, 2, C, W) to logits (N, 1, C, W).
+        hc: maps (N, 2, H, C) to logits (N, 1, H, C).
+        hw: maps (N, 2, H, W) to logits (N, 1, H, W); None takes the mean of the other two.
+
+    >>> x = torch.tensor([[[[1.0, 3.0]]]])
+    >>> triplet_attention(x, lambda z: z[:, :1], lambda z: z[:, :1])  # (sigmoid(1) + sigmoid(3)) / 2, and sigmoid(3)
+    tensor([[[[0.8418, 2.8577]]]])
+    """
+    factors = cw(zpool(x, 2)).sigmoid().transpose(1, 2)  # (N, C, 1, W)
+    factors = factors + hc(zpool(x.transpose(1, 2), 3)).sigmoid().permute(0, 3, 2, 1)  # (N, C, H, W)
+    if hw is None:
+        return x * (factors / 2).to(x.dtype)
+    return x * ((factors + hw(zpool(x, 1)).sigmoid()) / 3).to(x.dtype)
+
+
+def branch(kernel_size: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Sequential:
+    """Return a convolution from the two pooled channels to one and its batch norm, nested as in the official code."""
+    conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
+    # The new batch's share of the running statistics; frameworks that count the old share instead need 0.99.
+    bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01, device=device, dtype=dtype)
+    return nn.Sequential(OrderedDict(conv=nn.Sequential(OrderedDict(conv=conv, bn=bn))))
+
+
+@register_gate(
+    "triplet",
+    function=triplet_attention,
+    title="Triplet attention",
+    paper="Misra et al., Rotate to Attend: Convolutional Triplet Attention Module, WACV 2021, arXiv 2010.03045",
+    place="residual_end",
+    variants={
+        "kernel3": {"kernel_size": 3},
+        "no_spatial": {"no_spatial": True},
+    },
+)
+class TripletAttention(Gate):
+    """Multiply by the mean of three sigmoid(BN(conv(z))), where z is the maximum and the mean over H, W or C.
+
+    `cw` sees (C, W) pooled over H, `hc` sees (H, C) pooled over W, `hw` sees (H, W) pooled over C and is left out with
+    `no_spatial`. Each is a k x k convolution from 2 channels to 1 without bias and a batch norm (eps 1e-5, momentum
+    0.01): 3 (2 k^2 + 2) parameters, 300 for k = 7, whatever C is. A state dict of the official module loads.
+
+    For maps of two spatial axes only. Refuses, with ValueError: an even kernel_size; at run time a map of other
+    channels or rank; with TypeError: integer maps. A fresh gate is not the identity: its factors lie around 0.5.
+
+    Differs from the official code in the order of operations only: the three factors are averaged before the one
+    multiplication, and where several values are the maximum they share its gradient.
+
+    >>> gate = TripletAttention(64)
+    >>> sum(p.numel() for p in gate.parameters())  # 3 * (2 * 7 * 7 + 2)
+    300
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 7,
+        no_spatial: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels)
+        _checks.odd(kernel_size=kernel_size)
+        self.cw = branch(kernel_size, device, dtype)
+        self.hc = branch(kernel_size, device, dtype)
+        self.hw = None if no_spatial else branch(kernel_size, device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the convolutions anew, as torch initialises them, and start the batch norms afresh."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+                layer.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        return triplet_attention(x, self.cw, self.hc, self.hw)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}"
