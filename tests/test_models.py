@@ -1,14 +1,18 @@
 """Networks by name: sizes as in the papers, weights from the seed alone, and refusals that name the nearest."""
 
 import inspect
+import math
 
 import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import gatewise as gw
 from gatewise.models import CifarResNet, model_names
+from gatewise.models.families import FAMILIES
+from gatewise.models.form import Form
 
 
 def size(model: nn.Module) -> int:
@@ -96,6 +100,202 @@ def test_a_block_is_its_formula() -> None:
         shortcut = x if block.conv1.stride == (1, 1) else block.shortcut[1](block.shortcut[0](x))
         y = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
         torch.testing.assert_close(block(x), (y + shortcut).relu())
+
+
+# --- Bottleneck units and shortcuts without parameters ---------------------------------------------------------------
+
+
+def test_resnet164_has_the_papers_sizes() -> None:
+    """1.62 million parameters and 7,200 filters of last convolutions with GaterNet's widths, 1.70 and 8,064 else."""
+    for name, expected, filters in [("resnet164", 1_704_154, 8_064), ("resnet164_gaternet", 1_620_058, 7_200)]:
+        model = gw.make_model(name)
+        assert size(model) == expected
+        assert sum(unit.conv3.out_channels for stage in model.stages for unit in stage) == filters
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        shortcuts = [m for stage in model.stages for m in stage[0].shortcut if isinstance(m, nn.Conv2d)]
+        assert len(convolutions) - len(shortcuts) + 1 == 164  # and the classifier
+        assert all(unit.conv1.out_channels * 4 == unit.conv3.out_channels for stage in model.stages for unit in stage)
+        assert model.conv1.out_channels == 16
+
+
+def test_shortcuts_are_the_identity_where_width_and_resolution_stay() -> None:
+    projections = {
+        name: [len(unit.shortcut) > 0 for stage in gw.make_model(name).stages for unit in stage]
+        for name in ("resnet164", "resnet164_gaternet", "resnet20")
+    }
+    assert [index for index, has in enumerate(projections["resnet164"]) if has] == [0, 18, 36]
+    assert [index for index, has in enumerate(projections["resnet164_gaternet"]) if has] == [18, 36]
+    assert [index for index, has in enumerate(projections["resnet20"]) if has] == [3, 6]
+
+
+@torch.no_grad()
+def test_a_bottleneck_unit_is_its_formula() -> None:
+    torch.manual_seed(0)
+    model = CifarResNet([1, 2], [16, 32], stem=8, bottleneck=True).eval()
+    for unit, inputs in ((model.stages[0][0], 8), (model.stages[1][0], 16), (model.stages[1][1], 32)):
+        x = torch.randn(2, inputs, 8, 8)
+        stride = 2 if inputs == 16 else 1
+        y = unit.bn1(F.conv2d(x, unit.conv1.weight)).relu()
+        y = unit.bn2(F.conv2d(y, unit.conv2.weight, stride=stride, padding=1)).relu()
+        y = unit.bn3(F.conv2d(y, unit.conv3.weight))
+        shortcut = x if inputs == 32 else unit.shortcut[1](F.conv2d(x, unit.shortcut[0].weight, stride=stride))
+        torch.testing.assert_close(unit(x), (y + shortcut).relu())
+
+
+@pytest.mark.parametrize("side", [8, 7])
+@torch.no_grad()
+def test_a_padding_shortcut_takes_every_second_position_and_appends_zeros(side: int) -> None:
+    unit = gw.make_model("resnet20:shortcut=padding").stages[1][0].eval()
+    x = torch.randn(2, 16, side, side)
+    shortcut = torch.zeros(2, 32, (side + 1) // 2, (side + 1) // 2)
+    for row in range(0, side, 2):
+        for column in range(0, side, 2):
+            shortcut[:, :16, row // 2, column // 2] = x[:, :, row, column]
+    y = unit.bn2(unit.conv2(unit.bn1(unit.conv1(x)).relu()))
+    torch.testing.assert_close(unit(x), (y + shortcut).relu())
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet164", "resnet18_cifar:width=8", "resnet20_wider:parameters=90000"])
+def test_padding_leaves_out_the_projections_and_nothing_else(name: str) -> None:
+    if "wider" in name:
+        assert abs(size(gw.make_model(name, shortcut="padding")) - 90_000) < 2_000
+        return
+    plain, padded = (gw.make_model(name, shortcut=kind).state_dict() for kind in ("projection", "padding"))
+    assert [key for key in plain if ".shortcut." not in key] == list(padded)
+    assert len(padded) < len(plain)
+
+
+def test_the_published_size_of_resnet20_with_padding() -> None:
+    """He et al. (2016), table 6: 0.27 and 0.85 million, with parameter-free shortcuts."""
+    assert size(gw.make_model("resnet20:shortcut=padding")) == 269_722
+    assert size(gw.make_model("resnet56:shortcut=padding")) == 853_018
+
+
+@pytest.mark.parametrize("shortcut", ["projection", "padding"])
+@pytest.mark.parametrize(("bottleneck", "layer"), [(False, "bn2"), (True, "bn3")])
+def test_gates_find_their_places_beside_either_shortcut(shortcut: str, bottleneck: bool, layer: str) -> None:
+    model = CifarResNet([2, 2], [16, 32], stem=8, bottleneck=bottleneck, shortcut=shortcut)
+    gw.insert_gates(model, "se")
+    assert list(gw.gates_in(model)) == [f"stages.{s}.{u}.{layer}.se" for s in range(2) for u in range(2)]
+
+
+def test_a_network_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown shortcut 'paddin'; .*Did you mean 'padding'\?"):
+        gw.make_model("resnet20:shortcut=paddin")
+    with pytest.raises(ValueError, match=r"shortcut='padding' cannot narrow 32 channels to 16\. Choose"):
+        CifarResNet([1, 1], [32, 16], shortcut="padding")
+    with pytest.raises(ValueError, match=r"output width must be a multiple of 4, got 18\."):
+        CifarResNet([1], [18], bottleneck=True)
+    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
+        CifarResNet([1], [16], stem=0)
+
+
+# --- Wider networks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "with_gater", "found"),
+    [
+        ("resnet20", 547_842, 547_403),
+        ("resnet56", 1_137_186, 1_139_951),
+        ("resnet164_gaternet", 1_957_202, 1_977_650),
+        ("resnet164", 2_049_074, 2_041_464),
+    ],
+)
+def test_a_wider_network_is_as_large_as_the_plain_one_with_its_gater(name: str, with_gater: int, found: int) -> None:
+    assert FAMILIES[name].build.__self__.gater_parameter_count() + size(gw.make_model(name)) == with_gater
+    assert size(gw.make_model(f"{name}_wider")) == found
+    assert size(gw.make_model(f"{name}_wider", parameters=with_gater)) == found
+    assert abs(found / with_gater - 1) < 0.011
+
+
+def every_wider(form: Form, up_to: float) -> dict[tuple[int, ...], int]:
+    """Return widths -> parameters for many factors of a fine grid, independent of how `Form.wider` searches."""
+    unit = 4 if form.bottleneck else 1
+    stem = form.widths[0] if form.stem is None else form.stem
+    counts = {}
+    for step in range(1, int(up_to * 1024)):
+        widths = [unit * max(1, math.floor(step / 1024 * width / unit + 0.5)) for width in (stem, *form.widths)]
+        if tuple(widths) not in counts:
+            built = Form(blocks=form.blocks, widths=tuple(widths[1:]), stem=widths[0], bottleneck=form.bottleneck)
+            counts[tuple(widths)] = built.parameter_count()
+    return counts
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet164", "resnet164_gaternet"])
+def test_no_other_factor_comes_nearer_to_the_budget(name: str) -> None:
+    form = FAMILIES[name].build.__self__
+    counts = every_wider(form, up_to=1.6)
+    plain = form.parameter_count()
+    assert plain in counts.values()
+    for budget in (plain // 3, plain, plain + 1, int(1.2 * plain), int(1.37 * plain), int(1.7 * plain)):
+        nearest = min(abs(count - budget) for count in counts.values())
+        assert abs(form.wider(budget).parameter_count() - budget) == nearest
+    smallest = min(counts.values())
+    assert form.wider(smallest).parameter_count() == smallest
+
+
+def test_widths_of_a_wider_network_are_rounded_multiples_of_one_factor() -> None:
+    def widths(name: str) -> list[int]:
+        model = gw.make_model(name)
+        return [model.conv1.out_channels, *(stage[0].conv1.out_channels for stage in model.stages)]
+
+    assert widths("resnet20_wider") == [23, 23, 45, 91]  # the factor is 1.42
+    assert widths("resnet56_wider") == [18, 18, 37, 74]
+    assert widths("resnet164_gaternet_wider") == [16, 4, 35, 71]  # of bottleneck units the inner ones
+    assert widths("resnet164_wider") == [16, 18, 35, 70]
+    assert widths("resnet20_wider:parameters=272474") == [16, 16, 32, 64]
+
+
+def test_a_wider_network_keeps_its_form() -> None:
+    for name in ("resnet20", "resnet164_gaternet"):
+        plain, wider = (gw.make_model(n) for n in (name, f"{name}_wider"))
+        assert list(wider.state_dict()) == list(plain.state_dict())
+    assert wider(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_parameters_sizes_a_wider_network() -> None:
+    for budget in (100_000, 400_000, 3_000_000):
+        found = size(gw.make_model(f"resnet20_wider:parameters={budget}", num_classes=100))
+        assert abs(found / budget - 1) < 0.015
+    with pytest.raises(ValueError, match="parameters must be at least 253, those of the narrowest network of this"):
+        gw.make_model("resnet20_wider:parameters=100")
+    with pytest.raises(TypeError, match="parameters must be an integer"):
+        gw.make_model("resnet20_wider:parameters=4e5")
+
+
+def test_the_budget_follows_the_classes_and_the_image() -> None:
+    """CIFAR-100 adds 90 * 65 parameters to plain ResNet-20 and nothing to its gater; a grey image two stems' less."""
+    form = FAMILIES["resnet20"].build.__self__
+    assert size(gw.make_model("resnet20_wider", num_classes=100)) == form.wider(
+        547_842 + 90 * 65, num_classes=100
+    ).parameter_count(num_classes=100)
+    assert size(gw.make_model("resnet20_wider", in_chans=1)) == form.wider(
+        547_842 - 2 * 2 * 16 * 9, in_chans=1
+    ).parameter_count(in_chans=1)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet164", "resnet164_gaternet", "resnet110"])
+@pytest.mark.parametrize("options", [{}, {"shortcut": "padding", "num_classes": 7, "in_chans": 1}])
+def test_the_count_of_a_form_is_that_of_its_network(name: str, options: dict) -> None:
+    form = FAMILIES[name].build.__self__
+    assert form.parameter_count(**options) == size(form.build(**options))
+
+
+# --- Names and specs -------------------------------------------------------------------------------------------------
+
+
+def test_a_name_of_the_hub_is_handed_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[str, dict]] = []
+
+    def create_model(name: str, **options: object) -> nn.Module:
+        built.append((name, options))
+        return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    model = gw.make_model("hf-hub:timm/resnet18.a1_in1k:drop_rate=0.5+gct", num_classes=4)
+    assert built == [("hf-hub:timm/resnet18.a1_in1k", {"drop_rate": 0.5, "in_chans": 3, "num_classes": 4})]
+    assert list(gw.gates_in(model)) == ["0.gct"]
 
 
 def test_names_that_are_not_built_here_come_from_timm() -> None:
@@ -210,7 +410,10 @@ def test_the_seed_holds_for_options_given_as_arguments_too() -> None:
 
 def test_options_of_the_networks_built_here_are_those_of_their_class() -> None:
     """`blocks` and `widths` are chosen by the name."""
-    assert set(inspect.signature(CifarResNet).parameters) == {"blocks", "widths", "num_classes", "in_chans"}
-    for hidden in ("blocks", "widths"):
+    hidden_options = {"blocks", "widths", "stem", "bottleneck"}
+    own = set(inspect.signature(CifarResNet).parameters) - hidden_options
+    for name, extra in [("resnet20", set()), ("resnet18_cifar", {"width"}), ("resnet20_wider", {"parameters"})]:
+        assert set(FAMILIES[name].options) == own | extra
+    for hidden in hidden_options:
         with pytest.raises(ValueError, match=f"unknown option of model 'resnet20' '{hidden}'"):
             gw.make_model("resnet20", **{hidden: [1, 1, 1]})

@@ -4,6 +4,7 @@ A gate becomes a child of the layer that it guards and is called by a hook on th
 parameters keep their names, its class and methods stay, and deepcopy, pickle, export and compile go on working.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,9 +41,14 @@ class _Hook:
         return gate(x.movedim(self.channel_axis, 1)).movedim(1, self.channel_axis)
 
 
+@dataclass(frozen=True)
 class _InputHook(_Hook):
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.apply(layer, args[0]), *args[1:])
+    argument: str  # under which the layer's forward takes the map, if it is called by keyword
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if args:
+            return (self.apply(layer, args[0]), *args[1:]), named
+        return args, {**named, self.argument: self.apply(layer, named[self.argument])}
 
 
 class _OutputHook(_Hook):
@@ -266,7 +272,9 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
         unique = f"{name}_{count}"
     layer.add_module(unique, gate)
     if place.side == "input":
-        handle = layer.register_forward_pre_hook(_InputHook(unique, place.channel_axis))
+        argument = next(iter(inspect.signature(layer.forward).parameters))
+        hook = _InputHook(unique, place.channel_axis, argument)
+        handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     else:
         handle = layer.register_forward_hook(_OutputHook(unique, place.channel_axis))
     insertion.gates[f"{place.layer}.{unique}" if place.layer else unique] = gate
@@ -280,7 +288,13 @@ def _snake_case(gate: Any) -> str:
 def _forgive_plain_checkpoint(model: nn.Module, incompatible: Any) -> None:
     """Drop the gates' keys from the missing ones if the checkpoint holds none of them, being the plain network's."""
     missing: list[str] = incompatible.missing_keys
-    own = [f"{path}.{key}" for path, gate in gates_in(model).items() for key in gate.state_dict()]
+    parts = [  # which have seen to their own gates: the hooks of parts run first
+        f"{path}."
+        for path, part in model.named_modules()
+        if path and _forgive_plain_checkpoint in part._load_state_dict_post_hooks.values()
+    ]
+    gates = {path: gate for path, gate in gates_in(model).items() if not path.startswith(tuple(parts))}
+    own = [f"{path}.{key}" for path, gate in gates.items() for key in gate.state_dict()]
     if not own:
         return
     for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:

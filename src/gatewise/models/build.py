@@ -1,8 +1,5 @@
 """Build a network, gates included, from its name or spec."""
 
-import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,29 +7,13 @@ from torch import nn
 
 from gatewise import _checks
 from gatewise.insertion import insert_all
-from gatewise.models.cifar_resnet import CifarResNet
+from gatewise.models.families import FAMILIES
 from gatewise.spec import ModelSpec
-
-
-def _three_stages(depth: int, **options: Any) -> nn.Module:
-    """Build a CIFAR ResNet of 6n + 2 layers and widths 16, 32, 64."""
-    return CifarResNet([(depth - 2) // 6] * 3, [16, 32, 64], **options)
-
-
-def _four_stages(*, width: int = 64, **options: Any) -> nn.Module:
-    """Build a ResNet-18 with a 3x3 stem and widths `width` times 1, 2, 4, 8."""
-    return CifarResNet([2, 2, 2, 2], [width, 2 * width, 4 * width, 8 * width], **options)
-
-
-_builders: dict[str, Callable[..., nn.Module]] = {
-    **{f"resnet{depth}": partial(_three_stages, depth) for depth in (20, 32, 44, 56, 110)},
-    "resnet18_cifar": _four_stages,
-}
 
 
 def model_names() -> tuple[str, ...]:
     """Return the names that are built here; all others are timm's."""
-    return tuple(_builders)
+    return tuple(FAMILIES)
 
 
 def make_model(
@@ -46,13 +27,14 @@ def make_model(
     """Build a network with its gates.
 
     Args:
-        spec: a name ("resnet20", or any of timm's), a string with gates ("resnet18+gct:mode=l1@before_conv"), or a
-            `ModelSpec`.
+        spec: a name ("resnet20", or any of timm's, "hf-hub:OWNER/NAME" too), a string with options and gates
+            ("resnet20:shortcut=padding+gct:mode=l1@before_conv"), or a `ModelSpec`.
         num_classes: outputs of the classifier; None leaves the network's own (10 here, 1000 in timm).
         in_chans: channels of the image.
         seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
             not depend on the gates.
-        **options: of the network, for example width=32 for resnet18_cifar or pretrained=True for timm's.
+        **options: of the network. Built here: shortcut="projection" or "padding" for all, width=32 for
+            resnet18_cifar, parameters=400000 for the names that end in _wider. For timm's, all of create_model.
 
     An unknown name or option is refused with ValueError and the nearest known one.
 
@@ -61,6 +43,8 @@ def make_model(
     2025
     """
     spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
+    if any(choice.is_gater for choice in spec.gates):
+        raise _checks.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
     options = {**spec.model_options, **options, "in_chans": in_chans}
     if num_classes is not None:
         _checks.integer_at_least(1, num_classes=num_classes)
@@ -75,19 +59,14 @@ def make_model(
 
 
 def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
-    if name in _builders:
-        builder = _builders[name]
-        known = set(inspect.signature(CifarResNet).parameters) - {"blocks", "widths"}
-        if builder is _four_stages:
-            known.add("width")
-        _checks.options_of(f"model {name!r}", options, known)
-        return builder(**options)
+    if name in FAMILIES:
+        return FAMILIES[name].make(**options)
     timm = _checks.optional_module("timm", f"the model {name!r}")
     base = name.partition(".")[0]
-    known = [*_builders, *timm.list_models()]
+    known = [*FAMILIES, *timm.list_models()]
     if "/" not in name and ":" not in name and base not in known:
         raise _checks.InvalidValueError(
-            f"unknown model {base!r}; expected one of {', '.join(_builders)}, or a name from timm.list_models()."
+            f"unknown model {base!r}; expected one of {', '.join(FAMILIES)}, or a name from timm.list_models()."
             f"{_checks.nearest(base, known)}"
         )
     try:

@@ -8,10 +8,13 @@
 - `stage_end`: the last map of each resolution on the network's trunk, as timm's `feature_info` lists them.
 """
 
-from gatewise.places.rules import Place as Place
-from gatewise.places.rules import Places as Places
-from gatewise.places.rules import Skipped as Skipped
+from gatewise.places.filters import Filters as Filters
+from gatewise.places.filters import Weighted as Weighted
+from gatewise.places.filters import find_filters as find_filters
+from gatewise.places.layers import own_layers as own_layers
+from gatewise.places.place import Place as Place
+from gatewise.places.place import Places as Places
+from gatewise.places.place import Skipped as Skipped
 from gatewise.places.rules import boundary_places as boundary_places
 from gatewise.places.rules import find_places as find_places
-from gatewise.places.rules import own_layers as own_layers
 from gatewise.places.trace import evaluation_mode as evaluation_mode

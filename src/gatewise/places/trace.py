@@ -1,8 +1,13 @@
-"""A network as a list of tensor operations, read with torch.export (torch.fx where that fails), never changed."""
+"""A network as a list of tensor operations, read with torch.export (torch.fx where that fails), never changed.
+
+Both read a copy that shares the network's parameters: forwards write to buffers, attributes and caches.
+"""
 
 import contextlib
 import copy
 import io
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +54,7 @@ class Op:
         shape: of its result; () if that is no tensor.
         channel_axis: which axis of the result holds the channels.
         groups: of a convolution; 1 otherwise.
+        macs: multiply-adds of a convolution or linear layer for one sample; 0 otherwise.
         readers: the operations that read its result.
     """
 
@@ -59,6 +65,7 @@ class Op:
     shape: tuple[int, ...]
     channel_axis: int
     groups: int = 1
+    macs: int = 0
     readers: list["Op"] = field(default_factory=list)
 
     @property
@@ -136,19 +143,26 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     else:
         candidates = [example if isinstance(example, tuple) else (example,)]
     reasons = []
-    with evaluation_mode(model), _gates_set_aside(model), torch.no_grad():
+    with evaluation_mode(model), _gates_set_aside(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say of attributes that a forward assigns is true of a copy
         for read in (_read_export, _read_fx):
             for inputs in candidates:
                 try:
-                    return read(model, inputs)
+                    return read(_copy(model), inputs)
                 except Exception as error:
                     shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
                     first_line = (str(error).strip() or "no message").splitlines()[0][:200]
                     reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
     raise _checks.InvalidValueError(
         f"cannot read the structure of {type(model).__name__} ({'; '.join(reasons) or 'it has no convolution'}). "
-        f"Pass example=, an input that the network takes, or choose layers with before= or after=."
+        f"Pass example=, an input that the network takes; or insert into the part of it that takes one tensor, such as "
+        f"its backbone; or choose the convolutions themselves with before=torch.nn.Conv2d."
     )
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Return a copy that shares the parameters, which no forward in eval mode changes."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
@@ -160,7 +174,7 @@ def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
 def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     from torch.fx.passes.shape_prop import ShapeProp
 
-    graph_module = fx.symbolic_trace(copy.deepcopy(model))  # a copy: a forward may write to buffers and attributes
+    graph_module = fx.symbolic_trace(model)
     with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback besides raising
         ShapeProp(graph_module).propagate(*inputs)
     return _operations(graph_module.graph, lambda _: True, dict(graph_module.named_modules()))
@@ -184,7 +198,8 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -
         calls = {call: path for call, (path, _) in stack.items() if path}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
-        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, node, modules))
+        weight = _weight_shape(kind, node, modules)
+        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, weight), _macs(shape, weight))
         for source in inputs:
             source.readers.append(op)
         ops.append(op)
@@ -217,12 +232,22 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, ...]) -> int:
-    """Follow the channel axis: last behind linear layers and layer norms, moved by permutations, otherwise kept."""
+    """Follow the channel axis: last behind linear layers and layer norms, moved by permutations, otherwise kept.
+
+    Through a reshape it is kept where an axis of its size has as many elements before it as it had.
+    """
     if kind == "linear" or ("layer_norm" in str(node.target) and inputs and len(inputs[0].shape) == len(shape)):
         return len(shape) - 1
-    if not inputs or kind in {"conv", "input", "output"} or len(inputs[0].shape) != len(shape):
+    if not inputs or kind in {"conv", "input", "output"}:
         return 1
-    before = inputs[0].channel_axis
+    before, old = inputs[0].channel_axis, inputs[0].shape
+    if len(old) != len(shape):
+        axes = [
+            axis
+            for axis, size in enumerate(shape)
+            if before < len(old) and size == old[before] and math.prod(shape[:axis]) == math.prod(old[:before])
+        ]
+        return axes[0] if axes and math.prod(shape) == math.prod(old) else 1
     if kind == "permute":
         axes: Any = node.args[1:]
         axes = list(axes[0]) if isinstance(axes[0], list | tuple) else list(axes)
@@ -233,12 +258,27 @@ def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, 
     return before
 
 
-def _groups(kind: str, inputs: list[Op], node: fx.Node, modules: dict[str, nn.Module]) -> int:
+def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tuple[int, ...]:
+    """Return the shape of a weighted layer's weight, (outputs, inputs of a group, ...); () for all else."""
+    if kind not in {"conv", "linear"}:
+        return ()
+    if node.op == "call_module":
+        weight: Any = modules[str(node.target)].weight
+        return tuple(weight.shape)
+    if "addmm" in str(node.target):  # bias, input, weight of (inputs, outputs)
+        return _shape(node.args[2])[::-1]  # pyright: ignore
+    weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    return _shape(weight) if isinstance(weight, fx.Node) else ()
+
+
+def _groups(kind: str, inputs: list[Op], weight: tuple[int, ...]) -> int:
     """Return a convolution's groups, from the width of its weight."""
     if kind != "conv":
         return 1
-    if node.op == "call_module":
-        return int(getattr(modules[str(node.target)], "groups", 1))
-    weight: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-    width = _shape(weight)[1] if isinstance(weight, fx.Node) and len(_shape(weight)) > 1 else inputs[0].channels
+    width = weight[1] if len(weight) > 1 else inputs[0].channels
     return max(1, inputs[0].channels // max(1, width))
+
+
+def _macs(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
+    """Return the multiply-adds of one sample: each output value reads one filter."""
+    return math.prod(shape[1:]) * math.prod(weight[1:]) if weight else 0

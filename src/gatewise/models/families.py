@@ -1,0 +1,88 @@
+"""The table of networks that are built here: each name, how it is built and the options that it takes."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from gatewise import _checks
+from gatewise.models.form import Form
+
+
+@dataclass(frozen=True)
+class Family:
+    """One name: how its network is built, and with it the options, which are the builder's keyword-only arguments."""
+
+    name: str
+    build: Callable[..., nn.Module]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options.
+
+        >>> FAMILIES["resnet20"].options
+        ('shortcut', 'num_classes', 'in_chans')
+        """
+        parameters = inspect.signature(self.build).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def make(self, **options: Any) -> nn.Module:
+        """Build the network; an unknown option is refused with the nearest known one."""
+        _checks.options_of(f"model {self.name!r}", options, self.options)
+        return self.build(**options)
+
+
+def _four_stages(
+    *, width: int = 64, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3
+) -> nn.Module:
+    """Build a ResNet-18 with a 3x3 stem and widths `width` times 1, 2, 4, 8."""
+    form = Form(blocks=(2, 2, 2, 2), widths=(width, 2 * width, 4 * width, 8 * width))
+    return form.build(shortcut=shortcut, num_classes=num_classes, in_chans=in_chans)
+
+
+def _wider(
+    form: Form,
+    /,
+    *,
+    parameters: int | None = None,
+    shortcut: str = "projection",
+    num_classes: int = 10,
+    in_chans: int = 3,
+) -> nn.Module:
+    """Build the network of this form that is nearest to a budget of parameters, all widths multiplied by one factor.
+
+    Without `parameters` the budget is what the plain network and the gater of GaterNet's paper have together, for
+    the same classes, image channels and shortcut: the fair rival of a GaterNet. `Form.wider` tells how widths round.
+    """
+    options: dict[str, Any] = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
+    if parameters is None:
+        parameters = form.parameter_count(**options) + form.gater_parameter_count(in_chans=in_chans)
+    return form.wider(parameters, **options).build(**options)
+
+
+def _basic(depth: int) -> Form:
+    """Return the form of 6n + 2 layers and widths 16, 32, 64 (He et al., 2016)."""
+    return Form(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
+
+
+# Of 9n + 2 layers. GaterNet's paper counts 7,200 gates in its ResNet-164, which are 18 units of outputs 16, 128, 256:
+# its first stage is not expanded. The usual widths would have 8,064 gates and 1.70 million parameters, not 1.62.
+_RESNET164 = Form(blocks=(18, 18, 18), widths=(64, 128, 256), stem=16, bottleneck=True)
+_RESNET164_GATERNET = Form(blocks=(18, 18, 18), widths=(16, 128, 256), bottleneck=True)
+
+_FORMS = {
+    **{f"resnet{depth}": _basic(depth) for depth in (20, 32, 44, 56, 110)},
+    "resnet164": _RESNET164,
+    "resnet164_gaternet": _RESNET164_GATERNET,
+}
+_WIDENED = ("resnet20", "resnet56", "resnet164", "resnet164_gaternet")
+
+_builders: dict[str, Callable[..., nn.Module]] = {
+    **{name: form.build for name, form in _FORMS.items()},
+    "resnet18_cifar": _four_stages,
+    **{f"{name}_wider": partial(_wider, _FORMS[name]) for name in _WIDENED},
+}
+FAMILIES = {name: Family(name, build) for name, build in _builders.items()}

@@ -1,0 +1,107 @@
+"""The form of a CIFAR ResNet: its depth and widths, the parameters that follow from them, and wider networks of it."""
+
+import itertools
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from gatewise import _checks
+from gatewise.models.cifar_resnet import EXPANSION, CifarResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a network's name fixes; `CifarResNet` explains the fields.
+
+    >>> form = Form(blocks=(3, 3, 3), widths=(16, 32, 64))
+    >>> form.parameter_count(), form.gates, form.parameter_count() + form.gater_parameter_count()
+    (272474, 336, 547842)
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    stem: int | None = None
+    bottleneck: bool = False
+
+    def build(self, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> nn.Module:
+        """Return the network, with weights from torch's generator."""
+        fixed = {"stem": self.stem, "bottleneck": self.bottleneck, "shortcut": shortcut}
+        return CifarResNet(self.blocks, self.widths, **fixed, num_classes=num_classes, in_chans=in_chans)
+
+    @property
+    def gates(self) -> int:
+        """Number of filters of the units' last convolutions: one gate each in GaterNet's paper."""
+        return sum(count * width for count, width in zip(self.blocks, self.widths, strict=True))
+
+    def parameter_count(self, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> int:
+        """Return the number of parameters that `build` gives, without building."""
+        inputs = self.widths[0] if self.stem is None else self.stem
+        total = _with_norm(in_chans, inputs, 3)
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            if shortcut == "projection" and (stage > 0 or inputs != width):
+                total += _with_norm(inputs, width, 1)
+            total += self._unit_parameter_count(inputs, width) + (count - 1) * self._unit_parameter_count(width, width)
+            inputs = width
+        return total + (inputs + 1) * num_classes
+
+    def _unit_parameter_count(self, inputs: int, outputs: int) -> int:
+        if not self.bottleneck:
+            return _with_norm(inputs, outputs, 3) + _with_norm(outputs, outputs, 3)
+        inner = outputs // EXPANSION
+        return _with_norm(inputs, inner, 1) + _with_norm(inner, inner, 3) + _with_norm(inner, outputs, 1)
+
+    def gater_parameter_count(self, *, in_chans: int = 3) -> int:
+        """Return the parameters of the paper's gater: a ResNet-20 without classifier, 64 -> 8 -> one per gate."""
+        body = Form(blocks=(3, 3, 3), widths=(16, 32, 64)).parameter_count(num_classes=0, in_chans=in_chans)
+        return body + (64 + 1) * 8 + (8 + 1) * self.gates
+
+    def wider(self, budget: int, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> "Form":
+        """Return this form with all widths multiplied by the factor whose parameter count is nearest to `budget`.
+
+        Every width w becomes factor * w, rounded to a whole number (in bottleneck networks to a multiple of 4, so
+        that inner widths are whole too); one factor for stem and stages, any real number. Widths change one at a
+        time as it grows, so the count nearest to the budget is the best that these proportions allow; of two equally
+        near the smaller is taken.
+
+        Refuses, with ValueError: a budget below the narrowest such network.
+
+        >>> form = Form(blocks=(3, 3, 3), widths=(16, 32, 64))
+        >>> form.wider(547_842).widths, form.wider(547_842).parameter_count()
+        ((23, 45, 91), 547403)
+        """
+        _checks.integer_at_least(1, parameters=budget)
+        options = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
+
+        def count(step: int) -> int:
+            return self._scaled(step).parameter_count(**options)
+
+        if budget < count(0):
+            raise _checks.InvalidValueError(
+                f"parameters must be at least {count(0)}, those of the narrowest network of this form, got {budget}."
+            )
+        too_wide = next(step for step in (2**power for power in itertools.count()) if count(step) > budget)
+        low, high = 0, too_wide  # count(low) <= budget < count(high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if count(middle) <= budget else (low, middle)
+        return self._scaled(low if budget - count(low) <= count(high) - budget else high)
+
+    def _scaled(self, step: int) -> "Form":
+        """Return the form at the factor at which the widest stage comes to step / 2 units, before rounding.
+
+        A unit is the number that all widths are multiples of. The other widths divide the widest, so they too change
+        only at such factors, and no two at the same one.
+        """
+        unit = EXPANSION if self.bottleneck else 1
+        widest = max(self.widths)
+
+        def scaled(width: int) -> int:
+            return unit * max(1, (step * width + widest) // (2 * widest))
+
+        stem = None if self.stem is None else scaled(self.stem)
+        return replace(self, widths=tuple(map(scaled, self.widths)), stem=stem)
+
+
+def _with_norm(inputs: int, outputs: int, size: int) -> int:
+    """Return the parameters of a convolution without bias and its BatchNorm."""
+    return inputs * outputs * size * size + 2 * outputs

@@ -1,0 +1,99 @@
+"""Whose filters a place holds: the layers that make its channels, and those that read them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gatewise.places.layers import Layers
+from gatewise.places.place import Place, Skipped
+from gatewise.places.rules import RULES, ends_filters, mixes
+from gatewise.places.trace import Op, trace
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A convolution or linear layer at work.
+
+    Attributes:
+        layer: its path.
+        macs: its multiply-adds for one sample.
+        groups: of a convolution; 1 otherwise.
+    """
+
+    layer: str
+    macs: int
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The channels at one place as filters.
+
+    Attributes:
+        place: where they can be gated.
+        maker: the layer whose filters they are.
+        depthwise: convolutions between it and the place, each of whose filters reads one channel.
+        readers: the layers that read these channels and nothing else from them; none behind an addition.
+    """
+
+    place: Place
+    maker: Weighted
+    depthwise: tuple[Weighted, ...]
+    readers: tuple[Weighted, ...]
+
+
+def find_filters(model: nn.Module, place: str, example: Any = None) -> tuple[list[Filters], list[Skipped]]:
+    """Return the filters at the places of one kind, "inner" or "residual_end", and what was left out and why.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> net.input_size = (3, 8, 8)
+    >>> (found,), _ = find_filters(net, "inner")
+    >>> found.maker, found.readers  # 6 * 6 * 8 values of 3 * 9 products; 4 * 4 * 4 of 8 * 9
+    (Weighted(layer='0', macs=7776, groups=1), (Weighted(layer='2', macs=4608, groups=1),))
+    """
+    operations = trace(model, example)
+    layers = Layers(model, operations)
+    places = RULES[place](operations, layers)
+    found, skipped = [], list(places.skipped)
+    for spot in places.found:
+        op = _map_at(spot, layers)
+        makers = list(dict.fromkeys(_makers(op)))
+        mixing = [maker for maker in makers if mixes(maker)]
+        if len(mixing) != 1:
+            skipped.append(Skipped(spot.layer, f"its channels are made by {len(mixing)} layers, not by one"))
+            continue
+        depthwise = tuple(_weighted(maker) for maker in makers if maker is not mixing[0])
+        readers = tuple(_weighted(reader) for reader in dict.fromkeys(_readers(op)))
+        found.append(Filters(spot, _weighted(mixing[0]), depthwise, readers))
+    return found, skipped
+
+
+def _weighted(op: Op) -> Weighted:
+    return Weighted(next(reversed(op.calls.values()), ""), op.macs, op.groups)
+
+
+def _map_at(place: Place, layers: Layers) -> Op:
+    boundary = layers.results(place.layer) if place.side == "output" else layers.reads(place.layer)
+    return next(op for op in reversed(boundary) if op.is_map and op.channels == place.channels)
+
+
+def _makers(op: Op) -> Iterator[Op]:
+    """Yield the weighted layers behind the channels of `op`, the mixing one last on each way."""
+    if op.macs:
+        yield op
+    if mixes(op) or ends_filters(op):
+        return
+    for source in op.inputs:
+        if source.is_map and source.channels == op.channels:
+            yield from _makers(source)
+
+
+def _readers(op: Op) -> Iterator[Op]:
+    """Yield the layers that read all channels of `op`, per-channel operations later."""
+    for reader in op.readers:
+        if mixes(reader):
+            yield reader
+        elif not ends_filters(reader) and reader.is_map and reader.channels == op.channels:
+            yield from _readers(reader)

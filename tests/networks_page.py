@@ -1,0 +1,169 @@
+"""The networks that gates are put into in the tests, and the page that lists what was found in each.
+
+python tests/networks_page.py > docs/networks.md
+"""
+
+import contextlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from unittest import mock
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import gatewise as gw
+from gatewise.places import Places, rules
+from gatewise.registry import PLACES
+
+VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
+
+# Why a candidate is left out, numbers written as n, by the letter that stands for it on the page.
+REASONS = {
+    "its channels are read elsewhere too, or are no filters": "a",
+    "no layer that is called once ends or begins there": "b",
+    "both summands lie n layers behind their fork: neither is the shortcut": "c",
+    "the flatter summand lies n layers behind their fork: it is no shortcut": "d",
+    "the summands come from different parts of a map that was split": "e",
+    "one summand is normalised and no more: both are parts of one layer": "f",
+    "no layer that is called once ends the branch": "g",
+    "no layer that is called once ends the stage": "h",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network: its name, the library that builds it, the shape of its input, whether its tests are slow.
+
+    Attributes:
+        training_only: how the paths of parts begin that run in training alone.
+    """
+
+    name: str
+    library: str = "timm"
+    shape: tuple[int, ...] = (2, 3, 64, 64)
+    slow: bool = False
+    training_only: str | None = None
+
+    def build(self) -> nn.Module:
+        """Return the network in eval mode, with random weights and no branch that starts at zero."""
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries, about their own defaults
+            if self.library == "timm":
+                model = timm.create_model(self.name)
+            else:
+                options = {"init_weights": False} if self.name == "googlenet" else {}
+                options |= {"weights_backbone": None} if "lraspp" in self.name or "deeplab" in self.name else {}
+                model = torchvision.models.get_model(self.name, weights=None, **options)
+        for name, parameter in model.named_parameters():
+            if not name.endswith("bias") and parameter.abs().max() < 1e-3:  # a last norm or a layer scale
+                nn.init.uniform_(parameter, 0.5, 1.5)
+        return model.eval()
+
+    def image(self) -> Tensor:
+        """Return an input."""
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(1))
+
+
+def _timm(names: str, **options: object) -> list[Network]:
+    return [Network(name, **options) for name in names.split()]
+
+
+NETWORKS = [
+    *_timm("convnext_atto darknet17 dla46_c edgenext_xx_small efficientnet_lite0 fastvit_t8 fbnetc_100 ghostnet_050"),
+    *_timm("hardcorenas_a hrnet_w18_small mixnet_s mnasnet_small mobilenetv2_035 mobilenetv3_small_050 regnetx_002"),
+    *_timm("repvgg_a0 resnest14d resnet10t resnext26ts rexnet_100 selecsls42 seresnet18 starnet_s050 vovnet39a"),
+    *_timm("xception41"),
+    *_timm("levit_128s", shape=(1, 3, 224, 224)),
+    *_timm(
+        "cspresnet50 densenet121 dpn48b gernet_s hgnet_tiny lcnet_035 mobileone_s0 mobilevit_xxs nfnet_l0", slow=True
+    ),
+    *_timm("regnety_002 res2net50_14w_8s resnetv2_50 skresnet18 tinynet_e tresnet_m vgg11_bn", slow=True),
+    *_timm("inception_v3 inception_v4", shape=(1, 3, 96, 96), slow=True),
+    Network("resnet18", "torchvision"),
+    Network("googlenet", "torchvision", training_only="aux"),
+    Network("shufflenet_v2_x0_5", "torchvision"),
+    Network("mobilenet_v3_small", "torchvision"),
+    Network("squeezenet1_1", "torchvision"),
+    Network("lraspp_mobilenet_v3_large", "torchvision"),
+    Network("r3d_18", "torchvision", (1, 3, 8, 32, 32)),
+    Network("deeplabv3_resnet50", "torchvision", slow=True),
+]
+
+
+@contextlib.contextmanager
+def read_once(model: nn.Module, example: Tensor) -> Iterator[None]:
+    """Read the network's graph once for all places that are looked for inside: it takes most of the time."""
+    operations = rules.trace(model, example)
+    with mock.patch.object(rules, "trace", return_value=operations):
+        yield
+
+
+def cell(places: Places) -> str:
+    """Write "found", or "found (left out)" with the reasons as letters.
+
+    >>> cell(Places())
+    '0'
+    """
+    reasons = Counter(REASONS[re.sub(r"\b\d+\b", "n", skipped.reason)] for skipped in places.skipped)
+    left_out = ", ".join(f"{count}{letter}" for letter, count in sorted(reasons.items()))
+    return f"{len(places.found)} ({left_out})" if left_out else str(len(places.found))
+
+
+def row(network: Network, model: nn.Module, example: Tensor) -> str:
+    """Return the network's line of the page; to be called inside `read_once`."""
+    cells = [cell(gw.find_places(model, place, example)) for place in PLACES]
+    return f"| {network.name} | {network.library} | {' | '.join(cells)} |"
+
+
+def page(rows: list[str]) -> str:
+    """Return the page."""
+    legend = "\n".join(f"- {letter}: {reason}" for reason, letter in REASONS.items())
+    return f"""# Networks
+
+Where gates go in {len(rows)} networks, none of which the package knows by name. In each of them, at every place that it
+has, `tests/test_any_network.py` checks that fresh `gct` gates leave every output bit for bit as it was, that trained
+ones change it, that a plain checkpoint loads, and that `undo` restores the state dict.
+
+Each cell is the number of places, in brackets how many candidates were left out and why; `insertion.skipped` names
+them. Written by `make docs` with {VERSIONS}.
+
+| network | from | {" | ".join(f"`{place}`" for place in PLACES)} |
+| --- | --- | {" | ".join("---" for _ in PLACES)} |
+{chr(10).join(rows)}
+
+Reasons for leaving a candidate out (n stands for a number):
+
+{legend}
+
+A network without a place refuses it and says so: `residual_end` where nothing is added (VGG, DenseNet, VoVNet), where
+what is added are parallel forms of one layer (RepVGG, MobileOne) or where only a part of the channels has a shortcut
+(ReXNet); `inner` where every convolution reads what others read too. `before_conv` and `stage_end` are everywhere.
+
+A network that takes something else than one tensor, such as a detector with its list of images, has no graph of its own
+to read: `before_conv` needs none, and for the other places insert into its backbone, as in
+
+```python
+gw.insert_gates(detector, "gct")  # before every convolution of the whole detector
+gw.insert_gates(detector.backbone.body, "gc", include=r"layer[234]\\.")  # global context in c3 to c5
+```
+"""
+
+
+def main() -> None:
+    """Print the page."""
+    rows = []
+    for network in NETWORKS:
+        model, example = network.build(), network.image()
+        with read_once(model, example):
+            rows.append(row(network, model, example))
+    print(page(rows), end="")
+
+
+if __name__ == "__main__":
+    main()
