@@ -1,0 +1,13 @@
+"""Labelled images: found by name or folder, decoded once or streamed, served in reproducible batches."""
+
+from gatewise.data.augmentation import Augmentation as Augmentation
+from gatewise.data.batches import Batches as Batches
+from gatewise.data.batches import StreamedBatches as StreamedBatches
+from gatewise.data.batches import make_batches as make_batches
+from gatewise.data.batches import seed_generators as seed_generators
+from gatewise.data.batches import shift as shift
+from gatewise.data.images import Dataset as Dataset
+from gatewise.data.images import EncodedImages as EncodedImages
+from gatewise.data.images import Images as Images
+from gatewise.data.load import LOADINGS as LOADINGS
+from gatewise.data.load import load_dataset as load_dataset

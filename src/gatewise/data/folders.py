@@ -1,0 +1,69 @@
+"""Images in class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, as torchvision's ImageFolder reads them."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from gatewise import _checks
+from gatewise.data.images import EncodedImages
+from gatewise.data.tables import SPLITS, Split, class_names
+
+
+class EncodedFiles(EncodedImages):
+    """Images in files of their own."""
+
+    def __init__(self, files: list[str], labels: list[int], image_size: int | None) -> None:
+        super().__init__(torch.tensor(labels, dtype=torch.long), image_size)
+        self._files = files
+
+    def where(self, index: int) -> str:
+        return self._files[index]
+
+    def content(self, index: int) -> bytes:
+        try:
+            return Path(self._files[index]).read_bytes()
+        except OSError as error:
+            raise _checks.DataError(f"{self._files[index]}: cannot be read ({error.strerror}).") from None
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of the splits that are there: train, and validation, valid, val or test."""
+    found = {
+        split: next((folder / name for name in names if (folder / name).is_dir()), None)
+        for split, names in SPLITS.items()
+    }
+    return {split: path for split, path in found.items() if path is not None}
+
+
+def read_class_folders(folder: Path, image_size: int | None) -> dict[str, Split]:
+    """Return both splits of a folder whose sub-folders are named after splits, and theirs after classes."""
+    found = class_folders(folder)
+    for split, names in SPLITS.items():
+        if split not in found:
+            wanted = " or ".join(f"{name}/" for name in names)
+            there = ", ".join(sorted(path.name for path in folder.iterdir()))[:200]
+            raise _checks.DataError(
+                f"{folder} has no {split} split: expected {wanted} with class folders, found {there}."
+            )
+    return {split: _read_split(path, image_size) for split, path in found.items()}
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file's name says that it is an image: torchvision's list, and animations."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return path.lower().endswith((*IMG_EXTENSIONS, ".gif", ".avif"))
+
+
+def _read_split(folder: Path, image_size: int | None) -> Split:
+    torchvision = _checks.optional_module("torchvision.datasets", "reading class folders")
+    for path in (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())):
+        if not os.access(path, os.R_OK | os.X_OK):  # os.walk would pass over it without a word
+            raise _checks.DataError(f"{path}: no permission to read this folder.")
+    try:
+        images = torchvision.ImageFolder(str(folder), is_valid_file=_is_image)
+    except FileNotFoundError as error:
+        raise _checks.DataError(f"{folder}: {' '.join(str(error).split())}.") from None
+    files, labels = zip(*images.samples, strict=True)
+    return EncodedFiles(list(files), list(labels), image_size), class_names(str(folder), labels, tuple(images.classes))

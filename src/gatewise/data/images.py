@@ -1,0 +1,166 @@
+"""What a data set is: two splits of labelled images, in memory or still encoded."""
+
+import functools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise import _checks
+from gatewise.data.augmentation import Augmentation, parse_augmentation
+from gatewise.data.decode import decode, fit, picture_of, pixels_of
+
+_SAMPLE = 2048  # images from which the mean and deviation of a streamed split are estimated
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split in memory.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8.
+        labels: (N,), int64.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pixels[index]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def picture(self, index: int) -> Any:
+        """Return one image as a PIL image in RGB."""
+        return picture_of(self.pixels[index])
+
+
+class EncodedImages(ABC):
+    """One split whose images stay encoded until they are needed.
+
+    Attributes:
+        labels: (N,), int64.
+        image_size: side to which an image is scaled and cropped; None leaves it, and then all must have one size.
+    """
+
+    def __init__(self, labels: Tensor, image_size: int | None) -> None:
+        self.labels = labels
+        self.image_size = image_size
+
+    @abstractmethod
+    def content(self, index: int) -> bytes | None:
+        """Return the bytes of one image file."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """Name one image for a message: its file, or its file and row."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one image as (3, H, W), uint8; refuse it if its size is not that of the first."""
+        image = self._fitted(index)
+        if tuple(image.shape) != self.shape:
+            sizes = [f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape)]
+            raise _checks.DataError(
+                f"{self.where(index)}: the image is {sizes[0]}, but {self.where(0)} is {sizes[1]}; "
+                f"set image_size to scale and crop all to one size."
+            )
+        return image
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of the first image, which all others must have."""
+        _, height, width = self._fitted(0).shape
+        return 3, height, width
+
+    def _fitted(self, index: int) -> Tensor:
+        image = self.picture(index)
+        return pixels_of(image if self.image_size is None else fit(image, self.image_size))
+
+    def picture(self, index: int) -> Any:
+        """Return one image as a PIL image in RGB, of its own size."""
+        return decode(self.where(index), self.content(index))
+
+    def decoded(self) -> Images:
+        """Return the whole split in memory."""
+        found = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        for index in range(len(self)):
+            found[index] = self[index]
+        return Images(found, self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Two splits and what a training must know of them.
+
+    Attributes:
+        name: what `load_dataset` was given.
+        classes: names, in the order of the labels.
+        train: images to learn from.
+        validation: images to measure on.
+        padding: pixels by which training images are shifted at most, in each direction.
+        flip: whether a mirror image is as good an example as the image (not so for digits).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images | EncodedImages
+    validation: Images | EncodedImages
+    padding: int
+    flip: bool
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self.train.shape[1:]
+
+    def augmentation(self, text: str) -> Augmentation:
+        """Return what `text` (see `parse_augmentation`) means for these images.
+
+        "auto" is moves, and mirror images where they are as good: for images that are streamed random crops instead
+        of moves. A policy alone comes on top of that.
+        """
+        geometry, policy = parse_augmentation(text)
+        if "auto" in geometry or not geometry:
+            move = "crop" if isinstance(self.train, EncodedImages) else "shift"
+            geometry = {move, "flip"} if self.flip else {move}
+        padding = self.padding if "shift" in geometry else 0
+        return Augmentation(padding, "crop" in geometry, "flip" in geometry, policy)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation per channel of the training images, on the scale 0 to 255.
+
+        Of a split that is still encoded, 2,048 images at equal distances are looked at, or all if there are fewer.
+        """
+        return self._statistics
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        totals, count = torch.zeros(2, self.channels, dtype=torch.float64), 0
+        if isinstance(self.train, Images):
+            parts = self.train.pixels.split(4096)
+        else:
+            chosen = torch.linspace(0, len(self.train) - 1, min(len(self.train), _SAMPLE)).long().tolist()
+            parts = (self.train[index].unsqueeze(0) for index in chosen)
+        for part in parts:
+            values = part.to(torch.float64)
+            totals += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+            count += values[:, 0].numel()
+        mean, square = totals / count
+        return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1).float()

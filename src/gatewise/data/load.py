@@ -1,0 +1,92 @@
+"""Find a data set by its name or folder, and decide whether it is held in memory."""
+
+from pathlib import Path
+from typing import Any
+
+from gatewise import _checks
+from gatewise.data.digits import read_digits
+from gatewise.data.folders import class_folders, read_class_folders
+from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.tables import read_hub, read_parquet
+from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvision_files, read_torchvision
+
+LOADINGS = ("auto", "memory", "stream")
+HUB = "hub:"
+_MEMORY_LIMIT = 2**30  # bytes of pixels in one split up to which "auto" decodes it once
+
+
+def load_dataset(source: str | Path, image_size: int | None = None, loading: str = "auto") -> Dataset:
+    """Load labelled images by name or from a folder.
+
+    Args:
+        source: "digits" (bundled with scikit-learn); "cifar10" or "cifar100" (torchvision's files, downloaded if they
+            are missing); "hub:NAME" (a data set that the library `datasets` can load); or a folder that holds
+            train*.parquet and validation*, val* or test*.parquet in the Hugging Face layout, or torchvision's CIFAR
+            files, or train/CLASS/ and val/CLASS/ with images.
+        image_size: scale the shorter side to this and crop the centre; needed where sizes differ.
+        loading: "memory" decodes every image once, "stream" when it is needed, "auto" streams what would take more
+            than 1 GiB a split.
+
+    Refused with `DataError`, which names the file: a missing folder or split, an unreadable file, a truncated image,
+    images of several sizes, a missing or negative label, an empty class, fewer than two classes, classes that differ
+    between splits. In streaming, an image is looked at when its turn comes.
+    """
+    if image_size is not None:
+        _checks.integer_at_least(4, image_size=image_size)
+    _checks.one_of("loading", loading, LOADINGS)
+    if str(source) == "digits":
+        if image_size is not None:
+            raise _checks.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Leave it out.")
+        return read_digits()
+    splits = _read(source, image_size)
+    (train, classes), (validation, other) = splits["train"], splits["validation"]
+    _check_classes(str(source), classes, other)
+    train, validation = (_held(images, loading) for images in (train, validation))
+    if train.shape != validation.shape:
+        sizes = [images.shape[1:] for images in (train, validation)]
+        raise _checks.DataError(f"{source}: train images are {sizes[0]}, validation images {sizes[1]}; set image_size.")
+    return Dataset(str(source), classes, train, validation, padding=max(1, train.shape[1] // 8), flip=True)
+
+
+def _read(source: str | Path, image_size: int | None) -> dict[str, Any]:
+    """Return both splits, with their class names, of whatever `source` is."""
+    name = str(source)
+    if name.startswith(HUB):
+        return read_hub(name.removeprefix(HUB), image_size)
+    if name in FOLDERS and not Path(name).exists():
+        return _own_size(read_torchvision(name, default_root()), name, image_size)
+    folder = Path(source)
+    if not folder.exists():
+        raise _checks.DataError(
+            f"data folder {name!r} does not exist; expected digits, cifar10, cifar100, a folder, "
+            f"or {HUB}NAME for a data set of the Hugging Face hub."
+        )
+    if not folder.is_dir():
+        raise _checks.DataError(f"{folder} is a file; expected 'digits' or a folder with train*.parquet or train/.")
+    if found := holds_torchvision_files(folder):
+        return _own_size(read_torchvision(found, folder), str(folder), image_size)
+    if class_folders(folder) and not any(folder.rglob("*.parquet")):
+        return read_class_folders(folder, image_size)
+    return read_parquet(folder, image_size)
+
+
+def _own_size(splits: dict[str, Any], name: str, image_size: int | None) -> dict[str, Any]:
+    if image_size not in {None, 32}:
+        raise _checks.InvalidValueError(f"{name} has images of 32x32, got image_size {image_size}. Leave it out.")
+    return splits
+
+
+def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, ...]) -> None:
+    if train != validation:
+        differing = sorted(set(train) ^ set(validation))
+        which = f"only in one of them: {differing[:5]}" if differing else "the same names in another order"
+        raise _checks.DataError(f"{source}: the splits have different classes; {which}.")
+
+
+def _held(images: Images | EncodedImages, loading: str) -> Images | EncodedImages:
+    """Decode a split if it is to be held in memory."""
+    if isinstance(images, Images) or loading == "stream":
+        return images
+    channels, height, width = images.shape
+    large = len(images) * channels * height * width > _MEMORY_LIMIT
+    return images if large and loading == "auto" else images.decoded()

@@ -1,0 +1,165 @@
+"""Images in tables of the Hugging Face layout, from parquet files or from the hub: rows of image bytes and labels."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gatewise import _checks
+from gatewise.data.images import EncodedImages
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
+Split = tuple[EncodedImages, tuple[str, ...]]
+
+
+class EncodedRows(EncodedImages):
+    """Images in rows, each the bytes of a file or {"bytes": ..., "path": ...}.
+
+    Args:
+        tables: parts of the split, one behind the other: what to call it in a message, and its rows.
+        labels: of all rows.
+        image_size: see `EncodedImages`.
+    """
+
+    def __init__(self, tables: Sequence[tuple[str, Any]], labels: Sequence[int], image_size: int | None) -> None:
+        super().__init__(torch.tensor(labels, dtype=torch.long), image_size)
+        self._tables = tables
+        self._ends = torch.tensor([len(rows) for _, rows in tables]).cumsum(0)
+
+    def _row(self, index: int) -> tuple[str, int, Any]:
+        part = int(torch.searchsorted(self._ends, index, right=True))
+        name, rows = self._tables[part]
+        return name, index - int(self._ends[part - 1]) if part else index, rows
+
+    def where(self, index: int) -> str:
+        name, row, _ = self._row(index)
+        return f"{name}, row {row}"
+
+    def content(self, index: int) -> bytes | None:
+        _, row, rows = self._row(index)
+        value = rows[row]
+        value = value.as_py() if hasattr(value, "as_py") else value
+        if isinstance(value, dict):
+            path = value.get("path")
+            value = value.get("bytes") or (Path(path).read_bytes() if path and Path(path).is_file() else None)
+        if value is not None and not isinstance(value, bytes):
+            came = f"{type(value).__name__} {str(value)[:50]!r}"
+            raise _checks.DataError(f"{self.where(index)}: the image is {came}; expected the bytes of a file.")
+        return value
+
+
+def read_parquet(folder: Path, image_size: int | None) -> dict[str, Split]:
+    """Return both splits of a folder of parquet files, at any depth: train*, and validation*, val* or test*."""
+    return {split: _read_split(_files(folder, split), image_size) for split in SPLITS}
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    parquet = sorted(folder.rglob("*.parquet"))
+    for prefix in SPLITS[split]:
+        if files := [file for file in parquet if file.name.startswith(prefix)]:
+            return files
+    found = ", ".join(file.name for file in parquet[:5]) or "no parquet file at all"
+    wanted = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
+    raise _checks.DataError(f"{folder} has no {split} split: expected {wanted}, found {found}.")
+
+
+def _read_split(files: list[Path], image_size: int | None) -> Split:
+    parts = [_read_file(file) for file in files]
+    names = parts[0][2]
+    for file, part in zip(files, parts, strict=True):
+        if part[2] != names:
+            raise _checks.DataError(f"{file}: its classes or their order differ from those of {files[0]}.")
+    tables = [(str(file), part[0]) for file, part in zip(files, parts, strict=True)]
+    labels = [label for part in parts for label in part[1]]
+    return EncodedRows(tables, labels, image_size), class_names(str(files[0]), labels, names)
+
+
+def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
+    """Return the image column, labels and class names ((), where the file has none) of one parquet file."""
+    parquet = _checks.optional_module("pyarrow.parquet", "reading parquet files")
+    try:
+        table: Any = parquet.read_table(file)
+    except Exception as error:
+        raise _checks.DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    image, label = columns(str(file), table.column_names)
+    labels = table[label].to_pylist()
+    check_labels(str(file), labels)
+    metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+    feature = json.loads(metadata).get("info", {}).get("features", {}).get(label, {})
+    return table[image], labels, tuple(feature.get("names", ()))
+
+
+def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
+    """Return both splits of a data set that `datasets` can load: a name on the hub, or a folder of its layout.
+
+    Its rows are read from the library's memory-mapped cache, so the set may be larger than memory.
+    """
+    datasets = _checks.optional_module("datasets", f"the hub's data set {name!r}", extra="hub")
+    try:
+        found: Any = datasets.load_dataset(name)
+    except Exception as error:  # whatever its network and file layers raise
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.DataError(f"datasets cannot load {name!r} ({type(error).__name__}: {reason}).") from None
+    splits = {}
+    for split, names in SPLITS.items():
+        own = next((own for own in names if own in found), None)
+        if own is None:
+            listed = ", ".join(found)
+            raise _checks.DataError(f"{name} has no {split} split: expected {' or '.join(names)}, found {listed}.")
+        where, rows = f"{name}, {own}", found[own]
+        image, label = columns(where, rows.column_names)
+        labels = rows[label][:]
+        check_labels(where, labels)
+        rows = rows.cast_column(image, datasets.Image(decode=False))
+        feature = rows.features[label]
+        listed_names = class_names(where, labels, tuple(getattr(feature, "names", None) or ()))
+        splits[split] = EncodedRows([(where, _Column(rows, image))], labels, image_size), listed_names
+    return splits
+
+
+class _Column:
+    """One column of a `datasets` table, read row by row."""
+
+    def __init__(self, rows: Any, name: str) -> None:
+        self.rows, self.name = rows, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.rows[row][self.name]
+
+
+def columns(where: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the names of the image column and the label column."""
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    label = next((name for name in LABEL_COLUMNS if name in names), None)
+    if image is None or label is None:
+        masks = " A mask has a class for each pixel; here each image needs one label." if "mask" in names else ""
+        raise _checks.DataError(f"{where}: expected columns 'image' and 'label', found {', '.join(names)}.{masks}")
+    return image, label
+
+
+def check_labels(where: str, labels: Sequence[object]) -> None:
+    """Refuse labels that are not integers from 0."""
+    for row, label in enumerate(labels):
+        if isinstance(label, dict | bytes | list):
+            raise _checks.DataError(
+                f"{where}, row {row}: the label is an image or a list, perhaps a mask; expected one integer from 0."
+            )
+        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
+            raise _checks.DataError(f"{where}, row {row}: label {label!r}; expected an integer from 0.")
+
+
+def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the given names, or numbers where there are none; refuse labels beyond them and a single class."""
+    if len(set(labels)) < 2:
+        raise _checks.DataError(f"{where}: all {len(labels)} images have one class; expected at least two.")
+    highest = max(labels)
+    if names and highest >= len(names):
+        raise _checks.DataError(f"{where}: label {highest}, but only {len(names)} class names.")
+    return names or tuple(str(label) for label in range(highest + 1))

@@ -1,0 +1,39 @@
+"""CIFAR-10 and CIFAR-100 from the files that torchvision downloads."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gatewise import _checks
+from gatewise.data.images import Images
+
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+
+
+def default_root() -> Path:
+    """Return the folder that torchvision's files are looked for in and downloaded to."""
+    return Path(torch.hub.get_dir()).parent / "datasets"
+
+
+def holds_torchvision_files(folder: Path) -> str | None:
+    """Return the name of the torchvision data set whose files lie in `folder`, or None."""
+    return next((name for name, inside in FOLDERS.items() if (folder / inside).is_dir()), None)
+
+
+def read_torchvision(name: str, root: Path) -> dict[str, tuple[Images, tuple[str, ...]]]:
+    """Return both splits from the files under `root`, which are downloaded if they are missing."""
+    datasets = _checks.optional_module("torchvision.datasets", f"the data set {name}")
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    there = (root / FOLDERS[name]).is_dir()
+    splits = {}
+    for split in ("train", "validation"):
+        try:
+            found: Any = kind(str(root), train=split == "train", download=not there)
+        except (OSError, RuntimeError) as error:
+            todo = "is damaged; remove it to have it downloaded again" if there else "could not be downloaded"
+            reason = " ".join(str(error).split())[:200]
+            raise _checks.DataError(f"{root / FOLDERS[name]} {todo} ({reason}).") from None
+        pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+        splits[split] = Images(pixels, torch.tensor(found.targets)), tuple(found.classes)
+    return splits
