@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise.data import Batches, load_dataset
+from gatewise.data import Augmentation, Batches, load_dataset
 
 dataset = load_dataset("digits")
 mean, std = dataset.statistics()
@@ -23,7 +23,7 @@ def fit(model: nn.Module, epochs: int, lr: float) -> None:
     optimizer = torch.optim.SGD(gw.parameter_groups(model, weight_decay=5e-4), lr=lr, momentum=0.9)
     for epoch in range(epochs):
         model.train()
-        for images, labels in train_batches.training(epoch, seed=0, padding=1, flip=False):
+        for images, labels in train_batches.training(epoch, seed=0, augmentation=Augmentation(padding=1)):
             loss = nn.functional.cross_entropy(model(images), labels) + gw.gate_loss(model)
             loss.backward()
             optimizer.step()

@@ -288,10 +288,12 @@ def test_a_training_goes_on_from_its_state_as_if_nothing_had_happened(
     steps(*undisturbed, 0, 8)
     interrupted = start(name)
     steps(*interrupted, 0, 4)
-    save_state(tmp_path / "state", *interrupted, {"epochs": 4, "note": "x"})
+    net, optimizer = interrupted
+    save_state(tmp_path / "state", {"model": net}, optimizer, {"epochs": 4, "note": "x"})
     resumed = start(name, seed=5)
     steps(*resumed, 0, 1)
-    assert load_state(tmp_path / "state", *resumed) == {"epochs": 4, "note": "x"}
+    net, optimizer = resumed
+    assert load_state(tmp_path / "state", {"model": net}, optimizer) == {"epochs": 4, "note": "x"}
     steps(*resumed, 4, 8)
     assert equal(resumed[0].state_dict(), undisturbed[0].state_dict())
 
@@ -299,11 +301,11 @@ def test_a_training_goes_on_from_its_state_as_if_nothing_had_happened(
 def test_the_optimizer_s_groups_come_back(tmp_path: Path) -> None:
     net, optimizer = start("adamw")
     steps(net, optimizer, 0, 2)
-    save_state(tmp_path / "state", net, optimizer, {})
+    save_state(tmp_path / "state", {"model": net}, optimizer, {})
     other = start("adamw")
     for group in other[1].param_groups:
         group["lr"], group["weight_decay"] = 7.0, 7.0
-    load_state(tmp_path / "state", *other)
+    load_state(tmp_path / "state", {"model": other[0]}, other[1])
     settings = [(group["lr"], group["weight_decay"], tuple(group["betas"])) for group in other[1].param_groups]
     assert settings == [(0.02, 0.01, (0.7, 0.95)), (0.02, 0.0, (0.7, 0.95))]
 
@@ -313,7 +315,7 @@ def test_an_optimizer_whose_state_no_checkpoint_can_hold_is_refused_with_its_nam
     steps(net, optimizer, 0, 1)
     optimizer.state[net[0].weight]["factors"] = [torch.ones(2)]
     with pytest.raises(InvalidTypeError, match="SGD keeps 'factors' as list"):
-        save_state(tmp_path / "state", net, optimizer, {})
+        save_state(tmp_path / "state", {"model": net}, optimizer, {})
     assert not (tmp_path / "state").exists()
 
 
@@ -324,37 +326,37 @@ def test_shared_weights_can_be_saved(tmp_path: Path) -> None:
         return net
 
     net, other = randomised(tied()), tied()
-    save_state(tmp_path / "state", net, torch.optim.SGD(net.parameters()), {})
-    load_state(tmp_path / "state", other, torch.optim.SGD(other.parameters()))
+    save_state(tmp_path / "state", {"model": net}, torch.optim.SGD(net.parameters()), {})
+    load_state(tmp_path / "state", {"model": other}, torch.optim.SGD(other.parameters()))
     assert equal(other.state_dict(), net.state_dict())
     assert other[1].weight is other[0].weight
 
 
 def test_a_damaged_state_is_refused_with_its_name(tmp_path: Path) -> None:
     net, optimizer = start("sgd")
-    save_state(tmp_path / "state", net, optimizer, {})
+    save_state(tmp_path / "state", {"model": net}, optimizer, {})
     content = bytearray((tmp_path / "state/state.safetensors").read_bytes())
     content[-1] ^= 128
     (tmp_path / "state/state.safetensors").write_bytes(content)
     with pytest.raises(DataError, match=r"state\.safetensors is damaged"):
-        load_state(tmp_path / "state", net, optimizer)
+        load_state(tmp_path / "state", {"model": net}, optimizer)
 
 
 def test_a_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     net, optimizer = start("sgd")
     for epochs in (1, 2):
-        save_state(tmp_path / "state", net, optimizer, {"epochs": epochs})
-    assert load_state(tmp_path / "state", net, optimizer) == {"epochs": 2}
+        save_state(tmp_path / "state", {"model": net}, optimizer, {"epochs": epochs})
+    assert load_state(tmp_path / "state", {"model": net}, optimizer) == {"epochs": 2}
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
 def test_a_state_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, optimizer = start("sgd")
-    save_state(tmp_path / "state", net, optimizer, {"epochs": 1})
+    save_state(tmp_path / "state", {"model": net}, optimizer, {"epochs": 1})
     with monkeypatch.context() as patch:
         fail_to_flush(patch)
         for name in ("state", "other"):
             with pytest.raises(OSError, match="No space left"):
-                save_state(tmp_path / name, net, optimizer, {"epochs": 2})
-    assert load_state(tmp_path / "state", net, optimizer) == {"epochs": 1}
+                save_state(tmp_path / name, {"model": net}, optimizer, {"epochs": 2})
+    assert load_state(tmp_path / "state", {"model": net}, optimizer) == {"epochs": 1}
     assert not (tmp_path / "other").exists()

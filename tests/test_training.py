@@ -19,11 +19,12 @@ import gatewise as gw
 from gatewise import registry
 from gatewise._checks import InvalidValueError, TrainingError
 from gatewise.checkpoint import load_model
-from gatewise.data import Batches, Dataset, Images
-from gatewise.training import Progress, Recipe, loop, train
+from gatewise.data import Augmentation, Batches, Dataset, Images
+from gatewise.training import Progress, Recipe, learner, loop, train
 
 RECIPE = Recipe(data="memory", model="resnet20", epochs=3, batch_size=16, lr=0.02, precision="fp32")
 TIMES = ("seconds", "images_per_second")
+SHIFT = Augmentation(padding=1)
 
 
 def dataset_in_memory(flip: bool = False) -> Dataset:
@@ -147,7 +148,7 @@ def by_hand(recipe: Recipe, make_optimizer: Callable[[list[dict[str, Any]]], tor
     optimizer = make_optimizer(groups)
     batches = Batches(DATASET.train, recipe.batch_size, *DATASET.statistics())
     for epoch in range(recipe.epochs):
-        for step, (images, labels) in enumerate(batches.training(epoch, seed=recipe.seed, padding=1, flip=False)):
+        for step, (images, labels) in enumerate(batches.training(epoch, seed=recipe.seed, augmentation=SHIFT)):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(epoch * batches.steps + step, recipe.epochs * batches.steps)
             logs = model(images).log_softmax(1)
@@ -202,13 +203,13 @@ def test_an_interrupted_training_with_gates_and_adamw_ends_as_the_undisturbed_on
 
 
 def test_dropout_is_the_same_after_a_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "make_model", lambda *a, **k: nn.Sequential(nn.Dropout(0.3), gw.make_model(*a, **k)))
+    monkeypatch.setattr(learner, "make_model", lambda *a, **k: nn.Sequential(nn.Dropout(0.3), gw.make_model(*a, **k)))
     with pytest.raises(Stop):
         trained(tmp_path / "resumed", progress=Interrupting(2))
     torch.manual_seed(123)
     resumed = trained(tmp_path / "resumed", resume=True)
     assert equal(resumed, trained(tmp_path / "undisturbed"))
-    monkeypatch.setattr(loop, "make_model", lambda *a, **k: nn.Sequential(nn.Identity(), gw.make_model(*a, **k)))
+    monkeypatch.setattr(learner, "make_model", lambda *a, **k: nn.Sequential(nn.Identity(), gw.make_model(*a, **k)))
     assert not equal(resumed, trained(tmp_path / "without"))
 
 
@@ -294,10 +295,10 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step_and_epoch(
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "gate_loss", loss_that_fails_at(5, lambda _: torch.tensor(value)))
+        patch.setattr(learner, "gate_loss", loss_that_fails_at(5, lambda _: torch.tensor(value)))
         with pytest.raises(TrainingError, match=rf"the loss is {value} at step 2 of epoch 2\. .*0\.02"):
             trained(out)
-    assert [folder.name for folder in (out / "checkpoints").iterdir()] == ["epoch_0001"]
+    assert [folder.name for folder in (out / "checkpoints").iterdir()] == ["step_000000003"]
     assert [row["epoch"] for row in log(out)] == [1]
     assert not (out / "metrics.json").exists()
     assert equal(trained(out, resume=True), weights(run))
@@ -307,7 +308,7 @@ def test_the_step_is_named_in_an_epoch_of_more_steps_than_between_two_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_CHECK_EVERY", 2)
-    monkeypatch.setattr(loop, "gate_loss", loss_that_fails_at(9, lambda _: torch.tensor(float("nan"))))
+    monkeypatch.setattr(learner, "gate_loss", loss_that_fails_at(9, lambda _: torch.tensor(float("nan"))))
     with pytest.raises(TrainingError, match="at step 3 of epoch 2"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, batch_size=8))
 
@@ -318,10 +319,10 @@ def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_kept(
     def harmless_until_its_gradient(model: nn.Module) -> Tensor:
         return (0 * next(model.parameters()).flatten()[0]).sqrt()  # 0, with the gradient 0 * inf
 
-    monkeypatch.setattr(loop, "gate_loss", loss_that_fails_at(6, harmless_until_its_gradient))
+    monkeypatch.setattr(learner, "gate_loss", loss_that_fails_at(6, harmless_until_its_gradient))
     with pytest.raises(TrainingError, match="after epoch 2"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=2))
-    assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["epoch_0001"]
+    assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["step_000000003"]
     assert [row["epoch"] for row in log(tmp_path / "run")] == [1]
 
 
@@ -337,6 +338,19 @@ def test_an_optimizer_that_needs_what_is_not_here_is_refused_and_named(tmp_path:
         trained(tmp_path / "run", dataclasses.replace(RECIPE, optimizer="fusedadam"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"augmentation": "rand-z9"}, "timm cannot read the policy"), ({"precision": "fp16"}, "fp16 needs a GPU")],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        trained(tmp_path / "run", dataclasses.replace(RECIPE, **changes))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 # The run folder
 
 
@@ -348,7 +362,7 @@ def test_the_folder_holds_what_a_run_promises(run: Path) -> None:
 
 
 def test_the_last_two_checkpoints_stay(run: Path) -> None:
-    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["epoch_0002", "epoch_0003"]
+    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["step_000000006", "step_000000009"]
 
 
 def test_the_log_has_one_row_an_epoch(run: Path) -> None:
@@ -371,7 +385,7 @@ def test_the_log_has_the_mean_loss_and_the_accuracy_of_the_training_batches(tmp_
     trained(tmp_path / "run", recipe)
     model = gw.make_model("resnet20", num_classes=3, in_chans=1, seed=0).train()
     losses, right = [], 0
-    for images, labels in Batches(DATASET.train, 16, *DATASET.statistics()).training(0, seed=0, padding=1, flip=False):
+    for images, labels in Batches(DATASET.train, 16, *DATASET.statistics()).training(0, seed=0, augmentation=SHIFT):
         logits = model(images).detach()
         losses.append(float(nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)))
         right += int((logits.argmax(1) == labels).sum())
@@ -543,10 +557,10 @@ def test_on_a_terminal_there_is_a_bar_that_ends(monkeypatch: pytest.MonkeyPatch)
 def test_the_recipe_s_data_is_loaded_if_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(source: str, image_size: int | None) -> Dataset:
-        asked.append((source, image_size))
+    def load(source: str, image_size: int | None, loading: str) -> Dataset:
+        asked.append((source, image_size, loading))
         return DATASET
 
     monkeypatch.setattr(loop, "load_dataset", load)
-    train(dataclasses.replace(RECIPE, epochs=1, data="some/folder", image_size=24), tmp_path / "run")
-    assert asked == [("some/folder", 24)]
+    train(dataclasses.replace(RECIPE, epochs=1, data="some/folder", image_size=24, loading="stream"), tmp_path / "run")
+    assert asked == [("some/folder", 24, "stream")]

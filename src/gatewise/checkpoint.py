@@ -18,7 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.models import make_model
+from gatewise.assembly import make_model
+from gatewise.gaternet import GaterNet
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state"
@@ -74,22 +75,65 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         if key not in config:
             raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise?")
     weights = _verified(folder / WEIGHTS, config["sha256"])
-    options = {key: config[key] for key in ("num_classes", "in_chans") if key in config}
+    options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
     model = make_model(ModelSpec.from_dict(config["spec"]), **options)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise _checks.DataError(f"{folder / WEIGHTS} does not fit the network in {folder / CONFIG}: {reason}") from None
+    _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]) -> None:
+def load_weights(model: nn.Module, source: str | Path) -> dict[str, Any]:
+    """Load weights into `model` and return the `config.json` beside them ({} for a bare file).
+
+    Args:
+        model: any network, with gates or without; gates that the weights know nothing of keep their values. Weights of
+            a plain network go into the backbone of a GaterNet.
+        source: a run folder, whose checksum is verified, or a safetensors file.
+
+    Weights that are damaged or do not fit are refused with `DataError`.
+    """
+    source = _checks.existing_path("weights", source)
+    config = read_json(source / CONFIG) if source.is_dir() else {}
+    file = source / WEIGHTS if source.is_dir() else source
+    weights = _verified(file, config.get("sha256"))
+    if isinstance(model, GaterNet) and not any(name.startswith("backbone.") for name in weights):
+        model = model.backbone
+    _fill(model, weights, file)
+    return config
+
+
+def load_gater(net: nn.Module, source: str | Path) -> None:
+    """Start the features of a GaterNet's gater from a trained network of the same form, whose classifier is left out.
+
+    Args:
+        net: a `GaterNet` with a gater built by name.
+        source: a run folder, whose checksum is verified, or a safetensors file.
+    """
+    features = getattr(getattr(net, "gater", None), "features", None)
+    if not isinstance(features, nn.Module):
+        raise _checks.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
+    source = _checks.existing_path("weights", source)
+    file = source / WEIGHTS if source.is_dir() else source
+    weights = _verified(file, read_json(source / CONFIG).get("sha256") if source.is_dir() else None)
+    own = features.state_dict()
+    _fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise _checks.DataError(f"{file} does not fit {network}: {reason}") from None
+
+
+def save_state(
+    folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> None:
     """Write a training's state as a new folder `folder`: all files, then the folder's name, appear at once."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     state = optimizer.state_dict()
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, slots in state["state"].items():
         for name, value in slots.items():
@@ -118,31 +162,58 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
     beside.rename(folder)
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore what `save_state` wrote and return its progress."""
+def state_progress(folder: Path) -> dict[str, Any]:
+    """Return the progress that `save_state` recorded, without touching the tensors."""
+    return read_json(folder / f"{STATE}.json")["progress"]
+
+
+def load_state(
+    folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None
+) -> dict[str, Any]:
+    """Restore what `save_state` wrote and return its progress; without an optimizer, the modules alone."""
     record = read_json(folder / f"{STATE}.json")
     tensors = _verified(folder / f"{STATE}.safetensors", record["sha256"])
-    saved = record["optimizer"]
+    for key, module in modules.items():
+        module.load_state_dict(_below(tensors, key))
+    if optimizer is not None:
+        _restore_optimizer(optimizer, tensors, record["optimizer"])
+    return record["progress"]
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: Any) -> None:
     groups = [
         own | group for own, group in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
     ]
+    for name, tensor in _below(tensors, "group").items():
+        index, _, option = name.partition(".")
+        groups[int(index)][option] = tensor
     slots: dict[int, dict[str, Any]] = {}
-    weights: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        owner, _, rest = name.partition(".")
-        index, _, slot = rest.partition(".")
-        if owner == "model":
-            weights[rest] = tensor
-        elif owner == "group":
-            groups[int(index)][slot] = tensor
-        else:
-            slots.setdefault(int(index), {})[slot] = tensor
-    for name, value in saved["scalars"].items():
+    for name, value in [*_below(tensors, "optimizer").items(), *saved["scalars"].items()]:
         index, _, slot = name.partition(".")
         slots.setdefault(int(index), {})[slot] = value
-    model.load_state_dict(weights)
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    return record["progress"]
+
+
+def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
+    """Return the tensors whose name begins with "owner.", without that."""
+    return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
+
+
+def newest_state(folder: Path) -> Path | None:
+    """Return the newest complete state in `folder`; what a kill left half-written or half-removed is taken away."""
+    for leftover in folder.glob(".*.part"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    states = sorted(folder.glob("step_*"))
+    complete = [
+        state for state in states if all((state / f"{STATE}.{kind}").exists() for kind in ("json", "safetensors"))
+    ]
+    return complete[-1] if complete else None
+
+
+def keep_newest_states(folder: Path, count: int) -> None:
+    """Remove all states in `folder` but the newest `count`."""
+    for old in sorted(folder.glob("step_*"))[:-count]:
+        shutil.rmtree(old)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,12 +221,12 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _verified(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read tensors whose file has the recorded checksum."""
+def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read tensors whose file has the recorded checksum, if one is recorded."""
     _checks.existing_path("weights file", path)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    if sha256 is not None and found != sha256:
         raise _checks.DataError(
             f"{path} is damaged: its sha256 is {found[:12]}..., recorded is {sha256[:12]}.... Restore it from a copy."
         )

@@ -1,7 +1,8 @@
 """Train a network that has gates: who decays, who is frozen, what the gates add to the loss."""
 
+import functools
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def train_only_gates(model: nn.Module) -> None:
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():
         if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
-            layer.train = partial(_keep_evaluating, layer)
+            layer.train = functools.partial(_keep_evaluating, layer)
             layer.training = False
 
 
@@ -79,12 +80,61 @@ def train_everything(model: nn.Module) -> None:
             layer.train(model.training)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Epochs in which the same parameters are trained; each stage wants an optimizer of its own.
+
+    Attributes:
+        epochs: their numbers, counted over all stages.
+        only_gates: whether all else stays frozen, normalisation's running statistics too.
+    """
+
+    epochs: range
+    only_gates: bool
+
+    def begin(self, model: nn.Module) -> None:
+        """Freeze and thaw what this stage needs."""
+        if self.only_gates:
+            train_only_gates(model)
+        else:
+            train_everything(model)
+
+
+def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
+    """Return the stages of a tuning: `gate_epochs` epochs for the gates alone, the rest for everything.
+
+    Gates that are the identity at init change nothing when they are inserted into a trained network; the first stage
+    lets them find their values before they pull at the weights. Refused with ValueError: more gate epochs than epochs.
+
+    >>> fine_tuning_stages(epochs=4, gate_epochs=1)
+    [Stage(epochs=range(0, 1), only_gates=True), Stage(epochs=range(1, 4), only_gates=False)]
+    >>> fine_tuning_stages(epochs=4, gate_epochs=0)
+    [Stage(epochs=range(0, 4), only_gates=False)]
+    """
+    _checks.integer_at_least(1, epochs=epochs)
+    _checks.integer_at_least(0, gate_epochs=gate_epochs)
+    if gate_epochs > epochs:
+        raise _checks.InvalidValueError(
+            f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), which count both."
+        )
+    stages = [Stage(range(gate_epochs), True), Stage(range(gate_epochs, epochs), False)]
+    return [stage for stage in stages if stage.epochs]
+
+
 def gate_loss(model: nn.Module) -> Tensor:
-    """Return the sum of the extra losses that the network's gates ask for: a scalar, 0 if none does.
+    """Return the sum of the extra losses that the network's gates and gaters ask for: a scalar, 0 if none does.
 
     >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
     tensor(0.)
     """
-    losses = [loss for gate in gates_in(model).values() if (loss := gate.extra_loss()) is not None]
+    askers: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
+    losses: list[Tensor] = [loss for asker in askers if (loss := asker.extra_loss()) is not None]
     anchor = next(model.parameters(), torch.empty(0))
-    return sum(losses[1:], losses[0]) if losses else torch.zeros((), device=anchor.device)
+    return functools.reduce(torch.add, losses) if losses else torch.zeros((), device=anchor.device)
+
+
+def announce_steps(model: nn.Module, steps: int) -> None:
+    """Tell whatever in the network follows a plan (a gater's budget) how many training steps there will be."""
+    planners: Any = (module for module in model.modules() if hasattr(module, "schedule"))
+    for planner in planners:
+        planner.schedule(steps)

@@ -1,4 +1,4 @@
-"""The training loop: one run folder from a recipe, resumable after any epoch.
+"""The training loop: one run folder from a recipe, resumable after any step.
 
 A run folder holds `recipe.yaml`, `log.jsonl` (one line an epoch), `checkpoints/` (the last two), TensorBoard curves,
 and at the end `model.safetensors` with `config.json`, `predictions.safetensors`, and last of all `metrics.json`:
@@ -8,7 +8,6 @@ a run is complete when that exists.
 import contextlib
 import json
 import math
-import shutil
 import statistics
 import time
 from pathlib import Path
@@ -16,18 +15,28 @@ from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from gatewise import _checks
-from gatewise.checkpoint import load_state, read_json, save_model, save_state, write_atomically, write_json
-from gatewise.data import Batches, Dataset, load_dataset
+from gatewise.checkpoint import (
+    keep_newest_states,
+    newest_state,
+    read_json,
+    save_model,
+    state_progress,
+    write_atomically,
+    write_json,
+)
+from gatewise.data import Augmentation, Dataset, load_dataset, make_batches
 from gatewise.measure import environment, parameter_count
-from gatewise.models import make_model
+from gatewise.training.interruption import Interrupted, Interruption
+from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
-from gatewise.training.recipe import Recipe, resolve_precision
-from gatewise.tuning import gate_loss, parameter_groups
+from gatewise.training.recipe import Recipe
+from gatewise.tuning import Stage
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
+_SAVE_EVERY_S = 600.0  # a long epoch is saved in between
 _KEEP = 2  # checkpoints
 
 
@@ -37,6 +46,7 @@ def train(
     *,
     resume: bool = False,
     dataset: Dataset | None = None,
+    workers: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's network into the run folder `out` and return its metrics.
@@ -44,28 +54,26 @@ def train(
     Args:
         recipe: what to train.
         out: the run folder. One that holds a run already is refused unless `resume` is set; with it, a finished run
-            is left alone, an unfinished one goes on behind its last epoch, and where there is none it starts afresh.
+            is left alone, an unfinished one goes on behind its last checkpoint and ends with bitwise the weights of
+            an undisturbed one, and where there is none it starts afresh.
         resume: see above.
         dataset: the recipe's data if it is loaded already.
+        workers: processes that decode and augment images where that is done one by one; the result does not depend
+            on their number.
         progress: where to show progress; None shows nothing.
 
     Raises:
         TrainingError: the loss is not finite; the message names the step.
+        Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
     """
     out, progress = Path(out), progress or Progress(quiet=True)
     if (finished := _claim(out, recipe, resume=resume)) is not None:
         return finished
-    dataset = dataset or load_dataset(recipe.data, recipe.image_size)
-    run = _Run(recipe, out, dataset)
-    start = run.restore()
-    run.open_log(start)
-    progress.start(f"{recipe.gate} seed {recipe.seed}", recipe.epochs, run.batches.steps, start)
+    dataset = dataset or load_dataset(recipe.data, recipe.image_size, recipe.loading)
+    run = _Run(recipe, out, dataset, workers, progress)
     try:
-        for epoch in range(start, recipe.epochs):
-            row = run.train_epoch(epoch, progress)
-            run.record(row)
-            progress.epoch(row)
-            run.save(epoch + 1)
+        with Interruption() as interruption:
+            run.train(interruption)
         return run.finish()
     finally:
         progress.stop()
@@ -84,117 +92,142 @@ def _claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
 
 
 class _Run:
-    """One training's model, optimizer, data and files."""
+    """One training's position, batches and files."""
 
-    def __init__(self, recipe: Recipe, out: Path, dataset: Dataset) -> None:
-        accelerate = _checks.optional_module("accelerate", "training")
-        accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
-        device = accelerate.PartialState().device
-        self.precision = resolve_precision(recipe.precision, device)
-        mixed = "no" if self.precision == "fp32" else self.precision
-        self.accelerator = accelerate.Accelerator(mixed_precision=mixed)
-        self.recipe, self.out, self.dataset = recipe, out, dataset
-        self.spec = recipe.spec
-        self.details = {"num_classes": len(dataset.classes), "in_chans": dataset.channels}
-        model = make_model(self.spec, **self.details, seed=recipe.seed)
-        timm_optim = _checks.optional_module("timm.optim", "training")
-        _checks.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
-        groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
-        try:
-            optimizer = timm_optim.create_optimizer_v2(groups, opt=recipe.optimizer, **options)
-        except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU or a package
-            raise _checks.InvalidValueError(f"optimizer {recipe.optimizer!r} cannot be used here: {error}.") from None
-        model = model.to(memory_format=torch.channels_last)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.mean, self.std = dataset.statistics()
-        share = (self.accelerator.process_index, self.accelerator.num_processes)
-        options = {"device": self.accelerator.device, "share": share}
-        self.batches = Batches(dataset.train, recipe.batch_size, self.mean, self.std, **options)
-        self.validation = Batches(dataset.validation, 500, self.mean, self.std, device=self.accelerator.device)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    def __init__(self, recipe: Recipe, out: Path, dataset: Dataset, workers: int, progress: Progress) -> None:
+        self.recipe, self.out, self.dataset, self.progress = recipe, out, dataset, progress
+        self.augmentation = dataset.augmentation(recipe.augmentation)
+        if self.augmentation.per_image:
+            self.augmentation.of_picture(
+                dataset.size
+            )  # refuses a policy that cannot be read before anything is written
+        self.learner = learner = Learner(recipe, dataset)
+        accelerator = self.accelerator = learner.accelerator
+        share = (accelerator.process_index, accelerator.num_processes)
+        common: Any = {"device": accelerator.device, "workers": workers}
+        normalisation = learner.mean, learner.std
+        augmented = {**common, "augmentation": self.augmentation, "share": share}
+        self.batches = make_batches(dataset.train, recipe.batch_size, *normalisation, **augmented)
+        self.validation = make_batches(dataset.validation, 500, *normalisation, augmentation=Augmentation(), **common)
+        if learner.mix is not None and self.batches.batch_size // share[1] % 2:
+            raise _checks.InvalidValueError(
+                f"mixup and cutmix mix pairs, but a batch has {self.batches.batch_size} images."
+            )
+        self.epoch = self.step = 0  # epochs that are complete, and steps behind them
+        self.losses: list[Tensor] = []  # of this epoch's steps
+        self.correct = torch.zeros((), device=accelerator.device)
         self.rows: list[dict[str, Any]] = []
         self._board: Any = None
+        self._saved_at = time.monotonic()
 
-    @property
-    def plain_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+    def train(self, interruption: Interruption) -> None:
+        """Train all epochs that are missing."""
+        checkpoint = self._find_checkpoint()
+        self._open_log()
+        title = f"{self.recipe.gate} seed {self.recipe.seed}"
+        self.progress.start(title, self.recipe.epochs, self.batches.steps, self.epoch, self.step)
+        for stage in self.recipe.stages:
+            if self.epoch not in stage.epochs:
+                continue
+            self.learner.begin(stage, len(stage.epochs) * self.batches.steps)
+            if checkpoint is not None:
+                stage_is_new = (self.epoch, self.step) == (stage.epochs.start, 0)
+                self.learner.restore(checkpoint, stage_is_new=stage_is_new)
+                checkpoint = None
+            while self.epoch in stage.epochs:
+                self._train_epoch(stage, interruption)
+                self._stop_if_asked(interruption)
+        if checkpoint is not None:  # all epochs are done, their results not written
+            self.learner.begin(self.recipe.stages[-1], 1)
+            self.learner.restore(checkpoint, stage_is_new=False)
 
-    @property
-    def augmentation(self) -> dict[str, Any]:
-        """Shift and flip, as the recipe or the data set says."""
-        chosen = self.recipe.augmentation
-        if chosen == "auto":
-            chosen = "shift+flip" if self.dataset.flip else "shift"
-        return {"padding": self.dataset.padding if "shift" in chosen else 0, "flip": "flip" in chosen}
-
-    def restore(self) -> int:
-        """Load the newest checkpoint, if there is one, and return the number of epochs it has behind it."""
-        checkpoints = sorted((self.out / "checkpoints").glob("epoch_*"))
-        if not checkpoints:
+    def _find_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint, if there is one, and take over its position."""
+        checkpoint = newest_state(self.out / "checkpoints")
+        if checkpoint is None:
             self.recipe.save(self.out / "recipe.yaml")
-            return 0
-        state = load_state(checkpoints[-1], self.plain_model, self.optimizer)
-        return int(state["epochs"])
+            return None
+        progress = state_progress(checkpoint)
+        self.epoch, self.step = progress["epoch"], progress["step"]
+        self.losses = list(torch.tensor(progress["losses"], device=self.accelerator.device))
+        self.correct += progress["correct"]
+        return checkpoint
 
-    def open_log(self, epochs: int) -> None:
+    def _open_log(self) -> None:
         """Keep the log's rows of epochs that are behind us, and no others."""
         log = self.out / "log.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
-        self.rows = [row for row in map(json.loads, lines) if row["epoch"] <= epochs]
+        self.rows = [row for row in map(json.loads, lines) if row["epoch"] <= self.epoch]
         if not self.accelerator.is_main_process:
             return
         with contextlib.suppress(_checks.MissingExtraError):
             tensorboard = _checks.optional_module("torch.utils.tensorboard", "TensorBoard")
-            self._board = tensorboard.SummaryWriter(str(self.out / "tensorboard"), purge_step=epochs + 1)
+            self._board = tensorboard.SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1)
 
-    def train_epoch(self, epoch: int, progress: Progress) -> dict[str, Any]:
-        """Train one epoch, evaluate, and return its row for the log."""
-        recipe, model = self.recipe, self.model
-        torch.manual_seed(recipe.seed * 1_000_003 + epoch)  # for dropout: the same whether resumed or not
-        model.train()
-        steps = recipe.epochs * self.batches.steps
-        losses: list[Tensor] = []
-        correct = torch.zeros((), device=self.accelerator.device)
-        started = time.perf_counter()
-        rate = 0.0
-        for index, (images, labels) in enumerate(self.batches.training(epoch, seed=recipe.seed, **self.augmentation)):
-            rate = recipe.learning_rate(epoch * self.batches.steps + index, steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            logits = model(images)
-            loss = self.criterion(logits, labels) + gate_loss(model)
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            losses.append(loss.detach())
-            correct += (logits.detach().argmax(1) == labels).sum()
-            if len(losses) % _CHECK_EVERY == 0 or len(losses) == self.batches.steps:
-                self._refuse_nan(losses, epoch)
-            progress.step()
-        mean_loss = float(torch.stack(losses).mean())  # waits for the device, so the time below is whole
-        seconds = time.perf_counter() - started
-        images_seen = self.batches.steps * self.batches.batch_size
-        evaluation = self.evaluate()
+    def _train_epoch(self, stage: Stage, interruption: Interruption) -> None:
+        """Train the rest of one epoch, evaluate, log and save."""
+        recipe, steps = self.recipe, self.batches.steps
+        self.learner.model.train()
+        started, first, rate = time.perf_counter(), self.step, 0.0
+        batches = self.batches.training(self.epoch, seed=recipe.seed, augmentation=self.augmentation, start=self.step)
+        for images, labels in batches:
+            in_stage = (self.epoch - stage.epochs.start) * steps + self.step
+            rate = recipe.learning_rate(in_stage, len(stage.epochs) * steps)
+            loss, correct = self.learner.step(images, labels, rate, self.epoch * steps + self.step)
+            self.losses.append(loss)
+            self.correct += correct
+            self.step += 1
+            if self.step % _CHECK_EVERY == 0 or self.step == steps:
+                self._refuse_nan()
+            self.progress.step()
+            if self.step < steps:
+                self._stop_if_asked(interruption)
+                if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
+                    self._save()
+        mean_loss = float(torch.stack(self.losses).mean())  # waits for the device, so the time below is whole
+        self._end_epoch(mean_loss, rate, time.perf_counter() - started, self.step - first)
+
+    def _end_epoch(self, mean_loss: float, rate: float, seconds: float, steps: int) -> None:
+        """Evaluate, log and save the epoch whose last step is done; `seconds` is the time of its last `steps`."""
+        evaluation = self.learner.evaluate(self.validation)
         if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
-            raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {epoch + 1}")
-        return {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * self.batches.steps,
+            raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}")
+        images = self.batches.steps * self.batches.batch_size
+        self.epoch += 1
+        row = {
+            "epoch": self.epoch,
+            "step": self.epoch * self.batches.steps,
             "loss": mean_loss,
-            "train_accuracy": float(correct) * self.accelerator.num_processes / images_seen,
+            "train_accuracy": float(self.correct) * self.accelerator.num_processes / images,
             "validation_loss": evaluation["loss"],
             "validation_accuracy": evaluation["accuracy"],
+            **_work(evaluation),
             "lr": rate,
             "seconds": seconds,
-            "images_per_second": images_seen / seconds,
+            "images_per_second": steps * self.batches.batch_size / seconds,
         }
+        self.step, self.losses, self.correct = 0, [], torch.zeros_like(self.correct)
+        self._record(row)
+        self.progress.epoch(row)
+        for line in evaluation.get("warnings", ()):
+            self.progress.say(f"warning: {line}")
+        self._save()
 
-    def _refuse_nan(self, losses: list[Tensor], epoch: int) -> None:
-        recent = torch.stack(losses[-_CHECK_EVERY:])
+    def _stop_if_asked(self, interruption: Interruption) -> None:
+        if interruption.signal is None:
+            return
+        if self.step:
+            self._save()
+        where = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+        message = f"stopped after {where}, which is saved in {self.out}; go on with the same command and --resume"
+        raise Interrupted(message, interruption.signal)
+
+    def _refuse_nan(self) -> None:
+        recent = torch.stack(self.losses[-_CHECK_EVERY:])
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
-            step = len(losses) - len(recent) + int(bad[0]) + 1
-            raise self._failed(f"the loss is {float(recent[bad[0]])} at step {step} of epoch {epoch + 1}")
+            step = len(self.losses) - len(recent) + int(bad[0]) + 1
+            raise self._failed(f"the loss is {float(recent[bad[0]])} at step {step} of epoch {self.epoch + 1}")
 
     def _failed(self, what: str) -> _checks.TrainingError:
         return _checks.TrainingError(
@@ -202,23 +235,7 @@ class _Run:
             f"the last good checkpoint, if there is one, is in {self.out / 'checkpoints'}."
         )
 
-    def evaluate(self) -> dict[str, Any]:
-        """Return accuracy, loss and predictions on the validation images, in eval mode."""
-        metrics = _checks.optional_module("torchmetrics", "evaluation")
-        classes = len(self.dataset.classes)
-        accuracy = metrics.Accuracy("multiclass", num_classes=classes).to(self.accelerator.device)
-        self.model.eval()
-        with torch.no_grad():
-            logits = [self.model(images) for images, _ in self.validation.evaluation()]
-        scores, labels = torch.cat(logits).float(), self.validation.labels
-        accuracy.update(scores, labels)
-        return {
-            "accuracy": float(accuracy.compute()),
-            "loss": float(nn.functional.cross_entropy(scores, labels)),
-            "predictions": scores.argmax(1),
-        }
-
-    def record(self, row: dict[str, Any]) -> None:
+    def _record(self, row: dict[str, Any]) -> None:
         """Add one row to the log and to TensorBoard."""
         self.rows.append(row)
         if self.accelerator.is_main_process:
@@ -228,38 +245,43 @@ class _Run:
                 if name not in {"epoch", "step"}:
                     self._board.add_scalar(name, value, row["epoch"])
 
-    def save(self, epochs: int) -> None:
-        """Write a checkpoint and remove all but the newest."""
+    def _save(self) -> None:
+        """Write a checkpoint and remove all but the newest; one whose losses are not finite is never written."""
+        if self.losses:
+            self._refuse_nan()
+        self._saved_at = time.monotonic()
         if not self.accelerator.is_main_process:
             return
         folder = self.out / "checkpoints"
-        save_state(folder / f"epoch_{epochs:04d}", self.plain_model, self.optimizer, {"epochs": epochs})
-        for old in sorted(folder.glob("epoch_*"))[:-_KEEP]:
-            shutil.rmtree(old)
+        losses = [float(loss) for loss in self.losses]
+        position = {"epoch": self.epoch, "step": self.step, "losses": losses, "correct": float(self.correct)}
+        self.learner.save(folder / f"step_{self.epoch * self.batches.steps + self.step:09d}", position)
+        keep_newest_states(folder, _KEEP)
 
     def finish(self) -> dict[str, Any]:
         """Evaluate, write weights and predictions, and last of all the metrics."""
-        evaluation = self.evaluate()
-        speed = statistics.median(row["images_per_second"] for row in self.rows)
+        learner = self.learner
+        evaluation = learner.evaluate(self.validation)
         metrics = {
             "accuracy": evaluation["accuracy"],
             "loss": evaluation["loss"],
+            **_work(evaluation),
             "train_accuracy": self.rows[-1]["train_accuracy"],
             "epochs": self.recipe.epochs,
-            "parameters": parameter_count(self.plain_model),
-            "images_per_second": speed,
-            "precision": self.precision,
+            "parameters": parameter_count(learner.plain_model),
+            "images_per_second": statistics.median(row["images_per_second"] for row in self.rows),
+            "precision": learner.precision,
             "environment": environment(self.accelerator.device),
         }
         if self.accelerator.is_main_process:
             details = {
-                **self.details,
+                **learner.details,
                 "classes": list(self.dataset.classes),
-                "mean": self.mean.tolist(),
-                "std": self.std.tolist(),
+                "mean": learner.mean.tolist(),
+                "std": learner.std.tolist(),
                 "image_size": list(self.dataset.size),
             }
-            save_model(self.out, self.plain_model, self.spec, details)
+            save_model(self.out, learner.best_model, self.recipe.spec, details)
             tensors = {"predictions": evaluation["predictions"].cpu(), "labels": self.dataset.validation.labels}
             write_atomically(self.out / "predictions.safetensors", save_tensors(tensors))
             write_json(self.out / "metrics.json", metrics)
@@ -269,3 +291,8 @@ class _Run:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def _work(evaluation: dict[str, Any]) -> dict[str, float]:
+    """Return what a GaterNet's evaluation tells besides."""
+    return {key: evaluation[key] for key in ("open_fraction", "executed_macs") if key in evaluation}

@@ -17,8 +17,8 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
 
-    def start(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
-        """Begin a training of `epochs` epochs of `steps` steps, of which `done` epochs exist already."""
+    def start(self, title: str, epochs: int, steps: int, done: int = 0, step: int = 0) -> None:
+        """Begin a training of `epochs` epochs of `steps` steps; `done` epochs and `step` steps exist already."""
         self._title, self._epochs, self._started = title, epochs, time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
@@ -27,7 +27,7 @@ class Progress:
         columns = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
         self._bar = rich.Progress(*columns, console=console, transient=True)
         self._bar.start()
-        self._task = self._bar.add_task(title, total=epochs * steps, completed=done * steps)
+        self._task = self._bar.add_task(title, total=epochs * steps, completed=done * steps + step)
 
     def step(self) -> None:
         """One step is done."""

@@ -11,9 +11,11 @@ import yaml
 
 from gatewise import _checks
 from gatewise.checkpoint import write_atomically
+from gatewise.data import LOADINGS
+from gatewise.data.augmentation import parse_augmentation
 from gatewise.spec import ModelSpec, parse_gates, parse_value
+from gatewise.tuning import Stage, fine_tuning_stages
 
-AUGMENTATIONS = ("auto", "none", "shift", "shift+flip")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -22,27 +24,37 @@ class Recipe:
     """How one network is trained; the command line's flags are these fields.
 
     Attributes:
-        data: digits, or a folder of parquet files.
+        data: digits, cifar10, cifar100, hub:NAME, or a folder of parquet files or of train/CLASS/ and val/CLASS/.
         model: network by name, options behind a colon (resnet18_cifar:width=32).
         gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.
+        init: weights to start from, a run folder or safetensors file, {seed} standing for the seed; gates stay fresh.
+        gater_init: weights for a gater's features, of a plain network of the same form, in the same way.
         epochs: passes over the training images.
+        gate_epochs: how many of them, at the beginning, train the gates alone, all else frozen.
         seed: of weights, order and augmentation.
         batch_size: images in a step, over all processes.
         lr: learning rate at its peak, for this batch size.
-        warmup: share of all steps in which the rate rises from 0 to its peak; it then falls as a cosine to 0.
+        warmup: share of a stage's steps in which the rate rises from 0 to its peak; it then falls as a cosine to 0.
         momentum: of SGD (Nesterov's form) and other optimizers that have one; betas are timm's.
         weight_decay: on all parameters but those whose gate forbids it.
         optimizer: any name that timm's create_optimizer_v2 knows.
         label_smoothing: share of the target spread over all classes.
-        augmentation: auto (what suits the data), none, shift, or shift+flip.
+        mixup: alpha of mixup; 0 leaves it out.
+        cutmix: alpha of CutMix; 0 leaves it out, and with both each batch gets one of them.
+        ema: decay of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.
+        augmentation: auto (what suits the data), none, or shift, crop, flip and a timm policy (rand-m9) joined by +.
         image_size: side to which images are scaled and cropped; none leaves them as they are.
+        loading: auto (decode once what fits into 1 GiB a split, stream the rest), memory, or stream.
         precision: auto (bf16 where the hardware has it), fp32, bf16 or fp16 autocast.
     """
 
     data: str = "digits"
     model: str = "resnet20"
     gate: str = "none"
+    init: str | None = None
+    gater_init: str | None = None
     epochs: int = 20
+    gate_epochs: int = 0
     seed: int = 0
     batch_size: int = 128
     lr: float = 0.1
@@ -51,30 +63,64 @@ class Recipe:
     weight_decay: float = 5e-4
     optimizer: str = "sgd"
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
     augmentation: str = "auto"
     image_size: int | None = None
+    loading: str = "auto"
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("data", "model", "gate", "optimizer"):
-            if not isinstance(value := getattr(self, name), str):
+        for name in ("data", "model", "gate", "init", "gater_init", "optimizer", "augmentation"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name.endswith("init") and value is None):
                 raise _checks.InvalidTypeError(f"{name} must be text, got {value!r} ({type(value).__name__}).")
         _checks.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         _checks.integer_at_least(0, seed=self.seed)
+        _checks.number_between(0, 2**31 - 1, seed=self.seed)
         _checks.number_between(1e-8, 1e3, lr=self.lr)
         _checks.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
         _checks.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
         if self.image_size is not None:
             _checks.integer_at_least(4, image_size=self.image_size)
-        _checks.one_of("augmentation", self.augmentation, AUGMENTATIONS)
+        _checks.number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
+        _checks.number_between(0, 0.999999, ema=self.ema)
+        _checks.one_of("loading", self.loading, LOADINGS)
         _checks.one_of("precision", self.precision, PRECISIONS)
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise _checks.InvalidValueError(
+                f"mixup and cutmix mix pairs; batch_size must be even, got {self.batch_size}."
+            )
+        parse_augmentation(self.augmentation)
         _ = self.spec
+        fine_tuning_stages(self.epochs, self.gate_epochs)
 
     @property
     def spec(self) -> ModelSpec:
         """The network with its gates."""
         plain = ModelSpec.parse(self.model)
         return ModelSpec(plain.model, plain.model_options, plain.gates + parse_gates(self.gate))
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Which epochs train what."""
+        return fine_tuning_stages(self.epochs, self.gate_epochs)
+
+    @property
+    def initial_weights(self) -> str | None:
+        """`init` with the seed filled in."""
+        return self.init and self.init.replace("{seed}", str(self.seed))
+
+    @property
+    def initial_gater(self) -> str | None:
+        """`gater_init` with the seed filled in."""
+        return self.gater_init and self.gater_init.replace("{seed}", str(self.seed))
+
+    def of_comparison(self, gate: str, seed: int) -> Self:
+        """Return what a comparison trains for one gate and seed; a network without gates has no stage for them."""
+        alone = all(c.is_gater for c in (*ModelSpec.parse(self.model).gates, *parse_gates(gate)))
+        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=0 if alone else self.gate_epochs)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -115,7 +161,7 @@ class Recipe:
             )
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Return the rate of one step out of `steps`: up in a line, down as half a cosine.
+        """Return the rate of one step of a stage of `steps`: up in a line, down as half a cosine.
 
         >>> recipe = Recipe(lr=1.0, warmup=0.5)
         >>> [round(recipe.learning_rate(step, 8), 2) for step in range(8)]
@@ -129,6 +175,8 @@ class Recipe:
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turn "auto" into what is fast and safe on `device`: bf16 where its hardware has it, fp32 elsewhere."""
+    if precision == "fp16" and device.type == "cpu":
+        raise _checks.InvalidValueError("precision fp16 needs a GPU, and this is a CPU; take bf16, fp32 or auto.")
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -1,0 +1,176 @@
+"""One network that learns: its optimizer, stage by stage, its moving average, and its state in a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.assembly import make_model
+from gatewise.checkpoint import load_gater, load_state, load_weights, save_state
+from gatewise.data import Batches, Dataset, seed_generators
+from gatewise.gaternet import GaterNet, gate_warnings
+from gatewise.insertion import gates_in
+from gatewise.training.recipe import Recipe, resolve_precision
+from gatewise.tuning import Stage, announce_steps, gate_loss, parameter_groups
+
+
+class Learner:
+    """The recipe's network on its device, in its precision.
+
+    Attributes:
+        details: what `make_model` needs besides the spec.
+        mean: per channel on the scale 0 to 255, as the initial weights were trained with, or else of the data set.
+        std: likewise.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        accelerate = _checks.optional_module("accelerate", "training")
+        accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
+        device = accelerate.PartialState().device
+        self.precision = resolve_precision(recipe.precision, device)
+        mixed = "no" if self.precision == "fp32" else self.precision
+        self.accelerator = accelerate.Accelerator(mixed_precision=mixed)
+        self.recipe = recipe
+        self.classes = len(dataset.classes)
+        self.details = {"num_classes": self.classes, "in_chans": dataset.channels}
+        model = make_model(recipe.spec, **self.details, image_size=dataset.size, seed=recipe.seed)
+        if recipe.gate_epochs and not gates_in(model):
+            raise _checks.InvalidValueError(
+                f"gate_epochs is {recipe.gate_epochs}, but there are no gates to train. "
+                f"Name some with gate, or set gate_epochs to 0."
+            )
+        config = load_weights(model, recipe.initial_weights) if recipe.initial_weights else {}
+        if recipe.initial_gater and isinstance(model, GaterNet):
+            load_gater(model, recipe.initial_gater)
+        self.mean, self.std = _normalisation(recipe, model, config, dataset)
+        self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
+        self.optimizer: Any = _optimizer(recipe, self.model)  # refuses what cannot be, before anything is written
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.average = _average(recipe, self.model)
+        self.mix = _mix(recipe, self.classes)
+        self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """The network that is trained, without what Accelerate put around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def best_model(self) -> nn.Module:
+        """The network that is evaluated and kept: the moving average if there is one."""
+        return self.plain_model if self.average is None else self.average.module
+
+    def begin(self, stage: Stage, steps: int) -> None:
+        """Freeze what the stage of so many steps freezes, and make its optimizer."""
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        stage.begin(model)
+        announce_steps(model, steps)
+        self.accelerator.free_memory()
+        self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(self.recipe, model))
+
+    def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
+        """Take one step at a learning rate; return the loss and the number of images that were classified rightly.
+
+        What chance decides in it (dropout, mixup) depends on the seed and the step's number alone.
+        """
+        seed_generators((self.recipe.seed << 32) + number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        targets = labels
+        if self.mix is not None:
+            images, targets = self.mix(images, labels)
+        logits = self.model(images)
+        loss = self.criterion(logits, targets) + gate_loss(self.model)
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.plain_model, number + 1)
+        return loss.detach().float(), (logits.detach().argmax(1) == labels).sum()
+
+    def evaluate(self, batches: Batches) -> dict[str, Any]:
+        """Return accuracy, loss and predictions on a split, in eval mode; for a GaterNet also the work it did."""
+        metrics = _checks.optional_module("torchmetrics", "evaluation")
+        accuracy = metrics.Accuracy("multiclass", num_classes=self.classes).to(self.accelerator.device)
+        model, logits, work, opened = self.best_model, [], [], []
+        model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            for images, _ in batches.evaluation():
+                if isinstance(model, GaterNet):
+                    output, gates = model.forward_with_gates(images)
+                    work.append(torch.stack([model.open_fraction(gates).double(), model.executed_macs(gates)], 1))
+                    opened.append((gates > 0.5).sum(0))
+                else:
+                    output = model(images)
+                logits.append(output)
+        scores = torch.cat(logits).float()
+        accuracy.update(scores, batches.labels)
+        found = {
+            "accuracy": float(accuracy.compute()),
+            "loss": float(nn.functional.cross_entropy(scores, batches.labels)),
+            "predictions": scores.argmax(1),
+        }
+        if work:
+            found["open_fraction"], found["executed_macs"] = torch.cat(work).mean(0).tolist()
+            found["warnings"] = self._gate_warnings(torch.stack(opened).sum(0), len(scores))
+        return found
+
+    def _gate_warnings(self, opened: Tensor, images: int) -> list[str]:
+        net: Any = self.plain_model
+        before, self._opened = self._opened, opened
+        return gate_warnings(net, opened, images, before)
+
+    def save(self, folder: Path, progress: dict[str, Any]) -> None:
+        """Write the state that `restore` reads."""
+        scaler = self.accelerator.scaler
+        progress = {**progress, "scaler": scaler.state_dict() if scaler is not None else None}
+        save_state(folder, self._modules, self.optimizer, progress)
+
+    def restore(self, folder: Path, *, stage_is_new: bool) -> None:
+        """Go back to a saved state; if the stage begins there, the saved optimizer was that of the stage before."""
+        progress = load_state(folder, self._modules, None if stage_is_new else self.optimizer)
+        if self.accelerator.scaler is not None and progress["scaler"]:
+            self.accelerator.scaler.load_state_dict(progress["scaler"])
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.plain_model} | ({} if self.average is None else {"ema": self.average.module})
+
+
+def _normalisation(recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Return the mean and deviation that the initial weights were trained with, or those of the data set."""
+    if "mean" in config and len(config["mean"]) == dataset.channels:
+        return torch.tensor(config["mean"]), torch.tensor(config["std"])
+    model = model.backbone if isinstance(model, GaterNet) else model
+    known = model.pretrained_cfg if recipe.spec.model_options.get("pretrained") else {}
+    if len(known.get("mean", ())) == dataset.channels:
+        return 255 * torch.tensor(known["mean"]), 255 * torch.tensor(known["std"])
+    return dataset.statistics()
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer for what is not frozen."""
+    timm_optim = _checks.optional_module("timm.optim", "training")
+    _checks.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
+    groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
+    try:
+        return timm_optim.create_optimizer_v2(groups, opt=recipe.optimizer, **options)
+    except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU or a package
+        raise _checks.InvalidValueError(f"optimizer {recipe.optimizer!r} cannot be used here: {error}.") from None
+
+
+def _average(recipe: Recipe, model: nn.Module) -> Any:
+    """Return timm's moving average of the weights, or None."""
+    if not recipe.ema:
+        return None
+    return _checks.optional_module("timm.utils", "ema").ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
+
+
+def _mix(recipe: Recipe, classes: int) -> Any:
+    """Return timm's mixup and CutMix, or None; label smoothing is left to the loss."""
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    mixup = _checks.optional_module("timm.data", "mixup").Mixup
+    return mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=classes)

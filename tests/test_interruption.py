@@ -1,0 +1,206 @@
+"""Stopping and going on: by Ctrl-C, by SIGTERM, by a kill at any moment; in the end the weights are the same bits."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from test_training import DATASET, RECIPE, equal, log, trained, weights
+
+from gatewise import checkpoint
+from gatewise.training import Interrupted, Progress, loop, train
+from gatewise.training.interruption import Interruption
+
+TIMES = ("seconds", "images_per_second")
+
+
+class Signalling(Progress):
+    """Sends this process a signal after a number of steps."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(quiet=True)
+        self.left, self.number = step, number
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("interruption") / "run"
+    trained(out)
+    return out
+
+
+# In one process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("step", "where"), [(2, "step 2 of epoch 1"), (3, "epoch 1"), (4, "step 1 of epoch 2"), (9, "epoch 3")]
+)
+def test_a_signal_ends_the_training_behind_its_step_and_it_goes_on_there(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals, step: int, where: str
+) -> None:
+    out = tmp_path / "run"
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=rf"^stopped after {where}, which is saved in .*run; .*--resume$") as caught:
+        trained(out, progress=Signalling(step, number))
+    assert caught.value.signal == number
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    newest = sorted(folder.name for folder in (out / "checkpoints").iterdir())[-1]
+    assert newest == f"step_{step:09d}"
+    assert equal(trained(out, resume=True), weights(undisturbed))
+    assert log(out, *TIMES) == log(undisturbed, *TIMES)
+
+
+def test_a_training_may_be_stopped_at_every_step(undisturbed: Path, tmp_path: Path) -> None:
+    for _ in range(9):
+        with pytest.raises(Interrupted):
+            trained(tmp_path / "run", resume=True, progress=Signalling(1, signal.SIGINT))
+    assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
+    assert log(tmp_path / "run", *TIMES) == log(undisturbed, *TIMES)
+
+
+def test_a_second_signal_acts_at_once() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice() -> None:
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_training_works_and_leaves_signals_alone(undisturbed: Path, tmp_path: Path) -> None:
+    thread = threading.Thread(target=train, args=(RECIPE, tmp_path / "run"), kwargs={"dataset": DATASET})
+    thread.start()
+    thread.join()
+    assert equal(weights(tmp_path / "run"), weights(undisturbed))
+
+
+def test_a_long_epoch_is_saved_in_between(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[str] = []
+    save_state = checkpoint.save_state
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("gatewise.training.learner.save_state", lambda f, *a: saved.append(f.name) or save_state(f, *a))
+    assert equal(trained(tmp_path / "run"), weights(undisturbed))
+    assert saved == [f"step_{step:09d}" for step in range(1, 10)]
+
+
+class Killed(BaseException):
+    """The end of a process at any moment."""
+
+
+def writes(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, dying at its call number `count`, in the middle: half of what it does is done."""
+    calls = [0]
+
+    def dying(path: Path, *args: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.1.part").write_bytes(b"half")
+            raise Killed
+        return function(path, *args)
+
+    return dying
+
+
+@pytest.mark.parametrize("count", range(1, 15))
+def test_a_kill_while_writing_any_file_loses_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    with monkeypatch.context() as patch:
+        dying = writes(count, checkpoint.write_atomically)
+        for module in ("checkpoint", "training.loop", "training.recipe"):
+            patch.setattr(f"gatewise.{module}.write_atomically", dying)
+        with pytest.raises(Killed):
+            trained(tmp_path / "run")
+    assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
+    assert log(tmp_path / "run", *TIMES) == log(undisturbed, *TIMES)
+
+
+@pytest.mark.parametrize("lost", ["state.json", "state.safetensors"])
+def test_a_checkpoint_that_a_kill_left_half_removed_is_passed_over(
+    undisturbed: Path, tmp_path: Path, lost: str
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        trained(out, progress=Signalling(7, signal.SIGINT))
+    (sorted((out / "checkpoints").iterdir())[-1] / lost).unlink()
+    (out / "checkpoints" / ".step_000000009.77.part").mkdir()
+    assert equal(trained(out, resume=True), weights(undisturbed))
+    assert all(folder.name.startswith("step_") for folder in (out / "checkpoints").iterdir())
+
+
+# As a process of its own
+
+FLAGS = ["--data", "digits", "--model", "resnet20", "--gate", "gct", "--epochs", "4", "--precision", "fp32"]
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "gatewise", "train", *FLAGS, *more, "--out", str(out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_an_epoch(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    while "epoch" not in process.stderr.readline():
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_line_stops_with_one_line_that_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = start(tmp_path / "run")
+    wait_for_an_epoch(process)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=120)
+    assert process.returncode == code
+    last = printed.splitlines()[-1]
+    assert last.startswith("gatewise: stopped after ")
+    assert last.endswith("go on with the same command and --resume")
+    assert "Traceback" not in printed
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    assert start(tmp_path / "undisturbed").wait() == 0
+    rng = random.Random(0)
+    positions = []
+    for _ in range(20):
+        process = start(tmp_path / "killed", "--resume")
+        time.sleep(rng.uniform(2, 12))
+        process.kill()
+        process.communicate()
+        states = sorted((tmp_path / "killed" / "checkpoints").glob("step_*"))
+        positions.append(states[-1].name if states else "nothing yet")
+        if (tmp_path / "killed" / "metrics.json").exists():  # it was faster than its killer: begin again
+            (tmp_path / "killed").rename(tmp_path / f"finished_{len(positions)}")
+    assert start(tmp_path / "killed", "--resume").wait() == 0
+    finished = [tmp_path / "killed", *tmp_path.glob("finished_*")]
+    print(json.dumps({"positions": positions, "trainings": len(finished)}))
+    for folder in finished:
+        expected = load_file(tmp_path / "undisturbed" / "model.safetensors")
+        assert equal(load_file(folder / "model.safetensors"), expected)
