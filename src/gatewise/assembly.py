@@ -1,0 +1,53 @@
+"""Build whatever a spec describes: a network, its gates, and the gater around it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from gatewise import _checks, models
+from gatewise.gaternet import GaterNet
+from gatewise.spec import ModelSpec
+
+
+def make_model(
+    spec: str | ModelSpec,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    image_size: tuple[int, int] | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network with its gates.
+
+    Args:
+        spec: a name ("resnet20", or any of timm's), a string with gates ("resnet18+gct:mode=l1@before_conv") or with a
+            gater ("resnet20+gaternet:sites=inner,budget=0.5"), or a `ModelSpec`.
+        num_classes: outputs of the classifier; None leaves the network's own (10 here, 1000 in timm).
+        in_chans: channels of the image.
+        image_size: (height, width) for which a gater counts work; None takes what the network was designed for.
+        seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
+            not depend on the gates.
+        **options: of the network, for example width=32 for resnet18_cifar or pretrained=True for timm's.
+
+    An unknown name or option is refused with ValueError and the nearest known one.
+
+    >>> net = make_model("resnet20+gct", num_classes=10)
+    >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
+    2025
+    >>> make_model("resnet20+gaternet:sites=residual").gate_count
+    336
+    """
+    spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
+    gaters = [choice for choice in spec.gates if choice.is_gater]
+    if len(gaters) > 1:
+        raise _checks.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")
+    inside = ModelSpec(spec.model, spec.model_options, tuple(c for c in spec.gates if not c.is_gater))
+    backbone = models.make_model(inside, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
+    if not gaters:
+        return backbone
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+        return GaterNet(backbone, image_size=image_size, **gaters[0].options)

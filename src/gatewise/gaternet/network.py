@@ -1,0 +1,265 @@
+"""GaterNet: one network decides, per image, which filters of another run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
+from gatewise.gaternet.budget import Budget, Sparsity, open_share
+from gatewise.gaternet.gater import LocalDecider, make_gater
+from gatewise.gaternet.sites import Chosen, Site, find_sites
+from gatewise.gaternet.switches import Decide, Switchboard, attach
+from gatewise.gaternet.work import own_macs, saved_macs
+from gatewise.measure import macs_per_sample
+from gatewise.places import evaluation_mode
+from gatewise.places.trace import example_inputs
+
+ESTIMATORS: dict[str, Callable[[Tensor, bool], Tensor]] = {
+    "semhash": semhash,
+    "gumbel": gumbel_sigmoid,
+    "straight_through": hard_sigmoid_gate,
+}
+WEIGHTINGS = ("equal", "macs")
+_SATURATED = 2.398 + 2  # SemHash's gradient is zero beyond 2.398; unit noise comes back from here in 2 draws of 100
+
+
+class GaterNet(nn.Module):
+    """Run `backbone` with each gated filter multiplied by 0 or 1, as `gater` decides from the image.
+
+    (N, C, H, W) -> whatever the backbone returns. In training gates are drawn by the estimator; in eval mode they are
+    hard and without noise. Closed filters are computed and then multiplied by zero: this is the form to train and to
+    check against. Work is not skipped, in the backward pass neither.
+
+    Args:
+        backbone: any network that takes one image tensor; `net.backbone` is this very module, and called alone it
+            runs plain.
+        sites: "inner" (behind normalisation and activation of the convolutions inside a block: a closed filter is
+            exactly zero for its reader, so both are saved), "residual" (the official place: the last convolution of
+            each residual branch, before the addition), or convolutions by name: a list, a regular expression, or a
+            function of name and module.
+        gater: "light" (at most 3 % of the backbone's multiply-adds), "resnet20" (official), "local" (each site decides
+            from its own convolution's input), a module (N, C, H, W) -> (N, gates) logits, or a function that builds
+            one from the number of gates.
+        bottleneck: width of the decision's hidden layer.
+        head_norm: BatchNorm in it, as in the paper; the released code has none.
+        group_size: neighbouring filters that share one gate.
+        estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
+        gate_bias: at which the logits start; 2 starts with nearly all gates open.
+        budget: share of the gated filters' multiply-adds that shall be open, in (0, 1]; held by a controller. None
+            leaves it to `sparsity`.
+        sparsity: weight of the mean gate in the loss, the paper's lambda.
+        weighting: how `sparsity` counts gates: "equal" as in the paper, or "macs".
+        image_size: (height, width) for counting work and building the gater; None takes what the backbone knows.
+        example: an input, for backbones whose input cannot be guessed.
+
+    Refused at construction, with ValueError: no filter to gate, a bottleneck of 0, a budget outside (0, 1], both budget
+    and sparsity, a gater that cannot take the image or gives another number of logits.
+
+    Paper: Chen et al., You Look Twice: GaterNet for Dynamic Filter Selection in CNNs, CVPR 2019, arXiv 1811.11205.
+
+    Differs from the paper: the paper gates the end of each residual unit ("residual"), with ResNet-20 as gater and a
+    lambda that it does not name; "inner", "light" and `budget` are for saving work.
+
+    >>> from gatewise.models import make_model
+    >>> net = GaterNet(make_model("resnet20"), sites="residual", gater="resnet20")
+    >>> net.gate_count, sum(p.numel() for p in net.parameters())
+    (336, 547842)
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        sites: Chosen = "inner",
+        gater: str | nn.Module | Callable[[int], nn.Module] = "light",
+        bottleneck: int = 8,
+        head_norm: bool = False,
+        group_size: int = 1,
+        estimator: str = "semhash",
+        gate_bias: float = 0.0,
+        budget: float | None = None,
+        sparsity: float = 0.0,
+        weighting: str = "equal",
+        image_size: tuple[int, int] | None = None,
+        example: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        _checks.integer_at_least(1, bottleneck=bottleneck)
+        _checks.number_between(-100, 100, gate_bias=gate_bias)
+        _checks.number_between(0, 1e6, sparsity=sparsity)
+        if budget is not None:
+            _checks.number_between(1e-6, 1, budget=budget)
+            if sparsity:
+                raise _checks.InvalidValueError("give budget or sparsity, not both: each sets the price of open gates.")
+        self.estimator = _checks.one_of("estimator", estimator, ESTIMATORS)
+        _checks.one_of("weighting", weighting, WEIGHTINGS)
+        example = _example(backbone, image_size) if example is None else example
+        self.sites, self.skipped = find_sites(backbone, sites, group_size, example)
+        self.backbone = backbone
+        self.dense_macs = _macs(backbone, example)
+        head: dict[str, Any] = {"bottleneck": bottleneck, "head_norm": head_norm, "gate_bias": gate_bias}
+        self._board = Switchboard()
+        attach(backbone, self.sites, self._board)
+        if isinstance(gater, str) and gater == "local":
+            self.gater = _local_deciders(backbone, self.sites, self._board, head)
+            self.gater_macs = sum(layer.in_features * layer.out_features for layer in _linears(self.gater))
+        else:
+            self.gater = make_gater(gater, self.gate_count, tuple(example.shape[1:]), self.dense_macs, **head)
+            self.gater_macs = self._check_gater(example)
+        share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
+        share = (share / share.sum()).to(example)
+        self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
+        self._due: Tensor | None = None
+        self.saturated = torch.zeros(())  # share of the last training batch's logits that hardly learn
+
+    @property
+    def gate_count(self) -> int:
+        """Length of the vector of gates."""
+        return self.sites[-1].first + self.sites[-1].gates
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each site decides for itself."""
+        return isinstance(self.gater, nn.ModuleList)
+
+    def _check_gater(self, example: Tensor) -> int:
+        """Refuse a gater that cannot serve, and return its multiply-adds."""
+        gater = self.gater.to(example)
+        try:
+            with evaluation_mode(gater), torch.no_grad():
+                logits = gater(example)
+        except Exception as error:
+            size = " x ".join(map(str, example.shape[1:]))
+            raise _checks.InvalidValueError(
+                f"the gater cannot take an image of {size}: {type(error).__name__}: {str(error).splitlines()[0]}. "
+                f"Choose another gater, or set image_size."
+            ) from None
+        expected = (len(example), self.gate_count)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise _checks.InvalidValueError(
+                f"the gater must return logits of shape (N, {self.gate_count}), one for each gate; for {len(example)} "
+                f"images came {came}."
+            )
+        return _macs(gater, example)
+
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Any:
+        return self.forward_with_gates(x, gates)[0]
+
+    def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
+        """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
+        board = self._board
+        try:
+            if gates is not None:
+                self._check_gates(x, gates)
+                self._set(gates)
+                return self.backbone(x), gates
+            if self.is_local:
+                return self._run_local(x)
+            logits = self.gater(x)
+            gates = ESTIMATORS[self.estimator](logits, self.training)
+            self._set(gates)
+            self._note(gates, logits)
+            return self.backbone(x), gates
+        finally:
+            board.gates = {}
+            board.decide = None
+
+    def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
+        decided: dict[int, Tensor] = {}
+
+        def decide(site: int, features: Tensor) -> Tensor:
+            decided[site] = self.gater[site](features)  # type: ignore[index]
+            return ESTIMATORS[self.estimator](decided[site], self.training)
+
+        self._board.decide = decide
+        output = self.backbone(x)
+        order = range(len(self.sites))
+        gates = torch.cat([self._board.gates[site] for site in order], 1)
+        self._note(gates, torch.cat([decided[site] for site in order], 1))
+        return output, gates
+
+    def _set(self, gates: Tensor) -> None:
+        self._board.gates = {n: gates[:, s.first : s.first + s.gates] for n, s in enumerate(self.sites)}
+
+    def _check_gates(self, x: Tensor, gates: Tensor) -> None:
+        if tuple(gates.shape) != (len(x), self.gate_count):
+            raise _checks.InvalidValueError(
+                f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
+            )
+
+    def _note(self, gates: Tensor, logits: Tensor) -> None:
+        """In training, note what is due for these gates; `extra_loss` collects it."""
+        if self.training:
+            logits = logits.detach()
+            self._due = self.price(gates, ESTIMATORS[self.estimator](logits, False))
+            self.saturated = (logits.abs() > _SATURATED).float().mean()
+
+    def extra_loss(self) -> Tensor | None:
+        """Return what the last training forward owes for its open gates, once."""
+        due, self._due = self._due, None
+        return due
+
+    def schedule(self, steps: int) -> None:
+        """Tell the budget's controller how many training steps there will be."""
+        if isinstance(self.price, Budget):
+            self.price.schedule(steps)
+
+    def open_fraction(self, gates: Tensor) -> Tensor:
+        """Return sum g m / sum m, with m the multiply-adds of each gate's own filters: (N, gate_count) -> (N,).
+
+        >>> net = GaterNet(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), image_size=(8, 8))
+        >>> net.open_fraction(torch.tensor([[1.0, 1, 0, 0, 0, 0, 0, 0]]))
+        tensor([0.2500])
+        """
+        own = own_macs(self.sites).to(gates)
+        return open_share(gates, own / own.sum())
+
+    def executed_macs(self, gates: Tensor) -> Tensor:
+        """Return the multiply-adds of each image with these gates, the gater's included: (N, gate_count) -> (N,).
+
+        A convolution works for its open filters on its open inputs; what has no gates is counted whole.
+        """
+        return self.dense_macs + self.gater_macs - saved_macs(self.sites, gates)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_due": None}  # part of a graph, which cannot be copied
+
+    def extra_repr(self) -> str:
+        return f"gates={self.gate_count}, sites={len(self.sites)}, estimator={self.estimator!r}"
+
+
+def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
+    """Return two images of zeros that the backbone should take."""
+    guesses = example_inputs(backbone)
+    if not guesses:
+        raise _checks.InvalidValueError(f"{type(backbone).__name__} has no convolution; there is nothing to gate.")
+    guess = guesses[0]
+    return guess if image_size is None else guess.new_zeros(2, guess.shape[1], *image_size)
+
+
+def _macs(network: nn.Module, example: Tensor) -> int:
+    with evaluation_mode(network):
+        return macs_per_sample(network, example)
+
+
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def _local_deciders(
+    backbone: nn.Module, sites: tuple[Site, ...], board: Switchboard, head: dict[str, Any]
+) -> nn.ModuleList:
+    """Return a decider for each site, and let each site's convolution call it."""
+    deciders = []
+    for number, site in enumerate(sites):
+        layer: Any = backbone.get_submodule(site.name)
+        layer.register_forward_pre_hook(Decide(board, number))
+        channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        axis = site.axes - 1 if isinstance(layer, nn.Linear) else 1
+        anchor = next(layer.parameters())
+        deciders.append(LocalDecider(channels, axis, site.gates, **head).to(anchor))
+    return nn.ModuleList(deciders)

@@ -1,0 +1,140 @@
+"""The gated layers of a backbone, one row each, and what their filters cost."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gatewise import _checks
+from gatewise.places import Filters, Skipped, Weighted, find_filters
+
+KINDS = {"inner": "inner", "residual": "residual_end"}
+Chosen = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One gated layer.
+
+    Attributes:
+        name: the convolution whose filters are gated.
+        layer: where the gates act, which is behind its normalisation and activation for inner sites.
+        side: "output" or "input" of that layer.
+        channel_axis: of the map there.
+        axes: of the map there, samples and channels included.
+        filters: number of them.
+        gates: number of gates; each drives filters / gates neighbouring filters.
+        first: index of its first gate in the vector of all gates.
+        maker: the convolution, with its multiply-adds.
+        depthwise: convolutions behind it, each of whose filters goes with one of these.
+        readers: who reads these filters; closing one saves its share of each reader too.
+    """
+
+    name: str
+    layer: str
+    side: str
+    channel_axis: int
+    axes: int
+    filters: int
+    gates: int
+    first: int
+    maker: Weighted
+    depthwise: tuple[Weighted, ...]
+    readers: tuple[Weighted, ...]
+
+    @property
+    def group_size(self) -> int:
+        """Filters that one gate drives."""
+        return self.filters // self.gates
+
+    @property
+    def macs_per_filter(self) -> float:
+        """Multiply-adds of one filter on its whole input, depthwise layers behind it included."""
+        return sum(layer.macs for layer in (self.maker, *self.depthwise)) / self.filters
+
+    @property
+    def reader_macs_per_filter(self) -> float:
+        """Multiply-adds that the readers spend on one filter if all of their own are open."""
+        return sum(reader.macs for reader in self.readers) / self.filters
+
+
+def find_sites(
+    backbone: nn.Module, chosen: Chosen, group_size: int, example: Any = None
+) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    """Return the sites of `backbone`, which is only read, and the candidates that were left out with the reason.
+
+    Args:
+        backbone: any network.
+        chosen: "inner", "residual", or by hand: a regular expression that is searched for in the names of the
+            convolutions, a list of their names, or a function of name and module; by hand a convolution is gated at
+            its inner place if it has one, and at the end of its branch otherwise.
+        group_size: neighbouring filters that share one gate.
+        example: an input, for networks whose input size cannot be guessed.
+
+    Refused with ValueError: no site, a listed name that is none, filters that group_size does not divide.
+    """
+    _checks.integer_at_least(1, group_size=group_size)
+    if isinstance(chosen, str) and chosen in KINDS:
+        found, skipped = find_filters(backbone, KINDS[chosen], example)
+    else:
+        found, skipped = _by_hand(backbone, chosen, example)
+    if not found:
+        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
+        raise _checks.InvalidValueError(
+            f"{type(backbone).__name__} has no filters to gate at sites={chosen!r} ({reasons}). "
+            f"Choose sites='inner' or 'residual', or convolutions by name."
+        )
+    sites: list[Site] = []
+    for filters in found:
+        first = sites[-1].first + sites[-1].gates if sites else 0
+        sites.append(_site(filters, group_size, first))
+    return tuple(sites), tuple(skipped)
+
+
+def _site(filters: Filters, group_size: int, first: int) -> Site:
+    place, name = filters.place, filters.maker.layer
+    if place.channels % group_size:
+        raise _checks.InvalidValueError(
+            f"group_size {group_size} does not divide the {place.channels} filters of {name!r}. "
+            f"Choose a divisor of all widths, or leave this layer out."
+        )
+    return Site(
+        name=name,
+        layer=place.layer,
+        side=place.side,
+        channel_axis=place.channel_axis,
+        axes=place.spatial_dims + 2,
+        filters=place.channels,
+        gates=place.channels // group_size,
+        first=first,
+        maker=filters.maker,
+        depthwise=filters.depthwise,
+        readers=filters.readers,
+    )
+
+
+def _by_hand(backbone: nn.Module, chosen: Chosen, example: Any) -> tuple[list[Filters], list[Skipped]]:
+    """Return the filters of chosen convolutions."""
+    candidates: dict[str, Filters] = {}
+    skipped: list[Skipped] = []
+    for kind in KINDS.values():
+        found, left_out = find_filters(backbone, kind, example)
+        skipped += left_out
+        for filters in found:
+            candidates.setdefault(filters.maker.layer, filters)
+    modules = dict(backbone.named_modules())
+    if callable(chosen):
+        names = {name for name in candidates if chosen(name, modules[name])}
+    elif isinstance(chosen, str):
+        try:
+            names = {name for name in candidates if re.search(chosen, name)}
+        except re.error as error:
+            raise _checks.InvalidValueError(f"sites={chosen!r} is no regular expression ({error}).") from None
+    elif not isinstance(chosen, Sequence):
+        raise _checks.InvalidTypeError(f"sites must be inner, residual, an expression or a list, got {chosen!r}.")
+    else:
+        names = {_checks.one_of("gateable convolution", name, candidates) for name in chosen}
+    order = [name for name in modules if name in names]
+    return [candidates[name] for name in order], skipped

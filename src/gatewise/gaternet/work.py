@@ -1,0 +1,45 @@
+"""Multiply-adds: what a gate's own filters cost, and what closed gates save."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatewise.gaternet.sites import Site
+
+
+def own_macs(sites: Sequence[Site]) -> Tensor:
+    """Return the multiply-adds of each gate's own filters on their whole input, (gate_count,)."""
+    return torch.cat([torch.full((site.gates,), site.macs_per_filter * site.group_size) for site in sites])
+
+
+def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
+    """Return the multiply-adds that each image saves with these gates: (N, gate_count) -> (N,), float64.
+
+    Of a convolution's work the share (open filters) x (open inputs) is left, group by group.
+    """
+    gates = gates.to(torch.float64)
+    written = {site.maker.layer: (site.maker, site) for site in sites}
+    read = {reader.layer: (reader, site) for site in sites for reader in site.readers}
+    saved = gates.new_zeros(len(gates))
+    for name in written | read:
+        layer = (written.get(name) or read[name])[0]
+        outputs = _open_in_groups(gates, written[name][1] if name in written else None, layer.groups)
+        inputs = _open_in_groups(gates, read[name][1] if name in read else None, layer.groups)
+        saved += layer.macs * (1 - (outputs * inputs).mean(1))
+    for site in sites:
+        for layer in site.depthwise:
+            saved += layer.macs * (1 - _of(site, gates).mean(1))
+    return saved
+
+
+def _open_in_groups(gates: Tensor, site: Site | None, groups: int) -> Tensor:
+    """Return the open share of each of a convolution's groups, (N, groups); 1 where there are no gates."""
+    if site is None:
+        return gates.new_ones(len(gates), groups)
+    filters = _of(site, gates).repeat_interleave(site.group_size, 1)
+    return filters.unflatten(1, (groups, -1)).mean(2)
+
+
+def _of(site: Site, gates: Tensor) -> Tensor:
+    return gates[:, site.first : site.first + site.gates]

@@ -1,0 +1,181 @@
+"""A gater in a training and in a comparison: its budget, what is logged, what is kept."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_compare import QUICK, few_digits, few_rounds  # noqa: F401 - fixtures
+from test_training import DATASET, RECIPE, log, trained
+
+import gatewise as gw
+from gatewise import compare as comparing
+from gatewise._checks import DataError, InvalidValueError
+from gatewise.checkpoint import load_gater, load_model
+from gatewise.compare import compare, table
+from gatewise.data import Batches
+from gatewise.gaternet import gate_warnings
+from gatewise.spec import parse_gates
+from gatewise.training import Progress, Recipe, learner, train
+
+GATED = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=2)
+
+
+def test_log_and_metrics_tell_the_work_of_the_validation_images(tmp_path: Path) -> None:
+    metrics = train(GATED, tmp_path / "run", dataset=DATASET)
+    net, config = load_model(tmp_path / "run")
+    assert isinstance(net, gw.GaterNet)
+    mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+    opened, work = [], []
+    with torch.no_grad():
+        for images, _ in Batches(DATASET.validation, 500, mean, std).evaluation():
+            _, gates = net.forward_with_gates(images)
+            opened += net.open_fraction(gates).tolist()
+            work += net.executed_macs(gates).tolist()
+    assert metrics["open_fraction"] == pytest.approx(sum(opened) / 30, abs=1e-4)
+    assert metrics["executed_macs"] == pytest.approx(sum(work) / 30, rel=1e-4)
+    assert net.dense_macs == gw.GaterNet(net.backbone, image_size=(8, 8)).dense_macs
+    rows = log(tmp_path / "run")
+    assert rows[-1]["open_fraction"] == metrics["open_fraction"]
+    assert all("executed_macs" in row for row in rows)
+
+
+def test_a_plain_network_has_no_such_rows(tmp_path: Path) -> None:
+    trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=1))
+    assert "open_fraction" not in log(tmp_path / "run")[0]
+
+
+def test_the_controller_learns_how_long_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(gw.GaterNet, "schedule", lambda _, steps: told.append(steps))
+    trained(tmp_path / "run", dataclasses.replace(GATED, epochs=3))
+    assert told == [9]
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.7])
+def test_digits_are_learned_within_a_budget(tmp_path: Path, budget: float) -> None:
+    gate = f"gaternet:budget={budget},gate_bias=2"
+    metrics = train(Recipe(data="digits", gate=gate, epochs=20, precision="fp32"), tmp_path / "run")
+    assert metrics["open_fraction"] == pytest.approx(budget, abs=0.03)
+    assert metrics["accuracy"] > 0.95
+
+
+def test_a_comparison_counts_what_is_executed(few_digits: None, tmp_path: Path) -> None:  # noqa: F811
+    results = compare(QUICK, [parse_gates(text) for text in ("none", "gaternet")], 2, tmp_path / "out")
+    none, gated = results["variants"]
+    runs = [json.loads((tmp_path / f"out/runs/gaternet/seed_{s}/metrics.json").read_text()) for s in (0, 1)]
+    assert gated["macs"] == pytest.approx(sum(run["executed_macs"] for run in runs) / 2)
+    assert gated["open_fraction"] == [run["open_fraction"] for run in runs]
+    assert "open_fraction" not in none
+    shown = table(results)
+    column = shown.columns.index("open")
+    assert [row[column].text for row in shown.rows] == ["1.000", f"{sum(gated['open_fraction']) / 2:.3f}"]
+
+
+def test_without_gaters_a_comparison_has_no_such_column(few_digits: None, tmp_path: Path) -> None:  # noqa: F811
+    results = compare(QUICK, [parse_gates("none")], 1, tmp_path / "out")
+    assert "open" not in table(results).columns
+
+
+def test_what_cannot_be_built_is_refused_before_anything_is_trained(
+    few_digits: None,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(comparing, "train", nothing)
+    with pytest.raises(InvalidValueError, match="budget must lie between"):
+        compare(QUICK, [parse_gates("none"), parse_gates("gaternet:budget=2")], 1, tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_the_spec_in_the_run_builds_the_same_net_again(tmp_path: Path) -> None:
+    trained(tmp_path / "run", dataclasses.replace(GATED, gate="se+gaternet:sites=residual,gater=resnet20", epochs=1))
+    net, config = load_model(tmp_path / "run")
+    assert config["spec"]["gates"][1]["options"] == {"sites": "residual", "gater": "resnet20"}
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in net.state_dict().items())
+
+
+# A warm start
+
+
+def test_a_gater_and_its_backbone_start_from_plain_networks(tmp_path: Path) -> None:
+    trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    gate = "gaternet:gater=resnet20,sites=residual"
+    warm = {"init": str(tmp_path / "plain"), "gater_init": str(tmp_path / "plain")}
+    recipe = dataclasses.replace(RECIPE, gate=gate, epochs=1, lr=1e-8, **warm)
+    found = trained(tmp_path / "run", recipe)
+    for name in (name for name in plain if "running" not in name and "num_batches" not in name):
+        torch.testing.assert_close(found[f"backbone.{name}"], plain[name], atol=1e-6, rtol=0)
+        if not name.startswith("fc."):
+            torch.testing.assert_close(found[f"gater.features.{name}"], plain[name], atol=1e-6, rtol=0)
+
+
+def test_a_gater_of_another_form_cannot_start_there(tmp_path: Path) -> None:
+    trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
+    net = gw.make_model("resnet20+gaternet", num_classes=3, in_chans=1)
+    with pytest.raises(DataError, match="does not fit the network"):
+        load_gater(net, tmp_path / "plain")
+    with pytest.raises(InvalidValueError, match="only a gater built by name"):
+        load_gater(gw.make_model("resnet20+gaternet:gater=local", in_chans=1), tmp_path / "plain")
+
+
+# Health
+
+
+def test_gates_that_die_saturate_or_stop_are_told() -> None:
+    net = gw.make_model("resnet20+gaternet:sites=residual")
+    some = torch.full((336,), 5)
+    assert gate_warnings(net, some, 10) == []
+    dead = some.clone()
+    dead[:16] = 0
+    assert gate_warnings(net, dead, 10) == [
+        "all 16 gates of 'stages.0.0.conv2' are closed for every image: nothing passes there"
+    ]
+    constant = torch.where(torch.arange(336) % 2 == 0, 10, 0)
+    assert "no gate depends on the image" in gate_warnings(net, constant, 10)[0]
+    assert "since the epoch before" in gate_warnings(net, some, 10, before=some)[0]
+    net.gater.head.fc2.bias.data.fill_(9.0)
+    net.train()(torch.randn(2, 3, 32, 32))
+    assert "100 % of the gates' logits" in gate_warnings(net, some, 10)[0]
+
+
+def test_a_training_prints_what_is_wrong_with_its_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = dataclasses.replace(GATED, gate="gaternet:gate_bias=50", epochs=1)
+    train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())
+    assert "warning: no gate depends on the image any more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", ["gaternet:budget=0.5", "gaternet:sparsity=0.1", "gaternet:gater=local,budget=0.5"])
+def test_a_gater_trains_in_bf16_and_its_numbers_are_those_of_float32(tmp_path: Path, gate: str) -> None:
+    metrics = train(
+        dataclasses.replace(GATED, gate=gate, precision="bf16", epochs=1), tmp_path / "run", dataset=DATASET
+    )
+    net, _ = load_model(tmp_path / "run")
+    gates = (torch.rand(4, net.gate_count) < 0.5).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under_autocast = net.open_fraction(gates)
+    assert torch.equal(under_autocast, net.open_fraction(gates))
+    assert 0 <= metrics["open_fraction"] <= 1
+
+
+def test_a_gater_around_a_pretrained_network_keeps_its_normalisation() -> None:
+    net = gw.make_model("resnet18+gaternet:gater=light", num_classes=3, image_size=(32, 32))
+    recipe = Recipe(model="resnet18:pretrained=true")
+    pixels = dataclasses.replace(DATASET.train, pixels=DATASET.train.pixels.expand(-1, 3, -1, -1))
+    coloured = dataclasses.replace(DATASET, train=pixels, validation=pixels)
+    mean, _ = learner._normalisation(recipe, net, {}, coloured)
+    torch.testing.assert_close(mean, 255 * torch.tensor([0.485, 0.456, 0.406]))
+
+
+def test_a_gater_has_no_stage_for_gates_in_a_comparison() -> None:
+    recipe = dataclasses.replace(RECIPE, gate="gct", gate_epochs=1)
+    assert recipe.of_comparison("gaternet", 0).gate_epochs == 0
+    assert recipe.of_comparison("se+gaternet", 0).gate_epochs == 1
