@@ -10,10 +10,10 @@ compare: $(VENV)/.installed  ## compare gates on handwritten digits; ends with a
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
 
 test: $(VENV)/.developed  ## the default test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --dist worksteal
 
 test-slow: $(VENV)/.developed  ## the tests that take longer
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses auto --dist worksteal
 
 check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated pages
 	$(BIN)/ruff format --check .
@@ -23,8 +23,9 @@ check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated p
 	$(BIN)/codespell
 	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
 
-docs: $(VENV)/.installed  ## the pages that are generated
+docs: $(VENV)/.installed  ## the pages that are generated; tests/test_any_network.py sees whether the second is stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
+	$(BIN)/python tests/networks_page.py > docs/networks.md
 
 bench: $(VENV)/.installed  ## the benchmarks, minutes each, on an otherwise idle machine
 	$(BIN)/python benchmarks/gates.py

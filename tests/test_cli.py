@@ -36,8 +36,8 @@ def small() -> Dataset:
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let "digits" be a handful, and measure latency briefly; other data is loaded as ever."""
 
-    def load(source: str, image_size: int | None) -> Dataset:
-        return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size)
+    def load(source: str, image_size: int | None, loading: str) -> Dataset:
+        return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size, loading)
 
     monkeypatch.setattr(loop, "load_dataset", load)
     monkeypatch.setattr(comparing, "load_dataset", load)
@@ -188,22 +188,30 @@ OTHER = {
     "data": "elsewhere",
     "model": "resnet32",
     "gate": "gct:mode=l1@inner",
+    "init": "runs/none/seed_{seed}",
+    "gater_init": "runs/gater/seed_{seed}",
     "epochs": 7,
+    "gate_epochs": 2,
     "seed": 3,
-    "batch_size": 9,
+    "batch_size": 18,
     "lr": 0.125,
     "warmup": 0.25,
     "momentum": 0.5,
     "weight_decay": 0.0625,
     "optimizer": "adamw",
     "label_smoothing": 0.5,
-    "augmentation": "shift+flip",
+    "mixup": 0.5,
+    "cutmix": 0.25,
+    "ema": 0.75,
+    "augmentation": "shift+flip+rand-m9",
     "image_size": 24,
+    "loading": "stream",
     "precision": "bf16",
 }
 
 
 def test_every_flag_reaches_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(OTHER) == {field.name for field in dataclasses.fields(Recipe)}
     flags = [text for name, value in OTHER.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     assert recipe_of(monkeypatch, "train", *flags) == Recipe(**OTHER)
     without = [
@@ -247,6 +255,37 @@ def test_an_interruption_says_how_to_go_on(
 ) -> None:
     recipe_of(monkeypatch, "train")
     assert printed(capsys)[1].startswith("gatewise: interrupted; give the same command again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "gate"),
+    [
+        (["--gater", "light"], "gaternet:gater=light"),
+        (["--sites", "residual", "--gater", "resnet20"], "gaternet:gater=resnet20,sites=residual"),
+        (["--budget", "0.5", "--gate", "se"], "se+gaternet:budget=0.5"),
+        ([], "none"),
+    ],
+)
+def test_a_gater_has_flags_of_its_own(monkeypatch: pytest.MonkeyPatch, flags: list[str], gate: str) -> None:
+    assert recipe_of(monkeypatch, "train", *flags).gate == gate
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_workers_are_one_for_each_processor_unless_said(
+    command: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def remember(*_: Any, workers: int, **__: Any) -> None:
+        asked.append(workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, {"train": "train_recipe", "compare": "compare_gates"}[command], remember)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    assert run([command, "--out", "run"]) == run([command, "--out", "run", "--workers", "5"]) == 130
+    assert asked == [3, 5]
+    assert run([command, "--out", "run", "--workers", "-1"]) == 2
+    assert "workers must be at least 0, got -1" in printed(capsys)[1]
 
 
 # Comparing

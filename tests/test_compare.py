@@ -22,7 +22,7 @@ from gatewise.data import Batches, Dataset, Images, load_dataset
 from gatewise.measure import macs_per_sample
 from gatewise.registry import PLACES
 from gatewise.spec import parse_gates, parse_gates_list
-from gatewise.training import Progress, Recipe, loop
+from gatewise.training import Progress, Recipe, learner
 
 GATES = ["se", "none", "gc@stage_end"]
 RECIPE = Recipe(data="digits", epochs=2, batch_size=128, lr=0.05, precision="fp32")
@@ -62,7 +62,7 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
     """Return a comparison of three gates on digits with two seeds."""
     out = tmp_path_factory.mktemp("comparison") / "out"
     backbones, batches = [], []
-    make_model, training = loop.make_model, Batches.training
+    make_model, training = learner.make_model, Batches.training
 
     def recording_model(*args: Any, **options: Any) -> nn.Module:
         model = make_model(*args, **options)
@@ -77,7 +77,7 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
             yield images, labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_model", recording_model)
+        patch.setattr(learner, "make_model", recording_model)
         patch.setattr(Batches, "training", recording_batches)
         results = compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
     return Comparison(out, results, backbones, batches)
@@ -259,7 +259,7 @@ def test_the_same_comparison_again_trains_nothing_but_writes_the_report(
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(loop, "make_model", no_model)
+    monkeypatch.setattr(learner, "make_model", no_model)
     again = compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")
     assert content_of(tmp_path / "out" / "runs") == runs
     assert (tmp_path / "out" / "report.html").exists()
@@ -389,3 +389,35 @@ def test_nothing_to_compare_is_refused(
     with pytest.raises(error, match=message):
         compare(QUICK, [parse_gates(text) for text in gates.split(",") if text], seeds, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# Tuning, options, places
+
+
+def test_each_seed_tunes_its_own_network_in_two_stages_and_the_plain_one_in_one(
+    few_digits: None, tmp_path: Path
+) -> None:
+    gates = [parse_gates(text) for text in ("none", "gct")]
+    compare(QUICK, gates[:1], 2, tmp_path / "plain")
+    init = f"{tmp_path}/plain/runs/none/seed_{{seed}}"
+    tuning = dataclasses.replace(QUICK, init=init, epochs=2, gate_epochs=2, lr=0.01)
+    compare(tuning, gates, 2, tmp_path / "tuned")
+    for seed in (0, 1):
+        before = load_file(tmp_path / f"plain/runs/none/seed_{seed}/model.safetensors")
+        gated, plain = (
+            load_file(tmp_path / f"tuned/runs/{name}/seed_{seed}/model.safetensors") for name in ("gct", "none")
+        )
+        assert all(torch.equal(gated[name], before[name]) for name in before)
+        assert not any(torch.equal(plain[name], before[name]) for name in before)
+
+
+def test_options_and_places_are_compared_like_gates(few_digits: None, tmp_path: Path) -> None:
+    text = "gct,gct:mode=l1,gct:activation=sigmoid,gct@residual_end,se,se@before_conv,gct:mode=l1,eps=1e-4"
+    results = compare(QUICK, parse_gates_list(text), 1, tmp_path / "out")
+    names = [variant["gates"] for variant in results["variants"]]
+    assert names == [*text.split(",")[:6], "gct:mode=l1,eps=0.0001"]
+    assert results["baseline"] == "gct"
+    sites = {name: len(gw.gates_in(load_model(next(tmp_path.glob(f"out/runs/{slug}/seed_0")))[0]))
+             for name, slug in zip(names, ("gct", "gct--mode=l1", "gct--activation=sigmoid", "gct-residual_end", "se",
+                                           "se-before_conv"), strict=False)}  # fmt: skip
+    assert list(sites.values()) == [21, 21, 21, 9, 9, 21]

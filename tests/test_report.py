@@ -214,3 +214,7 @@ def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_pat
     for figure in page.locator("figure svg").all():
         assert HOSTILE in {word.strip() for word in figure.locator("text").all_text_contents()}
     page.context.close()
+
+
+def test_no_two_variants_look_alike() -> None:
+    assert len({figures.look(index) for index in range(64)}) == 64

@@ -2,10 +2,11 @@
 
 from gatewise import functional as functional
 from gatewise._checks import GatewiseError as GatewiseError
+from gatewise.assembly import make_model as make_model
+from gatewise.gaternet import GaterNet as GaterNet
 from gatewise.insertion import Insertion as Insertion
 from gatewise.insertion import gates_in as gates_in
 from gatewise.insertion import insert_gates as insert_gates
-from gatewise.models import make_model as make_model
 from gatewise.places import find_places as find_places
 from gatewise.registry import Gate as Gate
 from gatewise.registry import gate_names as gate_names
@@ -14,6 +15,8 @@ from gatewise.registry import make_gate as make_gate
 from gatewise.registry import register_gate as register_gate
 from gatewise.spec import GateChoice as GateChoice
 from gatewise.spec import ModelSpec as ModelSpec
+from gatewise.tuning import Stage as Stage
+from gatewise.tuning import fine_tuning_stages as fine_tuning_stages
 from gatewise.tuning import gate_loss as gate_loss
 from gatewise.tuning import parameter_groups as parameter_groups
 from gatewise.tuning import train_everything as train_everything

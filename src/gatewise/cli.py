@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from gatewise import _checks, registry
 from gatewise.analysis.table import Cell, Table
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
-from gatewise.spec import parse_gates_list
-from gatewise.training import Progress, Recipe
+from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
+from gatewise.training import Interrupted, Progress, Recipe
 from gatewise.training import train as train_recipe
 
 app = cyclopts.App(
@@ -61,6 +62,22 @@ def _recipe(file: Path | None, flags: Any) -> Recipe:
     base = Recipe.load(file) if file else Recipe()
     given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
     return dataclasses.replace(base, **given)
+
+
+def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
+    """Return the recipe with a gater of these options, those that are None left out; without any, as it is."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return recipe
+    gates = (*parse_gates(recipe.gate), GateChoice(GATER, given))
+    return dataclasses.replace(recipe, gate=format_gates(gates))
+
+
+def _workers(given: int | None) -> int:
+    if given is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _checks.integer_at_least(0, workers=given)
+    return given
 
 
 @app.command
@@ -126,6 +143,10 @@ def train(
     recipe: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     flags: Annotated[TrainFlags, Parameter(name="*")] = TrainFlags(),  # noqa: B008  # pyright: ignore
+    gater: str | None = None,
+    sites: str | None = None,
+    budget: float | None = None,
+    workers: Annotated[int | None, Parameter(converter=_whole)] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Train one network, with or without gates, into a run folder.
@@ -141,11 +162,20 @@ def train(
     flags
         The recipe.
     resume
-        Go on behind the last epoch of an interrupted run; start afresh where there is none.
+        Go on behind the last checkpoint of an interrupted run; start afresh where there is none.
+    gater
+        Put a GaterNet around the network, with this gater: light, resnet20 or local.
+    sites
+        Which of its filters are gated: inner or residual.
+    budget
+        Share of their multiply-adds that shall be open.
+    workers
+        Processes that decode and augment images where that is done one by one [one for each processor].
     json_output
         Print the metrics as JSON.
     """
-    metrics = train_recipe(_recipe(recipe, flags), out, resume=resume, progress=Progress())
+    chosen = _with_gater(_recipe(recipe, flags), gater=gater, sites=sites, budget=budget)
+    metrics = train_recipe(chosen, out, resume=resume, workers=_workers(workers), progress=Progress())
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
@@ -163,6 +193,7 @@ def compare(
     seeds: Annotated[int, Parameter(converter=_whole)] = 3,
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
+    workers: Annotated[int | None, Parameter(converter=_whole)] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Train several gates with several seeds and tell which helps, by how much, if it is more than luck, at what cost.
@@ -183,10 +214,19 @@ def compare(
         A YAML file with the flags below; flags given here win over it.
     flags
         The recipe.
+    workers
+        Processes that decode and augment images where that is done one by one [one for each processor].
     json_output
         Print the results as JSON.
     """
-    results = compare_gates(_recipe(recipe, flags), parse_gates_list(gates), seeds, out, progress=Progress())
+    results = compare_gates(
+        _recipe(recipe, flags),
+        parse_gates_list(gates),
+        seeds,
+        out,
+        workers=_workers(workers),
+        progress=Progress(),
+    )
     if json_output:
         print(json.dumps(results, indent=2))
         return
@@ -214,6 +254,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
     except (_checks.GatewiseError, OSError) as error:
         return _complain(error, 2)
+    except Interrupted as error:
+        return _complain(error, 128 + error.signal)
     except KeyboardInterrupt:
         return _complain("interrupted; give the same command again to go on (train: with --resume)", 130)
     return 0

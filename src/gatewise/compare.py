@@ -19,10 +19,11 @@ from gatewise import _checks, measure
 from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
+from gatewise.assembly import make_model
 from gatewise.checkpoint import load_model, read_json, write_atomically, write_json
 from gatewise.data import load_dataset
 from gatewise.spec import Gates, format_gates
-from gatewise.training import Progress, Recipe, train
+from gatewise.training import Interrupted, Progress, Recipe, train
 
 SCHEMA = 1
 BATCH = 32  # images of the second latency
@@ -30,7 +31,13 @@ _ROUNDS = 15
 
 
 def compare(
-    recipe: Recipe, gates: Sequence[Gates], seeds: int, out: str | Path, *, progress: Progress | None = None
+    recipe: Recipe,
+    gates: Sequence[Gates],
+    seeds: int,
+    out: str | Path,
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, and return what `results.json` holds.
 
@@ -40,6 +47,7 @@ def compare(
             all differences, or the first entry where there is none.
         seeds: how many, counted from 0.
         out: the folder of the comparison; an interrupted one goes on.
+        workers: see `train`.
         progress: where to show progress; None shows nothing.
 
     Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of another recipe.
@@ -50,19 +58,26 @@ def compare(
     out, progress = Path(out), progress or Progress(quiet=True)
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
-        folder: dataclasses.replace(recipe, gate=name, seed=seed)
+        folder: recipe.of_comparison(name, seed)
         for name, folders in runs.items()
         for seed, folder in enumerate(folders)
     }
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):  # before hours of training, not after them
         there = Recipe.load(file)
-        there.refuse_other(dataclasses.replace(recipe, gate=there.gate, seed=there.seed), file.parent)
-    dataset = load_dataset(recipe.data, recipe.image_size)
+        there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
+    dataset = load_dataset(recipe.data, recipe.image_size, recipe.loading)
+    for name in runs:  # what cannot be built is refused before anything is trained
+        spec, size = recipe.of_comparison(name, 0).spec, dataset.size
+        make_model(spec, num_classes=len(dataset.classes), in_chans=dataset.channels, image_size=size, seed=0)
     out.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
-            train(recipes[folders[seed]], folders[seed], resume=True, dataset=dataset, progress=progress)
+            run = recipes[folders[seed]]
+            try:
+                train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
+            except Interrupted as error:
+                raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
     progress.say("measuring latency")
     results = _results(recipe, runs, seeds)
     write_json(out / "results.json", results)
@@ -95,6 +110,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
             "accuracy": {**dataclasses.asdict(statistics.mean_interval(accuracies[name])), "values": accuracies[name]},
             "parameters": metrics[name][0]["parameters"],
             **costs[name],
+            **_work(metrics[name]),
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
             "curves": [[row["validation_accuracy"] for row in log] for log in rows],
         }
@@ -115,6 +131,16 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         "environment": metrics[baseline][0]["environment"],
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds with quartiles",
         "variants": variants,
+    }
+
+
+def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what networks that choose their filters did on the validation images, over seeds."""
+    if "executed_macs" not in runs[0]:
+        return {}
+    return {
+        "macs": statistics.mean_interval([run["executed_macs"] for run in runs]).mean,
+        "open_fraction": [run["open_fraction"] for run in runs],
     }
 
 
@@ -159,6 +185,7 @@ def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
 def table(results: dict[str, Any]) -> Table:
     """Return the comparison as a table, for a terminal or a page."""
     baseline = results["baseline"]
+    chooses = any("open_fraction" in variant for variant in results["variants"])
     columns = [
         "gates",
         "accuracy % [95 % interval]",
@@ -167,6 +194,7 @@ def table(results: dict[str, Any]) -> Table:
         "difference, over images",
         "parameters",
         "MACs (M)",
+        *(["open"] if chooses else []),
         "1 image (ms)",
         f"{BATCH} images (ms)",
         "training images/s",
@@ -177,6 +205,8 @@ def table(results: dict[str, Any]) -> Table:
         one, batch = (variant["latency_ms"][size]["median"] for size in ("1", str(BATCH)))
         speeds = sorted(variant["training_images_per_second"])
         speed = speeds[len(speeds) // 2]
+        opened = variant.get("open_fraction")
+        opened = sum(opened) / len(opened) if opened else 1.0
         rows.append([
             Cell(variant["gates"], variant["gates"]),
             Cell(_interval(variant["accuracy"]), variant["accuracy"]["mean"]),
@@ -188,6 +218,7 @@ def table(results: dict[str, Any]) -> Table:
             ),
             Cell(f"{variant['parameters']:,}", variant["parameters"]),
             Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
+            *([Cell(f"{opened:.3f}", opened)] if chooses else []),
             Cell(f"{one:.2f}", one),
             Cell(f"{batch:.2f}", batch),
             Cell(f"{speed:,.0f}", speed),
@@ -234,5 +265,7 @@ _EXPLANATION = (
     "Differences over seeds are paired by seed, with a t interval: would another training give the same? "
     "Differences over images are a paired bootstrap with these trained networks: would other images? "
     "The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
-    "'no difference shown' is not 'equal'. MACs count convolutions and matrix products."
+    "'no difference shown' is not 'equal'. MACs count convolutions and matrix products; of networks that choose their "
+    "filters those of the open filters, the gater's own included. Their latency is that of the masked form, which "
+    "computes closed filters too; 'open' is the share of the gated filters' MACs that is open."
 )

@@ -1,8 +1,10 @@
 """Small bugs, each with the test that must catch it; `planted_bugs.py` runs them."""
 
 from planted.bug import Bug as Bug
+from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
 from planted.networks import BUGS as _NETWORKS
 from planted.training import BUGS as _TRAINING
+from planted.tuning import BUGS as _TUNING
 
-BUGS = [*_GATES, *_NETWORKS, *_TRAINING]
+BUGS = [*_GATES, *_GATERNET, *_NETWORKS, *_TRAINING, *_TUNING]
