@@ -252,7 +252,7 @@ def test_what_is_on_request_is_the_same_after_an_interruption(tmp_path: Path, ch
 def test_mixup_learns_from_mixed_images_and_mixed_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECIPE, mixup=0.4, label_smoothing=0.1)
     network = learner.Learner(recipe, DATASET)
-    network.begin(recipe.stages[0])
+    network.begin(recipe.stages[0], 2)
     seen: list[tuple[Tensor, Tensor]] = []
     criterion = network.criterion
     monkeypatch.setattr(
