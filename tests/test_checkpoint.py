@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm import create_model
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
@@ -235,6 +236,24 @@ def test_a_missing_file_is_refused_with_its_name(saved: Path, name: str) -> None
     (saved / name).unlink()
     with pytest.raises(DataError, match=rf"{name}'? does not exist"):
         load_model(saved)
+
+
+def test_a_network_that_began_with_pretrained_weights_is_rebuilt_without_fetching_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def create(*args: object, **options: object) -> nn.Module:
+        asked.append(options.get("pretrained"))
+        return create_model(*args, **options)
+
+    monkeypatch.setattr("timm.create_model", create)
+    spec = ModelSpec("resnet18", {"pretrained": True})
+    save_model(tmp_path, gw.make_model("resnet18", num_classes=3), spec, {"num_classes": 3})
+    _, config = load_model(tmp_path)
+    assert config["spec"]["model_options"] == {"pretrained": True}
+    assert len(asked) == 2
+    assert not any(asked)
 
 
 def test_a_missing_run_is_refused(tmp_path: Path) -> None:

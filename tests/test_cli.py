@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import gatewise as gw
@@ -115,7 +116,7 @@ def test_the_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str],
 def test_every_field_of_the_recipe_is_a_flag_with_its_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, left_out: set[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(cli.app, "console", Console(width=250))  # made once for a process, with the width of its day
     assert run([name, "--help"]) == 0
     lines = printed(capsys)[0].splitlines()
     for field in dataclasses.fields(Recipe):

@@ -300,6 +300,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "label that is no number": (_three(labels=["0", "1", "2"]), ("train.parquet, row 0", "label '0'")),
     "label beyond the names": (_three(labels=[0, 1, 3]), ("train.parquet", "label 3", "only 3 class names")),
     "one class": (_three(labels=[1, 1, 1]), ("train.parquet", "all 3 images have one class", "at least two")),
+    "empty class": (_three(labels=[0, 2, 2]), ("no train image of class", "(1 of 3 classes are empty)")),
     "no rows": (
         lambda folder: write_split(folder / "train.parquet", [], pa.array([], pa.int64())),
         ("train.parquet", "0 images"),

@@ -127,6 +127,41 @@ def test_a_gater_of_another_form_cannot_start_there(tmp_path: Path) -> None:
         load_gater(gw.make_model("resnet20+gaternet:gater=local", in_chans=1), tmp_path / "plain")
 
 
+def test_weights_for_a_gater_are_refused_where_there_is_none(
+    few_digits: None,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
+    with pytest.raises(InvalidValueError, match="only a gater built by name"):
+        trained(tmp_path / "run", dataclasses.replace(RECIPE, gater_init=str(tmp_path / "plain")))
+    recipe = dataclasses.replace(QUICK, gater_init=str(tmp_path / "plain"))
+    assert recipe.of_comparison("gct", 0).gater_init is None
+    assert recipe.of_comparison("gaternet", 0).gater_init == recipe.gater_init
+    with pytest.raises(InvalidValueError, match=r"gater_init is .*plain'.*but none of none,gct has a use for it"):
+        compare(recipe, [parse_gates("none"), parse_gates("gct")], 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_s_plan_covers_all_stages_and_begins_anew_from_other_weights(tmp_path: Path) -> None:
+    gated = dataclasses.replace(GATED, gate="gct+gaternet:budget=0.5")
+    trained(tmp_path / "first", gated)
+    steps = load_model(tmp_path / "first")[0].price.state[0]
+    for number, changes in enumerate([{"gate_epochs": 1}, {"init": str(tmp_path / "first")}]):
+        network = trained(tmp_path / f"run_{number}", dataclasses.replace(gated, **changes))
+        assert network["price.state"][0] == steps > 0, "each step is counted once, those of the weights are not"
+
+
+def test_the_plan_is_that_of_the_whole_training_in_its_last_stage_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets: list[Any] = []
+    make = learner.make_model
+    monkeypatch.setattr(learner, "make_model", lambda *a, **k: nets.append(make(*a, **k)) or nets[-1])
+    recipe = dataclasses.replace(GATED, gate="gct+gaternet:budget=0.5", gate_epochs=1)
+    train(recipe, tmp_path / "run", dataset=DATASET)
+    assert nets[0].price.ramp == int(nets[0].price.state[0]) // 2
+
+
 # Health
 
 
@@ -137,7 +172,7 @@ def test_gates_that_die_saturate_or_stop_are_told() -> None:
     dead = some.clone()
     dead[:16] = 0
     assert gate_warnings(net, dead, 10) == [
-        "all 16 gates of 'stages.0.0.conv2' are closed for every image: nothing passes there"
+        "all 16 gates of 'stages.0.0.conv2' are closed for every image: its filters give nothing"
     ]
     constant = torch.where(torch.arange(336) % 2 == 0, 10, 0)
     assert "no gate depends on the image" in gate_warnings(net, constant, 10)[0]

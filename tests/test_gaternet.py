@@ -41,6 +41,17 @@ def random_gates(net: gw.GaterNet, count: int = 3, share: float = 0.5) -> Tensor
     return (torch.rand(count, net.gate_count, generator=torch.Generator().manual_seed(2)) < share).float()
 
 
+class ByKeyword(nn.Module):
+    """Calls every layer by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(input=nn.functional.relu(self.conv1(input=x)))
+
+
 # The paper's numbers
 
 
@@ -52,6 +63,15 @@ def test_the_official_form_has_the_official_numbers(model: str, gates: int, para
     net = gw.GaterNet(gw.make_model(model), sites="residual", gater="resnet20", bottleneck=8)
     assert net.gate_count == gates
     assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize("gater", ["light", "local"])
+def test_layers_that_are_called_by_keyword_are_gated(gater: str) -> None:
+    net = gw.GaterNet(ByKeyword(), gater=gater, gate_bias=-50.0, image_size=(8, 8)).eval()
+    assert [site.side for site in net.sites] == ["input"]
+    output, gates = net.forward_with_gates(images())
+    assert not gates.any()
+    assert_close(output, net.backbone.conv2.bias.reshape(1, 4, 1, 1).expand_as(output))
 
 
 def test_the_official_place_is_behind_the_last_norm_and_before_the_addition() -> None:
@@ -491,6 +511,14 @@ def test_a_plan_of_steps_reaches_the_controller() -> None:
     assert isinstance(net.price, Budget)
     assert net.price.ramp == 300
     assert isinstance(small().price, Sparsity)
+
+
+def test_a_new_plan_begins_anew() -> None:
+    used, fresh = controller(), controller()
+    used(torch.zeros(2, 4), torch.zeros(2, 4))
+    for budget in (used, fresh):
+        budget.schedule(20)
+    assert torch.equal(used.state, fresh.state)
 
 
 # Tools

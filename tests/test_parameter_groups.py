@@ -146,3 +146,11 @@ def test_one_step_with_a_huge_weight_decay_moves_everything_but_beta() -> None:
     for name, parameter in net.named_parameters():
         expected = 1.0 if name.endswith("gct.beta") else 0.5
         assert torch.equal(parameter, torch.full_like(parameter, expected)), name
+
+
+def test_a_part_declares_for_itself_what_does_not_decay() -> None:
+    backbone = timm.create_model("convit_tiny")
+    assert backbone.no_weight_decay()
+    net = nn.Sequential(nn.Identity(), backbone)
+    _, exempt = names(net, gw.parameter_groups(net, 0.1))
+    assert exempt == {f"1.{name}" for name in backbone.no_weight_decay()}

@@ -113,6 +113,12 @@ def test_recording_runs_the_net_as_in_evaluation_and_leaves_it_as_it_was() -> No
     assert found.executed_macs == pytest.approx(float(net.executed_macs(gates).mean()))
 
 
+def test_no_image_at_all_is_refused() -> None:
+    net = gw.make_model("resnet20+gaternet")
+    with pytest.raises(InvalidValueError, match="there are no images to record"):
+        record_patterns(net, iter(()), classes=2)
+
+
 def test_a_failed_recording_leaves_training_flags_alone() -> None:
     net = tiny().train()
     with pytest.raises(RuntimeError):

@@ -233,6 +233,12 @@ def test_a_gate_that_cannot_be_is_refused_at_once(text: str, message: str) -> No
         ModelSpec.parse(f"resnet20+{text}")
 
 
+@pytest.mark.parametrize("sites", ["layer.+", "conv{1,2}", "a@b"])
+def test_an_expression_that_the_text_would_divide_is_refused(sites: str) -> None:
+    with pytest.raises(ValueError, match="which divide this text"):
+        GateChoice("gaternet", {"sites": sites})
+
+
 def test_an_option_of_the_wrong_type_is_refused() -> None:
     with pytest.raises(TypeError, match=r"rd_divisor must be an integer, got 1\.5 \(float\)"):
         GateChoice.parse("se:rd_divisor=1.5")

@@ -3,6 +3,7 @@
 Everything is safetensors and JSON; nothing is ever unpickled.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -76,7 +77,9 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise?")
     weights = _verified(folder / WEIGHTS, config["sha256"])
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
-    model = make_model(ModelSpec.from_dict(config["spec"]), **options)
+    spec = ModelSpec.from_dict(config["spec"])
+    built = {key: value for key, value in spec.model_options.items() if key != "pretrained"}  # the file has it all
+    model = make_model(dataclasses.replace(spec, model_options=built), **options)
     _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
 

@@ -62,6 +62,11 @@ def compare(
         for name, folders in runs.items()
         for seed, folder in enumerate(folders)
     }
+    for field, unused in (("gate_epochs", 0), ("gater_init", None)):
+        if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
+            raise _checks.InvalidValueError(
+                f"{field} is {getattr(recipe, field)!r}, but none of {','.join(runs)} has a use for it. Leave it out."
+            )
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):  # before hours of training, not after them
         there = Recipe.load(file)
         there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)

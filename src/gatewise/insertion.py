@@ -4,7 +4,6 @@ A gate becomes a child of the layer that it guards and is called by a hook on th
 parameters keep their names, its class and methods stay, and deepcopy, pickle, export and compile go on working.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gatewise import _checks
-from gatewise.places import Place, Places, Skipped, boundary_places, evaluation_mode, find_places, own_layers
+from gatewise.places import (
+    Place,
+    Places,
+    Skipped,
+    boundary_places,
+    change_map,
+    evaluation_mode,
+    find_places,
+    own_layers,
+)
 from gatewise.registry import Gate, gate_spec
 from gatewise.spec import GateChoice, Gates
 
@@ -25,7 +33,7 @@ Names = str | Sequence[str]
 
 
 @dataclass(frozen=True)
-class _Hook:
+class _CallGate:
     """Calls a gate on its layer's input or output.
 
     It holds the gate's name, not the gate, so that a deepcopied or unpickled layer calls its own copy.
@@ -34,26 +42,11 @@ class _Hook:
     gate: str
     channel_axis: int
 
-    def apply(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         gate = getattr(layer, self.gate)
         if self.channel_axis == 1:
             return gate(x)
         return gate(x.movedim(self.channel_axis, 1)).movedim(1, self.channel_axis)
-
-
-@dataclass(frozen=True)
-class _InputHook(_Hook):
-    argument: str  # under which the layer's forward takes the map, if it is called by keyword
-
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if args:
-            return (self.apply(layer, args[0]), *args[1:]), named
-        return args, {**named, self.argument: self.apply(layer, named[self.argument])}
-
-
-class _OutputHook(_Hook):
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
-        return self.apply(layer, output)
 
 
 @dataclass
@@ -271,12 +264,7 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
         count += 1
         unique = f"{name}_{count}"
     layer.add_module(unique, gate)
-    if place.side == "input":
-        argument = next(iter(inspect.signature(layer.forward).parameters))
-        hook = _InputHook(unique, place.channel_axis, argument)
-        handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
-    else:
-        handle = layer.register_forward_hook(_OutputHook(unique, place.channel_axis))
+    handle = change_map(layer, place.side, _CallGate(unique, place.channel_axis))
     insertion.gates[f"{place.layer}.{unique}" if place.layer else unique] = gate
     insertion._handles.append(handle)
 

@@ -96,6 +96,12 @@ class GateChoice:
     place: str | None = None
 
     def __post_init__(self) -> None:
+        for option, value in self.options.items():
+            if isinstance(value, str) and set(value) & set("+,@"):
+                raise _checks.InvalidValueError(
+                    f"{self.name}: {option}={value!r} holds one of '+', ',' and '@', which divide this text. "
+                    f"Write an expression without them (x{{1}}x* for x+), or build the network in Python."
+                )
         if self.is_gater:
             _checks.options_of(GATER, self.options, GATER_OPTIONS)
             if self.place is not None:

@@ -22,9 +22,9 @@ def _gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter
 def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> list[dict[str, Any]]:
     """Return trainable parameters in two groups for an optimizer, the second without weight decay.
 
-    The second group holds what its owner declares in `no_weight_decay` (gct: beta), and what the network itself
-    declares as timm's models do; a parameter is recognised by its owner, not by its name. With weight_decay=None the
-    first group leaves the optimizer's own setting. Fits timm's `param_group_fn`.
+    The second group holds what its owner declares in `no_weight_decay` (gct: beta), and what the network or a part
+    of it declares as timm's models do; a parameter is recognised by its owner, not by its name. With
+    weight_decay=None the first group leaves the optimizer's own setting. Fits timm's `param_group_fn`.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
@@ -33,9 +33,10 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     [(4, None), (1, 0.0)]
     """
     exempt = {id(p) for gate, name, p in _gate_parameters(model) if name in gate.no_weight_decay}
-    declared: Any = getattr(model, "no_weight_decay", None)
-    names: Any = declared() if callable(declared) else ()
-    exempt |= {id(p) for name, p in model.named_parameters() if name in names}
+    for owner in model.modules():  # a part, such as a backbone, declares for itself
+        declared: Any = getattr(owner, "no_weight_decay", None)
+        names: Any = declared() if callable(declared) else ()
+        exempt |= {id(p) for name, p in owner.named_parameters() if name in names}
     trainable = [p for p in model.parameters() if p.requires_grad]
     decay: dict[str, Any] = {"params": [p for p in trainable if id(p) not in exempt]}
     if weight_decay is not None:
@@ -134,7 +135,7 @@ def gate_loss(model: nn.Module) -> Tensor:
 
 
 def announce_steps(model: nn.Module, steps: int) -> None:
-    """Tell whatever in the network follows a plan (a gater's budget) how many training steps there will be."""
+    """Let whatever in the network follows a plan (a gater's budget) begin it anew, for so many training steps."""
     planners: Any = (module for module in model.modules() if hasattr(module, "schedule"))
     for planner in planners:
         planner.schedule(steps)

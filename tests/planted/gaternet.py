@@ -173,8 +173,8 @@ BUGS = [
     ),
     Bug(
         "controller not told the plan",
-        "training/learner.py",
-        "        announce_steps(model, steps)\n",
+        "training/loop.py",
+        "        announce_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)\n",
         "",
         "test_gater_training.py",
         "test_the_controller_learns_how_long_the_training_is",

@@ -30,8 +30,8 @@ BUGS = [
     Bug(
         "an output gate ignores the channel axis",
         "insertion.py",
-        "layer.register_forward_hook(_OutputHook(unique, place.channel_axis))",
-        "layer.register_forward_hook(_OutputHook(unique, 1))",
+        "_CallGate(unique, place.channel_axis)",
+        "_CallGate(unique, 1)",
         "test_insertion.py",
         "test_the_gate_stands_on_the_channel_axis_of_channels_last_code",
     ),

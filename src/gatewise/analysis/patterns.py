@@ -142,11 +142,13 @@ def record_patterns(
 ) -> GatePatterns:
     """Run `net` in eval mode over batches of images and labels and return what its gates did.
 
-    Training flags are afterwards as before, whatever happens.
+    Training flags are afterwards as before, whatever happens. No batch at all is refused with ValueError.
     """
     patterns: Any = GatePatterns(net.sites, classes, keep)
     with evaluation_mode(net), torch.no_grad():
         for images, labels in batches:
             _, gates = net.forward_with_gates(images)
             patterns.update(gates, labels, net.executed_macs(gates))
+    if not patterns.images:
+        raise _checks.InvalidValueError("there are no images to record; an iterator may be used up already.")
     return patterns

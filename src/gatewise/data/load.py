@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gatewise import _checks
 from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
@@ -28,8 +30,9 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
             than 1 GiB a split.
 
     Refused with `DataError`, which names the file: a missing folder or split, an unreadable file, a truncated image,
-    images of several sizes, a missing or negative label, an empty class, fewer than two classes, classes that differ
-    between splits. In streaming, an image is looked at when its turn comes.
+    images of several sizes, a missing or negative label, a class without train images, fewer than two classes, classes
+    that differ between splits. In streaming, an image is looked at when its turn comes; the encoded images of parquet
+    files stay in memory, so a set larger than that wants "hub:FOLDER", which `datasets` maps from the disk.
     """
     if image_size is not None:
         _checks.integer_at_least(4, image_size=image_size)
@@ -41,6 +44,7 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     splits = _read(source, image_size)
     (train, classes), (validation, other) = splits["train"], splits["validation"]
     _check_classes(str(source), classes, other)
+    _refuse_empty_classes(str(source), classes, train.labels)
     train, validation = (_held(images, loading) for images in (train, validation))
     if train.shape != validation.shape:
         sizes = [images.shape[1:] for images in (train, validation)]
@@ -81,6 +85,16 @@ def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, .
         differing = sorted(set(train) ^ set(validation))
         which = f"only in one of them: {differing[:5]}" if differing else "the same names in another order"
         raise _checks.DataError(f"{source}: the splits have different classes; {which}.")
+
+
+def _refuse_empty_classes(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
+    missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes)).tolist()) if not count]
+    if missing:
+        listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise _checks.DataError(
+            f"{source}: no train image of class {listed} ({len(missing)} of {len(classes)} classes are empty). "
+            f"Labels count from 0; take the class out, or add images."
+        )
 
 
 def _held(images: Images | EncodedImages, loading: str) -> Images | EncodedImages:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_FRESH = [0.0, 0.0, 1.0]  # steps taken, the integral's price, mean open fraction
+
 
 def open_share(gates: Tensor, share: Tensor) -> Tensor:
     """Return sum g s over gates, (N, c), (c,) -> (N,); no matrix product, which autocast would compute in bf16."""
@@ -32,7 +34,7 @@ class Budget(nn.Module):
     that the budget is used up as well as kept. The target falls in a line from 1 to `target` over the first half of
     the training, whose length `schedule` tells; without that it takes 1,000 steps.
 
-    Its state is in buffers, so that an interrupted training goes on with the same price.
+    Its state is in a buffer, so that an interrupted training goes on with the same price.
     """
 
     share: Tensor
@@ -41,13 +43,14 @@ class Budget(nn.Module):
     def __init__(self, share: Tensor, target: float, *, proportional: float = 20.0, integral: float = 0.05) -> None:
         super().__init__()
         self.register_buffer("share", share, persistent=False)
-        self.register_buffer("state", torch.tensor([0.0, 0.0, 1.0]))  # steps, price of the integral, mean open
+        self.register_buffer("state", torch.tensor(_FRESH))
         self.target, self.proportional, self.integral = target, proportional, integral
         self.ramp = 1000
 
     def schedule(self, steps: int) -> None:
-        """Tell how many training steps there will be."""
+        """Begin anew, for so many training steps."""
         self.ramp = max(1, steps // 2)
+        self.state.copy_(torch.tensor(_FRESH))
 
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:
         """Return the price to pay for `gates` (N, c), and move it by what the noiseless gates `hard` say."""

@@ -19,7 +19,7 @@ def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | N
     >>> import torch
     >>> net = GaterNet(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Conv2d(2, 2, 3)), image_size=(8, 8))
     >>> gate_warnings(net, torch.tensor([0, 0]), images=10)
-    ["all 2 gates of '0' are closed for every image: nothing passes there"]
+    ["all 2 gates of '0' are closed for every image: its filters give nothing"]
     >>> gate_warnings(net, torch.tensor([5, 0]), images=10)
     []
     """
@@ -27,7 +27,9 @@ def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | N
     for site in net.sites:
         own = opened[site.first : site.first + site.gates]
         if site.gates > 1 and not own.any():
-            lines.append(f"all {site.gates} gates of {site.name!r} are closed for every image: nothing passes there")
+            lines.append(
+                f"all {site.gates} gates of {site.name!r} are closed for every image: its filters give nothing"
+            )
     if not lines and bool(((opened == 0) | (opened == images)).all()):
         lines.append("no gate depends on the image any more: each is open for all images or for none")
     if before is not None and bool((opened == before).all()):

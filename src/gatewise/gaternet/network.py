@@ -11,7 +11,7 @@ from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, make_gater
 from gatewise.gaternet.sites import Chosen, Site, find_sites
-from gatewise.gaternet.switches import Decide, Switchboard, attach
+from gatewise.gaternet.switches import Switchboard, attach
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.measure import macs_per_sample
 from gatewise.places import evaluation_mode
@@ -102,9 +102,10 @@ class GaterNet(nn.Module):
         self.dense_macs = _macs(backbone, example)
         head: dict[str, Any] = {"bottleneck": bottleneck, "head_norm": head_norm, "gate_bias": gate_bias}
         self._board = Switchboard()
-        attach(backbone, self.sites, self._board)
-        if isinstance(gater, str) and gater == "local":
-            self.gater = _local_deciders(backbone, self.sites, self._board, head)
+        local = isinstance(gater, str) and gater == "local"
+        attach(backbone, self.sites, self._board, decide=local)
+        if local:
+            self.gater = _local_deciders(backbone, self.sites, head)
             self.gater_macs = sum(layer.in_features * layer.out_features for layer in _linears(self.gater))
         else:
             self.gater = make_gater(gater, self.gate_count, tuple(example.shape[1:]), self.dense_macs, **head)
@@ -204,7 +205,7 @@ class GaterNet(nn.Module):
         return due
 
     def schedule(self, steps: int) -> None:
-        """Tell the budget's controller how many training steps there will be."""
+        """Let the budget's controller begin anew, for so many training steps."""
         if isinstance(self.price, Budget):
             self.price.schedule(steps)
 
@@ -250,14 +251,11 @@ def _linears(module: nn.Module) -> list[nn.Linear]:
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
-def _local_deciders(
-    backbone: nn.Module, sites: tuple[Site, ...], board: Switchboard, head: dict[str, Any]
-) -> nn.ModuleList:
-    """Return a decider for each site, and let each site's convolution call it."""
+def _local_deciders(backbone: nn.Module, sites: tuple[Site, ...], head: dict[str, Any]) -> nn.ModuleList:
+    """Return a decider for each site."""
     deciders = []
-    for number, site in enumerate(sites):
+    for site in sites:
         layer: Any = backbone.get_submodule(site.name)
-        layer.register_forward_pre_hook(Decide(board, number))
         channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
         axis = site.axes - 1 if isinstance(layer, nn.Linear) else 1
         anchor = next(layer.parameters())

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
 from gatewise.gaternet.sites import Site
+from gatewise.places import change_map
 
 
 @dataclass(eq=False)
@@ -23,26 +23,27 @@ class Switchboard:
 
 
 @dataclass(frozen=True, eq=False)
-class Decide:
-    """A hook on a site's convolution: lets the site decide from its input, in local gating."""
+class _Decide:
+    """Lets a site decide from the input of its convolution, in local gating; the map stays as it is."""
 
     board: Switchboard
-    site: int
+    number: int
 
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> None:  # noqa: ARG002
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
         if self.board.decide is not None:
-            self.board.gates[self.site] = self.board.decide(self.site, args[0])
+            self.board.gates[self.number] = self.board.decide(self.number, x)
+        return x
 
 
 @dataclass(frozen=True, eq=False)
 class _Switch:
-    """A hook on a site's layer: multiplies the map by its gates while there are any."""
+    """Multiplies the map at a site by the site's gates while there are any."""
 
     board: Switchboard
     number: int
     site: Site
 
-    def _apply(self, x: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
         gates = self.board.gates.get(self.number)
         if gates is None:
             return x
@@ -53,21 +54,9 @@ class _Switch:
         return x * gates.reshape(shape).to(x.dtype)
 
 
-class _OutputSwitch(_Switch):
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
-        return self._apply(output)
-
-
-class _InputSwitch(_Switch):
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG002
-        return (self._apply(args[0]), *args[1:])
-
-
-def attach(backbone: nn.Module, sites: Sequence[Site], board: Switchboard) -> None:
-    """Let every site of the backbone listen to `board`."""
+def attach(backbone: nn.Module, sites: Sequence[Site], board: Switchboard, *, decide: bool) -> None:
+    """Let every site of the backbone listen to `board`, and decide for itself first if asked to."""
     for number, site in enumerate(sites):
-        layer = backbone.get_submodule(site.layer)
-        if site.side == "output":
-            layer.register_forward_hook(_OutputSwitch(board, number, site))
-        else:
-            layer.register_forward_pre_hook(_InputSwitch(board, number, site))
+        if decide:
+            change_map(backbone.get_submodule(site.name), "input", _Decide(board, number))
+        change_map(backbone.get_submodule(site.layer), site.side, _Switch(board, number, site))

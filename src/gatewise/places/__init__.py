@@ -11,6 +11,7 @@
 from gatewise.places.filters import Filters as Filters
 from gatewise.places.filters import Weighted as Weighted
 from gatewise.places.filters import find_filters as find_filters
+from gatewise.places.hooks import change_map as change_map
 from gatewise.places.layers import own_layers as own_layers
 from gatewise.places.place import Place as Place
 from gatewise.places.place import Places as Places

@@ -13,7 +13,7 @@ from gatewise.data import Batches, Dataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.insertion import gates_in
 from gatewise.training.recipe import Recipe, resolve_precision
-from gatewise.tuning import Stage, announce_steps, gate_loss, parameter_groups
+from gatewise.tuning import Stage, gate_loss, parameter_groups
 
 
 class Learner:
@@ -42,7 +42,7 @@ class Learner:
                 f"Name some with gate, or set gate_epochs to 0."
             )
         config = load_weights(model, recipe.initial_weights) if recipe.initial_weights else {}
-        if recipe.initial_gater and isinstance(model, GaterNet):
+        if recipe.initial_gater:
             load_gater(model, recipe.initial_gater)
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
         self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
@@ -62,11 +62,10 @@ class Learner:
         """The network that is evaluated and kept: the moving average if there is one."""
         return self.plain_model if self.average is None else self.average.module
 
-    def begin(self, stage: Stage, steps: int) -> None:
-        """Freeze what the stage of so many steps freezes, and make its optimizer."""
+    def begin(self, stage: Stage) -> None:
+        """Freeze what the stage freezes, and make its optimizer."""
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         stage.begin(model)
-        announce_steps(model, steps)
         self.accelerator.free_memory()
         self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(self.recipe, model))
 

@@ -33,7 +33,7 @@ from gatewise.training.interruption import Interrupted, Interruption
 from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
-from gatewise.tuning import Stage
+from gatewise.tuning import Stage, announce_steps
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 _SAVE_EVERY_S = 600.0  # a long epoch is saved in between
@@ -126,10 +126,11 @@ class _Run:
         self._open_log()
         title = f"{self.recipe.gate} seed {self.recipe.seed}"
         self.progress.start(title, self.recipe.epochs, self.batches.steps, self.epoch, self.step)
+        announce_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)
         for stage in self.recipe.stages:
             if self.epoch not in stage.epochs:
                 continue
-            self.learner.begin(stage, len(stage.epochs) * self.batches.steps)
+            self.learner.begin(stage)
             if checkpoint is not None:
                 stage_is_new = (self.epoch, self.step) == (stage.epochs.start, 0)
                 self.learner.restore(checkpoint, stage_is_new=stage_is_new)
@@ -138,7 +139,7 @@ class _Run:
                 self._train_epoch(stage, interruption)
                 self._stop_if_asked(interruption)
         if checkpoint is not None:  # all epochs are done, their results not written
-            self.learner.begin(self.recipe.stages[-1], 1)
+            self.learner.begin(self.recipe.stages[-1])
             self.learner.restore(checkpoint, stage_is_new=False)
 
     def _find_checkpoint(self) -> Path | None:

@@ -118,9 +118,14 @@ class Recipe:
         return self.gater_init and self.gater_init.replace("{seed}", str(self.seed))
 
     def of_comparison(self, gate: str, seed: int) -> Self:
-        """Return what a comparison trains for one gate and seed; a network without gates has no stage for them."""
-        alone = all(c.is_gater for c in (*ModelSpec.parse(self.model).gates, *parse_gates(gate)))
-        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=0 if alone else self.gate_epochs)
+        """Return what a comparison trains for one gate and seed.
+
+        A network without gates has no stage for them, and one without a gater no weights to start it from.
+        """
+        gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
+        gate_epochs = 0 if all(choice.is_gater for choice in gates) else self.gate_epochs
+        gater_init = self.gater_init if any(choice.is_gater for choice in gates) else None
+        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, gater_init=gater_init)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
