@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,21 @@ def test_the_plan_is_that_of_the_whole_training_in_its_last_stage_too(
     recipe = dataclasses.replace(GATED, gate="gct+gaternet:budget=0.5", gate_epochs=1)
     train(recipe, tmp_path / "run", dataset=DATASET)
     assert nets[0].price.ramp == int(nets[0].price.state[0]) // 2
+
+
+# Several processes
+
+
+def test_two_processes_train_a_gater_to_the_weights_of_one(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("gater_in_processes.py"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for arguments in ([script], [*launcher, script]):
+        subprocess.run([sys.executable, *arguments, str(tmp_path)], check=True, capture_output=True, timeout=300)
+    alone, *shared = (load_file(tmp_path / f"rank_{name}.safetensors") for name in ("0_of_1", "0_of_2", "1_of_2"))
+    assert 0 < alone["price.state"][2] < 1, "some gates are open and some closed"
+    for weights in shared:
+        for name, value in alone.items():
+            torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=1e-5)
 
 
 # Health

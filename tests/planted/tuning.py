@@ -251,4 +251,28 @@ BUGS = [
         "test_interruption.py",
         "test_a_checkpoint_that_a_kill_left_half_removed_is_passed_over",
     ),
+    Bug(
+        "a part's no_weight_decay forgotten",
+        "tuning.py",
+        "    for owner in model.modules():  # a part",
+        "    for owner in [model]:  # a part",
+        "test_parameter_groups.py",
+        "test_a_part_declares_for_itself_what_does_not_decay",
+    ),
+    Bug(
+        "pretrained weights fetched again",
+        "checkpoint.py",
+        'if key != "pretrained"}',
+        "}",
+        "test_checkpoint.py",
+        "test_a_network_that_began_with_pretrained_weights",
+    ),
+    Bug(
+        "an empty class accepted",
+        "data/load.py",
+        "    _refuse_empty_classes(str(source), classes, train.labels)\n",
+        "",
+        "test_data.py",
+        "test_a_broken_folder_is_refused_in_one_line",
+    ),
 ]

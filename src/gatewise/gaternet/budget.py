@@ -1,7 +1,7 @@
 """The price of open gates: what training adds to its loss, and the controller that makes a budget be met."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 _FRESH = [0.0, 0.0, 1.0]  # steps taken, the integral's price, mean open fraction
 
@@ -9,6 +9,14 @@ _FRESH = [0.0, 0.0, 1.0]  # steps taken, the integral's price, mean open fractio
 def open_share(gates: Tensor, share: Tensor) -> Tensor:
     """Return sum g s over gates, (N, c), (c,) -> (N,); no matrix product, which autocast would compute in bf16."""
     return (gates.to(share.dtype) * share).sum(1)
+
+
+def _over_processes(mean: Tensor) -> Tensor:
+    """Return the mean of what all processes of a distributed training have, each with as many images."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(mean)
+        return mean / distributed.get_world_size()
+    return mean
 
 
 class Sparsity(nn.Module):
@@ -32,7 +40,8 @@ class Budget(nn.Module):
     proportional-integral controller of the error e = (open fraction of the hard gates, averaged) - (target now):
     p e + sum i e, times the fraction of the gates at hand. It may become negative: then open gates are rewarded, so
     that the budget is used up as well as kept. The target falls in a line from 1 to `target` over the first half of
-    the training, whose length `schedule` tells; without that it takes 1,000 steps.
+    the training, whose length `schedule` tells; without that it takes 1,000 steps. In a distributed training the open
+    fraction is that of all processes' images.
 
     Its state is in a buffer, so that an interrupted training goes on with the same price.
     """
@@ -56,7 +65,7 @@ class Budget(nn.Module):
         """Return the price to pay for `gates` (N, c), and move it by what the noiseless gates `hard` say."""
         step, price, mean_open = self.state.unbind()
         target = 1 - (1 - self.target) * (step / self.ramp).clamp(max=1)
-        mean_open = mean_open.lerp(open_share(hard, self.share).mean(), 0.1)
+        mean_open = mean_open.lerp(_over_processes(open_share(hard, self.share).mean()), 0.1)
         error = mean_open - target
         price = price + self.integral * error
         with torch.no_grad():
