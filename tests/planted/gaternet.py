@@ -209,7 +209,7 @@ BUGS = [
         "    if mixes(op) or ends_filters(op):\n        return\n",
         "    if mixes(op):\n        return\n",
         "test_gaternet.py",
-        "test_families_of_timm_can_be_gated",
+        "test_channels_that_are_sums_of_several_maps",
     ),
     Bug(
         "budget sees the images of one process",
