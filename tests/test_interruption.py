@@ -153,11 +153,12 @@ def test_a_checkpoint_that_a_kill_left_half_removed_is_passed_over(
 
 # As a process of its own
 
-FLAGS = ["--data", "digits", "--model", "resnet20", "--gate", "gct", "--epochs", "4", "--precision", "fp32"]
+FLAGS = ["--data", "digits", "--model", "resnet20", "--gate", "gct", "--precision", "fp32"]
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gatewise", "train", *FLAGS, *more, "--out", str(out)]
+def start(out: Path, *more: str, epochs: int = 4) -> subprocess.Popen[str]:
+    flags = [*FLAGS, "--epochs", str(epochs), *more, "--out", str(out)]
+    command = [sys.executable, "-m", "gatewise", "train", *flags]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -190,12 +191,11 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
-    longer = ["--epochs", "60"]
-    finish(start(tmp_path / "undisturbed", *longer))
+    finish(start(tmp_path / "undisturbed", epochs=60))
     rng = random.Random(0)
     positions = []
     for _ in range(20):
-        process = start(tmp_path / "killed", *longer, "--resume")
+        process = start(tmp_path / "killed", "--resume", epochs=60)
         time.sleep(rng.uniform(1, 12))
         assert process.poll() is None, "it was faster than its killer"
         process.kill()
@@ -204,6 +204,6 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
         positions.append(states[-1].name if states else "nothing yet")
     print(json.dumps(positions))
     assert len(set(positions)) > 10, "kills at many different moments"
-    finish(start(tmp_path / "killed", *longer, "--resume"))
+    finish(start(tmp_path / "killed", "--resume", epochs=60))
     assert equal(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
     assert log(tmp_path / "killed", *TIMES) == log(tmp_path / "undisturbed", *TIMES)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise._checks import InvalidValueError
-from gatewise.analysis import gate_figures
+from gatewise.analysis import gater_figures
 from gatewise.analysis.patterns import GatePatterns, UnitKinds, record_patterns
 
 
@@ -135,8 +135,8 @@ def test_figures_say_what_they_show() -> None:
     generator = torch.Generator().manual_seed(0)
     gates: Tensor = (torch.rand(50, 4, generator=generator) < 0.5).float()
     found.update(gates, torch.arange(50) % 2, torch.ones(50))
-    kinds = texts(gate_figures.kinds_by_unit(found))
+    kinds = texts(gater_figures.kinds_by_unit(found))
     assert {"always open", "depends on the image", "always closed", "gates (%)"} <= set(kinds)
-    assert "images, of 50, that open a gate" in texts(gate_figures.images_by_gate(found))
-    assert "open gates, of 4" in texts(gate_figures.open_gates_by_image(found))
-    assert {"ant", "bee"} <= set(texts(gate_figures.patterns_in_the_plane(found, ["ant", "bee"])))
+    assert "images, of 50, that open a gate" in texts(gater_figures.images_by_gate(found))
+    assert "open gates, of 4" in texts(gater_figures.open_gates_by_image(found))
+    assert {"ant", "bee"} <= set(texts(gater_figures.patterns_in_the_plane(found, ["ant", "bee"])))

@@ -35,6 +35,18 @@ def average_pool(x: Tensor) -> Tensor:
     return x.mean(spatial_axes(x), keepdim=True, dtype=at_least_float32(x.dtype)).to(x.dtype)
 
 
+def attention_weights(logits: Tensor) -> Tensor:
+    """Return softmax_j(logits) over positions j, at least in float32: (N, 1, *S) -> (N, 1, *S).
+
+    >>> attention_weights(torch.zeros(1, 1, 2))
+    tensor([[[0.5000, 0.5000]]])
+    """
+    axes = spatial_axes(logits)
+    logits = logits.to(at_least_float32(logits.dtype))
+    weights = (logits - logits.amax(axes, keepdim=True)).exp()
+    return weights / weights.sum(axes, keepdim=True)
+
+
 def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     """Return sum_j softmax_j(logits) x_j over positions j: (N, C, *S), (N, 1, *S) -> (N, C, 1, ...).
 
@@ -44,11 +56,7 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     >>> attention_pool(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 2))
     tensor([[[2.]]])
     """
-    axes = spatial_axes(x)
-    logits = logits.to(at_least_float32(logits.dtype))
-    weights = (logits - logits.amax(axes, keepdim=True)).exp()  # (N, 1, *S)
-    weights = weights / weights.sum(axes, keepdim=True)
-    return (x * weights).sum(axes, keepdim=True).to(x.dtype)
+    return (x * attention_weights(logits)).sum(spatial_axes(x), keepdim=True).to(x.dtype)
 
 
 def semhash(logits: Tensor, training: bool = True) -> Tensor:

@@ -47,6 +47,22 @@ class Gate(nn.Module):
         """Whether a freshly made gate with these options returns its input bit for bit."""
         return False
 
+    @property
+    def adds(self) -> bool:
+        """Whether the gate adds something to its input; most multiply it by factors."""
+        return False
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return the weight of every position in what is added at `queries`, or None for a gate that attends to none.
+
+        Args:
+            x: the gate's input, (N, C, *S).
+            queries: positions, numbered along the flattened (*S): (Q,).
+
+        Returns: (N, Q, *S).
+        """
+        return None
+
     def extra_loss(self) -> Tensor | None:
         """Return a scalar that training should add to its loss, or None (most gates ask for nothing)."""
         return None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.functional import attention_pool, average_pool
+from gatewise.functional import attention_pool, attention_weights, average_pool
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
 POOLINGS = ("attention", "average")
@@ -131,6 +131,15 @@ class GlobalContext(Gate):
     @property
     def identity_at_init(self) -> bool:
         return self.fusion == "add"
+
+    @property
+    def adds(self) -> bool:
+        return self.channel_add_conv is not None
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor | None:
+        if self.conv_mask is None:
+            return None
+        return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)

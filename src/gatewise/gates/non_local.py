@@ -186,6 +186,31 @@ class NonLocal(Gate):
     def identity_at_init(self) -> bool:
         return True
 
+    @property
+    def adds(self) -> bool:
+        return True
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor:
+        """Return f(x_i, x_j) for the positions i in `queries` and all j: (N, Q, *S).
+
+        With "dot_product" and "concatenation" these weights may be negative or have any sum.
+        """
+        q, k = (x if layer is None else layer(x) for layer in (self.theta, self.phi))
+        if self.concat_project is not None:
+            q = self.concat_project(torch.cat([q, 0 * k], 1))
+            k = self.concat_project(torch.cat([0 * q.expand_as(k), k], 1))
+            logits = q.flatten(2)[:, :, queries].mT + k.flatten(2)  # (N, Q, P)
+        else:
+            logits = q.flatten(2)[:, :, queries].mT @ k.flatten(2)
+        logits = logits.to(at_least_float32(logits.dtype))
+        if self.pairwise == "dot_product":
+            weights = logits / logits.shape[2]
+        elif self.pairwise == "concatenation":
+            weights = logits.relu() / logits.shape[2]
+        else:
+            weights = (logits * (1.0 if self.pairwise == "gaussian" else q.shape[1] ** -0.5)).softmax(2)
+        return weights.unflatten(2, x.shape[2:])
+
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         return non_local(x, self.g, self.conv_out, self.theta, self.phi, self.concat_project, pairwise=self.pairwise)

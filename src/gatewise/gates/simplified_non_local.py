@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise.functional import attention_pool
+from gatewise.functional import attention_pool, attention_weights
 from gatewise.registry import Gate, register_gate
 
 
@@ -78,6 +78,13 @@ class SimplifiedNonLocal(Gate):
     @property
     def identity_at_init(self) -> bool:
         return True
+
+    @property
+    def adds(self) -> bool:
+        return True
+
+    def attention(self, x: Tensor, queries: Tensor) -> Tensor:
+        return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)

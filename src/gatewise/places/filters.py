@@ -63,7 +63,9 @@ def find_filters(model: nn.Module, place: str, example: Any = None) -> tuple[lis
         mixing = [maker for maker in makers if mixes(maker)]
         if len(mixing) != 1:
             several = f"its channels are made by {len(mixing)} layers, not by one"
-            skipped.append(Skipped(spot.layer, several if mixing else "its channels are those of several maps together"))
+            skipped.append(
+                Skipped(spot.layer, several if mixing else "its channels are those of several maps together")
+            )
             continue
         depthwise = tuple(_weighted(maker) for maker in makers if maker is not mixing[0])
         readers = tuple(_weighted(reader) for reader in dict.fromkeys(_readers(op)))

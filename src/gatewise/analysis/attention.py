@@ -1,0 +1,132 @@
+"""Where gates look: attention maps of chosen positions, and how much they differ from position to position."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.insertion import gates_in
+from gatewise.places import evaluation_mode
+from gatewise.registry import Gate
+
+QUERIES = 64  # positions whose maps are compared, spread evenly
+
+
+@dataclass(frozen=True)
+class QueryDistances:
+    """How much one gate's parts differ between query positions: means of (1 - cosine) / 2 over pairs, in [0, 1].
+
+    Attributes:
+        path: of the gate.
+        inputs: between the feature vectors at the positions.
+        attention: between the positions' attention maps.
+        outputs: between what is added at the positions.
+    """
+
+    path: str
+    inputs: float
+    attention: float
+    outputs: float
+
+
+def even_positions(count: int, positions: int) -> Tensor:
+    """Return `count` of `positions` numbers, spread evenly; all of them if there are no more.
+
+    >>> even_positions(3, 9), even_positions(5, 2)
+    (tensor([1, 4, 7]), tensor([0, 1]))
+    """
+    if count >= positions:
+        return torch.arange(positions)
+    return ((torch.arange(count) + 0.5) * positions / count).long()
+
+
+def mean_distance(vectors: Tensor) -> Tensor:
+    """Return the mean of (1 - cosine) / 2 over all pairs of different rows: (N, Q, F) -> (N,).
+
+    Two vectors at a right angle are 1/2 apart, opposite ones 1. A row of zeros is at a right angle to all.
+
+    >>> mean_distance(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [-1.0, 0.0]]]))
+    tensor([0.5000, 1.0000])
+    """
+    rows = nn.functional.normalize(vectors.float(), dim=2)
+    count = rows.shape[1]
+    if count < 2:
+        return rows.new_zeros(len(rows))
+    cosines = rows.sum(1).square().sum(1) - rows.square().sum((1, 2))  # over all ordered pairs of different rows
+    return (1 - cosines / (count * (count - 1))) / 2
+
+
+@contextmanager
+def _inputs_and_outputs(model: nn.Module) -> Iterator[dict[str, tuple[Gate, Tensor, Tensor]]]:
+    """Yield what the last forward gave to and got from each gate that attends, in eval mode without gradients."""
+    seen: dict[str, tuple[Gate, Tensor, Tensor]] = {}
+
+    def note(path: str, gate: Gate) -> torch.utils.hooks.RemovableHandle:
+        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[path] = (gate, args[0], output)
+
+        return gate.register_forward_hook(hook)
+
+    handles = []
+    try:
+        handles = [note(path, gate) for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention]
+        with evaluation_mode(model), torch.no_grad():
+            yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return for each gate that attends the maps of some positions, and the positions.
+
+    Args:
+        model: any network, on the device of `images`.
+        images: (N, C, H, W), normalised.
+        queries: how many positions, spread evenly over each gate's map.
+
+    Returns: path -> (maps (N, Q, *S), positions (Q,)), empty if no gate attends. Gates whose map is the same for all
+    positions (gc, snl) give it Q times.
+    """
+    _checks.integer_at_least(1, queries=queries)
+    found = {}
+    with _inputs_and_outputs(model) as seen:
+        model(images)
+        for path, (gate, x, _) in seen.items():
+            positions = even_positions(queries, x[0, 0].numel()).to(x.device)
+            maps = gate.attention(x, positions)
+            if maps is not None:
+                found[path] = maps.cpu(), positions.cpu()
+    return found
+
+
+def query_distances(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[QueryDistances]:
+    """Return for each gate that attends how much inputs, attention and outputs differ between positions.
+
+    GCNet (Cao et al., ICCVW 2019, section 3) found by this that the non-local block's attention hardly depends on the
+    query. Up to 64 positions of each map are compared; the mean is over images.
+    """
+    device = next(model.parameters()).device
+    sums: dict[str, Tensor] = {}
+    images_seen = 0
+    with _inputs_and_outputs(model) as seen:
+        for images, _ in batches:
+            model(images.to(device))
+            images_seen += len(images)
+            for path, (gate, x, y) in seen.items():
+                positions = even_positions(QUERIES, x[0, 0].numel()).to(x.device)
+                maps = gate.attention(x, positions)
+                if maps is None:
+                    continue
+                parts = (_rows(x, positions), maps.flatten(2), _rows(y - x, positions))
+                distances = torch.stack([mean_distance(part).double().sum() for part in parts]).cpu()
+                sums[path] = sums.get(path, torch.zeros(3, dtype=torch.float64)) + distances
+    return [QueryDistances(path, *(total / images_seen).tolist()) for path, total in sums.items()]
+
+
+def _rows(x: Tensor, positions: Tensor) -> Tensor:
+    """Return the vectors of a map at some positions: (N, C, *S) -> (N, Q, C)."""
+    return x.flatten(2)[:, :, positions].mT

@@ -1,0 +1,205 @@
+"""What gates do over many images: numbers only, gathered batch by batch in memory that does not grow."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from gatewise import _checks
+from gatewise.analysis.recording import GateRecorder, Recorded
+from gatewise.insertion import gates_in
+
+NEAR = 0.05  # a value this close to doing nothing counts as near the identity
+BINS = 100
+_RANGES = {False: (0.0, 2.0), True: (-1.0, 1.0)}  # of the histograms, by whether the gate adds
+
+
+@dataclass(frozen=True)
+class GateSummary:
+    """What one gate did over all images.
+
+    Values are factors of channels, or for a gate that adds what it adds to them; see `Recorded`.
+
+    Attributes:
+        path: of the gate in the network.
+        adds: whether it adds, so that doing nothing is 0 and not 1.
+        mean: over images, of each channel, (C,).
+        deviation: likewise.
+        by_class: mean over the images of each class, (classes, C); not a number for a class without images.
+        histogram: how many values lie in each of the bins, the outermost of which take what lies beyond, (bins,).
+        edges: of the bins, (bins + 1,).
+        near_identity: share of values within 0.05 of doing nothing.
+        between_images: share of the values' variance that lies between images, the rest lying between channels: 0 for a
+            gate that does the same to all images.
+        between_classes: share of the variance between images that lies between classes.
+        spread_before: spread between channels at the input: standard deviation of the channels' root mean squares over
+            their mean, averaged over images.
+        spread_after: likewise at the output.
+    """
+
+    path: str
+    adds: bool
+    mean: Tensor
+    deviation: Tensor
+    by_class: Tensor
+    histogram: Tensor
+    edges: Tensor
+    near_identity: float
+    between_images: float
+    between_classes: float
+    spread_before: float
+    spread_after: float
+
+    @property
+    def competition(self) -> float:
+        """spread_after / spread_before: above 1 channels compete (strong ones win), below 1 they cooperate."""
+        return self.spread_after / self.spread_before if self.spread_before else 1.0
+
+
+class GateStats(Metric):
+    """Statistics of every gate of a network over all images, as a torchmetrics metric: (path -> `Recorded`) in.
+
+    Its states are sums, whose size does not depend on the number of images, so it works in anyone's loop and over
+    several processes (`compute` adds up those of all).
+
+    Args:
+        model: the network, which is only read, now.
+        classes: number of classes for the statistics by class; 0 leaves them out.
+
+    Refused with ValueError: a network without gates; labels without classes or classes without labels; `compute` before
+    any image.
+
+    >>> from gatewise.insertion import insert_gates
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
+    >>> _ = insert_gates(net, "gct")
+    >>> stats = GateStats(net)
+    >>> with GateRecorder(net) as recorder:
+    ...     for batch in torch.randn(2, 4, 3, 5, 5):
+    ...         _ = net(batch)
+    ...         stats.update(recorder.take())
+    >>> stats.compute()["0.gct"].mean  # a fresh gct multiplies by 1
+    tensor([1., 1., 1.], dtype=torch.float64)
+    """
+
+    full_state_update = False
+    images_by_class: Tensor
+    total: Tensor
+    squares: Tensor
+    near: Tensor
+    by_class: Tensor
+    histogram: Tensor
+    spread: Tensor
+    seen: Tensor
+
+    def __init__(self, model: nn.Module, classes: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        _checks.integer_at_least(0, classes=classes)
+        gates = gates_in(model)
+        if not gates:
+            raise _checks.InvalidValueError(f"{type(model).__name__} has no gates to describe.")
+        self.classes = classes
+        self.adds = {path: gate.adds for path, gate in gates.items()}
+        ends = torch.tensor([gate.channels for gate in gates.values()]).cumsum(0).tolist()
+        self.slices = {
+            path: slice(end - gate.channels, end) for (path, gate), end in zip(gates.items(), ends, strict=True)
+        }
+        channels, count = ends[-1], len(gates)
+        shapes: dict[str, tuple[int, ...]] = {
+            **{"images_by_class": (classes,), "total": (channels,), "squares": (channels,), "near": (channels,)},
+            **{"by_class": (classes, channels), "histogram": (count, BINS), "spread": (count, 2), "seen": (count,)},
+        }
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, recorded: Mapping[str, Recorded], labels: Tensor | None = None) -> None:
+        """Count one forward: what each gate did (a gate that was not reached is left out), and the labels, (N,)."""
+        if (labels is None) is bool(self.classes):
+            raise _checks.InvalidValueError("give labels with every update if there are classes, and else never.")
+        if labels is not None:
+            self.images_by_class += labels.bincount(minlength=self.classes)
+        for number, (path, own) in enumerate(self.slices.items()):
+            if path not in recorded:
+                continue
+            seen = recorded[path]
+            values = seen.values.double()
+            self.seen[number] += len(values)
+            self.total[own] += values.sum(0)
+            self.squares[own] += (values - self._neutral(path)).square().sum(0)
+            self.near[own] += ((values - self._neutral(path)).abs() < NEAR).sum(0)
+            if labels is not None:
+                self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values)
+            self.histogram[number] += _histogram(values, *_RANGES[self.adds[path]])
+            self.spread[number] += torch.stack([_spread(seen.before), _spread(seen.after)])
+
+    def _neutral(self, path: str) -> float:
+        return 0.0 if self.adds[path] else 1.0
+
+    def compute(self) -> dict[str, GateSummary]:
+        """Return a summary of each gate that was reached, by its path."""
+        if not bool(self.seen.any()):
+            raise _checks.InvalidValueError("no image has been counted yet; update with what a GateRecorder took.")
+        return {path: self._summary(number, path) for number, path in enumerate(self.slices) if self.seen[number]}
+
+    def _summary(self, number: int, path: str) -> GateSummary:
+        own, images, neutral = self.slices[path], self.seen[number], self._neutral(path)
+        mean = self.total[own] / images
+        variance = (self.squares[own] / images - (mean - neutral).square()).clamp(min=0)
+        within, across = variance.mean(), mean.var(correction=0)
+        by_class = self.by_class[:, own] / self.images_by_class.unsqueeze(1)
+        weights = (self.images_by_class / images).unsqueeze(1)
+        between = (weights * (by_class - mean).square()).nansum(0).mean()
+        before, after = (self.spread[number] / images).tolist()
+        return GateSummary(
+            path=path,
+            adds=self.adds[path],
+            mean=mean,
+            deviation=variance.sqrt(),
+            by_class=by_class,
+            histogram=self.histogram[number].long(),
+            edges=torch.linspace(*_RANGES[self.adds[path]], BINS + 1),
+            near_identity=float(self.near[own].mean() / images),
+            between_images=_share(within, within + across),
+            between_classes=_share(between, within),
+            spread_before=before,
+            spread_after=after,
+        )
+
+    def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:  # noqa: ARG002
+        """Draw the distribution of values gate by gate, on `ax` if given; return figure and axes, as torchmetrics."""
+        from gatewise.analysis.gate_figures import draw_values_by_depth
+
+        return draw_values_by_depth(list(self.compute().values()), ax)
+
+
+def _histogram(values: Tensor, low: float, high: float) -> Tensor:
+    bins = ((values - low) * (BINS / (high - low))).floor().clamp(0, BINS - 1)
+    return bins.long().flatten().bincount(minlength=BINS)
+
+
+def _spread(sizes: Tensor) -> Tensor:
+    """Return the sum over images of the channels' deviation over their mean: (N, C) -> ()."""
+    sizes = sizes.double()
+    mean = sizes.mean(1)
+    return torch.where(mean > 0, sizes.std(1, correction=0) / mean, 0.0).sum()
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    tiny = 1e-12  # what rounding leaves of a variance of nothing
+    return float(part / whole) if whole > tiny else 0.0
+
+
+def gate_statistics(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> dict[str, GateSummary]:
+    """Run `model` in eval mode over batches of images and labels and return the statistics of its gates.
+
+    Training flags are afterwards as before, whatever happens.
+    """
+    device = next(model.parameters()).device
+    stats = GateStats(model, classes).to(device)
+    with GateRecorder(model) as recorder, torch.no_grad():
+        for images, labels in batches:
+            model(images.to(device))
+            stats.update(recorder.take(), labels.to(device))
+    return stats.compute()

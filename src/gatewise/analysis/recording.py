@@ -1,0 +1,134 @@
+"""See what every gate of a network does while it runs, forward by forward, and keep nothing but the last."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.functional import at_least_float32, spatial_axes
+from gatewise.insertion import gates_in
+from gatewise.places import evaluation_mode
+from gatewise.registry import Gate
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What one gate did to a batch; all (N, C).
+
+    Attributes:
+        values: of a gate that multiplies, the factor of each channel; where it differs between positions, the one that
+            fits them best: sum x y / sum x^2, and 1 where x is zero. Of a gate that adds, the mean over positions of
+            what it adds to each channel, in units of the root mean square of the image's whole map.
+        before: root mean square of each channel at the input.
+        after: and at the output.
+    """
+
+    values: Tensor
+    before: Tensor
+    after: Tensor
+
+    @classmethod
+    def of(cls, gate: Gate, x: Tensor, y: Tensor) -> Self:
+        """Compare a gate's input and output, (N, C, *S) each.
+
+        >>> from gatewise.registry import make_gate
+        >>> x = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
+        >>> Recorded.of(make_gate("gct", 2), x, 0.5 * x).values
+        tensor([[0.5000, 1.0000]])
+        """
+        axes = spatial_axes(x)
+        x, y = (z.detach().to(at_least_float32(z.dtype)) for z in (x, y))
+        power = x.square().mean(axes)
+        before, after = power.sqrt(), y.square().mean(axes).sqrt()
+        if gate.adds:
+            size = power.mean(1, keepdim=True).sqrt()
+            return cls((y - x).mean(axes) / size.clamp(min=torch.finfo(size.dtype).tiny), before, after)
+        factor = (x * y).mean(axes) / power
+        return cls(torch.where(power > 0, factor, 1.0), before, after)
+
+
+class GateRecorder:
+    """Record every gate of a network at each forward, in eval mode, while the `with` block is open.
+
+    Behind it the hooks are gone and all training flags as before, whatever happened inside. Only the last forward is
+    held; hand it on with `take`. A gate that a forward calls several times counts with the mean of its calls.
+
+    A network without gates is refused with ValueError.
+
+    >>> from gatewise.insertion import insert_gates
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
+    >>> _ = insert_gates(net, "gct")
+    >>> with GateRecorder(net) as recorder:
+    ...     _ = net(torch.randn(4, 3, 5, 5))
+    >>> {path: tuple(seen.values.shape) for path, seen in recorder.take().items()}
+    {'0.gct': (4, 3)}
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.gates = model, gates_in(model)
+        if not self.gates:
+            raise _checks.InvalidValueError(f"{type(model).__name__} has no gates to record.")
+        self._calls: dict[str, list[Recorded]] = {}
+        self._open: Any = None
+
+    def __enter__(self) -> Self:
+        self._open = self._recording()
+        self._open.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        handles = [self.model.register_forward_pre_hook(lambda *_: self._calls.clear())]
+        try:
+            for path, gate in self.gates.items():
+                handles.append(gate.register_forward_hook(self._note(path)))
+            with evaluation_mode(self.model):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(self, path: str) -> Any:
+        def note(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self._calls.setdefault(path, []).append(Recorded.of(gate, args[0], output))
+
+        return note
+
+    def take(self) -> dict[str, Recorded]:
+        """Return what each gate that was reached did in the last forward, by its path, and forget it."""
+        calls, self._calls = self._calls, {}
+        return {path: _mean(seen) for path, seen in calls.items()}
+
+
+def _mean(calls: list[Recorded]) -> Recorded:
+    if len(calls) == 1:
+        return calls[0]
+    columns = zip(*((call.values, call.before, call.after) for call in calls), strict=True)
+    return Recorded(*(torch.stack(column).mean(0) for column in columns))
+
+
+@contextmanager
+def gates_bypassed(gates: Mapping[str, Gate]) -> Iterator[None]:
+    """Let these gates return their input as it is while the `with` block is open.
+
+    >>> from gatewise.registry import make_gate
+    >>> gate, x = make_gate("se", 8), torch.ones(1, 8, 1, 1)
+    >>> with gates_bypassed({"se": gate}):
+    ...     bool((gate(x) == x).all())
+    True
+    """
+    handles = []
+    try:
+        for gate in gates.values():
+            handles.append(gate.register_forward_hook(lambda _, args, __: args[0]))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
