@@ -63,14 +63,14 @@ class GateStats(Metric):
     """Statistics of every gate of a network over all images, as a torchmetrics metric: (path -> `Recorded`) in.
 
     Its states are sums, whose size does not depend on the number of images, so it works in anyone's loop and over
-    several processes (`compute` adds up those of all).
+    several processes (`compute` and `summaries` add up those of all).
 
     Args:
         model: the network, which is only read, now.
         classes: number of classes for the statistics by class; 0 leaves them out.
 
-    Refused with ValueError: a network without gates; labels without classes or classes without labels; `compute` before
-    any image.
+    Refused with ValueError: a network without gates; labels without classes or classes without labels; numbers asked
+    for before any image.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
@@ -80,8 +80,10 @@ class GateStats(Metric):
     ...     for batch in torch.randn(2, 4, 3, 5, 5):
     ...         _ = net(batch)
     ...         stats.update(recorder.take())
-    >>> stats.compute()["0.gct"].mean  # a fresh gct multiplies by 1
+    >>> stats.summaries()["0.gct"].mean  # a fresh gct multiplies by 1
     tensor([1., 1., 1.], dtype=torch.float64)
+    >>> stats.compute()["0.gct/near_identity"]
+    tensor(1.)
     """
 
     full_state_update = False
@@ -137,8 +139,26 @@ class GateStats(Metric):
     def _neutral(self, path: str) -> float:
         return 0.0 if self.adds[path] else 1.0
 
-    def compute(self) -> dict[str, GateSummary]:
-        """Return a summary of each gate that was reached, by its path."""
+    def compute(self) -> dict[str, Tensor]:
+        """Return each gate's numbers as scalars under "PATH/NAME", as loggers take them.
+
+        NAME is mean, near_identity, between_images or competition.
+        """
+        return {
+            f"{path}/{name}": torch.tensor(value)
+            for path, found in self._summaries().items()
+            for name, value in (
+                ("mean", float(found.mean.mean())),
+                *((name, getattr(found, name)) for name in ("near_identity", "between_images", "competition")),
+            )
+        }
+
+    def summaries(self) -> dict[str, GateSummary]:
+        """Return a summary of each gate that was reached, by its path, of the images of all processes."""
+        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+            return self._summaries()
+
+    def _summaries(self) -> dict[str, GateSummary]:
         if not bool(self.seen.any()):
             raise _checks.InvalidValueError("no image has been counted yet; update with what a GateRecorder took.")
         return {path: self._summary(number, path) for number, path in enumerate(self.slices) if self.seen[number]}
@@ -171,7 +191,7 @@ class GateStats(Metric):
         """Draw the distribution of values gate by gate, on `ax` if given; return figure and axes, as torchmetrics."""
         from gatewise.analysis.gate_figures import draw_values_by_depth
 
-        return draw_values_by_depth(list(self.compute().values()), ax)
+        return draw_values_by_depth(list(self.summaries().values()), ax)
 
 
 def _histogram(values: Tensor, low: float, high: float) -> Tensor:
@@ -202,4 +222,4 @@ def gate_statistics(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], 
         for images, labels in batches:
             model(images.to(device))
             stats.update(recorder.take(), labels.to(device))
-    return stats.compute()
+    return stats.summaries()

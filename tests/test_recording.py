@@ -1,0 +1,337 @@
+"""What gates do is recorded as it is, added up without keeping it, and maps are those that the forward used."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from gate_cases import every_case, make, perturbed, random_map, settled
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+import gatewise as gw
+from gatewise._checks import InvalidValueError
+from gatewise.analysis.attention import attention_maps, even_positions, mean_distance, query_distances
+from gatewise.analysis.gate_stats import BINS, GateStats, gate_statistics
+from gatewise.analysis.recording import GateRecorder, Recorded, gates_bypassed
+
+
+def gated(*gates: str) -> nn.Sequential:
+    """Return three convolutions whose maps are gated, with all weights away from their start, in training mode."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 1))
+    for gate in gates:
+        gw.insert_gates(net, gate, place="before_conv", include=["3", "4"])
+    return perturbed(net).train()  # type: ignore[arg-type]
+
+
+def images(count: int = 6) -> Tensor:
+    return torch.randn(count, 3, 9, 8, generator=torch.Generator().manual_seed(1))
+
+
+# Recording
+
+
+@every_case
+def test_every_gate_of_the_registry_is_recorded_as_its_formula_says(name: str, options: dict[str, Any]) -> None:
+    gate = settled(perturbed(make(name, options)))
+    x = random_map(gate)
+    with GateRecorder(gate) as recorder, torch.no_grad():
+        y = gate(x)
+    seen = recorder.take()[""]
+    for image in range(len(x)):
+        size = math.sqrt(x[image].square().mean())
+        for channel in range(gate.channels):
+            before, after = x[image, channel], y[image, channel]
+            factor = (before * after).sum() / before.square().sum()
+            value = (after - before).mean() / size if gate.adds else factor
+            assert_close(seen.values[image, channel], value, rtol=1e-3, atol=1e-4)
+            assert_close(seen.before[image, channel], before.square().mean().sqrt())
+            assert_close(seen.after[image, channel], after.square().mean().sqrt(), rtol=1e-4, atol=1e-5)
+
+
+def test_factors_of_channels_are_those_that_the_gate_multiplied_by() -> None:
+    gate = perturbed(gw.make_gate("se", 8))
+    x = torch.randn(3, 8, 4, 4)
+    with GateRecorder(gate) as recorder:
+        y = gate(x)
+    assert_close(recorder.take()[""].values[..., None, None] * x, y)
+
+
+def test_a_channel_of_zeros_counts_as_multiplied_by_one() -> None:
+    x = torch.zeros(2, 8, 4, 4)
+    seen = Recorded.of(gw.make_gate("se", 8), x, x)
+    assert torch.equal(seen.values, torch.ones(2, 8))
+    assert torch.equal(Recorded.of(gw.make_gate("gc", 8), x, x).values, torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_behind_the_recorder_the_net_is_as_it_was(fails: bool) -> None:
+    net = gated("gct")
+    net[1].eval()
+    before = [module.training for module in net.modules()]
+    recorder = GateRecorder(net)
+    try:
+        with recorder:
+            assert not any(module.training for module in net.modules())
+            net(images())
+            if fails:
+                net(torch.zeros(1, 5, 9, 9))
+    except RuntimeError:
+        assert fails
+    assert [module.training for module in net.modules()] == before
+    recorder.take()
+    net(images())
+    assert recorder.take() == {}
+    assert not any(module._forward_hooks for module in net.modules() if isinstance(module, gw.Gate))
+    assert not net._forward_pre_hooks
+
+
+def test_only_the_last_forward_is_held_and_handed_on_once() -> None:
+    net = gated("gct")
+    with GateRecorder(net) as recorder:
+        net(images(6))
+        net(images(2))
+        assert {len(seen.values) for seen in recorder.take().values()} == {2}
+        assert recorder.take() == {}
+
+
+def test_a_gate_that_is_called_twice_counts_with_its_mean() -> None:
+    gate = perturbed(gw.make_gate("se", 4))
+    net = nn.Sequential(gate, gate)
+    x = torch.randn(2, 4, 3, 3)
+    with GateRecorder(net) as recorder, torch.no_grad():
+        net(x)
+    first, second = (Recorded.of(gate, z, gate(z)).values for z in (x, gate(x)))
+    assert_close(recorder.take()["0"].values, (first + second) / 2)
+
+
+def test_a_net_without_gates_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="Sequential has no gates to record"):
+        GateRecorder(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    with pytest.raises(InvalidValueError, match="Sequential has no gates to describe"):
+        GateStats(nn.Sequential(nn.Conv2d(3, 3, 1)))
+
+
+def test_bypassed_gates_do_nothing_and_others_do_what_they_did() -> None:
+    net = gated("gct", "se").eval()
+    gates = gw.gates_in(net)
+    some = {path: gate for path, gate in gates.items() if path.endswith("se")}
+    with gates_bypassed(some), GateRecorder(net) as recorder:
+        net(images())
+    seen = recorder.take()
+    with gates_bypassed(gates):
+        bypassed = net(images())
+    assert_close(bypassed, plain(net)(images()))
+    assert all(bool((seen[path].values != 1).any()) for path in gates if path not in some)
+    assert not torch.equal(net(images()), bypassed), "afterwards they work again"
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """Return the net without its gates."""
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 1))
+    other.load_state_dict({k: v for k, v in net.state_dict().items() if k in other.state_dict()})
+    return other.eval()
+
+
+# Statistics
+
+
+def recorded(net: nn.Module, x: Tensor) -> dict[str, Recorded]:
+    with GateRecorder(net) as recorder, torch.no_grad():
+        net(x)
+    return recorder.take()
+
+
+@pytest.mark.parametrize("gate", ["gct", "se", "gc"])
+def test_statistics_are_those_of_all_values_together(gate: str) -> None:
+    net, labels = gated(gate), torch.tensor([0, 1, 1, 0, 2, 1])
+    for parameter in nn.ModuleList(gw.gates_in(net).values()).parameters():
+        parameter.data.mul_(3).abs_()  # so that values differ from image to image by more than rounding
+    seen = recorded(net, images())
+    stats = GateStats(net, classes=4)
+    for part in (slice(0, 2), slice(2, 6)):
+        pieces = {k: Recorded(v.values[part], v.before[part], v.after[part]) for k, v in seen.items()}
+        stats.update(pieces, labels[part])
+    for path, found in stats.summaries().items():
+        values = seen[path].values.double()
+        neutral = 0 if found.adds else 1
+        assert_close(found.mean, values.mean(0))
+        assert_close(found.deviation, values.std(0, correction=0), rtol=1e-6, atol=1e-7)
+        for label in range(3):
+            assert_close(found.by_class[label], values[labels == label].mean(0))
+        assert found.by_class[3].isnan().all()
+        assert found.near_identity == pytest.approx(((values - neutral).abs() < 0.05).double().mean().item())
+        low, high = found.edges[0], found.edges[-1]
+        assert torch.equal(
+            found.histogram.double(),
+            torch.histc(values.clamp(low, high - 1e-9), BINS, float(low), float(high)),
+        )
+        total = (values - values.mean()).square().mean()
+        assert found.between_images == pytest.approx((values.var(0, correction=0).mean() / total).item(), rel=1e-4)
+        of_classes = torch.stack([values[labels == label].mean(0) for label in labels.tolist()])
+        share = of_classes.var(0, correction=0).mean() / values.var(0, correction=0).mean()
+        assert found.between_classes == pytest.approx(share.item(), rel=1e-4)
+        spread = [s.std(1, correction=0) / s.mean(1) for s in (seen[path].before, seen[path].after)]
+        assert found.spread_before == pytest.approx(spread[0].mean().item(), rel=1e-5)
+        assert found.competition == pytest.approx((spread[1].mean() / spread[0].mean()).item(), rel=1e-5)
+
+
+def test_a_logger_gets_scalars() -> None:
+    net = gated("gct")
+    stats = GateStats(net)
+    stats.update(recorded(net, images()))
+    found, scalars = stats.summaries()["3.gct"], stats.compute()
+    assert set(scalars) == {
+        f"{path}/{name}"
+        for path in ("3.gct", "4.gct")
+        for name in ("mean", "near_identity", "between_images", "competition")
+    }
+    assert_close(scalars["3.gct/mean"], found.mean.mean().float())
+    assert scalars["3.gct/competition"].item() == pytest.approx(found.competition)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.booleans())
+def test_pieces_add_up_whoever_counts_them(sizes: list[int], several: bool) -> None:
+    torch.manual_seed(sum(sizes))
+    net, count = gated("gct"), sum(sizes)
+    seen = recorded(net, images(count))
+    labels = torch.randint(3, (count,))
+    whole = GateStats(net, classes=3)
+    whole.update(seen, labels)
+    parts = [GateStats(net, classes=3) for _ in range(2 if several else 1)]
+    for number, (piece, own) in enumerate(zip(labels.split(sizes), range(len(sizes)), strict=True)):
+        span = slice(sum(sizes[:own]), sum(sizes[: own + 1]))
+        cut = {k: Recorded(v.values[span], v.before[span], v.after[span]) for k, v in seen.items()}
+        parts[number % len(parts)].update(cut, piece)
+    for other in parts[1:]:
+        parts[0].merge_state(other)
+    for name in whole._defaults:
+        assert_close(getattr(parts[0], name), getattr(whole, name))
+
+
+def test_a_reset_forgets_and_nothing_seen_is_refused() -> None:
+    net = gated("gct")
+    stats = GateStats(net)
+    stats.update(recorded(net, images()))
+    stats.reset()
+    with pytest.raises(InvalidValueError, match="no image has been counted yet"):
+        stats.summaries()
+
+
+def test_labels_go_with_classes() -> None:
+    net = gated("gct")
+    seen = recorded(net, images())
+    with pytest.raises(InvalidValueError, match="give labels with every update"):
+        GateStats(net, classes=2).update(seen)
+    with pytest.raises(InvalidValueError, match="give labels with every update"):
+        GateStats(net).update(seen, torch.zeros(6).long())
+
+
+def test_the_states_do_not_grow() -> None:
+    net = gated("gct", "gc")
+    stats = GateStats(net, classes=3)
+    sizes = []
+    for count in (2, 50):
+        stats.update(recorded(net, images(count)), torch.zeros(count).long())
+        sizes.append([getattr(stats, name).numel() for name in stats._defaults])
+    assert sizes[0] == sizes[1]
+
+
+def test_a_gate_that_is_never_reached_is_left_out() -> None:
+    net = gated("gct")
+    seen = recorded(net, images())
+    stats = GateStats(net)
+    stats.update({"4.gct": seen["4.gct"]})
+    assert list(stats.summaries()) == ["4.gct"]
+
+
+def test_gates_that_do_the_same_to_all_images_do_not_depend_on_them() -> None:
+    net = gated("gct")
+    for gate in gw.gates_in(net).values():
+        gate.gamma.data.zero_()
+    (first, _) = gate_statistics(net, [(images(), torch.tensor([0, 1, 0, 1, 0, 1]))], classes=2).values()
+    assert first.between_images == pytest.approx(0, abs=1e-9)
+    assert_close(first.mean, 1 + torch.tanh(gw.gates_in(net)["3.gct"].beta.detach().double().flatten()))
+
+
+@pytest.mark.parametrize(("gamma", "competes"), [(1.0, True), (-1.0, False)])
+def test_competition_is_measured_not_read_from_the_sign(gamma: float, competes: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1))
+    gw.insert_gates(net, "gct")
+    net[0].gct.gamma.data.fill_(gamma)
+    x = torch.randn(4, 3, 5, 5) * torch.tensor([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)
+    (found,) = gate_statistics(net, [(x, torch.tensor([0, 1, 0, 1]))], classes=2).values()
+    assert (found.competition > 1) is competes
+
+
+# Attention
+
+ATTENDING = [("gc", {}), ("gc", {"fusion": "multiply"}), ("snl", {}), ("nl", {})] + [
+    ("nl", {"pairwise": form}) for form in ("gaussian", "dot_product", "concatenation")
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ATTENDING)
+def test_attention_is_what_the_forward_used(name: str, options: dict[str, Any]) -> None:
+    gate: Any = perturbed(make(name, options))
+    x = random_map(gate)
+    positions = torch.tensor([0, 7, 29])
+    with torch.no_grad():
+        maps = gate.attention(x, positions)
+        assert maps.shape == (2, 3, 5, 6)
+        values = gate.g(x) if name == "nl" else x
+        context = torch.einsum("nqp,ncp->ncq", maps.flatten(2), values.flatten(2)).unsqueeze(3)  # (N, R, Q, 1)
+        expected = x.flatten(2)[:, :, positions]
+        if name == "nl":
+            expected = expected + gate.conv_out(context)[..., 0]
+        elif name == "snl":
+            expected = expected + gate.conv_value(context)[..., 0]
+        elif gate.adds:
+            expected = expected + gate.channel_add_conv(context[:, :, :1])[..., 0]
+        else:
+            expected = expected * gate.channel_mul_conv(context[:, :, :1]).sigmoid()[..., 0]
+        assert_close(gate(x).flatten(2)[:, :, positions], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gates_that_attend_to_nothing_have_no_maps() -> None:
+    assert make("gc", {"pooling": "average"}).attention(torch.zeros(1, 8, 2, 2), torch.tensor([0])) is None
+    assert attention_maps(gated("gct", "gc:pooling=average"), images(), queries=2) == {}
+
+
+def test_maps_of_a_network_come_with_their_positions() -> None:
+    net = gated("nl", "gc")
+    found = attention_maps(net, images(), queries=3)
+    assert set(found) == {"3.nl", "3.gc", "4.nl", "4.gc"}
+    maps, positions = found["3.nl"]
+    assert maps.shape == (6, 3, 7, 6)
+    assert torch.equal(positions, even_positions(3, 42))
+    assert_close(maps.sum((2, 3)), torch.ones(6, 3))
+    assert_close(found["3.gc"][0][:, 0], found["3.gc"][0][:, 2])
+    assert net.training
+
+
+@given(st.integers(2, 6), st.integers(1, 4), st.integers(0, 1000))
+def test_the_mean_distance_equals_its_loop_form(rows: int, width: int, seed: int) -> None:
+    vectors = torch.randn(2, rows, width, generator=torch.Generator().manual_seed(seed))
+    for image, found in zip(vectors, mean_distance(vectors), strict=True):
+        pairs = [(i, j) for i in range(rows) for j in range(rows) if i != j]
+        cosines = [float(image[i] @ image[j] / (image[i].norm() * image[j].norm())) for i, j in pairs]
+        assert float(found) == pytest.approx(sum((1 - c) / 2 for c in cosines) / len(cosines), abs=1e-5)
+
+
+def test_a_map_for_all_positions_has_no_distance_and_one_for_each_has() -> None:
+    batches = [(images(4), torch.zeros(4)), (images(2), torch.zeros(2))]
+    found = {d.path: d for d in query_distances(gated("nl:rd_ratio=1", "gc"), batches)}
+    assert found["3.gc"].attention == pytest.approx(0, abs=1e-6)
+    assert found["3.gc"].outputs == pytest.approx(0, abs=1e-6)
+    assert found["3.nl"].attention > 1e-4
+    assert found["3.gc"].inputs > 0.1
+
+
+def test_distances_are_means_over_all_images() -> None:
+    net = gated("nl")
+    alone = [query_distances(net, [(image.unsqueeze(0), torch.zeros(1))])[0].inputs for image in images(3)]
+    together = query_distances(net, [(images(3), torch.zeros(3))])[0].inputs
+    assert together == pytest.approx(sum(alone) / 3, rel=1e-5)
