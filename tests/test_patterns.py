@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise._checks import InvalidValueError
 from gatewise.analysis import gater_figures
+from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.patterns import GatePatterns, UnitKinds, record_patterns
 
 
@@ -126,8 +127,8 @@ def test_a_failed_recording_leaves_training_flags_alone() -> None:
     assert all(module.training for module in net.modules())
 
 
-def texts(svg: str) -> list[str]:
-    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+def texts(drawing: Drawing) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg())
 
 
 def test_figures_say_what_they_show() -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from gatewise import compare as comparing
-from gatewise.analysis import figures
+from gatewise.analysis import drawing, figures
 from gatewise.analysis.page import Page as Document
 from gatewise.analysis.page import Section
 from gatewise.analysis.table import Cell, Table
@@ -162,9 +162,9 @@ def test_both_figures_are_seen_and_name_every_gate(opened: Opened) -> None:
 
 def test_the_axes_have_whole_epochs_and_possible_accuracies(opened: Opened) -> None:
     curves, points = opened.page.locator("figure svg").all()
-    assert curves.locator("[id^=xtick] text").all_text_contents() == ["1"]
+    assert curves.locator("[id^=curves-xtick] text").all_text_contents() == ["1"]
     for figure in (curves, points):
-        labels = figure.locator("[id^=ytick] text").all_text_contents()
+        labels = figure.locator("[id*=-ytick] text").all_text_contents()
         assert len(labels) > 2
         assert all(0 <= float(label) <= 100 for label in labels)  # the interval of gct reaches from -273 to 363
 
@@ -203,7 +203,7 @@ def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_pat
     table = Table([HOSTILE], [[Cell(HOSTILE, HOSTILE)], [Cell("b", "b")]])
     drawn = figures.curves({HOSTILE: [[0.1, 0.2]]})
     points = figures.accuracy_against_latency({HOSTILE: (1.0, 0.5, None, None)})
-    sections = [Section(HOSTILE, HOSTILE, table), Section("curves", svg=drawn), Section("points", svg=points)]
+    sections = [Section(HOSTILE, HOSTILE, table), Section("figures", drawings=[drawn, points])]
     (tmp_path / "page.html").write_text(Document(HOSTILE, HOSTILE, sections, {HOSTILE: HOSTILE}).render())
     opened = open_file(browser, tmp_path / "page.html")
     page = opened.page
@@ -217,4 +217,4 @@ def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_pat
 
 
 def test_no_two_variants_look_alike() -> None:
-    assert len({figures.look(index) for index in range(64)}) == 64
+    assert len({drawing.look(index) for index in range(64)}) == 64

@@ -238,8 +238,8 @@ def _write_report(results: dict[str, Any], out: Path) -> None:
         v["gates"]: (v["latency_ms"]["1"]["median"], *(v["accuracy"][key] for key in ("mean", "low", "high")))
         for v in variants
     })
-    write_atomically(out / "curves.svg", curves)
-    write_atomically(out / "accuracy_latency.svg", points)
+    write_atomically(out / "curves.svg", curves.svg())
+    write_atomically(out / "accuracy_latency.svg", points.svg())
     recipe = results["recipe"]
     page = Page(
         title=f"Gates compared on {Path(recipe['data']).name}",
@@ -247,12 +247,8 @@ def _write_report(results: dict[str, Any], out: Path) -> None:
         f"{results['validation_images']} validation images; accuracy after the last epoch.",
         sections=[
             Section("Result", _EXPLANATION, table=table(results)),
-            Section(
-                "Validation accuracy while training",
-                "Lines: mean over seeds. Bands: lowest to highest seed.",
-                svg=curves,
-            ),
-            Section("Accuracy against latency", "Bars: 95 % interval over seeds.", svg=points),
+            Section("Validation accuracy while training", drawings=[curves]),
+            Section("Accuracy against latency", drawings=[points]),
         ],
         facts={
             **results["environment"],

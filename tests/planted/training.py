@@ -574,7 +574,7 @@ BUGS = [
     Bug(
         "legend left out",
         "analysis/figures.py",
-        '    figure.legend(frameon=False, loc="outside lower left")\n',
+        '    add_legend(figure, loc="outside lower left")\n',
         "",
         "test_report.py",
         "test_both_figures_are_seen_and_name_every_gate",

@@ -1,40 +1,34 @@
-"""Figures as SVG text: readable in colour-blind palettes, without a display."""
+"""The figures of a comparison: accuracy while training, and accuracy against latency."""
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from gatewise import _checks
-
-# Okabe and Ito's eight colours, told apart by people with any common colour blindness; markers for print.
-COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
-MARKERS = "osD^vPX*"
+from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
+from gatewise.analysis.table import Cell, Table
 
 
-def look(index: int) -> tuple[str, str]:
-    """Return colour and marker of variant number `index`; no two of the first 64 share both.
-
-    >>> look(0), look(8)
-    (('#000000', 'o'), ('#000000', 's'))
-    """
-    return COLOURS[index % 8], MARKERS[(index + index // 8) % 8]
-
-
-def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> str:
+def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
     """Draw validation accuracy over epochs: the mean over seeds as a line, lowest to highest seed as a band.
 
     Args:
         accuracies: for each variant, for each seed, one value in [0, 1] per epoch.
     """
-    figure, axes = new_figure(7, 4)
+    figure, axes = new_figure(7, 3.6 + 0.2 * len(accuracies))  # the legend stands below, however long its names
+    rows, tips = [], {}
     for index, (name, seeds) in enumerate(accuracies.items()):
         epochs = range(1, len(seeds[0]) + 1)
         columns = [[100 * value for value in column] for column in zip(*seeds, strict=True)]
         mean = [sum(column) / len(column) for column in columns]
         colour, marker = look(index)
-        axes.fill_between(epochs, list(map(min, columns)), list(map(max, columns)), color=colour, alpha=0.15, lw=0)
+        gid = f"series-{index}"
+        low, high = list(map(min, columns)), list(map(max, columns))
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0, gid=f"{gid}-band")
         marks = {"marker": marker, "markersize": 4, "markevery": max(1, len(mean) // 8)}
-        axes.plot(epochs, mean, color=colour, label=name, lw=1.5, **marks)
+        axes.plot(epochs, mean, color=colour, label=name, lw=1.5, gid=gid, **marks)
+        tips[gid] = f"{name}: {mean[-1]:.2f} % after epoch {len(mean)}, best {max(mean):.2f} %"
+        rows += [
+            [Cell(name), *(Cell(f"{value:.4f}", value) for value in (epoch, *values))]
+            for epoch, *values in zip(epochs, mean, low, high, strict=True)
+        ]
     lowest = min(min(seed[len(seed) // 2 :]) for seeds in accuracies.values() for seed in seeds)
     highest = max(max(seed) for seeds in accuracies.values() for seed in seeds)
     margin = 100 * (highest - lowest) * 0.6 + 0.5
@@ -44,41 +38,42 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> str:
         ylim=(max(0, 100 * lowest - margin), min(100.5, 100 * highest + margin / 4)),
     )
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    axes.legend(frameon=False)
-    return to_svg(figure)
+    add_legend(figure, loc="outside lower left")
+    return Drawing(
+        "curves",
+        figure,
+        shows="Validation accuracy after each epoch: lines are means over seeds, bands go from the lowest to the "
+        "highest seed.",
+        look_for="Bands that overlap at the end: then luck may decide which line is above.",
+        table=Table(["variant", "epoch", "mean %", "lowest %", "highest %"], rows),
+        tips=tips,
+    )
 
 
-def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | None, float | None]]) -> str:
+def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | None, float | None]]) -> Drawing:
     """Draw one point per variant: milliseconds for one image, accuracy with its interval, both from `points`."""
-    figure, axes = new_figure(7, 3.2 + 0.2 * len(points))  # the legend's lines stand below, whatever their length
+    figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
+    rows, tips = [], {}
     for index, (name, (milliseconds, accuracy, low, high)) in enumerate(points.items()):
         error = None if low is None or high is None else [[100 * (accuracy - low)], [100 * (high - accuracy)]]
         colour, marker = look(index)
         style = {"color": colour, "marker": marker, "capsize": 3}
-        axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=name, **style)
+        drawn = axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=name, **style)
+        for number, artist in enumerate(drawn.get_children()):
+            artist.set_gid(f"series-{index}" + (f"-{number}" if number else ""))
+        tips[f"series-{index}"] = f"{name}: {100 * accuracy:.2f} %, {milliseconds:.2f} ms"
+        values = (milliseconds, *(None if v is None else 100 * v for v in (accuracy, low, high)))
+        rows.append([Cell(name), *(Cell("" if v is None else f"{v:.4f}", "" if v is None else v) for v in values)])
     axes.set(xlabel="latency of one image (ms)", ylabel="validation accuracy (%)")
     axes.margins(x=0.15)
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(0, bottom), min(100.5, top))  # an interval over two seeds may reach far beyond
-    figure.legend(frameon=False, loc="outside lower left")
-    return to_svg(figure)
-
-
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """Return a figure that no global state knows of, and its axes."""
-    matplotlib = _checks.optional_module("matplotlib.figure", "drawing figures")
-    figure = matplotlib.Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def to_svg(figure: Any) -> str:
-    """Return a figure as SVG text, the same for the same content."""
-    buffer = io.StringIO()
-    rc_context = _checks.optional_module("matplotlib", "drawing figures").rc_context
-    with rc_context({"svg.hashsalt": "gatewise", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    add_legend(figure, loc="outside lower left")
+    return Drawing(
+        "accuracy_latency",
+        figure,
+        shows="Accuracy of each variant against the time it takes for one image; bars are 95 % intervals over seeds.",
+        look_for="Variants above and to the left of others: more accurate and faster.",
+        table=Table(["variant", "ms", "accuracy %", "low %", "high %"], rows),
+        tips=tips,
+    )

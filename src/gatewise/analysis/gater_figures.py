@@ -1,12 +1,14 @@
-"""The figures of GaterNet's paper, from counted patterns, as SVG text."""
+"""The figures of GaterNet's paper, from counted patterns."""
 
 from collections.abc import Sequence
 
 import torch
 
-from gatewise.analysis.figures import look, new_figure, to_svg
+from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
 from gatewise.analysis.patterns import GatePatterns
+from gatewise.analysis.table import Cell, Table
 
+_PAPER = "Chen et al., CVPR 2019"
 _KINDS = (
     ("always_open", "always open", "#0072B2"),
     ("dependent", "depends on the image", "#E69F00"),
@@ -14,46 +16,89 @@ _KINDS = (
 )
 
 
-def kinds_by_unit(patterns: GatePatterns) -> str:
+def kinds_by_unit(patterns: GatePatterns) -> Drawing:
     """Draw, unit by unit from input to output, the share of gates always open, dependent, and always closed."""
     rows = patterns.kinds()
     figure, axes = new_figure(7, 3.5)
     bottom = torch.zeros(len(rows))
     sizes = [site.gates for site in patterns.sites]
-    for field, label, colour in _KINDS:
+    for index, (field, label, colour) in enumerate(_KINDS):
         share = torch.tensor([100 * getattr(row, field) / size for row, size in zip(rows, sizes, strict=True)])
-        axes.bar(range(1, len(rows) + 1), share.tolist(), bottom=bottom.tolist(), color=colour, label=label, width=0.8)
+        bars = axes.bar(range(1, len(rows) + 1), share.tolist(), bottom=bottom.tolist(), color=colour, label=label)
+        for unit, bar in enumerate(bars):
+            bar.set_gid(f"unit-{unit}-{index}")
         bottom += share
     axes.set(xlabel="gated layer, from input to output", ylabel="gates (%)", ylim=(0, 100))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(frameon=False, loc="outside upper center", ncols=3)
-    return to_svg(figure)
+    add_legend(figure, loc="outside upper center", ncols=3)
+    numbers = [[getattr(row, field) for field, _, _ in _KINDS] for row in rows]
+    return Drawing(
+        "kinds",
+        figure,
+        shows=f"Share of the gates of each gated layer that are open for all {patterns.images:,} images, for some, and "
+        f"for none.",
+        look_for=f"Layers where most gates depend on the image; the paper finds them near the output, and gates that "
+        f"are always closed near the input ({_PAPER}).",
+        table=Table(
+            ["layer", *(label for _, label, _ in _KINDS)],
+            [
+                [Cell(row.name), *(Cell(str(number), number) for number in counts)]
+                for row, counts in zip(rows, numbers, strict=True)
+            ],
+        ),
+        tips={
+            f"unit-{unit}-{index}": f"{row.name}: {numbers[unit][index]} of {sizes[unit]} gates {label}"
+            for unit, row in enumerate(rows)
+            for index, (_, label, _) in enumerate(_KINDS)
+        },
+    )
 
 
-def images_by_gate(patterns: GatePatterns) -> str:
+def images_by_gate(patterns: GatePatterns) -> Drawing:
     """Draw how many of the dependent gates open for how many images."""
     counts = patterns.images_by_gate
     dependent = counts[(counts > 0) & (counts < patterns.images)]
     figure, axes = new_figure(7, 3.5)
-    axes.hist(dependent.tolist(), bins=50, range=(0, patterns.images), color="#0072B2")
+    heights, edges, _ = axes.hist(dependent.tolist(), bins=50, range=(0, patterns.images), color="#0072B2")
     axes.set(xlabel=f"images, of {patterns.images:,}, that open a gate", ylabel="gates that depend on the image")
-    return to_svg(figure)
+    return Drawing(
+        "images_by_gate",
+        figure,
+        shows=f"Of the {len(dependent):,} gates that depend on the image: how many open for how many images.",
+        look_for=f"Mass away from both ends: gates at the ends hardly choose ({_PAPER}).",
+        table=_histogram("images", "gates", heights, edges),
+    )
 
 
-def open_gates_by_image(patterns: GatePatterns) -> str:
+def open_gates_by_image(patterns: GatePatterns) -> Drawing:
     """Draw how many images open how many gates."""
     numbers = patterns.images_by_open_gates
-    lowest, _, highest = patterns.open_gates()
+    lowest, mean, highest = patterns.open_gates()
     figure, axes = new_figure(7, 3.5)
     span = range(lowest, highest + 1)
     bins = min(60, len(span))
-    axes.hist(list(span), bins=bins, weights=numbers[lowest : highest + 1].tolist(), color="#0072B2")
+    weights = numbers[lowest : highest + 1].tolist()
+    heights, edges, _ = axes.hist(list(span), bins=bins, weights=weights, color="#0072B2")
     gates = len(numbers) - 1
     axes.set(xlabel=f"open gates, of {gates:,}", ylabel="images")
-    return to_svg(figure)
+    return Drawing(
+        "open_gates_by_image",
+        figure,
+        shows=f"How many images open how many of the {gates:,} gates; the mean is {mean:,.0f}.",
+        look_for=f"A wide range: then some images get more work than others ({_PAPER}).",
+        table=_histogram("open gates", "images", heights, edges),
+    )
 
 
-def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str]) -> str:
+def _histogram(what: str, counted: str, heights: Sequence[float], edges: Sequence[float]) -> Table:
+    rows = [
+        [Cell(f"{value:.6g}", float(value)) for value in row]
+        for row in zip(edges[:-1], edges[1:], heights, strict=True)
+    ]
+    return Table([f"{what} from", f"{what} to", counted], rows)
+
+
+def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str]) -> Drawing:
     """Draw each kept image's gates as a point (PCA, then t-SNE), its class by colour and marker."""
     points, labels = patterns.embedding()
     figure, axes = new_figure(7, 5.5)
@@ -61,7 +106,18 @@ def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str]) -> str
         chosen = points[labels == index]
         colour, marker = look(index)
         x, y = chosen.T.tolist()
-        axes.scatter(x, y, s=8, lw=0, alpha=0.8, label=name, color=colour, marker=marker)
+        style = {"s": 8, "lw": 0, "alpha": 0.8, "color": colour, "marker": marker}
+        axes.scatter(x, y, label=name, gid=f"series-{index}", **style)
     axes.set(xticks=[], yticks=[])
-    figure.legend(frameon=False, loc="outside right upper", markerscale=2)
-    return to_svg(figure)
+    add_legend(figure, loc="outside right upper", markerscale=2)
+    rows = [
+        [Cell(classes[label]), *(Cell(f"{value:.4f}", value) for value in point)]
+        for point, label in zip(points.tolist(), labels.tolist(), strict=True)
+    ]
+    return Drawing(
+        "patterns",
+        figure,
+        shows=f"The gate vectors of {len(points):,} images in the plane (PCA, then t-SNE): near means alike.",
+        look_for=f"Classes that lie apart: the gater knows them ({_PAPER}).",
+        table=Table(["class", "x", "y"], rows),
+    )

@@ -6,17 +6,18 @@ from importlib import resources
 from typing import Any
 
 from gatewise import _checks
+from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.table import Table
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with text, and a table or an SVG figure."""
+    """A heading with text, a table, and figures."""
 
     title: str
     text: str = ""
     table: Table | None = None
-    svg: str = ""
+    drawings: Sequence[Drawing] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""A figure as a value: drawn once, shown as SVG in a page, kept as PNG and CSV, explained in two sentences."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from gatewise import _checks
+from gatewise.analysis.table import Table
+
+# Okabe and Ito's eight colours, told apart by people with any common colour blindness; markers for print.
+INK = "#1b1b1c"  # what is black on paper takes the page's own colour in an SVG, so that dark pages can be read
+COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+MARKERS = "osD^vPX*"
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure with what its reader needs beside it.
+
+    Attributes:
+        name: what its files and the ids of its SVG begin with.
+        figure: of matplotlib. Artists with the gid "series-N" or "series-N-..." appear and disappear together when the
+            legend's text "legend-N" is pressed.
+        shows: one sentence that says what it shows.
+        look_for: one that says what to look for, with the paper where there is one.
+        table: the numbers that were drawn.
+        tips: gid of an artist -> what is read when the pointer or the keyboard is on it.
+    """
+
+    name: str
+    figure: Any
+    shows: str
+    look_for: str = ""
+    table: Table = field(default_factory=lambda: Table([], []))
+    tips: Mapping[str, str] = field(default_factory=dict)
+
+    def svg(self) -> str:
+        """Return SVG text with a text alternative, the same for the same content, whose ids no other drawing has."""
+        buffer = io.StringIO()
+        rc_context = _checks.optional_module("matplotlib", "drawing figures").rc_context
+        with rc_context({"svg.hashsalt": "gatewise", "svg.fonttype": "none"}):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        text = buffer.getvalue()
+        text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{self.name}-", text[text.index("<svg") :])
+        for gid, tip in self.tips.items():
+            named = f'<g id="{self.name}-{gid}">'
+            text = text.replace(named, f'{named[:-1]} class="tip" tabindex="0" role="img"><title>{escape(tip)}</title>')
+        text = text.replace("<svg ", f'<svg role="group" aria-label="{escape(self.shows)}" ', 1)
+        return text.replace(INK, "currentColor")
+
+    def png(self) -> bytes:
+        """Return the figure on white, 200 dots an inch."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+        return buffer.getvalue()
+
+    def csv(self) -> str:
+        """Return the numbers that were drawn."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.table.columns)
+        writer.writerows([cell.order if cell.order != "" else cell.text for cell in row] for row in self.table.rows)
+        return buffer.getvalue()
+
+
+def look(index: int) -> tuple[str, str]:
+    """Return colour and marker of variant number `index`; no two of the first 64 share both.
+
+    >>> look(2), look(10)
+    (('#0072B2', 'D'), ('#0072B2', '^'))
+    """
+    return COLOURS[index % 8], MARKERS[(index + index // 8) % 8]
+
+
+def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """Return a figure that no global state knows of, and its axes: one, or an array of rows x columns."""
+    matplotlib = _checks.optional_module("matplotlib", "drawing figures")
+    figures = _checks.optional_module("matplotlib.figure", "drawing figures")
+    with matplotlib.rc_context(dict.fromkeys(_INKED, INK)):
+        figure = figures.Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(rows, columns)
+    for each in axes.flat if rows * columns > 1 else [axes]:
+        each.spines[["top", "right"]].set_visible(False)
+        each.grid(alpha=0.25)
+        each.set_axisbelow(True)
+    return figure, axes
+
+
+def add_legend(figure: Any, **place: Any) -> None:
+    """Add a legend of all labelled series, whose texts a page can make buttons of: see `Drawing.figure`."""
+    handles, labels = {}, []
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in handles:
+                handles[label] = handle
+                labels.append(label)
+    legend = figure.legend([handles[label] for label in labels], labels, frameon=False, labelcolor=INK, **place)
+    for number, text in enumerate(legend.get_texts()):
+        text.set_gid(f"legend-{number}")

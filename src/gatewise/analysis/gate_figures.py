@@ -1,0 +1,224 @@
+"""What gates do, layer by layer from input to output, drawn from their statistics and parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.analysis.drawing import INK, Drawing, add_legend, new_figure
+from gatewise.analysis.gate_stats import GateSummary
+from gatewise.analysis.table import Cell, Table
+from gatewise.insertion import gates_in
+
+_GCT = "Yang et al., CVPR 2020"
+_LOOK_FOR = {
+    "alpha": "Layers whose alpha moved away from its start at 1: there a channel's norm counts more or less.",
+    "beta": "Layers whose beta moved away from 0: there channels are scaled whatever their norm.",
+    "gamma": "Layers of mostly negative gamma shrink differences between channels (cooperation), those of mostly "
+    f"positive gamma enlarge them (competition); the paper finds the former early and the latter late ({_GCT}).",
+}
+_BLUE, _ORANGE = "#0072B2", "#E69F00"
+
+
+@dataclass(frozen=True)
+class Depth:
+    """One layer's share of a density over depth.
+
+    Attributes:
+        path: of the gate.
+        counts: how many values lie in each bin, (bins,).
+        mean: of the values.
+        deviation: likewise.
+    """
+
+    path: str
+    counts: Tensor
+    mean: float
+    deviation: float
+
+
+def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
+    """Draw log(1 + count) of values over layers as colour, and mean and standard deviation as points with bars."""
+    counts = torch.stack([layer.counts for layer in layers], 1).double().log1p()
+    sides = torch.arange(len(layers) + 1) + 0.5
+    axes.pcolormesh(sides.tolist(), edges.tolist(), counts.tolist(), cmap="Blues", rasterized=True)
+    for number, layer in enumerate(layers):
+        bar = {"color": INK, "marker": "o", "markersize": 3, "lw": 0.8}
+        drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
+        drawn.lines[0].set_gid(f"layer-{number}")
+    axes.set_xlim(0.5, len(layers) + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.grid(visible=False)
+
+
+def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> tuple[Any, Any]:
+    """Draw the distribution of gate values over depth on `axes`, or on new ones; return figure and axes."""
+    if axes is None:
+        _, axes = new_figure(7, 3.6)
+    layers = [Depth(s.path, s.histogram, float(s.mean.mean()), _deviation(s)) for s in summaries]
+    draw_density(layers, summaries[0].edges, axes)
+    neutral = 0.0 if summaries[0].adds else 1.0
+    axes.axhline(neutral, color="#D55E00", lw=0.8, ls="--")
+    label = "added / rms of the map" if summaries[0].adds else "factor"
+    axes.set(xlabel="gate, from input to output", ylabel=label)
+    return axes.figure, axes
+
+
+def _deviation(summary: GateSummary) -> float:
+    """Return the standard deviation of a gate's values over images and channels."""
+    return float((summary.deviation.square().mean() + summary.mean.var(correction=0)).sqrt())
+
+
+def values_by_depth(summaries: Sequence[GateSummary], name: str = "values") -> Drawing:
+    """Draw the distribution of gate values over depth; all gates must multiply, or all add."""
+    figure, _ = draw_values_by_depth(summaries)
+    rows = [[Cell(s.path), *_numbers(float(s.mean.mean()), _deviation(s), s.near_identity)] for s in summaries]
+    what = "what gates add to each channel" if summaries[0].adds else "the factors by which gates multiply channels"
+    return Drawing(
+        name,
+        figure,
+        shows=f"Distribution of {what}, layer by layer: colour is log(1 + count) over images and channels, points are "
+        f"means, bars one standard deviation; the dashed line is doing nothing.",
+        look_for="Layers whose values stay at the dashed line (they could be left out), and layers that spread widely.",
+        table=Table(["gate", "mean", "standard deviation", "share near the identity"], rows),
+        tips={f"layer-{n}": _tip(s) for n, s in enumerate(summaries)},
+    )
+
+
+def _tip(s: GateSummary) -> str:
+    return (
+        f"{s.path}: mean {float(s.mean.mean()):.3f}, standard deviation {_deviation(s):.3f}, "
+        f"{100 * s.near_identity:.0f} % near the identity"
+    )
+
+
+def _numbers(*values: float) -> list[Cell]:
+    return [Cell(f"{value:.4g}", value) for value in values]
+
+
+def gct_parameters(model: nn.Module, parameter: str) -> list[tuple[str, Tensor]]:
+    """Return "alpha", "gamma" or "beta" of every gct of the network, (C,), by the gate's path.
+
+    >>> from gatewise.insertion import insert_gates
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
+    >>> _ = insert_gates(net, "gct")
+    >>> gct_parameters(net, "gamma")
+    [('0.gct', tensor([0., 0., 0.]))]
+    """
+    gates = [(path, gate) for path, gate in gates_in(model).items() if hasattr(gate, "gamma")]
+    return [(path, getattr(gate, parameter).detach().flatten().cpu()) for path, gate in gates]
+
+
+def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Drawing:
+    """Draw the distribution of one gct parameter over depth, as in the paper."""
+    values = torch.cat([value for _, value in rows])
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * (high - low) or 0.5
+    edges = torch.linspace(low - margin, high + margin, 61)
+    layers = [
+        Depth(path, torch.histc(v, 60, float(edges[0]), float(edges[-1])), float(v.mean()), float(v.std(correction=0)))
+        for path, v in rows
+    ]
+    figure, axes = new_figure(7, 3.6)
+    draw_density(layers, edges, axes)
+    axes.axhline(1.0 if parameter == "alpha" else 0.0, color="#D55E00", lw=0.8, ls="--")
+    axes.set(xlabel="gct, from input to output", ylabel=parameter)
+    return Drawing(
+        parameter,
+        figure,
+        shows=f"Distribution of {parameter} over channels, layer by layer: colour is log(1 + count), points are means, "
+        f"bars one standard deviation, the dashed line is the start of training.",
+        look_for=_LOOK_FOR[parameter],
+        table=Table(
+            ["gate", "mean", "standard deviation"], [[Cell(d.path), *_numbers(d.mean, d.deviation)] for d in layers]
+        ),
+        tips={f"layer-{n}": f"{d.path}: {parameter} {d.mean:.3f} ± {d.deviation:.3f}" for n, d in enumerate(layers)},
+    )
+
+
+def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
+    """Draw by how much each gate changes the spread between channels, measured at its input and output."""
+    figure, axes = new_figure(7, 3.2)
+    changes = [100 * (s.competition - 1) for s in summaries]
+    for number, (summary, change) in enumerate(zip(summaries, changes, strict=True)):
+        del summary
+        colour = _BLUE if change < 0 else _ORANGE
+        hatch = "//" if change < 0 else ""
+        (bar,) = axes.bar([number + 1], [change], color=colour, width=0.8, hatch=hatch, edgecolor="white", lw=0)
+        bar.set_gid(f"layer-{number}")
+    axes.axhline(0, color=INK, lw=0.8)
+    axes.set(xlabel="gate, from input to output", ylabel="spread between channels (%)")
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    rows = [[Cell(s.path), *_numbers(s.spread_before, s.spread_after, s.competition)] for s in summaries]
+    return Drawing(
+        "competition",
+        figure,
+        shows="By how much each gate makes the spread between channels (standard deviation over mean of their root "
+        "mean squares, averaged over images) larger or smaller.",
+        look_for="Bars above zero are competition, bars below it (hatched) cooperation, as measured on images and not "
+        f"read from the sign of gamma as by {_GCT}.",
+        table=Table(["gate", "spread before", "spread after", "ratio"], rows),
+        tips={f"layer-{n}": f"{s.path}: {c:+.1f} %" for n, (s, c) in enumerate(zip(summaries, changes, strict=True))},
+    )
+
+
+def dependence_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
+    """Draw how much of each gate's variance lies between images, and how much of that between classes."""
+    figure, axes = new_figure(7, 3.2)
+    depth = range(1, len(summaries) + 1)
+    for number, (field, label, colour, marker) in enumerate((
+        ("between_images", "between images, of all", _BLUE, "o"),
+        ("between_classes", "between classes, of that between images", _ORANGE, "s"),
+    )):
+        shares = [100 * getattr(s, field) for s in summaries]
+        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2}
+        axes.plot(depth, shares, label=label, gid=f"series-{number}", **style)
+    axes.set(xlabel="gate, from input to output", ylabel="share of variance (%)", ylim=(0, 102))
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    add_legend(figure, loc="outside upper center", ncols=2)
+    rows = [[Cell(s.path), *_numbers(s.between_images, s.between_classes)] for s in summaries]
+    return Drawing(
+        "dependence",
+        figure,
+        shows="How much of the variance of each gate's values lies between images (the rest lies between channels), "
+        "and how much of the variance between images lies between classes.",
+        look_for="Gates near zero do the same to every image: a constant per channel would do.",
+        table=Table(["gate", "between images", "between classes"], rows),
+    )
+
+
+def classes_by_channel(summary: GateSummary, classes: Sequence[str], most: int = 64) -> Drawing:
+    """Draw, for one gate, how far each class's mean lies from the mean over images, channel by channel.
+
+    Args:
+        summary: of the gate.
+        classes: their names.
+        most: how many channels are drawn, those that differ most between classes.
+    """
+    differences = (summary.by_class - summary.mean).nan_to_num()
+    order = differences.square().sum(0).argsort(descending=True)[:most].sort().values
+    figure, axes = new_figure(7, 0.6 + 0.22 * max(8, len(classes)))
+    shown = differences[:, order]
+    limit = float(shown.abs().max()) or 1.0
+    mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(classes)), list(classes), fontsize=8)
+    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most)")
+    axes.set_xticks([])
+    bar = figure.colorbar(mesh, label="class mean - mean")
+    bar.ax.tick_params(colors=INK)
+    rows = [
+        [Cell(name), Cell(str(int(channel)), int(channel)), *_numbers(float(shown[row, column]))]
+        for row, name in enumerate(classes)
+        for column, channel in enumerate(order)
+    ]
+    return Drawing(
+        f"classes-{summary.path.replace('.', '-')}",
+        figure,
+        shows=f"Gate {summary.path}: mean value for the images of each class minus the mean over all images, channel "
+        f"by channel.",
+        look_for="Rows that look alike: classes that the gate treats alike. A pale map: a gate that does not care.",
+        table=Table(["class", "channel", "difference"], rows),
+    )
