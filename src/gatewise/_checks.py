@@ -91,6 +91,13 @@ def number_between(low: float, high: float, **values: object) -> None:
             raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {value!r}.")
 
 
+def boolean(**values: object) -> None:
+    """Refuse every named value that is not True or False: any other word would count as true."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise InvalidTypeError(f"{name} must be true or false, got {value!r} ({type(value).__name__}).")
+
+
 def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
     """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
     axes = ("L", "HW", "DHW")[spatial_dims - 1]

@@ -14,7 +14,7 @@ def make_model(
     spec: str | ModelSpec,
     *,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     image_size: tuple[int, int] | None = None,
     seed: int | None = None,
     **options: Any,
@@ -24,8 +24,8 @@ def make_model(
     Args:
         spec: a name ("resnet20", or any of timm's), a string with gates ("resnet18+gct:mode=l1@before_conv") or with a
             gater ("resnet20+gaternet:sites=inner,budget=0.5"), or a `ModelSpec`.
-        num_classes: outputs of the classifier; None leaves the network's own (10 here, 1000 in timm).
-        in_chans: channels of the image.
+        num_classes: outputs of the classifier; None leaves the spec's, or the network's own (10 here, 1000 in timm).
+        in_chans: channels of the image; None leaves the spec's, or 3.
         image_size: (height, width) for which a gater counts work; None takes what the network was designed for.
         seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
             not depend on the gates.

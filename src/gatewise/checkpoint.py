@@ -56,6 +56,17 @@ def read_json(path: Path) -> Any:
         raise _checks.DataError(f"{path} is not valid JSON ({error}). It may come from elsewhere; remove it.") from None
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Read JSON, one value a line; a line that is none is refused with the file's name and its number."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise _checks.DataError(f"{path}, line {number}: not valid JSON ({error}). Restore the file.") from None
+    return rows
+
+
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
     """Write `model.safetensors`, then `config.json` with its sha256, the spec and `details`."""
     content = save_tensors(_plain(model.state_dict()))
@@ -75,7 +86,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     for key in ("spec", "sha256"):
         if key not in config:
             raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise?")
-    weights = _verified(folder / WEIGHTS, config["sha256"])
+    weights = read_tensors(folder / WEIGHTS, config["sha256"])
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
     spec = ModelSpec.from_dict(config["spec"])
     built = {key: value for key, value in spec.model_options.items() if key != "pretrained"}  # the file has it all
@@ -97,7 +108,7 @@ def load_weights(model: nn.Module, source: str | Path) -> dict[str, Any]:
     source = _checks.existing_path("weights", source)
     config = read_json(source / CONFIG) if source.is_dir() else {}
     file = source / WEIGHTS if source.is_dir() else source
-    weights = _verified(file, config.get("sha256"))
+    weights = read_tensors(file, config.get("sha256"))
     if isinstance(model, GaterNet) and not any(name.startswith("backbone.") for name in weights):
         model = model.backbone
     _fill(model, weights, file)
@@ -116,7 +127,7 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
         raise _checks.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
     source = _checks.existing_path("weights", source)
     file = source / WEIGHTS if source.is_dir() else source
-    weights = _verified(file, read_json(source / CONFIG).get("sha256") if source.is_dir() else None)
+    weights = read_tensors(file, read_json(source / CONFIG).get("sha256") if source.is_dir() else None)
     own = features.state_dict()
     _fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
 
@@ -167,15 +178,23 @@ def save_state(
 
 def state_progress(folder: Path) -> dict[str, Any]:
     """Return the progress that `save_state` recorded, without touching the tensors."""
-    return read_json(folder / f"{STATE}.json")["progress"]
+    return _state_record(folder)["progress"]
+
+
+def _state_record(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / f"{STATE}.json")
+    for key in ("progress", "optimizer", "sha256"):
+        if not isinstance(record, dict) or key not in record:
+            raise _checks.DataError(f"{folder / STATE}.json has no {key!r}; it is damaged.")
+    return record
 
 
 def load_state(
     folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None
 ) -> dict[str, Any]:
     """Restore what `save_state` wrote and return its progress; without an optimizer, the modules alone."""
-    record = read_json(folder / f"{STATE}.json")
-    tensors = _verified(folder / f"{STATE}.safetensors", record["sha256"])
+    record = _state_record(folder)
+    tensors = read_tensors(folder / f"{STATE}.safetensors", record["sha256"])
     for key, module in modules.items():
         module.load_state_dict(_below(tensors, key))
     if optimizer is not None:
@@ -195,6 +214,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         index, _, slot = name.partition(".")
         slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for slot, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:  # sums depend on the order in memory
+                state[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
@@ -202,15 +225,12 @@ def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
 
 
-def newest_state(folder: Path) -> Path | None:
-    """Return the newest complete state in `folder`; what a kill left half-written or half-removed is taken away."""
+def complete_states(folder: Path) -> list[Path]:
+    """Return the complete states in `folder`, oldest first; what a kill left half-written is taken away."""
     for leftover in folder.glob(".*.part"):
         shutil.rmtree(leftover, ignore_errors=True)
-    states = sorted(folder.glob("step_*"))
-    complete = [
-        state for state in states if all((state / f"{STATE}.{kind}").exists() for kind in ("json", "safetensors"))
-    ]
-    return complete[-1] if complete else None
+    files = [f"{STATE}.{kind}" for kind in ("json", "safetensors")]
+    return [state for state in sorted(folder.glob("step_*")) if all((state / file).exists() for file in files)]
 
 
 def keep_newest_states(folder: Path, count: int) -> None:
@@ -224,9 +244,9 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read tensors whose file has the recorded checksum, if one is recorded."""
-    _checks.existing_path("weights file", path)
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file, which must have this checksum if one is given."""
+    _checks.existing_path("safetensors file", path)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:

@@ -211,7 +211,7 @@ def compare(
     seeds
         How many seeds, counted from 0.
     recipe
-        A YAML file with the flags below; flags given here win over it.
+        A YAML file with the flags below; flags given here win over it, and --gates and --seeds over its gate and seed.
     flags
         The recipe.
     workers
@@ -229,11 +229,14 @@ def compare(
     )
     if json_output:
         print(json.dumps(results, indent=2))
-        return
-    _print_table(comparison_table(results))
-    where = results["environment"]
-    print(f"{where['hardware']}, torch {where['torch']}, {results['precision']}; latency: {results['latency']}")
-    print(f"report: {(out / 'report.html').resolve()}")
+    else:
+        _print_table(comparison_table(results))
+        where = results["environment"]
+        print(f"{where['hardware']}, torch {where['torch']}, {results['precision']}; latency: {results['latency']}")
+        print(f"report: {(out / 'report.html').resolve()}")
+    if results["failed"]:
+        reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())
+        raise _checks.TrainingError(f"left out of the table: {reasons}")
 
 
 def _print_table(table: Table) -> None:

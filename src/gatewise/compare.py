@@ -5,25 +5,22 @@
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gatewise import _checks, measure
 from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
-from gatewise.assembly import make_model
-from gatewise.checkpoint import load_model, read_json, write_atomically, write_json
+from gatewise.checkpoint import load_model, read_json, read_json_lines, read_tensors, write_atomically, write_json
 from gatewise.data import load_dataset
 from gatewise.spec import Gates, format_gates
-from gatewise.training import Interrupted, Progress, Recipe, train
+from gatewise.training import Interrupted, Progress, Recipe, build_model, holds_run, train
 
 SCHEMA = 1
 BATCH = 32  # images of the second latency
@@ -50,7 +47,9 @@ def compare(
         workers: see `train`.
         progress: where to show progress; None shows nothing.
 
-    Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of another recipe.
+    A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
+    `TrainingError` is raised. Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of
+    another recipe.
     """
     _checks.integer_at_least(1, seeds=seeds)
     if not gates:
@@ -68,13 +67,18 @@ def compare(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(runs)} has a use for it. Leave it out."
             )
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):  # before hours of training, not after them
+        if not holds_run(file.parent):
+            continue
         there = Recipe.load(file)
         there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
     dataset = load_dataset(recipe.data, recipe.image_size, recipe.loading)
-    for name in runs:  # what cannot be built is refused before anything is trained
-        spec, size = recipe.of_comparison(name, 0).spec, dataset.size
-        make_model(spec, num_classes=len(dataset.classes), in_chans=dataset.channels, image_size=size, seed=0)
+    for name in runs:  # what cannot be built or begun is refused before anything is trained
+        build_model(recipe.of_comparison(name, 0), dataset)
+    for run in recipes.values():
+        for weights in filter(None, (run.initial_weights, run.initial_gater)):
+            _checks.existing_path("weights", weights)
     out.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, str] = {}
     for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
@@ -83,8 +87,14 @@ def compare(
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
                 raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
+            except _checks.TrainingError as error:
+                failed.setdefault(name, f"seed {seed}: {error}")
+                progress.say(f"{name} failed, {failed[name]}")
+    if len(failed) == len(runs):
+        raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     progress.say("measuring latency")
-    results = _results(recipe, runs, seeds)
+    results = _results(recipe, {name: folders for name, folders in runs.items() if name not in failed}, seeds)
+    results["failed"] = failed
     write_json(out / "results.json", results)
     _write_report(results, out)
     return results
@@ -171,12 +181,12 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]]) -> dict[str, dic
 
 def _correct(folder: Path) -> Tensor:
     """Return which validation images a run classified rightly, (images,)."""
-    tensors = load_file(folder / "predictions.safetensors")
+    tensors = read_tensors(folder / "predictions.safetensors")
     return tensors["predictions"] == tensors["labels"]
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return read_json_lines(folder / "log.jsonl")
 
 
 def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
@@ -247,6 +257,7 @@ def _write_report(results: dict[str, Any], out: Path) -> None:
         f"{results['validation_images']} validation images; accuracy after the last epoch.",
         sections=[
             Section("Result", _EXPLANATION, table=table(results)),
+            *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             Section("Validation accuracy while training", drawings=[curves]),
             Section("Accuracy against latency", drawings=[points]),
         ],

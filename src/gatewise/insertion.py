@@ -25,7 +25,7 @@ from gatewise.places import (
     find_places,
     own_layers,
 )
-from gatewise.registry import Gate, gate_spec
+from gatewise.registry import Gate, gate_names, gate_spec
 from gatewise.spec import GateChoice, Gates
 
 LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
@@ -165,7 +165,8 @@ def insert_gates(
     except BaseException:
         insertion.undo()
         raise
-    insertion._handles.append(model.register_load_state_dict_post_hook(_forgive_plain_checkpoint))
+    forgive = _ForgivePlainCheckpoint(tuple(insertion.gates))
+    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))
     return insertion
 
 
@@ -201,6 +202,10 @@ def _candidates(
 ) -> Places:
     types = after if before is None else before
     if types is not None:
+        if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
+            raise _checks.InvalidTypeError(
+                f"before= and after= take layer types such as torch.nn.Conv2d, got {types!r}."
+            )
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
             for name, layer in own_layers(model):  # a convolution tells its own input: no graph needed
@@ -228,6 +233,11 @@ def _selection(
 ) -> Callable[[str], str]:
     """Return a function from a layer's path to the reason why it is left out, or ''."""
     modules = dict(model.named_modules())
+    for expression in (names for names in (include, exclude) if isinstance(names, str)):
+        try:
+            re.compile(expression)
+        except re.error as error:
+            raise _checks.InvalidValueError(f"{expression!r} is no regular expression ({error}).") from None
     for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
         _checks.one_of("layer", name, modules)
 
@@ -256,6 +266,11 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
             f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it."
         )
     options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
+    if options and name in gate_names() and "spatial_dims" not in gate_spec(name).options:
+        raise _checks.InvalidValueError(
+            f"{name} is for maps of two spatial axes, but {place.layer!r} has {place.spatial_dims}. Choose another "
+            f"gate, or leave the layer out with exclude=."
+        )
     anchor = next((p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0))
     gate = make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
     gate.train(layer.training)
@@ -273,22 +288,22 @@ def _snake_case(gate: Any) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gate.__name__).lower()
 
 
-def _forgive_plain_checkpoint(model: nn.Module, incompatible: Any) -> None:
-    """Drop the gates' keys from the missing ones if the checkpoint holds none of them, being the plain network's."""
-    missing: list[str] = incompatible.missing_keys
-    parts = [  # which have seen to their own gates: the hooks of parts run first
-        f"{path}."
-        for path, part in model.named_modules()
-        if path and _forgive_plain_checkpoint in part._load_state_dict_post_hooks.values()
-    ]
-    gates = {path: gate for path, gate in gates_in(model).items() if not path.startswith(tuple(parts))}
-    own = [f"{path}.{key}" for path, gate in gates.items() for key in gate.state_dict()]
-    if not own:
-        return
-    for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
-        gate_keys = {prefix + key for key in own}
-        if gate_keys <= set(missing):
-            missing[:] = [key for key in missing if key not in gate_keys]
+@dataclass(frozen=True)
+class _ForgivePlainCheckpoint:
+    """Drops the keys of one insertion's gates from the missing ones if the checkpoint holds none of them."""
+
+    paths: tuple[str, ...]
+
+    def __call__(self, model: nn.Module, incompatible: Any) -> None:
+        missing: list[str] = incompatible.missing_keys
+        gates = gates_in(model)
+        own = [f"{path}.{key}" for path in self.paths if path in gates for key in gates[path].state_dict()]
+        if not own:
+            return
+        for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
+            gate_keys = {prefix + key for key in own}
+            if gate_keys <= set(missing):
+                missing[:] = [key for key in missing if key not in gate_keys]
 
 
 def gates_in(model: nn.Module) -> dict[str, Gate]:

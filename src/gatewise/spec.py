@@ -32,21 +32,24 @@ GATER_OPTIONS = (
     "weighting",
 )
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
+_SIZES = re.compile(r"\d+(x\d+)+")
 _WORDS = {"true": True, "false": False, "none": None}
 _MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?")  # timm's prefixes have a colon of their own
 _LOCAL_FOLDER = "local-dir:"  # timm's; a folder's name may hold any sign of the grammar
 
 
-def parse_value(text: str) -> bool | int | float | str | None:
-    """Read an option's value: true, false, none, a number, a fraction, or else a word.
+def parse_value(text: str) -> bool | int | float | str | tuple[int, ...] | None:
+    """Read an option's value: true, false, none, a number, a fraction, sizes joined by x, or else a word.
 
-    >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true")
-    (0.0625, 1e-05, 'l1', True)
+    >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true"), parse_value("7x8")
+    (0.0625, 1e-05, 'l1', True, (7, 8))
     """
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if fraction := _FRACTION.fullmatch(text):
         return int(fraction[1]) / int(fraction[2])
+    if _SIZES.fullmatch(text):
+        return tuple(map(int, text.split("x")))
     for number in (int, float):
         try:
             return number(text)
@@ -64,17 +67,22 @@ def _parse_options(text: str, whole: str) -> dict[str, Any]:
             raise _checks.InvalidValueError(
                 f"cannot read option {item!r} in {whole!r}; expected NAME=VALUE, for example gct:mode=l1."
             )
+        if name.strip() in options:
+            raise _checks.InvalidValueError(f"option {name.strip()!r} is given twice in {whole!r}. Give it once.")
         options[name.strip()] = parse_value(value.strip())
     return options
 
 
+def _format_value(value: Any) -> str:
+    """Write what `parse_value` reads."""
+    if value is None or isinstance(value, bool):
+        return next(word for word, meaning in _WORDS.items() if meaning is value)
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
 def _format(name: str, options: Mapping[str, Any]) -> str:
     """Write "name:k=v,k=v"; the inverse of reading it."""
-    words = {value: word for word, value in _WORDS.items()}
-    items = [
-        f"{key}={words[value] if value is None or isinstance(value, bool) else value}".replace("e+", "e")
-        for key, value in options.items()
-    ]
+    items = [f"{key}={_format_value(value)}".replace("e+", "e") for key, value in options.items()]
     return f"{name}:{','.join(items)}" if items else name
 
 
@@ -117,6 +125,13 @@ class GateChoice:
     def is_gater(self) -> bool:
         """Whether this is not a gate at places of the network but a `GaterNet` around it."""
         return self.name == GATER
+
+    @property
+    def learns(self) -> bool:
+        """Whether this is a gate with parameters of its own."""
+        if self.is_gater:
+            return False
+        return any(True for _ in gate_spec(self.name).make(64, device="meta", **self.options).parameters())
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -219,8 +234,13 @@ class ModelSpec:
         chosen = values.get("gates") or []
         for gate in chosen:
             _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
-        gates = [GateChoice(g["gate"], g.get("options") or {}, g.get("place")) for g in chosen]
-        return cls(values["model"], values.get("model_options") or {}, tuple(gates))
+        gates = [GateChoice(g["gate"], _tuples(g.get("options") or {}), g.get("place")) for g in chosen]
+        return cls(values["model"], _tuples(values.get("model_options") or {}), tuple(gates))
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with lists, which is what files make of tuples, as tuples again."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: list[str]) -> None:

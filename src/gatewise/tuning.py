@@ -13,7 +13,8 @@ from gatewise.insertion import gates_in
 from gatewise.registry import Gate
 
 
-def _gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
+def gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
+    """Yield every parameter that a gate owns: the gate, the parameter's name in it, the parameter."""
     for gate in gates_in(model).values():
         for name, parameter in gate.named_parameters():
             yield gate, name, parameter
@@ -32,7 +33,7 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     >>> [(len(group["params"]), group.get("weight_decay")) for group in parameter_groups(net)]
     [(4, None), (1, 0.0)]
     """
-    exempt = {id(p) for gate, name, p in _gate_parameters(model) if name in gate.no_weight_decay}
+    exempt = {id(p) for gate, name, p in gate_parameters(model) if name in gate.no_weight_decay}
     for owner in model.modules():  # a part, such as a backbone, declares for itself
         declared: Any = getattr(owner, "no_weight_decay", None)
         names: Any = declared() if callable(declared) else ()
@@ -55,15 +56,16 @@ def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
 def train_only_gates(model: nn.Module) -> None:
     """Freeze everything but the gates; frozen normalisation keeps its running statistics, through model.train() too.
 
-    A network without gates is refused with ValueError.
+    A network whose gates have no parameters, or that has no gates, is refused with ValueError.
     """
     gates = gates_in(model)
-    if not gates:
+    if not any(True for _ in gate_parameters(model)):
+        found = "its gates have no parameters" if gates else "it has no gates"
         raise _checks.InvalidValueError(
-            f"{type(model).__name__} has no gates to train. Insert some with insert_gates()."
+            f"{type(model).__name__} has no gates to train ({found}). Insert some that learn with insert_gates()."
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
-    own = {id(parameter) for _, _, parameter in _gate_parameters(model)}
+    own = {id(parameter) for _, _, parameter in gate_parameters(model)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():

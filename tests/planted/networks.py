@@ -62,8 +62,8 @@ BUGS = [
     Bug(
         "only the first insertion forgives plain checkpoints",
         "insertion.py",
-        "    insertion._handles.append(model.register_load_state_dict_post_hook(_forgive_plain_checkpoint))\n",
-        "    if _forgive_plain_checkpoint not in model._load_state_dict_post_hooks.values():\n        insertion._handles.append(model.register_load_state_dict_post_hook(_forgive_plain_checkpoint))\n",
+        "    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))\n",
+        "    if not model._load_state_dict_post_hooks:\n        insertion._handles.append(model.register_load_state_dict_post_hook(forgive))\n",
         "test_insertion.py",
         "test_a_plain_checkpoint_loads_after_one_of_two_insertions_is_undone",
     ),

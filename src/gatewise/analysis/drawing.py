@@ -39,14 +39,18 @@ class Drawing:
     table: Table = field(default_factory=lambda: Table([], []))
     tips: Mapping[str, str] = field(default_factory=dict)
 
-    def svg(self) -> str:
-        """Return SVG text with a text alternative, the same for the same content, whose ids no other drawing has."""
+    def svg(self, **options: Any) -> str:
+        """Return the figure on white as SVG text, the same for the same content."""
         buffer = io.StringIO()
         rc_context = _checks.optional_module("matplotlib", "drawing figures").rc_context
         with rc_context({"svg.hashsalt": "gatewise", "svg.fonttype": "none"}):
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
         text = buffer.getvalue()
-        text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{self.name}-", text[text.index("<svg") :])
+        return text[text.index("<svg") :]
+
+    def inline_svg(self) -> str:
+        """Return SVG text for a page: with tips and a text alternative, in the page's colours, its ids its own."""
+        text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{self.name}-", self.svg(transparent=True))
         for gid, tip in self.tips.items():
             named = f'<g id="{self.name}-{gid}">'
             text = text.replace(named, f'{named[:-1]} class="tip" tabindex="0" role="img"><title>{escape(tip)}</title>')

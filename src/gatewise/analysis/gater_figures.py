@@ -111,7 +111,7 @@ def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str]) -> Dra
     axes.set(xticks=[], yticks=[])
     add_legend(figure, loc="outside right upper", markerscale=2)
     rows = [
-        [Cell(classes[label]), *(Cell(f"{value:.4f}", value) for value in point)]
+        [Cell(str(classes[label])), *(Cell(f"{value:.4f}", value) for value in point)]
         for point, label in zip(points.tolist(), labels.tolist(), strict=True)
     ]
     return Drawing(

@@ -47,14 +47,19 @@ class Augmentation:
                 f"timm cannot read the policy {self.policy!r} ({type(error).__name__}: {error}); "
                 f"expected for example rand-m9-mstd0.5 or augmix-m3-w3."
             ) from None
-        steps = [*([crop] if self.crop else []), *([policy] if self.policy else [])]
+        return _InTurn((*([crop] if self.crop else []), *([policy] if self.policy else [])))
 
-        def apply(picture: Any) -> Any:
-            for step in steps:
-                picture = step(picture)
-            return picture
 
-        return apply
+@dataclass(frozen=True)
+class _InTurn:
+    """Applies functions one after the other; unlike a local function, workers that are not forked can be sent it."""
+
+    steps: tuple[Callable[[Any], Any], ...]
+
+    def __call__(self, picture: Any) -> Any:
+        for step in self.steps:
+            picture = step(picture)
+        return picture
 
 
 def parse_augmentation(text: str) -> tuple[frozenset[str], str]:

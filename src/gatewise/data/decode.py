@@ -10,13 +10,16 @@ from torch import Tensor
 
 from gatewise import _checks
 
+_TIFF_BITS = 258  # the tag that tells bits per sample
+
 
 def decode(where: str, content: bytes | None) -> Any:
     """Return an encoded image as a PIL image in RGB, turned as its EXIF orientation says.
 
     Of an animation the first frame is taken; 16-bit grey values are scaled to 8 bits (Pillow alone would clip them to
-    white); CMYK is converted. What is empty, truncated, of floating-point pixels or no image at all is refused with
-    `DataError`, which begins with `where`.
+    white); CMYK is converted; transparency is dropped, as most loaders do, so a transparent pixel shows its colour.
+    What is empty, truncated, of floating-point or 32-bit pixels or no image at all is refused with `DataError`, which
+    begins with `where`.
     """
     from PIL import Image, ImageOps
 
@@ -27,15 +30,17 @@ def decode(where: str, content: bytes | None) -> Any:
             warnings.simplefilter("ignore")  # of large pictures and odd metadata: neither keeps us from the pixels
             image = Image.open(io.BytesIO(content))
             image.load()
+            bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, 0)
             with contextlib.suppress(Exception):  # a broken EXIF block raises whatever its bytes lead to
                 image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if image.mode.startswith("I") and bits not in (32, (32,)):
+                image = _from_16_bits(image)
+            if image.mode not in {"F", "I"}:
+                return image.convert("RGB")
+    except Exception as error:  # decoders of foreign bytes raise whatever those lead to
         raise _checks.DataError(f"{where}: truncated or unreadable image ({error}).") from None
-    if image.mode == "F":
-        raise _checks.DataError(f"{where}: floating-point pixels, whose range is not known; save it with 8 or 16 bits.")
-    if image.mode.startswith("I"):
-        image = _from_16_bits(image)
-    return image.convert("RGB")
+    kind = "floating-point" if image.mode == "F" else "32-bit"
+    raise _checks.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
 
 
 def _from_16_bits(image: Any) -> Any:

@@ -9,6 +9,8 @@ from gatewise import _checks
 from gatewise.data.images import EncodedImages
 from gatewise.data.tables import SPLITS, Split, class_names
 
+_OF_MASKS = {"mask", "label", "annotation", "segmentation"}
+
 
 class EncodedFiles(EncodedImages):
     """Images in files of their own."""
@@ -65,5 +67,11 @@ def _read_split(folder: Path, image_size: int | None) -> Split:
         images = torchvision.ImageFolder(str(folder), is_valid_file=_is_image)
     except FileNotFoundError as error:
         raise _checks.DataError(f"{folder}: {' '.join(str(error).split())}.") from None
+    names = {name.lower().rstrip("s") for name in images.classes}
+    if names <= _OF_MASKS | {"image", "img"} and names & _OF_MASKS:
+        raise _checks.DataError(
+            f"{folder}: the folders {', '.join(images.classes)} hold images and masks, which have a class for each "
+            f"pixel; expected one folder for each class, full of images of that class."
+        )
     files, labels = zip(*images.samples, strict=True)
     return EncodedFiles(list(files), list(labels), image_size), class_names(str(folder), labels, tuple(images.classes))

@@ -88,6 +88,7 @@ class GaterNet(nn.Module):
     ) -> None:
         super().__init__()
         _checks.integer_at_least(1, bottleneck=bottleneck)
+        _checks.boolean(head_norm=head_norm)
         _checks.number_between(-100, 100, gate_bias=gate_bias)
         _checks.number_between(0, 1e6, sparsity=sparsity)
         if budget is not None:

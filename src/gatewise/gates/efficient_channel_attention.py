@@ -57,10 +57,12 @@ class EfficientChannelAttention(Gate):
     k is `kernel_size`, or the odd number nearest to |(log2(C) + beta) / gamma| (`beta` is the paper's b). `conv` is
     named and shaped as in timm's EcaModule, (1, 1, k) without bias and with zeros beyond the ends; its weights load.
 
-    Refuses, with ValueError: an even kernel_size, gamma below 1e-6; at run time a map of other channels or rank; with
-    TypeError: integer maps. A fresh gate is not the identity: its factors lie around 0.5.
+    Refuses, with ValueError: an even kernel_size, gamma below 1e-6, kernel_size together with gamma or beta; at run
+    time a map of other channels or rank; with TypeError: integer maps. A fresh gate is not the identity: its factors
+    lie around 0.5.
 
-    Differs from timm's EcaModule for 4 channels and fewer only, where timm takes 3 instead of the formula's 1.
+    Differs from timm's EcaModule only where the formula gives 1 (with the defaults, for 4 channels and fewer): timm
+    takes 3 there.
 
     >>> gate = EfficientChannelAttention(64)
     >>> gate.conv.kernel_size, sum(p.numel() for p in gate.parameters())  # (6 + 1) / 2 = 3.5
@@ -81,6 +83,10 @@ class EfficientChannelAttention(Gate):
         super().__init__(channels, spatial_dims=spatial_dims)
         _checks.number_between(1e-6, 1e6, gamma=gamma)
         _checks.number_between(-1e6, 1e6, beta=beta)
+        if kernel_size is not None and (gamma, beta) != (2, 1):
+            raise _checks.InvalidValueError(
+                "gamma and beta choose the kernel's size; give them or kernel_size, not both."
+            )
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels, gamma, beta)
         _checks.odd(kernel_size=kernel_size)

@@ -138,6 +138,7 @@ class GatedChannelTransform(Gate):
         else:
             _checks.number_between(1, 1e6, mode=mode)
         _checks.number_between(1e-30, 1, eps=eps)
+        _checks.boolean(after_relu=after_relu)
         self.mode, self.eps, self.after_relu = mode, eps, after_relu
         self.activation = _checks.one_of("activation", activation, ACTIVATIONS)
         shape = (1, channels) + (1,) * self.spatial_dims

@@ -97,7 +97,8 @@ class GatherExcite(Gate):
     Sizes need not divide: ceil(size / e) values are gathered, and repeated as torch's nearest interpolation does.
 
     Refuses, with ValueError: a learned extent other than 0 and powers of two; `map_size` missing for learned extent 0
-    or given otherwise; at run time a map of another size than `map_size`, of other channels or rank; with TypeError:
+    or given otherwise (so this form fits one resolution: insert it with include=, stage by stage); a width without
+    `mlp`; at run time a map of another size than `map_size`, of other channels or rank; with TypeError:
     integer maps. A fresh gate is not the identity: its factors lie around 0.5. With learned extent 0, batch norm sees
     one value per sample and channel, so training needs two samples at least. Without weights there is nothing to read
     the number of channels from: build the default form anew after pruning.
@@ -129,6 +130,12 @@ class GatherExcite(Gate):
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
         _checks.integer_at_least(0, extent=extent)
+        _checks.boolean(learned=learned, mlp=mlp)
+        if not mlp and (rd_ratio, rd_channels, rd_divisor) != (1 / 16, None, 1):
+            raise _checks.InvalidValueError(
+                "rd_ratio, rd_channels and rd_divisor are the width of the MLP. Give mlp=True with them, or leave them "
+                "out."
+            )
         self.extent = extent
         self.map_size = self._checked_map_size(learned, map_size)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)

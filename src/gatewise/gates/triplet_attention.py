@@ -88,6 +88,7 @@ class TripletAttention(Gate):
     ) -> None:
         super().__init__(channels)
         _checks.odd(kernel_size=kernel_size)
+        _checks.boolean(no_spatial=no_spatial)
         self.cw = branch(kernel_size, device, dtype)
         self.hc = branch(kernel_size, device, dtype)
         self.hw = None if no_spatial else branch(kernel_size, device, dtype)

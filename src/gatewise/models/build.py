@@ -20,7 +20,7 @@ def make_model(
     spec: str | ModelSpec,
     *,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -29,14 +29,15 @@ def make_model(
     Args:
         spec: a name ("resnet20", or any of timm's, "hf-hub:OWNER/NAME" too), a string with options and gates
             ("resnet20:shortcut=padding+gct:mode=l1@before_conv"), or a `ModelSpec`.
-        num_classes: outputs of the classifier; None leaves the network's own (10 here, 1000 in timm).
-        in_chans: channels of the image.
+        num_classes: outputs of the classifier; None leaves the spec's, or the network's own (10 here, 1000 in timm).
+        in_chans: channels of the image; None leaves the spec's, or 3.
         seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
             not depend on the gates.
         **options: of the network. Built here: shortcut="projection" or "padding" for all, width=32 for
             resnet18_cifar, parameters=400000 for the names that end in _wider. For timm's, all of create_model.
 
-    An unknown name or option is refused with ValueError and the nearest known one.
+    An unknown name or option is refused with ValueError and the nearest known one, an option that the spec and the
+    call give different values with both.
 
     >>> net = make_model("resnet20+gct", num_classes=10)
     >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
@@ -45,17 +46,24 @@ def make_model(
     spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
     if any(choice.is_gater for choice in spec.gates):
         raise _checks.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
-    options = {**spec.model_options, **options, "in_chans": in_chans}
-    if num_classes is not None:
-        _checks.integer_at_least(1, num_classes=num_classes)
-        options["num_classes"] = num_classes
+    for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+        if value is not None:
+            _checks.integer_at_least(1, **{name: value})
+            options[name] = value
+    for name in spec.model_options.keys() & options.keys():
+        if spec.model_options[name] != options[name]:
+            raise _checks.InvalidValueError(
+                f"{spec.model} is asked for with {name}={spec.model_options[name]}, but {name}={options[name]} is "
+                f"needed here. Leave it out of the text."
+            )
+    options = {**spec.model_options, **options}
     if seed is None:
         model = _backbone(spec.model, options)
         insert_all(model, spec.gates)
         return model
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
-        return make_model(ModelSpec(spec.model, options, spec.gates), in_chans=in_chans)
+        return make_model(ModelSpec(spec.model, options, spec.gates))
 
 
 def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
@@ -71,5 +79,6 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
         )
     try:
         return timm.create_model(name, **options)
-    except TypeError as error:
-        raise _checks.InvalidValueError(f"timm cannot build {name!r} with these options: {error}") from None
+    except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise _checks.InvalidValueError(f"timm cannot build {name!r} with these options: {reason}") from None

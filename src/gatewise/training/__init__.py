@@ -1,6 +1,8 @@
 """Train one network: the recipe, the loop, and what it shows meanwhile."""
 
 from gatewise.training.interruption import Interrupted as Interrupted
+from gatewise.training.learner import build_model as build_model
+from gatewise.training.loop import holds_run as holds_run
 from gatewise.training.loop import train as train
 from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe

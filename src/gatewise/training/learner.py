@@ -11,9 +11,9 @@ from gatewise.assembly import make_model
 from gatewise.checkpoint import load_gater, load_state, load_weights, save_state
 from gatewise.data import Batches, Dataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
-from gatewise.insertion import gates_in
+from gatewise.places import evaluation_mode
 from gatewise.training.recipe import Recipe, resolve_precision
-from gatewise.tuning import Stage, gate_loss, parameter_groups
+from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
 
 class Learner:
@@ -35,13 +35,14 @@ class Learner:
         self.recipe = recipe
         self.classes = len(dataset.classes)
         self.details = {"num_classes": self.classes, "in_chans": dataset.channels}
-        model = make_model(recipe.spec, **self.details, image_size=dataset.size, seed=recipe.seed)
-        if recipe.gate_epochs and not gates_in(model):
+        model = build_model(recipe, dataset)
+        if recipe.gate_epochs and not any(True for _ in gate_parameters(model)):
             raise _checks.InvalidValueError(
-                f"gate_epochs is {recipe.gate_epochs}, but there are no gates to train. "
+                f"gate_epochs is {recipe.gate_epochs}, but there are no gates with parameters to train. "
                 f"Name some with gate, or set gate_epochs to 0."
             )
         config = load_weights(model, recipe.initial_weights) if recipe.initial_weights else {}
+        _refuse_other_gates(recipe, config)
         if recipe.initial_gater:
             load_gater(model, recipe.initial_gater)
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
@@ -138,6 +139,39 @@ class Learner:
         return {"model": self.plain_model} | ({} if self.average is None else {"ema": self.average.module})
 
 
+def build_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """Return the recipe's network for a data set; one that cannot take its images is refused with ValueError."""
+    options = {"num_classes": len(dataset.classes), "in_chans": dataset.channels, "image_size": dataset.size}
+    model = make_model(recipe.spec, **options, seed=recipe.seed)
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            output = model(torch.zeros(1, dataset.channels, *dataset.size))
+    except Exception as error:
+        size = " x ".join(map(str, (dataset.channels, *dataset.size)))
+        raise _checks.InvalidValueError(
+            f"{recipe.spec} cannot take the data's images of {size}: {' '.join(str(error).split())[:200]}. "
+            f"Choose another network, or set image_size."
+        ) from None
+    if tuple(output.shape) != (1, len(dataset.classes)):
+        raise _checks.InvalidValueError(
+            f"{recipe.spec} gives {tuple(output.shape)} for one image; expected (1, {len(dataset.classes)}), a number "
+            f"for each class."
+        )
+    return model
+
+
+def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:
+    """Refuse initial weights whose gates had other options: the same numbers would mean something else."""
+    trained = {gate["gate"]: gate["options"] for gate in config.get("spec", {}).get("gates", ())}
+    for choice in recipe.spec.gates:
+        there = trained.get(choice.name)
+        if there is not None and not choice.is_gater and dict(there) != dict(choice.options):
+            raise _checks.InvalidValueError(
+                f"{recipe.initial_weights} was trained with {choice.name} and options {dict(there)}, not with "
+                f"{dict(choice.options)}, so its gates would mean something else. Take the same options."
+            )
+
+
 def _normalisation(recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Return the mean and deviation that the initial weights were trained with, or those of the data set."""
     if "mean" in config and len(config["mean"]) == dataset.channels:
@@ -154,6 +188,10 @@ def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     timm_optim = _checks.optional_module("timm.optim", "training")
     _checks.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
     groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
+    if "hessian" in recipe.optimizer:
+        raise _checks.InvalidValueError(
+            f"optimizer {recipe.optimizer!r} needs second derivatives, which this loop does not take. Choose another."
+        )
     try:
         return timm_optim.create_optimizer_v2(groups, opt=recipe.optimizer, **options)
     except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU or a package

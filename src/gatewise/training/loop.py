@@ -10,6 +10,7 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from gatewise import _checks
 from gatewise.checkpoint import (
+    complete_states,
     keep_newest_states,
-    newest_state,
     read_json,
+    read_json_lines,
     save_model,
     state_progress,
     write_atomically,
@@ -80,15 +82,33 @@ def train(
         run.close()
 
 
+def holds_run(out: Path) -> bool:
+    """Whether a folder holds anything that a training has come to; a recipe alone is nothing yet."""
+    return (out / "metrics.json").exists() or bool(complete_states(out / "checkpoints"))
+
+
 def _claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     """Refuse a folder that holds another run; return the metrics of a finished one."""
-    if not (out / "recipe.yaml").exists():
+    if not holds_run(out):
         out.mkdir(parents=True, exist_ok=True)
         return None
+    if not (out / "recipe.yaml").exists():
+        raise _checks.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
     if not resume:
         raise _checks.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
     Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
     return read_json(out / "metrics.json") if (out / "metrics.json").exists() else None
+
+
+@contextlib.contextmanager
+def _naming_what_is_left(checkpoint: Path) -> Iterator[None]:
+    """Add to the refusal of a damaged checkpoint what else there is to go on from."""
+    try:
+        yield
+    except _checks.DataError as error:
+        others = [state.name for state in complete_states(checkpoint.parent) if state != checkpoint]
+        rest = others[-1] if others else "the beginning"
+        raise _checks.DataError(f"{error} Or remove {checkpoint}: the training then goes on from {rest}.") from None
 
 
 class _Run:
@@ -98,9 +118,7 @@ class _Run:
         self.recipe, self.out, self.dataset, self.progress = recipe, out, dataset, progress
         self.augmentation = dataset.augmentation(recipe.augmentation)
         if self.augmentation.per_image:
-            self.augmentation.of_picture(
-                dataset.size
-            )  # refuses a policy that cannot be read before anything is written
+            self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
         self.learner = learner = Learner(recipe, dataset)
         accelerator = self.accelerator = learner.accelerator
         share = (accelerator.process_index, accelerator.num_processes)
@@ -108,7 +126,9 @@ class _Run:
         normalisation = learner.mean, learner.std
         augmented = {**common, "augmentation": self.augmentation, "share": share}
         self.batches = make_batches(dataset.train, recipe.batch_size, *normalisation, **augmented)
-        self.validation = make_batches(dataset.validation, 500, *normalisation, augmentation=Augmentation(), **common)
+        self.validation = make_batches(
+            dataset.validation, recipe.batch_size, *normalisation, augmentation=Augmentation(), **common
+        )
         if learner.mix is not None and self.batches.batch_size // share[1] % 2:
             raise _checks.InvalidValueError(
                 f"mixup and cutmix mix pairs, but a batch has {self.batches.batch_size} images."
@@ -132,23 +152,29 @@ class _Run:
                 continue
             self.learner.begin(stage)
             if checkpoint is not None:
-                stage_is_new = (self.epoch, self.step) == (stage.epochs.start, 0)
-                self.learner.restore(checkpoint, stage_is_new=stage_is_new)
+                self._restore(checkpoint, stage_is_new=(self.epoch, self.step) == (stage.epochs.start, 0))
                 checkpoint = None
             while self.epoch in stage.epochs:
                 self._train_epoch(stage, interruption)
                 self._stop_if_asked(interruption)
         if checkpoint is not None:  # all epochs are done, their results not written
             self.learner.begin(self.recipe.stages[-1])
-            self.learner.restore(checkpoint, stage_is_new=False)
+            self._restore(checkpoint, stage_is_new=False)
+
+    def _restore(self, checkpoint: Path, *, stage_is_new: bool) -> None:
+        """Go back to a checkpoint; a damaged one is refused with what else there is."""
+        with _naming_what_is_left(checkpoint):
+            self.learner.restore(checkpoint, stage_is_new=stage_is_new)
 
     def _find_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, if there is one, and take over its position."""
-        checkpoint = newest_state(self.out / "checkpoints")
-        if checkpoint is None:
+        states = complete_states(self.out / "checkpoints")
+        if not states:
             self.recipe.save(self.out / "recipe.yaml")
             return None
-        progress = state_progress(checkpoint)
+        checkpoint = states[-1]
+        with _naming_what_is_left(checkpoint):
+            progress = state_progress(checkpoint)
         self.epoch, self.step = progress["epoch"], progress["step"]
         self.losses = list(torch.tensor(progress["losses"], device=self.accelerator.device))
         self.correct += progress["correct"]
@@ -157,8 +183,10 @@ class _Run:
     def _open_log(self) -> None:
         """Keep the log's rows of epochs that are behind us, and no others."""
         log = self.out / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        self.rows = [row for row in map(json.loads, lines) if row["epoch"] <= self.epoch]
+        rows = read_json_lines(log) if log.exists() else []
+        self.rows = [row for row in rows if row["epoch"] <= self.epoch]
+        if len(self.rows) < self.epoch:
+            raise _checks.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
         if not self.accelerator.is_main_process:
             return
         with contextlib.suppress(_checks.MissingExtraError):

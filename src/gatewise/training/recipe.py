@@ -120,10 +120,10 @@ class Recipe:
     def of_comparison(self, gate: str, seed: int) -> Self:
         """Return what a comparison trains for one gate and seed.
 
-        A network without gates has no stage for them, and one without a gater no weights to start it from.
+        A network without gates that learn has no stage for them, and one without a gater no weights to start it from.
         """
         gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
-        gate_epochs = 0 if all(choice.is_gater for choice in gates) else self.gate_epochs
+        gate_epochs = self.gate_epochs if any(choice.learns for choice in gates) else 0
         gater_init = self.gater_init if any(choice.is_gater for choice in gates) else None
         return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, gater_init=gater_init)
 
@@ -147,7 +147,10 @@ class Recipe:
         for field in dataclasses.fields(cls):
             if field.type is float and isinstance(text := values.get(field.name), str):
                 values[field.name] = parse_value(text)  # YAML 1.1 takes 1e-3 for a word
-        return cls.from_dict(values)
+        try:
+            return cls.from_dict(values)
+        except _checks.GatewiseError as error:
+            raise type(error)(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
         """Write a YAML file."""
