@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import compare as comparing
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise._checks import DataError, InvalidTypeError, InvalidValueError, TrainingError
 from gatewise.checkpoint import load_model
 from gatewise.compare import compare, table
 from gatewise.data import Batches, Dataset, Images, load_dataset
@@ -421,3 +421,44 @@ def test_options_and_places_are_compared_like_gates(few_digits: None, tmp_path: 
              for name, slug in zip(names, ("gct", "gct--mode=l1", "gct--activation=sigmoid", "gct-residual_end", "se",
                                            "se-before_conv"), strict=False)}  # fmt: skip
     assert list(sites.values()) == [21, 21, 21, 9, 9, 21]
+
+
+def test_a_choice_that_diverges_is_listed_and_the_others_are_compared(
+    few_digits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = comparing.train
+
+    def diverging(recipe: Recipe, *args: Any, **options: Any) -> Any:
+        if recipe.gate == "se" and recipe.seed == 1:
+            raise TrainingError("the loss is nan at step 1 of epoch 1")
+        return original(recipe, *args, **options)
+
+    monkeypatch.setattr(comparing, "train", diverging)
+    results = compare(QUICK, parse_gates_list("none,se,gct"), 2, tmp_path)
+    assert [variant["gates"] for variant in results["variants"]] == ["none", "gct"]
+    assert results["failed"] == {"se": "seed 1: the loss is nan at step 1 of epoch 1"}
+    assert "Failed: se" in (tmp_path / "report.html").read_text()
+    with pytest.raises(TrainingError, match="se, seed 1: the loss is nan"):
+        compare(QUICK, parse_gates_list("se"), 2, tmp_path)
+
+
+def test_what_a_run_begins_with_is_looked_for_before_anything_is_trained(few_digits: None, tmp_path: Path) -> None:
+    (tmp_path / "seed_0").mkdir()
+    recipe = dataclasses.replace(QUICK, init=f"{tmp_path}/seed_{{seed}}")
+    with pytest.raises(DataError, match="seed_1' does not exist"):
+        compare(recipe, parse_gates_list("none"), 2, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_s_folder_is_not_taken_for_a_comparison(few_digits: None, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(InvalidValueError, match="holds a single run"):
+        compare(QUICK, parse_gates_list("none"), 1, tmp_path)
+
+
+def test_damaged_predictions_are_named(few_digits: None, tmp_path: Path) -> None:
+    compare(QUICK, parse_gates_list("none"), 1, tmp_path)
+    with (tmp_path / "runs" / "none" / "seed_0" / "predictions.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match=r"predictions\.safetensors is no safetensors file"):
+        compare(QUICK, parse_gates_list("none"), 1, tmp_path)

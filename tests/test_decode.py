@@ -104,6 +104,26 @@ def test_what_is_no_image_is_refused_in_one_line_that_names_it(content: bytes | 
     assert "\n" not in str(caught.value)
 
 
+def test_whatever_a_decoder_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("Failed to decode image")
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(DataError, match=r"^x\.avif: truncated or unreadable image \(Failed to decode image\)"):
+        decode("x.avif", b"bytes")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(np.int32, "32-bit"), (np.float32, "floating-point")])
+def test_pixels_whose_range_nobody_knows_are_refused(kind: Any, expected: str) -> None:
+    content = saved(Image.fromarray(np.arange(4, dtype=kind).reshape(2, 2)), "TIFF")
+    with pytest.raises(DataError, match=f"x: {expected} pixels, whose range is not known"):
+        decode("x", content)
+
+
+def test_transparency_is_dropped() -> None:
+    assert at(decode("x", saved(Image.new("RGBA", (2, 2), (9, 8, 7, 0)))), 0, 0) == (9, 8, 7)
+
+
 def test_a_picture_too_large_to_be_honest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match=r"^file: truncated or unreadable image .*bomb"):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_training import DATASET, RECIPE
 
 import gatewise as gw
 from gatewise.cli import app
+from gatewise.training import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,7 +20,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-def test_the_readme_s_python_runs() -> None:
+def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(RECIPE, "plain", dataset=DATASET)
     code = "\n".join(blocks("README.md", "python")).replace("pretrained=True", "pretrained=False")
     names: dict = {"torch": torch}
     lines = code.splitlines()

@@ -236,6 +236,7 @@ def test_the_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkey
     "changes",
     [
         {"ema": 0.9},
+        {"optimizer": "lamb", "lr": 0.005},
         {"mixup": 0.4, "cutmix": 1.0},
         {"augmentation": "shift+rand-m9-mstd0.5"},
         {"gate": "gaternet:budget=0.5"},
@@ -294,3 +295,27 @@ def test_the_metrics_of_a_tuned_run_are_those_of_any_run(plain: Path, tmp_path: 
     model = load_model(tmp_path / "run")[0]
     assert metrics["parameters"] == sum(p.numel() for p in model.parameters())
     assert sum(is_gate(name) for name, _ in model.named_parameters()) == 3 * 21
+
+
+def test_gates_without_parameters_have_no_stage_of_their_own(tmp_path: Path) -> None:
+    net = gw.make_model("resnet20+ge")
+    with pytest.raises(InvalidValueError, match="its gates have no parameters"):
+        gw.train_only_gates(net)
+    with pytest.raises(InvalidValueError, match="there are no gates with parameters to train"):
+        trained(tmp_path / "run", dataclasses.replace(RECIPE, gate="ge", gate_epochs=1))
+    assert not (tmp_path / "run").exists()
+    staged = dataclasses.replace(RECIPE, gate_epochs=1)
+    stages = {gate: staged.of_comparison(gate, 0).gate_epochs for gate in ("none", "ge", "lrn", "gct", "gct+ge")}
+    assert stages == {"none": 0, "ge": 0, "lrn": 0, "gct": 1, "gct+ge": 1}
+
+
+def test_gates_trained_with_other_options_are_refused(tmp_path: Path) -> None:
+    one = dataclasses.replace(RECIPE, epochs=1)
+    trained(tmp_path / "l2", dataclasses.replace(one, gate="gct"))
+    start = {"init": str(tmp_path / "l2"), "epochs": 1}
+    with pytest.raises(InvalidValueError, match=r"was trained with gct and options \{\}, not with \{'mode': 'l1'\}"):
+        trained(tmp_path / "l1", dataclasses.replace(RECIPE, gate="gct:mode=l1", **start))
+    found = trained(tmp_path / "more", dataclasses.replace(RECIPE, gate="gct+se", lr=1e-8, **start))
+    old = load_file(tmp_path / "l2" / "model.safetensors")
+    torch.testing.assert_close(found["conv1.gct.alpha"], old["conv1.gct.alpha"], atol=1e-6, rtol=0)
+    assert any(".se." in name for name in found)

@@ -444,6 +444,23 @@ def test_local_gating_decides_at_each_site_from_its_own_input() -> None:
     assert net.gater_macs == sum(p.numel() for n, p in net.gater.named_parameters() if n.endswith("weight"))
 
 
+def test_with_a_budget_gates_start_open_and_else_undecided() -> None:
+    for gater in ("light", "local"):
+        budgeted, free = (small(gater=gater, budget=budget) for budget in (0.5, None))
+        for net, bias in ((budgeted, 2.0), (free, 0.0)):
+            layers = [layer for name, layer in net.gater.named_modules() if name.endswith("fc2")]
+            assert layers
+            assert all(bool((layer.bias == bias).all()) for layer in layers)
+
+
+def test_a_guessed_image_size_is_told() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    with pytest.warns(UserWarning, match="Sequential does not tell its image size; work is counted for 224x224"):
+        gw.GaterNet(backbone)
+    gw.GaterNet(backbone, image_size=(8, 8))
+    gw.GaterNet(gw.make_model("resnet20"))
+
+
 def test_gates_may_start_open() -> None:
     closed, opened = (small(gate_bias=bias).forward_with_gates(images())[1].mean() for bias in (-4.0, 4.0))
     assert closed < 0.1
@@ -647,7 +664,7 @@ def test_what_cannot_be_is_refused_at_construction(
 
 def test_a_backbone_without_filters_to_gate_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="Sequential has no filters to gate at sites='inner'"):
-        gw.GaterNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+        gw.GaterNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), image_size=(8, 8))
     with pytest.raises(InvalidValueError, match="Linear has no convolution"):
         gw.GaterNet(nn.Linear(3, 4))
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
+from gatewise._checks import GatewiseError, InvalidValueError
 from gatewise.insertion import insert_all
 from gatewise.spec import parse_gates
 
@@ -739,3 +740,49 @@ def test_a_gate_is_given_as_a_string_a_choice_or_a_class() -> None:
     insertion = gw.insert_gates(chain(), gw.GatedChannelTransform, place="inner", mode="l1")
     assert list(insertion.gates) == ["1.gated_channel_transform"]
     assert insertion.gates["1.gated_channel_transform"].mode == "l1"
+
+
+def test_gates_can_be_added_to_a_network_that_has_others() -> None:
+    first, second = gw.make_model("resnet20+gct"), gw.make_model("resnet20+gct+se")
+    second.load_state_dict(first.state_dict())
+    damaged = {name: value for name, value in first.state_dict().items() if name != "conv1.gct.gamma"}
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"conv1\.gct\.gamma\"\."):
+        second.load_state_dict(damaged)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet18", "gct"), "insert_gates takes a network"),
+        (
+            (nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3)), "triplet@before_conv"),
+            "maps of two spatial axes, but '0' has 1",
+        ),
+    ],
+)
+def test_what_gates_cannot_go_into_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(GatewiseError, match=message):
+        gw.insert_gates(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"include": "("}, "is no regular expression"),
+        ({"exclude": "["}, "is no regular expression"),
+        ({"before": "conv"}, "take layer types such as torch.nn.Conv2d"),
+    ],
+)
+def test_choices_that_cannot_be_read_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(GatewiseError, match=message):
+        gw.insert_gates(gw.make_model("resnet20"), "gct", **options)
+
+
+def test_an_insertion_is_shown_in_one_line() -> None:
+    insertion = gw.insert_gates(gw.make_model("resnet20"), "gct", exclude=["conv1"])
+    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 left out)"
+
+
+def test_the_network_that_has_no_place_is_told_in_the_gate_s_own_words() -> None:
+    with pytest.raises(InvalidValueError, match="no place for se in Sequential .* for example se@before_conv"):
+        gw.insert_gates(nn.Sequential(nn.Conv2d(3, 8, 3)), "se")

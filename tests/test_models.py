@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import gatewise as gw
+from gatewise._checks import InvalidTypeError, InvalidValueError
 from gatewise.models import CifarResNet, model_names
 from gatewise.models.families import FAMILIES
 from gatewise.models.form import Form
@@ -417,3 +419,46 @@ def test_options_of_the_networks_built_here_are_those_of_their_class() -> None:
     for hidden in hidden_options:
         with pytest.raises(ValueError, match=f"unknown option of model 'resnet20' '{hidden}'"):
             gw.make_model("resnet20", **{hidden: [1, 1, 1]})
+
+
+def test_options_in_the_text_count() -> None:
+    assert gw.make_model("resnet20:in_chans=1,num_classes=7").conv1.in_channels == 1
+    assert gw.make_model("resnet20:in_chans=1", in_chans=1, seed=3).conv1.in_channels == 1
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_text_and_call_must_not_disagree(seed: int | None) -> None:
+    with pytest.raises(InvalidValueError, match="asked for with num_classes=7, but num_classes=2 is needed here"):
+        gw.make_model("resnet20:num_classes=7", num_classes=2, seed=seed)
+
+
+@pytest.mark.parametrize("model", ["resnet18:global_pool=foo", "resnet18.nope:pretrained=true"])
+def test_what_timm_cannot_build_is_one_line(model: str) -> None:
+    with pytest.raises(InvalidValueError, match="timm cannot build 'resnet18"):
+        gw.make_model(model)
+
+
+@pytest.mark.parametrize(
+    ("gate", "options"),
+    [
+        ("triplet", {"no_spatial": "no"}),
+        ("ge", {"learned": "no"}),
+        ("ge", {"mlp": 1}),
+        ("gct", {"after_relu": "off"}),
+    ],
+)
+def test_a_word_is_no_yes(gate: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTypeError, match="must be true or false, got"):
+        gw.make_gate(gate, 8, **options)
+
+
+@pytest.mark.parametrize(
+    ("gate", "options", "message"),
+    [
+        ("ge", {"rd_channels": 9}, "are the width of the MLP"),
+        ("eca", {"kernel_size": 5, "gamma": 7}, "give them or kernel_size, not both"),
+    ],
+)
+def test_options_without_a_use_are_refused(gate: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        gw.make_gate(gate, 8, **options)

@@ -98,7 +98,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "other classes": (
         lambda f: (f / "val/bee").rename(f / "val/cat"),
-        ("different classes", "'bee'", "'cat'"),
+        ("different classes", "only in train: ['bee']; only in validation: ['cat']"),
     ),
     "no validation": (
         lambda f: shutil.rmtree(f / "val"),
@@ -107,6 +107,16 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "several sizes": (
         lambda f: picture(0, (6, 9)).save(f / "train/bee/2.png"),
         ("train/bee/2.png: the image is 9x6", "train/ant/0.png is 6x6", "image_size"),
+    ),
+    "masks": (
+        lambda f: [
+            (f / s / a).rename(f / s / b) for s in ("train", "val") for a, b in (("ant", "images"), ("bee", "masks"))
+        ],
+        ("train", "the folders images, masks hold images and masks"),
+    ),
+    "loose images": (
+        lambda f: [shutil.move(f / "train/ant/0.png", f), shutil.rmtree(f / "train"), shutil.rmtree(f / "val")],
+        ("no train split", "and no train/CLASS/ with images either"),
     ),
     "dangling link": (
         lambda f: [(f / "train/ant/1.png").unlink(), (f / "train/ant/1.png").symlink_to("nowhere.png")],

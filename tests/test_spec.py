@@ -233,6 +233,32 @@ def test_a_gate_that_cannot_be_is_refused_at_once(text: str, message: str) -> No
         ModelSpec.parse(f"resnet20+{text}")
 
 
+@pytest.mark.parametrize("text", ["gct,gct@before_conv", "none,gct,gct:mode=l2", "se,se:rd_ratio=1/16@residual_end"])
+def test_the_same_gate_in_other_words_is_listed_twice(text: str) -> None:
+    with pytest.raises(ValueError, match="gates listed twice: "):
+        parse_gates_list(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gct:", "no option after ':'"),
+        ("none+gct", "none stands alone"),
+        ("gct:mode=l1,mode=l2", "option 'mode' is given twice"),
+    ],
+)
+def test_text_that_says_too_little_or_too_much_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_gates(text)
+
+
+def test_sizes_survive_text_and_files() -> None:
+    choice = GateChoice("ge", {"learned": True, "map_size": (7, 8)})
+    spec = ModelSpec("resnet20", {}, (choice,))
+    assert str(choice) == "ge:learned=true,map_size=7x8"
+    assert ModelSpec.parse(str(spec)) == spec == ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+
+
 @pytest.mark.parametrize("sites", ["layer.+", "conv{1,2}", "a@b"])
 def test_an_expression_that_the_text_would_divide_is_refused(sites: str) -> None:
     with pytest.raises(ValueError, match="which divide this text"):

@@ -1,5 +1,7 @@
 """Streamed batches are the batches in memory, whoever decodes them; augmentation is what its words say."""
 
+import dataclasses
+import pickle
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -236,3 +238,9 @@ def test_a_large_image_set_streams_at_its_own_size(tmp_path: Path) -> None:
     shown, labels = next(batches.training(0, seed=0, augmentation=augmentation))
     assert shown.shape == (4, 3, 24, 24)
     assert sorted(labels.tolist()) == [0, 0, 1, 1]
+
+
+def test_what_workers_do_to_a_picture_can_be_sent_to_them() -> None:
+    change = dataclasses.replace(Augmentation(), crop=True, policy="rand-m9").of_picture((8, 8))
+    picture = Image.new("RGB", (16, 16), (9, 8, 7))
+    assert pickle.loads(pickle.dumps(change))(picture).size == (8, 8)

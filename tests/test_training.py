@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import registry
-from gatewise._checks import InvalidValueError, TrainingError
+from gatewise._checks import DataError, InvalidValueError, TrainingError
 from gatewise.checkpoint import load_model
 from gatewise.data import Augmentation, Batches, Dataset, Images
 from gatewise.training import Progress, Recipe, learner, loop, train
@@ -564,3 +565,65 @@ def test_the_recipe_s_data_is_loaded_if_none_is_given(tmp_path: Path, monkeypatc
     monkeypatch.setattr(loop, "load_dataset", load)
     train(dataclasses.replace(RECIPE, epochs=1, data="some/folder", image_size=24, loading="stream"), tmp_path / "run")
     assert asked == [("some/folder", 24, "stream")]
+
+
+# Folders
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "inception_v3"])
+def test_a_network_that_cannot_take_the_images_is_refused_before_anything_is_written(
+    tmp_path: Path, model: str
+) -> None:
+    with pytest.raises(
+        InvalidValueError, match=f"{model} cannot take the data's images of 1 x 8 x 8: .* set image_size"
+    ):
+        train(dataclasses.replace(RECIPE, model=model), tmp_path / "run", dataset=DATASET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_nothing_but_a_recipe_is_free(tmp_path: Path, run: Path) -> None:
+    dataclasses.replace(RECIPE, lr=1.0).save(tmp_path / "recipe.yaml")
+    train(RECIPE, tmp_path, dataset=DATASET)
+    assert equal(weights(tmp_path), weights(run))
+
+
+def test_results_without_a_recipe_are_not_taken_for_one_s_own(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "recipe.yaml").unlink()
+    (tmp_path / "run" / "metrics.json").unlink()
+    for resume in (False, True):
+        with pytest.raises(DataError, match="holds checkpoints or results but no recipe.yaml"):
+            train(dataclasses.replace(RECIPE, lr=0.5), tmp_path / "run", dataset=DATASET, resume=resume)
+
+
+def _cut_log(run: Path) -> None:
+    (run / "log.jsonl").write_text((run / "log.jsonl").read_text()[:-40])
+
+
+def _damage(run: Path, file: str, content: bytes) -> None:
+    (sorted((run / "checkpoints").iterdir())[-1] / file).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "log.jsonl").unlink(), r"log\.jsonl has 0 of 3 epochs"),
+        (_cut_log, r"log\.jsonl, line 3: not valid JSON"),
+        (lambda run: _damage(run, "state.json", b"{}"), r"state\.json has no 'progress'.* goes on from step_000000006"),
+        (lambda run: _damage(run, "state.safetensors", b"x"), r"is damaged: .* goes on from step_000000006"),
+    ],
+)
+def test_damaged_files_are_named_with_what_is_left(
+    run: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    damage(tmp_path / "run")
+    with pytest.raises(DataError, match=message):
+        train(RECIPE, tmp_path / "run", dataset=DATASET, resume=True)
+
+
+def test_a_comparison_s_folder_is_not_taken_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(InvalidValueError, match="holds a comparison"):
+        train(RECIPE, tmp_path, dataset=DATASET)

@@ -10,6 +10,9 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(f"gatewise: the command line needs {error.name!r}: pip install 'gatewise[train]'", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("gatewise: interrupted before anything was begun", file=sys.stderr)
+        return 130
     return run()
 
 

@@ -7,10 +7,9 @@ the command line can tell a user's mistake (one line, exit code 2) from a defect
 import difflib
 import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -118,10 +117,10 @@ def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -
         )
 
 
-def options_of(owner: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+def options_of(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse option names that `owner` does not have."""
     known = list(known)
-    for name in given:
+    for name in sorted(given):
         one_of(f"option of {owner}", name, known)
 
 

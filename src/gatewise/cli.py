@@ -164,7 +164,8 @@ def train(
     resume
         Go on behind the last checkpoint of an interrupted run; start afresh where there is none.
     gater
-        Put a GaterNet around the network, with this gater: light, resnet20 or local.
+        Put a GaterNet around the network, with this gater: light, resnet20 or local [light, where --sites or
+        --budget is given].
     sites
         Which of its filters are gated: inner or residual.
     budget
@@ -180,9 +181,16 @@ def train(
         print(json.dumps(metrics, indent=2))
     else:
         print(
-            f"accuracy {100 * metrics['accuracy']:.2f} % after {metrics['epochs']} epochs, "
+            f"accuracy {100 * metrics['accuracy']:.2f} % after {metrics['epochs']} epochs, {_work_done(metrics)}"
             f"{metrics['images_per_second']:.0f} training images/s; run: {out}"
         )
+
+
+def _work_done(metrics: dict[str, Any]) -> str:
+    """Say what a network that chooses its filters did."""
+    if "open_fraction" not in metrics:
+        return ""
+    return f"{metrics['open_fraction']:.3f} open, {metrics['executed_macs'] / 1e6:.2f} M MACs an image, "
 
 
 @app.command
@@ -207,7 +215,8 @@ def compare(
     out
         The folder of the comparison.
     gates
-        What to compare, separated by commas: none, gct, gct:mode=l1@before_conv, gct+se, ...
+        What to compare, separated by commas: none, gct, gct:mode=l1@before_conv, gct+se, ... Differences are to
+        none, or to the first where none is not listed.
     seeds
         How many seeds, counted from 0.
     recipe

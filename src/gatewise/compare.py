@@ -55,6 +55,8 @@ def compare(
     if not gates:
         raise _checks.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     out, progress = Path(out), progress or Progress(quiet=True)
+    if holds_run(out):
+        raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
         folder: recipe.of_comparison(name, seed)
@@ -144,7 +146,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         "precision": metrics[baseline][0]["precision"],
         "validation_images": correct[baseline].shape[1],
         "environment": metrics[baseline][0]["environment"],
-        "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds with quartiles",
+        "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,
     }
 

@@ -66,6 +66,9 @@ class Insertion:
     gates: dict[str, Gate] = field(default_factory=dict)
     _handles: list[RemovableHandle] = field(default_factory=list, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} left out)"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The layers that are guarded, in the network's order."""
@@ -143,6 +146,8 @@ def insert_gates(
     (('2',), ['2.gct'])
     >>> insertion.undo()
     """
+    if not isinstance(model, nn.Module):
+        raise _checks.InvalidTypeError(f"insert_gates takes a network (torch.nn.Module), got {model!r}.")
     choice, make = _resolve(gate, place, options)
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise _checks.InvalidValueError("give only one of place=, before= and after=.")
@@ -152,10 +157,12 @@ def insert_gates(
     places = tuple(found for found, reason in chosen if not reason)
     skipped = [*candidates.skipped, *(Skipped(found.layer, reason) for found, reason in chosen if reason)]
     if not places:
+        named = str(choice) if choice else _snake_case(gate)
         listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise _checks.InvalidValueError(
-            f"no place for {gate!r} in {type(model).__name__} ({listed}). "
-            f"Choose another place=, for example 'before_conv' or 'stage_end', or layers with before= or after=."
+            f"no place for {named} in {type(model).__name__} ({listed}). "
+            f"Choose another place, for example {named.partition('@')[0]}@before_conv or @stage_end; in Python also "
+            f"layers with before= or after=."
         )
     insertion = Insertion(model, places, tuple(skipped))
     name = choice.name if choice else _snake_case(gate)

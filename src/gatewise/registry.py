@@ -126,7 +126,7 @@ class GateSpec:
 
     def make(self, channels: int, **options: Any) -> Gate:
         """Build the gate; an unknown option is refused with the list of known ones."""
-        _checks.options_of(f"gate {self.name!r}", options, [*self.options, "device", "dtype"])
+        _checks.options_of(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
         return self.gate(channels, **options)
 
 

@@ -127,6 +127,15 @@ class GateChoice:
         return self.name == GATER
 
     @property
+    def in_full(self) -> tuple[Any, ...]:
+        """What this choice means, its defaults written out."""
+        if self.is_gater:
+            return self.name, dict(self.options), None
+        fact = gate_spec(self.name)
+        defaults = {name: parameter.default for name, parameter in fact.options.items()}
+        return self.name, {**defaults, **self.options}, self.place or fact.place
+
+    @property
     def learns(self) -> bool:
         """Whether this is a gate with parameters of its own."""
         if self.is_gater:
@@ -137,7 +146,9 @@ class GateChoice:
     def parse(cls, text: str) -> Self:
         """Read "name:option=value,...@place"."""
         body, at, place = text.strip().partition("@")
-        name, _, options = body.partition(":")
+        name, colon, options = body.partition(":")
+        if colon and not options:
+            raise _checks.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
         if at and not place:
             raise _checks.InvalidValueError(f"no place after '@' in {text!r}; expected one of {', '.join(PLACES)}.")
         return cls(name, _parse_options(options, text), place or None)
@@ -157,6 +168,8 @@ def parse_gates(text: str) -> Gates:
     """
     if text.strip() == "none":
         return ()
+    if "none" in text.split("+"):
+        raise _checks.InvalidValueError(f"none stands alone, got {text!r}. Leave it out beside other gates.")
     return tuple(GateChoice.parse(part) for part in text.split("+"))
 
 
@@ -179,7 +192,8 @@ def parse_gates_list(text: str) -> list[Gates]:
         else:
             parts.append(part)
     chosen = [parse_gates(part) for part in parts]
-    repeated = {format_gates(gates) for gates in chosen if chosen.count(gates) > 1}
+    meant = [tuple(choice.in_full for choice in gates) for gates in chosen]
+    repeated = {format_gates(gates) for gates, full in zip(chosen, meant, strict=True) if meant.count(full) > 1}
     if repeated:
         raise _checks.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each once.")
     if not chosen:

@@ -21,7 +21,7 @@ def decode(where: str, content: bytes | None) -> Any:
     What is empty, truncated, of floating-point or 32-bit pixels or no image at all is refused with `DataError`, which
     begins with `where`.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not content:
         raise _checks.DataError(f"{where}: no image bytes.")
@@ -38,7 +38,8 @@ def decode(where: str, content: bytes | None) -> Any:
             if image.mode not in {"F", "I"}:
                 return image.convert("RGB")
     except Exception as error:  # decoders of foreign bytes raise whatever those lead to
-        raise _checks.DataError(f"{where}: truncated or unreadable image ({error}).") from None
+        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise _checks.DataError(f"{where}: truncated or unreadable image ({reason}).") from None
     kind = "floating-point" if image.mode == "F" else "32-bit"
     raise _checks.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
 

@@ -66,7 +66,7 @@ def _read_split(folder: Path, image_size: int | None) -> Split:
     try:
         images = torchvision.ImageFolder(str(folder), is_valid_file=_is_image)
     except FileNotFoundError as error:
-        raise _checks.DataError(f"{folder}: {' '.join(str(error).split())}.") from None
+        raise _checks.DataError(f"{folder}: {' '.join(str(error).split()).rstrip('.')}.") from None
     names = {name.lower().rstrip("s") for name in images.classes}
     if names <= _OF_MASKS | {"image", "img"} and names & _OF_MASKS:
         raise _checks.DataError(

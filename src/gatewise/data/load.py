@@ -82,8 +82,12 @@ def _own_size(splits: dict[str, Any], name: str, image_size: int | None) -> dict
 
 def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, ...]) -> None:
     if train != validation:
-        differing = sorted(set(train) ^ set(validation))
-        which = f"only in one of them: {differing[:5]}" if differing else "the same names in another order"
+        only = [
+            (split, sorted(set(a) - set(b))[:5])
+            for split, a, b in (("train", train, validation), ("validation", validation, train))
+        ]
+        differing = "; ".join(f"only in {split}: {names}" for split, names in only if names)
+        which = differing or "the same names in another order"
         raise _checks.DataError(f"{source}: the splits have different classes; {which}.")
 
 

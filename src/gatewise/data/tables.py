@@ -62,7 +62,8 @@ def _files(folder: Path, split: str) -> list[Path]:
     for prefix in SPLITS[split]:
         if files := [file for file in parquet if file.name.startswith(prefix)]:
             return files
-    found = ", ".join(file.name for file in parquet[:5]) or "no parquet file at all"
+    nothing = "no parquet file at all, and no train/CLASS/ with images either"
+    found = ", ".join(file.name for file in parquet[:5]) or nothing
     wanted = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
     raise _checks.DataError(f"{folder} has no {split} split: expected {wanted}, found {found}.")
 

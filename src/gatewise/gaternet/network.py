@@ -1,5 +1,6 @@
 """GaterNet: one network decides, per image, which filters of another run."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from gatewise.gaternet.switches import Switchboard, attach
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.measure import macs_per_sample
 from gatewise.places import evaluation_mode
-from gatewise.places.trace import example_inputs
+from gatewise.places.trace import example_inputs, known_input_size
 
 ESTIMATORS: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "semhash": semhash,
@@ -47,12 +48,15 @@ class GaterNet(nn.Module):
         head_norm: BatchNorm in it, as in the paper; the released code has none.
         group_size: neighbouring filters that share one gate.
         estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
-        gate_bias: at which the logits start; 2 starts with nearly all gates open.
-        budget: share of the gated filters' multiply-adds that shall be open, in (0, 1]; held by a controller. None
-            leaves it to `sparsity`.
+        gate_bias: at which the logits start; at 2 nearly all gates are open. None takes 2 with a budget, whose target
+            sinks from all open, and else 0.
+        budget: share of the gated filters' multiply-adds that shall be open, in (0, 1]; held by a controller, whose
+            target sinks over the first half of a training: tell its length with `schedule(steps)` (1,000 steps
+            otherwise). None leaves it to `sparsity`.
         sparsity: weight of the mean gate in the loss, the paper's lambda.
         weighting: how `sparsity` counts gates: "equal" as in the paper, or "macs".
-        image_size: (height, width) for counting work and building the gater; None takes what the backbone knows.
+        image_size: (height, width) for counting work and building the light gater; None takes what the backbone
+            knows, and if it knows nothing 224, with a warning.
         example: an input, for backbones whose input cannot be guessed.
 
     Refused at construction, with ValueError: no filter to gate, a bottleneck of 0, a budget outside (0, 1], both budget
@@ -79,7 +83,7 @@ class GaterNet(nn.Module):
         head_norm: bool = False,
         group_size: int = 1,
         estimator: str = "semhash",
-        gate_bias: float = 0.0,
+        gate_bias: float | None = None,
         budget: float | None = None,
         sparsity: float = 0.0,
         weighting: str = "equal",
@@ -89,6 +93,7 @@ class GaterNet(nn.Module):
         super().__init__()
         _checks.integer_at_least(1, bottleneck=bottleneck)
         _checks.boolean(head_norm=head_norm)
+        gate_bias = (0.0 if budget is None else 2.0) if gate_bias is None else gate_bias
         _checks.number_between(-100, 100, gate_bias=gate_bias)
         _checks.number_between(0, 1e6, sparsity=sparsity)
         if budget is not None:
@@ -240,6 +245,12 @@ def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
     if not guesses:
         raise _checks.InvalidValueError(f"{type(backbone).__name__} has no convolution; there is nothing to gate.")
     guess = guesses[0]
+    if image_size is None and not known_input_size(backbone):
+        size = "x".join(map(str, guess.shape[2:]))
+        warnings.warn(
+            f"{type(backbone).__name__} does not tell its image size; work is counted for {size}. Give image_size=.",
+            stacklevel=3,
+        )
     return guess if image_size is None else guess.new_zeros(2, guess.shape[1], *image_size)
 
 

@@ -116,13 +116,19 @@ def _gates_set_aside(model: nn.Module) -> Iterator[None]:
             gate.__dict__.pop("forward", None)
 
 
-def example_inputs(model: nn.Module) -> list[Tensor]:
-    """Return inputs that the network might take, the likeliest first."""
+def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
+    """Return (channels, height, width) as the network itself tells it, in `input_size` or timm's configuration."""
     shapes = []
     for owner in (model, getattr(model, "pretrained_cfg", None) or {}):
         size = owner.get("input_size") if isinstance(owner, dict) else getattr(owner, "input_size", None)
         if isinstance(size, tuple) and len(size) >= 2:
             shapes.append(size)
+    return shapes
+
+
+def example_inputs(model: nn.Module) -> list[Tensor]:
+    """Return inputs that the network might take, the likeliest first."""
+    shapes = known_input_size(model)
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             axes = module.weight.dim() - 2

@@ -89,8 +89,9 @@ def holds_run(out: Path) -> bool:
 
 def _claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     """Refuse a folder that holds another run; return the metrics of a finished one."""
+    if (out / "results.json").exists():
+        raise _checks.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
     if not holds_run(out):
-        out.mkdir(parents=True, exist_ok=True)
         return None
     if not (out / "recipe.yaml").exists():
         raise _checks.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")

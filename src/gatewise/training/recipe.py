@@ -27,12 +27,12 @@ class Recipe:
         data: digits, cifar10, cifar100, hub:NAME, or a folder of parquet files or of train/CLASS/ and val/CLASS/.
         model: network by name, options behind a colon (resnet18_cifar:width=32).
         gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.
-        init: weights to start from, a run folder or safetensors file, {seed} standing for the seed; gates stay fresh.
+        init: run folder or safetensors file to start from, {seed} standing for the seed; gates not in it are fresh.
         gater_init: weights for a gater's features, of a plain network of the same form, in the same way.
         epochs: passes over the training images.
         gate_epochs: how many of them, at the beginning, train the gates alone, all else frozen.
         seed: of weights, order and augmentation.
-        batch_size: images in a step, over all processes.
+        batch_size: images in a step, over all processes; what fills no batch is left to another epoch.
         lr: learning rate at its peak, for this batch size.
         warmup: share of a stage's steps in which the rate rises from 0 to its peak; it then falls as a cosine to 0.
         momentum: of SGD (Nesterov's form) and other optimizers that have one; betas are timm's.
@@ -84,6 +84,7 @@ class Recipe:
         _checks.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
         if self.image_size is not None:
             _checks.integer_at_least(4, image_size=self.image_size)
+            _checks.number_between(4, 4096, image_size=self.image_size)
         _checks.number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
         _checks.number_between(0, 0.999999, ema=self.ema)
         _checks.one_of("loading", self.loading, LOADINGS)
