@@ -784,5 +784,5 @@ def test_an_insertion_is_shown_in_one_line() -> None:
 
 
 def test_the_network_that_has_no_place_is_told_in_the_gate_s_own_words() -> None:
-    with pytest.raises(InvalidValueError, match="no place for se in Sequential .* for example se@before_conv"):
+    with pytest.raises(InvalidValueError, match=r"no place for se in Sequential .* for example se@before_conv"):
         gw.insert_gates(nn.Sequential(nn.Conv2d(3, 8, 3)), "se")

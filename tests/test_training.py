@@ -592,7 +592,7 @@ def test_results_without_a_recipe_are_not_taken_for_one_s_own(run: Path, tmp_pat
     (tmp_path / "run" / "recipe.yaml").unlink()
     (tmp_path / "run" / "metrics.json").unlink()
     for resume in (False, True):
-        with pytest.raises(DataError, match="holds checkpoints or results but no recipe.yaml"):
+        with pytest.raises(DataError, match=r"holds checkpoints or results but no recipe\.yaml"):
             train(dataclasses.replace(RECIPE, lr=0.5), tmp_path / "run", dataset=DATASET, resume=resume)
 
 
