@@ -19,7 +19,8 @@ from gatewise import _checks, registry
 from gatewise.analysis.table import Cell, Table
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
-from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
+from gatewise.gaternet import GaterNet
+from gatewise.spec import GATER, GATER_OPTIONS, GateChoice, format_gates, parse_gates, parse_gates_list
 from gatewise.training import Interrupted, Progress, Recipe
 from gatewise.training import train as train_recipe
 
@@ -122,6 +123,10 @@ def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
             f"Class: `gatewise.{fact.gate.__name__}`.\n\n"
             f"{_as_markdown(fact.gate.__doc__ or '')}\n\nOptions: {options}.\n"
         )
+    defaults = {n: p.default for n, p in inspect.signature(GaterNet).parameters.items() if n in GATER_OPTIONS}
+    options = ", ".join(f"`{name}={default!r}`" for name, default in defaults.items())
+    text = _as_markdown(GaterNet.__doc__ or "")
+    parts.append(f"## `{GATER}`: not a gate but a network around a network\n\n{text}\n\nIn text: {options}.\n")
     return "\n".join(parts)
 
 

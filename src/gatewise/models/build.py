@@ -36,8 +36,8 @@ def make_model(
         **options: of the network. Built here: shortcut="projection" or "padding" for all, width=32 for
             resnet18_cifar, parameters=400000 for the names that end in _wider. For timm's, all of create_model.
 
-    An unknown name or option is refused with ValueError and the nearest known one, an option that the spec and the
-    call give different values with both.
+    An unknown name or option is refused with ValueError and the nearest known one, a spec whose num_classes or in_chans
+    disagree with the call with both. Other options win over the spec's.
 
     >>> net = make_model("resnet20+gct", num_classes=10)
     >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
@@ -47,15 +47,15 @@ def make_model(
     if any(choice.is_gater for choice in spec.gates):
         raise _checks.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
     for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-        if value is not None:
-            _checks.integer_at_least(1, **{name: value})
-            options[name] = value
-    for name in spec.model_options.keys() & options.keys():
-        if spec.model_options[name] != options[name]:
+        if value is None:
+            continue
+        _checks.integer_at_least(1, **{name: value})
+        if (asked := spec.model_options.get(name, value)) != value:
             raise _checks.InvalidValueError(
-                f"{spec.model} is asked for with {name}={spec.model_options[name]}, but {name}={options[name]} is "
-                f"needed here. Leave it out of the text."
+                f"{spec.model} is asked for with {name}={asked}, but {name}={value} is needed here. Leave it out of the "
+                f"text."
             )
+        options[name] = value
     options = {**spec.model_options, **options}
     if seed is None:
         model = _backbone(spec.model, options)
