@@ -758,7 +758,7 @@ BUGS = [
     Bug(
         "the call overrides the text",
         "models/build.py",
-        "        if spec.model_options[name] != options[name]:",
+        "        if (asked := spec.model_options.get(name, value)) != value:",
         "        if False:",
         "test_models.py",
         "test_text_and_call_must_not_disagree",

@@ -52,8 +52,8 @@ def make_model(
         _checks.integer_at_least(1, **{name: value})
         if (asked := spec.model_options.get(name, value)) != value:
             raise _checks.InvalidValueError(
-                f"{spec.model} is asked for with {name}={asked}, but {name}={value} is needed here. Leave it out of the "
-                f"text."
+                f"{spec.model} is asked for with {name}={asked}, but {name}={value} is needed here. "
+                f"Leave it out of the text."
             )
         options[name] = value
     options = {**spec.model_options, **options}
