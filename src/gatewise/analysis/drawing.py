@@ -39,6 +39,10 @@ class Drawing:
     table: Table = field(default_factory=lambda: Table([], []))
     tips: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")  # laid out once: each further saving would move things a little
+
     def svg(self, **options: Any) -> str:
         """Return the figure on white as SVG text, the same for the same content."""
         buffer = io.StringIO()

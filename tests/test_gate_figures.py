@@ -1,0 +1,152 @@
+"""Figures of gates: what is drawn is what was counted, in pictures that can be read by ear and by machine."""
+
+import csv
+import io
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import gatewise as gw
+from gatewise.analysis import figures, gate_figures
+from gatewise.analysis.drawing import INK, Drawing
+from gatewise.analysis.gate_stats import GateStats, GateSummary, gate_statistics
+from gatewise.analysis.recording import GateRecorder
+
+CLASSES = ("ant", "bee", "<cat & dog>")
+
+
+def net(gate: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = gw.make_model(f"resnet20+{gate}", num_classes=3, seed=0)
+    for found in gw.gates_in(model).values():
+        for parameter in found.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(6, 3, 8, 8, generator=generator), torch.arange(6) % 3)]
+
+
+@pytest.fixture(scope="module")
+def summaries() -> list[GateSummary]:
+    return list(gate_statistics(net("gct"), batches(), 3).values())
+
+
+@pytest.fixture(scope="module")
+def drawings(summaries: list[GateSummary]) -> list[Drawing]:
+    model = net("gct")
+    parameters = [
+        gate_figures.parameter_by_depth(gate_figures.gct_parameters(model, name), name)
+        for name in ("alpha", "gamma", "beta")
+    ]
+    return [
+        *parameters,
+        gate_figures.values_by_depth(summaries),
+        gate_figures.competition_by_depth(summaries),
+        gate_figures.dependence_by_depth(summaries),
+        gate_figures.classes_by_channel(summaries[0], CLASSES),
+        figures.curves({"none": [[0.1, 0.5]], "<gct & se>": [[0.2, 0.6]]}),
+    ]
+
+
+def rows(drawing: Drawing) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(drawing.csv())))
+
+
+def test_every_drawing_is_svg_png_and_csv_and_says_what_it_shows(drawings: list[Drawing]) -> None:
+    assert len({drawing.name for drawing in drawings}) == len(drawings)
+    for drawing in drawings:
+        for svg in (drawing.svg(), drawing.inline_svg()):
+            assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert Image.open(io.BytesIO(drawing.png())).size[0] == 1400
+        assert rows(drawing)
+        for sentence in (drawing.shows, drawing.look_for):
+            assert sentence.endswith(".")
+        assert drawing.svg() == drawing.svg(), "the same for the same content"
+
+
+def test_a_drawing_in_a_page_has_ids_of_its_own_and_the_page_s_ink(drawings: list[Drawing]) -> None:
+    ids: list[str] = []
+    for drawing in drawings:
+        inline = drawing.inline_svg()
+        own = re.findall(r'\bid="([^"]*)"', inline)
+        assert all(name.startswith(f"{drawing.name}-") for name in own)
+        for reference in re.findall(r'(?:href="#|url\(#)([^")]*)', inline):
+            assert reference in own
+        ids += own
+        assert INK not in inline
+        assert INK in drawing.svg()
+    assert len(ids) == len(set(ids))
+
+
+def test_tips_stand_at_their_marks_and_are_escaped(drawings: list[Drawing]) -> None:
+    for drawing in drawings:
+        tree = ElementTree.fromstring(drawing.inline_svg())
+        titles = {
+            group.get("id"): group[0].text
+            for group in tree.iter("{http://www.w3.org/2000/svg}g")
+            if group.get("class") == "tip"
+        }
+        assert titles == {f"{drawing.name}-{gid}": tip for gid, tip in drawing.tips.items()}
+    assert drawings[-1].tips["series-1"].startswith("<gct & se>: 60.00 %")
+
+
+def test_depth_is_in_the_network_s_order_with_the_numbers_that_were_counted(
+    drawings: list[Drawing], summaries: list[GateSummary]
+) -> None:
+    gates = gw.gates_in(net("gct"))
+    gamma, values, competition, dependence = drawings[1], *drawings[3:6]
+    for drawing in (gamma, values, competition, dependence):
+        assert [row["gate"] for row in rows(drawing)] == list(gates)
+    for row, gate in zip(rows(gamma), gates.values(), strict=True):
+        assert float(row["mean"]) == pytest.approx(gate.gamma.mean().item(), abs=1e-6)
+        assert float(row["standard deviation"]) == pytest.approx(gate.gamma.std(correction=0).item(), rel=1e-5)
+    for row, summary in zip(rows(values), summaries, strict=True):
+        assert float(row["mean"]) == pytest.approx(summary.mean.mean().item())
+        assert float(row["share near the identity"]) == pytest.approx(summary.near_identity)
+    for row, summary in zip(rows(competition), summaries, strict=True):
+        assert float(row["ratio"]) == pytest.approx(summary.competition)
+
+
+def test_the_standard_deviation_is_that_over_images_and_channels() -> None:
+    model, ((images, labels),) = net("gct"), batches()
+    (first, *_) = gate_statistics(model, [(images, labels)], 3).values()
+    with GateRecorder(model) as recorder, torch.no_grad():
+        model(images)
+    seen = next(iter(recorder.take().values())).values
+    expected = seen.double().std(correction=0).item()
+    assert float(rows(gate_figures.values_by_depth([first]))[0]["standard deviation"]) == pytest.approx(expected)
+
+
+def test_classes_are_shown_by_the_channels_that_tell_them_apart(summaries: list[GateSummary]) -> None:
+    drawing = gate_figures.classes_by_channel(summaries[5], CLASSES, most=3)
+    differences = summaries[5].by_class - summaries[5].mean
+    shown = {int(row["channel"]) for row in rows(drawing)}
+    assert shown == set(differences.square().sum(0).topk(3).indices.tolist())
+    for row in rows(drawing):
+        expected = differences[CLASSES.index(row["class"]), int(row["channel"])]
+        assert float(row["difference"]) == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_gates_that_add_are_drawn_around_zero() -> None:
+    found = list(gate_statistics(net("gc:rd_ratio=1/4"), batches(), 3).values())
+    drawing = gate_figures.values_by_depth(found)
+    assert "what gates add to each channel" in drawing.shows
+    assert "added / rms of the map" in drawing.svg()
+
+
+def test_the_metric_plots_itself_on_new_axes_or_given_ones() -> None:
+    model, ((images, _),) = net("gct"), batches()
+    stats = GateStats(model)
+    with GateRecorder(model) as recorder, torch.no_grad():
+        model(images)
+    stats.update(recorder.take())
+    figure, axes = stats.plot()
+    assert axes in figure.axes
+    assert stats.plot(ax=axes)[1] is axes
