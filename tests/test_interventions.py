@@ -1,0 +1,77 @@
+"""Taking gates away and exchanging them: counted as by hand."""
+
+import pytest
+import torch
+from test_gate_figures import batches, net
+from torch import Tensor, nn
+
+import gatewise as gw
+from gatewise._checks import InvalidValueError
+from gatewise.analysis.gate_stats import gate_statistics
+from gatewise.analysis.interventions import accuracy_with_gates_of, idle_gates, removal_cost
+from gatewise.analysis.patterns import record_patterns
+
+
+def accuracy(model: nn.Module) -> float:
+    ((images, labels),) = batches()
+    with torch.no_grad():
+        return (model.eval()(images).argmax(1) == labels).double().mean().item()
+
+
+def test_gates_near_the_identity_are_idle() -> None:
+    model = net("gct")
+    for path in ("conv1.gct", "stages.0.1.conv2.gct"):
+        gate = gw.gates_in(model)[path]
+        gate.gamma.data.zero_()
+        gate.beta.data.fill_(0.01)
+    found = gate_statistics(model, batches(), 3).values()
+    assert idle_gates(found) == ("conv1.gct", "stages.0.1.conv2.gct")
+    assert idle_gates(found, 0.0) == tuple(gw.gates_in(model))
+
+
+@pytest.mark.parametrize("paths", [(), ("conv1.gct",), tuple(gw.gates_in(net("gct")))])
+def test_the_cost_is_the_difference_of_two_accuracies(paths: tuple[str, ...]) -> None:
+    model = net("gct").train()
+    found = removal_cost(model, paths, batches())
+    assert model.training
+    assert (found.paths, found.images) == (paths, 6)
+    assert found.accuracy_with == pytest.approx(accuracy(model))
+    for path in paths:  # a gct of zeros is the identity
+        for parameter in (gw.gates_in(model)[path].gamma, gw.gates_in(model)[path].beta):
+            parameter.data.zero_()
+    assert found.accuracy_without == pytest.approx(accuracy(model))
+
+
+def test_what_cannot_be_removed_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match=r"unknown gate 'conv1.gc'.*Did you mean 'conv1.gct'"):
+        removal_cost(net("gct"), ["conv1.gc"], batches())
+    with pytest.raises(InvalidValueError, match="there are no images to count"):
+        removal_cost(net("gct"), [], iter(()))
+
+
+class Oracle(nn.Module):
+    """Knows the class of an image by its mean and opens its own gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 20 * torch.nn.functional.one_hot(x.mean((1, 2, 3)).round().long(), 2).float() - 10
+
+
+def test_gates_of_another_class_are_tried_on_every_class() -> None:
+    # Two filters, of which each says its own class loudly if it is open: the open gate alone decides.
+    backbone = nn.Sequential(*(
+        nn.Conv2d(1, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 1, bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ))
+    backbone[0].weight.data.zero_()
+    backbone[0].bias.data.fill_(1.0)
+    backbone[2].weight.data.copy_(torch.eye(2).reshape(2, 2, 1, 1))
+    model = gw.GaterNet(backbone, gater=Oracle(), image_size=(4, 4))
+    images = torch.tensor([0.0, 1.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 1, 4, 4)
+    data = [(images, torch.tensor([0, 1, 1]))]
+    patterns = record_patterns(model, data, classes=3)
+    found = accuracy_with_gates_of(model, patterns, data)
+    assert torch.equal(found[:2, :2], torch.eye(2, dtype=torch.float64))
+    assert found[2].isnan().all()
