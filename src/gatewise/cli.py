@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from gatewise import _checks, registry
+from gatewise.analysis.explain import explain as explain_runs
 from gatewise.analysis.table import Cell, Table
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
@@ -251,6 +252,34 @@ def compare(
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())
         raise _checks.TrainingError(f"left out of the table: {reasons}")
+
+
+@app.command
+def explain(
+    runs: Annotated[list[Path], Parameter(negative="")],
+    /,
+    *,
+    out: Path,
+    data: str | None = None,
+    figures: Path | None = None,
+) -> None:
+    """Write one page that shows what the gates of a run, or of several beside each other, have learned.
+
+    Example: gatewise explain runs/gct runs/plain --out gates.html
+
+    Parameters
+    ----------
+    runs
+        Run folders.
+    out
+        The page: one HTML file that needs no network.
+    data
+        Images to show the gates; the run's own otherwise.
+    figures
+        A folder for each figure as SVG, PNG and CSV.
+    """
+    page = explain_runs(runs, out, data=data, figures_in=figures, progress=Progress())
+    print(f"page: {page.resolve()}")
 
 
 def _print_table(table: Table) -> None:

@@ -4,9 +4,9 @@ import csv
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any
+from typing import Any, Self
 
 from gatewise import _checks
 from gatewise.analysis.table import Table
@@ -42,6 +42,10 @@ class Drawing:
     def __post_init__(self) -> None:
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")  # laid out once: each further saving would move things a little
+
+    def renamed(self, suffix: str) -> Self:
+        """Return the same drawing under a name of its own."""
+        return replace(self, name=f"{self.name}-{suffix}")
 
     def svg(self, **options: Any) -> str:
         """Return the figure on white as SVG text, the same for the same content."""

@@ -1,9 +1,9 @@
 """A self-contained HTML page: one file that opens from disk and asks nothing of the network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
-from typing import Any
+from typing import Any, Self
 
 from gatewise import _checks
 from gatewise.analysis.drawing import Drawing
@@ -18,6 +18,10 @@ class Section:
     text: str = ""
     table: Table | None = None
     drawings: Sequence[Drawing] = ()
+
+    def renamed(self, suffix: str) -> Self:
+        """Return the same section with drawings under names of their own."""
+        return replace(self, drawings=[drawing.renamed(suffix) for drawing in self.drawings])
 
 
 @dataclass(frozen=True)
