@@ -275,8 +275,8 @@ def _of_gater(run: Run, net: GaterNet, heading: str) -> Section:
         f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
         f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed, the "
         f"gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the plain network. "
-        f"Classified rightly are {100 * float(own):.1f} % of a class's images with the typical gates of their own class, "
-        f"{100 * float(other):.1f} % with those of another class (means over classes)."
+        f"Classified rightly are {100 * float(own):.1f} % of a class's images with its own typical gates, "
+        f"{100 * float(other):.1f} % with those of another (means over classes)."
     )
     drawings = [
         gater_figures.kinds_by_unit(patterns),

@@ -45,7 +45,7 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
     sides = torch.arange(len(layers) + 1) + 0.5
     axes.pcolormesh(sides.tolist(), edges.tolist(), counts.tolist(), cmap="Blues", rasterized=True)
     for number, layer in enumerate(layers):
-        bar = {"color": INK, "marker": "o", "markersize": 3, "lw": 0.8}
+        bar = {"color": "#000000", "marker": "o", "markersize": 3, "lw": 0.8}  # not the page's ink
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
     axes.set_xlim(0.5, len(layers) + 0.5)
