@@ -327,14 +327,20 @@ def test_compare_takes_its_gates_and_seeds_from_the_flags(here: Path, monkeypatc
 # Mistakes
 
 
+def _begun(run: Path) -> None:
+    """Write what a training leaves that was stopped behind its first step."""
+    Recipe(epochs=1).save(run / "recipe.yaml")
+    (run / "checkpoints" / "step_000000001").mkdir(parents=True)
+    for kind in ("json", "safetensors"):
+        (run / "checkpoints" / "step_000000001" / f"state.{kind}").touch()
+
+
 def _a_run(folder: Path) -> None:
-    Recipe(epochs=1).save(folder / "there" / "recipe.yaml")
-    (folder / "there" / "metrics.json").write_text("{}")
+    _begun(folder / "there")
 
 
 def _a_comparison(folder: Path) -> None:
-    Recipe(epochs=1).save(folder / "there/runs/none/seed_0/recipe.yaml")
-    (folder / "there/runs/none/seed_0/metrics.json").write_text("{}")
+    _begun(folder / "there/runs/none/seed_0")
 
 
 def _a_file(folder: Path) -> None:
