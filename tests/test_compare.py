@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,10 +63,10 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
     """Return a comparison of three gates on digits with two seeds."""
     out = tmp_path_factory.mktemp("comparison") / "out"
     backbones, batches = [], []
-    make_model, training = learner.make_model, Batches.training
+    build_model, training = learner.build_model, Batches.training
 
     def recording_model(*args: Any, **options: Any) -> nn.Module:
-        model = make_model(*args, **options)
+        model = build_model(*args, **options)
         gates = tuple(gw.gates_in(model))
         backbones.append({k: v.clone() for k, v in model.state_dict().items() if not k.startswith(gates or "-")})
         batches.append([])
@@ -77,7 +78,7 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
             yield images, labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "make_model", recording_model)
+        patch.setattr(learner, "build_model", recording_model)
         patch.setattr(Batches, "training", recording_batches)
         results = compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
     return Comparison(out, results, backbones, batches)
@@ -137,8 +138,9 @@ def test_the_results_are_written_as_they_are_returned(done: Comparison) -> None:
 def test_the_results_have_their_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
-        "variants",
+        *("variants", "failed"),
     }
+    assert done.results["failed"] == {}
     assert (done.results["schema"], done.results["seeds"], done.results["baseline"]) == (1, 2, "none")
     assert (done.results["precision"], done.results["validation_images"]) == ("fp32", 360)
     shared = {k: v for k, v in dataclasses.asdict(RECIPE).items() if k not in {"gate", "seed"}}
@@ -226,7 +228,10 @@ def test_gates_cost_parameters_and_multiply_adds(done: Comparison) -> None:
 def test_the_folder_holds_the_report_and_its_parts(done: Comparison) -> None:
     names = {file.name for file in done.out.iterdir()}
     assert names == {"runs", "results.json", "results.md", "report.html", "curves.svg", "accuracy_latency.svg"}
-    assert (done.out / "curves.svg").read_text() in (done.out / "report.html").read_text()
+    curves, page = (done.out / "curves.svg").read_text(), (done.out / "report.html").read_text()
+    words = re.findall(r"<text[^>]*>([^<]+)</text>", curves)
+    assert {"epoch", "validation accuracy (%)", *GATES} <= set(words)
+    assert all(f">{word}</text>" in page for word in words)
 
 
 def test_the_table_has_a_row_for_each_gate(done: Comparison) -> None:
@@ -259,7 +264,7 @@ def test_the_same_comparison_again_trains_nothing_but_writes_the_report(
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(learner, "make_model", no_model)
+    monkeypatch.setattr(learner, "build_model", no_model)
     again = compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")
     assert content_of(tmp_path / "out" / "runs") == runs
     assert (tmp_path / "out" / "report.html").exists()
