@@ -1,0 +1,143 @@
+"""One page about runs: what it shows is what the runs hold, in a real browser, and what is missing is said."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
+from test_training import DATASET, RECIPE
+
+from gatewise._checks import DataError, InvalidValueError
+from gatewise.analysis import explain as explaining
+from gatewise.analysis.explain import explain
+from gatewise.cli import run
+from gatewise.training import train
+
+GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with four short runs; tests only read it."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, gate in GATES.items():
+        train(dataclasses.replace(RECIPE, gate=gate, epochs=2), folder / name, dataset=DATASET)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(source: str, *_: object) -> object:
+        if source != "memory":
+            raise DataError(f"data folder {source!r} does not exist")
+        return DATASET
+
+    monkeypatch.setattr(explaining, "load_dataset", load)
+
+
+@pytest.fixture(scope="module")
+def page(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explaining, "load_dataset", lambda *_: DATASET)
+        folder = tmp_path_factory.mktemp("page")
+        yield explain([runs / name for name in GATES], folder / "page.html", figures_in=folder / "figures")
+
+
+def heads(page: Path) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page.read_text())
+
+
+def test_each_kind_of_gate_has_its_sections(page: Path) -> None:
+    assert heads(page) == [
+        "Runs",
+        "Validation accuracy while training",
+        *(
+            f"gct: {part}"
+            for part in ("parameters of gct by depth", "factors of gates by depth", "gates near the identity")
+        ),
+        "plain: no gates",
+        *(f"attending: {part}" for part in ("what gates add by depth", "gates near the identity", "attention")),
+        "gated: which filters the gater opens",
+        "How this was made",
+    ]
+
+
+def test_the_page_is_one_small_file_whose_ids_are_its_own(page: Path) -> None:
+    text = page.read_text()
+    assert page.stat().st_size < 6e6
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_numbers_are_those_of_the_runs(page: Path, runs: Path) -> None:
+    text = page.read_text()
+    for name in GATES:
+        metrics = json.loads((runs / name / "metrics.json").read_text())
+        assert f">{100 * metrics['accuracy']:.2f}</td>" in text
+        assert f">{metrics['parameters']:,}</td>" in text
+    executed = json.loads((runs / "gated" / "metrics.json").read_text())["executed_macs"]
+    assert f"{executed / 1e6:.2f} M executed" in text
+
+
+def test_every_figure_is_kept_in_three_forms_on_request(page: Path) -> None:
+    files = {file.name for file in (page.parent / "figures").iterdir()}
+    names = {file.rpartition(".")[0] for file in files}
+    assert {"curves", "gamma-gct", "kinds-gated", "distances-attending", "values-factors-gct"} <= names
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png", "csv")}
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+def test_in_a_browser_it_shows_tells_and_toggles_without_the_network(browser: Browser, page: Path) -> None:  # noqa: F811
+    opened = open_file(browser, page)
+    figures = opened.page.locator("figure svg")
+    assert figures.count() == len(list((page.parent / "figures").glob("*.svg")))
+    curves = opened.page.locator("figure", has=opened.page.locator("[id=curves-series-0]"))
+    curves.locator("[id=curves-series-0]").focus()
+    assert curves.locator("output").inner_text().startswith("gct: ")
+    legend = curves.locator("[id=curves-legend-0]")
+    for shown in ("false", "true"):
+        legend.press("Enter")
+        assert legend.get_attribute("aria-pressed") == shown
+        assert curves.locator("[id=curves-series-0]").is_visible() is (shown == "true")
+    opened.page.set_viewport_size({"width": 400, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert (opened.requests, opened.complaints) == ([page.as_uri()], [])
+    opened.page.context.close()
+
+
+def test_without_its_images_the_rest_is_shown_and_the_reason_said(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise DataError("data folder 'memory' does not exist")
+
+    monkeypatch.setattr(explaining, "load_dataset", gone)
+    page = explain([runs / "gct"], tmp_path / "page.html")
+    assert heads(page)[2:4] == ["parameters of gct by depth", "without images"]
+    assert "What needs images is left out. data folder &#39;memory&#39; does not exist" in page.read_text()
+
+
+def test_what_cannot_be_explained_is_one_line(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs / "gct", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(DataError, match="is damaged"):
+        explain([tmp_path / "cut"], tmp_path / "page.html")
+    with pytest.raises(InvalidValueError, match="the same run is given twice"):
+        explain([runs / "gct", runs / "gct"], tmp_path / "page.html")
+    with pytest.raises(InvalidValueError, match="no run to explain"):
+        explain([], tmp_path / "page.html")
+    other = dataclasses.replace(DATASET, classes=("x", "y", "z"))
+    monkeypatch.setattr(explaining, "load_dataset", lambda *_: other)
+    assert run(["explain", str(runs / "gct"), "--data", "other", "--out", str(tmp_path / "page.html")]) == 2
+    assert "Give the data it was trained with" in capsys.readouterr().err
+    assert run(["explain", "nowhere", "--out", str(tmp_path / "page.html")]) == 2
+    assert "run folder 'nowhere' does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
