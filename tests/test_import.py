@@ -46,6 +46,13 @@ def test_every_gate_s_class_is_a_public_name() -> None:
         assert getattr(gw, gate.__name__) is gate
 
 
+def test_statistics_of_gates_are_public() -> None:
+    result = python("import gatewise as gw; print(gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__)")
+    assert result.stdout == "GateStats GateRecorder\n", result.stderr
+    with pytest.raises(AttributeError, match="no attribute 'GateStat'"):
+        gw.analysis.GateStat  # noqa: B018
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'GatedChanelTransform'"):
         gw.GatedChanelTransform  # noqa: B018

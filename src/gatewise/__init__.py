@@ -1,5 +1,6 @@
 """Channel gates for convolutional networks: insert them, train them, compare them fairly."""
 
+from gatewise import analysis as analysis
 from gatewise import functional as functional
 from gatewise._checks import GatewiseError as GatewiseError
 from gatewise.assembly import make_model as make_model
