@@ -64,7 +64,7 @@ def test_gates_go_in_and_out_without_a_trace(network: Network) -> None:
             assert line in PAGE.read_text().splitlines(), "docs/networks.md is stale: run make docs"
         for place, found in zip(PLACES, line.strip("| ").split(" | ")[2:], strict=True):
             if found.partition(" ")[0] == "0":
-                with pytest.raises(ValueError, match=r"no place for 'gct' in .*Choose another place="):
+                with pytest.raises(ValueError, match=rf"no place for gct@{place} in .*Choose another place"):
                     gw.insert_gates(model, "gct", place=place, example=x)
                 continue
             insertion = gw.insert_gates(model, "gct", place=place, example=x)

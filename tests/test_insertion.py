@@ -630,16 +630,14 @@ def test_check_takes_all_inputs_of_the_network() -> None:
 
 
 def test_matching_nothing_is_refused_with_the_reasons_and_the_next_step() -> None:
-    with pytest.raises(
-        ValueError, match=r"no place for 'se' in DenseNet.*Choose another place=, for example"
-    ) as refusal:
+    with pytest.raises(ValueError, match=r"no place for se in DenseNet.*Choose another place, for example") as refusal:
         gw.insert_gates(network("densenet121"), "se", example=image())
     assert "the network has no such place" in str(refusal.value)
-    with pytest.raises(ValueError, match=r"no place for 'gct' in Sequential \(0: not in include; 2: not in include\)"):
+    with pytest.raises(ValueError, match=r"no place for gct in Sequential \(0: not in include; 2: not in include\)"):
         gw.insert_gates(chain(), "gct", include="layer9")
-    with pytest.raises(ValueError, match="no place for 'gct'"):
+    with pytest.raises(ValueError, match="no place for gct"):
         gw.insert_gates(chain(), "gct", include=[])
-    with pytest.raises(ValueError, match="no place for 'gct'"):
+    with pytest.raises(ValueError, match="no place for gct"):
         gw.insert_gates(chain(), "gct", before=())
 
 

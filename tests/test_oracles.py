@@ -172,7 +172,8 @@ def test_ge_equals_its_loop_form(
     options = {"extent": extent, "learned": learned, "mlp": mlp}
     map_size = shape[2:] if learned and extent == 0 else None
     dims = len(shape) - 2
-    gate = gw.make_gate("ge", shape[1], spatial_dims=dims, map_size=map_size, rd_channels=width, **options)
+    bottleneck = {"rd_channels": width} if mlp else {}
+    gate = gw.make_gate("ge", shape[1], spatial_dims=dims, map_size=map_size, **bottleneck, **options)
     gate = with_statistics(randomised(gate, seed), seed)
     assert_close(gate(x), oracles.ge(x, gate.state_dict(), **options), **DOUBLE)
 

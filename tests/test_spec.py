@@ -135,7 +135,6 @@ def test_equal_specs_have_equal_hashes(spec: ModelSpec) -> None:
         ("gct:mode=3,after_relu=true,eps=1e-4", "gct", {"mode": 3, "after_relu": True, "eps": 1e-4}, None),
         ("se:rd_ratio=1/8,rd_channels=none@inner", "se", {"rd_ratio": 0.125, "rd_channels": None}, "inner"),
         ("gct: mode = l1 , eps = 0.1", "gct", {"mode": "l1", "eps": 0.1}, None),
-        ("gct:", "gct", {}, None),
     ],
 )
 def test_a_gate_in_one_string(text: str, name: str, options: dict[str, Any], place: str | None) -> None:
@@ -182,7 +181,7 @@ def test_a_dictionary_may_leave_out_what_is_empty() -> None:
         ("gct:mode=l1,eps=1e-4@inner,se", ["gct:mode=l1,eps=0.0001@inner", "se"]),
         ("se+gct:mode=l1,eps=0.5,none", ["se+gct:mode=l1,eps=0.5", "none"]),
         ("gct:mode=l1,eps=0.5+se:rd_divisor=8,rd_channels=2", ["gct:mode=l1,eps=0.5+se:rd_divisor=8,rd_channels=2"]),
-        ("gct:mode=l1,gct:mode=l2,gct", ["gct:mode=l1", "gct:mode=l2", "gct"]),
+        ("gct:mode=l1,gct:mode=3,gct", ["gct:mode=l1", "gct:mode=3", "gct"]),
         (" none , se , ", ["none", "se"]),
     ],
 )
@@ -279,7 +278,7 @@ def test_an_option_of_the_wrong_type_is_refused() -> None:
         ("gct:eps=1e-4,se,gct:eps=0.0001", r"gates listed twice: gct:eps=0\.0001\. List each once\."),
         ("none,none", r"gates listed twice: none\. List each once\."),
         ("gct,mode=l1", r"unknown gate 'mode=l1'"),
-        ("none+gct", r"unknown gate 'none'"),
+        ("none+gct", "none stands alone"),
     ],
 )
 def test_a_list_that_cannot_be_is_refused(text: str, message: str) -> None:
