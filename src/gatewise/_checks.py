@@ -7,6 +7,7 @@ the command line can tell a user's mistake (one line, exit code 2) from a defect
 import difflib
 import importlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -88,6 +89,14 @@ def number_between(low: float, high: float, **values: object) -> None:
             raise InvalidTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).")
         if not math.isfinite(value) or not low <= value <= high:
             raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {value!r}.")
+
+
+def regular_expression(what: str, text: str) -> None:
+    """Refuse text that is no regular expression; `what` says where it was given."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise InvalidValueError(f"{what} is no regular expression ({error}).") from None
 
 
 def boolean(**values: object) -> None:

@@ -105,10 +105,7 @@ def load_weights(model: nn.Module, source: str | Path) -> dict[str, Any]:
 
     Weights that are damaged or do not fit are refused with `DataError`.
     """
-    source = _checks.existing_path("weights", source)
-    config = read_json(source / CONFIG) if source.is_dir() else {}
-    file = source / WEIGHTS if source.is_dir() else source
-    weights = read_tensors(file, config.get("sha256"))
+    file, weights, config = _read_source(source)
     if isinstance(model, GaterNet) and not any(name.startswith("backbone.") for name in weights):
         model = model.backbone
     _fill(model, weights, file)
@@ -125,11 +122,17 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
     features = getattr(getattr(net, "gater", None), "features", None)
     if not isinstance(features, nn.Module):
         raise _checks.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
-    source = _checks.existing_path("weights", source)
-    file = source / WEIGHTS if source.is_dir() else source
-    weights = read_tensors(file, read_json(source / CONFIG).get("sha256") if source.is_dir() else None)
+    file, weights, _ = _read_source(source)
     own = features.state_dict()
     _fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
+
+
+def _read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
+    source = _checks.existing_path("weights", source)
+    config = read_json(source / CONFIG) if source.is_dir() else {}
+    file = source / WEIGHTS if source.is_dir() else source
+    return file, read_tensors(file, config.get("sha256")), config
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
@@ -225,10 +228,14 @@ def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
 
 
-def complete_states(folder: Path) -> list[Path]:
-    """Return the complete states in `folder`, oldest first; what a kill left half-written is taken away."""
+def remove_leftovers(folder: Path) -> None:
+    """Take away what a kill left half-written or half-removed in `folder`."""
     for leftover in folder.glob(".*.part"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def complete_states(folder: Path) -> list[Path]:
+    """Return the complete states in `folder`, oldest first."""
     files = [f"{STATE}.{kind}" for kind in ("json", "safetensors")]
     return [state for state in sorted(folder.glob("step_*")) if all((state / file).exists() for file in files)]
 

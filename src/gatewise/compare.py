@@ -18,7 +18,7 @@ from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.checkpoint import load_model, read_json, read_json_lines, read_tensors, write_atomically, write_json
-from gatewise.data import load_dataset
+from gatewise.data import Dataset, load_dataset
 from gatewise.spec import Gates, format_gates
 from gatewise.training import Interrupted, Progress, Recipe, build_model, holds_run, train
 
@@ -63,22 +63,7 @@ def compare(
         for name, folders in runs.items()
         for seed, folder in enumerate(folders)
     }
-    for field, unused in (("gate_epochs", 0), ("gater_init", None)):
-        if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
-            raise _checks.InvalidValueError(
-                f"{field} is {getattr(recipe, field)!r}, but none of {','.join(runs)} has a use for it. Leave it out."
-            )
-    for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):  # before hours of training, not after them
-        if not holds_run(file.parent):
-            continue
-        there = Recipe.load(file)
-        there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
-    dataset = load_dataset(recipe.data, recipe.image_size, recipe.loading)
-    for name in runs:  # what cannot be built or begun is refused before anything is trained
-        build_model(recipe.of_comparison(name, 0), dataset)
-    for run in recipes.values():
-        for weights in filter(None, (run.initial_weights, run.initial_gater)):
-            _checks.existing_path("weights", weights)
+    dataset = _checked_dataset(recipe, recipes, list(runs), out)
     out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
@@ -100,6 +85,27 @@ def compare(
     write_json(out / "results.json", results)
     _write_report(results, out)
     return results
+
+
+def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset:
+    """Return the images after refusing all that can be refused at once: before hours of training, not after them."""
+    for field, unused in (("gate_epochs", 0), ("gater_init", None)):
+        if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
+            raise _checks.InvalidValueError(
+                f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} has a use for it. Leave it out."
+            )
+    for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
+        if not holds_run(file.parent):
+            continue
+        there = Recipe.load(file)
+        there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
+    dataset = load_dataset(recipe.data, recipe.image_size, recipe.loading)
+    for name in names:
+        build_model(recipe.of_comparison(name, 0), dataset)
+    for run in recipes.values():
+        for weights in filter(None, (run.initial_weights, run.initial_gater)):
+            _checks.existing_path("weights", weights)
+    return dataset
 
 
 def _folder(out: Path, choice: Gates, seed: int) -> Path:

@@ -241,10 +241,7 @@ def _selection(
     """Return a function from a layer's path to the reason why it is left out, or ''."""
     modules = dict(model.named_modules())
     for expression in (names for names in (include, exclude) if isinstance(names, str)):
-        try:
-            re.compile(expression)
-        except re.error as error:
-            raise _checks.InvalidValueError(f"{expression!r} is no regular expression ({error}).") from None
+        _checks.regular_expression(repr(expression), expression)
     for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
         _checks.one_of("layer", name, modules)
 

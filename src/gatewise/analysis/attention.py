@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
+from gatewise.analysis.recording import Hook, hooks_on
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
 from gatewise.registry import Gate
@@ -64,20 +66,16 @@ def _inputs_and_outputs(model: nn.Module) -> Iterator[dict[str, tuple[Gate, Tens
     """Yield what the last forward gave to and got from each gate that attends, in eval mode without gradients."""
     seen: dict[str, tuple[Gate, Tensor, Tensor]] = {}
 
-    def note(path: str, gate: Gate) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    attending = {path: gate for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention}
+
+    def note(path: str) -> Hook:
+        def hook(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             seen[path] = (gate, args[0], output)
 
-        return gate.register_forward_hook(hook)
+        return hook
 
-    handles = []
-    try:
-        handles = [note(path, gate) for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention]
-        with evaluation_mode(model), torch.no_grad():
-            yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooks_on(attending, note), evaluation_mode(model), torch.no_grad():
+        yield seen
 
 
 def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -52,9 +52,12 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
     count = 0
     with evaluation_mode(model), torch.no_grad():
         for images, labels in batches:
-            hits[0] += _right(model(images.to(device)), labels).sum()
-            with gates_bypassed(chosen):
-                hits[1] += _right(model(images.to(device)), labels).sum()
+            right = _right(model(images.to(device)), labels).sum()
+            hits[0] += right
+            if chosen:  # without any, the network is the same
+                with gates_bypassed(chosen):
+                    right = _right(model(images.to(device)), labels).sum()
+            hits[1] += right
             count += len(labels)
     if not count:
         raise _checks.InvalidValueError("there are no images to count; an iterator may be used up already.")

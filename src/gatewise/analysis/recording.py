@@ -1,7 +1,7 @@
 """See what every gate of a network does while it runs, forward by forward, and keep nothing but the last."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -51,6 +51,21 @@ class Recorded:
         return cls(torch.where(power > 0, factor, 1.0), before, after)
 
 
+Hook = Callable[[Any, tuple[Tensor, ...], Tensor], Tensor | None]
+
+
+@contextmanager
+def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Iterator[None]:
+    """Let `make(path)` see each gate's input and output while the `with` block is open.
+
+    What it returns, if not None, takes the place of the output.
+    """
+    with ExitStack() as stack:
+        for path, gate in gates.items():
+            stack.callback(gate.register_forward_hook(make(path)).remove)
+        yield
+
+
 class GateRecorder:
     """Record every gate of a network at each forward, in eval mode, while the `with` block is open.
 
@@ -85,17 +100,14 @@ class GateRecorder:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        handles = [self.model.register_forward_pre_hook(lambda *_: self._calls.clear())]
+        begin = self.model.register_forward_pre_hook(lambda *_: self._calls.clear())
         try:
-            for path, gate in self.gates.items():
-                handles.append(gate.register_forward_hook(self._note(path)))
-            with evaluation_mode(self.model):
+            with hooks_on(self.gates, self._note), evaluation_mode(self.model):
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
+            begin.remove()
 
-    def _note(self, path: str) -> Any:
+    def _note(self, path: str) -> Hook:
         def note(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             self._calls.setdefault(path, []).append(Recorded.of(gate, args[0], output))
 
@@ -124,11 +136,5 @@ def gates_bypassed(gates: Mapping[str, Gate]) -> Iterator[None]:
     ...     bool((gate(x) == x).all())
     True
     """
-    handles = []
-    try:
-        for gate in gates.values():
-            handles.append(gate.register_forward_hook(lambda _, args, __: args[0]))
+    with hooks_on(gates, lambda _: lambda _, args, __: args[0]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

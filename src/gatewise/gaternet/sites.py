@@ -128,10 +128,8 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Any) -> tuple[list[Fi
     if callable(chosen):
         names = {name for name in candidates if chosen(name, modules[name])}
     elif isinstance(chosen, str):
-        try:
-            names = {name for name in candidates if re.search(chosen, name)}
-        except re.error as error:
-            raise _checks.InvalidValueError(f"sites={chosen!r} is no regular expression ({error}).") from None
+        _checks.regular_expression(f"sites={chosen!r}", chosen)
+        names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
         raise _checks.InvalidTypeError(f"sites must be inner, residual, an expression or a list, got {chosen!r}.")
     else:

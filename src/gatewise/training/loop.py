@@ -24,6 +24,7 @@ from gatewise.checkpoint import (
     keep_newest_states,
     read_json,
     read_json_lines,
+    remove_leftovers,
     save_model,
     state_progress,
     write_atomically,
@@ -169,6 +170,7 @@ class _Run:
 
     def _find_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, if there is one, and take over its position."""
+        remove_leftovers(self.out / "checkpoints")
         states = complete_states(self.out / "checkpoints")
         if not states:
             self.recipe.save(self.out / "recipe.yaml")
