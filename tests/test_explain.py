@@ -1,6 +1,9 @@
 """One page about runs: what it shows is what the runs hold, in a real browser, and what is missing is said."""
 
+import base64
+import csv
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -8,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser
 from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
 from test_training import DATASET, RECIPE
 
 from gatewise._checks import DataError, InvalidValueError
-from gatewise.analysis import explain as explaining
+from gatewise.analysis import runs as opening
 from gatewise.analysis.explain import explain
 from gatewise.cli import run
+from gatewise.data.decode import fit, pixels_of
 from gatewise.training import train
 
 GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}
@@ -37,13 +42,13 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             raise DataError(f"data folder {source!r} does not exist")
         return DATASET
 
-    monkeypatch.setattr(explaining, "load_dataset", load)
+    monkeypatch.setattr(opening, "load_dataset", load)
 
 
 @pytest.fixture(scope="module")
 def page(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(explaining, "load_dataset", lambda *_: DATASET)
+        patch.setattr(opening, "load_dataset", lambda *_: DATASET)
         folder = tmp_path_factory.mktemp("page")
         yield explain([runs / name for name in GATES], folder / "page.html", figures_in=folder / "figures")
 
@@ -56,6 +61,7 @@ def test_each_kind_of_gate_has_its_sections(page: Path) -> None:
     assert heads(page) == [
         "Runs",
         "Validation accuracy while training",
+        "Gates of the runs, layer by layer",
         *(
             f"gct: {part}"
             for part in ("parameters of gct by depth", "factors of gates by depth", "gates near the identity")
@@ -87,7 +93,8 @@ def test_numbers_are_those_of_the_runs(page: Path, runs: Path) -> None:
 def test_every_figure_is_kept_in_three_forms_on_request(page: Path) -> None:
     files = {file.name for file in (page.parent / "figures").iterdir()}
     names = {file.rpartition(".")[0] for file in files}
-    assert {"curves", "gamma-gct", "kinds-gated", "distances-attending", "values-factors-gct"} <= names
+    assert {"curves", "gates_of_runs", "gamma-gct", "kinds-gated", "distances-attending"} <= names
+    assert {f"{what}-factors-gct" for what in ("values", "competition", "dependence", "classes_by_depth")} <= names
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("svg", "png", "csv")}
 
 
@@ -110,13 +117,99 @@ def test_in_a_browser_it_shows_tells_and_toggles_without_the_network(browser: Br
     opened.page.context.close()
 
 
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> None:  # noqa: F811
+    opened = open_file(browser, page)
+    figure = opened.page.locator("figure", has=opened.page.locator(".thumbnail"))
+    data = json.loads(figure.locator("script").inner_text())
+    kept = list(csv.DictReader(io.StringIO((page.parent / "figures" / "patterns-gated.csv").read_text())))
+    sheet = Image.open(io.BytesIO(base64.b64decode(data["sheet"].partition(",")[2])))
+    assert len(kept) == len(data["points"]) == 30
+    for number, row in enumerate(kept):
+        image = int(row["image"])
+        assert data["labels"][number] == row["class"] == "abc"[int(DATASET.validation.labels[image])]
+        y, x = (32 * part for part in divmod(number, data["columns"]))
+        tile = pixels_of(sheet.crop((x, y, x + 32, y + 32))).double()
+        expected = pixels_of(fit(DATASET.validation.picture(image), 32)).double()
+        assert (tile - expected).abs().mean() < 12, "JPEG, which loses little"
+
+    svg, thumbnail = figure.locator("svg").bounding_box(), figure.locator(".thumbnail")
+    assert svg
+    for series in range(3):
+        marks = figure.locator(f"[id=patterns-gated-series-{series}] use").all()
+        own = [point for point, of in zip(data["points"], data["series"], strict=True) if of == series]
+        assert len(marks) == len(own) == 10
+        for mark, (x, y) in zip(marks, own, strict=True):
+            box = mark.bounding_box()
+            assert box
+            assert abs(box["x"] + box["width"] / 2 - svg["x"] - x * svg["width"]) < 2
+            assert abs(box["y"] + box["height"] / 2 - svg["y"] - y * svg["height"]) < 2
+
+    def hover(number: int) -> None:
+        x, y = data["points"][number]
+        figure.locator("svg").hover(position={"x": x * svg["width"], "y": y * svg["height"]})
+
+    hover(7)
+    assert thumbnail.get_attribute("class") == "thumbnail shown"
+    assert figure.locator("output").inner_text() == data["labels"][7]
+    row, column = divmod(7, data["columns"])
+    at = thumbnail.evaluate("element => getComputedStyle(element).backgroundPosition")
+    assert at == f"{-64 * column}px {-64 * row}px"
+    figure.locator(f"[id=patterns-gated-legend-{data['series'][7]}]").press("Enter")
+    figure.locator("svg").hover(position={"x": 1, "y": 1})
+    assert thumbnail.get_attribute("class") == "thumbnail"
+    hover(7)
+    assert figure.locator("output").inner_text() != data["labels"][7] or "shown" not in str(
+        thumbnail.get_attribute("class")
+    ), "a class that was toggled away has no pictures"
+    thumbnail.focus()
+    first = figure.locator("output").inner_text()
+    thumbnail.press("ArrowRight")
+    thumbnail.press("ArrowLeft")
+    assert figure.locator("output").inner_text() == first
+    assert (opened.requests, opened.complaints) == ([page.as_uri()], [])
+    opened.page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["/x/gct/seed_0"], ["seed_0"]),
+        (["/x/none/seed_0", "/x/gct/seed_0"], ["none", "gct"]),
+        (["/x/gct/seed_0", "/x/gct/seed_1"], ["seed_0", "seed_1"]),
+        (["/x/gct/seed_0", "/y/gct/seed_1", "/y/gct/seed_0"], ["x/gct/seed_0", "y/gct/seed_1", "y/gct/seed_0"]),
+    ],
+)
+def test_runs_are_called_by_what_tells_their_folders_apart(folders: list[str], names: list[str]) -> None:
+    assert opening._names(folders) == names
+
+
+def test_the_images_shown_are_those_asked_for(runs: Path, tmp_path: Path) -> None:
+    for split, count in (("validation", 30), ("train", 48)):
+        page = explain([runs / "gated"], tmp_path / "page.html", split=split)
+        assert f"gates were shown {count} {split} images" in page.read_text()
+        assert f"for all {count} images" in page.read_text()
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path) -> None:  # noqa: F811
+    opened = open_file(browser, page)
+    figure = opened.page.locator("figure", has=opened.page.locator("[id=competition-factors-gct-layer-0]"))
+    figure.locator("summary").press("Enter")
+    figure.get_by_role("columnheader").filter(has_text="ratio").get_by_role("button").press("Enter")
+    ratios = [float(cell) for cell in figure.locator("tbody td:last-child").all_inner_texts()]
+    assert len(ratios) > 10
+    assert ratios == sorted(ratios)
+    opened.page.context.close()
+
+
 def test_without_its_images_the_rest_is_shown_and_the_reason_said(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
         raise DataError("data folder 'memory' does not exist")
 
-    monkeypatch.setattr(explaining, "load_dataset", gone)
+    monkeypatch.setattr(opening, "load_dataset", gone)
     page = explain([runs / "gct"], tmp_path / "page.html")
     assert heads(page)[2:4] == ["parameters of gct by depth", "without images"]
     assert "What needs images is left out. data folder &#39;memory&#39; does not exist" in page.read_text()
@@ -135,9 +228,11 @@ def test_what_cannot_be_explained_is_one_line(
     with pytest.raises(InvalidValueError, match="no run to explain"):
         explain([], tmp_path / "page.html")
     other = dataclasses.replace(DATASET, classes=("x", "y", "z"))
-    monkeypatch.setattr(explaining, "load_dataset", lambda *_: other)
+    monkeypatch.setattr(opening, "load_dataset", lambda *_: other)
     assert run(["explain", str(runs / "gct"), "--data", "other", "--out", str(tmp_path / "page.html")]) == 2
     assert "Give the data it was trained with" in capsys.readouterr().err
+    with pytest.raises(InvalidValueError, match="split"):
+        explain([runs / "gct"], tmp_path / "page.html", split="test")  # type: ignore[arg-type]
     assert run(["explain", "nowhere", "--out", str(tmp_path / "page.html")]) == 2
     assert "run folder 'nowhere' does not exist" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import gatewise as gw
-from gatewise.analysis import figures, gate_figures
+from gatewise.analysis import figures, gate_figures, run_figures
 from gatewise.analysis.drawing import INK, Drawing
 from gatewise.analysis.gate_stats import GateStats, GateSummary, gate_statistics
 from gatewise.analysis.recording import GateRecorder
@@ -51,6 +51,9 @@ def drawings(summaries: list[GateSummary]) -> list[Drawing]:
         gate_figures.competition_by_depth(summaries),
         gate_figures.dependence_by_depth(summaries),
         gate_figures.classes_by_channel(summaries[0], CLASSES),
+        gate_figures.classes_by_depth(summaries, CLASSES),
+        run_figures.accuracy_against_macs({"a": (41.0, 0.82), "b": (20.0, 0.81)}),
+        run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]}),
         figures.curves({"none": [[0.1, 0.5]], "<gct & se>": [[0.2, 0.6]]}),
     ]
 
@@ -80,6 +83,8 @@ def test_a_drawing_in_a_page_has_ids_of_its_own_and_the_page_s_ink(drawings: lis
         for reference in re.findall(r'(?:href="#|url\(#)([^")]*)', inline):
             assert reference in own
         ids += own
+        colours = {svg: set(re.findall(r'"(#[0-9a-f]{6})"', svg)) for svg in (inline, drawing.svg())}
+        assert colours[inline] == colours[drawing.svg()] - {INK}
         assert INK not in inline
         assert INK in drawing.svg()
     assert len(ids) == len(set(ids))
@@ -132,6 +137,37 @@ def test_classes_are_shown_by_the_channels_that_tell_them_apart(summaries: list[
     for row in rows(drawing):
         expected = differences[CLASSES.index(row["class"]), int(row["channel"])]
         assert float(row["difference"]) == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_classes_are_drawn_by_how_far_their_gates_lie_from_the_mean(summaries: list[GateSummary]) -> None:
+    (first, second, third) = rows(gate_figures.classes_by_depth(summaries, CLASSES))
+    for number, row in enumerate((first, second, third)):
+        assert row["class"] == CLASSES[number]
+        for summary in summaries:
+            away = (summary.by_class[number] - summary.mean).square().mean().sqrt()
+            assert float(row[summary.path]) == pytest.approx(float(away), rel=1e-5)
+    drawing = gate_figures.classes_by_depth(summaries, CLASSES, most=2)
+    nearest = min((first, second, third), key=lambda row: sum(float(row[s.path]) ** 2 for s in summaries))
+    assert [row["class"] for row in rows(drawing)] == [name for name in CLASSES if name != nearest["class"]]
+    assert "2 of 3 classes" in drawing.shows
+
+
+def test_gates_of_runs_stand_beside_each_other_with_their_own_numbers(summaries: list[GateSummary]) -> None:
+    drawing = run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]})
+    found = rows(drawing)
+    assert [(row["run"], row["gate"]) for row in found] == [
+        *(("a", s.path) for s in summaries),
+        *(("b", s.path) for s in summaries[:3]),
+    ]
+    for row, summary in zip(found, [*summaries, *summaries[:3]], strict=True):
+        numbers = [float(value) for value in list(row.values())[3:]]
+        assert numbers == pytest.approx([
+            100 * summary.near_identity,
+            100 * summary.between_images,
+            100 * (summary.competition - 1),
+        ])
+    svg = drawing.svg()
+    assert all(f'id="series-{run}-{panel}"' in svg for run in range(2) for panel in range(3))
 
 
 def test_gates_that_add_are_drawn_around_zero() -> None:

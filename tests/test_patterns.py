@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise._checks import InvalidValueError
-from gatewise.analysis import gater_figures
+from gatewise.analysis import gater_figures, run_figures
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.patterns import GatePatterns, UnitKinds, record_patterns
 
@@ -72,6 +72,9 @@ def test_pieces_add_up_and_the_kept_sample_does_not_grow(pieces: int) -> None:
     assert parts._patterns.shape == (20, 4)
     assert torch.equal(whole._patterns, parts._patterns)
     assert torch.equal(whole._labels, parts._labels)
+    assert torch.equal(whole.kept, parts.kept)
+    assert torch.equal(gates[whole.kept].bool(), whole._patterns)
+    assert torch.equal(labels[whole.kept], whole._labels)
 
 
 def test_the_kept_sample_is_spread_over_all_images() -> None:
@@ -125,6 +128,14 @@ def test_a_failed_recording_leaves_training_flags_alone() -> None:
     with pytest.raises(RuntimeError):
         record_patterns(net, [(torch.zeros(1, 9, 8, 8), torch.zeros(1).long())], classes=3)
     assert all(module.training for module in net.modules())
+
+
+def test_runs_are_drawn_by_the_share_of_open_gates_of_each_layer(patterns: GatePatterns) -> None:
+    other = GatePatterns(tiny().sites, classes=3)
+    other.update(torch.ones(2, 4), torch.tensor([0, 1]), torch.ones(2))
+    assert patterns.open_shares() == [0.5, 0.5]
+    drawing = run_figures.open_gates_of_runs({"some": patterns, "all": other})
+    assert drawing.csv().splitlines()[1:] == ["some,1,0,50.0", "some,2,2,50.0", "all,1,0,100.0", "all,2,2,100.0"]
 
 
 def texts(drawing: Drawing) -> list[str]:

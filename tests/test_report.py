@@ -38,7 +38,7 @@ class Opened:
         return self.page.get_by_role("columnheader").filter(has_text=re.compile(f"^{re.escape(text)}"))
 
     def rows(self) -> list[list[str]]:
-        return [row.locator("td").all_inner_texts() for row in self.page.locator("tbody tr").all()]
+        return [row.locator("td").all_inner_texts() for row in self.page.locator("section > .scroll tbody tr").all()]
 
     def gates(self) -> list[str]:
         return [row[0] for row in self.rows()]

@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 
 from gatewise import _checks, registry
 from gatewise.analysis.explain import explain as explain_runs
+from gatewise.analysis.runs import Split
 from gatewise.analysis.table import Cell, Table
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
@@ -261,6 +262,7 @@ def explain(
     *,
     out: Path,
     data: str | None = None,
+    split: Split = "validation",
     figures: Path | None = None,
 ) -> None:
     """Write one page that shows what the gates of a run, or of several beside each other, have learned.
@@ -275,10 +277,12 @@ def explain(
         The page: one HTML file that needs no network.
     data
         Images to show the gates; the run's own otherwise.
+    split
+        Which of the images: validation or train.
     figures
         A folder for each figure as SVG, PNG and CSV.
     """
-    page = explain_runs(runs, out, data=data, figures_in=figures, progress=Progress())
+    page = explain_runs(runs, out, data=data, split=split, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")
 
 

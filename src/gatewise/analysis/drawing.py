@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from gatewise import _checks
 from gatewise.analysis.table import Table
+from gatewise.analysis.thumbnails import Thumbnails
 
 # Okabe and Ito's eight colours, told apart by people with any common colour blindness; markers for print.
 INK = "#1b1b1c"  # what is black on paper takes the page's own colour in an SVG, so that dark pages can be read
@@ -30,6 +31,7 @@ class Drawing:
         look_for: one that says what to look for, with the paper where there is one.
         table: the numbers that were drawn.
         tips: gid of an artist -> what is read when the pointer or the keyboard is on it.
+        thumbnails: pictures of the figure's points, if it has any.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Drawing:
     look_for: str = ""
     table: Table = field(default_factory=lambda: Table([], []))
     tips: Mapping[str, str] = field(default_factory=dict)
+    thumbnails: Thumbnails | None = None
 
     def __post_init__(self) -> None:
         self.figure.draw_without_rendering()
@@ -58,7 +61,7 @@ class Drawing:
 
     def inline_svg(self) -> str:
         """Return SVG text for a page: with tips and a text alternative, in the page's colours, its ids its own."""
-        text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{self.name}-", self.svg(transparent=True))
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", self.svg(transparent=True))
         for gid, tip in self.tips.items():
             named = f'<g id="{self.name}-{gid}">'
             text = text.replace(named, f'{named[:-1]} class="tip" tabindex="0" role="img"><title>{escape(tip)}</title>')

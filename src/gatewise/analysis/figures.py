@@ -77,29 +77,3 @@ def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | No
         table=Table(["variant", "ms", "accuracy %", "low %", "high %"], rows),
         tips=tips,
     )
-
-
-def accuracy_against_macs(points: Mapping[str, tuple[float, float]]) -> Drawing:
-    """Draw one point per run: millions of multiply-adds of an image, accuracy in [0, 1]."""
-    figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
-    for index, (name, (macs, accuracy)) in enumerate(points.items()):
-        colour, marker = look(index)
-        axes.plot([macs], [100 * accuracy], ls="", label=name, color=colour, marker=marker, gid=f"series-{index}")
-    axes.set(xlabel="multiply-adds of an image (M)", ylabel="validation accuracy (%)")
-    axes.margins(0.15)
-    add_legend(figure, loc="outside lower left")
-    return Drawing(
-        "accuracy_macs",
-        figure,
-        shows="Accuracy of each run against the multiply-adds of an image, of runs that choose their filters those "
-        "that are executed.",
-        look_for="Runs above and to the left of others: more accurate with less work.",
-        table=Table(
-            ["run", "MACs (M)", "accuracy %"],
-            [
-                [Cell(name), Cell(f"{macs:.4f}", macs), Cell(f"{100 * accuracy:.2f}", 100 * accuracy)]
-                for name, (macs, accuracy) in points.items()
-            ],
-        ),
-        tips={f"series-{i}": f"{n}: {100 * a:.2f} %, {m:.2f} M" for i, (n, (m, a)) in enumerate(points.items())},
-    )

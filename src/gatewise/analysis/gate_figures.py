@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.analysis.drawing import INK, Drawing, add_legend, new_figure
+from gatewise.analysis.drawing import INK, Drawing, add_legend, look, new_figure
 from gatewise.analysis.gate_stats import GateSummary
 from gatewise.analysis.table import Cell, Table
 from gatewise.insertion import gates_in
 
 _GCT = "Yang et al., CVPR 2020"
+_SE = "Hu et al., CVPR 2018"
 _LOOK_FOR = {
     "alpha": "Layers whose alpha moved away from its start at 1: there a channel's norm counts more or less.",
     "beta": "Layers whose beta moved away from 0: there channels are scaled whatever their norm.",
@@ -71,13 +72,13 @@ def _deviation(summary: GateSummary) -> float:
     return float((summary.deviation.square().mean() + summary.mean.var(correction=0)).sqrt())
 
 
-def values_by_depth(summaries: Sequence[GateSummary], name: str = "values") -> Drawing:
+def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     """Draw the distribution of gate values over depth; all gates must multiply, or all add."""
     figure, _ = draw_values_by_depth(summaries)
     rows = [[Cell(s.path), *_numbers(float(s.mean.mean()), _deviation(s), s.near_identity)] for s in summaries]
     what = "what gates add to each channel" if summaries[0].adds else "the factors by which gates multiply channels"
     return Drawing(
-        name,
+        "values",
         figure,
         shows=f"Distribution of {what}, layer by layer: colour is log(1 + count) over images and channels, points are "
         f"means, bars one standard deviation; the dashed line is doing nothing.",
@@ -186,6 +187,43 @@ def dependence_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         "and how much of the variance between images lies between classes.",
         look_for="Gates near zero do the same to every image: a constant per channel would do.",
         table=Table(["gate", "between images", "between classes"], rows),
+    )
+
+
+def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], most: int = 16) -> Drawing:
+    """Draw how far each class's gates lie from the mean over images, gate by gate.
+
+    Args:
+        summaries: of gates from input to output.
+        classes: their names.
+        most: how many classes are drawn, those farthest away.
+    """
+    away = torch.stack([(s.by_class - s.mean).square().mean(1).sqrt() for s in summaries], 1).nan_to_num()
+    order = away.square().sum(1).argsort(descending=True)[:most].sort().values.tolist()
+    figure, axes = new_figure(7, 4.2)
+    depth = range(1, len(summaries) + 1)
+    tips = {}
+    for index, number in enumerate(order):
+        colour, marker = look(index)
+        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "label": classes[number]}
+        axes.plot(depth, away[number].tolist(), gid=f"series-{index}", **style)
+        farthest = int(away[number].argmax())
+        tips[f"series-{index}"] = f"{classes[number]}: farthest at {summaries[farthest].path}"
+    axes.set(xlabel="gate, from input to output", ylabel="distance of the class mean", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    add_legend(figure, loc="outside right upper")
+    return Drawing(
+        "classes_by_depth",
+        figure,
+        shows="How far the mean gate values of each class's images lie from those of all images (root mean square over "
+        "channels), layer by layer"
+        + (f"; {len(order)} of {len(classes)} classes, those farthest away." if len(order) < len(classes) else "."),
+        look_for=f"Lines that leave zero late: early gates treat all classes alike, late ones are for some ({_SE}).",
+        table=Table(
+            ["class", *(s.path for s in summaries)],
+            [[Cell(classes[number]), *_numbers(*away[number].tolist())] for number in order],
+        ),
+        tips=tips,
     )
 
 

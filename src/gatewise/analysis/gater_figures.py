@@ -1,12 +1,14 @@
 """The figures of GaterNet's paper, from counted patterns."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
+from gatewise.analysis.thumbnails import Thumbnails
 
 _PAPER = "Chen et al., CVPR 2019"
 _KINDS = (
@@ -98,8 +100,15 @@ def _histogram(what: str, counted: str, heights: Sequence[float], edges: Sequenc
     return Table([f"{what} from", f"{what} to", counted], rows)
 
 
-def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str]) -> Drawing:
-    """Draw each kept image's gates as a point (PCA, then t-SNE), its class by colour and marker."""
+def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str], pictures: Sequence[Any] = ()) -> Drawing:
+    """Draw each kept image's gates as a point (PCA, then t-SNE), its class by colour and marker.
+
+    Args:
+        patterns: what was counted.
+        classes: their names.
+        pictures: the kept images, in the order of `GatePatterns.kept`, as PIL images; without any, points have no
+            thumbnails.
+    """
     points, labels = patterns.embedding()
     figure, axes = new_figure(7, 5.5)
     for index, name in enumerate(classes):
@@ -110,14 +119,17 @@ def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str]) -> Dra
         axes.scatter(x, y, label=name, gid=f"series-{index}", **style)
     axes.set(xticks=[], yticks=[])
     add_legend(figure, loc="outside right upper", markerscale=2)
+    series: list[int] = labels.tolist()
+    names, places = [classes[index] for index in series], points.tolist()
     rows = [
-        [Cell(str(classes[label])), *(Cell(f"{value:.4f}", value) for value in point)]
-        for point, label in zip(points.tolist(), labels.tolist(), strict=True)
+        [Cell(str(image), image), Cell(name), *(Cell(f"{value:.4f}", value) for value in place)]
+        for image, name, place in zip(patterns.kept.tolist(), names, places, strict=True)
     ]
     return Drawing(
         "patterns",
         figure,
         shows=f"The gate vectors of {len(points):,} images in the plane (PCA, then t-SNE): near means alike.",
         look_for=f"Classes that lie apart: the gater knows them ({_PAPER}).",
-        table=Table(["class", "x", "y"], rows),
+        table=Table(["image", "class", "x", "y"], rows),
+        thumbnails=Thumbnails.of(pictures, places, series, names) if pictures else None,
     )

@@ -19,9 +19,11 @@ class Section:
     table: Table | None = None
     drawings: Sequence[Drawing] = ()
 
-    def renamed(self, suffix: str) -> Self:
-        """Return the same section with drawings under names of their own."""
-        return replace(self, drawings=[drawing.renamed(suffix) for drawing in self.drawings])
+    def under(self, name: str) -> Self:
+        """Return the same section as that of one run among several, with figures under names of their own."""
+        suffix = "".join(letter if letter.isalnum() else "-" for letter in name)
+        drawings = [drawing.renamed(suffix) for drawing in self.drawings]
+        return replace(self, title=f"{name}: {self.title}", drawings=drawings)
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,13 @@ class GatePatterns:
         self._patterns = torch.zeros(0, gates, dtype=torch.bool)
         self._labels = torch.zeros(0, dtype=torch.long)
         self._keys = torch.zeros(0, dtype=torch.float64)
+        self._places = torch.zeros(0, dtype=torch.long)
         self._generator = torch.Generator().manual_seed(0)
 
     def update(self, gates: Tensor, labels: Tensor, executed_macs: Tensor) -> None:
         """Count one batch: gates (N, c) of 0 and 1, labels (N,), multiply-adds of each image (N,)."""
         opened, labels = gates.detach().cpu() > 0.5, labels.cpu()
+        places = self.images + torch.arange(len(labels))
         classes = len(self.images_by_class)
         self.images_by_class += labels.bincount(minlength=classes)
         self.opened_by_class.index_add_(0, labels, opened.long())
@@ -74,11 +76,17 @@ class GatePatterns:
         self._keys = keys[: self.keep]
         self._patterns = torch.cat([self._patterns, opened])[order]
         self._labels = torch.cat([self._labels, labels])[order]
+        self._places = torch.cat([self._places, places])[order]
 
     @property
     def images(self) -> int:
         """How many images were counted."""
         return int(self.images_by_class.sum())
+
+    @property
+    def kept(self) -> Tensor:
+        """Which images' whole patterns are kept: their numbers in the order of counting, (K,), as in `embedding`."""
+        return self._places
 
     @property
     def executed_macs(self) -> float:
@@ -103,6 +111,11 @@ class GatePatterns:
             open_, closed = int((counts == self.images).sum()), int((counts == 0).sum())
             rows.append(UnitKinds(site.name, open_, closed, site.gates - open_ - closed))
         return rows
+
+    def open_shares(self) -> list[float]:
+        """Return, unit by unit, the share of gates that an image opens in the mean."""
+        shares = self.images_by_gate.double() / max(1, self.images)
+        return [float(shares[site.first : site.first + site.gates].mean()) for site in self.sites]
 
     def nearly_constant(self) -> int:
         """Return how many dependent gates open for less than 1 % or more than 99 % of the images."""

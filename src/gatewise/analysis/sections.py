@@ -1,0 +1,147 @@
+"""From what was found about runs to the sections of a page."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from gatewise import _checks, measure
+from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, run_figures
+from gatewise.analysis.drawing import Drawing
+from gatewise.analysis.findings import Attention, Findings, GaterFindings
+from gatewise.analysis.gate_stats import GateSummary
+from gatewise.analysis.interventions import Removal
+from gatewise.analysis.page import Section
+from gatewise.analysis.runs import Run
+from gatewise.analysis.table import Cell, Table
+from gatewise.gaternet import GaterNet
+from gatewise.insertion import gates_in
+
+_MAPS = 3  # gates whose attention is shown: the first, the middle and the last
+
+
+def overview(runs: Sequence[Run]) -> Iterator[Section]:
+    """Yield the runs as a table with accuracy against cost, and their curves."""
+    costs = {run.name: (_macs(run) / 1e6, run.metrics["accuracy"]) for run in runs}
+    columns = ["run", "network", "validation accuracy %", "parameters", "MACs (M), as executed", "epochs"]
+    rows = [
+        [
+            Cell(run.name),
+            Cell(str(run.spec)),
+            Cell(f"{100 * costs[run.name][1]:.2f}", costs[run.name][1]),
+            Cell(f"{run.metrics['parameters']:,}", run.metrics["parameters"]),
+            Cell(f"{costs[run.name][0]:.2f}", costs[run.name][0]),
+            Cell(str(run.metrics["epochs"]), run.metrics["epochs"]),
+        ]
+        for run in runs
+    ]
+    drawings = [run_figures.accuracy_against_macs(costs)] if len(runs) > 1 else []
+    yield Section("Runs", table=Table(columns, rows), drawings=drawings)
+    curves = {run.name: [[row["validation_accuracy"] for row in run.rows]] for run in runs if run.rows}
+    if curves:
+        yield Section("Validation accuracy while training", drawings=[figures.curves(curves)])
+
+
+def _macs(run: Run) -> float:
+    if "executed_macs" in run.metrics:
+        return run.metrics["executed_macs"]
+    image = torch.zeros(1, run.config["in_chans"], *run.config["image_size"], device=run.device)
+    return measure.macs_per_sample(run.model, image)
+
+
+def beside_each_other(found: Sequence[Findings]) -> Iterator[Section]:
+    """Yield what the gates of several runs do, layer by layer, in the same figures."""
+    gates = {each.run.name: each.gates for each in found if each.gates}
+    gaters = {each.run.name: each.gater.patterns for each in found if each.gater is not None}
+    drawings = [run_figures.gates_of_runs(gates)] if len(gates) > 1 else []
+    drawings += [run_figures.open_gates_of_runs(gaters)] if len(gaters) > 1 else []
+    if drawings:
+        yield Section("Gates of the runs, layer by layer", drawings=drawings)
+
+
+def of_run(found: Findings, *, several: bool) -> list[Section]:
+    """Return the sections about one run's gates; among several they bear its name."""
+    sections = list(_of_run(found))
+    if not several:
+        return sections
+    return [section.under(found.run.name) for section in sections]
+
+
+def _of_run(found: Findings) -> Iterator[Section]:
+    run = found.run
+    if not gates_in(run.model) and not isinstance(run.model, GaterNet):
+        yield Section("no gates", "This network has no gates, so there is nothing to show of them.")
+        return
+    if gate_figures.gct_parameters(run.model, "gamma"):
+        yield Section("parameters of gct by depth", drawings=_gct_drawings(run))
+    if run.images is None:
+        yield Section("without images", f"What needs images is left out. {run.missing}")
+    for adds, title in ((False, "factors of gates by depth"), (True, "what gates add by depth")):
+        if kind := [summary for summary in found.gates if summary.adds is adds]:
+            yield Section(title, drawings=_value_drawings(kind, run.classes))
+    if found.removal is not None:
+        yield _of_removal(found.removal, len(found.gates))
+    if found.attention is not None:
+        yield Section("attention", drawings=_attention_drawings(found.attention))
+    if found.gater is not None:
+        yield _of_gater(run, found.gater)
+
+
+def _gct_drawings(run: Run) -> list[Drawing]:
+    return [
+        gate_figures.parameter_by_depth(gate_figures.gct_parameters(run.model, name), name)
+        for name in ("gamma", "alpha", "beta")
+    ]
+
+
+def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> list[Drawing]:
+    most = max(found, key=lambda summary: summary.between_classes * summary.between_images)
+    by_depth = [
+        gate_figures.values_by_depth(found),
+        gate_figures.competition_by_depth(found),
+        gate_figures.dependence_by_depth(found),
+        gate_figures.classes_by_depth(found, classes),
+    ]
+    suffix = "added" if found[0].adds else "factors"
+    return [*(drawing.renamed(suffix) for drawing in by_depth), gate_figures.classes_by_channel(most, classes)]
+
+
+def _of_removal(cost: Removal, gates: int) -> Section:
+    return Section(
+        "gates near the identity",
+        f"{len(cost.paths)} of {gates} gates have 95 % of their values within 0.05 of doing nothing"
+        + (f" ({', '.join(cost.paths)})" if cost.paths else "")
+        + f". Of {cost.images:,} images {100 * cost.accuracy_with:.2f} % are classified rightly with all gates, "
+        f"{100 * cost.accuracy_without:.2f} % without these.",
+    )
+
+
+def _attention_drawings(attention: Attention) -> list[Drawing]:
+    paths = list(attention.maps)
+    shown = dict.fromkeys(paths[round(i * (len(paths) - 1) / (_MAPS - 1))] for i in range(_MAPS))
+    overlays = [attention_figures.attention_overlays(path, attention.pictures, *attention.maps[path]) for path in shown]
+    return [*overlays, attention_figures.distances_by_gate(attention.distances)]
+
+
+def _of_gater(run: Run, found: GaterFindings) -> Section:
+    net, patterns = found.net, found.patterns
+    own = found.exchanged.diagonal().nanmean()
+    other = found.exchanged[~torch.eye(len(run.classes), dtype=torch.bool)].nanmean()
+    lowest, mean, highest = patterns.open_gates()
+    text = (
+        f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
+        f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed, the "
+        f"gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the plain network. "
+        f"Classified rightly are {100 * float(own):.1f} % of a class's images with its own typical gates, "
+        f"{100 * float(other):.1f} % with those of another (means over classes)."
+    )
+    drawings = [
+        gater_figures.kinds_by_unit(patterns),
+        gater_figures.images_by_gate(patterns),
+        gater_figures.open_gates_by_image(patterns),
+    ]
+    try:
+        pictures = [run.images.picture(index) for index in patterns.kept.tolist()] if run.images is not None else []
+        drawings.append(gater_figures.patterns_in_the_plane(patterns, run.classes, pictures))
+    except _checks.InvalidValueError as error:
+        text += f" {error}"
+    return Section("which filters the gater opens", text, drawings=drawings)
