@@ -199,7 +199,7 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
         most: how many classes are drawn, those farthest away.
     """
     away = torch.stack([(s.by_class - s.mean).square().mean(1).sqrt() for s in summaries], 1).nan_to_num()
-    order = away.square().sum(1).argsort(descending=True)[:most].sort().values.tolist()
+    order: list[int] = away.square().sum(1).argsort(descending=True)[:most].sort().values.tolist()
     figure, axes = new_figure(7, 4.2)
     depth = range(1, len(summaries) + 1)
     tips = {}
