@@ -1,6 +1,9 @@
 """What gates do is recorded as it is, added up without keeping it, and maps are those that the forward used."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 from gate_cases import every_case, make, perturbed, random_map, settled
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -209,6 +213,19 @@ def test_pieces_add_up_whoever_counts_them(sizes: list[int], several: bool) -> N
         parts[0].merge_state(other)
     for name in whole._defaults:
         assert_close(getattr(parts[0], name), getattr(whole, name))
+
+
+def test_two_processes_count_the_images_of_both(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("stats_in_processes.py"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for arguments in ([script], [*launcher, script]):
+        subprocess.run([sys.executable, *arguments, str(tmp_path)], check=True, capture_output=True, timeout=300)
+    alone, *shared = (load_file(tmp_path / name) for name in ("0_of_1", "0_of_2", "1_of_2"))
+    for numbers in shared:
+        assert numbers.pop("own") == 15
+        for name, value in numbers.items():
+            assert_close(value, alone[name])
+    assert alone["0.gct/deviation"].max() > 0.01, "gates that differ between images"
 
 
 def test_a_reset_forgets_and_nothing_seen_is_refused() -> None:
