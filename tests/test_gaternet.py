@@ -86,6 +86,14 @@ def test_the_paper_s_batchnorm_in_the_head_is_an_option() -> None:
     assert count[1] - count[0] == 2 * 8
 
 
+@pytest.mark.parametrize(("gater", "normed"), [("light", True), ("local", True), ("resnet20", False)])
+def test_all_gaters_but_the_released_one_have_it_unless_told(gater: str, normed: bool) -> None:
+    for options, expected in (({}, normed), ({"head_norm": True}, True), ({"head_norm": False}, False)):
+        heads = [module for name, module in small(gater=gater, **options).gater.named_modules() if "head.norm" in name]
+        assert bool(heads) is expected
+        assert all(isinstance(head, nn.BatchNorm1d) for head in heads)
+
+
 # Estimators
 
 
@@ -441,7 +449,7 @@ def test_local_gating_decides_at_each_site_from_its_own_input() -> None:
     assert torch.equal(net(images(), gates=gates), logits)
     forced = torch.ones_like(gates)
     assert torch.equal(net(images(), gates=forced), net.backbone(images()))
-    assert net.gater_macs == sum(p.numel() for n, p in net.gater.named_parameters() if n.endswith("weight"))
+    assert net.gater_macs == sum(p.numel() for p in net.gater.parameters() if p.dim() == 2)
 
 
 def test_with_a_budget_gates_start_open_and_else_undecided() -> None:

@@ -1,5 +1,6 @@
 """Small bugs, each with the test that must catch it; `planted_bugs.py` runs them."""
 
+from planted.analysis import BUGS as _ANALYSIS
 from planted.bug import Bug as Bug
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
@@ -7,4 +8,4 @@ from planted.networks import BUGS as _NETWORKS
 from planted.training import BUGS as _TRAINING
 from planted.tuning import BUGS as _TUNING
 
-BUGS = [*_GATES, *_GATERNET, *_NETWORKS, *_TRAINING, *_TUNING]
+BUGS = [*_ANALYSIS, *_GATES, *_GATERNET, *_NETWORKS, *_TRAINING, *_TUNING]

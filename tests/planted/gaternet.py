@@ -267,4 +267,20 @@ BUGS = [
         "test_patterns.py",
         "test_no_image_at_all_is_refused",
     ),
+    Bug(
+        "batchnorm in the released head",
+        "gaternet/network.py",
+        'head_norm = gater != "resnet20" if head_norm is None else head_norm',
+        "head_norm = True if head_norm is None else head_norm",
+        "test_gaternet.py",
+        "test_all_gaters_but_the_released_one_have_it_unless_told",
+    ),
+    Bug(
+        "no batchnorm unless asked for",
+        "gaternet/network.py",
+        'head_norm = gater != "resnet20" if head_norm is None else head_norm',
+        "head_norm = bool(head_norm)",
+        "test_gaternet.py",
+        "test_all_gaters_but_the_released_one_have_it_unless_told",
+    ),
 ]
