@@ -1,6 +1,7 @@
 """Figures of gates: what is drawn is what was counted, in pictures that can be read by ear and by machine."""
 
 import csv
+import dataclasses
 import io
 import re
 from xml.etree import ElementTree
@@ -16,7 +17,7 @@ from gatewise.analysis.drawing import INK, Drawing
 from gatewise.analysis.gate_stats import GateStats, GateSummary, gate_statistics
 from gatewise.analysis.recording import GateRecorder
 
-CLASSES = ("ant", "bee", "<cat & dog>")
+CLASSES = ("ant", "_bee$", r"<cat & dog $\foo$>")
 
 
 def net(gate: str) -> nn.Module:
@@ -168,6 +169,39 @@ def test_gates_of_runs_stand_beside_each_other_with_their_own_numbers(summaries:
         ])
     svg = drawing.svg()
     assert all(f'id="series-{run}-{panel}"' in svg for run in range(2) for panel in range(3))
+
+
+def test_classes_without_images_are_left_out(summaries: list[GateSummary]) -> None:
+    seen = [
+        dataclasses.replace(s, by_class=torch.cat([s.by_class, torch.full_like(s.by_class[:1], torch.nan)]))
+        for s in summaries
+    ]
+    classes = (*CLASSES, "dodo")
+    for drawing in (gate_figures.classes_by_depth(seen, classes), gate_figures.classes_by_channel(seen[0], classes)):
+        assert {row["class"] for row in rows(drawing)} == set(CLASSES)
+        assert "3 of 4 classes" in drawing.shows
+    few = gate_figures.classes_by_channel(seen[0], classes, most_classes=2)
+    assert len({row["class"] for row in rows(few)}) == 2
+
+
+def test_names_are_drawn_as_they_are(summaries: list[GateSummary]) -> None:
+    drawing = gate_figures.classes_by_depth(summaries, CLASSES)
+    written = [
+        element.text for element in ElementTree.fromstring(drawing.svg()).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert {name.strip() for name in written if name} >= set(CLASSES)
+    assert all(f'id="legend-{number}"' in drawing.svg() for number in range(3))
+    drawing.png()
+
+
+def test_the_metric_draws_gates_of_both_kinds_around_doing_nothing() -> None:
+    model, ((images, labels),) = net("se+gc:rd_ratio=1/4"), batches()
+    found = list(gate_statistics(model, [(images, labels)], 3).values())
+    assert {s.adds for s in found} == {True, False}
+    _, axes = gate_figures.draw_values_by_depth(found)
+    assert axes.get_ylim()[0] == pytest.approx(-1)
+    middles = [bars.lines[0].get_ydata()[0] for bars in axes.containers]
+    assert middles == pytest.approx([s.average - s.neutral for s in found])
 
 
 def test_gates_that_add_are_drawn_around_zero() -> None:

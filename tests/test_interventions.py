@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise._checks import InvalidValueError
 from gatewise.analysis.gate_stats import gate_statistics
-from gatewise.analysis.interventions import accuracy_with_gates_of, idle_gates, removal_cost
+from gatewise.analysis.interventions import exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import record_patterns
 
 
@@ -72,6 +72,11 @@ def test_gates_of_another_class_are_tried_on_every_class() -> None:
     images = torch.tensor([0.0, 1.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 1, 4, 4)
     data = [(images, torch.tensor([0, 1, 1]))]
     patterns = record_patterns(model, data, classes=3)
-    found = accuracy_with_gates_of(model, patterns, data)
-    assert torch.equal(found[:2, :2], torch.eye(2, dtype=torch.float64))
-    assert found[2].isnan().all()
+    found = exchange_gates(model, patterns, data)
+    assert found.classes == (0, 1), "class 2 has no images, and gates of none"
+    assert torch.equal(found.accuracy, torch.eye(2, dtype=torch.float64))
+    assert (found.own, found.same, found.other) == (1, 1, 0)
+    first = exchange_gates(model, patterns, data, most=1)
+    assert (first.classes, first.accuracy.tolist()) == ((0,), [[1.0]])
+    with pytest.raises(InvalidValueError, match="most"):
+        exchange_gates(model, patterns, data, most=0)

@@ -97,6 +97,40 @@ def test_patterns_of_different_classes_lie_apart() -> None:
     assert (kept[distance.argmin(1)] == kept).double().mean() > 0.8
 
 
+def test_bars_hold_as_many_whole_numbers_as_each_other() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 90, 1), nn.ReLU(), nn.Conv2d(90, 3, 1))
+    found = GatePatterns(gw.GaterNet(backbone, image_size=(8, 8)).sites, classes=1)
+    found.update((torch.arange(90) <= torch.arange(90)[:, None]).float(), torch.zeros(90).long(), torch.ones(90))
+    rows = open_rows(gater_figures.open_gates_by_image(found))
+    assert {row[2] for row in rows} == {2.0}, "each number of open gates once, two of them in each bar"
+    assert (rows[0][0], rows[-1][1]) == (0.5, 90.5)
+    by_gate = open_rows(gater_figures.images_by_gate(found))
+    assert sum(row[2] for row in by_gate) == 89, "all but the gate that is always open"
+
+
+def open_rows(drawing: Drawing) -> list[list[float]]:
+    return [[float(value) for value in line.split(",")] for line in drawing.csv().splitlines()[1:]]
+
+
+def test_a_single_gate_has_no_plane() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.Conv2d(1, 3, 1))
+    found = GatePatterns(gw.GaterNet(backbone, image_size=(8, 8)).sites, classes=1)
+    found.update((torch.arange(8) % 2).float().unsqueeze(1), torch.zeros(8).long(), torch.ones(8))
+    with pytest.raises(InvalidValueError, match="two gates"):
+        found.embedding()
+
+
+def test_of_many_classes_those_with_most_images_have_a_look_of_their_own() -> None:
+    found = GatePatterns(tiny().sites, classes=5)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 1, 2, 3, 3, 3, 4] * 4)
+    found.update((torch.rand(32, 4, generator=generator) < 0.5).float(), labels, torch.ones(32))
+    written = texts(gater_figures.patterns_in_the_plane(found, ("a", "b", "_c$", "d", "e"), most=2))
+    assert written == ["b", "d", "other classes"]
+    every = texts(gater_figures.patterns_in_the_plane(found, ("a", "b", "_c$x$", "d", "e")))
+    assert [text.strip() for text in every] == ["a", "b", "_c$x$", "d", "e"]
+
+
 @pytest.mark.parametrize("count", [2, 10])
 def test_patterns_that_cannot_be_laid_out_are_refused(count: int) -> None:
     found = GatePatterns(tiny().sites, classes=1)

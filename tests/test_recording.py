@@ -50,6 +50,9 @@ def test_every_gate_of_the_registry_is_recorded_as_its_formula_says(name: str, o
             before, after = x[image, channel], y[image, channel]
             factor = (before * after).sum() / before.square().sum()
             value = (after - before).mean() / size if gate.adds else factor
+            unit = size if gate.adds else before.square().mean().sqrt()
+            change = (after - before).square().mean().sqrt() / unit
+            assert_close(seen.changes[image, channel], change.float(), rtol=1e-3, atol=1e-4)
             assert_close(seen.values[image, channel], value, rtol=1e-3, atol=1e-4)
             assert_close(seen.before[image, channel], before.square().mean().sqrt())
             assert_close(seen.after[image, channel], after.square().mean().sqrt(), rtol=1e-4, atol=1e-5)
@@ -63,11 +66,17 @@ def test_factors_of_channels_are_those_that_the_gate_multiplied_by() -> None:
     assert_close(recorder.take()[""].values[..., None, None] * x, y)
 
 
-def test_a_channel_of_zeros_counts_as_multiplied_by_one() -> None:
+def test_a_channel_of_zeros_tells_nothing_of_its_factor() -> None:
     x = torch.zeros(2, 8, 4, 4)
-    seen = Recorded.of(gw.make_gate("se", 8), x, x)
-    assert torch.equal(seen.values, torch.ones(2, 8))
+    x[:, 0] = 1
+    seen = Recorded.of(gw.make_gate("se", 8), x, 3 * x)
+    assert_close(seen.values[:, 0], torch.full((2,), 3.0))
+    assert_close(seen.changes[:, 0], torch.full((2,), 2.0))
+    assert seen.values[:, 1:].isnan().all()
+    assert seen.changes[:, 1:].isnan().all()
     assert torch.equal(Recorded.of(gw.make_gate("gc", 8), x, x).values, torch.zeros(2, 8))
+    empty = Recorded.of(gw.make_gate("gc", 8), 0 * x, 0 * x)
+    assert torch.equal(empty.values, torch.zeros(2, 8))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -148,6 +157,14 @@ def recorded(net: nn.Module, x: Tensor) -> dict[str, Recorded]:
     return recorder.take()
 
 
+def cut(seen: dict[str, Recorded], part: slice) -> dict[str, Recorded]:
+    """Return what was recorded of some of the images."""
+    return {
+        path: Recorded(*(getattr(own, name)[part] for name in ("values", "changes", "before", "after")))
+        for path, own in seen.items()
+    }
+
+
 @pytest.mark.parametrize("gate", ["gct", "se", "gc"])
 def test_statistics_are_those_of_all_values_together(gate: str) -> None:
     net, labels = gated(gate), torch.tensor([0, 1, 1, 0, 2, 1])
@@ -156,17 +173,18 @@ def test_statistics_are_those_of_all_values_together(gate: str) -> None:
     seen = recorded(net, images())
     stats = GateStats(net, classes=4)
     for part in (slice(0, 2), slice(2, 6)):
-        pieces = {k: Recorded(v.values[part], v.before[part], v.after[part]) for k, v in seen.items()}
-        stats.update(pieces, labels[part])
+        stats.update(cut(seen, part), labels[part])
     for path, found in stats.summaries().items():
         values = seen[path].values.double()
-        neutral = 0 if found.adds else 1
+        assert found.neutral == (0 if found.adds else 1)
         assert_close(found.mean, values.mean(0))
+        assert found.average == pytest.approx(values.mean().item())
+        assert found.overall_deviation == pytest.approx(values.std(correction=0).item(), rel=1e-5)
         assert_close(found.deviation, values.std(0, correction=0), rtol=1e-6, atol=1e-7)
         for label in range(3):
             assert_close(found.by_class[label], values[labels == label].mean(0))
         assert found.by_class[3].isnan().all()
-        assert found.near_identity == pytest.approx(((values - neutral).abs() < 0.05).double().mean().item())
+        assert found.near_identity == pytest.approx((seen[path].changes < 0.05).double().mean().item())
         low, high = found.edges[0], found.edges[-1]
         assert torch.equal(
             found.histogram.double(),
@@ -175,11 +193,66 @@ def test_statistics_are_those_of_all_values_together(gate: str) -> None:
         total = (values - values.mean()).square().mean()
         assert found.between_images == pytest.approx((values.var(0, correction=0).mean() / total).item(), rel=1e-4)
         of_classes = torch.stack([values[labels == label].mean(0) for label in labels.tolist()])
-        share = of_classes.var(0, correction=0).mean() / values.var(0, correction=0).mean()
-        assert found.between_classes == pytest.approx(share.item(), rel=1e-4)
+        between, within = ((v - values.mean(0)).square().sum() for v in (of_classes, values))
+        rest = (values - of_classes).square().sum() / (values.shape[1] * (6 - 3))
+        share = (between - values.shape[1] * (3 - 1) * rest) / within
+        assert found.between_classes == pytest.approx(max(0.0, share.item()), rel=1e-4)
         spread = [s.std(1, correction=0) / s.mean(1) for s in (seen[path].before, seen[path].after)]
         assert found.spread_before == pytest.approx(spread[0].mean().item(), rel=1e-5)
         assert found.competition == pytest.approx((spread[1].mean() / spread[0].mean()).item(), rel=1e-5)
+
+
+def test_labels_that_mean_nothing_share_no_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200, 4, generator=generator)
+    net = nn.Sequential(gw.make_gate("se", 4))
+    by_chance, real = GateStats(net, classes=40), GateStats(net, classes=2)
+    seen = {"0": Recorded(values, values.abs(), values, values)}
+    by_chance.update(seen, torch.arange(200) % 40)
+    assert by_chance.summaries()["0"].between_classes < 0.05, "plain shares of variance would be 20 %"
+    real.update(seen, (values[:, 0] > 0).long())
+    assert 0.1 < real.summaries()["0"].between_classes < 0.25, "two thirds of one channel's in four"
+
+
+def test_channels_that_are_zero_count_for_nothing() -> None:
+    net = nn.Sequential(gw.make_gate("gct", 3))
+    net[0].beta.data.fill_(0.5)
+    x = torch.rand(6, 3, 4, 4) + 0.1
+    x[::2, 1] = 0
+    x[:, 2] = 0
+    stats = GateStats(net, classes=2)
+    stats.update(recorded(net, x), torch.arange(6) % 2)
+    found = stats.summaries()["0"]
+    factor = 1 + math.tanh(0.5)
+    assert_close(found.mean[:2], torch.full((2,), factor, dtype=torch.float64), rtol=1e-5, atol=0)
+    assert found.mean[2].isnan()
+    assert found.by_class[0, 1].isnan(), "zero in all its images"
+    assert found.by_class[1, 1].item() == pytest.approx(factor, rel=1e-5)
+    assert (found.near_identity, found.between_images, found.between_classes) == (0, 0, 0)
+    assert found.average == pytest.approx(factor, rel=1e-5)
+    assert found.overall_deviation == pytest.approx(0, abs=1e-4)
+    assert found.histogram.sum() == 6 + 3
+
+
+def test_classes_count_the_images_that_reached_the_gate() -> None:
+    net = nn.Sequential(perturbed(gw.make_gate("se", 3)))
+    x, labels = torch.rand(4, 3, 4, 4), torch.tensor([0, 1, 0, 1])
+    stats, alone = GateStats(net, classes=2), GateStats(net, classes=2)
+    stats.update(recorded(net, x), labels)
+    stats.update({}, labels)
+    alone.update(recorded(net, x), labels)
+    assert_close(stats.summaries()["0"].by_class, alone.summaries()["0"].by_class)
+
+
+def test_a_change_that_cancels_over_positions_is_a_change() -> None:
+    x = torch.ones(1, 2, 1, 2)
+    y = x + torch.tensor([1.0, -1.0])
+    net = nn.Sequential(gw.make_gate("nl", 2))
+    stats = GateStats(net)
+    stats.update({"0": Recorded.of(net[0], x, y)})
+    found = stats.summaries()["0"]
+    assert found.average == 0
+    assert found.near_identity == 0
 
 
 def test_a_logger_gets_scalars() -> None:
@@ -207,8 +280,7 @@ def test_pieces_add_up_whoever_counts_them(sizes: list[int], several: bool) -> N
     parts = [GateStats(net, classes=3) for _ in range(2 if several else 1)]
     for number, (piece, own) in enumerate(zip(labels.split(sizes), range(len(sizes)), strict=True)):
         span = slice(sum(sizes[:own]), sum(sizes[: own + 1]))
-        cut = {k: Recorded(v.values[span], v.before[span], v.after[span]) for k, v in seen.items()}
-        parts[number % len(parts)].update(cut, piece)
+        parts[number % len(parts)].update(cut(seen, span), piece)
     for other in parts[1:]:
         parts[0].merge_state(other)
     for name in whole._defaults:
@@ -345,6 +417,14 @@ def test_a_map_for_all_positions_has_no_distance_and_one_for_each_has() -> None:
     assert found["3.gc"].outputs == pytest.approx(0, abs=1e-6)
     assert found["3.nl"].attention > 1e-4
     assert found["3.gc"].inputs > 0.1
+
+
+def test_maps_are_compared_before_a_later_layer_overwrites_them() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(perturbed(gw.make_gate("gc", 4, rd_ratio=0.5)), nn.Hardtanh(-0.1, 0.1, inplace=True))
+    x = torch.randn(2, 4, 3, 3)
+    (found,) = query_distances(net, [(x, torch.zeros(2))])
+    assert found.outputs == pytest.approx(0, abs=1e-6), "the same is added everywhere"
 
 
 def test_distances_are_means_over_all_images() -> None:

@@ -52,17 +52,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise _checks.DataError(f"{path} does not exist.") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _checks.DataError(f"{path} is not valid JSON ({error}). It may come from elsewhere; remove it.") from None
 
 
 def read_json_lines(path: Path) -> list[Any]:
     """Read JSON, one value a line; a line that is none is refused with the file's name and its number."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise _checks.DataError(f"{path}, line {number}: not valid JSON ({error}). Restore the file.") from None
     return rows
 

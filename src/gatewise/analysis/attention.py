@@ -1,6 +1,6 @@
 """Where gates look: attention maps of chosen positions, and how much they differ from position to position."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,21 +61,22 @@ def mean_distance(vectors: Tensor) -> Tensor:
     return (1 - cosines / (count * (count - 1))) / 2
 
 
-@contextmanager
-def _inputs_and_outputs(model: nn.Module) -> Iterator[dict[str, tuple[Gate, Tensor, Tensor]]]:
-    """Yield what the last forward gave to and got from each gate that attends, in eval mode without gradients."""
-    seen: dict[str, tuple[Gate, Tensor, Tensor]] = {}
+Seen = Callable[[str, Gate, Tensor, Tensor], None]
 
+
+@contextmanager
+def _watching(model: nn.Module, see: Seen) -> Iterator[None]:
+    """Let `see` have what goes into and comes out of each gate that attends, before a later layer can overwrite it."""
     attending = {path: gate for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention}
 
-    def note(path: str) -> Hook:
+    def watch(path: str) -> Hook:
         def hook(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[path] = (gate, args[0], output)
+            see(path, gate, args[0], output)
 
         return hook
 
-    with hooks_on(attending, note), evaluation_mode(model), torch.no_grad():
-        yield seen
+    with hooks_on(attending, watch), evaluation_mode(model), torch.no_grad():
+        yield
 
 
 def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -91,13 +92,15 @@ def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, 
     """
     _checks.integer_at_least(1, queries=queries)
     found = {}
-    with _inputs_and_outputs(model) as seen:
+
+    def see(path: str, gate: Gate, x: Tensor, y: Tensor) -> None:  # noqa: ARG001
+        positions = even_positions(queries, x[0, 0].numel()).to(x.device)
+        maps = gate.attention(x, positions)
+        if maps is not None:
+            found[path] = maps.cpu(), positions.cpu()
+
+    with _watching(model, see):
         model(images)
-        for path, (gate, x, _) in seen.items():
-            positions = even_positions(queries, x[0, 0].numel()).to(x.device)
-            maps = gate.attention(x, positions)
-            if maps is not None:
-                found[path] = maps.cpu(), positions.cpu()
     return found
 
 
@@ -109,20 +112,22 @@ def query_distances(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     """
     device = next(model.parameters()).device
     sums: dict[str, Tensor] = {}
-    images_seen = 0
-    with _inputs_and_outputs(model) as seen:
+    images_seen: dict[str, int] = {}
+
+    def see(path: str, gate: Gate, x: Tensor, y: Tensor) -> None:
+        positions = even_positions(QUERIES, x[0, 0].numel()).to(x.device)
+        maps = gate.attention(x, positions)
+        if maps is None:
+            return
+        parts = (_rows(x, positions), maps.flatten(2), _rows(y - x, positions))
+        distances = torch.stack([mean_distance(part).double().sum() for part in parts]).cpu()
+        sums[path] = sums.get(path, torch.zeros(3, dtype=torch.float64)) + distances
+        images_seen[path] = images_seen.get(path, 0) + len(x)
+
+    with _watching(model, see):
         for images, _ in batches:
             model(images.to(device))
-            images_seen += len(images)
-            for path, (gate, x, y) in seen.items():
-                positions = even_positions(QUERIES, x[0, 0].numel()).to(x.device)
-                maps = gate.attention(x, positions)
-                if maps is None:
-                    continue
-                parts = (_rows(x, positions), maps.flatten(2), _rows(y - x, positions))
-                distances = torch.stack([mean_distance(part).double().sum() for part in parts]).cpu()
-                sums[path] = sums.get(path, torch.zeros(3, dtype=torch.float64)) + distances
-    return [QueryDistances(path, *(total / images_seen).tolist()) for path, total in sums.items()]
+    return [QueryDistances(path, *(total / images_seen[path]).tolist()) for path, total in sums.items()]
 
 
 def _rows(x: Tensor, positions: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     Args:
         path: of the gate.
         pictures: (N, 3, H, W) or (N, 1, H, W) in [0, 1], for the eye.
-        maps: their attention, (N, Q, h, w); scaled to the picture and coloured from its lowest to its highest value.
+        maps: their attention, (N, Q, h, w); scaled to the picture, coloured from a row's lowest to its highest value.
         positions: the queries, numbered along the flattened (h, w), (Q,).
     """
     same = bool(torch.equal(maps, maps[:, :1].expand_as(maps)))
@@ -30,13 +30,14 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     smooth = nn.functional.interpolate(maps.float(), sides, mode="bilinear", align_corners=False)
     rows = []
     for row in range(count):
+        lowest, highest = float(smooth[row].min()), float(smooth[row].max())
         for column, own in enumerate(axes[row]):
             own.set(xticks=[], yticks=[])
             own.grid(visible=False)
             own.imshow(shown[row].numpy())
             if column == 0:
                 continue
-            own.imshow(smooth[row, column - 1].numpy(), cmap="magma", alpha=0.6)
+            own.imshow(smooth[row, column - 1].numpy(), cmap="magma", alpha=0.6, vmin=lowest, vmax=highest)
             y, x = divmod(int(positions[column - 1]), width)
             rows.append([Cell(str(v), v) for v in (row + 1, y, x, float(maps[row, column - 1].max()))])
             if not same:
@@ -53,7 +54,8 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
         f"attention-{path.replace('.', '-')}",
         figure,
         shows=f"Attention of {path} over {count} images of the data set"
-        + ("." if same else f", for {queries} query positions (white crosses)."),
+        + ("" if same else f", for {queries} query positions (white crosses)")
+        + "; colours go from the lowest to the highest weight of a row.",
         look_for=look_for,
         table=Table(["image", "query y", "query x", "largest weight"], rows),
     )

@@ -92,18 +92,35 @@ def look(index: int) -> tuple[str, str]:
     return COLOURS[index % 8], MARKERS[(index + index // 8) % 8]
 
 
+def literal(name: str) -> str:
+    r"""Return a name as matplotlib must be given it to draw it as it is: no mathematics, nothing left out of legends.
+
+    >>> print(literal("a$b$"), literal("_background"))
+    a\$b\$  _background
+    """
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     """Return a figure that no global state knows of, and its axes: one, or an array of rows x columns."""
     matplotlib = _checks.optional_module("matplotlib", "drawing figures")
     figures = _checks.optional_module("matplotlib.figure", "drawing figures")
     with matplotlib.rc_context(dict.fromkeys(_INKED, INK)):
         figure = figures.Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns)
-    for each in axes.flat if rows * columns > 1 else [axes]:
+        panels = figure.subplots(rows, columns, squeeze=False)
+    for each in panels.flat:
         each.spines[["top", "right"]].set_visible(False)
         each.grid(alpha=0.25)
         each.set_axisbelow(True)
-    return figure, axes
+    return figure, panels if rows * columns > 1 else panels[0, 0]
+
+
+def add_colour_bar(figure: Any, drawn: Any, label: str) -> None:
+    """Add a bar that tells what the colours of an image or a mesh mean."""
+    bar = figure.colorbar(drawn)
+    bar.set_label(label, color=INK)
+    bar.ax.tick_params(colors=INK)
+    bar.outline.set_edgecolor(INK)
 
 
 def add_legend(figure: Any, **place: Any) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import torch
 
-from gatewise import measure
+from gatewise import _checks, measure
 from gatewise.analysis.findings import find
 from gatewise.analysis.page import Page
 from gatewise.analysis.runs import Run, Split, open_runs
 from gatewise.analysis.sections import beside_each_other, of_run, overview
 from gatewise.checkpoint import write_atomically
+from gatewise.gaternet import GaterNet
 from gatewise.training import Progress
+
+_PATTERNS = 4000  # on a page, over all its runs: their pictures are most of its size
 
 
 def explain(
@@ -35,12 +38,14 @@ def explain(
         figures_in: a folder for each figure as SVG, PNG and CSV too.
         progress: where to tell what is being done; None tells nothing.
     """
-    progress = progress or Progress(quiet=True)
+    progress, out = progress or Progress(quiet=True), Path(out)
+    _refuse_unwritable(out, figures_in)
+    opened = open_runs(runs, data, split)
+    gaters = sum(isinstance(run.model, GaterNet) for run in opened)
     found = []
-    for run in open_runs(runs, data, split):
+    for run in opened:
         progress.say(f"looking at {run.name}")
-        found.append(find(run))
-    opened = [each.run for each in found]
+        found.append(find(run, keep=min(2000, _PATTERNS // max(1, gaters))))
     sections = [*overview(opened), *beside_each_other(found)]
     for each in found:
         sections += of_run(each, several=len(found) > 1)
@@ -51,13 +56,20 @@ def explain(
         facts={"made with": f"gatewise {measure.environment(torch.device('cpu'))['gatewise']}"}
         | {run.name: _facts(run) for run in opened},
     )
-    out = Path(out)
     write_atomically(out, page.render())
     if figures_in is not None:
         for drawing in (drawing for section in sections for drawing in section.drawings):
             for suffix, content in (("svg", drawing.svg()), ("png", drawing.png()), ("csv", drawing.csv())):
                 write_atomically(Path(figures_in) / f"{drawing.name}.{suffix}", content)
     return out
+
+
+def _refuse_unwritable(out: Path, figures_in: str | Path | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if out.is_dir():
+        raise _checks.DataError(f"{out} is a folder; give a file for the page, for example {out / 'gates.html'}.")
+    if figures_in is not None and Path(figures_in).exists() and not Path(figures_in).is_dir():
+        raise _checks.DataError(f"{figures_in} is a file; give a folder for the figures.")
 
 
 def _facts(run: Run) -> str:

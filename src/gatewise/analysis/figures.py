@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
 from gatewise.analysis.table import Cell, Table
 
 
@@ -14,6 +14,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
     """
     figure, axes = new_figure(7, 3.6 + 0.2 * len(accuracies))  # the legend stands below, however long its names
     rows, tips = [], {}
+    several = any(len(seeds) > 1 for seeds in accuracies.values())
     for index, (name, seeds) in enumerate(accuracies.items()):
         epochs = range(1, len(seeds[0]) + 1)
         columns = [[100 * value for value in column] for column in zip(*seeds, strict=True)]
@@ -23,7 +24,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
         low, high = list(map(min, columns)), list(map(max, columns))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0, gid=f"{gid}-band")
         marks = {"marker": marker, "markersize": 4, "markevery": max(1, len(mean) // 8)}
-        axes.plot(epochs, mean, color=colour, label=name, lw=1.5, gid=gid, **marks)
+        axes.plot(epochs, mean, color=colour, label=literal(name), lw=1.5, gid=gid, **marks)
         tips[gid] = f"{name}: {mean[-1]:.2f} % after epoch {len(mean)}, best {max(mean):.2f} %"
         rows += [
             [Cell(name), *(Cell(f"{value:.4f}", value) for value in (epoch, *values))]
@@ -42,9 +43,11 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
     return Drawing(
         "curves",
         figure,
-        shows="Validation accuracy after each epoch: lines are means over seeds, bands go from the lowest to the "
-        "highest seed.",
-        look_for="Bands that overlap at the end: then luck may decide which line is above.",
+        shows="Validation accuracy after each epoch"
+        + (": lines are means over seeds, bands go from the lowest to the highest seed." if several else "."),
+        look_for="Bands that overlap at the end: then luck may decide which line is above."
+        if several
+        else "Which line is above at the end, not on the way; one training each cannot tell gain from luck.",
         table=Table(["variant", "epoch", "mean %", "lowest %", "highest %"], rows),
         tips=tips,
     )
@@ -58,7 +61,7 @@ def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | No
         error = None if low is None or high is None else [[100 * (accuracy - low)], [100 * (high - accuracy)]]
         colour, marker = look(index)
         style = {"color": colour, "marker": marker, "capsize": 3}
-        drawn = axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=name, **style)
+        drawn = axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=literal(name), **style)
         for number, artist in enumerate(drawn.get_children()):
             artist.set_gid(f"series-{index}" + (f"-{number}" if number else ""))
         tips[f"series-{index}"] = f"{name}: {100 * accuracy:.2f} %, {milliseconds:.2f} ms"

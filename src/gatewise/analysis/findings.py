@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gatewise.analysis.attention import QueryDistances, attention_maps, query_distances
 from gatewise.analysis.gate_stats import GateSummary, gate_statistics
-from gatewise.analysis.interventions import Removal, accuracy_with_gates_of, idle_gates, removal_cost
+from gatewise.analysis.interventions import Exchange, Removal, exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import GatePatterns, record_patterns
 from gatewise.analysis.runs import Run
 from gatewise.gaternet import GaterNet
@@ -40,12 +40,14 @@ class GaterFindings:
     Attributes:
         net: whose gater it is.
         patterns: which gates it opens.
-        exchanged: accuracy on each class's images with each class's gates; see `accuracy_with_gates_of`.
+        expected_macs: multiply-adds of an image if each gate opened as often as it does, but independently of others.
+        exchange: accuracy on each class's images with each class's gates.
     """
 
     net: GaterNet
     patterns: GatePatterns
-    exchanged: Tensor
+    expected_macs: float
+    exchange: Exchange
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Findings:
 
     Attributes:
         run: the run.
-        gates: a summary of each gate, from input to output.
+        gates: a summary of each gate that was reached, from input to output.
+        unreached: paths of the others.
         removal: what leaving out the gates near the identity costs.
         attention: of gates that attend.
         gater: of a GaterNet.
@@ -62,25 +65,34 @@ class Findings:
 
     run: Run
     gates: tuple[GateSummary, ...] = ()
+    unreached: tuple[str, ...] = ()
     removal: Removal | None = None
     attention: Attention | None = None
     gater: GaterFindings | None = None
 
 
-def find(run: Run) -> Findings:
-    """Show a run's images to its network, once for each kind of number, and return what its gates did."""
+def find(run: Run, keep: int = 2000) -> Findings:
+    """Show a run's images to its network, once for each kind of number, and return what its gates did.
+
+    Args:
+        run: opened, with images or without.
+        keep: how many whole patterns of a GaterNet are kept for laying them out in the plane.
+    """
     if run.images is None:
         return Findings(run)
-    gater = _gater(run, run.model) if isinstance(run.model, GaterNet) else None
-    if not gates_in(run.model):
+    gater = _gater(run, run.model, keep) if isinstance(run.model, GaterNet) else None
+    inserted = gates_in(run.model)
+    if not inserted:
         return Findings(run, gater=gater)
-    gates = tuple(gate_statistics(run.model, run.batches(), len(run.classes)).values())
+    found = gate_statistics(run.model, run.batches(), len(run.classes))
+    gates = tuple(found.values())
+    unreached = tuple(path for path in inserted if path not in found)
     removal = removal_cost(run.model, idle_gates(gates), run.batches())
-    return Findings(run, gates, removal, _attention(run), gater)
+    return Findings(run, gates, unreached, removal, _attention(run), gater)
 
 
 def _attention(run: Run) -> Attention | None:
-    images = next(run.batches())[0][:_PICTURES]
+    images = run.examples(_PICTURES)
     maps = attention_maps(run.model, images, _QUERIES)
     if not maps:
         return None
@@ -89,6 +101,8 @@ def _attention(run: Run) -> Attention | None:
     return Attention(pictures, maps, query_distances(run.model, run.batches()))
 
 
-def _gater(run: Run, net: GaterNet) -> GaterFindings:
-    patterns = record_patterns(net, run.batches(), len(run.classes))
-    return GaterFindings(net, patterns, accuracy_with_gates_of(net, patterns, run.batches()))
+def _gater(run: Run, net: GaterNet, keep: int) -> GaterFindings:
+    patterns = record_patterns(net, run.batches(), len(run.classes), keep)
+    rates = patterns.images_by_gate.double() / patterns.images
+    expected = float(net.executed_macs(rates.unsqueeze(0)))
+    return GaterFindings(net, patterns, expected, exchange_gates(net, patterns, run.batches()))

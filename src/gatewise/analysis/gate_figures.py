@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.analysis.drawing import INK, Drawing, add_legend, look, new_figure
+from gatewise.analysis.drawing import INK, Drawing, add_colour_bar, add_legend, literal, look, new_figure
 from gatewise.analysis.gate_stats import GateSummary
 from gatewise.analysis.table import Cell, Table
+from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.insertion import gates_in
 
 _GCT = "Yang et al., CVPR 2020"
@@ -20,6 +21,7 @@ _LOOK_FOR = {
     "gamma": "Layers of mostly negative gamma shrink differences between channels (cooperation), those of mostly "
     f"positive gamma enlarge them (competition); the paper finds the former early and the latter late ({_GCT}).",
 }
+_DEPTH = "gate, from input to output"
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
 
 
@@ -55,34 +57,35 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
 
 
 def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> tuple[Any, Any]:
-    """Draw the distribution of gate values over depth on `axes`, or on new ones; return figure and axes."""
+    """Draw the distribution of gate values over depth on `axes`, or on new ones; return figure and axes.
+
+    If some gates multiply and some add, values are drawn by how far they are from doing nothing.
+    """
     if axes is None:
         _, axes = new_figure(7, 3.6)
-    layers = [Depth(s.path, s.histogram, float(s.mean.mean()), _deviation(s)) for s in summaries]
-    draw_density(layers, summaries[0].edges, axes)
-    neutral = 0.0 if summaries[0].adds else 1.0
-    axes.axhline(neutral, color="#D55E00", lw=0.8, ls="--")
+    mixed = len({s.adds for s in summaries}) > 1
+    shift = summaries[0].neutral if mixed else 0.0  # factors and what is added have bins of one width
+    layers = [Depth(s.path, s.histogram, s.average - s.neutral * mixed, s.overall_deviation) for s in summaries]
+    draw_density(layers, summaries[0].edges - shift, axes)
+    axes.axhline(summaries[0].neutral - shift, color="#D55E00", lw=0.8, ls="--")
     label = "added / rms of the map" if summaries[0].adds else "factor"
-    axes.set(xlabel="gate, from input to output", ylabel=label)
+    axes.set(xlabel=_DEPTH, ylabel="factor - 1, or added / rms of the map" if mixed else label)
     return axes.figure, axes
-
-
-def _deviation(summary: GateSummary) -> float:
-    """Return the standard deviation of a gate's values over images and channels."""
-    return float((summary.deviation.square().mean() + summary.mean.var(correction=0)).sqrt())
 
 
 def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     """Draw the distribution of gate values over depth; all gates must multiply, or all add."""
     figure, _ = draw_values_by_depth(summaries)
-    rows = [[Cell(s.path), *_numbers(float(s.mean.mean()), _deviation(s), s.near_identity)] for s in summaries]
+    rows = [[Cell(s.path), *_numbers(s.average, s.overall_deviation, s.near_identity)] for s in summaries]
     what = "what gates add to each channel" if summaries[0].adds else "the factors by which gates multiply channels"
     return Drawing(
         "values",
         figure,
         shows=f"Distribution of {what}, layer by layer: colour is log(1 + count) over images and channels, points are "
-        f"means, bars one standard deviation; the dashed line is doing nothing.",
-        look_for="Layers whose values stay at the dashed line (they could be left out), and layers that spread widely.",
+        f"means, bars one standard deviation, the dashed line is doing nothing; what lies beyond the axis counts at "
+        f"its end.",
+        look_for="Layers whose values stay at the dashed line (they could be left out), and layers that spread widely "
+        f"(for SE the late ones hardly do: {_SE}).",
         table=Table(["gate", "mean", "standard deviation", "share near the identity"], rows),
         tips={f"layer-{n}": _tip(s) for n, s in enumerate(summaries)},
     )
@@ -90,7 +93,7 @@ def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
 
 def _tip(s: GateSummary) -> str:
     return (
-        f"{s.path}: mean {float(s.mean.mean()):.3f}, standard deviation {_deviation(s):.3f}, "
+        f"{s.path}: mean {s.average:.3f}, standard deviation {s.overall_deviation:.3f}, "
         f"{100 * s.near_identity:.0f} % near the identity"
     )
 
@@ -108,7 +111,7 @@ def gct_parameters(model: nn.Module, parameter: str) -> list[tuple[str, Tensor]]
     >>> gct_parameters(net, "gamma")
     [('0.gct', tensor([0., 0., 0.]))]
     """
-    gates = [(path, gate) for path, gate in gates_in(model).items() if hasattr(gate, "gamma")]
+    gates = [(path, gate) for path, gate in gates_in(model).items() if isinstance(gate, GatedChannelTransform)]
     return [(path, getattr(gate, parameter).detach().flatten().cpu()) for path, gate in gates]
 
 
@@ -143,14 +146,13 @@ def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     """Draw by how much each gate changes the spread between channels, measured at its input and output."""
     figure, axes = new_figure(7, 3.2)
     changes = [100 * (s.competition - 1) for s in summaries]
-    for number, (summary, change) in enumerate(zip(summaries, changes, strict=True)):
-        del summary
+    for number, change in enumerate(changes):
         colour = _BLUE if change < 0 else _ORANGE
         hatch = "//" if change < 0 else ""
         (bar,) = axes.bar([number + 1], [change], color=colour, width=0.8, hatch=hatch, edgecolor="white", lw=0)
         bar.set_gid(f"layer-{number}")
     axes.axhline(0, color=INK, lw=0.8)
-    axes.set(xlabel="gate, from input to output", ylabel="spread between channels (%)")
+    axes.set(xlabel=_DEPTH, ylabel="spread between channels (%)")
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     rows = [[Cell(s.path), *_numbers(s.spread_before, s.spread_after, s.competition)] for s in summaries]
     return Drawing(
@@ -176,7 +178,7 @@ def dependence_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         shares = [100 * getattr(s, field) for s in summaries]
         style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2}
         axes.plot(depth, shares, label=label, gid=f"series-{number}", **style)
-    axes.set(xlabel="gate, from input to output", ylabel="share of variance (%)", ylim=(0, 102))
+    axes.set(xlabel=_DEPTH, ylabel="share of variance (%)", ylim=(0, 102))
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     add_legend(figure, loc="outside upper center", ncols=2)
     rows = [[Cell(s.path), *_numbers(s.between_images, s.between_classes)] for s in summaries]
@@ -184,8 +186,9 @@ def dependence_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         "dependence",
         figure,
         shows="How much of the variance of each gate's values lies between images (the rest lies between channels), "
-        "and how much of the variance between images lies between classes.",
-        look_for="Gates near zero do the same to every image: a constant per channel would do.",
+        "and how much of the variance between images lies between classes (less what chance gives).",
+        look_for="Gates near zero do the same to every image, so that a constant per channel would do; the last gates "
+        f"of SE tend to that, those before them depend on the class ({_SE}).",
         table=Table(["gate", "between images", "between classes"], rows),
     )
 
@@ -195,29 +198,28 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
 
     Args:
         summaries: of gates from input to output.
-        classes: their names.
+        classes: their names; those without images are left out.
         most: how many classes are drawn, those farthest away.
     """
-    away = torch.stack([(s.by_class - s.mean).square().mean(1).sqrt() for s in summaries], 1).nan_to_num()
-    order: list[int] = away.square().sum(1).argsort(descending=True)[:most].sort().values.tolist()
+    away = torch.stack([(s.by_class - s.mean).square().nanmean(1).sqrt() for s in summaries], 1)
+    order = _farthest(away, most)
     figure, axes = new_figure(7, 4.2)
     depth = range(1, len(summaries) + 1)
     tips = {}
     for index, number in enumerate(order):
         colour, marker = look(index)
-        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "label": classes[number]}
+        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "label": literal(classes[number])}
         axes.plot(depth, away[number].tolist(), gid=f"series-{index}", **style)
-        farthest = int(away[number].argmax())
+        farthest = int(away[number].nan_to_num().argmax())
         tips[f"series-{index}"] = f"{classes[number]}: farthest at {summaries[farthest].path}"
-    axes.set(xlabel="gate, from input to output", ylabel="distance of the class mean", ylim=(0, None))
+    axes.set(xlabel=_DEPTH, ylabel="distance of the class mean", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     add_legend(figure, loc="outside right upper")
     return Drawing(
         "classes_by_depth",
         figure,
         shows="How far the mean gate values of each class's images lie from those of all images (root mean square over "
-        "channels), layer by layer"
-        + (f"; {len(order)} of {len(classes)} classes, those farthest away." if len(order) < len(classes) else "."),
+        f"channels), layer by layer{_of_all(order, classes)}.",
         look_for=f"Lines that leave zero late: early gates treat all classes alike, late ones are for some ({_SE}).",
         table=Table(
             ["class", *(s.path for s in summaries)],
@@ -227,36 +229,53 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
     )
 
 
-def classes_by_channel(summary: GateSummary, classes: Sequence[str], most: int = 64) -> Drawing:
+def classes_by_channel(
+    summary: GateSummary, classes: Sequence[str], most_channels: int = 64, most_classes: int = 32
+) -> Drawing:
     """Draw, for one gate, how far each class's mean lies from the mean over images, channel by channel.
 
     Args:
         summary: of the gate.
-        classes: their names.
-        most: how many channels are drawn, those that differ most between classes.
+        classes: their names; those without images are left out.
+        most_channels: how many channels are drawn, those that differ most between classes.
+        most_classes: how many classes, those farthest from the mean.
     """
-    differences = (summary.by_class - summary.mean).nan_to_num()
-    order = differences.square().sum(0).argsort(descending=True)[:most].sort().values
-    figure, axes = new_figure(7, 0.6 + 0.22 * max(8, len(classes)))
-    shown = differences[:, order]
+    differences = summary.by_class - summary.mean
+    chosen = _farthest(differences, most_classes)
+    order = differences.square().nansum(0).argsort(descending=True)[:most_channels].sort().values
+    shown = differences[chosen][:, order].nan_to_num()
+    figure, axes = new_figure(7, 0.6 + 0.22 * max(8, len(chosen)))
     limit = float(shown.abs().max()) or 1.0
     mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(classes)), list(classes), fontsize=8)
+    axes.set_yticks(range(len(chosen)), [literal(classes[number]) for number in chosen], fontsize=8)
     axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most)")
     axes.set_xticks([])
-    bar = figure.colorbar(mesh, label="class mean - mean")
-    bar.ax.tick_params(colors=INK)
+    add_colour_bar(figure, mesh, "class mean - mean")
+    channels: list[int] = order.tolist()
     rows = [
-        [Cell(name), Cell(str(int(channel)), int(channel)), *_numbers(float(shown[row, column]))]
-        for row, name in enumerate(classes)
-        for column, channel in enumerate(order)
+        [Cell(classes[number]), Cell(str(channel), channel), *_numbers(float(shown[row, column]))]
+        for row, number in enumerate(chosen)
+        for column, channel in enumerate(channels)
     ]
     return Drawing(
         f"classes-{summary.path.replace('.', '-')}",
         figure,
         shows=f"Gate {summary.path}: mean value for the images of each class minus the mean over all images, channel "
-        f"by channel.",
-        look_for="Rows that look alike: classes that the gate treats alike. A pale map: a gate that does not care.",
+        f"by channel{_of_all(chosen, classes)}.",
+        look_for="Rows that look alike: classes that the gate treats alike. A pale map: a gate that does not care "
+        f"({_SE}).",
         table=Table(["class", "channel", "difference"], rows),
     )
+
+
+def _farthest(away: Tensor, most: int) -> list[int]:
+    """Return which rows are largest, in their own order; rows that are all not numbers are left out."""
+    size = away.square().nansum(1).where(~away.isnan().all(1), -1.0)
+    order: list[int] = size.argsort(descending=True)[:most].sort().values.tolist()
+    return [row for row in order if size[row] >= 0]
+
+
+def _of_all(shown: Sequence[int], classes: Sequence[str]) -> str:
+    missing = len(shown) < len(classes)
+    return f"; {len(shown)} of {len(classes)} classes, those farthest away that have images" if missing else ""

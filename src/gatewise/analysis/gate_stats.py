@@ -19,22 +19,26 @@ _RANGES = {False: (0.0, 2.0), True: (-1.0, 1.0)}  # of the histograms, by whethe
 
 @dataclass(frozen=True)
 class GateSummary:
-    """What one gate did over all images.
+    """What one gate did over all images that reached it.
 
-    Values are factors of channels, or for a gate that adds what it adds to them; see `Recorded`.
+    Values are factors of channels, or for a gate that adds what it adds to them; see `Recorded`. A channel that is zero
+    in an image tells nothing of its factor, and is left out for that image.
 
     Attributes:
         path: of the gate in the network.
         adds: whether it adds, so that doing nothing is 0 and not 1.
-        mean: over images, of each channel, (C,).
+        mean: over images, of each channel, (C,); not a number for a channel that is always zero.
         deviation: likewise.
+        average: over images and channels.
+        overall_deviation: standard deviation over images and channels.
         by_class: mean over the images of each class, (classes, C); not a number for a class without images.
         histogram: how many values lie in each of the bins, the outermost of which take what lies beyond, (bins,).
         edges: of the bins, (bins + 1,).
-        near_identity: share of values within 0.05 of doing nothing.
+        near_identity: share of channels that an image's map leaves unchanged but for 5 % of their size.
         between_images: share of the values' variance that lies between images, the rest lying between channels: 0 for a
             gate that does the same to all images.
-        between_classes: share of the variance between images that lies between classes.
+        between_classes: share of the variance between images that lies between classes, less what chance gives to so
+            many classes (epsilon squared), at least 0.
         spread_before: spread between channels at the input: standard deviation of the channels' root mean squares over
             their mean, averaged over images.
         spread_after: likewise at the output.
@@ -44,6 +48,8 @@ class GateSummary:
     adds: bool
     mean: Tensor
     deviation: Tensor
+    average: float
+    overall_deviation: float
     by_class: Tensor
     histogram: Tensor
     edges: Tensor
@@ -52,6 +58,11 @@ class GateSummary:
     between_classes: float
     spread_before: float
     spread_after: float
+
+    @property
+    def neutral(self) -> float:
+        """The value of doing nothing."""
+        return 0.0 if self.adds else 1.0
 
     @property
     def competition(self) -> float:
@@ -87,10 +98,11 @@ class GateStats(Metric):
     """
 
     full_state_update = False
-    images_by_class: Tensor
+    count: Tensor
     total: Tensor
     squares: Tensor
     near: Tensor
+    count_by_class: Tensor
     by_class: Tensor
     histogram: Tensor
     spread: Tensor
@@ -110,8 +122,9 @@ class GateStats(Metric):
         }
         channels, count = ends[-1], len(gates)
         shapes: dict[str, tuple[int, ...]] = {
-            **{"images_by_class": (classes,), "total": (channels,), "squares": (channels,), "near": (channels,)},
-            **{"by_class": (classes, channels), "histogram": (count, BINS), "spread": (count, 2), "seen": (count,)},
+            **dict.fromkeys(("count", "total", "squares", "near"), (channels,)),
+            **dict.fromkeys(("count_by_class", "by_class"), (classes, channels)),
+            **{"histogram": (count, BINS), "spread": (count, 2), "seen": (count,)},
         }
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -120,20 +133,21 @@ class GateStats(Metric):
         """Count one forward: what each gate did (a gate that was not reached is left out), and the labels, (N,)."""
         if (labels is None) is bool(self.classes):
             raise _checks.InvalidValueError("give labels with every update if there are classes, and else never.")
-        if labels is not None:
-            self.images_by_class += labels.bincount(minlength=self.classes)
         for number, (path, own) in enumerate(self.slices.items()):
             if path not in recorded:
                 continue
-            seen = recorded[path]
-            values = seen.values.double()
+            seen, neutral = recorded[path], self._neutral(path)
+            known = ~seen.values.isnan()
+            values = seen.values.double().where(known, neutral)
             self.seen[number] += len(values)
-            self.total[own] += values.sum(0)
-            self.squares[own] += (values - self._neutral(path)).square().sum(0)
-            self.near[own] += ((values - self._neutral(path)).abs() < NEAR).sum(0)
+            self.count[own] += known.sum(0)
+            self.total[own] += (values - neutral).sum(0)
+            self.squares[own] += (values - neutral).square().sum(0)
+            self.near[own] += (seen.changes < NEAR).sum(0)
             if labels is not None:
-                self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values)
-            self.histogram[number] += _histogram(values, *_RANGES[self.adds[path]])
+                self.count_by_class[:, own] = self.count_by_class[:, own].index_add(0, labels, known.double())
+                self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values - neutral)
+            self.histogram[number] += _histogram(values[known], *_RANGES[self.adds[path]])
             self.spread[number] += torch.stack([_spread(seen.before), _spread(seen.after)])
 
     def _neutral(self, path: str) -> float:
@@ -164,31 +178,45 @@ class GateStats(Metric):
         return {path: self._summary(number, path) for number, path in enumerate(self.slices) if self.seen[number]}
 
     def _summary(self, number: int, path: str) -> GateSummary:
-        own, images, neutral = self.slices[path], self.seen[number], self._neutral(path)
-        mean = self.total[own] / images
-        variance = (self.squares[own] / images - (mean - neutral).square()).clamp(min=0)
-        within, across = variance.mean(), mean.var(correction=0)
-        by_class = self.by_class[:, own] / self.images_by_class.unsqueeze(1)
-        weights = (self.images_by_class / images).unsqueeze(1)
-        between = (weights * (by_class - mean).square()).nansum(0).mean()
-        before, after = (self.spread[number] / images).tolist()
+        own, neutral = self.slices[path], self._neutral(path)
+        count, mean = self.count[own], self.total[own] / self.count[own]  # of what lies beyond the neutral value
+        within = (
+            self.squares[own].sum() - (count * mean.square()).nansum()
+        )  # sums of squares around the channels' means
+        average = self.total[own].sum() / count.sum()
+        across = (count * (mean - average).square()).nansum()
+        before, after = (self.spread[number] / self.seen[number]).tolist()
         return GateSummary(
             path=path,
             adds=self.adds[path],
-            mean=mean,
-            deviation=variance.sqrt(),
-            by_class=by_class,
+            mean=mean + neutral,
+            deviation=(self.squares[own] / count - mean.square()).clamp(min=0).sqrt(),
+            average=float(average.nan_to_num()) + neutral,
+            overall_deviation=float(((within + across) / count.sum()).nan_to_num().clamp(min=0).sqrt()),
+            by_class=self.by_class[:, own] / self.count_by_class[:, own] + neutral,
             histogram=self.histogram[number].long(),
             edges=torch.linspace(*_RANGES[self.adds[path]], BINS + 1),
-            near_identity=float(self.near[own].mean() / images),
-            between_images=_share(within, within + across),
-            between_classes=_share(between, within),
+            near_identity=float((self.near[own].sum() / count.sum()).nan_to_num()),
+            between_images=_share(within, within + across, count.sum()),
+            between_classes=self._between_classes(own, mean, within),
             spread_before=before,
             spread_after=after,
         )
 
+    def _between_classes(self, own: slice, mean: Tensor, within: Tensor) -> float:
+        """Return epsilon squared of the classes, over all channels of one gate."""
+        counts = self.count_by_class[:, own]
+        between = (counts * (self.by_class[:, own] / counts - mean).square()).nansum()
+        groups, values = ((counts > 0).sum(0) - 1).clamp(min=0).sum(), counts.sum()
+        rest = values - (counts > 0).sum()
+        by_chance = groups * (within - between) / rest if rest > 0 else between
+        return max(0.0, _share(between - by_chance, within, values))
+
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:  # noqa: ARG002
-        """Draw the distribution of values gate by gate, on `ax` if given; return figure and axes, as torchmetrics."""
+        """Draw the distribution of values gate by gate, on `ax` if given; return figure and axes, as torchmetrics.
+
+        In a network in which some gates multiply and some add, values are drawn by how far they are from doing nothing.
+        """
         from gatewise.analysis.gate_figures import draw_values_by_depth
 
         return draw_values_by_depth(list(self.summaries().values()), ax)
@@ -206,8 +234,8 @@ def _spread(sizes: Tensor) -> Tensor:
     return torch.where(mean > 0, sizes.std(1, correction=0) / mean, 0.0).sum()
 
 
-def _share(part: Tensor, whole: Tensor) -> float:
-    tiny = 1e-12  # what rounding leaves of a variance of nothing
+def _share(part: Tensor, whole: Tensor, count: Tensor) -> float:
+    tiny = 1e-12 * count  # what rounding leaves of a variance of nothing
     return float(part / whole) if whole > tiny else 0.0
 
 

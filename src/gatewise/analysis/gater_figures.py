@@ -1,11 +1,12 @@
 """The figures of GaterNet's paper, from counted patterns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_colour_bar, add_legend, literal, look, new_figure
+from gatewise.analysis.interventions import Exchange
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
 from gatewise.analysis.thumbnails import Thumbnails
@@ -61,7 +62,8 @@ def images_by_gate(patterns: GatePatterns) -> Drawing:
     counts = patterns.images_by_gate
     dependent = counts[(counts > 0) & (counts < patterns.images)]
     figure, axes = new_figure(7, 3.5)
-    heights, edges, _ = axes.hist(dependent.tolist(), bins=50, range=(0, patterns.images), color="#0072B2")
+    edges = _whole_bins(0, patterns.images, 50)
+    heights, *_ = axes.hist(dependent.tolist(), bins=edges, color="#0072B2")
     axes.set(xlabel=f"images, of {patterns.images:,}, that open a gate", ylabel="gates that depend on the image")
     return Drawing(
         "images_by_gate",
@@ -77,10 +79,9 @@ def open_gates_by_image(patterns: GatePatterns) -> Drawing:
     numbers = patterns.images_by_open_gates
     lowest, mean, highest = patterns.open_gates()
     figure, axes = new_figure(7, 3.5)
-    span = range(lowest, highest + 1)
-    bins = min(60, len(span))
     weights = numbers[lowest : highest + 1].tolist()
-    heights, edges, _ = axes.hist(list(span), bins=bins, weights=weights, color="#0072B2")
+    edges = _whole_bins(lowest, highest, 60)
+    heights, *_ = axes.hist(range(lowest, highest + 1), bins=edges, weights=weights, color="#0072B2")
     gates = len(numbers) - 1
     axes.set(xlabel=f"open gates, of {gates:,}", ylabel="images")
     return Drawing(
@@ -92,6 +93,16 @@ def open_gates_by_image(patterns: GatePatterns) -> Drawing:
     )
 
 
+def _whole_bins(lowest: int, highest: int, most: int) -> list[float]:
+    """Return edges of at most so many bins, each of as many whole numbers as the others.
+
+    >>> _whole_bins(3, 7, 3)
+    [2.5, 4.5, 6.5, 8.5]
+    """
+    width = -(-(highest - lowest + 1) // most)
+    return [lowest - 0.5 + width * number for number in range(-(-(highest - lowest + 1) // width) + 1)]
+
+
 def _histogram(what: str, counted: str, heights: Sequence[float], edges: Sequence[float]) -> Table:
     rows = [
         [Cell(f"{value:.6g}", float(value)) for value in row]
@@ -100,7 +111,9 @@ def _histogram(what: str, counted: str, heights: Sequence[float], edges: Sequenc
     return Table([f"{what} from", f"{what} to", counted], rows)
 
 
-def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str], pictures: Sequence[Any] = ()) -> Drawing:
+def patterns_in_the_plane(
+    patterns: GatePatterns, classes: Sequence[str], pictures: Iterable[Any] | None = None, most: int = 16
+) -> Drawing:
     """Draw each kept image's gates as a point (PCA, then t-SNE), its class by colour and marker.
 
     Args:
@@ -108,19 +121,22 @@ def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str], pictur
         classes: their names.
         pictures: the kept images, in the order of `GatePatterns.kept`, as PIL images; without any, points have no
             thumbnails.
+        most: how many classes have a look of their own, those with most images.
     """
     points, labels = patterns.embedding()
     figure, axes = new_figure(7, 5.5)
-    for index, name in enumerate(classes):
-        chosen = points[labels == index]
-        colour, marker = look(index)
-        x, y = chosen.T.tolist()
+    own = sorted(labels.bincount(minlength=len(classes)).argsort(descending=True, stable=True)[:most].tolist())
+    series = torch.tensor([own.index(label) if label in own else len(own) for label in labels.tolist()])
+    for index in series.unique().tolist():
+        colour, marker = look(index) if index < len(own) else ("#999999", ".")
+        x, y = points[series == index].T.tolist()
         style = {"s": 8, "lw": 0, "alpha": 0.8, "color": colour, "marker": marker}
-        axes.scatter(x, y, label=name, gid=f"series-{index}", **style)
+        label = literal(classes[own[index]]) if index < len(own) else "other classes"
+        axes.scatter(x, y, label=label, gid=f"series-{index}", **style)
     axes.set(xticks=[], yticks=[])
     add_legend(figure, loc="outside right upper", markerscale=2)
-    series: list[int] = labels.tolist()
-    names, places = [classes[index] for index in series], points.tolist()
+    indices: list[int] = labels.tolist()
+    names, places = [classes[index] for index in indices], points.tolist()
     rows = [
         [Cell(str(image), image), Cell(name), *(Cell(f"{value:.4f}", value) for value in place)]
         for image, name, place in zip(patterns.kept.tolist(), names, places, strict=True)
@@ -131,5 +147,37 @@ def patterns_in_the_plane(patterns: GatePatterns, classes: Sequence[str], pictur
         shows=f"The gate vectors of {len(points):,} images in the plane (PCA, then t-SNE): near means alike.",
         look_for=f"Classes that lie apart: the gater knows them ({_PAPER}).",
         table=Table(["image", "class", "x", "y"], rows),
-        thumbnails=Thumbnails.of(pictures, places, series, names) if pictures else None,
+        thumbnails=None if pictures is None else Thumbnails.of(pictures, places, series.tolist(), names),
     )
+
+
+def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
+    """Draw the accuracy on each class's images with the typical gates of each class."""
+    names = [literal(classes[number]) for number in exchange.classes]
+    shown = 100 * exchange.accuracy
+    side = 1.4 + 0.34 * max(6, len(names))
+    figure, axes = new_figure(side + 1.2, side)
+    drawn = axes.imshow(shown.tolist(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
+    axes.set(xlabel="with the typical gates of", ylabel="images of")
+    add_colour_bar(figure, drawn, "classified rightly (%)")
+    columns = [classes[number] for number in exchange.classes]
+    rows = [
+        [Cell(name), *(Cell(f"{value:.2f}", value) for value in values)]
+        for name, values in zip(columns, shown.tolist(), strict=True)
+    ]
+    return Drawing(
+        "accuracy_by_gates",
+        figure,
+        shows=f"Share of each class's images that is classified rightly when the gates are not the image's own but "
+        f"those that open for more than half of the images of a class (a column){_of_all(len(names), len(classes))}.",
+        look_for="A dark diagonal on a pale ground: gates that fit their own class only. Columns that look alike: the "
+        "choice of filters hardly matters.",
+        table=Table(["images of", *columns], rows),
+    )
+
+
+def _of_all(shown: int, classes: int) -> str:
+    return f"; {shown} of {classes} classes, the first that have images" if shown < classes else ""

@@ -64,24 +64,57 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
     return Removal(tuple(paths), count, *(hits.double() / count).tolist())
 
 
-def accuracy_with_gates_of(net: GaterNet, patterns: GatePatterns, batches: Batches) -> Tensor:
-    """Return the accuracy on the images of each class with the typical gates of each class: (of images, of gates).
+@dataclass(frozen=True)
+class Exchange:
+    """What gates of another class cost.
 
-    A class's typical gates are those that open for more than half of its images. The diagonal is a class with its own;
-    what lies beside it is lost or kept by exchanging the gates of classes. A class without images gives rows that are
-    not numbers.
+    Attributes:
+        classes: which were tried, K of them.
+        own: accuracy on their images with each image's own gates.
+        accuracy: on the images of each class (row) with the typical gates of each (column), (K, K). A class's typical
+            gates are those that open for more than half of its images.
     """
-    classes = len(patterns.images_by_class)
+
+    classes: tuple[int, ...]
+    own: float
+    accuracy: Tensor
+
+    @property
+    def same(self) -> float:
+        """Accuracy with the typical gates of an image's own class, the mean over classes."""
+        return float(self.accuracy.diagonal().mean())
+
+    @property
+    def other(self) -> float:
+        """Accuracy with those of another class, the mean over pairs of classes; not a number for a single class."""
+        return float(self.accuracy[~torch.eye(len(self.classes), dtype=torch.bool)].mean())
+
+
+def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most: int = 20) -> Exchange:
+    """Return the accuracy on the images of each class with the typical gates of each class.
+
+    Each image is run once for each class, so only the first `most` classes that have images are tried.
+    """
+    _checks.integer_at_least(1, most=most)
+    classes = patterns.images_by_class.nonzero().flatten()[:most]
     device = next(net.parameters()).device
-    typical = (patterns.rate_by_class > 0.5).float().to(device)
-    hits, counts = torch.zeros(classes, classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
+    typical = (patterns.rate_by_class[classes] > 0.5).float().to(device)
+    place = torch.full_like(patterns.images_by_class, -1)
+    place[classes] = torch.arange(len(classes))
+    hits, counts = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64), torch.zeros(len(classes))
     with evaluation_mode(net), torch.no_grad():
-        for images, labels in batches:
-            counts += labels.cpu().bincount(minlength=classes)
-            for number, gates in enumerate(typical):
-                right = _right(net(images.to(device), gates=gates.expand(len(images), -1)), labels)
-                hits[:, number] += labels.cpu()[right].bincount(minlength=classes)
-    return hits / counts.unsqueeze(1)
+        for batch, of in batches:
+            chosen = place[of.cpu()] >= 0
+            images, labels = batch[chosen.to(batch.device)].to(device), of.cpu()[chosen]
+            if not len(labels):
+                continue
+            counts += place[labels].bincount(minlength=len(classes))
+            patterns_to_try = [None, *(gates.expand(len(images), -1) for gates in typical)]
+            for column, gates in enumerate(patterns_to_try):
+                right = _right(net(images, gates=gates), labels)
+                hits[:, column] += place[labels[right]].bincount(minlength=len(classes))
+    own, accuracy = hits[:, 0].sum() / counts.sum(), hits[:, 1:] / counts.unsqueeze(1)
+    return Exchange(tuple(classes.tolist()), float(own), accuracy)
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

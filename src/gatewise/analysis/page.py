@@ -19,10 +19,9 @@ class Section:
     table: Table | None = None
     drawings: Sequence[Drawing] = ()
 
-    def under(self, name: str) -> Self:
-        """Return the same section as that of one run among several, with figures under names of their own."""
-        suffix = "".join(letter if letter.isalnum() else "-" for letter in name)
-        drawings = [drawing.renamed(suffix) for drawing in self.drawings]
+    def under(self, name: str, slug: str) -> Self:
+        """Return the same section as that of one run among several, its figures' names ending with `slug`."""
+        drawings = [drawing.renamed(slug) for drawing in self.drawings]
         return replace(self, title=f"{name}: {self.title}", drawings=drawings)
 
 
@@ -38,6 +37,6 @@ class Page:
     def render(self) -> str:
         """Return the HTML."""
         jinja2 = _checks.optional_module("jinja2", "writing reports")
-        source = resources.files("gatewise.analysis").joinpath("page.html").read_text()
+        source = resources.files("gatewise.analysis").joinpath("page.html").read_text("utf-8")
         template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
         return template.render(page=self)

@@ -133,17 +133,17 @@ class GatePatterns:
         """Return a point in the plane for each kept pattern, (K, 2), and its label, (K,).
 
         Patterns are projected on at most 400 principal components, then laid out by t-SNE, as in the paper. Fewer than
-        four patterns, or patterns that are all the same, are refused with ValueError.
+        four patterns, a single gate, or patterns that are all the same are refused with ValueError.
         """
         decomposition = _checks.optional_module("sklearn.decomposition", "PCA")
         manifold = _checks.optional_module("sklearn.manifold", "t-SNE")
         patterns = self._patterns.double()
-        if len(patterns) < 4 or not patterns.var(0).any():
+        dimensions = min(_LEARNED_DIMENSIONS, *patterns.shape)
+        if len(patterns) < 4 or not patterns.var(0).any() or dimensions < 2:
             raise _checks.InvalidValueError(
                 f"{len(patterns)} patterns of which {len(patterns.unique(dim=0))} differ cannot be laid out; "
-                f"expected at least four images whose gates are not all the same."
+                f"expected at least four images whose gates are not all the same, and two gates."
             )
-        dimensions = min(_LEARNED_DIMENSIONS, *patterns.shape)
         components = decomposition.PCA(dimensions, random_state=0).fit_transform(patterns.numpy())
         perplexity = min(30.0, (len(patterns) - 1) / 3)
         points = manifold.TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(components)
@@ -158,9 +158,10 @@ def record_patterns(
     Training flags are afterwards as before, whatever happens. No batch at all is refused with ValueError.
     """
     patterns: Any = GatePatterns(net.sites, classes, keep)
+    device = next(net.parameters()).device
     with evaluation_mode(net), torch.no_grad():
         for images, labels in batches:
-            _, gates = net.forward_with_gates(images)
+            _, gates = net.forward_with_gates(images.to(device))
             patterns.update(gates, labels, net.executed_macs(gates))
     if not patterns.images:
         raise _checks.InvalidValueError("there are no images to record; an iterator may be used up already.")

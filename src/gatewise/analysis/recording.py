@@ -21,13 +21,17 @@ class Recorded:
 
     Attributes:
         values: of a gate that multiplies, the factor of each channel; where it differs between positions, the one that
-            fits them best: sum x y / sum x^2, and 1 where x is zero. Of a gate that adds, the mean over positions of
-            what it adds to each channel, in units of the root mean square of the image's whole map.
+            fits them best: sum x y / sum x^2; not a number where the channel is zero everywhere, which tells nothing.
+            Of a gate that adds, the mean over positions of what it adds to each channel, in units of the root mean
+            square of the image's whole map.
+        changes: root mean square over positions of y - x, in units of that of x, of the same channel or, for a gate
+            that adds, of the whole map; not a number where `values` is none.
         before: root mean square of each channel at the input.
         after: and at the output.
     """
 
     values: Tensor
+    changes: Tensor
     before: Tensor
     after: Tensor
 
@@ -38,17 +42,18 @@ class Recorded:
         >>> from gatewise.registry import make_gate
         >>> x = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
         >>> Recorded.of(make_gate("gct", 2), x, 0.5 * x).values
-        tensor([[0.5000, 1.0000]])
+        tensor([[0.5000,    nan]])
         """
         axes = spatial_axes(x)
         x, y = (z.detach().to(at_least_float32(z.dtype)) for z in (x, y))
         power = x.square().mean(axes)
-        before, after = power.sqrt(), y.square().mean(axes).sqrt()
+        added = y - x
+        before, after, change = power.sqrt(), y.square().mean(axes).sqrt(), added.square().mean(axes).sqrt()
         if gate.adds:
-            size = power.mean(1, keepdim=True).sqrt()
-            return cls((y - x).mean(axes) / size.clamp(min=torch.finfo(size.dtype).tiny), before, after)
-        factor = (x * y).mean(axes) / power
-        return cls(torch.where(power > 0, factor, 1.0), before, after)
+            size = power.mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(power.dtype).tiny)
+            return cls(added.mean(axes) / size, change / size, before, after)
+        nothing = torch.where(power > 0, 0.0, torch.nan)
+        return cls((x * y).mean(axes) / power + nothing, change / before + nothing, before, after)
 
 
 Hook = Callable[[Any, tuple[Tensor, ...], Tensor], Tensor | None]
@@ -69,8 +74,9 @@ def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Iterator
 class GateRecorder:
     """Record every gate of a network at each forward, in eval mode, while the `with` block is open.
 
-    Behind it the hooks are gone and all training flags as before, whatever happened inside. Only the last forward is
-    held; hand it on with `take`. A gate that a forward calls several times counts with the mean of its calls.
+    Behind it the hooks are gone and all training flags as before, whatever happened inside. Only the last forward of
+    the network itself is held; hand it on with `take`. A gate that a forward calls several times counts with the mean
+    of its calls; what reaches gates in another way (`forward_features`) adds to the calls until they are taken.
 
     A network without gates is refused with ValueError.
 
@@ -122,8 +128,8 @@ class GateRecorder:
 def _mean(calls: list[Recorded]) -> Recorded:
     if len(calls) == 1:
         return calls[0]
-    columns = zip(*((call.values, call.before, call.after) for call in calls), strict=True)
-    return Recorded(*(torch.stack(column).mean(0) for column in columns))
+    columns = zip(*((call.values, call.changes, call.before, call.after) for call in calls), strict=True)
+    return Recorded(*(torch.stack(column).nanmean(0) for column in columns))
 
 
 @contextmanager

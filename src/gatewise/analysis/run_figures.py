@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
 from gatewise.analysis.gate_stats import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
@@ -13,7 +13,9 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]]) -> Drawing:
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     for index, (name, (macs, accuracy)) in enumerate(points.items()):
         colour, marker = look(index)
-        axes.plot([macs], [100 * accuracy], ls="", label=name, color=colour, marker=marker, gid=f"series-{index}")
+        axes.plot(
+            [macs], [100 * accuracy], ls="", label=literal(name), color=colour, marker=marker, gid=f"series-{index}"
+        )
     axes.set(xlabel="multiply-adds of an image (M)", ylabel="validation accuracy (%)")
     axes.margins(0.15)
     add_legend(figure, loc="outside lower left")
@@ -34,6 +36,8 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]]) -> Drawing:
     )
 
 
+_ACROSS = "depth (% of the run's gates, from input to output)"
+
 # What of a gate can be compared between gates of any kind: how it is computed, and what it is called.
 _COMPARED = (
     ("near the identity (% of values)", lambda summary: 100 * summary.near_identity),
@@ -50,22 +54,21 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]]) -> Drawing:
         for index, (run, summaries) in enumerate(found.items()):
             colour, marker = look(index)
             values = [number(summary) for summary in summaries]
-            style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": run}
+            style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": literal(run)}
             gid = f"series-{index}-{panel}"
-            axes.plot(range(1, len(values) + 1), values, gid=gid, **style)
+            axes.plot(_depth(len(values)), values, gid=gid, **style)
             tips[gid] = f"{run}: mean over gates {sum(values) / len(values):.1f} {label[label.index('(') :]}"
         axes.set(ylabel=label)
         axes.yaxis.label.set_size(8)
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    panels[-1].set(xlabel="gate, from input to output")
+    panels[-1].set(xlabel=_ACROSS)
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "gates_of_runs",
         figure,
-        shows="The gates of each run from input to output: the share of values within 0.05 of doing nothing, the share "
-        "of variance between images, and by how much gates change the spread between channels.",
-        look_for="Layers where lines part: there the runs learned different things. Lines that agree: what gates do is "
-        "decided by the layer more than by their kind.",
+        shows="The gates of each run, at equal distances from its first to its last: the share of values within 5 % of "
+        "doing nothing, the share of variance between images, and by how much the spread between channels changes.",
+        look_for="Depths where lines part: there the runs learned different things. Lines that agree: what gates do is "
+        "decided by the depth more than by the run.",
         table=Table(
             ["run", "number", "gate", *(label for label, _ in _COMPARED)],
             [
@@ -85,24 +88,29 @@ def open_gates_of_runs(found: Mapping[str, GatePatterns]) -> Drawing:
     for index, (run, patterns) in enumerate(found.items()):
         colour, marker = look(index)
         shares = patterns.open_shares()
-        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": run}
-        axes.plot(range(1, len(shares) + 1), [100 * share for share in shares], gid=f"series-{index}", **style)
+        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": literal(run)}
+        axes.plot(_depth(len(shares)), [100 * share for share in shares], gid=f"series-{index}", **style)
         tips[f"series-{index}"] = f"{run}: mean over layers {100 * sum(shares) / len(shares):.1f} %"
         rows += [
             [Cell(run), Cell(str(place), place), Cell(site.name), _number(100 * share)]
             for place, (site, share) in enumerate(zip(patterns.sites, shares, strict=True), 1)
         ]
-    axes.set(xlabel="gated layer, from input to output", ylabel="open gates (%)", ylim=(0, 102))
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.set(xlabel=_ACROSS, ylabel="open gates (%)", ylim=(0, 102))
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "open_gates_of_runs",
         figure,
-        shows="Share of each gated layer's gates that an image opens, in the mean over images, for each run.",
+        shows="Share of each gated layer's gates that an image opens, in the mean over images; the layers of each run "
+        "at equal distances from its first to its last.",
         look_for="Where a run with less work saves it: in all layers alike, or in a few.",
         table=Table(["run", "number", "layer", "open %"], rows),
         tips=tips,
     )
+
+
+def _depth(count: int) -> list[float]:
+    """Return where so many gates stand between input (0) and output (100)."""
+    return [100 * (number + 0.5) / count for number in range(count)]
 
 
 def _number(value: float) -> Cell:

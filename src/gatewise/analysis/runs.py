@@ -1,7 +1,11 @@
 """Trained runs, opened to be looked at."""
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +20,11 @@ from gatewise.spec import ModelSpec
 from gatewise.training import Recipe
 
 Split = Literal["validation", "train"]
-_BATCH = 250
+_BATCH, _VALUES = 250, 2**24  # images in a batch at most, and numbers in it
+_REQUIRED = {  # of the files of a run, by what its page needs
+    "config.json": ("spec", "classes", "mean", "std", "in_chans", "image_size"),
+    "metrics.json": ("accuracy", "parameters", "epochs", "precision", "environment"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Run:
 
     Attributes:
         name: what it is called on a page.
+        slug: what names of its figures end with.
         model: in eval mode.
         config: its `config.json`.
         rows: of its log.
@@ -35,6 +44,7 @@ class Run:
     """
 
     name: str
+    slug: str
     model: nn.Module
     config: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -61,9 +71,21 @@ class Run:
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images in their own order, as the network takes them, and their labels."""
         assert self.images is not None
+        return self._batches(self.images)
+
+    def examples(self, count: int) -> Tensor:
+        """Return the first image of each of the first `count` classes, or of all, as the network takes them."""
+        assert self.images is not None
+        labels = self.images.labels
+        chosen = [int((labels == label).nonzero()[0]) for label in labels.unique()[:count].tolist()]
+        pixels = torch.stack([self.images[index] for index in chosen])
+        return next(self._batches(Images(pixels, labels[chosen])))[0]
+
+    def _batches(self, images: Images | EncodedImages) -> Iterator[tuple[Tensor, Tensor]]:
         mean, std = torch.tensor(self.config["mean"]), torch.tensor(self.config["std"])
-        options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": 0}
-        return make_batches(self.images, _BATCH, mean, std, **options).evaluation()
+        size = max(1, min(_BATCH, _VALUES // math.prod(images.shape)))
+        options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": min(8, os.cpu_count() or 0)}
+        return make_batches(images, size, mean, std, **options).evaluation()
 
 
 def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Split = "validation") -> list[Run]:
@@ -75,39 +97,65 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
         split: which of the images.
 
     Refused with ValueError: no folder, the same twice. With `DataError`: a folder that is no finished run, damaged
-    weights, a data set with other classes or image channels. If a run's own images are gone, the reason is noted
-    instead.
+    weights or files, a data set with other classes, image channels or image size. If a run's own images are gone, the
+    reason is noted instead.
     """
     _checks.one_of("split", split, ("validation", "train"))
     if not folders:
         raise _checks.InvalidValueError("no run to explain; give at least one run folder.")
-    return [_open(Path(folder), name, data, split) for folder, name in zip(folders, _names(folders), strict=True)]
+    load = functools.cache(load_dataset)  # runs of one comparison share their images
+    names = _names(folders)
+    return [
+        _open(Path(folder), name, slug, data, split, load)
+        for folder, name, slug in zip(folders, names, _slugs(names), strict=True)
+    ]
 
 
-def _open(folder: Path, name: str, data: str | None, split: Split) -> Run:
+def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, load: Callable[..., Dataset]) -> Run:
     model, config = load_model(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
     log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
     rows = read_json_lines(log) if log.exists() else []
+    _refuse_incomplete(folder, config, metrics, rows)
     images, missing = None, ""
     try:
-        dataset = load_dataset(data or recipe.data, recipe.image_size, recipe.loading)
-        _refuse_other_classes(dataset, config, folder)
+        dataset = load(data or recipe.data, recipe.image_size, recipe.loading)
+        _refuse_other_data(dataset, config, folder)
         images = getattr(dataset, split)
-    except (_checks.DataError, _checks.MissingExtraError) as error:
+    except (_checks.DataError, _checks.MissingExtraError, OSError) as error:
         if data is not None:
             raise
         missing = str(error)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(name, model, config, rows, metrics, images, split, missing)
+    return Run(name, slug, model, config, rows, metrics, images, split, missing)
 
 
-def _refuse_other_classes(dataset: Dataset, config: dict[str, Any], folder: Path) -> None:
+def _refuse_incomplete(folder: Path, config: Any, metrics: Any, rows: list[Any]) -> None:
+    for file, content in (("config.json", config), ("metrics.json", metrics)):
+        for key in _REQUIRED[file]:
+            if not isinstance(content, dict) or key not in content:
+                raise _checks.DataError(
+                    f"{folder / file} has no {key!r}. Was it written by gatewise? Restore the file."
+                )
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("validation_accuracy"), int | float):
+            raise _checks.DataError(
+                f"{folder / 'log.jsonl'}, line {number}: no number for 'validation_accuracy'. Restore the file."
+            )
+
+
+def _refuse_other_data(dataset: Dataset, config: dict[str, Any], folder: Path) -> None:
     if list(dataset.classes) != config["classes"] or dataset.channels != config["in_chans"]:
         raise _checks.DataError(
             f"{dataset.name} has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...) and "
             f"{dataset.channels} channels; the run in {folder} was trained with {len(config['classes'])} "
             f"({', '.join(config['classes'][:5])}, ...) and {config['in_chans']}. Give the data it was trained with."
+        )
+    if list(dataset.size) != list(config["image_size"]):
+        came, expected = ("x".join(map(str, size)) for size in (dataset.size, config["image_size"]))
+        raise _checks.DataError(
+            f"{dataset.name} has images of {came}; the run in {folder} was trained with {expected}. "
+            f"Give images of that size."
         )
 
 
@@ -120,3 +168,10 @@ def _names(folders: Sequence[str | Path]) -> list[str]:
         paths = [path[:-1] for path in paths]
     parts = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))
     return ["/".join(path[-parts:]) for path in paths]
+
+
+def _slugs(names: Sequence[str]) -> list[str]:
+    """Return names as files and ids can bear them, each different from the others."""
+    readable = ["".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name) for name in names]
+    count = Counter(readable)
+    return [slug if count[slug] == 1 else f"{slug}-{number}" for number, slug in enumerate(readable, 1)]

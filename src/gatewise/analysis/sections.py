@@ -63,7 +63,7 @@ def of_run(found: Findings, *, several: bool) -> list[Section]:
     sections = list(_of_run(found))
     if not several:
         return sections
-    return [section.under(found.run.name) for section in sections]
+    return [section.under(found.run.name, found.run.slug) for section in sections]
 
 
 def _of_run(found: Findings) -> Iterator[Section]:
@@ -79,7 +79,7 @@ def _of_run(found: Findings) -> Iterator[Section]:
         if kind := [summary for summary in found.gates if summary.adds is adds]:
             yield Section(title, drawings=_value_drawings(kind, run.classes))
     if found.removal is not None:
-        yield _of_removal(found.removal, len(found.gates))
+        yield _of_removal(found.removal, found)
     if found.attention is not None:
         yield Section("attention", drawings=_attention_drawings(found.attention))
     if found.gater is not None:
@@ -105,14 +105,16 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
     return [*(drawing.renamed(suffix) for drawing in by_depth), gate_figures.classes_by_channel(most, classes)]
 
 
-def _of_removal(cost: Removal, gates: int) -> Section:
-    return Section(
-        "gates near the identity",
-        f"{len(cost.paths)} of {gates} gates have 95 % of their values within 0.05 of doing nothing"
+def _of_removal(cost: Removal, found: Findings) -> Section:
+    text = (
+        f"{len(cost.paths)} of {len(found.gates)} gates leave 95 % of what they get as it is, but for 5 % of its size"
         + (f" ({', '.join(cost.paths)})" if cost.paths else "")
         + f". Of {cost.images:,} images {100 * cost.accuracy_with:.2f} % are classified rightly with all gates, "
-        f"{100 * cost.accuracy_without:.2f} % without these.",
+        f"{100 * cost.accuracy_without:.2f} % without these (in float32, on the images shown here)."
     )
+    if found.unreached:
+        text += f" No image reached {', '.join(found.unreached)}."
+    return Section("gates near the identity", text)
 
 
 def _attention_drawings(attention: Attention) -> list[Drawing]:
@@ -123,24 +125,26 @@ def _attention_drawings(attention: Attention) -> list[Drawing]:
 
 
 def _of_gater(run: Run, found: GaterFindings) -> Section:
-    net, patterns = found.net, found.patterns
-    own = found.exchanged.diagonal().nanmean()
-    other = found.exchanged[~torch.eye(len(run.classes), dtype=torch.bool)].nanmean()
+    net, patterns, exchange = found.net, found.patterns, found.exchange
     lowest, mean, highest = patterns.open_gates()
     text = (
         f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
         f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed, the "
-        f"gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the plain network. "
-        f"Classified rightly are {100 * float(own):.1f} % of a class's images with its own typical gates, "
-        f"{100 * float(other):.1f} % with those of another (means over classes)."
+        f"gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the plain network; "
+        f"{found.expected_macs / 1e6:.2f} M would be expected if gates opened as often, but independently of each "
+        f"other. Classified rightly are {100 * exchange.own:.1f} % of the images with their own gates, "
+        f"{100 * exchange.same:.1f} % with the typical gates of their class, {100 * exchange.other:.1f} % with those "
+        f"of another (means over classes)."
     )
     drawings = [
         gater_figures.kinds_by_unit(patterns),
         gater_figures.images_by_gate(patterns),
         gater_figures.open_gates_by_image(patterns),
+        gater_figures.accuracy_by_gates(exchange, run.classes),
     ]
+    assert run.images is not None
     try:
-        pictures = [run.images.picture(index) for index in patterns.kept.tolist()] if run.images is not None else []
+        pictures = map(run.images.picture, patterns.kept.tolist())
         drawings.append(gater_figures.patterns_in_the_plane(patterns, run.classes, pictures))
     except _checks.InvalidValueError as error:
         text += f" {error}"

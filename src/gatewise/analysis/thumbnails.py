@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -31,18 +31,12 @@ class Thumbnails:
     columns: int
 
     @classmethod
-    def of(
-        cls,
-        pictures: Sequence[Any],
-        points: Sequence[tuple[float, float]],
-        series: Sequence[int],
-        labels: Sequence[str],
-    ) -> Self:
-        """Lay PIL images of any size on a sheet, scaled and cropped to squares of 32 pixels."""
+    def of(cls, pictures: Iterable[Any], points: Sequence[Point], series: Sequence[int], labels: Sequence[str]) -> Self:
+        """Lay PIL images of any size on a sheet, one for each point, scaled and cropped to squares of 32 pixels."""
         from PIL import Image
 
-        columns = max(1, round(len(pictures) ** 0.5))
-        sheet = Image.new("RGB", (SIDE * columns, SIDE * -(-len(pictures) // columns)))
+        columns = max(1, round(len(points) ** 0.5))
+        sheet = Image.new("RGB", (SIDE * columns, SIDE * -(-len(points) // columns)))
         for number, picture in enumerate(pictures):
             row, column = divmod(number, columns)
             sheet.paste(fit(picture, SIDE), (SIDE * column, SIDE * row))
