@@ -45,6 +45,18 @@ def test_a_map_lies_on_its_own_picture_and_grows_to_its_size() -> None:
     assert torch.corrcoef(torch.stack([small.flatten(), maps(3, same=False)[1, 1].flatten()]))[0, 1] > 0.9
 
 
+def test_maps_of_a_row_share_their_colours() -> None:
+    axes = attention_overlays("layer.nl", PICTURES, maps(3, same=False), torch.tensor([0, 6, 15])).figure.axes
+    limits = [[axes[4 * row + column].images[1].get_clim() for column in (1, 2, 3)] for row in (0, 1)]
+    assert len(set(limits[0])) == len(set(limits[1])) == 1
+    assert limits[0] != limits[1]
+
+
+def test_one_picture_is_enough() -> None:
+    drawing = attention_overlays("layer.gc", PICTURES[:1], maps(3, same=True)[:1], torch.tensor([0, 6, 15]))
+    assert len(drawing.figure.axes) == 2
+
+
 def test_distances_are_drawn_as_they_are() -> None:
     found = [QueryDistances("a.nl", 0.4, 0.1, 0.2), QueryDistances("b.gc", 0.5, 0.0, 0.0)]
     drawing = distances_by_gate(found)

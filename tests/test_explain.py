@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser
 from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
@@ -20,7 +21,8 @@ from gatewise._checks import DataError, InvalidValueError
 from gatewise.analysis import runs as opening
 from gatewise.analysis.explain import explain
 from gatewise.cli import run
-from gatewise.data.decode import fit, pixels_of
+from gatewise.data import Images, load_dataset
+from gatewise.data.decode import fit, picture_of, pixels_of
 from gatewise.training import train
 
 GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}
@@ -159,15 +161,34 @@ def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> N
     figure.locator("svg").hover(position={"x": 1, "y": 1})
     assert thumbnail.get_attribute("class") == "thumbnail"
     hover(7)
-    assert figure.locator("output").inner_text() != data["labels"][7] or "shown" not in str(
-        thumbnail.get_attribute("class")
-    ), "a class that was toggled away has no pictures"
+    shown = thumbnail.get_attribute("class") == "thumbnail shown"
+    assert not shown or figure.locator("output").inner_text() != data["labels"][7], "toggled away, so no picture"
     thumbnail.focus()
-    first = figure.locator("output").inner_text()
-    thumbnail.press("ArrowRight")
+    read = []
+    for _ in range(20):
+        read.append(figure.locator("output").inner_text())
+        thumbnail.press("ArrowRight")
+    assert data["labels"][7] not in read
+    assert len(set(read)) == 2
     thumbnail.press("ArrowLeft")
-    assert figure.locator("output").inner_text() == first
+    assert read[0] in "abc"
     assert (opened.requests, opened.complaints) == ([page.as_uri()], [])
+    opened.page.context.close()
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+def test_marks_are_one_stop_of_the_keyboard_and_arrows_go_on(browser: Browser, page: Path) -> None:  # noqa: F811
+    opened = open_file(browser, page)
+    figure = opened.page.locator("figure", has=opened.page.locator("[id=competition-factors-gct-layer-0]"))
+    marks = figure.locator(".tip")
+    assert marks.count() > 10
+    assert figure.locator(".tip[tabindex='0']").count() == 1
+    marks.nth(0).focus()
+    first = figure.locator("output").inner_text()
+    opened.page.keyboard.press("ArrowRight")
+    assert figure.locator("output").inner_text() == marks.nth(1).locator("title").first.text_content() != first
+    opened.page.keyboard.press("ArrowLeft")
+    assert figure.locator("output").inner_text() == first
     opened.page.context.close()
 
 
@@ -182,6 +203,46 @@ def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> N
 )
 def test_runs_are_called_by_what_tells_their_folders_apart(folders: list[str], names: list[str]) -> None:
     assert opening._names(folders) == names
+
+
+def test_names_of_figures_differ_whatever_runs_are_called() -> None:
+    assert opening._slugs(["gct", "se"]) == ["gct", "se"]
+    slugs = opening._slugs(["lr_0.1", "lr-0-1", "../../etc", "é"])
+    assert len(set(slugs)) == 4
+    assert all(re.fullmatch("[A-Za-z0-9-]+", slug) for slug in slugs)
+
+
+def test_examples_are_of_different_classes(runs: Path) -> None:
+    (run_,) = opening.open_runs([runs / "gct"])
+    assert run_.examples(2).shape == (2, 1, 8, 8)
+    found, every = run_.examples(9), next(run_.batches())[0]
+    assert torch.equal(found, every[:3]), "labels are 0, 1, 2, 0, ..."
+
+
+def test_runs_share_their_images(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(opening, "load_dataset", lambda *arguments: asked.append(arguments) or DATASET)
+    opening.open_runs([runs / "gct", runs / "plain"])
+    assert len(asked) == 1
+
+
+def test_a_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_dataset", load_dataset)
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for number in range(count):
+            pixels = torch.randint(0, 256, (3, 20, 24), generator=generator, dtype=torch.uint8)
+            file = tmp_path / "photographs" / split / f"class {number % 2}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture_of(pixels).save(file)
+    recipe = dataclasses.replace(
+        RECIPE, data=str(tmp_path / "photographs"), image_size=16, loading="stream", batch_size=6, epochs=1
+    )
+    train(dataclasses.replace(recipe, gate="gct+gaternet:budget=0.5,gate_bias=0"), tmp_path / "run")
+    text = explain([tmp_path / "run"], tmp_path / "page.html").read_text()
+    assert "gates were shown 6 validation images" in text
+    assert "factors of gates by depth" in text
+    assert "which filters the gater opens" in text
 
 
 def test_the_images_shown_are_those_asked_for(runs: Path, tmp_path: Path) -> None:
@@ -201,6 +262,32 @@ def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path
     assert len(ratios) > 10
     assert ratios == sorted(ratios)
     opened.page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", b"{}", "has no 'accuracy'"),
+        ("metrics.json", b"[]", "has no 'accuracy'"),
+        ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
+        ("metrics.json", b"\xff\xfe", "is not valid JSON"),
+        ("log.jsonl", b'{"epoch": 1}\n', "line 1: no number for 'validation_accuracy'"),
+        ("log.jsonl", b"\xff\n", "line 1: not valid JSON"),
+        ("config.json", b"{}", "has no 'spec'"),
+        ("config.json", None, "has no 'mean'"),
+    ],
+)
+def test_damaged_files_of_a_run_are_one_line(
+    runs: Path, tmp_path: Path, file: str, content: bytes | None, message: str
+) -> None:
+    shutil.copytree(runs / "gct", tmp_path / "run")
+    if content is None:
+        config = json.loads((tmp_path / "run" / file).read_text())
+        del config["mean"]
+        content = json.dumps(config).encode()
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(message)):
+        explain([tmp_path / "run"], tmp_path / "page.html")
 
 
 def test_without_its_images_the_rest_is_shown_and_the_reason_said(
@@ -227,10 +314,18 @@ def test_what_cannot_be_explained_is_one_line(
         explain([runs / "gct", runs / "gct"], tmp_path / "page.html")
     with pytest.raises(InvalidValueError, match="no run to explain"):
         explain([], tmp_path / "page.html")
+    larger = Images(torch.zeros(3, 1, 9, 9, dtype=torch.uint8), torch.arange(3))
+    monkeypatch.setattr(opening, "load_dataset", lambda *_: dataclasses.replace(DATASET, train=larger))
+    with pytest.raises(DataError, match=r"memory has images of 9x9; the run in .* was trained with 8x8"):
+        explain([runs / "gct"], tmp_path / "page.html", data="larger")
     other = dataclasses.replace(DATASET, classes=("x", "y", "z"))
     monkeypatch.setattr(opening, "load_dataset", lambda *_: other)
     assert run(["explain", str(runs / "gct"), "--data", "other", "--out", str(tmp_path / "page.html")]) == 2
     assert "Give the data it was trained with" in capsys.readouterr().err
+    with pytest.raises(DataError, match="is a folder; give a file for the page"):
+        explain([runs / "gct"], tmp_path)
+    with pytest.raises(DataError, match="is a file; give a folder for the figures"):
+        explain([runs / "gct"], tmp_path / "page.html", figures_in=runs / "gct" / "log.jsonl")
     with pytest.raises(InvalidValueError, match="split"):
         explain([runs / "gct"], tmp_path / "page.html", split="test")  # type: ignore[arg-type]
     assert run(["explain", "nowhere", "--out", str(tmp_path / "page.html")]) == 2

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import nn
 
 import gatewise as gw
-from gatewise.analysis import figures, gate_figures, run_figures
+from gatewise.analysis import figures, gate_figures, gater_figures, run_figures
 from gatewise.analysis.drawing import INK, Drawing
 from gatewise.analysis.gate_stats import GateStats, GateSummary, gate_statistics
+from gatewise.analysis.interventions import Exchange
 from gatewise.analysis.recording import GateRecorder
 
 CLASSES = ("ant", "_bee$", r"<cat & dog $\foo$>")
@@ -55,6 +56,7 @@ def drawings(summaries: list[GateSummary]) -> list[Drawing]:
         gate_figures.classes_by_depth(summaries, CLASSES),
         run_figures.accuracy_against_macs({"a": (41.0, 0.82), "b": (20.0, 0.81)}),
         run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]}),
+        gater_figures.accuracy_by_gates(Exchange((0, 2), 0.9, torch.tensor([[0.8, 0.1], [0.25, 1.0]])), CLASSES),
         figures.curves({"none": [[0.1, 0.5]], "<gct & se>": [[0.2, 0.6]]}),
     ]
 
@@ -68,7 +70,7 @@ def test_every_drawing_is_svg_png_and_csv_and_says_what_it_shows(drawings: list[
     for drawing in drawings:
         for svg in (drawing.svg(), drawing.inline_svg()):
             assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
-        assert Image.open(io.BytesIO(drawing.png())).size[0] == 1400
+        assert Image.open(io.BytesIO(drawing.png())).size[0] == round(200 * drawing.figure.get_size_inches()[0])
         assert rows(drawing)
         for sentence in (drawing.shows, drawing.look_for):
             assert sentence.endswith(".")
@@ -114,7 +116,7 @@ def test_depth_is_in_the_network_s_order_with_the_numbers_that_were_counted(
         assert float(row["mean"]) == pytest.approx(gate.gamma.mean().item(), abs=1e-6)
         assert float(row["standard deviation"]) == pytest.approx(gate.gamma.std(correction=0).item(), rel=1e-5)
     for row, summary in zip(rows(values), summaries, strict=True):
-        assert float(row["mean"]) == pytest.approx(summary.mean.mean().item())
+        assert float(row["mean"]) == pytest.approx(summary.average)
         assert float(row["share near the identity"]) == pytest.approx(summary.near_identity)
     for row, summary in zip(rows(competition), summaries, strict=True):
         assert float(row["ratio"]) == pytest.approx(summary.competition)
@@ -131,10 +133,10 @@ def test_the_standard_deviation_is_that_over_images_and_channels() -> None:
 
 
 def test_classes_are_shown_by_the_channels_that_tell_them_apart(summaries: list[GateSummary]) -> None:
-    drawing = gate_figures.classes_by_channel(summaries[5], CLASSES, most=3)
+    drawing = gate_figures.classes_by_channel(summaries[5], CLASSES, most_channels=3)
     differences = summaries[5].by_class - summaries[5].mean
     shown = {int(row["channel"]) for row in rows(drawing)}
-    assert shown == set(differences.square().sum(0).topk(3).indices.tolist())
+    assert shown == set(differences.nan_to_num().square().sum(0).topk(3).indices.tolist())
     for row in rows(drawing):
         expected = differences[CLASSES.index(row["class"]), int(row["channel"])]
         assert float(row["difference"]) == pytest.approx(expected.item(), rel=1e-4)
@@ -145,7 +147,7 @@ def test_classes_are_drawn_by_how_far_their_gates_lie_from_the_mean(summaries: l
     for number, row in enumerate((first, second, third)):
         assert row["class"] == CLASSES[number]
         for summary in summaries:
-            away = (summary.by_class[number] - summary.mean).square().mean().sqrt()
+            away = (summary.by_class[number] - summary.mean).square().nanmean().sqrt()
             assert float(row[summary.path]) == pytest.approx(float(away), rel=1e-5)
     drawing = gate_figures.classes_by_depth(summaries, CLASSES, most=2)
     nearest = min((first, second, third), key=lambda row: sum(float(row[s.path]) ** 2 for s in summaries))
@@ -169,6 +171,19 @@ def test_gates_of_runs_stand_beside_each_other_with_their_own_numbers(summaries:
         ])
     svg = drawing.svg()
     assert all(f'id="series-{run}-{panel}"' in svg for run in range(2) for panel in range(3))
+
+
+def test_the_accuracy_with_gates_of_another_class_is_at_its_place() -> None:
+    exchange = Exchange((0, 2), 0.9, torch.tensor([[0.8, 0.1], [0.25, 1.0]]))
+    drawing = gater_figures.accuracy_by_gates(exchange, CLASSES)
+    assert drawing.csv().splitlines()[1].startswith("ant,80.0")
+    assert [float(row[CLASSES[2]]) for row in rows(drawing)] == pytest.approx([10, 100])
+    assert "2 of 3 classes" in drawing.shows
+
+
+def test_one_training_each_has_no_bands() -> None:
+    assert "seeds" not in figures.curves({"a": [[0.1, 0.5]], "b": [[0.2, 0.4]]}).shows
+    assert "seeds" in figures.curves({"a": [[0.1, 0.5], [0.2, 0.6]]}).shows
 
 
 def test_classes_without_images_are_left_out(summaries: list[GateSummary]) -> None:

@@ -51,7 +51,7 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
         bar = {"color": "#000000", "marker": "o", "markersize": 3, "lw": 0.8}  # not the page's ink
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
-    axes.set_xlim(0.5, len(layers) + 0.5)
+    axes.set(xlim=(0.5, len(layers) + 0.5), ylim=(float(edges[0]), float(edges[-1])))
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(visible=False)
 

@@ -50,7 +50,7 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]]) -> Drawing:
     """Draw what the gates of several runs do over depth: one panel for each number, one line for each run."""
     figure, panels = new_figure(7, 6.5 + 0.2 * len(found), rows=len(_COMPARED), columns=1)
     tips = {}
-    for panel, (axes, (label, number)) in enumerate(zip(panels, _COMPARED, strict=True)):
+    for panel, (axes, (label, number)) in enumerate(zip(panels.flat, _COMPARED, strict=True)):
         for index, (run, summaries) in enumerate(found.items()):
             colour, marker = look(index)
             values = [number(summary) for summary in summaries]
@@ -60,7 +60,7 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]]) -> Drawing:
             tips[gid] = f"{run}: mean over gates {sum(values) / len(values):.1f} {label[label.index('(') :]}"
         axes.set(ylabel=label)
         axes.yaxis.label.set_size(8)
-    panels[-1].set(xlabel=_ACROSS)
+    panels[-1, 0].set(xlabel=_ACROSS)
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "gates_of_runs",
