@@ -125,9 +125,12 @@ def patterns_in_the_plane(
     """
     points, labels = patterns.embedding()
     figure, axes = new_figure(7, 5.5)
-    own = sorted(labels.bincount(minlength=len(classes)).argsort(descending=True, stable=True)[:most].tolist())
+    own: list[int] = sorted(
+        labels.bincount(minlength=len(classes)).argsort(descending=True, stable=True)[:most].tolist()
+    )
     series = torch.tensor([own.index(label) if label in own else len(own) for label in labels.tolist()])
-    for index in series.unique().tolist():
+    shown: list[int] = series.unique().tolist()
+    for index in shown:
         colour, marker = look(index) if index < len(own) else ("#999999", ".")
         x, y = points[series == index].T.tolist()
         style = {"s": 8, "lw": 0, "alpha": 0.8, "color": colour, "marker": marker}

@@ -45,8 +45,8 @@ class GaterNet(nn.Module):
             from its own convolution's input), a module (N, C, H, W) -> (N, gates) logits, or a function that builds
             one from the number of gates.
         bottleneck: width of the decision's hidden layer.
-        head_norm: BatchNorm in it, as in the paper; without it hardly a gate comes to depend on the image. None takes
-            it for all gaters but "resnet20", whose released code has none.
+        head_norm: BatchNorm in it, as in the paper; the released code has none. None takes it for a light gater with a
+            budget, hardly a gate of which would else come to depend on the image.
         group_size: neighbouring filters that share one gate.
         estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
         gate_bias: at which the logits start; at 2 nearly all gates are open. None takes 2 with a budget, whose target
@@ -93,7 +93,7 @@ class GaterNet(nn.Module):
     ) -> None:
         super().__init__()
         _checks.integer_at_least(1, bottleneck=bottleneck)
-        head_norm = gater != "resnet20" if head_norm is None else head_norm
+        head_norm = budget is not None and gater == "light" if head_norm is None else head_norm
         _checks.boolean(head_norm=head_norm)
         gate_bias = (0.0 if budget is None else 2.0) if gate_bias is None else gate_bias
         _checks.number_between(-100, 100, gate_bias=gate_bias)
