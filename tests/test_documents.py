@@ -34,6 +34,12 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert gw.gates_in(names["model"]), line
 
 
+def test_the_page_on_explain_s_python_runs() -> None:
+    names: dict = {}
+    exec("\n".join(blocks("docs/explain.md", "python")), names)
+    assert names["summary"].near_identity == 1, "a fresh gct does nothing"
+
+
 def test_the_readme_s_commands_parse() -> None:
     commands = [
         line for block in blocks("README.md", "bash") for line in block.splitlines() if line.startswith("gatewise")
@@ -49,7 +55,7 @@ def test_the_readme_names_every_gate() -> None:
     assert sorted(listed) == list(gw.gate_names())
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/results.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/explain.md", "docs/results.md"])
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
     missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
