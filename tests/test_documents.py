@@ -55,7 +55,9 @@ def test_the_readme_names_every_gate() -> None:
     assert sorted(listed) == list(gw.gate_names())
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/explain.md", "docs/results.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/explain.md", "docs/results.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
     missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
