@@ -86,18 +86,6 @@ def test_the_paper_s_batchnorm_in_the_head_is_an_option() -> None:
     assert count[1] - count[0] == 2 * 8
 
 
-@pytest.mark.parametrize(
-    ("gater", "budget", "normed"),
-    [("light", 0.5, True), ("light", None, False), ("local", 0.5, False), ("resnet20", 0.5, False)],
-)
-def test_light_gaters_with_a_budget_have_it_unless_told(gater: str, budget: float | None, normed: bool) -> None:
-    for norm, expected in ((None, normed), (True, True), (False, False)):
-        options = {"head_norm": norm, "budget": budget}
-        heads = [module for name, module in small(gater=gater, **options).gater.named_modules() if "head.norm" in name]
-        assert bool(heads) is expected
-        assert all(isinstance(head, nn.BatchNorm1d) for head in heads)
-
-
 # Estimators
 
 

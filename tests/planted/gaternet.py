@@ -267,20 +267,4 @@ BUGS = [
         "test_patterns.py",
         "test_no_image_at_all_is_refused",
     ),
-    Bug(
-        "batchnorm in every head",
-        "gaternet/network.py",
-        'head_norm = budget is not None and gater == "light" if head_norm is None else head_norm',
-        "head_norm = True if head_norm is None else head_norm",
-        "test_gaternet.py",
-        "test_light_gaters_with_a_budget_have_it_unless_told",
-    ),
-    Bug(
-        "no batchnorm unless asked for",
-        "gaternet/network.py",
-        'head_norm = budget is not None and gater == "light" if head_norm is None else head_norm',
-        "head_norm = bool(head_norm)",
-        "test_gaternet.py",
-        "test_light_gaters_with_a_budget_have_it_unless_told",
-    ),
 ]

@@ -45,8 +45,8 @@ class GaterNet(nn.Module):
             from its own convolution's input), a module (N, C, H, W) -> (N, gates) logits, or a function that builds
             one from the number of gates.
         bottleneck: width of the decision's hidden layer.
-        head_norm: BatchNorm in it, as in the paper; the released code has none. None takes it for a light gater with a
-            budget, hardly a gate of which would else come to depend on the image.
+        head_norm: BatchNorm in it, as in the paper; the released code has none. Without it hardly a gate of a light
+            gater comes to depend on the image; with it trainings of a few hundred steps miss their budget.
         group_size: neighbouring filters that share one gate.
         estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
         gate_bias: at which the logits start; at 2 nearly all gates are open. None takes 2 with a budget, whose target
@@ -81,7 +81,7 @@ class GaterNet(nn.Module):
         sites: Chosen = "inner",
         gater: str | nn.Module | Callable[[int], nn.Module] = "light",
         bottleneck: int = 8,
-        head_norm: bool | None = None,
+        head_norm: bool = False,
         group_size: int = 1,
         estimator: str = "semhash",
         gate_bias: float | None = None,
@@ -93,7 +93,6 @@ class GaterNet(nn.Module):
     ) -> None:
         super().__init__()
         _checks.integer_at_least(1, bottleneck=bottleneck)
-        head_norm = budget is not None and gater == "light" if head_norm is None else head_norm
         _checks.boolean(head_norm=head_norm)
         gate_bias = (0.0 if budget is None else 2.0) if gate_bias is None else gate_bias
         _checks.number_between(-100, 100, gate_bias=gate_bias)
