@@ -42,6 +42,15 @@ def test_the_cost_is_the_difference_of_two_accuracies(paths: tuple[str, ...]) ->
     assert found.accuracy_without == pytest.approx(accuracy(model))
 
 
+def test_a_gate_that_turns_the_answer_around_is_missed_when_it_is_gone() -> None:
+    gate = gw.make_gate("gct", 2)
+    gate.beta.data.copy_(torch.tensor([-5.0, 5.0]).reshape(gate.beta.shape))  # factors of nearly 0 and 2
+    model = nn.Sequential(gate, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.tensor([1.0, 0.8]).reshape(1, 2, 1, 1).expand(3, 2, 4, 4)
+    found = removal_cost(model, ["0"], [(images, torch.zeros(3).long())])
+    assert (found.accuracy_with, found.accuracy_without) == (0, 1)
+
+
 def test_what_cannot_be_removed_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"unknown gate 'conv1.gc'.*Did you mean 'conv1.gct'"):
         removal_cost(net("gct"), ["conv1.gc"], batches())

@@ -111,12 +111,13 @@ def test_only_the_last_forward_is_held_and_handed_on_once() -> None:
 
 
 def test_a_gate_that_is_called_twice_counts_with_its_mean() -> None:
-    gate = perturbed(gw.make_gate("se", 4))
+    gate = perturbed(gw.make_gate("gct", 4))
     net = nn.Sequential(gate, gate)
-    x = torch.randn(2, 4, 3, 3)
+    x = 1 + torch.rand(2, 4, 3, 3)
     with GateRecorder(net) as recorder, torch.no_grad():
         net(x)
     first, second = (Recorded.of(gate, z, gate(z)).values for z in (x, gate(x)))
+    assert not torch.allclose(first, second)
     assert_close(recorder.take()["0"].values, (first + second) / 2)
 
 
