@@ -61,17 +61,24 @@ def mean_distance(vectors: Tensor) -> Tensor:
     return (1 - cosines / (count * (count - 1))) / 2
 
 
-Seen = Callable[[str, Gate, Tensor, Tensor], None]
+Seen = Callable[[str, Tensor, Tensor, Tensor, Tensor], None]
 
 
 @contextmanager
-def _watching(model: nn.Module, see: Seen) -> Iterator[None]:
-    """Let `see` have what goes into and comes out of each gate that attends, before a later layer can overwrite it."""
+def _watching(model: nn.Module, queries: int, see: Seen) -> Iterator[None]:
+    """Let `see` have path, input, output, positions and maps of each gate that attends, in eval mode without gradients.
+
+    It is called before a later layer can overwrite the output.
+    """
     attending = {path: gate for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention}
 
     def watch(path: str) -> Hook:
         def hook(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            see(path, gate, args[0], output)
+            x = args[0]
+            positions = even_positions(queries, x[0, 0].numel()).to(x.device)
+            maps = gate.attention(x, positions)
+            if maps is not None:
+                see(path, x, output, positions, maps)
 
         return hook
 
@@ -93,13 +100,10 @@ def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, 
     _checks.integer_at_least(1, queries=queries)
     found = {}
 
-    def see(path: str, gate: Gate, x: Tensor, y: Tensor) -> None:  # noqa: ARG001
-        positions = even_positions(queries, x[0, 0].numel()).to(x.device)
-        maps = gate.attention(x, positions)
-        if maps is not None:
-            found[path] = maps.cpu(), positions.cpu()
+    def see(path: str, _x: Tensor, _y: Tensor, positions: Tensor, maps: Tensor) -> None:
+        found[path] = maps.cpu(), positions.cpu()
 
-    with _watching(model, see):
+    with _watching(model, queries, see):
         model(images)
     return found
 
@@ -114,17 +118,13 @@ def query_distances(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     sums: dict[str, Tensor] = {}
     images_seen: dict[str, int] = {}
 
-    def see(path: str, gate: Gate, x: Tensor, y: Tensor) -> None:
-        positions = even_positions(QUERIES, x[0, 0].numel()).to(x.device)
-        maps = gate.attention(x, positions)
-        if maps is None:
-            return
+    def see(path: str, x: Tensor, y: Tensor, positions: Tensor, maps: Tensor) -> None:
         parts = (_rows(x, positions), maps.flatten(2), _rows(y - x, positions))
         distances = torch.stack([mean_distance(part).double().sum() for part in parts]).cpu()
         sums[path] = sums.get(path, torch.zeros(3, dtype=torch.float64)) + distances
         images_seen[path] = images_seen.get(path, 0) + len(x)
 
-    with _watching(model, see):
+    with _watching(model, QUERIES, see):
         for images, _ in batches:
             model(images.to(device))
     return [QueryDistances(path, *(total / images_seen[path]).tolist()) for path, total in sums.items()]

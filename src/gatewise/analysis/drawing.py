@@ -115,6 +115,11 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
     return figure, panels if rows * columns > 1 else panels[0, 0]
 
 
+def count_along(axes: Any) -> None:
+    """Let the horizontal axis have ticks at whole numbers only, be it one."""
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 def add_colour_bar(figure: Any, drawn: Any, label: str) -> None:
     """Add a bar that tells what the colours of an image or a mesh mean."""
     bar = figure.colorbar(drawn)

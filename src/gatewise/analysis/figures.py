@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, count_along, literal, look, new_figure
 from gatewise.analysis.table import Cell, Table
 
 
@@ -38,7 +38,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
         ylabel="validation accuracy (%)",
         ylim=(max(0, 100 * lowest - margin), min(100.5, 100 * highest + margin / 4)),
     )
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    count_along(axes)
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "curves",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.analysis.drawing import INK, Drawing, add_colour_bar, add_legend, literal, look, new_figure
+from gatewise.analysis.drawing import INK, Drawing, add_colour_bar, add_legend, count_along, literal, look, new_figure
 from gatewise.analysis.gate_stats import GateSummary
 from gatewise.analysis.table import Cell, Table
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
@@ -52,7 +52,7 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
     axes.set(xlim=(0.5, len(layers) + 0.5), ylim=(float(edges[0]), float(edges[-1])))
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    count_along(axes)
     axes.grid(visible=False)
 
 
@@ -153,7 +153,7 @@ def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         bar.set_gid(f"layer-{number}")
     axes.axhline(0, color=INK, lw=0.8)
     axes.set(xlabel=_DEPTH, ylabel="spread between channels (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    count_along(axes)
     rows = [[Cell(s.path), *_numbers(s.spread_before, s.spread_after, s.competition)] for s in summaries]
     return Drawing(
         "competition",
@@ -179,7 +179,7 @@ def dependence_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2}
         axes.plot(depth, shares, label=label, gid=f"series-{number}", **style)
     axes.set(xlabel=_DEPTH, ylabel="share of variance (%)", ylim=(0, 102))
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    count_along(axes)
     add_legend(figure, loc="outside upper center", ncols=2)
     rows = [[Cell(s.path), *_numbers(s.between_images, s.between_classes)] for s in summaries]
     return Drawing(
@@ -213,7 +213,7 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
         farthest = int(away[number].nan_to_num().argmax())
         tips[f"series-{index}"] = f"{classes[number]}: farthest at {summaries[farthest].path}"
     axes.set(xlabel=_DEPTH, ylabel="distance of the class mean", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    count_along(axes)
     add_legend(figure, loc="outside right upper")
     return Drawing(
         "classes_by_depth",
