@@ -9,6 +9,8 @@ from gatewise.gaternet import GaterNet as GaterNet
 from gatewise.insertion import Insertion as Insertion
 from gatewise.insertion import gates_in as gates_in
 from gatewise.insertion import insert_gates as insert_gates
+from gatewise.models import make_segmenter as make_segmenter
+from gatewise.places import ContextPlace as ContextPlace
 from gatewise.places import find_places as find_places
 from gatewise.registry import Gate as Gate
 from gatewise.registry import gate_names as gate_names

@@ -23,7 +23,7 @@ from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
 from gatewise.gaternet import GaterNet
 from gatewise.spec import GATER, GATER_OPTIONS, GateChoice, format_gates, parse_gates, parse_gates_list
-from gatewise.training import Interrupted, Progress, Recipe
+from gatewise.training import TITLES, Interrupted, Progress, Recipe
 from gatewise.training import train as train_recipe
 
 app = cyclopts.App(
@@ -187,8 +187,9 @@ def train(
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
+        score = metrics["score"]
         print(
-            f"accuracy {100 * metrics['accuracy']:.2f} % after {metrics['epochs']} epochs, {_work_done(metrics)}"
+            f"{TITLES[score]} {100 * metrics[score]:.2f} % after {metrics['epochs']} epochs, {_work_done(metrics)}"
             f"{metrics['images_per_second']:.0f} training images/s; run: {out}"
         )
 

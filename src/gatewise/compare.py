@@ -7,6 +7,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.checkpoint import load_model, read_json, read_json_lines, read_tensors, write_atomically, write_json
-from gatewise.data import Dataset, load_dataset
+from gatewise.data import Dataset, PairDataset
 from gatewise.spec import Gates, format_gates
-from gatewise.training import Interrupted, Progress, Recipe, build_model, holds_run, train
+from gatewise.training import TITLES, Interrupted, Progress, Recipe, build_model, holds_run, train
 
 SCHEMA = 1
-BATCH = 32  # images of the second latency
+BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
 _ROUNDS = 15
 
 
@@ -87,7 +88,7 @@ def compare(
     return results
 
 
-def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset:
+def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset | PairDataset:
     """Return the images after refusing all that can be refused at once: before hours of training, not after them."""
     for field, unused in (("gate_epochs", 0), ("gater_init", None)):
         if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
@@ -99,7 +100,7 @@ def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[st
             continue
         there = Recipe.load(file)
         there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
-    dataset = load_dataset(recipe.data, recipe.image_size, recipe.loading)
+    dataset = recipe.source.load()
     for name in names:
         build_model(recipe.of_comparison(name, 0), dataset)
     for run in recipes.values():
@@ -117,28 +118,29 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     """Gather the numbers of finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     metrics = {name: [read_json(folder / "metrics.json") for folder in folders] for name, folders in runs.items()}
-    accuracies = {name: [run["accuracy"] for run in seeds_of] for name, seeds_of in metrics.items()}
-    correct = {name: torch.stack([_correct(folder) for folder in folders]) for name, folders in runs.items()}
+    score = metrics[baseline][0].get("score", "accuracy")
+    accuracies = {name: [run[score] for run in seeds_of] for name, seeds_of in metrics.items()}
+    images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}
     differences = {
         name: statistics.paired_difference(accuracies[name], accuracies[baseline]) for name in runs if name != baseline
     }
     corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
     models = {name: load_model(folders[0]) for name, folders in runs.items()}
-    costs = _costs(models)
+    costs = _costs(models, BATCHES[recipe.task])
     variants = []
     for name, folders in runs.items():
         rows = [_log(folder) for folder in folders]
         variant: dict[str, Any] = {
             "gates": name,
-            "accuracy": {**dataclasses.asdict(statistics.mean_interval(accuracies[name])), "values": accuracies[name]},
+            score: {**dataclasses.asdict(statistics.mean_interval(accuracies[name])), "values": accuracies[name]},
             "parameters": metrics[name][0]["parameters"],
             **costs[name],
             **_work(metrics[name]),
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
-            "curves": [[row["validation_accuracy"] for row in log] for log in rows],
+            "curves": [[row[f"validation_{score}"] for row in log] for log in rows],
         }
         if name != baseline:
-            by_image = statistics.image_bootstrap(correct[name], correct[baseline])
+            by_image = _BOOTSTRAPS[score](images[name], images[baseline])
             variant["difference"] = dataclasses.asdict(differences[name])
             variant["difference_over_images"] = dataclasses.asdict(by_image)
             variant["p_holm"] = corrected[name]
@@ -150,7 +152,8 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         "seeds": seeds,
         "baseline": baseline,
         "precision": metrics[baseline][0]["precision"],
-        "validation_images": correct[baseline].shape[1],
+        "score": score,
+        "validation_images": images[baseline].shape[1],
         "environment": metrics[baseline][0]["environment"],
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,
@@ -167,8 +170,8 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Measure multiply-adds and latency of all models, interleaved."""
+def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> dict[str, dict[str, Any]]:
+    """Measure multiply-adds and latency of one image and several of all models, interleaved."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = next(iter(models.values()))[1]
     image = torch.randn(1, config["in_chans"], *config["image_size"], device=device)
@@ -176,7 +179,7 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]]) -> dict[str, dic
     costs: dict[str, dict[str, Any]] = {
         name: {"macs": measure.macs_per_sample(net, image), "latency_ms": {}} for name, net in nets.items()
     }
-    for batch in (1, BATCH):
+    for batch in (1, images):
         example = image.repeat(batch, 1, 1, 1)
         for name, latency in measure.inference_latency(nets, example, rounds=_ROUNDS).items():
             costs[name]["latency_ms"][str(batch)] = {
@@ -187,10 +190,17 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]]) -> dict[str, dic
     return costs
 
 
-def _correct(folder: Path) -> Tensor:
-    """Return which validation images a run classified rightly, (images,)."""
+def _by_image(folder: Path) -> Tensor:
+    """Return which validation images a run classified rightly, (images,), or their confusions, (images, K, K)."""
     tensors = read_tensors(folder / "predictions.safetensors")
-    return tensors["predictions"] == tensors["labels"]
+    return tensors["confusion"] if "confusion" in tensors else tensors["predictions"] == tensors["labels"]
+
+
+_BOOTSTRAPS = {
+    "accuracy": statistics.image_bootstrap,
+    "miou": statistics.iou_bootstrap,
+    "iou": partial(statistics.iou_bootstrap, foreground=True),
+}
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -208,10 +218,12 @@ def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
 def table(results: dict[str, Any]) -> Table:
     """Return the comparison as a table, for a terminal or a page."""
     baseline = results["baseline"]
+    score = results.get("score", "accuracy")
+    batch = max(results["variants"][0]["latency_ms"], key=int)
     chooses = any("open_fraction" in variant for variant in results["variants"])
     columns = [
         "gates",
-        "accuracy % [95 % interval]",
+        f"{TITLES[score]} % [95 % interval]",
         f"difference to {baseline}, over seeds",
         "verdict (Holm)",
         "difference, over images",
@@ -219,20 +231,20 @@ def table(results: dict[str, Any]) -> Table:
         "MACs (M)",
         *(["open"] if chooses else []),
         "1 image (ms)",
-        f"{BATCH} images (ms)",
+        f"{batch} images (ms)",
         "training images/s",
     ]
     rows = []
     for variant in results["variants"]:
         difference = variant.get("difference")
-        one, batch = (variant["latency_ms"][size]["median"] for size in ("1", str(BATCH)))
+        one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))
         speeds = sorted(variant["training_images_per_second"])
         speed = speeds[len(speeds) // 2]
         opened = variant.get("open_fraction")
         opened = sum(opened) / len(opened) if opened else 1.0
         rows.append([
             Cell(variant["gates"], variant["gates"]),
-            Cell(_interval(variant["accuracy"]), variant["accuracy"]["mean"]),
+            Cell(_interval(variant[score]), variant[score]["mean"]),
             Cell(_interval(difference, sign="+") if difference else "-", difference["mean"] if difference else 0),
             Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
             Cell(
@@ -243,31 +255,33 @@ def table(results: dict[str, Any]) -> Table:
             Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
             *([Cell(f"{opened:.3f}", opened)] if chooses else []),
             Cell(f"{one:.2f}", one),
-            Cell(f"{batch:.2f}", batch),
+            Cell(f"{several:.2f}", several),
             Cell(f"{speed:,.0f}", speed),
         ])
     return Table(columns, rows)
 
 
 def _write_report(results: dict[str, Any], out: Path) -> None:
-    variants = results["variants"]
-    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants})
-    points = figures.accuracy_against_latency({
-        v["gates"]: (v["latency_ms"]["1"]["median"], *(v["accuracy"][key] for key in ("mean", "low", "high")))
+    variants, score = results["variants"], results["score"]
+    title = TITLES[score]
+    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, title)
+    latencies = {
+        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score][key] for key in ("mean", "low", "high")))
         for v in variants
-    })
+    }
+    points = figures.accuracy_against_latency(latencies, title)
     write_atomically(out / "curves.svg", curves.svg())
     write_atomically(out / "accuracy_latency.svg", points.svg())
     recipe = results["recipe"]
     page = Page(
         title=f"Gates compared on {Path(recipe['data']).name}",
         lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
-        f"{results['validation_images']} validation images; accuracy after the last epoch.",
+        f"{results['validation_images']} validation images; {title} after the last epoch.",
         sections=[
             Section("Result", _EXPLANATION, table=table(results)),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
-            Section("Validation accuracy while training", drawings=[curves]),
-            Section("Accuracy against latency", drawings=[points]),
+            Section(f"Validation {title} while training", drawings=[curves]),
+            Section(f"Validation {title} against latency", drawings=[points]),
         ],
         facts={
             **results["environment"],

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from gatewise import _checks
 from gatewise import gates as _gates  # noqa: F401  (importing it fills the registry)
-from gatewise.registry import PLACES, gate_spec
+from gatewise.registry import MARKED_PLACES, PLACES, gate_spec
 
 GATER = "gaternet"  # not a gate at a place but a network around the backbone, with these options
 GATER_OPTIONS = (
@@ -93,7 +93,7 @@ class GateChoice:
     Attributes:
         name: a registered gate, or "gaternet".
         options: constructor options, by name.
-        place: one of `PLACES`, or None for the place of the gate's paper.
+        place: one of `PLACES` or `MARKED_PLACES`, or None for the place of the gate's paper.
 
     >>> GateChoice.parse("gct:mode=l1@before_conv")
     GateChoice(name='gct', options={'mode': 'l1'}, place='before_conv')
@@ -119,7 +119,7 @@ class GateChoice:
             return
         gate_spec(self.name).make(64, device="meta", **self.options)
         if self.place is not None:
-            _checks.one_of("place", self.place, PLACES)
+            _checks.one_of("place", self.place, PLACES + MARKED_PLACES)
 
     @property
     def is_gater(self) -> bool:
@@ -150,7 +150,9 @@ class GateChoice:
         if colon and not options:
             raise _checks.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
         if at and not place:
-            raise _checks.InvalidValueError(f"no place after '@' in {text!r}; expected one of {', '.join(PLACES)}.")
+            raise _checks.InvalidValueError(
+                f"no place after '@' in {text!r}; expected one of {', '.join(PLACES + MARKED_PLACES)}."
+            )
         return cls(name, _parse_options(options, text), place or None)
 
     def __str__(self) -> str:

@@ -6,11 +6,12 @@ from gatewise.analysis.drawing import Drawing, add_legend, count_along, literal,
 from gatewise.analysis.table import Cell, Table
 
 
-def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
+def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "accuracy") -> Drawing:
     """Draw validation accuracy over epochs: the mean over seeds as a line, lowest to highest seed as a band.
 
     Args:
         accuracies: for each variant, for each seed, one value in [0, 1] per epoch.
+        score: what the values are called.
     """
     figure, axes = new_figure(7, 3.6 + 0.2 * len(accuracies))  # the legend stands below, however long its names
     rows, tips = [], {}
@@ -35,7 +36,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
     margin = 100 * (highest - lowest) * 0.6 + 0.5
     axes.set(
         xlabel="epoch",
-        ylabel="validation accuracy (%)",
+        ylabel=f"validation {score} (%)",
         ylim=(max(0, 100 * lowest - margin), min(100.5, 100 * highest + margin / 4)),
     )
     count_along(axes)
@@ -43,7 +44,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
     return Drawing(
         "curves",
         figure,
-        shows="Validation accuracy after each epoch"
+        shows=f"Validation {score} after each epoch"
         + (": lines are means over seeds, bands go from the lowest to the highest seed." if several else "."),
         look_for="Bands that overlap at the end: then luck may decide which line is above."
         if several
@@ -53,7 +54,9 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]]) -> Drawing:
     )
 
 
-def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | None, float | None]]) -> Drawing:
+def accuracy_against_latency(
+    points: Mapping[str, tuple[float, float, float | None, float | None]], score: str = "accuracy"
+) -> Drawing:
     """Draw one point per variant: milliseconds for one image, accuracy with its interval, both from `points`."""
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     rows, tips = [], {}
@@ -67,7 +70,7 @@ def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | No
         tips[f"series-{index}"] = f"{name}: {100 * accuracy:.2f} %, {milliseconds:.2f} ms"
         values = (milliseconds, *(None if v is None else 100 * v for v in (accuracy, low, high)))
         rows.append([Cell(name), *(Cell("" if v is None else f"{v:.4f}", "" if v is None else v) for v in values)])
-    axes.set(xlabel="latency of one image (ms)", ylabel="validation accuracy (%)")
+    axes.set(xlabel="latency of one image (ms)", ylabel=f"validation {score} (%)")
     axes.margins(x=0.15)
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(0, bottom), min(100.5, top))  # an interval over two seeds may reach far beyond
@@ -75,8 +78,9 @@ def accuracy_against_latency(points: Mapping[str, tuple[float, float, float | No
     return Drawing(
         "accuracy_latency",
         figure,
-        shows="Accuracy of each variant against the time it takes for one image; bars are 95 % intervals over seeds.",
-        look_for="Variants above and to the left of others: more accurate and faster.",
-        table=Table(["variant", "ms", "accuracy %", "low %", "high %"], rows),
+        shows=f"The {score} of each variant against the time it takes for one image; "
+        "bars are 95 % intervals over seeds.",
+        look_for="Variants above and to the left of others: better and faster.",
+        table=Table(["variant", "ms", f"{score} %", "low %", "high %"], rows),
         tips=tips,
     )

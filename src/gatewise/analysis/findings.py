@@ -13,6 +13,8 @@ from gatewise.analysis.patterns import GatePatterns, record_patterns
 from gatewise.analysis.runs import Run
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
+from gatewise.places import evaluation_mode
+from gatewise.training import pixel_classes
 
 _PICTURES = 4  # images that attention is laid over
 _QUERIES = 3
@@ -41,13 +43,28 @@ class GaterFindings:
         net: whose gater it is.
         patterns: which gates it opens.
         expected_macs: multiply-adds of an image if each gate opened as often as it does, but independently of others.
-        exchange: accuracy on each class's images with each class's gates.
+        exchange: accuracy on each class's images with each class's gates; None where images have no class.
     """
 
     net: GaterNet
     patterns: GatePatterns
     expected_macs: float
-    exchange: Exchange
+    exchange: Exchange | None
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a network labels a few images.
+
+    Attributes:
+        pictures: the images, (N, C, H, W) in [0, 1].
+        masks: the class of each pixel, 255 where it does not count, (N, H, W).
+        predicted: the class that the network gives it, (N, H, W).
+    """
+
+    pictures: Tensor
+    masks: Tensor
+    predicted: Tensor
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class Findings:
         removal: what leaving out the gates near the identity costs.
         attention: of gates that attend.
         gater: of a GaterNet.
+        pixels: of a network that labels every pixel.
     """
 
     run: Run
@@ -69,6 +87,7 @@ class Findings:
     removal: Removal | None = None
     attention: Attention | None = None
     gater: GaterFindings | None = None
+    pixels: Pixels | None = None
 
 
 def find(run: Run, keep: int = 2000) -> Findings:
@@ -81,28 +100,35 @@ def find(run: Run, keep: int = 2000) -> Findings:
     if run.images is None:
         return Findings(run)
     gater = _gater(run, run.model, keep) if isinstance(run.model, GaterNet) else None
+    pixels = _pixels(run) if run.task == "segment" else None
     inserted = gates_in(run.model)
     if not inserted:
-        return Findings(run, gater=gater)
-    found = gate_statistics(run.model, run.batches(), len(run.classes))
+        return Findings(run, gater=gater, pixels=pixels)
+    found = gate_statistics(run.model, run.batches(), len(run.image_classes))
     gates = tuple(found.values())
     unreached = tuple(path for path in inserted if path not in found)
     removal = removal_cost(run.model, idle_gates(gates), run.batches())
-    return Findings(run, gates, unreached, removal, _attention(run), gater)
+    return Findings(run, gates, unreached, removal, _attention(run), gater, pixels)
 
 
 def _attention(run: Run) -> Attention | None:
-    images = run.examples(_PICTURES)
+    images, _ = run.examples(_PICTURES)
     maps = attention_maps(run.model, images, _QUERIES)
     if not maps:
         return None
-    mean, std = (torch.tensor(run.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
-    pictures = (images.cpu() * std + mean) / 255
-    return Attention(pictures, maps, query_distances(run.model, run.batches()))
+    return Attention(run.pictures(images), maps, query_distances(run.model, run.batches()))
+
+
+def _pixels(run: Run) -> Pixels:
+    images, masks = run.examples(_PICTURES)
+    with evaluation_mode(run.model), torch.no_grad():
+        predicted = pixel_classes(run.model(images))
+    return Pixels(run.pictures(images), masks.cpu(), predicted.cpu())
 
 
 def _gater(run: Run, net: GaterNet, keep: int) -> GaterFindings:
-    patterns = record_patterns(net, run.batches(), len(run.classes), keep)
+    patterns = record_patterns(net, run.by_class(), max(1, len(run.image_classes)), keep)
     rates = patterns.images_by_gate.double() / patterns.images
     expected = float(net.executed_macs(rates.unsqueeze(0)))
-    return GaterFindings(net, patterns, expected, exchange_gates(net, patterns, run.batches()))
+    exchange = exchange_gates(net, patterns, run.batches()) if run.image_classes else None
+    return GaterFindings(net, patterns, expected, exchange)

@@ -242,6 +242,7 @@ def _share(part: Tensor, whole: Tensor, count: Tensor) -> float:
 def gate_statistics(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> dict[str, GateSummary]:
     """Run `model` in eval mode over batches of images and labels and return the statistics of its gates.
 
+    Without classes labels may be anything, masks too.
     Training flags are afterwards as before, whatever happens.
     """
     device = next(model.parameters()).device
@@ -249,5 +250,5 @@ def gate_statistics(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], 
     with GateRecorder(model) as recorder, torch.no_grad():
         for images, labels in batches:
             model(images.to(device))
-            stats.update(recorder.take(), labels.to(device))
+            stats.update(recorder.take(), labels.to(device) if classes else None)
     return stats.summaries()

@@ -13,6 +13,7 @@ from gatewise.analysis.recording import gates_bypassed
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
+from gatewise.training import pixel_hits
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -43,12 +44,14 @@ def idle_gates(summaries: Iterable[GateSummary], share: float = 0.95) -> tuple[s
 def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Removal:
     """Return the accuracy of `model` with and without some of its gates, on the same batches, in eval mode.
 
+    Where labels are masks it is the share of rightly classified pixels, the mean over images.
+
     A path that is no gate is refused with ValueError, and no batch at all too.
     """
     gates = gates_in(model)
     chosen = {_checks.one_of("gate", path, gates): gates[path] for path in paths}
     device = next(model.parameters()).device
-    hits = torch.zeros(2, dtype=torch.long)
+    hits = torch.zeros(2, dtype=torch.float64)
     count = 0
     with evaluation_mode(model), torch.no_grad():
         for images, labels in batches:
@@ -61,7 +64,7 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
             count += len(labels)
     if not count:
         raise _checks.InvalidValueError("there are no images to count; an iterator may be used up already.")
-    return Removal(tuple(paths), count, *(hits.double() / count).tolist())
+    return Removal(tuple(paths), count, *(hits / count).tolist())
 
 
 @dataclass(frozen=True)
@@ -118,4 +121,7 @@ def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    return logits.argmax(1).cpu() == labels.cpu()
+    """Return for each image whether it was classified rightly, or of which share the pixels that count were, (N,)."""
+    if labels.dim() == 1:
+        return logits.argmax(1).cpu() == labels.cpu()
+    return pixel_hits(logits, labels.to(logits.device)).cpu()

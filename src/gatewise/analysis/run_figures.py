@@ -8,25 +8,25 @@ from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
 
 
-def accuracy_against_macs(points: Mapping[str, tuple[float, float]]) -> Drawing:
-    """Draw one point per run: millions of multiply-adds of an image, accuracy in [0, 1]."""
+def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: str = "accuracy") -> Drawing:
+    """Draw one point per run: millions of multiply-adds of an image, accuracy (or what `score` says) in [0, 1]."""
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     for index, (name, (macs, accuracy)) in enumerate(points.items()):
         colour, marker = look(index)
         axes.plot(
             [macs], [100 * accuracy], ls="", label=literal(name), color=colour, marker=marker, gid=f"series-{index}"
         )
-    axes.set(xlabel="multiply-adds of an image (M)", ylabel="validation accuracy (%)")
+    axes.set(xlabel="multiply-adds of an image (M)", ylabel=f"validation {score} (%)")
     axes.margins(0.15)
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "accuracy_macs",
         figure,
-        shows="Accuracy of each run against the multiply-adds of an image, of runs that choose their filters those "
-        "that are executed.",
-        look_for="Runs above and to the left of others: more accurate with less work.",
+        shows=f"The {score} of each run against the multiply-adds of an image, of runs that choose their filters "
+        "those that are executed.",
+        look_for="Runs above and to the left of others: better with less work.",
         table=Table(
-            ["run", "MACs (M)", "accuracy %"],
+            ["run", "MACs (M)", f"{score} %"],
             [
                 [Cell(name), Cell(f"{macs:.4f}", macs), Cell(f"{100 * accuracy:.2f}", 100 * accuracy)]
                 for name, (macs, accuracy) in points.items()

@@ -1,5 +1,6 @@
 """Trained runs, opened to be looked at."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -15,15 +16,25 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.checkpoint import load_model, read_json, read_json_lines
-from gatewise.data import Augmentation, Dataset, EncodedImages, Images, load_dataset, make_batches
+from gatewise.data import (
+    Augmentation,
+    Dataset,
+    DataSource,
+    EncodedImages,
+    Images,
+    PairDataset,
+    Pairs,
+    make_batches,
+    spread,
+)
 from gatewise.spec import ModelSpec
-from gatewise.training import Recipe
+from gatewise.training import TITLES, Recipe
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # images in a batch at most, and numbers in it
 _REQUIRED = {  # of the files of a run, by what its page needs
     "config.json": ("spec", "classes", "mean", "std", "in_chans", "image_size"),
-    "metrics.json": ("accuracy", "parameters", "epochs", "precision", "environment"),
+    "metrics.json": ("parameters", "epochs", "precision", "environment"),
 }
 
 
@@ -49,7 +60,7 @@ class Run:
     config: dict[str, Any]
     rows: list[dict[str, Any]]
     metrics: dict[str, Any]
-    images: Images | EncodedImages | None
+    images: Images | EncodedImages | Pairs | None
     split: Split = "validation"
     missing: str = ""
 
@@ -64,24 +75,58 @@ class Run:
         return self.config["classes"]
 
     @property
+    def task(self) -> str:
+        """What the network was trained for."""
+        return self.config.get("task", "classify")
+
+    @property
+    def score(self) -> str:
+        """What the run is judged by, a key of `TITLES`."""
+        return self.metrics.get("score", "accuracy")
+
+    @property
+    def image_classes(self) -> list[str]:
+        """Names of the classes that a whole image can have: none where each pixel has its own."""
+        return self.classes if self.task == "classify" else []
+
+    @property
     def spec(self) -> ModelSpec:
         """What the model was built from."""
         return ModelSpec.from_dict(self.config["spec"])
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images in their own order, as the network takes them, and their labels."""
+        """Yield the images in their own order, as the network takes them, and their labels or masks."""
         assert self.images is not None
         return self._batches(self.images)
 
-    def examples(self, count: int) -> Tensor:
-        """Return the first image of each of the first `count` classes, or of all, as the network takes them."""
-        assert self.images is not None
-        labels = self.images.labels
-        chosen = [int((labels == label).nonzero()[0]) for label in labels.unique()[:count].tolist()]
-        pixels = torch.stack([self.images[index] for index in chosen])
-        return next(self._batches(Images(pixels, labels[chosen])))[0]
+    def by_class(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the images and their labels, all 0 where images have no class as a whole."""
+        for images, labels in self.batches():
+            yield images, labels if self.image_classes else labels.new_zeros(len(labels))
 
-    def _batches(self, images: Images | EncodedImages) -> Iterator[tuple[Tensor, Tensor]]:
+    def pictures(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them as they are for the eye: (N, C, H, W) in [0, 1]."""
+        mean, std = (torch.tensor(self.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+        return (images.cpu() * std + mean) / 255
+
+    def examples(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return a few images, as the network takes them, and their labels or masks.
+
+        They are the first of each of the first `count` classes; of images with masks `count` at equal distances that
+        have the size of the first.
+        """
+        images = self.images
+        assert images is not None
+        if isinstance(images, Pairs):
+            pairs = [images[index] for index in spread(len(images), count)]
+            alike = [pair for pair in pairs if pair[1].shape == pairs[0][1].shape]
+            pixels, labels = (torch.stack(parts) for parts in zip(*alike, strict=True))
+        else:
+            chosen = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()[:count].tolist()]
+            pixels, labels = torch.stack([images[index] for index in chosen]), images.labels[chosen]
+        return next(self._batches(Images(pixels, labels)))
+
+    def _batches(self, images: Images | EncodedImages | Pairs) -> Iterator[tuple[Tensor, Tensor]]:
         mean, std = torch.tensor(self.config["mean"]), torch.tensor(self.config["std"])
         size = max(1, min(_BATCH, _VALUES // math.prod(images.shape)))
         options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": min(8, os.cpu_count() or 0)}
@@ -103,7 +148,7 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
     _checks.one_of("split", split, ("validation", "train"))
     if not folders:
         raise _checks.InvalidValueError("no run to explain; give at least one run folder.")
-    load = functools.cache(load_dataset)  # runs of one comparison share their images
+    load = functools.cache(DataSource.load)  # runs of one comparison share their images
     names = _names(folders)
     return [
         _open(Path(folder), name, slug, data, split, load)
@@ -111,7 +156,7 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
     ]
 
 
-def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, load: Callable[..., Dataset]) -> Run:
+def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, load: Callable[[DataSource], Any]) -> Run:
     model, config = load_model(folder)
     recipe = Recipe.load(folder / "recipe.yaml")
     log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
@@ -119,7 +164,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     _refuse_incomplete(folder, config, metrics, rows)
     images, missing = None, ""
     try:
-        dataset = load(data or recipe.data, recipe.image_size, recipe.loading)
+        dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
         _refuse_other_data(dataset, config, folder)
         images = getattr(dataset, split)
     except (_checks.DataError, _checks.MissingExtraError, OSError) as error:
@@ -137,21 +182,26 @@ def _refuse_incomplete(folder: Path, config: Any, metrics: Any, rows: list[Any])
                 raise _checks.DataError(
                     f"{folder / file} has no {key!r}. Was it written by gatewise? Restore the file."
                 )
+    score = metrics.get("score", "accuracy")
+    if score not in TITLES or score not in metrics:
+        raise _checks.DataError(
+            f"{folder / 'metrics.json'} has no {score!r}. Was it written by gatewise? Restore the file."
+        )
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not isinstance(row.get("validation_accuracy"), int | float):
+        if not isinstance(row, dict) or not isinstance(row.get(f"validation_{score}"), int | float):
             raise _checks.DataError(
-                f"{folder / 'log.jsonl'}, line {number}: no number for 'validation_accuracy'. Restore the file."
+                f"{folder / 'log.jsonl'}, line {number}: no number for 'validation_{score}'. Restore the file."
             )
 
 
-def _refuse_other_data(dataset: Dataset, config: dict[str, Any], folder: Path) -> None:
+def _refuse_other_data(dataset: Dataset | PairDataset, config: dict[str, Any], folder: Path) -> None:
     if list(dataset.classes) != config["classes"] or dataset.channels != config["in_chans"]:
         raise _checks.DataError(
             f"{dataset.name} has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...) and "
             f"{dataset.channels} channels; the run in {folder} was trained with {len(config['classes'])} "
             f"({', '.join(config['classes'][:5])}, ...) and {config['in_chans']}. Give the data it was trained with."
         )
-    if list(dataset.size) != list(config["image_size"]):
+    if isinstance(dataset, Dataset) and list(dataset.size) != list(config["image_size"]):
         came, expected = ("x".join(map(str, size)) for size in (dataset.size, config["image_size"]))
         raise _checks.DataError(
             f"{dataset.name} has images of {came}; the run in {folder} was trained with {expected}. "

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from gatewise import _checks, measure
-from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, run_figures
+from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, pixel_figures, run_figures
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.findings import Attention, Findings, GaterFindings
 from gatewise.analysis.gate_stats import GateSummary
@@ -15,14 +15,16 @@ from gatewise.analysis.runs import Run
 from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
+from gatewise.training import TITLES
 
 _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
 
 
 def overview(runs: Sequence[Run]) -> Iterator[Section]:
     """Yield the runs as a table with accuracy against cost, and their curves."""
-    costs = {run.name: (_macs(run) / 1e6, run.metrics["accuracy"]) for run in runs}
-    columns = ["run", "network", "validation accuracy %", "parameters", "MACs (M), as executed", "epochs"]
+    score = _common_score(runs)
+    costs = {run.name: (_macs(run) / 1e6, run.metrics[run.score]) for run in runs}
+    columns = ["run", "network", f"validation {score} %", "parameters", "MACs (M), as executed", "epochs"]
     rows = [
         [
             Cell(run.name),
@@ -34,11 +36,23 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         ]
         for run in runs
     ]
-    drawings = [run_figures.accuracy_against_macs(costs)] if len(runs) > 1 else []
+    drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 else []
     yield Section("Runs", table=Table(columns, rows), drawings=drawings)
-    curves = {run.name: [[row["validation_accuracy"] for row in run.rows]] for run in runs if run.rows}
+    curves = {run.name: [[row[f"validation_{run.score}"] for row in run.rows]] for run in runs if run.rows}
     if curves:
-        yield Section("Validation accuracy while training", drawings=[figures.curves(curves)])
+        yield Section(f"Validation {score} while training", drawings=[figures.curves(curves, score)])
+    labelled = {run.name: run.metrics["iou_by_class"] for run in runs if "iou_by_class" in run.metrics}
+    if labelled:
+        yield Section("Classes of pixels", drawings=[pixel_figures.iou_by_class(labelled)])
+
+
+def _common_score(runs: Sequence[Run]) -> str:
+    """Return what all runs are judged by; runs of different tasks are refused."""
+    scores = {run.score: run.name for run in runs}
+    if len(scores) > 1:
+        told = ", ".join(f"{name} by {TITLES[score]}" for score, name in scores.items())
+        raise _checks.InvalidValueError(f"these runs are judged differently, {told}. Explain them one at a time.")
+    return TITLES[runs[0].score]
 
 
 def _macs(run: Run) -> float:
@@ -68,6 +82,10 @@ def of_run(found: Findings, *, several: bool) -> list[Section]:
 
 def _of_run(found: Findings) -> Iterator[Section]:
     run = found.run
+    if found.pixels is not None:
+        seen = found.pixels
+        drawing = pixel_figures.labelled_pictures(seen.pictures, seen.masks, seen.predicted, run.classes)
+        yield Section("what the network sees", drawings=[drawing])
     if not gates_in(run.model) and not isinstance(run.model, GaterNet):
         yield Section("no gates", "This network has no gates, so there is nothing to show of them.")
         return
@@ -77,7 +95,7 @@ def _of_run(found: Findings) -> Iterator[Section]:
         yield Section("without images", f"What needs images is left out. {run.missing}")
     for adds, title in ((False, "factors of gates by depth"), (True, "what gates add by depth")):
         if kind := [summary for summary in found.gates if summary.adds is adds]:
-            yield Section(title, drawings=_value_drawings(kind, run.classes))
+            yield Section(title, drawings=_value_drawings(kind, run.image_classes))
     if found.removal is not None:
         yield _of_removal(found.removal, found)
     if found.attention is not None:
@@ -99,10 +117,11 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
         gate_figures.values_by_depth(found),
         gate_figures.competition_by_depth(found),
         gate_figures.dependence_by_depth(found),
-        gate_figures.classes_by_depth(found, classes),
+        *([gate_figures.classes_by_depth(found, classes)] if classes else []),
     ]
     suffix = "added" if found[0].adds else "factors"
-    return [*(drawing.renamed(suffix) for drawing in by_depth), gate_figures.classes_by_channel(most, classes)]
+    by_class = [gate_figures.classes_by_channel(most, classes)] if classes else []
+    return [*(drawing.renamed(suffix) for drawing in by_depth), *by_class]
 
 
 def _of_removal(cost: Removal, found: Findings) -> Section:
@@ -132,20 +151,24 @@ def _of_gater(run: Run, found: GaterFindings) -> Section:
         f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed, the "
         f"gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the plain network; "
         f"{found.expected_macs / 1e6:.2f} M would be expected if gates opened as often, but independently of each "
-        f"other. Classified rightly are {100 * exchange.own:.1f} % of the images with their own gates, "
-        f"{100 * exchange.same:.1f} % with the typical gates of their class, {100 * exchange.other:.1f} % with those "
-        f"of another (means over classes)."
+        f"other."
     )
     drawings = [
         gater_figures.kinds_by_unit(patterns),
         gater_figures.images_by_gate(patterns),
         gater_figures.open_gates_by_image(patterns),
-        gater_figures.accuracy_by_gates(exchange, run.classes),
     ]
+    if exchange is not None:
+        text += (
+            f" Classified rightly are {100 * exchange.own:.1f} % of the images with their own gates, "
+            f"{100 * exchange.same:.1f} % with the typical gates of their class, {100 * exchange.other:.1f} % with "
+            f"those of another (means over classes)."
+        )
+        drawings.append(gater_figures.accuracy_by_gates(exchange, run.classes))
     assert run.images is not None
     try:
         pictures = map(run.images.picture, patterns.kept.tolist())
-        drawings.append(gater_figures.patterns_in_the_plane(patterns, run.classes, pictures))
+        drawings.append(gater_figures.patterns_in_the_plane(patterns, run.image_classes or ["all images"], pictures))
     except _checks.InvalidValueError as error:
         text += f" {error}"
     return Section("which filters the gater opens", text, drawings=drawings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gatewise import _checks
 
-GEOMETRIES = ("auto", "none", "shift", "crop", "flip")
+GEOMETRIES = ("auto", "none", "shift", "scale", "crop", "flip")
 _POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")  # timm's auto_augment strings begin so
 
 
@@ -19,12 +19,14 @@ class Augmentation:
         padding: largest move in pixels, in each direction, within a frame of zeros.
         crop: whether a random part (8 to 100 % of the area) is scaled to the whole.
         flip: whether every second image is mirrored.
+        scale: whether an image and its mask are scaled by a random factor first.
         policy: timm's auto-augmentation, for example "rand-m9-mstd0.5" or "augmix-m3"; "" for none.
     """
 
     padding: int = 0
     crop: bool = False
     flip: bool = False
+    scale: bool = False
     policy: str = ""
 
     @property
@@ -63,7 +65,7 @@ class _InTurn:
 
 
 def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
-    """Read words joined by "+": geometry (auto, none, shift, crop, flip), and at most one policy of timm's.
+    """Read words joined by "+": geometry (auto, none, shift, scale, crop, flip), and at most one policy of timm's.
 
     >>> geometry, policy = parse_augmentation("shift+flip+rand-m9")
     >>> sorted(geometry), policy
@@ -82,7 +84,7 @@ def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
     alone = {"auto", "none"} & set(geometry)
     if len(set(words)) != len(words) or len(policies) > 1 or (alone and len(geometry) > 1):
         raise _checks.InvalidValueError(
-            f"augmentation {text!r} does not fit together; expected auto or none alone, or shift, crop and flip "
+            f"augmentation {text!r} does not fit together; expected auto or none alone, or shift, scale, crop and flip "
             f"joined by +, and at most one policy behind them."
         )
     return frozenset(geometry), "".join(policies)

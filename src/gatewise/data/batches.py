@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """One training batch before its pixels: which images, and what chance does to each.
 
     Attributes:
@@ -51,7 +51,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Images | EncodedImages,
+        images: Any,
         batch_size: int,
         mean: Tensor,
         std: Tensor,
@@ -62,7 +62,6 @@ class Batches:
         _checks.integer_at_least(1, batch_size=batch_size)
         self.images = images
         self.device = torch.device(device)
-        self.labels = images.labels.to(device)
         self.batch_size = min(batch_size, len(images))
         self.share = share
         self._scale = (1 / std).to(device).reshape(1, -1, 1, 1)
@@ -70,15 +69,15 @@ class Batches:
         self._hold()
 
     def _hold(self) -> None:
-        """Bring the pixels to the device."""
+        """Bring to the device what is kept there: pixels and labels."""
         if not isinstance(self.images, Images):
             raise _checks.InvalidTypeError("Batches needs images in memory; use StreamedBatches for encoded ones.")
-        self.pixels = self.images.pixels.to(self.device)
+        self.pixels, self.labels = self.images.pixels.to(self.device), self.images.labels.to(self.device)
 
     @property
     def steps(self) -> int:
         """Batches in a training epoch."""
-        return len(self.labels) // self.batch_size
+        return len(self.images) // self.batch_size
 
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         """Yield the shuffled and augmented batches of one epoch, from batch `start` on."""
@@ -91,10 +90,10 @@ class Batches:
         for images, labels in zip(self.pixels.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
             yield self._normalised(images), labels
 
-    def _draws(self, epoch: int, seed: int, augmentation: Augmentation, start: int) -> Iterator[_Draw]:
+    def _draws(self, epoch: int, seed: int, augmentation: Augmentation, start: int) -> Iterator[Draw]:
         """Yield what each batch of an epoch is made of; batches before `start` are drawn and dropped."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator)
+        order = torch.randperm(len(self.images), generator=generator)
         rank, processes = self.share
         mine = slice(rank, None, processes)
         for step in range(self.steps):
@@ -103,7 +102,7 @@ class Batches:
             mirrored = torch.rand(len(samples), generator=generator) < 0.5
             if step >= start:
                 number = (seed * 1_000_003 + epoch) * self.steps + step
-                yield _Draw(samples[mine], moves[:, mine], mirrored[mine], number * processes + rank)
+                yield Draw(samples[mine], moves[:, mine], mirrored[mine], number * processes + rank)
 
     def _normalised(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)
@@ -122,7 +121,7 @@ class StreamedBatches(Batches):
         super().__init__(*args, **options)
 
     def _hold(self) -> None:
-        pass  # images stay where they are
+        self.labels = self.images.labels.to(self.device)  # images stay where they are
 
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         yield from self._loaded(list(self._draws(epoch, seed, augmentation, start)), augmentation)
@@ -130,15 +129,15 @@ class StreamedBatches(Batches):
     def evaluation(self) -> Iterator[Batch]:
         batches = torch.arange(len(self.labels)).split(self.batch_size)
         none = torch.zeros(2, self.batch_size, dtype=torch.long), torch.zeros(self.batch_size, dtype=torch.bool)
-        yield from self._loaded([_Draw(samples, *none, number=0) for samples in batches], Augmentation())
+        yield from self._loaded([Draw(samples, *none, number=0) for samples in batches], Augmentation())
 
-    def _loaded(self, draws: list[_Draw], augmentation: Augmentation) -> Iterator[Batch]:
+    def _loaded(self, draws: list[Draw], augmentation: Augmentation) -> Iterator[Batch]:
         loader = torch.utils.data.DataLoader(
             _DecodedBatches(self.images, augmentation),
             sampler=draws,  # type: ignore[arg-type]  # pyright: ignore
             batch_size=None,
             num_workers=self.workers,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=self.device.type == "cuda",
         )
         for draw, images in zip(draws, loader, strict=True):
@@ -158,7 +157,7 @@ class _DecodedBatches(torch.utils.data.Dataset):
         self.images, self.augmentation = images, augmentation
         self._of_picture = augmentation.of_picture(images.shape[1:]) if augmentation.per_image else None
 
-    def __getitem__(self, draw: _Draw) -> Tensor | str:
+    def __getitem__(self, draw: Draw) -> Tensor | str:
         seed_generators(draw.number)
         try:
             images = torch.stack([self._image(index) for index in draw.samples.tolist()])
@@ -183,21 +182,13 @@ def seed_generators(number: int) -> None:
     torch.manual_seed(number)
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
+def leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
+    """Let a worker process pass over Ctrl-C, which the parent answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def make_batches(
-    images: Images | EncodedImages, *args: Any, augmentation: Augmentation, workers: int = 0, **options: Any
-) -> Batches:
-    """Return the batches that suit a split and what is done to its images: from memory, or streamed."""
-    if isinstance(images, Images) and not augmentation.per_image:
-        return Batches(images, *args, **options)
-    return StreamedBatches(images, *args, workers=workers, **options)
-
-
-def _augmented(images: Tensor, draw: _Draw, augmentation: Augmentation) -> Tensor:
+def _augmented(images: Tensor, draw: Draw, augmentation: Augmentation) -> Tensor:
     """Return a batch moved and mirrored as drawn: (B, C, H, W) -> (B, C, H, W)."""
     if augmentation.padding:
         images = shift(images, draw.moves.to(images.device), augmentation.padding)

@@ -51,7 +51,7 @@ def read_class_folders(folder: Path, image_size: int | None) -> dict[str, Split]
     return {split: _read_split(path, image_size) for split, path in found.items()}
 
 
-def _is_image(path: str) -> bool:
+def is_image(path: str) -> bool:
     """Whether a file's name says that it is an image: torchvision's list, and animations."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -64,14 +64,14 @@ def _read_split(folder: Path, image_size: int | None) -> Split:
         if not os.access(path, os.R_OK | os.X_OK):  # os.walk would pass over it without a word
             raise _checks.DataError(f"{path}: no permission to read this folder.")
     try:
-        images = torchvision.ImageFolder(str(folder), is_valid_file=_is_image)
+        images = torchvision.ImageFolder(str(folder), is_valid_file=is_image)
     except FileNotFoundError as error:
         raise _checks.DataError(f"{folder}: {' '.join(str(error).split()).rstrip('.')}.") from None
     names = {name.lower().rstrip("s") for name in images.classes}
     if names <= _OF_MASKS | {"image", "img"} and names & _OF_MASKS:
         raise _checks.DataError(
             f"{folder}: the folders {', '.join(images.classes)} hold images and masks, which have a class for each "
-            f"pixel; expected one folder for each class, full of images of that class."
+            f"pixel; set task to segment for them. Expected one folder for each class, full of images of that class."
         )
     files, labels = zip(*images.samples, strict=True)
     return EncodedFiles(list(files), list(labels), image_size), class_names(str(folder), labels, tuple(images.classes))

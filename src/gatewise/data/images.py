@@ -137,11 +137,13 @@ class Dataset:
         of moves. A policy alone comes on top of that.
         """
         geometry, policy = parse_augmentation(text)
+        if "scale" in geometry:
+            raise _checks.InvalidValueError(f"augmentation {text!r}: scale is for masks; take crop, which scales too.")
         if "auto" in geometry or not geometry:
             move = "crop" if isinstance(self.train, EncodedImages) else "shift"
             geometry = {move, "flip"} if self.flip else {move}
         padding = self.padding if "shift" in geometry else 0
-        return Augmentation(padding, "crop" in geometry, "flip" in geometry, policy)
+        return Augmentation(padding, "crop" in geometry, "flip" in geometry, policy=policy)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation per channel of the training images, on the scale 0 to 255.

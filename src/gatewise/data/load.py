@@ -1,5 +1,7 @@
 """Find a data set by its name or folder, and decide whether it is held in memory."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,43 @@ from gatewise import _checks
 from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
 from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.masks import IGNORED, Meaning, number_of_classes
+from gatewise.data.pair_readers import read_pairs
+from gatewise.data.pairs import PairDataset, Pairs
 from gatewise.data.tables import read_hub, read_parquet
 from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvision_files, read_torchvision
 
 LOADINGS = ("auto", "memory", "stream")
 HUB = "hub:"
 _MEMORY_LIMIT = 2**30  # bytes of pixels in one split up to which "auto" decodes it once
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Which images, and how they are read; `load_dataset` and `load_pairs` explain the fields."""
+
+    task: str
+    data: str
+    image_size: int | None = None
+    loading: str = "auto"
+    crop_size: int | None = None
+    ignore_index: int = IGNORED
+    foreground: str | None = None
+    class_names: str | None = None
+
+    def load(self) -> Dataset | PairDataset:
+        """Return images with labels, or for task segment with masks."""
+        if self.task == "classify":
+            return load_dataset(self.data, self.image_size, self.loading)
+        return load_pairs(
+            self.data,
+            self.image_size,
+            self.loading,
+            crop_size=self.crop_size,
+            ignore_index=self.ignore_index,
+            foreground=self.foreground,
+            class_names=self.class_names,
+        )
 
 
 def load_dataset(source: str | Path, image_size: int | None = None, loading: str = "auto") -> Dataset:
@@ -108,3 +141,53 @@ def _held(images: Images | EncodedImages, loading: str) -> Images | EncodedImage
     channels, height, width = images.shape
     large = len(images) * channels * height * width > _MEMORY_LIMIT
     return images if large and loading == "auto" else images.decoded()
+
+
+def load_pairs(
+    source: str | Path,
+    image_size: int | None = None,
+    loading: str = "auto",
+    *,
+    crop_size: int | None = None,
+    ignore_index: int = IGNORED,
+    foreground: str | None = None,
+    class_names: str | None = None,
+) -> PairDataset:
+    """Load images with masks by name or from a folder.
+
+    Args:
+        source: a folder that holds train*.parquet and val*.parquet with columns image and mask (encoded files); or
+            train/ and val/ with images/ and masks/ in each (or the other way round), where files of one name belong
+            together; or images/ and masks/ undivided, of which every tenth pair becomes validation; or "voc2007" to
+            "voc2012" (torchvision's files, downloaded if they are missing), or the folder that holds them.
+        image_size: length to which the shorter side of images and masks is scaled; None leaves them as they are.
+        loading: "memory" decodes every pair once, "stream" when it is needed, "auto" streams what would take more than
+            1 GiB a split.
+        crop_size: side of the square that a training step sees; None takes the size of the first image.
+        ignore_index: value of pixels that count neither in the loss nor in the score.
+        foreground: name of the one class to find, all others being background.
+        class_names: names in the order of the masks' values, joined by commas; None takes those of classes.txt in the
+            folder, or numbers up to the highest value of 256 masks.
+
+    Refused with `DataError`, which names the file: a missing folder, split or partner, an unreadable file, a mask of
+    another size than its image, of colours instead of class indices, or with values beyond the classes. A pair that is
+    streamed is looked at when its turn comes.
+    """
+    for name, value in (("image_size", image_size), ("crop_size", crop_size)):
+        if value is not None:
+            _checks.integer_at_least(4, **{name: value})
+    _checks.one_of("loading", loading, LOADINGS)
+    _checks.integer_at_least(0, ignore_index=ignore_index)
+    encoded, names = read_pairs(source)
+    if class_names is not None:
+        names = tuple(name.strip() for name in class_names.split(","))
+    elif not names:
+        counts = [number_of_classes(masks, ignore_index) for _, masks in encoded.values()]
+        names = tuple(str(value) for value in range(max(counts)))
+    meaning = Meaning(names, ignore_index, foreground)
+    splits = {name: Pairs(*parts, meaning, side=image_size, crop=crop_size) for name, parts in encoded.items()}
+    for pairs in splits.values():
+        few = len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
+        if loading == "memory" or (loading == "auto" and few):
+            pairs.hold()
+    return PairDataset(str(source), splits["train"], splits["validation"])

@@ -54,10 +54,11 @@ class EncodedRows(EncodedImages):
 
 def read_parquet(folder: Path, image_size: int | None) -> dict[str, Split]:
     """Return both splits of a folder of parquet files, at any depth: train*, and validation*, val* or test*."""
-    return {split: _read_split(_files(folder, split), image_size) for split in SPLITS}
+    return {split: _read_split(split_files(folder, split), image_size) for split in SPLITS}
 
 
-def _files(folder: Path, split: str) -> list[Path]:
+def split_files(folder: Path, split: str) -> list[Path]:
+    """Return a split's parquet files at any depth, those of the first prefix in `SPLITS` that there is."""
     parquet = sorted(folder.rglob("*.parquet"))
     for prefix in SPLITS[split]:
         if files := [file for file in parquet if file.name.startswith(prefix)]:
@@ -79,13 +80,18 @@ def _read_split(files: list[Path], image_size: int | None) -> Split:
     return EncodedRows(tables, labels, image_size), class_names(str(files[0]), labels, names)
 
 
-def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
-    """Return the image column, labels and class names ((), where the file has none) of one parquet file."""
+def read_table(file: Path) -> Any:
+    """Read one parquet file; one that cannot be read is refused with its name."""
     parquet = _checks.optional_module("pyarrow.parquet", "reading parquet files")
     try:
-        table: Any = parquet.read_table(file)
+        return parquet.read_table(file)
     except Exception as error:
         raise _checks.DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
+    """Return the image column, labels and class names ((), where the file has none) of one parquet file."""
+    table = read_table(file)
     image, label = columns(str(file), table.column_names)
     labels = table[label].to_pylist()
     check_labels(str(file), labels)
@@ -140,7 +146,7 @@ def columns(where: str, names: Sequence[str]) -> tuple[str, str]:
     image = next((name for name in IMAGE_COLUMNS if name in names), None)
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
-        masks = " A mask has a class for each pixel; here each image needs one label." if "mask" in names else ""
+        masks = " For masks, which have a class for each pixel, set task to segment." if "mask" in names else ""
         raise _checks.DataError(f"{where}: expected columns 'image' and 'label', found {', '.join(names)}.{masks}")
     return image, label
 

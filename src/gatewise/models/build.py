@@ -73,8 +73,9 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
     base = name.partition(".")[0]
     known = [*FAMILIES, *timm.list_models()]
     if "/" not in name and ":" not in name and base not in known:
+        plain = [known for known in FAMILIES if not known.endswith(("_wider", "_gct"))]
         raise _checks.InvalidValueError(
-            f"unknown model {base!r}; expected one of {', '.join(FAMILIES)}, or a name from timm.list_models()."
+            f"unknown model {base!r}; expected one of {', '.join(plain)}, or a name from timm.list_models()."
             f"{_checks.nearest(base, known)}"
         )
     try:

@@ -9,7 +9,10 @@ from typing import Any
 from torch import nn
 
 from gatewise import _checks
+from gatewise.insertion import insert_gates
 from gatewise.models.form import Form
+from gatewise.models.segmenter import make_segmenter
+from gatewise.models.u2net import FULL, SMALL, U2Form
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,30 @@ def _wider(
     return form.wider(parameters, **options).build(**options)
 
 
+def _gated_u2net(form: U2Form, /, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
+    """Build a U²-Net with gct before the convolution of every REBNCONV; side outputs have none."""
+    model = form.build(num_classes=num_classes, in_chans=in_chans)
+    insert_gates(model, "gct", place="before_conv", include=r"\.conv$")
+    return model
+
+
+def _segmenter(
+    *,
+    backbone: str = "resnet18",
+    context: str = "none",
+    context_at: str = "last",
+    num_classes: int = 2,
+    in_chans: int = 3,
+    output_stride: int = 16,
+    channels: int = 128,
+    dropout: float = 0.1,
+    auxiliary: bool = False,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Build GCNet for segmentation; see `make_segmenter`."""
+    return make_segmenter(**locals())
+
+
 def _basic(depth: int) -> Form:
     """Return the form of 6n + 2 layers and widths 16, 32, 64 (He et al., 2016)."""
     return Form(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
@@ -78,11 +105,17 @@ _FORMS = {
     "resnet164": _RESNET164,
     "resnet164_gaternet": _RESNET164_GATERNET,
 }
+SEGMENTER = "segmenter"
+_U2NETS = {"u2net": FULL, "u2net_small": SMALL}
 _WIDENED = ("resnet20", "resnet56", "resnet164", "resnet164_gaternet")
 
 _builders: dict[str, Callable[..., nn.Module]] = {
     **{name: form.build for name, form in _FORMS.items()},
     "resnet18_cifar": _four_stages,
     **{f"{name}_wider": partial(_wider, _FORMS[name]) for name in _WIDENED},
+    SEGMENTER: _segmenter,
+    **{name: form.build for name, form in _U2NETS.items()},
+    **{f"{name}_gct": partial(_gated_u2net, form) for name, form in _U2NETS.items()},
 }
+LABELS_PIXELS = (SEGMENTER, *_U2NETS, *(f"{name}_gct" for name in _U2NETS))
 FAMILIES = {name: Family(name, build) for name, build in _builders.items()}

@@ -6,6 +6,7 @@
   filter there saves the filter and its reader's share.
 - `residual_end`: the end of each residual branch, after its last layer and before the addition.
 - `stage_end`: the last map of each resolution on the network's trunk, as timm's `feature_info` lists them.
+- `context`: where a network marks by a `ContextPlace` that it takes a block of global context (no graph needed).
 """
 
 from gatewise.places.filters import Filters as Filters
@@ -13,6 +14,7 @@ from gatewise.places.filters import Weighted as Weighted
 from gatewise.places.filters import find_filters as find_filters
 from gatewise.places.hooks import change_map as change_map
 from gatewise.places.layers import own_layers as own_layers
+from gatewise.places.place import ContextPlace as ContextPlace
 from gatewise.places.place import Place as Place
 from gatewise.places.place import Places as Places
 from gatewise.places.place import Skipped as Skipped

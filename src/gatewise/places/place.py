@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from torch import Tensor, nn
+
 
 @dataclass(frozen=True)
 class Place:
@@ -20,6 +22,17 @@ class Place:
     channels: int
     spatial_dims: int
     channel_axis: int = 1
+
+
+class ContextPlace(nn.Module):
+    """Marks where a network takes a block of global context; does nothing itself: (N, C, H, W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from torch import nn
 
 from gatewise import _checks
 from gatewise.places.layers import Layers, own_layers, place_at
-from gatewise.places.place import Place, Places
+from gatewise.places.place import ContextPlace, Place, Places
 from gatewise.places.trace import Op, trace
-from gatewise.registry import PLACES
+from gatewise.registry import MARKED_PLACES, PLACES
 
 _WEIGHTED = {"conv", "linear"}
 
@@ -23,9 +23,9 @@ def find_places(model: nn.Module, place: str, example: Any = None) -> Places:
     >>> [(p.layer, p.side, p.channels) for p in find_places(net, "inner").found]
     [('1', 'output', 8)]
     """
-    _checks.one_of("place", place, PLACES)
-    if place == "before_conv":
-        return _before_conv(model)
+    _checks.one_of("place", place, PLACES + MARKED_PLACES)
+    if place in _WITHOUT_GRAPH:
+        return _WITHOUT_GRAPH[place](model)
     operations = trace(model, example)
     return RULES[place](operations, Layers(model, operations))
 
@@ -56,6 +56,11 @@ def _before_conv(model: nn.Module) -> Places:
         elif isinstance(layer, nn.modules.conv._ConvNd):
             places.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
     return places
+
+
+def _context(model: nn.Module) -> Places:
+    marked = [(name, layer) for name, layer in own_layers(model) if isinstance(layer, ContextPlace)]
+    return Places([Place(name, "output", layer.channels, 2) for name, layer in marked])
 
 
 def _inner(operations: list[Op], layers: Layers) -> Places:
@@ -224,7 +229,8 @@ def _where(op: Op) -> str:
     return next(reversed(op.calls.values()), "the network's own forward")
 
 
-# By the kind of place; "before_conv" needs no operations.
+# By the kind of place.
+_WITHOUT_GRAPH: dict[str, Callable[[nn.Module], Places]] = {"before_conv": _before_conv, "context": _context}
 RULES: dict[str, Callable[[list[Op], Layers], Places]] = {
     "inner": _inner,
     "residual_end": _residual_end,

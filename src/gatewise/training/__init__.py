@@ -6,3 +6,6 @@ from gatewise.training.loop import holds_run as holds_run
 from gatewise.training.loop import train as train
 from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe
+from gatewise.training.tasks import TITLES as TITLES
+from gatewise.training.tasks import pixel_classes as pixel_classes
+from gatewise.training.tasks import pixel_hits as pixel_hits

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.assembly import make_model
 from gatewise.checkpoint import load_gater, load_state, load_weights, save_state
-from gatewise.data import Batches, Dataset, seed_generators
+from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.places import evaluation_mode
 from gatewise.training.recipe import Recipe, resolve_precision
+from gatewise.training.tasks import make_task
 from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
 
@@ -25,7 +26,7 @@ class Learner:
         std: likewise.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset | PairDataset) -> None:
         accelerate = _checks.optional_module("accelerate", "training")
         accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
         device = accelerate.PartialState().device
@@ -33,8 +34,8 @@ class Learner:
         mixed = "no" if self.precision == "fp32" else self.precision
         self.accelerator = accelerate.Accelerator(mixed_precision=mixed)
         self.recipe = recipe
-        self.classes = len(dataset.classes)
-        self.details = {"num_classes": self.classes, "in_chans": dataset.channels}
+        self.task = make_task(recipe, dataset)
+        self.details = {"num_classes": self.task.maps, "in_chans": dataset.channels}
         model = build_model(recipe, dataset)
         if recipe.gate_epochs and not any(True for _ in gate_parameters(model)):
             raise _checks.InvalidValueError(
@@ -48,15 +49,20 @@ class Learner:
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
         self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
         self.optimizer: Any = _optimizer(recipe, self.model)  # refuses what cannot be, before anything is written
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.average = _average(recipe, self.model)
-        self.mix = _mix(recipe, self.classes)
+        self.mix = _mix(recipe, self.task.maps)
         self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
 
     @property
     def plain_model(self) -> nn.Module:
         """The network that is trained, without what Accelerate put around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def side_weight(self) -> float:
+        """What the loss of each side output counts."""
+        model: Any = self.plain_model
+        return getattr(model.backbone if isinstance(model, GaterNet) else model, "side_weight", 1.0)
 
     @property
     def best_model(self) -> nn.Module:
@@ -81,41 +87,38 @@ class Learner:
         targets = labels
         if self.mix is not None:
             images, targets = self.mix(images, labels)
-        logits = self.model(images)
-        loss = self.criterion(logits, targets) + gate_loss(self.model)
+        logits, *sides = _as_tuple(self.model(images))
+        loss = self.task.loss(logits, targets) + gate_loss(self.model)
+        for side in sides:
+            loss = loss + self.side_weight * self.task.loss(side, targets)
         self.accelerator.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.plain_model, number + 1)
-        return loss.detach().float(), (logits.detach().argmax(1) == labels).sum()
+        return loss.detach().float(), self.task.hits(logits.detach(), labels)
 
-    def evaluate(self, batches: Batches) -> dict[str, Any]:
-        """Return accuracy, loss and predictions on a split, in eval mode; for a GaterNet also the work it did."""
-        metrics = _checks.optional_module("torchmetrics", "evaluation")
-        accuracy = metrics.Accuracy("multiclass", num_classes=self.classes).to(self.accelerator.device)
-        model, logits, work, opened = self.best_model, [], [], []
+    def evaluate(self, batches: Batches) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return score, loss and the like on a split, in eval mode, and the record of each image.
+
+        For a GaterNet also the work it did.
+        """
+        tally, model, work, opened = self.task.tally(self.accelerator.device), self.best_model, [], []
         model.eval()
         with torch.no_grad(), self.accelerator.autocast():
-            for images, _ in batches.evaluation():
+            for images, labels in batches.evaluation():
                 if isinstance(model, GaterNet):
                     output, gates = model.forward_with_gates(images)
                     work.append(torch.stack([model.open_fraction(gates).double(), model.executed_macs(gates)], 1))
                     opened.append((gates > 0.5).sum(0))
                 else:
                     output = model(images)
-                logits.append(output)
-        scores = torch.cat(logits).float()
-        accuracy.update(scores, batches.labels)
-        found = {
-            "accuracy": float(accuracy.compute()),
-            "loss": float(nn.functional.cross_entropy(scores, batches.labels)),
-            "predictions": scores.argmax(1),
-        }
+                tally.update(output, labels)
+        found = tally.results()
         if work:
             found["open_fraction"], found["executed_macs"] = torch.cat(work).mean(0).tolist()
-            found["warnings"] = self._gate_warnings(torch.stack(opened).sum(0), len(scores))
-        return found
+            found["warnings"] = self._gate_warnings(torch.stack(opened).sum(0), len(torch.cat(work)))
+        return found, tally.record()
 
     def _gate_warnings(self, opened: Tensor, images: int) -> list[str]:
         net: Any = self.plain_model
@@ -139,7 +142,12 @@ class Learner:
         return {"model": self.plain_model} | ({} if self.average is None else {"ema": self.average.module})
 
 
-def build_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
+def _as_tuple(output: Any) -> tuple[Tensor, ...]:
+    """Return a network's output with those of its sides behind it, which some have in training mode."""
+    return output if isinstance(output, tuple) else (output,)
+
+
+def build_model(recipe: Recipe, dataset: Dataset | PairDataset) -> nn.Module:
     """Return the recipe's network for a data set; one that cannot take its images is refused with ValueError."""
     options = {"num_classes": len(dataset.classes), "in_chans": dataset.channels, "image_size": dataset.size}
     model = make_model(recipe.spec, **options, seed=recipe.seed)
@@ -152,10 +160,11 @@ def build_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
             f"{recipe.spec} cannot take the data's images of {size}: {' '.join(str(error).split())[:200]}. "
             f"Choose another network, or set image_size."
         ) from None
-    if tuple(output.shape) != (1, len(dataset.classes)):
+    expected = make_task(recipe, dataset).shape(dataset.size)
+    if tuple(output.shape) != expected:
         raise _checks.InvalidValueError(
-            f"{recipe.spec} gives {tuple(output.shape)} for one image; expected (1, {len(dataset.classes)}), a number "
-            f"for each class."
+            f"{recipe.spec} gives {tuple(output.shape)} for one image; expected {expected}, a number for each class"
+            f"{' at each pixel' if recipe.task == 'segment' else ''}."
         )
     return model
 
@@ -172,7 +181,9 @@ def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:
             )
 
 
-def _normalisation(recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset) -> tuple[Tensor, Tensor]:
+def _normalisation(
+    recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset | PairDataset
+) -> tuple[Tensor, Tensor]:
     """Return the mean and deviation that the initial weights were trained with, or those of the data set."""
     if "mean" in config and len(config["mean"]) == dataset.channels:
         return torch.tensor(config["mean"]), torch.tensor(config["std"])

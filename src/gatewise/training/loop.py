@@ -30,7 +30,7 @@ from gatewise.checkpoint import (
     write_atomically,
     write_json,
 )
-from gatewise.data import Augmentation, Dataset, load_dataset, make_batches
+from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
 from gatewise.measure import environment, parameter_count
 from gatewise.training.interruption import Interrupted, Interruption
 from gatewise.training.learner import Learner
@@ -48,7 +48,7 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
-    dataset: Dataset | None = None,
+    dataset: Dataset | PairDataset | None = None,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def train(
     out, progress = Path(out), progress or Progress(quiet=True)
     if (finished := _claim(out, recipe, resume=resume)) is not None:
         return finished
-    dataset = dataset or load_dataset(recipe.data, recipe.image_size, recipe.loading)
+    dataset = dataset or recipe.source.load()
     run = _Run(recipe, out, dataset, workers, progress)
     try:
         with Interruption() as interruption:
@@ -116,10 +116,12 @@ def _naming_what_is_left(checkpoint: Path) -> Iterator[None]:
 class _Run:
     """One training's position, batches and files."""
 
-    def __init__(self, recipe: Recipe, out: Path, dataset: Dataset, workers: int, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, dataset: Dataset | PairDataset, workers: int, progress: Progress
+    ) -> None:
         self.recipe, self.out, self.dataset, self.progress = recipe, out, dataset, progress
         self.augmentation = dataset.augmentation(recipe.augmentation)
-        if self.augmentation.per_image:
+        if self.augmentation.per_image and isinstance(dataset, Dataset):
             self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
         self.learner = learner = Learner(recipe, dataset)
         accelerator = self.accelerator = learner.accelerator
@@ -221,7 +223,7 @@ class _Run:
 
     def _end_epoch(self, mean_loss: float, rate: float, seconds: float, steps: int) -> None:
         """Evaluate, log and save the epoch whose last step is done; `seconds` is the time of its last `steps`."""
-        evaluation = self.learner.evaluate(self.validation)
+        evaluation, _ = self.learner.evaluate(self.validation)
         if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
             raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}")
         images = self.batches.steps * self.batches.batch_size
@@ -231,8 +233,7 @@ class _Run:
             "step": self.epoch * self.batches.steps,
             "loss": mean_loss,
             "train_accuracy": float(self.correct) * self.accelerator.num_processes / images,
-            "validation_loss": evaluation["loss"],
-            "validation_accuracy": evaluation["accuracy"],
+            **{f"validation_{name}": evaluation[name] for name in ("loss", *self._scores(evaluation))},
             **_work(evaluation),
             "lr": rate,
             "seconds": seconds,
@@ -244,6 +245,11 @@ class _Run:
         for line in evaluation.get("warnings", ()):
             self.progress.say(f"warning: {line}")
         self._save()
+
+    def _scores(self, evaluation: dict[str, Any]) -> list[str]:
+        """Return what an evaluation is judged by, the task's own score first."""
+        first = self.learner.task.score
+        return [first, *(name for name in ("pixel_accuracy", "iou_by_class") if name in evaluation)]
 
     def _stop_if_asked(self, interruption: Interruption) -> None:
         if interruption.signal is None:
@@ -274,7 +280,7 @@ class _Run:
             write_atomically(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
         if self._board is not None:
             for name, value in row.items():
-                if name not in {"epoch", "step"}:
+                if name not in {"epoch", "step"} and isinstance(value, int | float):
                     self._board.add_scalar(name, value, row["epoch"])
 
     def _save(self) -> None:
@@ -293,10 +299,10 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Evaluate, write weights and predictions, and last of all the metrics."""
         learner = self.learner
-        evaluation = learner.evaluate(self.validation)
+        evaluation, record = learner.evaluate(self.validation)
         metrics = {
-            "accuracy": evaluation["accuracy"],
-            "loss": evaluation["loss"],
+            "score": learner.task.score,
+            **{name: evaluation[name] for name in (*self._scores(evaluation), "loss")},
             **_work(evaluation),
             "train_accuracy": self.rows[-1]["train_accuracy"],
             "epochs": self.recipe.epochs,
@@ -308,14 +314,14 @@ class _Run:
         if self.accelerator.is_main_process:
             details = {
                 **learner.details,
+                "task": self.recipe.task,
                 "classes": list(self.dataset.classes),
                 "mean": learner.mean.tolist(),
                 "std": learner.std.tolist(),
                 "image_size": list(self.dataset.size),
             }
             save_model(self.out, learner.best_model, self.recipe.spec, details)
-            tensors = {"predictions": evaluation["predictions"].cpu(), "labels": self.dataset.validation.labels}
-            write_atomically(self.out / "predictions.safetensors", save_tensors(tensors))
+            write_atomically(self.out / "predictions.safetensors", save_tensors(record))
             write_json(self.out / "metrics.json", metrics)
         self.accelerator.wait_for_everyone()
         return metrics

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatewise import _checks
+from gatewise.training.tasks import TITLES
 
 
 class Progress:
@@ -38,9 +39,10 @@ class Progress:
         """One epoch is done; `row` is its line of the log."""
         if self.quiet:
             return
+        score = next(score for score in TITLES if f"validation_{score}" in row)
         line = (
             f"{self._title}: epoch {row['epoch']}/{self._epochs}, loss {row['loss']:.4f}, "
-            f"accuracy {100 * row['validation_accuracy']:.2f} %, {row['images_per_second']:.0f} images/s, "
+            f"{TITLES[score]} {100 * row[f'validation_{score}']:.2f} %, {row['images_per_second']:.0f} images/s, "
             f"{time.monotonic() - self._started:.0f} s"
         )
         if self._bar is not None:

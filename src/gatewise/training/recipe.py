@@ -11,12 +11,17 @@ import yaml
 
 from gatewise import _checks
 from gatewise.checkpoint import write_atomically
-from gatewise.data import LOADINGS
+from gatewise.data import IGNORED, LOADINGS, DataSource
 from gatewise.data.augmentation import parse_augmentation
+from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.spec import ModelSpec, parse_gates, parse_value
 from gatewise.tuning import Stage, fine_tuning_stages
 
+TASKS = ("classify", "segment")
+CLASS_WEIGHTS = ("none", "median_frequency")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_OF_CLASSIFY = ("mixup", "cutmix")
+_OF_SEGMENT = ("crop_size", "ignore_index", "class_names", "foreground", "class_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +29,11 @@ class Recipe:
     """How one network is trained; the command line's flags are these fields.
 
     Attributes:
-        data: digits, cifar10, cifar100, hub:NAME, or a folder of parquet files or of train/CLASS/ and val/CLASS/.
-        model: network by name, options behind a colon (resnet18_cifar:width=32).
+        task: classify (a class for each image) or segment (a class for each pixel).
+        data: digits, cifar10, cifar100, hub:NAME, or a folder of parquet files or of train/CLASS/ and val/CLASS/; for
+            segment voc2007 to voc2012, or a folder of parquet files or of images/ and masks/.
+        model: network by name, options behind a colon (resnet18_cifar:width=32); for segment u2net, u2net_small or a
+            timm backbone (resnet18:output_stride=8).
         gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.
         init: run folder or safetensors file to start from, {seed} standing for the seed; gates not in it are fresh.
         gater_init: weights for a gater's features, of a plain network of the same form, in the same way.
@@ -43,11 +51,17 @@ class Recipe:
         cutmix: alpha of CutMix; 0 leaves it out, and with both each batch gets one of them.
         ema: decay of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.
         augmentation: auto (what suits the data), none, or shift, crop, flip and a timm policy (rand-m9) joined by +.
-        image_size: side to which images are scaled and cropped; none leaves them as they are.
+        image_size: side to which images are scaled and cropped, for segment the shorter side; none leaves them.
+        crop_size: for segment, side of the square that a step sees; none takes the size of the first image.
+        ignore_index: for segment, value in the masks of pixels that do not count.
+        class_names: for segment, names of the masks' values joined by commas; none takes classes.txt or numbers.
+        foreground: for segment, the one class to find, all others being background; none tells all apart.
+        class_weights: for segment, none, or median_frequency for a loss in which rare classes weigh more.
         loading: auto (decode once what fits into 1 GiB a split, stream the rest), memory, or stream.
         precision: auto (bf16 where the hardware has it), fp32, bf16 or fp16 autocast.
     """
 
+    task: str = "classify"
     data: str = "digits"
     model: str = "resnet20"
     gate: str = "none"
@@ -68,13 +82,19 @@ class Recipe:
     ema: float = 0.0
     augmentation: str = "auto"
     image_size: int | None = None
+    crop_size: int | None = None
+    ignore_index: int = IGNORED
+    class_names: str | None = None
+    foreground: str | None = None
+    class_weights: str = "none"
     loading: str = "auto"
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("data", "model", "gate", "init", "gater_init", "optimizer", "augmentation"):
-            value = getattr(self, name)
-            if not isinstance(value, str) and not (name.endswith("init") and value is None):
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            kinds = {str: (str,), str | None: (str, type(None))}.get(field.type, ())  # type: ignore[call-overload]
+            if kinds and not isinstance(value, kinds):
                 raise _checks.InvalidTypeError(f"{name} must be text, got {value!r} ({type(value).__name__}).")
         _checks.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         _checks.integer_at_least(0, seed=self.seed)
@@ -82,9 +102,14 @@ class Recipe:
         _checks.number_between(1e-8, 1e3, lr=self.lr)
         _checks.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
         _checks.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
-        if self.image_size is not None:
-            _checks.integer_at_least(4, image_size=self.image_size)
-            _checks.number_between(4, 4096, image_size=self.image_size)
+        for name in ("image_size", "crop_size"):
+            if (side := getattr(self, name)) is not None:
+                _checks.integer_at_least(4, **{name: side})
+                _checks.number_between(4, 4096, **{name: side})
+        _checks.one_of("task", self.task, TASKS)
+        _checks.one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        _checks.integer_at_least(0, ignore_index=self.ignore_index)
+        self._refuse_other_tasks_fields()
         _checks.number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
         _checks.number_between(0, 0.999999, ema=self.ema)
         _checks.one_of("loading", self.loading, LOADINGS)
@@ -97,11 +122,30 @@ class Recipe:
         _ = self.spec
         fine_tuning_stages(self.epochs, self.gate_epochs)
 
+    def _refuse_other_tasks_fields(self) -> None:
+        """Refuse what the task would pass over without a word."""
+        foreign = _OF_CLASSIFY if self.task == "segment" else _OF_SEGMENT
+        for field in dataclasses.fields(self):
+            if field.name in foreign and getattr(self, field.name) != field.default:
+                raise _checks.InvalidValueError(
+                    f"{field.name} is {getattr(self, field.name)!r}, which task {self.task} has no use for. "
+                    f"Leave it out, or set task."
+                )
+
     @property
     def spec(self) -> ModelSpec:
-        """The network with its gates."""
+        """The network with its gates; for segment a backbone's name stands for the segmenter around it."""
         plain = ModelSpec.parse(self.model)
-        return ModelSpec(plain.model, plain.model_options, plain.gates + parse_gates(self.gate))
+        gates = plain.gates + parse_gates(self.gate)
+        if self.task == "segment" and plain.model not in LABELS_PIXELS:
+            return ModelSpec(SEGMENTER, {"backbone": plain.model, **plain.model_options}, gates)
+        return ModelSpec(plain.model, plain.model_options, gates)
+
+    @property
+    def source(self) -> DataSource:
+        """Which images, and how they are read."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataSource)}
+        return DataSource(**fields)
 
     @property
     def stages(self) -> list[Stage]:

@@ -1,0 +1,85 @@
+"""How networks label pixels: pictures, and each class's IoU."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
+from gatewise.analysis.table import Cell, Table
+from gatewise.data.colours import class_colours, coloured
+from gatewise.data.masks import IGNORED
+
+_COLUMNS = ("image", "mask", "network")
+
+
+def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classes: Sequence[str]) -> Drawing:
+    """Draw images beside their masks and what a network makes of them, a colour for each class.
+
+    Args:
+        pictures: (N, 3, H, W) or (N, 1, H, W) in [0, 1].
+        masks: classes, (N, H, W), 255 where a pixel does not count.
+        predicted: likewise.
+        classes: names; a single one stands beside "background".
+    """
+    names = classes if len(classes) > 1 else ("background", *classes)
+    colours = class_colours(len(names))
+    count, height, width = masks.shape
+    figure, axes = new_figure(
+        7.2, 2.4 * count * height / width + 0.3 + 0.2 * (len(names) // 5 + 1), rows=count, columns=3
+    )
+    shown = pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).clamp(0, 1)
+    rows = []
+    for row in range(count):
+        panels = (shown[row], coloured(masks[row], colours), coloured(predicted[row], colours))
+        for own, title, panel in zip(axes[row], _COLUMNS, panels, strict=True):
+            own.set(xticks=[], yticks=[])
+            own.grid(visible=False)
+            own.imshow(panel.numpy())
+            if row == 0:
+                own.set_title(title, fontsize=9)
+        counted = masks[row] != IGNORED
+        right = float(((predicted[row] == masks[row]) & counted).sum() / counted.sum().clamp(min=1))
+        rows.append([Cell(str(row + 1), row + 1), Cell(f"{100 * right:.1f}", 100 * right)])
+    for name, colour in zip(names, colours.tolist(), strict=True):
+        axes[0][0].plot([], [], ls="", marker="s", label=literal(name), color=[part / 255 for part in colour])
+    add_legend(figure, loc="outside lower center", ncols=5)
+    return Drawing(
+        "pictures",
+        figure,
+        shows=f"{count} images, the classes of their pixels, and those that the network gives them; white does not "
+        f"count.",
+        look_for="Thin things and borders: these are where networks that label pixels mostly err.",
+        table=Table(["image", "pixels labelled rightly %"], rows),
+    )
+
+
+def iou_by_class(runs: Mapping[str, Mapping[str, float | None]]) -> Drawing:
+    """Draw the IoU of each class, in [0, 1], run beside run; None where a class is neither there nor predicted."""
+    names = list(next(iter(runs.values())))
+    figure, axes = new_figure(7, 3.0 + 0.2 * len(runs))
+    width, tips = 0.8 / len(runs), {}
+    for index, (run, ious) in enumerate(runs.items()):
+        at = [number + (index - (len(runs) - 1) / 2) * width for number in range(len(names))]
+        heights = [100 * (ious[name] or 0.0) for name in names]
+        bars = axes.bar(at, heights, width=0.9 * width, color=look(index)[0], label=literal(run))
+        for number, (name, bar) in enumerate(zip(names, bars, strict=True)):
+            bar.set_gid(f"series-{index}-{number}")
+            tips[f"series-{index}-{number}"] = f"{run}: {name} {heights[number]:.1f} %"
+    axes.set(ylabel="IoU (%)", xticks=range(len(names)))
+    axes.set_xticklabels([literal(name) for name in names], rotation=30, ha="right")
+    add_legend(figure, loc="outside lower left")
+    rows = [
+        [
+            Cell(name),
+            *(Cell("-" if (v := ious[name]) is None else f"{100 * v:.2f}", v or 0.0) for ious in runs.values()),
+        ]
+        for name in names
+    ]
+    return Drawing(
+        "iou",
+        figure,
+        shows="IoU of each class on the validation images: pixels that mask and network share over those of either.",
+        look_for="Rare and thin classes: the mean over classes hangs on them, and few pixels decide them.",
+        table=Table(["class", *runs], rows),
+        tips=tips,
+    )

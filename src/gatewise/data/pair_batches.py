@@ -1,0 +1,151 @@
+"""Batches of images and masks, changed together: the same for the same seed and epoch."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise import _checks
+from gatewise.data.augmentation import Augmentation
+from gatewise.data.batches import Batch, Draw, StreamedBatches, leave_signals_to_the_parent, seed_generators
+from gatewise.data.masks import IGNORED
+from gatewise.data.pairs import Pairs, resized
+
+SCALES = (0.5, 2.0)  # between which an image is scaled at random, as GCNet's segmentation recipe does
+
+
+class PairBatches(StreamedBatches):
+    """Batches (N, C, H, W) of normalised images with masks (N, H, W), int64, 255 where a pixel does not count.
+
+    In training every image has the size of a crop; in evaluation images are whole, and neighbours of one size share a
+    batch.
+
+    Args:
+        pairs: the split, whose `crop_size` is that of a training crop.
+        *args: as of `StreamedBatches`, and the options too.
+    """
+
+    def __init__(self, pairs: Pairs, *args: Any, workers: int = 0, **options: Any) -> None:
+        self.pairs = pairs
+        super().__init__(pairs, *args, workers=0 if pairs.held else workers, **options)
+        self._fill = (-self._shift / self._scale).round().to("cpu", torch.uint8)[0]  # the mean colour
+
+    def _hold(self) -> None:
+        pass
+
+    def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
+        draws = list(self._draws(epoch, seed, augmentation, start))
+        for pixels, masks in self._read(_DrawnPairs(self.pairs, augmentation, self._fill), draws):
+            yield self._normalised(pixels.to(self.device, non_blocking=True)), masks.long().to(self.device)
+
+    def evaluation(self) -> Iterator[Batch]:
+        waiting: list[tuple[Tensor, Tensor]] = []
+        for pair in self._read(_WholePairs(self.pairs), list(range(len(self.pairs)))):
+            if waiting and (len(waiting) == self.batch_size or pair[1].shape != waiting[0][1].shape):
+                yield self._together(waiting)
+                waiting = []
+            waiting.append(pair)
+        if waiting:
+            yield self._together(waiting)
+
+    def _together(self, pairs: list[tuple[Tensor, Tensor]]) -> Batch:
+        pixels, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        return self._normalised(pixels.to(self.device)), masks.long().to(self.device)
+
+    def _read(self, dataset: Any, order: list[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            sampler=order,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=leave_signals_to_the_parent,
+            pin_memory=self.device.type == "cuda",
+        )
+        for found in loader:
+            if isinstance(found, str):
+                raise _checks.DataError(found)
+            yield found
+
+
+class _WholePairs(torch.utils.data.Dataset):
+    """From an index to a pair, or to the message why it cannot be had: a worker would wrap an error in a traceback."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | str:
+        try:
+            return self.pairs[index]
+        except _checks.DataError as error:
+            return str(error)
+
+
+class _DrawnPairs(_WholePairs):
+    """From a draw to its augmented images (B, 3, H, W) and masks (B, H, W), both uint8, or to a message."""
+
+    def __init__(self, pairs: Pairs, augmentation: Augmentation, fill: Tensor) -> None:
+        super().__init__(pairs)
+        self.augmentation, self.fill = augmentation, fill
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor] | str:
+        seed_generators(draw.number)
+        try:
+            drawn = zip(draw.samples.tolist(), draw.mirrored.tolist(), strict=True)
+            found = [self._augmented(index, mirrored=mirrored) for index, mirrored in drawn]
+        except _checks.DataError as error:
+            return str(error)
+        pixels, masks = (torch.stack(parts) for parts in zip(*found, strict=True))
+        return pixels, masks
+
+    def _augmented(self, index: int, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+        pixels, mask = self.pairs[index]
+        if self.augmentation.scale:
+            factor = math.exp(_between(*map(math.log, SCALES)))
+            height, width = mask.shape
+            pixels, mask = resized(pixels, mask, (max(1, round(height * factor)), max(1, round(width * factor))))
+        if self.augmentation.crop:
+            pixels, mask = cropped(pixels, mask, self.pairs.crop_size, self.fill, (_between(0, 1), _between(0, 1)))
+        elif tuple(mask.shape) != self.pairs.shape[1:]:
+            sizes = [f"{shape[-1]}x{shape[-2]}" for shape in (mask.shape, self.pairs.shape)]
+            raise _checks.DataError(
+                f"{self.pairs.images.where(index)}: the image is {sizes[0]}, but {self.pairs.images.where(0)} is "
+                f"{sizes[1]}; add crop to augmentation."
+            )
+        if self.augmentation.flip and mirrored:
+            pixels, mask = pixels.flip(2), mask.flip(1)
+        return pixels, mask
+
+
+def cropped(
+    pixels: Tensor, mask: Tensor, size: tuple[int, int], fill: Tensor, at: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Return a part of an image (C, H, W) and its mask (H, W), padded where the image is smaller.
+
+    Args:
+        pixels: the image.
+        mask: its mask.
+        size: (height, width) of the part.
+        fill: the colour of padding, (C, 1, 1); its mask is 255.
+        at: where the part lies in what is left over, from 0 (top, left) to 1.
+
+    >>> cropped(torch.tensor([[[1, 2, 3]]]), torch.tensor([[4, 5, 6]]), (2, 2), torch.tensor([[[9]]]), (0.0, 1.0))
+    (tensor([[[2, 3],
+             [9, 9]]]), tensor([[  5,   6],
+            [255, 255]]))
+    """
+    part, labels = fill.expand(-1, *size).clone(), mask.new_full(size, IGNORED)
+    taken, placed = [], []
+    for own, wanted, share in zip(mask.shape, size, at, strict=True):
+        start, length = round(share * abs(own - wanted)), min(own, wanted)
+        taken.append(slice(start, start + length) if own > wanted else slice(0, length))
+        placed.append(slice(0, length) if own >= wanted else slice(start, start + length))
+    part[:, placed[0], placed[1]] = pixels[:, taken[0], taken[1]]
+    labels[placed[0], placed[1]] = mask[taken[0], taken[1]]
+    return part, labels
+
+
+def _between(low: float, high: float) -> float:
+    """Draw from torch's global generator."""
+    return low + (high - low) * float(torch.rand(()))

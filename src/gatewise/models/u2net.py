@@ -1,0 +1,148 @@
+"""U²-Net: a U-Net whose blocks are U-Nets themselves (Qin et al., Pattern Recognition 2020)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+
+_HEIGHTS = (7, 6, 5, 4)  # of the first four stages; the last two are dilated instead of pooled
+
+
+class REBNCONV(nn.Module):
+    """3x3 convolution, BatchNorm, ReLU: (N, C_in, H, W) -> (N, C_out, H, W). Named as in the paper's code."""
+
+    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.norm(self.conv(x)))
+
+
+class ResidualU(nn.Module):
+    """A U of REBNCONVs with a shortcut around it: U(F(x)) + F(x), (N, C_in, H, W) -> (N, C_out, H, W).
+
+    Args:
+        height: L of the paper's RSU-L: L - 1 steps down, the last of dilation 2, with pooling between the others.
+        inputs: C_in.
+        middle: channels inside.
+        outputs: C_out.
+        dilated: RSU-LF: dilations 1, 2, 4, ... take the place of pooling.
+    """
+
+    def __init__(self, height: int, inputs: int, middle: int, outputs: int, *, dilated: bool = False) -> None:
+        super().__init__()
+        dilations = [2**step for step in range(height)] if dilated else [1] * (height - 1) + [2]
+        self.project = REBNCONV(inputs, outputs)
+        widths = [outputs, *[middle] * height]
+        self.down = nn.ModuleList(
+            REBNCONV(a, b, dilation) for a, b, dilation in zip(widths, widths[1:], dilations, strict=False)
+        )
+        self.up = nn.ModuleList(
+            REBNCONV(2 * middle, outputs if step == 0 else middle, dilations[step]) for step in range(height - 1)
+        )
+        self.pools = not dilated
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x = self.project(x)
+        passed: list[Tensor] = []
+        for step, block in enumerate(self.down):
+            if self.pools and 0 < step < len(self.down) - 1:
+                x = _halved(x)
+            x = block(x)
+            passed.append(x)
+        x = passed.pop()
+        for block in reversed(self.up):
+            beside = passed.pop()
+            x = block(torch.cat([_resized(x, beside), beside], 1))
+        return x + shortcut
+
+
+@dataclass(frozen=True, kw_only=True)
+class U2Form:
+    """What a network's name fixes: channels inside and behind each stage, from the first to the last."""
+
+    encoder: tuple[tuple[int, int], ...]
+    decoder: tuple[tuple[int, int], ...]  # from the last but one, the deepest, to the first
+
+    def build(self, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
+        """Return the network, with weights from torch's generator."""
+        return U2Net(self, num_classes=num_classes, in_chans=in_chans)
+
+
+FULL = U2Form(
+    encoder=((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512)),
+    decoder=((256, 512), (128, 256), (64, 128), (32, 64), (16, 64)),
+)
+SMALL = U2Form(encoder=((16, 64),) * 6, decoder=((16, 64),) * 5)
+
+
+class U2Net(nn.Module):
+    """U²-Net: (N, in_chans, H, W) -> logits (N, num_classes, H, W), for any H and W.
+
+    In training mode it returns (fused, side 1, ..., side 6), all of the input's size, for deep supervision: the loss is
+    the sum of that of each. In eval mode it returns the fused map alone.
+
+    Where it differs from the paper's code: it returns logits, not their sigmoid.
+
+    Args:
+        form: FULL or SMALL.
+        num_classes: maps; 1 for foreground against background.
+        in_chans: channels of the image.
+
+    >>> net = U2Net(SMALL).eval()
+    >>> net(torch.zeros(1, 3, 33, 50)).shape, sum(p.numel() for p in net.parameters())
+    (torch.Size([1, 1, 33, 50]), 1131181)
+    """
+
+    side_weight = 1.0  # of each side output in the loss
+
+    def __init__(self, form: U2Form, *, num_classes: int = 1, in_chans: int = 3) -> None:
+        super().__init__()
+        _checks.integer_at_least(1, num_classes=num_classes, in_chans=in_chans)
+        widths = [in_chans, *(outputs for _, outputs in form.encoder)]
+        self.encoder = nn.ModuleList(
+            _stage(number, width, *stage)
+            for number, (width, stage) in enumerate(zip(widths, form.encoder, strict=False))
+        )
+        decoder, deeper = [], widths[-1]
+        for number, (middle, outputs) in zip(reversed(range(len(form.decoder))), form.decoder, strict=True):
+            decoder.append(_stage(number, deeper + widths[number + 1], middle, outputs))
+            deeper = outputs
+        self.decoder = nn.ModuleList(decoder)
+        sides = [*(outputs for _, outputs in reversed(form.decoder)), widths[-1]]
+        self.sides = nn.ModuleList(nn.Conv2d(width, num_classes, 3, padding=1) for width in sides)
+        self.fuse = nn.Conv2d(len(sides) * num_classes, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the fused logits; in training mode with those of the sides behind them."""
+        image, passed = x, []
+        for number, stage in enumerate(self.encoder):
+            x = stage(_halved(x) if number else x)
+            passed.append(x)
+        maps = [passed.pop()]
+        for stage in self.decoder:
+            beside = passed.pop()
+            maps.append(stage(torch.cat([_resized(maps[-1], beside), beside], 1)))
+        sides = [_resized(side(x), image) for side, x in zip(self.sides, reversed(maps), strict=True)]
+        fused = self.fuse(torch.cat(sides, 1))
+        return (fused, *sides) if self.training else fused
+
+
+def _stage(number: int, inputs: int, middle: int, outputs: int) -> ResidualU:
+    """Return the U of one stage, counted from the one of full resolution."""
+    if number < len(_HEIGHTS):
+        return ResidualU(_HEIGHTS[number], inputs, middle, outputs)
+    return ResidualU(4, inputs, middle, outputs, dilated=True)
+
+
+def _halved(x: Tensor) -> Tensor:
+    return nn.functional.max_pool2d(x, 2, stride=2, ceil_mode=True)
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return nn.functional.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)

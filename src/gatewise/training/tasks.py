@@ -1,0 +1,223 @@
+"""What a network is trained for: one class for each image, or one for each pixel."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.data import IGNORED, Dataset, PairDataset
+from gatewise.training.recipe import Recipe
+
+TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # of scores, as people write them
+
+
+class Tally(ABC):
+    """Counts one evaluation, batch by batch."""
+
+    @abstractmethod
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Any]:
+        """Return the score under its name, the loss, and what else there is to tell, as JSON takes it."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Tensor]:
+        """Return what a comparison over images needs."""
+
+
+class Task(ABC):
+    """What a network is trained for on a data set.
+
+    Attributes:
+        score: what runs are judged by, a key of `TITLES`.
+        maps: how many numbers the network gives for an image, or a pixel.
+    """
+
+    score: str
+    maps: int
+
+    def __init__(self, recipe: Recipe, dataset: Any) -> None:
+        self.recipe, self.classes = recipe, dataset.classes
+        self.maps = len(self.classes)
+
+    @abstractmethod
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of the logits of one image of this size."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss that is trained on."""
+
+    @abstractmethod
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return how many images were classified rightly, or of how many images the pixels were."""
+
+    @abstractmethod
+    def tally(self, device: torch.device) -> Tally:
+        """Return an empty tally."""
+
+
+class Classification(Task):
+    """One class for each image; judged by accuracy."""
+
+    score = "accuracy"
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:  # noqa: ARG002
+        return 1, self.maps
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits.argmax(1) == labels).sum()
+
+    def tally(self, device: torch.device) -> Tally:
+        return _ImageTally(self.maps, device)
+
+
+class _ImageTally(Tally):
+    def __init__(self, classes: int, device: torch.device) -> None:
+        metrics = _checks.optional_module("torchmetrics", "evaluation")
+        self.accuracy = metrics.Accuracy("multiclass", num_classes=classes).to(device)
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        self.logits.append(logits.float())
+        self.labels.append(labels)
+
+    def results(self) -> dict[str, Any]:
+        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
+        self.accuracy.update(logits, labels)
+        return {"accuracy": float(self.accuracy.compute()), "loss": float(nn.functional.cross_entropy(logits, labels))}
+
+    def record(self) -> dict[str, Tensor]:
+        return {"predictions": torch.cat(self.logits).argmax(1).cpu(), "labels": torch.cat(self.labels).cpu()}
+
+
+class Segmentation(Task):
+    """One class for each pixel, or foreground against background; judged by mIoU, or the foreground's IoU."""
+
+    def __init__(self, recipe: Recipe, dataset: PairDataset) -> None:
+        super().__init__(recipe, dataset)
+        self.binary = self.maps == 1
+        self.score = "iou" if self.binary else "miou"
+        self.dataset = dataset
+
+    @functools.cached_property
+    def weights(self) -> Tensor | None:
+        """Of the classes in the loss, or None."""
+        return _median_frequency(self.dataset) if self.recipe.class_weights == "median_frequency" else None
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return 1, self.maps, *size
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        return pixel_loss(logits, targets, weights, self.recipe.label_smoothing)
+
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return pixel_hits(logits, labels).sum()
+
+    def tally(self, device: torch.device) -> Tally:
+        return _PixelTally(self.classes, device)
+
+
+class _PixelTally(Tally):
+    """Counts pixels; memory does not grow with the images but for one small table of each."""
+
+    def __init__(self, classes: tuple[str, ...], device: torch.device) -> None:
+        metrics = _checks.optional_module("torchmetrics", "evaluation")
+        self.names = classes if len(classes) > 1 else ("background", *classes)
+        self.binary = len(classes) == 1
+        options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.names), "ignore_index": IGNORED}
+        nowhere = {"zero_division": float("nan")}  # of a class that is neither in a mask nor predicted
+        self.iou = metrics.JaccardIndex(**options, average="none", **nowhere).to(device)
+        self.accuracy = metrics.Accuracy(**options, average="micro").to(device)
+        confusion = _checks.optional_module("torchmetrics.functional.classification", "evaluation")
+        self.confusion = functools.partial(
+            confusion.multiclass_confusion_matrix, num_classes=len(self.names), ignore_index=IGNORED
+        )
+        self.confusions: list[Tensor] = []
+        self.loss = torch.zeros(2, dtype=torch.float64)  # sum, and pixels
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        predicted, logits = pixel_classes(logits), logits.float()
+        self.iou.update(predicted, labels)
+        self.accuracy.update(predicted, labels)
+        self.confusions += [self.confusion(*pair).int().cpu() for pair in zip(predicted, labels, strict=True)]
+        count = float((labels != IGNORED).sum())
+        self.loss += torch.tensor([float(pixel_loss(logits, labels)) * count, count], dtype=torch.float64)
+
+    def results(self) -> dict[str, Any]:
+        iou = self.iou.compute()
+        found: dict[str, Any] = {"iou": float(iou[1])} if self.binary else {"miou": float(iou.nanmean())}
+        by_class = {
+            name: None if value != value else value for name, value in zip(self.names, iou.tolist(), strict=True)
+        }
+        total, count = self.loss.tolist()
+        return {
+            **found,
+            "iou_by_class": by_class,
+            "pixel_accuracy": float(self.accuracy.compute()),
+            "loss": total / max(1.0, count),
+        }
+
+    def record(self) -> dict[str, Tensor]:
+        return {"confusion": torch.stack(self.confusions)}
+
+
+def pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of pixels, the mean over those that count, weighted by their class.
+
+    Args:
+        logits: (N, K, H, W); of one map the cross-entropy is that of foreground and background.
+        targets: classes, (N, H, W), 255 where a pixel does not count; without any that counts the loss is 0.
+        weights: of the classes, (K,), or (2,) for one map.
+        label_smoothing: share of the target spread over all classes.
+
+    >>> two = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+    >>> pixel_loss(two, torch.tensor([[[1]]])), pixel_loss(two[:, 1:], torch.tensor([[[1]]]))
+    (tensor(0.3133), tensor(0.3133))
+    """
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)  # the sigmoid is a softmax against 0
+    total = nn.functional.cross_entropy(
+        logits.float(), targets, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
+    counted = targets[targets != IGNORED]
+    divisor = torch.tensor(float(len(counted))) if weights is None else weights[counted].sum()
+    return total / divisor.clamp(min=1e-8)
+
+
+def pixel_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of rightly classified pixels of each image, of those that count: (N, K, H, W) -> (N,)."""
+    counted = labels != IGNORED
+    right = ((pixel_classes(logits) == labels) & counted).flatten(1).sum(1)
+    return right / counted.flatten(1).sum(1).clamp(min=1)
+
+
+def pixel_classes(logits: Tensor) -> Tensor:
+    """Return the class of each pixel: (N, K, H, W) -> (N, H, W)."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def _median_frequency(dataset: PairDataset) -> Tensor:
+    """Return the median frequency over a class's own (Eigen and Fergus, ICCV 2015), 0 for a class that is nowhere."""
+    frequencies = dataset.frequencies()
+    there = frequencies > 0
+    return torch.where(there, frequencies[there].median() / frequencies.clamp(min=1e-12), 0.0)
+
+
+_TASKS: Mapping[str, type[Task]] = {"classify": Classification, "segment": Segmentation}
+
+
+def make_task(recipe: Recipe, dataset: Dataset | PairDataset) -> Task:
+    """Return the recipe's task on a data set."""
+    return _TASKS[recipe.task](recipe, dataset)
