@@ -21,12 +21,14 @@ def maps(queries: int, same: bool) -> torch.Tensor:
 @pytest.mark.parametrize(("same", "columns"), [(True, 2), (False, 4)])
 def test_a_map_that_is_the_same_for_all_positions_is_drawn_once(same: bool, columns: int) -> None:
     drawing = attention_overlays("layer.nl", PICTURES, maps(3, same), torch.tensor([0, 6, 15]))
-    assert len(drawing.figure.axes) == 2 * columns
+    assert len(drawing.figure.axes) == 2 * columns + 1, "and a bar that tells the colours"
     assert ElementTree.fromstring(drawing.inline_svg()).get("aria-label") == drawing.shows
     assert ("query positions" in drawing.shows) is not same
     rows = list(csv.DictReader(io.StringIO(drawing.csv())))
     assert len(rows) == 2 * (columns - 1)
-    assert float(rows[0]["largest weight"]) == pytest.approx(maps(3, same)[0, 0].max().item())
+    own = 16 * maps(3, same)[0, 0]
+    assert float(rows[0]["largest weight x positions"]) == pytest.approx(own.max().item())
+    assert float(rows[0]["smallest weight x positions"]) == pytest.approx(own.min().item())
 
 
 def test_crosses_are_where_the_queries_are() -> None:
@@ -39,22 +41,31 @@ def test_a_map_lies_on_its_own_picture_and_grows_to_its_size() -> None:
     drawing = attention_overlays("layer.nl", PICTURES, maps(3, same=False), torch.tensor([0, 6, 15]))
     second = drawing.figure.axes[4 + 2]
     picture, overlay = (image.get_array() for image in second.images)
-    assert torch.equal(torch.as_tensor(picture), PICTURES[1].permute(1, 2, 0))
+    assert torch.equal(torch.as_tensor(picture), PICTURES[1].mean(0)), "in grey, so that only weights have colour"
     assert overlay.shape == (16, 16)
     small = torch.nn.functional.avg_pool2d(torch.as_tensor(overlay.data)[None, None], 4)[0, 0]
     assert torch.corrcoef(torch.stack([small.flatten(), maps(3, same=False)[1, 1].flatten()]))[0, 1] > 0.9
 
 
-def test_maps_of_a_row_share_their_colours() -> None:
+def test_all_maps_share_their_colours() -> None:
     axes = attention_overlays("layer.nl", PICTURES, maps(3, same=False), torch.tensor([0, 6, 15])).figure.axes
-    limits = [[axes[4 * row + column].images[1].get_clim() for column in (1, 2, 3)] for row in (0, 1)]
-    assert len(set(limits[0])) == len(set(limits[1])) == 1
-    assert limits[0] != limits[1]
+    limits = {axes[4 * row + column].images[1].get_clim() for row in (0, 1) for column in (1, 2, 3)}
+    assert len(limits) == 1
+
+
+def test_maps_that_are_nearly_uniform_look_it_and_are_called_it() -> None:
+    uniform = torch.full((2, 3, 4, 4), 1 / 16)
+    uniform[0, 1, 2, 2] *= 1.01
+    drawing = attention_overlays("layer.nl", PICTURES, uniform, torch.tensor([0, 6, 15]))
+    assert drawing.figure.axes[1].images[1].get_clim() == (0.95, 1.05)
+    assert "from 1 to 1.01 times that of uniform attention, so it is practically uniform" in drawing.shows
+    uniform[0, 1, 2, 2] *= 1.1
+    assert "practically" not in attention_overlays("a", PICTURES, uniform, torch.tensor([0, 6, 15])).shows
 
 
 def test_one_picture_is_enough() -> None:
     drawing = attention_overlays("layer.gc", PICTURES[:1], maps(3, same=True)[:1], torch.tensor([0, 6, 15]))
-    assert len(drawing.figure.axes) == 2
+    assert len(drawing.figure.axes) == 3
 
 
 def test_distances_are_drawn_as_they_are() -> None:

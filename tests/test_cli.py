@@ -21,7 +21,7 @@ from gatewise import compare as comparing
 from gatewise.cli import run
 from gatewise.compare import table
 from gatewise.data import Dataset, Images, load_dataset
-from gatewise.training import Recipe, loop
+from gatewise.training import Recipe
 
 QUICK = ["--epochs", "1", "--batch-size", "32", "--precision", "fp32"]
 
@@ -40,8 +40,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(source: str, image_size: int | None, loading: str) -> Dataset:
         return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size, loading)
 
-    monkeypatch.setattr(loop, "load_dataset", load)
-    monkeypatch.setattr(comparing, "load_dataset", load)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", load)
     monkeypatch.setattr(comparing, "_ROUNDS", 2)
 
 
@@ -211,12 +210,24 @@ OTHER = {
     "loading": "stream",
     "precision": "bf16",
 }
+OF_PIXELS = {
+    "task": "segment",
+    "crop_size": 32,
+    "ignore_index": 3,
+    "class_names": "road,car",
+    "foreground": "car",
+    "class_weights": "median_frequency",
+}
 
 
 def test_every_flag_reaches_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(OTHER) == {field.name for field in dataclasses.fields(Recipe)}
-    flags = [text for name, value in OTHER.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    assert {*OTHER, *OF_PIXELS} == {field.name for field in dataclasses.fields(Recipe)}
+    flags, of_pixels = (
+        [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+        for values in (OTHER, OF_PIXELS)
+    )
     assert recipe_of(monkeypatch, "train", *flags) == Recipe(**OTHER)
+    assert recipe_of(monkeypatch, "train", *of_pixels) == Recipe(**OF_PIXELS)
     without = [
         text
         for flag, text in zip(flags[::2], flags[1::2], strict=True)

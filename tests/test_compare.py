@@ -90,7 +90,7 @@ def few_digits(few_rounds: None, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load_dataset("digits")
     parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
     small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
-    monkeypatch.setattr(comparing, "load_dataset", lambda *_: small)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: small)
 
 
 def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -138,8 +138,9 @@ def test_the_results_are_written_as_they_are_returned(done: Comparison) -> None:
 def test_the_results_have_their_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
-        *("variants", "failed"),
+        *("score", "variants", "failed"),
     }
+    assert done.results["score"] == "accuracy"
     assert done.results["failed"] == {}
     assert (done.results["schema"], done.results["seeds"], done.results["baseline"]) == (1, 2, "none")
     assert (done.results["precision"], done.results["validation_images"]) == ("fp32", 360)

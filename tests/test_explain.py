@@ -20,9 +20,11 @@ from test_training import DATASET, RECIPE
 from gatewise._checks import DataError, InvalidValueError
 from gatewise.analysis import runs as opening
 from gatewise.analysis.explain import explain
+from gatewise.checkpoint import save_model
 from gatewise.cli import run
 from gatewise.data import Images, load_dataset
 from gatewise.data.decode import fit, picture_of, pixels_of
+from gatewise.insertion import gates_in
 from gatewise.training import train
 
 GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}
@@ -44,13 +46,13 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             raise DataError(f"data folder {source!r} does not exist")
         return DATASET
 
-    monkeypatch.setattr(opening, "load_dataset", load)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", load)
 
 
 @pytest.fixture(scope="module")
 def page(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "load_dataset", lambda *_: DATASET)
+        patch.setattr("gatewise.data.load.load_dataset", lambda *_: DATASET)
         folder = tmp_path_factory.mktemp("page")
         yield explain([runs / name for name in GATES], folder / "page.html", figures_in=folder / "figures")
 
@@ -214,20 +216,21 @@ def test_names_of_figures_differ_whatever_runs_are_called() -> None:
 
 def test_examples_are_of_different_classes(runs: Path) -> None:
     (run_,) = opening.open_runs([runs / "gct"])
-    assert run_.examples(2).shape == (2, 1, 8, 8)
-    found, every = run_.examples(9), next(run_.batches())[0]
+    assert run_.examples(2)[0].shape == (2, 1, 8, 8)
+    (found, labels), every = run_.examples(9), next(run_.batches())[0]
     assert torch.equal(found, every[:3]), "labels are 0, 1, 2, 0, ..."
+    assert labels.tolist() == [0, 1, 2]
 
 
 def test_runs_share_their_images(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(opening, "load_dataset", lambda *arguments: asked.append(arguments) or DATASET)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *arguments: asked.append(arguments) or DATASET)
     opening.open_runs([runs / "gct", runs / "plain"])
     assert len(asked) == 1
 
 
 def test_a_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "load_dataset", load_dataset)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", load_dataset)
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", 12), ("val", 6)):
         for number in range(count):
@@ -241,8 +244,8 @@ def test_a_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch:
     train(dataclasses.replace(recipe, gate="gct+gaternet:budget=0.5,gate_bias=0"), tmp_path / "run")
     text = explain([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "gates were shown 6 validation images" in text
-    assert "factors of gates by depth" in text
-    assert "which filters the gater opens" in text
+    assert "Factors of gates by depth" in text
+    assert "Which filters the gater opens" in text
 
 
 def test_the_images_shown_are_those_asked_for(runs: Path, tmp_path: Path) -> None:
@@ -267,8 +270,14 @@ def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("metrics.json", b"{}", "has no 'accuracy'"),
-        ("metrics.json", b"[]", "has no 'accuracy'"),
+        ("metrics.json", b"{}", "has no 'parameters'"),
+        ("metrics.json", b"[]", "has no 'parameters'"),
+        ("metrics.json", b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}}', "has no 'accuracy'"),
+        (
+            "metrics.json",
+            b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}, "score": "f1"}',
+            "has no 'f1'",
+        ),
         ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
         ("metrics.json", b"\xff\xfe", "is not valid JSON"),
         ("log.jsonl", b'{"epoch": 1}\n', "line 1: no number for 'validation_accuracy'"),
@@ -296,9 +305,9 @@ def test_without_its_images_the_rest_is_shown_and_the_reason_said(
     def gone(*_: object) -> None:
         raise DataError("data folder 'memory' does not exist")
 
-    monkeypatch.setattr(opening, "load_dataset", gone)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", gone)
     page = explain([runs / "gct"], tmp_path / "page.html")
-    assert heads(page)[2:4] == ["parameters of gct by depth", "without images"]
+    assert heads(page)[2:4] == ["Parameters of gct by depth", "Without images"]
     assert "What needs images is left out. data folder &#39;memory&#39; does not exist" in page.read_text()
 
 
@@ -315,11 +324,11 @@ def test_what_cannot_be_explained_is_one_line(
     with pytest.raises(InvalidValueError, match="no run to explain"):
         explain([], tmp_path / "page.html")
     larger = Images(torch.zeros(3, 1, 9, 9, dtype=torch.uint8), torch.arange(3))
-    monkeypatch.setattr(opening, "load_dataset", lambda *_: dataclasses.replace(DATASET, train=larger))
+    monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: dataclasses.replace(DATASET, train=larger))
     with pytest.raises(DataError, match=r"memory has images of 9x9; the run in .* was trained with 8x8"):
         explain([runs / "gct"], tmp_path / "page.html", data="larger")
     other = dataclasses.replace(DATASET, classes=("x", "y", "z"))
-    monkeypatch.setattr(opening, "load_dataset", lambda *_: other)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: other)
     assert run(["explain", str(runs / "gct"), "--data", "other", "--out", str(tmp_path / "page.html")]) == 2
     assert "Give the data it was trained with" in capsys.readouterr().err
     with pytest.raises(DataError, match="is a folder; give a file for the page"):
@@ -331,3 +340,44 @@ def test_what_cannot_be_explained_is_one_line(
     assert run(["explain", "nowhere", "--out", str(tmp_path / "page.html")]) == 2
     assert "run folder 'nowhere' does not exist" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_runs_on_different_images_are_not_put_side_by_side(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "elsewhere")
+    recipe = opening.Recipe.load(tmp_path / "elsewhere" / "recipe.yaml")
+    dataclasses.replace(recipe, data="other images").save(tmp_path / "elsewhere" / "recipe.yaml")
+    page = explain([runs / "gct", tmp_path / "elsewhere"], tmp_path / "page.html")
+    text = page.read_text()
+    assert "were trained and measured on different images" in text
+    assert "other images" in text.partition("</table>")[0], "the table names each run's data"
+    assert "Validation accuracy while training" not in text
+    assert "accuracy_macs-" not in text
+    assert "Validation accuracy while training" in explain([runs / "gct", runs / "plain"], page).read_text()
+
+
+def test_a_page_names_the_images_that_gates_were_shown(runs: Path, tmp_path: Path) -> None:
+    text = explain([runs / "gct"], tmp_path / "page.html").read_text()
+    assert "memory, 2 epochs" in text
+    assert "gates were shown 30 validation images of memory" in text
+
+
+def test_a_comparison_is_refused_with_what_to_give_instead(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(DataError, match=r"holds a comparison; give its runs, for example .*/runs/\*/seed_0"):
+        explain([tmp_path], tmp_path / "page.html")
+
+
+def test_ruined_weights_are_refused_with_their_name(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "gct", tmp_path / "run")
+    model, config = opening.load_model(tmp_path / "run")
+    path, gate = next(iter(gates_in(model).items()))
+    gate.gamma.data.flatten()[0] = torch.nan
+    details = {key: value for key, value in config.items() if key not in {"spec", "sha256"}}
+    save_model(tmp_path / "run", model, opening.ModelSpec.from_dict(config["spec"]), details)
+    with pytest.raises(DataError, match=f"{path}.gamma holds values that are not finite"):
+        explain([tmp_path / "run"], tmp_path / "page.html")
+
+
+def test_where_no_gate_is_idle_nothing_is_counted_again(runs: Path, tmp_path: Path) -> None:
+    text = explain([runs / "attending"], tmp_path / "page.html").read_text()
+    assert ("None of the" in text) is not ("without these" in text)

@@ -55,7 +55,7 @@ def drawings(summaries: list[GateSummary]) -> list[Drawing]:
         gate_figures.classes_by_channel(summaries[0], CLASSES),
         gate_figures.classes_by_depth(summaries, CLASSES),
         run_figures.accuracy_against_macs({"a": (41.0, 0.82), "b": (20.0, 0.81)}),
-        run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]}),
+        run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]}, ["plain", "a", "b"]),
         gater_figures.accuracy_by_gates(Exchange((0, 2), 0.9, torch.tensor([[0.8, 0.1], [0.25, 1.0]])), CLASSES),
         figures.curves({"none": [[0.1, 0.5]], "<gct & se>": [[0.2, 0.6]]}),
     ]
@@ -156,7 +156,7 @@ def test_classes_are_drawn_by_how_far_their_gates_lie_from_the_mean(summaries: l
 
 
 def test_gates_of_runs_stand_beside_each_other_with_their_own_numbers(summaries: list[GateSummary]) -> None:
-    drawing = run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]})
+    drawing = run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]}, ["plain", "a", "b"])
     found = rows(drawing)
     assert [(row["run"], row["gate"]) for row in found] == [
         *(("a", s.path) for s in summaries),
@@ -235,3 +235,14 @@ def test_the_metric_plots_itself_on_new_axes_or_given_ones() -> None:
     figure, axes = stats.plot()
     assert axes in figure.axes
     assert stats.plot(ax=axes)[1] is axes
+
+
+@pytest.mark.parametrize(("parameter", "start"), [("alpha", 1.0), ("beta", 0.0), ("gamma", 0.0)])
+def test_the_start_of_training_lies_on_the_axis_however_far_values_moved(parameter: str, start: float) -> None:
+    drawing = gate_figures.parameter_by_depth(
+        [("a.gct", torch.tensor([3.0, 3.1])), ("b.gct", torch.tensor([3.2]))], parameter
+    )
+    axes = drawing.figure.axes[0]
+    low, high = axes.get_ylim()
+    assert low < start < 3.2 < high
+    assert any(line.get_ydata()[0] == start for line in axes.lines)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise._checks import InvalidValueError
 from gatewise.analysis import gater_figures, run_figures
-from gatewise.analysis.drawing import Drawing
+from gatewise.analysis.drawing import Drawing, look
 from gatewise.analysis.patterns import GatePatterns, UnitKinds, record_patterns
 
 
@@ -168,8 +168,10 @@ def test_runs_are_drawn_by_the_share_of_open_gates_of_each_layer(patterns: GateP
     other = GatePatterns(tiny().sites, classes=3)
     other.update(torch.ones(2, 4), torch.tensor([0, 1]), torch.ones(2))
     assert patterns.open_shares() == [0.5, 0.5]
-    drawing = run_figures.open_gates_of_runs({"some": patterns, "all": other})
+    drawing = run_figures.open_gates_of_runs({"some": patterns, "all": other}, ["all", "none", "some"])
     assert drawing.csv().splitlines()[1:] == ["some,1,0,50.0", "some,2,2,50.0", "all,1,0,100.0", "all,2,2,100.0"]
+    colours = [line.get_color() for line in drawing.figure.axes[0].lines]
+    assert colours == [look(2)[0], look(0)[0]], "those of the runs on the whole page"
 
 
 def texts(drawing: Drawing) -> list[str]:

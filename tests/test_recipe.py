@@ -38,15 +38,27 @@ EVERYTHING = Recipe(
     loading="stream",
     precision="fp32",
 )
+PIXELS = Recipe(
+    task="segment",
+    crop_size=32,
+    ignore_index=3,
+    class_names="road,car",
+    foreground="car",
+    class_weights="median_frequency",
+)
 
 
 def test_the_example_sets_every_field() -> None:
     default = Recipe()
-    same = [f.name for f in dataclasses.fields(Recipe) if getattr(default, f.name) == getattr(EVERYTHING, f.name)]
+    same = [
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if all(getattr(recipe, field.name) == getattr(default, field.name) for recipe in (EVERYTHING, PIXELS))
+    ]
     assert same == []
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING], ids=["default", "everything"])
+@pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, PIXELS], ids=["default", "everything", "pixels"])
 def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path, recipe: Recipe) -> None:
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe

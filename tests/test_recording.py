@@ -433,3 +433,26 @@ def test_distances_are_means_over_all_images() -> None:
     alone = [query_distances(net, [(image.unsqueeze(0), torch.zeros(1))])[0].inputs for image in images(3)]
     together = query_distances(net, [(images(3), torch.zeros(3))])[0].inputs
     assert together == pytest.approx(sum(alone) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3, 1]), "between 0 and 2, got 0 to 3"),
+        (torch.tensor([0, -1, 1]), "between 0 and 2, got -1 to 1"),
+        (torch.tensor([0, 1]), r"3 integers \(torch.int64\), got \(2,\)"),
+        (torch.tensor([0.0, 1.0, 2.0]), "of torch.float32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 1))
+    gw.insert_gates(net, "gct")
+    stats = gw.analysis.GateStats(net, classes=3)
+    with gw.analysis.GateRecorder(net) as recorder:
+        net(torch.randn(3, 3, 4, 4))
+        with pytest.raises(InvalidValueError, match=message):
+            stats.update(recorder.take(), labels)
+
+
+def test_the_names_of_analysis_are_listed() -> None:
+    assert {"GateStats", "GateRecorder"} <= set(dir(gw.analysis))

@@ -61,7 +61,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
     recipe = Recipe(data=f"somewhere/{HOSTILE}", epochs=1, precision="fp32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "load_dataset", lambda *_: small)
+        patch.setattr("gatewise.data.load.load_dataset", lambda *_: small)
         patch.setattr(comparing, "_ROUNDS", 2)
         compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
         for gates, values in ACCURACY.items():
@@ -217,4 +217,11 @@ def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_pat
 
 
 def test_no_two_variants_look_alike() -> None:
-    assert len({drawing.look(index) for index in range(64)}) == 64
+    assert len({drawing.look(index) for index in range(80)}) == 80
+    assert len({drawing.look(index)[0] for index in range(10)}) == 10
+
+
+def test_a_curve_that_begins_below_the_axis_is_told_of() -> None:
+    late = figures.curves({"a": [[0.1, 0.2, 0.8, 0.9]], "b": [[0.7, 0.8, 0.85, 0.9]]})
+    assert "The axis begins at 74 %; 3 early points lie below." in late.shows
+    assert "axis begins" not in figures.curves({"a": [[0.7, 0.8]]}).shows

@@ -562,7 +562,7 @@ def test_the_recipe_s_data_is_loaded_if_none_is_given(tmp_path: Path, monkeypatc
         asked.append((source, image_size, loading))
         return DATASET
 
-    monkeypatch.setattr(loop, "load_dataset", load)
+    monkeypatch.setattr("gatewise.data.load.load_dataset", load)
     train(dataclasses.replace(RECIPE, epochs=1, data="some/folder", image_size=24, loading="stream"), tmp_path / "run")
     assert asked == [("some/folder", 24, "stream")]
 

@@ -148,5 +148,5 @@ def existing_path(what: str, path: str | Path) -> Path:
     """Return `path` as a Path if it exists."""
     path = Path(path)
     if not path.exists():
-        raise DataError(f"{what} {str(path)!r} does not exist. Check the path, or leave it out for the default.")
+        raise DataError(f"{what} {str(path)!r} does not exist. Check the path.")
     return path

@@ -22,6 +22,8 @@ from gatewise.analysis.table import Cell, Table
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
 from gatewise.gaternet import GaterNet
+from gatewise.predict import predict as predict_images
+from gatewise.predict import told
 from gatewise.spec import GATER, GATER_OPTIONS, GateChoice, format_gates, parse_gates, parse_gates_list
 from gatewise.training import TITLES, Interrupted, Progress, Recipe
 from gatewise.training import train as train_recipe
@@ -285,6 +287,34 @@ def explain(
     """
     page = explain_runs(runs, out, data=data, split=split, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")
+
+
+@app.command
+def predict(
+    run: Path,
+    images: Annotated[list[Path], Parameter(negative="")],
+    /,
+    *,
+    out: Path | None = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Tell the class of each image, or write a mask and an overlay where a run labels pixels.
+
+    Example: gatewise predict runs/gct photo.jpg folder_of_photos
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    images
+        Image files, or folders of them.
+    out
+        The folder for masks and overlays.
+    json_output
+        Print one JSON object a line, an image each.
+    """
+    for found in predict_images(run, images, out):
+        print(json.dumps(found) if json_output else told(found), flush=True)
 
 
 def _print_table(table: Table) -> None:

@@ -302,8 +302,8 @@ BUGS = [
     Bug(
         "images are loaded for each run",
         "analysis/runs.py",
-        "load = functools.cache(load_dataset)",
-        "load = load_dataset",
+        "load = functools.cache(DataSource.load)",
+        "load = DataSource.load",
         "test_explain.py",
         "test_runs_share_their_images",
     ),

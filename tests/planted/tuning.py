@@ -158,8 +158,8 @@ BUGS = [
     Bug(
         "initial weights ignored",
         "training/learner.py",
-        "config = load_weights(model, recipe.initial_weights) if recipe.initial_weights else {}",
-        "config = {}",
+        "config, self.transfer = _load_initial(model, recipe.initial_weights)",
+        "config, self.transfer = {}, None",
         "test_fine_tuning.py",
         "test_a_run_starts_from_the_weights_of_another",
     ),

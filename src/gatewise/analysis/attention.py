@@ -58,7 +58,7 @@ def mean_distance(vectors: Tensor) -> Tensor:
     if count < 2:
         return rows.new_zeros(len(rows))
     cosines = rows.sum(1).square().sum(1) - rows.square().sum((1, 2))  # over all ordered pairs of different rows
-    return (1 - cosines / (count * (count - 1))) / 2
+    return ((1 - cosines / (count * (count - 1))) / 2).clamp(min=0)  # rounding may leave less
 
 
 Seen = Callable[[str, Tensor, Tensor, Tensor, Tensor], None]

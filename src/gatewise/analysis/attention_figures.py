@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.analysis.attention import QueryDistances
-from gatewise.analysis.drawing import COLOURS, Drawing, add_legend, new_figure
+from gatewise.analysis.drawing import COLOURS, Drawing, add_colour_bar, add_legend, new_figure
 from gatewise.analysis.table import Cell, Table
 
 _GCNET = "Cao et al., GCNet, ICCVW 2019"
@@ -15,38 +15,45 @@ _GCNET = "Cao et al., GCNet, ICCVW 2019"
 def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Tensor) -> Drawing:
     """Draw the attention of one gate over pictures: a row a picture, a column a query position, marked by a cross.
 
+    Weights are in multiples of that of uniform attention, 1 / (h w), on one scale for all pictures that spans a tenth
+    of it at least, so that maps that are practically uniform look it. Pictures lie in grey below the colour.
+
     Args:
         path: of the gate.
         pictures: (N, 3, H, W) or (N, 1, H, W) in [0, 1], for the eye.
-        maps: their attention, (N, Q, h, w); scaled to the picture, coloured from a row's lowest to its highest value.
+        maps: their attention, (N, Q, h, w).
         positions: the queries, numbered along the flattened (h, w), (Q,).
     """
     same = bool(torch.equal(maps, maps[:, :1].expand_as(maps)))
-    maps = maps[:, :1] if same else maps
+    maps = (maps[:, :1] if same else maps).float() * maps[0, 0].numel()
     count, queries, height, width = maps.shape
-    figure, axes = new_figure(1.6 * (1 + queries), 1.6 * count + 0.3, rows=count, columns=1 + queries)
+    figure, axes = new_figure(1.6 * (1 + queries) + 0.9, 1.6 * count + 0.3, rows=count, columns=1 + queries)
     shown = pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).clamp(0, 1)
     sides = pictures.shape[2:]
-    smooth = nn.functional.interpolate(maps.float(), sides, mode="bilinear", align_corners=False)
+    smooth = nn.functional.interpolate(maps, sides, mode="bilinear", align_corners=False)
+    scale = {"vmin": min(0.95, float(smooth.min())), "vmax": max(1.05, float(smooth.max()))}
     rows = []
     for row in range(count):
-        lowest, highest = float(smooth[row].min()), float(smooth[row].max())
         for column, own in enumerate(axes[row]):
             own.set(xticks=[], yticks=[])
             own.grid(visible=False)
-            own.imshow(shown[row].numpy())
             if column == 0:
+                own.imshow(shown[row].numpy())
                 continue
-            own.imshow(smooth[row, column - 1].numpy(), cmap="magma", alpha=0.6, vmin=lowest, vmax=highest)
+            own.imshow(shown[row].mean(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+            drawn = own.imshow(smooth[row, column - 1].numpy(), cmap="cividis", alpha=0.7, **scale)
             y, x = divmod(int(positions[column - 1]), width)
-            rows.append([Cell(str(v), v) for v in (row + 1, y, x, float(maps[row, column - 1].max()))])
+            found = maps[row, column - 1]
+            rows.append([Cell(f"{v:.4g}", v) for v in (row + 1, y, x, float(found.min()), float(found.max()))])
             if not same:
                 at = (x + 0.5) * sides[1] / width - 0.5, (y + 0.5) * sides[0] / height - 0.5
-                own.plot(*at, marker="+", color="white", markersize=9, markeredgewidth=2)
-    for column in range(1, 1 + queries):
-        axes[0][column].set_title("all positions" if same else f"query {column}", fontsize=9)
+                own.plot(*at, marker="+", color="#D55E00", markersize=9, markeredgewidth=2)
+    for query in range(queries):
+        axes[0][1 + query].set_title("all positions" if same else f"query {query + 1}", fontsize=9)
+    add_colour_bar(figure, drawn, "weight, in multiples of uniform", axes)
+    uniform = float(maps.min()) > 0.95 and float(maps.max()) < 1.05
     look_for = (
-        "Bright places are what the gate takes its context from, whatever the position."
+        "Yellow places are what the gate takes its context from, whatever the position."
         if same
         else f"Columns that look alike: then the position that asks hardly matters ({_GCNET})."
     )
@@ -54,10 +61,11 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
         f"attention-{path.replace('.', '-')}",
         figure,
         shows=f"Attention of {path} over {count} images of the data set"
-        + ("" if same else f", for {queries} query positions (white crosses)")
-        + "; colours go from the lowest to the highest weight of a row.",
+        + ("" if same else f", for {queries} query positions (crosses)")
+        + f"; weights go from {float(maps.min()):.3g} to {float(maps.max()):.3g} times that of uniform attention"
+        + (", so it is practically uniform." if uniform else "."),
         look_for=look_for,
-        table=Table(["image", "query y", "query x", "largest weight"], rows),
+        table=Table(["image", "query y", "query x", "smallest weight x positions", "largest weight x positions"], rows),
     )
 
 

@@ -12,9 +12,10 @@ from gatewise import _checks
 from gatewise.analysis.table import Table
 from gatewise.analysis.thumbnails import Thumbnails
 
-# Okabe and Ito's eight colours, told apart by people with any common colour blindness; markers for print.
+# Okabe and Ito's eight colours, told apart by people with any common colour blindness, and two that differ from them in
+# lightness; markers for print.
 INK = "#1b1b1c"  # what is black on paper takes the page's own colour in an SVG, so that dark pages can be read
-COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#8A8A8A")
 MARKERS = "osD^vPX*"
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
@@ -84,12 +85,12 @@ class Drawing:
 
 
 def look(index: int) -> tuple[str, str]:
-    """Return colour and marker of variant number `index`; no two of the first 64 share both.
+    """Return colour and marker of variant number `index`; no two of the first 80 share both.
 
-    >>> look(2), look(10)
-    (('#0072B2', 'D'), ('#0072B2', '^'))
+    >>> look(2), look(12)
+    (('#0072B2', 'D'), ('#0072B2', 'v'))
     """
-    return COLOURS[index % 8], MARKERS[(index + index // 8) % 8]
+    return COLOURS[index % 10], MARKERS[(index + index // 10) % 8]
 
 
 def literal(name: str) -> str:
@@ -120,9 +121,9 @@ def count_along(axes: Any) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def add_colour_bar(figure: Any, drawn: Any, label: str) -> None:
-    """Add a bar that tells what the colours of an image or a mesh mean."""
-    bar = figure.colorbar(drawn)
+def add_colour_bar(figure: Any, drawn: Any, label: str, axes: Any = None) -> None:
+    """Add a bar that tells what the colours of an image or a mesh mean, beside `axes` if it stands for several."""
+    bar = figure.colorbar(drawn, ax=axes)
     bar.set_label(label, color=INK)
     bar.ax.tick_params(colors=INK)
     bar.outline.set_edgecolor(INK)

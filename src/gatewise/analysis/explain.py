@@ -74,6 +74,8 @@ def _refuse_unwritable(out: Path, figures_in: str | Path | None) -> None:
 
 def _facts(run: Run) -> str:
     where = run.metrics["environment"]
-    trained = f"{run.metrics['epochs']} epochs, {run.metrics['precision']}, trained on {where['hardware']}"
-    shown = "no images" if run.images is None else f"{len(run.images):,} {run.split} images"
+    trained = (
+        f"{run.source.data}, {run.metrics['epochs']} epochs, {run.metrics['precision']}, trained on {where['hardware']}"
+    )
+    shown = "no images" if run.images is None else f"{len(run.images):,} {run.split} images of {run.shown}"
     return f"{run.spec}, {trained}; gates were shown {shown}"

@@ -34,10 +34,12 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
     lowest = min(min(seed[len(seed) // 2 :]) for seeds in accuracies.values() for seed in seeds)
     highest = max(max(seed) for seeds in accuracies.values() for seed in seeds)
     margin = 100 * (highest - lowest) * 0.6 + 0.5
+    bottom = max(0.0, 100 * lowest - margin)
+    below = sum(row[2].order < bottom for row in rows)  # type: ignore[operator]
     axes.set(
         xlabel="epoch",
         ylabel=f"validation {score} (%)",
-        ylim=(max(0, 100 * lowest - margin), min(100.5, 100 * highest + margin / 4)),
+        ylim=(bottom, min(100.5, 100 * highest + margin / 4)),
     )
     count_along(axes)
     add_legend(figure, loc="outside lower left")
@@ -45,7 +47,8 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
         "curves",
         figure,
         shows=f"Validation {score} after each epoch"
-        + (": lines are means over seeds, bands go from the lowest to the highest seed." if several else "."),
+        + (": lines are means over seeds, bands go from the lowest to the highest seed." if several else ".")
+        + (f" The axis begins at {bottom:.0f} %; {below} early points lie below." if below else ""),
         look_for="Bands that overlap at the end: then luck may decide which line is above."
         if several
         else "Which line is above at the end, not on the way; one training each cannot tell gain from luck.",

@@ -16,7 +16,8 @@ from gatewise.insertion import gates_in
 _GCT = "Yang et al., CVPR 2020"
 _SE = "Hu et al., CVPR 2018"
 _LOOK_FOR = {
-    "alpha": "Layers whose alpha moved away from its start at 1: there a channel's norm counts more or less.",
+    "alpha": "Layers whose alpha spreads: there some channels' norms count more than others'. A move that all channels "
+    "of a gate share, such as that of weight decay, cancels in its normalisation.",
     "beta": "Layers whose beta moved away from 0: there channels are scaled whatever their norm.",
     "gamma": "Layers of mostly negative gamma shrink differences between channels (cooperation), those of mostly "
     f"positive gamma enlarge them (competition); the paper finds the former early and the latter late ({_GCT}).",
@@ -93,7 +94,7 @@ def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
 
 def _tip(s: GateSummary) -> str:
     return (
-        f"{s.path}: mean {s.average:.3f}, standard deviation {s.overall_deviation:.3f}, "
+        f"{s.path}: mean {s.average:.4g}, standard deviation {s.overall_deviation:.2g}, "
         f"{100 * s.near_identity:.0f} % near the identity"
     )
 
@@ -118,7 +119,8 @@ def gct_parameters(model: nn.Module, parameter: str) -> list[tuple[str, Tensor]]
 def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Drawing:
     """Draw the distribution of one gct parameter over depth, as in the paper."""
     values = torch.cat([value for _, value in rows])
-    low, high = float(values.min()), float(values.max())
+    start = 1.0 if parameter == "alpha" else 0.0
+    low, high = min(start, float(values.min())), max(start, float(values.max()))
     margin = 0.05 * (high - low) or 0.5
     edges = torch.linspace(low - margin, high + margin, 61)
     layers = [
@@ -127,7 +129,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
     ]
     figure, axes = new_figure(7, 3.6)
     draw_density(layers, edges, axes)
-    axes.axhline(1.0 if parameter == "alpha" else 0.0, color="#D55E00", lw=0.8, ls="--")
+    axes.axhline(start, color="#D55E00", lw=0.8, ls="--")
     axes.set(xlabel="gct, from input to output", ylabel=parameter)
     return Drawing(
         parameter,
@@ -138,7 +140,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
         table=Table(
             ["gate", "mean", "standard deviation"], [[Cell(d.path), *_numbers(d.mean, d.deviation)] for d in layers]
         ),
-        tips={f"layer-{n}": f"{d.path}: {parameter} {d.mean:.3f} ± {d.deviation:.3f}" for n, d in enumerate(layers)},
+        tips={f"layer-{n}": f"{d.path}: {parameter} {d.mean:.4g} ± {d.deviation:.2g}" for n, d in enumerate(layers)},
     )
 
 

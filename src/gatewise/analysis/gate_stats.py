@@ -133,6 +133,8 @@ class GateStats(Metric):
         """Count one forward: what each gate did (a gate that was not reached is left out), and the labels, (N,)."""
         if (labels is None) is bool(self.classes):
             raise _checks.InvalidValueError("give labels with every update if there are classes, and else never.")
+        if labels is not None:
+            self._refuse_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
         for number, (path, own) in enumerate(self.slices.items()):
             if path not in recorded:
                 continue
@@ -149,6 +151,17 @@ class GateStats(Metric):
                 self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values - neutral)
             self.histogram[number] += _histogram(values[known], *_RANGES[self.adds[path]])
             self.spread[number] += torch.stack([_spread(seen.before), _spread(seen.after)])
+
+    def _refuse_labels(self, labels: Tensor, images: int) -> None:
+        if labels.dtype != torch.long or tuple(labels.shape) != (images,):
+            raise _checks.InvalidValueError(
+                f"labels must be {images} integers (torch.int64), got {tuple(labels.shape)} of {labels.dtype}."
+            )
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise _checks.InvalidValueError(
+                f"labels must lie between 0 and {self.classes - 1}, got {int(labels.min())} to {int(labels.max())}. "
+                f"Give GateStats the number of classes."
+            )
 
     def _neutral(self, path: str) -> float:
         return 0.0 if self.adds[path] else 1.0

@@ -131,7 +131,7 @@ def patterns_in_the_plane(
     series = torch.tensor([own.index(label) if label in own else len(own) for label in labels.tolist()])
     shown: list[int] = series.unique().tolist()
     for index in shown:
-        colour, marker = look(index) if index < len(own) else ("#999999", ".")
+        colour, marker = look(index) if index < len(own) else ("#CCCCCC", ".")
         x, y = points[series == index].T.tolist()
         style = {"s": 8, "lw": 0, "alpha": 0.8, "color": colour, "marker": marker}
         label = literal(classes[own[index]]) if index < len(own) else "other classes"

@@ -46,13 +46,16 @@ _COMPARED = (
 )
 
 
-def gates_of_runs(found: Mapping[str, Sequence[GateSummary]]) -> Drawing:
-    """Draw what the gates of several runs do over depth: one panel for each number, one line for each run."""
+def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str]) -> Drawing:
+    """Draw what the gates of several runs do over depth: one panel for each number, one line for each run.
+
+    `runs` are all runs of the page, also those without such gates, so that each keeps its colour.
+    """
     figure, panels = new_figure(7, 6.5 + 0.2 * len(found), rows=len(_COMPARED), columns=1)
     tips = {}
     for panel, (axes, (label, number)) in enumerate(zip(panels.flat, _COMPARED, strict=True)):
         for index, (run, summaries) in enumerate(found.items()):
-            colour, marker = look(index)
+            colour, marker = look(runs.index(run))
             values = [number(summary) for summary in summaries]
             style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": literal(run)}
             gid = f"series-{index}-{panel}"
@@ -81,12 +84,12 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]]) -> Drawing:
     )
 
 
-def open_gates_of_runs(found: Mapping[str, GatePatterns]) -> Drawing:
-    """Draw which share of each gated layer's gates an image opens in the mean, one line for each run."""
+def open_gates_of_runs(found: Mapping[str, GatePatterns], runs: Sequence[str]) -> Drawing:
+    """Draw which share of each gated layer's gates an image opens in the mean, one line for each run; see above."""
     figure, axes = new_figure(7, 3.2 + 0.2 * len(found))
     tips, rows = {}, []
     for index, (run, patterns) in enumerate(found.items()):
-        colour, marker = look(index)
+        colour, marker = look(runs.index(run))
         shares = patterns.open_shares()
         style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": literal(run)}
         axes.plot(_depth(len(shares)), [100 * share for share in shares], gid=f"series-{index}", **style)

@@ -49,7 +49,9 @@ class Run:
         config: its `config.json`.
         rows: of its log.
         metrics: its `metrics.json`.
+        source: of the images that it was trained on.
         images: to show the gates, or None.
+        shown: what those images are called.
         split: which of the data set's images they are.
         missing: why there are none.
     """
@@ -60,7 +62,9 @@ class Run:
     config: dict[str, Any]
     rows: list[dict[str, Any]]
     metrics: dict[str, Any]
+    source: DataSource
     images: Images | EncodedImages | Pairs | None
+    shown: str = ""
     split: Split = "validation"
     missing: str = ""
 
@@ -157,7 +161,10 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
 
 
 def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, load: Callable[[DataSource], Any]) -> Run:
+    if (folder / "results.json").exists():
+        raise _checks.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
     model, config = load_model(folder)
+    _refuse_ruined(model, folder)
     recipe = Recipe.load(folder / "recipe.yaml")
     log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
     rows = read_json_lines(log) if log.exists() else []
@@ -172,7 +179,16 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
             raise
         missing = str(error)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(name, slug, model, config, rows, metrics, images, split, missing)
+    return Run(name, slug, model, config, rows, metrics, recipe.source, images, data or recipe.data, split, missing)
+
+
+def _refuse_ruined(model: nn.Module, folder: Path) -> None:
+    """Refuse weights from which no number of a page could be told."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise _checks.DataError(
+                f"{folder / 'model.safetensors'}: {name} holds values that are not finite. Train the run anew."
+            )
 
 
 def _refuse_incomplete(folder: Path, config: Any, metrics: Any, rows: list[Any]) -> None:

@@ -1,6 +1,7 @@
 """From what was found about runs to the sections of a page."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -24,11 +25,12 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
     """Yield the runs as a table with accuracy against cost, and their curves."""
     score = _common_score(runs)
     costs = {run.name: (_macs(run) / 1e6, run.metrics[run.score]) for run in runs}
-    columns = ["run", "network", f"validation {score} %", "parameters", "MACs (M), as executed", "epochs"]
+    columns = ["run", "network", "data", f"validation {score} %", "parameters", "MACs (M), as executed", "epochs"]
     rows = [
         [
             Cell(run.name),
             Cell(str(run.spec)),
+            Cell(run.source.data),
             Cell(f"{100 * costs[run.name][1]:.2f}", costs[run.name][1]),
             Cell(f"{run.metrics['parameters']:,}", run.metrics["parameters"]),
             Cell(f"{costs[run.name][0]:.2f}", costs[run.name][0]),
@@ -36,14 +38,23 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         ]
         for run in runs
     ]
-    drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 else []
-    yield Section("Runs", table=Table(columns, rows), drawings=drawings)
+    alike = len({run.source for run in runs}) == 1
+    drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 and alike else []
+    yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score), Table(columns, rows), drawings)
+    if not alike:
+        return
     curves = {run.name: [[row[f"validation_{run.score}"] for row in run.rows]] for run in runs if run.rows}
     if curves:
         yield Section(f"Validation {score} while training", drawings=[figures.curves(curves, score)])
     labelled = {run.name: run.metrics["iou_by_class"] for run in runs if "iou_by_class" in run.metrics}
     if labelled:
         yield Section("Classes of pixels", drawings=[pixel_figures.iou_by_class(labelled)])
+
+
+_OTHER_IMAGES = (
+    "These runs were trained and measured on different images, or on the same read in different ways, so no figure "
+    "puts them side by side, and their {score} cannot be compared."
+)
 
 
 def _common_score(runs: Sequence[Run]) -> str:
@@ -64,10 +75,11 @@ def _macs(run: Run) -> float:
 
 def beside_each_other(found: Sequence[Findings]) -> Iterator[Section]:
     """Yield what the gates of several runs do, layer by layer, in the same figures."""
+    runs = [each.run.name for each in found]
     gates = {each.run.name: each.gates for each in found if each.gates}
     gaters = {each.run.name: each.gater.patterns for each in found if each.gater is not None}
-    drawings = [run_figures.gates_of_runs(gates)] if len(gates) > 1 else []
-    drawings += [run_figures.open_gates_of_runs(gaters)] if len(gaters) > 1 else []
+    drawings = [run_figures.gates_of_runs(gates, runs)] if len(gates) > 1 else []
+    drawings += [run_figures.open_gates_of_runs(gaters, runs)] if len(gaters) > 1 else []
     if drawings:
         yield Section("Gates of the runs, layer by layer", drawings=drawings)
 
@@ -76,7 +88,7 @@ def of_run(found: Findings, *, several: bool) -> list[Section]:
     """Return the sections about one run's gates; among several they bear its name."""
     sections = list(_of_run(found))
     if not several:
-        return sections
+        return [replace(section, title=section.title[0].upper() + section.title[1:]) for section in sections]
     return [section.under(found.run.name, found.run.slug) for section in sections]
 
 
@@ -96,8 +108,13 @@ def _of_run(found: Findings) -> Iterator[Section]:
     for adds, title in ((False, "factors of gates by depth"), (True, "what gates add by depth")):
         if kind := [summary for summary in found.gates if summary.adds is adds]:
             yield Section(title, drawings=_value_drawings(kind, run.image_classes))
-    if found.removal is not None:
+    if found.removal is not None and found.removal.paths:
         yield _of_removal(found.removal, found)
+    elif found.removal is not None:
+        text = f"None of the {len(found.gates)} gates changes 95 % of the channels that it gets by less than 5 %."
+        yield Section("gates near the identity", text)
+    if found.unreached:
+        yield Section("gates that were not reached", f"No image reached {', '.join(found.unreached)}.")
     if found.attention is not None:
         yield Section("attention", drawings=_attention_drawings(found.attention))
     if found.gater is not None:
@@ -125,14 +142,12 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
 
 
 def _of_removal(cost: Removal, found: Findings) -> Section:
+    what = f"{cost.images:,} images" if found.run.image_classes else f"the pixels of {cost.images:,} images"
     text = (
-        f"{len(cost.paths)} of {len(found.gates)} gates leave 95 % of what they get as it is, but for 5 % of its size"
-        + (f" ({', '.join(cost.paths)})" if cost.paths else "")
-        + f". Of {cost.images:,} images {100 * cost.accuracy_with:.2f} % are classified rightly with all gates, "
-        f"{100 * cost.accuracy_without:.2f} % without these (in float32, on the images shown here)."
+        f"{len(cost.paths)} of {len(found.gates)} gates change 95 % of the channels that they get by less than 5 % "
+        f"({', '.join(cost.paths)}). Of {what} {100 * cost.accuracy_with:.2f} % are classified rightly with all "
+        f"gates, {100 * cost.accuracy_without:.2f} % without these (in float32, on the images shown here)."
     )
-    if found.unreached:
-        text += f" No image reached {', '.join(found.unreached)}."
     return Section("gates near the identity", text)
 
 
@@ -148,10 +163,10 @@ def _of_gater(run: Run, found: GaterFindings) -> Section:
     lowest, mean, highest = patterns.open_gates()
     text = (
         f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
-        f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed, the "
-        f"gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the plain network; "
-        f"{found.expected_macs / 1e6:.2f} M would be expected if gates opened as often, but independently of each "
-        f"other."
+        f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed (in "
+        f"float32), the gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the "
+        f"plain network; {found.expected_macs / 1e6:.2f} M would be expected if gates opened as often, but "
+        f"independently of each other."
     )
     drawings = [
         gater_figures.kinds_by_unit(patterns),

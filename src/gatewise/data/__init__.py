@@ -17,4 +17,5 @@ from gatewise.data.masks import spread as spread
 from gatewise.data.pair_batches import PairBatches as PairBatches
 from gatewise.data.pairs import PairDataset as PairDataset
 from gatewise.data.pairs import Pairs as Pairs
+from gatewise.data.pairs import scaled_to as scaled_to
 from gatewise.data.serve import make_batches as make_batches

@@ -8,9 +8,18 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
-from gatewise.checkpoint import load_gater, load_state, load_weights, save_state
+from gatewise.checkpoint import (
+    Transfer,
+    is_of_segmenter,
+    load_backbone,
+    load_gater,
+    load_state,
+    load_weights,
+    save_state,
+)
 from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
+from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
@@ -22,6 +31,7 @@ class Learner:
 
     Attributes:
         details: what `make_model` needs besides the spec.
+        transfer: what became of a classifier's weights in a segmenter, or None.
         mean: per channel on the scale 0 to 255, as the initial weights were trained with, or else of the data set.
         std: likewise.
     """
@@ -42,7 +52,7 @@ class Learner:
                 f"gate_epochs is {recipe.gate_epochs}, but there are no gates with parameters to train. "
                 f"Name some with gate, or set gate_epochs to 0."
             )
-        config = load_weights(model, recipe.initial_weights) if recipe.initial_weights else {}
+        config, self.transfer = _load_initial(model, recipe.initial_weights)
         _refuse_other_gates(recipe, config)
         if recipe.initial_gater:
             load_gater(model, recipe.initial_gater)
@@ -167,6 +177,17 @@ def build_model(recipe: Recipe, dataset: Dataset | PairDataset) -> nn.Module:
             f"{' at each pixel' if recipe.task == 'segment' else ''}."
         )
     return model
+
+
+def _load_initial(model: nn.Module, source: str | None) -> tuple[dict[str, Any], Transfer | None]:
+    """Load initial weights if there are any; return their `config.json`, and what a classifier's weights became."""
+    if source is None:
+        return {}, None
+    plain = model.backbone if isinstance(model, GaterNet) else model
+    if isinstance(plain, Segmenter) and not is_of_segmenter(source):
+        transfer = load_backbone(plain, source)
+        return dict(transfer.config), transfer
+    return load_weights(model, source), None
 
 
 def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:

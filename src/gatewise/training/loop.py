@@ -124,6 +124,8 @@ class _Run:
         if self.augmentation.per_image and isinstance(dataset, Dataset):
             self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
         self.learner = learner = Learner(recipe, dataset)
+        if learner.transfer is not None:
+            progress.say(f"{recipe.initial_weights}: {learner.transfer}")
         accelerator = self.accelerator = learner.accelerator
         share = (accelerator.process_index, accelerator.num_processes)
         common: Any = {"device": accelerator.device, "workers": workers}

@@ -1,0 +1,160 @@
+"""What a trained run says of images: classes with their probabilities, or a mask and an overlay for each."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.checkpoint import load_model, write_atomically
+from gatewise.data import scaled_to
+from gatewise.data.colours import class_colours, coloured
+from gatewise.data.decode import decode, pixels_of
+from gatewise.data.folders import is_image
+from gatewise.gaternet import GaterNet
+from gatewise.training import Recipe, pixel_classes
+
+_BEST = 5  # classes that are told of an image
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained run, ready for images of any size.
+
+    Attributes:
+        model: in eval mode.
+        config: of the run.
+        recipe: likewise.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    recipe: Recipe
+
+    @classmethod
+    def of_run(cls, folder: str | Path) -> "Predictor":
+        """Open a run folder; a damaged one is refused with `DataError`."""
+        model, config = load_model(folder)
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(model, config, Recipe.load(Path(folder) / "recipe.yaml"))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names, in the order of the numbers in a mask."""
+        names = self.config["classes"]
+        return names if len(names) > 1 else ["background", *names]
+
+    def logits(self, picture: Any) -> tuple[Tensor, float | None]:
+        """Return a PIL image's logits, and of a GaterNet the share of open gates.
+
+        The image is read as the validation images of the training were: scaled and its centre cropped to their size
+        where a class for the whole image is asked for, and otherwise scaled to the recipe's image_size.
+        """
+        device = next(self.model.parameters()).device
+        mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+        pixels = self._pixels(picture).float()
+        image = ((pixels - mean) / std).unsqueeze(0).to(device)
+        with torch.inference_mode():
+            if not isinstance(self.model, GaterNet):
+                return self.model(image)[0], None
+            logits, gates = self.model.forward_with_gates(image)
+        return logits[0], float(gates.mean())
+
+    def _pixels(self, picture: Any) -> Tensor:
+        from PIL import ImageOps
+
+        if self.recipe.task == "segment":
+            pixels = pixels_of(picture)
+            return scaled_to(self.recipe.image_size, pixels, pixels[0])[0]
+        height, width = self.config["image_size"]
+        fitted = picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height))
+        if self.config["in_chans"] == 1:
+            fitted = ImageOps.grayscale(fitted).convert("RGB")
+        return pixels_of(fitted)[: self.config["in_chans"]]
+
+
+def predict(run: str | Path, images: Sequence[str | Path], out: str | Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield for each image what the run says of it, as JSON takes it.
+
+    Args:
+        run: the run folder.
+        images: image files, or folders of them.
+        out: for a run that labels pixels, the folder for NAME_mask.png (class indices with a palette) and
+            NAME_overlay.png, both of the image's own size.
+
+    Refused with `DataError`: no image, an unreadable one, two of one name whose masks would overwrite each other; with
+    ValueError, no `out` where one is needed.
+    """
+    files = list(_files(images))
+    predictor = Predictor.of_run(run)
+    if predictor.recipe.task == "segment":
+        if out is None:
+            raise _checks.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
+        _refuse_one_name(files)
+    for file in files:
+        picture = decode(str(file), file.read_bytes())
+        logits, opened = predictor.logits(picture)
+        found: dict[str, Any] = {"image": str(file)}
+        if predictor.recipe.task == "segment":
+            found |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / file.stem)
+        else:
+            best = logits.softmax(0).topk(min(_BEST, len(logits)))
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            found["classes"] = {predictor.classes[index]: share for index, share in pairs}
+        yield found if opened is None else {**found, "open_gates": opened}
+
+
+def _files(images: Sequence[str | Path]) -> Iterator[Path]:
+    for given in images:
+        path = _checks.existing_path("image", given)
+        inside = sorted(file for file in path.iterdir() if is_image(file.name)) if path.is_dir() else [path]
+        if not inside:
+            raise _checks.DataError(f"{path} holds no images.")
+        yield from inside
+
+
+def _refuse_one_name(files: Sequence[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for file in files:
+        if (other := seen.setdefault(file.stem, file)) != file:
+            raise _checks.DataError(f"{other} and {file} would write the same mask. Predict them one after the other.")
+
+
+def _write_masks(classes: Sequence[str], picture: Any, logits: Tensor, name: Path) -> dict[str, Any]:
+    """Write an image's mask and overlay, and return their paths with the share of each class."""
+    from PIL import Image
+
+    whole = nn.functional.interpolate(logits.unsqueeze(0).float(), (picture.height, picture.width), mode="bilinear")
+    mask = pixel_classes(whole)[0].cpu()
+    colours = class_colours(len(classes))
+    indexed = Image.fromarray(mask.to(torch.uint8).numpy())
+    indexed.putpalette(colours.flatten().tolist())
+    overlay = Image.blend(picture, Image.fromarray(coloured(mask, colours).numpy()), 0.5)
+    if len(classes) == 2:  # background stays as it is
+        overlay = Image.composite(overlay, picture, Image.fromarray((mask > 0).numpy()))
+    paths = {kind: name.with_name(f"{name.name}_{kind}.png") for kind in ("mask", "overlay")}
+    for path, image in zip(paths.values(), (indexed, overlay), strict=True):
+        write_atomically(path, _png(image))
+    shares = mask.flatten().bincount(minlength=len(classes)) / mask.numel()
+    return {**{k: str(path) for k, path in paths.items()}, "shares": dict(zip(classes, shares.tolist(), strict=True))}
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def told(found: dict[str, Any]) -> str:
+    """Return one line for people."""
+    if "classes" in found:
+        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["classes"].items())
+    else:
+        most = sorted(found["shares"].items(), key=lambda item: -item[1])[:_BEST]
+        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {found['overlay']}"
+    opened = f"; {100 * found['open_gates']:.0f} % of the gates open" if "open_gates" in found else ""
+    return f"{found['image']}: {what}{opened}"

@@ -1,0 +1,509 @@
+"""Masks: what a file's values mean, images and masks scaled together, and what a training must know of a split."""
+
+import io
+import itertools
+import math
+import pickle
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from gatewise._checks import DataError, InvalidValueError
+from gatewise.data import IGNORED, Augmentation, Dataset, Images, PairDataset, Pairs, spread
+from gatewise.data.masks import Meaning, decode_mask, number_of_classes
+from gatewise.data.pairs import resized, scaled_to
+from gatewise.data.tables import EncodedRows
+
+NAMES = ("road", "car", "tree")
+
+
+def saved(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+def grey(values: Sequence[Sequence[int]] | np.ndarray) -> bytes:
+    """Return a mask as an 8-bit PNG."""
+    return saved(Image.fromarray(np.asarray(values, dtype=np.uint8)))
+
+
+def colours(pixels: np.ndarray) -> bytes:
+    """Return (H, W, 3) as a PNG."""
+    return saved(Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)))
+
+
+def random_values(seed: int, height: int = 5, width: int = 7, below: int = 256) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, below, (height, width), dtype=np.uint8)
+
+
+def rows(name: str, content: Sequence[bytes]) -> EncodedRows:
+    return EncodedRows([(name, content)], [0] * len(content), None)
+
+
+def make_pairs(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], meaning: Meaning | None = None, **options: int
+) -> Pairs:
+    """Return pairs of images (H, W, 3) and masks (H, W)."""
+    encoded = rows("images", [colours(i) for i in images]), rows("masks", [grey(m) for m in masks])
+    return Pairs(*encoded, meaning or Meaning(NAMES), **options)
+
+
+def some_pairs(sizes: Sequence[tuple[int, int]], meaning: Meaning | None = None, **options: int) -> Pairs:
+    """Return random pairs of these (height, width)."""
+    images = [np.random.default_rng(i).integers(0, 256, (*size, 3)) for i, size in enumerate(sizes)]
+    return make_pairs(images, [random_values(i, *size, below=3) for i, size in enumerate(sizes)], meaning, **options)
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
+def test_a_grey_mask_is_its_values(form: str) -> None:
+    values = random_values(0)
+    found = decode_mask("a", saved(Image.fromarray(values), form))
+    assert found.dtype == torch.int32
+    np.testing.assert_array_equal(found.numpy(), values)
+
+
+@pytest.mark.parametrize("count", [2, 4, 16, 200])
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_of_a_palette_mask_the_indices_count_and_not_the_colours(count: int, form: str) -> None:
+    values = random_values(1, below=count)
+    values.flat[:count] = np.arange(count)[: values.size]
+    image = Image.fromarray(values)
+    image.putpalette([(7 * i + 100) % 256 for i in range(3 * count)])
+    assert image.mode == "P"
+    np.testing.assert_array_equal(decode_mask("a", saved(image, form)).numpy(), values)
+
+
+def test_a_mask_of_one_bit_has_classes_0_and_1() -> None:
+    values = random_values(2) > 100
+    np.testing.assert_array_equal(decode_mask("a", saved(Image.fromarray(values))).numpy(), values.astype(int))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_a_mask_of_16_bits_is_not_scaled(form: str) -> None:
+    values = np.array([[0, 1, 255], [256, 300, 65535]], dtype=np.uint16)
+    np.testing.assert_array_equal(decode_mask("a", saved(Image.fromarray(values), form)).numpy(), values)
+
+
+def test_masks_of_16_bits_in_the_other_order_and_of_32_bits_are_read() -> None:
+    values = np.array([[0, 1, 300], [2, 70_000, 5]], dtype=np.int32)
+    np.testing.assert_array_equal(decode_mask("a", saved(Image.fromarray(values), "TIFF")).numpy(), values)
+    entries = [(256, 3, 2), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 1)]
+    head = b"MM\0*" + struct.pack(">I", 12) + struct.pack(">HH", 300, 7)
+    table = struct.pack(">H", len(entries) + 1)
+    for tag, kind, value in [*entries, (279, 4, 4)]:
+        table += struct.pack(">HHI", tag, kind, 1) + struct.pack(*((">HH", value, 0) if kind == 3 else (">I", value)))
+    content = head + table + struct.pack(">I", 0)
+    assert Image.open(io.BytesIO(content)).mode == "I;16B"
+    assert decode_mask("a", content).tolist() == [[300, 7]]
+
+
+GREY = Image.fromarray(random_values(3, 16, 16))
+REFUSED: dict[str, tuple[bytes | None, str]] = {
+    "JPEG": (saved(GREY, "JPEG"), "a JPEG, which changes class indices; expected PNG"),
+    "two JPEGs in one file": (saved(GREY, "MPO", save_all=True, append_images=[GREY]), "a JPEG"),
+    "RGB": (saved(GREY.convert("RGB")), "mode RGB, colours and not classes"),
+    "RGBA": (saved(GREY.convert("RGBA")), "mode RGBA"),
+    "grey with transparency": (saved(GREY.convert("LA")), "mode LA"),
+    "floating point": (saved(GREY.convert("F"), "TIFF"), "mode F"),
+    "nothing": (b"", "no image bytes"),
+    "none": (None, "no image bytes"),
+    "half a file": (saved(GREY)[:60], "truncated or unreadable mask"),
+    "the beginning of a file": (saved(GREY)[:-40], "truncated or unreadable mask"),
+    "text": (b"no image", "truncated or unreadable mask (no format that is known)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_mask_is_refused_in_one_line_that_begins_with_its_file(case: str) -> None:
+    content, expected = REFUSED[case]
+    with pytest.raises(DataError) as caught:
+        decode_mask("folder/a.png", content)
+    message = str(caught.value)
+    assert message.startswith("folder/a.png: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+# --- What values mean ------------------------------------------------------------------------------------------------
+
+
+def test_values_are_classes_and_255_is_ignored() -> None:
+    found = Meaning(NAMES)(torch.tensor([[0, 1, 2, 255]], dtype=torch.int32), "a")
+    assert found.tolist() == [[0, 1, 2, 255]]
+    assert found.dtype == torch.uint8
+    assert Meaning(NAMES).kept == NAMES
+
+
+def test_classes_behind_an_ignored_one_move_up() -> None:
+    meaning = Meaning(NAMES, ignored=0)
+    assert meaning.kept == ("car", "tree")
+    assert meaning(torch.tensor([[0, 1, 2]]), "a").tolist() == [[IGNORED, 0, 1]]
+
+
+def test_255_is_a_mistake_where_another_value_is_ignored() -> None:
+    with pytest.raises(DataError, match="a: value 255 in 1 pixels; expected 0 to 2 for 3 classes, or 7 for"):
+        Meaning(NAMES, ignored=7)(torch.tensor([[0, 255, 7]]), "a")
+
+
+def test_the_foreground_is_1_and_all_else_that_counts_is_0() -> None:
+    meaning = Meaning((*NAMES, "void"), ignored=3, foreground="car")
+    assert meaning.kept == ("car",)
+    assert meaning(torch.tensor([[0, 1, 2, 3]]), "a").tolist() == [[0, 1, 0, IGNORED]]
+
+
+def meaning_by_loops(values: Tensor, names: Sequence[str], ignored: int, foreground: str | None) -> list[list[int]]:
+    """Return the class of each pixel as the names say it."""
+    counted = [name for number, name in enumerate(names) if number != ignored]
+    found = []
+    for line in values.tolist():
+        found.append([])
+        for value in line:
+            if value == ignored:
+                found[-1].append(IGNORED)
+            elif foreground is None:
+                found[-1].append(counted.index(names[value]))
+            else:
+                found[-1].append(int(names[value] == foreground))
+    return found
+
+
+@given(st.data())
+def test_each_pixel_gets_the_class_of_its_name(data: st.DataObject) -> None:
+    count = data.draw(st.integers(3, 6))
+    names = tuple("abcdef"[:count])
+    ignored = data.draw(st.sampled_from([*range(count), count, count + 1, 255, 300, 65535]))
+    counted = [name for number, name in enumerate(names) if number != ignored]
+    foreground = data.draw(st.sampled_from([None, *counted]))
+    pixel = st.sampled_from(sorted({*range(count), ignored}))
+    height, width = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    values = torch.tensor([[data.draw(pixel) for _ in range(width)] for _ in range(height)], dtype=torch.int32)
+    meaning = Meaning(names, ignored, foreground)
+    found = meaning(values, "a")
+    assert found.dtype == torch.uint8
+    assert found.tolist() == meaning_by_loops(values, names, ignored, foreground)
+    assert meaning.kept == (tuple(counted) if foreground is None else (foreground,))
+
+
+@pytest.mark.parametrize(("value", "count"), [(3, 1), (200, 2), (-1, 1), (65535, 3)])
+def test_a_value_beyond_the_classes_is_refused_with_its_file_and_its_pixels(value: int, count: int) -> None:
+    values = torch.zeros(4, 4, dtype=torch.int32)
+    values.view(-1)[:count] = value
+    with pytest.raises(DataError) as caught:
+        Meaning(NAMES)(values, "b/7.png")
+    assert str(caught.value).startswith(f"b/7.png: value {value} in {count} pixels; expected 0 to 2 for 3 classes")
+    assert "or 255 for what does not count" in str(caught.value)
+    assert "classes.txt" in str(caught.value)
+
+
+def test_an_unknown_foreground_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InvalidValueError, match=r"unknown foreground class 'cars'; .*Did you mean 'car'\?"):
+        Meaning(NAMES, foreground="cars")
+
+
+def test_what_is_ignored_is_no_foreground() -> None:
+    with pytest.raises(InvalidValueError, match="unknown foreground class 'car'; expected one of 'road', 'tree'"):
+        Meaning(NAMES, ignored=1, foreground="car")
+
+
+@pytest.mark.parametrize(("names", "ignored"), [(("road",), 255), (("road", "void"), 1), (("void", "road"), 0)])
+def test_one_class_alone_is_refused(names: tuple[str, ...], ignored: int) -> None:
+    with pytest.raises(DataError, match="there is one class, road; expected at least two"):
+        Meaning(names, ignored)
+
+
+def test_one_class_beside_the_background_can_be_the_foreground() -> None:
+    meaning = Meaning(("back", "void", "car"), ignored=1, foreground="car")
+    assert meaning(torch.tensor([[0, 1, 2]]), "a").tolist() == [[0, 255, 1]]
+
+
+def test_no_more_than_255_classes_fit_a_byte() -> None:
+    names = tuple(map(str, range(256)))
+    assert Meaning(names[:255])(torch.tensor([[254, 255]]), "a").tolist() == [[254, 255]]
+    with pytest.raises(DataError, match="there are 256 classes; expected at most 255"):
+        Meaning(names)
+
+
+def test_a_meaning_can_be_sent_to_workers() -> None:
+    meaning = Meaning(NAMES, ignored=0, foreground="tree")
+    again = pickle.loads(pickle.dumps(meaning))
+    assert again == meaning
+    assert again(torch.tensor([[0, 1, 2]]), "a").tolist() == [[255, 0, 1]]
+
+
+# --- The number of classes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("masks", "ignored", "expected"),
+    [
+        ([[[0, 1]], [[3, 255]]], 255, 4),
+        ([[[0, 1]], [[3, 255]], [[2, 2]]], 255, 4),
+        ([[[0, 1, 11]]], 11, 2),
+        ([[[1, 5]]], 0, 6),
+        ([[[0, 0]]], 255, 1),
+        ([[[255, 255]]], 255, 1),
+        ([[[254]]], 255, 255),
+    ],
+)
+def test_there_is_one_class_more_than_the_highest_value_that_counts(
+    masks: list[list[list[int]]], ignored: int, expected: int
+) -> None:
+    assert number_of_classes(rows("masks", [grey(mask) for mask in masks]), ignored) == expected
+
+
+def test_a_highest_value_of_255_asks_for_ignore_index() -> None:
+    with pytest.raises(DataError, match=r"masks, row 0 .*values up to 255; .*set ignore_index to it") as caught:
+        number_of_classes(rows("masks", [grey([[0, 1]]), grey([[255, 2]])]), 11)
+    assert "\n" not in str(caught.value)
+
+
+def test_256_masks_at_equal_distances_tell_the_number_of_classes() -> None:
+    low, high = grey([[1]]), grey([[9]])
+    looked_at = spread(600, 256)
+    between = next(index for index in range(600) if index not in looked_at)
+    masks = [low] * 600
+    masks[between] = high
+    assert number_of_classes(rows("masks", masks), 255) == 2
+    for index in (0, 599, looked_at[100]):
+        masks = [low] * 600
+        masks[index] = high
+        assert number_of_classes(rows("masks", masks), 255) == 10
+
+
+@given(st.integers(1, 3000), st.integers(2, 600))
+def test_indices_are_spread_over_all_at_equal_distances(count: int, most: int) -> None:
+    found = spread(count, most)
+    assert found == sorted(set(found))
+    assert (found[0], found[-1], len(found)) == (0, count - 1, min(count, most))
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+# --- Pairs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_the_pixels_of_its_image_and_the_classes_of_its_mask() -> None:
+    image, mask = np.random.default_rng(0).integers(0, 256, (4, 6, 3)), random_values(0, 4, 6, below=3)
+    pairs = make_pairs([image], [mask], Meaning(NAMES, ignored=0))
+    pixels, classes = pairs[0]
+    assert (pixels.dtype, classes.dtype) == (torch.uint8, torch.uint8)
+    np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image)
+    np.testing.assert_array_equal(classes.numpy(), np.where(mask == 0, 255, mask - 1).astype(np.uint8))
+    assert pairs.shape == (3, 4, 6)
+    assert pairs.crop_size == (4, 6)
+    assert pairs.picture(0).size == (6, 4)
+
+
+def test_a_crop_is_a_square_of_its_side() -> None:
+    assert some_pairs([(4, 6)], crop=5).crop_size == (5, 5)
+
+
+def test_pairs_that_are_held_are_those_that_are_streamed() -> None:
+    pairs = some_pairs([(8, 6), (5, 9), (7, 7)], Meaning(NAMES, ignored=1), side=4)
+    streamed = [pairs[index] for index in range(3)]
+    assert not pairs.held
+    pairs.hold()
+    assert pairs.held
+    pairs.images = pairs.masks = None  # so what comes now is what was held
+    for index, (image, mask) in enumerate(streamed):
+        assert torch.equal(pairs[index][0], image)
+        assert torch.equal(pairs[index][1], mask)
+    assert len({mask.shape for _, mask in streamed}) == 3
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (6, 4), (3, 6)])
+def test_a_mask_of_another_size_than_its_image_is_refused_with_both_files(shape: tuple[int, int]) -> None:
+    good = random_values(0, 4, 6, below=3)
+    pairs = make_pairs([np.zeros((4, 6, 3))] * 2, [good, random_values(1, *shape, below=3)])
+    pairs[0]
+    with pytest.raises(DataError) as caught:
+        pairs[1]
+    message = str(caught.value)
+    assert message.startswith(f"masks, row 1: the mask is {shape[1]}x{shape[0]}, but its image images, row 1 is 6x4")
+    assert "\n" not in message
+    with pytest.raises(DataError, match="masks, row 1: the mask is"):
+        pairs.hold()
+
+
+def test_a_mask_beyond_the_classes_is_refused_with_its_file() -> None:
+    with pytest.raises(DataError, match="masks, row 0: value 9 in 4 pixels"):
+        make_pairs([np.zeros((2, 2, 3))], [np.full((2, 2), 9)])[0]
+
+
+@given(st.data())
+def test_the_mask_is_scaled_to_the_class_at_the_centre_of_each_new_pixel(data: st.DataObject) -> None:
+    height, width, new_height, new_width = (data.draw(st.integers(2, 12)) for _ in range(4))
+    mask = torch.arange(height * width, dtype=torch.uint8).reshape(height, width)
+    _, found = resized(torch.zeros(3, height, width, dtype=torch.uint8), mask, (new_height, new_width))
+    assert found.shape == (new_height, new_width)
+    assert found.dtype == torch.uint8
+    for row in range(new_height):
+        for column in range(new_width):
+            at = (row + 0.5) * height / new_height, (column + 0.5) * width / new_width
+            near = [{math.floor(place - 1e-4), math.floor(place + 1e-4)} for place in at]  # a tie has two
+            assert int(found[row, column]) in {a * width + b for a in near[0] for b in near[1]}
+
+
+@given(st.data())
+def test_image_and_mask_stay_aligned_when_they_are_scaled(data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(20, 60)), data.draw(st.integers(20, 60))
+    border, axis = data.draw(st.integers(8, 12)), data.draw(st.integers(0, 1))
+    size = data.draw(st.integers(10, 120)), data.draw(st.integers(10, 120))
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    mask.narrow(axis, border, (height, width)[axis] - border).fill_(1)
+    image, scaled = resized((mask * 255).expand(3, -1, -1).contiguous(), mask, size)
+    assert image.shape == (3, *size)
+    assert scaled.unique().tolist() == [0, 1]
+    profiles = (image[0] > 127).int().movedim(axis, 1)[0], scaled.movedim(axis, 1)[0]
+    own, expected = (int((profile == 0).sum()) for profile in profiles)
+    assert abs(own - expected) <= 1
+    assert abs(expected - border * size[axis] / (height, width)[axis]) <= 0.5 + 1e-6
+
+
+def test_an_image_is_scaled_with_antialiasing_and_the_classes_of_a_mask_are_not_mixed() -> None:
+    stripes = (torch.arange(64) % 2).to(torch.uint8).expand(64, 64)
+    image, mask = resized((stripes * 255).expand(3, -1, -1).contiguous(), stripes * 200, (16, 16))
+    assert (image[:, :, 1:-1].int() - 127).abs().max() < 5  # stripes end at the sides
+    assert set(mask.unique().tolist()) <= {0, 200}
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [((40, 60), 20, (20, 30)), ((60, 40), 20, (30, 20)), ((10, 15), 20, (20, 30)), ((20, 33), 20, (20, 33))],
+)
+def test_the_shorter_side_is_scaled_and_the_shape_is_kept(
+    size: tuple[int, int], side: int, expected: tuple[int, int]
+) -> None:
+    image, mask = torch.zeros(3, *size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    found = scaled_to(side, image, mask)
+    assert (found[0].shape, found[1].shape) == ((3, *expected), expected)
+    same = scaled_to(None, image, mask)
+    assert same[0] is image
+    assert same[1] is mask
+    pairs = some_pairs([size], side=side)
+    assert pairs.shape == (3, *expected)
+    assert pairs[0][1].shape == expected
+
+
+# --- Two splits ------------------------------------------------------------------------------------------------------
+
+
+def of(train: Pairs, validation: Pairs | None = None) -> PairDataset:
+    return PairDataset("", train, validation or train)
+
+
+def test_a_data_set_knows_its_classes_channels_and_the_size_of_what_is_measured() -> None:
+    dataset = of(some_pairs([(4, 6)], Meaning(NAMES, ignored=0)), some_pairs([(5, 9), (4, 4)]))
+    assert (dataset.classes, dataset.channels, dataset.size) == (("car", "tree"), 3, (5, 9))
+    assert of(some_pairs([(4, 6)], Meaning(NAMES, foreground="car"))).classes == ("car",)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_mean_and_deviation_are_those_of_all_pixels_whatever_the_sizes(held: bool) -> None:
+    pairs = some_pairs([(4, 6), (9, 5), (7, 7)])
+    if held:
+        pairs.hold()
+    values = torch.cat([pairs[index][0].double().flatten(1) for index in range(3)], 1)
+    mean, std = of(pairs, some_pairs([(2, 2)])).statistics()
+    assert_close(mean, values.mean(1).float())
+    assert_close(std, values.std(1, correction=0).float())
+    assert mean.dtype == std.dtype == torch.float32
+
+
+def test_a_channel_without_any_spread_is_not_divided_by_zero() -> None:
+    flat = np.broadcast_to([7, 0, 200], (3, 3, 3))
+    mean, std = of(make_pairs([flat], [np.zeros((3, 3))])).statistics()
+    assert (mean.tolist(), std.tolist()) == ([7, 0, 200], [1, 1, 1])
+
+
+def test_512_pairs_at_equal_distances_are_looked_at() -> None:
+    looked_at = set(spread(700, 512))
+    images = [np.full((1, 1, 3), 200 if index in looked_at else 0) for index in range(700)]
+    masks = [np.full((1, 1), 1 if index in looked_at else 2) for index in range(700)]
+    dataset = of(make_pairs(images, masks))
+    assert dataset.statistics()[0].tolist() == [200, 200, 200]
+    assert dataset.frequencies().tolist() == [0, 1, 0]
+
+
+def frequencies_by_loops(masks: Sequence[Tensor], count: int) -> list[float]:
+    """Return the share of each class among the pixels that count of the images in which it occurs."""
+    found = []
+    for number in range(count):
+        own = there = 0
+        for mask in masks:
+            pixels = [value for line in mask.tolist() for value in line if value != IGNORED]
+            if number in pixels:
+                own += pixels.count(number)
+                there += len(pixels)
+        found.append(own / there if there else 0.0)
+    return found
+
+
+@given(st.data())
+def test_frequencies_are_counted_in_the_images_in_which_a_class_occurs(data: st.DataObject) -> None:
+    side, foreground = st.integers(1, 4), data.draw(st.sampled_from([None, "car"]))
+    pixel = st.sampled_from([0, 1, 2, 3, 255] if data.draw(st.booleans()) else [0, 2, 255])
+    masks = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        height, width = data.draw(side), data.draw(side)
+        masks.append(np.array([[data.draw(pixel) for _ in range(width)] for _ in range(height)]))
+    pairs = make_pairs(
+        [np.zeros((*mask.shape, 3)) for mask in masks], masks, Meaning((*NAMES, "sky"), foreground=foreground)
+    )
+    decoded = [pairs[index][1] for index in range(len(masks))]
+    expected = frequencies_by_loops(decoded, 2 if foreground else 4)
+    assert_close(of(pairs).frequencies(), torch.tensor(expected, dtype=torch.float32))
+
+
+# --- Augmentation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("auto", Augmentation(scale=True, crop=True, flip=True)),
+        ("none", Augmentation()),
+        ("flip", Augmentation(flip=True)),
+        ("crop", Augmentation(crop=True)),
+        ("scale+crop", Augmentation(scale=True, crop=True)),
+        ("flip+crop+scale", Augmentation(scale=True, crop=True, flip=True)),
+    ],
+)
+def test_the_words_of_an_augmentation_of_pairs(text: str, expected: Augmentation) -> None:
+    assert of(some_pairs([(4, 4)])).augmentation(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shift", "augmentation 'shift' is for images with one label; for masks take scale, crop and flip"),
+        ("shift+flip", "is for images with one label"),
+        ("rand-m9", "is for images with one label"),
+        ("crop+augmix-m3", "is for images with one label"),
+        ("scale", "augmentation 'scale' makes images of many sizes; add crop"),
+        ("scale+flip", "add crop"),
+        ("scales", r"unknown augmentation 'scales'.* Did you mean 'scale'\?"),
+        ("auto+crop", "does not fit together"),
+    ],
+)
+def test_what_masks_cannot_follow_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        of(some_pairs([(4, 4)])).augmentation(text)
+
+
+def test_images_with_one_label_are_not_scaled_by_that_word() -> None:
+    images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2))
+    with pytest.raises(InvalidValueError, match="scale is for masks; take crop"):
+        Dataset("", ("a", "b"), images, images, padding=1, flip=True).augmentation("scale+crop")
