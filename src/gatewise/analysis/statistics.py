@@ -94,9 +94,8 @@ def iou_bootstrap(confusions: Tensor, baseline: Tensor, *, foreground: bool = Fa
 
     def difference(indices: Any, axis: int = -1) -> Any:  # noqa: ARG001
         drawn = torch.as_tensor(indices).reshape(-1, images)
-        counts = torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(
-            1, drawn, torch.ones(drawn.shape).double()
-        )
+        once = torch.ones_like(drawn, dtype=torch.float64)
+        counts = torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)
         sums = (counts @ both.flatten(3)).unflatten(-1, (classes, classes))  # (2, seeds, resamples, K, K)
         ious = class_ious(sums)
         scores = (ious[..., 1] if foreground else ious.nanmean(-1)).mean(1)
