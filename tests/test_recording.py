@@ -396,7 +396,7 @@ def test_maps_of_a_network_come_with_their_positions() -> None:
     assert set(found) == {"3.nl", "3.gc", "4.nl", "4.gc"}
     maps, positions = found["3.nl"]
     assert maps.shape == (6, 3, 7, 6)
-    assert positions.tolist() == [7, 21, 35], "the middles of three equal parts of 42"
+    assert positions.tolist() == [7, 23, 33], "rows 1, 3, 5 of 7; columns 1, 5, 3 of 6"
     assert_close(maps.sum((2, 3)), torch.ones(6, 3))
     assert_close(found["3.gc"][0][:, 0], found["3.gc"][0][:, 2])
     assert net.training

@@ -223,5 +223,12 @@ def test_no_two_variants_look_alike() -> None:
 
 def test_a_curve_that_begins_below_the_axis_is_told_of() -> None:
     late = figures.curves({"a": [[0.1, 0.2, 0.8, 0.9]], "b": [[0.7, 0.8, 0.85, 0.9]]})
-    assert "The axis begins at 74 %; 3 early points lie below." in late.shows
-    assert "axis begins" not in figures.curves({"a": [[0.7, 0.8]]}).shows
+    assert "The axis begins at 74 %; 3 of the points lie below." in late.shows
+    assert "axis begins" not in figures.curves({"a": [[0.8, 0.8]]}).shows
+
+
+def test_a_caption_tells_what_to_look_for_apart() -> None:
+    drawn = figures.curves({"a": [[0.7, 0.8]]})
+    text = Document("t", "l", [Section("s", drawings=[drawn, dataclasses.replace(drawn, look_for="")])]).render()
+    assert f"{drawn.shows} <strong>What to look for:</strong> {drawn.look_for}</figcaption>" in text
+    assert f"<figcaption>{drawn.shows}</figcaption>" in text

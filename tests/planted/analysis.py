@@ -6,8 +6,8 @@ BUGS = [
     Bug(
         "nearly uniform maps stretched",
         "analysis/attention_figures.py",
-        '{"vmin": min(0.95, float(smooth.min())), "vmax": max(1.05, float(smooth.max()))}',
-        '{"vmin": float(smooth.min()), "vmax": float(smooth.max())}',
+        "low, high = min(0.95, float(weights.min())), max(1.05, float(weights.max()))",
+        "low, high = float(weights.min()), float(weights.max())",
         "test_attention_figures.py",
         "test_maps_that_are_nearly_uniform_look_it",
     ),
@@ -342,7 +342,7 @@ BUGS = [
     Bug(
         "each map has colours of its own",
         "analysis/attention_figures.py",
-        'cmap="cividis", alpha=0.7, **scale)',
+        'cmap="cividis", alpha=0.7, norm=colours)',
         'cmap="cividis", alpha=0.7)',
         "test_attention_figures.py",
         "test_all_maps_share_their_colours",

@@ -1,8 +1,10 @@
 """Where gates look: attention maps of chosen positions, and how much they differ from position to position."""
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from gatewise.places import evaluation_mode
 from gatewise.registry import Gate
 
 QUERIES = 64  # positions whose maps are compared, spread evenly
+_GOLDEN = 0.61803398875  # of which no few multiples come close, whole numbers apart
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,23 @@ def even_positions(count: int, positions: int) -> Tensor:
     return ((torch.arange(count) + 0.5) * positions / count).long()
 
 
+def scattered_positions(count: int, sides: Sequence[int]) -> Tensor:
+    """Return `count` positions of a map, numbered along it flattened: rows at equal distances, columns by golden steps.
+
+    So a few of them do not lie below each other, as `even_positions` would in a map whose width divides its step. Maps
+    that do not have two axes, or too few positions, get those.
+
+    >>> scattered_positions(3, (6, 10))  # rows 1, 3, 5, columns 3, 9, 5
+    tensor([13, 39, 55])
+    """
+    positions = math.prod(sides)
+    if len(sides) != 2 or count >= positions:
+        return even_positions(count, positions)
+    steps = torch.arange(count) + 0.5
+    rows, columns = (steps / count * sides[0]).long(), (steps * _GOLDEN % 1 * sides[1]).long()
+    return rows * sides[1] + columns
+
+
 def mean_distance(vectors: Tensor) -> Tensor:
     """Return the mean of (1 - cosine) / 2 over all pairs of different rows: (N, Q, F) -> (N,).
 
@@ -65,17 +85,17 @@ Seen = Callable[[str, Tensor, Tensor, Tensor, Tensor], None]
 
 
 @contextmanager
-def _watching(model: nn.Module, queries: int, see: Seen) -> Iterator[None]:
+def _watching(model: nn.Module, choose: Callable[[Sequence[int]], Tensor], see: Seen) -> Iterator[None]:
     """Let `see` have path, input, output, positions and maps of each gate that attends, in eval mode without gradients.
 
-    It is called before a later layer can overwrite the output.
+    `choose` gives the positions in a map of some sides. `see` is called before a later layer can overwrite the output.
     """
     attending = {path: gate for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention}
 
     def watch(path: str) -> Hook:
         def hook(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = args[0]
-            positions = even_positions(queries, x[0, 0].numel()).to(x.device)
+            positions = choose(x.shape[2:]).to(x.device)
             maps = gate.attention(x, positions)
             if maps is not None:
                 see(path, x, output, positions, maps)
@@ -92,7 +112,7 @@ def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, 
     Args:
         model: any network, on the device of `images`.
         images: (N, C, H, W), normalised.
-        queries: how many positions, spread evenly over each gate's map.
+        queries: how many positions, scattered over each gate's map.
 
     Returns: path -> (maps (N, Q, *S), positions (Q,)), empty if no gate attends. Gates whose map is the same for all
     positions (gc, snl) give it Q times.
@@ -103,7 +123,7 @@ def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, 
     def see(path: str, _x: Tensor, _y: Tensor, positions: Tensor, maps: Tensor) -> None:
         found[path] = maps.cpu(), positions.cpu()
 
-    with _watching(model, queries, see):
+    with _watching(model, partial(scattered_positions, queries), see):
         model(images)
     return found
 
@@ -124,7 +144,7 @@ def query_distances(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
         sums[path] = sums.get(path, torch.zeros(3, dtype=torch.float64)) + distances
         images_seen[path] = images_seen.get(path, 0) + len(x)
 
-    with _watching(model, QUERIES, see):
+    with _watching(model, lambda sides: even_positions(QUERIES, math.prod(sides)), see):
         for images, _ in batches:
             model(images.to(device))
     return [QueryDistances(path, *(total / images_seen[path]).tolist()) for path, total in sums.items()]

@@ -1,10 +1,12 @@
 """Where gates look, laid over images, and how much that depends on the position that asks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gatewise import _checks
 from gatewise.analysis.attention import QueryDistances
 from gatewise.analysis.drawing import COLOURS, Drawing, add_colour_bar, add_legend, new_figure
 from gatewise.analysis.table import Cell, Table
@@ -16,7 +18,8 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     """Draw the attention of one gate over pictures: a row a picture, a column a query position, marked by a cross.
 
     Weights are in multiples of that of uniform attention, 1 / (h w), on one scale for all pictures that spans a tenth
-    of it at least, so that maps that are practically uniform look it. Pictures lie in grey below the colour.
+    of it at least, so that maps that are practically uniform look it, and grows as the square root, so that one peak
+    does not hide the rest. Pictures lie in grey below the colour.
 
     Args:
         path: of the gate.
@@ -27,11 +30,12 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     same = bool(torch.equal(maps, maps[:, :1].expand_as(maps)))
     maps = (maps[:, :1] if same else maps).float() * maps[0, 0].numel()
     count, queries, height, width = maps.shape
-    figure, axes = new_figure(1.6 * (1 + queries) + 0.9, 1.6 * count + 0.3, rows=count, columns=1 + queries)
     shown = pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).clamp(0, 1)
     sides = pictures.shape[2:]
+    high = 1.6 * sides[0] / sides[1]
+    figure, axes = new_figure(1.6 * (1 + queries) + 0.9, high * count + 0.4, rows=count, columns=1 + queries)
     smooth = nn.functional.interpolate(maps, sides, mode="bilinear", align_corners=False)
-    scale = {"vmin": min(0.95, float(smooth.min())), "vmax": max(1.05, float(smooth.max()))}
+    colours = _scale(smooth)
     rows = []
     for row in range(count):
         for column, own in enumerate(axes[row]):
@@ -41,7 +45,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
                 own.imshow(shown[row].numpy())
                 continue
             own.imshow(shown[row].mean(-1).numpy(), cmap="gray", vmin=0, vmax=1)
-            drawn = own.imshow(smooth[row, column - 1].numpy(), cmap="cividis", alpha=0.7, **scale)
+            drawn = own.imshow(smooth[row, column - 1].numpy(), cmap="cividis", alpha=0.7, norm=colours)
             y, x = divmod(int(positions[column - 1]), width)
             found = maps[row, column - 1]
             rows.append([Cell(f"{v:.4g}", v) for v in (row + 1, y, x, float(found.min()), float(found.max()))])
@@ -67,6 +71,13 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
         look_for=look_for,
         table=Table(["image", "query y", "query x", "smallest weight x positions", "largest weight x positions"], rows),
     )
+
+
+def _scale(weights: Tensor) -> Any:
+    """Return how weights become colours: in a line where they may be negative, or else as the square root."""
+    colours = _checks.optional_module("matplotlib.colors", "drawing figures")
+    low, high = min(0.95, float(weights.min())), max(1.05, float(weights.max()))
+    return colours.Normalize(low, high) if low < 0 else colours.PowerNorm(0.5, low, high)
 
 
 def distances_by_gate(distances: Sequence[QueryDistances]) -> Drawing:

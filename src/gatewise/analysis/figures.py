@@ -48,7 +48,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
         figure,
         shows=f"Validation {score} after each epoch"
         + (": lines are means over seeds, bands go from the lowest to the highest seed." if several else ".")
-        + (f" The axis begins at {bottom:.0f} %; {below} early points lie below." if below else ""),
+        + (f" The axis begins at {bottom:.0f} %; {below} of the points lie below." if below else ""),
         look_for="Bands that overlap at the end: then luck may decide which line is above."
         if several
         else "Which line is above at the end, not on the way; one training each cannot tell gain from luck.",
