@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,6 +103,14 @@ def test_the_help_of_every_command_shows_an_example_that_can_be_parsed(
     assert example[0] == name
     called, _, _ = cli.app.parse_args(example, print_error=False, exit_on_error=False)
     assert called is getattr(cli, name)
+
+
+def test_the_help_of_a_flag_is_the_whole_text_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--help"]) == 0
+    shown = re.sub(r"[│\s]", "", capsys.readouterr().out)
+    documented = re.findall(r"^ {8}\w+: (.+(?:\n {12}.+)*)\.$", Recipe.__doc__ or "", flags=re.MULTILINE)
+    assert len(documented) == len(dataclasses.fields(Recipe))
+    assert [text for text in documented if "".join(text.split()) not in shown] == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], []])

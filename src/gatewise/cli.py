@@ -45,11 +45,11 @@ def _whole(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
 
 def _flags(name: str, *left_out: str) -> type:
     """Make a dataclass with one optional flag for each field of the recipe, its help taken from the recipe's text."""
-    described = dict(re.findall(r"^ {8}(\w+): (.+)$", Recipe.__doc__ or "", flags=re.MULTILINE))
+    described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)$", Recipe.__doc__ or "", flags=re.MULTILINE))
     fields = []
     for field in dataclasses.fields(Recipe):
         if field.name not in left_out:
-            text = f"{described[field.name].rstrip('.')} [{field.default}]"
+            text = f"{' '.join(described[field.name].split()).rstrip('.')} [{field.default}]"
             convert = _whole if field.type in {int, int | None} else None
             parameter = Parameter(help=text, show_default=False, converter=convert)
             kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]

@@ -50,7 +50,8 @@ class Recipe:
         mixup: alpha of mixup; 0 leaves it out.
         cutmix: alpha of CutMix; 0 leaves it out, and with both each batch gets one of them.
         ema: decay of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.
-        augmentation: auto (what suits the data), none, or shift, crop, flip and a timm policy (rand-m9) joined by +.
+        augmentation: auto (what suits the data), none, or shift, crop, flip and a timm policy (rand-m9) joined by
+            +; for segment scale, crop and flip.
         image_size: side to which images are scaled and cropped, for segment the shorter side; none leaves them.
         crop_size: for segment, side of the square that a step sees; none takes the size of the first image.
         ignore_index: for segment, value in the masks of pixels that do not count.
