@@ -404,3 +404,11 @@ def test_a_broken_pair_is_one_line_with_its_file_when_its_turn_comes(tmp_path: P
             read()
         assert str(caught.value).startswith(f"{broken}: {message}")
         assert "\n" not in str(caught.value)
+
+
+def test_every_start_of_a_crop_is_as_likely() -> None:
+    mask = torch.arange(4).expand(1, 4)
+    shares = (torch.arange(400) + 0.5) / 400
+    fill = torch.zeros(1, 1, 1, dtype=torch.long)
+    starts = [int(cropped(mask[None], mask, (1, 1), fill, (0.0, float(share)))[1]) for share in shares]
+    assert torch.tensor(starts).bincount().tolist() == [100, 100, 100, 100]

@@ -210,12 +210,6 @@ def test_class_names_win_over_classes_txt(tmp_path: Path) -> None:
     assert load_pairs(tmp_path, class_names="a, b ,c,d").classes == ("a", "b", "c", "d")
 
 
-def test_a_class_that_is_named_twice_is_refused(tmp_path: Path) -> None:
-    (split_first(tmp_path) / "classes.txt").write_text("sky\nroad\nsky\n")
-    with pytest.raises(DataError, match=r"classes\.txt: a class is named twice"):
-        load_pairs(tmp_path)
-
-
 def test_the_highest_value_of_both_splits_counts(tmp_path: Path) -> None:
     split_first(tmp_path)
     Image.fromarray(np.full((4, 6), 6, dtype=np.uint8)).save(tmp_path / "val/masks/011.png")
@@ -283,8 +277,8 @@ def test_other_options_are_checked(tmp_path: Path) -> None:
     split_first(tmp_path)
     with pytest.raises(InvalidValueError, match="ignore_index must be at least 0, got -1"):
         load_pairs(tmp_path, ignore_index=-1)
-    with pytest.raises(InvalidValueError, match=r"unknown loading 'streem'; .*Did you mean 'stream'\?"):
-        load_pairs(tmp_path, loading="streem")
+    with pytest.raises(InvalidValueError, match=r"unknown loading 'streaming'; .*Did you mean 'stream'\?"):
+        load_pairs(tmp_path, loading="streaming")
 
 
 @pytest.mark.parametrize(("limit", "held"), [(6 * 3 * 4 * 6, True), (6 * 3 * 4 * 6 - 1, False)])
@@ -357,12 +351,12 @@ def test_voc_has_the_21_classes_of_its_page() -> None:
     assert [names[value] for value in (0, 1, 15, 20)] == ["background", "aeroplane", "person", "tvmonitor"]
 
 
-@pytest.mark.parametrize("year", [2007, 2008, 2009, 2010, 2012])
+@pytest.mark.parametrize("year", [2007, 2008, 2009, 2010, 2011, 2012])
 def test_a_folder_may_hold_any_year(tmp_path: Path, year: int) -> None:
     check_voc(load_pairs(write_voc(tmp_path, year), loading="stream"))
 
 
-@pytest.mark.parametrize("year", [2007, 2008, 2009, 2010, 2012])
+@pytest.mark.parametrize("year", [2007, 2008, 2009, 2010, 2011, 2012])
 def test_a_year_is_looked_for_where_torchvision_puts_it(year: int) -> None:
     assert VOC[f"voc{year}"] == torchvision.datasets.voc.DATASET_YEAR_DICT[str(year)]["base_dir"]
 
@@ -659,3 +653,35 @@ def test_camvid_is_read_as_pillow_decodes_it(camvid: PairDataset) -> None:
 
 def test_without_names_the_classes_of_camvid_are_numbers_below_the_ignored(camvid: PairDataset) -> None:
     assert load_pairs(CAMVID, loading="stream", ignore_index=11).classes == tuple(map(str, range(11)))
+
+
+def test_two_years_in_one_folder_are_refused(tmp_path: Path) -> None:
+    for year in (2007, 2012):
+        write_voc(tmp_path, year)
+    with pytest.raises(DataError, match=r"VOC2007 and .*VOC2012; which is meant"):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\n\nb\nc\n", "class 1 has no name"),
+        (b"a\nb\na\n", "'a' is given twice"),
+        ("stra\u00dfe\nb\nc\n".encode("latin1"), "is not UTF-8 text"),
+    ],
+)
+def test_names_of_classes_that_cannot_be_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (split_first(tmp_path) / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=f"classes.txt.*{message}"):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(("names", "message"), [("a,,b", "class 1 has no name"), ("a,a,b", "'a' is given twice")])
+def test_names_of_classes_in_a_recipe_are_checked_too(tmp_path: Path, names: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"class_names: {message}"):
+        load_pairs(split_first(tmp_path), class_names=names)
+
+
+def test_names_of_classes_may_begin_with_a_mark(tmp_path: Path) -> None:
+    (split_first(tmp_path) / "classes.txt").write_bytes("stra\u00dfe\nb\nc\n\n".encode("utf-8-sig"))
+    assert load_pairs(tmp_path).classes == ("stra\u00dfe", "b", "c")

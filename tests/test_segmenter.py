@@ -66,22 +66,25 @@ def test_without_a_word_the_output_stride_is_16() -> None:
     assert last.shape[2:] == (4, 4)
 
 
-@pytest.fixture(scope="module")
-def strided() -> Segmenter:
-    return unsettled(make_segmenter("resnet18", num_classes=3, context="none", output_stride=32, seed=0))
+@pytest.fixture(scope="module", params=["resnet18", "mobilenetv2_050"])
+def strided(request: pytest.FixtureRequest) -> tuple[str, Segmenter]:
+    """Return a backbone's name and a segmenter on it that strides; timm dilates these two without changing a weight."""
+    options = {"num_classes": 3, "context": "none", "output_stride": 32, "seed": 0}
+    return request.param, unsettled(make_segmenter(request.param, **options))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", [(64, 64), (96, 64), (97, 61)])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_a_dilated_backbone_sees_at_every_position_what_the_strided_one_sees(
-    strided: Segmenter, stride: int, side: tuple[int, int]
+    strided: tuple[str, Segmenter], stride: int, side: tuple[int, int]
 ) -> None:
     """Each stage, sub-sampled by the stride that it lost, is that of the strided backbone with the same weights."""
-    dilated = make_segmenter("resnet18", num_classes=3, context="none", output_stride=stride).eval()
-    dilated.load_state_dict(strided.state_dict(), strict=True)
+    name, reference = strided
+    dilated = make_segmenter(name, num_classes=3, context="none", output_stride=stride).eval()
+    dilated.load_state_dict(reference.state_dict(), strict=True)
     image = noise(2, 3, *side)
-    maps, expected = dilated.backbone(image), strided.backbone(image)
+    maps, expected = dilated.backbone(image), reference.backbone(image)
     assert len(maps) == len(expected) == 5
     for number, (own, other) in enumerate(zip(maps, expected, strict=True)):
         lost = max(1, 2 ** (number + 1) // stride)
@@ -154,7 +157,7 @@ def test_every_parameter_learns() -> None:
 
 @torch.no_grad()
 def test_dropout_takes_whole_channels_before_the_classifier_in_training() -> None:
-    model = unsettled(make_segmenter(SMALL, num_classes=3, dropout=0.25, channels=400))
+    model = unsettled(make_segmenter(SMALL, num_classes=3, dropout=0.25, channels=2000))
     seen: list[Tensor] = []
     model.head[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(2)))
     model(noise(2, 3, 64, 64))
@@ -467,9 +470,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an option that its gate lacks": ({"context": "se:pooling=att"}, InvalidValueError, "unknown option of gate 'se'"),
     "an unknown way": ({"context_at": "stage"}, InvalidValueError, r"unknown context_at .*Did you mean 'stages'\?"),
     "an unknown option": (
-        {"chanels": 3},
+        {"channls": 3},
         InvalidValueError,
-        r"unknown option of make_segmenter 'chanels'; .*Did you mean 'channels'\?",
+        r"unknown option of make_segmenter 'channls'; .*Did you mean 'channels'\?",
     ),
     "no class": ({"num_classes": 0}, InvalidValueError, "num_classes must be at least 1, got 0"),
     "half a class": ({"num_classes": 1.5}, InvalidTypeError, r"num_classes must be an integer, got 1\.5"),
@@ -493,3 +496,15 @@ def test_an_unknown_option_in_a_spec_is_refused_with_the_nearest() -> None:
         gw.make_model("segmenter:bakbone=resnet18")
     with pytest.raises(InvalidValueError, match=r"unknown backbone 'resnet81'"):
         gw.make_model("segmenter:backbone=resnet81")
+
+
+@pytest.mark.parametrize("context", ["none", None])
+def test_a_segmenter_may_have_no_context(context: str | None) -> None:
+    assert gw.gates_in(gw.make_segmenter("test_resnet", num_classes=2, context=context)) == {}
+    assert gw.gates_in(gw.make_model(f"segmenter:backbone=test_resnet,context={context}".lower())) == {}
+
+
+@pytest.mark.parametrize("option", [{"context": 3}, {"backbone": 18}, {"output_stride": "8"}])
+def test_wrong_types_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(option))} must be"):
+        gw.make_segmenter(**{"backbone": "test_resnet", "num_classes": 3, **option})

@@ -12,7 +12,7 @@ from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.masks import IGNORED, Meaning, number_of_classes
-from gatewise.data.pair_readers import read_pairs
+from gatewise.data.pair_readers import checked_names, read_pairs
 from gatewise.data.pairs import PairDataset, Pairs
 from gatewise.data.tables import read_hub, read_parquet
 from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvision_files, read_torchvision
@@ -180,7 +180,7 @@ def load_pairs(
     _checks.integer_at_least(0, ignore_index=ignore_index)
     encoded, names = read_pairs(source)
     if class_names is not None:
-        names = tuple(name.strip() for name in class_names.split(","))
+        names = checked_names("class_names", class_names.split(","))
     elif not names:
         counts = [number_of_classes(masks, ignore_index) for _, masks in encoded.values()]
         names = tuple(str(value) for value in range(max(counts)))

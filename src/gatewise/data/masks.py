@@ -2,6 +2,7 @@
 
 import functools
 import io
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ _LOOKED_AT = 256  # masks of a split at most, at equal distances, whose values a
 def decode_mask(where: str, content: bytes | None) -> Tensor:
     """Return an encoded mask as class indices, (H, W), int32; of a palette image the indices, not the colours.
 
-    Refused with `DataError`, which begins with `where`: no image, colours instead of indices, and JPEG, whose
-    compression changes indices.
+    Refused with `DataError`, which begins with `where`: no image, colours instead of indices, and JPEG and GIF, which
+    change indices.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
@@ -27,13 +28,15 @@ def decode_mask(where: str, content: bytes | None) -> Tensor:
     if not content:
         raise _checks.DataError(f"{where}: no image bytes.")
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures
+            image = Image.open(io.BytesIO(content))
+            image.load()
     except Exception as error:  # decoders of foreign bytes raise whatever those lead to
         reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
         raise _checks.DataError(f"{where}: truncated or unreadable mask ({reason}).") from None
-    if image.format in {"JPEG", "MPO"}:
-        raise _checks.DataError(f"{where}: a JPEG, which changes class indices; expected PNG or another lossless form.")
+    if image.format in {"JPEG", "MPO", "GIF"}:
+        raise _checks.DataError(f"{where}: saved as {image.format}, which changes class indices; expected PNG.")
     if image.mode not in _INDEXED:
         raise _checks.DataError(
             f"{where}: a mask of mode {image.mode}, colours and not classes; expected one class index a pixel "

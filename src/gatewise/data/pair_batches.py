@@ -104,7 +104,7 @@ class _DrawnPairs(_WholePairs):
         if self.augmentation.scale:
             factor = math.exp(_between(*map(math.log, SCALES)))
             height, width = mask.shape
-            pixels, mask = resized(pixels, mask, (max(1, round(height * factor)), max(1, round(width * factor))))
+            pixels, mask = resized(pixels, mask, (round(height * factor), round(width * factor)))
         if self.augmentation.crop:
             pixels, mask = cropped(pixels, mask, self.pairs.crop_size, self.fill, (_between(0, 1), _between(0, 1)))
         elif tuple(mask.shape) != self.pairs.shape[1:]:
@@ -138,7 +138,8 @@ def cropped(
     part, labels = fill.expand(-1, *size).clone(), mask.new_full(size, IGNORED)
     taken, placed = [], []
     for own, wanted, share in zip(mask.shape, size, at, strict=True):
-        start, length = round(share * abs(own - wanted)), min(own, wanted)
+        left = abs(own - wanted)
+        start, length = min(left, int(share * (left + 1))), min(own, wanted)  # each start as likely as any other
         taken.append(slice(start, start + length) if own > wanted else slice(0, length))
         placed.append(slice(0, length) if own >= wanted else slice(start, start + length))
     part[:, placed[0], placed[1]] = pixels[:, taken[0], taken[1]]

@@ -1,6 +1,6 @@
 """Images with masks: in parquet files, in folders images/ and masks/, or as torchvision lays out Pascal VOC."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, read_table,
 from gatewise.data.torchvision_sets import default_root
 
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
-VOC = {f"voc{year}": f"VOCdevkit/VOC{year}" for year in (2007, 2008, 2009, 2010, 2011, 2012)}
+VOC = {  # where torchvision puts each year
+    **{f"voc{year}": f"VOCdevkit/VOC{year}" for year in (2007, 2008, 2009, 2010, 2012)},
+    "voc2011": "TrainVal/VOCdevkit/VOC2011",
+}
 VOC_CLASSES = (
     "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,"
     "pottedplant,sheep,sofa,train,tvmonitor"
@@ -31,8 +34,11 @@ def read_pairs(source: str | Path) -> tuple[dict[str, Encoded], tuple[str, ...]]
             f"data folder {name!r} {there}; for task segment expected a folder with images and masks, or one of "
             f"{', '.join(VOC)}."
         )
-    if found := next((name for name, inside in VOC.items() if (folder / inside).is_dir()), None):
-        return _read_voc(folder, found, download=False)
+    if years := sorted(name for name, inside in VOC.items() if (folder / inside).is_dir()):
+        if len(years) > 1:
+            listed = " and ".join(str(folder / VOC[name]) for name in years)
+            raise _checks.DataError(f"{folder} holds {listed}; which is meant? Give a folder with one of them.")
+        return _read_voc(folder, years[0], download=False)
     if next(folder.rglob("*.parquet"), None) is not None:
         return _read_parquet(folder), named_classes(folder)
     return _read_folders(folder), named_classes(folder)
@@ -43,9 +49,21 @@ def named_classes(folder: Path) -> tuple[str, ...]:
     file = folder / "classes.txt"
     if not file.exists():
         return ()
-    names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
-    if len(set(names)) < len(names):
-        raise _checks.DataError(f"{file}: a class is named twice. Give each a name of its own.")
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _checks.DataError(f"{file} is not UTF-8 text. Save it as UTF-8.") from None
+    return checked_names(str(file), text.rstrip().splitlines())
+
+
+def checked_names(where: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of classes in the order of their values; an empty one and one given twice are refused."""
+    names = tuple(name.strip() for name in names)
+    for value, name in enumerate(names):
+        if not name:
+            raise _checks.DataError(f"{where}: class {value} has no name. Give each value of the masks a name.")
+        if name in names[:value]:
+            raise _checks.DataError(f"{where}: {name!r} is given twice. Give each class a name of its own.")
     return names
 
 
@@ -96,8 +114,8 @@ def _read_folders(folder: Path) -> dict[str, Encoded]:
                 f"{folder} has {len(pairs)} pairs and no splits; expected at least {_HELD_OUT}, of which every tenth "
                 f"is held out for validation, or train/ and val/ with images/ and masks/ in each."
             )
-        held_out = pairs[_HELD_OUT - 1 :: _HELD_OUT]
-        return {"train": _encoded([p for p in pairs if p not in set(held_out)]), "validation": _encoded(held_out)}
+        train = [pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]
+        return {"train": _encoded(train), "validation": _encoded(pairs[_HELD_OUT - 1 :: _HELD_OUT])}
     there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     missing = " and ".join(split for split in SPLITS if split not in splits)
     raise _checks.DataError(

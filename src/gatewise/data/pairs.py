@@ -91,7 +91,11 @@ def scaled_to(side: int | None, pixels: Tensor, mask: Tensor) -> tuple[Tensor, T
 
 
 def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scale an image (3, H, W) bilinearly with antialiasing, and its mask (H, W) to the nearest pixel's class."""
+    """Scale an image (3, H, W) bilinearly with antialiasing, and its mask (H, W) to the nearest pixel's class.
+
+    No side becomes shorter than two pixels, which torch cannot scale to.
+    """
+    size = max(2, size[0]), max(2, size[1])
     transforms = _checks.optional_module("torchvision.transforms.v2.functional", "scaling images")
     nearest = _checks.optional_module("torchvision.transforms", "scaling images").InterpolationMode.NEAREST_EXACT
     return (

@@ -76,7 +76,7 @@ def _gated_u2net(form: U2Form, /, *, num_classes: int = 1, in_chans: int = 3) ->
 def _segmenter(
     *,
     backbone: str = "resnet18",
-    context: str = "none",
+    context: str | None = "none",
     context_at: str = "last",
     num_classes: int = 2,
     in_chans: int = 3,

@@ -52,7 +52,10 @@ class Segmenter(nn.Module):
         pretrained: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(backbone, str):
+            raise _checks.InvalidTypeError(f"backbone must be the name of a timm network, got {backbone!r}.")
         _checks.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
+        _checks.integer_at_least(1, output_stride=output_stride)
         _checks.one_of("output_stride", str(output_stride), map(str, STRIDES))
         _checks.number_between(0, 0.99, dropout=dropout)
         _checks.boolean(auxiliary=auxiliary, pretrained=pretrained)
@@ -76,7 +79,7 @@ def make_segmenter(
     backbone: str,
     *,
     num_classes: int,
-    context: str | GateChoice = "gc",
+    context: str | GateChoice | None = "gc",
     context_at: str = "last",
     seed: int | None = None,
     **options: Any,
@@ -86,7 +89,7 @@ def make_segmenter(
     Args:
         backbone: name of a timm network that can return its features.
         num_classes: maps; 1 for foreground against background.
-        context: a gate with its options ("gc:rd_ratio=1/4", "nl", "snl", "se"), or "none".
+        context: a gate with its options ("gc:rd_ratio=1/4", "nl", "snl", "se"), or "none" (None too).
         context_at: "last" behind the last stage, or "stages" at the end of each residual branch of the stages c3 to
             c5, as in the paper.
         seed: makes the weights reproducible without touching torch's global generator; those of backbone and head do
@@ -103,6 +106,9 @@ def make_segmenter(
     """
     _checks.one_of("context_at", context_at, CONTEXTS)
     _checks.options_of("make_segmenter", options, inspect.signature(Segmenter).parameters)
+    context = "none" if context is None else context
+    if not isinstance(context, str | GateChoice):
+        raise _checks.InvalidTypeError(f"context must be the name of a gate or a GateChoice, got {context!r}.")
     choice = parse_gates(context) if isinstance(context, str) else (context,)
     if any(gate.is_gater or gate.place for gate in choice):
         raise _checks.InvalidValueError(f"context takes a gate without a place, got {context!r}. Give context_at.")
