@@ -527,7 +527,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "a mask as JPEG": (
         _replaced("val/masks/010.png", Image.new("L", (6, 4)), format="JPEG"),
-        ("val/masks/010.png: a JPEG",),
+        ("val/masks/010.png: saved as JPEG",),
     ),
     "an empty mask": (
         lambda root: (split_first(root) / "train/masks/000.png").write_bytes(b""),
