@@ -105,7 +105,7 @@ def test_what_is_no_image_is_refused_in_one_line_that_names_it(content: bytes | 
 
 
 def test_whatever_a_decoder_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("Failed to decode image")
 
     monkeypatch.setattr(Image, "open", broken)

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from gatewise._checks import DataError, InvalidValueError
 from gatewise.data import IGNORED, Augmentation, Dataset, Images, PairDataset, Pairs, spread
-from gatewise.data.masks import Meaning, decode_mask, number_of_classes
+from gatewise.data.masks import Meaning, decode_mask, meaning_of
 from gatewise.data.pairs import resized, scaled_to
 from gatewise.data.tables import EncodedRows
 
@@ -253,20 +253,30 @@ def test_a_meaning_can_be_sent_to_workers() -> None:
         ([[[0, 1]], [[3, 255]], [[2, 2]]], 255, 4),
         ([[[0, 1, 11]]], 11, 2),
         ([[[1, 5]]], 0, 6),
-        ([[[0, 0]]], 255, 1),
-        ([[[255, 255]]], 255, 1),
         ([[[254]]], 255, 255),
     ],
 )
 def test_there_is_one_class_more_than_the_highest_value_that_counts(
     masks: list[list[list[int]]], ignored: int, expected: int
 ) -> None:
-    assert number_of_classes(rows("masks", [grey(mask) for mask in masks]), ignored) == expected
+    meaning = meaning_of([rows("masks", [grey(mask) for mask in masks])], (), ignored)
+    assert meaning.classes == tuple(map(str, range(expected)))
+
+
+@pytest.mark.parametrize("values", [[[0, 0]], [[255, 255]]])
+def test_one_value_alone_is_refused(values: list[list[int]]) -> None:
+    with pytest.raises(DataError, match="there is one class, 0; expected at least two"):
+        meaning_of([rows("masks", [grey(values)])], (), 255)
+
+
+def test_splits_are_looked_at_together() -> None:
+    splits = [rows("train", [grey([[0, 1]])]), rows("val", [grey([[0, 3]])])]
+    assert len(meaning_of(splits, ()).classes) == 4
 
 
 def test_a_highest_value_of_255_asks_for_ignore_index() -> None:
     with pytest.raises(DataError, match=r"masks, row 0 .*values up to 255; .*set ignore_index to it") as caught:
-        number_of_classes(rows("masks", [grey([[0, 1]]), grey([[255, 2]])]), 11)
+        meaning_of([rows("masks", [grey([[0, 1]]), grey([[255, 2]])])], (), 11)
     assert "\n" not in str(caught.value)
 
 
@@ -276,11 +286,11 @@ def test_256_masks_at_equal_distances_tell_the_number_of_classes() -> None:
     between = next(index for index in range(600) if index not in looked_at)
     masks = [low] * 600
     masks[between] = high
-    assert number_of_classes(rows("masks", masks), 255) == 2
+    assert len(meaning_of([rows("masks", masks)], (), 255).classes) == 2
     for index in (0, 599, looked_at[100]):
         masks = [low] * 600
         masks[index] = high
-        assert number_of_classes(rows("masks", masks), 255) == 10
+        assert len(meaning_of([rows("masks", masks)], (), 255).classes) == 10
 
 
 @given(st.integers(1, 3000), st.integers(2, 600))
@@ -430,13 +440,13 @@ def test_a_channel_without_any_spread_is_not_divided_by_zero() -> None:
     assert (mean.tolist(), std.tolist()) == ([7, 0, 200], [1, 1, 1])
 
 
-def test_512_pairs_at_equal_distances_are_looked_at() -> None:
+def test_512_images_at_equal_distances_and_all_masks_are_looked_at() -> None:
     looked_at = set(spread(700, 512))
     images = [np.full((1, 1, 3), 200 if index in looked_at else 0) for index in range(700)]
     masks = [np.full((1, 1), 1 if index in looked_at else 2) for index in range(700)]
     dataset = of(make_pairs(images, masks))
     assert dataset.statistics()[0].tolist() == [200, 200, 200]
-    assert dataset.frequencies().tolist() == [0, 1, 0]
+    assert dataset.frequencies.tolist() == [0, 1, 1], "all masks: a rare class is not missed"
 
 
 def frequencies_by_loops(masks: Sequence[Tensor], count: int) -> list[float]:
@@ -466,7 +476,7 @@ def test_frequencies_are_counted_in_the_images_in_which_a_class_occurs(data: st.
     )
     decoded = [pairs[index][1] for index in range(len(masks))]
     expected = frequencies_by_loops(decoded, 2 if foreground else 4)
-    assert_close(of(pairs).frequencies(), torch.tensor(expected, dtype=torch.float32))
+    assert_close(of(pairs).frequencies, torch.tensor(expected, dtype=torch.float32))
 
 
 # --- Augmentation ----------------------------------------------------------------------------------------------------

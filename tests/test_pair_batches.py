@@ -155,10 +155,18 @@ def test_shares_hold_the_same_images_whatever_is_cropped_and_crop_them_otherwise
 def test_make_batches_serves_pairs() -> None:
     streamed, held = telling(SAME), telling(SAME)
     held.hold()
-    for pairs, workers in ((streamed, 2), (held, 0)):
+    for pairs in (streamed, held):
         batches = make_batches(pairs, 4, ZERO, ONE, augmentation=KINDS[3], workers=2)
         assert type(batches) is PairBatches
-        assert batches.workers == workers
+        assert batches.workers == 2
+
+
+def test_an_evaluation_batch_holds_so_many_maps_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = telling(SAME)
+    values = 2 * pairs[0][1].numel() * len(pairs.meaning.kept)
+    monkeypatch.setattr("gatewise.data.pair_batches._VALUES", values)
+    batches = make_batches(pairs, 4, ZERO, ONE, augmentation=KINDS[0])
+    assert max(len(labels) for _, labels in batches.evaluation()) == 2
 
 
 # --- Evaluation ------------------------------------------------------------------------------------------------------

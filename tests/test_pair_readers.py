@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -288,6 +289,14 @@ def test_auto_streams_what_is_larger_than_the_limit(
     monkeypatch.setattr(load, "_MEMORY_LIMIT", limit)
     dataset = load_pairs(split_first(tmp_path))
     assert (dataset.train.held, dataset.validation.held) == (held, True)
+
+
+@pytest.mark.parametrize(("most", "held"), [(6, True), (5, False)])
+def test_auto_streams_what_are_many_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, held: bool
+) -> None:
+    monkeypatch.setattr(load, "_HELD_PAIRS", most)
+    assert load_pairs(split_first(tmp_path)).train.held == held
 
 
 def test_a_source_hands_on_its_options(tmp_path: Path) -> None:
@@ -599,9 +608,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(files.where(index))
         return read(files, index)
 
-    def decoded(file: io.BytesIO) -> Image.Image:
+    def decoded(file: io.BytesIO, **options: Any) -> Image.Image:
         names.append("decoded")
-        return decode(file)
+        return decode(file, **options)
 
     monkeypatch.setattr(EncodedFiles, "content", noted)
     monkeypatch.setattr(Image, "open", decoded)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise._checks import DataError, InvalidValueError
 from gatewise.analysis.explain import explain
-from gatewise.analysis.statistics import class_ious, iou_bootstrap
-from gatewise.checkpoint import load_backbone, load_model
+from gatewise.analysis.statistics import iou_bootstrap
+from gatewise.checkpoint import load_model
 from gatewise.cli import run
 from gatewise.compare import compare
 from gatewise.data import IGNORED, load_pairs, make_batches
@@ -30,6 +30,7 @@ from gatewise.predict import predict
 from gatewise.spec import parse_gates
 from gatewise.training import Interrupted, Progress, Recipe, pixel_classes, pixel_hits, train
 from gatewise.training.tasks import make_task, pixel_loss
+from gatewise.transfer import load_backbone
 
 CLASSES = ("wall", "disc", "square")
 TINY = "test_resnet:channels=8"  # timm's smallest, as a backbone
@@ -106,11 +107,13 @@ def rows_of(run_: Path) -> list[dict[str, Any]]:
 # The task
 
 
-def confusion_in_a_loop(predicted: Tensor, mask: Tensor, classes: int) -> Tensor:
-    table = torch.zeros(classes, classes, dtype=torch.long)
+def overlaps_in_a_loop(predicted: Tensor, mask: Tensor, classes: int) -> Tensor:
+    """Return pixels in common and pixels of either, class by class."""
+    table = torch.zeros(classes, 2, dtype=torch.long)
     for a, b in zip(mask.flatten().tolist(), predicted.flatten().tolist(), strict=True):
         if a != IGNORED:
-            table[a, b] += 1
+            table[a, 1] += 1
+            table[b, 0 if a == b else 1] += 1
     return table
 
 
@@ -181,10 +184,9 @@ def test_scores_are_those_of_a_count_in_loops_and_of_scikit_learn(classes: int) 
     assert found[task.score] == pytest.approx(by_class[1] if classes == 1 else by_class.mean())
     assert found["pixel_accuracy"] == pytest.approx(float((predicted == target)[counted].double().mean()))
     assert found["loss"] == pytest.approx(float(pixel_loss(torch.cat(logits), target)), rel=1e-5)
-    confusions = tally.record()["confusion"]
+    found = tally.record()["overlaps"]
     for image in range(6):
-        assert torch.equal(confusions[image].long(), confusion_in_a_loop(predicted[image], target[image], kinds))
-    torch.testing.assert_close(class_ious(confusions.sum(0).double()), torch.tensor(by_class), check_dtype=False)
+        assert torch.equal(found[image], overlaps_in_a_loop(predicted[image], target[image], kinds))
 
 
 def test_a_class_that_is_nowhere_does_not_count() -> None:
@@ -206,28 +208,34 @@ def test_hits_are_shares_of_pixels() -> None:
 
 def test_the_bootstrap_over_images_is_a_loop_over_resamples() -> None:
     generator = torch.Generator().manual_seed(0)
-    confusions, baseline = (torch.randint(0, 50, (2, 9, 3, 3), generator=generator) for _ in range(2))
+    found, baseline = (torch.randint(0, 50, (2, 9, 3, 2), generator=generator).cumsum(-1) for _ in range(2))
 
     def miou(table: Tensor, chosen: list[int]) -> float:
         total = sum(table[index].double() for index in chosen)
-        ious = [total[k, k] / (total[k].sum() + total[:, k].sum() - total[k, k]) for k in range(3)]
-        return float(sum(ious)) / 3
+        return float(sum(total[k, 0] / total[k, 1] for k in range(3))) / 3
 
     def difference(chosen: list[int]) -> float:
-        return sum(miou(confusions[s], chosen) - miou(baseline[s], chosen) for s in range(2)) / 2
+        return sum(miou(found[s], chosen) - miou(baseline[s], chosen) for s in range(2)) / 2
 
-    found = iou_bootstrap(confusions, baseline, resamples=2000)
-    assert found.mean == pytest.approx(difference(list(range(9))))
+    interval = iou_bootstrap(found, baseline, resamples=2000)
+    assert interval.mean == pytest.approx(difference(list(range(9))))
     draws = np.random.default_rng(1).integers(0, 9, (2000, 9)).tolist()
     low, high = np.percentile([difference(draw) for draw in draws], [2.5, 97.5])
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
-    assert iou_bootstrap(confusions, confusions).low is None
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+    assert iou_bootstrap(found, found).low is None
 
 
 def test_the_bootstrap_of_one_class_takes_the_foreground() -> None:
-    table = torch.tensor([[[[8, 0], [0, 2]], [[6, 2], [2, 2]]]])
-    other = torch.tensor([[[[8, 0], [0, 2]], [[6, 2], [0, 4]]]])
+    table = torch.tensor([[[[8, 8], [2, 2]], [[6, 10], [2, 6]]]])
+    other = torch.tensor([[[[8, 8], [2, 2]], [[6, 8], [4, 6]]]])
     assert iou_bootstrap(table, other, foreground=True).mean == pytest.approx(4 / 8 - 6 / 8)
+
+
+def test_draws_in_which_no_score_is_defined_are_left_out() -> None:
+    table = torch.tensor([[[[9, 9], [0, 0]]] * 9 + [[[5, 7], [2, 4]]]])
+    other = torch.tensor([[[[9, 9], [0, 0]]] * 9 + [[[5, 8], [1, 4]]]])
+    found = iou_bootstrap(table, other, foreground=True)
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25), "a third of the draws misses the last image"
 
 
 # Training
@@ -264,9 +272,9 @@ def test_the_score_is_that_of_the_saved_network_on_whole_images(done: Path, fold
     a, b = torch.cat(predicted), torch.cat(target)
     counted = b != IGNORED
     assert metrics_of(done)["miou"] == pytest.approx(jaccard_score(b[counted], a[counted], average="macro"), abs=1e-6)
-    confusion = load_file(done / "predictions.safetensors")["confusion"]
-    assert confusion.shape == (8, 3, 3)
-    assert int(confusion.sum()) == int(counted.sum())
+    saved = load_file(done / "predictions.safetensors")["overlaps"]
+    assert saved.shape == (8, 3, 2)
+    assert int(saved[..., 0].sum()) == int((a == b)[counted].sum())
 
 
 @pytest.mark.parametrize(
@@ -311,7 +319,7 @@ def test_side_outputs_are_trained_with_their_weight(
 def test_rare_classes_weigh_more(folder: Path) -> None:
     dataset = load_pairs(folder, ignore_index=9)
     task: Any = make_task(Recipe(task="segment", class_weights="median_frequency"), dataset)
-    frequencies = dataset.frequencies()
+    frequencies = dataset.frequencies
     torch.testing.assert_close(task.weights, frequencies.median() / frequencies)
     assert task.weights[0] < 1 < task.weights[1:].max()
     assert make_task(Recipe(task="segment"), dataset).weights is None  # type: ignore[attr-defined]
@@ -364,6 +372,7 @@ def test_an_interrupted_training_ends_as_the_undisturbed_one(recipe: Recipe, tmp
         ({"model": "resnet20"}, "unknown backbone 'resnet20'; expected a name from timm"),
         ({"model": "resnet18:output_stride=4"}, "output_stride '4'"),
         ({"gate": "se@inside"}, "unknown place 'inside'"),
+        ({"crop_size": 16, "augmentation": "flip"}, "crop_size is 16, but augmentation 'flip' crops nothing"),
         ({"class_weights": "balanced"}, "unknown class_weights 'balanced'"),
         ({"crop_size": 2}, "crop_size must be at least 4"),
         ({"task": "detect"}, "unknown task 'detect'"),
@@ -442,6 +451,36 @@ def test_a_training_starts_from_a_classifier_and_says_what_it_kept(
     assert "not used" not in capsys.readouterr().err, "a segmenter's own weights are taken as a whole"
 
 
+def test_a_gater_is_put_around_a_trained_segmenter_and_a_segmenter_around_a_gated_classifier(
+    recipe: Recipe, done: Path, tmp_path: Path, folder: Path
+) -> None:
+    gater = "gaternet:budget=0.5"
+    chosen = dataclasses.replace(recipe, model=f"{TINY},output_stride=8", epochs=1, lr=1e-8)
+    train(dataclasses.replace(chosen, gate=f"gc@context+{gater}", init=str(done)), tmp_path / "gated")
+    before, after = (load_file(path / "model.safetensors") for path in (done, tmp_path / "gated"))
+    name = "head.4.weight"
+    torch.testing.assert_close(after[f"backbone.{name}"], before[name], atol=1e-4, rtol=0)
+    classifier = gw.make_model(f"test_resnet+{gater}", num_classes=7, image_size=(SIDE, SIDE), seed=5)
+    save_file(classifier.state_dict(), tmp_path / "gated.safetensors")
+    train(dataclasses.replace(chosen, init=str(tmp_path / "gated.safetensors")), tmp_path / "plain")
+    name, value = next((n, v) for n, v in classifier.state_dict().items() if n.endswith("layer1.0.conv1.weight"))
+    torch.testing.assert_close(load_file(tmp_path / "plain" / "model.safetensors")[name], value, atol=1e-4, rtol=0)
+
+
+def test_a_backbone_with_timm_s_weights_is_given_images_as_those_were(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **options | {"pretrained": False}))
+    chosen = dataclasses.replace(recipe, model=f"{TINY},pretrained=true", epochs=1)
+    train(chosen, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = create("test_resnet").pretrained_cfg["mean"]
+    assert config["mean"] == pytest.approx([255 * value for value in expected])
+
+
 # Comparison
 
 
@@ -480,7 +519,7 @@ def test_differences_over_images_are_of_miou(compared: tuple[Path, dict[str, Any
     out, results = compared
     tables = [
         torch.stack([
-            load_file(out / "runs" / name / f"seed_{seed}" / "predictions.safetensors")["confusion"] for seed in (0, 1)
+            load_file(out / "runs" / name / f"seed_{seed}" / "predictions.safetensors")["overlaps"] for seed in (0, 1)
         ])
         for name in ("gc-context", "none")
     ]
@@ -503,6 +542,7 @@ def test_a_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[
     names = {file.name for file in (tmp_path / "figures").iterdir()}
     assert {"iou.svg", "pictures-none.png", "distances-nl-context.csv"} <= names
     assert not [name for name in names if name.startswith(("classes", "exchange"))], "images have no class"
+    assert "between classes" not in text
     ious = (tmp_path / "figures" / "iou.csv").read_text().splitlines()
     assert ious[0] == "class,gc-context,nl-context,none"
     assert [line.partition(",")[0] for line in ious[1:]] == list(CLASSES)
@@ -621,9 +661,59 @@ def test_images_that_cannot_be_predicted_are_one_line(
     assert error.count("\n") == 1
 
 
+def test_masks_are_not_written_among_the_images(
+    done: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "val" / "images", tmp_path / "photos")
+    before = sorted(file.name for file in (tmp_path / "photos").iterdir())
+    assert run(["predict", str(done), str(tmp_path / "photos"), "--out", str(tmp_path / "photos")]) == 2
+    assert "Give a folder of its own" in capsys.readouterr().err
+    assert sorted(file.name for file in (tmp_path / "photos").iterdir()) == before
+
+
+def test_folders_in_folders_are_mirrored(done: Path, tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        scene(0)[0].save(tmp_path / "photos" / name)
+    found = list(predict(done, [tmp_path / "photos"], tmp_path / "out"))
+    assert [Path(each["mask"]).relative_to(tmp_path / "out") for each in found] == [
+        Path("a/x_mask.png"),
+        Path("b/x_mask.png"),
+    ]
+
+
 def test_masks_need_a_folder(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(done), str(folder / "val" / "images")]) == 2
     assert "give a folder for its masks with out (--out)" in capsys.readouterr().err
+
+
+def test_a_foreground_that_no_mask_holds_is_refused_with_its_name(recipe: Recipe, tmp_path: Path) -> None:
+    chosen = dataclasses.replace(recipe, class_names="wall,disc,square,moon", foreground="moon", epochs=1)
+    with pytest.raises(DataError, match="validation masks hold nothing of moon, so IoU is not defined"):
+        train(chosen, tmp_path / "run")
+
+
+def test_the_classes_are_told_before_the_first_epoch(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(dataclasses.replace(recipe, epochs=1), tmp_path / "run", progress=Progress())
+    assert capsys.readouterr().err.startswith("classes of pixels, 3: wall, disc, square\n")
+
+
+def test_masks_of_salient_objects_are_foreground_and_background(tmp_path: Path) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for number in range(20):
+        picture, mask = scene(number)
+        picture.save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(np.where(np.array(mask) == 1, 255, 0).astype(np.uint8)).save(
+            tmp_path / "masks" / f"{number}.png"
+        )
+    dataset = load_pairs(tmp_path)
+    assert dataset.classes == ("background", "foreground")
+    assert load_pairs(tmp_path, class_names="table,cup").classes == ("table", "cup")
+    assert set(dataset.train[0][1].unique().tolist()) == {0, 1}
+    assert load_pairs(tmp_path, foreground="foreground").classes == ("foreground",)
 
 
 def test_a_mask_beyond_the_classes_stops_a_training_with_its_name(

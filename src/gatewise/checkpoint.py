@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.assembly import make_model
 from gatewise.gaternet import GaterNet
-from gatewise.insertion import gates_in
-from gatewise.models import Segmenter
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state"
@@ -108,76 +105,16 @@ def load_weights(model: nn.Module, source: str | Path) -> dict[str, Any]:
 
     Weights that are damaged or do not fit are refused with `DataError`.
     """
-    file, weights, config = _read_source(source)
-    if isinstance(model, GaterNet) and not any(name.startswith("backbone.") for name in weights):
+    file, weights, config = read_source(source)
+    if isinstance(model, GaterNet) and not of_gater_net(weights):
         model = model.backbone
     _fill(model, weights, file)
     return config
 
 
-@dataclass(frozen=True)
-class Transfer:
-    """What became of a classifier's weights in a segmenter, by name.
-
-    Attributes:
-        kept: tensors of the backbone that were taken over.
-        unused: tensors of the source that have no place in it, such as its classifier.
-        fresh: tensors of the segmenter that the source knows nothing of.
-        config: the `config.json` beside the weights, {} for a bare file.
-    """
-
-    kept: tuple[str, ...]
-    unused: tuple[str, ...]
-    fresh: tuple[str, ...]
-    config: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        unused = f", not used: {', '.join(self.unused)}" if self.unused else ""
-        owners = dict.fromkeys(name.partition(".")[0] for name in self.fresh)
-        return f"{len(self.kept)} tensors of the backbone kept{unused}; fresh: {', '.join(owners)}"
-
-
-def is_of_segmenter(source: str | Path) -> bool:
-    """Whether weights are those of a whole segmenter, and not of a classifier."""
-    return any(name.startswith("backbone.") for name in _read_source(source)[1])
-
-
-def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
-    """Start a segmenter's backbone from a classifier's weights, tensor by tensor of the same name.
-
-    Args:
-        model: the segmenter.
-        source: a run folder of a classifier with the same backbone, or a safetensors file, timm's too.
-
-    Refused with `DataError`: weights of another shape, or without a tensor that the backbone needs. Gates that the
-    weights know nothing of keep their values.
-    """
-    file, weights, config = _read_source(source)
-    own = model.backbone.state_dict()
-    gates = tuple(f"{path}." for path in gates_in(model.backbone))
-    # timm's feature extractors call a stage that lies in a sequence stages_0 instead of stages.0
-    found = {name: next((n for n in (name, _unflattened(name)) if n in weights), None) for name in own}
-    missing = [name for name, there in found.items() if there is None and not name.startswith(gates or "\0")]
-    if missing:
-        raise _checks.DataError(
-            f"{file} has no {missing[0]!r} ({len(missing)} of the backbone's {len(own)} tensors are missing). "
-            f"Take weights of the same backbone."
-        )
-    for name, there in found.items():
-        if there is not None and weights[there].shape != own[name].shape:
-            shapes = tuple(weights[there].shape), tuple(own[name].shape)
-            raise _checks.DataError(f"{file}: {there!r} has the shape {shapes[0]}, the backbone's own {shapes[1]}.")
-    kept = {name: weights[there] for name, there in found.items() if there is not None}
-    model.backbone.load_state_dict(own | kept)
-    used = set(found.values())
-    fresh = [name for name in model.state_dict() if name.removeprefix("backbone.") not in kept]
-    return Transfer(tuple(kept), tuple(name for name in sorted(weights) if name not in used), tuple(fresh), config)
-
-
-def _unflattened(name: str) -> str:
-    head, _, rest = name.partition(".")
-    stem, _, number = head.rpartition("_")
-    return f"{stem}.{number}.{rest}" if number.isdecimal() else name
+def of_gater_net(weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights are those of a GaterNet, gater and backbone."""
+    return any(name.startswith("gater.") for name in weights)
 
 
 def load_gater(net: nn.Module, source: str | Path) -> None:
@@ -190,12 +127,12 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
     features = getattr(getattr(net, "gater", None), "features", None)
     if not isinstance(features, nn.Module):
         raise _checks.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
-    file, weights, _ = _read_source(source)
+    file, weights, _ = read_source(source)
     own = features.state_dict()
     _fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
 
 
-def _read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
     source = _checks.existing_path("weights", source)
     config = read_json(source / CONFIG) if source.is_dir() else {}

@@ -307,7 +307,7 @@ def predict(
     run
         The run folder.
     images
-        Image files, or folders of them.
+        Image files, or folders of them at any depth.
     out
         The folder for masks and overlays.
     json_output

@@ -191,9 +191,9 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> 
 
 
 def _by_image(folder: Path) -> Tensor:
-    """Return which validation images a run classified rightly, (images,), or their confusions, (images, K, K)."""
+    """Return which validation images a run classified rightly, or what masks and predictions share of each."""
     tensors = read_tensors(folder / "predictions.safetensors")
-    return tensors["confusion"] if "confusion" in tensors else tensors["predictions"] == tensors["labels"]
+    return tensors["overlaps"] if "overlaps" in tensors else tensors["predictions"] == tensors["labels"]
 
 
 _BOOTSTRAPS = {

@@ -1,7 +1,7 @@
 """What a trained run says of images: classes with their probabilities, or a mask and an overlay for each."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.checkpoint import load_model, write_atomically
-from gatewise.data import scaled_to
+from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
@@ -45,8 +45,7 @@ class Predictor:
     @property
     def classes(self) -> list[str]:
         """Names, in the order of the numbers in a mask."""
-        names = self.config["classes"]
-        return names if len(names) > 1 else ["background", *names]
+        return list(named(self.config["classes"]))
 
     def logits(self, picture: Any) -> tuple[Tensor, float | None]:
         """Return a PIL image's logits, and of a GaterNet the share of open gates.
@@ -82,25 +81,25 @@ def predict(run: str | Path, images: Sequence[str | Path], out: str | Path | Non
 
     Args:
         run: the run folder.
-        images: image files, or folders of them.
+        images: image files, or folders of them at any depth.
         out: for a run that labels pixels, the folder for NAME_mask.png (class indices with a palette) and
             NAME_overlay.png, both of the image's own size.
 
     Refused with `DataError`: no image, an unreadable one, two of one name whose masks would overwrite each other; with
     ValueError, no `out` where one is needed.
     """
-    files = list(_files(images))
+    files = dict(_files(images))
     predictor = Predictor.of_run(run)
     if predictor.recipe.task == "segment":
         if out is None:
             raise _checks.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
-        _refuse_one_name(files)
-    for file in files:
+        _refuse_overwriting(files, Path(out))
+    for file, name in files.items():
         picture = decode(str(file), file.read_bytes())
         logits, opened = predictor.logits(picture)
         found: dict[str, Any] = {"image": str(file)}
         if predictor.recipe.task == "segment":
-            found |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / file.stem)
+            found |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / name)
         else:
             best = logits.softmax(0).topk(min(_BEST, len(logits)))
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -108,19 +107,26 @@ def predict(run: str | Path, images: Sequence[str | Path], out: str | Path | Non
         yield found if opened is None else {**found, "open_gates": opened}
 
 
-def _files(images: Sequence[str | Path]) -> Iterator[Path]:
+def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
+    """Yield image files and what their masks are called: the path inside a folder that was given, without suffix."""
     for given in images:
         path = _checks.existing_path("image", given)
-        inside = sorted(file for file in path.iterdir() if is_image(file.name)) if path.is_dir() else [path]
+        if not path.is_dir():
+            yield path, Path(path.stem)
+            continue
+        inside = sorted(file for file in path.rglob("*") if is_image(file.name))
         if not inside:
             raise _checks.DataError(f"{path} holds no images.")
-        yield from inside
+        for file in inside:
+            yield file, file.relative_to(path).with_suffix("")
 
 
-def _refuse_one_name(files: Sequence[Path]) -> None:
-    seen: dict[str, Path] = {}
-    for file in files:
-        if (other := seen.setdefault(file.stem, file)) != file:
+def _refuse_overwriting(files: Mapping[Path, Path], out: Path) -> None:
+    if out.resolve() in {file.parent.resolve() for file in files}:
+        raise _checks.DataError(f"{out} holds the images themselves. Give a folder of its own for masks and overlays.")
+    seen: dict[Path, Path] = {}
+    for file, name in files.items():
+        if (other := seen.setdefault(name, file)) != file:
             raise _checks.DataError(f"{other} and {file} would write the same mask. Predict them one after the other.")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gatewise import _checks
 
 PLACES = ("before_conv", "inner", "residual_end", "stage_end")  # in any network
-MARKED_PLACES = ("context",)  # in networks that mark them, such as a segmenter
+MARKED_PLACES = ("context", "context_stages")  # in networks that mark them, such as a segmenter
 
 
 class Gate(nn.Module):

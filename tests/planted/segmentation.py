@@ -6,6 +6,46 @@ _PIXELS = "test_segmentation.py"
 
 BUGS = [
     Bug(
+        "undefined draws are kept",
+        "analysis/statistics.py",
+        "found = found[np.isfinite(found)]",
+        "found = np.nan_to_num(found)",
+        _PIXELS,
+        "test_draws_in_which_no_score_is_defined_are_left_out",
+    ),
+    Bug(
+        "timm's normalisation of a backbone forgotten",
+        "models/segmenter.py",
+        "return self.backbone.pretrained_cfg",
+        "return {}",
+        _PIXELS,
+        "test_a_backbone_with_timm_s_weights_is_given_images",
+    ),
+    Bug(
+        "a score that is not defined goes on",
+        "training/loop.py",
+        "if not math.isfinite(evaluation[self.learner.task.score]):",
+        "if False:",
+        _PIXELS,
+        "test_a_foreground_that_no_mask_holds_is_refused",
+    ),
+    Bug(
+        "a segmenter's names taken for a gater's",
+        "checkpoint.py",
+        'return any(name.startswith("gater.") for name in weights)',
+        'return any(name.startswith("backbone.") for name in weights)',
+        _PIXELS,
+        "test_a_gater_is_put_around_a_trained_segmenter",
+    ),
+    Bug(
+        "masks among the images",
+        "predict.py",
+        "if out.resolve() in {file.parent.resolve() for file in files}:",
+        "if False:",
+        _PIXELS,
+        "test_masks_are_not_written_among_the_images",
+    ),
+    Bug(
         "ignored pixels are counted in the loss",
         "training/tasks.py",
         "logits.float(), targets, weights, ignore_index=IGNORED, reduction",
@@ -87,9 +127,9 @@ BUGS = [
     ),
     Bug(
         "the union forgets what was missed",
-        "analysis/statistics.py",
-        "(confusion.sum(-1) + confusion.sum(-2) - common)",
-        "confusion.sum(-2)",
+        "training/tasks.py",
+        "torch.stack([common, tables.sum(1) + tables.sum(2) - common], 2)",
+        "torch.stack([common, tables.sum(1)], 2)",
         _PIXELS,
         "test_scores_are_those_of_a_count_in_loops",
     ),
@@ -111,7 +151,7 @@ BUGS = [
     ),
     Bug(
         "a backbone's weights in another order",
-        "checkpoint.py",
+        "transfer.py",
         "model.backbone.load_state_dict(own | kept)",
         "model.backbone.load_state_dict(kept | own)",
         _PIXELS,
@@ -119,7 +159,7 @@ BUGS = [
     ),
     Bug(
         "names that timm changes are not found",
-        "checkpoint.py",
+        "transfer.py",
         'return f"{stem}.{number}.{rest}" if number.isdecimal() else name',
         "return name",
         _PIXELS,
@@ -127,7 +167,7 @@ BUGS = [
     ),
     Bug(
         "missing tensors of a backbone stay fresh",
-        "checkpoint.py",
+        "transfer.py",
         '    if missing:\n        raise _checks.DataError(\n            f"{file} has no {missing[0]!r} (',
         '    if False:\n        raise _checks.DataError(\n            f"{file} has no {missing[0]!r} (',
         _PIXELS,
@@ -160,7 +200,7 @@ BUGS = [
     Bug(
         "masks overwrite each other",
         "predict.py",
-        "        _refuse_one_name(files)\n",
+        "        _refuse_overwriting(files, Path(out))\n",
         "",
         _PIXELS,
         "test_images_that_cannot_be_predicted_are_one_line",

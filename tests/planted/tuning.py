@@ -6,7 +6,7 @@ BUGS = [
     Bug(
         "EXIF orientation ignored",
         "data/decode.py",
-        "            image = ImageOps.exif_transpose(image)\n",
+        "        image = ImageOps.exif_transpose(image)\n",
         "",
         "test_decode.py",
         "test_exif_orientation_turns_the_image",
@@ -14,7 +14,7 @@ BUGS = [
     Bug(
         "16 bits clipped",
         "data/decode.py",
-        '            if image.mode.startswith("I") and',
+        '    if image.mode.startswith("I") and',
         "            if False and",
         "test_decode.py",
         "test_16_bit_grey_is_scaled_and_not_clipped",

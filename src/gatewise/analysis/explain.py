@@ -9,7 +9,7 @@ from gatewise import _checks, measure
 from gatewise.analysis.findings import find
 from gatewise.analysis.page import Page
 from gatewise.analysis.runs import Run, Split, open_runs
-from gatewise.analysis.sections import beside_each_other, of_run, overview
+from gatewise.analysis.sections import beside_each_other, common_score, of_run, overview
 from gatewise.checkpoint import write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.training import Progress
@@ -41,6 +41,7 @@ def explain(
     progress, out = progress or Progress(quiet=True), Path(out)
     _refuse_unwritable(out, figures_in)
     opened = open_runs(runs, data, split)
+    common_score(opened)
     gaters = sum(isinstance(run.model, GaterNet) for run in opened)
     found = []
     for run in opened:

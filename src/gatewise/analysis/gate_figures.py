@@ -169,29 +169,30 @@ def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     )
 
 
-def dependence_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
-    """Draw how much of each gate's variance lies between images, and how much of that between classes."""
+def dependence_by_depth(summaries: Sequence[GateSummary], *, by_class: bool = True) -> Drawing:
+    """Draw how much of each gate's variance lies between images, and, by class, how much of that between classes."""
     figure, axes = new_figure(7, 3.2)
     depth = range(1, len(summaries) + 1)
-    for number, (field, label, colour, marker) in enumerate((
+    lines = (
         ("between_images", "between images, of all", _BLUE, "o"),
         ("between_classes", "between classes, of that between images", _ORANGE, "s"),
-    )):
+    )[: 1 + by_class]
+    for number, (field, label, colour, marker) in enumerate(lines):
         shares = [100 * getattr(s, field) for s in summaries]
         style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2}
         axes.plot(depth, shares, label=label, gid=f"series-{number}", **style)
     axes.set(xlabel=_DEPTH, ylabel="share of variance (%)", ylim=(0, 102))
     count_along(axes)
     add_legend(figure, loc="outside upper center", ncols=2)
-    rows = [[Cell(s.path), *_numbers(s.between_images, s.between_classes)] for s in summaries]
+    rows = [[Cell(s.path), *_numbers(*(getattr(s, line[0]) for line in lines))] for s in summaries]
     return Drawing(
         "dependence",
         figure,
-        shows="How much of the variance of each gate's values lies between images (the rest lies between channels), "
-        "and how much of the variance between images lies between classes (less what chance gives).",
+        shows="How much of the variance of each gate's values lies between images (the rest lies between channels)"
+        + (", and how much of that between classes (less what chance gives)." if by_class else "."),
         look_for="Gates near zero do the same to every image, so that a constant per channel would do; the last gates "
         f"of SE tend to that, those before them depend on the class ({_SE}).",
-        table=Table(["gate", "between images", "between classes"], rows),
+        table=Table(["gate", *(line[0].replace("_", " ") for line in lines)], rows),
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
 from gatewise.analysis.table import Cell, Table
 from gatewise.data.colours import class_colours, coloured
-from gatewise.data.masks import IGNORED
+from gatewise.data.masks import IGNORED, named
 
 _COLUMNS = ("image", "mask", "network")
 
@@ -21,7 +21,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
         predicted: likewise.
         classes: names; a single one stands beside "background".
     """
-    names = classes if len(classes) > 1 else ("background", *classes)
+    names = named(classes)
     colours = class_colours(len(names))
     count, height, width = masks.shape
     figure, axes = new_figure(

@@ -128,7 +128,9 @@ class Run:
         else:
             chosen = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()[:count].tolist()]
             pixels, labels = torch.stack([images[index] for index in chosen]), images.labels[chosen]
-        return next(self._batches(Images(pixels, labels)))
+        parts = zip(*self._batches(Images(pixels, labels)), strict=True)
+        found, labels = (torch.cat(part) for part in parts)
+        return found, labels
 
     def _batches(self, images: Images | EncodedImages | Pairs) -> Iterator[tuple[Tensor, Tensor]]:
         mean, std = torch.tensor(self.config["mean"]), torch.tensor(self.config["std"])

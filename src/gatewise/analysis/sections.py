@@ -23,7 +23,7 @@ _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
 
 def overview(runs: Sequence[Run]) -> Iterator[Section]:
     """Yield the runs as a table with accuracy against cost, and their curves."""
-    score = _common_score(runs)
+    score = common_score(runs)
     costs = {run.name: (_macs(run) / 1e6, run.metrics[run.score]) for run in runs}
     columns = ["run", "network", "data", f"validation {score} %", "parameters", "MACs (M), as executed", "epochs"]
     rows = [
@@ -38,7 +38,7 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         ]
         for run in runs
     ]
-    alike = len({run.source for run in runs}) == 1
+    alike = len({replace(run.source, loading="auto", crop_size=None) for run in runs}) == 1  # those measured on
     drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 and alike else []
     yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score), Table(columns, rows), drawings)
     if not alike:
@@ -57,7 +57,7 @@ _OTHER_IMAGES = (
 )
 
 
-def _common_score(runs: Sequence[Run]) -> str:
+def common_score(runs: Sequence[Run]) -> str:
     """Return what all runs are judged by; runs of different tasks are refused."""
     scores = {run.score: run.name for run in runs}
     if len(scores) > 1:
@@ -133,7 +133,7 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
     by_depth = [
         gate_figures.values_by_depth(found),
         gate_figures.competition_by_depth(found),
-        gate_figures.dependence_by_depth(found),
+        gate_figures.dependence_by_depth(found, by_class=bool(classes)),
         *([gate_figures.classes_by_depth(found, classes)] if classes else []),
     ]
     suffix = "added" if found[0].adds else "factors"
@@ -142,7 +142,11 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
 
 
 def _of_removal(cost: Removal, found: Findings) -> Section:
-    what = f"{cost.images:,} images" if found.run.image_classes else f"the pixels of {cost.images:,} images"
+    what = (
+        f"{cost.images:,} images"
+        if found.run.image_classes
+        else f"the pixels of an image, the mean over {cost.images:,}"
+    )
     text = (
         f"{len(cost.paths)} of {len(found.gates)} gates change 95 % of the channels that they get by less than 5 % "
         f"({', '.join(cost.paths)}). Of {what} {100 * cost.accuracy_with:.2f} % are classified rightly with all "

@@ -1,6 +1,7 @@
 """Is a difference more than luck? Intervals, paired tests and the correction for asking several times."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,26 +79,26 @@ def image_bootstrap(correct: Tensor, baseline: Tensor, resamples: int = 9999) ->
     return _bootstrap(mean, differences, lambda x, axis: x.mean(axis=axis), resamples)
 
 
-def iou_bootstrap(confusions: Tensor, baseline: Tensor, *, foreground: bool = False, resamples: int = 9999) -> Estimate:
+def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = False, resamples: int = 9999) -> Estimate:
     """Return the mean difference of mIoU with a 95 % percentile bootstrap interval over images.
 
     Args:
-        confusions: (seeds, images, K, K), pixels of each image by true and predicted class.
+        overlaps: (seeds, images, K, 2), of each image and class pixels in common and pixels of either.
         baseline: the same for the baseline, of the same seeds and images.
         foreground: whether the IoU of class 1 counts, and not the mean over classes.
-        resamples: how often the images are drawn anew.
+        resamples: how often the images are drawn anew; draws in which no score is defined are left out.
     """
-    both = torch.stack([confusions, baseline]).double()
-    if torch.equal(confusions, baseline):
+    both = torch.stack([overlaps, baseline]).double()
+    if torch.equal(overlaps, baseline):
         return Estimate(0.0, None, None)
-    images, classes = both.shape[2], both.shape[-1]
+    images = both.shape[2]
 
     def difference(indices: Any, axis: int = -1) -> Any:  # noqa: ARG001
         drawn = torch.as_tensor(indices).reshape(-1, images)
         once = torch.ones_like(drawn, dtype=torch.float64)
         counts = torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)
-        sums = (counts @ both.flatten(3)).unflatten(-1, (classes, classes))  # (2, seeds, resamples, K, K)
-        ious = class_ious(sums)
+        common, either = (counts @ both.flatten(3)).unflatten(-1, both.shape[3:]).unbind(-1)  # (2, seeds, resamples, K)
+        ious = common / either  # not a number for a class that is neither there nor predicted
         scores = (ious[..., 1] if foreground else ious.nanmean(-1)).mean(1)
         return (scores[0] - scores[1]).reshape(indices.shape[:-1]).numpy()
 
@@ -105,30 +106,21 @@ def iou_bootstrap(confusions: Tensor, baseline: Tensor, *, foreground: bool = Fa
     return _bootstrap(float(difference(everything)), everything, difference, resamples)
 
 
-def class_ious(confusion: Tensor) -> Tensor:
-    """Return pixels in common over pixels of either, by class: (..., K, K) -> (..., K).
-
-    Not a number for a class that is neither there nor predicted.
-
-    >>> class_ious(torch.tensor([[2.0, 1.0], [0.0, 1.0]]))
-    tensor([0.6667, 0.5000])
-    """
-    common = confusion.diagonal(dim1=-2, dim2=-1)
-    return common / (confusion.sum(-1) + confusion.sum(-2) - common)
-
-
 def _bootstrap(mean: float, values: Any, statistic: Any, resamples: int) -> Estimate:
-    result = _stats().bootstrap(
-        (values,),
-        statistic,
-        n_resamples=resamples,
-        batch=500,
-        method="percentile",
-        confidence_level=LEVEL,
-        rng=0,
-        vectorized=True,
-    )
-    return Estimate(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+    """Return `mean` with the interval that 95 % of the resamples' statistics lie in, undefined ones left out."""
+    import numpy as np
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of undefined ones, which its own interval would not leave out
+        result = _stats().bootstrap(
+            (values,), statistic, n_resamples=resamples, batch=500, method="percentile", rng=0, vectorized=True
+        )
+    found = result.bootstrap_distribution
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return Estimate(mean, None, None)
+    low, high = np.percentile(found, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Estimate(mean, float(low), float(high))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

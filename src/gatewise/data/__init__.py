@@ -13,6 +13,7 @@ from gatewise.data.load import DataSource as DataSource
 from gatewise.data.load import load_dataset as load_dataset
 from gatewise.data.load import load_pairs as load_pairs
 from gatewise.data.masks import IGNORED as IGNORED
+from gatewise.data.masks import named as named
 from gatewise.data.masks import spread as spread
 from gatewise.data.pair_batches import PairBatches as PairBatches
 from gatewise.data.pairs import PairDataset as PairDataset

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatewise import _checks
 
+_NOT_OPENED = ("EPS", "WMF")
 _TIFF_BITS = 258  # the tag that tells bits per sample
 
 
@@ -21,27 +22,45 @@ def decode(where: str, content: bytes | None) -> Any:
     What is empty, truncated, of floating-point or 32-bit pixels or no image at all is refused with `DataError`, which
     begins with `where`.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
+
+    image = open_image(where, content)
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, 0)
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # a broken EXIF block raises whatever it leads to
+        warnings.simplefilter("ignore")
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") and bits not in (32, (32,)):
+        image = _from_16_bits(image)
+    if image.mode not in {"F", "I"}:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of transparency in a palette
+                return image.convert("RGB")
+        except ValueError as error:
+            raise _checks.DataError(f"{where}: truncated or unreadable image ({error}).") from None
+    kind = "floating-point" if image.mode == "F" else "32-bit"
+    raise _checks.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
+
+
+def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
+    """Return an encoded image as a PIL image of its own mode; one that is none is refused with `DataError`.
+
+    Formats that Pillow hands to another program are not opened.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     if not content:
         raise _checks.DataError(f"{where}: no image bytes.")
+    Image.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata: neither keeps us from the pixels
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=[form for form in Image.OPEN if form not in _NOT_OPENED])
             image.load()
-            bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, 0)
-            with contextlib.suppress(Exception):  # a broken EXIF block raises whatever its bytes lead to
-                image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I") and bits not in (32, (32,)):
-                image = _from_16_bits(image)
-            if image.mode not in {"F", "I"}:
-                return image.convert("RGB")
     except Exception as error:  # decoders of foreign bytes raise whatever those lead to
         reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
-        raise _checks.DataError(f"{where}: truncated or unreadable image ({reason}).") from None
-    kind = "floating-point" if image.mode == "F" else "32-bit"
-    raise _checks.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
+        raise _checks.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
+    return image
 
 
 def _from_16_bits(image: Any) -> Any:

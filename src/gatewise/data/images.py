@@ -2,6 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,15 +155,18 @@ class Dataset:
 
     @functools.cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        totals, count = torch.zeros(2, self.channels, dtype=torch.float64), 0
         if isinstance(self.train, Images):
-            parts = self.train.pixels.split(4096)
-        else:
-            chosen = torch.linspace(0, len(self.train) - 1, min(len(self.train), _SAMPLE)).long().tolist()
-            parts = (self.train[index].unsqueeze(0) for index in chosen)
-        for part in parts:
-            values = part.to(torch.float64)
-            totals += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
-            count += values[:, 0].numel()
-        mean, square = totals / count
-        return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1).float()
+            return mean_and_deviation(self.train.pixels.split(4096))
+        chosen = torch.linspace(0, len(self.train) - 1, min(len(self.train), _SAMPLE)).long().tolist()
+        return mean_and_deviation(self.train[index].unsqueeze(0) for index in chosen)
+
+
+def mean_and_deviation(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return both per channel, over all pixels of parts (N, C, H, W); a deviation is at least 1."""
+    totals, count = torch.zeros(()), 0
+    for part in parts:
+        values = part.to(torch.float64)
+        totals = totals + torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))])
+        count += values[:, 0].numel()
+    mean, square = totals / count
+    return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1).float()

@@ -11,7 +11,7 @@ from gatewise import _checks
 from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
 from gatewise.data.images import Dataset, EncodedImages, Images
-from gatewise.data.masks import IGNORED, Meaning, number_of_classes
+from gatewise.data.masks import IGNORED, meaning_of
 from gatewise.data.pair_readers import checked_names, read_pairs
 from gatewise.data.pairs import PairDataset, Pairs
 from gatewise.data.tables import read_hub, read_parquet
@@ -19,6 +19,7 @@ from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvis
 
 LOADINGS = ("auto", "memory", "stream")
 HUB = "hub:"
+_HELD_PAIRS = 2000  # in one split up to which "auto" does so: decoding more would delay the start
 _MEMORY_LIMIT = 2**30  # bytes of pixels in one split up to which "auto" decodes it once
 
 
@@ -161,13 +162,14 @@ def load_pairs(
             together; or images/ and masks/ undivided, of which every tenth pair becomes validation; or "voc2007" to
             "voc2012" (torchvision's files, downloaded if they are missing), or the folder that holds them.
         image_size: length to which the shorter side of images and masks is scaled; None leaves them as they are.
-        loading: "memory" decodes every pair once, "stream" when it is needed, "auto" streams what would take more than
-            1 GiB a split.
+        loading: "memory" decodes every pair once, "stream" when it is needed, "auto" streams what is more than 2,000
+            pairs or 1 GiB a split.
         crop_size: side of the square that a training step sees; None takes the size of the first image.
         ignore_index: value of pixels that count neither in the loss nor in the score.
         foreground: name of the one class to find, all others being background.
         class_names: names in the order of the masks' values, joined by commas; None takes those of classes.txt in the
-            folder, or numbers up to the highest value of 256 masks.
+            folder, or numbers up to the highest value of 256 masks; values of 0 and 255 alone are background and
+            foreground.
 
     Refused with `DataError`, which names the file: a missing folder, split or partner, an unreadable file, a mask of
     another size than its image, of colours instead of class indices, or with values beyond the classes. A pair that is
@@ -181,13 +183,11 @@ def load_pairs(
     encoded, names = read_pairs(source)
     if class_names is not None:
         names = checked_names("class_names", class_names.split(","))
-    elif not names:
-        counts = [number_of_classes(masks, ignore_index) for _, masks in encoded.values()]
-        names = tuple(str(value) for value in range(max(counts)))
-    meaning = Meaning(names, ignore_index, foreground)
+    masks = [masks for _, masks in encoded.values()]
+    meaning = meaning_of(masks, names, ignore_index, foreground)
     splits = {name: Pairs(*parts, meaning, side=image_size, crop=crop_size) for name, parts in encoded.items()}
     for pairs in splits.values():
-        few = len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
+        few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
     return PairDataset(str(source), splits["train"], splits["validation"])

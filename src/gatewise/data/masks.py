@@ -1,14 +1,14 @@
 """From the bytes of a mask file to the class of each pixel, or one line that names the file."""
 
 import functools
-import io
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gatewise import _checks
+from gatewise.data.decode import open_image
 from gatewise.data.images import EncodedImages
 
 IGNORED = 255  # in a mask: a pixel that neither the loss nor the score counts
@@ -23,18 +23,8 @@ def decode_mask(where: str, content: bytes | None) -> Tensor:
     change indices.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    if not content:
-        raise _checks.DataError(f"{where}: no image bytes.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures
-            image = Image.open(io.BytesIO(content))
-            image.load()
-    except Exception as error:  # decoders of foreign bytes raise whatever those lead to
-        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
-        raise _checks.DataError(f"{where}: truncated or unreadable mask ({reason}).") from None
+    image = open_image(where, content, "mask")
     if image.format in {"JPEG", "MPO", "GIF"}:
         raise _checks.DataError(f"{where}: saved as {image.format}, which changes class indices; expected PNG.")
     if image.mode not in _INDEXED:
@@ -53,6 +43,7 @@ class Meaning:
         classes: names of all classes in the files, in the order of their values.
         ignored: the value of pixels that do not count, which may also be one of the classes.
         foreground: the one class to find; the others are then background.
+        values: of the classes in the files; None counts from 0.
 
     >>> Meaning(("road", "car", "void"), ignored=2).kept
     ('road', 'car')
@@ -63,6 +54,7 @@ class Meaning:
     classes: tuple[str, ...]
     ignored: int = IGNORED
     foreground: str | None = None
+    values: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.foreground is not None:
@@ -73,8 +65,12 @@ class Meaning:
             raise _checks.DataError(f"there are {len(self.classes)} classes; expected at most {IGNORED}.")
 
     @property
+    def _values(self) -> tuple[int, ...]:
+        return self.values or tuple(range(len(self.classes)))
+
+    @property
     def _counted(self) -> tuple[str, ...]:
-        return tuple(name for value, name in enumerate(self.classes) if value != self.ignored)
+        return tuple(name for name, value in zip(self.classes, self._values, strict=True) if value != self.ignored)
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -83,42 +79,69 @@ class Meaning:
 
     @functools.cached_property
     def _indices(self) -> Tensor:
-        """Class index of each value in a file."""
-        values = [value for value in range(len(self.classes)) if value != self.ignored]
-        indices = torch.full((len(self.classes),), IGNORED, dtype=torch.uint8)
-        if self.foreground is None:
-            indices[values] = torch.arange(len(values), dtype=torch.uint8)
-        else:
-            indices[values] = 0
-            indices[self.classes.index(self.foreground)] = 1
+        """Class index of each value in a file up to the highest, or -1 where it stands for nothing."""
+        indices = torch.full((max(*self._values, self.ignored) + 1,), -1, dtype=torch.int16)
+        for name, value in zip(self.classes, self._values, strict=True):
+            if name in self._counted:
+                indices[value] = self._counted.index(name) if self.foreground is None else int(name == self.foreground)
+        indices[self.ignored] = IGNORED
         return indices
 
     def __call__(self, values: Tensor, where: str) -> Tensor:
         """Return the class index of each pixel, (H, W), uint8, 255 where it does not count."""
-        known = (values >= 0) & (values < len(self.classes))
-        wrong = values[~known & (values != self.ignored)]
+        highest = len(self._indices) - 1
+        indices = self._indices[values.clamp(0, highest).long()]
+        wrong = values[(indices < 0) | (values < 0) | (values > highest)]
         if len(wrong):
             raise _checks.DataError(
-                f"{where}: value {int(wrong[0])} in {len(wrong)} pixels; expected 0 to {len(self.classes) - 1} "
+                f"{where}: value {int(wrong[0])} in {len(wrong)} pixels; expected {self._expected} "
                 f"for {len(self.classes)} classes, or {self.ignored} for what does not count. "
                 f"Set ignore_index, or name all classes in classes.txt."
             )
-        return torch.where(known, self._indices[values.clamp(0, len(self.classes) - 1).long()], IGNORED)
+        return indices.to(torch.uint8)
+
+    @property
+    def _expected(self) -> str:
+        return " or ".join(map(str, self.values)) if self.values else f"0 to {len(self.classes) - 1}"
 
 
-def number_of_classes(masks: EncodedImages, ignored: int) -> int:
-    """Return one more than the highest value in the masks, 256 of which are looked at, apart from `ignored`."""
-    highest = 0
-    for index in spread(len(masks), _LOOKED_AT):
-        values = decode_mask(masks.where(index), masks.content(index))
-        counted = values[values != ignored]
-        highest = max(highest, int(counted.max()) if len(counted) else 0)
+def meaning_of(
+    masks: Sequence[EncodedImages], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
+) -> Meaning:
+    """Return what the values in masks stand for, of which 256 of each split are looked at.
+
+    Values of 0 and 255 alone, as in masks of salient objects, are two classes; otherwise they are class numbers. Where
+    the classes are named and not two, nothing is looked at.
+    """
+    if names and len(names) != 2:
+        return Meaning(tuple(names), ignored, foreground)
+    values = torch.cat([_values_in(split) for split in masks]).unique().tolist()
+    if values == [0, IGNORED]:
+        nothing = IGNORED + 1 if ignored == IGNORED else ignored
+        return Meaning(tuple(names) or ("background", "foreground"), nothing, foreground, values=(0, IGNORED))
+    if names:
+        return Meaning(tuple(names), ignored, foreground)
+    highest = max((value for value in values if value != ignored), default=0)
     if highest >= IGNORED:
         raise _checks.DataError(
-            f"{masks.where(0)} and other masks have values up to {highest}; expected class indices below {IGNORED}. "
+            f"{masks[0].where(0)} and other masks have values up to {highest}; expected class indices below {IGNORED}. "
             f"If that value marks what does not count, set ignore_index to it."
         )
-    return highest + 1
+    return Meaning(tuple(str(value) for value in range(highest + 1)), ignored, foreground)
+
+
+def _values_in(masks: EncodedImages) -> Tensor:
+    looked_at = (decode_mask(masks.where(index), masks.content(index)) for index in spread(len(masks), _LOOKED_AT))
+    return torch.cat([mask.unique() for mask in looked_at]).unique()
+
+
+def named(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the indices in a mask: those of the classes, or background before a single one.
+
+    >>> named(["car"]), named(["sky", "road"])
+    (('background', 'car'), ('sky', 'road'))
+    """
+    return tuple(classes) if len(classes) > 1 else ("background", *classes)
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -10,9 +10,10 @@ from torch import Tensor
 from gatewise import _checks
 from gatewise.data.augmentation import Augmentation
 from gatewise.data.batches import Batch, Draw, StreamedBatches, leave_signals_to_the_parent, seed_generators
-from gatewise.data.masks import IGNORED
+from gatewise.data.masks import IGNORED, named
 from gatewise.data.pairs import Pairs, resized
 
+_VALUES = 2**26  # of the maps of one evaluation batch, at most
 SCALES = (0.5, 2.0)  # between which an image is scaled at random, as GCNet's segmentation recipe does
 
 
@@ -29,7 +30,7 @@ class PairBatches(StreamedBatches):
 
     def __init__(self, pairs: Pairs, *args: Any, workers: int = 0, **options: Any) -> None:
         self.pairs = pairs
-        super().__init__(pairs, *args, workers=0 if pairs.held else workers, **options)
+        super().__init__(pairs, *args, workers=workers, **options)
         self._fill = (-self._shift / self._scale).round().to("cpu", torch.uint8)[0]  # the mean colour
 
     def _hold(self) -> None:
@@ -38,12 +39,13 @@ class PairBatches(StreamedBatches):
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         draws = list(self._draws(epoch, seed, augmentation, start))
         for pixels, masks in self._read(_DrawnPairs(self.pairs, augmentation, self._fill), draws):
-            yield self._normalised(pixels.to(self.device, non_blocking=True)), masks.long().to(self.device)
+            yield self._normalised(pixels.to(self.device, non_blocking=True)), masks.to(self.device).long()
 
     def evaluation(self) -> Iterator[Batch]:
         waiting: list[tuple[Tensor, Tensor]] = []
         for pair in self._read(_WholePairs(self.pairs), list(range(len(self.pairs)))):
-            if waiting and (len(waiting) == self.batch_size or pair[1].shape != waiting[0][1].shape):
+            most = min(self.batch_size, max(1, _VALUES // (pair[1].numel() * len(named(self.pairs.meaning.kept)))))
+            if waiting and (len(waiting) >= most or pair[1].shape != waiting[0][1].shape):
                 yield self._together(waiting)
                 waiting = []
             waiting.append(pair)
@@ -52,7 +54,7 @@ class PairBatches(StreamedBatches):
 
     def _together(self, pairs: list[tuple[Tensor, Tensor]]) -> Batch:
         pixels, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        return self._normalised(pixels.to(self.device)), masks.long().to(self.device)
+        return self._normalised(pixels.to(self.device)), masks.to(self.device).long()
 
     def _read(self, dataset: Any, order: list[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         loader = torch.utils.data.DataLoader(

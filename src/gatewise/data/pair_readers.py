@@ -12,8 +12,7 @@ from gatewise.data.torchvision_sets import default_root
 
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
 VOC = {  # where torchvision puts each year
-    **{f"voc{year}": f"VOCdevkit/VOC{year}" for year in (2007, 2008, 2009, 2010, 2012)},
-    "voc2011": "TrainVal/VOCdevkit/VOC2011",
+    f"voc{year}": f"{'TrainVal/' if year == 2011 else ''}VOCdevkit/VOC{year}" for year in range(2007, 2013)
 }
 VOC_CLASSES = (
     "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,"
@@ -120,7 +119,8 @@ def _read_folders(folder: Path) -> dict[str, Encoded]:
     missing = " and ".join(split for split in SPLITS if split not in splits)
     raise _checks.DataError(
         f"{folder} has no {missing} split: expected train/ and val/ with images/ and masks/ in each, images/ and "
-        f"masks/ with train/ and val/ in each, or parquet files; found {there}."
+        f"masks/ with train/ and val/ in each, or parquet files; found {there}. "
+        f"For folders of classes leave task at classify."
     )
 
 

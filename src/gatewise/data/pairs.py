@@ -10,10 +10,10 @@ from torch import Tensor
 from gatewise import _checks
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
-from gatewise.data.images import EncodedImages
-from gatewise.data.masks import IGNORED, Meaning, decode_mask, spread
+from gatewise.data.images import EncodedImages, mean_and_deviation
+from gatewise.data.masks import IGNORED, Meaning, decode_mask, named, spread
 
-_SAMPLE = 512  # pairs from which a split's means and class frequencies are estimated
+_SAMPLE = 512  # images from which a split's mean and deviation are estimated
 
 
 class Pairs:
@@ -70,9 +70,15 @@ class Pairs:
         """(height, width) of what a training step sees of an image."""
         return (self.crop, self.crop) if self.crop else self.shape[1:]
 
+    def mask(self, index: int) -> Tensor:
+        """Return one mask alone, of its own size or, where the pairs are held, scaled."""
+        if self._held:
+            return self._held[index][1]
+        where = self.masks.where(index)
+        return self.meaning(decode_mask(where, self.masks.content(index)), where)
+
     def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
-        image, where = self.images.picture(index), self.masks.where(index)
-        mask = self.meaning(decode_mask(where, self.masks.content(index)), where)
+        image, mask, where = self.images.picture(index), self.mask(index), self.masks.where(index)
         if tuple(mask.shape) != (image.height, image.width):
             raise _checks.DataError(
                 f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its image {self.images.where(index)} is "
@@ -142,6 +148,10 @@ class PairDataset:
             )
         if "auto" in geometry:
             geometry = frozenset({"scale", "crop", "flip"})
+        if self.train.crop is not None and "crop" not in geometry:
+            raise _checks.InvalidValueError(
+                f"crop_size is {self.train.crop}, but augmentation {text!r} crops nothing. Add crop, or leave it out."
+            )
         if "scale" in geometry and "crop" not in geometry:
             raise _checks.InvalidValueError(f"augmentation {text!r} makes images of many sizes; add crop to it.")
         return Augmentation(crop="crop" in geometry, flip="flip" in geometry, scale="scale" in geometry)
@@ -151,24 +161,23 @@ class PairDataset:
 
         512 images at equal distances are looked at, or all if there are fewer.
         """
-        totals, count = torch.zeros(2, self.channels, dtype=torch.float64), 0
-        for index in spread(len(self.train), _SAMPLE):
-            values = self.train[index][0].to(torch.float64)
-            totals += torch.stack([values.sum((1, 2)), values.square().sum((1, 2))])
-            count += values[0].numel()
-        mean, square = totals / count
-        return mean.float(), (square - mean.square()).clamp(min=0).sqrt().clamp(min=1).float()
+        return self._statistics
 
+    @functools.cached_property
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        return mean_and_deviation(self.train[index][0].unsqueeze(0) for index in spread(len(self.train), _SAMPLE))
+
+    @functools.cached_property
     def frequencies(self) -> Tensor:
-        """Return how often each class fills a pixel, in the training images in which it occurs at all.
+        """How often each class fills a pixel, in the training images in which it occurs at all.
 
         That is, pixels of the class over all pixels that count in those images (Eigen and Fergus, ICCV 2015), 0 for a
-        class that is nowhere; (classes,), or (2,) for background and foreground. Looked at are 512 masks at most.
+        class that is nowhere; (classes,), or (2,) for background and foreground. All masks are read for it.
         """
-        count = max(2, len(self.classes))
+        count = len(named(self.classes))
         own, present = torch.zeros(2, count, dtype=torch.float64)
-        for index in spread(len(self.train), _SAMPLE):
-            mask = self.train[index][1]
+        for index in range(len(self.train)):
+            mask = self.train.mask(index)
             pixels = mask[mask != IGNORED].long().bincount(minlength=count)
             own += pixels
             present += torch.where(pixels > 0, pixels.sum(), 0)

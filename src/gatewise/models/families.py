@@ -11,7 +11,7 @@ from torch import nn
 from gatewise import _checks
 from gatewise.insertion import insert_gates
 from gatewise.models.form import Form
-from gatewise.models.segmenter import make_segmenter
+from gatewise.models.segmenter import Segmenter
 from gatewise.models.u2net import FULL, SMALL, U2Form
 
 
@@ -73,23 +73,6 @@ def _gated_u2net(form: U2Form, /, *, num_classes: int = 1, in_chans: int = 3) ->
     return model
 
 
-def _segmenter(
-    *,
-    backbone: str = "resnet18",
-    context: str | None = "none",
-    context_at: str = "last",
-    num_classes: int = 2,
-    in_chans: int = 3,
-    output_stride: int = 16,
-    channels: int = 128,
-    dropout: float = 0.1,
-    auxiliary: bool = False,
-    pretrained: bool = False,
-) -> nn.Module:
-    """Build GCNet for segmentation; see `make_segmenter`."""
-    return make_segmenter(**locals())
-
-
 def _basic(depth: int) -> Form:
     """Return the form of 6n + 2 layers and widths 16, 32, 64 (He et al., 2016)."""
     return Form(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
@@ -113,7 +96,7 @@ _builders: dict[str, Callable[..., nn.Module]] = {
     **{name: form.build for name, form in _FORMS.items()},
     "resnet18_cifar": _four_stages,
     **{f"{name}_wider": partial(_wider, _FORMS[name]) for name in _WIDENED},
-    SEGMENTER: _segmenter,
+    SEGMENTER: Segmenter,
     **{name: form.build for name, form in _U2NETS.items()},
     **{f"{name}_gct": partial(_gated_u2net, form) for name, form in _U2NETS.items()},
 }

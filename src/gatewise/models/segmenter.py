@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
+from gatewise.functional import at_least_float32
 from gatewise.insertion import insert_gates
 from gatewise.places import ContextPlace, evaluation_mode
 from gatewise.spec import GateChoice, parse_gates
 
 STRIDES = (8, 16, 32)
-CONTEXTS = ("last", "stages")
+_PLACES = {"last": "context", "stages": "context_stages"}
+_WHOLE = ("u2net", "u2net_small", "u2net_gct", "u2net_small_gct")  # that label pixels without a backbone
 FEWEST = 4  # maps: c2 to c5
 _SIDE = 97  # of the image that a backbone is tried with: no multiple of any stride, as users' images are
 
@@ -41,8 +43,8 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        backbone: str,
         *,
+        backbone: str = "resnet18",
         num_classes: int = 2,
         in_chans: int = 3,
         output_stride: int = 16,
@@ -62,7 +64,8 @@ class Segmenter(nn.Module):
         self.in_chans = in_chans
         self.backbone = _features(backbone, output_stride, in_chans=in_chans, pretrained=pretrained)
         widths = self.backbone.feature_info.channels()
-        self.context = ContextPlace(widths[-1])
+        late = _late_layers(self.backbone, torch.zeros(1, in_chans, _SIDE, _SIDE))
+        self.context = ContextPlace(widths[-1], tuple(f"backbone.{path}" for path in late))
         self.head = _head(widths[-1], channels, num_classes, dropout)
         self.auxiliary = _head(widths[-2], channels, num_classes, dropout) if auxiliary else None
 
@@ -73,6 +76,11 @@ class Segmenter(nn.Module):
         if self.training and self.auxiliary is not None:
             return logits, _resized(self.auxiliary(middle), x)
         return logits
+
+    @property
+    def pretrained_cfg(self) -> Any:
+        """What timm tells of the backbone's weights, such as the mean and deviation of their images."""
+        return self.backbone.pretrained_cfg
 
 
 def make_segmenter(
@@ -90,8 +98,8 @@ def make_segmenter(
         backbone: name of a timm network that can return its features.
         num_classes: maps; 1 for foreground against background.
         context: a gate with its options ("gc:rd_ratio=1/4", "nl", "snl", "se"), or "none" (None too).
-        context_at: "last" behind the last stage, or "stages" at the end of each residual branch of the stages c3 to
-            c5, as in the paper.
+        context_at: "last" behind the last stage (the place `context`), or "stages" at the end of each residual branch
+            of the stages c3 to c5, as in the paper (the place `context_stages`).
         seed: makes the weights reproducible without touching torch's global generator; those of backbone and head do
             not depend on the context.
         **options: of `Segmenter`: output_stride=16, in_chans=3, channels=128, dropout=0.1, auxiliary=False,
@@ -104,25 +112,20 @@ def make_segmenter(
     >>> net(torch.zeros(1, 3, 60, 80)).shape
     torch.Size([1, 11, 60, 80])
     """
-    _checks.one_of("context_at", context_at, CONTEXTS)
+    place = _PLACES[_checks.one_of("context_at", context_at, _PLACES)]
     _checks.options_of("make_segmenter", options, inspect.signature(Segmenter).parameters)
     context = "none" if context is None else context
     if not isinstance(context, str | GateChoice):
         raise _checks.InvalidTypeError(f"context must be the name of a gate or a GateChoice, got {context!r}.")
-    choice = parse_gates(context) if isinstance(context, str) else (context,)
-    if any(gate.is_gater or gate.place for gate in choice):
+    gates = parse_gates(context) if isinstance(context, str) else (context,)
+    if any(gate.is_gater or gate.place for gate in gates):
         raise _checks.InvalidValueError(f"context takes a gate without a place, got {context!r}. Give context_at.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        model = Segmenter(backbone, num_classes=num_classes, **options)
-        if context_at == "last":
-            where: dict[str, Any] = {"place": "context"}
-        else:
-            late = _late_layers(model)
-            where = {"place": "residual_end", "where": lambda path, _: path in late}
-        for gate in choice:
-            insert_gates(model, gate, **where)
+        model = Segmenter(backbone=backbone, num_classes=num_classes, **options)
+        for gate in gates:
+            insert_gates(model, gate, place=place)
     return model
 
 
@@ -132,7 +135,8 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
     base, known = name.partition(".")[0], timm.list_models()
     if "/" not in name and ":" not in name and base not in known:
         raise _checks.InvalidValueError(
-            f"unknown backbone {base!r}; expected a name from timm.list_models().{_checks.nearest(base, known)}"
+            f"unknown backbone {base!r}; expected a name from timm.list_models(), or for a whole network "
+            f"{', '.join(_WHOLE)}.{_checks.nearest(base, [*_WHOLE, *known])}"
         )
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}
@@ -141,11 +145,15 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
         image = torch.zeros(1, in_chans, _SIDE, _SIDE)
         with evaluation_mode(backbone), torch.no_grad():
             features = backbone(image)
-    except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.InvalidValueError(f"the weights of {name!r} cannot be loaded ({reason}).") from None
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise _checks.InvalidValueError(
             f"timm cannot build {name!r} as a backbone with features_only and an output stride of {output_stride} "
-            f"({reason}). Take another, for example resnet18, or output_stride={max(STRIDES)}."
+            f"({reason}). Take another, for example resnet18"
+            f"{'' if output_stride == max(STRIDES) else f', or output_stride={max(STRIDES)}'}."
         ) from None
     expected = {_SIDE // output_stride, -(-_SIDE // output_stride)}
     if not set(features[-1].shape[2:]) <= expected or len(features) < FEWEST:
@@ -157,24 +165,22 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
     return backbone
 
 
-def _late_layers(model: Segmenter) -> set[str]:
-    """Return the paths of the backbone's layers that run behind stage c2, the last but three of its maps."""
+def _late_layers(backbone: Any, image: Tensor) -> tuple[str, ...]:
+    """Return the paths of the layers that run behind stage c2, the last but three of the backbone's maps."""
     ended: list[tuple[str, Any]] = []
     handles = [
-        layer.register_forward_hook(lambda _, __, output, path=path: ended.append((f"backbone.{path}", output)))
-        for path, layer in model.backbone.named_modules()
+        layer.register_forward_hook(lambda _, __, output, path=path: ended.append((path, output)))
+        for path, layer in backbone.named_modules()
         if path
     ]
     try:
-        with evaluation_mode(model), torch.no_grad():
-            features = model.backbone(torch.zeros(1, model.in_chans, _SIDE, _SIDE))
+        with evaluation_mode(backbone), torch.no_grad():
+            features = backbone(image)
     finally:
         for handle in handles:
             handle.remove()
     end_of_c2 = [number for number, (_, output) in enumerate(ended) if output is features[-FEWEST]]
-    if not end_of_c2:
-        raise _checks.InvalidValueError("cannot tell where stage c2 of this backbone ends. Take context_at='last'.")
-    return {path for path, _ in ended[end_of_c2[-1] + 1 :]}
+    return tuple(dict.fromkeys(path for path, _ in ended[end_of_c2[-1] + 1 :])) if end_of_c2 else ()
 
 
 def _head(inputs: int, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -188,4 +194,7 @@ def _head(inputs: int, channels: int, num_classes: int, dropout: float) -> nn.Se
 
 
 def _resized(x: Tensor, image: Tensor) -> Tensor:
-    return nn.functional.interpolate(x, image.shape[2:], mode="bilinear", align_corners=False)
+    """Scale logits to an image, in float32 at least: under autocast ties of rounded values would be many."""
+    return nn.functional.interpolate(
+        x.to(at_least_float32(x.dtype)), image.shape[2:], mode="bilinear", align_corners=False
+    )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
+from gatewise.functional import at_least_float32
 
 _HEIGHTS = (7, 6, 5, 4)  # of the first four stages; the last two are dilated instead of pooled
 
@@ -128,7 +129,7 @@ class U2Net(nn.Module):
         for stage in self.decoder:
             beside = passed.pop()
             maps.append(stage(torch.cat([_resized(maps[-1], beside), beside], 1)))
-        sides = [_resized(side(x), image) for side, x in zip(self.sides, reversed(maps), strict=True)]
+        sides = [_resized(_precise(side(x)), image) for side, x in zip(self.sides, reversed(maps), strict=True)]
         fused = self.fuse(torch.cat(sides, 1))
         return (fused, *sides) if self.training else fused
 
@@ -138,6 +139,11 @@ def _stage(number: int, inputs: int, middle: int, outputs: int) -> ResidualU:
     if number < len(_HEIGHTS):
         return ResidualU(_HEIGHTS[number], inputs, middle, outputs)
     return ResidualU(4, inputs, middle, outputs, dilated=True)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: under autocast ties of rounded values would be many."""
+    return logits.to(at_least_float32(logits.dtype))
 
 
 def _halved(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@
 - `residual_end`: the end of each residual branch, after its last layer and before the addition.
 - `stage_end`: the last map of each resolution on the network's trunk, as timm's `feature_info` lists them.
 - `context`: where a network marks by a `ContextPlace` that it takes a block of global context (no graph needed).
+- `context_stages`: the residual ends of the stages that the mark names.
 """
 
 from gatewise.places.filters import Filters as Filters

@@ -25,11 +25,16 @@ class Place:
 
 
 class ContextPlace(nn.Module):
-    """Marks where a network takes a block of global context; does nothing itself: (N, C, H, W) -> the same."""
+    """Marks where a network takes a block of global context; does nothing itself: (N, C, H, W) -> the same.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        stages: paths of the layers in whose residual branches such blocks may lie instead.
+    """
+
+    def __init__(self, channels: int, stages: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.stages = channels, stages
 
     def forward(self, x: Tensor) -> Tensor:
         return x

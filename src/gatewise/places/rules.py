@@ -63,6 +63,13 @@ def _context(model: nn.Module) -> Places:
     return Places([Place(name, "output", layer.channels, 2) for name, layer in marked])
 
 
+def _context_stages(operations: list[Op], layers: Layers) -> Places:
+    marked = {path for layer in layers.modules.values() if isinstance(layer, ContextPlace) for path in layer.stages}
+    places = _residual_end(operations, layers)
+    places.found = [place for place in places.found if place.layer in marked]
+    return places
+
+
 def _inner(operations: list[Op], layers: Layers) -> Places:
     places = Places()
     for op in operations:
@@ -235,4 +242,5 @@ RULES: dict[str, Callable[[list[Op], Layers], Places]] = {
     "inner": _inner,
     "residual_end": _residual_end,
     "stage_end": _stage_end,
+    "context_stages": _context_stages,
 }

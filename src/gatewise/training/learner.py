@@ -8,21 +8,14 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
-from gatewise.checkpoint import (
-    Transfer,
-    is_of_segmenter,
-    load_backbone,
-    load_gater,
-    load_state,
-    load_weights,
-    save_state,
-)
+from gatewise.checkpoint import load_gater, load_state, load_weights, save_state
 from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
+from gatewise.transfer import Transfer, is_of_segmenter, load_backbone
 from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
 

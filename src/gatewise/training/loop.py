@@ -36,6 +36,7 @@ from gatewise.training.interruption import Interrupted, Interruption
 from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
+from gatewise.training.tasks import TITLES
 from gatewise.tuning import Stage, announce_steps
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
@@ -124,6 +125,8 @@ class _Run:
         if self.augmentation.per_image and isinstance(dataset, Dataset):
             self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
         self.learner = learner = Learner(recipe, dataset)
+        if isinstance(dataset, PairDataset):
+            progress.say(f"classes of pixels, {len(dataset.classes)}: {', '.join(dataset.classes)}")
         if learner.transfer is not None:
             progress.say(f"{recipe.initial_weights}: {learner.transfer}")
         accelerator = self.accelerator = learner.accelerator
@@ -228,6 +231,11 @@ class _Run:
         evaluation, _ = self.learner.evaluate(self.validation)
         if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
             raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}")
+        if not math.isfinite(evaluation[self.learner.task.score]):
+            raise _checks.DataError(
+                f"{self.recipe.data}: the validation masks hold nothing of {', '.join(self.dataset.classes)}, so "
+                f"{TITLES[self.learner.task.score]} is not defined. Choose another class or split."
+            )
         images = self.batches.steps * self.batches.batch_size
         self.epoch += 1
         row = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.data import IGNORED, Dataset, PairDataset
+from gatewise.data import IGNORED, Dataset, PairDataset, named
 from gatewise.training.recipe import Recipe
 
 TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # of scores, as people write them
@@ -56,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return how many images were classified rightly, or of how many images the pixels were."""
+        """Return how many images were classified rightly, where an image counts as the share of its right pixels."""
 
     @abstractmethod
     def tally(self, device: torch.device) -> Tally:
@@ -130,33 +130,34 @@ class Segmentation(Task):
 
 
 class _PixelTally(Tally):
-    """Counts pixels; memory does not grow with the images but for one small table of each."""
+    """Counts pixels; memory does not grow with the images but for two numbers a class of each."""
 
     def __init__(self, classes: tuple[str, ...], device: torch.device) -> None:
         metrics = _checks.optional_module("torchmetrics", "evaluation")
-        self.names = classes if len(classes) > 1 else ("background", *classes)
+        self.names = named(classes)
         self.binary = len(classes) == 1
         options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.names), "ignore_index": IGNORED}
+        options["validate_args"] = False  # the masks are checked where they are read
         nowhere = {"zero_division": float("nan")}  # of a class that is neither in a mask nor predicted
         self.iou = metrics.JaccardIndex(**options, average="none", **nowhere).to(device)
         self.accuracy = metrics.Accuracy(**options, average="micro").to(device)
-        confusion = _checks.optional_module("torchmetrics.functional.classification", "evaluation")
-        self.confusion = functools.partial(
-            confusion.multiclass_confusion_matrix, num_classes=len(self.names), ignore_index=IGNORED
-        )
-        self.confusions: list[Tensor] = []
+        self.overlaps: list[Tensor] = []
+        self.there = torch.zeros(len(self.names), dtype=torch.bool)  # in the masks
         self.loss = torch.zeros(2, dtype=torch.float64)  # sum, and pixels
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         predicted, logits = pixel_classes(logits), logits.float()
         self.iou.update(predicted, labels)
         self.accuracy.update(predicted, labels)
-        self.confusions += [self.confusion(*pair).int().cpu() for pair in zip(predicted, labels, strict=True)]
+        self.there |= labels[labels != IGNORED].bincount(minlength=len(self.names)).cpu() > 0
+        self.overlaps.append(overlaps(predicted, labels, len(self.names)).cpu())
         count = float((labels != IGNORED).sum())
         self.loss += torch.tensor([float(pixel_loss(logits, labels)) * count, count], dtype=torch.float64)
 
     def results(self) -> dict[str, Any]:
         iou = self.iou.compute()
+        if not self.there[1 if self.binary else slice(None)].any():
+            iou[:] = torch.nan  # nothing was asked for, so no score is defined
         found: dict[str, Any] = {"iou": float(iou[1])} if self.binary else {"miou": float(iou.nanmean())}
         by_class = {
             name: None if value != value else value for name, value in zip(self.names, iou.tolist(), strict=True)
@@ -170,7 +171,21 @@ class _PixelTally(Tally):
         }
 
     def record(self) -> dict[str, Tensor]:
-        return {"confusion": torch.stack(self.confusions)}
+        return {"overlaps": torch.cat(self.overlaps)}
+
+
+def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return for each image and class pixels in common and pixels of either: (N, H, W) twice -> (N, classes, 2), int64.
+
+    >>> overlaps(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]), 2)
+    tensor([[[1, 2],
+             [1, 2]]])
+    """
+    images = torch.arange(len(labels), device=labels.device).reshape(-1, 1, 1)
+    places = (images * classes + labels.clamp(max=classes - 1)) * classes + predicted
+    tables = places[labels != IGNORED].bincount(minlength=len(labels) * classes**2).reshape(-1, classes, classes)
+    common = tables.diagonal(dim1=1, dim2=2)
+    return torch.stack([common, tables.sum(1) + tables.sum(2) - common], 2)
 
 
 def pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
@@ -191,8 +206,8 @@ def pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, l
     total = nn.functional.cross_entropy(
         logits.float(), targets, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
     )
-    counted = targets[targets != IGNORED]
-    divisor = torch.tensor(float(len(counted))) if weights is None else weights[counted].sum()
+    counted = (targets != IGNORED).float()
+    divisor = (counted if weights is None else counted * weights[targets.clamp(max=len(weights) - 1)]).sum()
     return total / divisor.clamp(min=1e-8)
 
 
@@ -210,7 +225,7 @@ def pixel_classes(logits: Tensor) -> Tensor:
 
 def _median_frequency(dataset: PairDataset) -> Tensor:
     """Return the median frequency over a class's own (Eigen and Fergus, ICCV 2015), 0 for a class that is nowhere."""
-    frequencies = dataset.frequencies()
+    frequencies = dataset.frequencies
     there = frequencies > 0
     return torch.where(there, frequencies[there].median() / frequencies.clamp(min=1e-12), 0.0)
 
