@@ -78,5 +78,5 @@ def _facts(run: Run) -> str:
     trained = (
         f"{run.source.data}, {run.metrics['epochs']} epochs, {run.metrics['precision']}, trained on {where['hardware']}"
     )
-    shown = "no images" if run.images is None else f"{len(run.images):,} {run.split} images of {run.shown}"
+    shown = "no images" if run.images is None else f"{len(run.images):,} {run.split} images of {Path(run.shown).name}"
     return f"{run.spec}, {trained}; gates were shown {shown}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -30,7 +31,7 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         [
             Cell(run.name),
             Cell(str(run.spec)),
-            Cell(run.source.data),
+            Cell(Path(run.source.data).name),
             Cell(f"{100 * costs[run.name][1]:.2f}", costs[run.name][1]),
             Cell(f"{run.metrics['parameters']:,}", run.metrics["parameters"]),
             Cell(f"{costs[run.name][0]:.2f}", costs[run.name][0]),
