@@ -255,9 +255,9 @@ def test_mixup_learns_from_mixed_images_and_mixed_labels(tmp_path: Path, monkeyp
     network = learner.Learner(recipe, DATASET)
     network.begin(recipe.stages[0])
     seen: list[tuple[Tensor, Tensor]] = []
-    criterion = network.criterion
+    loss = network.task.loss
     monkeypatch.setattr(
-        network, "criterion", lambda logits, targets: seen.append((logits, targets)) or criterion(logits, targets)
+        network.task, "loss", lambda logits, targets: seen.append((logits, targets)) or loss(logits, targets)
     )
     images, labels = next(Batches(DATASET.train, 16, *DATASET.statistics()).training(0, seed=0, augmentation=SHIFT))
     network.step(images.clone(), labels, 0.1, 5)

@@ -62,7 +62,8 @@ class Drawing:
 
     def inline_svg(self) -> str:
         """Return SVG text for a page: with tips and a text alternative, in the page's colours, its ids its own."""
-        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", self.svg(transparent=True))
+        text = re.sub(r' id="image[0-9a-f]+"', "", self.svg(transparent=True))  # equal images have equal ones
+        text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
         for gid, tip in self.tips.items():
             named = f'<g id="{self.name}-{gid}">'
             text = text.replace(named, f'{named[:-1]} class="tip" tabindex="0" role="img"><title>{escape(tip)}</title>')
@@ -88,7 +89,7 @@ def look(index: int) -> tuple[str, str]:
     """Return colour and marker of variant number `index`; no two of the first 80 share both.
 
     >>> look(2), look(12)
-    (('#0072B2', 'D'), ('#0072B2', 'v'))
+    (('#0072B2', 'D'), ('#0072B2', 'P'))
     """
     return COLOURS[index % 10], MARKERS[(index + index // 10) % 8]
 
