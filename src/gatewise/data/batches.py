@@ -132,19 +132,25 @@ class StreamedBatches(Batches):
         yield from self._loaded([Draw(samples, *none, number=0) for samples in batches], Augmentation())
 
     def _loaded(self, draws: list[Draw], augmentation: Augmentation) -> Iterator[Batch]:
-        loader = torch.utils.data.DataLoader(
-            _DecodedBatches(self.images, augmentation),
-            sampler=draws,  # type: ignore[arg-type]  # pyright: ignore
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=leave_signals_to_the_parent,
-            pin_memory=self.device.type == "cuda",
-        )
-        for draw, images in zip(draws, loader, strict=True):
-            if isinstance(images, str):
-                raise _checks.DataError(images)
+        decoded = self._read(_DecodedBatches(self.images, augmentation), draws)
+        for draw, images in zip(draws, decoded, strict=True):
             labels = self.labels[draw.samples.to(self.device)]
             yield self._normalised(images.to(self.device, non_blocking=True)), labels
+
+    def _read(self, dataset: Any, order: list[Any]) -> Iterator[Any]:
+        """Yield what `dataset` makes of each entry of `order`, in the workers; a message is raised as `DataError`."""
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            sampler=order,
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=self.device.type == "cuda",
+        )
+        for found in loader:
+            if isinstance(found, str):
+                raise _checks.DataError(found)
+            yield found
 
 
 class _DecodedBatches(torch.utils.data.Dataset):
@@ -182,8 +188,7 @@ def seed_generators(number: int) -> None:
     torch.manual_seed(number)
 
 
-def leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
-    """Let a worker process pass over Ctrl-C, which the parent answers."""
+def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

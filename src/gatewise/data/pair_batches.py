@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatewise import _checks
 from gatewise.data.augmentation import Augmentation
-from gatewise.data.batches import Batch, Draw, StreamedBatches, leave_signals_to_the_parent, seed_generators
+from gatewise.data.batches import Batch, Draw, StreamedBatches, seed_generators
 from gatewise.data.masks import IGNORED, named
 from gatewise.data.pairs import Pairs, resized
 
@@ -55,20 +55,6 @@ class PairBatches(StreamedBatches):
     def _together(self, pairs: list[tuple[Tensor, Tensor]]) -> Batch:
         pixels, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return self._normalised(pixels.to(self.device)), masks.to(self.device).long()
-
-    def _read(self, dataset: Any, order: list[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = torch.utils.data.DataLoader(
-            dataset,
-            sampler=order,
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=leave_signals_to_the_parent,
-            pin_memory=self.device.type == "cuda",
-        )
-        for found in loader:
-            if isinstance(found, str):
-                raise _checks.DataError(found)
-            yield found
 
 
 class _WholePairs(torch.utils.data.Dataset):
