@@ -53,9 +53,9 @@ BUGS = [
     ),
     Bug(
         "groups interleaved",
-        "gaternet/switches.py",
-        "gates = gates.repeat_interleave(self.site.group_size, 1)",
-        "gates = gates.repeat(1, self.site.group_size)",
+        "gaternet/sites.py",
+        "else gates.repeat_interleave(self.group_size, 1)",
+        "else gates.repeat(1, self.group_size)",
         "test_gaternet.py",
         "test_a_group_of_filters_shares_a_gate",
     ),
@@ -78,8 +78,8 @@ BUGS = [
     Bug(
         "groups of a convolution averaged",
         "gaternet/work.py",
-        "return filters.unflatten(1, (groups, -1)).mean(2)",
-        "return filters.mean(1, keepdim=True).expand(-1, groups)",
+        "return _filters_of(site, gates).unflatten(1, (groups, -1)).mean(2)",
+        "return _filters_of(site, gates).mean(1, keepdim=True).expand(-1, groups)",
         "test_gaternet.py",
         "test_executed_macs_are_those_of_the_open_filters_on_their_open_inputs",
     ),

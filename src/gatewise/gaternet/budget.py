@@ -32,6 +32,11 @@ class Sparsity(nn.Module):
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:  # noqa: ARG002
         return self.weight * open_share(gates, self.share).mean()
 
+    def of_some(self, chosen: list[int], always_open: list[int]) -> "Sparsity":  # noqa: ARG002
+        """Return the same price for some of the gates, the others being constant."""
+        share = self.share[chosen]
+        return Sparsity(share / share.sum(), self.weight * float(share.sum()))
+
 
 class Budget(nn.Module):
     """A price on the open fraction that rises while more than the target is open and falls while less is.
@@ -55,6 +60,16 @@ class Budget(nn.Module):
         self.register_buffer("state", torch.tensor(_FRESH))
         self.target, self.proportional, self.integral = target, proportional, integral
         self.ramp = 1000
+
+    def of_some(self, chosen: list[int], always_open: list[int]) -> "Budget":
+        """Return the same budget for some of the gates, of which those always open use up a part."""
+        share = self.share[chosen]
+        left = (self.target - float(self.share[always_open].sum())) / float(share.sum())
+        price = Budget(
+            share / share.sum(), min(1.0, max(1e-6, left)), proportional=self.proportional, integral=self.integral
+        )
+        price.ramp = self.ramp
+        return price.to(share.device)
 
     def schedule(self, steps: int) -> None:
         """Begin anew, for so many training steps."""

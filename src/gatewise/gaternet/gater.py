@@ -35,6 +35,30 @@ class Gater(nn.Module):
         return self.head(self.features(x))
 
 
+class ChosenLogits(nn.Module):
+    """Return some of a gater's logits: (N, C, H, W) -> (N, len(chosen))."""
+
+    chosen: Tensor
+
+    def __init__(self, gater: nn.Module, chosen: list[int]) -> None:
+        super().__init__()
+        self.gater = gater
+        self.register_buffer("chosen", torch.tensor(chosen), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gater(x)[:, self.chosen]
+
+
+def keep_logits(gater: nn.Module, chosen: list[int]) -> nn.Module:
+    """Return a gater that gives these logits only; one built by name has its last layer shrunk, in place."""
+    if not isinstance(gater, Gater | LocalDecider):
+        return ChosenLogits(gater, chosen)
+    last: Any = gater.head.fc2
+    last.weight, last.bias = (nn.Parameter(p.detach()[chosen], p.requires_grad) for p in (last.weight, last.bias))
+    last.out_features = len(chosen)
+    return gater
+
+
 def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool, gate_bias: float) -> nn.Sequential:
     """Return FC-b-(BatchNorm)-ReLU-FC from `width` features to `gates` logits whose bias starts at `gate_bias`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(fc1=nn.Linear(width, bottleneck))

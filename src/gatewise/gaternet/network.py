@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
-from gatewise.gaternet.gater import LocalDecider, make_gater
+from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
 from gatewise.gaternet.sites import Chosen, Site, find_sites
-from gatewise.gaternet.switches import Switchboard, attach
+from gatewise.gaternet.switches import Switchboard, attach, detach
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.measure import macs_per_sample
 from gatewise.places import evaluation_mode
@@ -104,24 +104,30 @@ class GaterNet(nn.Module):
         self.estimator = _checks.one_of("estimator", estimator, ESTIMATORS)
         _checks.one_of("weighting", weighting, WEIGHTINGS)
         example = _example(backbone, image_size) if example is None else example
-        self.sites, self.skipped = find_sites(backbone, sites, group_size, example)
+        found, self.skipped = find_sites(backbone, sites, group_size, example)
         self.backbone = backbone
+        self.input_shape = tuple(example.shape[1:])
         self.dense_macs = _macs(backbone, example)
         head: dict[str, Any] = {"bottleneck": bottleneck, "head_norm": head_norm, "gate_bias": gate_bias}
-        self._board = Switchboard()
+        self._board = Switchboard(found)
         local = isinstance(gater, str) and gater == "local"
-        attach(backbone, self.sites, self._board, decide=local)
+        attach(backbone, self._board, decide=local)
         if local:
             self.gater = _local_deciders(backbone, self.sites, head)
-            self.gater_macs = sum(layer.in_features * layer.out_features for layer in _linears(self.gater))
+            self.gater_macs = _macs_of_linears(self.gater)
         else:
-            self.gater = make_gater(gater, self.gate_count, tuple(example.shape[1:]), self.dense_macs, **head)
+            self.gater = make_gater(gater, self.gate_count, self.input_shape, self.dense_macs, **head)
             self.gater_macs = self._check_gater(example)
         share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
         share = (share / share.sum()).to(example)
         self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
         self._due: Tensor | None = None
         self.saturated = torch.zeros(())  # share of the last training batch's logits that hardly learn
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The gated layers, in the order of their gates."""
+        return self._board.sites
 
     @property
     def gate_count(self) -> int:
@@ -206,6 +212,37 @@ class GaterNet(nn.Module):
             self._due = self.price(gates, ESTIMATORS[self.estimator](logits, False))
             self.saturated = (logits.abs() > _SATURATED).float().mean()
 
+    def decide_only(self, sites: tuple[Site, ...], chosen: list[int], always_open: list[int]) -> None:
+        """Gate these of the sites from now on, by the logits `chosen` of those there were; `compact` does this.
+
+        Args:
+            sites: with new numbers of filters and gates.
+            chosen: of the gates so far those that are still decided.
+            always_open: of the gates so far those that are open for every image; the rest is closed.
+        """
+        if self.is_local:
+            old = {site.name: (number, site) for number, site in enumerate(self.sites)}
+            deciders = []
+            for site in sites:
+                number, before = old[site.name]
+                own = range(before.first, before.first + before.gates)
+                kept = [gate - before.first for gate in chosen if gate in own]
+                deciders.append(keep_logits(self.gater[number], kept))  # type: ignore[index]
+            self.gater = nn.ModuleList(deciders)
+        else:
+            self.gater = keep_logits(self.gater, chosen)
+        detach(self.backbone)
+        self._board = Switchboard(sites)
+        attach(self.backbone, self._board, decide=self.is_local)
+        self.price = self.price.of_some(chosen, always_open)
+
+    def count_work(self) -> None:
+        """Count the multiply-adds of backbone and gater anew."""
+        anchor = next(self.backbone.parameters())
+        example = torch.zeros(2, *self.input_shape, dtype=anchor.dtype, device=anchor.device)
+        self.dense_macs = _macs(self.backbone, example)
+        self.gater_macs = _macs_of_linears(self.gater) if self.is_local else _macs(self.gater, example)
+
     def extra_loss(self) -> Tensor | None:
         """Return what the last training forward owes for its open gates, once."""
         due, self._due = self._due, None
@@ -260,8 +297,8 @@ def _macs(network: nn.Module, example: Tensor) -> int:
         return macs_per_sample(network, example)
 
 
-def _linears(module: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+def _macs_of_linears(module: nn.Module) -> int:
+    return sum(layer.in_features * layer.out_features for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
 def _local_deciders(backbone: nn.Module, sites: tuple[Site, ...], head: dict[str, Any]) -> nn.ModuleList:

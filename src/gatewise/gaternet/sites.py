@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.places import Filters, Skipped, Weighted, find_filters
@@ -25,11 +26,13 @@ class Site:
         channel_axis: of the map there.
         axes: of the map there, samples and channels included.
         filters: number of them.
-        gates: number of gates; each drives filters / gates neighbouring filters.
+        gates: number of gates; each drives filters / gates neighbouring filters, unless `driven_by` says otherwise.
         first: index of its first gate in the vector of all gates.
         maker: the convolution, with its multiply-adds.
         depthwise: convolutions behind it, each of whose filters goes with one of these.
         readers: who reads these filters; closing one saves its share of each reader too.
+        driven_by: of a compacted network, the gate of each filter; `gates` where it is always open, `gates` + 1 where
+            it is always closed.
     """
 
     name: str
@@ -43,11 +46,36 @@ class Site:
     maker: Weighted
     depthwise: tuple[Weighted, ...]
     readers: tuple[Weighted, ...]
+    driven_by: tuple[int, ...] | None = None
 
     @property
     def group_size(self) -> int:
-        """Filters that one gate drives."""
+        """Filters that one gate drives, where `driven_by` does not say."""
         return self.filters // self.gates
+
+    @property
+    def gate_of_filters(self) -> tuple[int, ...]:
+        """The gate of each filter, counted as `driven_by` does."""
+        if self.driven_by is None:
+            return tuple(filter_ // self.group_size for filter_ in range(self.filters))
+        return self.driven_by
+
+    def spread(self, gates: Tensor) -> Tensor:
+        """Return the gate of each filter: (N, gates of the site) -> (N, filters)."""
+        if self.driven_by is None:
+            return gates if self.group_size == 1 else gates.repeat_interleave(self.group_size, 1)
+        always = gates.new_tensor([1.0, 0.0]).expand(gates.shape[0], 2)
+        return torch.cat([gates, always], 1)[:, list(self.driven_by)]
+
+    @property
+    def filters_of_gates(self) -> Tensor:
+        """How many filters each gate drives, (gates,)."""
+        return torch.tensor([self.gate_of_filters.count(gate) for gate in range(self.gates)], dtype=torch.long)
+
+    @property
+    def acts(self) -> bool:
+        """Whether any of its filters is ever closed."""
+        return self.driven_by is None or any(gate != self.gates for gate in self.driven_by)
 
     @property
     def macs_per_filter(self) -> float:

@@ -10,7 +10,7 @@ from gatewise.gaternet.sites import Site
 
 def own_macs(sites: Sequence[Site]) -> Tensor:
     """Return the multiply-adds of each gate's own filters on their whole input, (gate_count,)."""
-    return torch.cat([torch.full((site.gates,), site.macs_per_filter * site.group_size) for site in sites])
+    return torch.cat([site.macs_per_filter * site.filters_of_gates for site in sites])
 
 
 def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
         saved += layer.macs * (1 - (outputs * inputs).mean(1))
     for site in sites:
         for layer in site.depthwise:
-            saved += layer.macs * (1 - _of(site, gates).mean(1))
+            saved += layer.macs * (1 - _filters_of(site, gates).mean(1))
     return saved
 
 
@@ -37,9 +37,8 @@ def _open_in_groups(gates: Tensor, site: Site | None, groups: int) -> Tensor:
     """Return the open share of each of a convolution's groups, (N, groups); 1 where there are no gates."""
     if site is None:
         return gates.new_ones(len(gates), groups)
-    filters = _of(site, gates).repeat_interleave(site.group_size, 1)
-    return filters.unflatten(1, (groups, -1)).mean(2)
+    return _filters_of(site, gates).unflatten(1, (groups, -1)).mean(2)
 
 
-def _of(site: Site, gates: Tensor) -> Tensor:
-    return gates[:, site.first : site.first + site.gates]
+def _filters_of(site: Site, gates: Tensor) -> Tensor:
+    return site.spread(gates[:, site.first : site.first + site.gates])

@@ -13,7 +13,10 @@
 from gatewise.places.filters import Filters as Filters
 from gatewise.places.filters import Weighted as Weighted
 from gatewise.places.filters import find_filters as find_filters
+from gatewise.places.flow import Flow as Flow
+from gatewise.places.flow import find_flows as find_flows
 from gatewise.places.hooks import change_map as change_map
+from gatewise.places.hooks import remove_changes as remove_changes
 from gatewise.places.layers import own_layers as own_layers
 from gatewise.places.place import ContextPlace as ContextPlace
 from gatewise.places.place import Place as Place

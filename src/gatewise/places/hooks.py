@@ -45,3 +45,24 @@ def change_map(layer: nn.Module, side: str, change: Change) -> RemovableHandle:
         return layer.register_forward_hook(_OnOutput(change))
     argument = next(iter(inspect.signature(layer.forward).parameters))
     return layer.register_forward_pre_hook(_OnInput(change, argument), with_kwargs=True)
+
+
+def remove_changes(model: nn.Module, kinds: tuple[type, ...]) -> None:
+    """Take away what `change_map` put on the layers of `model` if it is of these classes; the rest stays.
+
+    A copied network has no handles for its hooks, so they are found by what they do.
+
+    >>> layer = nn.ReLU()
+    >>> class Negate:
+    ...     def __call__(self, _, x):
+    ...         return -x
+    >>> _ = change_map(layer, "output", Negate())
+    >>> remove_changes(nn.Sequential(layer), (Negate,))
+    >>> len(layer._forward_hooks)
+    0
+    """
+    for layer in model.modules():
+        for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
+            for number in [n for n, hook in hooks.items() if isinstance(getattr(hook, "change", None), kinds)]:
+                del hooks[number]
+                layer._forward_pre_hooks_with_kwargs.pop(number, None)

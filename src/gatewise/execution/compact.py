@@ -1,0 +1,218 @@
+"""Find gates that never change, and rebuild the network without them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, largest_difference, restructure
+from gatewise.gaternet import GaterNet
+from gatewise.measure import macs_per_sample, parameter_count
+from gatewise.places import Flow, evaluation_mode
+
+
+@dataclass(frozen=True)
+class CompactSite:
+    """What became of one gated layer.
+
+    Attributes:
+        name: the convolution.
+        filters: that it had.
+        removed: filters that are gone.
+        decided: gates that are still decided for each image.
+        kept: why closed filters, or the inputs of those that read them, are still there; '' if nothing is.
+    """
+
+    name: str
+    filters: int
+    removed: int
+    decided: int
+    kept: str
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What `compact` did to one network.
+
+    Attributes:
+        states: one letter a gate: "1" always open, "0" always closed, "?" still decided.
+        images: on which that was found.
+        sites: what became of each gated layer.
+        difference: largest |small - net| / max |net| of the outputs of these images.
+        checked: images of the second set.
+        disagreeing: of those, images for which `net` opens or closes a gate that is constant here.
+        macs_before: multiply-adds of an image by `net`, all filters computed, the gater included.
+        macs_after: the same of the compacted network.
+        parameters_before: of `net`.
+        parameters_after: of the compacted network.
+    """
+
+    states: str
+    images: int
+    sites: tuple[CompactSite, ...]
+    difference: float
+    checked: int
+    disagreeing: int
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
+        removed = sum(site.removed for site in self.sites)
+        lines = [
+            f"{', '.join(counts)} on {self.images} images; {removed} filters removed, "
+            f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M, "
+            f"{self.parameters_before:,} parameters -> {self.parameters_after:,}, "
+            f"outputs equal to {self.difference:.1e}",
+            *(f"{site.name}: {site.kept}" for site in self.sites if site.kept and CLOSED in self.states),
+        ]
+        if self.checked:
+            lines.append(f"{self.disagreeing} of {self.checked} other images would have opened or closed others")
+        return "\n".join(lines)
+
+
+_NAMES = {OPEN: "gates always open", CLOSED: "always closed", DECIDED: "still decided"}
+
+
+def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) -> Any:
+    """Return a copy of `net` without the filters that are closed, and the gates that are the same, for all images.
+
+    Always-closed filters go, with their entries in norms and the inputs of what reads them; where that cannot be (an
+    addition behind them, a concatenation, a gate that sees all channels) zeros take their place. Always-open filters
+    lose their gates. The gater's last layer keeps the gates that still change. The result is an ordinary module: the
+    plain backbone if none does, a `GaterNet` otherwise; its `compaction` tells what was done.
+
+    Args:
+        net: is only read; it is run in eval mode.
+        loader: batches of images (N, C, H, W), or tuples that begin with such; gates that never change over these are
+            taken for constant. It is read twice.
+        check: batches of other images, to count those for which that does not hold.
+
+    Refused: what is no GaterNet, with TypeError; a loader without images, with ValueError.
+
+    >>> _ = torch.manual_seed(0)
+    >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> net = GaterNet(backbone, gater=lambda gates: Constant([1.0] * 6 + [-1.0] * 2), image_size=(8, 8))
+    >>> small = compact(net, [torch.randn(2, 3, 8, 8)])
+    >>> small[0], small.compaction.states
+    (Conv2d(3, 6, kernel_size=(3, 3), stride=(1, 1)), '11111100')
+    """
+    if not isinstance(net, GaterNet):
+        raise _checks.InvalidTypeError(
+            f"compact expects a GaterNet, got {type(net).__name__}. Put one around the network: gw.GaterNet(network)."
+        )
+    device = next(net.parameters()).device
+    batches = loader if isinstance(loader, list | tuple) else _Again(loader)
+    opened, images = _count_open(net, batches, device)
+    if not images:
+        raise _checks.InvalidValueError("compact needs images to see which gates change, and the loader gave none.")
+    letters = {0: CLOSED, images: OPEN}
+    states = "".join(letters.get(int(count), DECIDED) for count in opened)
+    small, flows = restructure(net, states)
+    checked, disagreeing = _disagreeing(net, check, states, device)
+    small.compaction = Compaction(  # type: ignore[assignment]  # pyright: ignore
+        states=states,
+        images=images,
+        sites=_sites(net, small, states, flows),
+        difference=_difference(net, small, batches, device),
+        checked=checked,
+        disagreeing=disagreeing,
+        macs_before=net.dense_macs + net.gater_macs,
+        macs_after=_dense_macs(small, net),
+        parameters_before=parameter_count(net),
+        parameters_after=parameter_count(small),
+    )
+    return small
+
+
+class Constant(nn.Module):
+    """A gater that gives every image the same logits: (N, ...) -> (N, gates)."""
+
+    logits: Tensor
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.tensor(logits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(x.shape[0], -1)
+
+
+class _Again:
+    """An iterable that can be read again, or says why not."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        if iter(loader) is loader:
+            raise _checks.InvalidTypeError(
+                "compact reads the images twice, and a generator can be read once. Give a list or a DataLoader."
+            )
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+
+def _images(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
+    for batch in batches:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        yield images.to(device)
+
+
+def _count_open(net: GaterNet, batches: Iterable[Any], device: torch.device) -> tuple[Tensor, int]:
+    opened, count = torch.zeros(net.gate_count, dtype=torch.long, device=device), 0
+    with evaluation_mode(net), torch.no_grad():
+        for x in _images(batches, device):
+            opened += net.forward_with_gates(x)[1].long().sum(0)
+            count += len(x)
+    return opened, count
+
+
+def _disagreeing(net: GaterNet, batches: Iterable[Any], states: str, device: torch.device) -> tuple[int, int]:
+    """Return how many images there are, and how many have another gate where it was found constant."""
+    constant = torch.tensor([state != DECIDED for state in states], device=device)
+    expected = torch.tensor([float(state == OPEN) for state in states], device=device)
+    checked = disagreeing = 0
+    with evaluation_mode(net), torch.no_grad():
+        for x in _images(batches, device):
+            gates = net.forward_with_gates(x)[1]
+            disagreeing += int(((gates != expected) & constant).any(1).sum())
+            checked += len(x)
+    return checked, disagreeing
+
+
+def _difference(net: GaterNet, small: nn.Module, batches: Iterable[Any], device: torch.device) -> float:
+    with evaluation_mode(net), evaluation_mode(small), torch.no_grad():
+        return max(largest_difference(small(x), net(x)) for x in _images(batches, device))
+
+
+def _dense_macs(small: nn.Module, net: GaterNet) -> int:
+    if isinstance(small, GaterNet):
+        return small.dense_macs + small.gater_macs
+    anchor = next(small.parameters())
+    return macs_per_sample(small, torch.zeros(2, *net.input_shape).to(anchor))
+
+
+def _sites(net: GaterNet, small: nn.Module, states: str, flows: list[Flow]) -> tuple[CompactSite, ...]:
+    backbone = small.backbone if isinstance(small, GaterNet) else small
+    rows = []
+    for site, flow in zip(net.sites, flows, strict=True):
+        own = states[site.first : site.first + site.gates]
+        maker: Any = backbone.get_submodule(site.name)
+        removed = site.filters - maker.weight.shape[0]
+        rows.append(CompactSite(site.name, site.filters, removed, own.count(DECIDED), _kept(flow, own)))
+    return tuple(rows)
+
+
+def _kept(flow: Flow, own: str) -> str:
+    if CLOSED not in own or not flow.reason:
+        return ""
+    return f"{'inputs behind it' if flow.possible else 'closed filters'} kept: {flow.reason}"

@@ -1,0 +1,212 @@
+"""Rebuild a GaterNet around gates that are known to be constant: without the closed filters, without those gates."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.execution.constant_gates import hold_constant
+from gatewise.execution.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
+from gatewise.gaternet import GaterNet, Site
+from gatewise.gaternet.switches import detach
+from gatewise.places import Flow, Weighted, evaluation_mode, find_flows
+
+OPEN, CLOSED, DECIDED = "1", "0", "?"  # what a gate is, one letter each
+_AGREE = 1e-6  # relative, in float64
+
+
+def flows_of(net: GaterNet) -> list[Flow]:
+    """Return the flow of each site's filters; two sites never change the same side of a layer."""
+    sites = [(site.name, site.layer, site.side) for site in net.sites]
+    anchor = next(net.backbone.parameters())
+    flows, _ = find_flows(net.backbone, sites, torch.zeros(2, *net.input_shape).to(anchor))
+    taken: dict[tuple[str, str], str] = {}
+    for number, (site, flow) in enumerate(zip(net.sites, flows, strict=True)):
+        sides = [(path, "outputs") for path in (*flow.makers, *flow.passes)] + [(p, "inputs") for p in flow.readers]
+        rivals = {taken[side] for side in sides if side in taken}
+        if rivals:
+            flows[number] = Flow(reason=f"its filters meet those of {rivals.pop()!r}")
+        else:
+            taken |= dict.fromkeys(sides, site.name)
+    return flows
+
+
+def restructure(net: GaterNet, states: str) -> tuple[nn.Module, list[Flow]]:
+    """Return a copy of `net` in which constant gates are no longer decided, and what could be taken out at each site.
+
+    Args:
+        net: is only read.
+        states: one letter a gate, "1" always open, "0" always closed, "?" still decided.
+
+    The copy is the plain backbone if nothing is decided any more, and a GaterNet otherwise. It is compared with `net`
+    in float64; where taking filters out of a site changes what the network computes, they stay there, multiplied by 0.
+    """
+    flows = flows_of(net)
+    exact = copy.deepcopy(net).double().eval()
+    if not _agrees(exact, states, flows):
+        alone = [[flow if flow is own else _keep(flow) for flow in flows] for own in flows]
+        flows = [own if _agrees(exact, states, only) else _keep(own) for own, only in zip(flows, alone, strict=True)]
+    return _cut(net, states, flows), flows
+
+
+def _keep(flow: Flow) -> Flow:
+    return flow if not flow.possible else Flow(reason="without them the network computes something else")
+
+
+def _agrees(net: GaterNet, states: str, flows: Sequence[Flow]) -> bool:
+    """Whether the network cut like this gives what `net` gives, on noise and with the decided gates at random."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
+    x = x.to(next(net.parameters()).device)
+    decided = torch.tensor([state == DECIDED for state in states])
+    gates = torch.tensor([state == OPEN for state in states]).expand(2, -1).clone()
+    gates[:, decided] = torch.rand(2, int(decided.sum()), generator=generator) < 0.5
+    gates = gates.to(x)
+    with torch.no_grad():
+        expected = net(x, gates)
+        try:
+            small = _cut(net, states, flows)
+            with evaluation_mode(small):
+                came = small(x, gates[:, decided]) if isinstance(small, GaterNet) else small(x)
+        except (RuntimeError, ValueError, IndexError):  # shapes that a forward has written down somewhere
+            return False
+    return largest_difference(came, expected) < _AGREE
+
+
+def largest_difference(came: Any, expected: Any) -> float:
+    """Return max |a - b| / max |b| over all tensors of two outputs of one network.
+
+    >>> largest_difference(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0]))
+    0.2...
+    """
+    pairs = zip(_tensors(came), _tensors(expected), strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _cut(net: GaterNet, states: str, flows: Sequence[Flow]) -> nn.Module:
+    small = copy.deepcopy(net)
+    plans = [_Plan(net, site, flow, states) for site, flow in zip(net.sites, flows, strict=True)]
+    for plan in plans:
+        plan.take_out(small)
+    chosen = [gate for gate, state in enumerate(states) if state == DECIDED]
+    if chosen:
+        sites: list[Site] = []
+        for plan in plans:
+            if plan.decided:
+                first = sites[-1].first + sites[-1].gates if sites else 0
+                sites.append(plan.new_site(net.backbone, small.backbone, first))
+        small.decide_only(tuple(sites), chosen, [gate for gate, state in enumerate(states) if state == OPEN])
+    else:
+        detach(small.backbone)
+    for plan in plans:
+        plan.hold(small.backbone)
+    if not chosen:
+        return small.backbone
+    small.count_work()
+    return small
+
+
+class _Plan:
+    """What is to be done at one site."""
+
+    def __init__(self, net: GaterNet, site: Site, flow: Flow, states: str) -> None:
+        own = states[site.first : site.first + site.gates]
+        self.site, self.flow = site, flow
+        self.letters = [(own + OPEN + CLOSED)[gate] for gate in site.gate_of_filters]  # of each filter
+        self.decided = [gate for gate, state in enumerate(own) if state == DECIDED]
+        layers = [net.backbone.get_submodule(path) for path in (*flow.makers, *flow.readers)]
+        groups = math.lcm(1, *(getattr(layer, "groups", 1) for layer in layers))
+        self.kept = _balanced([letter != CLOSED for letter in self.letters], groups if flow.possible else 0)
+
+    def take_out(self, net: GaterNet) -> None:
+        kept = torch.tensor(self.kept, device=next(net.backbone.parameters()).device)
+        closed = [place for place, filter_ in enumerate(self.kept) if self.letters[filter_] == CLOSED]
+        if len(kept) < self.site.filters:
+            for path in self.flow.makers:
+                keep_outputs(net.backbone.get_submodule(path), kept)
+            for path in self.flow.passes:
+                keep_channels(net.backbone.get_submodule(path), kept)
+            for layer in self._readers(net):
+                keep_inputs(layer, kept)
+        if closed and not self.decided:
+            for layer in self._readers(net):
+                silence_inputs(layer, torch.tensor(closed))
+
+    def _readers(self, net: GaterNet) -> list[nn.Module]:
+        """Return who reads these filters: layers of the backbone, and deciders that look at what one of those reads."""
+        readers = [net.backbone.get_submodule(path) for path in self.flow.readers]
+        if net.is_local:
+            names = [site.name for site in net.sites]
+            deciders: Any = [net.gater[names.index(path)] for path in self.flow.readers if path in names]  # type: ignore[index]
+            readers += [decider.head.fc1 for decider in deciders]
+        return readers
+
+    def new_site(self, before: nn.Module, after: nn.Module, first: int) -> Site:
+        gates = len(self.decided)
+        names = {OPEN: gates, CLOSED: gates + 1}
+        driven_by = [
+            names[self.letters[filter_]]
+            if self.letters[filter_] in names
+            else self.decided.index(self.site.gate_of_filters[filter_])
+            for filter_ in self.kept
+        ]
+
+        def scaled(layer: Weighted) -> Weighted:
+            old, new = (network.get_submodule(layer.layer) for network in (before, after))
+            share = new.weight.numel() / old.weight.numel()  # type: ignore[union-attr,operator]
+            return Weighted(layer.layer, round(layer.macs * share), getattr(new, "groups", 1))
+
+        return dataclasses.replace(
+            self.site,
+            filters=len(self.kept),
+            gates=gates,
+            first=first,
+            maker=scaled(self.site.maker),
+            depthwise=tuple(map(scaled, self.site.depthwise)),
+            readers=tuple(map(scaled, self.site.readers)),
+            driven_by=tuple(driven_by),
+        )
+
+    def hold(self, backbone: nn.Module) -> None:
+        """Let zeros stand for what is closed where its readers have not lost it."""
+        if CLOSED not in self.letters or self.flow.readers:
+            return
+        places = {filter_: place for place, filter_ in enumerate(self.kept) if self.letters[filter_] != CLOSED}
+        source = [places.get(filter_, -1) for filter_ in range(self.site.filters)]
+        if self.decided and len(self.kept) == self.site.filters:
+            return  # the switch does it
+        layer = backbone.get_submodule(self.site.layer)
+        hold_constant(layer, self.site.side, source, self.site.channel_axis)
+
+
+def _balanced(wanted: list[bool], groups: int) -> list[int]:
+    """Return the filters to keep: those wanted, filled up to as many in each of `groups` groups, and at least one.
+
+    >>> _balanced([True, True, False, False], groups=2)
+    [0, 1, 2, 3]
+    >>> _balanced([True, False, False, False], groups=2)
+    [0, 2]
+    >>> _balanced([False, False], groups=1)
+    [0]
+    >>> _balanced([True, False], groups=0)  # nothing can go
+    [0, 1]
+    """
+    if not groups:
+        return list(range(len(wanted)))
+    size = len(wanted) // groups
+    of_group = [range(start, start + size) for start in range(0, len(wanted), size)]
+    count = max(1, *(sum(wanted[filter_] for filter_ in group) for group in of_group))
+    return sorted(
+        filter_ for group in of_group for filter_ in sorted(group, key=lambda filter_: not wanted[filter_])[:count]
+    )

@@ -1,0 +1,88 @@
+"""Take filters out of one layer, in place: its outputs, its inputs, or channels that it treats one by one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def keep_outputs(layer: Any, kept: Tensor) -> None:
+    """Keep these filters of a convolution or linear layer; of a grouped one, as many of each group.
+
+    >>> layer = nn.Conv2d(2, 3, 1)
+    >>> second = layer.weight[1].clone()
+    >>> keep_outputs(layer, torch.tensor([1]))
+    >>> layer, bool((layer.weight[0] == second).all())
+    (Conv2d(2, 1, kernel_size=(1, 1), stride=(1, 1)), True)
+    """
+    _replace(layer, "weight", layer.weight[kept])
+    if layer.bias is not None:
+        _replace(layer, "bias", layer.bias[kept])
+    _resize(layer, outputs=len(kept))
+
+
+def keep_inputs(layer: Any, kept: Tensor) -> None:
+    """Keep these inputs of a convolution or linear layer; of a grouped one, as many of each group.
+
+    >>> layer = nn.Linear(4, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[1.0, 2, 3, 4]])
+    >>> keep_inputs(layer, torch.tensor([1, 3]))
+    >>> layer.weight.data
+    tensor([[2., 4.]])
+    """
+    groups = getattr(layer, "groups", 1)
+    width = layer.weight.shape[1]
+    of_group = kept.view(groups, -1) - width * torch.arange(groups, device=kept.device)[:, None]
+    blocks = [block[:, own] for block, own in zip(layer.weight.chunk(groups), of_group, strict=True)]
+    _replace(layer, "weight", torch.cat(blocks))
+    _resize(layer, inputs=len(kept))
+
+
+def silence_inputs(layer: Any, closed: Tensor) -> None:
+    """Let a convolution or linear layer give nothing on these inputs, which it keeps.
+
+    >>> layer = nn.Linear(3, 1, bias=False)
+    >>> layer.weight.data = torch.tensor([[1.0, 2, 3]])
+    >>> silence_inputs(layer, torch.tensor([0]))
+    >>> layer.weight.data
+    tensor([[0., 2., 3.]])
+    """
+    groups = getattr(layer, "groups", 1)
+    width = layer.weight.shape[1]
+    with torch.no_grad():
+        blocks = layer.weight.chunk(groups)
+        for channel in closed.tolist():
+            blocks[channel // width][:, channel % width] = 0
+
+
+def keep_channels(layer: Any, kept: Tensor) -> None:
+    """Keep these channels of a depthwise convolution, a batch or instance norm, or a PReLU.
+
+    >>> norm = nn.BatchNorm2d(3)
+    >>> keep_channels(norm, torch.tensor([0, 2]))
+    >>> norm.num_features, norm.weight.shape, norm.running_var.shape
+    (2, torch.Size([2]), torch.Size([2]))
+    """
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(layer, name, None)
+        if value is not None and value.shape[0] > 1:  # a PReLU may have one number for all
+            _replace(layer, name, value[kept])
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        layer.num_features = len(kept)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = layer.weight.numel()
+    else:
+        layer.groups = len(kept)
+        _resize(layer, inputs=len(kept), outputs=len(kept))
+
+
+def _replace(layer: nn.Module, name: str, value: Tensor) -> None:
+    old = getattr(layer, name)
+    value = value.detach().clone()
+    setattr(layer, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+
+
+def _resize(layer: Any, **sizes: int) -> None:
+    kind = "features" if isinstance(layer, nn.Linear) else "channels"
+    for name, size in sizes.items():
+        setattr(layer, f"{'in' if name == 'inputs' else 'out'}_{kind}", size)

@@ -1,0 +1,192 @@
+"""What follows when some filters of a layer go: which other layers have to change, and how far that reaches."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gatewise.places.layers import Layers
+from gatewise.places.rules import ends_filters, mixes
+from gatewise.places.trace import Op, trace
+from gatewise.registry import Gate
+
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The layers that change when filters of one layer go.
+
+    Attributes:
+        makers: lose these filters as outputs: the layer itself, and what makes factors for the same channels, such as
+            the last layer of a squeeze-and-excite block on the way.
+        passes: work on each channel by itself with numbers for each, and lose those.
+        readers: lose these channels as inputs.
+        expands: whether the map is filled up with zeros at the place where it is gated, because what lies behind it
+            needs all channels; then there are no readers.
+        reason: why nothing can be taken out, or why nothing behind the place, or ''.
+    """
+
+    makers: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+    expands: bool = False
+    reason: str = ""
+
+    @property
+    def possible(self) -> bool:
+        """Whether filters can be taken out at all."""
+        return bool(self.makers)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers that change."""
+        return (*self.makers, *self.passes, *self.readers)
+
+
+class _StopError(Exception):
+    """The filters cannot be followed further."""
+
+
+@dataclass
+class _Walk:
+    """Follows the channels of one layer through the network."""
+
+    layers: Layers
+    makers: dict[str, Op] = field(default_factory=dict)
+    passes: dict[str, Op] = field(default_factory=dict)
+    readers: dict[str, Op] = field(default_factory=dict)
+    carrying: list[Op] = field(default_factory=list)  # operations whose results have these channels
+
+    def to(self, end: Op, maker: Op) -> "_Walk":
+        """Follow the filters of `maker` to where they are gated; until then nobody may mix them."""
+        self._make(maker)
+        for op in self.carrying:  # grows while it is read
+            for reader in op.readers if op is not end else []:
+                if mixes(reader):
+                    raise _StopError(f"{_innermost(reader)!r} reads the map before it is gated")
+                self._follow(reader, op)
+        if end not in self.carrying:
+            raise _StopError(f"the gates do not act behind {_innermost(maker)!r}")
+        return self
+
+    def beyond(self, end: Op) -> "_Walk":
+        """Follow them on from there."""
+        ops = [end]
+        for op in ops:  # grows while it is read
+            for reader in op.readers:
+                known = len(self.carrying)
+                self._follow(reader, op)
+                ops += self.carrying[known:]
+        return self
+
+    def _make(self, op: Op) -> None:
+        self.makers[self._layer(op, _WEIGHTED)] = op
+        self._carry(op)
+
+    def _carry(self, op: Op) -> None:
+        if op in self.carrying:
+            return
+        for path in [_innermost(op), *(path for _, path in op.ended_calls())]:
+            self._refuse_gates(path)
+        self.carrying.append(op)
+
+    def _refuse_gates(self, path: str) -> None:
+        gates = [name for name, child in self.layers.modules[path].named_children() if isinstance(child, Gate)]
+        if gates:
+            raise _StopError(f"the gate {path}.{gates[0]} would see fewer channels")
+
+    def _follow(self, op: Op, source: Op) -> None:
+        if mixes(op):
+            path = self._layer(op, _WEIGHTED)
+            self._refuse_gates(path)
+            self.readers[path] = op
+            return
+        if op.kind in {"output", "cat", "mixing"}:
+            what = {"output": "is returned", "cat": "is concatenated with others"}.get(op.kind, "is mixed by channel")
+            raise _StopError(f"the map behind {_innermost(source)!r} {what}")
+        if op.channels != source.channels:
+            raise _StopError(f"{_innermost(op) or 'the forward'} rearranges the channels")
+        for other in op.inputs:
+            if other not in self.carrying and other.channels == op.channels:
+                if op.kind != "mul":
+                    raise _StopError(f"the map behind {_innermost(source)!r} is added to others")
+                self._make_too(other)
+        self._pass(op)
+
+    def _pass(self, op: Op) -> None:
+        module = self.layers.modules[_innermost(op)]
+        if op.kind == "conv" or [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+            self.passes[self._layer(op, _PASSING)] = op
+        self._carry(op)
+
+    def _make_too(self, op: Op) -> None:
+        """Let the makers of another operand, if nobody else reads it, lose the same filters."""
+        if mixes(op):
+            self._make(op)
+            return
+        if ends_filters(op) or not op.inputs:
+            raise _StopError(f"it meets other channels in {_innermost(op) or 'the forward'}")
+        for source in op.inputs:
+            if source.channels == op.channels and source not in self.carrying:
+                self._make_too(source)
+        self._pass(op)
+
+    def _layer(self, op: Op, kinds: tuple[type, ...]) -> str:
+        path = _innermost(op)
+        module = self.layers.modules.get(path)
+        if not isinstance(module, kinds) or len(op.inputs) > 1:
+            raise _StopError(f"{path or 'the forward'} ({type(module).__name__}) has numbers of its own for each channel")
+        if self.layers.calls[path] > 1:
+            raise _StopError(f"{path} is called several times")
+        return path
+
+
+def find_flows(
+    model: nn.Module, sites: Iterable[tuple[str, str, str]], example: object = None
+) -> tuple[list[Flow], dict[str, str]]:
+    """Return the flow for each (maker's path, layer where its filters are gated, side), and norms that can be folded.
+
+    The second result maps each convolution that a batch norm alone reads to that norm.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> find_flows(net, [("0", "2", "output")])
+    ([Flow(makers=('0',), passes=('1',), readers=('3',), expands=False, reason='')], {'0': '1'})
+    """
+    operations = trace(model, example)
+    layers = Layers(model, operations)
+    return [_flow(operations, layers, *site) for site in sites], _followed_by_norm(operations, layers)
+
+
+def _flow(operations: list[Op], layers: Layers, maker: str, layer: str, side: str) -> Flow:
+    first = next(op for op in operations if _innermost(op) == maker and mixes(op))
+    boundary = layers.results(layer) if side == "output" else layers.reads(layer)
+    end = next(op for op in reversed(boundary) if op.is_map and op.channels == first.channels)
+    try:
+        walk = _Walk(layers).to(end, first)
+    except _StopError as error:
+        return Flow(reason=str(error))
+    near = Flow(tuple(walk.makers), tuple(walk.passes), expands=True)
+    try:
+        walk.beyond(end)
+    except _StopError as error:
+        return dataclasses.replace(near, reason=str(error))
+    return Flow(tuple(walk.makers), tuple(walk.passes), tuple(walk.readers))
+
+
+def _innermost(op: Op) -> str:
+    return next(reversed(op.calls.values()), "")
+
+
+def _followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]:
+    found = {}
+    for op in operations:
+        if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].readers) == 1:
+            convolution, norm = _innermost(op.inputs[0]), _innermost(op)
+            if isinstance(layers.modules[norm], nn.modules.batchnorm._BatchNorm) and all(
+                layers.calls[path] == 1 for path in (convolution, norm)
+            ):
+                found[convolution] = norm
+    return found
