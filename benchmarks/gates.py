@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import gatewise as gw
-from gatewise.checkpoint import write_json
+from gatewise.files import write_json
 from gatewise.measure import Latency, environment, interleaved_latency
 
 

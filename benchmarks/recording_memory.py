@@ -18,7 +18,8 @@ import torch
 
 from gatewise.analysis.findings import find
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import load_model, write_json
+from gatewise.checkpoint import load_model
+from gatewise.files import write_json
 from gatewise.measure import environment
 
 

@@ -18,15 +18,8 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise._checks import DataError, InvalidTypeError
-from gatewise.checkpoint import (
-    load_model,
-    load_state,
-    read_json,
-    save_model,
-    save_state,
-    write_atomically,
-    write_json,
-)
+from gatewise.checkpoint import load_model, load_state, save_model, save_state
+from gatewise.files import read_json, write_atomically, write_json
 from gatewise.spec import ModelSpec
 
 SPEC = ModelSpec.parse("resnet18_cifar:width=8+gct:mode=l1,eps=0.001@inner+se:rd_ratio=0.25@stage_end")

@@ -130,7 +130,7 @@ def test_a_kill_while_writing_any_file_loses_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         dying = writes(count, checkpoint.write_atomically)
-        for module in ("checkpoint", "training.loop", "training.recipe"):
+        for module in ("files", "checkpoint", "training.loop", "training.recipe"):
             patch.setattr(f"gatewise.{module}.write_atomically", dying)
         with pytest.raises(Killed):
             trained(tmp_path / "run")

@@ -18,8 +18,9 @@ from gatewise import _checks, measure
 from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
-from gatewise.checkpoint import load_model, read_json, read_json_lines, read_tensors, write_atomically, write_json
+from gatewise.checkpoint import load_model, read_tensors
 from gatewise.data import Dataset, PairDataset
+from gatewise.files import read_json, read_json_lines, write_atomically, write_json
 from gatewise.spec import Gates, format_gates
 from gatewise.training import TITLES, Interrupted, Progress, Recipe, build_model, holds_run, train
 

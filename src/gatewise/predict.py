@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.checkpoint import load_model, write_atomically
+from gatewise.checkpoint import load_model
 from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
+from gatewise.files import write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.training import Recipe, pixel_classes
 

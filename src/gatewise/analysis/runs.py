@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.checkpoint import load_model, read_json, read_json_lines
+from gatewise.checkpoint import load_model
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -27,6 +27,7 @@ from gatewise.data import (
     make_batches,
     spread,
 )
+from gatewise.files import read_json, read_json_lines
 from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe
 

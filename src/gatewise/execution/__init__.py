@@ -3,3 +3,5 @@
 from gatewise.execution.compact import Compaction as Compaction
 from gatewise.execution.compact import compact as compact
 from gatewise.execution.restructure import restructure as restructure
+from gatewise.execution.skip import SkippingNet as SkippingNet
+from gatewise.execution.skip import skip_closed_filters as skip_closed_filters

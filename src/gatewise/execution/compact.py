@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, largest_difference, restructure
+from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, restructure
+from gatewise.execution.safety import largest_difference
 from gatewise.gaternet import GaterNet
 from gatewise.measure import macs_per_sample, parameter_count
 from gatewise.places import Flow, evaluation_mode
@@ -69,9 +70,9 @@ class Compaction:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
         removed = sum(site.removed for site in self.sites)
         lines = [
-            f"{', '.join(counts)} on {self.images} images; {removed} filters removed, "
-            f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M, "
-            f"{self.parameters_before:,} parameters -> {self.parameters_after:,}, "
+            f"{', '.join(counts)} on {self.images} images; {removed} filters removed",
+            f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M",
+            f"{self.parameters_before:,} parameters -> {self.parameters_after:,}",
             f"outputs equal to {self.difference:.1e}",
             *(f"{site.name}: {site.kept}" for site in self.sites if site.kept and CLOSED in self.states),
         ]

@@ -10,29 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.execution.constant_gates import hold_constant
+from gatewise.execution.safety import flows_of, settle
 from gatewise.execution.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
 from gatewise.gaternet import GaterNet, Site
 from gatewise.gaternet.switches import detach
-from gatewise.places import Flow, Weighted, evaluation_mode, find_flows
+from gatewise.places import Flow, Weighted
 
 OPEN, CLOSED, DECIDED = "1", "0", "?"  # what a gate is, one letter each
-_AGREE = 1e-6  # relative, in float64
-
-
-def flows_of(net: GaterNet) -> list[Flow]:
-    """Return the flow of each site's filters; two sites never change the same side of a layer."""
-    sites = [(site.name, site.layer, site.side) for site in net.sites]
-    anchor = next(net.backbone.parameters())
-    flows, _ = find_flows(net.backbone, sites, torch.zeros(2, *net.input_shape).to(anchor))
-    taken: dict[tuple[str, str], str] = {}
-    for number, (site, flow) in enumerate(zip(net.sites, flows, strict=True)):
-        sides = [(path, "outputs") for path in (*flow.makers, *flow.passes)] + [(p, "inputs") for p in flow.readers]
-        rivals = {taken[side] for side in sides if side in taken}
-        if rivals:
-            flows[number] = Flow(reason=f"its filters meet those of {rivals.pop()!r}")
-        else:
-            taken |= dict.fromkeys(sides, site.name)
-    return flows
 
 
 def restructure(net: GaterNet, states: str) -> tuple[nn.Module, list[Flow]]:
@@ -45,53 +29,16 @@ def restructure(net: GaterNet, states: str) -> tuple[nn.Module, list[Flow]]:
     The copy is the plain backbone if nothing is decided any more, and a GaterNet otherwise. It is compared with `net`
     in float64; where taking filters out of a site changes what the network computes, they stay there, multiplied by 0.
     """
-    flows = flows_of(net)
-    exact = copy.deepcopy(net).double().eval()
-    if not _agrees(exact, states, flows):
-        alone = [[flow if flow is own else _keep(flow) for flow in flows] for own in flows]
-        flows = [own if _agrees(exact, states, only) else _keep(own) for own, only in zip(flows, alone, strict=True)]
+    letters = torch.tensor([[state == DECIDED, state == OPEN] for state in states])
+    decided, opened = letters.unbind(1)
+
+    def run(exact: GaterNet, flows: Sequence[Flow], x: Tensor, gates: Tensor) -> Any:
+        small = _cut(exact, states, flows)
+        return small(x, gates[:, decided]) if isinstance(small, GaterNet) else small(x)
+
+    flows, _ = flows_of(net)
+    flows = settle(net, flows, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates)))
     return _cut(net, states, flows), flows
-
-
-def _keep(flow: Flow) -> Flow:
-    return flow if not flow.possible else Flow(reason="without them the network computes something else")
-
-
-def _agrees(net: GaterNet, states: str, flows: Sequence[Flow]) -> bool:
-    """Whether the network cut like this gives what `net` gives, on noise and with the decided gates at random."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
-    x = x.to(next(net.parameters()).device)
-    decided = torch.tensor([state == DECIDED for state in states])
-    gates = torch.tensor([state == OPEN for state in states]).expand(2, -1).clone()
-    gates[:, decided] = torch.rand(2, int(decided.sum()), generator=generator) < 0.5
-    gates = gates.to(x)
-    with torch.no_grad():
-        expected = net(x, gates)
-        try:
-            small = _cut(net, states, flows)
-            with evaluation_mode(small):
-                came = small(x, gates[:, decided]) if isinstance(small, GaterNet) else small(x)
-        except (RuntimeError, ValueError, IndexError):  # shapes that a forward has written down somewhere
-            return False
-    return largest_difference(came, expected) < _AGREE
-
-
-def largest_difference(came: Any, expected: Any) -> float:
-    """Return max |a - b| / max |b| over all tensors of two outputs of one network.
-
-    >>> largest_difference(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0]))
-    0.2...
-    """
-    pairs = zip(_tensors(came), _tensors(expected), strict=True)
-    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _cut(net: GaterNet, states: str, flows: Sequence[Flow]) -> nn.Module:

@@ -133,5 +133,9 @@ class LocalDecider(nn.Module):
         self.head = decision_head(channels, gates, **head)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the mean over positions: (N, C, *S), or (N, *S, C) -> (N, C)."""
         axes = [axis for axis in range(1, x.dim()) if axis != self.channel_axis]
-        return self.head(x.mean(axes, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype))
+        return x.mean(axes, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)

@@ -165,41 +165,43 @@ class GaterNet(nn.Module):
 
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
-        board = self._board
         try:
-            if gates is not None:
-                self._check_gates(x, gates)
-                self._set(gates)
-                return self.backbone(x), gates
-            if self.is_local:
+            if gates is None and self.is_local:
                 return self._run_local(x)
-            logits = self.gater(x)
-            gates = ESTIMATORS[self.estimator](logits, self.training)
-            self._set(gates)
-            self._note(gates, logits)
+            if gates is None:
+                gates = self.decide(x)
+            else:
+                self.check_gates(x, gates)
+            self._board.factors = {n: site.spread(site.own(gates)) for n, site in enumerate(self.sites)}
             return self.backbone(x), gates
         finally:
-            board.gates = {}
-            board.decide = None
+            self._board.factors, self._board.decide = {}, None
+
+    def decide(self, x: Tensor) -> Tensor:
+        """Return the gates that the gater gives these images, (N, gate_count); not for local gating."""
+        logits = self.gater(x)
+        gates = ESTIMATORS[self.estimator](logits, self.training)
+        self._note(gates, logits)
+        return gates
 
     def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
-        decided: dict[int, Tensor] = {}
+        logits: dict[int, Tensor] = {}
+        gates: dict[int, Tensor] = {}
 
-        def decide(site: int, features: Tensor) -> Tensor:
-            decided[site] = self.gater[site](features)  # type: ignore[index]
-            return ESTIMATORS[self.estimator](decided[site], self.training)
+        def decide(number: int, features: Tensor) -> Tensor:
+            logits[number] = self.gater[number](features)  # type: ignore[index]
+            gates[number] = ESTIMATORS[self.estimator](logits[number], self.training)
+            return self.sites[number].spread(gates[number])
 
         self._board.decide = decide
         output = self.backbone(x)
         order = range(len(self.sites))
-        gates = torch.cat([self._board.gates[site] for site in order], 1)
-        self._note(gates, torch.cat([decided[site] for site in order], 1))
-        return output, gates
+        decided = torch.cat([gates[number] for number in order], 1)
+        self._note(decided, torch.cat([logits[number] for number in order], 1))
+        return output, decided
 
-    def _set(self, gates: Tensor) -> None:
-        self._board.gates = {n: gates[:, s.first : s.first + s.gates] for n, s in enumerate(self.sites)}
-
-    def _check_gates(self, x: Tensor, gates: Tensor) -> None:
+    def check_gates(self, x: Tensor, gates: Tensor) -> None:
+        """Refuse gates that are not one row for each image, with ValueError."""
         if tuple(gates.shape) != (len(x), self.gate_count):
             raise _checks.InvalidValueError(
                 f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."

@@ -53,6 +53,10 @@ class Site:
         """Filters that one gate drives, where `driven_by` does not say."""
         return self.filters // self.gates
 
+    def own(self, gates: Tensor) -> Tensor:
+        """Return this site's part of all gates: (N, all) -> (N, gates)."""
+        return gates[:, self.first : self.first + self.gates]
+
     @property
     def gate_of_filters(self) -> tuple[int, ...]:
         """The gate of each filter, counted as `driven_by` does."""
@@ -71,11 +75,6 @@ class Site:
     def filters_of_gates(self) -> Tensor:
         """How many filters each gate drives, (gates,)."""
         return torch.tensor([self.gate_of_filters.count(gate) for gate in range(self.gates)], dtype=torch.long)
-
-    @property
-    def acts(self) -> bool:
-        """Whether any of its filters is ever closed."""
-        return self.driven_by is None or any(gate != self.gates for gate in self.driven_by)
 
     @property
     def macs_per_filter(self) -> float:

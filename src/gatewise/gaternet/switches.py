@@ -15,13 +15,13 @@ class Switchboard:
 
     Attributes:
         sites: what each hook, known by its number, gates.
-        gates: (N, gates of the site) for each site that is switched now.
-        decide: for local gating, turns the input of a site's convolution into its gates, which are noted here.
+        factors: by which the map at a site is multiplied, (N, its channels), for each site that is switched now.
+        decide: for local gating, turns a site's number and the input of its convolution into those factors.
     """
 
     sites: tuple[Site, ...]
-    gates: dict[int, Tensor] = field(default_factory=dict)
-    decide: Callable[[int, Tensor], Tensor] | None = None
+    factors: dict[int, Tensor | None] = field(default_factory=dict)
+    decide: Callable[[int, Tensor], Tensor | None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,24 +33,25 @@ class _Decide:
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
         if self.board.decide is not None:
-            self.board.gates[self.number] = self.board.decide(self.number, x)
+            self.board.factors[self.number] = self.board.decide(self.number, x)
         return x
 
 
 @dataclass(frozen=True, eq=False)
 class _Switch:
-    """Multiplies the map at a site by the site's gates while there are any."""
+    """Multiplies the map at a site by the site's factors while there are any."""
 
     board: Switchboard
     number: int
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        gates, site = self.board.gates.get(self.number), self.board.sites[self.number]
-        if gates is None or not site.acts:
+        factors = self.board.factors.get(self.number)
+        if factors is None:
             return x
+        site = self.board.sites[self.number]
         shape = [1] * site.axes
-        shape[0], shape[site.channel_axis] = gates.shape[0], site.filters
-        return x * site.spread(gates).reshape(shape).to(x.dtype)
+        shape[0], shape[site.channel_axis] = factors.shape
+        return x * factors.reshape(shape).to(x.dtype)
 
 
 def attach(backbone: nn.Module, board: Switchboard, *, decide: bool) -> None:

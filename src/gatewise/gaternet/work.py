@@ -41,4 +41,4 @@ def _open_in_groups(gates: Tensor, site: Site | None, groups: int) -> Tensor:
 
 
 def _filters_of(site: Site, gates: Tensor) -> Tensor:
-    return site.spread(gates[:, site.first : site.first + site.gates])
+    return site.spread(site.own(gates))

@@ -138,7 +138,9 @@ class _Walk:
         path = _innermost(op)
         module = self.layers.modules.get(path)
         if not isinstance(module, kinds) or len(op.inputs) > 1:
-            raise _StopError(f"{path or 'the forward'} ({type(module).__name__}) has numbers of its own for each channel")
+            raise _StopError(
+                f"{path or 'the forward'} ({type(module).__name__}) has numbers of its own for each channel"
+            )
         if self.layers.calls[path] > 1:
             raise _StopError(f"{path} is called several times")
         return path

@@ -19,18 +19,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gatewise import _checks
-from gatewise.checkpoint import (
-    complete_states,
-    keep_newest_states,
-    read_json,
-    read_json_lines,
-    remove_leftovers,
-    save_model,
-    state_progress,
-    write_atomically,
-    write_json,
-)
+from gatewise.checkpoint import complete_states, keep_newest_states, remove_leftovers, save_model, state_progress
 from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
+from gatewise.files import read_json, read_json_lines, write_atomically, write_json
 from gatewise.measure import environment, parameter_count
 from gatewise.training.interruption import Interrupted, Interruption
 from gatewise.training.learner import Learner

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from gatewise import _checks
-from gatewise.checkpoint import write_atomically
 from gatewise.data import IGNORED, LOADINGS, DataSource
 from gatewise.data.augmentation import parse_augmentation
+from gatewise.files import write_atomically
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.spec import ModelSpec, parse_gates, parse_value
 from gatewise.tuning import Stage, fine_tuning_stages

@@ -1,0 +1,153 @@
+"""Layers that compute only the filters that are open, from the inputs that are open: for inference."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from gatewise.execution.openings import Openings, Picked
+
+CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
+
+class _OpenLayer(nn.Module):
+    """A layer with the weights of all filters, which runs those that are open now.
+
+    Args:
+        openings: where it reads which are open.
+        reads: number of the site whose filters are its inputs, if any.
+        writes: number of the site whose filters are its outputs, if any.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, openings: Openings, reads: int | None, writes: int | None) -> None:
+        super().__init__()
+        self.openings, self.reads, self.writes = openings, reads, writes
+
+    def _hold(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.register_buffer("weight", weight.detach(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+
+    def _weights(self) -> Picked:
+        chosen = self.openings.chosen
+        inputs, outputs = chosen.get(self.reads), chosen.get(self.writes)  # type: ignore[arg-type]
+        if inputs is None and outputs is None:
+            return self.weight, self.bias
+        return self.openings.picked((self, inputs, outputs), lambda: self._pick(inputs, outputs))
+
+    def _pick(self, inputs: Any, outputs: Any) -> Picked:
+        """Return weights of the layout (outputs, inputs, ...)."""
+        weight, bias = self.weight, self.bias
+        if outputs is not None:
+            weight = outputs.pick(weight, 0)
+            bias = None if bias is None else outputs.pick(bias, 0)
+        if inputs is not None:
+            weight = inputs.pick(weight, 1)
+        return weight, bias
+
+
+class OpenMatrix(_OpenLayer):
+    """A linear layer, or a 1 x 1 convolution of channels-last maps as one matrix product.
+
+    Weights are stored so that whole rows of memory are picked: by inputs if only those are ever closed.
+    """
+
+    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
+        super().__init__(*sites)
+        self.is_map = not isinstance(layer, nn.Linear)
+        self.stride = layer.stride if self.is_map else (1, 1)
+        self.by_inputs = self.writes is None and self.reads is not None
+        weight = weight.flatten(1)
+        self._hold(weight.t().contiguous() if self.by_inputs else weight.contiguous(), bias)
+
+    def _pick(self, inputs: Any, outputs: Any) -> Picked:
+        return (inputs.pick(self.weight, 0), self.bias) if self.by_inputs else super()._pick(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self._weights()
+        weight = weight.t() if self.by_inputs else weight
+        if not self.is_map:
+            return F.linear(x, weight, bias)
+        if self.stride != (1, 1):
+            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+        return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+
+
+class OpenConvolution(_OpenLayer):
+    """A convolution of any size."""
+
+    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
+        super().__init__(*sites)
+        self.convolve = CONVOLUTIONS[type(layer)]
+        self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        self.in_layout = weight.dim() == 4 and layer.groups == 1
+        self._hold(self._laid_out(weight), bias)
+
+    def _laid_out(self, weight: Tensor) -> Tensor:
+        return weight.contiguous(memory_format=torch.channels_last) if self.in_layout else weight.contiguous()
+
+    def _pick(self, inputs: Any, outputs: Any) -> Picked:
+        weight, bias = super()._pick(inputs, outputs)
+        return self._laid_out(weight), bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, *self._weights(), *self.options)
+
+
+class OpenDepthwise(_OpenLayer):
+    """A convolution of each channel by itself; closed channels are neither its inputs nor its outputs."""
+
+    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, openings: Openings, passes: int) -> None:
+        super().__init__(openings, None, passes)
+        self.convolve = CONVOLUTIONS[type(layer)]
+        self.options = (layer.stride, layer.padding, layer.dilation)
+        self._hold(weight.contiguous(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, *self._weights(), *self.options, x.shape[1])
+
+
+class OpenNorm(_OpenLayer):
+    """A batch norm in eval mode that no convolution could take in: x scale + shift for each channel."""
+
+    def __init__(self, norm: Any, openings: Openings, passes: int) -> None:
+        super().__init__(openings, None, passes)
+        scale, shift = folded_norm(norm)
+        self._hold(scale, shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self._weights()
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        return x * scale.view(shape) + shift.view(shape)  # type: ignore[union-attr]
+
+
+def folded_norm(norm: Any) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of a batch norm in eval mode."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale.detach(), (shift if norm.bias is None else shift + norm.bias).detach()
+
+
+def weights_of(layer: Any, norm: Any = None) -> Picked:
+    """Return weight and bias of a layer, with the batch norm behind it taken in."""
+    if norm is None:
+        return layer.weight, layer.bias
+    return fuse_conv_bn_weights(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+
+
+def opened(layer: Any, picked: Picked, openings: Openings, reads: int | None, writes: int | None) -> nn.Module:
+    """Return the layer that does the work of `layer` with these weights."""
+    sites = (openings, reads, writes)
+    if isinstance(layer, nn.Linear):
+        return OpenMatrix(layer, *picked, *sites)
+    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    if pointwise and layer.padding == (0, 0) and not picked[0].is_cuda:
+        return OpenMatrix(layer, *picked, *sites)
+    return OpenConvolution(layer, *picked, *sites)

@@ -1,0 +1,99 @@
+"""Which filters are open just now, and the weights that were picked for them."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gatewise.gaternet import Site
+
+Picked = tuple[Tensor, Tensor | None]  # weight and bias
+
+
+@dataclass(frozen=True, eq=False)
+class OpenFilters:
+    """Some filters of one site, in runs of equal length.
+
+    Attributes:
+        units: which runs.
+        run: how long they are.
+        channels: the filters themselves.
+    """
+
+    units: Tensor
+    run: int
+    channels: Tensor
+
+    def pick(self, tensor: Tensor, axis: int) -> Tensor:
+        """Return these filters of a tensor that has all of them on one axis; whole runs are copied at once.
+
+        >>> some = OpenFilters(torch.tensor([1]), 2, torch.tensor([2, 3]))
+        >>> some.pick(torch.tensor([[0, 1, 2, 3]]), 1)
+        tensor([[2, 3]])
+        """
+        if self.run == 1:
+            return tensor.index_select(axis, self.units)
+        return tensor.unflatten(axis, (-1, self.run)).index_select(axis, self.units).flatten(axis, axis + 1)
+
+
+@dataclass(eq=False)
+class Openings:
+    """What the layers of a skipping network read at each call.
+
+    Attributes:
+        memory: bytes that picked weights may take; those not used for longest go first.
+        chosen: the open filters of each site that is narrow now, by the site's number.
+    """
+
+    memory: int
+    chosen: dict[int, OpenFilters] = field(default_factory=dict)
+    _known: dict[tuple[int, bytes], OpenFilters] = field(default_factory=dict)
+    _picked: OrderedDict[tuple[object, ...], Picked] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def forget(self) -> None:
+        """Drop everything that was picked, for example because the weights have moved."""
+        self.chosen = {}
+        self._known.clear()
+        self._picked.clear()
+        self._bytes = 0
+
+    def filters(self, number: int, site: Site, pattern: bytes, device: torch.device) -> OpenFilters:
+        """Return the open filters of a site for the gates `pattern`, a byte each; the first unit if none is open."""
+        known = self._known.get((number, pattern))
+        if known is None:
+            if len(self._known) > 100_000:
+                self.forget()
+            known = self._known[number, pattern] = _open_filters(site, pattern, device)
+        return known
+
+    def picked(self, key: tuple[object, ...], pick: Callable[[], Picked]) -> Picked:
+        """Return what `pick` gives for this key, from memory if it is there."""
+        found = self._picked.get(key)
+        if found is not None:
+            self._picked.move_to_end(key)
+            return found
+        found = pick()
+        self._bytes += _size(found)
+        self._picked[key] = found
+        while self._bytes > self.memory:
+            self._bytes -= _size(self._picked.popitem(last=False)[1])
+        return found
+
+
+def _open_filters(site: Site, pattern: bytes, device: torch.device) -> OpenFilters:
+    if site.driven_by is None:
+        units = [gate for gate, state in enumerate(pattern) if state] or [0]
+        run = site.group_size
+    else:
+        states = pattern + b"\1\0"  # always open, always closed
+        units = [filter_ for filter_, gate in enumerate(site.driven_by) if states[gate]] or [0]
+        run = 1
+    channels = [unit * run + offset for unit in units for offset in range(run)]
+    return OpenFilters(torch.tensor(units, device=device), run, torch.tensor(channels, device=device))
+
+
+def _size(picked: Picked) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in picked if tensor is not None)

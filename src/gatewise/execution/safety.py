@@ -1,0 +1,84 @@
+"""What can be taken out of a network without changing what it computes: read from its graph, then tried."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise.gaternet import GaterNet
+from gatewise.places import Flow, find_flows
+
+Run = Callable[[GaterNet, Sequence[Flow], Tensor, Tensor], Any]
+_AGREE = 1e-9  # relative, in float64
+
+
+def flows_of(net: GaterNet) -> tuple[list[Flow], dict[str, str]]:
+    """Return the flow of each site's filters, and for convolutions the batch norm that alone reads them.
+
+    Two sites never change the same side of a layer: the later one is then impossible.
+    """
+    sites = [(site.name, site.layer, site.side) for site in net.sites]
+    anchor = next(net.backbone.parameters())
+    flows, followed = find_flows(net.backbone, sites, torch.zeros(2, *net.input_shape).to(anchor))
+    taken: dict[tuple[str, str], str] = {}
+    for number, (site, flow) in enumerate(zip(net.sites, flows, strict=True)):
+        sides = [(path, "outputs") for path in (*flow.makers, *flow.passes)] + [(p, "inputs") for p in flow.readers]
+        rivals = {taken[side] for side in sides if side in taken}
+        if rivals:
+            flows[number] = Flow(reason=f"its filters meet those of {rivals.pop()!r}")
+        else:
+            taken |= dict.fromkeys(sides, site.name)
+    return flows, followed
+
+
+def settle(net: GaterNet, flows: list[Flow], run: Run, pattern: Callable[[Tensor], Tensor]) -> list[Flow]:
+    """Return the flows, without those that would change what `net` computes or that its forward cannot bear.
+
+    Args:
+        net: is only read.
+        flows: as read from the graph.
+        run: runs a copy of the net without its closed filters: (net, flows, images, gates) -> output.
+        pattern: turns random gates (N, gate_count) into those to try.
+
+    Tried in float64, on noise: all together, and if that goes wrong one by one.
+    """
+    exact = copy.deepcopy(net).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
+    gates = (torch.rand(1, net.gate_count, generator=generator) < 0.5).double().expand(2, -1)
+    device = next(net.parameters()).device
+    x, gates = x.to(device), pattern(gates.to(device))
+    with torch.no_grad():
+        expected = exact(x, gates)
+
+        def agrees(flows: Sequence[Flow]) -> bool:
+            try:
+                return largest_difference(run(exact, flows, x, gates), expected) < _AGREE
+            except (RuntimeError, ValueError, IndexError):  # a shape that a forward has written down somewhere
+                return False
+
+        if agrees(flows):
+            return flows
+        wrong = Flow(reason="without them the network computes something else")
+        alone = [[flow if flow is own or not flow.possible else wrong for flow in flows] for own in flows]
+        return [own if agrees(only) else wrong for own, only in zip(flows, alone, strict=True)]
+
+
+def largest_difference(came: Any, expected: Any) -> float:
+    """Return max |a - b| / max |b| over all tensors of two outputs of one network.
+
+    >>> largest_difference(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0]))
+    0.2...
+    """
+    pairs = zip(tensors_of(came), tensors_of(expected), strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """Return the tensors of an output in order: a tensor, or any nesting of lists, tuples and dicts of such."""
+    if isinstance(output, Tensor):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output
+    return [tensor for part in parts for tensor in tensors_of(part)]

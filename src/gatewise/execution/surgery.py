@@ -1,0 +1,123 @@
+"""Give a copied network layers that run their open filters only, with batch norms folded into convolutions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.execution.open_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
+from gatewise.execution.openings import Openings
+from gatewise.gaternet import Site
+from gatewise.places import Flow, change_map
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+
+
+def why_not(backbone: nn.Module, flow: Flow, folds: dict[str, str]) -> str:
+    """Return why the filters of a site cannot be skipped, or ''."""
+    if not flow.possible:
+        return flow.reason
+    layers = dict(backbone.named_modules())
+    for path in (*flow.makers, *flow.readers):
+        layer: Any = layers[path]
+        if type(layer) not in _WEIGHTED:
+            return f"{path} is a {type(layer).__name__}, which is run as a whole"
+        if getattr(layer, "groups", 1) > 1:
+            return f"{path} is a grouped convolution, which is run as a whole"
+        if getattr(layer, "padding_mode", "zeros") != "zeros":
+            return f"{path} pads with {layer.padding_mode}, and is run as a whole"
+    for path in flow.passes:
+        layer = layers[path]
+        if path not in folds.values() and not _passes(layer):
+            return f"{path} ({type(layer).__name__}) needs all channels"
+    return ""
+
+
+def _passes(layer: nn.Module) -> bool:
+    if type(layer) in _NORMS:
+        return layer.running_mean is not None  # type: ignore[union-attr]
+    return type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
+
+
+def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
+    """Return those convolutions that can take in the batch norm behind them, with that norm."""
+    layers = dict(backbone.named_modules())
+    return {path: norm for path, norm in followed.items() if _folds(layers[path], layers[norm])}
+
+
+def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
+    between = bool(convolution._forward_hooks or norm._forward_pre_hooks)
+    known = type(norm) in _NORMS or type(norm).__name__ == "BatchNormAct2d"
+    return type(convolution) in CONVOLUTIONS and known and norm.running_mean is not None and not between  # type: ignore[union-attr]
+
+
+class _PutBack:
+    """Puts a narrow map back among zeros, where what lies behind a site needs all channels."""
+
+    def __init__(self, openings: Openings, number: int, site: Site) -> None:
+        self.openings, self.number, self.site = openings, number, site
+
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
+        chosen = self.openings.chosen.get(self.number)
+        if chosen is None:
+            return x
+        axis = self.site.channel_axis
+        shape = list(x.shape)
+        shape[axis] = self.site.filters
+        format_ = torch.channels_last if x.dim() == 4 and axis == 1 else torch.contiguous_format
+        return (
+            torch
+            .zeros(shape, dtype=x.dtype, device=x.device)
+            .contiguous(memory_format=format_)
+            .index_copy_(axis, chosen.channels, x)
+        )
+
+
+def open_up(
+    backbone: nn.Module, sites: Sequence[Site], flows: Sequence[Flow], folds: dict[str, str], openings: Openings
+) -> None:
+    """Exchange the layers of `backbone`, which is in eval mode, for such as read `openings`, in place.
+
+    Args:
+        backbone: with the switches of its GaterNet.
+        sites: of the GaterNet.
+        flows: what changes with the filters of each site; impossible ones are left as they are.
+        folds: for convolutions the batch norm behind them that they take in.
+        openings: which filters are open.
+    """
+    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
+    layers: dict[str, Any] = dict(backbone.named_modules())
+    reads = {path: number for number, flow in enumerate(flows) for path in flow.readers}
+    writes = {path: number for number, flow in enumerate(flows) for path in flow.makers}
+    passes = {path: number for number, flow in enumerate(flows) for path in flow.passes}
+    for path, layer in layers.items():
+        norm = layers[folds[path]] if path in folds else None
+        picked = weights_of(layer, norm) if type(layer) in _WEIGHTED else (None, None)
+        if path in passes and type(layer) in CONVOLUTIONS:
+            _exchange(backbone, path, OpenDepthwise(layer, *picked, openings, passes[path]))
+        elif (type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros") or path in reads or path in writes:
+            _exchange(backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path)))
+        if norm is not None:
+            _exchange(backbone, folds[path], _without_norm(norm))
+        elif path in passes and type(layer) in _NORMS and path not in folds.values():
+            _exchange(backbone, path, OpenNorm(layer, openings, passes[path]))
+    for number, (site, flow) in enumerate(zip(sites, flows, strict=True)):
+        if flow.expands:
+            change_map(backbone.get_submodule(site.layer), site.side, _PutBack(openings, number, site))
+
+
+def _without_norm(norm: Any) -> nn.Module:
+    """Return what is left of a norm: nothing, or the activation that timm's BatchNormAct2d holds."""
+    return nn.Identity() if type(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
+
+
+def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
+    """Put a layer in the place of another, with the hooks of that."""
+    parent, _, name = path.rpartition(".")
+    owner = backbone.get_submodule(parent)
+    old = getattr(owner, name)
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+        setattr(new, hooks, getattr(old, hooks))
+    setattr(owner, name, new)
