@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from gatewise.execution.openings import Openings, Picked
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+_MANY_POSITIONS = 2048  # from here on oneDNN's convolution beats MKL's matrix product
 
 
 class _OpenLayer(nn.Module):
@@ -23,6 +24,9 @@ class _OpenLayer(nn.Module):
 
     weight: Tensor
     bias: Tensor | None
+    options: tuple[Any, ...] = ()
+    passes: int | None = None
+    channel_axis = 1
 
     def __init__(self, openings: Openings, reads: int | None, writes: int | None) -> None:
         super().__init__()
@@ -51,7 +55,7 @@ class _OpenLayer(nn.Module):
 
 
 class OpenMatrix(_OpenLayer):
-    """A linear layer, or a 1 x 1 convolution of channels-last maps as one matrix product.
+    """A linear layer, or a 1 x 1 convolution of channels-last maps, which is one matrix product on maps that are small.
 
     Weights are stored so that whole rows of memory are picked: by inputs if only those are ever closed.
     """
@@ -59,7 +63,9 @@ class OpenMatrix(_OpenLayer):
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)
         self.is_map = not isinstance(layer, nn.Linear)
+        self.channel_axis = 1 if self.is_map else -1
         self.stride = layer.stride if self.is_map else (1, 1)
+        self.options = self.stride
         self.by_inputs = self.writes is None and self.reads is not None
         weight = weight.flatten(1)
         self._hold(weight.t().contiguous() if self.by_inputs else weight.contiguous(), bias)
@@ -72,30 +78,29 @@ class OpenMatrix(_OpenLayer):
         weight = weight.t() if self.by_inputs else weight
         if not self.is_map:
             return F.linear(x, weight, bias)
-        if self.stride != (1, 1):
-            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+        if self.stride != (1, 1):  # as one matrix: of strided ones torch makes a product for each row of the map
+            x = x[:, :, :: self.stride[0], :: self.stride[1]].contiguous(memory_format=torch.channels_last)
+        if x.shape[0] * x.shape[2] * x.shape[3] >= _MANY_POSITIONS:
+            return F.conv2d(x, weight[:, :, None, None], bias)
         return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 class OpenConvolution(_OpenLayer):
-    """A convolution of any size."""
+    """A convolution of any size; weights are stored as (outputs, *window, inputs), where inputs are picked in runs."""
 
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)
         self.convolve = CONVOLUTIONS[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        self.in_layout = weight.dim() == 4 and layer.groups == 1
-        self._hold(self._laid_out(weight), bias)
-
-    def _laid_out(self, weight: Tensor) -> Tensor:
-        return weight.contiguous(memory_format=torch.channels_last) if self.in_layout else weight.contiguous()
+        self._hold(weight.movedim(1, -1).contiguous(), bias)
 
     def _pick(self, inputs: Any, outputs: Any) -> Picked:
-        weight, bias = super()._pick(inputs, outputs)
-        return self._laid_out(weight), bias
+        weight, bias = super()._pick(None, outputs)
+        return (weight if inputs is None else inputs.pick(weight, weight.dim() - 1)), bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(x, *self._weights(), *self.options)
+        weight, bias = self._weights()
+        return self.convolve(x, weight.movedim(-1, 1), bias, *self.options)
 
 
 class OpenDepthwise(_OpenLayer):
@@ -103,6 +108,7 @@ class OpenDepthwise(_OpenLayer):
 
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, openings: Openings, passes: int) -> None:
         super().__init__(openings, None, passes)
+        self.passes = passes
         self.convolve = CONVOLUTIONS[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation)
         self._hold(weight.contiguous(), bias)
@@ -116,6 +122,7 @@ class OpenNorm(_OpenLayer):
 
     def __init__(self, norm: Any, openings: Openings, passes: int) -> None:
         super().__init__(openings, None, passes)
+        self.passes = passes
         scale, shift = folded_norm(norm)
         self._hold(scale, shift)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,12 +19,26 @@ class Part:
         union: for each gate whether one of them opens it.
         alike: whether all of them open the same.
         narrow: for each site whether only the open filters are computed.
+        plain: whether they are run by the network as it was, with all filters computed and multiplied.
     """
 
     images: np.ndarray
     union: np.ndarray
     alike: bool
     narrow: np.ndarray
+    plain: bool = False
+
+
+class Costing(Protocol):
+    """What ways to run images cost, in whatever unit; R of them are asked for at once."""
+
+    def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return for each site whether to leave out its closed filters: (R, gates), (R,) -> (R, sites)."""
+        ...
+
+    def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return the cost of so many images that have these filters open: (R, gates), (R,) -> (R,)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,19 +46,25 @@ class Work:
     """What a network's layers cost, by the open shares of the sites they read and write.
 
     Attributes:
-        macs: of each layer that a site changes, for one image.
+        paths: of the layers that a site changes.
+        macs: of each of them, for one image.
         inputs: the site whose filters each of them reads, or the number of sites for none.
         outputs: the site whose filters each of them makes, or the number of sites for none.
         narrows: for each site whether its closed filters can be left out.
-        starts: where each site's gates begin, and the number of all gates.
+        starts: where each site's gates begin.
+        part: of each gate, the share of its site's filters that it drives.
+        always: for each site the share of filters that are always open.
         reads: for each convolution with gates the site whose filters it reads, if any.
     """
 
+    paths: tuple[str, ...]
     macs: np.ndarray
     inputs: np.ndarray
     outputs: np.ndarray
     narrows: np.ndarray
     starts: np.ndarray
+    part: np.ndarray
+    always: np.ndarray
     reads: dict[str, int]
 
     @classmethod
@@ -60,56 +81,59 @@ class Work:
                 for layer in site.readers if flow.readers else ():
                     macs[layer.layer], inputs[layer.layer] = layer.macs, number
         return cls(
+            paths=tuple(macs),
             macs=np.array([*macs.values()], dtype=float),
             inputs=np.array([inputs.get(path, nothing) for path in macs], dtype=int),
             outputs=np.array([outputs.get(path, nothing) for path in macs], dtype=int),
             narrows=np.array([flow.possible for flow in flows]),
-            starts=np.array([*(site.first for site in net.sites), net.gate_count]),
+            starts=np.array([site.first for site in net.sites]),
+            part=np.concatenate([site.filters_of_gates.numpy() / site.filters for site in net.sites]),
+            always=np.array([site.gate_of_filters.count(site.gates) / site.filters for site in net.sites]),
             reads={site.name: inputs[site.name] for site in net.sites if site.name in inputs},
         )
 
-    def shares(self, union: np.ndarray) -> np.ndarray:
-        """Return the open share of each site, and 1 for none: (..., gates) -> (..., sites + 1)."""
-        open_ = np.add.reduceat(union, self.starts[:-1], axis=-1, dtype=float) / np.diff(self.starts)
-        return np.concatenate([open_, np.ones((*union.shape[:-1], 1))], -1)
+    def shares(self, unions: np.ndarray) -> np.ndarray:
+        """Return the open share of each site, and 1 for none: (R, gates) -> (R, sites + 1)."""
+        open_ = np.add.reduceat(unions * self.part, self.starts, axis=1) + self.always
+        return np.concatenate([open_, np.ones((len(unions), 1))], 1)
 
-    def narrow(self, union: np.ndarray, images: int) -> np.ndarray:  # noqa: ARG002
-        """Return for each site whether to leave out its closed filters."""
-        return self.narrows
+    def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:  # noqa: ARG002
+        """Return for each site whether to leave out its closed filters: wherever that is possible."""
+        return np.broadcast_to(self.narrows, (len(unions), len(self.narrows)))
 
-    def cost(self, union: np.ndarray, images: np.ndarray | int) -> np.ndarray:
-        """Return the multiply-adds of these layers for so many images: (..., gates), (...) -> (...)."""
-        shares = self.shares(union)
-        return images * (self.macs * shares[..., self.inputs] * shares[..., self.outputs]).sum(-1)
+    def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return the multiply-adds of these layers for so many images: (R, gates), (R,) -> (R,)."""
+        shares = self.shares(unions)
+        return images * (self.macs * shares[:, self.inputs] * shares[:, self.outputs]).sum(1)
 
 
-def one_by_pattern(patterns: np.ndarray, work: Work) -> list[Part]:
+def one_by_pattern(patterns: np.ndarray, work: Costing) -> list[Part]:
     """Return a part for each pattern of a batch: (N, gates) of bool -> parts."""
-    return [_part(patterns, images, work) for images in _alike(patterns)]
+    return [part_of(patterns, images, work) for images in _alike(patterns)]
 
 
-def bucketed(patterns: np.ndarray, work: Work, slack: float = 1.1) -> list[Part]:
+def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Part]:
     """Return parts of images whose patterns are nearly the same: (N, gates) of bool -> parts.
 
     Patterns, the most frequent first, join the bucket where they add the least cost, if the bucket then costs at most
     `slack` times what both cost apart.
     """
-    buckets: list[np.ndarray] = []
-    unions = np.zeros((0, patterns.shape[1]), bool)
-    for images in sorted(_alike(patterns), key=len, reverse=True):
-        own = patterns[images[0]]
-        if buckets:
-            sizes = np.array([len(bucket) for bucket in buckets])
-            apart = work.cost(unions, sizes) + work.cost(own, len(images))
-            more = work.cost(unions | own, sizes + len(images)) / apart
-            best = int(more.argmin())
-            if more[best] <= slack:
-                buckets[best] = np.concatenate([buckets[best], images])
-                unions[best] |= own
-                continue
-        buckets.append(images)
-        unions = np.concatenate([unions, own[None]])
-    return [_part(patterns, images, work) for images in buckets]
+    groups = sorted(_alike(patterns), key=len, reverse=True)
+    own = np.stack([patterns[images[0]] for images in groups])
+    costs = work.cost(own, np.array([len(images) for images in groups]))
+    buckets, unions, apart = [groups[0]], own[:1], costs[:1]
+    for images, pattern, cost in zip(groups[1:], own[1:], costs[1:], strict=True):
+        sizes = np.array([len(bucket) for bucket in buckets])
+        merged = work.cost(unions | pattern, sizes + len(images))
+        best = int((merged - apart).argmin())
+        if merged[best] <= slack * (apart[best] + cost):
+            buckets[best] = np.concatenate([buckets[best], images])
+            unions[best] |= pattern
+            apart[best] = merged[best]
+        else:
+            buckets.append(images)
+            unions, apart = np.concatenate([unions, pattern[None]]), np.append(apart, cost)
+    return [part_of(patterns, images, work) for images in buckets]
 
 
 def _alike(patterns: np.ndarray) -> list[np.ndarray]:
@@ -119,7 +143,9 @@ def _alike(patterns: np.ndarray) -> list[np.ndarray]:
     return [np.array(images) for images in rows.values()]
 
 
-def _part(patterns: np.ndarray, images: np.ndarray, work: Work) -> Part:
+def part_of(patterns: np.ndarray, images: np.ndarray, work: Costing) -> Part:
+    """Return these images of a batch as one part."""
     own = patterns[images]
     union = own.any(0)
-    return Part(images, union, bool((own == own[0]).all()), work.narrow(union, len(images)))
+    narrow = work.narrow(union[None], np.array([len(images)]))[0]
+    return Part(images, union, bool((own == own[0]).all()), narrow)

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
+from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.openings import OpenFilters, Openings
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
+from gatewise.execution.plan import Plan, measured_plan
 from gatewise.execution.safety import flows_of, settle, tensors_of
 from gatewise.execution.surgery import foldable, open_up, why_not
 from gatewise.functional import hard_sigmoid_gate
@@ -32,9 +35,10 @@ class SkippingNet(nn.Module):
         last_parts: how the last batch was run: for each part its images and the sites where it was narrow.
     """
 
-    def __init__(self, net: GaterNet, mode: str, memory: int) -> None:
+    def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path) -> None:
         super().__init__()
-        self.mode = mode
+        self.mode, self.cache = mode, cache
+        self._plans: dict[tuple[int, ...], Plan] = {}
         self.openings = Openings(memory)
         flows, followed = flows_of(net)
         folds = foldable(net.backbone, followed)
@@ -44,7 +48,9 @@ class SkippingNet(nn.Module):
         self.skipped = tuple(
             Skipped(site.name, flow.reason) for site, flow in zip(net.sites, flows, strict=True) if not flow.possible
         )
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net = self.plain = copy.deepcopy(net).eval().requires_grad_(False)
+        if mode == "auto":
+            self.net = copy.deepcopy(self.plain)
         if mode != "mask":
             open_up(self.net.backbone, net.sites, flows, folds, self.openings)
         self.work = Work.of(net, flows)
@@ -71,8 +77,10 @@ class SkippingNet(nn.Module):
         else:
             self.net.check_gates(x, gates)
         patterns = gates.detach().cpu().numpy() > 0
+        self.last_parts = self._partition(patterns, x)
+        if self.last_parts[0].plain:
+            return self.plain.forward_with_gates(x, gates)
         x = _channels_last(x)
-        self.last_parts = self._partition(patterns)
         if len(self.last_parts) == 1:
             return self._run(x, gates, self.last_parts[0]), gates
         outputs = []
@@ -81,10 +89,23 @@ class SkippingNet(nn.Module):
             outputs.append(self._run(x[rows], gates[rows], part))
         return _merged(outputs, [part.images for part in self.last_parts]), gates
 
-    def _partition(self, patterns: np.ndarray) -> list[Part]:
+    def plan(self, x: Tensor) -> Plan:
+        """Return the measured costs for batches like `x`, smaller ones included; measured now if they are not known."""
+        shape = tuple(x.shape[1:])
+        plan = self._plans.get(shape)
+        if plan is None or max(plan.measured) < len(x):
+            costs = Costs(self.cache, x.device, x.dtype)
+            plan = self._plans[shape] = measured_plan(
+                self.work, (self.plain, self.net), self.openings, _channels_last(x), costs
+            )
+        return plan
+
+    def _partition(self, patterns: np.ndarray, x: Tensor) -> list[Part]:
         if self.mode == "skip":
             return one_by_pattern(patterns, self.work)
-        return bucketed(patterns, self.work)
+        if self.mode == "bucket":
+            return bucketed(patterns, self.work)
+        return self.plan(x).parts(patterns)
 
     def _run(self, x: Tensor, gates: Tensor, part: Part) -> Any:
         """Run images that share their open filters, or differ in a few: those are computed for all and multiplied."""
@@ -158,13 +179,16 @@ class SkippingNet(nn.Module):
                 stacklevel=3,
             )
             self.openings.forget()
+            self._plans.clear()
             self._where = now
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, sites={len(self.net.sites)}, kept whole={len(self.skipped)}"
 
 
-def skip_closed_filters(net: GaterNet, mode: str = "auto", *, memory: int = 2**28) -> SkippingNet:
+def skip_closed_filters(
+    net: GaterNet, mode: str = "auto", *, memory: int = 2**28, cache: str | Path | None = None
+) -> SkippingNet:
     """Return `net` for inference, where closed filters are not computed; same logits as `net.eval()`.
 
     Args:
@@ -172,8 +196,9 @@ def skip_closed_filters(net: GaterNet, mode: str = "auto", *, memory: int = 2**2
         mode: "mask" computes all filters and multiplies, as the net itself does. "skip" runs each pattern of a batch
             for itself, with its open filters only. "bucket" runs images with the same or nearly the same pattern
             together: a filter that one of them needs is computed for all of them, and multiplied. "auto" measures the
-            layers on this machine and chooses for each batch.
+            layers on this machine, once for each size of image and largest batch, and chooses for each batch.
         memory: bytes for weights picked for patterns seen before.
+        cache: file for what "auto" measures; None takes $GATEWISE_CACHE, or costs.json in the user's cache folder.
 
     Refused: what is no GaterNet, with TypeError; an unknown mode, with ValueError.
 
@@ -191,7 +216,7 @@ def skip_closed_filters(net: GaterNet, mode: str = "auto", *, memory: int = 2**2
         )
     _checks.one_of("mode", mode, MODES)
     _checks.integer_at_least(0, memory=memory)
-    return SkippingNet(net, mode, memory).eval()
+    return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache)).eval()
 
 
 def _impossible(flow: Flow, reason: str) -> Flow:

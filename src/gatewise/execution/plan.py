@@ -1,0 +1,277 @@
+"""Measured costs of a network's layers, and which sites to narrow and which images to run together because of them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gatewise.execution.costs import Costs
+from gatewise.execution.openings import OpenFilters, Openings
+from gatewise.execution.parts import Part, Work, bucketed, part_of
+from gatewise.gaternet import GaterNet, Site
+from gatewise.measure import interleaved_latency
+
+_SHARES = (0.25, 0.5, 0.75)
+_GRID = np.linspace(0, 1, 65)
+_MANY_PATTERNS = 100_000
+_PROMISING = 0.9  # below this share of the cost, looking for buckets is worth its own time
+
+
+@dataclass(frozen=True, eq=False)
+class Seconds:
+    """What one number of images takes.
+
+    Attributes:
+        dense: of each layer with all its filters, (layers,).
+        fixed: of each layer when narrow, besides its open work, (2, layers): weights picked now, and picked before.
+        slope: of each layer when narrow, times the open share of its work, (2, layers).
+        mask: the multiplication of each site's map, (sites,).
+        rest: everything that no gate changes, ().
+        plain: the whole network as it was, all filters computed and multiplied, ().
+    """
+
+    dense: np.ndarray
+    fixed: np.ndarray
+    slope: np.ndarray
+    mask: np.ndarray
+    rest: np.ndarray
+    plain: np.ndarray
+
+    def towards(self, other: "Seconds", share: float) -> "Seconds":
+        """Return what lies between two numbers of images."""
+        values = [(1 - share) * getattr(self, f.name) + share * getattr(other, f.name) for f in fields(self)]
+        return Seconds(*values)
+
+
+class Plan:
+    """What `Work` tells in multiply-adds, in seconds of this machine: where to be narrow, and what that costs.
+
+    Args:
+        work: the layers.
+        measured: by the number of images, one or two of them; what lies between is interpolated.
+
+    Attributes:
+        limits: up to which open share of a site narrowing pays, (2, sites) for each number of images; -1 for never. The
+            first row is for weights that have to be picked, the second for such as were picked before.
+    """
+
+    def __init__(self, work: Work, measured: Mapping[int, Seconds]) -> None:
+        self.work, self.measured = work, dict(sorted(measured.items()))
+        self.limits = {
+            images: np.stack([self._pays_up_to(seconds, again) for again in (0, 1)])
+            for images, seconds in self.measured.items()
+        }
+        self._seen: set[bytes] = set()
+
+    def _pays_up_to(self, seconds: Seconds, again: int) -> np.ndarray:
+        work, sites = self.work, len(self.work.narrows)
+        limits = np.full(sites, -1.0)
+        for number in np.flatnonzero(work.narrows):
+            inputs, outputs = work.inputs == number, work.outputs == number
+            own = inputs | outputs
+            other = (np.where(inputs, work.outputs, work.inputs)[own] < sites)[:, None]  # is the far side gated?
+            far = np.where(other, _GRID, 1.0)  # then it is as open as this one
+            fixed, slope = seconds.fixed[again][own, None], seconds.slope[again][own, None]
+            whole = np.where(far < 1, fixed + slope * far, seconds.dense[own, None])
+            gain = (whole - fixed - slope * far * _GRID).sum(0) + seconds.mask[number]
+            losing = np.flatnonzero(gain[:-1] <= 0)  # at 1 nothing is left out
+            limits[number] = 1.0 if not len(losing) else _GRID[losing[0] - 1] if losing[0] else -1.0
+        return limits
+
+    def _between(self, images: np.ndarray) -> np.ndarray:
+        """Return how far numbers of images lie from the smallest measured to the largest, (R,) -> (R, 1)."""
+        few, many = min(self.measured), max(self.measured)
+        return (images[:, None] - few) / max(1, many - few)
+
+    def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return for each site whether to leave out its closed filters: (R, gates), (R,) -> (R, sites)."""
+        again = [int(union.tobytes() in self._seen) for union in unions]
+        few, *rest = (limits[again] for limits in self.limits.values())
+        limits = few + self._between(images) * (rest[0] - few) if rest else few
+        return self.work.narrows & (self.work.shares(unions)[:, :-1] <= limits)
+
+    def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Return the seconds of so many images with these filters open: (R, gates), (R,) -> (R,)."""
+        again = [int(union.tobytes() in self._seen) for union in unions]
+        shares, narrow = self.work.shares(unions), self.narrow(unions, images)
+        share = shares.copy()
+        share[:, :-1][~narrow] = 1
+        open_work = share[:, self.work.inputs] * share[:, self.work.outputs]
+        several = (images > 1)[:, None]  # whose patterns may differ, so that narrow maps are multiplied too
+        masked = np.where(narrow, several * shares[:, :-1], 1.0) * (shares[:, :-1] < 1)
+
+        def at(seconds: Seconds) -> np.ndarray:
+            narrowed = seconds.fixed[again] + seconds.slope[again] * open_work
+            layers = np.where(open_work < 1, narrowed, seconds.dense).sum(1)
+            return layers + masked @ seconds.mask + seconds.rest
+
+        few, *rest = (at(seconds) for seconds in self.measured.values())
+        return few + self._between(images)[:, 0] * (rest[0] - few) if rest else few
+
+    def parts(self, patterns: np.ndarray) -> list[Part]:
+        """Return the parts of a batch that take least: all images at once, buckets, or the network as it was."""
+        count = np.array([len(patterns)])
+        union = patterns.any(0, keepdims=True)
+        together = float(self.cost(union, count)[0])
+        few, *rest = (float(seconds.plain) for seconds in self.measured.values())
+        plain = few + float(self._between(count)[0, 0]) * (rest[0] - few) if rest else few
+        whole = part_of(patterns, np.arange(len(patterns)), self)
+        best, least = ([whole], together) if together < plain else ([dataclasses.replace(whole, plain=True)], plain)
+        if not whole.alike:
+            at_best = self.cost(patterns, np.full(len(patterns), len(patterns))).mean()  # as if buckets were free
+            if at_best < _PROMISING * least:
+                apart = bucketed(patterns, self, slack=1.0)
+                unions = np.stack([part.union for part in apart])
+                if self.cost(unions, np.array([len(part.images) for part in apart])).sum() < least:
+                    best = apart
+        self._note(best)
+        return best
+
+    def _note(self, parts: list[Part]) -> None:
+        """Remember that weights are picked for these open filters."""
+        if len(self._seen) > _MANY_PATTERNS:
+            self._seen.clear()
+        self._seen |= {part.union.tobytes() for part in parts}
+
+
+def measured_plan(work: Work, nets: tuple[GaterNet, GaterNet], openings: Openings, x: Tensor, costs: Costs) -> Plan:
+    """Measure the layers of a net for one image and for len(x), as far as `costs` does not know them.
+
+    `nets` are the net as it was, and opened up.
+    """
+    meter = _Meter(work, nets, openings, x, costs)
+    plan = Plan(work, {images: meter.seconds(images) for images in sorted({1, len(x)})})
+    costs.save()
+    return plan
+
+
+class _Meter:
+    """Measures layers one by one; equal ones share a measurement."""
+
+    def __init__(
+        self, work: Work, nets: tuple[GaterNet, GaterNet], openings: Openings, x: Tensor, costs: Costs
+    ) -> None:
+        self.work, self.openings, self.x, self.costs = work, openings, x, costs
+        self.plain, self.net = nets
+        self.layers: dict[str, Any] = dict(self.net.backbone.named_modules())
+        self.shapes = self._shapes()
+
+    def seconds(self, images: int) -> Seconds:
+        names = {path: self._name(path, images) for path in self.work.paths}
+        rows = [self.costs.of(name, lambda path=path: self._layer(path, images)) for path, name in names.items()]
+        masks = [self._mask(number, site, images) for number, site in enumerate(self.net.sites)]
+        whole, plain = self._whole(images)
+        table = np.array(rows).reshape(-1, 5).T
+        rest = np.array(max(0.0, whole - table[0].sum()))
+        return Seconds(table[0], table[[1, 3]], table[[2, 4]], np.array(masks), rest, np.array(plain))
+
+    def _whole(self, images: int) -> list[float]:
+        """Return the seconds of all filters: opened up, and as it was with its multiplications."""
+        x = self.x[:images]
+        gates = x.new_ones(images, self.net.gate_count)
+        plain = x.contiguous()
+        layers = hashlib.sha256(repr([(path, layer.extra_repr()) for path, layer in self.layers.items()]).encode())
+        name = f"{type(self.net.backbone).__name__} {layers.hexdigest()[:12]}, {tuple(x.shape)}"
+        return self.costs.of(name, lambda: _times([lambda: self.net.backbone(x), lambda: self.plain(plain, gates)]))
+
+    def _name(self, path: str, images: int) -> str:
+        layer, (inputs, outputs) = self.layers[path], self._sites(path)
+        runs = [site.group_size if site.driven_by is None else 1 for site in (inputs, outputs) if site is not None]
+        sides = f"{'in' if inputs else ''}{'out' if outputs else ''}"
+        kind = f"{type(layer).__name__} {tuple(layer.weight.shape)} {layer.options}"
+        return f"{kind}, {sides} of {runs}, on {(images, *self.shapes[path])}"
+
+    def _sites(self, path: str) -> tuple[Site | None, Site | None]:
+        layer, sites = self.layers[path], self.net.sites
+        return tuple(None if number is None else sites[number] for number in (layer.reads, layer.writes))  # type: ignore[return-value]
+
+    def _layer(self, path: str, images: int) -> list[float]:
+        """Return the seconds of a layer: dense, then narrow as fixed and slope, with weights picked now and before."""
+        layer, shape = self.layers[path], (images, *self.shapes[path])
+        work, calls = [], []
+        for share in _SHARES:
+            chosen, part = {}, 1.0
+            for number in {layer.reads, layer.writes} - {None}:
+                site = self.net.sites[number]
+                chosen[number] = self._some(number, site, share)
+                part *= len(chosen[number].channels) / site.filters
+            work.append(part)
+            calls += [self._call(layer, shape, chosen, again) for again in (False, True)]
+        try:
+            dense, *narrow = _times([self._call(layer, shape, {}, True), *calls])
+        finally:
+            self.openings.forget()
+        found = [dense]
+        for own in (narrow[::2], narrow[1::2]):
+            slope, fixed = np.polyfit(work, own, 1)
+            found += [max(0.0, float(fixed)), max(0.0, float(slope))]
+        return found
+
+    def _some(self, number: int, site: Site, share: float) -> OpenFilters:
+        generator = np.random.default_rng(0)
+        pattern = np.zeros(site.gates, bool)
+        pattern[generator.permutation(site.gates)[: max(1, round(share * site.gates))]] = True
+        return self.openings.filters(number, site, pattern.tobytes(), self.x.device)
+
+    def _call(
+        self, layer: Any, shape: tuple[int, ...], chosen: dict[int, OpenFilters], again: bool
+    ) -> Callable[[], Tensor]:
+        read = chosen.get(layer.reads if layer.reads is not None else layer.passes)
+        sizes = list(shape)
+        if read is not None:
+            sizes[layer.channel_axis] = len(read.channels)
+        x = torch.randn(sizes, device=self.x.device, dtype=self.x.dtype)
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and layer.channel_axis == 1 else x
+
+        def call() -> Tensor:
+            self.openings.chosen = chosen if again else {n: dataclasses.replace(own) for n, own in chosen.items()}
+            return layer(x)
+
+        return call
+
+    def _mask(self, number: int, site: Site, images: int) -> float:
+        shape = (images, *self.shapes[f"site {number}"])
+        factors = torch.ones([size if axis in {0, site.channel_axis} else 1 for axis, size in enumerate(shape)])
+
+        def measure() -> list[float]:
+            x = torch.randn(shape, device=self.x.device, dtype=self.x.dtype)
+            return _times([lambda: x * factors.to(x)])
+
+        return self.costs.of(f"a product of {shape}, axis {site.channel_axis}", measure)[0]
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each layer's input and of each site's map, without the samples."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        handles = []
+        for path in self.work.paths:
+            handles.append(self.layers[path].register_forward_pre_hook(_noting(shapes, path)))
+        for number, site in enumerate(self.net.sites):
+            layer, note = self.layers[site.layer], _noting(shapes, f"site {number}")
+            if site.side == "input":
+                handles.append(layer.register_forward_pre_hook(note))
+            else:
+                handles.append(layer.register_forward_hook(lambda _, __, output, note=note: note(None, (output,))))
+        try:
+            self.net.backbone(self.x[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return shapes
+
+
+def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]:
+    def note(_: nn.Module | None, args: tuple[Tensor, ...]) -> None:
+        shapes[name] = tuple(args[0].shape[1:])
+
+    return note
+
+
+def _times(calls: list[Callable[[], Tensor]]) -> list[float]:
+    with torch.inference_mode():
+        found = interleaved_latency({str(n): call for n, call in enumerate(calls)}, rounds=5, seconds_per_turn=0.005)
+    return [latency.median_s for latency in found.values()]
