@@ -109,7 +109,7 @@ class Work:
 
 def one_by_pattern(patterns: np.ndarray, work: Costing) -> list[Part]:
     """Return a part for each pattern of a batch: (N, gates) of bool -> parts."""
-    return [part_of(patterns, images, work) for images in _alike(patterns)]
+    return [part_of(patterns, images, work) for images in alike(patterns)]
 
 
 def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Part]:
@@ -118,7 +118,7 @@ def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Pa
     Patterns, the most frequent first, join the bucket where they add the least cost, if the bucket then costs at most
     `slack` times what both cost apart.
     """
-    groups = sorted(_alike(patterns), key=len, reverse=True)
+    groups = sorted(alike(patterns), key=len, reverse=True)
     own = np.stack([patterns[images[0]] for images in groups])
     costs = work.cost(own, np.array([len(images) for images in groups]))
     buckets, unions, apart = [groups[0]], own[:1], costs[:1]
@@ -136,7 +136,8 @@ def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Pa
     return [part_of(patterns, images, work) for images in buckets]
 
 
-def _alike(patterns: np.ndarray) -> list[np.ndarray]:
+def alike(patterns: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each pattern of a batch."""
     rows: dict[bytes, list[int]] = {}
     for number, pattern in enumerate(patterns):
         rows.setdefault(pattern.tobytes(), []).append(number)

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from gatewise.execution.costs import Costs
 from gatewise.execution.openings import OpenFilters, Openings
-from gatewise.execution.parts import Part, Work, bucketed, part_of
+from gatewise.execution.parts import Part, Work, alike, bucketed, part_of
 from gatewise.gaternet import GaterNet, Site
 from gatewise.measure import interleaved_latency
 
 _SHARES = (0.25, 0.5, 0.75)
 _GRID = np.linspace(0, 1, 65)
 _MANY_PATTERNS = 100_000
-_PROMISING = 0.9  # below this share of the cost, looking for buckets is worth its own time
+_PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time
+_NEAR = 1.3  # patterns that apart take at most this share of the best time may do with less in buckets
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,8 @@ class Plan:
             images: np.stack([self._pays_up_to(seconds, again) for again in (0, 1)])
             for images, seconds in self.measured.items()
         }
+        self._outlooks = [self._outlook(self.measured[images], limits) for images, limits in self.limits.items()]
+        self._span = max(1, max(self.measured) - min(self.measured))
         self._seen: set[bytes] = set()
 
     def _pays_up_to(self, seconds: Seconds, again: int) -> np.ndarray:
@@ -85,8 +88,7 @@ class Plan:
 
     def _between(self, images: np.ndarray) -> np.ndarray:
         """Return how far numbers of images lie from the smallest measured to the largest, (R,) -> (R, 1)."""
-        few, many = min(self.measured), max(self.measured)
-        return (images[:, None] - few) / max(1, many - few)
+        return (images[:, None] - min(self.measured)) / self._span
 
     def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return for each site whether to leave out its closed filters: (R, gates), (R,) -> (R, sites)."""
@@ -98,39 +100,55 @@ class Plan:
     def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return the seconds of so many images with these filters open: (R, gates), (R,) -> (R,)."""
         again = [int(union.tobytes() in self._seen) for union in unions]
-        shares, narrow = self.work.shares(unions), self.narrow(unions, images)
+        shares = self.work.shares(unions)
+        few, *rest = (
+            self._seconds(seconds, shares, self.narrow(unions, images), again) for seconds in self.measured.values()
+        )
+        return few + self._between(images)[:, 0] * (rest[0] - few) if rest else few
+
+    def _seconds(self, seconds: Seconds, shares: np.ndarray, narrow: np.ndarray, again: list[int]) -> np.ndarray:
         share = shares.copy()
         share[:, :-1][~narrow] = 1
         open_work = share[:, self.work.inputs] * share[:, self.work.outputs]
-        several = (images > 1)[:, None]  # whose patterns may differ, so that narrow maps are multiplied too
-        masked = np.where(narrow, several * shares[:, :-1], 1.0) * (shares[:, :-1] < 1)
+        narrowed = seconds.fixed[again] + seconds.slope[again] * open_work
+        layers = np.where(open_work < 1, narrowed, seconds.dense).sum(1)
+        return layers + (~narrow & (shares[:, :-1] < 1)) @ seconds.mask + seconds.rest
 
-        def at(seconds: Seconds) -> np.ndarray:
-            narrowed = seconds.fixed[again] + seconds.slope[again] * open_work
-            layers = np.where(open_work < 1, narrowed, seconds.dense).sum(1)
-            return layers + masked @ seconds.mask + seconds.rest
-
-        few, *rest = (at(seconds) for seconds in self.measured.values())
-        return few + self._between(images)[:, 0] * (rest[0] - few) if rest else few
+    def _outlook(self, seconds: Seconds, limits: np.ndarray) -> np.ndarray:
+        """Return the seconds if all sites are open to the same share, with weights picked before, for each of _GRID."""
+        shares = np.repeat(_GRID[:, None], len(self.work.narrows) + 1, 1)
+        shares[:, -1] = 1
+        narrow = self.work.narrows & (shares[:, :-1] <= limits[1])
+        return self._seconds(seconds, shares, narrow, [1] * len(shares))
 
     def parts(self, patterns: np.ndarray) -> list[Part]:
         """Return the parts of a batch that take least: all images at once, buckets, or the network as it was."""
-        count = np.array([len(patterns)])
-        union = patterns.any(0, keepdims=True)
-        together = float(self.cost(union, count)[0])
+        everyone = np.arange(len(patterns))
         few, *rest = (float(seconds.plain) for seconds in self.measured.values())
-        plain = few + float(self._between(count)[0, 0]) * (rest[0] - few) if rest else few
-        whole = part_of(patterns, np.arange(len(patterns)), self)
-        best, least = ([whole], together) if together < plain else ([dataclasses.replace(whole, plain=True)], plain)
-        if not whole.alike:
-            at_best = self.cost(patterns, np.full(len(patterns), len(patterns))).mean()  # as if buckets were free
-            if at_best < _PROMISING * least:
-                apart = bucketed(patterns, self, slack=1.0)
-                unions = np.stack([part.union for part in apart])
-                if self.cost(unions, np.array([len(part.images) for part in apart])).sum() < least:
-                    best = apart
+        plain = few + (len(patterns) - min(self.measured)) / self._span * (rest[0] - few) if rest else few
+        as_it_was = [Part(everyone, patterns[0], alike=False, narrow=self.work.narrows, plain=True)]
+        groups = alike(patterns)
+        union = patterns.any(0)
+        if not self._hopeful(len(groups), patterns.mean(), union.mean(), plain):
+            return as_it_was
+        unions = np.stack([union, *(patterns[images[0]] for images in groups)])
+        together, *apart = self.cost(unions, np.array([len(patterns), *map(len, groups)]))
+        best, least = as_it_was, plain
+        if together < _PROMISING * plain:
+            best, least = [part_of(patterns, everyone, self)], together
+        if len(groups) > 1 and sum(apart) < _NEAR * least:
+            buckets = bucketed(patterns, self, slack=1.0)
+            sizes = np.array([len(part.images) for part in buckets])
+            if self.cost(np.stack([part.union for part in buckets]), sizes).sum() < _PROMISING * least:
+                best = buckets
         self._note(best)
         return best
+
+    def _hopeful(self, groups: int, open_: float, union: float, plain: float) -> bool:
+        """Whether a closer look may find something better than the network as it was; takes no time itself."""
+        first, last = self._outlooks[0], self._outlooks[-1]
+        together, apart = last[round(union * (len(_GRID) - 1))], groups * first[round(open_ * (len(_GRID) - 1))]
+        return min(together, apart) < _PROMISING * plain
 
     def _note(self, parts: list[Part]) -> None:
         """Remember that weights are picked for these open filters."""
@@ -165,19 +183,41 @@ class _Meter:
         names = {path: self._name(path, images) for path in self.work.paths}
         rows = [self.costs.of(name, lambda path=path: self._layer(path, images)) for path, name in names.items()]
         masks = [self._mask(number, site, images) for number, site in enumerate(self.net.sites)]
-        whole, plain = self._whole(images)
+        whole, narrow, plain = self._whole(images)
         table = np.array(rows).reshape(-1, 5).T
-        rest = np.array(max(0.0, whole - table[0].sum()))
-        return Seconds(table[0], table[[1, 3]], table[[2, 4]], np.array(masks), rest, np.array(plain))
+        rest = max(0.0, whole - table[0].sum())
+        fixed, slope = table[[1, 3]], table[[2, 4]]
+        half = np.append(self._half(), 1.0)
+        expected = (fixed[1] + slope[1] * half[self.work.inputs] * half[self.work.outputs]).sum()
+        more = max(1.0, (narrow - rest) / expected) if len(rows) else 1.0  # what layers alone do not show
+        return Seconds(table[0], more * fixed, more * slope, np.array(masks), np.array(rest), np.array(plain))
+
+    def _half(self) -> np.ndarray:
+        """Return the open share of each site when half of its gates are open."""
+        halves = [self._some(number, site, 0.5) for number, site in enumerate(self.net.sites)]
+        shares = [len(half.channels) / site.filters for half, site in zip(halves, self.net.sites, strict=True)]
+        return np.where(self.work.narrows, shares, 1.0)
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        """Run with half the gates of each site open, and the narrow maps multiplied if there are several images."""
+        board, sites = self.net._board, self.net.sites
+        chosen = {n: self._some(n, sites[n], 0.5) for n in np.flatnonzero(self.work.narrows).tolist()}
+        factors = {n: x.new_ones(len(x), len(own.channels)) for n, own in chosen.items()} if len(x) > 1 else {}
+        self.openings.chosen, board.factors = chosen, factors
+        try:
+            return self.net.backbone(x)
+        finally:
+            self.openings.chosen, board.factors = {}, {}
 
     def _whole(self, images: int) -> list[float]:
-        """Return the seconds of all filters: opened up, and as it was with its multiplications."""
+        """Return the seconds of the network: all filters, half of them, and as it was with its multiplications."""
         x = self.x[:images]
         gates = x.new_ones(images, self.net.gate_count)
         plain = x.contiguous()
         layers = hashlib.sha256(repr([(path, layer.extra_repr()) for path, layer in self.layers.items()]).encode())
         name = f"{type(self.net.backbone).__name__} {layers.hexdigest()[:12]}, {tuple(x.shape)}"
-        return self.costs.of(name, lambda: _times([lambda: self.net.backbone(x), lambda: self.plain(plain, gates)]))
+        ways = [lambda: self.net.backbone(x), lambda: self._narrow(x), lambda: self.plain(plain, gates)]
+        return self.costs.of(name, lambda: _times(ways))
 
     def _name(self, path: str, images: int) -> str:
         layer, (inputs, outputs) = self.layers[path], self._sites(path)
