@@ -16,7 +16,7 @@ from gatewise.execution.openings import OpenFilters, Openings
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
 from gatewise.execution.plan import Plan, measured_plan
 from gatewise.execution.safety import flows_of, settle, tensors_of
-from gatewise.execution.surgery import foldable, open_up, why_not
+from gatewise.execution.surgery import fold_norms, foldable, open_up, why_not
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
 from gatewise.places import Flow, Skipped
@@ -51,6 +51,7 @@ class SkippingNet(nn.Module):
         self.net = self.plain = copy.deepcopy(net).eval().requires_grad_(False)
         if mode == "auto":
             self.net = copy.deepcopy(self.plain)
+            fold_norms(self.plain.backbone, folds)
         if mode != "mask":
             open_up(self.net.backbone, net.sites, flows, folds, self.openings)
         self.work = Work.of(net, flows)

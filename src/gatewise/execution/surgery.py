@@ -108,6 +108,17 @@ def open_up(
             change_map(backbone.get_submodule(site.layer), site.side, _PutBack(openings, number, site))
 
 
+def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
+    """Let convolutions take in the batch norms behind them, in place; for eval mode."""
+    layers: dict[str, Any] = dict(backbone.named_modules())
+    for path, behind in folds.items():
+        layer, norm = layers[path], layers[behind]
+        layer.weight, layer.bias = (
+            nn.Parameter(part.detach(), requires_grad=False) for part in weights_of(layer, norm)
+        )
+        _exchange(backbone, behind, _without_norm(norm))
+
+
 def _without_norm(norm: Any) -> nn.Module:
     """Return what is left of a norm: nothing, or the activation that timm's BatchNormAct2d holds."""
     return nn.Identity() if type(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
