@@ -5,6 +5,9 @@ from gatewise import functional as functional
 from gatewise._checks import GatewiseError as GatewiseError
 from gatewise.assembly import make_model as make_model
 from gatewise.checkpoint import load_model as load_model
+from gatewise.execution import Compaction as Compaction
+from gatewise.execution import compact as compact
+from gatewise.execution import skip_closed_filters as skip_closed_filters
 from gatewise.gaternet import GaterNet as GaterNet
 from gatewise.insertion import Insertion as Insertion
 from gatewise.insertion import gates_in as gates_in

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
+from gatewise.execution import Compaction
 from gatewise.files import read_json, write_atomically, write_json
 from gatewise.gaternet import GaterNet
 from gatewise.spec import ModelSpec
@@ -50,6 +51,8 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     spec = ModelSpec.from_dict(config["spec"])
     built = {key: value for key, value in spec.model_options.items() if key != "pretrained"}  # the file has it all
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
+    for step in config.get("compacted", []):
+        model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
 

@@ -19,8 +19,10 @@ from gatewise import _checks, registry
 from gatewise.analysis.explain import explain as explain_runs
 from gatewise.analysis.runs import Split
 from gatewise.analysis.table import Cell, Table
+from gatewise.compact_run import compact_run
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
+from gatewise.execution import Compaction
 from gatewise.gaternet import GaterNet
 from gatewise.predict import predict as predict_images
 from gatewise.predict import told
@@ -315,6 +317,42 @@ def predict(
     """
     for found in predict_images(run, images, out):
         print(json.dumps(found) if json_output else told(found), flush=True)
+
+
+@app.command
+def compact(
+    run: Path,
+    /,
+    *,
+    out: Path,
+    images: Annotated[int | None, Parameter(converter=_whole)] = None,
+    data: str | None = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Take the filters that are closed for all training images out of a run's network, and write it as a new run.
+
+    Example: gatewise compact runs/gater --out runs/gater_compact
+
+    Parameters
+    ----------
+    run
+        The run folder, of a network with a gater.
+    out
+        The new run folder.
+    images
+        How many training images decide which gates are constant [all].
+    data
+        Images in the place of the run's own.
+    json_output
+        Print the new run's metrics as JSON.
+    """
+    metrics = compact_run(run, out, images=images, data=data, progress=Progress())
+    if json_output:
+        print(json.dumps(metrics, indent=2))
+        return
+    score = metrics["score"]
+    print(Compaction.from_dict(metrics["compaction"]))
+    print(f"{TITLES[score]} {100 * metrics[f'{score}_before']:.2f} % -> {100 * metrics[score]:.2f} %; run: {out}")
 
 
 def _print_table(table: Table) -> None:

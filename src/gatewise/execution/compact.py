@@ -1,5 +1,6 @@
 """Find gates that never change, and rebuild the network without them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class Compaction:
         images: on which that was found.
         sites: what became of each gated layer.
         difference: largest |small - net| / max |net| of the outputs of these images.
+        whole: names of those whose filters all stay, closed ones too.
         checked: images of the second set.
         disagreeing: of those, images for which `net` opens or closes a gate that is constant here.
         macs_before: multiply-adds of an image by `net`, all filters computed, the gater included.
@@ -54,6 +56,7 @@ class Compaction:
     states: str
     images: int
     sites: tuple[CompactSite, ...]
+    whole: tuple[str, ...]
     difference: float
     checked: int
     disagreeing: int
@@ -66,15 +69,30 @@ class Compaction:
         """Return it as JSON takes it."""
         return asdict(self)
 
+    def apply(self, net: GaterNet) -> Any:
+        """Return a copy of a net of the same form without the gates and filters that are constant here."""
+        return restructure(net, self.states, self.whole)[0]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Compaction":
+        """Read what `to_dict` gave."""
+        sites = tuple(CompactSite(**site) for site in values["sites"])
+        return cls(**{**values, "sites": sites, "whole": tuple(values["whole"])})
+
     def __str__(self) -> str:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
         removed = sum(site.removed for site in self.sites)
+        kept = Counter(site.kept for site in self.sites if site.kept)
         lines = [
             f"{', '.join(counts)} on {self.images} images; {removed} filters removed",
             f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M",
             f"{self.parameters_before:,} parameters -> {self.parameters_after:,}",
             f"outputs equal to {self.difference:.1e}",
-            *(f"{site.name}: {site.kept}" for site in self.sites if site.kept and CLOSED in self.states),
+            *(
+                f"{count} layers: {reason}"
+                for reason, count in Counter(site.kept for site in self.sites).items()
+                if reason
+            ),
         ]
         if self.checked:
             lines.append(f"{self.disagreeing} of {self.checked} other images would have opened or closed others")
@@ -124,6 +142,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
         states=states,
         images=images,
         sites=_sites(net, small, states, flows),
+        whole=tuple(site.name for site, flow in zip(net.sites, flows, strict=True) if not flow.possible),
         difference=_difference(net, small, batches, device),
         checked=checked,
         disagreeing=disagreeing,
@@ -216,4 +235,4 @@ def _sites(net: GaterNet, small: nn.Module, states: str, flows: list[Flow]) -> t
 def _kept(flow: Flow, own: str) -> str:
     if CLOSED not in own or not flow.reason:
         return ""
-    return f"{'inputs behind it' if flow.possible else 'closed filters'} kept: {flow.reason}"
+    return f"{'all inputs behind it' if flow.possible else 'closed filters'} kept, as {flow.reason}"

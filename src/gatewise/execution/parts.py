@@ -19,7 +19,7 @@ class Part:
         union: for each gate whether one of them opens it.
         alike: whether all of them open the same.
         narrow: for each site whether only the open filters are computed.
-        plain: whether all filters are computed and multiplied, in the layout and with the kernels of the network itself.
+        plain: whether all filters are computed and multiplied, as the network itself does.
     """
 
     images: np.ndarray

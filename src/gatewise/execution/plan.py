@@ -20,7 +20,7 @@ _SHARES = (0.25, 0.5, 0.75)
 _GRID = np.linspace(0, 1, 65)
 _MANY_PATTERNS = 100_000
 _PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time
-_NEAR = 1.3  # patterns that apart take at most this share of the best time may do with less in buckets
+_NEAR = 1.1  # patterns that apart take at most this share of the best time may do with less in buckets
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,12 +19,13 @@ from gatewise.places import Flow, Weighted
 OPEN, CLOSED, DECIDED = "1", "0", "?"  # what a gate is, one letter each
 
 
-def restructure(net: GaterNet, states: str) -> tuple[nn.Module, list[Flow]]:
+def restructure(net: GaterNet, states: str, whole: Sequence[str] | None = None) -> tuple[nn.Module, list[Flow]]:
     """Return a copy of `net` in which constant gates are no longer decided, and what could be taken out at each site.
 
     Args:
         net: is only read.
         states: one letter a gate, "1" always open, "0" always closed, "?" still decided.
+        whole: names of the sites whose filters all stay, where that is known already; None finds out.
 
     The copy is the plain backbone if nothing is decided any more, and a GaterNet otherwise. It is compared with `net`
     in float64; where taking filters out of a site changes what the network computes, they stay there, multiplied by 0.
@@ -37,7 +38,11 @@ def restructure(net: GaterNet, states: str) -> tuple[nn.Module, list[Flow]]:
         return small(x, gates[:, decided]) if isinstance(small, GaterNet) else small(x)
 
     flows, _ = flows_of(net)
-    flows = settle(net, flows, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates)))
+    if whole is None:
+        flows = settle(net, flows, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates)))
+    else:
+        left = Flow(reason="left whole")
+        flows = [left if site.name in whole else flow for site, flow in zip(net.sites, flows, strict=True)]
     return _cut(net, states, flows), flows
 
 

@@ -1,0 +1,111 @@
+"""Make of a trained run another one without the filters that are closed for all images."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gatewise import _checks
+from gatewise.analysis.runs import Run, open_runs
+from gatewise.checkpoint import save_model
+from gatewise.execution import Compaction, compact
+from gatewise.files import write_json
+from gatewise.gaternet import GaterNet
+from gatewise.measure import environment
+from gatewise.training import Progress, Recipe
+from gatewise.training.tasks import Task, make_task
+
+
+def compact_run(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    images: int | None = None,
+    data: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compact the GaterNet of a run over its training images, and write a run folder that opens like any other.
+
+    Args:
+        folder: of a finished run.
+        out: the new run folder.
+        images: how many training images decide which gates are constant; None takes all.
+        data: a data set in the place of the run's own.
+        progress: is told what is being done.
+
+    Returns the metrics of the new run: its score and the old one's, the work of both, and the compaction.
+
+    Refused with ValueError: a run without a gater, one whose images cannot be found, an `out` that holds something.
+    """
+    say = (progress or Progress()).say
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise _checks.InvalidValueError(f"{out} is not empty. Give a new folder.")
+    (run,) = open_runs([folder], data)
+    if not isinstance(run.model, GaterNet):
+        raise _checks.InvalidValueError(
+            f"{folder} has no gater: all its filters are open. Train one with gatewise train --budget 0.5 ..."
+        )
+    if run.images is None:
+        raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
+    dataset = dataclasses.replace(run.source, data=data or run.source.data).load()
+    task = make_task(Recipe.load(Path(folder) / "recipe.yaml"), dataset)
+    calibration = dataclasses.replace(run, images=dataset.train)
+    say("finding the gates that never change")
+    small = compact(run.model, _Batches(calibration, images), check=_Batches(run, None))
+    compaction: Compaction = small.compaction
+    say("evaluating both networks")
+    before, after = (_evaluate(model, run, task) for model in (run.model, small))
+    metrics = {
+        **run.metrics,
+        "score": task.score,
+        **after,
+        f"{task.score}_before": before[task.score],
+        "parameters": compaction.parameters_after,
+        "environment": environment(run.device),
+        "compaction": compaction.to_dict(),
+    }
+    steps = [*run.config.get("compacted", []), compaction.to_dict()]
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("recipe.yaml", "log.jsonl"):
+        if (Path(folder) / name).exists():
+            shutil.copyfile(Path(folder) / name, out / name)
+    details = {key: value for key, value in run.config.items() if key not in {"spec", "sha256"}}
+    save_model(out, small, run.spec, {**details, "compacted": steps})
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+class _Batches:
+    """The images of a run, or the first of them, as often as they are asked for."""
+
+    def __init__(self, run: Run, images: int | None) -> None:
+        self.run, self.images = run, images
+
+    def __iter__(self) -> Any:
+        left = self.images if self.images is not None else len(self.run.images or ())
+        for batch, _ in self.run.batches():
+            if left <= 0:
+                return
+            yield batch[:left]
+            left -= len(batch)
+
+
+def _evaluate(model: nn.Module, run: Run, task: Task) -> dict[str, Any]:
+    """Return score and loss on the run's images, and the work of a net that chooses its filters."""
+    tally, work = task.tally(run.device), []
+    with torch.no_grad():
+        for images, labels in run.batches():
+            if isinstance(model, GaterNet):
+                output, gates = model.forward_with_gates(images)
+                work.append(torch.stack([model.open_fraction(gates).double(), model.executed_macs(gates)], 1))
+            else:
+                output = model(images)
+            tally.update(output, labels)
+    found = {key: value for key, value in tally.results().items() if isinstance(value, int | float)}
+    if work:
+        found["open_fraction"], found["executed_macs"] = torch.cat(work).mean(0).tolist()
+    return found
