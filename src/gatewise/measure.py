@@ -42,12 +42,29 @@ def macs_per_sample(model: nn.Module, example: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds per call over several rounds."""
+    """Seconds per call over several rounds; `each_s` has them all, in the order of the rounds."""
 
     median_s: float
     low_s: float
     high_s: float
-    rounds: int
+    each_s: tuple[float, ...]
+
+    @property
+    def rounds(self) -> int:
+        """How many there were."""
+        return len(self.each_s)
+
+    def divided(self, count: int) -> "Latency":
+        """Return what one of `count` equal parts took."""
+        return _summary([seconds / count for seconds in self.each_s])
+
+    def times(self, other: "Latency") -> "Latency":
+        """Return how many times as long as `other` this took, round by round: the ratios in the place of seconds.
+
+        >>> Latency(2.0, 2.0, 2.0, (2.0, 2.0)).times(Latency(3.0, 2.0, 4.0, (4.0, 2.0))).each_s
+        (0.5, 1.0)
+        """
+        return _summary([own / its for own, its in zip(self.each_s, other.each_s, strict=True)])
 
 
 def interleaved_latency(
@@ -75,7 +92,7 @@ def interleaved_latency(
 
 def _summary(values: list[float]) -> Latency:
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Latency(median, low, high, len(values))
+    return Latency(median, low, high, tuple(values))
 
 
 def inference_latency(

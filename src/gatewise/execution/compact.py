@@ -88,11 +88,7 @@ class Compaction:
             f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M",
             f"{self.parameters_before:,} parameters -> {self.parameters_after:,}",
             f"outputs equal to {self.difference:.1e}",
-            *(
-                f"{count} layers: {reason}"
-                for reason, count in Counter(site.kept for site in self.sites).items()
-                if reason
-            ),
+            *(f"{count} x {reason}" for reason, count in kept.items()),
         ]
         if self.checked:
             lines.append(f"{self.disagreeing} of {self.checked} other images would have opened or closed others")

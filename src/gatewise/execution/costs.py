@@ -1,6 +1,7 @@
 """What layers cost on this machine: measured once, and kept in a file with the machine's description."""
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,10 @@ class Costs:
         self._all = _read(file)
         self._own = self._all.get(self.machine, {})
         if self._all and not self._own:
-            print(f"gatewise: {file} has no costs for this machine ({self.machine}); layers are measured once.")
+            print(
+                f"gatewise: {file} has no costs for this machine ({self.machine}); layers are measured once.",
+                file=sys.stderr,
+            )
 
     def of(self, what: str, measure: Callable[[], list[float]]) -> list[float]:
         """Return what was measured, or measure it and remember."""

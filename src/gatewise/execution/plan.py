@@ -17,6 +17,7 @@ from gatewise.gaternet import GaterNet, Site
 from gatewise.measure import interleaved_latency
 
 _SHARES = (0.25, 0.5, 0.75)
+_SPREAD = 0.05  # of the open work, below which it tells nothing: most filters may be always open
 _GRID = np.linspace(0, 1, 65)
 _MANY_PATTERNS = 100_000
 _PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time
@@ -248,7 +249,7 @@ class _Meter:
             self.openings.forget()
         found = [dense]
         for own in (narrow[::2], narrow[1::2]):
-            slope, fixed = np.polyfit(work, own, 1)
+            slope, fixed = np.polyfit(work, own, 1) if np.ptp(work) > _SPREAD else (0.0, np.mean(own))
             found += [max(0.0, float(fixed)), max(0.0, float(slope))]
         return found
 

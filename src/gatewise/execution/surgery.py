@@ -1,5 +1,6 @@
 """Give a copied network layers that run their open filters only, with batch norms folded into convolutions."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from gatewise.execution.open_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
 from gatewise.execution.openings import Openings
 from gatewise.gaternet import Site
-from gatewise.places import Flow, change_map
+from gatewise.places import Flow, change_map, find_flows
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
@@ -117,6 +118,22 @@ def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
             nn.Parameter(part.detach(), requires_grad=False) for part in weights_of(layer, norm)
         )
         _exchange(backbone, behind, _without_norm(norm))
+
+
+def folded(network: nn.Module, example: Any = None) -> nn.Module:
+    """Return a copy in eval mode whose convolutions have taken in the batch norms behind them.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)).eval()
+    >>> folded(net)
+    Sequential(
+      (0): Conv2d(3, 2, kernel_size=(1, 1), stride=(1, 1))
+      (1): Identity()
+    )
+    """
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    _, followed = find_flows(copied, [], example)
+    fold_norms(copied, foldable(copied, followed))
+    return copied
 
 
 def _without_norm(norm: Any) -> nn.Module:

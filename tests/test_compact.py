@@ -1,0 +1,302 @@
+"""Compaction: the same outputs with less, whatever the network; saved, loaded, exported, trained on."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given
+from random_networks import BLOCKS, Scripted, drawn_networks, gater_net, images
+from torch import nn
+from torch.testing import assert_close
+
+import gatewise as gw
+from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.checkpoint import load_model, save_model
+from gatewise.execution import Compaction
+from gatewise.execution.constant_gates import ConstantGates
+from gatewise.execution.restructure import _balanced, restructure
+from gatewise.execution.safety import flows_of
+from gatewise.measure import macs_per_sample, parameter_count
+from gatewise.places import find_flows
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def made(drawn: tuple[list[str], int, int, str], **options: object) -> gw.GaterNet:
+    blocks, width, seed, sites = drawn
+    try:
+        return gater_net(blocks, width, seed=seed, sites=sites, **options)  # type: ignore[arg-type]
+    except InvalidValueError:
+        assume(False)  # blocks without a filter that can be gated there
+        raise
+
+
+@given(drawn_networks)
+def test_a_compacted_network_gives_what_the_masked_one_gives(drawn: tuple[list[str], int, int, str]) -> None:
+    net, x = made(drawn), images(8)
+    small = gw.compact(net, [x])
+    assert_close(small(x), net(x), **CLOSE)
+    assert small.compaction.difference < 1e-4
+
+
+@given(drawn_networks)
+def test_without_decided_gates_the_plain_network_is_left(drawn: tuple[list[str], int, int, str]) -> None:
+    net, x = made(drawn, letters="01"), images(4)
+    small = gw.compact(net, [x])
+    assert type(small) is type(net.backbone)
+    assert_close(small(x), net(x), **CLOSE)
+    assert not any(type(hook).__module__.startswith("gatewise.gaternet") for hook in hooks(small))
+
+
+def hooks(net: nn.Module) -> list[object]:
+    """Return what changes maps in a network."""
+    of_layers = ((*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()) for layer in net.modules())
+    return [hook.change for hooks in of_layers for hook in hooks if hasattr(hook, "change")]
+
+
+@given(drawn_networks)
+def test_work_is_that_of_the_masked_network_less_what_is_gone(drawn: tuple[list[str], int, int, str]) -> None:
+    net, x = made(drawn), images(4)
+    small = gw.compact(net, [x])
+    if isinstance(small, gw.GaterNet):
+        gates = small.forward_with_gates(x)[1]
+        assert small.dense_macs == macs_per_sample(small.backbone, x[:1])
+        decided = [letter == "?" for letter in small.compaction.states]
+        assert torch.equal(gates, net.forward_with_gates(x)[1][:, decided])
+        site_work = [site.maker.macs for site in small.sites]
+        assert all(isinstance(work, int) for work in site_work)
+
+
+def test_filters_norms_and_inputs_of_readers_go() -> None:
+    net = gater_net(["basic"], 8, states="11010011")
+    small = gw.compact(net, [images(2)])
+    body = small[3].body
+    assert (body[0].out_channels, body[1].num_features, body[3].in_channels) == (5, 5, 5)
+    assert torch.equal(body[0].weight, net.backbone[3].body[0].weight[[0, 1, 3, 6, 7]])
+    assert torch.equal(body[1].running_var, net.backbone[3].body[1].running_var[[0, 1, 3, 6, 7]])
+    assert torch.equal(body[3].weight, net.backbone[3].body[3].weight[:, [0, 1, 3, 6, 7]])
+    assert macs_per_sample(small, images(1)) == 64 * 9 * (3 * 8 + 2 * 8 * 5) + 8 * 5
+    assert small.compaction.macs_after == macs_per_sample(small, images(1))
+    assert small.compaction.parameters_after == parameter_count(small)
+
+
+def test_behind_an_addition_zeros_take_the_place_of_what_is_gone() -> None:
+    net = gater_net(["basic"], 8, states="11010011", sites="residual")
+    small = gw.compact(net, [images(2)])
+    body = small[3].body
+    assert (body[3].out_channels, body[4].num_features) == (5, 5)
+    assert body(images(1).new_zeros(1, 8, 8, 8)).shape[1] == 8
+    (site,) = small.compaction.sites
+    assert site.removed == 3
+    assert site.kept == "all inputs behind it kept, as the map behind '3.body.4' is added to others"
+
+
+def test_a_squeeze_on_the_way_loses_the_same_channels() -> None:
+    net = gater_net(["inverted"], 8, states="11010011")
+    small = gw.compact(net, [images(2)])
+    squeeze = small[3].body[6]
+    assert (squeeze.fc1.in_channels, squeeze.fc2.out_channels) == (5, 5)
+    assert small[3].body[3].groups == 5
+
+
+def test_groups_keep_as_many_filters_each() -> None:
+    net = gater_net(["grouped"], 8, states="1111" + "1000" + "1" * 8)
+    small = gw.compact(net, [images(2)])
+    assert small[3].body[0].out_channels == 8
+    net = gater_net(["grouped"], 8, states="1010" + "1000" + "1" * 8)
+    small = gw.compact(net, [images(2)])
+    body = small[3].body
+    assert (body[0].out_channels, body[3].in_channels, body[3].groups) == (4, 4, 2)
+    assert_close(small(images(2)), net(images(2)), **CLOSE)
+
+
+def test_filters_that_a_norm_over_channels_needs_stay_and_that_is_said() -> None:
+    net = gater_net(["gated"], 8, states="11010011")
+    small = gw.compact(net, [images(2)])
+    (site,) = small.compaction.sites
+    assert (small[3].body[0].out_channels, site.removed) == (8, 0)
+    assert site.kept == "closed filters kept, as without them the network computes something else"
+    assert_close(small(images(2)), net(images(2)), **CLOSE)
+
+
+@pytest.mark.parametrize("block", sorted(BLOCKS))
+@pytest.mark.parametrize("sites", ["inner", "residual"])
+@pytest.mark.parametrize("letters", ["0", "1", "?"])
+def test_all_closed_all_open_and_all_decided(block: str, sites: str, letters: str) -> None:
+    try:
+        net = gater_net([block], sites=sites, letters=letters)
+    except InvalidValueError:
+        return
+    x = images(16)
+    small = gw.compact(net, [x])
+    assert_close(small(x), net(x), **CLOSE)
+    assert isinstance(small, gw.GaterNet) == (letters == "?")
+    if letters == "1":
+        assert parameter_count(small) == parameter_count(net.backbone)
+
+
+def test_always_open_gates_are_decided_no_more() -> None:
+    net = gater_net(["basic", "bottleneck"], states="1?" * 12, gater="light", head_norm=True)
+    with torch.no_grad():
+        net.gater.head.fc2.weight.zero_()
+        net.gater.head.fc2.bias.copy_(torch.tensor([1.0, 1.0, -1.0] * 8))
+    small = gw.compact(net, [images(3)])
+    assert not isinstance(small, gw.GaterNet)
+    with torch.no_grad():
+        net.gater.head.fc2.weight[5] = 1e3 * torch.tensor([1.0, -1] * 4)
+    x = images(64)
+    small = gw.compact(net, [x])
+    if isinstance(small, gw.GaterNet):
+        assert small.gate_count == small.gater.head.fc2.out_features == small.compaction.states.count("?") < 3
+        assert_close(small(x), net(x), **CLOSE)
+
+
+def test_images_that_would_have_disagreed_are_counted() -> None:
+    net = gater_net(["basic"], states="1" * 7 + "?")
+    x = images(40)
+    gates = net.forward_with_gates(x)[1][:, 7]
+    alike = x[gates == 1]
+    small = gw.compact(net, [alike], check=[x[:10], x[10:]])
+    assert small.compaction.states == "1" * 8
+    assert (small.compaction.checked, small.compaction.disagreeing) == (40, int((gates == 0).sum()))
+    assert f"{int((gates == 0).sum())} of 40 other images" in str(small.compaction)
+
+
+def test_the_given_network_is_only_read() -> None:
+    net = gater_net(["basic", "inverted"], letters="01?").train()
+    before = copy.deepcopy(net.state_dict())
+    x = images(4)
+    expected = net.eval()(x)
+    net.train()
+    gw.compact(net, [x])
+    assert net.training
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(net.eval()(x), expected)
+
+
+def test_batches_may_be_tuples_and_loaders() -> None:
+    net, x = gater_net(["basic"]), images(6)
+    data = torch.utils.data.TensorDataset(x, torch.arange(6))
+    small = gw.compact(net, torch.utils.data.DataLoader(data, batch_size=4))
+    assert small.compaction.images == 6
+
+
+@pytest.mark.parametrize(
+    ("loader", "error", "match"),
+    [([], InvalidValueError, "the loader gave none"), (iter([images(1)]), InvalidTypeError, "can be read once")],
+)
+def test_loaders_without_images_or_for_one_reading_are_refused(loader: object, error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        gw.compact(gater_net(["basic"]), loader)  # type: ignore[arg-type]
+
+
+def test_what_is_no_gater_net_is_refused() -> None:
+    with pytest.raises(InvalidTypeError, match="expects a GaterNet, got Linear"):
+        gw.compact(nn.Linear(2, 2), [images(1)])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gater", ["light", "local"])
+@pytest.mark.parametrize("options", [{"budget": 0.5}, {"sparsity": 0.1}, {"sparsity": 0.1, "weighting": "macs"}])
+def test_a_compacted_net_trains_on(gater: str, options: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    net = gw.make_model("resnet20", num_classes=5)
+    net = gw.GaterNet(net, gater=gater, image_size=(8, 8), head_norm=True, **options).eval()  # type: ignore[arg-type]
+    for decider in net.gater if net.is_local else [net.gater]:
+        nn.init.normal_(decider.head.fc2.bias, std=2.0)
+    x = images(8)
+    small = gw.compact(net, [x])
+    assert isinstance(small, gw.GaterNet)
+    assert 0 < small.gate_count < net.gate_count
+    assert_close(small(x), net(x), **CLOSE)
+    small.train()
+    optimizer = torch.optim.SGD(gw.parameter_groups(small), lr=0.1)
+    for _ in range(2):
+        loss = nn.functional.cross_entropy(small(x), torch.arange(8) % 5) + gw.gate_loss(small)
+        loss.backward()
+        optimizer.step()
+    assert torch.isfinite(loss)
+
+
+def test_what_is_always_open_uses_up_its_part_of_the_budget() -> None:
+    net = gater_net(["basic"], states="11??????", budget=0.5)
+    small = gw.compact(net, [images(64)])
+    assert small.price.target == pytest.approx((0.5 - 0.25) / 0.75)
+    assert float(small.price.share.sum()) == pytest.approx(1)
+
+
+def test_it_is_saved_and_loaded_like_any_network(tmp_path: Path) -> None:
+    spec = gw.ModelSpec.parse("resnet20+gaternet:gater=light")
+    torch.manual_seed(3)
+    net = gw.make_model(spec, num_classes=5, image_size=(8, 8)).eval()
+    nn.init.normal_(net.gater.head.fc2.bias, std=1.0)
+    nn.init.normal_(net.gater.head.fc2.weight, std=1.0)
+    x = images(8)
+    once = gw.compact(net, [x])
+    twice = gw.compact(once, [x[:2]])
+    steps = [part.compaction.to_dict() for part in (once, twice)]
+    for count, small in ((1, once), (2, twice)):
+        folder = tmp_path / str(count)
+        save_model(folder, small, spec, {"num_classes": 5, "image_size": [8, 8], "compacted": steps[:count]})
+        loaded, config = load_model(folder)
+        assert torch.equal(loaded(x), small(x))
+        assert Compaction.from_dict(config["compacted"][-1]) == small.compaction
+
+
+@pytest.mark.parametrize("letters", ["01", "01?"])
+def test_it_is_exported_and_copied(letters: str) -> None:
+    net = gater_net(["basic", "inverted", "bottleneck"], letters=letters, seed=4)
+    small, x = gw.compact(net, [images(16)]), images(5)
+    expected = small(x)
+    assert torch.equal(copy.deepcopy(small)(x), expected)
+    program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert_close(program.module()(x[:2]), expected[:2], **CLOSE)
+
+
+def test_a_forward_with_shapes_written_down_keeps_its_filters() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.conv1(x))
+            return self.conv2(x.reshape(-1, 8, 6, 6)).mean((2, 3))
+
+    net = gw.GaterNet(Written(), gater=Scripted("11010011"), image_size=(8, 8))
+    small = gw.compact(net.eval(), [images(2)])
+    assert small.conv1.out_channels == 8
+    assert small.compaction.sites[0].kept
+    assert_close(small(images(2)), net(images(2)), **CLOSE)
+
+
+def test_balanced_filters_fill_up_with_the_first_closed_ones() -> None:
+    assert _balanced([False, True, False, False, True, True], 2) == [0, 1, 4, 5]
+
+
+def test_constant_gates_of_channels_last_maps() -> None:
+    gates = ConstantGates([-1, 0, 1], channel_axis=2)
+    assert torch.equal(gates(torch.tensor([[[1.0, 2.0]]])), torch.tensor([[[0.0, 1.0, 2.0]]]))
+
+
+def test_a_flow_stops_where_something_reads_the_map_before_its_gates() -> None:
+    net = gw.make_model("seresnet18", num_classes=5)
+    gated = gw.GaterNet(net, sites="residual", image_size=(64, 64))
+    site = gated.sites[0]
+    flows, _ = find_flows(net, [(site.name, site.layer, site.side)], torch.zeros(2, 3, 64, 64))
+    assert not flows[0].possible
+    assert flows[0].reason == "'layer1.0.se.fc1' reads the map before it is gated"
+
+
+def test_a_wrong_flow_is_found_out_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = gater_net(["basic", "basic"], states="1101" * 4)
+
+    def wrong(net: gw.GaterNet) -> tuple[list[object], dict[str, str]]:
+        flows, followed = flows_of(net)
+        flows[0] = type(flows[0])(flows[0].makers, flows[0].passes, flows[1].readers)
+        return flows, followed
+
+    monkeypatch.setattr("gatewise.execution.restructure.flows_of", wrong)
+    small, flows = restructure(net, "1101" * 4)
+    assert [flow.possible for flow in flows] == [False, True]
+    assert_close(small(images(2)), net(images(2)), **CLOSE)

@@ -1,0 +1,345 @@
+"""Skipping: every way to run gives the masked network's output, and runs only what is open."""
+
+import copy
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from random_networks import drawn_networks, gater_net, images
+from test_compact import CLOSE, made
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+import gatewise as gw
+from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.execution.costs import Costs, default_cache
+from gatewise.execution.parts import bucketed, one_by_pattern
+from gatewise.execution.plan import Plan, Seconds
+from gatewise.execution.skip import MODES
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path / "costs.json"))
+    return tmp_path / "costs.json"
+
+
+def patterns(net: gw.GaterNet, seed: int) -> torch.Tensor:
+    """Return the gates of five images: of the second and fourth the same, one all closed, one all open."""
+    generator = torch.Generator().manual_seed(seed)
+    gates = (torch.rand(5, net.gate_count, generator=generator) < 0.5).float()
+    gates[3], gates[2], gates[4] = gates[1], 0, 1
+    return gates
+
+
+@given(drawn_networks, st.sampled_from(["mask", "skip", "bucket"]))
+def test_every_mode_gives_what_the_masked_network_gives(drawn: tuple[list[str], int, int, str], mode: str) -> None:
+    net, x = made(drawn, letters="?"), images(5)
+    fast = gw.skip_closed_filters(net, mode)
+    gates = patterns(net, drawn[2])
+    assert_close(fast(x, gates), net(x, gates), **CLOSE)
+    output, decided = fast.forward_with_gates(x)
+    assert torch.equal(decided, net.forward_with_gates(x)[1])
+    assert_close(output, net(x), **CLOSE)
+
+
+@given(drawn_networks)
+def test_a_compacted_net_is_skipped_too(drawn: tuple[list[str], int, int, str]) -> None:
+    net, x = made(drawn, letters="01??"), images(24)
+    small = gw.compact(net, [x])
+    if isinstance(small, gw.GaterNet):
+        for mode in ("skip", "bucket"):
+            assert_close(gw.skip_closed_filters(small, mode)(x), net(x), **CLOSE)
+
+
+@pytest.mark.parametrize("mode", ["skip", "bucket"])
+@pytest.mark.parametrize("sites", ["inner", "residual"])
+def test_local_gates_are_decided_on_the_way(mode: str, sites: str) -> None:
+    torch.manual_seed(0)
+    net = gw.GaterNet(gw.make_model("resnet20", num_classes=5), sites=sites, gater="local", image_size=(8, 8)).eval()
+    for decider in net.gater:
+        nn.init.normal_(decider.head.fc2.weight, std=2.0)
+        nn.init.normal_(decider.head.fc2.bias)
+    x = images(6)
+    output, gates = gw.skip_closed_filters(net, mode).forward_with_gates(x)
+    assert torch.equal(gates, net.forward_with_gates(x)[1])
+    assert 0 < gates.mean() < 1
+    assert_close(output, net(x), **CLOSE)
+
+
+@pytest.mark.parametrize("model", ["resnet20", "resnet18_cifar:width=8"])
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_what_runs_is_what_executed_macs_tells(model: str, group_size: int) -> None:
+    net = gw.GaterNet(gw.make_model(model, num_classes=5), group_size=group_size, image_size=(8, 8)).eval()
+    fast = gw.skip_closed_filters(net, "skip")
+    for seed in range(3):
+        gates = (torch.rand(1, net.gate_count, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+        gates[:, [site.first for site in net.sites]] = 1  # of a layer without an open filter the first group runs
+        counter = FlopCounterMode(display=False)
+        with counter:
+            net.gater(images(1))
+            fast(images(1), gates)
+        assert counter.get_total_flops() == 2 * int(net.executed_macs(gates))
+
+
+def test_mask_mode_is_bit_for_bit_the_network() -> None:
+    net, x = gater_net(["basic", "inverted"], letters="?"), images(4)
+    assert torch.equal(gw.skip_closed_filters(net, "mask")(x), net(x))
+
+
+def test_a_pattern_alone_gives_bit_for_bit_what_it_gives_in_company() -> None:
+    net = gater_net(["basic", "bottleneck"], letters="?")
+    fast, x, gates = gw.skip_closed_filters(net, "skip"), images(5), patterns(net, 3)
+    alone = torch.cat([fast(x[n : n + 1], gates[n : n + 1]) for n in (0, 2, 4)])
+    assert torch.equal(fast(x, gates)[[0, 2, 4]], alone)
+
+
+def test_filters_that_cannot_be_skipped_are_named() -> None:
+    fast = gw.skip_closed_filters(gater_net(["grouped"], letters="?"), "skip")
+    reasons = {skipped.name: skipped.reason for skipped in fast.skipped}
+    assert reasons["3.body.0"] == "3.body.3 is a grouped convolution, which is run as a whole"
+
+
+def test_outputs_of_any_nesting_are_put_together() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> dict[str, object]:
+            y = self.conv2(torch.relu(self.conv1(x)))
+            return {"map": y, "sums": (y.sum((1, 2, 3)), [y.mean((2, 3))])}
+
+    net = gw.GaterNet(Several(), image_size=(8, 8)).eval()
+    fast, x, gates = gw.skip_closed_filters(net, "skip"), images(5), patterns(net, 0)
+    came, expected = fast(x, gates), net(x, gates)
+    assert_close(came["map"], expected["map"], **CLOSE)
+    assert_close(came["sums"][0], expected["sums"][0], **CLOSE)
+    assert_close(came["sums"][1][0], expected["sums"][1][0], **CLOSE)
+
+
+def test_images_with_the_same_pattern_run_together() -> None:
+    net = gater_net(["basic"], letters="?")
+    fast = gw.skip_closed_filters(net, "skip")
+    fast(images(5), patterns(net, 0))
+    assert [part.images.tolist() for part in fast.last_parts] == [[0], [1, 3], [2], [4]]
+
+
+def test_buckets_take_patterns_that_differ_in_little() -> None:
+    net = gater_net(["basic"], 12, letters="?")
+    work = gw.skip_closed_filters(net, "bucket").work
+    gates = np.zeros((4, 12), bool)
+    gates[0, :11] = gates[1, :12] = gates[3, :11] = True
+    gates[2, 11:] = True
+    parts = bucketed(gates, work)
+    assert sorted(part.images.tolist() for part in parts) == [[0, 3, 1], [2]]
+    assert [part.alike for part in parts] == [False, True]
+    assert [len(part.images) for part in one_by_pattern(gates, work)] == [2, 1, 1]
+
+
+def test_picked_weights_are_kept_within_the_memory_given() -> None:
+    net = gater_net(["basic", "bottleneck"], letters="?")
+    for memory in (0, 10_000):
+        fast = gw.skip_closed_filters(net, "skip", memory=memory)
+        for seed in range(5):
+            gates = patterns(net, seed)
+            assert_close(fast(images(5), gates), net(images(5), gates), **CLOSE)
+            assert fast.openings._bytes <= memory
+    assert fast.openings._picked
+
+
+def test_weights_seen_before_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatewise.execution.openings import OpenFilters
+
+    net = gater_net(["basic"], letters="?")
+    fast, gates = gw.skip_closed_filters(net, "skip"), patterns(net, 0)[:1]
+    first = fast(images(1), gates)
+    monkeypatch.setattr(OpenFilters, "pick", lambda *_: pytest.fail("picked again"))
+    assert torch.equal(fast(images(1), gates), first)
+
+
+def test_it_is_copied_and_pickled() -> None:
+    net = gater_net(["basic", "inverted"], letters="?")
+    fast, x = gw.skip_closed_filters(net, "skip"), images(4)
+    expected = fast(x)
+    assert torch.equal(copy.deepcopy(fast)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(fast))(x), expected)
+
+
+def test_the_given_network_is_only_read() -> None:
+    net, x = gater_net(["basic", "inverted", "ChannelsLast"], letters="?"), images(4)
+    before, expected = copy.deepcopy(net.state_dict()), net(x)
+    gw.skip_closed_filters(net, "skip")(x)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(net(x), expected)
+
+
+def test_training_mode_is_refused() -> None:
+    fast = gw.skip_closed_filters(gater_net(["basic"]), "skip").train()
+    with pytest.raises(InvalidValueError, match="for inference"):
+        fast(images(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"mode": "fast"}, InvalidValueError, "unknown mode 'fast'; expected one of 'auto', 'bucket', 'mask', 'skip'"),
+        ({"memory": -1}, InvalidValueError, "memory must be at least 0, got -1"),
+        ({"net": nn.ReLU()}, InvalidTypeError, "expects a GaterNet, got ReLU"),
+    ],
+)
+def test_mistakes_are_refused(arguments: dict[str, object], error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        gw.skip_closed_filters(**{"net": gater_net(["basic"]), **arguments})  # type: ignore[arg-type]
+
+
+def test_gates_of_another_shape_are_refused() -> None:
+    fast = gw.skip_closed_filters(gater_net(["basic"]), "skip")
+    with pytest.raises(InvalidValueError, match=r"gates must have shape \(2, 8\)"):
+        fast(images(2), torch.ones(1, 8))
+
+
+# auto
+
+
+def test_auto_agrees_on_a_real_clock(own_cache: Path) -> None:
+    net, x = gater_net(["bottleneck", "inverted"], letters="?"), images(6)
+    fast = gw.skip_closed_filters(net)
+    assert fast.mode == "auto"
+    for count in (1, 6):
+        gates = patterns(net, 1)[:1].repeat(count, 1)
+        assert_close(fast(x[:count], gates), net(x[:count], gates), **CLOSE)
+    assert_close(fast(x), net(x), **CLOSE)
+    stored = json.loads(own_cache.read_text())
+    assert stored["format"] == 1
+    (machine,) = stored["machines"]
+    assert torch.__version__ in machine
+    assert "threads" in machine
+
+
+def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = gater_net(["basic"], letters="?")
+    gw.skip_closed_filters(net).plan(images(2))
+    monkeypatch.setattr("gatewise.execution.plan._times", lambda _: pytest.fail("measured again"))
+    again = gw.skip_closed_filters(net)
+    again.plan(images(2))
+    assert_close(again(images(2)), net(images(2)), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x00\xff\x00",
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"format": 1}',
+        b'{"format": 2, "machines": {}}',
+        b'{"format": 1, "machines": {"x": {"y": ["z"]}}}',
+        b'{"format": 1, "machines": {"x": {"y": [-1.0]}}}',
+        b'{"format": 1, "machines": {"x": 3}}',
+    ],
+)
+def test_a_cache_file_that_is_none_is_said_to_be_so_and_replaced(own_cache: Path, content: bytes) -> None:
+    own_cache.write_bytes(content)
+    net = gater_net(["basic"], letters="?")
+    with pytest.warns(UserWarning, match="holds no costs that can be read"):
+        gw.skip_closed_filters(net).plan(images(1))
+    assert json.loads(own_cache.read_text())["format"] == 1
+
+
+def test_costs_of_other_machines_stay_and_are_not_used(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own_cache.write_text('{"format": 1, "machines": {"another": {"x": [1.0]}}}')
+    gw.skip_closed_filters(gater_net(["basic"], letters="?")).plan(images(1))
+    assert "no costs for this machine" in capsys.readouterr().err
+    stored = json.loads(own_cache.read_text())["machines"]
+    assert stored.pop("another") == {"x": [1.0]}
+    assert len(stored) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    net = gater_net(["basic"], letters="?")
+    fast = gw.skip_closed_filters(net, cache=tmp_path / "file" / "costs.json")
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        assert_close(fast(images(2)), net(images(2)), **CLOSE)
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert default_cache() == tmp_path / "costs.json"
+    monkeypatch.delenv("GATEWISE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "gatewise" / "costs.json"
+
+
+def test_a_network_that_was_moved_is_planned_anew() -> None:
+    net, x = gater_net(["basic"], letters="?"), images(2)
+    fast = gw.skip_closed_filters(net)
+    fast(x)
+    fast.double()
+    with pytest.warns(UserWarning, match=r"was planned for cpu, torch.float32 and is now on cpu, torch.float64"):
+        came = fast(x.double())
+    assert_close(came, net.double()(x.double()), rtol=1e-6, atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast(x.double())
+
+
+def test_a_machine_with_other_threads_is_another(own_cache: Path) -> None:
+    one = Costs(own_cache, torch.device("cpu"), torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert Costs(own_cache, torch.device("cpu"), torch.float32).machine != one.machine
+    finally:
+        torch.set_num_threads(threads)
+    assert Costs(own_cache, torch.device("cpu"), torch.float64).machine != one.machine
+
+
+def plan_of(net: gw.GaterNet, **costs: float) -> Plan:
+    """Return a plan with these seconds for every layer, whatever the number of images."""
+    work = gw.skip_closed_filters(net, "skip").work
+    layers, sites = len(work.paths), len(work.narrows)
+    given = {"dense": 1.0, "fixed": 0.0, "slope": 1.0, "mask": 0.0, "rest": 0.0, "plain": 1e9, **costs}
+    seconds = Seconds(
+        dense=np.full(layers, given["dense"]),
+        fixed=np.full((2, layers), given["fixed"]),
+        slope=np.full((2, layers), given["slope"]),
+        mask=np.full(sites, given["mask"]),
+        rest=np.array(given["rest"]),
+        plain=np.array(given["plain"]),
+    )
+    many = Seconds(*(8 * getattr(seconds, name) for name in ("dense", "fixed", "slope", "mask", "rest", "plain")))
+    return Plan(work, {1: seconds, 8: many})
+
+
+def test_narrowing_pays_up_to_where_its_own_cost_eats_the_gain() -> None:
+    net = gater_net(["basic"], letters="?")
+    assert plan_of(net).limits[1].tolist() == [[1.0], [1.0]]
+    assert plan_of(net, fixed=0.25).limits[1][0, 0] == pytest.approx(0.75, abs=0.02)
+    assert plan_of(net, fixed=0.25, mask=0.1).limits[1][0, 0] == pytest.approx(0.8, abs=0.02)
+    assert plan_of(net, fixed=1.1).limits[1].tolist() == [[-1.0], [-1.0]]
+
+
+def test_a_batch_is_run_the_way_that_takes_least() -> None:
+    net = gater_net(["basic"], letters="?")
+    gates = np.zeros((4, 8), bool)
+    gates[:2, :2] = gates[2:, 6:] = True
+    assert [part.images.tolist() for part in plan_of(net).parts(gates)] == [[0, 1], [2, 3]]
+    assert [part.images.tolist() for part in plan_of(net, rest=100.0).parts(gates)] == [[0, 1, 2, 3]]
+    (part,) = plan_of(net, plain=0.1).parts(gates)
+    assert part.plain
+    (part,) = plan_of(net, slope=0.0).parts(gates[:1])
+    assert part.narrow.all()
+
+
+def test_every_mode_is_named_in_the_help() -> None:
+    assert all(f'"{mode}"' in gw.skip_closed_filters.__doc__ for mode in MODES)
