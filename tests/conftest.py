@@ -1,5 +1,7 @@
 """What all tests share: a fixed seed, one table of tolerances, reproducible property tests."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -19,6 +21,12 @@ settings.load_profile("reproducible")
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_costs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what is measured here apart from the user's."""
+    os.environ["GATEWISE_CACHE"] = str(tmp_path_factory.mktemp("costs") / "costs.json")
 
 
 # Tests use small tensors: more threads cost more than they bring, and crawl where another process is busy.

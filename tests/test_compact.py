@@ -163,6 +163,12 @@ def test_images_that_would_have_disagreed_are_counted() -> None:
     assert f"{int((gates == 0).sum())} of 40 other images" in str(small.compaction)
 
 
+def test_images_with_other_decided_gates_do_not_disagree() -> None:
+    net = gater_net(["basic"], states="1" * 7 + "?")
+    small = gw.compact(net, [images(40)], check=[images(40, seed=2)])
+    assert (small.compaction.states, small.compaction.disagreeing) == ("1" * 7 + "?", 0)
+
+
 def test_the_given_network_is_only_read() -> None:
     net = gater_net(["basic", "inverted"], letters="01?").train()
     before = copy.deepcopy(net.state_dict())

@@ -40,10 +40,9 @@ def test_the_page_on_explain_s_python_runs() -> None:
     assert names["summary"].near_identity == 1, "a fresh gct does nothing"
 
 
-def test_the_readme_s_commands_parse() -> None:
-    commands = [
-        line for block in blocks("README.md", "bash") for line in block.splitlines() if line.startswith("gatewise")
-    ]
+@pytest.mark.parametrize("page", ["README.md", "docs/execution.md"])
+def test_a_page_s_commands_parse(page: str) -> None:
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("gatewise")]
     assert len(commands) >= 3
     for command in commands:
         _, bound, _ = app.parse_args(command.split()[1:], print_error=False, exit_on_error=False)
@@ -56,7 +55,8 @@ def test_the_readme_names_every_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/explain.md", "docs/results.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/execution.md", "docs/explain.md", "docs/results.md"],
 )
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())

@@ -2,6 +2,7 @@
 
 from planted.analysis import BUGS as _ANALYSIS
 from planted.bug import Bug as Bug
+from planted.execution import BUGS as _EXECUTION
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
 from planted.networks import BUGS as _NETWORKS
@@ -10,4 +11,4 @@ from planted.segmentation import BUGS as _SEGMENTATION
 from planted.training import BUGS as _TRAINING
 from planted.tuning import BUGS as _TUNING
 
-BUGS = [*_ANALYSIS, *_GATES, *_GATERNET, *_NETWORKS, *_PIXELS, *_SEGMENTATION, *_TRAINING, *_TUNING]
+BUGS = [*_ANALYSIS, *_EXECUTION, *_GATES, *_GATERNET, *_NETWORKS, *_PIXELS, *_SEGMENTATION, *_TRAINING, *_TUNING]
