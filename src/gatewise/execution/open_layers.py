@@ -103,6 +103,24 @@ class OpenConvolution(_OpenLayer):
         return self.convolve(x, weight.movedim(-1, 1), bias, *self.options)
 
 
+class GroupedConvolution(_OpenLayer):
+    """A convolution in which each image runs its own open groups, all images at once; see `kernels`."""
+
+    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
+        super().__init__(*sites)
+        padding = [step * (size - 1) // 2 for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+        padding = {"same": padding, "valid": (0, 0)}.get(layer.padding, layer.padding)
+        self.options = (tuple(layer.stride), tuple(padding), tuple(layer.dilation))
+        self._hold(weight.permute(2, 3, 1, 0).contiguous(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        from gatewise.kernels.grouped_convolution import grouped_convolution
+
+        groups = self.openings.groups
+        inputs, outputs = groups.get(self.reads), groups.get(self.writes)
+        return grouped_convolution(x, self.weight, self.bias, inputs, outputs, *self.options)
+
+
 class OpenDepthwise(_OpenLayer):
     """A convolution of each channel by itself; closed channels are neither its inputs nor its outputs."""
 
@@ -149,9 +167,13 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
     )
 
 
-def opened(layer: Any, picked: Picked, openings: Openings, reads: int | None, writes: int | None) -> nn.Module:
+def opened(
+    layer: Any, picked: Picked, openings: Openings, reads: int | None, writes: int | None, *, grouped: bool
+) -> nn.Module:
     """Return the layer that does the work of `layer` with these weights."""
     sites = (openings, reads, writes)
+    if grouped and isinstance(layer, nn.Conv2d) and (reads is not None or writes is not None):
+        return GroupedConvolution(layer, *picked, *sites)
     if isinstance(layer, nn.Linear):
         return OpenMatrix(layer, *picked, *sites)
     pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1

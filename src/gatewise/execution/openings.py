@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,17 +46,23 @@ class Openings:
     Attributes:
         memory: bytes that picked weights may take; those not used for longest go first.
         chosen: the open filters of each site that is narrow now, by the site's number.
+        groups: where images run together, the open groups of each of them, likewise.
     """
 
     memory: int
     chosen: dict[int, OpenFilters] = field(default_factory=dict)
+    groups: dict[int, Any] = field(default_factory=dict)
     _known: dict[tuple[int, bytes], OpenFilters] = field(default_factory=dict)
     _picked: OrderedDict[tuple[object, ...], Picked] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
+    def close(self) -> None:
+        """Let nothing be open or closed any more, until the next call."""
+        self.chosen, self.groups = {}, {}
+
     def forget(self) -> None:
         """Drop everything that was picked, for example because the weights have moved."""
-        self.chosen = {}
+        self.close()
         self._known.clear()
         self._picked.clear()
         self._bytes = 0
@@ -81,6 +88,13 @@ class Openings:
         while self._bytes > self.memory:
             self._bytes -= _size(self._picked.popitem(last=False)[1])
         return found
+
+
+def groups_of(site: Site, gates: Tensor) -> Any:
+    """Return the open groups of filters of each image, as the Triton kernel reads them."""
+    from gatewise.kernels.grouped_convolution import Groups
+
+    return Groups.of(gates, site.group_size) if site.driven_by is None else Groups.of(site.spread(gates), 1)
 
 
 def _open_filters(site: Site, pattern: bytes, device: torch.device) -> OpenFilters:

@@ -1,6 +1,7 @@
 """Run a GaterNet so that each image computes its open filters only."""
 
 import copy
+import importlib.util
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,17 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.execution.costs import Costs, default_cache
-from gatewise.execution.openings import OpenFilters, Openings
+from gatewise.execution.openings import Openings, groups_of
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
 from gatewise.execution.plan import Plan, measured_plan
 from gatewise.execution.safety import flows_of, settle, tensors_of
-from gatewise.execution.surgery import fold_norms, foldable, open_up, why_not
+from gatewise.execution.surgery import fold_norms, foldable, needs_mask, open_up, why_not
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
 from gatewise.places import Flow, Skipped
 
 MODES = ("mask", "skip", "bucket", "auto")
+BACKENDS = ("auto", "torch", "triton")
 
 
 class SkippingNet(nn.Module):
@@ -35,9 +37,9 @@ class SkippingNet(nn.Module):
         last_parts: how the last batch was run: for each part its images and the sites where it was narrow.
     """
 
-    def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path) -> None:
+    def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path, *, grouped: bool) -> None:
         super().__init__()
-        self.mode, self.cache = mode, cache
+        self.mode, self.cache, self.grouped = mode, cache, grouped
         self._plans: dict[tuple[int, ...], Plan] = {}
         self.openings = Openings(memory)
         flows, followed = flows_of(net)
@@ -53,7 +55,8 @@ class SkippingNet(nn.Module):
             self.net = copy.deepcopy(self.plain)
             fold_norms(self.plain.backbone, folds)
         if mode != "mask":
-            open_up(self.net.backbone, net.sites, flows, folds, self.openings)
+            open_up(self.net.backbone, net.sites, flows, folds, self.openings, grouped=grouped)
+        self.leaks = [needs_mask(net.backbone, flow) for flow in flows]
         self.work = Work.of(net, flows)
         self.last_parts: list[Part] = []
         self._where = self._anchor()
@@ -77,8 +80,7 @@ class SkippingNet(nn.Module):
             gates = self.net.decide(x)
         else:
             self.net.check_gates(x, gates)
-        patterns = gates.detach().cpu().numpy() > 0
-        self.last_parts = self._partition(patterns, x)
+        self.last_parts = self._partition(gates, x)
         if self.last_parts[0].plain:
             return self.plain.forward_with_gates(x, gates)
         x = _channels_last(x)
@@ -101,7 +103,10 @@ class SkippingNet(nn.Module):
             )
         return plan
 
-    def _partition(self, patterns: np.ndarray, x: Tensor) -> list[Part]:
+    def _partition(self, gates: Tensor, x: Tensor) -> list[Part]:
+        if self.grouped:
+            return [Part(np.arange(len(x)), np.empty(0), alike=False, narrow=self.work.narrows)]
+        patterns = gates.detach().cpu().numpy() > 0
         if self.mode == "skip":
             return one_by_pattern(patterns, self.work)
         if self.mode == "bucket":
@@ -110,59 +115,61 @@ class SkippingNet(nn.Module):
 
     def _run(self, x: Tensor, gates: Tensor, part: Part) -> Any:
         """Run images that share their open filters, or differ in a few: those are computed for all and multiplied."""
-        board, device = self.net._board, x.device
-        chosen: dict[int, OpenFilters] = {}
-        factors: dict[int, Tensor | None] = {}
-        for number, site in enumerate(self.net.sites):
-            own = part.union[site.first : site.first + site.gates]
-            everything = bool(own.all()) and site.driven_by is None
-            if part.narrow[number] and not everything:
-                chosen[number] = self.openings.filters(number, site, own.tobytes(), device)
-            alike = part.alike and not (number in chosen and not own.any())
-            if not alike or (number not in chosen and not everything):
-                spread = site.spread(site.own(gates))
-                factors[number] = spread[:, chosen[number].channels] if number in chosen else spread
-        self.openings.chosen, board.factors = chosen, factors
+        self.net._board.factors = {
+            number: self._open(number, site.own(gates), part.narrow[number], part.alike)
+            for number, site in enumerate(self.net.sites)
+        }
         try:
             return self.net.backbone(x)
         finally:
-            self.openings.chosen, board.factors = {}, {}
+            self.openings.close()
+            self.net._board.factors = {}
+
+    def _open(self, number: int, gates: Tensor, narrow: bool, alike: bool) -> Tensor | None:
+        """Let layers run the filters of a site that one of these images opens; return what its map is multiplied by."""
+        site = self.net.sites[number]
+        if self.grouped and narrow:
+            self.openings.groups[number] = groups_of(site, gates)
+            return site.spread(gates) if self.leaks[number] else None
+        union = gates.bool().any(0).cpu().numpy()
+        if union.all() and alike and site.driven_by is None:
+            return None
+        spread = site.spread(gates)
+        if not narrow or (union.all() and site.driven_by is None):
+            return spread
+        self.openings.chosen[number] = chosen = self.openings.filters(number, site, union.tobytes(), gates.device)
+        return None if alike and union.any() else spread[:, chosen.channels]
 
     def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
-        """Run each image alone, or in bucket mode all together; each site decides when its input is there."""
+        """Run each image alone, or where filters of several are picked at once all together."""
         x = _channels_last(x)
-        whole = self.mode != "skip"
+        whole = self.mode != "skip" or self.grouped
         runs = [self._run_deciding(part) for part in ([x] if whole else x.split(1))]
         images = np.arange(len(x))
         outputs, gates = zip(*runs, strict=True)
         return _merged(list(outputs), [images] if whole else list(images[:, None])), torch.cat(gates)
 
     def _run_deciding(self, x: Tensor) -> tuple[Any, Tensor]:
-        net, board, chosen = self.net, self.net._board, self.openings.chosen
+        """Run images with local gating: each site decides when its input is there."""
+        net, board = self.net, self.net._board
         decided: dict[int, Tensor] = {}
 
         def decide(number: int, features: Tensor) -> Tensor | None:
-            site, decider = net.sites[number], net.gater[number]  # type: ignore[index]
+            decider = net.gater[number]  # type: ignore[index]
             pooled = decider.pool(features)
-            source = chosen.get(self.work.reads.get(site.name, -1))
+            source = self.openings.chosen.get(self.work.reads.get(net.sites[number].name, -1))
             if source is not None:
-                pooled = pooled.new_zeros(len(pooled), decider.head.fc1.in_features).index_copy_(
-                    1, source.channels, pooled
-                )
+                whole = pooled.new_zeros(len(pooled), decider.head.fc1.in_features)
+                pooled = whole.index_copy_(1, source.channels, pooled)
             decided[number] = hard_sigmoid_gate(decider.head(pooled), False)
-            union = decided[number].bool().any(0).cpu().numpy()
-            spread = site.spread(decided[number])
-            if not self.work.narrows[number] or (union.all() and site.driven_by is None):
-                return spread
-            chosen[number] = self.openings.filters(number, site, union.tobytes(), x.device)
-            alone = len(x) == 1 and union.any()
-            return None if alone else spread[:, chosen[number].channels]
+            return self._open(number, decided[number], bool(self.work.narrows[number]), len(x) == 1)
 
         board.decide = decide
         try:
             output = net.backbone(x)
         finally:
-            self.openings.chosen, board.factors, board.decide = {}, {}, None
+            self.openings.close()
+            board.factors, board.decide = {}, None
         return output, torch.cat([decided[number] for number in range(len(net.sites))], 1)
 
     def _anchor(self) -> tuple[torch.device, torch.dtype]:
@@ -188,7 +195,12 @@ class SkippingNet(nn.Module):
 
 
 def skip_closed_filters(
-    net: GaterNet, mode: str = "auto", *, memory: int = 2**28, cache: str | Path | None = None
+    net: GaterNet,
+    mode: str = "auto",
+    *,
+    backend: str = "auto",
+    memory: int = 2**28,
+    cache: str | Path | None = None,
 ) -> SkippingNet:
     """Return `net` for inference, where closed filters are not computed; same logits as `net.eval()`.
 
@@ -198,10 +210,13 @@ def skip_closed_filters(
             for itself, with its open filters only. "bucket" runs images with the same or nearly the same pattern
             together: a filter that one of them needs is computed for all of them, and multiplied. "auto" measures the
             layers on this machine, once for each size of image and largest batch, and chooses for each batch.
+        backend: in mode "skip", "torch" picks weights pattern by pattern; "triton" runs all images at once, each with
+            the list of its own open groups and without copies of weights: for CUDA devices, best with groups of 16
+            filters or more. "auto" takes triton on a CUDA device, if it is installed.
         memory: bytes for weights picked for patterns seen before.
         cache: file for what "auto" measures; None takes $GATEWISE_CACHE, or costs.json in the user's cache folder.
 
-    Refused: what is no GaterNet, with TypeError; an unknown mode, with ValueError.
+    Refused: what is no GaterNet, with TypeError; an unknown mode or backend, triton in another mode, with ValueError.
 
     >>> _ = torch.manual_seed(0)
     >>> net = GaterNet(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), image_size=(8, 8)).eval()
@@ -217,7 +232,15 @@ def skip_closed_filters(
         )
     _checks.one_of("mode", mode, MODES)
     _checks.integer_at_least(0, memory=memory)
-    return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache)).eval()
+    _checks.one_of("backend", backend, BACKENDS)
+    grouped = backend == "triton" or (backend == "auto" and mode == "skip" and _on_cuda_with_triton(net))
+    if grouped and mode != "skip":
+        raise _checks.InvalidValueError(f"backend='triton' has mode 'skip' only, got {mode!r}. Leave the backend out.")
+    return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache), grouped=grouped).eval()
+
+
+def _on_cuda_with_triton(net: GaterNet) -> bool:
+    return next(net.parameters()).is_cuda and importlib.util.find_spec("triton") is not None
 
 
 def _impossible(flow: Flow, reason: str) -> Flow:

@@ -42,6 +42,18 @@ def _passes(layer: nn.Module) -> bool:
     return type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
 
 
+def needs_mask(backbone: nn.Module, flow: Flow) -> bool:
+    """Whether closed filters must be multiplied by zero although the Triton kernel leaves them out.
+
+    It gives zeros for them, and does not read them. But linear layers are run as a whole; a depthwise layer makes something
+    of zeros; a squeeze reads them; and so does what lies behind an addition.
+    """
+    layers = {path: backbone.get_submodule(path) for path in flow.layers}
+    run_whole = any(type(layers[path]) is not nn.Conv2d for path in (*flow.makers, *flow.readers))
+    on_the_way = any(type(layers[path]) in CONVOLUTIONS for path in flow.passes)
+    return run_whole or on_the_way or flow.expands or len(flow.makers) > 1 or len(flow.readers) > 1
+
+
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
     """Return those convolutions that can take in the batch norm behind them, with that norm."""
     layers = dict(backbone.named_modules())
@@ -77,7 +89,13 @@ class _PutBack:
 
 
 def open_up(
-    backbone: nn.Module, sites: Sequence[Site], flows: Sequence[Flow], folds: dict[str, str], openings: Openings
+    backbone: nn.Module,
+    sites: Sequence[Site],
+    flows: Sequence[Flow],
+    folds: dict[str, str],
+    openings: Openings,
+    *,
+    grouped: bool = False,
 ) -> None:
     """Exchange the layers of `backbone`, which is in eval mode, for such as read `openings`, in place.
 
@@ -87,6 +105,7 @@ def open_up(
         flows: what changes with the filters of each site; impossible ones are left as they are.
         folds: for convolutions the batch norm behind them that they take in.
         openings: which filters are open.
+        grouped: whether images run together, each with its own open groups, by the Triton kernel.
     """
     backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
     layers: dict[str, Any] = dict(backbone.named_modules())
@@ -99,7 +118,9 @@ def open_up(
         if path in passes and type(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, *picked, openings, passes[path]))
         elif (type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros") or path in reads or path in writes:
-            _exchange(backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path)))
+            _exchange(
+                backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path), grouped=grouped)
+            )
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
         elif path in passes and type(layer) in _NORMS and path not in folds.values():

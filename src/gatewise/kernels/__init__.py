@@ -1,0 +1,1 @@
+"""Fused forms in Triton; each says which definition it must match."""
