@@ -38,8 +38,11 @@ def compact_run(
 
     Returns the metrics of the new run: its score and the old one's, the work of both, and the compaction.
 
-    Refused with ValueError: a run without a gater, one whose images cannot be found, an `out` that holds something.
+    Refused with ValueError: a run without a gater, one whose images cannot be found, an `out` that holds something,
+    images below 1.
     """
+    if images is not None:
+        _checks.integer_at_least(1, images=images)
     say = (progress or Progress()).say
     out = Path(out)
     if out.exists() and any(out.iterdir()):

@@ -45,8 +45,8 @@ def _passes(layer: nn.Module) -> bool:
 def needs_mask(backbone: nn.Module, flow: Flow) -> bool:
     """Whether closed filters must be multiplied by zero although the Triton kernel leaves them out.
 
-    It gives zeros for them, and does not read them. But linear layers are run as a whole; a depthwise layer makes something
-    of zeros; a squeeze reads them; and so does what lies behind an addition.
+    It gives zeros for them, and does not read them. But linear layers are run as a whole; a depthwise layer makes
+    something of zeros; a squeeze reads them; and so does what lies behind an addition.
     """
     layers = {path: backbone.get_submodule(path) for path in flow.layers}
     run_whole = any(type(layers[path]) is not nn.Conv2d for path in (*flow.makers, *flow.readers))

@@ -1,0 +1,149 @@
+"""gatewise compact and gatewise bench, on a run that was trained for them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gatewise as gw
+from gatewise.analysis.runs import open_runs
+from gatewise.checkpoint import load_model
+from gatewise.cli import run
+
+TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn anew."""
+    from gatewise.checkpoint import save_model
+    from gatewise.spec import ModelSpec
+
+    folder = tmp_path_factory.mktemp("runs") / "gated"
+    assert run([*TRAIN, "--budget", "0.5", "--out", str(folder)]) == 0
+    net, config = load_model(folder)
+    generator = torch.Generator().manual_seed(0)
+    last = net.gater.head.fc2
+    with torch.no_grad():
+        last.bias.copy_(torch.randn(last.bias.shape, generator=generator))
+        last.weight.copy_(
+            torch.randn(last.weight.shape, generator=generator) * (torch.arange(len(last.bias)) % 2)[:, None]
+        )
+        for site in net.sites:
+            last.bias[site.first], last.weight[site.first] = 1, 0  # each layer has an open filter
+    details = {key: value for key, value in config.items() if key not in {"spec", "sha256"}}
+    save_model(folder, net, ModelSpec.from_dict(config["spec"]), details)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    assert run([*TRAIN, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(gated: Path) -> Path:
+    folder = gated.with_name("small")
+    assert run(["compact", str(gated), "--out", str(folder)]) == 0
+    return folder
+
+
+def images_of(folder: Path) -> torch.Tensor:
+    (opened,) = open_runs([folder])
+    return torch.cat([images for images, _ in opened.batches()])
+
+
+def test_a_compacted_run_is_a_run(gated: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, _ = load_model(gated)
+    compacted, config = load_model(small)
+    x = images_of(gated)
+    with torch.no_grad():
+        assert torch.allclose(net(x), compacted(x), rtol=1e-4, atol=1e-4)
+    assert isinstance(compacted, gw.GaterNet)
+    assert 0 < compacted.gate_count < net.gate_count
+    metrics, before = (json.loads((folder / "metrics.json").read_text()) for folder in (small, gated))
+    assert metrics["accuracy"] == metrics["accuracy_before"] == pytest.approx(float(accuracy(net, gated)))
+    assert metrics["parameters"] == sum(p.numel() for p in compacted.parameters()) < before["parameters"]
+    assert metrics["compaction"] == config["compacted"][0]
+    assert metrics["compaction"]["images"] == 1437
+    assert metrics["executed_macs"] <= compacted.dense_macs + compacted.gater_macs
+    assert (small / "recipe.yaml").read_bytes() == (gated / "recipe.yaml").read_bytes()
+
+
+def accuracy(net: nn.Module, folder: Path) -> torch.Tensor:
+    (opened,) = open_runs([folder])
+    with torch.no_grad():
+        return torch.cat([net(x).argmax(1) == labels for x, labels in opened.batches()]).float().mean()
+
+
+def test_what_was_done_is_told(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compact", str(gated), "--out", str(tmp_path / "a"), "--images", "7"]) == 0
+    told = capsys.readouterr().out
+    assert "still decided on 7 images" in told
+    assert "of 360 other images would have opened or closed others" in told
+    assert f"run: {tmp_path / 'a'}" in told
+    assert run(["compact", str(gated), "--out", str(tmp_path / "b"), "--images", "7", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["compaction"]["images"] == 7
+
+
+def test_a_compacted_run_is_compacted_predicted_and_explained(small: Path, tmp_path: Path) -> None:
+    assert run(["compact", str(small), "--out", str(tmp_path / "twice"), "--images", "50"]) == 0
+    assert len(load_model(tmp_path / "twice")[1]["compacted"]) == 2
+    assert run(["explain", str(small), "--out", str(tmp_path / "page.html")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compact", "PLAIN", "--out", "NEW"], "has no gater: all its filters are open"),
+        (["compact", "GATED", "--out", "GATED"], "is not empty. Give a new folder."),
+        (["compact", "GATED", "--out", "NEW", "--images", "0"], "images must be at least 1, got 0"),
+        (["compact", "nowhere", "--out", "NEW"], "does not exist"),
+        (["bench", "PLAIN"], "has no gater: there is nothing to skip"),
+        (["bench", "GATED", "--batch-sizes", "1,x"], "--batch-sizes must be whole numbers such as 1,8,32, got 'x'"),
+        (["bench", "GATED", "--batch-sizes", "0"], "batch size number 1 must be at least 1, got 0"),
+        (["bench", "GATED", "--rounds", "1"], "rounds must be at least 2, got 1"),
+        (["bench", "GATED", "--threads", "0"], "threads must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], told: str, gated: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {"PLAIN": plain, "GATED": gated, "NEW": tmp_path / "new"}
+    assert run([str(paths.get(argument, argument)) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.strip().count("\n") == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_bench_times_all_forms_and_says_what_to_use(gated: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gatewise", "bench", str(gated), "--out", str(tmp_path), "--rounds", "2"]
+    command += ["--batch-sizes", "1,3", "--threads", "1", "--images", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert list(results["batches"]) == ["1", "3"]
+    forms = results["batches"]["1"]
+    assert {"dense", "masked", "skipped", "compacted"} <= set(forms) <= {*forms, "compacted, skipped"}
+    assert all(form["low_ms"] <= form["median_ms"] <= form["high_ms"] for form in forms.values())
+    assert forms["dense"]["dense_over_this"] == [1, 1, 1]
+    macs = results["macs"]
+    assert macs["counted"] == macs["executed"] < macs["dense"]
+    assert results["environment"]["hardware"].count("1 threads") == 1
+    assert len(results["curve"]) == 10
+    assert {row["layer"] for row in results["layers"]} >= {"stages.0.0.conv1", "stages.0.0.conv2"}
+    assert (tmp_path / "bench.svg").read_text().startswith("<svg")
+    assert results["verdict"] in done.stdout.replace("\n", " ") or results["verdict"][:30] in done.stdout
+    fastest = {
+        size: min(forms, key=lambda name: forms[name]["median_ms"]) for size, forms in results["batches"].items()
+    }
+    for size, part in zip(("one image", "3 images"), results["verdict"].split("; "), strict=True):
+        assert part.startswith(size)
+        assert ("do not skip here" in part) or fastest["1" if size == "one image" else "3"] in part
