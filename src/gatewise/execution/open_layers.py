@@ -37,8 +37,8 @@ class _OpenLayer(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
 
     def _weights(self) -> Picked:
-        chosen = self.openings.chosen
-        inputs, outputs = chosen.get(self.reads), chosen.get(self.writes)  # type: ignore[arg-type]
+        chosen: dict[Any, Any] = self.openings.chosen
+        inputs, outputs = chosen.get(self.reads), chosen.get(self.writes)
         if inputs is None and outputs is None:
             return self.weight, self.bias
         return self.openings.picked((self, inputs, outputs), lambda: self._pick(inputs, outputs))
@@ -116,7 +116,7 @@ class GroupedConvolution(_OpenLayer):
     def forward(self, x: Tensor) -> Tensor:
         from gatewise.kernels.grouped_convolution import grouped_convolution
 
-        groups = self.openings.groups
+        groups: dict[Any, Any] = self.openings.groups
         inputs, outputs = groups.get(self.reads), groups.get(self.writes)
         return grouped_convolution(x, self.weight, self.bias, inputs, outputs, *self.options)
 

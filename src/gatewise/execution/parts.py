@@ -147,6 +147,6 @@ def alike(patterns: np.ndarray) -> list[np.ndarray]:
 def part_of(patterns: np.ndarray, images: np.ndarray, work: Costing) -> Part:
     """Return these images of a batch as one part."""
     own = patterns[images]
-    union = own.any(0)
+    union: np.ndarray = np.any(own, axis=0)
     narrow = work.narrow(union[None], np.array([len(images)]))[0]
     return Part(images, union, bool((own == own[0]).all()), narrow)

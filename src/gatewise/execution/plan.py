@@ -203,7 +203,8 @@ class _Meter:
         """Run with half the gates of each site open, and the narrow maps multiplied if there are several images."""
         board, sites = self.net._board, self.net.sites
         chosen = {n: self._some(n, sites[n], 0.5) for n in np.flatnonzero(self.work.narrows).tolist()}
-        factors = {n: x.new_ones(len(x), len(own.channels)) for n, own in chosen.items()} if len(x) > 1 else {}
+        several = chosen.items() if len(x) > 1 else ()
+        factors: dict[int, Tensor | None] = {n: x.new_ones(len(x), len(own.channels)) for n, own in several}
         self.openings.chosen, board.factors = chosen, factors
         try:
             return self.net.backbone(x)

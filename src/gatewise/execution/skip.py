@@ -1,6 +1,7 @@
 """Run a GaterNet so that each image computes its open filters only."""
 
 import copy
+import functools
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class SkippingNet(nn.Module):
         folds = foldable(net.backbone, followed)
         flows = [_impossible(flow, why_not(net.backbone, flow, folds)) for flow in flows]
         if mode != "mask":
-            flows = settle(net, flows, lambda *given: _run_open(*given, folds), lambda gates: gates)
+            flows = settle(net, flows, functools.partial(_run_open, folds), lambda gates: gates)
         self.skipped = tuple(
             Skipped(site.name, flow.reason) for site, flow in zip(net.sites, flows, strict=True) if not flow.possible
         )
@@ -155,7 +156,7 @@ class SkippingNet(nn.Module):
         decided: dict[int, Tensor] = {}
 
         def decide(number: int, features: Tensor) -> Tensor | None:
-            decider = net.gater[number]  # type: ignore[index]
+            decider: Any = net.gater[number]  # type: ignore[index]
             pooled = decider.pool(features)
             source = self.openings.chosen.get(self.work.reads.get(net.sites[number].name, -1))
             if source is not None:
@@ -247,7 +248,7 @@ def _impossible(flow: Flow, reason: str) -> Flow:
     return Flow(reason=reason) if reason else flow
 
 
-def _run_open(exact: GaterNet, flows: Sequence[Flow], x: Tensor, gates: Tensor, folds: dict[str, str]) -> Any:
+def _run_open(folds: dict[str, str], exact: GaterNet, flows: Sequence[Flow], x: Tensor, gates: Tensor) -> Any:
     """Run a net with its open filters only, all images having the same."""
     copied = copy.deepcopy(exact)
     openings = Openings(2**40)

@@ -114,9 +114,9 @@ def open_up(
     passes = {path: number for number, flow in enumerate(flows) for path in flow.passes}
     for path, layer in layers.items():
         norm = layers[folds[path]] if path in folds else None
-        picked = weights_of(layer, norm) if type(layer) in _WEIGHTED else (None, None)
+        picked: Any = weights_of(layer, norm) if type(layer) in _WEIGHTED else None
         if path in passes and type(layer) in CONVOLUTIONS:
-            _exchange(backbone, path, OpenDepthwise(layer, *picked, openings, passes[path]))
+            _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], openings, passes[path]))
         elif (type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros") or path in reads or path in writes:
             _exchange(
                 backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path), grouped=grouped)
@@ -135,9 +135,8 @@ def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
     layers: dict[str, Any] = dict(backbone.named_modules())
     for path, behind in folds.items():
         layer, norm = layers[path], layers[behind]
-        layer.weight, layer.bias = (
-            nn.Parameter(part.detach(), requires_grad=False) for part in weights_of(layer, norm)
-        )
+        weight, bias = weights_of(layer, norm)
+        layer.weight, layer.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)  # type: ignore[union-attr]  # pyright: ignore
         _exchange(backbone, behind, _without_norm(norm))
 
 

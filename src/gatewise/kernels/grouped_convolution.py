@@ -6,6 +6,7 @@ Triton's interpreter (TRITON_INTERPRET=1).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -157,6 +158,16 @@ def grouped_convolution(
     inputs = Groups.all_of(channels, images, x.device) if inputs is None else inputs
     outputs = Groups.all_of(filters, images, x.device) if outputs is None else outputs
     out = torch.zeros((images, out_height, out_width, filters), dtype=x.dtype, device=x.device)
+    constants: dict[str, Any] = {
+        "KERNEL_H": kernel_h,
+        "KERNEL_W": kernel_w,
+        "IN_SIZE": inputs.size,
+        "OUT_SIZE": outputs.size,
+        "IN_BLOCK": _block(inputs.size),
+        "OUT_BLOCK": _block(outputs.size),
+        "POSITIONS": _POSITIONS,
+        "HAS_BIAS": bias is not None,
+    }
     grid = (triton.cdiv(out_height * out_width, _POSITIONS), outputs.order.shape[1], images)
     _kernel[grid](
         x.permute(0, 2, 3, 1),
@@ -178,14 +189,7 @@ def grouped_convolution(
         *stride,
         *padding,
         *dilation,
-        KERNEL_H=kernel_h,
-        KERNEL_W=kernel_w,
-        IN_SIZE=inputs.size,
-        OUT_SIZE=outputs.size,
-        IN_BLOCK=_block(inputs.size),
-        OUT_BLOCK=_block(outputs.size),
-        POSITIONS=_POSITIONS,
-        HAS_BIAS=bias is not None,
+        **constants,
     )
     return out.permute(0, 3, 1, 2)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -147,7 +148,7 @@ class _Walk:
 
 
 def find_flows(
-    model: nn.Module, sites: Iterable[tuple[str, str, str]], example: object = None
+    model: nn.Module, sites: Iterable[tuple[str, str, str]], example: Any = None
 ) -> tuple[list[Flow], dict[str, str]]:
     """Return the flow for each (maker's path, layer where its filters are gated, side), and norms that can be folded.
 
