@@ -100,6 +100,11 @@ def normalised_over_channels(c: int, w: int) -> nn.Module:
     return nn.Sequential(conv(c, w, 3), nn.GroupNorm(1, w), nn.ReLU(), conv(w, c, 3))
 
 
+def reflecting(c: int, w: int) -> nn.Module:
+    first = nn.Conv2d(c, w, 3, padding=1, padding_mode="reflect")
+    return nn.Sequential(first, norm(w), nn.ReLU(), conv(w, c, 3), norm(c))
+
+
 def gated(c: int, w: int) -> nn.Module:
     return nn.Sequential(conv(c, w, 3), norm(w), nn.ReLU(), gw.make_gate("gct", w), conv(w, c, 3))
 
@@ -115,6 +120,7 @@ BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {
         in_branch,
         normalised_over_channels,
         gated,
+        reflecting,
         Branches,
         ChannelsLast,
     )

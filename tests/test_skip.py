@@ -91,6 +91,26 @@ def test_what_runs_is_what_executed_macs_tells(model: str, group_size: int) -> N
         assert counter.get_total_flops() == 2 * int(net.executed_macs(gates))
 
 
+@pytest.mark.parametrize("gates", ["gct", "se", "gct+se", "gc"])
+@pytest.mark.parametrize("sites", ["inner", "residual"])
+def test_networks_with_gates_of_other_kinds_are_compacted_and_skipped(gates: str, sites: str) -> None:
+    torch.manual_seed(0)
+    net = gw.make_model(f"resnet20+{gates}+gaternet:sites={sites}", num_classes=5, image_size=(8, 8)).eval()
+    for gate in gw.gates_in(net).values():
+        for parameter in gate.parameters():
+            nn.init.normal_(parameter, std=0.5)
+    nn.init.normal_(net.gater.head.fc2.bias)
+    x, fixed = images(5), patterns(net, 0)
+    expected = net(x, fixed)
+    assert_close(gw.skip_closed_filters(net, "skip")(x, fixed), expected, **CLOSE)
+    small = gw.compact(net, [x])
+    assert_close(small(x), net(x), **CLOSE)
+    sees_all = {"inner": {"gct", "gct+se"}, "residual": {"se", "gct+se", "gc"}}[sites]
+    assert ("would see fewer channels" in str(small.compaction)) == (gates in sees_all)
+    removed = any(site.removed for site in small.compaction.sites)
+    assert removed != (sites == "residual" and gates in sees_all)  # inner: zeros are put back in front of the gct
+
+
 def test_mask_mode_is_bit_for_bit_the_network() -> None:
     net, x = gater_net(["basic", "inverted"], letters="?"), images(4)
     assert torch.equal(gw.skip_closed_filters(net, "mask")(x), net(x))

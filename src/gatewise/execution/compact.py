@@ -88,13 +88,16 @@ class Compaction:
             f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M",
             f"{self.parameters_before:,} parameters -> {self.parameters_after:,}",
             f"outputs equal to {self.difference:.1e}",
-            *(f"{count} x {reason}" for reason, count in kept.items()),
+            *(f"{count} x {reason}" for reason, count in list(kept.items())[:_REASONS]),
         ]
+        if len(kept) > _REASONS:
+            lines.append(f"and {len(kept) - _REASONS} more such reasons")
         if self.checked:
             lines.append(f"{self.disagreeing} of {self.checked} other images would have opened or closed others")
         return "\n".join(lines)
 
 
+_REASONS = 5  # that are told in full; `sites` has all
 _NAMES = {OPEN: "gates always open", CLOSED: "always closed", DECIDED: "still decided"}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gatewise.places import change_map
+from gatewise.places import change_map, remove_changes
 
 _NAME = "constant_gates"
 
@@ -55,6 +55,13 @@ class _Call:
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         return getattr(layer, self.name)(x)
+
+
+def call_last(layer: nn.Module, side: str) -> None:
+    """Let the constant gates of a layer, if it has some, act behind everything else on that side."""
+    if hasattr(layer, _NAME):
+        remove_changes(layer, (_Call,))
+        change_map(layer, side, _Call())
 
 
 def hold_constant(layer: nn.Module, side: str, source: list[int], channel_axis: int) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.execution.constant_gates import ConstantGates, call_last
 from gatewise.execution.open_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
 from gatewise.execution.openings import Openings
 from gatewise.gaternet import Site
 from gatewise.places import Flow, change_map, find_flows
+from gatewise.registry import Gate
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
@@ -61,9 +63,12 @@ def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
 
 
 def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
-    between = bool(convolution._forward_hooks or norm._forward_pre_hooks)
-    known = type(norm) in _NORMS or type(norm).__name__ == "BatchNormAct2d"
-    return type(convolution) in CONVOLUTIONS and known and norm.running_mean is not None and not between  # type: ignore[union-attr]
+    if type(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
+        return False
+    if convolution._forward_hooks or norm._forward_pre_hooks or norm.running_mean is None:
+        return False
+    with_activation = type(norm).__name__ == "BatchNormAct2d" and not any(isinstance(c, Gate) for c in norm.children())
+    return type(norm) in _NORMS or with_activation
 
 
 class _PutBack:
@@ -80,12 +85,8 @@ class _PutBack:
         shape = list(x.shape)
         shape[axis] = self.site.filters
         format_ = torch.channels_last if x.dim() == 4 and axis == 1 else torch.contiguous_format
-        return (
-            torch
-            .zeros(shape, dtype=x.dtype, device=x.device)
-            .contiguous(memory_format=format_)
-            .index_copy_(axis, chosen.channels, x)
-        )
+        whole = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=format_)
+        return whole.zero_().index_copy_(axis, chosen.channels, x)
 
 
 def open_up(
@@ -117,7 +118,7 @@ def open_up(
         picked: Any = weights_of(layer, norm) if type(layer) in _WEIGHTED else None
         if path in passes and type(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], openings, passes[path]))
-        elif (type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros") or path in reads or path in writes:
+        elif path in reads or path in writes or path in folds:
             _exchange(
                 backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path), grouped=grouped)
             )
@@ -127,7 +128,9 @@ def open_up(
             _exchange(backbone, path, OpenNorm(layer, openings, passes[path]))
     for number, (site, flow) in enumerate(zip(sites, flows, strict=True)):
         if flow.expands:
-            change_map(backbone.get_submodule(site.layer), site.side, _PutBack(openings, number, site))
+            layer = backbone.get_submodule(site.layer)
+            change_map(layer, site.side, _PutBack(openings, number, site))
+            call_last(layer, site.side)
 
 
 def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
@@ -162,10 +165,13 @@ def _without_norm(norm: Any) -> nn.Module:
 
 
 def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
-    """Put a layer in the place of another, with the hooks of that."""
+    """Put a layer in the place of another, with the hooks of that and the gates that they call."""
     parent, _, name = path.rpartition(".")
     owner = backbone.get_submodule(parent)
     old = getattr(owner, name)
     for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
         setattr(new, hooks, getattr(old, hooks))
+    for child, gate in old.named_children():
+        if isinstance(gate, Gate | ConstantGates):
+            new.add_module(child, gate)
     setattr(owner, name, new)

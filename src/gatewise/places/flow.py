@@ -90,19 +90,23 @@ class _Walk:
     def _carry(self, op: Op) -> None:
         if op in self.carrying:
             return
-        for path in [_innermost(op), *(path for _, path in op.ended_calls())]:
-            self._refuse_gates(path)
+        for path in {_innermost(op), *(path for _, path in op.ended_calls())}:
+            self._refuse_gates(path, "output")
         self.carrying.append(op)
 
-    def _refuse_gates(self, path: str) -> None:
-        gates = [name for name, child in self.layers.modules[path].named_children() if isinstance(child, Gate)]
-        if gates:
-            raise _StopError(f"the gate {path}.{gates[0]} would see fewer channels")
+    def _refuse_gates(self, path: str, side: str) -> None:
+        """Stop at a gate that was inserted on this side of a layer: the graph does not show it."""
+        layer = self.layers.modules[path]
+        hooks = layer._forward_hooks if side == "output" else layer._forward_pre_hooks
+        for hook in hooks.values():
+            name = getattr(getattr(hook, "change", None), "gate", None)
+            if isinstance(getattr(layer, str(name), None), Gate):
+                raise _StopError(f"the gate {path}.{name} would see fewer channels")
 
     def _follow(self, op: Op, source: Op) -> None:
         if mixes(op):
             path = self._layer(op, _WEIGHTED)
-            self._refuse_gates(path)
+            self._refuse_gates(path, "input")
             self.readers[path] = op
             return
         if op.kind in {"output", "cat", "mixing"}:
@@ -121,6 +125,7 @@ class _Walk:
         module = self.layers.modules[_innermost(op)]
         if op.kind == "conv" or [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             self.passes[self._layer(op, _PASSING)] = op
+        self._refuse_gates(_innermost(op), "input")
         self._carry(op)
 
     def _make_too(self, op: Op) -> None:
@@ -165,8 +170,10 @@ def find_flows(
 
 def _flow(operations: list[Op], layers: Layers, maker: str, layer: str, side: str) -> Flow:
     first = next(op for op in operations if _innermost(op) == maker and mixes(op))
-    boundary = layers.results(layer) if side == "output" else layers.reads(layer)
-    end = next(op for op in reversed(boundary) if op.is_map and op.channels == first.channels)
+    boundary = layers.inside(layer) if side == "output" else layers.reads(layer)
+    end = next((op for op in reversed(boundary) if op.is_map and op.channels == first.channels), None)
+    if end is None:
+        return Flow(reason=f"no map of {first.channels} channels is found at {layer!r}")
     try:
         walk = _Walk(layers).to(end, first)
     except _StopError as error:

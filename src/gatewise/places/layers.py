@@ -70,8 +70,12 @@ class Layers:
         return None
 
     def reads(self, path: str) -> list[Op]:
-        inside = [op for op in self.operations if path in op.calls.values()]
+        inside = self.inside(path)
         return [source for op in inside for source in op.inputs if source not in inside]
+
+    def inside(self, path: str) -> list[Op]:
+        """Return the operations that run in the calls of a layer."""
+        return [op for op in self.operations if path in op.calls.values()]
 
     def results(self, path: str) -> list[Op]:
         return [op for op in self.operations if path in [ended for _, ended in op.ended_calls()]]
