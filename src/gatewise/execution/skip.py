@@ -116,30 +116,33 @@ class SkippingNet(nn.Module):
 
     def _run(self, x: Tensor, gates: Tensor, part: Part) -> Any:
         """Run images that share their open filters, or differ in a few: those are computed for all and multiplied."""
-        self.net._board.factors = {
-            number: self._open(number, site.own(gates), part.narrow[number], part.alike)
-            for number, site in enumerate(self.net.sites)
-        }
+        factors: dict[int, Tensor | None] = {}
+        for number, site in enumerate(self.net.sites):
+            union = part.union[site.first : site.first + site.gates]
+            factors[number] = self._open(number, gates, union, narrow=part.narrow[number], alike=part.alike)
+        self.net._board.factors = factors
         try:
             return self.net.backbone(x)
         finally:
             self.openings.close()
             self.net._board.factors = {}
 
-    def _open(self, number: int, gates: Tensor, narrow: bool, alike: bool) -> Tensor | None:
-        """Let layers run the filters of a site that one of these images opens; return what its map is multiplied by."""
+    def _open(self, number: int, gates: Tensor, union: np.ndarray, *, narrow: bool, alike: bool) -> Tensor | None:
+        """Let layers run those filters of a site that some image opens; return what its map is multiplied by.
+
+        `gates` are those of all sites, `union` the gates of this one that some image opens.
+        """
         site = self.net.sites[number]
         if self.grouped and narrow:
-            self.openings.groups[number] = groups_of(site, gates)
-            return site.spread(gates) if self.leaks[number] else None
-        union = gates.bool().any(0).cpu().numpy()
-        if union.all() and alike and site.driven_by is None:
+            self.openings.groups[number] = groups_of(site, site.own(gates))
+            return site.spread(site.own(gates)) if self.leaks[number] else None
+        everything = bool(union.all()) and site.driven_by is None
+        if everything and alike:
             return None
-        spread = site.spread(gates)
-        if not narrow or (union.all() and site.driven_by is None):
-            return spread
+        if everything or not narrow:
+            return site.spread(site.own(gates))
         self.openings.chosen[number] = chosen = self.openings.filters(number, site, union.tobytes(), gates.device)
-        return None if alike and union.any() else spread[:, chosen.channels]
+        return None if alike and union.any() else site.spread(site.own(gates))[:, chosen.channels]
 
     def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
         """Run each image alone, or where filters of several are picked at once all together."""
@@ -153,7 +156,7 @@ class SkippingNet(nn.Module):
     def _run_deciding(self, x: Tensor) -> tuple[Any, Tensor]:
         """Run images with local gating: each site decides when its input is there."""
         net, board = self.net, self.net._board
-        decided: dict[int, Tensor] = {}
+        gates = x.new_zeros(len(x), net.gate_count)
 
         def decide(number: int, features: Tensor) -> Tensor | None:
             decider: Any = net.gater[number]  # type: ignore[index]
@@ -162,8 +165,10 @@ class SkippingNet(nn.Module):
             if source is not None:
                 whole = pooled.new_zeros(len(pooled), decider.head.fc1.in_features)
                 pooled = whole.index_copy_(1, source.channels, pooled)
-            decided[number] = hard_sigmoid_gate(decider.head(pooled), False)
-            return self._open(number, decided[number], bool(self.work.narrows[number]), len(x) == 1)
+            own = hard_sigmoid_gate(decider.head(pooled), False)
+            gates[:, net.sites[number].first :][:, : own.shape[1]] = own
+            union = own.bool().any(0).cpu().numpy()
+            return self._open(number, gates, union, narrow=bool(self.work.narrows[number]), alike=len(x) == 1)
 
         board.decide = decide
         try:
@@ -171,7 +176,7 @@ class SkippingNet(nn.Module):
         finally:
             self.openings.close()
             board.factors, board.decide = {}, None
-        return output, torch.cat([decided[number] for number in range(len(net.sites))], 1)
+        return output, gates
 
     def _anchor(self) -> tuple[torch.device, torch.dtype]:
         anchor = next((b for b in self.net.backbone.buffers() if b.is_floating_point()), None)
