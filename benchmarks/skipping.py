@@ -1,6 +1,6 @@
 """Time saved against multiply-adds saved, when closed filters of a ResNet-50 are skipped on the CPU.
 
-    python benchmarks/skipping.py [--threads 2] [--rounds 9] [--out FILE]
+    python benchmarks/skipping.py [--threads 2] [--rounds 9] [--pairs 30] [--tables skipping,auto] [--out FILE]
 
 ResNet-50 at 224x224, inner sites, groups of 8 filters, a share of each layer's groups open at random; 8 images with 8
 different patterns, one at a time, and batches of 8 images with 4 patterns. All forms run in turn, and ratios are taken
@@ -15,7 +15,7 @@ import argparse
 import copy
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ def auto_against_mask(net: gw.GaterNet, fast: SkippingNet, share: float, batch: 
     generator = torch.Generator().manual_seed(1)
     size = net.input_shape[1:]
     images = torch.randn(batch, 3, *size, generator=generator)
-    new = [torch.cat([pattern(net, share, generator) for _ in range(batch)]) for _ in range(8 * pairs + 16)]  # a timer warms up
+    new = [
+        torch.cat([pattern(net, share, generator) for _ in range(batch)]) for _ in range(8 * pairs + 16)
+    ]  # a timer warms up
     turn = iter(new)
     fast.plan(images)
     with torch.inference_mode():
@@ -122,28 +124,37 @@ def auto_against_mask(net: gw.GaterNet, fast: SkippingNet, share: float, batch: 
     }
 
 
+def skipping_table(rounds: int, pairs: int) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+    net = gater_net("resnet50", 8)
+    for share, batch in ((0.5, 1), (0.25, 1), (0.5, 8), (0.25, 8)):
+        yield saved(net, share, batch, rounds)
+
+
+def auto_table(rounds: int, pairs: int) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+    for model, group_size in (("resnet18_cifar:width=32", 1), ("resnet50", 8)):
+        net = gater_net(model, group_size)
+        fast = gw.skip_closed_filters(net, "auto")
+        for batch, share in itertools.product((1, 8), SHARES):
+            yield {"model": model, **auto_against_mask(net, fast, share, batch, pairs)}
+
+
+TABLES = {"skipping": skipping_table, "auto": auto_table}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--tables", default="skipping,auto")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    net = gater_net("resnet50", 8)
     results: dict[str, Any] = {"environment": environment(), "rounds": arguments.rounds, "pairs": arguments.pairs}
-    results["skipping"] = []
-    for share, batch in ((0.5, 1), (0.25, 1), (0.5, 8), (0.25, 8)):
-        row = saved(net, share, batch, arguments.rounds)
-        results["skipping"].append(row)
-        print(json.dumps(row), flush=True)
-    results["auto"] = []
-    for model, group_size in (("resnet18_cifar:width=32", 1), ("resnet50", 8)):
-        net = gater_net(model, group_size)
-        fast = gw.skip_closed_filters(net, "auto")
-        for batch, share in itertools.product((1, 8), SHARES):
-            row = {"model": model, **auto_against_mask(net, fast, share, batch, arguments.pairs)}
-            results["auto"].append(row)
+    for name in arguments.tables.split(","):
+        results[name] = []
+        for row in TABLES[name](arguments.rounds, arguments.pairs):
+            results[name].append(row)
             print(json.dumps(row), flush=True)
     if arguments.out is not None:
         write_json(arguments.out, results)

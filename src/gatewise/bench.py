@@ -1,6 +1,7 @@
 """What skipping closed filters saves on this machine: a trained GaterNet dense, masked, skipped and compacted."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +143,8 @@ class _Bench:
         rows = []
         for share in _SHARES:
             gates = [(torch.rand(1, self.net.gate_count, generator=generator) < share).to(x) for _ in range(4)]
-            ways: dict[str, Callable[[], Any]] = {"dense": lambda: self.forms["dense"](x)}
+            dense = ("dense", "dense, channels last")
+            ways: dict[str, Callable[[], Any]] = {name: functools.partial(self.forms[name], x) for name in dense}
             for name, net in (("masked", self.net), ("skipped", self.fast)):
                 ways[name] = _deciding(self.net, net, x, gates)
             times = _timed(ways, self.rounds, 1)

@@ -46,7 +46,7 @@ BUGS = [
     Bug(
         "gates stay behind after a forward",
         "gaternet/network.py",
-        "            board.gates = {}\n",
+        "            self._board.factors, self._board.decide = {}, None\n",
         "            pass\n",
         "test_gaternet.py",
         "test_the_backbone_is_the_module_given_and_runs_plain_when_called_alone",
@@ -62,8 +62,8 @@ BUGS = [
     Bug(
         "noise in evaluation",
         "gaternet/network.py",
-        "            gates = ESTIMATORS[self.estimator](logits, self.training)\n            self._set(gates)",
-        "            gates = ESTIMATORS[self.estimator](logits, True)\n            self._set(gates)",
+        "        gates = ESTIMATORS[self.estimator](logits, self.training)\n        self._note(gates, logits)",
+        "        gates = ESTIMATORS[self.estimator](logits, True)\n        self._note(gates, logits)",
         "test_gaternet.py",
         "test_evaluation_is_deterministic_and_hard_and_gives_logits",
     ),

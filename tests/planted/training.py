@@ -141,7 +141,7 @@ BUGS = [
     ),
     Bug(
         "non-atomic write",
-        "checkpoint.py",
+        "files.py",
         '        with beside.open("wb") as file:',
         '        with path.open("wb") as file:',
         "test_checkpoint.py",
@@ -149,7 +149,7 @@ BUGS = [
     ),
     Bug(
         "no flush to disk",
-        "checkpoint.py",
+        "files.py",
         "            os.fsync(file.fileno())\n",
         "",
         "test_checkpoint.py",
@@ -157,7 +157,7 @@ BUGS = [
     ),
     Bug(
         "stray part file",
-        "checkpoint.py",
+        "files.py",
         "        beside.unlink(missing_ok=True)",
         "        pass",
         "test_checkpoint.py",
@@ -669,7 +669,7 @@ BUGS = [
     ),
     Bug(
         "target written before it is safe",
-        "checkpoint.py",
+        "files.py",
         '        with beside.open("wb") as file:',
         '        path.write_bytes(content)\n        with beside.open("wb") as file:',
         "test_checkpoint.py",
