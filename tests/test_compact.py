@@ -163,6 +163,14 @@ def test_images_that_would_have_disagreed_are_counted() -> None:
     assert f"{int((gates == 0).sum())} of 40 other images" in str(small.compaction)
 
 
+def test_one_image_is_enough_for_a_gate_to_be_decided() -> None:
+    net = gater_net(["basic"], states="1" * 7 + "?")
+    x = images(40)
+    gates = net.forward_with_gates(x)[1][:, 7]
+    small = gw.compact(net, [torch.cat([x[gates == 1], x[gates == 0][:1]])])
+    assert small.compaction.states == "1" * 7 + "?"
+
+
 def test_images_with_other_decided_gates_do_not_disagree() -> None:
     net = gater_net(["basic"], states="1" * 7 + "?")
     small = gw.compact(net, [images(40)], check=[images(40, seed=2)])
