@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_networks import drawn_networks, gater_net, images
+from random_networks import conv, drawn_networks, gater_net, images, norm
 from test_compact import CLOSE, made
 from torch import nn
 from torch.testing import assert_close
@@ -109,6 +109,15 @@ def test_networks_with_gates_of_other_kinds_are_compacted_and_skipped(gates: str
     assert ("would see fewer channels" in str(small.compaction)) == (gates in sees_all)
     removed = any(site.removed for site in small.compaction.sites)
     assert removed != (sites == "residual" and gates in sees_all)  # inner: zeros are put back in front of the gct
+
+
+def test_a_norm_that_no_convolution_takes_in_is_narrow_too() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(conv(3, 8, 3), nn.ReLU(), norm(8), nn.ReLU(), conv(8, 4, 3))
+    net = gw.GaterNet(body, image_size=(8, 8)).eval()
+    fast, gates = gw.skip_closed_filters(net, "skip"), patterns(net, 0)
+    assert fast.skipped == ()
+    assert_close(fast(images(5), gates), net(images(5), gates), **CLOSE)
 
 
 def test_mask_mode_is_bit_for_bit_the_network() -> None:
