@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.execution import SkippingNet, folded
+from gatewise.execution.compact import Constant
 from gatewise.files import write_json
 from gatewise.measure import Latency, environment, interleaved_latency
 
@@ -31,20 +32,9 @@ IMAGES = 8
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-class AllOpen(nn.Module):
-    """A gater that costs nothing: the patterns are given."""
-
-    def __init__(self, gates: int) -> None:
-        super().__init__()
-        self.gates = gates
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.new_ones(len(x), self.gates)
-
-
 def gater_net(model: str, group_size: int) -> gw.GaterNet:
     backbone = gw.make_model(model, seed=0).eval()
-    return gw.GaterNet(backbone, group_size=group_size, gater=AllOpen).eval()
+    return gw.GaterNet(backbone, group_size=group_size, gater=lambda gates: Constant([1.0] * gates)).eval()
 
 
 def pattern(net: gw.GaterNet, share: float, generator: torch.Generator) -> Tensor:

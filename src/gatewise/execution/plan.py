@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,6 @@ class Seconds:
     rest: np.ndarray
     plain: np.ndarray
 
-    def towards(self, other: "Seconds", share: float) -> "Seconds":
-        """Return what lies between two numbers of images."""
-        values = [(1 - share) * getattr(self, f.name) + share * getattr(other, f.name) for f in fields(self)]
-        return Seconds(*values)
-
 
 class Plan:
     """What `Work` tells in multiply-adds, in seconds of this machine: where to be narrow, and what that costs.
@@ -87,25 +82,24 @@ class Plan:
             limits[number] = 1.0 if not len(losing) else _GRID[losing[0] - 1] if losing[0] else -1.0
         return limits
 
-    def _between(self, images: np.ndarray) -> np.ndarray:
-        """Return how far numbers of images lie from the smallest measured to the largest, (R,) -> (R, 1)."""
-        return (images[:, None] - min(self.measured)) / self._span
+    def _between(self, values: Iterable[Any], images: Any) -> Any:
+        """Return what lies between the values for the smallest and the largest number of images that were measured."""
+        few, *rest = values
+        return few + (images - min(self.measured)) / self._span * (rest[0] - few) if rest else few
 
     def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return for each site whether to leave out its closed filters: (R, gates), (R,) -> (R, sites)."""
         again = [int(union.tobytes() in self._seen) for union in unions]
-        few, *rest = (limits[again] for limits in self.limits.values())
-        limits = few + self._between(images) * (rest[0] - few) if rest else few
+        limits = self._between((limits[again] for limits in self.limits.values()), images[:, None])
         return self.work.narrows & (self.work.shares(unions)[:, :-1] <= limits)
 
     def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return the seconds of so many images with these filters open: (R, gates), (R,) -> (R,)."""
         again = [int(union.tobytes() in self._seen) for union in unions]
-        shares = self.work.shares(unions)
-        few, *rest = (
-            self._seconds(seconds, shares, self.narrow(unions, images), again) for seconds in self.measured.values()
+        shares, narrow = self.work.shares(unions), self.narrow(unions, images)
+        return self._between(
+            (self._seconds(seconds, shares, narrow, again) for seconds in self.measured.values()), images
         )
-        return few + self._between(images)[:, 0] * (rest[0] - few) if rest else few
 
     def _seconds(self, seconds: Seconds, shares: np.ndarray, narrow: np.ndarray, again: list[int]) -> np.ndarray:
         share = shares.copy()
@@ -125,8 +119,7 @@ class Plan:
     def parts(self, patterns: np.ndarray) -> list[Part]:
         """Return the parts of a batch that take least: all images at once, buckets, or the network as it was."""
         everyone = np.arange(len(patterns))
-        few, *rest = (float(seconds.plain) for seconds in self.measured.values())
-        plain = few + (len(patterns) - min(self.measured)) / self._span * (rest[0] - few) if rest else few
+        plain = self._between((float(seconds.plain) for seconds in self.measured.values()), len(patterns))
         as_it_was = [Part(everyone, patterns[0], alike=False, narrow=self.work.narrows, plain=True)]
         groups = alike(patterns)
         union = patterns.any(0)
