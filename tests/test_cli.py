@@ -102,7 +102,7 @@ def test_the_help_of_every_command_shows_an_example_that_can_be_parsed(
     example = " ".join(text.split("Example: gatewise ")[1].split("\n\n")[0].split()).split()
     assert example[0] == name
     called, _, _ = cli.app.parse_args(example, print_error=False, exit_on_error=False)
-    assert called is getattr(cli, name)
+    assert called.__name__ == name
 
 
 def test_the_help_of_a_flag_is_the_whole_text_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

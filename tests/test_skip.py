@@ -268,7 +268,7 @@ def test_auto_agrees_on_a_real_clock(own_cache: Path) -> None:
 def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net = gater_net(["basic"], letters="?")
     gw.skip_closed_filters(net).plan(images(2))
-    monkeypatch.setattr("gatewise.execution.plan._times", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr("gatewise.execution.meter._times", lambda _: pytest.fail("measured again"))
     again = gw.skip_closed_filters(net)
     again.plan(images(2))
     assert_close(again(images(2)), net(images(2)), **CLOSE)

@@ -64,15 +64,15 @@ def bench(
     _checks.integer_at_least(2, rounds=rounds)
     _checks.integer_at_least(1, images=images, threads=1 if threads is None else threads)
     _checks.integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
-    run, training = (open_runs([folder], data, split)[0] for split in ("validation", "train"))
+    (run,) = open_runs([folder], data)
     if not isinstance(run.model, GaterNet):
         raise _checks.InvalidValueError(f"{folder} has no gater: there is nothing to skip.")
-    if run.images is None:
+    if run.dataset is None:
         raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
     try:
-        results = _Bench(run, training, images, rounds, (progress or Progress()).say).results(sorted(set(batch_sizes)))
+        results = _Bench(run, images, rounds, (progress or Progress()).say).results(sorted(set(batch_sizes)))
     finally:
         torch.set_num_threads(before)
     out = Path(folder if out is None else out)
@@ -84,11 +84,11 @@ def bench(
 class _Bench:
     """One network in all its forms."""
 
-    def __init__(self, run: Run, training: Run, images: int, rounds: int, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, images: int, rounds: int, say: Callable[[str], None]) -> None:
         self.run, self.rounds, self.say = run, rounds, say
         self.net: Any = run.model
         say("compacting, and preparing to skip")
-        self.small = compact(self.net, list(_first(training, images).split(250)))
+        self.small = compact(self.net, list(_first(run.of("train"), images).split(250)))
         plain = folded(self.net.backbone, _first(run, 2))
         self.fast = skip_closed_filters(self.net)
         self.forms: dict[str, Callable[[Tensor], Any]] = {

@@ -1,12 +1,8 @@
 """Make of a trained run another one without the filters that are closed for all images."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from gatewise import _checks
 from gatewise.analysis.runs import Run, open_runs
@@ -15,8 +11,7 @@ from gatewise.execution import Compaction, compact
 from gatewise.files import write_json
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
-from gatewise.training import Progress, Recipe
-from gatewise.training.tasks import Task, make_task
+from gatewise.training import Progress, Recipe, evaluate, make_task
 
 
 def compact_run(
@@ -52,20 +47,18 @@ def compact_run(
         raise _checks.InvalidValueError(
             f"{folder} has no gater: all its filters are open. Train one with gatewise train --budget 0.5 ..."
         )
-    if run.images is None:
+    if run.dataset is None:
         raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
-    dataset = dataclasses.replace(run.source, data=data or run.source.data).load()
-    task = make_task(Recipe.load(Path(folder) / "recipe.yaml"), dataset)
-    calibration = dataclasses.replace(run, images=dataset.train)
     say("finding the gates that never change")
-    small = compact(run.model, _Batches(calibration, images), check=_Batches(run, None))
+    small = compact(run.model, _Images(run.of("train"), images), check=_Images(run, None))
     compaction: Compaction = small.compaction
     say("evaluating both networks")
-    before, after = (_evaluate(model, run, task) for model in (run.model, small))
+    task = make_task(Recipe.load(Path(folder) / "recipe.yaml"), run.dataset)
+    before, after = (evaluate(model, run.batches(), task.tally(run.device)).results for model in (run.model, small))
     metrics = {
         **run.metrics,
         "score": task.score,
-        **after,
+        **{name: value for name, value in after.items() if isinstance(value, int | float)},
         f"{task.score}_before": before[task.score],
         "parameters": compaction.parameters_after,
         "environment": environment(run.device),
@@ -82,7 +75,7 @@ def compact_run(
     return metrics
 
 
-class _Batches:
+class _Images:
     """The images of a run, or the first of them, as often as they are asked for."""
 
     def __init__(self, run: Run, images: int | None) -> None:
@@ -95,20 +88,3 @@ class _Batches:
                 return
             yield batch[:left]
             left -= len(batch)
-
-
-def _evaluate(model: nn.Module, run: Run, task: Task) -> dict[str, Any]:
-    """Return score and loss on the run's images, and the work of a net that chooses its filters."""
-    tally, work = task.tally(run.device), []
-    with torch.no_grad():
-        for images, labels in run.batches():
-            if isinstance(model, GaterNet):
-                output, gates = model.forward_with_gates(images)
-                work.append(torch.stack([model.open_fraction(gates).double(), model.executed_macs(gates)], 1))
-            else:
-                output = model(images)
-            tally.update(output, labels)
-    found = {key: value for key, value in tally.results().items() if isinstance(value, int | float)}
-    if work:
-        found["open_fraction"], found["executed_macs"] = torch.cat(work).mean(0).tolist()
-    return found

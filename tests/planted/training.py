@@ -277,8 +277,8 @@ BUGS = [
     ),
     Bug(
         "evaluation in train mode",
-        "training/learner.py",
-        "        model.eval()\n",
+        "training/evaluation.py",
+        "    model.eval()\n",
         "",
         "test_training.py",
         "test_the_metrics_can_be_recomputed_from_the_folder",
@@ -589,7 +589,7 @@ BUGS = [
     ),
     Bug(
         "file wins over flags",
-        "cli.py",
+        "cli/training.py",
         "    return dataclasses.replace(base, **given)",
         "    return dataclasses.replace(base, **({} if file else given))",
         "test_cli.py",
@@ -597,7 +597,7 @@ BUGS = [
     ),
     Bug(
         "whole numbers rounded",
-        "cli.py",
+        "cli/app.py",
         "        return int(tokens[0].value)",
         "        return round(float(tokens[0].value))",
         "test_cli.py",
@@ -605,7 +605,7 @@ BUGS = [
     ),
     Bug(
         "mistakes end in a traceback",
-        "cli.py",
+        "cli/app.py",
         "except (_checks.GatewiseError, OSError) as error:",
         "except _checks.DataError as error:",
         "test_cli.py",
@@ -613,7 +613,7 @@ BUGS = [
     ),
     Bug(
         "failed training looks like a mistake",
-        "cli.py",
+        "cli/app.py",
         "return _complain(error, 1)",
         "return _complain(error, 2)",
         "test_cli.py",
@@ -621,7 +621,7 @@ BUGS = [
     ),
     Bug(
         "complaint on standard output",
-        "cli.py",
+        "cli/app.py",
         "print(f\"gatewise: {' '.join(str(error).split())}\", file=sys.stderr)",
         "print(f\"gatewise: {' '.join(str(error).split())}\")",
         "test_cli.py",
@@ -629,7 +629,7 @@ BUGS = [
     ),
     Bug(
         "complaint of several lines",
-        "cli.py",
+        "cli/app.py",
         "{' '.join(str(error).split())}",
         "{error}\\nsee --help",
         "test_cli.py",
@@ -637,7 +637,7 @@ BUGS = [
     ),
     Bug(
         "interruption swallowed",
-        "cli.py",
+        "cli/app.py",
         "    suppress_keyboard_interrupt=False,  # run() says how to go on\n",
         "",
         "test_cli.py",
@@ -645,7 +645,7 @@ BUGS = [
     ),
     Bug(
         "a flag is missing",
-        "cli.py",
+        "cli/training.py",
         "        if field.name not in left_out:",
         '        if field.name not in (*left_out, "warmup"):',
         "test_cli.py",

@@ -52,6 +52,7 @@ class Run:
         metrics: its `metrics.json`.
         source: of the images that it was trained on.
         images: to show the gates, or None.
+        dataset: that they belong to, or None.
         shown: what those images are called.
         split: which of the data set's images they are.
         missing: why there are none.
@@ -65,6 +66,7 @@ class Run:
     metrics: dict[str, Any]
     source: DataSource
     images: Images | EncodedImages | Pairs | None
+    dataset: Dataset | PairDataset | None = None
     shown: str = ""
     split: Split = "validation"
     missing: str = ""
@@ -98,6 +100,10 @@ class Run:
     def spec(self) -> ModelSpec:
         """What the model was built from."""
         return ModelSpec.from_dict(self.config["spec"])
+
+    def of(self, split: Split) -> "Run":
+        """Return the same run with the images of another split."""
+        return dataclasses.replace(self, images=getattr(self.dataset, split), split=split)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images in their own order, as the network takes them, and their labels or masks."""
@@ -172,17 +178,17 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
     rows = read_json_lines(log) if log.exists() else []
     _refuse_incomplete(folder, config, metrics, rows)
-    images, missing = None, ""
+    dataset, missing = None, ""
     try:
         dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
         _refuse_other_data(dataset, config, folder)
-        images = getattr(dataset, split)
     except (_checks.DataError, _checks.MissingExtraError, OSError) as error:
         if data is not None:
             raise
-        missing = str(error)
+        dataset, missing = None, str(error)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(name, slug, model, config, rows, metrics, recipe.source, images, data or recipe.data, split, missing)
+    images, shown = getattr(dataset, split, None), data or recipe.data
+    return Run(name, slug, model, config, rows, metrics, recipe.source, images, dataset, shown, split, missing)
 
 
 def _refuse_ruined(model: nn.Module, folder: Path) -> None:

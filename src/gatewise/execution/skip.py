@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.execution.costs import Costs, default_cache
+from gatewise.execution.meter import measured_plan
 from gatewise.execution.openings import Openings, groups_of
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
-from gatewise.execution.plan import Plan, measured_plan
+from gatewise.execution.plan import Plan
 from gatewise.execution.safety import flows_of, settle, tensors_of
 from gatewise.execution.surgery import fold_norms, foldable, needs_mask, open_up, why_not
 from gatewise.functional import hard_sigmoid_gate

@@ -1,5 +1,7 @@
 """Train one network: the recipe, the loop, and what it shows meanwhile."""
 
+from gatewise.training.evaluation import Evaluation as Evaluation
+from gatewise.training.evaluation import evaluate as evaluate
 from gatewise.training.interruption import Interrupted as Interrupted
 from gatewise.training.learner import build_model as build_model
 from gatewise.training.loop import holds_run as holds_run
@@ -7,5 +9,6 @@ from gatewise.training.loop import train as train
 from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe
 from gatewise.training.tasks import TITLES as TITLES
+from gatewise.training.tasks import make_task as make_task
 from gatewise.training.tasks import pixel_classes as pixel_classes
 from gatewise.training.tasks import pixel_hits as pixel_hits

@@ -13,6 +13,7 @@ from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
+from gatewise.training.evaluation import Evaluation, evaluate
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
 from gatewise.transfer import Transfer, is_of_segmenter, load_backbone
@@ -101,32 +102,15 @@ class Learner:
             self.average.update(self.plain_model, number + 1)
         return loss.detach().float(), self.task.hits(logits.detach(), labels)
 
-    def evaluate(self, batches: Batches) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return score, loss and the like on a split, in eval mode, and the record of each image.
-
-        For a GaterNet also the work it did.
-        """
-        tally, model, work, opened = self.task.tally(self.accelerator.device), self.best_model, [], []
-        model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
-            for images, labels in batches.evaluation():
-                if isinstance(model, GaterNet):
-                    output, gates = model.forward_with_gates(images)
-                    work.append(torch.stack([model.open_fraction(gates).double(), model.executed_macs(gates)], 1))
-                    opened.append((gates > 0.5).sum(0))
-                else:
-                    output = model(images)
-                tally.update(output, labels)
-        found = tally.results()
-        if work:
-            found["open_fraction"], found["executed_macs"] = torch.cat(work).mean(0).tolist()
-            found["warnings"] = self._gate_warnings(torch.stack(opened).sum(0), len(torch.cat(work)))
-        return found, tally.record()
-
-    def _gate_warnings(self, opened: Tensor, images: int) -> list[str]:
-        net: Any = self.plain_model
-        before, self._opened = self._opened, opened
-        return gate_warnings(net, opened, images, before)
+    def evaluate(self, batches: Batches) -> Evaluation:
+        """Return what the network that is kept does on a split; for a GaterNet also warnings about its gates."""
+        with self.accelerator.autocast():
+            found = evaluate(self.best_model, batches.evaluation(), self.task.tally(self.accelerator.device))
+        if found.opened is not None:
+            net: Any = self.plain_model
+            found.results["warnings"] = gate_warnings(net, found.opened, found.images, self._opened)
+            self._opened = found.opened
+        return found
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Write the state that `restore` reads."""

@@ -219,7 +219,7 @@ class _Run:
 
     def _end_epoch(self, mean_loss: float, rate: float, seconds: float, steps: int) -> None:
         """Evaluate, log and save the epoch whose last step is done; `seconds` is the time of its last `steps`."""
-        evaluation, _ = self.learner.evaluate(self.validation)
+        evaluation = self.learner.evaluate(self.validation).results
         if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
             raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}")
         if not math.isfinite(evaluation[self.learner.task.score]):
@@ -300,7 +300,8 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Evaluate, write weights and predictions, and last of all the metrics."""
         learner = self.learner
-        evaluation, record = learner.evaluate(self.validation)
+        found = learner.evaluate(self.validation)
+        evaluation = found.results
         metrics = {
             "score": learner.task.score,
             **{name: evaluation[name] for name in (*self._scores(evaluation), "loss")},
@@ -322,7 +323,7 @@ class _Run:
                 "image_size": list(self.dataset.size),
             }
             save_model(self.out, learner.best_model, self.recipe.spec, details)
-            write_atomically(self.out / "predictions.safetensors", save_tensors(record))
+            write_atomically(self.out / "predictions.safetensors", save_tensors(found.record))
             write_json(self.out / "metrics.json", metrics)
         self.accelerator.wait_for_everyone()
         return metrics

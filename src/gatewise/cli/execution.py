@@ -1,0 +1,105 @@
+"""The commands that turn closed gates into time saved: compact and bench."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gatewise import _checks
+from gatewise.bench import bench as bench_run
+from gatewise.bench import table as bench_table
+from gatewise.cli.app import Json, Whole, app, print_table
+from gatewise.compact_run import compact_run
+from gatewise.execution import Compaction
+from gatewise.training import TITLES, Progress
+
+
+@app.command
+def compact(
+    run: Path,
+    /,
+    *,
+    out: Path,
+    images: Whole | None = None,
+    data: str | None = None,
+    json_output: Json = False,
+) -> None:
+    """Take the filters that are closed for all training images out of a run's network, and write it as a new run.
+
+    Example: gatewise compact runs/gater --out runs/gater_compact
+
+    Parameters
+    ----------
+    run
+        The run folder, of a network with a gater.
+    out
+        The new run folder.
+    images
+        How many training images decide which gates are constant [all].
+    data
+        Images in the place of the run's own.
+    json_output
+        Print the new run's metrics as JSON.
+    """
+    metrics = compact_run(run, out, images=images, data=data, progress=Progress())
+    if json_output:
+        print(json.dumps(metrics, indent=2))
+        return
+    score = metrics["score"]
+    print(Compaction.from_dict(metrics["compaction"]))
+    print(f"{TITLES[score]} {100 * metrics[f'{score}_before']:.2f} % -> {100 * metrics[score]:.2f} %; run: {out}")
+
+
+@app.command
+def bench(
+    run: Path,
+    /,
+    *,
+    out: Path | None = None,
+    batch_sizes: str = "1,8,32",
+    rounds: Whole = 15,
+    threads: Whole | None = None,
+    images: Whole = 1000,
+    data: str | None = None,
+    json_output: Json = False,
+) -> None:
+    """Time a run's network on this machine: with all filters, multiplied, skipped, compacted; say what to use.
+
+    Example: gatewise bench runs/gater --batch-sizes 1,8
+
+    Parameters
+    ----------
+    run
+        The run folder, of a network with a gater.
+    out
+        Where to write bench.json and bench.svg [the run folder].
+    batch_sizes
+        Images at once, separated by commas.
+    rounds
+        How often each form is timed, in turn.
+    threads
+        Of torch [as many as it takes by itself].
+    images
+        Training images over which constant gates are found for compaction.
+    data
+        Images in the place of the run's own.
+    json_output
+        Print what bench.json holds.
+    """
+    sizes = [_number(text) for text in batch_sizes.split(",")]
+    options: Any = {"rounds": rounds, "threads": threads, "images": images, "data": data, "progress": Progress()}
+    results = bench_run(run, out, batch_sizes=sizes, **options)
+    if json_output:
+        print(json.dumps(results, indent=2))
+        return
+    print_table(bench_table(results))
+    macs = results["macs"]
+    print(f"an image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+    print(f"{results['environment']['hardware']}; {results['verdict']}")
+    print(f"written: {((out or run) / 'bench.json').resolve()}, {((out or run) / 'bench.svg').resolve()}")
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise _checks.InvalidValueError(f"--batch-sizes must be whole numbers such as 1,8,32, got {text!r}.") from None

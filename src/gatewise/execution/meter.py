@@ -1,0 +1,181 @@
+"""What a network's layers cost on this machine, measured one by one."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gatewise.execution.costs import Costs
+from gatewise.execution.openings import OpenFilters, Openings
+from gatewise.execution.parts import Work
+from gatewise.execution.plan import Plan, Seconds
+from gatewise.gaternet import GaterNet, Site
+from gatewise.measure import interleaved_latency
+
+_SHARES = (0.25, 0.5, 0.75)
+_SPREAD = 0.05  # of the open work, below which it tells nothing: most filters may be always open
+
+
+def measured_plan(work: Work, nets: tuple[GaterNet, GaterNet], openings: Openings, x: Tensor, costs: Costs) -> Plan:
+    """Measure the layers of a net for one image and for len(x), as far as `costs` does not know them.
+
+    `nets` are the net as it was, and opened up.
+    """
+    meter = _Meter(work, nets, openings, x, costs)
+    plan = Plan(work, {images: meter.seconds(images) for images in sorted({1, len(x)})})
+    costs.save()
+    return plan
+
+
+class _Meter:
+    """Measures layers one by one; equal ones share a measurement."""
+
+    def __init__(
+        self, work: Work, nets: tuple[GaterNet, GaterNet], openings: Openings, x: Tensor, costs: Costs
+    ) -> None:
+        self.work, self.openings, self.x, self.costs = work, openings, x, costs
+        self.plain, self.net = nets
+        self.layers: dict[str, Any] = dict(self.net.backbone.named_modules())
+        self.shapes = self._shapes()
+
+    def seconds(self, images: int) -> Seconds:
+        names = {path: self._name(path, images) for path in self.work.paths}
+        rows = [self.costs.of(name, lambda path=path: self._layer(path, images)) for path, name in names.items()]
+        masks = [self._mask(number, site, images) for number, site in enumerate(self.net.sites)]
+        whole, narrow, plain = self._whole(images)
+        table = np.array(rows).reshape(-1, 5).T
+        rest = max(0.0, whole - table[0].sum())
+        fixed, slope = table[[1, 3]], table[[2, 4]]
+        half = np.append(self._half(), 1.0)
+        expected = (fixed[1] + slope[1] * half[self.work.inputs] * half[self.work.outputs]).sum()
+        more = max(1.0, (narrow - rest) / expected) if len(rows) else 1.0  # what layers alone do not show
+        return Seconds(table[0], more * fixed, more * slope, np.array(masks), np.array(rest), np.array(plain))
+
+    def _half(self) -> np.ndarray:
+        """Return the open share of each site when half of its gates are open."""
+        halves = [self._some(number, site, 0.5) for number, site in enumerate(self.net.sites)]
+        shares = [len(half.channels) / site.filters for half, site in zip(halves, self.net.sites, strict=True)]
+        return np.where(self.work.narrows, shares, 1.0)
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        """Run with half the gates of each site open, and the narrow maps multiplied if there are several images."""
+        board, sites = self.net._board, self.net.sites
+        chosen = {n: self._some(n, sites[n], 0.5) for n in np.flatnonzero(self.work.narrows).tolist()}
+        several = chosen.items() if len(x) > 1 else ()
+        factors: dict[int, Tensor | None] = {n: x.new_ones(len(x), len(own.channels)) for n, own in several}
+        self.openings.chosen, board.factors = chosen, factors
+        try:
+            return self.net.backbone(x)
+        finally:
+            self.openings.chosen, board.factors = {}, {}
+
+    def _whole(self, images: int) -> list[float]:
+        """Return the seconds of the network: all filters, half of them, and as it was with its multiplications."""
+        x = self.x[:images]
+        gates = x.new_ones(images, self.net.gate_count)
+        plain = x.contiguous()
+        layers = hashlib.sha256(repr([(path, layer.extra_repr()) for path, layer in self.layers.items()]).encode())
+        name = f"{type(self.net.backbone).__name__} {layers.hexdigest()[:12]}, {tuple(x.shape)}"
+        ways = [lambda: self.net.backbone(x), lambda: self._narrow(x), lambda: self.plain(plain, gates)]
+        return self.costs.of(name, lambda: _times(ways))
+
+    def _name(self, path: str, images: int) -> str:
+        layer, (inputs, outputs) = self.layers[path], self._sites(path)
+        runs = [site.group_size if site.driven_by is None else 1 for site in (inputs, outputs) if site is not None]
+        sides = f"{'in' if inputs else ''}{'out' if outputs else ''}"
+        kind = f"{type(layer).__name__} {tuple(layer.weight.shape)} {layer.options}"
+        return f"{kind}, {sides} of {runs}, on {(images, *self.shapes[path])}"
+
+    def _sites(self, path: str) -> tuple[Site | None, Site | None]:
+        layer, sites = self.layers[path], self.net.sites
+        return tuple(None if number is None else sites[number] for number in (layer.reads, layer.writes))  # type: ignore[return-value]
+
+    def _layer(self, path: str, images: int) -> list[float]:
+        """Return the seconds of a layer: dense, then narrow as fixed and slope, with weights picked now and before."""
+        layer, shape = self.layers[path], (images, *self.shapes[path])
+        work, calls = [], []
+        for share in _SHARES:
+            chosen, part = {}, 1.0
+            for number in {layer.reads, layer.writes} - {None}:
+                site = self.net.sites[number]
+                chosen[number] = self._some(number, site, share)
+                part *= len(chosen[number].channels) / site.filters
+            work.append(part)
+            calls += [self._call(layer, shape, chosen, again) for again in (False, True)]
+        try:
+            dense, *narrow = _times([self._call(layer, shape, {}, True), *calls])
+        finally:
+            self.openings.forget()
+        found = [dense]
+        for own in (narrow[::2], narrow[1::2]):
+            slope, fixed = np.polyfit(work, own, 1) if np.ptp(work) > _SPREAD else (0.0, np.mean(own))
+            found += [max(0.0, float(fixed)), max(0.0, float(slope))]
+        return found
+
+    def _some(self, number: int, site: Site, share: float) -> OpenFilters:
+        generator = np.random.default_rng(0)
+        pattern = np.zeros(site.gates, bool)
+        pattern[generator.permutation(site.gates)[: max(1, round(share * site.gates))]] = True
+        return self.openings.filters(number, site, pattern.tobytes(), self.x.device)
+
+    def _call(
+        self, layer: Any, shape: tuple[int, ...], chosen: dict[int, OpenFilters], again: bool
+    ) -> Callable[[], Tensor]:
+        read = chosen.get(layer.reads if layer.reads is not None else layer.passes)
+        sizes = list(shape)
+        if read is not None:
+            sizes[layer.channel_axis] = len(read.channels)
+        x = torch.randn(sizes, device=self.x.device, dtype=self.x.dtype)
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and layer.channel_axis == 1 else x
+
+        def call() -> Tensor:
+            self.openings.chosen = chosen if again else {n: dataclasses.replace(own) for n, own in chosen.items()}
+            return layer(x)
+
+        return call
+
+    def _mask(self, number: int, site: Site, images: int) -> float:
+        shape = (images, *self.shapes[f"site {number}"])
+        factors = torch.ones([size if axis in {0, site.channel_axis} else 1 for axis, size in enumerate(shape)])
+
+        def measure() -> list[float]:
+            x = torch.randn(shape, device=self.x.device, dtype=self.x.dtype)
+            return _times([lambda: x * factors.to(x)])
+
+        return self.costs.of(f"a product of {shape}, axis {site.channel_axis}", measure)[0]
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each layer's input and of each site's map, without the samples."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        handles = []
+        for path in self.work.paths:
+            handles.append(self.layers[path].register_forward_pre_hook(_noting(shapes, path)))
+        for number, site in enumerate(self.net.sites):
+            layer, note = self.layers[site.layer], _noting(shapes, f"site {number}")
+            if site.side == "input":
+                handles.append(layer.register_forward_pre_hook(note))
+            else:
+                handles.append(layer.register_forward_hook(lambda _, __, output, note=note: note(None, (output,))))
+        try:
+            self.net.backbone(self.x[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return shapes
+
+
+def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]:
+    def note(_: nn.Module | None, args: tuple[Tensor, ...]) -> None:
+        shapes[name] = tuple(args[0].shape[1:])
+
+    return note
+
+
+def _times(calls: list[Callable[[], Tensor]]) -> list[float]:
+    with torch.inference_mode():
+        found = interleaved_latency({str(n): call for n, call in enumerate(calls)}, rounds=5, seconds_per_turn=0.005)
+    return [latency.median_s for latency in found.values()]
