@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from foreign import GctResNet50, MmcvContext
 from test_training import DATASET, RECIPE
 
 import gatewise as gw
@@ -23,6 +25,7 @@ def blocks(page: str, language: str) -> list[str]:
 def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(RECIPE, "plain", dataset=DATASET)
+    torch.save(GctResNet50().state_dict(), "GCT_ResNet50.pth.tar")
     code = "\n".join(blocks("README.md", "python")).replace("pretrained=True", "pretrained=False")
     names: dict = {"torch": torch}
     lines = code.splitlines()
@@ -32,6 +35,21 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         names["model"] = gw.make_model("resnet18")
         exec(line, names)
         assert gw.gates_in(names["model"]), line
+
+
+def test_the_page_on_weights_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(GctResNet50().state_dict(), "GCT_ResNet50.pth.tar")
+    detector = timm.create_model("resnet50")
+    for stage in (detector.layer2, detector.layer3, detector.layer4):
+        for unit in stage:
+            unit.add_module("context_block", MmcvContext(unit.bn3.num_features, 1 / 16))
+    weights = {f"backbone.{name}": tensor for name, tensor in detector.state_dict().items()}
+    torch.save({"state_dict": weights}, "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco.pth")
+    names: dict = {}
+    exec("\n".join(blocks("docs/weights.md", "python")), names)
+    assert set(names["theirs"]) == set(GctResNet50().state_dict())
+    assert names["loaded"].left_out == ("fc.weight", "fc.bias")
 
 
 def test_the_page_on_explain_s_python_runs() -> None:
@@ -56,7 +74,15 @@ def test_the_readme_names_every_gate() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/design.md", "docs/execution.md", "docs/explain.md", "docs/results.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/design.md",
+        "docs/execution.md",
+        "docs/explain.md",
+        "docs/results.md",
+        "docs/weights.md",
+    ],
 )
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())

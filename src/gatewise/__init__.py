@@ -12,6 +12,9 @@ from gatewise.gaternet import GaterNet as GaterNet
 from gatewise.insertion import Insertion as Insertion
 from gatewise.insertion import gates_in as gates_in
 from gatewise.insertion import insert_gates as insert_gates
+from gatewise.interop import Loaded as Loaded
+from gatewise.interop import convert_weights as convert_weights
+from gatewise.interop import load_weights as load_weights
 from gatewise.models import make_segmenter as make_segmenter
 from gatewise.places import ContextPlace as ContextPlace
 from gatewise.places import find_places as find_places

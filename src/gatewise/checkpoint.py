@@ -21,7 +21,6 @@ from gatewise import _checks
 from gatewise.assembly import make_model
 from gatewise.execution import Compaction
 from gatewise.files import read_json, write_atomically, write_json
-from gatewise.gaternet import GaterNet
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state"
@@ -55,23 +54,6 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
-
-
-def load_weights(model: nn.Module, source: str | Path) -> dict[str, Any]:
-    """Load weights into `model` and return the `config.json` beside them ({} for a bare file).
-
-    Args:
-        model: any network, with gates or without; gates that the weights know nothing of keep their values. Weights of
-            a plain network go into the backbone of a GaterNet.
-        source: a run folder, whose checksum is verified, or a safetensors file.
-
-    Weights that are damaged or do not fit are refused with `DataError`.
-    """
-    file, weights, config = read_source(source)
-    if isinstance(model, GaterNet) and not of_gater_net(weights):
-        model = model.backbone
-    _fill(model, weights, file)
-    return config
 
 
 def of_gater_net(weights: Mapping[str, Tensor]) -> bool:

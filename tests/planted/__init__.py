@@ -5,10 +5,22 @@ from planted.bug import Bug as Bug
 from planted.execution import BUGS as _EXECUTION
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
+from planted.interop import BUGS as _INTEROP
 from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
 from planted.segmentation import BUGS as _SEGMENTATION
 from planted.training import BUGS as _TRAINING
 from planted.tuning import BUGS as _TUNING
 
-BUGS = [*_ANALYSIS, *_EXECUTION, *_GATES, *_GATERNET, *_NETWORKS, *_PIXELS, *_SEGMENTATION, *_TRAINING, *_TUNING]
+BUGS = [
+    *_ANALYSIS,
+    *_EXECUTION,
+    *_GATES,
+    *_GATERNET,
+    *_INTEROP,
+    *_NETWORKS,
+    *_PIXELS,
+    *_SEGMENTATION,
+    *_TRAINING,
+    *_TUNING,
+]

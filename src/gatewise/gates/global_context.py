@@ -51,6 +51,7 @@ def global_context(
         "wide": {"rd_ratio": 1 / 4},
         "channels": {"rd_channels": 3},
         "divisor": {"rd_divisor": 8},
+        "eps": {"eps": 1e-2},
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
@@ -61,11 +62,11 @@ class GlobalContext(Gate):
 
     Modules are named and shaped as in mmcv's ContextBlock (`conv_mask`, `channel_add_conv`, `channel_mul_conv`),
     whose weights load. The bottleneck's width R is `rd_channels`, or C * rd_ratio rounded down to a multiple of
-    rd_divisor. The last convolution starts at zero, so with fusion "add" a fresh gate is the identity bit for bit;
-    with "multiply" and "both" its factor starts at 0.5.
+    rd_divisor; `eps` is the layer norm's (timm's is 1e-6). The last convolution starts at zero, so with fusion "add" a
+    fresh gate is the identity bit for bit; with "multiply" and "both" its factor starts at 0.5.
 
-    Refuses, with ValueError: an unknown pooling or fusion, rd_ratio outside (0, 1], rd_channels below 2; at run
-    time a map of other channels or rank; with TypeError: integer maps.
+    Refuses, with ValueError: an unknown pooling or fusion, rd_ratio outside (0, 1], rd_channels below 2, eps outside
+    [0, 1]; at run time a map of other channels or rank; with TypeError: integer maps.
 
     Differs from the paper: a layer norm over one value is constant and one over two values knows only a sign, so
     where C * rd_ratio is below 2 the width is 4 instead. At exactly 2 and 3 mmcv's width is kept; for networks as
@@ -86,6 +87,7 @@ class GlobalContext(Gate):
         rd_divisor: int = 1,
         pooling: str = "attention",
         fusion: str = "add",
+        eps: float = 1e-5,
         spatial_dims: int = 2,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -101,11 +103,12 @@ class GlobalContext(Gate):
         def transform() -> nn.Sequential:
             return nn.Sequential(
                 self.pointwise(channels, width, device, dtype),
-                nn.LayerNorm([width] + [1] * self.spatial_dims, device=device, dtype=dtype),
+                nn.LayerNorm([width] + [1] * self.spatial_dims, eps, device=device, dtype=dtype),
                 nn.ReLU(inplace=True),
                 self.pointwise(width, channels, device, dtype),
             )
 
+        _checks.number_between(0, 1, eps=eps)
         attends = pooling == "attention"
         self.conv_mask = self.pointwise(channels, 1, device, dtype) if attends else None
         self.channel_add_conv = transform() if fusion in {"add", "both"} else None

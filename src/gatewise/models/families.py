@@ -73,6 +73,19 @@ def _gated_u2net(form: U2Form, /, *, num_classes: int = 1, in_chans: int = 3) ->
     return model
 
 
+def _stride_first(depth: int, /, *, num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
+    """Build timm's bottleneck ResNet with the stride of each stage in its first 1x1 convolution, not in the 3x3.
+
+    So are the first ResNets (He et al., 2016) and what descends from them: Caffe's, mmdetection's "caffe" style, and
+    the released GCT networks. 50 layers: 3.86 instead of 4.09 billion multiply-adds.
+    """
+    timm = _checks.optional_module("timm", f"resnet{depth}_v1")
+    model = timm.create_model(f"resnet{depth}", num_classes=num_classes, in_chans=in_chans)
+    for block in (model.layer2[0], model.layer3[0], model.layer4[0]):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    return model
+
+
 def _basic(depth: int) -> Form:
     """Return the form of 6n + 2 layers and widths 16, 32, 64 (He et al., 2016)."""
     return Form(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
@@ -96,6 +109,7 @@ _builders: dict[str, Callable[..., nn.Module]] = {
     **{name: form.build for name, form in _FORMS.items()},
     "resnet18_cifar": _four_stages,
     **{f"{name}_wider": partial(_wider, _FORMS[name]) for name in _WIDENED},
+    **{f"resnet{depth}_v1": partial(_stride_first, depth) for depth in (50, 101, 152)},
     SEGMENTER: Segmenter,
     **{name: form.build for name, form in _U2NETS.items()},
     **{f"{name}_gct": partial(_gated_u2net, form) for name, form in _U2NETS.items()},

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
-from gatewise.checkpoint import load_gater, load_state, load_weights, save_state
+from gatewise.checkpoint import load_gater, load_state, save_state
 from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
+from gatewise.interop import load_weights
 from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
 from gatewise.training.evaluation import Evaluation, evaluate
@@ -164,7 +165,7 @@ def _load_initial(model: nn.Module, source: str | None) -> tuple[dict[str, Any],
     if isinstance(plain, Segmenter) and not is_of_segmenter(source):
         transfer = load_backbone(plain, source)
         return dict(transfer.config), transfer
-    return load_weights(model, source), None
+    return dict(load_weights(model, source).config), None
 
 
 def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:

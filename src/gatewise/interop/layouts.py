@@ -1,0 +1,294 @@
+"""How others name and shape the same tensors: one layout for each family of files.
+
+A rule turns a whole name of theirs into one of ours, or back. In ours, `block@kind.rest` stands for the gate of this
+kind that hangs on a layer directly inside `block`, wherever that is: `layer1.0@gc.conv_mask.weight`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.gates.non_local import NonLocal
+from gatewise.insertion import gates_in
+
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of one family of files.
+
+    Attributes:
+        name: as in `load_weights(source=...)`.
+        whose: what it is the layout of.
+        sign: a regular expression that one of the file's names holds.
+        read: from their names to ours; the first that fits counts, others stay as they are.
+        write: from ours to theirs.
+        finish: changes tensors whose numbers or shapes differ, under our names, given the network; returns notes.
+        begin: the reverse.
+        objection: why a network is not the one that they mean, or "".
+    """
+
+    name: str
+    whose: str
+    sign: str
+    read: Rules
+    write: Rules
+    finish: Callable[[Weights, nn.Module], list[str]] = lambda *_: []
+    begin: Callable[[Weights, nn.Module], Weights] = lambda weights, _: weights
+    objection: Callable[[nn.Module], str] = lambda _: ""
+
+    def recognises(self, names: Iterable[str]) -> bool:
+        """Whether a file with these names is in this layout."""
+        return any(re.search(self.sign, name) for name in names)
+
+    def to_ours(self, weights: Mapping[str, Tensor], model: nn.Module) -> tuple[Weights, list[str]]:
+        """Return a file's weights under this network's names, and what should be known of them."""
+        places = _gates_of_blocks(model)
+        named = {_placed(_renamed(name, self.read), places): tensor for name, tensor in weights.items()}
+        return named, self.finish(named, model)
+
+    def to_theirs(self, model: nn.Module) -> Weights:
+        """Return a network's weights under their names."""
+        paths = {path: block for block, path in _gates_of_blocks(model).items()}
+        own = self.begin(dict(model.state_dict()), model)
+        return {_renamed(_abstract(name, paths), self.write): tensor for name, tensor in own.items()}
+
+
+def _renamed(name: str, rules: Rules) -> str:
+    """Return the name after the first rule that fits the whole of it.
+
+    >>> _renamed("layer1.0.conv1.1.weight", _GCT.read)
+    'layer1.0.conv1.weight'
+    """
+    for pattern, replacement in rules:
+        found = re.fullmatch(pattern, name)
+        if found:
+            return found.expand(replacement) if isinstance(replacement, str) else replacement(found)
+    return name
+
+
+def _gates_of_blocks(model: nn.Module) -> dict[str, str]:
+    """Return the path of each gate that is the only one of its kind on the layers of a block, by block@kind."""
+    found: dict[str, list[str]] = {}
+    for path in gates_in(model):
+        host, _, kind = path.rpartition(".")
+        found.setdefault(f"{host.rpartition('.')[0]}@{kind}", []).append(path)
+    return {block: paths[0] for block, paths in found.items() if len(paths) == 1}
+
+
+def _placed(name: str, places: Mapping[str, str]) -> str:
+    block, at, rest = name.partition("@")
+    kind, _, parameter = rest.partition(".")
+    return f"{places[f'{block}@{kind}']}.{parameter}" if at and f"{block}@{kind}" in places else name
+
+
+def _abstract(name: str, paths: Mapping[str, str]) -> str:
+    for path, block in paths.items():
+        if name.startswith(f"{path}."):
+            return block + name.removeprefix(path)
+    return name
+
+
+def _stride_objection(model: nn.Module) -> str:
+    """Tell a ResNet that only looks like the released one: its strides are elsewhere, and the same weights fit."""
+    layers: dict[str, Any] = dict(model.named_modules())
+    second = layers.get("layer2.0.conv2")
+    if isinstance(second, nn.Conv2d) and second.kernel_size == (3, 3) and max(second.stride) > 1:
+        return (
+            "the released GCT network has the stride of each stage in its first 1x1 convolution, this one in the 3x3. "
+            "Build it as resnet50_v1+gct, or resnet101_v1+gct"
+        )
+    return ""
+
+
+_GCT = Layout(
+    name="gct",
+    whose="the released GCT (z-x-yang/GCT, PyTorch)",
+    sign=r"(conv\d|downsample)\.0\.(alpha|beta|gamma)$",
+    read=(
+        (r"stem\.conv1\.0\.(alpha|beta|gamma)", r"conv1.gct.\1"),
+        (r"stem\.conv1\.1\.(.+)", r"conv1.\1"),
+        (r"stem\.(bn1\..+)", r"\1"),
+        (r"(.+\.conv\d)\.0\.(.+)", r"\1.gct.\2"),
+        (r"(.+\.conv\d)\.1\.(.+)", r"\1.\2"),
+        (r"(.+\.downsample)\.0\.(.+)", r"\1.0.gct.\2"),
+        (r"(.+\.downsample)\.1\.(.+)", r"\1.0.\2"),
+        (r"(.+\.downsample)\.2\.(.+)", r"\1.1.\2"),
+    ),
+    write=(
+        (r"@gct\.(.+)", r"stem.conv1.0.\1"),
+        (r"conv1\.gct\.(.+)", r"stem.conv1.0.\1"),
+        (r"conv1\.(.+)", r"stem.conv1.1.\1"),
+        (r"(bn1\..+)", r"stem.\1"),
+        (r"(.+\.conv\d)\.gct\.(.+)", r"\1.0.\2"),
+        (r"(.+\.conv\d)\.(.+)", r"\1.1.\2"),
+        (r"(.+\.downsample)(?:\.0\.gct|@gct)\.(.+)", r"\1.0.\2"),
+        (r"(.+\.downsample)\.1\.(.+)", r"\1.2.\2"),
+        (r"(.+\.downsample)\.0\.(.+)", r"\1.1.\2"),
+    ),
+    objection=_stride_objection,
+)
+
+_MMCV = Layout(
+    name="mmcv",
+    whose="mmcv and mmdetection (ContextBlock, NonLocal2d), and xvjiarui/GCNet",
+    sign=r"(^|\.)(context_block|nonlocal_block)\.",
+    read=(
+        (r"(?:(.+)\.)?context_block\.(.+)", r"\1@gc.\2"),
+        (r"(?:(.+)\.)?nonlocal_block\.(.+)", r"\1@nl.\2"),
+    ),
+    write=(
+        (r"(.+)@gc\.(.+)", r"\1.context_block.\2"),
+        (r"(.+)@nl\.(.+)", r"\1.nonlocal_block.\2"),
+    ),
+    finish=lambda weights, model: _fold_norms(weights, model, "conv_out.bn"),
+)
+
+_TRIPLET = Layout(
+    name="triplet",
+    whose="triplet attention (landskape-ai/triplet-attention), both layouts",
+    sign=r"(^|\.)triplet_attention\.|ChannelGate[HW]\.",
+    read=(
+        (r"(.+)\.triplet_attention\.ChannelGateH\.spatial\.(.+)", r"\1@triplet.cw.conv.\2"),
+        (r"(.+)\.triplet_attention\.ChannelGateW\.spatial\.(.+)", r"\1@triplet.hc.conv.\2"),
+        (r"(.+)\.triplet_attention\.SpatialGate\.spatial\.(.+)", r"\1@triplet.hw.conv.\2"),
+        (r"(.+)\.triplet_attention\.(.+)", r"\1@triplet.\2"),
+    ),
+    write=((r"(.+)@triplet\.(.+)", r"\1.triplet_attention.\2"),),
+)
+
+
+_SHORTCUT = (("shortcut.conv.", "shortcut.0."), ("shortcut.bn.", "shortcut.1."))
+
+
+def _unit(form: str, shift: int) -> Callable[[re.Match[str]], str]:
+    """Return what writes stage, unit and rest in this form, the numbers shifted: they count from 1, we from 0."""
+
+    def write(found: re.Match[str]) -> str:
+        rest = found[3]
+        for theirs, ours in _SHORTCUT:
+            rest = rest.replace(theirs, ours) if shift < 0 else rest.replace(ours, theirs)
+        return form.format(int(found[1]) + shift, int(found[2]) + shift, rest)
+
+    return write
+
+
+_GATERNET = Layout(
+    name="gaternet",
+    whose="the released GaterNet (google-research/gaternet), ResNet-20 and ResNet-56",
+    sign=r"^(backbone|gater)_state_dict\.",
+    read=(
+        (r"backbone_state_dict\.(conv|bn)\.(.+)", r"backbone.\g<1>1.\2"),
+        (r"backbone_state_dict\.stage(\d)\.block(\d+)\.(.+)", _unit("backbone.stages.{}.{}.{}", -1)),
+        (r"backbone_state_dict\.(.+)", r"backbone.\1"),
+        (r"gater_state_dict\.resnet\.(conv|bn)\.(.+)", r"gater.features.\g<1>1.\2"),
+        (r"gater_state_dict\.resnet\.stage(\d)\.block(\d+)\.(.+)", _unit("gater.features.stages.{}.{}.{}", -1)),
+        (r"gater_state_dict\.resnet\.newfc\.(.+)", r"gater.head.fc1.\1"),
+        (r"gater_state_dict\.fnn\.fc\.0\.(.+)", r"gater.head.fc2.\1"),
+    ),
+    write=(
+        (r"backbone\.(conv|bn)1\.(.+)", r"backbone_state_dict.\1.\2"),
+        (r"backbone\.stages\.(\d)\.(\d+)\.(.+)", _unit("backbone_state_dict.stage{}.block{}.{}", 1)),
+        (r"backbone\.(.+)", r"backbone_state_dict.\1"),
+        (r"gater\.features\.(conv|bn)1\.(.+)", r"gater_state_dict.resnet.\1.\2"),
+        (r"gater\.features\.stages\.(\d)\.(\d+)\.(.+)", _unit("gater_state_dict.resnet.stage{}.block{}.{}", 1)),
+        (r"gater\.head\.fc1\.(.+)", r"gater_state_dict.resnet.newfc.\1"),
+        (r"gater\.head\.fc2\.(.+)", r"gater_state_dict.fnn.fc.0.\1"),
+    ),
+)
+
+
+def _finish_timm(weights: Weights, model: nn.Module) -> list[str]:
+    """Give timm's tensors our shapes and scales; a batch norm behind a non-local block goes into its convolution."""
+    notes = []
+    for path, gate in gates_in(model).items():
+        for _, transform in _TRANSFORMS:
+            for end in ("weight", "bias"):
+                name = f"{path}.{transform}.1.{end}"
+                if name in weights:
+                    weights[name] = weights[name].reshape(-1, 1, 1)
+            if f"{path}.{transform}.1.weight" in weights:
+                norm: Any = getattr(gate, transform)
+                if norm is not None and norm[1].eps != _TIMM_EPS:
+                    notes.append(f"timm's layer norms have eps 1e-6, here {norm[1].eps:g}; build with gc:eps=1e-6")
+        theta = f"{path}.theta.conv."
+        if f"{theta}weight" in weights:  # timm divides by the root of all channels, we by that of the inner ones
+            inner, channels = weights[f"{theta}weight"].shape[:2]
+            for end in ("weight", "bias"):
+                weights[theta + end] = weights[theta + end] * (inner / channels) ** 0.5
+    return list(dict.fromkeys([*notes, *_fold_norms(weights, model, "norm")]))
+
+
+def _fold_norms(weights: Weights, model: nn.Module, norm: str) -> list[str]:
+    """Put the batch norm behind the last convolution of a non-local block into that convolution."""
+    folded = 0
+    for path in gates_in(model):
+        keys = {end: f"{path}.{norm}.{end}" for end in ("weight", "bias", "running_mean", "running_var")}
+        if not all(key in weights for key in keys.values()):
+            continue
+        scale, shift, mean, variance = (weights.pop(key).double() for key in keys.values())
+        weights.pop(f"{path}.{norm}.num_batches_tracked", None)
+        scale = scale * (variance + 1e-5).rsqrt()
+        own, bias = f"{path}.conv_out.conv.weight", f"{path}.conv_out.conv.bias"
+        before = weights.get(bias, torch.zeros(()))
+        weights[bias] = ((before.double() - mean) * scale + shift).to(weights[own].dtype)
+        weights[own] = (weights[own].double() * scale.view(-1, *[1] * (weights[own].dim() - 1))).to(weights[own].dtype)
+        folded += 1
+    if not folded:
+        return []
+    return [f"the batch norms of {folded} non-local blocks went into their last convolutions: equal in eval mode only"]
+
+
+_TIMM_EPS = 1e-6
+_SLOT = r"(.+)\.(?:se|attn|self_attn)\."  # what timm's blocks call the attention in them
+_TRANSFORMS = (("mlp_add", "channel_add_conv"), ("mlp_scale", "channel_mul_conv"))
+_NON_LOCAL = (("t", "theta"), ("p", "phi"), ("g", "g"), ("z", "conv_out"))
+_PARTS = (("fc1", 0), ("norm", 1), ("fc2", 3))
+
+
+def _start_timm(weights: Weights, model: nn.Module) -> Weights:
+    """Give our tensors timm's shapes."""
+    if any(isinstance(gate, NonLocal) for gate in gates_in(model).values()):
+        raise _checks.InvalidValueError(
+            "timm's non-local blocks have a batch norm and another scale: nl has no form of theirs. Write mmcv's."
+        )
+    norms = tuple(f".{ours}.1.{end}" for _, ours in _TRANSFORMS for end in ("weight", "bias"))
+    return {name: tensor.flatten() if name.endswith(norms) else tensor for name, tensor in weights.items()}
+
+
+_TIMM = Layout(
+    name="timm",
+    whose="timm's networks with gc, gca, nl, se or eca",
+    sign=r"\.(se|attn|self_attn)\.(conv_attn|mlp_add|mlp_scale|fc1|conv|t)\.",
+    read=(
+        (_SLOT + r"conv_attn\.(.+)", r"\1@gc.conv_mask.\2"),
+        *(
+            (rf"{_SLOT}{theirs}\.{part}\.(.+)", rf"\1@gc.{ours}.{number}.\2")
+            for theirs, ours in _TRANSFORMS
+            for part, number in _PARTS
+        ),
+        *((rf"{_SLOT}{theirs}\.(.+)", rf"\1@nl.{ours}.conv.\2") for theirs, ours in _NON_LOCAL),
+        (_SLOT + r"norm\.(.+)", r"\1@nl.norm.\2"),
+        (_SLOT + r"(fc\d\..+)", r"\1@se.\2"),
+        (_SLOT + r"(conv\.weight)", r"\1@eca.\2"),
+    ),
+    write=(
+        (r"(.+)@gc\.conv_mask\.(.+)", r"\1.se.conv_attn.\2"),
+        *(
+            (rf"(.+)@gc\.{ours}\.{number}\.(.+)", rf"\1.se.{theirs}.{part}.\2")
+            for theirs, ours in _TRANSFORMS
+            for part, number in _PARTS
+        ),
+        (r"(.+)@(?:se|eca)\.(.+)", r"\1.se.\2"),
+    ),
+    finish=_finish_timm,
+    begin=_start_timm,
+)
+LAYOUTS = {layout.name: layout for layout in (_GCT, _MMCV, _TIMM, _TRIPLET, _GATERNET)}

@@ -1,0 +1,79 @@
+"""Weights from any file: safetensors, or what torch.save wrote, of which nothing is ever executed."""
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise import _checks
+from gatewise.checkpoint import CONFIG, WEIGHTS, read_source, read_tensors
+
+_WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
+
+
+def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Return the file, its tensors by name, and the `config.json` beside them ({} where there is none).
+
+    Args:
+        source: a run folder, a safetensors file, or a file of torch.save. Of what trainers wrap around weights
+            ("state_dict", "model", ...) the weights are taken; other dictionaries are joined with dots.
+
+    Refused with `DataError`: a file that is neither, damaged, holds no tensors, or whose pickle asks for more than
+    tensors and plain values: such a pickle could run any program, and is not opened.
+    """
+    source = _checks.existing_path("weights", source)
+    if source.is_dir():
+        if not (source / WEIGHTS).exists():
+            raise _checks.DataError(f"{source} holds no {WEIGHTS}. Give a run folder, or the file of weights itself.")
+        return read_source(source) if (source / CONFIG).exists() else (source, read_tensors(source / WEIGHTS), {})
+    if source.suffix == ".safetensors":
+        return source, read_tensors(source), {}
+    return source, _tensors(_unwrapped(_unpickled(source)), source), {}
+
+
+def _unpickled(file: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that it may not know: then it says so
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
+        raise _checks.DataError(
+            f"{file} was not opened: its pickle holds more than tensors and plain values ({asked[:160]}). If you trust "
+            f"it, open it where it was made, and save its state_dict alone, best as safetensors."
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise _checks.DataError(f"{file} is no file of weights that torch can read ({reason}).") from None
+
+
+def _unwrapped(content: Any) -> Any:
+    """Return the weights that a trainer's checkpoint wraps."""
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            return content
+        content = inner
+    return content
+
+
+def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def collect(values: Mapping[Any, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, Mapping):
+                collect(value, f"{prefix}{name}.")
+
+    if isinstance(content, Mapping):
+        collect(content, "")
+    if not found:
+        raise _checks.DataError(f"{file} holds no tensors by name. Give a state_dict.")
+    return found
