@@ -64,8 +64,17 @@ def test_work_is_that_of_the_masked_network_less_what_is_gone(drawn: tuple[list[
         assert small.dense_macs == macs_per_sample(small.backbone, x[:1])
         decided = [letter == "?" for letter in small.compaction.states]
         assert torch.equal(gates, net.forward_with_gates(x)[1][:, decided])
-        site_work = [site.maker.macs for site in small.sites]
-        assert all(isinstance(work, int) for work in site_work)
+        outputs: dict[str, torch.Tensor] = {}
+        workers = {own.layer: own for site in small.sites for own in (site.maker, *site.depthwise, *site.readers)}
+        for path in workers:
+            layer = small.backbone.get_submodule(path)
+            layer.register_forward_hook(lambda _, __, output, path=path: outputs.update({path: output}))
+        small(x[:1])
+        for path, own in workers.items():
+            layer = small.backbone.get_submodule(path)
+            channels = outputs[path].shape[-1 if isinstance(layer, nn.Linear) else 1]
+            positions = outputs[path].numel() // channels
+            assert own.macs == positions * layer.weight.numel()  # type: ignore[union-attr,operator]
 
 
 def test_filters_norms_and_inputs_of_readers_go() -> None:

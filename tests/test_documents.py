@@ -58,7 +58,7 @@ def test_the_page_on_explain_s_python_runs() -> None:
     assert names["summary"].near_identity == 1, "a fresh gct does nothing"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/execution.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/execution.md", "docs/export.md"])
 def test_a_page_s_commands_parse(page: str) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("gatewise")]
     assert len(commands) >= 3
@@ -79,6 +79,7 @@ def test_the_readme_names_every_gate() -> None:
         "CONTRIBUTING.md",
         "docs/design.md",
         "docs/execution.md",
+        "docs/export.md",
         "docs/explain.md",
         "docs/results.md",
         "docs/weights.md",

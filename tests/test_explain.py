@@ -103,7 +103,7 @@ def test_every_figure_is_kept_in_three_forms_on_request(page: Path) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_in_a_browser_it_shows_tells_and_toggles_without_the_network(browser: Browser, page: Path) -> None:  # noqa: F811
+def test_in_a_browser_it_shows_tells_and_toggles_without_the_network(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figures = opened.page.locator("figure svg")
     assert figures.count() == len(list((page.parent / "figures").glob("*.svg")))
@@ -122,7 +122,7 @@ def test_in_a_browser_it_shows_tells_and_toggles_without_the_network(browser: Br
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> None:  # noqa: F811
+def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figure = opened.page.locator("figure", has=opened.page.locator(".thumbnail"))
     data = json.loads(figure.locator("script").inner_text())
@@ -179,7 +179,7 @@ def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> N
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_marks_are_one_stop_of_the_keyboard_and_arrows_go_on(browser: Browser, page: Path) -> None:  # noqa: F811
+def test_marks_are_one_stop_of_the_keyboard_and_arrows_go_on(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figure = opened.page.locator("figure", has=opened.page.locator("[id=competition-factors-gct-layer-0]"))
     marks = figure.locator(".tip")
@@ -256,7 +256,7 @@ def test_the_images_shown_are_those_asked_for(runs: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path) -> None:  # noqa: F811
+def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figure = opened.page.locator("figure", has=opened.page.locator("[id=competition-factors-gct-layer-0]"))
     figure.locator("summary").press("Enter")

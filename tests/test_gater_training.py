@@ -65,7 +65,7 @@ def test_digits_are_learned_within_a_budget(tmp_path: Path, budget: float) -> No
     assert metrics["accuracy"] > 0.95
 
 
-def test_a_comparison_counts_what_is_executed(few_digits: None, tmp_path: Path) -> None:  # noqa: F811
+def test_a_comparison_counts_what_is_executed(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, [parse_gates(text) for text in ("none", "gaternet")], 2, tmp_path / "out")
     none, gated = results["variants"]
     runs = [json.loads((tmp_path / f"out/runs/gaternet/seed_{s}/metrics.json").read_text()) for s in (0, 1)]
@@ -77,13 +77,13 @@ def test_a_comparison_counts_what_is_executed(few_digits: None, tmp_path: Path) 
     assert [row[column].text for row in shown.rows] == ["1.000", f"{sum(gated['open_fraction']) / 2:.3f}"]
 
 
-def test_without_gaters_a_comparison_has_no_such_column(few_digits: None, tmp_path: Path) -> None:  # noqa: F811
+def test_without_gaters_a_comparison_has_no_such_column(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, [parse_gates("none")], 1, tmp_path / "out")
     assert "open" not in table(results).columns
 
 
 def test_what_cannot_be_built_is_refused_before_anything_is_trained(
-    few_digits: None,  # noqa: F811
+    few_digits: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -130,7 +130,7 @@ def test_a_gater_of_another_form_cannot_start_there(tmp_path: Path) -> None:
 
 
 def test_weights_for_a_gater_are_refused_where_there_is_none(
-    few_digits: None,  # noqa: F811
+    few_digits: None,
     tmp_path: Path,
 ) -> None:
     trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))

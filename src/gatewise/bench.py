@@ -187,13 +187,7 @@ class _Bench:
 
 def _first(run: Run, count: int) -> Tensor:
     """Return the first images of a run, over again if it has fewer."""
-    batches, found = [], 0
-    for batch, _ in run.batches():
-        batches.append(batch)
-        found += len(batch)
-        if found >= count:
-            break
-    images = torch.cat(batches)
+    images = torch.cat(list(run.first(count)))
     return images.repeat(math.ceil(count / len(images)), 1, 1, 1)[:count]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import _checks
-from gatewise.analysis.runs import Run, open_runs
+from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import save_model
 from gatewise.execution import Compaction, compact
 from gatewise.files import write_json
@@ -50,7 +50,7 @@ def compact_run(
     if run.dataset is None:
         raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
     say("finding the gates that never change")
-    small = compact(run.model, _Images(run.of("train"), images), check=_Images(run, None))
+    small = compact(run.model, run.of("train").first(images), check=run.first())
     compaction: Compaction = small.compaction
     say("evaluating both networks")
     task = make_task(Recipe.load(Path(folder) / "recipe.yaml"), run.dataset)
@@ -73,18 +73,3 @@ def compact_run(
     save_model(out, small, run.spec, {**details, "compacted": steps})
     write_json(out / "metrics.json", metrics)
     return metrics
-
-
-class _Images:
-    """The images of a run, or the first of them, as often as they are asked for."""
-
-    def __init__(self, run: Run, images: int | None) -> None:
-        self.run, self.images = run, images
-
-    def __iter__(self) -> Any:
-        left = self.images if self.images is not None else len(self.run.images or ())
-        for batch, _ in self.run.batches():
-            if left <= 0:
-                return
-            yield batch[:left]
-            left -= len(batch)

@@ -1,7 +1,8 @@
-"""What a trained run says of images: classes with their probabilities, or a mask and an overlay for each."""
+"""What a trained network says of images: classes with their probabilities, or a mask and an overlay for each."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,61 +16,73 @@ from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
+from gatewise.export import WithGates, details_of, opened
 from gatewise.files import write_atomically
-from gatewise.gaternet import GaterNet
 from gatewise.training import Recipe, pixel_classes
 
-_BEST = 5  # classes that are told of an image
+_STANDARD_INPUT = Path("-")
+_TOLD = 5  # classes of a mask that are told in one line
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained run, ready for images of any size.
+    """A trained network, ready for images of any size.
 
     Attributes:
-        model: in eval mode.
-        config: of the run.
-        recipe: likewise.
+        network: a batch of normalised images -> logits, or logits and gates.
+        config: classes, mean and std, size of the images.
+        scale: side to which images with a label at each pixel are scaled, or None.
+        device: where the network is.
     """
 
-    model: nn.Module
+    network: Callable[[Tensor], Any]
     config: dict[str, Any]
-    recipe: Recipe
+    scale: int | None
+    device: torch.device
 
     @classmethod
-    def of_run(cls, folder: str | Path) -> "Predictor":
-        """Open a run folder; a damaged one is refused with `DataError`."""
-        model, config = load_model(folder)
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model, config, Recipe.load(Path(folder) / "recipe.yaml"))
+    def of(cls, source: str | Path) -> "Predictor":
+        """Open a run folder, or a file of `gatewise export`; damaged ones are refused with `DataError`."""
+        source = Path(source)
+        if source.is_file():
+            config = details_of(source)
+            return cls(opened(source), config, config.get("scale"), torch.device("cpu"))
+        model, config = load_model(source)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        scale = Recipe.load(source / "recipe.yaml").image_size
+        return cls(WithGates(model.to(device)), config, scale, device)
+
+    @property
+    def labels_pixels(self) -> bool:
+        """Whether the network gives each pixel a class."""
+        return self.config.get("task", "classify") == "segment"
 
     @property
     def classes(self) -> list[str]:
         """Names, in the order of the numbers in a mask."""
         return list(named(self.config["classes"]))
 
+    @torch.inference_mode()
     def logits(self, picture: Any) -> tuple[Tensor, float | None]:
         """Return a PIL image's logits, and of a GaterNet the share of open gates.
 
         The image is read as the validation images of the training were: scaled and its centre cropped to their size
         where a class for the whole image is asked for, and otherwise scaled to the recipe's image_size.
         """
-        device = next(self.model.parameters()).device
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         pixels = self._pixels(picture).float()
-        image = ((pixels - mean) / std).unsqueeze(0).to(device)
-        with torch.inference_mode():
-            if not isinstance(self.model, GaterNet):
-                return self.model(image)[0], None
-            logits, gates = self.model.forward_with_gates(image)
+        output = self.network(((pixels - mean) / std).unsqueeze(0).to(self.device))
+        if not isinstance(output, tuple):
+            return output[0], None
+        logits, gates = output
         return logits[0], float(gates.mean())
 
     def _pixels(self, picture: Any) -> Tensor:
         from PIL import ImageOps
 
-        if self.recipe.task == "segment":
+        if self.labels_pixels:
             pixels = pixels_of(picture)
-            return scaled_to(self.recipe.image_size, pixels, pixels[0])[0]
+            return scaled_to(self.scale, pixels, pixels[0])[0]
         height, width = self.config["image_size"]
         fitted = picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height))
         if self.config["in_chans"] == 1:
@@ -77,40 +90,47 @@ class Predictor:
         return pixels_of(fitted)[: self.config["in_chans"]]
 
 
-def predict(run: str | Path, images: Sequence[str | Path], out: str | Path | None = None) -> Iterator[dict[str, Any]]:
-    """Yield for each image what the run says of it, as JSON takes it.
+def predict(
+    source: str | Path, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
+) -> Iterator[dict[str, Any]]:
+    """Yield for each image what a trained network says of it, as JSON takes it.
 
     Args:
-        run: the run folder.
-        images: image files, or folders of them at any depth.
-        out: for a run that labels pixels, the folder for NAME_mask.png (class indices with a palette) and
+        source: a run folder, or a file that `gatewise export` wrote.
+        images: image files, folders of them at any depth, or "-" for an image on standard input.
+        out: where pixels are labelled, the folder for NAME_mask.png (class indices with a palette) and
             NAME_overlay.png, both of the image's own size.
+        top_k: how many classes are told of an image, the most probable first.
 
     Refused with `DataError`: no image, an unreadable one, two of one name whose masks would overwrite each other; with
-    ValueError, no `out` where one is needed.
+    ValueError, no `out` where one is needed, top_k below 1.
     """
+    _checks.integer_at_least(1, top_k=top_k)
     files = dict(_files(images))
-    predictor = Predictor.of_run(run)
-    if predictor.recipe.task == "segment":
+    predictor = Predictor.of(source)
+    if predictor.labels_pixels:
         if out is None:
             raise _checks.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
         _refuse_overwriting(files, Path(out))
     for file, name in files.items():
-        picture = decode(str(file), file.read_bytes())
-        logits, opened = predictor.logits(picture)
+        picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else file.read_bytes())
+        logits, open_gates = predictor.logits(picture)
         found: dict[str, Any] = {"image": str(file)}
-        if predictor.recipe.task == "segment":
+        if predictor.labels_pixels:
             found |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / name)
         else:
-            best = logits.softmax(0).topk(min(_BEST, len(logits)))
+            best = logits.softmax(0).topk(min(top_k, len(logits)))
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             found["classes"] = {predictor.classes[index]: share for index, share in pairs}
-        yield found if opened is None else {**found, "open_gates": opened}
+        yield found if open_gates is None else {**found, "open_gates": open_gates}
 
 
 def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
     """Yield image files and what their masks are called: the path inside a folder that was given, without suffix."""
     for given in images:
+        if Path(given) == _STANDARD_INPUT:
+            yield _STANDARD_INPUT, Path("image")
+            continue
         path = _checks.existing_path("image", given)
         if not path.is_dir():
             yield path, Path(path.stem)
@@ -161,7 +181,7 @@ def told(found: dict[str, Any]) -> str:
     if "classes" in found:
         what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["classes"].items())
     else:
-        most = sorted(found["shares"].items(), key=lambda item: -item[1])[:_BEST]
+        most = sorted(found["shares"].items(), key=lambda item: -item[1])[:_TOLD]
         what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {found['overlay']}"
     opened = f"; {100 * found['open_gates']:.0f} % of the gates open" if "open_gates" in found else ""
     return f"{found['image']}: {what}{opened}"

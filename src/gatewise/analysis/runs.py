@@ -110,6 +110,10 @@ class Run:
         assert self.images is not None
         return self._batches(self.images)
 
+    def first(self, count: int | None = None) -> "FirstImages":
+        """Return batches of the first images, or of all, without labels, as often as they are asked for."""
+        return FirstImages(self, count)
+
     def by_class(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images and their labels, all 0 where images have no class as a whole."""
         for images, labels in self.batches():
@@ -144,6 +148,22 @@ class Run:
         size = max(1, min(_BATCH, _VALUES // math.prod(images.shape)))
         options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": min(8, os.cpu_count() or 0)}
         return make_batches(images, size, mean, std, **options).evaluation()
+
+
+@dataclass(frozen=True)
+class FirstImages:
+    """The first `count` images of a run, or all, in batches; can be gone through again and again."""
+
+    run: Run
+    count: int | None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left = self.count if self.count is not None else len(self.run.images or ())
+        for batch, _ in self.run.batches():
+            if left <= 0:
+                return
+            yield batch[:left]
+            left -= len(batch)
 
 
 def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Split = "validation") -> list[Run]:

@@ -1,4 +1,4 @@
-"""The commands that turn closed gates into time saved: compact and bench."""
+"""The commands that turn closed gates into time saved, here and elsewhere: compact, bench and export."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from gatewise.bench import table as bench_table
 from gatewise.cli.app import Json, Whole, app, print_table
 from gatewise.compact_run import compact_run
 from gatewise.execution import Compaction
+from gatewise.export import export_run
 from gatewise.training import TITLES, Progress
 
 
@@ -103,3 +104,48 @@ def _number(text: str) -> int:
         return int(text)
     except ValueError:
         raise _checks.InvalidValueError(f"--batch-sizes must be whole numbers such as 1,8,32, got {text!r}.") from None
+
+
+@app.command
+def export(
+    run: Path,
+    /,
+    *,
+    out: Path,
+    to: str = "onnx",
+    form: str = "masked",
+    images: Whole = 256,
+    data: str | None = None,
+    json_output: Json = False,
+) -> None:
+    """Write a run's network as one file for other programs, and compare that with the network on real images.
+
+    Example: gatewise export runs/gater --to onnx --form skip --out gater.onnx
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    out
+        The file.
+    to
+        onnx or torch (torch.export's archive).
+    form
+        masked computes all filters and multiplies, compact removes those that are closed for all training images, skip
+        picks the open ones inside the graph.
+    images
+        Validation images to compare on.
+    data
+        Images in the place of the run's own.
+    json_output
+        Print what was found as JSON.
+    """
+    found = export_run(run, out, to=to, form=form, images=images, data=data, progress=Progress())
+    if json_output:
+        print(json.dumps(found, indent=2))
+        return
+    gates = f", {found['kinds']} kinds of gates, {found['flipped']} images with other gates" if found["kinds"] else ""
+    print(
+        f"{found['images']} images: logits differ by at most {found['difference']:.1e} of the largest{gates}; "
+        f"written: {out.resolve()} ({found['bytes'] / 1e6:.2f} MB)"
+    )

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from gatewise.analysis.explain import explain as explain_runs
 from gatewise.analysis.runs import Split
-from gatewise.cli.app import Json, app
+from gatewise.cli.app import Json, Whole, app
 from gatewise.predict import predict as predict_images
 from gatewise.predict import told
 from gatewise.training import Progress
@@ -48,10 +48,11 @@ def explain(
 @app.command
 def predict(
     run: Path,
-    images: Annotated[list[Path], Parameter(negative="")],
+    images: Annotated[list[Path], Parameter(negative="", allow_leading_hyphen=True)],
     /,
     *,
     out: Path | None = None,
+    top_k: Whole = 5,
     json_output: Json = False,
 ) -> None:
     """Tell the class of each image, or write a mask and an overlay where a run labels pixels.
@@ -61,13 +62,15 @@ def predict(
     Parameters
     ----------
     run
-        The run folder.
+        The run folder, or a file of gatewise export.
     images
-        Image files, or folders of them at any depth.
+        Image files, folders of them at any depth, or - for an image on standard input.
     out
         The folder for masks and overlays.
+    top_k
+        How many classes to tell of an image.
     json_output
         Print one JSON object a line, an image each.
     """
-    for found in predict_images(run, images, out):
+    for found in predict_images(run, images, out, top_k=top_k):
         print(json.dumps(found) if json_output else told(found), flush=True)

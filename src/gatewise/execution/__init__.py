@@ -2,6 +2,7 @@
 
 from gatewise.execution.compact import Compaction as Compaction
 from gatewise.execution.compact import compact as compact
+from gatewise.execution.conditional import ConditionalNet as ConditionalNet
 from gatewise.execution.skip import SkippingNet as SkippingNet
 from gatewise.execution.skip import skip_closed_filters as skip_closed_filters
 from gatewise.execution.surgery import folded as folded

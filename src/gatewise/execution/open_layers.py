@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gatewise.execution.openings import Openings, Picked
+from gatewise.execution.packed import can_pack, pack, packed_convolution
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 _MANY_POSITIONS = 2048  # from here on oneDNN's convolution beats MKL's matrix product
@@ -37,11 +38,14 @@ class _OpenLayer(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
 
     def _weights(self) -> Picked:
-        chosen: dict[Any, Any] = self.openings.chosen
-        inputs, outputs = chosen.get(self.reads), chosen.get(self.writes)
+        inputs, outputs = self._chosen()
         if inputs is None and outputs is None:
             return self.weight, self.bias
         return self.openings.picked((self, inputs, outputs), lambda: self._pick(inputs, outputs))
+
+    def _chosen(self) -> tuple[Any, Any]:
+        chosen: dict[Any, Any] = self.openings.chosen
+        return chosen.get(self.reads), chosen.get(self.writes)
 
     def _pick(self, inputs: Any, outputs: Any) -> Picked:
         """Return weights of the layout (outputs, inputs, ...)."""
@@ -99,8 +103,18 @@ class OpenConvolution(_OpenLayer):
         return (weight if inputs is None else inputs.pick(weight, weight.dim() - 1)), bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.openings.packs and can_pack(x, self.weight, self.options):
+            inputs, outputs = self._chosen()
+            key = (self, inputs, outputs, x.shape)
+            return packed_convolution(
+                x, *self.openings.picked(key, lambda: self._pack(inputs, outputs, x)), self.options
+            )
         weight, bias = self._weights()
         return self.convolve(x, weight.movedim(-1, 1), bias, *self.options)
+
+    def _pack(self, inputs: Any, outputs: Any, x: Tensor) -> Picked:
+        weight, bias = self._pick(inputs, outputs)
+        return pack(weight.movedim(-1, 1), tuple(x.shape), self.options), bias
 
 
 class GroupedConvolution(_OpenLayer):
@@ -168,15 +182,22 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
 
 
 def opened(
-    layer: Any, picked: Picked, openings: Openings, reads: int | None, writes: int | None, *, grouped: bool
+    layer: Any,
+    picked: Picked,
+    openings: Openings,
+    reads: int | None,
+    writes: int | None,
+    *,
+    grouped: bool,
+    matrices: bool,
 ) -> nn.Module:
-    """Return the layer that does the work of `layer` with these weights."""
+    """Return the layer that does the work of `layer` with these weights; see `open_up`."""
     sites = (openings, reads, writes)
     if grouped and isinstance(layer, nn.Conv2d) and (reads is not None or writes is not None):
         return GroupedConvolution(layer, *picked, *sites)
     if isinstance(layer, nn.Linear):
         return OpenMatrix(layer, *picked, *sites)
     pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    if pointwise and layer.padding == (0, 0) and not picked[0].is_cuda:
+    if matrices and pointwise and layer.padding == (0, 0) and not picked[0].is_cuda:
         return OpenMatrix(layer, *picked, *sites)
     return OpenConvolution(layer, *picked, *sites)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,7 +47,10 @@ class Openings:
         memory: bytes that picked weights may take; those not used for longest go first.
         chosen: the open filters of each site that is narrow now, by the site's number.
         groups: where images run together, the open groups of each of them, likewise.
+        packs: whether picked weights may be kept in the order that suits this machine best.
     """
+
+    packs: ClassVar[bool] = True
 
     memory: int
     chosen: dict[int, OpenFilters] = field(default_factory=dict)
@@ -55,6 +58,10 @@ class Openings:
     _known: dict[tuple[int, bytes], OpenFilters] = field(default_factory=dict)
     _picked: OrderedDict[tuple[object, ...], Picked] = field(default_factory=OrderedDict)
     _bytes: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy, or a pickle, begins with: nothing picked."""
+        return {**self.__dict__, "chosen": {}, "groups": {}, "_known": {}, "_picked": OrderedDict(), "_bytes": 0}
 
     def close(self) -> None:
         """Let nothing be open or closed any more, until the next call."""

@@ -1,7 +1,6 @@
 """Run a GaterNet so that each image computes its open filters only."""
 
 import copy
-import functools
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ from gatewise.execution.meter import measured_plan
 from gatewise.execution.openings import Openings, groups_of
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
 from gatewise.execution.plan import Plan
-from gatewise.execution.safety import flows_of, settle, tensors_of
-from gatewise.execution.surgery import fold_norms, foldable, needs_mask, open_up, why_not
+from gatewise.execution.safety import tensors_of
+from gatewise.execution.skippable import kept_whole, skippable
+from gatewise.execution.surgery import fold_norms, needs_mask, open_up
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
-from gatewise.places import Flow, Skipped
 
 MODES = ("mask", "skip", "bucket", "auto")
 BACKENDS = ("auto", "torch", "triton")
@@ -44,14 +43,8 @@ class SkippingNet(nn.Module):
         self.mode, self.cache, self.grouped = mode, cache, grouped
         self._plans: dict[tuple[int, ...], Plan] = {}
         self.openings = Openings(memory)
-        flows, followed = flows_of(net)
-        folds = foldable(net.backbone, followed)
-        flows = [_impossible(flow, why_not(net.backbone, flow, folds)) for flow in flows]
-        if mode != "mask":
-            flows = settle(net, flows, functools.partial(_run_open, folds), lambda gates: gates)
-        self.skipped = tuple(
-            Skipped(site.name, flow.reason) for site, flow in zip(net.sites, flows, strict=True) if not flow.possible
-        )
+        flows, folds = skippable(net, tried=mode != "mask")
+        self.skipped = kept_whole(net, flows)
         self.net = self.plain = copy.deepcopy(net).eval().requires_grad_(False)
         if mode == "auto":
             self.net = copy.deepcopy(self.plain)
@@ -248,26 +241,6 @@ def skip_closed_filters(
 
 def _on_cuda_with_triton(net: GaterNet) -> bool:
     return next(net.parameters()).is_cuda and importlib.util.find_spec("triton") is not None
-
-
-def _impossible(flow: Flow, reason: str) -> Flow:
-    return Flow(reason=reason) if reason else flow
-
-
-def _run_open(folds: dict[str, str], exact: GaterNet, flows: Sequence[Flow], x: Tensor, gates: Tensor) -> Any:
-    """Run a net with its open filters only, all images having the same."""
-    copied = copy.deepcopy(exact)
-    openings = Openings(2**40)
-    open_up(copied.backbone, copied.sites, flows, folds, openings)
-    factors: dict[int, Tensor | None] = {}
-    for number, (site, flow) in enumerate(zip(copied.sites, flows, strict=True)):
-        pattern = site.own(gates)[0].bool().cpu().numpy()
-        if flow.possible and pattern.any():
-            openings.chosen[number] = openings.filters(number, site, pattern.tobytes(), x.device)
-        else:
-            factors[number] = site.spread(site.own(gates))
-    copied._board.factors = factors
-    return copied.backbone(_channels_last(x))
 
 
 def _channels_last(x: Tensor) -> Tensor:

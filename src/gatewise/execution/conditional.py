@@ -1,0 +1,80 @@
+"""A GaterNet whose graph itself picks the open filters: to be exported, and to run where there is no Python."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.execution.openings import OpenFilters, Openings, Picked
+from gatewise.execution.skippable import kept_whole, skippable
+from gatewise.execution.surgery import open_up
+from gatewise.gaternet import GaterNet, Site
+
+
+class ConditionalNet(nn.Module):
+    """(N, C, H, W) -> output and gates, as `net.eval()` gives them, with filters that no image opens left out.
+
+    Weights and maps are picked by the indices of the open filters, which are data of the graph: torch.export and ONNX
+    keep them so. Images of one batch run together: a filter that one of them opens is computed for all, and multiplied.
+    Where all filters of a site are closed, its first unit runs and is multiplied by zero.
+
+    Refused with ValueError: local gating, whose gates are decided on the way.
+
+    Attributes:
+        skipped: sites whose filters are computed and multiplied as before, each with the reason.
+    """
+
+    def __init__(self, net: GaterNet) -> None:
+        super().__init__()
+        if net.is_local:
+            raise _checks.InvalidValueError(
+                "local gating decides on the way through the network, and has no conditional form. Choose form masked "
+                "or compact."
+            )
+        self.flows, folds = skippable(net)
+        self.skipped = kept_whole(net, self.flows)
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.openings = _Unremembered(memory=0)
+        open_up(self.net.backbone, net.sites, self.flows, folds, self.openings, matrices=False)
+
+    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+        gates = self.net.decide(x)
+        factors: dict[int, Tensor | None] = {}
+        for number, (site, flow) in enumerate(zip(self.net.sites, self.flows, strict=True)):
+            own = site.spread(site.own(gates))
+            if flow.possible:
+                chosen = self.openings.chosen[number] = _open_for_some(site, site.own(gates))
+                own = own.index_select(1, chosen.channels)
+            factors[number] = own
+        self.net._board.factors = factors
+        try:
+            return self.net.backbone(x), gates
+        finally:
+            self.openings.close()
+            self.net._board.factors = {}
+
+
+class _Unremembered(Openings):
+    """Picks anew each time: while a graph is recorded there is nothing to remember, and no machine to suit."""
+
+    packs: ClassVar[bool] = False
+
+    def picked(self, key: tuple[object, ...], pick: Callable[[], Picked]) -> Picked:  # noqa: ARG002
+        return pick()
+
+
+def _open_for_some(site: Site, gates: Tensor) -> OpenFilters:
+    """Return the filters that some image opens; the first unit if there are none: (N, own gates)."""
+    if site.driven_by is None:
+        states, run = gates.amax(0) > 0, site.group_size
+    else:
+        states, run = site.spread(gates).amax(0) > 0, 1
+    first = torch.arange(len(states), device=gates.device) == 0
+    units = torch.nonzero(states | (first & ~states.any())).squeeze(1)
+    torch._check(units.shape[0] >= 1)
+    torch._check(units.shape[0] <= len(states))
+    channels = (units.unsqueeze(1) * run + torch.arange(run, device=gates.device)).flatten()
+    return OpenFilters(units, run, channels)

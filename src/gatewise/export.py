@@ -1,0 +1,230 @@
+"""A trained run as one file that other programs run, and the proof that it does what the network does."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.analysis.runs import Run, open_runs
+from gatewise.execution import ConditionalNet, compact
+from gatewise.files import write_atomically
+from gatewise.gaternet import GaterNet
+from gatewise.training import Progress
+
+_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+FORMS = ("masked", "compact", "skip")
+_DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
+_TOLERANCE = 1e-3  # of the largest logit
+_FLIPPED = 0.01  # of the images may have a gate whose logit is so near zero that rounding decides
+_KEY = "gatewise"  # of what is written into the file beside the graph
+
+
+class WithGates(nn.Module):
+    """What is exported: (N, C, H, W) -> logits, and of a GaterNet the gates too."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Any:
+        return self.network.forward_with_gates(image) if isinstance(self.network, GaterNet) else self.network(image)
+
+
+def export_run(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    to: str = "onnx",
+    form: str = "masked",
+    images: int = 256,
+    data: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a run's network as one file, open that again, and compare it with the network on validation images.
+
+    Args:
+        folder: of a finished run.
+        out: the file, *.onnx or *.pt2.
+        to: "onnx" (for ONNX Runtime and whatever reads ONNX) or "torch" (torch.export's archive).
+        form: "masked" computes all filters and multiplies; "compact" first removes those that are closed for all
+            training images, and decides no more about those that are always open; "skip" picks the open filters inside
+            the graph, so that a batch computes those only that some image of it opens.
+        images: validation images to compare on.
+        data: a data set in the place of the run's own.
+        progress: is told what is being done.
+
+    The input is "image", float32 (N, C, H, W), normalised with the mean and std that the file holds; N is free, and for
+    networks that label pixels H and W too. The outputs are "logits" and, of a GaterNet, "gates". Versions, opset,
+    classes and normalisation are in the file: `details_of` reads them.
+
+    Returns what was written and how well it agrees: the largest difference of logits as a share of the largest logit,
+    over images whose gates are equal; how many images have other gates; how many kinds of gates were seen.
+
+    Refused with ValueError: an unknown kind or form, forms compact and skip of a run without a gater, no images, a file
+    of another suffix. With `TrainingError`: a file that does not agree, which is not written; an older one stays.
+    """
+    _checks.one_of("kind", to, _SUFFIXES)
+    _checks.one_of("form", form, FORMS)
+    _checks.integer_at_least(2, images=images)
+    out = Path(out)
+    if out.suffix != _SUFFIXES[to]:
+        raise _checks.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
+    say = (progress or Progress()).say
+    (run,) = open_runs([folder], data)
+    if run.dataset is None:
+        raise _checks.DataError(f"the images of {folder} are needed, to compare on: {run.missing}")
+    if form != "masked" and not isinstance(run.model, GaterNet):
+        raise _checks.InvalidValueError(f"{folder} has no gater, and so only the form masked, where all is computed.")
+    run.model.cpu()  # where the images then are too
+    reference = in_form(run, "compact" if form == "compact" else "masked", say)
+    network = in_form(run, form, say) if form == "skip" else reference
+    example = next(iter(run.first(2)))
+    say(f"exporting to {to}")
+    program = exported_program(network, example, free_size=run.task == "segment")
+    details = {**{key: run.config[key] for key in _DETAILS if key in run.config}, "form": form, "run": run.name}
+    details["scale"] = run.source.image_size
+    beside = out.with_name(f".{os.getpid()}.{out.name}")
+    try:
+        write_atomically(beside, _CONTENTS[to](program, details, network))
+        say("comparing with the network")
+        found = agreement(reference, opened(beside), run.first(images))
+        if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
+            raise _checks.TrainingError(
+                f"{out} was not written: on {found['images']} images its logits differ by up to "
+                f"{found['difference']:.2g} of the largest one, and {found['flipped']} have other gates. Please report "
+                f"this, with the network's name."
+            )
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
+
+
+def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
+    """Return a run's network as it is to be exported."""
+    model: Any = run.model.eval()
+    if form == "skip":
+        return ConditionalNet(model).eval()
+    if form == "compact":
+        say("finding the gates that never change")
+        model = compact(model, run.of("train").first()).eval()
+    return WithGates(model).eval()
+
+
+def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) -> Any:
+    """Return torch.export's program of a network with a free batch and, if asked for, a free height and width."""
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=2**16)}
+    if free_size:
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
+
+
+def _onnx(program: Any, details: dict[str, Any], network: nn.Module) -> bytes:
+    _checks.optional_module("onnxscript", "export to ONNX")
+    names = ["logits", *(["gates"] if has_gates(network) else [])]
+    exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
+    proto: Any = exported.model_proto  # type: ignore[union-attr]
+    versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
+    proto.metadata_props.add(key=_KEY, value=json.dumps({**details, "versions": versions}))
+    return proto.SerializeToString()
+
+
+def _torch(program: Any, details: dict[str, Any], network: nn.Module) -> bytes:  # noqa: ARG001
+    import io
+
+    buffer = io.BytesIO()
+    extra = {_KEY: json.dumps({**details, "versions": {"torch": torch.__version__}})}
+    torch.export.save(program, buffer, extra_files=extra)
+    return buffer.getvalue()
+
+
+_CONTENTS: dict[str, Callable[[Any, dict[str, Any], nn.Module], bytes]] = {"onnx": _onnx, "torch": _torch}
+
+
+def has_gates(network: nn.Module) -> bool:
+    """Whether an exported network gives gates beside its logits."""
+    return isinstance(network, ConditionalNet) or isinstance(getattr(network, "network", None), GaterNet)
+
+
+def opened(file: str | Path) -> Callable[[Tensor], Any]:
+    """Return an exported file as a function of images: logits, or logits and gates."""
+    file = _checks.existing_path("exported file", file)
+    if file.suffix == ".onnx":
+        session = onnx_session(file)
+
+        def run(image: Tensor) -> Any:
+            found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
+            return tuple(found) if len(found) > 1 else found[0]
+
+        return run
+    return _archive(file, {}).module()
+
+
+def _archive(file: Path, extra: dict[str, str]) -> Any:
+    logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
+    logger.disabled = True
+    try:
+        return torch.export.load(file, extra_files=extra)
+    except Exception as error:  # whatever the archive's reader stumbles over
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.DataError(f"{file} is no archive of torch.export ({reason}).") from None
+    finally:
+        logger.disabled = False
+
+
+def onnx_session(file: Path) -> Any:
+    """Open an ONNX file with ONNX Runtime; one that it cannot read is refused with `DataError`."""
+    runtime = _checks.optional_module("onnxruntime", "reading ONNX")
+    try:
+        return runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own kinds have no common base but this
+        raise _checks.DataError(
+            f"{file} cannot be opened by ONNX Runtime: {' '.join(str(error).split())[:200]}."
+        ) from None
+
+
+def details_of(file: str | Path) -> dict[str, Any]:
+    """Return what an exported file says of itself: classes, mean and std, form, versions."""
+    file = _checks.existing_path("exported file", file)
+    if file.suffix == ".onnx":
+        text = onnx_session(file).get_modelmeta().custom_metadata_map.get(_KEY)
+    else:
+        extra = {_KEY: ""}
+        _archive(file, extra)
+        text = extra[_KEY]
+    if not text:
+        raise _checks.DataError(f"{file} was not written by gatewise export: it does not say what its classes are.")
+    return json.loads(text)
+
+
+@torch.no_grad()
+def agreement(network: nn.Module, other: Callable[[Tensor], Any], batches: Iterable[Tensor]) -> dict[str, Any]:
+    """Compare what a file computes with the network: logits where the gates are equal, and the gates."""
+    difference = largest = 0.0
+    count = flipped = 0
+    kinds: set[bytes] = set()
+    for batch in batches:
+        for images in (batch[:1], batch[1:]):  # batches of one and of many
+            if not len(images):
+                continue
+            (expected, gates), (found, own) = (_as_pair(form(images)) for form in (network, other))
+            same = torch.ones(len(images), dtype=torch.bool)
+            if gates is not None:
+                same = (own == gates).all(1)
+                kinds |= {row.numpy().tobytes() for row in gates}
+            count, flipped = count + len(images), flipped + int((~same).sum())
+            largest = max(largest, float(expected.abs().max()))
+            if same.any():
+                difference = max(difference, float((found - expected)[same].abs().max()))
+    return {"images": count, "difference": difference / max(largest, 1e-12), "flipped": flipped, "kinds": len(kinds)}
+
+
+def _as_pair(output: Any) -> tuple[Tensor, Tensor | None]:
+    return (output[0], output[1]) if isinstance(output, tuple | list) else (output, None)

@@ -1,0 +1,280 @@
+"""Exported files, reopened by what reads them elsewhere, do what the network does, on other routes and sizes too."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import assume, given
+from PIL import Image
+from random_networks import BLOCKS, drawn_networks, gater_net, images
+from test_execution_cli import gated, images_of, plain  # noqa: F401
+from test_segmentation import done, folder, recipe  # noqa: F401
+from torch.utils.flop_counter import FlopCounterMode
+
+import gatewise as gw
+from gatewise import GatewiseError
+from gatewise.checkpoint import load_model
+from gatewise.cli import run
+from gatewise.execution import ConditionalNet
+from gatewise.export import agreement, details_of, export_run, exported_program, opened
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+# The network that picks its filters in the graph
+
+
+@given(drawn_networks)
+def test_the_conditional_network_gives_what_the_masked_one_gives(drawn: tuple[list[str], int, int, str]) -> None:
+    blocks, width, seed, sites = drawn
+    assume(sites == "residual" or set(blocks) != {"normalised_over_channels"})
+    net, x = gater_net(blocks, width, seed=seed, sites=sites), images(4)
+    with torch.no_grad():
+        expected, gates = net.forward_with_gates(x)
+        output, own = ConditionalNet(net)(x)
+    assert torch.equal(own, gates)
+    close(output, expected)
+
+
+@pytest.mark.parametrize("state", ["0", "1"])
+@pytest.mark.parametrize("block", sorted(BLOCKS.keys() - {"normalised_over_channels"}))
+def test_all_closed_and_all_open(block: str, state: str) -> None:
+    net = gater_net([block, block], letters=state)
+    with torch.no_grad():
+        close(ConditionalNet(net)(images(2))[0], net(images(2)))
+
+
+def macs(network: Any, x: torch.Tensor) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(x)
+    return counter.get_total_flops() // 2
+
+
+def test_it_computes_only_what_some_image_opens() -> None:
+    net = gater_net(["basic"], 8, states="11010000")
+    assert macs(net, images(1)) - macs(ConditionalNet(net), images(1)) == 5 * 64 * 9 * (8 + 8)
+    free = gater_net(["basic"], 8, letters="?")
+    gates = free.forward_with_gates(images(3))[1]
+    union = int(gates.amax(0).sum())
+    assert union > int(gates.sum(1).max())
+    assert macs(free, images(3)) - macs(ConditionalNet(free), images(3)) == 3 * (8 - union) * 64 * 9 * (8 + 8)
+
+
+def test_local_gating_has_no_conditional_form() -> None:
+    with pytest.raises(GatewiseError, match=r"decides on the way.*masked or compact"):
+        ConditionalNet(gater_net(["basic"], gater="local"))
+
+
+# Files
+
+
+@pytest.fixture(scope="module")
+def files(gated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the gated run exported in each form, and as torch's archive."""
+    made_in = tmp_path_factory.mktemp("files")
+    made = {form: made_in / f"{form}.onnx" for form in ("masked", "compact", "skip")}
+    for form, file in made.items():
+        assert run(["export", str(gated), "--form", form, "--out", str(file)]) == 0
+    made["torch"] = made_in / "skip.pt2"
+    assert run(["export", str(gated), "--to", "torch", "--form", "skip", "--out", str(made["torch"])]) == 0
+    return made
+
+
+@pytest.mark.parametrize("form", ["masked", "compact", "skip", "torch"])
+def test_a_file_does_what_the_network_does_whatever_the_route(
+    gated: Path,
+    files: dict[str, Path],
+    form: str,
+) -> None:
+    net: Any = load_model(gated)[0]
+    x = images_of(gated)
+    reader = opened(files[form])
+    with torch.no_grad():
+        logits, gates = net.forward_with_gates(x)
+    if form == "compact":
+        small = gw.compact(net, [images_of(gated)])
+        assert reader(x[:1])[1].shape[1] < net.gate_count
+        assert isinstance(small, gw.GaterNet)
+    kinds = set()
+    for size in (1, 2, 7):
+        for start in range(0, 42, 7):
+            part = slice(start, start + size)
+            found, own = reader(x[part])
+            close(found, logits[part])
+            if form != "compact":
+                assert torch.equal(own, gates[part])
+            kinds |= {row.numpy().tobytes() for row in own}
+    assert len(kinds) >= 2
+
+
+def test_a_file_says_what_it_is(gated: Path, files: dict[str, Path]) -> None:
+    config = load_model(gated)[1]
+    for form, file in files.items():
+        details = details_of(file)
+        assert details["form"] == ("skip" if form == "torch" else form)
+        assert (details["classes"], details["mean"], details["std"]) == tuple(
+            config[key] for key in ("classes", "mean", "std")
+        )
+        assert details["versions"]["torch"] == torch.__version__
+    model: Any = onnx.load(files["skip"])
+    assert details_of(files["skip"])["versions"]["opset"] == model.opset_import[0].version
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert [value.name for value in model.graph.output] == ["logits", "gates"]
+    operators = {node.op_type for node in model.graph.node}
+    assert {"NonZero", "Gather"} <= operators, "the open filters are picked in the graph"
+    onnx.checker.check_model(model)
+
+
+def test_a_run_without_gater_has_logits_alone(plain: Path, tmp_path: Path) -> None:
+    found = export_run(plain, tmp_path / "plain.onnx")
+    assert (found["kinds"], found["flipped"]) == (0, 0)
+    logits = opened(tmp_path / "plain.onnx")(images_of(plain)[:3])
+    close(logits, load_model(plain)[0](images_of(plain)[:3]).detach())
+    with pytest.raises(GatewiseError, match="has no gater, and so only the form masked"):
+        export_run(plain, tmp_path / "none.onnx", form="skip")
+
+
+def test_a_frozen_route_is_caught_and_leaves_no_file(
+    gated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def frozen(file: Path) -> Any:
+        reader = opened(file)
+
+        def first_route(x: torch.Tensor) -> Any:
+            logits, gates = reader(x)
+            return logits, gates[:1].expand(len(x), -1)
+
+        return first_route
+
+    monkeypatch.setattr("gatewise.export.opened", frozen)
+    (tmp_path / "frozen.onnx").write_text("an older one")
+    assert run(["export", str(gated), "--out", str(tmp_path / "frozen.onnx")]) == 1
+    assert "frozen.onnx was not written" in capsys.readouterr().err
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("frozen.onnx", "an older one")]
+
+
+def test_other_logits_are_caught(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(file: Path) -> Any:
+        reader = opened(file)
+        return lambda x: (reader(x)[0] + 0.1, reader(x)[1])
+
+    monkeypatch.setattr("gatewise.export.opened", shifted)
+    with pytest.raises(GatewiseError, match="its logits differ by up to"):
+        export_run(gated, tmp_path / "shifted.onnx", images=10)
+
+
+def test_agreement_counts_by_hand() -> None:
+    def network(x: torch.Tensor) -> Any:
+        return x * 2, (x > 0).float()
+
+    def other(x: torch.Tensor) -> Any:
+        return x * 2 + (x == 4), (x >= 0).float()
+
+    x = torch.tensor([[4.0], [0.0], [-1.0]])
+    assert agreement(network, other, [x]) == {"images": 3, "difference": 1 / 8, "flipped": 1, "kinds": 2}  # type: ignore[arg-type]
+
+
+def test_a_segmenter_is_exported_with_free_sizes(done: Path, folder: Path, tmp_path: Path) -> None:
+    export_run(done, tmp_path / "seg.onnx", images=4)
+    model, reader = load_model(done)[0], opened(tmp_path / "seg.onnx")
+    for shape in ((1, 3, 32, 48), (2, 3, 40, 24)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            close(reader(x), model(x))
+
+
+def test_wrong_arguments(
+    gated: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, message in (
+        (["--form", "fast"], "unknown form 'fast'; expected one of 'compact', 'masked', 'skip'"),
+        (["--to", "tflite"], "unknown kind 'tflite'"),
+        (["--to", "torch"], "a file for torch is called *.pt2, got x.onnx"),
+        (["--images", "1"], "images must be at least 2"),
+    ):
+        assert run(["export", str(gated), "--out", str(tmp_path / "x.onnx"), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert run(["export", str(tmp_path), "--out", str(tmp_path / "x.onnx")]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+# Prediction from files
+
+
+def pictures(gated: Path, tmp_path: Path, count: int = 3) -> Path:
+    tmp_path.mkdir(exist_ok=True)
+    for index in range(count):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def lines(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.parametrize("form", ["masked", "compact", "skip", "torch"])
+def test_a_file_predicts_what_the_run_predicts(
+    gated: Path,
+    files: dict[str, Path],
+    form: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photos = pictures(gated, tmp_path / "photos")
+    assert run(["predict", str(gated), str(photos), "--json"]) == 0
+    expected = lines(capsys.readouterr().out)
+    assert run(["predict", str(files[form]), str(photos), "--json"]) == 0
+    found = lines(capsys.readouterr().out)
+    assert len(found) == 3
+    for own, other in zip(found, expected, strict=True):
+        assert own["image"] == other["image"]
+        assert list(own["classes"]) == list(other["classes"])
+        assert list(own["classes"].values()) == pytest.approx(list(other["classes"].values()), abs=1e-4)
+        if form != "compact":
+            assert own["open_gates"] == pytest.approx(other["open_gates"])
+
+
+def test_top_k_and_standard_input(gated: Path, tmp_path: Path) -> None:
+    photo = pictures(gated, tmp_path, 1) / "0.png"
+    command = [sys.executable, "-m", "gatewise", "predict", str(gated), "-", "--top-k", "2", "--json"]
+    answer = subprocess.run(command, input=photo.read_bytes(), capture_output=True, check=True)
+    (found,) = lines(answer.stdout.decode())
+    assert found["image"] == "-"
+    assert len(found["classes"]) == 2
+    shares = list(found["classes"].values())
+    assert shares == sorted(shares, reverse=True)
+    answer = subprocess.run(command, input=b"no image", capture_output=True, check=False)
+    assert (answer.returncode, answer.stderr.decode().count("\n")) == (2, 1)
+
+
+def test_files_of_others_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "torn.onnx").write_bytes(b"no graph")
+    program = exported_program(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(2, 3, 4, 4), free_size=False)
+    exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+    exported.save(tmp_path / "foreign.onnx")
+    (tmp_path / "torn.pt2").write_bytes(b"no archive")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    for name, message in (
+        ("torn.onnx", "cannot be opened by ONNX Runtime"),
+        ("foreign.onnx", "was not written by gatewise export"),
+        ("torn.pt2", "torn.pt2"),
+    ):
+        capsys.readouterr()
+        assert run(["predict", str(tmp_path / name), str(tmp_path / "photo.png")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
