@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise._checks import InvalidTypeError, InvalidValueError
 from gatewise.execution.costs import Costs, default_cache
+from gatewise.execution.packed import packed_convolution
 from gatewise.execution.parts import bucketed, one_by_pattern
 from gatewise.execution.plan import Plan, Seconds
 from gatewise.execution.skip import MODES
@@ -400,3 +401,35 @@ def test_the_triton_kernel_in_its_interpreter_gives_what_is_defined() -> None:
 def test_triton_has_no_other_mode() -> None:
     with pytest.raises(InvalidValueError, match="backend='triton' has mode 'skip' only, got 'auto'"):
         gw.skip_closed_filters(gater_net(["basic"]), backend="triton")
+
+
+def test_picked_weights_are_packed_where_onednn_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[torch.Size] = []
+
+    def noted(x: torch.Tensor, *others: object) -> torch.Tensor:
+        packed.append(x.shape)
+        return packed_convolution(x, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gatewise.execution.open_layers.packed_convolution", noted)
+    net = gater_net(["basic"], 8, states="11010000")
+    fast = gw.skip_closed_filters(net, mode="skip")
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images(2)), net(images(2)), rtol=1e-4, atol=1e-5)
+        assert packed.count(torch.Size([2, 3, 8, 8])) == 2, "the reader of the three open filters, and the stem"
+        packed.clear()
+        with FlopCounterMode(display=False) as counter:
+            fast(images(1))
+        assert counter.get_total_flops() == 2 * int(net.executed_macs(net.decide(images(1)))), "packed ones are counted"
+        packed.clear()
+        gw.skip_closed_filters(net.double(), mode="skip")(images(2).double())
+        assert not packed, "oneDNN's own order is for float32"
+
+
+def test_a_copy_of_a_net_that_has_run_begins_with_nothing_picked() -> None:
+    fast = gw.skip_closed_filters(gater_net(["basic"], 8), mode="skip")
+    with torch.no_grad():
+        expected = fast(images(2))
+        assert fast.openings._bytes > 0
+        copied = copy.deepcopy(fast)
+        assert copied.openings._bytes == 0
+        assert torch.equal(copied(images(2)), expected)

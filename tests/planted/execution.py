@@ -219,4 +219,20 @@ BUGS = [
         "test_compact.py",
         "test_a_squeeze_on_the_way_loses_the_same_channels",
     ),
+    Bug(
+        "packed convolutions are not counted",
+        "execution/packed.py",
+        "return conv_flop_count(x_shape, w_shape, out_shape)",
+        "return 0",
+        "test_skip.py",
+        "test_picked_weights_are_packed",
+    ),
+    Bug(
+        "nothing is packed",
+        "execution/open_layers.py",
+        "if self.openings.packs and can_pack(",
+        "if False and can_pack(",
+        "test_skip.py",
+        "test_picked_weights_are_packed",
+    ),
 ]
