@@ -190,7 +190,7 @@ def recipe_of(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> Re
         asked.append(recipe)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, {"train": "train_recipe", "compare": "compare_gates"}[name], remember)
+    monkeypatch.setattr(cli.training, {"train": "train_recipe", "compare": "compare_gates"}[name], remember)
     assert run([name, "--out", "run", *arguments]) == 130
     return asked[0]
 
@@ -303,7 +303,7 @@ def test_workers_are_one_for_each_processor_unless_said(
         asked.append(workers)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, {"train": "train_recipe", "compare": "compare_gates"}[command], remember)
+    monkeypatch.setattr(cli.training, {"train": "train_recipe", "compare": "compare_gates"}[command], remember)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     assert run([command, "--out", "run"]) == run([command, "--out", "run", "--workers", "5"]) == 130
     assert asked == [3, 5]
@@ -339,7 +339,7 @@ def test_compare_takes_its_gates_and_seeds_from_the_flags(here: Path, monkeypatc
         asked.append(([*map(str, gates[0])], seeds, out))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "compare_gates", remember)
+    monkeypatch.setattr(cli.training, "compare_gates", remember)
     run(["compare", "--gates", "gct+se@inner", "--seeds", "4", "--out", "there"])
     assert asked == [(["gct", "se@inner"], 4, Path("there"))]
 
@@ -450,6 +450,6 @@ def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "train_recipe", broken)
+    monkeypatch.setattr(cli.training, "train_recipe", broken)
     with pytest.raises(ZeroDivisionError):
         run(["train", "--out", "run"])
