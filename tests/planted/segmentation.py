@@ -192,8 +192,8 @@ BUGS = [
     Bug(
         "predictions without normalisation",
         "predict.py",
-        "image = ((pixels - mean) / std).unsqueeze(0)",
-        "image = (pixels / 255).unsqueeze(0)",
+        "self.network(((pixels - mean) / std).unsqueeze(0)",
+        "self.network((pixels / 255).unsqueeze(0)",
         _PIXELS,
         "test_masks_and_overlays_are_those_of_the_network",
     ),
