@@ -1,9 +1,11 @@
 """A trained run as one file that other programs run, and the proof that it does what the network does."""
 
+import io
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +91,18 @@ def export_run(
     program = exported_program(network, example, free_size=run.task == "segment")
     details = {**{key: run.config[key] for key in _DETAILS if key in run.config}, "form": form, "run": run.name}
     details["scale"] = run.source.image_size
+    content = _CONTENTS[to](program, details)
+    say("comparing with the network")
+    found = _write_if_it_agrees(out, content, reference, run.first(images))
+    return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
+
+
+def _write_if_it_agrees(out: Path, content: bytes, network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
+    """Write beside, open, compare, and only then rename; return what was found."""
     beside = out.with_name(f".{os.getpid()}.{out.name}")
     try:
-        write_atomically(beside, _CONTENTS[to](program, details, network))
-        say("comparing with the network")
-        found = agreement(reference, opened(beside), run.first(images))
+        write_atomically(beside, content)
+        found = agreement(network, opened(beside), batches)
         if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
             raise _checks.TrainingError(
                 f"{out} was not written: on {found['images']} images its logits differ by up to "
@@ -103,7 +112,7 @@ def export_run(
         beside.replace(out)
     finally:
         beside.unlink(missing_ok=True)
-    return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
+    return found
 
 
 def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
@@ -126,9 +135,9 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) ->
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 
 
-def _onnx(program: Any, details: dict[str, Any], network: nn.Module) -> bytes:
+def _onnx(program: Any, details: dict[str, Any]) -> bytes:
     _checks.optional_module("onnxscript", "export to ONNX")
-    names = ["logits", *(["gates"] if has_gates(network) else [])]
+    names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]
     versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
@@ -136,72 +145,81 @@ def _onnx(program: Any, details: dict[str, Any], network: nn.Module) -> bytes:
     return proto.SerializeToString()
 
 
-def _torch(program: Any, details: dict[str, Any], network: nn.Module) -> bytes:  # noqa: ARG001
-    import io
-
+def _torch(program: Any, details: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     extra = {_KEY: json.dumps({**details, "versions": {"torch": torch.__version__}})}
     torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
 
-_CONTENTS: dict[str, Callable[[Any, dict[str, Any], nn.Module], bytes]] = {"onnx": _onnx, "torch": _torch}
+_CONTENTS: dict[str, Callable[[Any, dict[str, Any]], bytes]] = {"onnx": _onnx, "torch": _torch}
 
 
-def has_gates(network: nn.Module) -> bool:
-    """Whether an exported network gives gates beside its logits."""
-    return isinstance(network, ConditionalNet) or isinstance(getattr(network, "network", None), GaterNet)
+@dataclass(frozen=True)
+class Exported:
+    """An exported file, open: a function of images that gives logits, or logits and gates.
+
+    Attributes:
+        file: that it was read from.
+        run: the function.
+        text: what the file says of itself, as JSON; "" where it says nothing.
+    """
+
+    file: Path
+    run: Callable[[Tensor], Any]
+    text: str
+
+    def __call__(self, image: Tensor) -> Any:
+        return self.run(image)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Classes, mean and std, form, versions; refused with `DataError` where the file was written by others."""
+        if not self.text:
+            raise _checks.DataError(
+                f"{self.file} was not written by gatewise export: it does not say what its classes are."
+            )
+        return json.loads(self.text)
 
 
-def opened(file: str | Path) -> Callable[[Tensor], Any]:
-    """Return an exported file as a function of images: logits, or logits and gates."""
+def opened(file: str | Path) -> Exported:
+    """Open an exported file by what reads it, ONNX Runtime or torch.export; others are refused with `DataError`."""
     file = _checks.existing_path("exported file", file)
-    if file.suffix == ".onnx":
-        session = onnx_session(file)
-
-        def run(image: Tensor) -> Any:
-            found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
-            return tuple(found) if len(found) > 1 else found[0]
-
-        return run
-    return _archive(file, {}).module()
+    return _opened_onnx(file) if file.suffix == ".onnx" else _opened_torch(file)
 
 
-def _archive(file: Path, extra: dict[str, str]) -> Any:
+def _opened_onnx(file: Path) -> Exported:
+    runtime = _checks.optional_module("onnxruntime", "reading ONNX")
+    try:
+        session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own kinds have no common base but this
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.DataError(f"{file} cannot be opened by ONNX Runtime: {reason}.") from None
+
+    def run(image: Tensor) -> Any:
+        found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
+        return tuple(found) if len(found) > 1 else found[0]
+
+    return Exported(file, run, session.get_modelmeta().custom_metadata_map.get(_KEY, ""))
+
+
+def _opened_torch(file: Path) -> Exported:
+    extra = {_KEY: ""}
     logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
     logger.disabled = True
     try:
-        return torch.export.load(file, extra_files=extra)
+        program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # whatever the archive's reader stumbles over
         reason = " ".join(str(error).split())[:200]
         raise _checks.DataError(f"{file} is no archive of torch.export ({reason}).") from None
     finally:
         logger.disabled = False
-
-
-def onnx_session(file: Path) -> Any:
-    """Open an ONNX file with ONNX Runtime; one that it cannot read is refused with `DataError`."""
-    runtime = _checks.optional_module("onnxruntime", "reading ONNX")
-    try:
-        return runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own kinds have no common base but this
-        raise _checks.DataError(
-            f"{file} cannot be opened by ONNX Runtime: {' '.join(str(error).split())[:200]}."
-        ) from None
+    return Exported(file, program.module(), extra[_KEY])
 
 
 def details_of(file: str | Path) -> dict[str, Any]:
     """Return what an exported file says of itself: classes, mean and std, form, versions."""
-    file = _checks.existing_path("exported file", file)
-    if file.suffix == ".onnx":
-        text = onnx_session(file).get_modelmeta().custom_metadata_map.get(_KEY)
-    else:
-        extra = {_KEY: ""}
-        _archive(file, extra)
-        text = extra[_KEY]
-    if not text:
-        raise _checks.DataError(f"{file} was not written by gatewise export: it does not say what its classes are.")
-    return json.loads(text)
+    return opened(file).details
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
-from gatewise.export import WithGates, details_of, opened
+from gatewise.export import WithGates, opened
 from gatewise.files import write_atomically
 from gatewise.training import Recipe, pixel_classes
 
@@ -45,8 +45,9 @@ class Predictor:
         """Open a run folder, or a file of `gatewise export`; damaged ones are refused with `DataError`."""
         source = Path(source)
         if source.is_file():
-            config = details_of(source)
-            return cls(opened(source), config, config.get("scale"), torch.device("cpu"))
+            exported = opened(source)
+            config = exported.details
+            return cls(exported, config, config.get("scale"), torch.device("cpu"))
         model, config = load_model(source)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         scale = Recipe.load(source / "recipe.yaml").image_size

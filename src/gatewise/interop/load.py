@@ -167,7 +167,7 @@ def _fresh_gates(target: nn.Module, named: Iterable[str]) -> tuple[str, ...]:
     for path in gates_in(target):
         kinds.setdefault(path.rpartition(".")[2], []).append(f"{path}.")
     fresh = [paths for paths in kinds.values() if not any(name.startswith(tuple(paths)) for name in named)]
-    return tuple(path for paths in fresh for path in paths) or ("\0",)
+    return tuple(path for paths in fresh for path in paths)
 
 
 def _refuse_other_network(what: Path | str, layout: Layout, model: nn.Module) -> None:
