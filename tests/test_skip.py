@@ -193,8 +193,8 @@ def test_picked_weights_are_kept_within_the_memory_given() -> None:
         for seed in range(5):
             gates = patterns(net, seed)
             assert_close(fast(images(5), gates), net(images(5), gates), **CLOSE)
-            assert fast.openings._bytes <= memory
-    assert fast.openings._picked
+            assert fast.openings._picked.bytes <= memory
+    assert len(fast.openings._picked)
 
 
 def test_weights_seen_before_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +429,7 @@ def test_a_copy_of_a_net_that_has_run_begins_with_nothing_picked() -> None:
     fast = gw.skip_closed_filters(gater_net(["basic"], 8), mode="skip")
     with torch.no_grad():
         expected = fast(images(2))
-        assert fast.openings._bytes > 0
+        assert fast.openings._picked.bytes > 0
         copied = copy.deepcopy(fast)
-        assert copied.openings._bytes == 0
+        assert copied.openings._picked.bytes == 0
         assert torch.equal(copied(images(2)), expected)

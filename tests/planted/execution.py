@@ -126,15 +126,15 @@ BUGS = [
     Bug(
         "memory without limit",
         "execution/openings.py",
-        "        while self._bytes > self.memory:\n",
-        "        while self._bytes < 0:\n",
+        "        while self.bytes > self.limit:\n",
+        "        while self.bytes < 0:\n",
         "test_skip.py",
         "test_picked_weights_are_kept_within_the_memory_given",
     ),
     Bug(
         "weights picked each time",
         "execution/openings.py",
-        "        if found is not None:\n            self._picked.move_to_end(key)\n            return found\n",
+        "        if found is not None:\n            self._held.move_to_end(key)\n            return found\n",
         "",
         "test_skip.py",
         "test_weights_seen_before_are_not_picked_again",

@@ -38,7 +38,7 @@ class ConditionalNet(nn.Module):
         self.skipped = kept_whole(net, self.flows)
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.openings = _Unremembered(memory=0)
-        open_up(self.net.backbone, net.sites, self.flows, folds, self.openings, matrices=False)
+        open_up(self.net.backbone, net.sites, self.flows, folds, self.openings)
 
     def forward(self, x: Tensor) -> tuple[Any, Tensor]:
         gates = self.net.decide(x)

@@ -32,7 +32,7 @@ class Costs:
     def __init__(self, file: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.file = file
         facts = environment(device)
-        self.machine = f"{facts['hardware']}, torch {facts['torch']}, {dtype}"
+        self.machine = f"{facts['hardware']}, torch {facts['torch']}, gatewise {facts['gatewise']}, {dtype}"
         self._all = _read(file)
         self._own = self._all.get(self.machine, {})
         if self._all and not self._own:

@@ -11,7 +11,6 @@ from gatewise.execution.openings import Openings, Picked
 from gatewise.execution.packed import can_pack, pack, packed_convolution
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
-_MANY_POSITIONS = 2048  # from here on oneDNN's convolution beats MKL's matrix product
 
 
 class _OpenLayer(nn.Module):
@@ -58,35 +57,17 @@ class _OpenLayer(nn.Module):
         return weight, bias
 
 
-class OpenMatrix(_OpenLayer):
-    """A linear layer, or a 1 x 1 convolution of channels-last maps, which is one matrix product on maps that are small.
+class OpenLinear(_OpenLayer):
+    """A linear layer: (..., inputs) -> (..., outputs)."""
 
-    Weights are stored so that whole rows of memory are picked: by inputs if only those are ever closed.
-    """
+    channel_axis = -1
 
-    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)
-        self.is_map = not isinstance(layer, nn.Linear)
-        self.channel_axis = 1 if self.is_map else -1
-        self.stride = layer.stride if self.is_map else (1, 1)
-        self.options = self.stride
-        self.by_inputs = self.writes is None and self.reads is not None
-        weight = weight.flatten(1)
-        self._hold(weight.t().contiguous() if self.by_inputs else weight.contiguous(), bias)
-
-    def _pick(self, inputs: Any, outputs: Any) -> Picked:
-        return (inputs.pick(self.weight, 0), self.bias) if self.by_inputs else super()._pick(inputs, outputs)
+        self._hold(weight.contiguous(), bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self._weights()
-        weight = weight.t() if self.by_inputs else weight
-        if not self.is_map:
-            return F.linear(x, weight, bias)
-        if self.stride != (1, 1):  # as one matrix: of strided ones torch makes a product for each row of the map
-            x = x[:, :, :: self.stride[0], :: self.stride[1]].contiguous(memory_format=torch.channels_last)
-        if x.shape[0] * x.shape[2] * x.shape[3] >= _MANY_POSITIONS:
-            return F.conv2d(x, weight[:, :, None, None], bias)
-        return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+        return F.linear(x, *self._weights())
 
 
 class OpenConvolution(_OpenLayer):
@@ -105,10 +86,9 @@ class OpenConvolution(_OpenLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.openings.packs and can_pack(x, self.weight, self.options):
             inputs, outputs = self._chosen()
-            key = (self, inputs, outputs, x.shape)
-            return packed_convolution(
-                x, *self.openings.picked(key, lambda: self._pack(inputs, outputs, x)), self.options
-            )
+            remembered = self.openings.whole if inputs is outputs is None else self.openings.picked
+            weights = remembered((self, inputs, outputs, x.shape), lambda: self._pack(inputs, outputs, x))
+            return packed_convolution(x, *weights, self.options)
         weight, bias = self._weights()
         return self.convolve(x, weight.movedim(-1, 1), bias, *self.options)
 
@@ -189,15 +169,11 @@ def opened(
     writes: int | None,
     *,
     grouped: bool,
-    matrices: bool,
 ) -> nn.Module:
     """Return the layer that does the work of `layer` with these weights; see `open_up`."""
     sites = (openings, reads, writes)
     if grouped and isinstance(layer, nn.Conv2d) and (reads is not None or writes is not None):
         return GroupedConvolution(layer, *picked, *sites)
     if isinstance(layer, nn.Linear):
-        return OpenMatrix(layer, *picked, *sites)
-    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
-    if matrices and pointwise and layer.padding == (0, 0) and not picked[0].is_cuda:
-        return OpenMatrix(layer, *picked, *sites)
+        return OpenLinear(*picked, *sites)
     return OpenConvolution(layer, *picked, *sites)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from gatewise.gaternet import Site
 
+_MEMORY_FOR_WHOLE = 2**28
+
 Picked = tuple[Tensor, Tensor | None]  # weight and bias
 
 
@@ -44,7 +46,8 @@ class Openings:
     """What the layers of a skipping network read at each call.
 
     Attributes:
-        memory: bytes that picked weights may take; those not used for longest go first.
+        memory: bytes that picked weights may take; those not used for longest go first. Weights of layers that run
+            whole, in the order that suits this machine, are kept besides, up to as much as 256 MiB.
         chosen: the open filters of each site that is narrow now, by the site's number.
         groups: where images run together, the open groups of each of them, likewise.
         packs: whether picked weights may be kept in the order that suits this machine best.
@@ -56,12 +59,16 @@ class Openings:
     chosen: dict[int, OpenFilters] = field(default_factory=dict)
     groups: dict[int, Any] = field(default_factory=dict)
     _known: dict[tuple[int, bytes], OpenFilters] = field(default_factory=dict)
-    _picked: OrderedDict[tuple[object, ...], Picked] = field(default_factory=OrderedDict)
-    _bytes: int = 0
+    _picked: "_Memory" = field(init=False)
+    _whole: "_Memory" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._picked, self._whole = _Memory(self.memory), _Memory(_MEMORY_FOR_WHOLE)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy, or a pickle, begins with: nothing picked."""
-        return {**self.__dict__, "chosen": {}, "groups": {}, "_known": {}, "_picked": OrderedDict(), "_bytes": 0}
+        empty = {"_picked": _Memory(self.memory), "_whole": _Memory(_MEMORY_FOR_WHOLE)}
+        return {**self.__dict__, "chosen": {}, "groups": {}, "_known": {}, **empty}
 
     def close(self) -> None:
         """Let nothing be open or closed any more, until the next call."""
@@ -72,7 +79,7 @@ class Openings:
         self.close()
         self._known.clear()
         self._picked.clear()
-        self._bytes = 0
+        self._whole.clear()
 
     def filters(self, number: int, site: Site, pattern: bytes, device: torch.device) -> OpenFilters:
         """Return the open filters of a site for the gates `pattern`, a byte each; the first unit if none is open."""
@@ -85,15 +92,36 @@ class Openings:
 
     def picked(self, key: tuple[object, ...], pick: Callable[[], Picked]) -> Picked:
         """Return what `pick` gives for this key, from memory if it is there."""
-        found = self._picked.get(key)
+        return self._picked.of(key, pick)
+
+    def whole(self, key: tuple[object, ...], pack: Callable[[], Picked]) -> Picked:
+        """Return what `pack` gives for a layer of which nothing is left out, from memory if it is there."""
+        return self._whole.of(key, pack)
+
+
+class _Memory:
+    """Weights by what they are for, up to so many bytes; those not used for longest go first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._held: OrderedDict[tuple[object, ...], Picked] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def clear(self) -> None:
+        self._held.clear()
+        self.bytes = 0
+
+    def of(self, key: tuple[object, ...], make: Callable[[], Picked]) -> Picked:
+        found = self._held.get(key)
         if found is not None:
-            self._picked.move_to_end(key)
+            self._held.move_to_end(key)
             return found
-        found = pick()
-        self._bytes += _size(found)
-        self._picked[key] = found
-        while self._bytes > self.memory:
-            self._bytes -= _size(self._picked.popitem(last=False)[1])
+        found = self._held[key] = make()
+        self.bytes += _size(found)
+        while self.bytes > self.limit:
+            self.bytes -= _size(self._held.popitem(last=False)[1])
         return found
 
 

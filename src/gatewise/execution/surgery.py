@@ -97,7 +97,6 @@ def open_up(
     openings: Openings,
     *,
     grouped: bool = False,
-    matrices: bool = True,
 ) -> None:
     """Exchange the layers of `backbone`, which is in eval mode, for such as read `openings`, in place.
 
@@ -108,7 +107,6 @@ def open_up(
         folds: for convolutions the batch norm behind them that they take in.
         openings: which filters are open.
         grouped: whether images run together, each with its own open groups, by the Triton kernel.
-        matrices: whether 1x1 convolutions may become matrix products, as the size of their maps says.
     """
     backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
     layers: dict[str, Any] = dict(backbone.named_modules())
@@ -122,7 +120,7 @@ def open_up(
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], openings, passes[path]))
         elif path in reads or path in writes or path in folds:
             ends = reads.get(path), writes.get(path)
-            _exchange(backbone, path, opened(layer, picked, openings, *ends, grouped=grouped, matrices=matrices))
+            _exchange(backbone, path, opened(layer, picked, openings, *ends, grouped=grouped))
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
         elif path in passes and type(layer) in _NORMS and path not in folds.values():
