@@ -1,6 +1,7 @@
 """Exported files, reopened by what reads them elsewhere, do what the network does, on other routes and sizes too."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
 from gatewise import GatewiseError
+from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import load_model
 from gatewise.cli import run
 from gatewise.execution import ConditionalNet
-from gatewise.export import agreement, details_of, export_run, exported_program, opened
+from gatewise.export import WithGates, agreement, details_of, export_run, exported_program, opened
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -278,3 +280,82 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path, capsys: pytest.Capt
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+# int8
+
+
+@pytest.fixture(scope="module")
+def small_numbers(gated: Path) -> tuple[Path, dict[str, Any]]:
+    file = gated.with_name("int8.onnx")
+    return file, export_run(gated, file, int8=True, calibration=64)
+
+
+def test_int8_is_scored_beside_float32(small_numbers: tuple[Path, dict[str, Any]], gated: Path) -> None:
+    file, found = small_numbers
+    (opened_run,) = open_runs([gated])
+    scores, gates = [], []
+    for form in (WithGates(opened_run.model), opened(file)):
+        with torch.no_grad():
+            logits, own = (torch.cat(parts) for parts in zip(*map(form, opened_run.first()), strict=True))
+        scores.append(float((logits.argmax(1) == opened_run.images.labels).float().mean()))
+        gates.append(own)
+    assert [found["float32"], found["int8"]] == pytest.approx(scores, abs=1e-6)
+    assert scores[0] != scores[1], "or the test could not tell which is which"
+    assert found["other_gates"] == pytest.approx(float((gates[0] != gates[1]).any(1).float().mean()), abs=1e-6)
+
+
+def test_int8_weights_are_bytes_and_the_file_says_so(small_numbers: tuple[Path, dict[str, Any]], gated: Path) -> None:
+    file, found = small_numbers
+    graph = onnx.load(file).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    dequantised = {
+        node.output[0]: types.get(node.input[0]) for node in graph.node if node.op_type == "DequantizeLinear"
+    }
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 20
+    assert {dequantised[node.input[1]] for node in convolutions} == {onnx.TensorProto.INT8}
+    plain_file = gated.with_name("float.onnx")
+    export_run(gated, plain_file)
+    assert found["bytes"] < 0.5 * plain_file.stat().st_size
+    assert details_of(file)["int8"] == {"calibration": 64}
+    assert "int8" not in details_of(plain_file)
+
+
+def test_ranges_come_from_so_many_training_images(monkeypatch: pytest.MonkeyPatch, gated: Path, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def noted(file: Path, batches: Any) -> None:
+        seen.extend(batches)
+
+    monkeypatch.setattr("gatewise.export.to_int8", noted)
+    found = export_run(gated, tmp_path / "a.onnx", int8=True, calibration=70)
+    (opened_run,) = open_runs([gated], split="train")
+    assert torch.equal(torch.cat(seen), torch.cat(list(opened_run.first(70))))
+    assert (found["int8"], found["other_gates"]) == (found["float32"], 0), "nothing was quantised here"
+
+
+@pytest.mark.parametrize("options", [["--to", "torch", "--out", "a.pt2"], ["--form", "skip", "--out", "a.onnx"]])
+def test_int8_is_for_fixed_weights(gated: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", str(gated), "--int8", *options]) == 2
+    assert "int8 is for onnx in the forms masked and compact" in capsys.readouterr().err
+
+
+def test_int8_on_the_command_line(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "export",
+        str(gated),
+        "--form",
+        "compact",
+        "--int8",
+        "--calibration",
+        "64",
+        "--out",
+        str(tmp_path / "a.onnx"),
+    ]
+    assert run(command) == 0
+    assert re.search(
+        r"accuracy: [0-9.]+ % in float32, [0-9.]+ % in int8, where [0-9.]+ % of the images", capsys.readouterr().out
+    )
+    Image.new("L", (20, 10), 120).save(tmp_path / "photo.png")
+    assert run(["predict", str(tmp_path / "a.onnx"), str(tmp_path / "photo.png")]) == 0

@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise._checks import InvalidTypeError, InvalidValueError
 from gatewise.execution.costs import Costs, default_cache
-from gatewise.execution.packed import packed_convolution
+from gatewise.execution.packed import pack, packed_convolution
 from gatewise.execution.parts import bucketed, one_by_pattern
 from gatewise.execution.plan import Plan, Seconds
 from gatewise.execution.skip import MODES
+from gatewise.measure import environment
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,17 @@ def test_a_compacted_net_is_skipped_too(drawn: tuple[list[str], int, int, str]) 
     if isinstance(small, gw.GaterNet):
         for mode in ("skip", "bucket"):
             assert_close(gw.skip_closed_filters(small, mode)(x), net(x), **CLOSE)
+
+
+def test_a_grouped_convolution_that_compaction_left_depthwise_is_kept_whole() -> None:
+    net = gater_net(["grouped"], 4, states="?0?0?0?0")
+    small = gw.compact(net, [images(24)])
+    assert isinstance(small, gw.GaterNet)
+    grouped = small.backbone.get_submodule("3.body.3")
+    assert (grouped.groups, grouped.in_channels, grouped.out_channels) == (2, 2, 2)
+    fast = gw.skip_closed_filters(small, "skip")
+    assert ("3.body.3", "'3.body.3' is not seen to mix channels") in [(site.name, site.reason) for site in fast.skipped]
+    assert_close(fast(images(4)), net(images(4)), **CLOSE)
 
 
 @pytest.mark.parametrize("mode", ["skip", "bucket"])
@@ -346,6 +358,13 @@ def test_a_machine_with_other_threads_is_another(own_cache: Path) -> None:
     assert Costs(own_cache, torch.device("cpu"), torch.float64).machine != one.machine
 
 
+def test_what_another_version_measured_is_measured_anew(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Costs(own_cache, torch.device("cpu"), torch.float32)
+    facts = environment()
+    monkeypatch.setattr("gatewise.execution.costs.environment", lambda _: {**facts, "gatewise": "another"})
+    assert Costs(own_cache, torch.device("cpu"), torch.float32).machine != one.machine
+
+
 def plan_of(net: gw.GaterNet, **costs: float) -> Plan:
     """Return a plan with these seconds for every layer, whatever the number of images."""
     work = gw.skip_closed_filters(net, "skip").work
@@ -423,6 +442,23 @@ def test_picked_weights_are_packed_where_onednn_takes_them(monkeypatch: pytest.M
         packed.clear()
         gw.skip_closed_filters(net.double(), mode="skip")(images(2).double())
         assert not packed, "oneDNN's own order is for float32"
+
+
+def test_layers_that_run_whole_are_packed_once_however_little_memory_there_is_for_patterns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed: list[torch.Size] = []
+
+    def noted(weight: torch.Tensor, *others: object) -> torch.Tensor:
+        packed.append(weight.shape)
+        return pack(weight, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gatewise.execution.open_layers.pack", noted)
+    fast = gw.skip_closed_filters(gater_net(["basic"], 8, states="11010000"), "skip", memory=0)
+    for _ in range(2):
+        fast(images(1))
+    assert packed.count(torch.Size([3, 8, 3, 3])) == 2, "picked anew each time"
+    assert packed.count(torch.Size([8, 3, 3, 3])) == 1 + 2, "the stem once, the reader of the open filters each time"
 
 
 def test_a_copy_of_a_net_that_has_run_begins_with_nothing_picked() -> None:

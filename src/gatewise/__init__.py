@@ -3,6 +3,7 @@
 from gatewise import analysis as analysis
 from gatewise import functional as functional
 from gatewise._checks import GatewiseError as GatewiseError
+from gatewise._checks import optional_module
 from gatewise.assembly import make_model as make_model
 from gatewise.checkpoint import load_model as load_model
 from gatewise.execution import Compaction as Compaction
@@ -34,7 +35,12 @@ from gatewise.tuning import train_only_gates as train_only_gates
 
 
 def __getattr__(name: str) -> type:
-    """Give the gates' classes as `gatewise.<class>`, from the registry: a new gate needs no line here."""
+    """Give the gates' classes, from the registry, where a new gate needs no line here, and what needs extras."""
+    if name == "PretrainedNet":
+        optional_module("huggingface_hub", "sharing networks", "hub")
+        from gatewise.hub import PretrainedNet
+
+        return PretrainedNet
     for known in gate_names():
         if gate_spec(known).gate.__name__ == name:
             return gate_spec(known).gate

@@ -11,7 +11,7 @@ from gatewise.execution import Compaction, compact
 from gatewise.files import write_json
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
-from gatewise.training import Progress, Recipe, evaluate, make_task
+from gatewise.training import Progress, evaluate
 
 
 def compact_run(
@@ -53,13 +53,12 @@ def compact_run(
     small = compact(run.model, run.of("train").first(images), check=run.first())
     compaction: Compaction = small.compaction
     say("evaluating both networks")
-    task = make_task(Recipe.load(Path(folder) / "recipe.yaml"), run.dataset)
-    before, after = (evaluate(model, run.batches(), task.tally(run.device)).results for model in (run.model, small))
+    before, after = (evaluate(model, run.batches(), run.tally()).results for model in (run.model, small))
     metrics = {
         **run.metrics,
-        "score": task.score,
+        "score": run.score,
         **{name: value for name, value in after.items() if isinstance(value, int | float)},
-        f"{task.score}_before": before[task.score],
+        f"{run.score}_before": before[run.score],
         "parameters": compaction.parameters_after,
         "environment": environment(run.device),
         "compaction": compaction.to_dict(),

@@ -4,7 +4,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gatewise.analysis.runs import Run, open_runs
 from gatewise.execution import ConditionalNet, compact
 from gatewise.files import write_atomically
 from gatewise.gaternet import GaterNet
+from gatewise.int8 import to_int8
 from gatewise.training import Progress
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
@@ -45,6 +47,8 @@ def export_run(
     to: str = "onnx",
     form: str = "masked",
     images: int = 256,
+    int8: bool = False,
+    calibration: int = 512,
     data: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -58,6 +62,8 @@ def export_run(
             training images, and decides no more about those that are always open; "skip" picks the open filters inside
             the graph, so that a batch computes those only that some image of it opens.
         images: validation images to compare on.
+        int8: quantise what agreed in float32, and score both on all validation images.
+        calibration: training images that show the quantiser the range of each map.
         data: a data set in the place of the run's own.
         progress: is told what is being done.
 
@@ -66,14 +72,21 @@ def export_run(
     classes and normalisation are in the file: `details_of` reads them.
 
     Returns what was written and how well it agrees: the largest difference of logits as a share of the largest logit,
-    over images whose gates are equal; how many images have other gates; how many kinds of gates were seen.
+    over images whose gates are equal; how many images have other gates; how many kinds of gates were seen. With int8
+    also the score in float32 and in int8, and on how large a share of the validation images gates differ between both.
 
     Refused with ValueError: an unknown kind or form, forms compact and skip of a run without a gater, no images, a file
-    of another suffix. With `TrainingError`: a file that does not agree, which is not written; an older one stays.
+    of another suffix, int8 of an archive of torch or of form skip. With `TrainingError`: a file that does not agree,
+    which is not written; an older one stays.
     """
     _checks.one_of("kind", to, _SUFFIXES)
     _checks.one_of("form", form, FORMS)
     _checks.integer_at_least(2, images=images)
+    _checks.integer_at_least(1, calibration=calibration)
+    if int8 and (to != "onnx" or form == "skip"):
+        raise _checks.InvalidValueError(
+            f"int8 is for onnx in the forms masked and compact, whose weights are fixed; got {to}, {form}."
+        )
     out = Path(out)
     if out.suffix != _SUFFIXES[to]:
         raise _checks.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
@@ -91,28 +104,56 @@ def export_run(
     program = exported_program(network, example, free_size=run.task == "segment")
     details = {**{key: run.config[key] for key in _DETAILS if key in run.config}, "form": form, "run": run.name}
     details["scale"] = run.source.image_size
+    if int8:
+        details["int8"] = {"calibration": calibration}
     content = _CONTENTS[to](program, details)
-    say("comparing with the network")
-    found = _write_if_it_agrees(out, content, reference, run.first(images))
+    with _beside(out) as file:
+        write_atomically(file, content)
+        say("comparing with the network")
+        found = _refuse_unlike(out, agreement(reference, opened(file), run.first(images)))
+        if int8:
+            say("quantising")
+            found |= _quantised(file, run, calibration)
+        file.replace(out)
     return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
 
 
-def _write_if_it_agrees(out: Path, content: bytes, network: nn.Module, batches: Iterable[Tensor]) -> dict[str, Any]:
-    """Write beside, open, compare, and only then rename; return what was found."""
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Give the path of a file that is written first, and is gone afterwards if it was not renamed."""
     beside = out.with_name(f".{os.getpid()}.{out.name}")
     try:
-        write_atomically(beside, content)
-        found = agreement(network, opened(beside), batches)
-        if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
-            raise _checks.TrainingError(
-                f"{out} was not written: on {found['images']} images its logits differ by up to "
-                f"{found['difference']:.2g} of the largest one, and {found['flipped']} have other gates. Please report "
-                f"this, with the network's name."
-            )
-        beside.replace(out)
+        yield beside
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _refuse_unlike(out: Path, found: dict[str, Any]) -> dict[str, Any]:
+    if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
+        raise _checks.TrainingError(
+            f"{out} was not written: on {found['images']} images its logits differ by up to "
+            f"{found['difference']:.1e} of the largest (allowed {_TOLERANCE:g}), and {found['flipped']} images have "
+            f"other gates. Please report this network."
+        )
     return found
+
+
+def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:
+    """Rewrite a file in int8; return the scores before and after, and the share of images whose gates differ."""
+    plain = opened(file)
+    to_int8(file, run.of("train").first(calibration))
+    small = opened(file)
+    flipped = agreement(plain, small, run.first())["flipped"]
+    scores = {"float32": _score(plain, run), "int8": _score(small, run)}
+    return {"score": run.score, **scores, "other_gates": flipped / len(run.images or ())}
+
+
+def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
+    """Return what the run is judged by, over all its images."""
+    tally = run.tally()
+    for images, labels in run.batches():
+        tally.update(_as_pair(exported(images))[0], labels)
+    return tally.results()[run.score]
 
 
 def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
@@ -223,7 +264,9 @@ def details_of(file: str | Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def agreement(network: nn.Module, other: Callable[[Tensor], Any], batches: Iterable[Tensor]) -> dict[str, Any]:
+def agreement(
+    network: Callable[[Tensor], Any], other: Callable[[Tensor], Any], batches: Iterable[Tensor]
+) -> dict[str, Any]:
     """Compare what a file computes with the network: logits where the gates are equal, and the gates."""
     difference = largest = 0.0
     count = flipped = 0

@@ -21,6 +21,7 @@ from gatewise.files import write_atomically
 from gatewise.training import Recipe, pixel_classes
 
 _STANDARD_INPUT = Path("-")
+_NEEDED = ("classes", "mean", "std", "image_size", "in_chans")
 _TOLD = 5  # classes of a mask that are told in one line
 
 
@@ -42,7 +43,10 @@ class Predictor:
 
     @classmethod
     def of(cls, source: str | Path) -> "Predictor":
-        """Open a run folder, or a file of `gatewise export`; damaged ones are refused with `DataError`."""
+        """Open a run folder, one of `save_pretrained`, or a file of `gatewise export`.
+
+        Refused with `DataError`: what is damaged, or does not say what its classes are and how it takes images.
+        """
         source = Path(source)
         if source.is_file():
             exported = opened(source)
@@ -50,7 +54,10 @@ class Predictor:
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
         model, config = load_model(source)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        scale = Recipe.load(source / "recipe.yaml").image_size
+        if absent := [key for key in _NEEDED if key not in config]:
+            raise _checks.DataError(f"{source / 'config.json'} has no {', '.join(absent)}, which predictions need.")
+        recipe = source / "recipe.yaml"
+        scale = Recipe.load(recipe).image_size if recipe.exists() else config.get("scale")
         return cls(WithGates(model.to(device)), config, scale, device)
 
     @property
@@ -97,7 +104,7 @@ def predict(
     """Yield for each image what a trained network says of it, as JSON takes it.
 
     Args:
-        source: a run folder, or a file that `gatewise export` wrote.
+        source: a run folder, one of `save_pretrained`, or a file that `gatewise export` wrote.
         images: image files, folders of them at any depth, or "-" for an image on standard input.
         out: where pixels are labelled, the folder for NAME_mask.png (class indices with a palette) and
             NAME_overlay.png, both of the image's own size.

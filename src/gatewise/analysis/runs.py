@@ -29,7 +29,7 @@ from gatewise.data import (
 )
 from gatewise.files import read_json, read_json_lines
 from gatewise.spec import ModelSpec
-from gatewise.training import TITLES, Recipe
+from gatewise.training import TITLES, Recipe, Tally, make_task
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # images in a batch at most, and numbers in it
@@ -50,9 +50,8 @@ class Run:
         config: its `config.json`.
         rows: of its log.
         metrics: its `metrics.json`.
-        source: of the images that it was trained on.
-        images: to show the gates, or None.
-        dataset: that they belong to, or None.
+        recipe: that it was trained with.
+        dataset: whose images are shown to the gates, or None.
         shown: what those images are called.
         split: which of the data set's images they are.
         missing: why there are none.
@@ -64,12 +63,21 @@ class Run:
     config: dict[str, Any]
     rows: list[dict[str, Any]]
     metrics: dict[str, Any]
-    source: DataSource
-    images: Images | EncodedImages | Pairs | None
+    recipe: Recipe
     dataset: Dataset | PairDataset | None = None
     shown: str = ""
     split: Split = "validation"
     missing: str = ""
+
+    @property
+    def images(self) -> Images | EncodedImages | Pairs | None:
+        """What is shown to the gates, or None."""
+        return getattr(self.dataset, self.split, None)
+
+    @property
+    def source(self) -> DataSource:
+        """Where the images are that it was trained on."""
+        return self.recipe.source
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +111,12 @@ class Run:
 
     def of(self, split: Split) -> "Run":
         """Return the same run with the images of another split."""
-        return dataclasses.replace(self, images=getattr(self.dataset, split), split=split)
+        return dataclasses.replace(self, split=split)
+
+    def tally(self) -> Tally:
+        """Return what scores the network on the images."""
+        assert self.dataset is not None
+        return make_task(self.recipe, self.dataset).tally(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images in their own order, as the network takes them, and their labels or masks."""
@@ -207,8 +220,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
             raise
         dataset, missing = None, str(error)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    images, shown = getattr(dataset, split, None), data or recipe.data
-    return Run(name, slug, model, config, rows, metrics, recipe.source, images, dataset, shown, split, missing)
+    return Run(name, slug, model, config, rows, metrics, recipe, dataset, data or recipe.data, split, missing)
 
 
 def _refuse_ruined(model: nn.Module, folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from gatewise import _checks
 from gatewise.bench import bench as bench_run
@@ -115,6 +117,8 @@ def export(
     to: str = "onnx",
     form: str = "masked",
     images: Whole = 256,
+    int8: Annotated[bool, Parameter(negative="")] = False,
+    calibration: Whole = 512,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
@@ -135,15 +139,34 @@ def export(
         picks the open ones inside the graph.
     images
         Validation images to compare on.
+    int8
+        Quantise convolutions and matrix products (onnx; masked and compact), and score both on all validation images.
+    calibration
+        Training images that show the range of each map.
     data
         Images in the place of the run's own.
     json_output
         Print what was found as JSON.
     """
-    found = export_run(run, out, to=to, form=form, images=images, data=data, progress=Progress())
+    found = export_run(
+        run,
+        out,
+        to=to,
+        form=form,
+        images=images,
+        int8=int8,
+        calibration=calibration,
+        data=data,
+        progress=Progress(),
+    )
     if json_output:
         print(json.dumps(found, indent=2))
         return
+    if int8:
+        print(
+            f"{TITLES[found['score']]}: {100 * found['float32']:.2f} % in float32, {100 * found['int8']:.2f} % in "
+            f"int8, where {100 * found['other_gates']:.1f} % of the images have other gates"
+        )
     gates = f", {found['kinds']} kinds of gates, {found['flipped']} images with other gates" if found["kinds"] else ""
     print(
         f"{found['images']} images: logits differ by at most {found['difference']:.1e} of the largest{gates}; "

@@ -47,7 +47,9 @@ def settle(net: GaterNet, flows: list[Flow], run: Run, pattern: Callable[[Tensor
     exact = copy.deepcopy(net).double().eval()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
-    gates = (torch.rand(1, net.gate_count, generator=generator) < 0.5).double().expand(2, -1)
+    gates = (torch.rand(1, net.gate_count, generator=generator) < 0.5).double().expand(2, -1).clone()
+    for site in net.sites:  # something is left out of each, and something left
+        gates[:, site.first] = 1 - gates[:, site.first + site.gates - 1]
     device = next(net.parameters()).device
     x, gates = x.to(device), pattern(gates.to(device))
     with torch.no_grad():

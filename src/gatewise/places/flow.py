@@ -170,7 +170,7 @@ def find_flows(
 
 def _flow(operations: list[Op], layers: Layers, maker: str, layer: str, side: str) -> Flow:
     first = next((op for op in operations if _innermost(op) == maker and mixes(op)), None)
-    if first is None:  # for example one that was left with a single channel, which mixes nothing
+    if first is None:  # for example a grouped one that was left with one channel a group
         return Flow(reason=f"{maker!r} is not seen to mix channels")
     boundary = layers.inside(layer) if side == "output" else layers.reads(layer)
     end = next((op for op in reversed(boundary) if op.is_map and op.channels == first.channels), None)

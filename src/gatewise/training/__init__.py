@@ -9,6 +9,7 @@ from gatewise.training.loop import train as train
 from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe
 from gatewise.training.tasks import TITLES as TITLES
+from gatewise.training.tasks import Tally as Tally
 from gatewise.training.tasks import make_task as make_task
 from gatewise.training.tasks import pixel_classes as pixel_classes
 from gatewise.training.tasks import pixel_hits as pixel_hits

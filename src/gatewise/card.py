@@ -1,0 +1,135 @@
+"""A run's model card: what it is, what was measured, how it was trained and how to use it, in the hub's Markdown."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gatewise import _checks
+from gatewise.checkpoint import read_tensors
+from gatewise.files import read_json
+from gatewise.spec import ModelSpec
+from gatewise.training import TITLES, Recipe
+
+_PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}
+_HUB = "hub:"
+_MANY_CLASSES = 20
+
+_USE = """\
+```python
+import torch
+import gatewise as gw
+
+net = gw.PretrainedNet.from_pretrained("FOLDER")  # or, of a hub, "user/name"
+pixels = torch.zeros(1, {in_chans}, {size})  # 0 to 255
+mean, std = (torch.tensor(net.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+logits = net((pixels - mean) / std)
+```
+
+or, of a downloaded folder, `gatewise predict FOLDER photo.jpg`.
+"""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run tells of itself.
+
+    Attributes:
+        config: its `config.json`.
+        metrics: its `metrics.json`.
+        recipe: that it was trained with.
+        images: how many validation images the score is of; None where that is not known.
+    """
+
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    recipe: Recipe
+    images: int | None
+
+    @classmethod
+    def of(cls, folder: Path, config: Mapping[str, Any]) -> "Results":
+        """Read the files of a run folder; refused with `DataError` is a run that has not ended."""
+        metrics = folder / "metrics.json"
+        if not metrics.exists():
+            raise _checks.DataError(
+                f"{folder} has no metrics.json: the run has not ended. Go on with gatewise train --resume."
+            )
+        predictions = folder / "predictions.safetensors"
+        images = len(next(iter(read_tensors(predictions).values()))) if predictions.exists() else None
+        return cls(config, read_json(metrics), Recipe.load(folder / "recipe.yaml"), images)
+
+    @property
+    def score(self) -> str:
+        """What the network is judged by, a key of `TITLES`."""
+        return self.metrics.get("score", "accuracy")
+
+    @property
+    def data(self) -> str:
+        """The data set's name, without the folders that it lay in."""
+        data = self.recipe.data
+        return data.removeprefix(_HUB) if data.startswith(_HUB) else Path(data).name
+
+
+def model_card(results: Results) -> str:
+    """Return the card: YAML for the hub, then Markdown for people."""
+    header = yaml.safe_dump(_header(results), sort_keys=False, allow_unicode=True)
+    return f"---\n{header}---\n\n" + "\n".join(_sections(results))
+
+
+def _header(results: Results) -> dict[str, Any]:
+    spec = ModelSpec.from_dict(results.config["spec"])
+    task = _PIPELINES[results.config.get("task", "classify")]
+    header: dict[str, Any] = {
+        "library_name": "gatewise",
+        "pipeline_tag": task,
+        "tags": sorted({"gatewise", spec.model, *(choice.name for choice in spec.gates)}),
+    }
+    if results.recipe.data.startswith(_HUB):
+        header["datasets"] = [results.data]
+    metric = {"type": results.score, "value": results.metrics[results.score]}
+    found = {"task": {"type": task}, "dataset": {"type": results.data, "name": results.data}, "metrics": [metric]}
+    return {**header, "model-index": [{"name": str(spec), "results": [found]}]}
+
+
+def _sections(results: Results) -> Iterator[str]:
+    config, recipe = results.config, results.recipe
+    classes = list(config["classes"])
+    named = ", ".join(classes[:_MANY_CLASSES]) + (", ..." if len(classes) > _MANY_CLASSES else "")
+    yield f"# {recipe.model} with {recipe.gate or 'no gates'}\n"
+    yield f"Trained with gatewise on {results.data}: {len(classes)} classes ({named}).\n"
+    yield "## Results\n\n| | |\n| --- | --- |"
+    yield from (f"| {what} | {value} |" for what, value in _rows(results))
+    yield (
+        "\nAfter the last epoch, not the best one. One training with one seed: how far another would differ it "
+        "does not tell.\n"
+    )
+    size = ", ".join(map(str, config["image_size"]))
+    yield "## Use\n\n" + _USE.format(in_chans=config["in_chans"], size=size)
+    yield "## How it was trained\n\n```yaml\n" + yaml.safe_dump(_told(recipe), sort_keys=False) + "```"
+    hardware = ", ".join(f"{key} {value}" for key, value in results.metrics["environment"].items())
+    yield f"\nPrecision {results.metrics['precision']}; {hardware}.\n"
+
+
+def _rows(results: Results) -> Iterator[tuple[str, str]]:
+    metrics = results.metrics
+    of = f" on {results.images:,} validation images" if results.images else ""
+    yield TITLES[results.score], f"**{100 * metrics[results.score]:.2f} %**{of}"
+    yield "parameters", f"{metrics['parameters']:,}"
+    if "open_fraction" in metrics:
+        yield "open gates", f"{100 * metrics['open_fraction']:.1f} % on average"
+    if "executed_macs" in metrics:
+        yield "multiply-adds executed for an image, on average", f"{metrics['executed_macs'] / 1e6:,.1f} million"
+    yield "epochs", str(metrics["epochs"])
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as anyone may read it: of paths the last part."""
+    values = dataclasses.asdict(recipe)
+    paths = ("data", "init", "gater_init", "class_names")
+    return {
+        key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(_HUB) else value
+        for key, value in values.items()
+    }
