@@ -79,34 +79,17 @@ def export_run(
     of another suffix, int8 of an archive of torch or of form skip. With `TrainingError`: a file that does not agree,
     which is not written; an older one stays.
     """
-    _checks.one_of("kind", to, _SUFFIXES)
-    _checks.one_of("form", form, FORMS)
+    out = Path(out)
+    _refuse_kind(out, to, form, int8=int8)
     _checks.integer_at_least(2, images=images)
     _checks.integer_at_least(1, calibration=calibration)
-    if int8 and (to != "onnx" or form == "skip"):
-        raise _checks.InvalidValueError(
-            f"int8 is for onnx in the forms masked and compact, whose weights are fixed; got {to}, {form}."
-        )
-    out = Path(out)
-    if out.suffix != _SUFFIXES[to]:
-        raise _checks.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
     say = (progress or Progress()).say
-    (run,) = open_runs([folder], data)
-    if run.dataset is None:
-        raise _checks.DataError(f"the images of {folder} are needed, to compare on: {run.missing}")
-    if form != "masked" and not isinstance(run.model, GaterNet):
-        raise _checks.InvalidValueError(f"{folder} has no gater, and so only the form masked, where all is computed.")
-    run.model.cpu()  # where the images then are too
+    run = _open(folder, data, form)
     reference = in_form(run, "compact" if form == "compact" else "masked", say)
     network = in_form(run, form, say) if form == "skip" else reference
-    example = next(iter(run.first(2)))
     say(f"exporting to {to}")
-    program = exported_program(network, example, free_size=run.task == "segment")
-    details = {**{key: run.config[key] for key in _DETAILS if key in run.config}, "form": form, "run": run.name}
-    details["scale"] = run.source.image_size
-    if int8:
-        details["int8"] = {"calibration": calibration}
-    content = _CONTENTS[to](program, details)
+    program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
+    content = _CONTENTS[to](program, _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {}))
     with _beside(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
@@ -116,6 +99,34 @@ def export_run(
             found |= _quantised(file, run, calibration)
         file.replace(out)
     return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
+
+
+def _refuse_kind(out: Path, to: str, form: str, *, int8: bool) -> None:
+    _checks.one_of("kind", to, _SUFFIXES)
+    _checks.one_of("form", form, FORMS)
+    if int8 and (to != "onnx" or form == "skip"):
+        raise _checks.InvalidValueError(
+            f"int8 is for onnx in the forms masked and compact, whose weights are fixed; got {to}, {form}."
+        )
+    if out.suffix != _SUFFIXES[to]:
+        raise _checks.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
+
+
+def _open(folder: str | Path, data: str | None, form: str) -> Run:
+    """Open a run with its images, on the CPU."""
+    (run,) = open_runs([folder], data)
+    if run.dataset is None:
+        raise _checks.DataError(f"the images of {folder} are needed, to compare on: {run.missing}")
+    if form != "masked" and not isinstance(run.model, GaterNet):
+        raise _checks.InvalidValueError(f"{folder} has no gater, and so only the form masked, where all is computed.")
+    run.model.cpu()
+    return run
+
+
+def _details(run: Run, form: str) -> dict[str, Any]:
+    """Return what a file says of itself besides versions."""
+    known = {key: run.config[key] for key in _DETAILS if key in run.config}
+    return {**known, "form": form, "run": run.name, "scale": run.source.image_size}
 
 
 @contextmanager
