@@ -113,6 +113,16 @@ def test_both_layouts_of_triplet_attention(tmp_path: Path, block: Any, *, old: b
     assert agree(ours, theirs, images)
 
 
+@pytest.mark.parametrize("name", ["pcam", "triplet"])
+def test_triplet_attention_by_its_earlier_names(tmp_path: Path, name: str) -> None:
+    theirs, ours = with_blocks(lambda _: Triplet(old=True), name), tiny("triplet")
+    gw.load_weights(ours, written(theirs.state_dict(), tmp_path / "triplet.pth"))
+    assert agree(ours, theirs)
+    newer, other = with_blocks(lambda _: Triplet(old=False), name), tiny("triplet")
+    gw.load_weights(other, written(newer.state_dict(), tmp_path / "newer.pth"), source="triplet")
+    assert agree(other, newer)
+
+
 @pytest.mark.parametrize(
     ("layer", "gate", "options"),
     [

@@ -151,15 +151,16 @@ _MMCV = Layout(
     finish=lambda weights, model: _fold_norms(weights, model, "conv_out.bn"),
 )
 
+_NAMES = r"(.+)\.(?:triplet_attention|triplet|pcam)"  # of the block, as the released files call it
 _TRIPLET = Layout(
     name="triplet",
-    whose="triplet attention (landskape-ai/triplet-attention), both layouts",
-    sign=r"(^|\.)triplet_attention\.|ChannelGate[HW]\.",
+    whose="triplet attention (landskape-ai/triplet-attention), both layouts, the block by any of its three names",
+    sign=r"(^|\.)(triplet_attention|pcam)\.|ChannelGate[HW]\.",
     read=(
-        (r"(.+)\.triplet_attention\.ChannelGateH\.spatial\.(.+)", r"\1@triplet.cw.conv.\2"),
-        (r"(.+)\.triplet_attention\.ChannelGateW\.spatial\.(.+)", r"\1@triplet.hc.conv.\2"),
-        (r"(.+)\.triplet_attention\.SpatialGate\.spatial\.(.+)", r"\1@triplet.hw.conv.\2"),
-        (r"(.+)\.triplet_attention\.(.+)", r"\1@triplet.\2"),
+        (rf"{_NAMES}\.ChannelGateH\.spatial\.(.+)", r"\1@triplet.cw.conv.\2"),
+        (rf"{_NAMES}\.ChannelGateW\.spatial\.(.+)", r"\1@triplet.hc.conv.\2"),
+        (rf"{_NAMES}\.SpatialGate\.spatial\.(.+)", r"\1@triplet.hw.conv.\2"),
+        (rf"{_NAMES}\.(.+)", r"\1@triplet.\2"),
     ),
     write=((r"(.+)@triplet\.(.+)", r"\1.triplet_attention.\2"),),
 )
