@@ -1,20 +1,26 @@
 """Put gates into a network that is trained already, and tune them in a training loop of your own.
 
-    python examples/tune_gates_in_your_loop.py
+    python examples/tune_gates_in_your_loop.py [--smoke]
 
 A small ResNet learns handwritten digits; then gct is inserted, which changes no output, the gates alone are trained for
-an epoch, and everything for another. Takes about half a minute on two cores.
+an epoch, and everything for another. Takes about half a minute on two cores; --smoke, a look at whether it runs, takes
+seconds and learns little.
 """
+
+import sys
 
 import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise.data import Augmentation, Batches, load_dataset
+from gatewise.data import Augmentation, Batches, Images, load_dataset
+
+SMOKE = "--smoke" in sys.argv
 
 dataset = load_dataset("digits")
+train_images = Images(dataset.train.pixels[:128], dataset.train.labels[:128]) if SMOKE else dataset.train
 mean, std = dataset.statistics()
-train_batches = Batches(dataset.train, 64, mean, std)
+train_batches = Batches(train_images, 64, mean, std)
 validation_batches = Batches(dataset.validation, 500, mean, std)
 
 

@@ -20,6 +20,29 @@ def gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]
             yield gate, name, parameter
 
 
+def _exempt(model: nn.Module) -> set[int]:
+    """Return the ids of parameters that their owner declares to be without weight decay."""
+    exempt = {id(p) for gate, name, p in gate_parameters(model) if name in gate.no_weight_decay}
+    for owner in model.modules():  # a part, such as a backbone, declares for itself
+        declared: Any = getattr(owner, "no_weight_decay", None)
+        names: Any = declared() if callable(declared) else ()
+        exempt |= {id(p) for name, p in owner.named_parameters() if name in names}
+    return exempt
+
+
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Return the names of what `parameter_groups` puts into its group without weight decay, frozen or not.
+
+    >>> from gatewise.insertion import insert_gates
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> _ = insert_gates(net, "gct")
+    >>> undecayed_names(net)
+    {'0.gct.beta'}
+    """
+    exempt = _exempt(model)
+    return {name for name, parameter in model.named_parameters() if id(parameter) in exempt}
+
+
 def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> list[dict[str, Any]]:
     """Return trainable parameters in two groups for an optimizer, the second without weight decay.
 
@@ -33,11 +56,7 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     >>> [(len(group["params"]), group.get("weight_decay")) for group in parameter_groups(net)]
     [(4, None), (1, 0.0)]
     """
-    exempt = {id(p) for gate, name, p in gate_parameters(model) if name in gate.no_weight_decay}
-    for owner in model.modules():  # a part, such as a backbone, declares for itself
-        declared: Any = getattr(owner, "no_weight_decay", None)
-        names: Any = declared() if callable(declared) else ()
-        exempt |= {id(p) for name, p in owner.named_parameters() if name in names}
+    exempt = _exempt(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     decay: dict[str, Any] = {"params": [p for p in trainable if id(p) not in exempt]}
     if weight_decay is not None:

@@ -1,0 +1,110 @@
+"""Gated networks under names of timm's: `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
+
+timm looks for no plugins, so the names are there once this module is imported. `python -m gatewise.presets SCRIPT` does
+so for a script that does not, such as timm's train.py.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from gatewise import _checks
+from gatewise.assembly import make_model
+from gatewise.models import model_names
+from gatewise.registry import gate_spec
+from gatewise.spec import ModelSpec
+from gatewise.tuning import undecayed_names
+
+_models: Any = _checks.optional_module("timm.models", "gatewise.presets")
+
+__all__ = ["PRESETS", "TAG"]  # timm appends the names that it registers
+TAG = "gatewise"
+PRESETS = {
+    "gct_resnet18": "resnet18+gct",
+    "gct_resnet50": "resnet50+gct",
+    "gc_resnet50": "resnet50+gc",
+    "se_resnet50": "resnet50+se",
+    "gct_resnet20": "resnet20+gct",
+    "gater_resnet56": "resnet56+gaternet:sites=residual,gater=resnet20",
+}
+_CIFAR: dict[str, Any] = {
+    "input_size": (3, 32, 32),
+    "num_classes": 10,
+    "crop_pct": 1.0,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2470, 0.2435, 0.2616),
+}
+_RATES = ("drop_rate", "drop_path_rate", "drop_block_rate")
+
+
+def _config(spec: ModelSpec) -> Any:
+    """Return timm's description of a preset: that of its plain network, whose weights it starts from.
+
+    Where fresh gates would change the output there are no weights: the network would not do what they were trained for.
+    """
+    if spec.model in model_names():
+        return _models.PretrainedCfg(**_CIFAR)
+    plain = _models.get_pretrained_cfg(spec.model)
+    if all(gate_spec(choice.name).make(64, device="meta", **choice.options).identity_at_init for choice in spec.gates):
+        return plain
+    return dataclasses.replace(plain, url=None, file=None, hf_hub_id=None, hf_hub_filename=None)
+
+
+def _create(
+    name: str,
+    /,
+    *,
+    pretrained: bool,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: Any = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a preset as timm's `create_model` asks for it."""
+    spec = ModelSpec.parse(PRESETS[name])
+    config = _models.resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    if spec.model in model_names():
+        model = _of_ours(name, spec, config.to_dict(), pretrained=pretrained, **options)
+    else:
+        options |= {"pretrained": pretrained, "pretrained_cfg": config, "cache_dir": cache_dir}
+        model = make_model(dataclasses.replace(spec, model_options={**spec.model_options, **options}))
+    if names := undecayed_names(model):
+        model.no_weight_decay = partial(set, names)  # timm asks for it where nobody gives it a param_group_fn
+    return model
+
+
+def _of_ours(name: str, spec: ModelSpec, config: dict[str, Any], *, pretrained: bool, **options: Any) -> Any:
+    """Build a network that timm does not have, and let it say of itself what timm's say."""
+    if pretrained:
+        raise _checks.InvalidValueError(f"{name} has no pretrained weights. Leave pretrained out and train it.")
+    if options.pop("features_only", False):
+        raise _checks.InvalidValueError(
+            f"{name} gives no maps, only logits. For features_only choose a preset around a network of timm's, for "
+            f"example gct_resnet18."
+        )
+    options = {key: value for key, value in options.items() if value or key not in _RATES}  # train.py gives zeros
+    for key, value in (("num_classes", config["num_classes"]), ("in_chans", config["input_size"][0])):
+        options.setdefault(key, value)
+    model: Any = make_model(dataclasses.replace(spec, model_options={**spec.model_options, **options}))
+    model.num_classes = options["num_classes"]
+    model.pretrained_cfg = model.default_cfg = config
+    return model
+
+
+def _entry_point(name: str) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **options: Any) -> nn.Module:
+        return _create(name, pretrained=pretrained, **options)
+
+    create.__name__ = create.__qualname__ = name  # timm registers a function under its name
+    create.__doc__ = f"Build {PRESETS[name]}."
+    return create
+
+
+default_cfgs = _models.generate_default_cfgs({  # timm finds it by this name
+    f"{name}.{TAG}": _config(ModelSpec.parse(text)) for name, text in PRESETS.items()
+})
+for _name in PRESETS:
+    globals()[_name] = _models.register_model(_entry_point(_name))

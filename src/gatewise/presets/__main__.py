@@ -1,0 +1,32 @@
+"""Run a script with the presets in timm's registry: `python -m gatewise.presets train.py --model gct_resnet50.gatewise`.
+
+Works with `torchrun -m gatewise.presets train.py ...` too.
+"""
+
+import runpy
+import sys
+
+from gatewise import _checks
+from gatewise.presets import PRESETS, TAG
+
+
+def main(arguments: list[str]) -> int:
+    """Run the script with its arguments; without one, list the presets."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print("usage: python -m gatewise.presets SCRIPT [ARGUMENTS ...]\n\nWhat the script then finds in timm:")
+        for name, spec in PRESETS.items():
+            print(f"  {name}.{TAG:<10} {spec}")
+        return 0
+    try:
+        script = _checks.existing_path("script", arguments[0])
+    except _checks.GatewiseError as error:
+        print(f"gatewise: {error}", file=sys.stderr)
+        return 2
+    sys.argv = arguments
+    sys.path.insert(0, str(script.resolve().parent))  # as `python SCRIPT` does
+    runpy.run_path(str(script), run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
