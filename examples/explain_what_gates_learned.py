@@ -35,7 +35,9 @@ with torch.no_grad(), gw.analysis.GateRecorder(model) as recorder:
 
 summaries = stats.summaries().values()
 for gate in summaries:
-    print(f"{gate.path:30} {gate.near_identity:7.1%} near the identity, {gate.between_images:6.1%} depends on the image")
+    print(
+        f"{gate.path:30} {gate.near_identity:7.1%} near the identity, {gate.between_images:6.1%} depends on the image"
+    )
 mean = sum(gate.near_identity for gate in summaries) / len(summaries)
 print(f"mean of {len(summaries)} gates: {mean:.1%} near the identity")
 

@@ -1,6 +1,9 @@
-"""Run a script with the presets in timm's registry: `python -m gatewise.presets train.py --model gct_resnet50.gatewise`.
+"""Run a script with the presets in timm's registry.
 
-Works with `torchrun -m gatewise.presets train.py ...` too.
+    python -m gatewise.presets train.py --model gct_resnet50.gatewise ...
+    torchrun --nproc-per-node 2 -m gatewise.presets train.py --model gct_resnet50.gatewise ...
+
+Without a script it lists the presets.
 """
 
 import runpy

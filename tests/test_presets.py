@@ -1,0 +1,371 @@
+"""Presets in timm's registry, gates as timm's attention layers, and whatever timm's train.py does with a network."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import resolve_data_config
+from timm.models import resume_checkpoint, safe_model_name
+from timm.optim import create_optimizer_v2
+from timm.utils import CheckpointSaver, ModelEmaV3
+from torch import nn
+from torch.testing import assert_close
+
+import gatewise as gw
+from gatewise._checks import InvalidValueError
+from gatewise.presets import PRESETS, TAG
+from gatewise.presets.__main__ import main
+
+OURS = ("gct_resnet20", "gater_resnet56")
+TIMMS = tuple(name for name in PRESETS if name not in OURS)
+IDENTITIES = tuple(name for name in TIMMS if name != "se_resnet50")
+
+
+def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[str, str]]:
+    """Return a plain network with statistics that are not fresh, and an overlay that names its file."""
+    model = timm.create_model(name)
+    for key, tensor in model.state_dict().items():
+        if key.endswith(("running_mean", "bn2.weight", "bn3.weight")):
+            nn.init.normal_(tensor, 0.3, 0.1)
+    torch.save(model.state_dict(), folder / f"{name}.pth")
+    return model.eval(), {"file": str(folder / f"{name}.pth")}
+
+
+# ---- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_the_names_are_there_once_presets_are_imported_and_not_before() -> None:
+    code = (
+        "import timm, gatewise; before = timm.is_model('gct_resnet50')\n"
+        "import gatewise.presets; print(before, timm.is_model('gct_resnet50'))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False True\n"
+
+
+def test_timm_lists_them() -> None:
+    assert timm.list_models(module="presets") == sorted(PRESETS)
+    assert timm.list_models("*.gatewise", include_tags=True) == sorted(f"{name}.{TAG}" for name in PRESETS)
+    assert timm.list_models("*.gatewise", pretrained=True) == sorted(f"{name}.{TAG}" for name in IDENTITIES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_the_network_of_its_spec(name: str) -> None:
+    ours = gw.make_model(PRESETS[name], num_classes=7, in_chans=1)
+    timms = timm.create_model(f"{name}.{TAG}", num_classes=7, in_chans=1)
+    assert type(timms) is type(ours)
+    assert list(gw.gates_in(timms)) == list(gw.gates_in(ours))
+    shapes = [{key: tensor.shape for key, tensor in net.state_dict().items()} for net in (ours, timms)]
+    assert shapes[0] == shapes[1]
+    size = timms.pretrained_cfg["input_size"][1:]
+    with torch.no_grad():
+        assert timms.eval()(torch.zeros(2, 1, *size)).shape == (2, timms.num_classes) == (2, 7)
+
+
+def test_gater_resnet56_is_the_official_form() -> None:
+    net = timm.create_model("gater_resnet56.gatewise")
+    assert isinstance(net, gw.GaterNet)
+    assert net.gate_count == 1008
+    assert net.num_classes == 10
+
+
+@pytest.mark.parametrize("name", TIMMS)
+def test_features_only_gives_gated_maps(name: str) -> None:
+    backbone = timm.create_model(name, features_only=True, out_indices=(1, 2), in_chans=2).eval()
+    plain = timm.create_model(name.partition("_")[2], features_only=True, out_indices=(1, 2))
+    maps = backbone(torch.randn(1, 2, 64, 64))
+    assert [tuple(m.shape[1:]) for m in maps] == [(channels, 64 // by, 64 // by) for channels, by in
+                                                  zip(plain.feature_info.channels(), (4, 8), strict=True)]  # fmt: skip
+    reached: list[str] = []
+    for path, gate in gw.gates_in(backbone).items():
+        gate.register_forward_pre_hook(lambda *_, path=path: reached.append(path))
+    backbone(torch.randn(1, 2, 64, 64))
+    assert reached
+    assert set(reached) == set(gw.gates_in(backbone))
+
+
+def test_no_classes_gives_pooled_features() -> None:
+    assert timm.create_model("gct_resnet18", num_classes=0)(torch.randn(2, 3, 32, 32)).shape == (2, 512)
+
+
+def test_timm_s_own_options_go_through() -> None:
+    net = timm.create_model("gct_resnet18", drop_path_rate=0.1, output_stride=8, global_pool="max")
+    assert net.global_pool.pool_type == "max"
+    assert net.layer4[1].drop_path.drop_prob == pytest.approx(0.1)
+
+
+def test_a_network_of_ours_takes_train_py_s_zeros_and_refuses_a_rate() -> None:
+    zeros = {"drop_rate": 0.0, "drop_path_rate": None, "drop_block_rate": None, "global_pool": None}
+    assert timm.create_model("gct_resnet20", **zeros).num_classes == 10
+    with pytest.raises(InvalidValueError, match=r"unknown option of model 'resnet20' 'drop_rate'"):
+        timm.create_model("gct_resnet20", drop_rate=0.1)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_network_of_ours_says_what_it_has_not(name: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"{name} has no pretrained weights"):
+        timm.create_model(name, pretrained=True)
+    with pytest.raises(InvalidValueError, match=f"{name} gives no maps.*gct_resnet18"):
+        timm.create_model(name, features_only=True)
+
+
+def test_a_wrong_tag_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"Invalid pretrained tag \(a1_in1k\) for gct_resnet18"):
+        timm.create_model("gct_resnet18.a1_in1k")
+
+
+# ---- weights -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_pretrained_weights_are_those_of_timm_s_plain_network(name: str) -> None:
+    ours, plain = (timm.models.get_pretrained_cfg(each) for each in (name, name.partition("_")[2]))
+    assert ours.hf_hub_id == plain.hf_hub_id
+    assert ours.hf_hub_id.startswith("timm/resnet")
+    assert (ours.mean, ours.crop_pct, ours.input_size) == (plain.mean, plain.crop_pct, plain.input_size)
+
+
+def test_a_gate_that_is_no_identity_has_no_pretrained_weights() -> None:
+    with pytest.raises(InvalidValueError, match="No pretrained weights exist for se_resnet50"):
+        timm.create_model("se_resnet50", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["gct_resnet18", "gc_resnet50"])
+def test_with_pretrained_weights_fresh_gates_change_no_output(name: str, tmp_path: Path) -> None:
+    plain, overlay = plain_file(tmp_path, name.partition("_")[2])
+    gated = timm.create_model(f"{name}.{TAG}", pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    assert gw.gates_in(gated)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(gated(x), plain(x))
+
+
+def test_pretrained_weights_are_fitted_to_classes_and_channels_as_timm_does(tmp_path: Path) -> None:
+    _, overlay = plain_file(tmp_path)
+    options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": 3, "in_chans": 1}
+    gated, plain = (timm.create_model(name, **options).state_dict() for name in ("gct_resnet18", "resnet18"))
+    assert gated["fc.weight"].shape == (3, 512)
+    for key in set(plain) - {"fc.weight", "fc.bias"}:
+        assert torch.equal(gated[key], plain[key]), key
+
+
+def test_a_plain_checkpoint_is_taken_and_a_gated_one_too(tmp_path: Path) -> None:
+    _, overlay = plain_file(tmp_path)
+    gated = timm.create_model("gct_resnet18", checkpoint_path=overlay["file"])
+    with torch.no_grad():
+        gated.conv1.gct.gamma += 1
+    torch.save(gated.state_dict(), tmp_path / "gated.pth")
+    again = timm.create_model("gct_resnet18", checkpoint_path=tmp_path / "gated.pth")
+    assert torch.equal(again.conv1.gct.gamma, gated.conv1.gct.gamma)
+    assert torch.equal(again.conv1.weight, gated.conv1.weight)
+
+
+# ---- the optimizer -------------------------------------------------------------------------------------------------
+
+
+def decays(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return each parameter's weight decay, by name."""
+    by_id = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def test_parameter_groups_is_timm_s_param_group_fn() -> None:
+    model = timm.create_model("gct_resnet18")
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4, param_group_fn=gw.parameter_groups)
+    found = decays(model, optimizer)
+    assert len(found) == len(list(model.parameters()))
+    assert {name for name, decay in found.items() if decay == 0} == {
+        name for name in found if name.endswith("gct.beta")
+    }
+    assert set(found.values()) == {0, 1e-4}
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
+
+
+def with_copies(model: nn.Module) -> list[nn.Module]:
+    return [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+
+
+def test_timm_s_own_groups_spare_beta_too() -> None:
+    for model in with_copies(timm.create_model("gct_resnet18")):
+        found = decays(model, create_optimizer_v2(model, opt="adamw", lr=0.1, weight_decay=1e-4))
+        betas = {name for name in found if name.endswith("gct.beta")}
+        assert len(betas) == 20
+        assert {found[name] for name in betas} == {0}
+        assert found["conv1.gct.gamma"] == found["conv1.gct.alpha"] == found["conv1.weight"] == 1e-4
+        assert found["bn1.weight"] == 0, "timm spares what has one axis"
+
+
+def test_gates_inserted_by_hand_need_the_param_group_fn() -> None:
+    model = timm.create_model("resnet18")
+    gw.insert_gates(model, "gct")
+    assert decays(model, create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4))["conv1.gct.beta"] == 1e-4
+
+
+# ---- timm's train.py -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gct_resnet18", "gct_resnet20", "gater_resnet56"])
+def test_the_calls_of_train_py(name: str, tmp_path: Path) -> None:
+    """Build, describe, average, step, save and resume as the script does."""
+    model = timm.create_model(f"{name}.{TAG}", pretrained=False, num_classes=2, in_chans=3, drop_rate=0.0)
+    data = resolve_data_config({"input_size": (3, 32, 32)}, model=model)
+    assert data["input_size"] == (3, 32, 32)
+    assert data["mean"] == model.pretrained_cfg["mean"]
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4, momentum=0.9)
+    average = ModelEmaV3(model, decay=0.5)
+    args = Namespace(model=f"{name}.{TAG}")
+    saver = CheckpointSaver(model, optimizer, args, average, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path))
+    nn.functional.cross_entropy(model(torch.randn(4, *data["input_size"])), torch.tensor([0, 1, 0, 1])).backward()
+    optimizer.step()
+    average.update(model)
+    saver.save_checkpoint(0, metric=1.0)
+    again = timm.create_model(args.model, num_classes=2)
+    restored = create_optimizer_v2(again, opt="sgd", lr=0.1, weight_decay=1e-4)
+    assert resume_checkpoint(again, str(tmp_path / "last.pth.tar"), restored) == 1
+    assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert safe_model_name(args.model) == f"{name}_{TAG}"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Write 16 and 8 pictures of two classes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("validation", 4)):
+        for bright, label in enumerate("ab"):
+            folder = tmp_path / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(100 * bright, 100 * bright + 100, (40, 40, 3)).astype("uint8")
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gatewise.presets", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gct_resnet20", "gct_resnet50", "gater_resnet56"])
+def test_timm_s_train_py_trains_a_preset_and_resumes(name: str, pictures: Path) -> None:
+    script = os.environ.get("TIMM_TRAIN_SCRIPT")
+    if not script:
+        pytest.skip("TIMM_TRAIN_SCRIPT does not name timm's train.py, which timm's wheel does not hold")
+    out = pictures.parent / "out"
+    flags = "--num-classes 2 --input-size 3 32 32 -b 8 --workers 0 --device cpu --warmup-epochs 0 --lr 0.01 --model-ema"
+    every = (script, pictures, "--model", f"{name}.{TAG}", "--output", out, *flags.split())
+    first = launch(*every, "--experiment", "first", "--epochs", 2)
+    assert first.returncode == 0, first.stderr
+    resumed = launch(*every, "--experiment", "resumed", "--epochs", 3, "--resume", out / "first/last.pth.tar")
+    assert resumed.returncode == 0, resumed.stderr
+    rows = [(out / run / "summary.csv").read_text().splitlines()[1:] for run in ("first", "resumed")]
+    assert [[row.split(",")[0] for row in each] for each in rows] == [["0", "1"], ["2"]]
+    saved = torch.load(out / "resumed/last.pth.tar", weights_only=False)
+    model = timm.create_model(f"{name}.{TAG}", num_classes=2)
+    model.load_state_dict(saved["state_dict"])
+    assert saved["arch"] == f"{name}.{TAG}"
+
+
+# ---- the launcher --------------------------------------------------------------------------------------------------
+
+
+def test_the_launcher_runs_a_script_as_python_does(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("value = 3\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, timm, beside\n"
+        "print(__name__, sys.argv, timm.is_model('gct_resnet50'), beside.value)\n"
+        "raise SystemExit(7)\n"
+    )
+    result = launch(script, "--model", "x")
+    assert result.stdout == f"__main__ {[str(script), '--model', 'x']} True 3\n", result.stderr
+    assert result.returncode == 7
+
+
+def test_a_missing_script_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nowhere.py"]) == 2
+    assert capsys.readouterr() == ("", "gatewise: script 'nowhere.py' does not exist. Check the path.\n")
+
+
+def test_without_a_script_the_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    for name, spec in PRESETS.items():
+        assert any(line.split() == [f"{name}.{TAG}", spec] for line in printed.splitlines())
+
+
+# ---- gates as timm's attention layer -------------------------------------------------------------------------------
+
+BLOCK_ARGS = ("resnet18", "resnet50", "resnext50_32x4d", "res2net50_26w_4s", "skresnet18", "seresnet18")
+ATTN_LAYER = ("gernet_s", "repvgg_a0", "regnetz_b16", "nf_resnet26", "nf_regnet_b0", "mobilevit_xs")
+
+
+def attended(name: str, **options: Any) -> nn.Module:
+    """Return the network after a forward that reached each of its gates."""
+    net = timm.create_model(name, num_classes=3, **options).eval()
+    gates, reached = gw.gates_in(net), set()
+    for path, gate in gates.items():
+        gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path))
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 64, 64)).isfinite().all()
+    assert reached == set(gates) != set()
+    return net
+
+
+@pytest.mark.parametrize("name", BLOCK_ARGS)
+def test_families_that_take_gates_in_block_args(name: str) -> None:
+    attended(name, block_args={"attn_layer": gw.SqueezeExcite})
+    net = attended(name, block_args={"attn_layer": partial(gw.GatedChannelTransform, mode="l1")})
+    assert all(gate.mode == "l1" for gate in gw.gates_in(net).values())
+
+
+@pytest.mark.parametrize("name", ATTN_LAYER)
+def test_families_that_take_gates_as_attn_layer(name: str) -> None:
+    net = attended(name, attn_layer=partial(gw.GlobalContext, rd_ratio=1 / 4), attn_kwargs={})
+    gate = next(iter(gw.gates_in(net).values()))
+    assert gate.channel_add_conv[0].out_channels == max(gate.channels // 4, 4 if gate.channels < 8 else 2)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "tinynet_e"])
+def test_an_efficientnet_wants_a_function_that_drops_what_a_gate_has_not(name: str) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'act_layer'"):
+        timm.create_model(name, se_layer=gw.SqueezeExcite)
+    attended(name, se_layer=lambda channels, **_: gw.SqueezeExcite(channels, rd_ratio=1 / 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("resnest14d", {"block_args": {"attn_layer": gw.SqueezeExcite}}, AssertionError, "attn_layer is not supported"),
+        ("regnetz_b16", {"attn_layer": gw.GatedChannelTransform}, TypeError, "unexpected keyword argument 'rd_ratio'"),
+        ("resnet26t", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
+        ("cspresnet50", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
+        ("regnety_002", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
+        ("convnext_atto", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
+        ("densenet121", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
+        ("mobilenetv3_small_050", {"se_layer": gw.SqueezeExcite}, TypeError, "multiple values for keyword argument"),
+    ],
+)
+def test_families_that_refuse(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        timm.create_model(name, **options)
+
+
+def test_timm_draws_convolutions_anew_so_that_gc_is_no_identity_there() -> None:
+    given = timm.create_model("resnet18", block_args={"attn_layer": gw.GlobalContext})
+    inserted = timm.create_model("resnet18")
+    gw.insert_gates(inserted, "gc")
+    for net, zero in ((given, False), (inserted, True)):
+        last = next(iter(gw.gates_in(net).values())).channel_add_conv[-1].weight
+        assert bool((last == 0).all()) is zero
