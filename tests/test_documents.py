@@ -11,13 +11,18 @@ from test_training import DATASET, RECIPE
 
 import gatewise as gw
 from gatewise.cli import app
+from gatewise.presets import PRESETS
 from gatewise.training import train
 
 ROOT = Path(__file__).parent.parent
 
 
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), flags=re.DOTALL)
 
 
 def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +61,17 @@ def test_the_page_on_explain_s_python_runs() -> None:
     assert names["summary"].near_identity == 1, "a fresh gct does nothing"
 
 
+def test_the_page_on_timm_s_python_runs() -> None:
+    names: dict = {}
+    exec("\n".join(blocks("docs/timm.md", "python")), names)
+    assert names["optimizer"].param_groups[1]["weight_decay"] == 0
+    assert len(gw.gates_in(names["net"])) == 16, "those of an EfficientNet"
+    listed = re.findall(
+        r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+)\|", text_of("docs/timm.md"), flags=re.MULTILINE))
+    )
+    assert sorted(name for name in listed if "_resnet" in name) == sorted(PRESETS)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/execution.md", "docs/export.md"])
 def test_a_page_s_commands_parse(page: str) -> None:
     commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("gatewise")]
@@ -80,6 +96,7 @@ def test_the_readme_names_every_gate() -> None:
         "docs/export.md",
         "docs/explain.md",
         "docs/results.md",
+        "docs/timm.md",
         "docs/weights.md",
     ],
 )

@@ -8,6 +8,7 @@ from planted.gates import BUGS as _GATES
 from planted.interop import BUGS as _INTEROP
 from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
+from planted.presets import BUGS as _PRESETS
 from planted.segmentation import BUGS as _SEGMENTATION
 from planted.training import BUGS as _TRAINING
 from planted.tuning import BUGS as _TUNING
@@ -20,6 +21,7 @@ BUGS = [
     *_INTEROP,
     *_NETWORKS,
     *_PIXELS,
+    *_PRESETS,
     *_SEGMENTATION,
     *_TRAINING,
     *_TUNING,

@@ -66,6 +66,7 @@ def _create(
     """Build a preset as timm's `create_model` asks for it."""
     spec = ModelSpec.parse(PRESETS[name])
     config = _models.resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+    model: Any
     if spec.model in model_names():
         model = _of_ours(name, spec, config.to_dict(), pretrained=pretrained, **options)
     else:

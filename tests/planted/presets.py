@@ -1,0 +1,86 @@
+"""Bugs in the presets of timm's registry, their launcher and the declaration of what does not decay."""
+
+from planted.bug import Bug
+
+BUGS = [
+    Bug(
+        "weights promised for gates that change the output",
+        "presets/__init__.py",
+        "    return dataclasses.replace(plain, url=None, file=None, hf_hub_id=None, hf_hub_filename=None)",
+        "    return plain",
+        "test_presets.py",
+        "test_timm_lists_them or test_a_gate_that_is_no_identity_has_no_pretrained_weights",
+    ),
+    Bug(
+        "overlay of the pretrained configuration ignored",
+        "presets/__init__.py",
+        "resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)",
+        "resolve_pretrained_cfg(name, pretrained_cfg)",
+        "test_presets.py",
+        "test_with_pretrained_weights_fresh_gates_change_no_output",
+    ),
+    Bug(
+        "pretrained left out",
+        "presets/__init__.py",
+        'options |= {"pretrained": pretrained, ',
+        'options |= {"pretrained": False, ',
+        "test_presets.py",
+        "test_with_pretrained_weights_fresh_gates_change_no_output",
+    ),
+    Bug(
+        "a preset does not tell timm what must not decay",
+        "presets/__init__.py",
+        "if names := undecayed_names(model):",
+        "if names := set():",
+        "test_presets.py",
+        "test_timm_s_own_groups_spare_beta_too",
+    ),
+    Bug(
+        "everything declared to be without decay",
+        "tuning.py",
+        "in model.named_parameters() if id(parameter) in exempt}",
+        "in model.named_parameters()}",
+        "test_presets.py",
+        "test_timm_s_own_groups_spare_beta_too",
+    ),
+    Bug(
+        "zeros of train.py refused",
+        "presets/__init__.py",
+        "if value or key not in _RATES}",
+        "}",
+        "test_presets.py",
+        "test_a_network_of_ours_takes_train_py_s_zeros_and_refuses_a_rate",
+    ),
+    Bug(
+        "rates left out without a word",
+        "presets/__init__.py",
+        "if value or key not in _RATES}",
+        "if key not in _RATES}",
+        "test_presets.py",
+        "test_a_network_of_ours_takes_train_py_s_zeros_and_refuses_a_rate",
+    ),
+    Bug(
+        "classes of a network of ours not told",
+        "presets/__init__.py",
+        '    model.num_classes = options["num_classes"]\n',
+        '    model.num_classes = config["num_classes"]\n',
+        "test_presets.py",
+        "test_a_preset_is_the_network_of_its_spec",
+    ),
+    Bug(
+        "the script does not see its arguments",
+        "presets/__main__.py",
+        "    sys.argv = arguments\n",
+        "",
+        "test_presets.py",
+        "test_the_launcher_runs_a_script_as_python_does",
+    ),
+    Bug(
+        "the script does not find what lies beside it",
+        "presets/__main__.py",
+        "    sys.path.insert(0, str(script.resolve().parent))  # as `python SCRIPT` does\n",
+        "",
+        "test_presets.py",
+        "test_the_launcher_runs_a_script_as_python_does",
+    ),
+]
