@@ -1,4 +1,4 @@
-"""Presets in timm's registry, gates as timm's attention layers, and whatever timm's train.py does with a network."""
+"""Presets in timm's registry, and whatever timm's train.py does with them."""
 
 import copy
 import os
@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from argparse import Namespace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,15 @@ TIMMS = tuple(name for name in PRESETS if name not in OURS)
 IDENTITIES = tuple(name for name in TIMMS if name != "se_resnet50")
 
 
+def python(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return python("-m", "gatewise.presets", *arguments)
+
+
 def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[str, str]]:
     """Return a plain network with statistics that are not fresh, and an overlay that names its file."""
     model = timm.create_model(name)
@@ -50,8 +58,15 @@ def test_the_names_are_there_once_presets_are_imported_and_not_before() -> None:
         "import timm, gatewise; before = timm.is_model('gct_resnet50')\n"
         "import gatewise.presets; print(before, timm.is_model('gct_resnet50'))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "False True\n"
+    assert python("-c", code).stdout == "False True\n"
+
+
+def test_without_timm_the_presets_say_how_to_get_it() -> None:
+    result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.presets")
+    assert result.stderr.splitlines()[-1].endswith(
+        "gatewise.presets needs the package 'timm', which is not installed. "
+        "Install it with: pip install 'gatewise[train]'"
+    )
 
 
 def test_timm_lists_them() -> None:
@@ -251,11 +266,6 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gatewise.presets", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gct_resnet20", "gct_resnet50", "gater_resnet56"])
 def test_timm_s_train_py_trains_a_preset_and_resumes(name: str, pictures: Path) -> None:
@@ -264,10 +274,12 @@ def test_timm_s_train_py_trains_a_preset_and_resumes(name: str, pictures: Path) 
         pytest.skip("TIMM_TRAIN_SCRIPT does not name timm's train.py, which timm's wheel does not hold")
     out = pictures.parent / "out"
     flags = "--num-classes 2 --input-size 3 32 32 -b 8 --workers 0 --device cpu --warmup-epochs 0 --lr 0.01 --model-ema"
-    every = (script, pictures, "--model", f"{name}.{TAG}", "--output", out, *flags.split())
+    every = (script, "--data-dir", pictures, "--model", f"{name}.{TAG}", "--output", out, *flags.split())
     first = launch(*every, "--experiment", "first", "--epochs", 2)
     assert first.returncode == 0, first.stderr
-    resumed = launch(*every, "--experiment", "resumed", "--epochs", 3, "--resume", out / "first/last.pth.tar")
+    without_launcher = ("--device-modules", "gatewise.presets")
+    more = ("--experiment", "resumed", "--epochs", 3, "--resume", out / "first/last.pth.tar", *without_launcher)
+    resumed = python(*every, *more)
     assert resumed.returncode == 0, resumed.stderr
     rows = [(out / run / "summary.csv").read_text().splitlines()[1:] for run in ("first", "resumed")]
     assert [[row.split(",")[0] for row in each] for each in rows] == [["0", "1"], ["2"]]
@@ -303,69 +315,3 @@ def test_without_a_script_the_presets_are_listed(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     for name, spec in PRESETS.items():
         assert any(line.split() == [f"{name}.{TAG}", spec] for line in printed.splitlines())
-
-
-# ---- gates as timm's attention layer -------------------------------------------------------------------------------
-
-BLOCK_ARGS = ("resnet18", "resnet50", "resnext50_32x4d", "res2net50_26w_4s", "skresnet18", "seresnet18")
-ATTN_LAYER = ("gernet_s", "repvgg_a0", "regnetz_b16", "nf_resnet26", "nf_regnet_b0", "mobilevit_xs")
-
-
-def attended(name: str, **options: Any) -> nn.Module:
-    """Return the network after a forward that reached each of its gates."""
-    net = timm.create_model(name, num_classes=3, **options).eval()
-    gates, reached = gw.gates_in(net), set()
-    for path, gate in gates.items():
-        gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path))
-    with torch.no_grad():
-        assert net(torch.randn(1, 3, 64, 64)).isfinite().all()
-    assert reached == set(gates) != set()
-    return net
-
-
-@pytest.mark.parametrize("name", BLOCK_ARGS)
-def test_families_that_take_gates_in_block_args(name: str) -> None:
-    attended(name, block_args={"attn_layer": gw.SqueezeExcite})
-    net = attended(name, block_args={"attn_layer": partial(gw.GatedChannelTransform, mode="l1")})
-    assert all(gate.mode == "l1" for gate in gw.gates_in(net).values())
-
-
-@pytest.mark.parametrize("name", ATTN_LAYER)
-def test_families_that_take_gates_as_attn_layer(name: str) -> None:
-    net = attended(name, attn_layer=partial(gw.GlobalContext, rd_ratio=1 / 4), attn_kwargs={})
-    gate = next(iter(gw.gates_in(net).values()))
-    assert gate.channel_add_conv[0].out_channels == max(gate.channels // 4, 4 if gate.channels < 8 else 2)
-
-
-@pytest.mark.parametrize("name", ["efficientnet_b0", "tinynet_e"])
-def test_an_efficientnet_wants_a_function_that_drops_what_a_gate_has_not(name: str) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'act_layer'"):
-        timm.create_model(name, se_layer=gw.SqueezeExcite)
-    attended(name, se_layer=lambda channels, **_: gw.SqueezeExcite(channels, rd_ratio=1 / 4))
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "error", "message"),
-    [
-        ("resnest14d", {"block_args": {"attn_layer": gw.SqueezeExcite}}, AssertionError, "attn_layer is not supported"),
-        ("regnetz_b16", {"attn_layer": gw.GatedChannelTransform}, TypeError, "unexpected keyword argument 'rd_ratio'"),
-        ("resnet26t", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
-        ("cspresnet50", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
-        ("regnety_002", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
-        ("convnext_atto", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
-        ("densenet121", {"attn_layer": gw.SqueezeExcite}, TypeError, "unexpected keyword argument 'attn_layer'"),
-        ("mobilenetv3_small_050", {"se_layer": gw.SqueezeExcite}, TypeError, "multiple values for keyword argument"),
-    ],
-)
-def test_families_that_refuse(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        timm.create_model(name, **options)
-
-
-def test_timm_draws_convolutions_anew_so_that_gc_is_no_identity_there() -> None:
-    given = timm.create_model("resnet18", block_args={"attn_layer": gw.GlobalContext})
-    inserted = timm.create_model("resnet18")
-    gw.insert_gates(inserted, "gc")
-    for net, zero in ((given, False), (inserted, True)):
-        last = next(iter(gw.gates_in(net).values())).channel_add_conv[-1].weight
-        assert bool((last == 0).all()) is zero
