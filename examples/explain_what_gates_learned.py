@@ -3,7 +3,7 @@
     python examples/explain_what_gates_learned.py [--smoke] [PAGE.html]
 
 Trains a ResNet-20 with gct on handwritten digits, tells how many channels each gate leaves as they were (over the
-validation images), and writes a page with the figures. About a minute on two cores; --smoke takes seconds.
+validation images), and writes a page with the figures. About half a minute; --smoke takes seconds.
 """
 
 import sys

@@ -18,7 +18,7 @@ from gatewise.registry import gate_spec
 from gatewise.spec import ModelSpec
 from gatewise.tuning import undecayed_names
 
-_models: Any = _checks.optional_module("timm.models", "gatewise.presets")
+_models: Any = _checks.optional_module("timm", "gatewise.presets").models
 
 __all__ = ["PRESETS", "TAG"]  # timm appends the names that it registers
 TAG = "gatewise"
