@@ -1,0 +1,27 @@
+"""The page of all commands and their flags, written by the command line's own parser."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gatewise.cli import app as commands
+
+
+def page() -> str:
+    """Return the commands, their flags and their examples as Markdown."""
+    text = commands.generate_docs(output_format="markdown", usage_name="gatewise")
+    text = re.sub(r"## Table of Contents\n.*?(?=\*\*Commands)", "", text, flags=re.DOTALL)  # the commands follow
+    return text.replace("# gatewise\n", "# Commands\n", 1)
+
+
+def write(app: Any) -> None:
+    """Write the page, if it changed."""
+    file = Path(app.srcdir) / "commands.md"
+    if not file.exists() or file.read_text() != page():
+        file.write_text(page())
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Let Sphinx write the page before it reads its sources."""
+    app.connect("builder-inited", write)
+    return {"parallel_read_safe": True}
