@@ -191,6 +191,23 @@ def test_links_lead_somewhere(page: str) -> None:
     assert not broken
 
 
+def headings(page: Path) -> set[str]:
+    """Return what a link to a heading is written with, on GitHub and in the site."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_to_headings_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", (ROOT / page).read_text())
+    broken = [
+        (file, part)
+        for file, part in links
+        if part not in headings(((ROOT / page).parent / file) if file else ROOT / page)
+    ]
+    assert not broken
+
+
 def test_the_design_names_every_module_of_the_package() -> None:
     design = (ROOT / "docs/design.md").read_text()
     top = [

@@ -45,7 +45,7 @@ def test_a_gate_s_page_has_all_that_is_promised(name: str, pages: ModuleType) ->
     assert spec.use, f"say in the registration of {name} when to use it (use=)"
     page = pages.gate_page(spec)
     assert page.startswith(f"# `{name}`: {spec.title}\n\n{spec.use}\n\n{spec.paper}.")
-    assert f"```text\ny = {pages.formula(spec)}\n```" in page
+    assert f"```text\n{name}(x) = {pages.formula(spec)}\n```" in page
     assert page.count("<svg ") == 3
     assert f"autoclass:: gatewise.{spec.gate.__name__}" in page
     (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
@@ -187,6 +187,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert (tmp_path / f"site/gates/{name}.html").exists()
     reference = (tmp_path / "site/api/gatewise.html").read_text()
     assert 'id="gatewise.insert_gates"' in reference
+    commands = (tmp_path / "docs/commands.md").read_text()
+    assert "\ngatewise compact --out PATH [OPTIONS] RUN\n" in commands
     explain = (tmp_path / "site/explain.html").read_text()
     assert 'href="pages/gct-resnet18.html"' in explain
     assert (tmp_path / "site/pages/gct-resnet18.html").exists()

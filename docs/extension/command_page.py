@@ -10,7 +10,9 @@ from gatewise.cli import app as commands
 def page() -> str:
     """Return the commands, their flags and their examples as Markdown."""
     text = commands.generate_docs(output_format="markdown", usage_name="gatewise")
+    text = re.sub(r"^(gatewise \w+) -m \w+", r"\1", text, flags=re.MULTILINE)  # of `python -m sphinx`, which runs now
     text = re.sub(r"## Table of Contents\n.*?(?=\*\*Commands)", "", text, flags=re.DOTALL)  # the commands follow
+    text = re.sub(r"^Example: (.+)$", r"```bash\n\1\n```", text, flags=re.MULTILINE)
     return text.replace("# gatewise\n", "# Commands\n", 1)
 
 

@@ -92,7 +92,7 @@ def _draw_reach(name: str, changes: Tensor, down: str, along: str, middle: tuple
     figure, axes = new_figure(4.2, 3.2)
     axes.grid(False)
     seen = np.ma.masked_equal(changes.numpy(), 0)
-    mesh = axes.pcolormesh(seen, norm=LogNorm(1e-5, 1), cmap="viridis", edgecolors="none")
+    mesh = axes.pcolormesh(seen, norm=LogNorm(1e-5, 1), cmap="viridis", edgecolors="face", linewidth=0.3)
     axes.set_xlim(0, changes.shape[1])
     axes.set_ylim(changes.shape[0], 0)
     axes.set_xticks(range(0, changes.shape[1] + 1, 5))

@@ -23,10 +23,10 @@ _PAGE = """# `{name}`: {title}
 ## Formula
 
 ```text
-y = {formula}
+{name}(x) = {formula}
 ```
 
-`gatewise.{module}.{function}`, whose arguments are explained [below](#reference).
+The arguments are those of {{py:func}}`gatewise.{module}.{function}`.
 
 ## What it does
 
@@ -121,7 +121,7 @@ def formula(spec: GateSpec) -> str:
     'x * sigmoid(expand(relu(reduce(mean of x over positions))))'
     """
     first = inspect.cleandoc(spec.function.__doc__ or "").partition("\n\n")[0]
-    return " ".join(first.split()).removeprefix("Return ").removesuffix(".")
+    return " ".join(first.split()).removeprefix("Return ").removesuffix(".").replace("`", "")
 
 
 def cost_table(cost: Cost) -> Table:

@@ -18,7 +18,7 @@ def open_pages(app: Any, doctree: nodes.document) -> None:
         target = posixpath.normpath(posixpath.join(folder, node["reftarget"])).lstrip("/")
         if target.startswith(f"{PAGES}/") and target.endswith(".html"):
             link = posixpath.relpath(target, folder or ".")
-            node.replace_self(nodes.reference("", "", *node.children, refuri=link, classes=["page"]))
+            node.replace_self(nodes.reference("", "", *node.children, refuri=link))
 
 
 def copy_pages(app: Any, error: Exception | None) -> None:
