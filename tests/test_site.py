@@ -78,6 +78,18 @@ def test_bytes_are_those_of_each_operator_and_views_move_none() -> None:
     assert costs.cost_of(gw.make_gate("ge", 4), x).bytes_moved == (144 + 16) + (16 + 16) + (144 + 16 + 144)
 
 
+def test_pages_are_written_only_where_they_changed(tmp_path: Path) -> None:
+    fill_folder = import_module("written").fill_folder
+    fill_folder(tmp_path / "gates", {"gct.md": "one", "old.md": "two"})
+    file = tmp_path / "gates/gct.md"
+    os.utime(file, (1, 1))
+    fill_folder(tmp_path / "gates", {"gct.md": "one", "se.md": "three"})
+    assert file.stat().st_mtime == 1
+    assert sorted(page.name for page in file.parent.iterdir()) == ["gct.md", "se.md"]
+    fill_folder(tmp_path / "gates", {"gct.md": "four"})
+    assert file.read_text() == "four"
+
+
 def reach_of(name: str, **options: Any) -> torch.Tensor:
     """Return which values a gate with these options lets depend on the one in the middle."""
     spec = gw.gate_spec(name)

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from sphinx.errors import ExtensionError
+from written import fill_folder
 
 from gatewise.registry import gate_names, gate_spec
 
@@ -147,16 +148,12 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def write(app: Any) -> None:
-    """Check all docstrings, then write the pages, only those that changed."""
+    """Check all docstrings, then write the pages."""
     modules = [importlib.import_module(name) for name in app.config.documented_modules]
     refuse_undocumented(modules)
-    folder = Path(app.srcdir) / FOLDER
-    folder.mkdir(exist_ok=True)
     chosen = each_once(modules)
     texts = {f"{module.__name__}.md": page(module, names) for module, names in chosen.items()}
-    for name, text in {**texts, "index.md": index_page(chosen)}.items():
-        if not (folder / name).exists() or (folder / name).read_text() != text:
-            (folder / name).write_text(text)
+    fill_folder(Path(app.srcdir) / FOLDER, {**texts, "index.md": index_page(chosen)})
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from written import write_page
+
 from gatewise.cli import app as commands
 
 
@@ -17,10 +19,8 @@ def page() -> str:
 
 
 def write(app: Any) -> None:
-    """Write the page, if it changed."""
-    file = Path(app.srcdir) / "commands.md"
-    if not file.exists() or file.read_text() != page():
-        file.write_text(page())
+    """Write the page."""
+    write_page(Path(app.srcdir) / "commands.md", page())
 
 
 def setup(app: Any) -> dict[str, bool]:

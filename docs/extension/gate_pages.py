@@ -6,6 +6,7 @@ from typing import Any
 
 from gate_costs import MODEL, SIDE, Cost, cost_of_gate, cost_of_network
 from gate_figures import drawings
+from written import fill_folder
 
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.table import Cell, Table
@@ -182,18 +183,14 @@ def _html(figures: list[Drawing]) -> str:
 
 
 def pages() -> dict[str, str]:
-    """Return every page by its path in the documentation's source."""
-    each = {f"{FOLDER}/{name}.md": gate_page(gate_spec(name)) for name in gate_names()}
-    return {**each, f"{FOLDER}/index.md": index_page()}
+    """Return every page by its name."""
+    each = {f"{name}.md": gate_page(gate_spec(name)) for name in gate_names()}
+    return {**each, "index.md": index_page()}
 
 
 def write(app: Any) -> None:
-    """Write the pages, only those that changed."""
-    for path, text in pages().items():
-        file = Path(app.srcdir) / path
-        if not file.exists() or file.read_text() != text:
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(text)
+    """Write the pages."""
+    fill_folder(Path(app.srcdir) / FOLDER, pages())
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -95,7 +95,7 @@ def gated_channel_transform(
     inert={"spatial_dims": "chooses the rank of the input"},
     use="Where trained weights are to be kept: a fresh gate changes no output and brings three numbers for each "
     "channel. It sits before every convolution, so its price is time for reading and writing every map again, "
-    "not multiply-adds. Keep weight decay off `beta` (`parameter_groups` does); at narrow networks compare "
+    "not multiply-adds. Keep weight decay off `beta` (`parameter_groups` does); in small networks compare "
     "`gct@stage_end`, which is cheaper.",
 )
 class GatedChannelTransform(Gate):
