@@ -92,6 +92,11 @@ def prepared_execution() -> dict[str, Any]:
     return {"net": net, "loader": [images], "images": images}
 
 
+def prepared_sharing() -> dict[str, Any]:
+    train(dataclasses.replace(RECIPE, gate="gaternet", epochs=1), "runs/gater", dataset=DATASET)
+    return {}
+
+
 def prepared_comparison() -> dict[str, Any]:
     shutil.copytree(ROOT / "docs/results/digits", "comparison")
     return {}
@@ -105,6 +110,7 @@ PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/networks.md": prepared_networks,
     "docs/execution.md": prepared_execution,
     "docs/guides/compare.md": prepared_comparison,
+    "docs/sharing.md": prepared_sharing,
 }
 ELSEWHERE = {"README.md", "CONTRIBUTING.md"}  # below, and in test_new_gate.py
 # What must be so where a page's Python has ended.
