@@ -15,6 +15,8 @@ def page() -> str:
     text = re.sub(r"^(gatewise \w+) -m \w+", r"\1", text, flags=re.MULTILINE)  # of `python -m sphinx`, which runs now
     text = re.sub(r"## Table of Contents\n.*?(?=\*\*Commands)", "", text, flags=re.DOTALL)  # the commands follow
     text = re.sub(r"^Example: (.+)$", r"```bash\n\1\n```", text, flags=re.MULTILINE)
+    # Flags in the text of others are code too, so that their dashes stay.
+    text = re.sub(r"(```.*?```|`[^`]*`)|(--[a-z][a-z-]*)", lambda m: m[1] or f"`{m[2]}`", text, flags=re.DOTALL)
     return text.replace("# gatewise\n", "# Commands\n", 1)
 
 
