@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= runs/digits
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow check docs bench clean
+.PHONY: compare test test-slow check docs site bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; ends with a table and the path of a report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -27,17 +27,24 @@ docs: $(VENV)/.installed  ## the pages that are generated; tests/test_any_networ
 	$(BIN)/gatewise gates --markdown > docs/gates.md
 	$(BIN)/python tests/networks_page.py > docs/networks.md
 
+site: $(VENV)/.documented  ## the documentation as a site, in docs/_build; a warning stops it
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
+
 bench: $(VENV)/.installed  ## the benchmarks, minutes each, on an otherwise idle machine
 	$(BIN)/python benchmarks/gates.py
 	$(BIN)/python benchmarks/training_loop.py
 
-clean:  ## the environment and the default comparison
-	rm -rf $(VENV) $(OUT)
+clean:  ## the environment, the default comparison and the site
+	rm -rf $(VENV) $(OUT) docs/_build docs/api docs/gates docs/commands.md
 
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[all]"
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group docs
 	touch $@
 
 $(VENV)/.developed: $(VENV)/.installed

@@ -1,36 +1,157 @@
 """The README, the examples and the generated pages say what is true."""
 
+import dataclasses
+import doctest
+import io
 import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cyclopts
 import pytest
 import timm
 import torch
+import torchvision
 from foreign import GctResNet50, MmcvContext
 from test_training import DATASET, RECIPE
 
 import gatewise as gw
 from gatewise.cli import app
 from gatewise.presets import PRESETS
-from gatewise.training import train
+from gatewise.spec import parse_gates_list
+from gatewise.training import Recipe, train
 
 ROOT = Path(__file__).parent.parent
+# Not in the repository, so a link to them would be broken where pages are read as files.
+WRITTEN_BY_THE_SITE = [ROOT / "docs" / name for name in ("api", "gates", "commands.md")]
 
 
-def text_of(page: str) -> str:
-    return (ROOT / page).read_text()
+def pages() -> list[str]:
+    """Return the Markdown that people read, without tables of results and what the site's build writes."""
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/guides").glob("*.md")]
+    return sorted(str(page.relative_to(ROOT)) for page in found if page not in WRITTEN_BY_THE_SITE)
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text_of(page), flags=re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def run_blocks(page: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Run a page's Python in order in one namespace, check what its `>>>` lines print, and return the namespace."""
+    for number, block in enumerate(blocks(page, "python")):
+        if not block.startswith(">>>"):
+            exec(block.replace("pretrained=True", "pretrained=False"), names)
+            continue
+        example = doctest.DocTestParser().get_doctest(block, names, f"{page}, block {number}", page, 0)
+        report = io.StringIO()
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.write, clear_globs=False)
+        assert not report.getvalue(), report.getvalue()
+        names.update(example.globs)
+    return names
+
+
+def their_gct_file() -> None:
+    torch.save(GctResNet50().state_dict(), "GCT_ResNet50.pth.tar")
+
+
+def prepared_readme() -> dict[str, Any]:
+    train(RECIPE, "plain", dataset=DATASET)
+    their_gct_file()
+    return {"torch": torch}
+
+
+def prepared_weights() -> dict[str, Any]:
+    their_gct_file()
+    detector = timm.create_model("resnet50")
+    for stage in (detector.layer2, detector.layer3, detector.layer4):
+        for unit in stage:
+            unit.add_module("context_block", MmcvContext(unit.bn3.num_features, 1 / 16))
+    weights = {f"backbone.{name}": tensor for name, tensor in detector.state_dict().items()}
+    torch.save({"state_dict": weights}, "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco.pth")
+    return {}
+
+
+def prepared_gates() -> dict[str, Any]:
+    return {"torch": torch, "GaterNet": gw.GaterNet} | {
+        gw.gate_spec(name).gate.__name__: gw.gate_spec(name).gate for name in gw.gate_names()
+    }
+
+
+def prepared_networks() -> dict[str, Any]:
+    detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    return {"gw": gw, "detector": detector}
+
+
+def prepared_execution() -> dict[str, Any]:
+    images = torch.randn(2, 3, 32, 32)
+    net = gw.GaterNet(gw.make_model("resnet20"), image_size=(32, 32)).eval()
+    return {"net": net, "loader": [images], "images": images}
+
+
+def prepared_sharing() -> dict[str, Any]:
+    train(dataclasses.replace(RECIPE, gate="gaternet", epochs=1), "runs/gater", dataset=DATASET)
+    return {}
+
+
+def prepared_comparison() -> dict[str, Any]:
+    shutil.copytree(ROOT / "docs/results/digits", "comparison")
+    return {}
+
+
+# What stands ready where a page's Python begins, beside an empty folder.
+PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": prepared_readme,
+    "docs/weights.md": prepared_weights,
+    "docs/gates.md": prepared_gates,
+    "docs/networks.md": prepared_networks,
+    "docs/execution.md": prepared_execution,
+    "docs/guides/compare.md": prepared_comparison,
+    "docs/sharing.md": prepared_sharing,
+}
+ELSEWHERE = {"README.md", "CONTRIBUTING.md"}  # below, and in test_new_gate.py
+
+
+def timm_s_page_is_right(names: dict[str, Any]) -> bool:
+    rows = re.findall(r"^\| (`[^|]+)\|", (ROOT / "docs/timm.md").read_text(), flags=re.MULTILINE)
+    listed = [name for name in re.findall(r"`(\w+)`", " ".join(rows)) if "_resnet" in name]
+    gates = len(gw.gates_in(names["net"]))  # of an EfficientNet
+    return names["optimizer"].param_groups[1]["weight_decay"] == 0 and gates == 16 and sorted(listed) == sorted(PRESETS)
+
+
+# What must be so where a page's Python has ended.
+PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "docs/weights.md": lambda names: (
+        set(names["theirs"]) == set(GctResNet50().state_dict()) and names["loaded"].left_out == ("fc.weight", "fc.bias")
+    ),
+    "docs/explain.md": lambda names: names["summary"].near_identity == 1,
+    "docs/timm.md": timm_s_page_is_right,
+    "docs/guides/gaternet.md": lambda names: torch.equal(names["logits"], names["backbone"](names["images"])),
+}
+
+
+@pytest.mark.parametrize("page", [p for p in pages() if blocks(p, "python") and p not in ELSEWHERE])
+def test_a_page_s_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(page, PREPARED.get(page, dict)())
+    with torch.no_grad():
+        assert PROOFS.get(page, lambda _: True)(names)
+
+
+def test_what_a_page_says_is_printed_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("```python\na = 1\n```\n\n```python\n>>> a + 1\n3\n```\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
+        run_blocks("page.md", {})
 
 
 def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    train(RECIPE, "plain", dataset=DATASET)
-    torch.save(GctResNet50().state_dict(), "GCT_ResNet50.pth.tar")
+    names = prepared_readme()
     code = "\n".join(blocks("README.md", "python")).replace("pretrained=True", "pretrained=False")
-    names: dict = {"torch": torch}
     lines = code.splitlines()
     exec("\n".join(line for line in lines if "insert_gates(model, " not in line or "insertion =" in line), names)
     assert len(names["insertion"].gates) == 53
@@ -40,45 +161,33 @@ def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert gw.gates_in(names["model"]), line
 
 
-def test_the_page_on_weights_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save(GctResNet50().state_dict(), "GCT_ResNet50.pth.tar")
-    detector = timm.create_model("resnet50")
-    for stage in (detector.layer2, detector.layer3, detector.layer4):
-        for unit in stage:
-            unit.add_module("context_block", MmcvContext(unit.bn3.num_features, 1 / 16))
-    weights = {f"backbone.{name}": tensor for name, tensor in detector.state_dict().items()}
-    torch.save({"state_dict": weights}, "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco.pth")
-    names: dict = {}
-    exec("\n".join(blocks("docs/weights.md", "python")), names)
-    assert set(names["theirs"]) == set(GctResNet50().state_dict())
-    assert names["loaded"].left_out == ("fc.weight", "fc.bias")
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("gatewise")]
 
 
-def test_the_page_on_explain_s_python_runs() -> None:
-    names: dict = {}
-    exec("\n".join(blocks("docs/explain.md", "python")), names)
-    assert names["summary"].near_identity == 1, "a fresh gct does nothing"
-
-
-def test_the_page_on_timm_s_python_runs() -> None:
-    names: dict = {}
-    exec("\n".join(blocks("docs/timm.md", "python")), names)
-    assert names["optimizer"].param_groups[1]["weight_decay"] == 0
-    assert len(gw.gates_in(names["net"])) == 16, "those of an EfficientNet"
-    listed = re.findall(
-        r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+)\|", text_of("docs/timm.md"), flags=re.MULTILINE))
-    )
-    assert sorted(name for name in listed if "_resnet" in name) == sorted(PRESETS)
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/execution.md", "docs/export.md"])
+@pytest.mark.parametrize("page", [p for p in pages() if commands(p)])
 def test_a_page_s_commands_parse(page: str) -> None:
-    commands = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("gatewise")]
-    assert len(commands) >= 3
-    for command in commands:
-        _, bound, _ = app.parse_args(command.split()[1:], print_error=False, exit_on_error=False)
-        assert bound is not None
+    for command in commands(page):
+        refuse_wrong_command(command)
+
+
+def refuse_wrong_command(command: str) -> None:
+    """Parse a command as the command line does, and what it says of networks and gates as training would."""
+    words = shlex.split(command, comments=True)[1:]
+    _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+    given = bound.arguments
+    flags = dataclasses.asdict(given["flags"]) if "flags" in given else {}
+    Recipe(**{name: value for name, value in flags.items() if value is not None})
+    parse_gates_list(given.get("gates", "none"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["gatewise trane --out x", "gatewise train --out x --gate gtc", "gatewise compare --out x --gates none,se:width=3"],
+)
+def test_a_wrong_command_is_refused(wrong: str) -> None:
+    with pytest.raises((cyclopts.CycloptsError, gw.GatewiseError)):
+        refuse_wrong_command(wrong)
 
 
 def test_the_readme_names_every_gate() -> None:
@@ -86,24 +195,33 @@ def test_the_readme_names_every_gate() -> None:
     assert sorted(listed) == list(gw.gate_names())
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "docs/design.md",
-        "docs/execution.md",
-        "docs/export.md",
-        "docs/explain.md",
-        "docs/results.md",
-        "docs/timm.md",
-        "docs/weights.md",
-    ],
-)
+@pytest.mark.parametrize("page", pages())
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
-    missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
-    assert not missing
+    files = {target: ((ROOT / page).parent / target).resolve() for target in targets}
+    broken = [
+        target
+        for target, file in files.items()
+        if not file.exists() or {file, *file.parents} & set(WRITTEN_BY_THE_SITE)
+    ]
+    assert not broken
+
+
+def headings(page: Path) -> set[str]:
+    """Return what a link to a heading is written with, on GitHub and in the site."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_to_headings_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", (ROOT / page).read_text())
+    broken = [
+        (file, part)
+        for file, part in links
+        if part not in headings(((ROOT / page).parent / file) if file else ROOT / page)
+    ]
+    assert not broken
 
 
 def test_the_design_names_every_module_of_the_package() -> None:

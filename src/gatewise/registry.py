@@ -107,6 +107,7 @@ class GateSpec:
         place: where the paper puts it, one of `PLACES`.
         variants: option sets that the tests and the documentation go through besides the defaults.
         inert: options that cannot change the output of a fresh gate, each with the reason.
+        use: when it is worth trying and what to beware of, in a few sentences of Markdown for the documentation.
     """
 
     name: str
@@ -117,6 +118,7 @@ class GateSpec:
     place: str
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     inert: Mapping[str, str] = field(default_factory=dict)
+    use: str = ""
 
     @functools.cached_property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -144,6 +146,7 @@ def register_gate(
     place: str,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     inert: Mapping[str, str] | None = None,
+    use: str = "",
 ) -> Callable[[GateClass], GateClass]:
     """Register the decorated `Gate` class under `name`; a name in use or an unknown place is refused."""
     _checks.one_of("place", place, PLACES)
@@ -162,6 +165,7 @@ def register_gate(
             place=place,
             variants=variants or {},
             inert=inert or {},
+            use=use,
         )
         return gate
 

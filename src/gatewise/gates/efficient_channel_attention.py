@@ -50,6 +50,9 @@ def adaptive_kernel_size(channels: int, gamma: float, beta: float) -> int:
         "3d": {"spatial_dims": 3},
     },
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="Where parameters count: a kernel of a few weights takes the place of SE's two layers. Each channel sees its "
+    "neighbours in the channels' order only, which means something because training can arrange it. A fresh gate "
+    "halves its branch.",
 )
 class EfficientChannelAttention(Gate):
     """Scale each channel by sigmoid(w * m), a convolution of size k along the row m of the channels' means.

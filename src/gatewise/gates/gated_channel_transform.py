@@ -93,6 +93,10 @@ def gated_channel_transform(
         "3d": {"spatial_dims": 3},
     },
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="Where trained weights are to be kept: a fresh gate changes no output and brings three numbers for each "
+    "channel. It sits before every convolution, so its price is time for reading and writing every map again, "
+    "not multiply-adds. Keep weight decay off `beta` (`parameter_groups` does); in small networks compare "
+    "`gct@stage_end`, which is cheaper.",
 )
 class GatedChannelTransform(Gate):
     """Gate each channel by y_c = x_c (1 + tanh(gamma_c s_c / rms(s) + beta_c)), where s_c = alpha_c ||x_c||.

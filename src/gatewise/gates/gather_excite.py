@@ -82,6 +82,9 @@ def neighbourhood_means(x: Tensor, extent: int) -> Tensor:
         "spatial_dims": "chooses the rank of the input",
         "map_size": "fixes the size of the maps; every other size is refused",
     },
+    use="Where a gate should bring no parameters at all (the default form), or see a neighbourhood instead of the "
+    "whole map (`extent`). The default form cannot learn which channel should react how. A fresh gate is not the "
+    "identity.",
 )
 class GatherExcite(Gate):
     """Scale x by sigmoid(up(gather(x))), where gather shrinks each channel by itself and up repeats it to x's size.

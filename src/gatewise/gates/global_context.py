@@ -56,6 +56,9 @@ def global_context(
         "3d": {"spatial_dims": 3},
     },
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="Where a position needs to know what the whole image shows, as in segmentation and detection, and in "
+    "networks that are trained already: a fresh gate changes no output. In narrow networks its bottleneck is two "
+    "or four channels wide; give `rd_ratio=1/4` there.",
 )
 class GlobalContext(Gate):
     """Add to every position W2 relu(LN(W1 c)), where c = sum_j softmax_j(w x_j) x_j is the image's context.

@@ -40,6 +40,8 @@ def local_response_norm(x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: 
         "3d": {"spatial_dims": 3},
     },
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="As a historic baseline, in networks without batch norm: it has nothing to learn. A fresh gate is not the "
+    "identity: the paper's `k=2` divides every value by at least 1.68, which a trained network feels at once.",
 )
 class LocalResponseNorm(Gate):
     """Divide x_c by (k + alpha s_c)^beta, where s_c is the sum of x^2 over `size` neighbouring channels, c included.

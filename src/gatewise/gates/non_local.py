@@ -110,6 +110,9 @@ class Projection(nn.Module):
         "3d": {"spatial_dims": 3, "pairwise": "dot_product"},
     },
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="Where positions of one image need different context. Time grows with the square of the number of positions, "
+    "so put it behind a late stage or at `@context` of a segmenter. See with `gatewise explain` whether its "
+    "attention depends on the position that asks; where it does not, gc gives the same for less.",
 )
 class NonLocal(Gate):
     """Add to position i W_z sum_j f(x_i, x_j) W_g x_j, a weighted mean of all positions: z_i = x_i + W_z y_i.

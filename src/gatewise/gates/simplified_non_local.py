@@ -31,6 +31,9 @@ def simplified_non_local(x: Tensor, mask: nn.Module, value: nn.Module) -> Tensor
     place="residual_end",
     variants={"1d": {"spatial_dims": 1}, "3d": {"spatial_dims": 3}},
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="To tell apart what a non-local block gains by its attention and by its width: one attention map for all "
+    "positions, as in gc, and a full C x C matrix behind it. Where it helps, try gc, which needs an eighth of "
+    "the parameters.",
 )
 class SimplifiedNonLocal(Gate):
     """Add W_v sum_j softmax_j(w_k x) x_j to every position: z_i = x_i + W_v c with one context c per image.

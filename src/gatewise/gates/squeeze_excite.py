@@ -36,6 +36,8 @@ def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
         "3d": {"spatial_dims": 3},
     },
     inert={"spatial_dims": "chooses the rank of the input"},
+    use="The baseline that every other gate must beat, and one of the cheapest on a large network: it reads one mean "
+    "of each channel. A fresh gate halves its branch, so a trained network needs some epochs to come back.",
 )
 class SqueezeExcite(Gate):
     """Scale each channel by sigmoid(W2 relu(W1 mean(x) + b1) + b2).

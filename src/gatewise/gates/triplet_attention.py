@@ -58,6 +58,9 @@ def branch(kernel_size: int, device: torch.device | str | None, dtype: torch.dty
         "kernel3": {"kernel_size": 3},
         "no_spatial": {"no_spatial": True},
     },
+    use="Where the place in the image should count as much as the channel: 300 parameters, whatever the width. It "
+    "takes far more time than they suggest, since it pools the map along three axes; measure it in your network "
+    "first.",
 )
 class TripletAttention(Gate):
     """Multiply by the mean of three sigmoid(BN(conv(z))), where z is the maximum and the mean over H, W or C.

@@ -1,0 +1,61 @@
+"""The documentation site: `make site`."""
+
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extension"))
+
+project = "gatewise"
+author = "The gatewise developers"
+version = release = version_of("gatewise")
+html_title = f"gatewise {version}"
+html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = html_show_sphinx = False
+html_copy_source = html_show_sourcelink = False
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "api_pages",
+    "command_page",
+    "gate_pages",
+    "site_links",
+]
+exclude_patterns = ["_build", "results/*", "extension"]
+myst_heading_anchors = 4
+smartquotes_action = "D"  # dashes; quoted options and texts are there to be copied
+default_role = "code"  # docstrings write `names` as Markdown does
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+documented_modules = [
+    "gatewise",
+    "gatewise.functional",
+    "gatewise.analysis",
+    "gatewise.registry",
+    "gatewise.spec",
+    "gatewise.places",
+    "gatewise.tuning",
+    "gatewise.models",
+    "gatewise.gaternet",
+    "gatewise.execution",
+    "gatewise.checkpoint",
+    "gatewise.interop",
+    "gatewise.measure",
+    "gatewise.data",
+    "gatewise.training",
+    "gatewise.compare",
+    "gatewise.export",
+    "gatewise.hub",
+    "gatewise.predict",
+    "gatewise.bench",
+]
