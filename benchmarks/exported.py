@@ -1,8 +1,9 @@
 """Sizes, latencies and agreement of a trained run exported in every form, and its classes told where torch is not.
 
-    python benchmarks/exported.py GATED PLAIN [--rounds 15] [--served 100] [--out FILE]
+    gatewise compact GATED --out COMPACT
+    python benchmarks/exported.py GATED COMPACT PLAIN [--rounds 15] [--served 100] [--out FILE]
 
-GATED is a run with a gater, PLAIN one without gates. Every file is opened by what reads it (ONNX Runtime, torch.export)
+XX
 and timed in turn with the others, for one image and for eight. Then an environment is made from nothing with
 onnxruntime, numpy and pillow alone, and examples/predict_with_onnx_alone.py tells there the classes of validation
 images; they are counted as equal where the network itself, run by torch, gives the same.
@@ -29,15 +30,12 @@ SERVER = Path(__file__).parents[1] / "examples" / "predict_with_onnx_alone.py"
 BATCHES = (1, 8)
 
 
-def forms(gated: Path, plain: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Return the run and the options of every export."""
-    onnx = {form: {"form": form} for form in ("masked", "compact", "skip")}
-    int8 = {f"{form}, int8": {"form": form, "int8": True} for form in ("masked", "compact")}
-    torch_ = {f"{form}, torch": {"form": form, "to": "torch"} for form in ("masked", "compact", "skip")}
-    own = {"plain": {}, "plain, int8": {"int8": True}, "plain, torch": {"to": "torch"}}
-    return {name: (plain, options) for name, options in own.items()} | {
-        name: (gated, options) for name, options in {**onnx, **int8, **torch_}.items()
-    }
+def forms(gated: Path, compact: Path, plain: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Return the run and the options of every export; the plain one first, which the others are compared with."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for name, run in {"plain": plain, "masked": gated, "compact": compact}.items():
+        found |= {name: (run, {}), f"{name}, int8": (run, {"int8": True}), f"{name}, torch": (run, {"to": "torch"})}
+    return found | {"skip": (gated, {"form": "skip"}), "skip, torch": (gated, {"form": "skip", "to": "torch"})}
 
 
 def timed(files: dict[str, Path], run: Run, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -85,15 +83,16 @@ def served(files: dict[str, Path], runs: dict[Path, Run], origin: dict[str, Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("gated", type=Path)
-    parser.add_argument("plain", type=Path)
+    for name in ("gated", "compact", "plain"):
+        parser.add_argument(name, type=Path)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--served", type=int, default=100)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    chosen = forms(arguments.gated, arguments.plain)
+    folders = (arguments.gated, arguments.compact, arguments.plain)
+    chosen = forms(*folders)
     origin = {name: run for name, (run, _) in chosen.items()}
-    runs = {run: open_runs([run])[0] for run in {arguments.gated, arguments.plain}}
+    runs = {run: open_runs([run])[0] for run in folders}
     with tempfile.TemporaryDirectory() as folder:
         files, rows = {}, {}
         for name, (run, options) in chosen.items():
