@@ -9,6 +9,7 @@ from planted.interop import BUGS as _INTEROP
 from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
 from planted.segmentation import BUGS as _SEGMENTATION
+from planted.tools import BUGS as _TOOLS
 from planted.training import BUGS as _TRAINING
 from planted.tuning import BUGS as _TUNING
 
@@ -21,6 +22,7 @@ BUGS = [
     *_NETWORKS,
     *_PIXELS,
     *_SEGMENTATION,
+    *_TOOLS,
     *_TRAINING,
     *_TUNING,
 ]
