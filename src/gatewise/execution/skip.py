@@ -250,8 +250,9 @@ def _on_cuda_with_triton(net: GaterNet) -> bool:
 
 def _refuse_recording(x: Tensor) -> None:
     """Refuse to be written down as one graph or function: what runs is decided in Python, batch by batch."""
-    exporting = torch.compiler.is_exporting()
-    if exporting or isinstance(x, torch.fx.Proxy) or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    core: Any = torch._C
+    wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
+    if wrapped or core._functorch.is_functorch_wrapped_tensor(x):
         raise _checks.InvalidValueError(
             "a skipping net looks at the gates of each batch in Python, which torch.export, torch.fx and torch.func "
             "cannot record. Give them the GaterNet that it was made from; a run is exported by: gatewise export RUN "
