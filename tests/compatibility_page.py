@@ -75,7 +75,8 @@ Unless it says otherwise, results must agree within 1e-8 in float64.
   `torch.distributed.fsdp.register_fsdp_forward_method(net, "forward_with_gates")`.
 - torch-pruning wants `customized_pruners=gatewise.gate_pruners(net)` to cut gates without layers of their own, such as
   `gct`. `ge` without weights, behind a norm, is not followed: `insertion.undo()`, prune, and insert it again.
-- torchao's `quantize_` changes linear layers: the classifier, and a gater's decisions. Convolutions stay as they are.
+- torchao's `quantize_` changes linear layers: the classifier, and a gater's decisions. Convolutions stay as they are. A
+  quantised GaterNet is compacted and skipped like any.
 - A moving average by `AveragedModel` keeps the buffers of the last step, such as a budget's controller; timm's averages
   them too.
 """

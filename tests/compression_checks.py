@@ -25,18 +25,9 @@ def run(net: nn.Module) -> Tensor:
 
 def prunes(kind: str) -> str:
     """Cut half of all channels; what is left runs and trains, and a gate keeps the parameters of its channels."""
-    import torch_pruning
-
     net, before = made(kind).float().eval(), made(kind).float()
     net.requires_grad_(True)
-    torch_pruning.pruner.BasePruner(
-        net,
-        images(),
-        importance=torch_pruning.importance.MagnitudeImportance(p=2),
-        pruning_ratio=0.5,
-        ignored_layers=[m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == CLASSES],
-        customized_pruners=gw.gate_pruners(net),
-    ).step()
+    prune(net)
     output = run(net)
     assert output.shape == (6, CLASSES)
     assert output.isfinite().all()
@@ -47,6 +38,20 @@ def prunes(kind: str) -> str:
     loss_of(net.train(), images(), labels()).backward()
     parameters_went_with_their_channels(before, net)
     return "" if len(cut) == len(widths) else LEFT
+
+
+def prune(net: nn.Module) -> None:
+    """Cut half of all channels but the classes."""
+    import torch_pruning
+
+    torch_pruning.pruner.BasePruner(
+        net,
+        images(),
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        ignored_layers=[m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == CLASSES],
+        customized_pruners=gw.gate_pruners(net),
+    ).step()
 
 
 def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
@@ -80,6 +85,7 @@ def quantized(kind: str, *, dynamic: bool) -> tuple[nn.Module, nn.Module]:
 
     net, twin = made(kind).float().eval(), made(kind).float().eval()
     quantize_(net, Int8DynamicActivationInt8WeightConfig() if dynamic else Int8WeightOnlyConfig())
+    assert all(type(layer.weight) is nn.Parameter for layer in net.modules() if isinstance(layer, nn.Conv2d))
     for name, layer in twin.named_modules():
         if isinstance(layer, nn.Linear):
             stored = net.get_submodule(name).weight

@@ -8,6 +8,7 @@ import torch
 from compatibility import EXCEPTIONS, PAIRS, TOOLS, Refusal, Tool
 from compatibility_page import page
 from compatible_networks import KINDS, batch, gater_net, labels, loss_of, made, plain
+from compression_checks import prune
 from gate_cases import every_gate
 from tool_checks import close, compiles_in_training
 from torch import nn
@@ -91,15 +92,32 @@ def test_a_skipping_net_runs_as_it_is_in_a_compiled_program(gater: str, mode: st
 
 
 def test_a_pruned_network_takes_a_gater_around_it() -> None:
-    import torch_pruning
-
-    net = plain()
-    magnitude = torch_pruning.importance.MagnitudeImportance(p=2)
-    x = batch().float()
-    torch_pruning.pruner.BasePruner(net, x, importance=magnitude, pruning_ratio=0.5, ignored_layers=[net[-1]]).step()
+    net, x = plain(), batch().float()
+    prune(net)
     gated = gw.GaterNet(net, image_size=(8, 8))
     assert [site.filters for site in gated.sites] == [4, 4, 4]
     assert gated(x).shape == (6, 5)
+
+
+def test_a_gate_without_weights_is_taken_out_for_pruning() -> None:
+    net, x = plain(), batch().float()
+    gw.insert_gates(net, "ge", example=x).undo()
+    prune(net)
+    insertion = gw.insert_gates(net, "ge", example=x)
+    assert [gate.channels for gate in insertion.gates.values()] == [4, 4]
+    assert net(x).shape == (6, 5)
+
+
+@pytest.mark.slow
+def test_a_quantised_gater_net_is_compacted_and_skipped() -> None:
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    net, x = made("GaterNet").float().eval(), batch().float()
+    quantize_(net, Int8WeightOnlyConfig())
+    with torch.no_grad():
+        expected = net(x)
+        for smaller in (gw.compact(net, [x]), gw.skip_closed_filters(net, "skip")):
+            torch.testing.assert_close(smaller(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpointed_step_moves_the_budget_once_and_owes_nothing_afterwards() -> None:

@@ -263,5 +263,8 @@ def agrees(kind: str, wrapper: str) -> str:
     loss_of(net, batch(), labels()).backward()
     close(found["gradients"], {name: parameter.grad for name, parameter in net.named_parameters()})
     close(found["state"], state(net))
+    net.eval()
+    with torch.no_grad():
+        close(found["output"], list(net.forward_with_gates(batch())) if isinstance(net, gw.GaterNet) else net(batch()))
     assert found["sharded"] == (wrapper == "fsdp")
     return ""

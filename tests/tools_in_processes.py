@@ -14,9 +14,11 @@ from random_networks import Residual
 from torch import distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+
+import gatewise as gw
 
 
 def whole(tensor: Any) -> Any:
@@ -38,6 +40,15 @@ def by_fsdp(net: nn.Module) -> nn.Module:
 WRAPPERS = {"ddp": by_ddp, "fsdp": by_fsdp}
 
 
+def outputs(net: nn.Module, wrapper: str) -> Any:
+    """Return what the network gives in eval mode, of a GaterNet the gates too."""
+    if not isinstance(net, gw.GaterNet):
+        return net.eval()(batch()).detach()
+    if wrapper == "fsdp":
+        register_fsdp_forward_method(net, "forward_with_gates")
+    return [output.detach() for output in net.eval().forward_with_gates(batch())]
+
+
 def result_of(kind: str, wrapper: str) -> dict[str, Any]:
     """Run one forward and backward on this process's half of the batch; everything returned is whole."""
     net = train(made(kind))
@@ -49,6 +60,7 @@ def result_of(kind: str, wrapper: str) -> dict[str, Any]:
         "gradients": {name: whole(parameter.grad) for name, parameter in net.named_parameters()},
         "state": get_model_state_dict(net, options=StateDictOptions(full_state_dict=True)),
         "sharded": all(isinstance(parameter, DTensor) for parameter in net.parameters()),
+        "output": outputs(net, wrapper),  # last, for the root keeps what it gathers
     }
 
 
