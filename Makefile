@@ -23,9 +23,10 @@ check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated p
 	$(BIN)/codespell
 	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
 
-docs: $(VENV)/.installed  ## the pages that are generated; tests/test_any_network.py sees whether the second is stale
+docs: $(VENV)/.developed  ## the pages that are generated; tests see whether the second and third are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
 	$(BIN)/python tests/networks_page.py > docs/networks.md
+	$(BIN)/python tests/compatibility_page.py > docs/compatibility.md
 
 site: $(VENV)/.documented  ## the documentation as a site, in docs/_build; a warning stops it
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build

@@ -3,10 +3,10 @@
     gatewise compact GATED --out COMPACT
     python benchmarks/exported.py GATED COMPACT PLAIN [--rounds 15] [--served 100] [--out FILE]
 
-XX
-and timed in turn with the others, for one image and for eight. Then an environment is made from nothing with
-onnxruntime, numpy and pillow alone, and examples/predict_with_onnx_alone.py tells there the classes of validation
-images; they are counted as equal where the network itself, run by torch, gives the same.
+GATED is a run with a gater, COMPACT the same one compacted, PLAIN one without gates. Every file is opened by what reads
+it (ONNX Runtime, torch.export) and timed in turn with the others, for one image and for eight. Then an environment is
+made from nothing with onnxruntime, numpy and pillow alone, and examples/predict_with_onnx_alone.py tells there the
+classes of validation images; they are counted as equal where the network itself, run by torch, gives the same.
 """
 
 import argparse

@@ -19,6 +19,7 @@ from gatewise.interop import load_weights as load_weights
 from gatewise.models import make_segmenter as make_segmenter
 from gatewise.places import ContextPlace as ContextPlace
 from gatewise.places import find_places as find_places
+from gatewise.pruning import gate_pruners as gate_pruners
 from gatewise.registry import Gate as Gate
 from gatewise.registry import gate_names as gate_names
 from gatewise.registry import gate_spec as gate_spec

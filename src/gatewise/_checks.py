@@ -108,6 +108,7 @@ def boolean(**values: object) -> None:
 
 def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
     """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
+    no_symbolic_trace(owner, x)
     axes = ("L", "HW", "DHW")[spatial_dims - 1]
     expected = f"(N, {channels}, {', '.join(axes)})"
     if x.dim() != spatial_dims + 2:
@@ -123,6 +124,24 @@ def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -
     if not x.is_floating_point():
         raise InvalidTypeError(
             f"{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255."
+        )
+
+
+def no_symbolic_trace(owner: str, x: object) -> None:
+    """Refuse the stand-in for a tensor by which torch.fx traces: its shape and values are not known."""
+    if isinstance(x, torch.fx.Proxy):
+        raise InvalidTypeError(
+            f"{owner} expects a tensor, got a Proxy of torch.fx.symbolic_trace, which cannot see what depends on the "
+            f"input. Read the network with torch.export.export(network, (example,)) instead."
+        )
+
+
+def unchanged_width(owner: str, expected: int, came: int) -> None:
+    """Refuse a map of another width than a GaterNet counted when it was made: somebody has cut its backbone."""
+    if came != expected:
+        raise InvalidValueError(
+            f"{owner} expect a map of {expected} channels, got {came}: the backbone was changed after GaterNet was put "
+            f"around it. Prune a network before; gatewise.compact takes closed filters out of a GaterNet."
         )
 
 

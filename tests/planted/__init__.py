@@ -10,6 +10,7 @@ from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
 from planted.presets import BUGS as _PRESETS
 from planted.segmentation import BUGS as _SEGMENTATION
+from planted.tools import BUGS as _TOOLS
 from planted.training import BUGS as _TRAINING
 from planted.tuning import BUGS as _TUNING
 
@@ -23,6 +24,7 @@ BUGS = [
     *_PIXELS,
     *_PRESETS,
     *_SEGMENTATION,
+    *_TOOLS,
     *_TRAINING,
     *_TUNING,
 ]

@@ -62,6 +62,11 @@ class SkippingNet(nn.Module):
     @torch.no_grad()
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            from gatewise.execution.uncompiled import run_uncompiled  # loads torch's compiler
+
+            return run_uncompiled(self, x, gates)
+        _refuse_recording(x)
         if self.training:
             raise _checks.InvalidValueError(
                 "a skipping net is for inference; train the GaterNet that it was made from."
@@ -241,6 +246,18 @@ def skip_closed_filters(
 
 def _on_cuda_with_triton(net: GaterNet) -> bool:
     return next(net.parameters()).is_cuda and importlib.util.find_spec("triton") is not None
+
+
+def _refuse_recording(x: Tensor) -> None:
+    """Refuse to be written down as one graph or function: what runs is decided in Python, batch by batch."""
+    core: Any = torch._C
+    wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
+    if wrapped or core._functorch.is_functorch_wrapped_tensor(x):
+        raise _checks.InvalidValueError(
+            "a skipping net looks at the gates of each batch in Python, which torch.export, torch.fx and torch.func "
+            "cannot record. Give them the GaterNet that it was made from; a run is exported by: gatewise export RUN "
+            "--form skip"
+        )
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, distributed, nn
 
+from gatewise.gaternet.recomputation import recomputing
+
 _FRESH = [0.0, 0.0, 1.0]  # steps taken, the integral's price, mean open fraction
 
 
@@ -60,6 +62,7 @@ class Budget(nn.Module):
         self.register_buffer("state", torch.tensor(_FRESH))
         self.target, self.proportional, self.integral = target, proportional, integral
         self.ramp = 1000
+        self._before = self.state.clone()  # what the last forward began with, if it is computed again
 
     def of_some(self, chosen: list[int], always_open: list[int]) -> "Budget":
         """Return the same budget for some of the gates, of which those always open use up a part."""
@@ -78,11 +81,14 @@ class Budget(nn.Module):
 
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:
         """Return the price to pay for `gates` (N, c), and move it by what the noiseless gates `hard` say."""
-        step, price, mean_open = self.state.unbind()
+        again = recomputing()
+        step, price, mean_open = (self._before if again else self.state).unbind()
         target = 1 - (1 - self.target) * (step / self.ramp).clamp(max=1)
         mean_open = mean_open.lerp(_over_processes(open_share(hard, self.share).mean()), 0.1)
         error = mean_open - target
         price = price + self.integral * error
-        with torch.no_grad():
-            self.state.copy_(torch.stack([step + 1, price, mean_open]))
+        if not again:
+            self._before = self.state.clone()
+            with torch.no_grad():
+                self.state.copy_(torch.stack([step + 1, price, mean_open]))
         return (price + self.proportional * error).detach() * open_share(gates, self.share).mean()

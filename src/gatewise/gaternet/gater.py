@@ -133,6 +133,8 @@ class LocalDecider(nn.Module):
         self.head = decision_head(channels, gates, **head)
 
     def forward(self, x: Tensor) -> Tensor:
+        first: Any = self.head.fc1
+        _checks.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
         return self.head(self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from gatewise import _checks
 from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
+from gatewise.gaternet.recomputation import recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.switches import Switchboard, attach, detach
 from gatewise.gaternet.work import own_macs, saved_macs
@@ -165,6 +166,9 @@ class GaterNet(nn.Module):
 
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
+        _checks.no_symbolic_trace("GaterNet", x)
+        if torch.is_grad_enabled():
+            self._board.gated = True
         try:
             if gates is None and self.is_local:
                 return self._run_local(x)
@@ -211,7 +215,8 @@ class GaterNet(nn.Module):
         """In training, note what is due for these gates; `extra_loss` collects it."""
         if self.training:
             logits = logits.detach()
-            self._due = self.price(gates, ESTIMATORS[self.estimator](logits, False))
+            due = self.price(gates, ESTIMATORS[self.estimator](logits, False))
+            self._due = self._due if recomputing() else due
             self.saturated = (logits.abs() > _SATURATED).float().mean()
 
     def decide_only(self, sites: tuple[Site, ...], chosen: list[int], always_open: list[int]) -> None:

@@ -5,22 +5,26 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from gatewise import _checks
+from gatewise.gaternet.recomputation import refuse_lost_gates
 from gatewise.gaternet.sites import Site
 from gatewise.places import change_map, remove_changes
 
 
 @dataclass(eq=False)
 class Switchboard:
-    """What the hooks in the backbone read while the network runs; besides `sites`, nothing at other times.
+    """What the hooks in the backbone read while the network runs; no factors and no `decide` at other times.
 
     Attributes:
         sites: what each hook, known by its number, gates.
         factors: by which the map at a site is multiplied, (N, its channels), for each site that is switched now.
+        gated: whether the network has ever run with gates and gradients.
         decide: for local gating, turns a site's number and the input of its convolution into those factors.
     """
 
     sites: tuple[Site, ...]
     factors: dict[int, Tensor | None] = field(default_factory=dict)
+    gated: bool = False
     decide: Callable[[int, Tensor], Tensor | None] | None = None
 
 
@@ -47,8 +51,11 @@ class _Switch:
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
         factors = self.board.factors.get(self.number)
         if factors is None:
+            if self.board.gated:
+                refuse_lost_gates()
             return x
         site = self.board.sites[self.number]
+        _checks.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])
         shape = [1] * site.axes
         shape[0], shape[site.channel_axis] = factors.shape
         return x * factors.reshape(shape).to(x.dtype)
