@@ -27,7 +27,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "results/*", "extension"]
 myst_heading_anchors = 4
-smartquotes_action = "D"  # dashes; quoted options and texts are there to be copied
+smartquotes = False  # options and texts are there to be copied
 default_role = "code"  # docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise._checks import InvalidTypeError, InvalidValueError
 from gatewise.execution.costs import Costs, default_cache
+from gatewise.execution.meter import fingerprint
 from gatewise.execution.packed import pack, packed_convolution
 from gatewise.execution.parts import bucketed, one_by_pattern
 from gatewise.execution.plan import Plan, Seconds
@@ -358,6 +359,42 @@ def test_a_machine_with_other_threads_is_another(own_cache: Path) -> None:
     assert Costs(own_cache, torch.device("cpu"), torch.float64).machine != one.machine
 
 
+@pytest.mark.parametrize("damage", [[1.0], [1], [1.0, 2.0]])
+def test_what_has_another_number_of_figures_is_measured_anew(own_cache: Path, damage: list[float]) -> None:
+    net = gater_net(["basic"], letters="?")
+    gw.skip_closed_filters(net).plan(images(1))
+    content = json.loads(own_cache.read_text())
+    ((machine, costs),) = content["machines"].items()
+    content["machines"][machine] = dict.fromkeys(costs, damage)
+    own_cache.write_text(json.dumps(content))
+    gw.skip_closed_filters(net).plan(images(1))
+    stored = json.loads(own_cache.read_text())["machines"][machine]
+    assert {len(values) for values in stored.values()} <= {1, 3, 5}
+    assert sorted(stored) == sorted(costs)
+
+
+def test_two_users_of_a_cache_keep_what_the_other_measured(own_cache: Path) -> None:
+    one, two = (Costs(own_cache, torch.device("cpu"), dtype) for dtype in (torch.float32, torch.float64))
+    same = Costs(own_cache, torch.device("cpu"), torch.float32)
+    for costs, what in ((one, "a"), (two, "b"), (same, "c")):
+        costs.of(what, 1, lambda: [1.0])
+        costs.save()
+    stored = json.loads(own_cache.read_text())["machines"]
+    assert stored == {one.machine: {"a": [1.0], "c": [1.0]}, two.machine: {"b": [1.0]}}
+
+
+def test_networks_of_other_widths_groups_or_depths_are_measured_apart() -> None:
+    nets = [
+        gater_net(["basic"], 8, letters="?"),
+        gater_net(["basic"], 12, letters="?"),
+        gater_net(["basic"], 8, letters="?", group_size=2),
+        gater_net(["basic", "basic"], 8, letters="?"),
+    ]
+    marks = [fingerprint(gw.skip_closed_filters(net, "skip").net) for net in nets]
+    assert len(set(marks)) == len(nets)
+    assert fingerprint(gw.skip_closed_filters(nets[0], "skip").net) == marks[0]
+
+
 def test_what_another_version_measured_is_measured_anew(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = Costs(own_cache, torch.device("cpu"), torch.float32)
     facts = environment()
@@ -365,7 +402,7 @@ def test_what_another_version_measured_is_measured_anew(own_cache: Path, monkeyp
     assert Costs(own_cache, torch.device("cpu"), torch.float32).machine != one.machine
 
 
-def plan_of(net: gw.GaterNet, **costs: float) -> Plan:
+def plan_of(net: gw.GaterNet, memory: int = 2**28, **costs: float) -> Plan:
     """Return a plan with these seconds for every layer, whatever the number of images."""
     work = gw.skip_closed_filters(net, "skip").work
     layers, sites = len(work.paths), len(work.narrows)
@@ -379,7 +416,7 @@ def plan_of(net: gw.GaterNet, **costs: float) -> Plan:
         plain=np.array(given["plain"]),
     )
     many = Seconds(*(8 * getattr(seconds, name) for name in ("dense", "fixed", "slope", "mask", "rest", "plain")))
-    return Plan(work, {1: seconds, 8: many})
+    return Plan(work, {1: seconds, 8: many}, np.full(layers, 100.0), memory)
 
 
 def test_narrowing_pays_up_to_where_its_own_cost_eats_the_gain() -> None:
@@ -388,6 +425,28 @@ def test_narrowing_pays_up_to_where_its_own_cost_eats_the_gain() -> None:
     assert plan_of(net, fixed=0.25).limits[1][0, 0] == pytest.approx(0.75, abs=0.02)
     assert plan_of(net, fixed=0.25, mask=0.1).limits[1][0, 0] == pytest.approx(0.8, abs=0.02)
     assert plan_of(net, fixed=1.1).limits[1].tolist() == [[-1.0], [-1.0]]
+
+
+def test_weights_are_thought_to_be_there_as_long_as_there_is_memory_for_them() -> None:
+    net = gater_net(["basic"], letters="?")
+    one, two = np.zeros((2, 8), bool)
+    one[:2], two[6:] = True, True
+
+    def known(memory: int) -> list[list[bool]]:
+        plan = plan_of(net, memory)
+        seen = []
+        for gates in (one, two, one, np.ones(8, bool)):
+            plan.parts(gates[None])
+            seen.append([pattern.tobytes() in plan._seen for pattern in (one, two)])
+        return seen
+
+    size = 2 * 100 * 0.25  # two layers, a quarter of each
+    assert known(0) == [[False, False]] * 4
+    assert known(int(size)) == [[True, False], [False, True], [True, False], [False, False]]
+    assert known(1000) == [[True, False], [True, True], [True, True], [True, True]]
+    plain = plan_of(net, plain=0.1)
+    assert plain.parts(one[None])[0].plain
+    assert not plain._seen, "nothing was picked"
 
 
 def test_a_batch_is_run_the_way_that_takes_least() -> None:

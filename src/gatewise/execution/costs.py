@@ -34,26 +34,33 @@ class Costs:
         facts = environment(device)
         self.machine = f"{facts['hardware']}, torch {facts['torch']}, gatewise {facts['gatewise']}, {dtype}"
         self._all = _read(file)
-        self._own = self._all.get(self.machine, {})
+        self._own = dict(self._all.get(self.machine, {}))
+        self._new: dict[str, list[float]] = {}
         if self._all and not self._own:
             print(
                 f"gatewise: {file} has no costs for this machine ({self.machine}); layers are measured once.",
                 file=sys.stderr,
             )
 
-    def of(self, what: str, measure: Callable[[], list[float]]) -> list[float]:
-        """Return what was measured, or measure it and remember."""
-        if what not in self._own:
-            self._own[what] = measure()
+    def of(self, what: str, count: int, measure: Callable[[], list[float]]) -> list[float]:
+        """Return the `count` numbers that were measured, or measure them and remember."""
+        if len(self._own.get(what, ())) != count:
+            self._own[what] = self._new[what] = measure()
         return self._own[what]
 
     def save(self) -> None:
-        """Write what is new; a folder that cannot be written to costs a warning, and a measurement next time."""
-        if self._all.get(self.machine) == self._own:
+        """Write what is new beside what others have written meanwhile.
+
+        A folder that cannot be written to costs a warning, and a measurement next time.
+        """
+        if not self._new:
             return
-        self._all[self.machine] = dict(self._own)
+        with warnings.catch_warnings(action="ignore"):  # it was said when the file was read first
+            self._all = _read(self.file)
+        self._all[self.machine] = self._all.get(self.machine, {}) | self._new
         try:
             write_json(self.file, {"format": _FORMAT, "machines": self._all})
+            self._new = {}
         except OSError as error:
             warnings.warn(f"the costs measured cannot be kept in {self.file}: {error}.", stacklevel=2)
 
@@ -64,7 +71,7 @@ def _read(file: Path) -> dict[str, dict[str, list[float]]]:
         return {}
     try:
         return _checked(read_json(file))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(f"{file} holds no costs that can be read ({reason}); layers are measured anew.", stacklevel=2)
         return {}
@@ -75,6 +82,6 @@ def _checked(content: Any) -> dict[str, dict[str, list[float]]]:
         raise ValueError(f"its format is {content['format']!r}, expected {_FORMAT}")
     for costs in content["machines"].values():
         for what, values in costs.items():
-            if not values or not all(isinstance(value, float) and 0 <= value < 1e6 for value in values):
+            if not values or not all(isinstance(value, int | float) and 0 <= value < 1e6 for value in values):
                 raise ValueError(f"{what!r} is {str(values)[:50]}, expected seconds")
     return content["machines"]

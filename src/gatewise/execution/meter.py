@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gatewise.execution.costs import Costs
 from gatewise.execution.openings import OpenFilters, Openings
 from gatewise.execution.parts import Work
-from gatewise.execution.plan import Plan, Seconds
+from gatewise.execution.plan import PROMISING, Plan, Seconds
 from gatewise.gaternet import GaterNet, Site
 from gatewise.measure import interleaved_latency
 
@@ -26,9 +27,19 @@ def measured_plan(work: Work, nets: tuple[GaterNet, GaterNet], openings: Opening
     `nets` are the net as it was, and opened up.
     """
     meter = _Meter(work, nets, openings, x, costs)
-    plan = Plan(work, {images: meter.seconds(images) for images in sorted({1, len(x)})})
+    measured = {images: meter.seconds(images) for images in sorted({1, len(x)})}
+    plan = Plan(work, measured, meter.weights(), openings.memory)
     costs.save()
     return plan
+
+
+def fingerprint(net: GaterNet) -> str:
+    """Return what tells networks apart that take different times: their layers, shapes of weights, and sites."""
+    layers = [(path, type(layer).__name__, layer.extra_repr()) for path, layer in net.backbone.named_modules()]
+    tensors = itertools.chain(net.backbone.named_parameters(), net.backbone.named_buffers())
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in tensors]
+    sites = [(site.name, site.filters, site.group_size) for site in net.sites]
+    return hashlib.sha256(repr((layers, shapes, sites)).encode()).hexdigest()[:12]
 
 
 class _Meter:
@@ -44,7 +55,7 @@ class _Meter:
 
     def seconds(self, images: int) -> Seconds:
         names = {path: self._name(path, images) for path in self.work.paths}
-        rows = [self.costs.of(name, lambda path=path: self._layer(path, images)) for path, name in names.items()]
+        rows = [self.costs.of(name, 5, lambda path=path: self._layer(path, images)) for path, name in names.items()]
         masks = [self._mask(number, site, images) for number, site in enumerate(self.net.sites)]
         whole, narrow, plain = self._whole(images)
         table = np.array(rows).reshape(-1, 5).T
@@ -54,6 +65,11 @@ class _Meter:
         expected = (fixed[1] + slope[1] * half[self.work.inputs] * half[self.work.outputs]).sum()
         more = max(1.0, (narrow - rest) / expected) if len(rows) else 1.0  # what layers alone do not show
         return Seconds(table[0], more * fixed, more * slope, np.array(masks), np.array(rest), np.array(plain))
+
+    def weights(self) -> np.ndarray:
+        """Return the bytes of each layer's weights."""
+        weights = [self.layers[path].weight for path in self.work.paths]
+        return np.array([weight.numel() * weight.element_size() for weight in weights])
 
     def _half(self) -> np.ndarray:
         """Return the open share of each site when half of its gates are open."""
@@ -78,10 +94,9 @@ class _Meter:
         x = self.x[:images]
         gates = x.new_ones(images, self.net.gate_count)
         plain = x.contiguous()
-        layers = hashlib.sha256(repr([(path, layer.extra_repr()) for path, layer in self.layers.items()]).encode())
-        name = f"{type(self.net.backbone).__name__} {layers.hexdigest()[:12]}, {tuple(x.shape)}"
+        name = f"{type(self.net.backbone).__name__} {fingerprint(self.net)}, {tuple(x.shape)}"
         ways = [lambda: self.net.backbone(x), lambda: self._narrow(x), lambda: self.plain(plain, gates)]
-        return self.costs.of(name, lambda: _times(ways))
+        return self.costs.of(name, 3, lambda: _times(ways))
 
     def _name(self, path: str, images: int) -> str:
         layer, (inputs, outputs) = self.layers[path], self._sites(path)
@@ -146,7 +161,7 @@ class _Meter:
             x = torch.randn(shape, device=self.x.device, dtype=self.x.dtype)
             return _times([lambda: x * factors.to(x)])
 
-        return self.costs.of(f"a product of {shape}, axis {site.channel_axis}", measure)[0]
+        return self.costs.of(f"a product of {shape}, axis {site.channel_axis}", 1, measure)[0]
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each layer's input and of each site's map, without the samples."""
@@ -175,7 +190,14 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None
     return note
 
 
-def _times(calls: list[Callable[[], Tensor]]) -> list[float]:
+def local_pays(x: Tensor, ways: list[Callable[[], Any]], net: GaterNet, costs: Costs) -> bool:
+    """Whether a net with local gating takes less without its closed filters, for a batch like this: [without, with]."""
+    without, whole = costs.of(f"local gating {fingerprint(net)}, {tuple(x.shape)}", 2, lambda: _times(ways))
+    costs.save()
+    return without < PROMISING * whole
+
+
+def _times(calls: list[Callable[[], Any]]) -> list[float]:
     with torch.inference_mode():
         found = interleaved_latency({str(n): call for n, call in enumerate(calls)}, rounds=5, seconds_per_turn=0.005)
     return [latency.median_s for latency in found.values()]

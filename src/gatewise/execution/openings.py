@@ -11,6 +11,7 @@ from torch import Tensor
 from gatewise.gaternet import Site
 
 _MEMORY_FOR_WHOLE = 2**28
+_MANY_PATTERNS = 20_000  # of sites, whose indices are kept
 
 Picked = tuple[Tensor, Tensor | None]  # weight and bias
 
@@ -85,8 +86,8 @@ class Openings:
         """Return the open filters of a site for the gates `pattern`, a byte each; the first unit if none is open."""
         known = self._known.get((number, pattern))
         if known is None:
-            if len(self._known) > 100_000:
-                self.forget()
+            if len(self._known) >= _MANY_PATTERNS:
+                self._known.clear()
             known = self._known[number, pattern] = _open_filters(site, pattern, device)
         return known
 

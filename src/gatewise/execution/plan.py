@@ -1,5 +1,6 @@
 """Which sites to narrow and which images to run together, given what the layers cost on this machine."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,7 @@ import numpy as np
 from gatewise.execution.parts import Part, Work, alike, bucketed, part_of
 
 _GRID = np.linspace(0, 1, 65)
-_MANY_PATTERNS = 100_000
-_PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time
+PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time
 _NEAR = 1.1  # patterns that apart take at most this share of the best time may do with less in buckets
 
 
@@ -41,21 +41,24 @@ class Plan:
     Args:
         work: the layers.
         measured: by the number of images, one or two of them; what lies between is interpolated.
+        weights: bytes of each layer's weights, (layers,).
+        memory: bytes that picked weights may take.
 
     Attributes:
         limits: up to which open share of a site narrowing pays, (2, sites) for each number of images; -1 for never. The
             first row is for weights that have to be picked, the second for such as were picked before.
     """
 
-    def __init__(self, work: Work, measured: Mapping[int, Seconds]) -> None:
+    def __init__(self, work: Work, measured: Mapping[int, Seconds], weights: np.ndarray, memory: int) -> None:
         self.work, self.measured = work, dict(sorted(measured.items()))
+        self.weights, self.memory = weights, memory
         self.limits = {
             images: np.stack([self._pays_up_to(seconds, again) for again in (0, 1)])
             for images, seconds in self.measured.items()
         }
         self._outlooks = [self._outlook(self.measured[images], limits) for images, limits in self.limits.items()]
         self._span = max(1, max(self.measured) - min(self.measured))
-        self._seen: set[bytes] = set()
+        self._seen: OrderedDict[bytes, float] = OrderedDict()  # bytes of the weights that were picked for a pattern
 
     def _pays_up_to(self, seconds: Seconds, again: int) -> np.ndarray:
         work, sites = self.work, len(self.work.narrows)
@@ -118,12 +121,12 @@ class Plan:
         unions = np.stack([union, *(patterns[images[0]] for images in groups)])
         together, *apart = self.cost(unions, np.array([len(patterns), *map(len, groups)]))
         best, least = as_it_was, plain
-        if together < _PROMISING * plain:
+        if together < PROMISING * plain:
             best, least = [part_of(patterns, everyone, self)], together
         if len(groups) > 1 and sum(apart) < _NEAR * least:
             buckets = bucketed(patterns, self, slack=1.0)
             sizes = np.array([len(part.images) for part in buckets])
-            if self.cost(np.stack([part.union for part in buckets]), sizes).sum() < _PROMISING * least:
+            if self.cost(np.stack([part.union for part in buckets]), sizes).sum() < PROMISING * least:
                 best = buckets
         self._note(best)
         return best
@@ -132,10 +135,15 @@ class Plan:
         """Whether a closer look may find something better than the network as it was; takes no time itself."""
         first, last = self._outlooks[0], self._outlooks[-1]
         together, apart = last[round(union * (len(_GRID) - 1))], groups * first[round(open_ * (len(_GRID) - 1))]
-        return min(together, apart) < _PROMISING * plain
+        return min(together, apart) < PROMISING * plain
 
     def _note(self, parts: list[Part]) -> None:
-        """Remember that weights are picked for these open filters."""
-        if len(self._seen) > _MANY_PATTERNS:
-            self._seen.clear()
-        self._seen |= {part.union.tobytes() for part in parts}
+        """Remember which open filters weights are picked for, as far as there is memory for them."""
+        for part in parts:
+            if not part.plain:
+                share = np.where(part.narrow, self.work.shares(part.union[None])[0, :-1], 1.0)
+                share, picked = np.append(share, 1.0), part.union.tobytes()
+                self._seen[picked] = float(self.weights @ (share[self.work.inputs] * share[self.work.outputs]))
+                self._seen.move_to_end(picked)
+        while sum(self._seen.values()) > self.memory:
+            self._seen.popitem(last=False)

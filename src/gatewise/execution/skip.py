@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gatewise import _checks
 from gatewise.execution.costs import Costs, default_cache
-from gatewise.execution.meter import measured_plan
+from gatewise.execution.meter import local_pays, measured_plan
 from gatewise.execution.openings import Openings, groups_of
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
 from gatewise.execution.plan import Plan
-from gatewise.execution.safety import tensors_of
 from gatewise.execution.skippable import kept_whole, skippable
 from gatewise.execution.surgery import fold_norms, needs_mask, open_up
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
 
 MODES = ("mask", "skip", "bucket", "auto")
+_NO_STATE = (
+    "a skipping net has no state dict: its weights are copies, folded and picked. Save and load the GaterNet that it "
+    "was made from; torch.save takes the whole skipping net."
+)
 BACKENDS = ("auto", "torch", "triton")
 
 
@@ -42,6 +46,7 @@ class SkippingNet(nn.Module):
         super().__init__()
         self.mode, self.cache, self.grouped = mode, cache, grouped
         self._plans: dict[tuple[int, ...], Plan] = {}
+        self._locally: dict[tuple[int, ...], bool] = {}
         self.openings = Openings(memory)
         flows, folds = skippable(net, tried=mode != "mask")
         self.skipped = kept_whole(net, flows)
@@ -74,12 +79,14 @@ class SkippingNet(nn.Module):
         if self.mode == "mask":
             return self.net.forward_with_gates(x, gates)
         self._follow_weights()
-        if gates is None and self.net.is_local:
-            return self._run_local(x)
+        if gates is None and self.net.is_local and len(x):
+            return self._run_local(x) if self._local_pays(x) else self.plain.forward_with_gates(x)
         if gates is None:
             gates = self.net.decide(x)
         else:
             self.net.check_gates(x, gates)
+        if not len(x) or not bool(((gates == 0) | (gates == 1)).all()):
+            return self.plain.forward_with_gates(x, gates)
         self.last_parts = self._partition(gates, x)
         if self.last_parts[0].plain:
             return self.plain.forward_with_gates(x, gates)
@@ -94,14 +101,32 @@ class SkippingNet(nn.Module):
 
     def plan(self, x: Tensor) -> Plan:
         """Return the measured costs for batches like `x`, smaller ones included; measured now if they are not known."""
-        shape = tuple(x.shape[1:])
-        plan = self._plans.get(shape)
+        kind = (*x.shape[1:], torch.get_num_threads())
+        plan = self._plans.get(kind)
         if plan is None or max(plan.measured) < len(x):
             costs = Costs(self.cache, x.device, x.dtype)
-            plan = self._plans[shape] = measured_plan(
+            plan = self._plans[kind] = measured_plan(
                 self.work, (self.plain, self.net), self.openings, _channels_last(x), costs
             )
         return plan
+
+    def _local_pays(self, x: Tensor) -> bool:
+        """Whether to leave out what local gates close: in mode auto measured, once for each shape of batch."""
+        if self.mode != "auto":
+            return True
+        kind = (*x.shape, torch.get_num_threads())
+        if kind not in self._locally:
+            ways = [lambda: self._run_local(x), lambda: self.plain.forward_with_gates(x)]
+            self._locally[kind] = local_pays(x, ways, self.net, Costs(self.cache, x.device, x.dtype))
+        return self._locally[kind]
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        """Refuse: weights lie here as they are picked, under no name. Save the GaterNet."""
+        raise _checks.InvalidValueError(_NO_STATE)
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        """Refuse: load into the GaterNet, and make a skipping net of that."""
+        raise _checks.InvalidValueError(_NO_STATE)
 
     def _partition(self, gates: Tensor, x: Tensor) -> list[Part]:
         if self.grouped:
@@ -193,6 +218,7 @@ class SkippingNet(nn.Module):
             )
             self.openings.forget()
             self._plans.clear()
+            self._locally.clear()
             self._where = now
 
     def extra_repr(self) -> str:
@@ -265,18 +291,27 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _merged(outputs: Sequence[Any], images: Sequence[np.ndarray]) -> Any:
-    """Put the outputs of parts of a batch together in the order of the batch, whatever their nesting."""
+    """Put the outputs of parts of a batch together in the order of the batch, whatever their nesting.
+
+    A tensor may have several rows for each image, one image's behind the other's. Refused with ValueError: one whose
+    rows are not those of images.
+    """
     if len(outputs) == 1:
         return outputs[0]
     order = torch.from_numpy(np.argsort(np.concatenate(images), kind="stable"))
-    columns = zip(*(tensors_of(output) for output in outputs), strict=True)
-    whole = iter([torch.cat(column)[order.to(column[0].device)] for column in columns])
+    leaves, forms = zip(*map(tree_flatten, outputs), strict=True)
+    whole = [_column(column, images, order) for column in zip(*leaves, strict=True)]
+    return tree_unflatten(whole, forms[0])
 
-    def rebuilt(output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return next(whole)
-        if isinstance(output, dict):
-            return {key: rebuilt(value) for key, value in output.items()}
-        return type(output)(rebuilt(value) for value in output)
 
-    return rebuilt(outputs[0])
+def _column(parts: Sequence[Any], images: Sequence[np.ndarray], order: Tensor) -> Any:
+    if not isinstance(parts[0], Tensor):
+        return parts[0]
+    counts = [len(own) for own in images]
+    if any(part.dim() == 0 or len(part) % count for part, count in zip(parts, counts, strict=True)):
+        raise _checks.InvalidValueError(
+            f"images of this batch run apart, and an output of shape {tuple(parts[0].shape)} for {counts[0]} of them "
+            f"cannot be put together. Choose mode='mask'."
+        )
+    rows = [part.unflatten(0, (count, -1)) for part, count in zip(parts, counts, strict=True)]
+    return torch.cat(rows)[order.to(parts[0].device)].flatten(0, 1)

@@ -1,6 +1,7 @@
 """Give a copied network layers that run their open filters only, with batch norms folded into convolutions."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ def open_up(
         openings: which filters are open.
         grouped: whether images run together, each with its own open groups, by the Triton kernel.
     """
-    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
+    _make_channels_last(backbone)
     layers: dict[str, Any] = dict(backbone.named_modules())
     reads = {path: number for number, flow in enumerate(flows) for path in flow.readers}
     writes = {path: number for number, flow in enumerate(flows) for path in flow.makers}
@@ -130,6 +131,12 @@ def open_up(
             layer = backbone.get_submodule(site.layer)
             change_map(layer, site.side, _PutBack(openings, number, site))
             call_last(layer, site.side)
+
+
+def _make_channels_last(backbone: nn.Module) -> None:
+    for tensor in itertools.chain(backbone.parameters(), backbone.buffers()):
+        if tensor.dim() == 4:  # torch's own way stumbles over convolutions of volumes
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:

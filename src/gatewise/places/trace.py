@@ -174,7 +174,7 @@ def _copy(model: nn.Module) -> nn.Module:
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     program = torch.export.export(model, inputs, strict=False)
     given = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
-    return _operations(program.graph, lambda node: node.name in given, {})
+    return _operations(program.graph, lambda node: node.name in given, {}, _first_names(model))
 
 
 def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
@@ -183,10 +183,17 @@ def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     graph_module = fx.symbolic_trace(model)
     with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback besides raising
         ShapeProp(graph_module).propagate(*inputs)
-    return _operations(graph_module.graph, lambda _: True, dict(graph_module.named_modules()))
+    modules: dict[str, nn.Module] = dict(graph_module.named_modules(remove_duplicate=False))
+    return _operations(graph_module.graph, lambda _: True, modules, _first_names(model))
 
 
-def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -> list[Op]:
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Return for each name of a module the first of its names: one may hang at several places."""
+    names = {module: path for path, module in model.named_modules()}
+    return {path: names[module] for path, module in model.named_modules(remove_duplicate=False)}
+
+
+def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], names: dict[str, str]) -> list[Op]:
     """Translate a graph of either front end; what no activation reaches, and shapes and assertions, are left out."""
     ops: list[Op] = []
     results: dict[fx.Node, Op] = {}  # a layer that does nothing has the result of another operation
@@ -201,7 +208,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module]) -
             continue
         kind = _kind(node, modules)
         stack = node.meta.get("nn_module_stack") or {}
-        calls = {call: path for call, (path, _) in stack.items() if path}
+        calls = {call: names.get(str(path), str(path)) for call, (path, _) in stack.items() if path}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
         weight = _weight_shape(kind, node, modules)
