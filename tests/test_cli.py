@@ -453,3 +453,27 @@ def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.
     monkeypatch.setattr(cli.training, "train_recipe", broken)
     with pytest.raises(ZeroDivisionError):
         run(["train", "--out", "run"])
+
+
+def test_a_missing_flag_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "somewhere"]) == 2
+    assert capsys.readouterr().err == "gatewise: --out is missing.\n"
+    assert run(["export", "somewhere", "--out"]) == 2
+    assert "requires an argument" in capsys.readouterr().err
+
+
+def test_who_stops_reading_is_not_complained_to() -> None:
+    command = f"{sys.executable} -m gatewise gates --markdown | head -1"
+    result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert result.stdout.startswith("#")
+    assert result.stderr == ""
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", str(tmp_path), "x.png"]) == 2
+    assert "image 'x.png' does not exist" in capsys.readouterr().err
+    (tmp_path / "x.png").write_bytes(b"")
+    assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
+    assert "is no run folder: it has no config.json" in capsys.readouterr().err
+    assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
+    assert "run folder or exported file 'no.onnx' does not exist" in capsys.readouterr().err

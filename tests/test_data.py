@@ -277,7 +277,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no file at all": (
         lambda folder: [file.unlink() for file in folder.iterdir()],
-        ("no train split", "no parquet file at all"),
+        ("no train split", "expected train/CLASS/ and val/CLASS/ full of images"),
     ),
     "not parquet": (
         lambda folder: (folder / "train.parquet").write_bytes(b"no parquet"),

@@ -24,7 +24,8 @@ from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import load_model
 from gatewise.cli import run
 from gatewise.execution import ConditionalNet
-from gatewise.export import WithGates, agreement, details_of, export_run, exported_program, opened
+from gatewise.export import _CONTENTS, WithGates, agreement, details_of, export_run, exported_program, opened
+from gatewise.int8 import to_int8
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -333,6 +334,31 @@ def test_ranges_come_from_so_many_training_images(monkeypatch: pytest.MonkeyPatc
     (opened_run,) = open_runs([gated], split="train")
     assert torch.equal(torch.cat(seen), torch.cat(list(opened_run.first(70))))
     assert (found["int8"], found["other_gates"]) == (found["float32"], 0), "nothing was quantised here"
+
+
+def int8_of(spec: str, file: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the outputs of a network and of its file in int8."""
+    x = torch.randn(8, 3, 32, 32)
+    net = gw.make_model(spec, seed=0).eval()
+    file.write_bytes(_CONTENTS["onnx"](exported_program(WithGates(net), x[:2], free_size=False), {}))
+    to_int8(file, [x])
+    with torch.no_grad():
+        return net(x), opened(file)(x)
+
+
+@pytest.mark.parametrize(
+    "gate", ["gct", *(pytest.param(n, marks=pytest.mark.slow) for n in gw.gate_names() if n != "gct")]
+)
+def test_networks_with_any_gate_are_quantised(gate: str, tmp_path: Path) -> None:
+    expected, found = int8_of(f"resnet20+{gate}", tmp_path / "net.onnx")
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    assert 1e-6 < difference < 0.3
+
+
+def test_what_cannot_be_quantised_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torn.onnx").write_bytes(b"no graph")
+    with pytest.raises(GatewiseError, match="ONNX Runtime cannot quantise this network"):
+        to_int8(tmp_path / "torn.onnx", [])
 
 
 @pytest.mark.parametrize("options", [["--to", "torch", "--out", "a.pt2"], ["--form", "skip", "--out", "a.onnx"]])

@@ -89,7 +89,7 @@ def _header(results: Results) -> dict[str, Any]:
     }
     if results.recipe.data.startswith(_HUB):
         header["datasets"] = [results.data]
-    metric = {"type": results.score, "value": results.metrics[results.score]}
+    metric = {"type": results.score, "value": round(results.metrics[results.score], 6)}
     found = {"task": {"type": task}, "dataset": {"type": results.data, "name": results.data}, "metrics": [metric]}
     return {**header, "model-index": [{"name": str(spec), "results": [found]}]}
 

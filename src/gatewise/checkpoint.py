@@ -41,6 +41,8 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     `DataError`.
     """
     folder = _checks.existing_path("run folder", folder)
+    if not (folder / CONFIG).exists():
+        raise _checks.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
     config = read_json(folder / CONFIG)
     for key in ("spec", "sha256"):
         if key not in config:

@@ -119,17 +119,20 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> Self:
-        """Build a network again, in eval mode, from a folder or from the hub's "user/name"; see `load_model`."""
+        """Build a network again, in eval mode, from a folder or from the hub's "user/name"; see `load_model`.
+
+        Refused with `DataError`: what is neither, and damaged files.
+        """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            files = snapshot_download(
-                str(pretrained_model_name_or_path),
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=list(_WRITTEN),
-            )
-            folder = Path(files)
+            name = str(pretrained_model_name_or_path)
+            asked: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+            asked |= {"force_download": force_download, "local_files_only": local_files_only}
+            try:
+                folder = Path(str(snapshot_download(name, allow_patterns=list(_WRITTEN), **asked)))
+            except (OSError, ValueError) as error:  # all that huggingface_hub raises of files, names and connections
+                reason = " ".join(str(error).split())[:200]
+                raise _checks.DataError(
+                    f"there is no folder {name!r} here, and the hub did not give a network of that name: {reason}"
+                ) from error
         return cls._of(*load_model(folder)).eval()

@@ -47,7 +47,7 @@ class Predictor:
 
         Refused with `DataError`: what is damaged, or does not say what its classes are and how it takes images.
         """
-        source = Path(source)
+        source = _checks.existing_path("run folder or exported file", source)
         if source.is_file():
             exported = opened(source)
             config = exported.details

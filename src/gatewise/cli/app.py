@@ -1,5 +1,6 @@
 """What the commands share: the application, its errors and exit codes, numbers, JSON and tables."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -45,8 +46,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a failed training, 2 for a user's mistake."""
     try:
         app(arguments, print_error=False, exit_on_error=False, result_action="return_value")
+    except cyclopts.MissingArgumentError as error:
+        given = error.argument is not None and bool(error.argument.tokens or error.keyword)
+        return _complain(error if given or error.argument is None else f"{error.argument.name} is missing.", 2)
     except cyclopts.CycloptsError as error:
         return _complain(error, 2)
+    except BrokenPipeError:  # whoever read what is printed has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except _checks.TrainingError as error:
         return _complain(error, 1)
     except (_checks.GatewiseError, OSError) as error:

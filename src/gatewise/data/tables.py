@@ -63,10 +63,11 @@ def split_files(folder: Path, split: str) -> list[Path]:
     for prefix in SPLITS[split]:
         if files := [file for file in parquet if file.name.startswith(prefix)]:
             return files
-    nothing = "no parquet file at all, and no train/CLASS/ with images either"
-    found = ", ".join(file.name for file in parquet[:5]) or nothing
+    listed = parquet or sorted(folder.iterdir())
+    found = ", ".join(file.name for file in listed[:5]) + (", ..." if len(listed) > 5 else "")
     wanted = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
-    raise _checks.DataError(f"{folder} has no {split} split: expected {wanted}, found {found}.")
+    wanted = wanted if parquet else f"train/CLASS/ and val/CLASS/ full of images, or {wanted}"
+    raise _checks.DataError(f"{folder} has no {split} split: expected {wanted}, found {found or 'nothing'}.")
 
 
 def _read_split(files: list[Path], image_size: int | None) -> Split:

@@ -16,9 +16,11 @@ from gatewise.presets import PRESETS, TAG
 def main(arguments: list[str]) -> int:
     """Run the script with its arguments; without one, list the presets."""
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print("usage: python -m gatewise.presets SCRIPT [ARGUMENTS ...]\n\nWhat the script then finds in timm:")
+        print(
+            "usage: python -m gatewise.presets SCRIPT [ARGUMENTS ...]\n\nNetworks that the script then finds in timm:"
+        )
         for name, spec in PRESETS.items():
-            print(f"  {name}.{TAG:<10} {spec}")
+            print(f"  {name + '.' + TAG:<24} {spec}")
         return 0
     try:
         script = _checks.existing_path("script", arguments[0])
