@@ -31,7 +31,7 @@ def close(left: Any, right: Any) -> None:
 
 
 def state(net: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in net.state_dict().items()}
+    return {name: value.detach().clone() for name, value in [*net.named_parameters(), *net.named_buffers()]}
 
 
 def steps(net: nn.Module, forward: nn.Module, after: Callable[[nn.Module], None] = state) -> list[dict[str, Tensor]]:
@@ -119,9 +119,9 @@ def calls_with_other_weights(kind: str) -> str:
     """Give output and gradients of a network that holds other weights; its own stay."""
     net, twin = train(made(kind)), train(made(kind))
     before, weights = state(net), {name: value.detach() for name, value in other_weights(net).items()}
-    twin.load_state_dict(weights, strict=False)
-    leaves = {name: value.requires_grad_() for name, value in weights.items()}
+    leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
     output = torch.func.functional_call(net, leaves, (batch(),))
+    twin.load_state_dict(weights, strict=False)
     expected = twin(batch())
     close(output, expected)
     own = torch.autograd.grad(output.square().sum(), list(leaves.values()), allow_unused=True)
