@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= runs/digits
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow check docs site bench clean
+.PHONY: compare test test-slow examples check docs site bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; ends with a table and the path of a report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -14,6 +14,9 @@ test: $(VENV)/.developed  ## the default test suite
 
 test-slow: $(VENV)/.developed  ## the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses auto --dist worksteal
+
+examples: $(VENV)/.developed  ## every example, seconds each, and what it must print
+	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not whole"
 
 check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated pages
 	$(BIN)/ruff format --check .

@@ -106,6 +106,7 @@ def test_an_example_is_short_and_uses_public_names(name: str) -> None:
             assert not node.attr.startswith("_")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROMISES)
 def test_an_example_prints_what_it_promises(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where it writes

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import conv, drawn_networks, gater_net, images, norm
 from test_compact import CLOSE, made
@@ -55,6 +55,7 @@ def test_every_mode_gives_what_the_masked_network_gives(drawn: tuple[list[str], 
     assert_close(output, net(x), **CLOSE)
 
 
+@settings(max_examples=15)  # each compacts a network
 @given(drawn_networks)
 def test_a_compacted_net_is_skipped_too(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01??"), images(24)

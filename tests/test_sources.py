@@ -116,7 +116,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "loose images": (
         lambda f: [shutil.move(f / "train/ant/0.png", f), shutil.rmtree(f / "train"), shutil.rmtree(f / "val")],
-        ("no train split", "and no train/CLASS/ with images either"),
+        ("no train split", "expected train/CLASS/ and val/CLASS/ full of images", "found 0.png"),
     ),
     "dangling link": (
         lambda f: [(f / "train/ant/1.png").unlink(), (f / "train/ant/1.png").symlink_to("nowhere.png")],

@@ -438,8 +438,8 @@ BUGS = [
     Bug(
         "the validation images whatever was asked",
         "analysis/runs.py",
-        "images, shown = getattr(dataset, split, None)",
-        "images, shown = getattr(dataset, 'validation', None)",
+        "return getattr(self.dataset, self.split, None)",
+        "return getattr(self.dataset, 'validation', None)",
         "test_explain.py",
         "test_the_images_shown_are_those_asked_for",
     ),
