@@ -81,11 +81,13 @@ class SkippingNet(nn.Module):
         self._follow_weights()
         if gates is None and self.net.is_local and len(x):
             return self._run_local(x) if self._local_pays(x) else self.plain.forward_with_gates(x)
+        hard = True
         if gates is None:
             gates = self.net.decide(x)
         else:
             self.net.check_gates(x, gates)
-        if not len(x) or not bool(((gates == 0) | (gates == 1)).all()):
+            hard = bool(((gates == 0) | (gates == 1)).all())
+        if not len(x) or not hard:
             return self.plain.forward_with_gates(x, gates)
         self.last_parts = self._partition(gates, x)
         if self.last_parts[0].plain:
