@@ -109,7 +109,7 @@ BUGS = [
     ),
     Bug(
         "patterns mixed up between images",
-        "execution/skip.py",
+        "execution/merging.py",
         'order = torch.from_numpy(np.argsort(np.concatenate(images), kind="stable"))',
         "order = torch.from_numpy(np.concatenate(images))",
         "test_skip.py",
@@ -117,7 +117,7 @@ BUGS = [
     ),
     Bug(
         "buckets without multiplication",
-        "execution/skip.py",
+        "execution/openings.py",
         "        return None if alike and union.any() else",
         "        return None if union.any() else",
         "test_skip.py",
@@ -141,9 +141,9 @@ BUGS = [
     ),
     Bug(
         "closed filters computed",
-        "execution/skip.py",
-        "        if everything or not narrow:\n",
-        "        if everything or narrow:\n",
+        "execution/openings.py",
+        "        if union.all() and site.driven_by is None:\n",
+        "        if True:\n",
         "test_skip.py",
         "test_what_runs_is_what_executed_macs_tells",
     ),
@@ -262,8 +262,8 @@ BUGS = [
     Bug(
         "a site whose trial gate is closed is tried whole",
         "execution/skippable.py",
-        "if flow.possible and (site.driven_by is not None or not pattern.all()):",
-        "if flow.possible and pattern.any() and not pattern.all():",
+        "if flow.possible else site.spread(own)",
+        "if flow.possible and union.any() else site.spread(own)",
         "test_skip_odd.py",
         "test_what_is_tried_is_what_will_run",
     ),
@@ -277,7 +277,7 @@ BUGS = [
     ),
     Bug(
         "rows of images get lost",
-        "execution/skip.py",
+        "execution/merging.py",
         ".flatten(0, 1)\n",
         "[:, 0]\n",
         "test_skip_odd.py",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,6 +91,16 @@ class Openings:
                 self._known.clear()
             known = self._known[number, pattern] = _open_filters(site, pattern, device)
         return known
+
+    def open(self, number: int, site: Site, own: Tensor, union: np.ndarray, *, alike: bool) -> Tensor | None:
+        """Let layers run those filters of a site that some image opens; return what its narrow map is multiplied by.
+
+        `own` are the site's gates, (N, gates), `union` those that some image opens, `alike` whether all open the same.
+        """
+        if union.all() and site.driven_by is None:
+            return None if alike else site.spread(own)
+        self.chosen[number] = chosen = self.filters(number, site, union.tobytes(), own.device)
+        return None if alike and union.any() else site.spread(own)[:, chosen.channels]
 
     def picked(self, key: tuple[object, ...], pick: Callable[[], Picked]) -> Picked:
         """Return what `pick` gives for this key, from memory if it is there."""

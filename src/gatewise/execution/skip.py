@@ -3,17 +3,16 @@
 import copy
 import importlib.util
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gatewise import _checks
 from gatewise.execution.costs import Costs, default_cache
+from gatewise.execution.merging import merged
 from gatewise.execution.meter import local_pays, measured_plan
 from gatewise.execution.openings import Openings, groups_of
 from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
@@ -99,7 +98,7 @@ class SkippingNet(nn.Module):
         for part in self.last_parts:
             rows = torch.from_numpy(part.images).to(x.device)
             outputs.append(self._run(x[rows], gates[rows], part))
-        return _merged(outputs, [part.images for part in self.last_parts]), gates
+        return merged(outputs, [part.images for part in self.last_parts]), gates
 
     def plan(self, x: Tensor) -> Plan:
         """Return the measured costs for batches like `x`, smaller ones included; measured now if they are not known."""
@@ -162,13 +161,10 @@ class SkippingNet(nn.Module):
         if self.grouped and narrow:
             self.openings.groups[number] = groups_of(site, site.own(gates))
             return site.spread(site.own(gates)) if self.leaks[number] else None
+        if narrow:
+            return self.openings.open(number, site, site.own(gates), union, alike=alike)
         everything = bool(union.all()) and site.driven_by is None
-        if everything and alike:
-            return None
-        if everything or not narrow:
-            return site.spread(site.own(gates))
-        self.openings.chosen[number] = chosen = self.openings.filters(number, site, union.tobytes(), gates.device)
-        return None if alike and union.any() else site.spread(site.own(gates))[:, chosen.channels]
+        return None if everything and alike else site.spread(site.own(gates))
 
     def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
         """Run each image alone, or where filters of several are picked at once all together."""
@@ -177,7 +173,7 @@ class SkippingNet(nn.Module):
         runs = [self._run_deciding(part) for part in ([x] if whole else x.split(1))]
         images = np.arange(len(x))
         outputs, gates = zip(*runs, strict=True)
-        return _merged(list(outputs), [images] if whole else list(images[:, None])), torch.cat(gates)
+        return merged(list(outputs), [images] if whole else list(images[:, None])), torch.cat(gates)
 
     def _run_deciding(self, x: Tensor) -> tuple[Any, Tensor]:
         """Run images with local gating: each site decides when its input is there."""
@@ -290,30 +286,3 @@ def _refuse_recording(x: Tensor) -> None:
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def _merged(outputs: Sequence[Any], images: Sequence[np.ndarray]) -> Any:
-    """Put the outputs of parts of a batch together in the order of the batch, whatever their nesting.
-
-    A tensor may have several rows for each image, one image's behind the other's. Refused with ValueError: one whose
-    rows are not those of images.
-    """
-    if len(outputs) == 1:
-        return outputs[0]
-    order = torch.from_numpy(np.argsort(np.concatenate(images), kind="stable"))
-    leaves, forms = zip(*map(tree_flatten, outputs), strict=True)
-    whole = [_column(column, images, order) for column in zip(*leaves, strict=True)]
-    return tree_unflatten(whole, forms[0])
-
-
-def _column(parts: Sequence[Any], images: Sequence[np.ndarray], order: Tensor) -> Any:
-    if not isinstance(parts[0], Tensor):
-        return parts[0]
-    counts = [len(own) for own in images]
-    if any(part.dim() == 0 or len(part) % count for part, count in zip(parts, counts, strict=True)):
-        raise _checks.InvalidValueError(
-            f"images of this batch run apart, and an output of shape {tuple(parts[0].shape)} for {counts[0]} of them "
-            f"cannot be put together. Choose mode='mask'."
-        )
-    rows = [part.unflatten(0, (count, -1)) for part, count in zip(parts, counts, strict=True)]
-    return torch.cat(rows)[order.to(parts[0].device)].flatten(0, 1)

@@ -40,10 +40,8 @@ def _run_open(folds: dict[str, str], exact: GaterNet, flows: Sequence[Flow], x: 
     open_up(copied.backbone, copied.sites, flows, folds, openings)
     factors: dict[int, Tensor | None] = {}
     for number, (site, flow) in enumerate(zip(copied.sites, flows, strict=True)):
-        pattern, whole = site.own(gates)[0].bool().cpu().numpy(), site.spread(site.own(gates))
-        factors[number] = whole
-        if flow.possible and (site.driven_by is not None or not pattern.all()):
-            openings.chosen[number] = chosen = openings.filters(number, site, pattern.tobytes(), x.device)
-            factors[number] = None if pattern.any() else whole[:, chosen.channels]
+        own = site.own(gates)
+        union = own[0].bool().cpu().numpy()
+        factors[number] = openings.open(number, site, own, union, alike=True) if flow.possible else site.spread(own)
     copied._board.factors = factors
     return copied.backbone(x)
