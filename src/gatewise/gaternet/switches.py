@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.gaternet.recomputation import refuse_lost_gates
 from gatewise.gaternet.sites import Site
+from gatewise.kernels.backend import obstacle
+from gatewise.kernels.channels import scale_channels
 from gatewise.places import change_map, remove_changes
 
 
@@ -58,7 +60,10 @@ class _Switch:
         _checks.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])
         shape = [1] * site.axes
         shape[0], shape[site.channel_axis] = factors.shape
-        return x * factors.reshape(shape).to(x.dtype)
+        factors = factors.reshape(shape)
+        if site.channel_axis == 1 and not obstacle(x, factors):
+            return scale_channels(x, factors)
+        return x * factors.to(x.dtype)
 
 
 def attach(backbone: nn.Module, board: Switchboard, *, decide: bool) -> None:

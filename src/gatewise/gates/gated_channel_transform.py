@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.functional import at_least_float32, spatial_axes
+from gatewise.kernels.backend import BACKENDS, takes_fused
+from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, fused_obstacle
 from gatewise.registry import Gate, register_gate
 
 # Each maps the gate's logit z to its factor. "relu" is written with where, whose derivative at exactly 0 is 1: that of
@@ -92,7 +94,7 @@ def gated_channel_transform(
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input"},
+    inert={"spatial_dims": "chooses the rank of the input", "backend": "chooses how the same numbers are computed"},
     use="Where trained weights are to be kept: a fresh gate changes no output and brings three numbers for each "
     "channel. It sits before every convolution, so its price is time for reading and writing every map again, "
     "not multiply-adds. Keep weight decay off `beta` (`parameter_groups` does); in small networks compare "
@@ -132,6 +134,7 @@ class GatedChannelTransform(Gate):
         activation: str = "tanh",
         spatial_dims: int = 2,
         epsilon: float | None = None,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -145,6 +148,7 @@ class GatedChannelTransform(Gate):
         _checks.boolean(after_relu=after_relu)
         self.mode, self.eps, self.after_relu = mode, eps, after_relu
         self.activation = _checks.one_of("activation", activation, ACTIVATIONS)
+        self.backend = _checks.one_of("backend", backend, BACKENDS)
         shape = (1, channels) + (1,) * self.spatial_dims
         self.alpha = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.gamma = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -167,16 +171,11 @@ class GatedChannelTransform(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        return gated_channel_transform(
-            x,
-            self.alpha,
-            self.gamma,
-            self.beta,
-            mode=self.mode,
-            eps=self.eps,
-            after_relu=self.after_relu,
-            activation=self.activation,
-        )
+        parameters = self.alpha, self.gamma, self.beta
+        options = {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
+        if takes_fused(self.backend, "gct", fused_obstacle(x, *parameters, mode=self.mode)):
+            return fused_gated_channel_transform(x, *parameters, definition=gated_channel_transform, **options)
+        return gated_channel_transform(x, *parameters, **options)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, mode={self.mode!r}"

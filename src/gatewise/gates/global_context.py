@@ -5,6 +5,9 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.functional import attention_pool, attention_weights, average_pool
+from gatewise.kernels.attention_pool import pool_by_attention
+from gatewise.kernels.backend import BACKENDS, obstacle, takes_fused
+from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
 POOLINGS = ("attention", "average")
@@ -55,7 +58,7 @@ def global_context(
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input"},
+    inert={"spatial_dims": "chooses the rank of the input", "backend": "chooses how the same numbers are computed"},
     use="Where a position needs to know what the whole image shows, as in segmentation and detection, and in "
     "networks that are trained already: a fresh gate changes no output. In narrow networks its bottleneck is two "
     "or four channels wide; give `rd_ratio=1/4` there.",
@@ -92,11 +95,13 @@ class GlobalContext(Gate):
         fusion: str = "add",
         eps: float = 1e-5,
         spatial_dims: int = 2,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
         self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
+        self.backend = _checks.one_of("backend", backend, BACKENDS)
         self.fusion = _checks.one_of("fusion", fusion, FUSIONS)
         if rd_channels is not None:
             _checks.integer_at_least(2, rd_channels=rd_channels)
@@ -149,4 +154,17 @@ class GlobalContext(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        mask = () if self.conv_mask is None else (self.conv_mask.weight,)
+        if takes_fused(self.backend, "gc", obstacle(x, *mask)):
+            return self._fused(x)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        link = Link(x)
+        if self.conv_mask is None:
+            x, context = mean_of_channels(x, link)
+        else:
+            x, context = pool_by_attention(x, self.conv_mask.weight, self.conv_mask.bias, link)
+        factors = None if self.channel_mul_conv is None else self.channel_mul_conv(context).sigmoid()
+        offsets = None if self.channel_add_conv is None else self.channel_add_conv(context)
+        return scale_channels(x, factors, offsets, link)

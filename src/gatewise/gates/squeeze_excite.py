@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from gatewise import _checks
 from gatewise.functional import average_pool
+from gatewise.kernels.backend import BACKENDS, obstacle, takes_fused
+from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
 
@@ -19,7 +22,16 @@ def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
     >>> squeeze_excite(x, nn.Identity(), nn.Identity())  # sigmoid(2) = 0.8808
     tensor([[[0.8808, 2.6424]]])
     """
-    return x * expand(torch.relu(reduce(average_pool(x)))).sigmoid().to(x.dtype)
+    return x * excitation(average_pool(x), reduce, expand).to(x.dtype)
+
+
+def excitation(mean: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
+    """Return the factors sigmoid(expand(relu(reduce(mean)))) of a map's channels, (N, C, 1, ...).
+
+    >>> excitation(torch.zeros(1, 1, 1), nn.Identity(), nn.Identity())
+    tensor([[[0.5000]]])
+    """
+    return expand(torch.relu(reduce(mean))).sigmoid()
 
 
 @register_gate(
@@ -35,7 +47,7 @@ def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input"},
+    inert={"spatial_dims": "chooses the rank of the input", "backend": "chooses how the same numbers are computed"},
     use="The baseline that every other gate must beat, and one of the cheapest on a large network: it reads one mean "
     "of each channel. A fresh gate halves its branch, so a trained network needs some epochs to come back.",
 )
@@ -64,10 +76,12 @@ class SqueezeExcite(Gate):
         rd_channels: int | None = None,
         rd_divisor: int = 1,
         spatial_dims: int = 2,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
+        self.backend = _checks.one_of("backend", backend, BACKENDS)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
         self.fc1 = self.pointwise(channels, width, device, dtype)
         self.fc2 = self.pointwise(width, channels, device, dtype)
@@ -83,4 +97,8 @@ class SqueezeExcite(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        if takes_fused(self.backend, "se", obstacle(x)):
+            link = Link(x)
+            x, mean = mean_of_channels(x, link)
+            return scale_channels(x, excitation(mean, self.fc1, self.fc2), link=link)
         return squeeze_excite(x, self.fc1, self.fc2)

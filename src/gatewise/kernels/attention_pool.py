@@ -1,0 +1,71 @@
+"""The context of a global context block: one pass over the map forward, and one backward, which writes the whole gradient.
+
+It goes together with `scale_channels`, as a mean of channels does: see `gatewise.kernels.channels`.
+"""
+
+import torch
+from torch import Tensor
+
+from gatewise.kernels.backend import kernels_for
+from gatewise.kernels.channels import Link, as_numbers, per_channel
+
+
+def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: Link) -> tuple[Tensor, Tensor]:
+    """Return x, for `scale_channels` with the same link and nothing else, and sum_j softmax_j(w x_j + b) x_j.
+
+    Args:
+        x: (N, C, *S).
+        weight: (1, C, 1, ...), of a pointwise convolution.
+        bias: (1,) or None.
+        link: shared with the `scale_channels` that follows.
+
+    Returns: x and the context, (N, C, 1, ...).
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _AttentionPool.apply(x, weight, bias, link)  # type: ignore[return-value]
+    return x, per_channel(_forward(x, weight, bias)[0], x)
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    bias = None if bias is None else as_numbers(bias, x)
+    return kernels_for(x.device, "attention_pool").forward(x.detach(), as_numbers(weight, x), bias)
+
+
+class _AttentionPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, link):
+        ctx.set_materialize_grads(False)
+        context, attention = _forward(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, context, attention)
+        ctx.link = link
+        return x.view_as(x), per_channel(context, x)
+
+    @staticmethod
+    def backward(ctx, upstream, of_context):
+        x, weight, bias, context, attention = ctx.saved_tensors
+        of_bias = None if bias is None else torch.zeros_like(bias)  # softmax does not see it
+        if of_context is None:
+            of_context = torch.zeros_like(per_channel(context, x))
+        if torch.is_grad_enabled():
+            of_map, of_weight = _differentiable(x, weight, bias, of_context, ctx.needs_input_grad)
+            return of_map, of_weight, of_bias, None
+        of_map, each = kernels_for(x.device, "attention_pool").backward(
+            as_numbers(of_context, x).view_as(context),
+            x,
+            attention,
+            context,
+            as_numbers(weight, x),
+            upstream,
+            ctx.link.factors if upstream is not None else None,
+        )
+        return of_map, each.sum(0).view_as(weight).to(weight.dtype), of_bias, None
+
+
+def _differentiable(x, weight, bias, of_context, needed) -> list[Tensor | None]:
+    """Return the gradients of map and weight through the definition, with a graph of their own."""
+    logits = (x * weight.to(x.dtype)).sum(1, keepdim=True) + (0 if bias is None else bias.to(x.dtype))
+    attention = logits.flatten(1).softmax(1).view_as(logits)
+    context = (x * attention).sum(tuple(range(2, x.dim())), keepdim=True)
+    wanted = [tensor for tensor, need in zip((x, weight), needed, strict=False) if need]
+    gradients = iter(torch.autograd.grad(context, wanted, of_context, create_graph=True))
+    return [next(gradients) if need else None for need in needed[:2]]

@@ -1,0 +1,102 @@
+"""Whether a gate runs its definition or a fused kernel: one rule for all gates, and a reason for every no."""
+
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from gatewise import _checks
+
+BACKENDS = ("auto", "reference", "fused")
+_CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def takes_fused(backend: str, gate: str, obstacle: str) -> bool:
+    """Whether to run the kernel, given what stands in its way ('' for nothing); "fused" is refused where that is not so.
+
+    >>> takes_fused("auto", "gct", ""), takes_fused("auto", "gct", "the map is empty"), takes_fused("reference", "gct", "")
+    (True, False, False)
+    """
+    if backend == "fused" and obstacle:
+        raise _checks.InvalidValueError(
+            f"{gate} with backend='fused' cannot run here: {obstacle}. Choose backend='auto', which takes the "
+            f"definition where there is no kernel."
+        )
+    return backend != "reference" and not obstacle
+
+
+def obstacle(x: Tensor, *others: Tensor) -> str:
+    """Return why no kernel can take the map x and the parameters `others` now, or ''.
+
+    >>> obstacle(torch.zeros(2, 3, 4, 4, dtype=torch.int32))
+    'there is no kernel for maps of torch.int32 on cpu'
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile and torch.export read the definition, which the compiler fuses itself"
+    if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+        return f"the map is a {type(x).__name__}, and kernels read plain tensors"
+    return _watched() or _unreadable(x, others) or _unready(x.device.type, x.dtype)
+
+
+def _watched() -> str:
+    """Return who wants to see each operation of a gate, which a kernel hides, or ''."""
+    if torch.jit.is_tracing():
+        return "torch.jit.trace records the definition"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms the definition"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation follows the definition"
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a dispatch mode watches the operations of the definition"
+    return ""
+
+
+def _unreadable(x: Tensor, others: tuple[Tensor, ...]) -> str:
+    if x.numel() == 0:
+        return "the map is empty"
+    if not _is_dense(x):
+        return f"the map, with strides {x.stride()}, is neither contiguous nor channels-last"
+    for other in others:
+        if other.device != x.device:
+            return f"the map is on {x.device} and the gate on {other.device}"
+        if type(other) is not Tensor and type(other) is not torch.nn.Parameter:
+            return f"a parameter is a {type(other).__name__}, and kernels read plain tensors"
+    return ""
+
+
+def _is_dense(x: Tensor) -> bool:
+    if x.is_contiguous():
+        return True
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@functools.cache
+def _unready(device: str, dtype: torch.dtype) -> str:
+    """Return what is missing on this machine for maps of `dtype` on `device`, or ''."""
+    if device == "cpu":
+        if importlib.util.find_spec("numba") is None:
+            return "kernels for the CPU need numba; pip install 'gatewise[fast]'"
+        from gatewise.kernels.cpu.threads import runtime, supported_types
+
+        if runtime() is None:
+            return "torch's OpenMP library, on whose threads kernels run, was not found beside it"
+        if dtype in supported_types():
+            return ""
+    if device == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            return "kernels for GPUs need triton; pip install triton"
+        if dtype in _CUDA_TYPES:
+            return ""
+    return f"there is no kernel for maps of {dtype} on {device}"
+
+
+def kernels_for(device: torch.device, name: str) -> ModuleType:
+    """Return the module of kernels `name` for a device."""
+    folder = "cpu" if device.type == "cpu" else "triton"
+    return importlib.import_module(f"gatewise.kernels.{folder}.{name}")

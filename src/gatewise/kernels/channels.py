@@ -1,0 +1,115 @@
+"""Multiplying channels by factors and adding offsets to them, as most gates end, in one pass forward and two backward.
+
+A gate's factors come from statistics of the same map, so two gradients meet in it: that of the product, and that of the
+statistic. Added by autograd they cost the map three more passes. Therefore the statistic and the product share a
+`Link`: the product hands its upstream gradient on as it is and leaves its factors in the link, and the statistic, whose
+backward comes later, writes both at once. Between them the factors are made by any operations on (N, C, 1, ...).
+"""
+
+import torch
+from torch import Tensor
+
+from gatewise.kernels.backend import kernels_for
+
+
+class Link:
+    """What ties a product to the statistic of the same map.
+
+    Attributes:
+        x: the map itself, which second derivatives follow.
+        factors: what the product's upstream gradient must still be multiplied by, (N, C), or None for 1.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.factors: Tensor | None = None
+
+
+def mean_of_channels(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+    """Return x, to be handed to `scale_channels` with the same link and to nothing else, and its means (N, C, 1, ...)."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x, per_channel(kernels_for(x.device, "channels").means(x.detach()), x)
+    return _Mean.apply(x, link)  # type: ignore[return-value]
+
+
+def scale_channels(x: Tensor, factors: Tensor | None, offsets: Tensor | None = None, link: Link | None = None) -> Tensor:
+    """Return x * factors + offsets, each (N, C, 1, ...) or None."""
+    inputs = (x, factors, offsets)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
+        return _Scale.apply(*inputs, None if link is None else link.x, link)  # type: ignore[return-value]
+    return kernels_for(x.device, "channels").scale(x.detach(), _flat(x, factors), _flat(x, offsets))
+
+
+def as_numbers(values: Tensor, x: Tensor) -> Tensor:
+    """Return numbers of the channels of x as kernels read them: flat, in float32 at least."""
+    return values.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).flatten().contiguous()
+
+
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Return numbers (N, C) in the type of x, with its spatial axes: (N, C, 1, ...)."""
+    return values.to(x.dtype).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
+def _flat(x: Tensor, values: Tensor | None) -> Tensor | None:
+    """Return factors or offsets of channels as kernels read them."""
+    if values is None:
+        return None
+    return as_numbers(values.expand(x.shape[0], *values.shape[1:]), x).view(x.shape[:2])
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, link):
+        ctx.set_materialize_grads(False)
+        ctx.link, ctx.shape = link, x.shape
+        return x.view_as(x), per_channel(kernels_for(x.device, "channels").means(x), x)
+
+    @staticmethod
+    def backward(ctx, upstream, of_mean):
+        slopes = None if of_mean is None else of_mean / ctx.shape[2:].numel()
+        if upstream is None:  # no product came before, or one whose gradient can be differentiated again
+            return None if slopes is None else slopes.expand(ctx.shape), None
+        kernels = kernels_for(upstream.device, "channels")
+        return kernels.scale(upstream, ctx.link.factors, _flat(upstream, slopes)), None
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factors, offsets, whole, link):
+        ctx.link, ctx.linked = link, whole is not None
+        ctx.offsets_like = None if offsets is None else (offsets.shape, offsets.dtype)
+        ctx.save_for_backward(whole if ctx.linked else x, factors)
+        return kernels_for(x.device, "channels").scale(x, _flat(x, factors), _flat(x, offsets))
+
+    @staticmethod
+    def backward(ctx, upstream):
+        x, factors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            of_map, *others = _differentiable(ctx, x, factors, upstream)
+            return *((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None
+        kernels, flat = kernels_for(x.device, "channels"), _flat(x, factors)
+        of_factors = of_offsets = None
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            products, sums = kernels.products(upstream, x)
+            if ctx.needs_input_grad[1]:
+                of_factors = products.sum_to_size(factors.shape[:2]).view_as(factors).to(factors.dtype)
+            if ctx.needs_input_grad[2]:
+                shape, dtype = ctx.offsets_like
+                of_offsets = sums.sum_to_size(shape[:2]).view(shape).to(dtype)
+        if ctx.linked:
+            ctx.link.factors = flat
+            return upstream, of_factors, of_offsets, None, None
+        of_map = None if not ctx.needs_input_grad[0] else upstream if flat is None else kernels.scale(upstream, flat, None)
+        return of_map, of_factors, of_offsets, None, None
+
+
+def _differentiable(ctx, x: Tensor, factors: Tensor | None, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of map, factors and offsets by operations that can be differentiated again."""
+    of_map = upstream if factors is None else upstream * factors.to(upstream.dtype)
+    of_factors = of_offsets = None
+    if factors is not None:
+        of_factors = (upstream * x).sum_to_size(factors.shape).to(factors.dtype)
+    if ctx.offsets_like is not None:
+        shape, dtype = ctx.offsets_like
+        of_offsets = upstream.sum_to_size(shape).to(dtype)
+    return of_map, of_factors, of_offsets

@@ -1,0 +1,214 @@
+"""The context of `gc` for the CPU: softmax pooling in one pass with the running maximum, and one pass backward.
+
+The definition to match: `gatewise.functional.attention_pool` with logits w x_j + b.
+"""
+
+import math
+
+import numba
+import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
+
+from gatewise.kernels.cpu.loops import a_pass, narrow, wide
+from gatewise.kernels.cpu.samples import Layout, beside, maps_at, my_blocks, rows_of
+from gatewise.kernels.cpu.threads import Kernel, as_float64, real_at, words
+
+_BLOCK = 65536  # elements of a block of positions: what stays in a core's own cache
+_HIGHEST, _TOTAL = 0, 1  # where a part keeps its highest logit, and the sum of exponentials; the context follows
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _positions(layout):
+    """Return how many positions a block has."""
+    return max(16, _BLOCK // layout[1])
+
+
+@a_pass
+def _project_row(values, weight, out):
+    for j in range(values.size):
+        out[j] += weight * wide(values[j])
+
+
+@a_pass
+def _project_pixel(values, weights):
+    total = weights[0] * 0
+    for c in range(values.size):
+        total += weights[c] * wide(values[c])
+    return total
+
+
+@a_pass
+def _project(sample, last_axis, first, last, weights, out):
+    """Write sum_c weights_c x_cj for the positions from `first` to `last`."""
+    if last_axis:
+        for m in range(first, last):
+            out[m - first] = _project_pixel(sample[m], weights)
+    else:
+        out[: last - first] = 0
+        for c in range(weights.size):
+            _project_row(sample[c, first:last], weights[c], out[: last - first])
+
+
+@a_pass
+def _dot_row(values, shares):
+    total = shares[0] * 0
+    for j in range(values.size):
+        total += wide(values[j]) * shares[j]
+    return total
+
+
+@a_pass
+def _add_pixel(values, share, out):
+    for c in range(values.size):
+        out[c] += wide(values[c]) * share
+
+
+@a_pass
+def _add_shares(sample, last_axis, first, last, shares, out):
+    """Add sum_j shares_j x_cj over the positions from `first` to `last` to each channel of `out`."""
+    if last_axis:
+        for m in range(first, last):
+            _add_pixel(sample[m], shares[m - first], out)
+    else:
+        for c in range(out.size):
+            out[c] += _dot_row(sample[c, first:last], shares[: last - first])
+
+
+@a_pass
+def _raise_highest(logits, state):
+    """Turn logits into exponentials below the running maximum; what was summed below a lower one shrinks."""
+    highest = max(state[_HIGHEST], logits.max())
+    state[_TOTAL] *= math.exp(state[_HIGHEST] - highest)
+    shrink = math.exp(state[_HIGHEST] - highest)
+    for i in range(2, state.size):
+        state[i] *= shrink
+    state[_HIGHEST] = highest
+    for j in range(logits.size):
+        logits[j] = math.exp(logits[j] - highest)
+        state[_TOTAL] += logits[j]
+
+
+def _forward(arguments):
+    """Write the logits, and each part's highest logit, sum of exponentials and sum of values: see `forward`."""
+    a = carray(words(arguments), 10)
+    layout, parts, channels, positions = a[0:5], a[4], a[1], a[2]
+    x = maps_at(arguments, a[5], (a[0], a[1], a[2], min(a[3], 1), a[4]))
+    weight = carray(real_at(arguments, a[6]), channels)
+    bias = as_float64(a[7])
+    logits = carray(real_at(arguments, a[8]), (a[0], positions))
+    states = carray(real_at(arguments, a[9]), (a[0], parts, 2 + channels))
+    step = _positions(layout)
+    shares = np.empty(step, weight.dtype)
+    first_block, last_block = my_blocks(a[0], parts)
+    for block in range(first_block, last_block):
+        n, part, first, last = rows_of(block, parts, positions)
+        state = states[n, part]
+        state[:] = 0
+        state[_HIGHEST] = -np.inf
+        for start in range(first, last, step):
+            end = min(start + step, last)
+            _project(x[n], a[3], start, end, weight, shares)
+            for j in range(end - start):
+                shares[j] += bias
+                logits[n, start + j] = shares[j]
+            _raise_highest(shares[: end - start], state)
+            _add_shares(x[n], a[3], start, end, shares, state[2:])
+
+
+@a_pass
+def _pull_row(upstream, factor, attention, context, weight, of_logits, out):
+    for j in range(out.size):
+        out[j] = narrow(wide(upstream[j]) * factor + attention[j] * context + weight * of_logits[j], out[j])
+
+
+@a_pass
+def _pull_pixel(upstream, factors, attention, contexts, weights, of_logit, out):
+    for c in range(out.size):
+        out[c] = narrow(wide(upstream[c]) * factors[c] + attention * contexts[c] + weights[c] * of_logit, out[c])
+
+
+@a_pass
+def _pull(upstream, last_axis, first, last, factors, attention, contexts, weights, of_logits, out):
+    if last_axis:
+        for m in range(first, last):
+            j = m - first
+            _pull_pixel(upstream[m], factors, attention[j], contexts, weights, of_logits[j], out[m])
+    else:
+        for c in range(factors.size):
+            row = upstream[c, first:last]
+            _pull_row(row, factors[c], attention, contexts[c], weights[c], of_logits, out[c, first:last])
+
+
+def _backward(arguments):
+    """Write the gradient of x, and each part's gradient of the weight: see `backward`."""
+    a = carray(words(arguments), 13)
+    layout, parts, channels, positions = a[0:5], a[4], a[1], a[2]
+    one_each = (a[0], a[1], a[2], min(a[3], 1), a[4])
+    x, upstream = maps_at(arguments, a[5], one_each), maps_at(arguments, a[6], one_each)
+    out = maps_at(arguments, a[7], one_each)
+    weight = carray(real_at(arguments, a[8]), channels)
+    attention = carray(real_at(arguments, a[9]), (a[0], positions))
+    of_context = carray(real_at(arguments, a[10]), (a[0], 2, channels))
+    of_weight = carray(real_at(arguments, a[11]), (a[0], parts, channels))
+    factors = carray(real_at(arguments, a[12]), (a[0], channels))
+    step = _positions(layout)
+    of_logits = np.empty(step, weight.dtype)
+    first_block, last_block = my_blocks(a[0], parts)
+    for block in range(first_block, last_block):
+        n, part, first, last = rows_of(block, parts, positions)
+        of_weight[n, part] = 0
+        expected = of_context[n, 1, 0]
+        for start in range(first, last, step):
+            end = min(start + step, last)
+            shares = attention[n, start:end]
+            _project(x[n], a[3], start, end, of_context[n, 0], of_logits)
+            for j in range(end - start):
+                of_logits[j] = shares[j] * (of_logits[j] - expected)
+            _add_shares(x[n], a[3], start, end, of_logits, of_weight[n, part])
+            _pull(upstream[n], a[3], start, end, factors[n], shares, of_context[n, 0], weight, of_logits, out[n])
+
+
+_forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the context (N, C) and the attention (N, M) of a dense map of M positions.
+
+    Args:
+        x: (N, C, *S).
+        weight: (C,), as the bias float32 (float64 for a map of float64).
+        bias: (1,) or None.
+    """
+    layout = Layout.of(x, by_positions=True)
+    logits = weight.new_empty(layout.samples, layout.positions)
+    states = weight.new_empty(layout.samples, layout.parts, 2 + layout.channels)
+    offset = 0.0 if bias is None else float(bias)
+    _forward_kernel(x, *layout.words, x, weight, offset, logits, states)
+    highest = states[..., :1].amax(1, keepdim=True)
+    states = (states[..., 1:] * (states[..., :1] - highest).exp()).sum(1)  # (N, 1 + C)
+    total = states[:, :1]
+    return states[:, 1:] / total, (logits - highest[:, 0]).exp() / total
+
+
+def backward(
+    of_context: Tensor,
+    x: Tensor,
+    attention: Tensor,
+    context: Tensor,
+    weight: Tensor,
+    upstream: Tensor | None = None,
+    factors: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of x, with upstream * factors added, and that of the weight for each sample, (N, C).
+
+    That of the bias is zero, since softmax does not see it.
+    """
+    layout = Layout.of(x, by_positions=True)
+    factors = torch.ones_like(context) if factors is None else factors
+    upstream = torch.zeros_like(x) if upstream is None else beside(upstream, x)
+    both = torch.stack([of_context, (of_context * context).sum(1, keepdim=True).expand_as(context)], 1).contiguous()
+    gradient, of_weight = torch.empty_like(x), weight.new_empty(layout.samples, layout.parts, layout.channels)
+    _backward_kernel(x, *layout.words, x, upstream, gradient, weight, attention, both, of_weight, factors)
+    return gradient, of_weight.sum(1)

@@ -1,0 +1,94 @@
+"""Statistics and products of channels for the CPU, one pass over the map each; the second half of most gates.
+
+The definitions to match: `gatewise.functional.average_pool`, and x * factors + offsets.
+"""
+
+import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
+
+from gatewise.kernels.cpu import loops
+from gatewise.kernels.cpu.samples import Layout, beside, dense, lanes_of, maps_at, my_blocks, rows_of
+from gatewise.kernels.cpu.threads import Kernel, address_of_float64, real_at, words
+
+
+def _sums(arguments):
+    """Write each part's sum of every channel."""
+    a = carray(words(arguments), 7)
+    layout, parts = a[0:5], a[4]
+    x = maps_at(arguments, a[5], layout)
+    totals = carray(address_of_float64(a[6]), (layout[0], parts, layout[1]))
+    scratch = np.empty(lanes_of(layout), carray(real_at(arguments, a[5]), 1).dtype)
+    first_block, last_block = my_blocks(layout[0], parts)
+    for block in range(first_block, last_block):
+        n, part, first, last = rows_of(block, parts, x.shape[1])
+        totals[n, part] = 0
+        loops.add_sums(x[n], layout[3], first, last, loops.VALUES, totals[n, part], scratch)
+
+
+def _products(arguments):
+    """Write each part's sum of every channel of upstream * x, and of upstream."""
+    a = carray(words(arguments), 8)
+    layout, parts = a[0:5], a[4]
+    upstream, x = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
+    totals = carray(address_of_float64(a[7]), (layout[0], parts, 2, layout[1]))
+    scratch = np.empty((2, lanes_of(layout)), carray(real_at(arguments, a[5]), 1).dtype)
+    first_block, last_block = my_blocks(layout[0], parts)
+    for block in range(first_block, last_block):
+        n, part, first, last = rows_of(block, parts, x.shape[1])
+        totals[n, part] = 0
+        loops.add_products(upstream[n], x[n], layout[3], first, last, totals[n, part], scratch)
+
+
+def _scale(arguments):
+    """Write x * factors + offsets."""
+    a = carray(words(arguments), 9)
+    layout, parts = a[0:5], a[4]
+    x, out = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
+    channels, lanes = layout[1], lanes_of(layout)
+    real = carray(real_at(arguments, a[5]), 1).dtype
+    factors, offsets = np.ones(lanes, real), np.zeros(lanes, real)
+    first_block, last_block = my_blocks(layout[0], parts)
+    for block in range(first_block, last_block):
+        n, _, first, last = rows_of(block, parts, x.shape[1])
+        if a[7]:
+            factors[:channels] = carray(real_at(arguments, a[7]), (layout[0], channels))[n]
+            loops.repeat(factors, channels)
+        if a[8]:
+            offsets[:channels] = carray(real_at(arguments, a[8]), (layout[0], channels))[n]
+            loops.repeat(offsets, channels)
+        loops.scale(x[n], layout[3], first, last, factors, offsets, out[n])
+
+
+_sums_kernel, _products_kernel, _scale_kernel = Kernel(_sums), Kernel(_products), Kernel(_scale)
+
+
+def _real(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def means(x: Tensor) -> Tensor:
+    """Return the mean of each channel of a dense map: (N, C, *S) -> (N, C), in float32 at least."""
+    layout = Layout.of(x)
+    totals = layout.totals(1)
+    _sums_kernel(x, *layout.words, x, totals)
+    return (totals.sum((1, 2)) / layout.positions).to(_real(x))
+
+
+def products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sum_j g_j x_j and sum_j g_j of each channel, (N, C) each, in float32 at least."""
+    layout, upstream = Layout.of(x), beside(upstream, x)
+    totals = layout.totals(2)
+    _products_kernel(x, *layout.words, upstream, x, totals)
+    products, sums = totals.sum(1).to(_real(x)).unbind(1)
+    return products, sums
+
+
+def scale(x: Tensor, factors: Tensor | None, offsets: Tensor | None) -> Tensor:
+    """Return x * factors + offsets, each (N, C) and contiguous or None."""
+    x = dense(x)
+    layout = Layout.of(x)
+    out = torch.empty_like(x)
+    _scale_kernel(x, *layout.words, x, out, factors, offsets)
+    return out

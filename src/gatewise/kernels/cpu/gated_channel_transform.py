@@ -1,0 +1,180 @@
+"""`gct` for the CPU: forward and backward in two passes over each sample, the second while it is in the cache.
+
+The definition to match: `gatewise.gates.gated_channel_transform`.
+"""
+
+import math
+
+import numba
+import numpy as np
+import torch
+from numba import carray
+from torch import Tensor
+
+from gatewise.kernels.cpu.loops import MAGNITUDES, SQUARES, VALUES, a_pass, add_products, add_sums, pull_back, repeat, scale
+from gatewise.kernels.cpu.samples import APPLY, MEASURE, Layout, beside, lanes_of, maps_at, my_blocks, rows_of, run_phases
+from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
+
+ACTIVATIONS = ("tanh", "sigmoid", "relu", "elu")
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _factor(z, activation):
+    """Return the factor of a gate's logit and its derivative."""
+    if activation == 0:
+        t = math.tanh(z)
+        return 1 + t, 1 - t * t
+    if activation == 1:
+        s = 1 / (1 + math.exp(-z))
+        return s, s * (1 - s)
+    if activation == 2:
+        return 1 + (z * 0 if z < 0 else z), z * 0 + (0 if z < 0 else 1)
+    return (1 + z, z * 0 + 1) if z > 0 else (1 + math.expm1(z), math.exp(z))
+
+
+@a_pass
+def _reciprocal(norms, alpha, kind, eps):
+    """Return 1 / the divisor that all channels of a sample share."""
+    total = 0.0
+    for c in range(norms.size):
+        s = np.float64(norms[c] * alpha[c])
+        total += s * s if kind == SQUARES else abs(s)
+    mean = total / norms.size + eps
+    return 1 / math.sqrt(mean) if kind == SQUARES else 1 / mean
+
+
+def _forward(arguments):
+    """Write y and the norms: see `forward`."""
+    a = carray(words(arguments), 16)
+    phase, layout, parts = a[0], a[1:6], a[5]
+    samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
+    x, y = maps_at(arguments, a[6], layout), maps_at(arguments, a[7], layout)
+    alpha = carray(real_at(arguments, a[8]), channels)
+    gamma = carray(real_at(arguments, a[9]), channels)
+    beta = carray(real_at(arguments, a[10]), channels)
+    norms = carray(real_at(arguments, a[11]), (samples, channels))
+    totals = carray(address_of_float64(a[12]), (samples, parts, channels))
+    kind, activation, eps = a[13], a[14], as_float64(a[15])
+    scratch, factors, offsets = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
+    first_block, last_block = my_blocks(samples, parts)
+    for block in range(first_block, last_block):
+        n, part, first, last = rows_of(block, parts, x.shape[1])
+        if phase != APPLY:
+            totals[n, part] = 0
+            add_sums(x[n], last_axis, first, last, kind, totals[n, part], scratch)
+        if phase != MEASURE:
+            for c in range(channels):
+                total = totals[n, :, c].sum()
+                norms[n, c] = math.sqrt(total + eps) if kind == SQUARES else total
+            reciprocal = _reciprocal(norms[n], alpha, kind, eps)
+            for c in range(channels):
+                factors[c] = _factor(norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c], activation)[0]
+            repeat(factors, channels)
+            scale(x[n], last_axis, first, last, factors, offsets, y[n])
+
+
+def _backward(arguments):
+    """Write the gradients of x, alpha, gamma and beta: see `backward`."""
+    a = carray(words(arguments), 19)
+    phase, layout, parts = a[0], a[1:6], a[5]
+    samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
+    x, upstream = maps_at(arguments, a[6], layout), maps_at(arguments, a[7], layout)
+    alpha = carray(real_at(arguments, a[8]), channels)
+    gamma = carray(real_at(arguments, a[9]), channels)
+    beta = carray(real_at(arguments, a[10]), channels)
+    norms = carray(real_at(arguments, a[11]), (samples, channels))
+    totals = carray(address_of_float64(a[12]), (samples, parts, 2, channels))
+    kind, activation, eps = a[13], a[14], as_float64(a[15])
+    parameters = carray(real_at(arguments, a[16]), (3, samples, channels))
+    needs_map = a[18]
+    scratch = np.empty((2, lanes), alpha.dtype)
+    factors, slopes = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype)
+    first_block, last_block = my_blocks(samples, parts)
+    for block in range(first_block, last_block):
+        n, part, first, last = rows_of(block, parts, x.shape[1])
+        if phase != APPLY:
+            totals[n, part] = 0
+            add_products(upstream[n], x[n], last_axis, first, last, totals[n, part], scratch)
+        if phase != MEASURE:
+            for c in range(channels):
+                slopes[c] = totals[n, :, 0, c].sum()
+            _gradients(slopes, norms[n], alpha, gamma, beta, kind, activation, eps, factors, parameters[:, n])
+            if needs_map:
+                repeat(factors, channels)
+                repeat(slopes, channels)
+                out = maps_at(arguments, a[17], layout)
+                pull_back(upstream[n], x[n], last_axis, first, last, kind, factors, slopes, out[n])
+
+
+@a_pass
+def _gradients(slopes, norms, alpha, gamma, beta, kind, activation, eps, factors, parameters):
+    """Turn sum_j g_j x_j, which `slopes` holds, into a sample's factors, slopes and gradients of parameters (3, C)."""
+    reciprocal = _reciprocal(norms, alpha, kind, eps)
+    shared = 0.0
+    for c in range(norms.size):
+        s = norms[c] * alpha[c]
+        factor, derivative = _factor(s * (gamma[c] * reciprocal) + beta[c], activation)
+        factors[c] = factor
+        parameters[2, c] = slopes[c] * derivative
+        parameters[1, c] = parameters[2, c] * s * reciprocal
+        shared += parameters[2, c] * gamma[c] * s
+    shared *= reciprocal * reciprocal / norms.size
+    for c in range(norms.size):
+        s = norms[c] * alpha[c]
+        back = s * reciprocal if kind == SQUARES else np.float64((s > 0) - np.float64(s < 0))
+        d_s = parameters[2, c] * gamma[c] * reciprocal - shared * back
+        parameters[0, c] = d_s * norms[c]
+        slopes[c] = d_s * alpha[c] / norms[c] if kind == SQUARES else d_s * alpha[c]
+
+
+_forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
+
+
+def _codes(mode: str, activation: str) -> tuple[int, int]:
+    return {"l2": SQUARES, "l1": MAGNITUDES, "sum": VALUES}[mode], ACTIVATIONS.index(activation)
+
+
+def forward(
+    x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str, eps: float, activation: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gated map and the norms (N, C) of the channels of x.
+
+    Args:
+        x: (N, C, *S), dense.
+        alpha: (C,), as gamma and beta float32 (float64 for a map of float64).
+        gamma: (C,).
+        beta: (C,).
+        mode: "l2", "l1", or "sum", which is l1 for maps that are known not to be negative.
+        eps: of both roots.
+        activation: which factor.
+    """
+    layout = Layout.of(x)
+    y, norms = torch.empty_like(x), alpha.new_empty(layout.samples, layout.channels)
+    totals = layout.totals(1)
+    run_phases(_forward_kernel, x, layout, x, y, alpha, gamma, beta, norms, totals, *_codes(mode, activation), eps)
+    return y, norms
+
+
+def backward(
+    upstream: Tensor,
+    x: Tensor,
+    norms: Tensor,
+    alpha: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    mode: str,
+    eps: float,
+    activation: str,
+    needs_map: bool = True,
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of x (None unless asked for) and of the parameters for each sample, (3, N, C)."""
+    layout = Layout.of(x)
+    upstream = beside(upstream, x)
+    gradient = torch.empty_like(x) if needs_map else None
+    parameters = alpha.new_empty(3, layout.samples, layout.channels)
+    totals = layout.totals(2)
+    maps = x, upstream, alpha, gamma, beta, norms, totals
+    codes = *_codes(mode, activation), eps
+    run_phases(_backward_kernel, x, layout, *maps, *codes, parameters, gradient, int(needs_map))
+    return gradient, parameters

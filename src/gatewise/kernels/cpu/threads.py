@@ -1,0 +1,141 @@
+"""Runs kernels that numba compiled on the threads that torch has already.
+
+A second pool of threads beside torch's makes both crawl, because the threads of one keep the cores busy while they wait
+for work. So a kernel is a C function that torch's OpenMP runtime calls on each of its threads; which part of the work is
+whose, it asks the runtime. No compiler is needed: numba brings its own.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+import torch
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+FEWEST = 32768  # elements below which waking a second thread costs more than it brings; torch's own grain size
+REASSOCIATED = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
+
+# How a type lies in memory, as numba sees it: it has no bfloat16.
+_STORAGE = {torch.float32: types.float32, torch.float64: types.float64, torch.bfloat16: types.uint16}
+
+
+def supported_types() -> tuple[torch.dtype, ...]:
+    """Return the types of maps that kernels take."""
+    return tuple(_STORAGE)
+
+
+@functools.cache
+def runtime() -> ctypes.CDLL | None:
+    """Return torch's own OpenMP library, or None if it is not where torch's packages have it."""
+    for file in sorted(Path(torch.__file__).parent.glob("lib/lib*omp*")):
+        library = ctypes.CDLL(str(file))
+        if all(hasattr(library, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")):
+            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            library.GOMP_parallel.restype = None
+            for name in ("omp_get_thread_num", "omp_get_num_threads"):
+                address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+                llvmlite.binding.add_symbol(f"gatewise_{name}", address)
+            return library
+    return None
+
+
+thread_number = types.ExternalFunction("gatewise_omp_get_thread_num", types.int32())
+thread_count = types.ExternalFunction("gatewise_omp_get_num_threads", types.int32())
+
+
+@intrinsic
+def words(typing, arguments):  # noqa: ARG001
+    """Return a kernel's arguments as 64-bit words; the pointer that the kernel gets is typed by its maps instead."""
+
+    def generate(context, builder, signature, args):  # noqa: ARG001
+        return builder.bitcast(args[0], context.get_value_type(types.CPointer(types.int64)))
+
+    return types.CPointer(types.int64)(arguments), generate
+
+
+@intrinsic
+def stored_at(typing, arguments, address):  # noqa: ARG001
+    """Return an address as a pointer to elements of maps."""
+
+    def generate(context, builder, signature, args):
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return arguments(arguments, address), generate
+
+
+@intrinsic
+def real_at(typing, arguments, address):  # noqa: ARG001
+    """Return an address as a pointer to numbers of channels: float64 for maps of float64, float32 for all others."""
+    real = types.CPointer(types.float64 if arguments.dtype == types.float64 else types.float32)
+
+    def generate(context, builder, signature, args):
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return real(arguments, address), generate
+
+
+@intrinsic
+def address_of_float64(typing, address):  # noqa: ARG001
+    """Return an address as a pointer to sums, which are float64 for every type of map."""
+
+    def generate(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float64)(address), generate
+
+
+@intrinsic
+def as_float64(typing, word):  # noqa: ARG001
+    """Return the number that the bits of a 64-bit word are."""
+
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+    return types.float64(word), generate
+
+
+class Kernel:
+    """A function of a pointer to its arguments, compiled for a type of map when it is first run with that."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.compiled: dict[torch.dtype, int] = {}
+        self.__doc__ = function.__doc__
+
+    def address(self, dtype: torch.dtype) -> int:
+        """Return where the machine code for maps of `dtype` is."""
+        if dtype not in self.compiled:
+            runtime()
+            signature = types.void(types.CPointer(_STORAGE[dtype]))
+            self._kept = getattr(self, "_kept", {})
+            self._kept[dtype] = numba.cfunc(signature, cache=True, error_model="numpy")(self.function)
+            self.compiled[dtype] = self._kept[dtype].address
+        return self.compiled[dtype]
+
+    def __call__(self, like: Tensor, *arguments: Tensor | float | int | None) -> None:
+        """Run on the threads of torch, or on this one if the map `like` is small."""
+        values = [_word(value) for value in arguments]
+        block = (ctypes.c_int64 * len(values))(*values)
+        address = self.address(like.dtype)
+        threads = torch.get_num_threads() if like.numel() >= FEWEST else 1
+        library = runtime()
+        if threads > 1 and library is not None:
+            library.GOMP_parallel(address, ctypes.addressof(block), threads, 0)
+        else:
+            _ALONE(address)(ctypes.addressof(block))
+
+
+_ALONE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _word(value: Tensor | float | int | None) -> int:
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    if isinstance(value, float):
+        return ctypes.c_int64.from_buffer(ctypes.c_double(value)).value
+    return int(value or 0)

@@ -1,0 +1,86 @@
+"""`gct` as one operation: two passes over memory forward and two backward, and nothing of the map's size is kept."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatewise.kernels.backend import kernels_for, obstacle
+
+Definition = Callable[..., Tensor]
+
+
+def fused_obstacle(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float) -> str:
+    """Return why this gate cannot run fused now, or ''."""
+    if not isinstance(mode, str):
+        return f"mode {mode:g} has no kernel, only 'l1' and 'l2' have"
+    return obstacle(x, alpha, gamma, beta)
+
+
+def fused_gated_channel_transform(
+    x: Tensor,
+    alpha: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    definition: Definition,
+    mode: str,
+    eps: float,
+    after_relu: bool,
+    activation: str,
+) -> Tensor:
+    """Return what `definition` returns; it is called itself only for second derivatives.
+
+    Of x (N, C, *S) is saved: x, which the graph holds anyway, and one norm for each channel, (N, C).
+    """
+    options = {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}
+    inputs = (x, alpha, gamma, beta)
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+        return _forward(x, _numbers(inputs), options)[0]
+
+    def defined(*inputs: Tensor) -> Tensor:
+        return definition(*inputs, mode=mode, eps=eps, after_relu=after_relu, activation=activation)
+
+    return _GatedChannelTransform.apply(*inputs, defined, options)  # type: ignore[return-value]
+
+
+def _numbers(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return alpha, gamma and beta as kernels read them: flat, in float32 at least."""
+    real = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    return [parameter.detach().reshape(-1).to(real).contiguous() for parameter in inputs[1:]]
+
+
+def _forward(x: Tensor, numbers: list[Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    return kernels_for(x.device, "gated_channel_transform").forward(x.detach(), *numbers, **options)
+
+
+class _GatedChannelTransform(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, alpha, gamma, beta, defined, options):
+        inputs = (x, alpha, gamma, beta)
+        y, norms = _forward(x, _numbers(inputs), options)
+        ctx.save_for_backward(*inputs, norms)
+        ctx.defined, ctx.options = defined, options
+        return y
+
+    @staticmethod
+    def backward(ctx, upstream):
+        *inputs, norms = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for second derivatives
+            return *_differentiable(ctx, inputs, upstream), None, None
+        x, needs_map = inputs[0], ctx.needs_input_grad[0]
+        kernels = kernels_for(x.device, "gated_channel_transform")
+        gradient, each = kernels.backward(upstream, x, norms, *_numbers(inputs), **ctx.options, needs_map=needs_map)
+        parameters = [
+            total.view_as(parameter).to(parameter.dtype)
+            for total, parameter in zip(each.sum(1), inputs[1:], strict=True)
+        ]
+        return gradient, *parameters, None, None
+
+
+def _differentiable(ctx: Any, inputs: list[Tensor], upstream: Tensor) -> list[Tensor | None]:
+    """Return the gradients through the definition, with a graph of their own."""
+    wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
+    gradients = iter(torch.autograd.grad(ctx.defined(*inputs), wanted, upstream, create_graph=True))
+    return [next(gradients) if needed else None for needed in ctx.needs_input_grad[: len(inputs)]]
