@@ -10,6 +10,8 @@ from gatewise.execution import Compaction as Compaction
 from gatewise.execution import compact as compact
 from gatewise.execution import skip_closed_filters as skip_closed_filters
 from gatewise.gaternet import GaterNet as GaterNet
+from gatewise.inference import InferenceNet as InferenceNet
+from gatewise.inference import optimize_for_inference as optimize_for_inference
 from gatewise.insertion import Insertion as Insertion
 from gatewise.insertion import gates_in as gates_in
 from gatewise.insertion import insert_gates as insert_gates

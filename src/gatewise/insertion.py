@@ -317,3 +317,21 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     {}
     """
     return {path: module for path, module in model.named_modules() if isinstance(module, Gate)}
+
+
+def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
+    """Return for every gate that `insert_gates` put into the network its layer, the side of it, and its own path.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> _ = insert_gates(net, "gct")
+    >>> gate_hosts(net)
+    [('0', 'input', '0.gct')]
+    """
+    found = []
+    for path, layer in model.named_modules():
+        for side, hooks in (("input", layer._forward_pre_hooks), ("output", layer._forward_hooks)):
+            for hook in hooks.values():
+                change = getattr(hook, "change", None)
+                if isinstance(change, _CallGate) and change.channel_axis == 1:
+                    found.append((path, side, f"{path}.{change.gate}" if path else change.gate))
+    return found

@@ -1,7 +1,7 @@
 """Gated channel transformation (GCT): channels compete or cooperate through a normalised norm."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -171,11 +171,25 @@ class GatedChannelTransform(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        parameters = self.alpha, self.gamma, self.beta
-        options = {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
-        if takes_fused(self.backend, "gct", fused_obstacle(x, *parameters, mode=self.mode)):
-            return fused_gated_channel_transform(x, *parameters, definition=gated_channel_transform, **options)
-        return gated_channel_transform(x, *parameters, **options)
+        if takes_fused(self.backend, "gct", self.fused_obstacle(x)):
+            return fused_gated_channel_transform(
+                x, *self.numbers, definition=gated_channel_transform, **self.channel_options
+            )
+        return gated_channel_transform(x, *self.numbers, **self.channel_options)
+
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha, gamma and beta."""
+        return self.alpha, self.gamma, self.beta
+
+    @property
+    def channel_options(self) -> dict[str, Any]:
+        """The options that the function takes."""
+        return {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
+
+    def fused_obstacle(self, x: Tensor) -> str:
+        """Return why no kernel can stand in for this gate now, or ''."""
+        return fused_obstacle(x, *self.numbers, mode=self.mode)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, mode={self.mode!r}"

@@ -154,17 +154,25 @@ class GlobalContext(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        mask = () if self.conv_mask is None else (self.conv_mask.weight,)
-        if takes_fused(self.backend, "gc", obstacle(x, *mask)):
-            return self._fused(x)
+        if takes_fused(self.backend, "gc", self.fused_obstacle(x)):
+            link = Link(x)
+            return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
-    def _fused(self, x: Tensor) -> Tensor:
-        link = Link(x)
+    def fused_obstacle(self, x: Tensor) -> str:
+        """Return why no kernel can stand in for this gate now, or ''."""
+        if self.conv_mask is None:
+            return obstacle(x)
+        if self.conv_mask._forward_hooks or self.conv_mask._forward_pre_hooks:
+            return "conv_mask has hooks, which a kernel that reads its weights would not call"
+        return obstacle(x, self.conv_mask.weight)
+
+    def channel_terms(self, x: Tensor, link: Link) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return x, and what `scale_channels` multiplies its channels by and adds to them."""
         if self.conv_mask is None:
             x, context = mean_of_channels(x, link)
         else:
             x, context = pool_by_attention(x, self.conv_mask.weight, self.conv_mask.bias, link)
         factors = None if self.channel_mul_conv is None else self.channel_mul_conv(context).sigmoid()
         offsets = None if self.channel_add_conv is None else self.channel_add_conv(context)
-        return scale_channels(x, factors, offsets, link)
+        return x, factors, offsets

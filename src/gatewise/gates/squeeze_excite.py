@@ -97,8 +97,16 @@ class SqueezeExcite(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if takes_fused(self.backend, "se", obstacle(x)):
+        if takes_fused(self.backend, "se", self.fused_obstacle(x)):
             link = Link(x)
-            x, mean = mean_of_channels(x, link)
-            return scale_channels(x, excitation(mean, self.fc1, self.fc2), link=link)
+            return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
+
+    def fused_obstacle(self, x: Tensor) -> str:
+        """Return why no kernel can stand in for this gate now, or ''."""
+        return obstacle(x)
+
+    def channel_terms(self, x: Tensor, link: Link) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return x, and what `scale_channels` multiplies its channels by and adds to them."""
+        x, mean = mean_of_channels(x, link)
+        return x, excitation(mean, self.fc1, self.fc2), None

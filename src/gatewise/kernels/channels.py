@@ -32,12 +32,19 @@ def mean_of_channels(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
     return _Mean.apply(x, link)  # type: ignore[return-value]
 
 
-def scale_channels(x: Tensor, factors: Tensor | None, offsets: Tensor | None = None, link: Link | None = None) -> Tensor:
-    """Return x * factors + offsets, each (N, C, 1, ...) or None."""
+def scale_channels(
+    x: Tensor,
+    factors: Tensor | None,
+    offsets: Tensor | None = None,
+    link: Link | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return x * factors + offsets, each (N, C, 1, ...) or None; at inference written into `out`, which may be x."""
     inputs = (x, factors, offsets)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
         return _Scale.apply(*inputs, None if link is None else link.x, link)  # type: ignore[return-value]
-    return kernels_for(x.device, "channels").scale(x.detach(), _flat(x, factors), _flat(x, offsets))
+    return kernels_for(x.device, "channels").scale(x.detach(), _flat(x, factors), _flat(x, offsets), out)
 
 
 def as_numbers(values: Tensor, x: Tensor) -> Tensor:

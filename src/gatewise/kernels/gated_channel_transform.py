@@ -34,10 +34,10 @@ def fused_gated_channel_transform(
 
     Of x (N, C, *S) is saved: x, which the graph holds anyway, and one norm for each channel, (N, C).
     """
-    options = {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}
+    options = kernel_options(mode, eps, after_relu, activation)
     inputs = (x, alpha, gamma, beta)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-        return _forward(x, _numbers(inputs), options)[0]
+        return _forward(x, kernel_numbers(inputs), options)[0]
 
     def defined(*inputs: Tensor) -> Tensor:
         return definition(*inputs, mode=mode, eps=eps, after_relu=after_relu, activation=activation)
@@ -45,7 +45,12 @@ def fused_gated_channel_transform(
     return _GatedChannelTransform.apply(*inputs, defined, options)  # type: ignore[return-value]
 
 
-def _numbers(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> dict[str, Any]:
+    """Return a gate's options as kernels know them: "sum" is l1 of maps that are not negative."""
+    return {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}
+
+
+def kernel_numbers(inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Return alpha, gamma and beta as kernels read them: flat, in float32 at least."""
     real = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
     return [parameter.detach().reshape(-1).to(real).contiguous() for parameter in inputs[1:]]
@@ -59,7 +64,7 @@ class _GatedChannelTransform(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, alpha, gamma, beta, defined, options):
         inputs = (x, alpha, gamma, beta)
-        y, norms = _forward(x, _numbers(inputs), options)
+        y, norms = _forward(x, kernel_numbers(inputs), options)
         ctx.save_for_backward(*inputs, norms)
         ctx.defined, ctx.options = defined, options
         return y
@@ -71,7 +76,7 @@ class _GatedChannelTransform(torch.autograd.Function):
             return *_differentiable(ctx, inputs, upstream), None, None
         x, needs_map = inputs[0], ctx.needs_input_grad[0]
         kernels = kernels_for(x.device, "gated_channel_transform")
-        gradient, each = kernels.backward(upstream, x, norms, *_numbers(inputs), **ctx.options, needs_map=needs_map)
+        gradient, each = kernels.backward(upstream, x, norms, *kernel_numbers(inputs), **ctx.options, needs_map=needs_map)
         parameters = [
             total.view_as(parameter).to(parameter.dtype)
             for total, parameter in zip(each.sum(1), inputs[1:], strict=True)

@@ -10,6 +10,8 @@
 - `context_stages`: the residual ends of the stages that the mark names.
 """
 
+from gatewise.places.approach import Approach as Approach
+from gatewise.places.approach import find_approaches as find_approaches
 from gatewise.places.filters import Filters as Filters
 from gatewise.places.filters import Weighted as Weighted
 from gatewise.places.filters import find_filters as find_filters

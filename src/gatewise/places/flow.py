@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from gatewise.places.layers import Layers
+from gatewise.places.layers import Layers, innermost
 from gatewise.places.rules import ends_filters, mixes
 from gatewise.places.trace import Op, trace
 from gatewise.registry import Gate
@@ -67,10 +67,10 @@ class _Walk:
         for op in self.carrying:  # grows while it is read
             for reader in op.readers if op is not end else []:
                 if mixes(reader):
-                    raise _StopError(f"{_innermost(reader)!r} reads the map before it is gated")
+                    raise _StopError(f"{innermost(reader)!r} reads the map before it is gated")
                 self._follow(reader, op)
         if end not in self.carrying:
-            raise _StopError(f"the gates do not act behind {_innermost(maker)!r}")
+            raise _StopError(f"the gates do not act behind {innermost(maker)!r}")
         return self
 
     def beyond(self, end: Op) -> "_Walk":
@@ -90,7 +90,7 @@ class _Walk:
     def _carry(self, op: Op) -> None:
         if op in self.carrying:
             return
-        for path in {_innermost(op), *(path for _, path in op.ended_calls())}:
+        for path in {innermost(op), *(path for _, path in op.ended_calls())}:
             self._refuse_gates(path, "output")
         self.carrying.append(op)
 
@@ -111,21 +111,21 @@ class _Walk:
             return
         if op.kind in {"output", "cat", "mixing"}:
             what = {"output": "is returned", "cat": "is concatenated with others"}.get(op.kind, "is mixed by channel")
-            raise _StopError(f"the map behind {_innermost(source)!r} {what}")
+            raise _StopError(f"the map behind {innermost(source)!r} {what}")
         if op.channels != source.channels:
-            raise _StopError(f"{_innermost(op) or 'the forward'} rearranges the channels")
+            raise _StopError(f"{innermost(op) or 'the forward'} rearranges the channels")
         for other in op.inputs:
             if other not in self.carrying and other.channels == op.channels:
                 if op.kind != "mul":
-                    raise _StopError(f"the map behind {_innermost(source)!r} is added to others")
+                    raise _StopError(f"the map behind {innermost(source)!r} is added to others")
                 self._make_too(other)
         self._pass(op)
 
     def _pass(self, op: Op) -> None:
-        module = self.layers.modules[_innermost(op)]
+        module = self.layers.modules[innermost(op)]
         if op.kind == "conv" or [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             self.passes[self._layer(op, _PASSING)] = op
-        self._refuse_gates(_innermost(op), "input")
+        self._refuse_gates(innermost(op), "input")
         self._carry(op)
 
     def _make_too(self, op: Op) -> None:
@@ -134,14 +134,14 @@ class _Walk:
             self._make(op)
             return
         if ends_filters(op) or not op.inputs:
-            raise _StopError(f"it meets other channels in {_innermost(op) or 'the forward'}")
+            raise _StopError(f"it meets other channels in {innermost(op) or 'the forward'}")
         for source in op.inputs:
             if source.channels == op.channels and source not in self.carrying:
                 self._make_too(source)
         self._pass(op)
 
     def _layer(self, op: Op, kinds: tuple[type, ...]) -> str:
-        path = _innermost(op)
+        path = innermost(op)
         module = self.layers.modules.get(path)
         if not isinstance(module, kinds) or len(op.inputs) > 1:
             raise _StopError(
@@ -165,11 +165,11 @@ def find_flows(
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
-    return [_flow(operations, layers, *site) for site in sites], _followed_by_norm(operations, layers)
+    return [_flow(operations, layers, *site) for site in sites], followed_by_norm(operations, layers)
 
 
 def _flow(operations: list[Op], layers: Layers, maker: str, layer: str, side: str) -> Flow:
-    first = next((op for op in operations if _innermost(op) == maker and mixes(op)), None)
+    first = next((op for op in operations if innermost(op) == maker and mixes(op)), None)
     if first is None:  # for example a grouped one that was left with one channel a group
         return Flow(reason=f"{maker!r} is not seen to mix channels")
     boundary = layers.inside(layer) if side == "output" else layers.reads(layer)
@@ -188,15 +188,12 @@ def _flow(operations: list[Op], layers: Layers, maker: str, layer: str, side: st
     return Flow(tuple(walk.makers), tuple(walk.passes), tuple(walk.readers))
 
 
-def _innermost(op: Op) -> str:
-    return next(reversed(op.calls.values()), "")
-
-
-def _followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]:
+def followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]:
+    """Return each convolution that a batch norm alone reads, with that norm; both are called once."""
     found = {}
     for op in operations:
         if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].readers) == 1:
-            convolution, norm = _innermost(op.inputs[0]), _innermost(op)
+            convolution, norm = innermost(op.inputs[0]), innermost(op)
             if isinstance(layers.modules[norm], nn.modules.batchnorm._BatchNorm) and all(
                 layers.calls[path] == 1 for path in (convolution, norm)
             ):

@@ -24,6 +24,11 @@ def place_at(layer: str, side: str, op: Op) -> Place:
     return Place(layer, side, op.channels, len(op.shape) - 2, op.channel_axis)
 
 
+def innermost(op: Op) -> str:
+    """Return the path of the innermost layer that an operation ran in, or ''."""
+    return next(reversed(op.calls.values()), "")
+
+
 class Layers:
     """Which layer a gate can be attached to at a given operation."""
 

@@ -19,12 +19,14 @@ def _sums(arguments):
     layout, parts = a[0:5], a[4]
     x = maps_at(arguments, a[5], layout)
     totals = carray(address_of_float64(a[6]), (layout[0], parts, layout[1]))
-    scratch = np.empty(lanes_of(layout), carray(real_at(arguments, a[5]), 1).dtype)
+    lanes, real = lanes_of(layout), carray(real_at(arguments, a[5]), 1).dtype
+    scratch, ones, zeros, floor = np.empty(lanes, real), np.ones(lanes, real), np.zeros(lanes, real), np.empty(1, real)
+    floor[0] = -np.inf
     first_block, last_block = my_blocks(layout[0], parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
         totals[n, part] = 0
-        loops.add_sums(x[n], layout[3], first, last, loops.VALUES, totals[n, part], scratch)
+        loops.add_sums(x[n], layout[3], first, last, loops.VALUES, ones, zeros, floor[0], totals[n, part], scratch)
 
 
 def _products(arguments):
@@ -49,6 +51,8 @@ def _scale(arguments):
     channels, lanes = layout[1], lanes_of(layout)
     real = carray(real_at(arguments, a[5]), 1).dtype
     factors, offsets = np.ones(lanes, real), np.zeros(lanes, real)
+    ones, zeros, floor = np.ones(lanes, real), np.zeros(lanes, real), np.empty(1, real)
+    floor[0] = -np.inf
     first_block, last_block = my_blocks(layout[0], parts)
     for block in range(first_block, last_block):
         n, _, first, last = rows_of(block, parts, x.shape[1])
@@ -58,7 +62,7 @@ def _scale(arguments):
         if a[8]:
             offsets[:channels] = carray(real_at(arguments, a[8]), (layout[0], channels))[n]
             loops.repeat(offsets, channels)
-        loops.scale(x[n], layout[3], first, last, factors, offsets, out[n])
+        loops.scale(x[n], layout[3], first, last, ones, zeros, floor[0], factors, offsets, out[n])
 
 
 _sums_kernel, _products_kernel, _scale_kernel = Kernel(_sums), Kernel(_products), Kernel(_scale)
@@ -85,10 +89,10 @@ def products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return products, sums
 
 
-def scale(x: Tensor, factors: Tensor | None, offsets: Tensor | None) -> Tensor:
-    """Return x * factors + offsets, each (N, C) and contiguous or None."""
+def scale(x: Tensor, factors: Tensor | None, offsets: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """Return x * factors + offsets, each (N, C) and contiguous or None, written into `out` (laid out as x) if given."""
     x = dense(x)
     layout = Layout.of(x)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     _scale_kernel(x, *layout.words, x, out, factors, offsets)
     return out

@@ -4,6 +4,7 @@ The definition to match: `gatewise.gates.gated_channel_transform`.
 """
 
 import math
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -44,11 +45,11 @@ def _reciprocal(norms, alpha, kind, eps):
 
 
 def _forward(arguments):
-    """Write y and the norms: see `forward`."""
-    a = carray(words(arguments), 16)
+    """Write y, the norms and the factors: see `forward`."""
+    a = carray(words(arguments), 20)
     phase, layout, parts = a[0], a[1:6], a[5]
     samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
-    x, y = maps_at(arguments, a[6], layout), maps_at(arguments, a[7], layout)
+    x = maps_at(arguments, a[6], layout)
     alpha = carray(real_at(arguments, a[8]), channels)
     gamma = carray(real_at(arguments, a[9]), channels)
     beta = carray(real_at(arguments, a[10]), channels)
@@ -56,12 +57,20 @@ def _forward(arguments):
     totals = carray(address_of_float64(a[12]), (samples, parts, channels))
     kind, activation, eps = a[13], a[14], as_float64(a[15])
     scratch, factors, offsets = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
+    stretch, shift = np.ones(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
+    if a[16]:
+        stretch[:channels] = carray(real_at(arguments, a[16]), (2, channels))[0]
+        shift[:channels] = carray(real_at(arguments, a[16]), (2, channels))[1]
+        repeat(stretch, channels)
+        repeat(shift, channels)
+    floor = np.empty(1, alpha.dtype)
+    floor[0] = as_float64(a[17])
     first_block, last_block = my_blocks(samples, parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
         if phase != APPLY:
             totals[n, part] = 0
-            add_sums(x[n], last_axis, first, last, kind, totals[n, part], scratch)
+            add_sums(x[n], last_axis, first, last, kind, stretch, shift, floor[0], totals[n, part], scratch)
         if phase != MEASURE:
             for c in range(channels):
                 total = totals[n, :, c].sum()
@@ -69,8 +78,13 @@ def _forward(arguments):
             reciprocal = _reciprocal(norms[n], alpha, kind, eps)
             for c in range(channels):
                 factors[c] = _factor(norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c], activation)[0]
+            if a[18]:
+                carray(real_at(arguments, a[18]), (samples, channels))[n] = factors[:channels]
+                factors[:] = 1
             repeat(factors, channels)
-            scale(x[n], last_axis, first, last, factors, offsets, y[n])
+            if a[7]:
+                y = maps_at(arguments, a[7], layout)
+                scale(x[n], last_axis, first, last, stretch, shift, floor[0], factors, offsets, y[n])
 
 
 def _backward(arguments):
@@ -130,6 +144,19 @@ def _gradients(slopes, norms, alpha, gamma, beta, kind, activation, eps, factors
 _forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Values read as max(x_c * stretch_c + shift_c, floor).
+
+    Attributes:
+        affine: stretch and shift, (2, C), of a batch norm in eval mode; None for 1 and 0.
+        floor: 0 for a ReLU.
+    """
+
+    affine: Tensor | None = None
+    floor: float = -math.inf
+
+
 def _codes(mode: str, activation: str) -> tuple[int, int]:
     return {"l2": SQUARES, "l1": MAGNITUDES, "sum": VALUES}[mode], ACTIVATIONS.index(activation)
 
@@ -148,11 +175,56 @@ def forward(
         eps: of both roots.
         activation: which factor.
     """
+    y = torch.empty_like(x)
+    return y, _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, Reading(), None)
+
+
+def infer(
+    x: Tensor,
+    y: Tensor | None,
+    alpha: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    mode: str,
+    eps: float,
+    activation: str,
+    reading: Reading,
+    factors: Tensor | None = None,
+) -> None:
+    """Gate a map that is read through a norm and a ReLU which nobody has run.
+
+    Args:
+        x: (N, C, *S), dense.
+        y: takes the result, may be x; None writes none.
+        alpha: as the following options those of `forward`.
+        gamma: (C,).
+        beta: (C,).
+        mode: of the gate.
+        eps: of the gate.
+        activation: of the gate.
+        reading: what x is read through.
+        factors: (N, C), takes the factors; y is then what was read, not multiplied by them.
+    """
+    _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, reading, factors)
+
+
+def _run_forward(
+    x: Tensor,
+    y: Tensor | None,
+    parameters: tuple[Tensor, Tensor, Tensor],
+    mode: str,
+    eps: float,
+    activation: str,
+    reading: Reading,
+    factors: Tensor | None,
+) -> Tensor:
     layout = Layout.of(x)
-    y, norms = torch.empty_like(x), alpha.new_empty(layout.samples, layout.channels)
+    norms = parameters[0].new_empty(layout.samples, layout.channels)
     totals = layout.totals(1)
-    run_phases(_forward_kernel, x, layout, x, y, alpha, gamma, beta, norms, totals, *_codes(mode, activation), eps)
-    return y, norms
+    options = *_codes(mode, activation), eps, reading.affine, reading.floor, factors
+    run_phases(_forward_kernel, x, layout, x, y, *parameters, norms, totals, *options)
+    return norms
 
 
 def backward(

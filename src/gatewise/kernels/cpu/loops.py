@@ -3,8 +3,12 @@
 A map (N, C, *S) of M positions lies in memory as N samples of two axes: channels first, (C, M), or channels last, (M, C).
 There a row holds several positions if C is small, and what belongs to channels is repeated as often (`lanes`). A pass
 covers rows `first` to `last` of a sample, so that a thread may take a whole sample or a part of it. Numbers of channels
-are float32 whatever the map's type (float64 for maps of float64). A sum runs in its own type over `_RUN` values
-and goes on in float64, so it is as exact as torch's, whose sums are pairwise.
+are float32 whatever the map's type (float64 for maps of float64). A sum runs in its own type over `_RUN` values and goes
+on in float64, so it is as exact as torch's, whose sums are pairwise.
+
+A pass may read the map through a batch norm and a ReLU that nobody has run: `bent` values, max(x_c * stretch_c + shift_c,
+floor). Without them stretch is 1, shift 0 and floor -inf, which changes no value. Loops that ask for `kind` are split by
+the compiler, so the question is asked once.
 """
 
 import numba
@@ -73,52 +77,57 @@ def _narrow(number, like):
     return lambda number, like: number
 
 
-@a_pass
-def _sum_run(values, kind):
-    """Return the sum over one run of one channel."""
-    total = wide(values[0]) * 0
+@numba.njit(inline="always", error_model="numpy")
+def bent(x, stretch, shift, floor):
+    """Return x as what reads it sees it; NaN stays NaN."""
+    value = x * stretch + shift
+    return floor if value < floor else value
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _term(value, kind):
     if kind == SQUARES:
-        for j in range(values.size):
-            total += wide(values[j]) * wide(values[j])
-    elif kind == MAGNITUDES:
-        for j in range(values.size):
-            total += abs(wide(values[j]))
-    else:
-        for j in range(values.size):
-            total += wide(values[j])
+        return value * value
+    return abs(value) if kind == MAGNITUDES else value
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _slope(value, kind):
+    """Return half the derivative of x^2, or that of |x| or x."""
+    if kind == SQUARES:
+        return value
+    one = value * 0 + 1
+    return (one if value > 0 else 0) - (one if value < 0 else 0) if kind == MAGNITUDES else one
+
+
+@a_pass
+def _sum_run(values, kind, stretch, shift, floor):
+    total = stretch * 0
+    for j in range(values.size):
+        total += _term(bent(wide(values[j]), stretch, shift, floor), kind)
     return total
 
 
 @a_pass
-def _sum_pixels(pixels, kind, sums):
-    """Add to each channel's sum its values at some positions."""
-    if kind == SQUARES:
-        for m in range(pixels.shape[0]):
-            for c in range(sums.size):
-                sums[c] += wide(pixels[m, c]) * wide(pixels[m, c])
-    elif kind == MAGNITUDES:
-        for m in range(pixels.shape[0]):
-            for c in range(sums.size):
-                sums[c] += abs(wide(pixels[m, c]))
-    else:
-        for m in range(pixels.shape[0]):
-            for c in range(sums.size):
-                sums[c] += wide(pixels[m, c])
+def _sum_pixels(pixels, kind, stretch, shift, floor, sums):
+    for m in range(pixels.shape[0]):
+        for c in range(sums.size):
+            sums[c] += _term(bent(wide(pixels[m, c]), stretch[c], shift[c], floor), kind)
 
 
 @a_pass
-def add_sums(sample, last_axis, first, last, kind, totals, scratch):
+def add_sums(sample, last_axis, first, last, kind, stretch, shift, floor, totals, scratch):
     """Add the rows' part of each channel's statistic to `totals`, float64 (C,)."""
     if last_axis:
         for m in range(first, last, _PIXELS):
             scratch[:] = 0
-            _sum_pixels(sample[m : min(m + _PIXELS, last)], kind, scratch)
+            _sum_pixels(sample[m : min(m + _PIXELS, last)], kind, stretch, shift, floor, scratch)
             for lane in range(scratch.size):
                 totals[lane % totals.size] += scratch[lane]
         return
     for c in range(first, last):
         for start in range(0, sample.shape[1], _RUN):
-            totals[c] += _sum_run(sample[c, start : start + _RUN], kind)
+            totals[c] += _sum_run(sample[c, start : start + _RUN], kind, stretch[c], shift[c], floor)
 
 
 @a_pass
@@ -169,57 +178,42 @@ def repeat(values, channels):
 
 
 @a_pass
-def _scale_run(values, factor, offset, out):
+def _scale_run(values, stretch, shift, floor, factor, offset, out):
     for j in range(values.size):
-        out[j] = narrow(wide(values[j]) * factor + offset, out[j])
+        out[j] = narrow(bent(wide(values[j]), stretch, shift, floor) * factor + offset, out[j])
 
 
 @a_pass
-def _scale_pixel(values, factors, offsets, out):
+def _scale_pixel(values, stretch, shift, floor, factors, offsets, out):
     for c in range(values.size):
-        out[c] = narrow(wide(values[c]) * factors[c] + offsets[c], out[c])
+        value = bent(wide(values[c]), stretch[c], shift[c], floor)
+        out[c] = narrow(value * factors[c] + offsets[c], out[c])
 
 
 @a_pass
-def scale(sample, last_axis, first, last, factors, offsets, out):
-    """Write x_c * factors_c + offsets_c into the rows of `out`, which may be `sample` itself.
+def scale(sample, last_axis, first, last, stretch, shift, floor, factors, offsets, out):
+    """Write bent x * factors_c + offsets_c into the rows of `out`, which may be `sample` itself.
 
     From the last row to the first, because the pass before has left the last rows in the cache.
     """
     if last_axis:
         for m in range(last - 1, first - 1, -1):
-            _scale_pixel(sample[m], factors, offsets, out[m])
+            _scale_pixel(sample[m], stretch, shift, floor, factors, offsets, out[m])
     else:
         for c in range(last - 1, first - 1, -1):
-            _scale_run(sample[c], factors[c], offsets[c], out[c])
+            _scale_run(sample[c], stretch[c], shift[c], floor, factors[c], offsets[c], out[c])
 
 
 @a_pass
 def _pull_run(upstream, values, kind, factor, slope, out):
-    if kind == SQUARES:
-        for j in range(values.size):
-            out[j] = narrow(wide(upstream[j]) * factor + wide(values[j]) * slope, out[j])
-    elif kind == MAGNITUDES:
-        for j in range(values.size):
-            x = wide(values[j])
-            out[j] = narrow(wide(upstream[j]) * factor + ((x > 0) - (x < 0)) * slope, out[j])
-    else:
-        for j in range(values.size):
-            out[j] = narrow(wide(upstream[j]) * factor + slope, out[j])
+    for j in range(values.size):
+        out[j] = narrow(wide(upstream[j]) * factor + _slope(wide(values[j]), kind) * slope, out[j])
 
 
 @a_pass
 def _pull_pixel(upstream, values, kind, factors, slopes, out):
-    if kind == SQUARES:
-        for c in range(values.size):
-            out[c] = narrow(wide(upstream[c]) * factors[c] + wide(values[c]) * slopes[c], out[c])
-    elif kind == MAGNITUDES:
-        for c in range(values.size):
-            x = wide(values[c])
-            out[c] = narrow(wide(upstream[c]) * factors[c] + ((x > 0) - (x < 0)) * slopes[c], out[c])
-    else:
-        for c in range(values.size):
-            out[c] = narrow(wide(upstream[c]) * factors[c] + slopes[c], out[c])
+    for c in range(values.size):
+        out[c] = narrow(wide(upstream[c]) * factors[c] + _slope(wide(values[c]), kind) * slopes[c], out[c])
 
 
 @a_pass

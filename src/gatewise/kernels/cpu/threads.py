@@ -7,8 +7,10 @@ whose, it asks the runtime. No compiler is needed: numba brings its own.
 
 import ctypes
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -104,18 +106,16 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
-        self.compiled: dict[torch.dtype, int] = {}
+        function.__qualname__ += f"_{_sources()}"
+        self.compiled: dict[torch.dtype, Any] = {}
         self.__doc__ = function.__doc__
 
     def address(self, dtype: torch.dtype) -> int:
         """Return where the machine code for maps of `dtype` is."""
         if dtype not in self.compiled:
             runtime()
-            signature = types.void(types.CPointer(_STORAGE[dtype]))
-            self._kept = getattr(self, "_kept", {})
-            self._kept[dtype] = numba.cfunc(signature, cache=True, error_model="numpy")(self.function)
-            self.compiled[dtype] = self._kept[dtype].address
-        return self.compiled[dtype]
+            self.compiled[dtype] = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
+        return self.compiled[dtype].address
 
     def __call__(self, like: Tensor, *arguments: Tensor | float | int | None) -> None:
         """Run on the threads of torch, or on this one if the map `like` is small."""
@@ -128,6 +128,21 @@ class Kernel:
             library.GOMP_parallel(address, ctypes.addressof(block), threads, 0)
         else:
             _ALONE(address)(ctypes.addressof(block))
+
+
+def _compile(function: Callable[..., None], signature: Any) -> Any:
+    """Return the compiled function, from numba's folder of compiled functions where there is room for one."""
+    try:
+        return numba.cfunc(signature, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder can be written
+        return numba.cfunc(signature, error_model="numpy")(function)
+
+
+@functools.cache
+def _sources() -> str:
+    """Return a checksum of all kernels: numba keeps a compiled function until its own file changes, not those it calls."""
+    content = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 _ALONE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

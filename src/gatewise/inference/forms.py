@@ -1,0 +1,180 @@
+"""How layers and gates run while their network is optimised for inference: stand-ins for their `forward`.
+
+A stand-in is set on the layer itself, so the layer keeps its class, name, hooks and parameters, and taking it off again is
+all that undoing needs. What it computes with is its own.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from gatewise import _checks
+from gatewise.gates.gated_channel_transform import GatedChannelTransform, gated_channel_transform
+from gatewise.gates.global_context import GlobalContext
+from gatewise.gates.squeeze_excite import SqueezeExcite
+from gatewise.kernels.backend import kernels_for
+from gatewise.kernels.channels import Link, scale_channels
+from gatewise.kernels.gated_channel_transform import kernel_numbers, kernel_options
+from gatewise.measure import interleaved_latency
+
+CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
+
+def pass_on(x: Tensor) -> Tensor:
+    """Return x: the form of a layer whose work another does."""
+    return x
+
+
+@dataclass
+class ActivationOnly:
+    """timm's batch norm with an activation in it, when another does the norm."""
+
+    layer: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.layer.act(self.layer.drop(x))
+
+
+@dataclass
+class Handed:
+    """The factors (1, C) that a gate leaves for the weights of the convolution behind it."""
+
+    factors: Tensor | None = None
+
+
+class FoldedConvolution:
+    """A convolution with the batch norm behind it in its weights, and with a gate's factors if it is handed some."""
+
+    def __init__(self, layer: Any, norm: Any | None, handed: Handed | None = None) -> None:
+        self.convolve = CONVOLUTIONS[type(layer)]
+        self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        weight, bias = layer.weight, layer.bias
+        if norm is not None:
+            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            weight, bias = fuse_conv_bn_weights(weight, bias, *statistics)
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.handed = handed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.handed is not None and self.handed.factors is not None:
+            weight = gated_weight(weight, self.handed.factors)
+            self.handed.factors = None
+        return self.convolve(x, weight, self.bias, *self.options)
+
+
+def gated_weight(weight: Tensor, factors: Tensor) -> Tensor:
+    """Return the weights (outputs, C, ...) that do to a map what they do to it multiplied by factors (1, C)."""
+    return weight * factors.to(weight.dtype).view(1, -1, *[1] * (weight.dim() - 2))
+
+
+def refuse_gradients(x: Tensor) -> None:
+    """Refuse a map whose gradient is wanted: what is written over is lost."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise _checks.InvalidValueError(
+            "a network that is optimised for inference has no gradients. Take it back with undo(), or run it under "
+            "torch.no_grad()."
+        )
+
+
+class PooledInPlace:
+    """`se` or `gc` that writes over its map."""
+
+    def __init__(self, gate: SqueezeExcite | GlobalContext) -> None:
+        self.gate = gate
+
+    def __call__(self, x: Tensor) -> Tensor:
+        refuse_gradients(x)
+        if self.gate.fused_obstacle(x) or x.device.type != "cpu":
+            return type(self.gate).forward(self.gate, x)
+        x, factors, offsets = self.gate.channel_terms(x, Link(x))
+        return scale_channels(x, factors, offsets, out=x)
+
+
+@dataclass
+class ReadThrough:
+    """`gct` that reads its map through the norm and the ReLU before it, which therefore do nothing.
+
+    Attributes:
+        gate: whose parameters it reads.
+        norm: the batch norm that is applied here, or None.
+        activates: whether a ReLU is applied here.
+        owned: whether the map may be written over; the result is a new one otherwise.
+        reader: the convolution behind, where it can be handed the factors of a single image, else None.
+        pays: for each shape of map, whether scaling the weights was faster than scaling the map.
+    """
+
+    gate: GatedChannelTransform
+    norm: Any | None
+    activates: bool
+    owned: bool
+    reader: FoldedConvolution | None = None
+    pays: dict[tuple[int, ...], bool] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        refuse_gradients(x)
+        self.gate.check_input(x)
+        if self.gate.fused_obstacle(x) or x.device.type != "cpu":
+            return self._defined(x)
+        if self.reader is not None and self.reader.handed is not None and len(x) == 1:
+            if x.shape not in self.pays:
+                self.pays[x.shape] = self._weights_pay(x)
+            if self.pays[x.shape]:
+                x, self.reader.handed.factors = self._run(x, hand_on=True)
+                return x
+        return self._run(x)[0]
+
+    def _defined(self, x: Tensor) -> Tensor:
+        """Return the result by the definitions of norm, ReLU and gate."""
+        if self.norm is not None:
+            x = self.norm_alone(x)
+        if self.activates:
+            x = x.relu()
+        return gated_channel_transform(x, *self.gate.numbers, **self.gate.channel_options)
+
+    def norm_alone(self, x: Tensor) -> Tensor:
+        """Return what the norm makes of x, without an activation that it may have."""
+        norm: Any = self.norm
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+
+    def _run(self, x: Tensor, *, hand_on: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return the gated map and None, or the map as it is read and the gate's factors."""
+        kernels = kernels_for(x.device, "gated_channel_transform")
+        numbers = kernel_numbers((x, *self.gate.numbers))
+        factors = numbers[0].new_empty(x.shape[:2]) if hand_on else None
+        changes = not hand_on or self.activates or self.norm is not None
+        y = None if not changes else x if self.owned else torch.empty_like(x)
+        reading = kernels.Reading(self._affine(numbers[0].dtype), 0.0 if self.activates else -float("inf"))
+        options = self.gate.channel_options
+        kernels.infer(x.detach(), y, *numbers, **kernel_options(**options), reading=reading, factors=factors)
+        return x if y is None else y, factors
+
+    def _affine(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the norm as stretch and shift of each channel, (2, C)."""
+        if self.norm is None:
+            return None
+        weight = 1 if self.norm.weight is None else self.norm.weight.detach().to(dtype)
+        stretch = weight * (self.norm.running_var.to(dtype) + self.norm.eps).rsqrt()
+        shift = -self.norm.running_mean.to(dtype) * stretch
+        return torch.stack([stretch, shift if self.norm.bias is None else shift + self.norm.bias.detach().to(dtype)])
+
+    def _weights_pay(self, x: Tensor) -> bool:
+        """Time both forms on a copy of the map, the convolution included."""
+        convolution: Any = self.reader
+        if convolution.weight.numel() >= 4 * x.numel():
+            return False
+        kept = x.clone()
+
+        def by_map() -> Tensor:
+            return convolution(self._run(kept)[0])
+
+        def by_weights() -> Tensor:
+            y, convolution.handed.factors = self._run(kept, hand_on=True)
+            return convolution(y)
+
+        took = interleaved_latency({"map": by_map, "weights": by_weights}, rounds=5, seconds_per_turn=0.002)
+        return took["weights"].median_s < took["map"].median_s

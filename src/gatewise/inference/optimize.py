@@ -1,0 +1,222 @@
+"""One call that makes a network fast for inference, and one that takes it back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import _checks
+from gatewise.gates.gated_channel_transform import GatedChannelTransform
+from gatewise.gates.global_context import GlobalContext
+from gatewise.gates.squeeze_excite import SqueezeExcite
+from gatewise.inference.forms import (
+    CONVOLUTIONS,
+    ActivationOnly,
+    FoldedConvolution,
+    Handed,
+    PooledInPlace,
+    ReadThrough,
+    pass_on,
+)
+from gatewise.insertion import gate_hosts
+from gatewise.places import Approach, evaluation_mode, find_approaches
+from gatewise.places.trace import example_inputs
+
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+class InferenceNet(nn.Module):
+    """A network whose layers run in their forms for inference until `undo`; the network itself is `model`.
+
+    Attributes:
+        model: the network, changed in place. Its parameters, their names and its state dict are as before.
+        folded: for each convolution that took in a batch norm, that norm.
+        gates: how each gate runs: "in place", "new map", with "norm" and "relu" where it applies them itself.
+
+    Refuses, with ValueError: training mode, loading of weights, and moving to another device or type, all of which need
+    the network as it was; and gradients of the input.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.folded: dict[str, str] = {}
+        self.gates: dict[str, str] = {}
+        self._flags = {module: module.training for module in model.modules()}
+        self._changed: list[nn.Module] = []
+        self._handle = model.register_load_state_dict_pre_hook(_refuse_weights)
+        super().train(False)
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        with torch.no_grad():
+            return self.model(*args, **named)
+
+    def train(self, mode: bool = True) -> "InferenceNet":
+        if mode:
+            raise _checks.InvalidValueError(
+                "a network that is optimised for inference cannot be trained. Take it back with undo() first."
+            )
+        return super().train(False)
+
+    def undo(self) -> nn.Module:
+        """Return the network as it was, bit for bit, training flags included."""
+        for layer in self._changed:
+            layer.__dict__.pop("forward", None)
+        for module, flag in self._flags.items():
+            module.training = flag
+        self._handle.remove()
+        self._changed, self.folded, self.gates = [], {}, {}
+        return self.model
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":  # noqa: ARG002
+        raise _checks.InvalidValueError(
+            "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
+            "move it, and optimise it again."
+        )
+
+    def _set(self, layer: nn.Module, form: Any) -> None:
+        layer.__dict__["forward"] = form
+        self._changed.append(layer)
+
+
+def _refuse_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
+    raise _checks.InvalidValueError(
+        "a network that is optimised for inference holds batch norms in its convolutions, so weights that are loaded "
+        "now would not be used. Take it back with undo(), load them, and optimise it again."
+    )
+
+
+def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNet:
+    """Make a network, with gates or without, fast for inference in place; outputs stay the same within rounding.
+
+    Batch norms go into the convolutions before them. A `gct` reads its map through the ReLU before it, and through a norm
+    that went into no convolution, so that norm, ReLU and gate together read it twice and write it once; it writes over the
+    map if nobody else reads it. For a single image its factors go into the weights of the convolution behind it where
+    that was measured to be faster, once for each size. `se` and `gc` write over their map where it is theirs.
+
+    Args:
+        model: any network; what cannot be read in its graph stays as it is.
+        example: an input, or tuple of inputs, for networks whose input size cannot be guessed.
+
+    Refused, with ValueError: a network that is optimised already; one whose structure cannot be read; one whose outputs
+    would change.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    >>> x = torch.randn(2, 3, 6, 6)
+    >>> fast = optimize_for_inference(net)
+    >>> fast.folded
+    {'0': '1'}
+    >>> y = fast(x)
+    >>> bool((fast.undo()(x) - y).abs().max() < 1e-5)
+    True
+    """
+    if any("forward" in module.__dict__ for module in model.modules()):
+        raise _checks.InvalidValueError("the network is optimised already, or its layers' forwards are replaced.")
+    inputs = _example(model, example)
+    with evaluation_mode(model), torch.no_grad():
+        expected = _tensors(model(*inputs))
+    hosts = gate_hosts(model)
+    with evaluation_mode(model):
+        approaches, norms = find_approaches(model, [(host, side) for host, side, _ in hosts], inputs)
+    net = InferenceNet(model)
+    layers = dict(model.named_modules())
+    convolutions = _fold(net, layers, norms)
+    for host, side, gate in hosts:
+        single = sum(h == host and s == side for h, s, _ in hosts) == 1
+        _place(net, layers, host, gate, approaches[host, side], convolutions if side == "input" and single else {})
+    _prove(net, inputs, expected)
+    return net
+
+
+def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> dict[str, FoldedConvolution]:
+    """Give convolutions their forms for inference, with the norms that can go into them; return them by path."""
+    convolutions = {}
+    for path, layer in layers.items():
+        if type(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
+            continue
+        norm = layers.get(norms.get(path, ""))
+        if norm is not None and (layer._forward_hooks or not _foldable(norm)):
+            norm = None
+        convolutions[path] = FoldedConvolution(layer, norm, Handed() if layer.groups == 1 else None)
+        net._set(layer, convolutions[path])
+        if norm is not None:
+            net.folded[path] = norms[path]
+            net._set(norm, _without_norm(norm))
+    return convolutions
+
+
+def _foldable(norm: Any) -> bool:
+    """Whether a norm is a plain batch norm, or timm's with an activation, whose work another layer can do."""
+    known = type(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or type(norm).__name__ == "BatchNormAct2d"
+    return known and norm.running_mean is not None and not norm._forward_pre_hooks
+
+
+def _without_norm(norm: Any) -> Any:
+    return ActivationOnly(norm) if hasattr(norm, "act") else pass_on
+
+
+def _place(
+    net: InferenceNet,
+    layers: dict[str, Any],
+    host: str,
+    path: str,
+    approach: Approach,
+    convolutions: dict[str, FoldedConvolution],
+) -> None:
+    """Give a gate its form for inference."""
+    gate = layers[path]
+    if getattr(gate, "backend", "reference") == "reference":
+        net.gates[path] = "as it was"
+        return
+    if isinstance(gate, SqueezeExcite | GlobalContext):
+        if approach.owned:
+            net._set(gate, PooledInPlace(gate))
+        net.gates[path] = "in place" if approach.owned else "new map"
+    elif isinstance(gate, GatedChannelTransform) and isinstance(gate.mode, str):
+        folded = approach.norm in net.folded.values()
+        norm = layers[approach.norm] if approach.norm and not folded and _foldable(layers[approach.norm]) else None
+        activation = layers[approach.activation] if approach.activation else None
+        owned = approach.owned and norm is None
+        if norm is not None:
+            net._set(norm, _without_norm(norm))
+        if activation is not None:
+            net._set(activation, pass_on)
+        form = ReadThrough(gate, norm, activation is not None, owned, convolutions.get(host))
+        net._set(gate, form)
+        words = ["in place" if form.owned else "new map", *["norm"] * (norm is not None), *["relu"] * form.activates]
+        net.gates[path] = " + ".join(words)
+
+
+def _example(model: nn.Module, example: Any) -> tuple[Any, ...]:
+    if example is not None:
+        return example if isinstance(example, tuple) else (example,)
+    generator = torch.Generator().manual_seed(0)
+    with evaluation_mode(model), torch.no_grad():
+        for guess in example_inputs(model):
+            inputs = (torch.randn(guess.shape, generator=generator).to(guess),)
+            try:
+                model(*inputs)
+            except Exception:  # noqa: S112  # this size does not fit: the next may
+                continue
+            return inputs
+    raise _checks.InvalidValueError(
+        f"no input for {type(model).__name__} could be guessed. Pass example=, an input that the network takes."
+    )
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Return all tensors of a network's output."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -> None:
+    """Take everything back, and refuse, if outputs for the example are not what they were within rounding."""
+    for tensor, before in zip(_tensors(net(*inputs)), expected, strict=True):
+        bound = _ROUNDING.get(before.dtype, 0) * float(before.abs().max().clamp(min=1e-6))
+        error = float((tensor - before).abs().max())
+        if not error <= bound:
+            net.undo()
+            raise _checks.InvalidValueError(
+                f"optimising would change the outputs of {type(net.model).__name__} by {error:.2g}, where rounding "
+                f"explains {bound:.2g}; it is left as it was. Does its forward read layers in an unusual way?"
+            )

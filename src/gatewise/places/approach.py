@@ -1,0 +1,70 @@
+"""What a map goes through before a gate reads it, and who else holds it: what inference may do in one pass, or in place."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from gatewise.places.flow import followed_by_norm
+from gatewise.places.layers import Layers, innermost
+from gatewise.places.trace import Op, trace
+
+
+@dataclass(frozen=True)
+class Approach:
+    """How the map comes to a gate.
+
+    Attributes:
+        activation: path of the ReLU whose result only the gate reads, or ''.
+        norm: path of the batch norm before that, whose result only the ReLU, or the gate, reads, or ''.
+        owned: whether the map behind a norm that went into its convolution is written by one layer and read by the
+            gate alone, so that the gate may write over it.
+    """
+
+    activation: str = ""
+    norm: str = ""
+    owned: bool = False
+
+
+def find_approaches(
+    model: nn.Module, places: Iterable[tuple[str, str]], example: Any = None
+) -> tuple[dict[tuple[str, str], Approach], dict[str, str]]:
+    """Return the approach to each place (layer, side), and each convolution with the batch norm that alone reads it.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> find_approaches(net, [("3", "input")])
+    ({('3', 'input'): Approach(activation='2', norm='1', owned=True)}, {'0': '1'})
+    """
+    operations = trace(model, example)
+    layers = Layers(model, operations)
+    norms = followed_by_norm(operations, layers)
+    return {place: _approach(operations, layers, *place) for place in places}, norms
+
+
+def _approach(operations: list[Op], layers: Layers, path: str, side: str) -> Approach:
+    inside = [op for op in operations if innermost(op) == path]
+    if len(inside) != 1 or layers.calls[path] != 1:
+        return Approach()
+    if side == "output":
+        return Approach(owned=inside[0].kind in {"conv", "norm"})
+    source, activation = inside[0].inputs[0], ""
+    if len(source.readers) != 1:
+        return Approach()
+    layer = _called_once(layers, source)
+    if type(layer) is nn.ReLU:
+        before = source.inputs[0]
+        if len(before.readers) != 1:
+            return Approach()
+        activation, source, layer = innermost(source), before, _called_once(layers, before)
+    norm = innermost(source) if source.kind == "norm" and isinstance(layer, nn.modules.batchnorm._BatchNorm) else ""
+    return Approach(activation, norm, owned=layer is not None and source.kind in {"conv", "norm"})
+
+
+def _called_once(layers: Layers, op: Op) -> nn.Module | None:
+    """Return the layer that an operation is, if it is called once and no hook sees or changes its map."""
+    path = innermost(op)
+    layer = layers.modules.get(path)
+    if layer is None or layers.calls.get(path) != 1 or layer._forward_hooks:
+        return None
+    return layer
