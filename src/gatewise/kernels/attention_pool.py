@@ -50,7 +50,7 @@ class _AttentionPool(torch.autograd.Function):
             of_map, of_weight = _differentiable(x, weight, bias, of_context, ctx.needs_input_grad)
             return of_map, of_weight, of_bias, None
         of_map, each = kernels_for(x.device, "attention_pool").backward(
-            as_numbers(of_context, x).view_as(context),
+            as_numbers(of_context, x).view(context.shape),
             x,
             attention,
             context,

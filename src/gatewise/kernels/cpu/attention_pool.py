@@ -13,16 +13,17 @@ from torch import Tensor
 
 from gatewise.kernels.cpu.loops import a_pass, narrow, wide
 from gatewise.kernels.cpu.samples import Layout, beside, maps_at, my_blocks, rows_of
-from gatewise.kernels.cpu.threads import Kernel, as_float64, real_at, words
+from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
 
 _BLOCK = 65536  # elements of a block of positions: what stays in a core's own cache
+_RUN = 256  # positions of a block at most: so many values are summed in the map's own precision, and then in float64
 _HIGHEST, _TOTAL = 0, 1  # where a part keeps its highest logit, and the sum of exponentials; the context follows
 
 
 @numba.njit(inline="always", error_model="numpy")
 def _positions(layout):
     """Return how many positions a block has."""
-    return max(16, _BLOCK // layout[1])
+    return min(_RUN, max(16, _BLOCK // layout[1]))
 
 
 @a_pass
@@ -33,7 +34,7 @@ def _project_row(values, weight, out):
 
 @a_pass
 def _project_pixel(values, weights):
-    total = weights[0] * 0
+    total = 0.0
     for c in range(values.size):
         total += weights[c] * wide(values[c])
     return total
@@ -41,7 +42,7 @@ def _project_pixel(values, weights):
 
 @a_pass
 def _project(sample, last_axis, first, last, weights, out):
-    """Write sum_c weights_c x_cj for the positions from `first` to `last`."""
+    """Write sum_c weights_c x_cj for the positions from `first` to `last`, in float64, since most of it will cancel."""
     if last_axis:
         for m in range(first, last):
             out[m - first] = _project_pixel(sample[m], weights)
@@ -66,23 +67,25 @@ def _add_pixel(values, share, out):
 
 
 @a_pass
-def _add_shares(sample, last_axis, first, last, shares, out):
-    """Add sum_j shares_j x_cj over the positions from `first` to `last` to each channel of `out`."""
+def _add_shares(sample, last_axis, first, last, shares, totals, scratch):
+    """Add sum_j shares_j x_cj over the positions from `first` to `last` to each channel's total, float64."""
     if last_axis:
+        scratch[:] = 0
         for m in range(first, last):
-            _add_pixel(sample[m], shares[m - first], out)
+            _add_pixel(sample[m], shares[m - first], scratch)
+        for c in range(totals.size):
+            totals[c] += scratch[c]
     else:
-        for c in range(out.size):
-            out[c] += _dot_row(sample[c, first:last], shares[: last - first])
+        for c in range(totals.size):
+            totals[c] += _dot_row(sample[c, first:last], shares[: last - first])
 
 
 @a_pass
 def _raise_highest(logits, state):
     """Turn logits into exponentials below the running maximum; what was summed below a lower one shrinks."""
-    highest = max(state[_HIGHEST], logits.max())
-    state[_TOTAL] *= math.exp(state[_HIGHEST] - highest)
+    highest = max(state[_HIGHEST], np.float64(logits.max()))
     shrink = math.exp(state[_HIGHEST] - highest)
-    for i in range(2, state.size):
+    for i in range(_TOTAL, state.size):
         state[i] *= shrink
     state[_HIGHEST] = highest
     for j in range(logits.size):
@@ -98,9 +101,9 @@ def _forward(arguments):
     weight = carray(real_at(arguments, a[6]), channels)
     bias = as_float64(a[7])
     logits = carray(real_at(arguments, a[8]), (a[0], positions))
-    states = carray(real_at(arguments, a[9]), (a[0], parts, 2 + channels))
+    states = carray(address_of_float64(a[9]), (a[0], parts, 2 + channels))
     step = _positions(layout)
-    shares = np.empty(step, weight.dtype)
+    shares, scratch, projected = np.empty(step, weight.dtype), np.empty_like(weight), np.empty(step)
     first_block, last_block = my_blocks(a[0], parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, positions)
@@ -109,12 +112,12 @@ def _forward(arguments):
         state[_HIGHEST] = -np.inf
         for start in range(first, last, step):
             end = min(start + step, last)
-            _project(x[n], a[3], start, end, weight, shares)
+            _project(x[n], a[3], start, end, weight, projected)
             for j in range(end - start):
-                shares[j] += bias
+                shares[j] = projected[j] + bias
                 logits[n, start + j] = shares[j]
             _raise_highest(shares[: end - start], state)
-            _add_shares(x[n], a[3], start, end, shares, state[2:])
+            _add_shares(x[n], a[3], start, end, shares, state[2:], scratch)
 
 
 @a_pass
@@ -143,38 +146,38 @@ def _pull(upstream, last_axis, first, last, factors, attention, contexts, weight
 
 def _backward(arguments):
     """Write the gradient of x, and each part's gradient of the weight: see `backward`."""
-    a = carray(words(arguments), 13)
+    a = carray(words(arguments), 14)
     layout, parts, channels, positions = a[0:5], a[4], a[1], a[2]
     one_each = (a[0], a[1], a[2], min(a[3], 1), a[4])
     x, upstream = maps_at(arguments, a[5], one_each), maps_at(arguments, a[6], one_each)
     out = maps_at(arguments, a[7], one_each)
     weight = carray(real_at(arguments, a[8]), channels)
     attention = carray(real_at(arguments, a[9]), (a[0], positions))
-    of_context = carray(real_at(arguments, a[10]), (a[0], 2, channels))
-    of_weight = carray(real_at(arguments, a[11]), (a[0], parts, channels))
+    of_context = carray(real_at(arguments, a[10]), (a[0], channels))
+    of_weight = carray(address_of_float64(a[11]), (a[0], parts, channels))
     factors = carray(real_at(arguments, a[12]), (a[0], channels))
     step = _positions(layout)
-    of_logits = np.empty(step, weight.dtype)
+    expected = carray(address_of_float64(a[13]), a[0])
+    of_logits, scratch, projected = np.empty(step, weight.dtype), np.empty_like(weight), np.empty(step)
     first_block, last_block = my_blocks(a[0], parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, positions)
         of_weight[n, part] = 0
-        expected = of_context[n, 1, 0]
         for start in range(first, last, step):
             end = min(start + step, last)
             shares = attention[n, start:end]
-            _project(x[n], a[3], start, end, of_context[n, 0], of_logits)
+            _project(x[n], a[3], start, end, of_context[n], projected)
             for j in range(end - start):
-                of_logits[j] = shares[j] * (of_logits[j] - expected)
-            _add_shares(x[n], a[3], start, end, of_logits, of_weight[n, part])
-            _pull(upstream[n], a[3], start, end, factors[n], shares, of_context[n, 0], weight, of_logits, out[n])
+                of_logits[j] = shares[j] * (projected[j] - expected[n])
+            _add_shares(x[n], a[3], start, end, of_logits, of_weight[n, part], scratch)
+            _pull(upstream[n], a[3], start, end, factors[n], shares, of_context[n], weight, of_logits, out[n])
 
 
 _forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the context (N, C) and the attention (N, M) of a dense map of M positions.
+    """Return the context (N, C), in float64, and the attention (N, M) of a dense map of M positions.
 
     Args:
         x: (N, C, *S).
@@ -183,13 +186,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     """
     layout = Layout.of(x, by_positions=True)
     logits = weight.new_empty(layout.samples, layout.positions)
-    states = weight.new_empty(layout.samples, layout.parts, 2 + layout.channels)
+    states = torch.empty(layout.samples, layout.parts, 2 + layout.channels, dtype=torch.float64)
     offset = 0.0 if bias is None else float(bias)
     _forward_kernel(x, *layout.words, x, weight, offset, logits, states)
     highest = states[..., :1].amax(1, keepdim=True)
     states = (states[..., 1:] * (states[..., :1] - highest).exp()).sum(1)  # (N, 1 + C)
     total = states[:, :1]
-    return states[:, 1:] / total, (logits - highest[:, 0]).exp() / total
+    attention = (logits - highest[:, 0].to(logits.dtype)).exp() / total.to(logits.dtype)
+    return states[:, 1:] / total, attention
 
 
 def backward(
@@ -206,9 +210,10 @@ def backward(
     That of the bias is zero, since softmax does not see it.
     """
     layout = Layout.of(x, by_positions=True)
-    factors = torch.ones_like(context) if factors is None else factors
+    factors = torch.ones_like(of_context) if factors is None else factors
     upstream = torch.zeros_like(x) if upstream is None else beside(upstream, x)
-    both = torch.stack([of_context, (of_context * context).sum(1, keepdim=True).expand_as(context)], 1).contiguous()
-    gradient, of_weight = torch.empty_like(x), weight.new_empty(layout.samples, layout.parts, layout.channels)
-    _backward_kernel(x, *layout.words, x, upstream, gradient, weight, attention, both, of_weight, factors)
-    return gradient, of_weight.sum(1)
+    expected = (of_context.double() * context).sum(1)  # sum_k attention_k of_context x_k
+    gradient, of_weight = torch.empty_like(x), layout.totals(1)
+    arguments = x, upstream, gradient, weight, attention, of_context, of_weight, factors, expected
+    _backward_kernel(x, *layout.words, *arguments)
+    return gradient, of_weight.sum((1, 2)).to(weight.dtype)

@@ -102,7 +102,7 @@ def _backward(arguments):
     parameters = carray(real_at(arguments, a[16]), (3, samples, channels))
     needs_map = a[18]
     scratch = np.empty((2, lanes), alpha.dtype)
-    factors, slopes = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype)
+    factors, slopes, products = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.empty(channels)
     first_block, last_block = my_blocks(samples, parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
@@ -111,8 +111,8 @@ def _backward(arguments):
             add_products(upstream[n], x[n], last_axis, first, last, totals[n, part], scratch)
         if phase != MEASURE:
             for c in range(channels):
-                slopes[c] = totals[n, :, 0, c].sum()
-            _gradients(slopes, norms[n], alpha, gamma, beta, kind, activation, eps, factors, parameters[:, n])
+                products[c] = totals[n, :, 0, c].sum()
+            _gradients(products, norms[n], alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters[:, n])
             if needs_map:
                 repeat(factors, channels)
                 repeat(slopes, channels)
@@ -121,24 +121,28 @@ def _backward(arguments):
 
 
 @a_pass
-def _gradients(slopes, norms, alpha, gamma, beta, kind, activation, eps, factors, parameters):
-    """Turn sum_j g_j x_j, which `slopes` holds, into a sample's factors, slopes and gradients of parameters (3, C)."""
+def _gradients(products, norms, alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters):
+    """Turn each channel's sum_j g_j x_j into its factor, the slope of the map and the gradients of parameters (3, C).
+
+    In float64, since what the shared divisor takes back nearly cancels the rest.
+    """
     reciprocal = _reciprocal(norms, alpha, kind, eps)
     shared = 0.0
     for c in range(norms.size):
-        s = norms[c] * alpha[c]
+        s = np.float64(norms[c]) * alpha[c]
         factor, derivative = _factor(s * (gamma[c] * reciprocal) + beta[c], activation)
         factors[c] = factor
-        parameters[2, c] = slopes[c] * derivative
-        parameters[1, c] = parameters[2, c] * s * reciprocal
-        shared += parameters[2, c] * gamma[c] * s
+        products[c] *= derivative
+        parameters[2, c] = products[c]
+        parameters[1, c] = products[c] * s * reciprocal
+        shared += products[c] * gamma[c] * s
     shared *= reciprocal * reciprocal / norms.size
     for c in range(norms.size):
-        s = norms[c] * alpha[c]
-        back = s * reciprocal if kind == SQUARES else np.float64((s > 0) - np.float64(s < 0))
-        d_s = parameters[2, c] * gamma[c] * reciprocal - shared * back
-        parameters[0, c] = d_s * norms[c]
-        slopes[c] = d_s * alpha[c] / norms[c] if kind == SQUARES else d_s * alpha[c]
+        s = np.float64(norms[c]) * alpha[c]
+        back = s * reciprocal if kind == SQUARES else (1.0 if s > 0 else 0.0) - (1.0 if s < 0 else 0.0)
+        of_s = products[c] * gamma[c] * reciprocal - shared * back
+        parameters[0, c] = of_s * norms[c]
+        slopes[c] = of_s * alpha[c] / norms[c] if kind == SQUARES else of_s * alpha[c]
 
 
 _forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
