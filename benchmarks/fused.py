@@ -1,4 +1,4 @@
-"""What gates cost when they are fused: gct alone, in a ResNet-50 beside the official formula and timm's gates, and memory.
+"""What fused gates cost: gct alone, in a ResNet-50 beside the official formula and timm's gates, and memory.
 
     python benchmarks/fused.py [--tables alone,network,memory] [--rounds 11] [--quick] [--out FILE]
 

@@ -28,15 +28,21 @@ FUSED = {
         for activation in ("tanh", "sigmoid", "relu", "elu")
     ],
     "se": [{}, {"rd_ratio": 1 / 4}],
-    "gc": [{"fusion": fusion, "pooling": pooling} for fusion in ("add", "multiply", "both") for pooling in ("attention", "average")],
+    "gc": [
+        {"fusion": fusion, "pooling": pooling}
+        for fusion in ("add", "multiply", "both")
+        for pooling in ("attention", "average")
+    ],
 }
-CASES = [pytest.param(name, options, id=f"{name}-{number}") for name in FUSED for number, options in enumerate(FUSED[name])]
+CASES = [
+    pytest.param(name, options, id=f"{name}-{number}") for name in FUSED for number, options in enumerate(FUSED[name])
+]
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The names of the kernels that ran."""
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the kernels that ran."""
     names: list[str] = []
     run = threads.Kernel.__call__
 
@@ -45,7 +51,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         run(kernel, *arguments)
 
     monkeypatch.setattr(threads.Kernel, "__call__", counted)
-    yield names
+    return names
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -265,7 +271,7 @@ def test_autocast_gives_the_type_of_the_map() -> None:
         torch.testing.assert_close(half.double(), exact(x.double()), rtol=0.05, atol=0.05)
 
 
-# ---- what is kept ----------------------------------------------------------------------------------------------------
+# ---- what is kept ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -313,7 +319,7 @@ def test_a_gate_multiplication_alone() -> None:
     torch.testing.assert_close(of_factors, (upstream * x).sum((0, 2, 3), keepdim=True))
 
 
-# ---- which backend runs -----------------------------------------------------------------------------------------------
+# ---- which backend runs ----------------------------------------------------------------------------------------------
 
 
 def test_backends_are_chosen_as_asked(launches: list[str]) -> None:
@@ -395,7 +401,7 @@ def test_hooks_on_the_mask_are_called() -> None:
 )
 def test_what_is_missing_is_said(missing: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing == "numba":
-        monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda _: None)
     else:
         monkeypatch.setattr(threads, "runtime", lambda: None)
     backend_module._unready.cache_clear()
@@ -415,7 +421,8 @@ def test_without_numba_everything_runs_by_the_definitions() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "import torch, gatewise as gw\n"
-        "for name in ('gct', 'se', 'gc'): gw.make_gate(name, 8)(torch.randn(1, 8, 4, 4, requires_grad=True)).sum().backward()\n"
+        "x = torch.randn(1, 8, 4, 4, requires_grad=True)\n"
+        "for name in ('gct', 'se', 'gc'): gw.make_gate(name, 8)(x).sum().backward()\n"
         "assert 'llvmlite' not in sys.modules; print('ran')"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -442,7 +449,7 @@ def test_kernels_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest
 
 
 def test_changed_sources_are_compiled_anew() -> None:
-    """numba looks at a kernel's own file only, so the name of what it keeps has a checksum of all of them."""
+    """Numba looks at a kernel's own file only, so the name of what it keeps has a checksum of all of them."""
     from gatewise.kernels.cpu.gated_channel_transform import _forward_kernel
 
     assert _forward_kernel.function.__qualname__.endswith(threads._sources())

@@ -1,7 +1,7 @@
 """How layers and gates run while their network is optimised for inference: stand-ins for their `forward`.
 
-A stand-in is set on the layer itself, so the layer keeps its class, name, hooks and parameters, and taking it off again is
-all that undoing needs. What it computes with is its own.
+A stand-in is set on the layer itself, so the layer keeps its class, name, hooks and parameters, and taking it off again
+is all that undoing needs. What it computes with is its own.
 """
 
 from dataclasses import dataclass, field
@@ -90,7 +90,8 @@ class PooledInPlace:
     def __call__(self, x: Tensor) -> Tensor:
         refuse_gradients(x)
         if self.gate.fused_obstacle(x) or x.device.type != "cpu":
-            return type(self.gate).forward(self.gate, x)
+            forward: Any = type(self.gate).forward
+            return forward(self.gate, x)
         x, factors, offsets = self.gate.channel_terms(x, Link(x))
         return scale_channels(x, factors, offsets, out=x)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gatewise import _checks
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
@@ -89,10 +90,10 @@ def _refuse_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
 def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNet:
     """Make a network, with gates or without, fast for inference in place; outputs stay the same within rounding.
 
-    Batch norms go into the convolutions before them. A `gct` reads its map through the ReLU before it, and through a norm
-    that went into no convolution, so that norm, ReLU and gate together read it twice and write it once; it writes over the
-    map if nobody else reads it. For a single image its factors go into the weights of the convolution behind it where
-    that was measured to be faster, once for each size. `se` and `gc` write over their map where it is theirs.
+    Batch norms go into the convolutions before them. A `gct` reads its map through the ReLU before it, and through a
+    norm that went into no convolution, so that norm, ReLU and gate together read it twice and write it once; it writes
+    over the map if nobody else reads it. For a single image its factors go into the weights of the convolution behind
+    it where that was measured to be faster, once for each size. `se` and `gc` write over their map where it is theirs.
 
     Args:
         model: any network; what cannot be read in its graph stays as it is.
@@ -196,7 +197,7 @@ def _example(model: nn.Module, example: Any) -> tuple[Any, ...]:
             inputs = (torch.randn(guess.shape, generator=generator).to(guess),)
             try:
                 model(*inputs)
-            except Exception:  # noqa: S112  # this size does not fit: the next may
+            except Exception:  # this size does not fit: the next may
                 continue
             return inputs
     raise _checks.InvalidValueError(
@@ -206,7 +207,7 @@ def _example(model: nn.Module, example: Any) -> tuple[Any, ...]:
 
 def _tensors(output: Any) -> list[Tensor]:
     """Return all tensors of a network's output."""
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -> None:

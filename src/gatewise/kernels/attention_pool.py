@@ -1,4 +1,4 @@
-"""The context of a global context block: one pass over the map forward, and one backward, which writes the whole gradient.
+"""The context of a global context block: one pass over the map forward, and one backward that writes its gradient.
 
 It goes together with `scale_channels`, as a mean of channels does: see `gatewise.kernels.channels`.
 """

@@ -16,9 +16,9 @@ _CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def takes_fused(backend: str, gate: str, obstacle: str) -> bool:
-    """Whether to run the kernel, given what stands in its way ('' for nothing); "fused" is refused where that is not so.
+    """Whether to run the kernel, given what stands in its way ('' for nothing); "fused" is refused if something does.
 
-    >>> takes_fused("auto", "gct", ""), takes_fused("auto", "gct", "the map is empty"), takes_fused("reference", "gct", "")
+    >>> takes_fused("auto", "gct", ""), takes_fused("auto", "gct", "it is empty"), takes_fused("reference", "gct", "")
     (True, False, False)
     """
     if backend == "fused" and obstacle:
@@ -44,7 +44,7 @@ def obstacle(x: Tensor, *others: Tensor) -> str:
 
 def _watched() -> str:
     """Return who wants to see each operation of a gate, which a kernel hides, or ''."""
-    if torch.jit.is_tracing():
+    if torch._C._get_tracing_state() is not None:
         return "torch.jit.trace records the definition"
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms the definition"

@@ -26,7 +26,7 @@ class Link:
 
 
 def mean_of_channels(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
-    """Return x, to be handed to `scale_channels` with the same link and to nothing else, and its means (N, C, 1, ...)."""
+    """Return x, for `scale_channels` with the same link and nothing else, and its means (N, C, 1, ...)."""
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x, per_channel(kernels_for(x.device, "channels").means(x.detach()), x)
     return _Mean.apply(x, link)  # type: ignore[return-value]
@@ -106,7 +106,9 @@ class _Scale(torch.autograd.Function):
         if ctx.linked:
             ctx.link.factors = flat
             return upstream, of_factors, of_offsets, None, None
-        of_map = None if not ctx.needs_input_grad[0] else upstream if flat is None else kernels.scale(upstream, flat, None)
+        of_map = (
+            None if not ctx.needs_input_grad[0] else upstream if flat is None else kernels.scale(upstream, flat, None)
+        )
         return of_map, of_factors, of_offsets, None, None
 
 

@@ -1,6 +1,6 @@
 """`gct` as one operation: two passes over memory forward and two backward, and nothing of the map's size is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> 
     return {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}
 
 
-def kernel_numbers(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def kernel_numbers(inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return alpha, gamma and beta as kernels read them: flat, in float32 at least."""
     real = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
     return [parameter.detach().reshape(-1).to(real).contiguous() for parameter in inputs[1:]]
@@ -76,7 +76,9 @@ class _GatedChannelTransform(torch.autograd.Function):
             return *_differentiable(ctx, inputs, upstream), None, None
         x, needs_map = inputs[0], ctx.needs_input_grad[0]
         kernels = kernels_for(x.device, "gated_channel_transform")
-        gradient, each = kernels.backward(upstream, x, norms, *kernel_numbers(inputs), **ctx.options, needs_map=needs_map)
+        gradient, each = kernels.backward(
+            upstream, x, norms, *kernel_numbers(inputs), **ctx.options, needs_map=needs_map
+        )
         parameters = [
             total.view_as(parameter).to(parameter.dtype)
             for total, parameter in zip(each.sum(1), inputs[1:], strict=True)

@@ -1,4 +1,4 @@
-"""What a map goes through before a gate reads it, and who else holds it: what inference may do in one pass, or in place."""
+"""What a map goes through before a gate reads it, and who else holds it: what inference may do at once, or in place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

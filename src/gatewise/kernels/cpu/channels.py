@@ -3,6 +3,9 @@
 The definitions to match: `gatewise.functional.average_pool`, and x * factors + offsets.
 """
 
+# pyright: reportCallIssue=false, reportPrivateImportUsage=false
+# numba's intrinsics take their first argument from the compiler.
+
 import numpy as np
 import torch
 from numba import carray

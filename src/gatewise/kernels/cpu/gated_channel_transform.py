@@ -3,6 +3,9 @@
 The definition to match: `gatewise.gates.gated_channel_transform`.
 """
 
+# pyright: reportCallIssue=false, reportPrivateImportUsage=false
+# numba's intrinsics take their first argument from the compiler.
+
 import math
 from dataclasses import dataclass
 
@@ -12,8 +15,28 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu.loops import MAGNITUDES, SQUARES, VALUES, a_pass, add_products, add_sums, pull_back, repeat, scale
-from gatewise.kernels.cpu.samples import APPLY, MEASURE, Layout, beside, lanes_of, maps_at, my_blocks, rows_of, run_phases
+from gatewise.kernels.cpu.loops import (
+    MAGNITUDES,
+    SQUARES,
+    VALUES,
+    a_pass,
+    add_products,
+    add_sums,
+    pull_back,
+    repeat,
+    scale,
+)
+from gatewise.kernels.cpu.samples import (
+    APPLY,
+    MEASURE,
+    Layout,
+    beside,
+    lanes_of,
+    maps_at,
+    my_blocks,
+    rows_of,
+    run_phases,
+)
 from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
 
 ACTIVATIONS = ("tanh", "sigmoid", "relu", "elu")

@@ -1,15 +1,18 @@
 """The passes over one sample's map that kernels are made of, in either layout.
 
-A map (N, C, *S) of M positions lies in memory as N samples of two axes: channels first, (C, M), or channels last, (M, C).
-There a row holds several positions if C is small, and what belongs to channels is repeated as often (`lanes`). A pass
-covers rows `first` to `last` of a sample, so that a thread may take a whole sample or a part of it. Numbers of channels
-are float32 whatever the map's type (float64 for maps of float64). A sum runs in its own type over `_RUN` values and goes
-on in float64, so it is as exact as torch's, whose sums are pairwise.
+A map (N, C, *S) of M positions lies in memory as N samples of two axes: channels first, (C, M), or channels last,
+(M, C). There a row holds several positions if C is small, and what belongs to channels is repeated as often (`lanes`).
+A pass covers rows `first` to `last` of a sample, so that a thread may take a whole sample or a part of it. Numbers of
+channels are float32 whatever the map's type (float64 for maps of float64). A sum runs in its own type over `_RUN`
+values and goes on in float64, so it is as exact as torch's, whose sums are pairwise.
 
-A pass may read the map through a batch norm and a ReLU that nobody has run: `bent` values, max(x_c * stretch_c + shift_c,
-floor). Without them stretch is 1, shift 0 and floor -inf, which changes no value. Loops that ask for `kind` are split by
-the compiler, so the question is asked once.
+A pass may read the map through a batch norm and a ReLU that nobody has run: `bent` values, max(x_c * stretch_c +
+shift_c, floor). Without them stretch is 1, shift 0 and floor -inf, which changes no value. Loops that ask for `kind`
+are split by the compiler, so the question is asked once.
 """
+
+# pyright: reportCallIssue=false, reportPrivateImportUsage=false
+# numba's intrinsics take their first argument from the compiler.
 
 import numba
 from llvmlite import ir
@@ -66,15 +69,15 @@ def narrow(number, like):
 @overload(wide, inline="always")
 def _wide(stored):
     if stored == types.uint16:
-        return lambda stored: _of_bfloat16(stored)
+        return lambda stored: _of_bfloat16(stored)  # noqa: PLW0108  # numba takes functions of Python only
     return lambda stored: stored
 
 
 @overload(narrow, inline="always")
-def _narrow(number, like):
+def _narrow(number, like):  # noqa: ARG001  # numba compares the names
     if like == types.uint16:
-        return lambda number, like: _to_bfloat16(number)
-    return lambda number, like: number
+        return lambda number, like: _to_bfloat16(number)  # noqa: ARG005
+    return lambda number, like: number  # noqa: ARG005
 
 
 @numba.njit(inline="always", error_model="numpy")

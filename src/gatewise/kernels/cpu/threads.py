@@ -1,8 +1,8 @@
 """Runs kernels that numba compiled on the threads that torch has already.
 
-A second pool of threads beside torch's makes both crawl, because the threads of one keep the cores busy while they wait
-for work. So a kernel is a C function that torch's OpenMP runtime calls on each of its threads; which part of the work is
-whose, it asks the runtime. No compiler is needed: numba brings its own.
+A second pool of threads beside torch's makes both crawl, because the threads of one keep the cores busy while they
+wait for work. So a kernel is a C function that torch's OpenMP runtime calls on each of its threads; which part of the
+work is whose, it asks the runtime. No compiler is needed: numba brings its own.
 """
 
 import ctypes
@@ -140,7 +140,7 @@ def _compile(function: Callable[..., None], signature: Any) -> Any:
 
 @functools.cache
 def _sources() -> str:
-    """Return a checksum of all kernels: numba keeps a compiled function until its own file changes, not those it calls."""
+    """Return a checksum of all kernels: numba looks whether a kernel's own file changed, but not those it calls."""
     content = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
     return hashlib.sha256(content).hexdigest()[:12]
 

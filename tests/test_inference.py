@@ -1,0 +1,228 @@
+"""A network that is optimised for inference gives what it gave, says how its gates run, and becomes what it was."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from gate_cases import perturbed
+from torch import Tensor, nn
+
+import gatewise as gw
+from gatewise.inference.forms import ReadThrough
+
+pytest.importorskip("numba")
+
+
+def trained(spec: str, **options: Any) -> nn.Module:
+    """Return a network whose gates and running statistics are away from where they started, in eval mode."""
+    torch.manual_seed(0)
+    net = gw.make_model(spec, num_classes=5, **options)
+    for gate in gw.gates_in(net).values():
+        perturbed(gate)
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+@torch.no_grad()
+def plain(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x)
+
+
+NETWORKS = {
+    "resnet20+gct": {"in place + relu": 9, "new map": 12},
+    "resnet20+gct:mode=l1,activation=elu": {"in place + relu": 9, "new map": 12},
+    "resnet20+se": {"in place": 9},
+    "resnet20+gc": {"in place": 9},
+    "resnet20+gc:fusion=both,pooling=average+gct@inner": {"in place": 9, "new map": 9},
+    "resnet20+gct:backend=reference": {"as it was": 21},
+    "resnet20+eca": {"as it was": 9},
+    "resnet26d+gct": {"in place + relu": 18, "new map": 13},
+    "densenet121+gct": {"in place + relu": 58, "new map + norm + relu": 61, "new map": 1},
+    "mobilenetv2_050+gct": {"in place": 2, "new map": 50},
+}
+
+
+@pytest.mark.parametrize("spec", NETWORKS)
+def test_outputs_are_the_same_and_everything_is_taken_back(spec: str) -> None:
+    net = trained(spec)
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    for samples in (1, 3):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(samples, 3, 64, 64).contiguous(memory_format=layout)
+            expected = plain(net, x)
+            fast = gw.optimize_for_inference(net)
+            for _ in range(2):  # the second time with choices made, and nothing left over from the first
+                torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+            assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+            counted = {form: list(fast.gates.values()).count(form) for form in set(fast.gates.values())}
+            assert counted == NETWORKS[spec]
+            assert fast.undo() is net
+            assert torch.equal(plain(net, x), expected)
+    assert not any("forward" in module.__dict__ for module in net.modules())
+
+
+def test_norms_go_into_the_convolutions_before_them() -> None:
+    net = trained("resnet20+gct")
+    fast = gw.optimize_for_inference(net)
+    assert len(fast.folded) == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert all(isinstance(net.get_submodule(norm), nn.BatchNorm2d) for norm in fast.folded.values())
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.add_(100)  # nobody reads it any more
+    x = torch.randn(1, 3, 32, 32)
+    y = fast(x)
+    fast.undo()
+    assert not torch.allclose(plain(net, x), y, atol=1.0)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_the_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, asked = trained("resnet20+gct"), []
+
+    def choose(form: ReadThrough, x: Tensor) -> bool:
+        asked.append(x.shape)
+        return pays
+
+    monkeypatch.setattr(ReadThrough, "_weights_pay", choose)
+    one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    expected = plain(net, one), plain(net, two)
+    fast = gw.optimize_for_inference(net)
+    handed = []
+    from gatewise.inference import forms
+
+    weigh = forms.gated_weight
+    monkeypatch.setattr(forms, "gated_weight", lambda *a: handed.append(1) or weigh(*a))
+    torch.testing.assert_close(fast(two), expected[1], rtol=1e-4, atol=1e-4)
+    assert not asked
+    for _ in range(2):
+        torch.testing.assert_close(fast(one), expected[0], rtol=1e-4, atol=1e-4)
+    assert len(asked) == 21  # once for each gate and size
+    assert len(handed) == (42 if pays else 0)
+
+
+def test_what_pays_is_measured_with_the_convolution() -> None:
+    net = trained("resnet20+gct")
+    fast = gw.optimize_for_inference(net)
+    x = torch.randn(1, 3, 32, 32)
+    y = fast(x)
+    forms = [gate.__dict__["forward"] for gate in gw.gates_in(net).values()]
+    assert all(set(map(type, form.pays.values())) == {bool} and len(form.pays) == 1 for form in forms)
+    torch.testing.assert_close(fast(x), y, rtol=1e-4, atol=1e-5)
+
+
+def test_maps_that_others_read_are_not_written_over() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
+            self.second, self.third = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            y = self.act(x)
+            return self.third(self.second(y)) + x + y
+
+    net = Shared().eval()
+    insertion = gw.insert_gates(net, "gct")
+    for gate in insertion.gates.values():
+        perturbed(gate)
+    x = torch.randn(2, 3, 9, 9)
+    kept, expected = x.clone(), plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    assert fast.gates == {"first.gct": "new map", "second.gct": "new map", "third.gct": "in place"}
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(x, kept)
+
+
+def test_a_relu_that_is_called_twice_stays() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.act = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.second(self.act(self.first(x))))
+
+    net = Twice().eval()
+    for gate in gw.insert_gates(net, "gct", include="second").gates.values():
+        perturbed(gate)
+    x = torch.randn(2, 3, 9, 9)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    assert "relu" not in fast.gates["second.gct"]
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_gates_and_one_with_a_hook_on_its_norm() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)).eval()
+    assert gw.optimize_for_inference(net).undo() is net
+    net[0].register_forward_hook(lambda *_: None)  # wants to see what the convolution gives
+    assert gw.optimize_for_inference(net).folded == {"3": "4"}
+
+
+def test_copies_and_compilers() -> None:
+    net = trained("resnet20+gct")
+    x = torch.randn(2, 3, 32, 32)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    twin = copy.deepcopy(fast)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-4)
+        exported = torch.export.export(net, (x,)).module()
+        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-4)
+    fast.undo()
+    torch.testing.assert_close(twin(x), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(twin.undo()(x), net(x))
+
+
+def test_half_precision() -> None:
+    net = trained("resnet20+gct").bfloat16()
+    x = torch.randn(2, 3, 32, 32).bfloat16()
+    expected = plain(net, x)
+    torch.testing.assert_close(gw.optimize_for_inference(net, x)(x), expected, rtol=0.1, atol=0.1)
+
+
+def test_what_needs_the_network_as_it_was_is_refused() -> None:
+    net = trained("resnet20+gct").train()
+    fast = gw.optimize_for_inference(net)
+    with pytest.raises(gw.GatewiseError, match="is optimised already"):
+        gw.optimize_for_inference(net)
+    with pytest.raises(gw.GatewiseError, match="cannot be trained"):
+        fast.train()
+    with pytest.raises(gw.GatewiseError, match="stays on its device and in its type"):
+        fast.double()
+    for target in (net, fast):
+        with pytest.raises(gw.GatewiseError, match="weights that are loaded now would not be used"):
+            target.load_state_dict(target.state_dict())
+    with pytest.raises(gw.GatewiseError, match="has no gradients"):
+        net(torch.randn(1, 3, 32, 32, requires_grad=True))
+    assert not fast(torch.randn(1, 3, 32, 32, requires_grad=True)).requires_grad
+    assert not net.training
+    fast.undo()
+    assert net.training
+    net.load_state_dict(net.state_dict())
+
+
+def test_a_network_that_cannot_be_read_or_would_change_is_left_as_it_was() -> None:
+    class Reads(nn.Module):
+        """Looks at its norm's statistics beside calling it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, self.conv.weight) + self.norm(self.conv(x)) * len(self.norm.__dict__)
+
+    net = Reads().eval()
+    with pytest.raises(gw.GatewiseError, match="optimising would change the outputs of Reads by"):
+        gw.optimize_for_inference(net, torch.randn(1, 3, 8, 8))
+    assert not any("forward" in module.__dict__ for module in net.modules())
+    with pytest.raises(gw.GatewiseError, match="Pass example=, an input that the network takes"):
+        gw.optimize_for_inference(nn.Sequential(nn.Linear(3, 4)))
