@@ -4,9 +4,12 @@ The definition it must match: `functional.attention_pool(x, logits)` with logits
 gate `gates.global_context.GlobalContext` pools, and its gradients by autograd, everything but maps in float32 (float64
 for float64 maps). With a the attention, g the gradient of the context, t_j = sum_c g_c x_cj and T = sum_j a_j t_j:
 
-    dl_j = a_j (t_j - T),   dx_cj = a_j g_c + weight_c dl_j,   dweight_c = sum_j a_j t_j x_cj - T sum_j a_j x_cj
+    dl_j = a_j (t_j - T),   dx_cj = a_j g_c + weight_c dl_j,   dweight_c = sum_j dl_j x_cj
 
-Each form is one read of x. Paper: Dao et al., FlashAttention, NeurIPS 2022, arXiv 2205.14135.
+Each direction reads x once. Backward, T is known only then; until then sums are taken of a_j (t_j - m) x_cj, m being
+the mean of t so far; the sums of a_j t_j x_cj and of a_j x_cj would do, but their difference cancels.
+
+Paper: Dao et al., FlashAttention, NeurIPS 2022, arXiv 2205.14135.
 """
 
 from typing import Any
@@ -115,7 +118,7 @@ def _sums_kernel(
     x_ptr,  # (N, C, M)
     attention_ptr,  # (N, M), contiguous
     pulls_ptr,  # (N, M), contiguous: t of each position
-    sums_ptr,  # (N, chunks, 2, C + 1), contiguous: of a * t * x and a * x, the last column as of a channel of ones
+    sums_ptr,  # (N, chunks, 2, C + 1), contiguous: of a * (t - mean) * x, then mean; of a * x, then of a
     channels,
     positions,
     rounds,
@@ -130,8 +133,8 @@ def _sums_kernel(
     n, channel, chunk = locate(channels, chunks, BLOCK_C)
     dtype = pulls_ptr.dtype.element_ty
     dcontext = tl.load(dcontext_ptr + n * channels + channel, mask=channel < channels, other=0.0)
-    pulled, pooled = tl.zeros((BLOCK_C,), dtype), tl.zeros((BLOCK_C,), dtype)
-    pulled_ones, pooled_ones = tl.full((), 0.0, dtype), tl.full((), 0.0, dtype)
+    centred, pooled = tl.zeros((BLOCK_C,), dtype), tl.zeros((BLOCK_C,), dtype)
+    mean, mass = tl.full((), 0.0, dtype), tl.full((), 0.0, dtype)
     x_row = x_ptr + n * x_stride_n + channel[:, None] * x_stride_c
     for number in range(rounds):
         position = (chunk * rounds + number) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -140,15 +143,16 @@ def _sums_kernel(
         attention = tl.load(attention_ptr + n * positions + position, mask=position < positions, other=0.0)
         pull = tl.sum(dcontext[:, None] * x, 0)
         tl.store(pulls_ptr + n * positions + position, pull, mask=position < positions)
-        pulled += tl.sum((attention * pull)[None, :] * x, 1)
+        mass += tl.sum(attention, 0)
+        shift = tl.sum(attention * (pull - mean), 0) / tl.where(mass > 0, mass, 1.0)
+        mean += shift
+        centred += tl.sum((attention * (pull - mean))[None, :] * x, 1) - shift * pooled
         pooled += tl.sum(attention[None, :] * x, 1)
-        pulled_ones += tl.sum(attention * pull, 0)
-        pooled_ones += tl.sum(attention, 0)
     sums = sums_ptr + (n * chunks + chunk) * 2 * (channels + 1)
-    tl.store(sums + channel, pulled, mask=channel < channels)
-    tl.store(sums + channels, pulled_ones)
+    tl.store(sums + channel, centred, mask=channel < channels)
+    tl.store(sums + channels, mean)
     tl.store(sums + channels + 1 + channel, pooled, mask=channel < channels)
-    tl.store(sums + 2 * channels + 1, pooled_ones)
+    tl.store(sums + 2 * channels + 1, mass)
 
 
 @triton.jit
@@ -263,8 +267,7 @@ def backward(
             *flat.stride(),
             **_constants(tile),
         )
-        pulled, pooled = sums.sum(1).unbind(1)
-        mean_pulls = pulled[:, -1].contiguous()
+        mean_pulls, dweight, dbias = _combined(sums)
         tile = tile_of(flat)
         m_blocks = triton.cdiv(positions, tile[1])
         _map_gradient_kernel[(samples * triton.cdiv(channels, tile[0]) * m_blocks,)](
@@ -275,8 +278,17 @@ def backward(
             HAS_FACTORS=factors is not None,
             **_constants(tile),
         )
-    dparams = pulled - mean_pulls[:, None] * pooled
-    return dx.unflatten(2, x.shape[2:]), dparams[:, :-1], dparams[:, -1]
+    return dx.unflatten(2, x.shape[2:]), dweight, dbias
+
+
+def _combined(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return T (N,), dweight (N, C) and dbias (N,) from the sums of chunks, each of which has a mean of its own."""
+    centred, pooled = sums.unbind(2)
+    means, masses = centred[..., -1:], pooled[..., -1:]
+    mean = (means * masses).sum(1, keepdim=True) / masses.sum(1, keepdim=True)
+    off_mean = means - mean
+    dweight = (centred[..., :-1] + off_mean * pooled[..., :-1]).sum(1)
+    return mean.flatten(), dweight, (off_mean * masses).sum((1, 2))
 
 
 def _tile_of_all_channels(x: Tensor) -> tuple[int, int]:
