@@ -2,9 +2,9 @@
 
 A result may be twice as far from the definition in float64 as plain PyTorch is in the result's own type, and further by
 one rounding error of the largest value for half types, four for float32, 64 for float64 (whose reference is no better),
-and where numbers cancel or are exponentials by the rounding of what they are made of. Every launch sees its tensors amid
-NaN: what it reads outside of them spoils the result, what it writes there is found. Every case says which kernels it
-must launch.
+and where numbers cancel or are exponentials by the rounding of what they are made of. Every launch sees its tensors
+amid NaN: what it reads outside of them spoils the result, what it writes there is found. Every case says which kernels
+it must launch.
 
     python tests/gates_in_interpreter.py [--all]        every combination instead of each option with some of the others
 """
@@ -210,9 +210,9 @@ def gc_case(x: Tensor, upstream: Tensor, way: str, fusion: str, biased: bool) ->
     if factors is not None:
         dcontext = dcontext + products * factors * (1 - factors)
     dx, dweight, dbias = attention_pool.backward(dcontext, x, attention, weight, upstream, factors)
-    expect(**{"pool._sums": 1, "pool._map_gradient": 1})
+    expect(**{"pool.pull_sums": 1, "pool.map_gradient": 1})
     alone, _, _ = attention_pool.backward(torch.ones_like(context), x, attention, weight)
-    expect(**{"pool._sums": 1, "pool._map_gradient": 1})
+    expect(**{"pool.pull_sums": 1, "pool.map_gradient": 1})
     assert context.dtype == attention.dtype == dweight.dtype == dbias.dtype == reduced
     assert all(same_layout(each, x) for each in (y, dx, alone))
     # An exponential makes a relative error of the rounding of its logit, and so of everything behind it.
@@ -309,7 +309,7 @@ def main(everything: bool) -> None:
             ) from error
         count += 1
     walked = {
-        f"{name} {what}" for name in ("affine._sums", "pool._pool", "pool._sums") for what in ("chunks", "rounds")
+        f"{name} {what}" for name in ("affine._sums", "pool._pool", "pool.pull_sums") for what in ("chunks", "rounds")
     }
     assert walked <= seen, walked - seen
     print(f"{count} cases")

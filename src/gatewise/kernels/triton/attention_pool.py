@@ -2,12 +2,7 @@
 
 The definition it must match: `functional.attention_pool(x, logits)` with logits_j = sum_c weight_c x_cj + bias, as the
 gate `gates.global_context.GlobalContext` pools, and its gradients by autograd, everything but maps in float32 (float64
-for float64 maps). With a the attention, g the gradient of the context, t_j = sum_c g_c x_cj and T = sum_j a_j t_j:
-
-    dl_j = a_j (t_j - T),   dx_cj = a_j g_c + weight_c dl_j,   dweight_c = sum_j dl_j x_cj
-
-Each direction reads x once. Backward, T is known only then; until then sums are taken of a_j (t_j - m) x_cj, m being
-the mean of t so far; the sums of a_j t_j x_cj and of a_j x_cj would do, but their difference cancels.
+for float64 maps). Each direction reads x once.
 
 Paper: Dao et al., FlashAttention, NeurIPS 2022, arXiv 2205.14135.
 """
@@ -19,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gatewise.kernels.triton.attention_gradients import map_gradient_kernel, pull_sums_kernel
 from gatewise.kernels.triton.channel_affine import reduction_type
 from gatewise.kernels.triton.maps import in_order_of, locate, rounds_of, tile_of, warps_of
 
@@ -112,94 +108,6 @@ def _combine_kernel(
     tl.store(attention, tl.exp(logit - peak) / total, mask=position < positions)
 
 
-@triton.jit
-def _sums_kernel(
-    dcontext_ptr,  # (N, C), contiguous
-    x_ptr,  # (N, C, M)
-    attention_ptr,  # (N, M), contiguous
-    pulls_ptr,  # (N, M), contiguous: t of each position
-    sums_ptr,  # (N, chunks, 2, C + 1), contiguous: of a * (t - mean) * x, then mean; of a * x, then of a
-    channels,
-    positions,
-    rounds,
-    chunks,
-    x_stride_n,
-    x_stride_c,
-    x_stride_m,
-    BLOCK_C: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):
-    """Add up what the gradients need over one chunk of positions of one sample, `rounds` tiles long."""
-    n, channel, chunk = locate(channels, chunks, BLOCK_C)
-    dtype = pulls_ptr.dtype.element_ty
-    dcontext = tl.load(dcontext_ptr + n * channels + channel, mask=channel < channels, other=0.0)
-    centred, pooled = tl.zeros((BLOCK_C,), dtype), tl.zeros((BLOCK_C,), dtype)
-    mean, mass = tl.full((), 0.0, dtype), tl.full((), 0.0, dtype)
-    x_row = x_ptr + n * x_stride_n + channel[:, None] * x_stride_c
-    for number in range(rounds):
-        position = (chunk * rounds + number) * BLOCK_M + tl.arange(0, BLOCK_M)
-        inside = (channel < channels)[:, None] & (position < positions)[None, :]
-        x = tl.load(x_row + position[None, :] * x_stride_m, mask=inside, other=0.0).to(dtype)
-        attention = tl.load(attention_ptr + n * positions + position, mask=position < positions, other=0.0)
-        pull = tl.sum(dcontext[:, None] * x, 0)
-        tl.store(pulls_ptr + n * positions + position, pull, mask=position < positions)
-        mass += tl.sum(attention, 0)
-        shift = tl.sum(attention * (pull - mean), 0) / tl.where(mass > 0, mass, 1.0)
-        mean += shift
-        centred += tl.sum((attention * (pull - mean))[None, :] * x, 1) - shift * pooled
-        pooled += tl.sum(attention[None, :] * x, 1)
-    sums = sums_ptr + (n * chunks + chunk) * 2 * (channels + 1)
-    tl.store(sums + channel, centred, mask=channel < channels)
-    tl.store(sums + channels, mean)
-    tl.store(sums + channels + 1 + channel, pooled, mask=channel < channels)
-    tl.store(sums + 2 * channels + 1, mass)
-
-
-@triton.jit
-def _map_gradient_kernel(
-    upstream_ptr,  # (N, C, M)
-    factors_ptr,  # (N, C), contiguous
-    dcontext_ptr,  # (N, C), contiguous
-    attention_ptr,  # (N, M), contiguous
-    pulls_ptr,  # (N, M), contiguous
-    mean_pulls_ptr,  # (N,), contiguous: T of each sample
-    weight_ptr,  # (C,)
-    dx_ptr,  # (N, C, M)
-    channels,
-    positions,
-    m_blocks,
-    upstream_stride_n,
-    upstream_stride_c,
-    upstream_stride_m,
-    dx_stride_n,
-    dx_stride_c,
-    dx_stride_m,
-    HAS_UPSTREAM: tl.constexpr,
-    HAS_FACTORS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-):
-    """One tile of the map's gradient, which needs no look at the map."""
-    n, channel, block = locate(channels, m_blocks, BLOCK_C)
-    position = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside = (channel < channels)[:, None] & (position < positions)[None, :]
-    row, column = n * channels + channel, n * positions + position
-    dcontext = tl.load(dcontext_ptr + row, mask=channel < channels, other=0.0)
-    weight = tl.load(weight_ptr + channel, mask=channel < channels, other=0.0).to(dcontext.dtype)
-    attention = tl.load(attention_ptr + column, mask=position < positions, other=0.0)
-    pull = tl.load(pulls_ptr + column, mask=position < positions, other=0.0)
-    dlogit = attention * (pull - tl.load(mean_pulls_ptr + n))
-    dx = attention[None, :] * dcontext[:, None] + weight[:, None] * dlogit[None, :]
-    if HAS_UPSTREAM:
-        source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-        upstream = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dcontext.dtype)
-        if HAS_FACTORS:
-            upstream *= tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]
-        dx += upstream
-    target = n * dx_stride_n + channel[:, None] * dx_stride_c + position[None, :] * dx_stride_m
-    tl.store(dx_ptr + target, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-
-
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the context (N, C) and the attention (N, M) over x (N, C, *S), for weight (C,) and bias (1,) or None."""
     flat = x.flatten(2)
@@ -257,21 +165,21 @@ def backward(
     tile = _tile_of_all_channels(flat)
     rounds, chunks = rounds_of(flat, tile)
     pulls = torch.empty_like(attention)
-    sums = attention.new_empty((samples, chunks, 2, channels + 1))
+    sums = attention.new_empty((samples, chunks, 2, channels + 2))
     dx = torch.empty_like(flat)
     given = dx if upstream is None else in_order_of(flat, upstream)
     with torch.cuda.device_of(x):
-        _sums_kernel[(samples * chunks,)](
+        pull_sums_kernel[(samples * chunks,)](
             *(dcontext, flat, attention, pulls, sums),
             *(channels, positions, rounds, chunks),
             *flat.stride(),
             **_constants(tile),
         )
-        mean_pulls, dweight, dbias = _combined(sums)
+        bases, dweight, dbias = _combined(sums)
         tile = tile_of(flat)
         m_blocks = triton.cdiv(positions, tile[1])
-        _map_gradient_kernel[(samples * triton.cdiv(channels, tile[0]) * m_blocks,)](
-            *(given, dcontext if factors is None else factors, dcontext, attention, pulls, mean_pulls, weight, dx),
+        map_gradient_kernel[(samples * triton.cdiv(channels, tile[0]) * m_blocks,)](
+            *(given, dcontext if factors is None else factors, dcontext, attention, pulls, bases, weight, dx),
             *(channels, positions, m_blocks),
             *(*given.stride(), *dx.stride()),
             HAS_UPSTREAM=upstream is not None,
@@ -282,13 +190,15 @@ def backward(
 
 
 def _combined(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return T (N,), dweight (N, C) and dbias (N,) from the sums of chunks, each of which has a mean of its own."""
-    centred, pooled = sums.unbind(2)
-    means, masses = centred[..., -1:], pooled[..., -1:]
-    mean = (means * masses).sum(1, keepdim=True) / masses.sum(1, keepdim=True)
-    off_mean = means - mean
-    dweight = (centred[..., :-1] + off_mean * pooled[..., :-1]).sum(1)
-    return mean.flatten(), dweight, (off_mean * masses).sum((1, 2))
+    """Return base and T - base (N, 2), dweight (N, C) and dbias (N,) from sums of chunks, each with its own base."""
+    (pulled, pull_sum, base), (pooled, mass, top) = (part.tensor_split([-2, -1], 2) for part in sums.unbind(2))
+    common = base.gather(1, top.argmax(1, keepdim=True))
+    off_common = base - common
+    total = mass.sum(1, keepdim=True)
+    shift = (pull_sum + off_common * mass).sum(1, keepdim=True) / total
+    dweight = (pulled + (off_common - shift) * pooled).sum(1)
+    dbias = (pull_sum + (off_common - shift) * mass).sum((1, 2))
+    return torch.cat((common, shift), 2)[:, 0], dweight, dbias
 
 
 def _tile_of_all_channels(x: Tensor) -> tuple[int, int]:
