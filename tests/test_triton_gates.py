@@ -17,7 +17,7 @@ def printed(script: str, *arguments: str) -> str:
 
 
 def test_the_kernels_in_the_interpreter_give_what_is_defined() -> None:
-    assert printed("gates_in_interpreter.py") == "392 cases\n"
+    assert printed("gates_in_interpreter.py") == "264 cases\n"
 
 
 def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

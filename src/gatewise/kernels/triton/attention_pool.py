@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gatewise.kernels.triton.attention_gradients import map_gradient_kernel, pull_sums_kernel
 from gatewise.kernels.triton.channel_affine import reduction_type
-from gatewise.kernels.triton.maps import in_order_of, locate, rounds_of, tile_of, warps_of
+from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
 
 # Elements of a tile that has all channels of some positions: 32 for each of 512 threads. 2,048 channels leave
 # 8 positions, half a 32-byte sector of a contiguous map in bfloat16; the rest of it is in the cache for the next tile.
@@ -100,7 +100,7 @@ def _combine_kernel(
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (chunk < chunks)[:, None] & (channel < channels)[None, :]
     contexts = tl.load(contexts_ptr + row[:, None] * channels + channel[None, :], mask=inside, other=0.0)
-    context = tl.sum(scale[:, None] * contexts, 0) / total
+    context = tl.sum(scale[:, None] * contexts / total, 0)
     tl.store(context_ptr + n * channels + channel, context, mask=channel < channels)
     position = block * BLOCK_M + tl.arange(0, BLOCK_M)
     attention = attention_ptr + n * positions + position
@@ -118,25 +118,31 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     attention = torch.empty((samples, positions), dtype=dtype, device=x.device)
     peaks, totals = attention.new_empty((2, samples, chunks))
     contexts, context = attention.new_empty((samples, chunks, channels)), attention.new_empty((samples, channels))
-    constants = _constants(tile)
     finished: dict[str, Any] = {
         "CHUNKS": triton.next_power_of_2(chunks),
         "BLOCK_C": COMBINED_CHANNELS,
         "BLOCK_M": min(1024, tile[1] * triton.next_power_of_2(rounds)),
     }
     blocks = max(triton.cdiv(channels, COMBINED_CHANNELS), triton.cdiv(positions, finished["BLOCK_M"]))
-    sizes = (channels, positions, rounds, chunks)
-    with torch.cuda.device_of(x):
-        _pool_kernel[(samples * chunks,)](
-            *(flat, weight, weight if bias is None else bias, attention, peaks, totals, contexts),
-            *sizes,
-            *flat.stride(),
-            HAS_BIAS=bias is not None,
-            **constants,
-        )
-        _combine_kernel[(samples * blocks,)](
-            *(attention, peaks, totals, contexts, context), channels, positions, chunks, blocks, **finished
-        )
+    launch(
+        _pool_kernel,
+        samples * chunks,
+        *(flat, weight, weight if bias is None else bias, attention, peaks, totals, contexts),
+        *(channels, positions, rounds, chunks),
+        *flat.stride(),
+        HAS_BIAS=bias is not None,
+        **constants_of(tile),
+    )
+    launch(
+        _combine_kernel,
+        samples * blocks,
+        *(attention, peaks, totals, contexts, context),
+        channels,
+        positions,
+        chunks,
+        blocks,
+        **finished,
+    )
     return context, attention
 
 
@@ -168,24 +174,27 @@ def backward(
     sums = attention.new_empty((samples, chunks, 2, channels + 2))
     dx = torch.empty_like(flat)
     given = dx if upstream is None else in_order_of(flat, upstream)
-    with torch.cuda.device_of(x):
-        pull_sums_kernel[(samples * chunks,)](
-            *(dcontext, flat, attention, pulls, sums),
-            *(channels, positions, rounds, chunks),
-            *flat.stride(),
-            **_constants(tile),
-        )
-        bases, dweight, dbias = _combined(sums)
-        tile = tile_of(flat)
-        m_blocks = triton.cdiv(positions, tile[1])
-        map_gradient_kernel[(samples * triton.cdiv(channels, tile[0]) * m_blocks,)](
-            *(given, dcontext if factors is None else factors, dcontext, attention, pulls, bases, weight, dx),
-            *(channels, positions, m_blocks),
-            *(*given.stride(), *dx.stride()),
-            HAS_UPSTREAM=upstream is not None,
-            HAS_FACTORS=factors is not None,
-            **_constants(tile),
-        )
+    launch(
+        pull_sums_kernel,
+        samples * chunks,
+        *(dcontext, flat, attention, pulls, sums),
+        *(channels, positions, rounds, chunks),
+        *flat.stride(),
+        **constants_of(tile),
+    )
+    bases, dweight, dbias = _combined(sums)
+    tile = tile_of(flat)
+    m_blocks = triton.cdiv(positions, tile[1])
+    launch(
+        map_gradient_kernel,
+        samples * triton.cdiv(channels, tile[0]) * m_blocks,
+        *(given, dcontext if factors is None else factors, dcontext, attention, pulls, bases, weight, dx),
+        *(channels, positions, m_blocks),
+        *(*given.stride(), *dx.stride()),
+        HAS_UPSTREAM=upstream is not None,
+        HAS_FACTORS=factors is not None,
+        **constants_of(tile),
+    )
     return dx.unflatten(2, x.shape[2:]), dweight, dbias
 
 
@@ -204,7 +213,3 @@ def _combined(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _tile_of_all_channels(x: Tensor) -> tuple[int, int]:
     channels, positions = (triton.next_power_of_2(max(1, size)) for size in x.shape[1:])
     return channels, min(positions, max(1, ALL_CHANNELS_TILE // channels))
-
-
-def _constants(tile: tuple[int, int]) -> dict[str, Any]:
-    return {"BLOCK_C": tile[0], "BLOCK_M": tile[1], "num_warps": warps_of(tile[0] * tile[1])}

@@ -5,14 +5,12 @@ rounded once; `channel_products` are its gradients by autograd. Maps are (N, C, 
 slices of channels; they are read through their strides.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.kernels.triton.maps import in_order_of, locate, rounds_of, tile_of, warps_of
+from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
 
 
 @triton.jit
@@ -102,27 +100,23 @@ def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None) ->
     factors, offsets = (None if each is None else _for_maps(each, x) for each in (factors, offsets))
     tile = tile_of(flat)
     m_blocks = triton.cdiv(flat.shape[2], tile[1])
-    constants: dict[str, Any] = {
-        "HAS_FACTORS": factors is not None,
-        "HAS_OFFSETS": offsets is not None,
-        "BLOCK_C": tile[0],
-        "BLOCK_M": tile[1],
-        "num_warps": warps_of(tile[0] * tile[1]),
-    }
     stand_in = torch.empty(0, dtype=reduction_type(x), device=x.device)
-    with torch.cuda.device_of(x):
-        _affine_kernel[(len(x) * triton.cdiv(x.shape[1], tile[0]) * m_blocks,)](
-            flat,
-            stand_in if factors is None else factors,
-            stand_in if offsets is None else offsets,
-            y,
-            x.shape[1],
-            flat.shape[2],
-            m_blocks,
-            *flat.stride(),
-            *y.stride(),
-            **constants,
-        )
+    launch(
+        _affine_kernel,
+        len(x) * triton.cdiv(x.shape[1], tile[0]) * m_blocks,
+        flat,
+        stand_in if factors is None else factors,
+        stand_in if offsets is None else offsets,
+        y,
+        x.shape[1],
+        flat.shape[2],
+        m_blocks,
+        *flat.stride(),
+        *y.stride(),
+        HAS_FACTORS=factors is not None,
+        HAS_OFFSETS=offsets is not None,
+        **constants_of(tile),
+    )
     return y.unflatten(2, x.shape[2:])
 
 
@@ -146,26 +140,22 @@ def channel_sums(of: str, x: Tensor, upstream: Tensor | None = None) -> Tensor:
     count = 2 if of == "products and upstream" else 1
     sums = torch.empty((count, samples, chunks, channels), dtype=reduction_type(x), device=x.device)
     upstream = x if upstream is None else upstream
-    constants: dict[str, Any] = {
-        "OF": of,
-        "BLOCK_C": tile[0],
-        "BLOCK_M": tile[1],
-        "num_warps": warps_of(tile[0] * tile[1]),
-    }
-    with torch.cuda.device_of(x):
-        _sums_kernel[(samples * triton.cdiv(channels, tile[0]) * chunks,)](
-            x,
-            upstream,
-            sums,
-            channels,
-            positions,
-            rounds,
-            chunks,
-            sums.stride(0),
-            *x.stride(),
-            *upstream.stride(),
-            **constants,
-        )
+    launch(
+        _sums_kernel,
+        samples * triton.cdiv(channels, tile[0]) * chunks,
+        x,
+        upstream,
+        sums,
+        channels,
+        positions,
+        rounds,
+        chunks,
+        sums.stride(0),
+        *x.stride(),
+        *upstream.stride(),
+        OF=of,
+        **constants_of(tile),
+    )
     return sums[:, :, 0] if chunks == 1 else sums.sum(2)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gatewise.kernels.triton.channel_affine import channel_affine, channel_sums, reduction_type
 from gatewise.kernels.triton.gated_channel_on_chip import backward_on_chip_kernel, forward_on_chip_kernel
-from gatewise.kernels.triton.maps import in_order_of, locate, tile_of, warps_of
+from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, tile_of, warps_of
 from gatewise.kernels.triton.normalised_norms import factor_and_slope, gradients, normalise, sign
 
 # Elements of a map (channels and positions rounded up to powers of two) that one program holds: 32 for each of 512
@@ -144,17 +144,22 @@ def forward(
     samples, channels, positions = flat.shape
     norms = torch.empty((samples, channels), dtype=reduction_type(x), device=x.device)
     constants: dict[str, Any] = {"EPS": eps, "MODE": mode, "ACTIVATION": activation, **_on_chip(flat)}
-    with torch.cuda.device_of(x):
-        if constants["BLOCK_C"] * constants["BLOCK_M"] <= ON_CHIP:
-            y = torch.empty_like(flat)
-            forward_on_chip_kernel[(samples,)](
-                flat, alpha, gamma, beta, y, norms, channels, positions, *flat.stride(), *y.stride(), **constants
-            )
-            return y.unflatten(2, x.shape[2:]), norms
-        sums = channel_sums("squares" if mode == "l2" else "sizes", flat)
-        factors = torch.empty_like(norms)
-        del constants["BLOCK_M"]
-        _factors_kernel[(samples,)](sums, alpha, gamma, beta, norms, factors, channels, **constants)
+    if constants["BLOCK_C"] * constants["BLOCK_M"] <= ON_CHIP:
+        y = torch.empty_like(flat)
+        launch(
+            forward_on_chip_kernel,
+            samples,
+            *(flat, alpha, gamma, beta, y, norms),
+            *(channels, positions),
+            *flat.stride(),
+            *y.stride(),
+            **constants,
+        )
+        return y.unflatten(2, x.shape[2:]), norms
+    sums = channel_sums("squares" if mode == "l2" else "sizes", flat)
+    factors = torch.empty_like(norms)
+    del constants["BLOCK_M"], constants["num_warps"]
+    launch(_factors_kernel, samples, sums, alpha, gamma, beta, norms, factors, channels, **constants)
     return channel_affine(x, factors, None), norms
 
 
@@ -180,36 +185,37 @@ def backward(
     strides = (*upstream.stride(), *flat.stride(), *(flat if dx is None else dx).stride())
     constants: dict[str, Any] = {"EPS": eps, "MODE": mode, "ACTIVATION": activation, **_on_chip(flat)}
     parameters = (alpha, gamma, beta)
-    with torch.cuda.device_of(x):
-        if constants["BLOCK_C"] * constants["BLOCK_M"] <= ON_CHIP:
-            target = flat if dx is None else dx
-            tensors = (upstream, flat, norms, *parameters, target, dparams)
-            constants["NEEDS_MAP"] = needs_map
-            backward_on_chip_kernel[(samples,)](*tensors, channels, positions, dparams.stride(0), *strides, **constants)
-        else:
-            del constants["BLOCK_M"]
-            products = channel_sums("products", flat, upstream)
-            factors, pulls = torch.empty_like(norms), torch.empty_like(norms)
-            tensors = (products, norms, *parameters, dparams, factors, pulls)
-            _gradients_kernel[(samples,)](*tensors, channels, dparams.stride(0), **constants)
-            if dx is not None:
-                _map_gradient(upstream, flat, factors, pulls, dx, mode)
+    if constants["BLOCK_C"] * constants["BLOCK_M"] <= ON_CHIP:
+        target = flat if dx is None else dx
+        tensors = (upstream, flat, norms, *parameters, target, dparams)
+        constants["NEEDS_MAP"] = needs_map
+        launch(
+            backward_on_chip_kernel, samples, *tensors, channels, positions, dparams.stride(0), *strides, **constants
+        )
+    else:
+        del constants["BLOCK_M"], constants["num_warps"]
+        products = channel_sums("products", flat, upstream)
+        factors, pulls = torch.empty_like(norms), torch.empty_like(norms)
+        tensors = (products, norms, *parameters, dparams, factors, pulls)
+        launch(_gradients_kernel, samples, *tensors, channels, dparams.stride(0), **constants)
+        if dx is not None:
+            _map_gradient(upstream, flat, factors, pulls, dx, mode)
     return None if dx is None else dx.unflatten(2, x.shape[2:]), dparams
 
 
 def _map_gradient(upstream: Tensor, x: Tensor, factors: Tensor, pulls: Tensor, dx: Tensor, mode: str) -> None:
     samples, channels, positions = x.shape
-    block_c, block_m = tile_of(x)
-    m_blocks = triton.cdiv(positions, block_m)
-    constants: dict[str, Any] = {
-        "MODE": mode,
-        "BLOCK_C": block_c,
-        "BLOCK_M": block_m,
-        "num_warps": warps_of(block_c * block_m),
-    }
+    tile = tile_of(x)
+    m_blocks = triton.cdiv(positions, tile[1])
     strides = (*upstream.stride(), *x.stride(), *dx.stride())
-    _map_gradient_kernel[(samples * triton.cdiv(channels, block_c) * m_blocks,)](
-        upstream, x, factors, pulls, dx, channels, positions, m_blocks, *strides, **constants
+    launch(
+        _map_gradient_kernel,
+        samples * triton.cdiv(channels, tile[0]) * m_blocks,
+        *(upstream, x, factors, pulls, dx),
+        *(channels, positions, m_blocks),
+        *strides,
+        MODE=mode,
+        **constants_of(tile),
     )
 
 

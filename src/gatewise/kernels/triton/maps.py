@@ -1,5 +1,7 @@
 """How kernels see maps (N, C, *S): as (N, C, M) with three strides, in tiles, with several tiles for one program."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -29,7 +31,7 @@ def tile_of(x: Tensor) -> tuple[int, int]:
     """Return how many channels and positions of x (N, C, M) one tile has: powers of two, longer along the memory.
 
     >>> tile_of(torch.zeros(1, 100, 49)), tile_of(torch.zeros(1, 49, 100).mT)
-    ((64, 64), (64, 64))
+    ((64, 64), (128, 32))
     >>> tile_of(torch.zeros(1, 3, 5000))
     (4, 1024)
     """
@@ -60,6 +62,21 @@ def warps_of(elements: int) -> int:
     (1, 4, 16)
     """
     return max(1, min(16, elements // 1024))
+
+
+def constants_of(tile: tuple[int, int]) -> dict[str, Any]:
+    """Return a tile's sizes, and the warps for them, as kernels are given them.
+
+    >>> constants_of((4, 1024))
+    {'BLOCK_C': 4, 'BLOCK_M': 1024, 'num_warps': 4}
+    """
+    return {"BLOCK_C": tile[0], "BLOCK_M": tile[1], "num_warps": warps_of(tile[0] * tile[1])}
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    """Run `programs` programs of a kernel on the device of its first argument, be it the current one or not."""
+    with torch.cuda.device_of(arguments[0]):
+        kernel[(programs,)](*arguments, **constants)
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -24,7 +24,7 @@ def factor_and_slope(z, ACTIVATION: tl.constexpr):
         factor = tl.where(z > 0, 1 + z, decay)
         slope = decay
     else:
-        scale: tl.constexpr = 2 if ACTIVATION == "tanh" else 1
+        scale = 2 if ACTIVATION == "tanh" else 1
         small = tl.exp(-scale * tl.abs(z))  # of the two exponentials the one that cannot overflow
         factor = scale * tl.where(z < 0, small, 1.0) / (1 + small)
         slope = scale * scale * small / ((1 + small) * (1 + small))
