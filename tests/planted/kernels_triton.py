@@ -56,6 +56,8 @@ _REPLACED = [
     ("the softmax's gradient has the wrong sign", GRADIENTS, "+ weight[:, None] * dlogit[None, :]", "- weight[:, None] * dlogit[None, :]"),
     ("upstream is not multiplied by its factors", GRADIENTS, "upstream *= tl.load(factors_ptr", "upstream += 0 * tl.load(factors_ptr"),
     ("an upstream in another order is copied into the map's place", MAPS, "copy_(given)", "copy_(x)"),
+    ("in tiles: samples are found by 32 bits", MAPS, "return (rest // c_blocks).to(tl.int64)", "return rest // c_blocks"),
+    ("on chip: samples are found by 32 bits", ON_CHIP, "    \"\"\"One sample: its map is read once and written once.\"\"\"\n    n = tl.program_id(0).to(tl.int64)", "    n = tl.program_id(0)"),
     ("blocks of channels are taken for samples", MAPS, "(rest // c_blocks).to(tl.int64)", "rest.to(tl.int64)"),
 ]  # fmt: skip
 
