@@ -6,7 +6,7 @@ and where numbers cancel or are exponentials by the rounding of what they are ma
 amid NaN: what it reads outside of them spoils the result, what it writes there is found. Every case says which kernels
 it must launch.
 
-    python tests/gates_in_interpreter.py [--all]        every combination instead of each option with some of the others
+    python tests/gates_in_interpreter.py [--all]        every size, type, way and option with each other
 """
 
 import itertools
@@ -35,7 +35,7 @@ MODULES = {"gct": gct, "pool": attention_pool, "affine": channel_affine}
 SIZES = [(1, 1, (1,)), (2, 3, (5,)), (3, 7, (7, 7)), (1, 33, (3, 43)), (2, 1, (49,)), (1, 3, (5, 5, 5)),
          (2, 33, (1, 1)), (2, 16, (4, 4))]  # fmt: skip
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-LAYOUTS = ["contiguous", "channels_last", "slice", "channels_last slice"]
+LAYOUTS = ["contiguous", "channels_last", "slice", "channels_last slice", "every other"]
 UPSTREAMS = ["contiguous", "channels_last", "slice", "expanded"]
 ON_CHIP, SMALL = "on chip", {"TILE": 256, "LONGEST_RUN": 32, "WIDEST_RUN": 16}
 WAYS = [ON_CHIP, "tiles", "chunks", "rounds"]  # chunks: many programs for a sum; rounds: one program for many tiles
@@ -89,6 +89,8 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype, layout: str = "contiguous"
     x = torch.randn(sliced, generator=generator).to(dtype)
     if layout.startswith("channels_last") and len(shape) > 3:
         x = x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
+    if layout == "every other":
+        return torch.stack((x, torch.full_like(x, float("nan"))), 2).flatten(1, 2)[:, ::2]
     if layout.endswith("slice"):
         x[:, 0] = x[:, -1] = float("nan")
         return x[:, 1:-1]
@@ -170,10 +172,15 @@ def gct_case(x: Tensor, upstream: Tensor, way: str, mode: str, activation: str, 
     assert same_layout(dx, x)
     hold("y", y, exact[0], plain[0])
     hold("dx", dx, exact[1], plain[1])
-    summands = 4 * (dparams[1] * parameters[1] / parameters[0]).abs().sum().item()  # u^2 times their mean is taken off
-    hold("dalpha", dparams[0].sum(0), exact[2], plain_reduced[2], torch.finfo(reduced).eps * summands)
-    hold("dgamma", dparams[1].sum(0), exact[3], plain_reduced[3])
-    hold("dbeta", dparams[2].sum(0), exact[4], plain_reduced[4])
+    eps_of = torch.finfo(reduced).eps  # sums over positions cancel, and so do the two terms of dalpha
+    terms = (upstream.double() * x.double()).abs().flatten(2).sum(2)
+    s = (parameters[0] * norms).abs().double() + 1e-30
+    u = s / (s.square().mean(1, keepdim=True).sqrt() if mode == "l2" else s.mean(1, keepdim=True))
+    rounded = eps_of * torch.stack((4 * terms * u * (parameters[1] / parameters[0]).abs(), terms * u, terms)).sum(1)
+    rounded[0] = rounded[0].sum()
+    for i, name in enumerate(("alpha", "gamma", "beta")):
+        more = rounded[i].max().item()
+        hold(f"d{name}", dparams[i].sum(0), exact[2 + i], plain_reduced[2 + i], more)
 
 
 def gc_case(x: Tensor, upstream: Tensor, way: str, fusion: str, biased: bool) -> None:
@@ -238,15 +245,15 @@ def gc_case(x: Tensor, upstream: Tensor, way: str, fusion: str, biased: bool) ->
 
 
 def combinations(everything: bool, options: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield size, type, layout, upstream, way and options.
+    """Yield size, type, layout, upstream, way and options: all but the two layouts, which are drawn.
 
-    Not everything: each size and each type with each way, though not all three, and what chance gives of the rest.
+    Not everything: each size and each type with each way, though not all three, and options are drawn too.
     """
     chance = random.Random(0)
     for (i, size), (j, dtype), (k, way) in itertools.product(*map(enumerate, (SIZES, DTYPES, WAYS))):
         if everything:
-            for layout, option in itertools.product(LAYOUTS, options):
-                yield size, dtype, layout, chance.choice(UPSTREAMS), way, option
+            for option in options:
+                yield size, dtype, chance.choice(LAYOUTS), chance.choice(UPSTREAMS), way, option
         elif (i + j + k) % 2 == 0:
             yield size, dtype, chance.choice(LAYOUTS), chance.choice(UPSTREAMS), way, chance.choice(options)
 
@@ -270,6 +277,10 @@ def edge_cases() -> int:
                 launched.clear()
                 assert scale or activation == "sigmoid" or torch.equal(y, x), "a fresh gate is the identity bit for bit"
                 count += 1
+    x = drawn((2, 3, 5), torch.float32)
+    context, _ = attention_pool.forward(x, torch.ones(3), torch.full((1,), float("nan")))
+    launched.clear()
+    assert context.isnan().all(), "all that a bias can do"
     for way in WAYS:
         gc_case(5 * drawn((2, 3, 77), torch.float32), drawn((2, 3, 77), torch.float32), way, "add", True)
         gc_case(drawn((2, 3, 77), torch.float32).sort().values, drawn((2, 3, 77), torch.float32), way, "both", False)
