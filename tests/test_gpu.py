@@ -88,3 +88,107 @@ def test_skipping_on_the_device_gives_what_the_masked_network_gives(
     assert fast.grouped == (backend == "triton")
     torch.testing.assert_close(output.cpu(), expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(own.cpu(), gates)
+
+
+def gradients_of(result: torch.Tensor, leaves: list[torch.Tensor], upstream: torch.Tensor) -> list[torch.Tensor]:
+    return [result.detach(), *torch.autograd.grad(result, leaves, upstream)]
+
+
+def hold(came: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor) -> None:
+    """Allow twice the error of plain PyTorch and 16 roundings: a GPU's exp and division are off by one or two."""
+    error, others = ((each.double() - exact).abs().max().item() for each in (came, plain))
+    assert error <= 2 * others + 16 * torch.finfo(came.dtype).eps * exact.abs().max().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 33, 7, 9), (2, 64, 16, 16), (2, 100, 28, 28), (1, 512, 14, 14)])
+@pytest.mark.parametrize(("mode", "activation"), [("l2", "tanh"), ("l1", "elu"), ("l2", "sigmoid"), ("l1", "relu")])
+def test_the_compiled_kernels_of_gct_give_what_is_defined(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, mode: str, activation: str
+) -> None:
+    pytest.importorskip("triton")
+    from gatewise.gates.gated_channel_transform import gated_channel_transform
+    from gatewise.kernels.triton import gated_channel_transform as kernels
+
+    torch.manual_seed(0)
+    reduced = torch.promote_types(dtype, torch.float32)
+    x, upstream = (torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    parameters = torch.randn(3, shape[1], device="cuda", dtype=reduced)
+    settings = {"mode": mode, "eps": 1e-5, "activation": activation}
+
+    def defined(of: torch.dtype, parameters_of: torch.dtype) -> list[torch.Tensor]:
+        leaves = [x.to(of).requires_grad_(), *(each.to(parameters_of).requires_grad_() for each in parameters)]
+        shaped = [each[None, :, None, None] for each in leaves[1:]]
+        return gradients_of(gated_channel_transform(leaves[0], *shaped, **settings), leaves, upstream.to(of))
+
+    exact, plain, plain_reduced = (
+        defined(torch.float64, torch.float64),
+        defined(dtype, reduced),
+        defined(reduced, reduced),
+    )
+    y, norms = kernels.forward(x, *parameters, **settings)
+    dx, dparams = kernels.backward(upstream, x, norms, *parameters, **settings)
+    assert y.is_contiguous(memory_format=layout)
+    for came, of, theirs in zip((y, dx), exact[:2], plain[:2], strict=True):
+        hold(came, of, theirs)
+    for came, of, theirs in zip(dparams.sum(1), exact[2:], plain_reduced[2:], strict=True):
+        hold(came, of, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 33, 7, 9), (2, 64, 56, 56), (1, 2048, 14, 14), (1, 1, 1, 1)])
+def test_the_compiled_kernels_of_gc_give_what_is_defined(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    pytest.importorskip("triton")
+    from gatewise.gates.global_context import global_context
+    from gatewise.kernels.triton.attention_pool import backward, forward
+    from gatewise.kernels.triton.channel_affine import channel_affine, channel_products
+
+    torch.manual_seed(0)
+    reduced = torch.promote_types(dtype, torch.float32)
+    x, upstream = (torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    weight, bias = (torch.randn(size, device="cuda").to(dtype).to(reduced) for size in (shape[1], 1))
+
+    def defined(of: torch.dtype) -> list[torch.Tensor]:
+        leaves = [each.to(of).requires_grad_() for each in (x, weight)]
+
+        def mask(x: torch.Tensor) -> torch.Tensor:
+            return (x * leaves[1][None, :, None, None]).sum(1, keepdim=True) + bias.to(of)
+
+        both = torch.nn.Identity()
+        return gradients_of(global_context(leaves[0], mask, both, both), leaves, upstream.to(of))
+
+    exact, plain, plain_reduced = defined(torch.float64), defined(dtype), defined(reduced)
+    context, attention = forward(x, weight, bias)
+    factors = context.sigmoid()
+    y = channel_affine(x, factors, context)
+    products, plainly = channel_products(upstream, x)
+    dcontext = plainly + products * factors * (1 - factors)
+    dx, dweight, _ = backward(dcontext, x, attention, weight, upstream, factors)
+    assert y.is_contiguous(memory_format=layout)
+    hold(y, exact[0], plain[0])
+    hold(dx, exact[1], plain[1])
+    hold(dweight.sum(0), exact[2], plain_reduced[2])
+
+
+@pytest.mark.parametrize("kernel", ["gct", "gc"])
+def test_the_compiled_kernels_reach_behind_the_2_147_483_648th_element(kernel: str) -> None:
+    """That map is 4.3 GB in float16; what is compared is its last sample, which no 32-bit offset finds."""
+    pytest.importorskip("triton")
+    from gatewise.kernels.triton import attention_pool, gated_channel_transform
+
+    samples = 2**31 // (64 * 64 * 64) + 2
+    x = torch.zeros(samples, 64, 64, 64, device="cuda", dtype=torch.float16)
+    x[-1] = torch.randn(64, 64, 64, device="cuda")
+    one = torch.ones(64, device="cuda")
+    if kernel == "gct":
+        settings = {"mode": "l2", "eps": 1e-5, "activation": "tanh"}
+        whole = gated_channel_transform.forward(x, one, one, one, **settings)[0][-1:]
+        alone = gated_channel_transform.forward(x[-1:], one, one, one, **settings)[0]
+    else:
+        whole = attention_pool.forward(x, one, None)[0][-1:]
+        alone = attention_pool.forward(x[-1:], one, None)[0]
+    torch.testing.assert_close(whole, alone, rtol=1e-3, atol=1e-5)

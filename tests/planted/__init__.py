@@ -7,6 +7,7 @@ from planted.fused import BUGS as _FUSED
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
 from planted.interop import BUGS as _INTEROP
+from planted.kernels_triton import BUGS as _KERNELS_TRITON
 from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
 from planted.presets import BUGS as _PRESETS
@@ -22,6 +23,7 @@ BUGS = [
     *_GATES,
     *_GATERNET,
     *_INTEROP,
+    *_KERNELS_TRITON,
     *_NETWORKS,
     *_PIXELS,
     *_PRESETS,

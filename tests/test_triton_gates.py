@@ -1,0 +1,36 @@
+"""The Triton kernels of the gates: what they compute in the interpreter, and that they compile for GPUs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+
+def printed(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_kernels_in_the_interpreter_give_what_is_defined() -> None:
+    assert printed("gates_in_interpreter.py") == "264 cases\n"
+
+
+def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert printed("gates_compiled.py") == "30 programs\n"
+
+
+@pytest.mark.slow
+def test_every_combination_gives_what_is_defined() -> None:
+    assert printed("gates_in_interpreter.py", "--all") == "ALL cases\n"
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_two_generations_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert printed("gates_compiled.py", "--all") == "ALL programs\n"
