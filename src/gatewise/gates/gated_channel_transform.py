@@ -189,7 +189,7 @@ class GatedChannelTransform(Gate):
 
     def fused_obstacle(self, x: Tensor) -> str:
         """Return why no kernel can stand in for this gate now, or ''."""
-        return fused_obstacle(x, *self.numbers, mode=self.mode)
+        return fused_obstacle(x, *self.numbers, mode=self.mode, after_relu=self.after_relu)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, mode={self.mode!r}"

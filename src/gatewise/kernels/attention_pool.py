@@ -26,7 +26,8 @@ def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: Link
     return x, per_channel(_forward(x, weight, bias)[0], x)
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the context (N, C), and what the kernel's backward takes."""
     bias = None if bias is None else as_numbers(bias, x)
     return kernels_for(x.device, "attention_pool").forward(x.detach(), as_numbers(weight, x), bias)
 
@@ -35,29 +36,24 @@ class _AttentionPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, link):
         ctx.set_materialize_grads(False)
-        context, attention = _forward(x, weight, bias)
-        ctx.save_for_backward(x, weight, bias, context, attention)
+        context, *kept = _forward(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, *kept)
         ctx.link = link
         return x.view_as(x), per_channel(context, x)
 
     @staticmethod
     def backward(ctx, upstream, of_context):
-        x, weight, bias, context, attention = ctx.saved_tensors
+        x, weight, bias, *kept = ctx.saved_tensors
         of_bias = None if bias is None else torch.zeros_like(bias)  # softmax does not see it
         if of_context is None:
-            of_context = torch.zeros_like(per_channel(context, x))
+            of_context = x.new_zeros(x.shape[:2] + (1,) * (x.dim() - 2))
         if torch.is_grad_enabled():
             of_map, of_weight = _differentiable(x, weight, bias, of_context, ctx.needs_input_grad)
             return of_map, of_weight, of_bias, None
-        of_map, each = kernels_for(x.device, "attention_pool").backward(
-            as_numbers(of_context, x).view(context.shape),
-            x,
-            attention,
-            context,
-            as_numbers(weight, x),
-            upstream,
-            ctx.link.factors if upstream is not None else None,
-        )
+        factors = None if upstream is None else ctx.link.factors
+        of_context, numbers = as_numbers(of_context, x).view(x.shape[:2]), as_numbers(weight, x)
+        kernels = kernels_for(x.device, "attention_pool")
+        of_map, each, *_ = kernels.backward(of_context, x, *kept, numbers, upstream, factors)
         return of_map, each.sum(0).view_as(weight).to(weight.dtype), of_bias, None
 
 

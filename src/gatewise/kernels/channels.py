@@ -28,7 +28,7 @@ class Link:
 def mean_of_channels(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
     """Return x, for `scale_channels` with the same link and nothing else, and its means (N, C, 1, ...)."""
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return x, per_channel(kernels_for(x.device, "channels").means(x.detach()), x)
+        return x, per_channel(kernels_for(x.device, "channel_affine").channel_means(x.detach()), x)
     return _Mean.apply(x, link)  # type: ignore[return-value]
 
 
@@ -44,7 +44,7 @@ def scale_channels(
     inputs = (x, factors, offsets)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
         return _Scale.apply(*inputs, None if link is None else link.x, link)  # type: ignore[return-value]
-    return kernels_for(x.device, "channels").scale(x.detach(), _flat(x, factors), _flat(x, offsets), out)
+    return kernels_for(x.device, "channel_affine").channel_affine(x.detach(), _flat(x, factors), _flat(x, offsets), out)
 
 
 def as_numbers(values: Tensor, x: Tensor) -> Tensor:
@@ -69,15 +69,15 @@ class _Mean(torch.autograd.Function):
     def forward(ctx, x, link):
         ctx.set_materialize_grads(False)
         ctx.link, ctx.shape = link, x.shape
-        return x.view_as(x), per_channel(kernels_for(x.device, "channels").means(x), x)
+        return x.view_as(x), per_channel(kernels_for(x.device, "channel_affine").channel_means(x), x)
 
     @staticmethod
     def backward(ctx, upstream, of_mean):
         slopes = None if of_mean is None else of_mean / ctx.shape[2:].numel()
         if upstream is None:  # no product came before, or one whose gradient can be differentiated again
             return None if slopes is None else slopes.expand(ctx.shape), None
-        kernels = kernels_for(upstream.device, "channels")
-        return kernels.scale(upstream, ctx.link.factors, _flat(upstream, slopes)), None
+        kernels = kernels_for(upstream.device, "channel_affine")
+        return kernels.channel_affine(upstream, ctx.link.factors, _flat(upstream, slopes)), None
 
 
 class _Scale(torch.autograd.Function):
@@ -86,7 +86,7 @@ class _Scale(torch.autograd.Function):
         ctx.link, ctx.linked = link, whole is not None
         ctx.offsets_like = None if offsets is None else (offsets.shape, offsets.dtype)
         ctx.save_for_backward(whole if ctx.linked else x, factors)
-        return kernels_for(x.device, "channels").scale(x, _flat(x, factors), _flat(x, offsets))
+        return kernels_for(x.device, "channel_affine").channel_affine(x, _flat(x, factors), _flat(x, offsets))
 
     @staticmethod
     def backward(ctx, upstream):
@@ -94,10 +94,10 @@ class _Scale(torch.autograd.Function):
         if torch.is_grad_enabled():
             of_map, *others = _differentiable(ctx, x, factors, upstream)
             return *((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None
-        kernels, flat = kernels_for(x.device, "channels"), _flat(x, factors)
+        kernels, flat = kernels_for(x.device, "channel_affine"), _flat(x, factors)
         of_factors = of_offsets = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            products, sums = kernels.products(upstream, x)
+            products, sums = kernels.channel_products(upstream, x)
             if ctx.needs_input_grad[1]:
                 of_factors = products.sum_to_size(factors.shape[:2]).view_as(factors).to(factors.dtype)
             if ctx.needs_input_grad[2]:
@@ -107,7 +107,7 @@ class _Scale(torch.autograd.Function):
             ctx.link.factors = flat
             return upstream, of_factors, of_offsets, None, None
         of_map = (
-            None if not ctx.needs_input_grad[0] else upstream if flat is None else kernels.scale(upstream, flat, None)
+            None if not ctx.needs_input_grad[0] else upstream if flat is None else kernels.channel_affine(upstream, flat, None)
         )
         return of_map, of_factors, of_offsets, None, None
 

@@ -11,8 +11,12 @@ from gatewise.kernels.backend import kernels_for, obstacle
 Definition = Callable[..., Tensor]
 
 
-def fused_obstacle(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float) -> str:
+def fused_obstacle(
+    x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float, after_relu: bool
+) -> str:
     """Return why this gate cannot run fused now, or ''."""
+    if after_relu and mode == "l1" and x.device.type != "cpu":
+        return f"after_relu has no kernel on {x.device.type}"
     if not isinstance(mode, str):
         return f"mode {mode:g} has no kernel, only 'l1' and 'l2' have"
     return obstacle(x, alpha, gamma, beta)

@@ -179,8 +179,8 @@ def _backward(arguments):
 _forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the context (N, C), in float64, and the attention (N, M) of a dense map of M positions.
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the context (N, C), the attention (N, M) of a dense map of M positions, and the context in float64.
 
     Args:
         x: (N, C, *S).
@@ -196,7 +196,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     states = (states[..., 1:] * (states[..., :1] - highest).exp()).sum(1)  # (N, 1 + C)
     total = states[:, :1]
     attention = (logits - highest[:, 0].to(logits.dtype)).exp() / total.to(logits.dtype)
-    return states[:, 1:] / total, attention
+    context = states[:, 1:] / total
+    return context.to(weight.dtype), attention, context
 
 
 def backward(

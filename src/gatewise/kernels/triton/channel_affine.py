@@ -82,6 +82,8 @@ def _sums_kernel(
             total += x * x
         elif OF == "sizes":
             total += tl.abs(x)
+        elif OF == "values":
+            total += x
         else:
             upstream = tl.load(upstream_row + position[None, :] * upstream_stride_m, mask=inside, other=0.0).to(dtype)
             total += upstream * x
@@ -120,6 +122,12 @@ def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None) ->
     return y.unflatten(2, x.shape[2:])
 
 
+def channel_means(x: Tensor) -> Tensor:
+    """Return the mean of each channel over positions, (N, C) in float32 (float64 for float64)."""
+    flat = x.flatten(2)
+    return channel_sums("values", flat)[0] / flat.shape[2]
+
+
 def channel_products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over positions of upstream * x and of upstream, each (N, C) in float32 (float64 for float64)."""
     products, plain = channel_sums("products and upstream", x.flatten(2), in_order_of(x.flatten(2), upstream))
@@ -130,7 +138,7 @@ def channel_sums(of: str, x: Tensor, upstream: Tensor | None = None) -> Tensor:
     """Return sums over positions of x (N, C, M): (1, N, C), or (2, N, C) of "products and upstream".
 
     Args:
-        of: "squares" x^2, "sizes" |x|, "products" upstream * x, or "products and upstream".
+        of: "squares" x^2, "sizes" |x|, "values" x, "products" upstream * x, or "products and upstream".
         x: the map.
         upstream: another, where `of` needs it.
     """

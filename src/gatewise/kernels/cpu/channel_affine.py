@@ -75,7 +75,7 @@ def _real(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def means(x: Tensor) -> Tensor:
+def channel_means(x: Tensor) -> Tensor:
     """Return the mean of each channel of a dense map: (N, C, *S) -> (N, C), in float32 at least."""
     layout = Layout.of(x)
     totals = layout.totals(1)
@@ -83,7 +83,7 @@ def means(x: Tensor) -> Tensor:
     return (totals.sum((1, 2)) / layout.positions).to(_real(x))
 
 
-def products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def channel_products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return sum_j g_j x_j and sum_j g_j of each channel, (N, C) each, in float32 at least."""
     layout, upstream = Layout.of(x), beside(upstream, x)
     totals = layout.totals(2)
@@ -92,7 +92,7 @@ def products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return products, sums
 
 
-def scale(x: Tensor, factors: Tensor | None, offsets: Tensor | None, out: Tensor | None = None) -> Tensor:
+def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Return x * factors + offsets, each (N, C) and contiguous or None, written into `out` (laid out as x) if given."""
     x = dense(x)
     layout = Layout.of(x)

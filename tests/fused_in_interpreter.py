@@ -1,0 +1,60 @@
+"""Runs the gates' autograd operations on the Triton kernels, in the interpreter; prints how many launches there were."""
+
+import importlib
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+
+import torch
+from gate_cases import perturbed
+
+import gatewise as gw
+from gatewise.kernels import attention_pool, channels, gated_channel_transform
+from gatewise.kernels.triton import maps
+
+launches: list[object] = []
+launch = maps.launch
+
+
+def counted(kernel, *arguments, **constants) -> None:
+    launches.append(kernel)
+    launch(kernel, *arguments, **constants)
+
+
+def on_triton(device: torch.device, name: str):
+    module = importlib.import_module(f"gatewise.kernels.triton.{name}")
+    module.launch = counted
+    return module
+
+
+def main() -> None:
+    for module in (attention_pool, channels, gated_channel_transform):
+        module.kernels_for = on_triton
+    for name, options in (
+        ("gct", {}),
+        ("gct", {"mode": "l1", "activation": "elu"}),
+        ("se", {}),
+        ("gc", {}),
+        ("gc", {"fusion": "both"}),
+        ("gc", {"fusion": "multiply", "pooling": "average"}),
+    ):
+        exact = perturbed(gw.make_gate(name, 6, backend="reference", dtype=torch.float64, **options))
+        gate = gw.make_gate(name, 6, backend="fused", **options)
+        gate.load_state_dict(exact.state_dict())
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(2, 6, 5, 7).contiguous(memory_format=layout)
+            upstream, before = torch.randn_like(x), len(launches)
+            results = []
+            for which, like in ((gate, x), (exact, x.double())):
+                like.requires_grad_()
+                y = which(like)
+                wanted = [like, *(p for key, p in which.named_parameters() if key != "conv_mask.bias")]
+                results.append([y, *torch.autograd.grad(y, wanted, upstream.to(like.dtype))])
+            for own, true in zip(*results, strict=True):
+                torch.testing.assert_close(own.double(), true, rtol=1e-3, atol=1e-4)
+            assert len(launches) - before >= 2, (name, options)
+    print(f"{len(launches)} launches")
+
+
+if __name__ == "__main__":
+    main()
