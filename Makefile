@@ -36,6 +36,7 @@ site: $(VENV)/.documented  ## the documentation as a site, in docs/_build; a war
 
 bench: $(VENV)/.installed  ## the benchmarks, minutes each, on an otherwise idle machine
 	$(BIN)/python benchmarks/gates.py
+	$(BIN)/python benchmarks/fused.py
 	$(BIN)/python benchmarks/training_loop.py
 
 clean:  ## the environment, the default comparison and the site

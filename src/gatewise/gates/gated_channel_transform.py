@@ -107,6 +107,9 @@ class GatedChannelTransform(Gate):
     the identity bit for bit (`activation="sigmoid"` is not: it starts at a factor of 0.5). The paper's recipe
     does not decay `beta`.
 
+    `backend` chooses how the same numbers are computed: "reference" is the definition, "fused" one operation that keeps
+    only the map and a number for each channel (ValueError with the reason where it cannot run), "auto" either.
+
     Refuses, with ValueError: an unknown mode or activation, p < 1, eps <= 0; at run time a map of other channels
     or rank; with TypeError: integer maps. A state dict of the official module loads.
 

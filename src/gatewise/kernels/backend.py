@@ -98,5 +98,9 @@ def _unready(device: str, dtype: torch.dtype) -> str:
 
 def kernels_for(device: torch.device, name: str) -> ModuleType:
     """Return the module of kernels `name` for a device."""
-    folder = "cpu" if device.type == "cpu" else "triton"
+    return _module("cpu" if device.type == "cpu" else "triton", name)
+
+
+@functools.cache
+def _module(folder: str, name: str) -> ModuleType:
     return importlib.import_module(f"gatewise.kernels.{folder}.{name}")

@@ -55,9 +55,9 @@ def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> 
 
 
 def kernel_numbers(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return alpha, gamma and beta as kernels read them: flat, in float32 at least."""
+    """Return alpha, gamma and beta as kernels read them, in float32 at least; mostly they are themselves."""
     real = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
-    return [parameter.detach().reshape(-1).to(real).contiguous() for parameter in inputs[1:]]
+    return [p if p.dtype == real and p.is_contiguous() else p.detach().to(real).contiguous() for p in inputs[1:]]
 
 
 def _forward(x: Tensor, numbers: list[Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
