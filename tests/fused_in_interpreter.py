@@ -1,4 +1,4 @@
-"""Runs the gates' autograd operations on the Triton kernels, in the interpreter; prints how many launches there were."""
+"""Runs the gates' autograd operations on the Triton kernels, in the interpreter; prints how many were launched."""
 
 import importlib
 import os

@@ -106,9 +106,9 @@ class _Scale(torch.autograd.Function):
         if ctx.linked:
             ctx.link.factors = flat
             return upstream, of_factors, of_offsets, None, None
-        of_map = (
-            None if not ctx.needs_input_grad[0] else upstream if flat is None else kernels.channel_affine(upstream, flat, None)
-        )
+        of_map = None
+        if ctx.needs_input_grad[0]:
+            of_map = upstream if flat is None else kernels.channel_affine(upstream, flat, None)
         return of_map, of_factors, of_offsets, None, None
 
 
