@@ -71,7 +71,7 @@ class GlobalContext(Gate):
     rd_divisor; `eps` is the layer norm's (timm's is 1e-6). The last convolution starts at zero, so with fusion "add" a
     fresh gate is the identity bit for bit; with "multiply" and "both" its factor starts at 0.5.
 
-    `backend` chooses how the same numbers are computed: "reference" is the definition, "fused" a kernel (ValueError with
+    `backend` says how the same numbers are computed: "reference" is the definition, "fused" a kernel (ValueError with
     the reason where it cannot run), "auto" either.
 
     Refuses, with ValueError: an unknown pooling or fusion, rd_ratio outside (0, 1], rd_channels below 2, eps outside

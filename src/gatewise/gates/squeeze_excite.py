@@ -57,7 +57,7 @@ class SqueezeExcite(Gate):
     `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm, whose weights load. R is
     `rd_channels`, or C * rd_ratio rounded down to a multiple of rd_divisor, and never below 1.
 
-    `backend` chooses how the same numbers are computed: "reference" is the definition, "fused" a kernel (ValueError with
+    `backend` says how the same numbers are computed: "reference" is the definition, "fused" a kernel (ValueError with
     the reason where it cannot run), "auto" either.
 
     Refuses, with ValueError: rd_ratio outside (0, 1], rd_channels or rd_divisor below 1; at run time a map of
