@@ -27,6 +27,8 @@ def channel_norms(x: Tensor, mode: str | float, eps: float, after_relu: bool) ->
     axes, dtype = spatial_axes(x), at_least_float32(x.dtype)
     if mode == "l1":
         return (x if after_relu else x.abs()).sum(axes, keepdim=True, dtype=dtype)
+    if mode == "l2" and torch.compiler.is_compiling():  # squares cost nothing there, and have the simpler gradient
+        return (x.to(dtype).square().sum(axes, keepdim=True) + eps).sqrt()
     if mode == "l2":
         return (torch.linalg.vector_norm(x, 2, axes, keepdim=True, dtype=dtype).square() + eps).sqrt()
     p = float(mode)
