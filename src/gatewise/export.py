@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.analysis.runs import Run, open_runs
+from gatewise.archive import checked_archive
+from gatewise.details import checked_details
 from gatewise.execution import ConditionalNet, compact
 from gatewise.files import write_atomically
 from gatewise.gaternet import GaterNet
@@ -231,7 +233,11 @@ class Exported:
             raise _checks.DataError(
                 f"{self.file} was not written by gatewise export: it does not say what its classes are."
             )
-        return json.loads(self.text)
+        try:
+            details = json.loads(self.text)
+        except (ValueError, RecursionError):
+            raise _checks.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
+        return dict(checked_details(self.file, details))
 
 
 def opened(file: str | Path) -> Exported:
@@ -260,13 +266,16 @@ def _opened_torch(file: Path) -> Exported:
     logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
     logger.disabled = True
     try:
-        program = torch.export.load(file, extra_files=extra)
+        program = torch.export.load(checked_archive(file), extra_files=extra)
+        run = program.module()
+    except _checks.GatewiseError:
+        raise
     except Exception as error:  # whatever the archive's reader stumbles over
         reason = " ".join(str(error).split())[:200]
         raise _checks.DataError(f"{file} is no archive of torch.export ({reason}).") from None
     finally:
         logger.disabled = False
-    return Exported(file, program.module(), extra[_KEY])
+    return Exported(file, run, extra[_KEY])
 
 
 def details_of(file: str | Path) -> dict[str, Any]:

@@ -58,10 +58,11 @@ def recipe_from_values(box: Box) -> Call:
 def gate_by_name(box: Box) -> Call:
     hostile, rng = box.hostile, box.rng
     name = rng.choice(gw.gate_names()) if rng.random() < 0.95 else hostile.value()
-    known = list(gw.gate_spec(name).options) if name in gw.gate_names() else ["eps"]
+    known = list(gw.gate_spec(name).options) if isinstance(name, str) and name in gw.gate_names() else ["eps"]
     options = hostile.options(known if rng.random() < 0.95 else [*known, "no_such"])
     channels = rng.choice((1, 4, 7, 8)) if rng.random() < 0.7 else hostile.value()
-    x = torch.zeros(2, channels, 6, 6) if rng.random() < 0.5 and channels in {1, 4, 7, 8} else hostile.tensor()
+    small = type(channels) is int and 0 < channels < 9
+    x = torch.zeros(2, channels, 6, 6) if small and rng.random() < 0.5 else hostile.tensor()
 
     def call() -> None:
         gate = gw.make_gate(name, channels, **options)
@@ -79,8 +80,9 @@ def primitive(box: Box) -> Call:
     ]  # fmt: skip
     call = box.rng.choice(functions)
     count = sum(p.default is p.empty for p in inspect.signature(call).parameters.values())
-    arguments = [box.hostile.tensor() if box.rng.random() < 0.8 else box.hostile.value() for _ in range(count)]
-    return lambda: call(*arguments)
+    first = box.hostile.tensor() if box.rng.random() < 0.8 else box.hostile.value()
+    others = [first if box.rng.random() < 0.6 else box.hostile.value() for _ in range(count - 1)]
+    return lambda: call(first, *others)
 
 
 _OF_NETWORKS = (
@@ -140,7 +142,7 @@ def gater_around_a_network(box: Box) -> Call:
     names = [p.name for p in inspect.signature(gw.GaterNet).parameters.values() if p.kind is p.KEYWORD_ONLY]
     options = hostile.options(names, 2)
     backbone = _net() if rng.random() < 0.9 else hostile.value()
-    x = torch.zeros(2, 3, 8, 8) if rng.random() < 0.6 else hostile.tensor()
+    x = torch.zeros(2, 3, 8, 8)  # what torch says of an image that a backbone cannot take is torch's
     gates = None if rng.random() < 0.4 else hostile.value()
 
     def call() -> None:
@@ -152,7 +154,7 @@ def gater_around_a_network(box: Box) -> Call:
 
 @target(20)
 def forced_gates(box: Box) -> Call:
-    x = torch.zeros(2, 3, 8, 8) if box.rng.random() < 0.6 else box.hostile.tensor()
+    x = torch.zeros(2, 3, 8, 8)
     gates = box.hostile.value()
     net = _gated()
     call = box.rng.choice((net, net.forward_with_gates, partial(net, gates=gates), lambda _: net.executed_macs(gates)))

@@ -35,15 +35,21 @@ def _everything(found: Any) -> list[Any]:
 
 def _changed_config(box: Box, file: Path) -> None:
     """Change plain values in a JSON file."""
-    content = box.hostile.changed_json(json.loads(file.read_text()))
+    try:
+        content = box.hostile.changed_json(json.loads(file.read_bytes()))
+    except (ValueError, RecursionError):  # it is spoiled already
+        return
     file.write_bytes(box.hostile.as_json(content))
 
 
 def _changed_recipe(box: Box, file: Path) -> None:
     kind = box.rng.random()
-    text = file.read_text() if file.exists() else "epochs: 3\n"
+    text = file.read_bytes().decode(errors="replace") if file.is_file() else "epochs: 3\n"
     if kind < 0.4:
-        values = box.hostile.changed_json(yaml.safe_load(text))
+        try:
+            values = box.hostile.changed_json(yaml.safe_load(text))
+        except yaml.YAMLError:
+            return
         text = json.dumps(values, default=str) if box.rng.random() < 0.5 else yaml.dump(values)
     elif kind < 0.7:
         text = box.hostile.changed_text(text)

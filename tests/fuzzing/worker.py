@@ -75,7 +75,11 @@ def main(folder: Path, base: Path, most_bytes: int) -> None:
         Path("/proc/self/clear_refs").write_text("5")
         start, resident = time.monotonic(), _status("VmRSS")
         box = Box(folder / "box", base, seed)
-        found = make(box, TARGETS[name].prepare)
+        try:
+            found = make(box, TARGETS[name].prepare)
+        except Exception as error:  # in the fuzzer's own hands
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            found = {"outcome": "failed", "kind": "fuzzer", "message": f"{place.name}:{place.lineno} {error!r}"[:300]}
         grown = _status("VmHWM") - resident
         if grown > most_bytes and found["outcome"] != "failed":
             found = {"outcome": "failed", "kind": "memory", "message": f"{grown >> 20} MiB for {found['message'][:100]}"}

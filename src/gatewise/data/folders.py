@@ -8,6 +8,7 @@ import torch
 from gatewise import _checks
 from gatewise.data.images import EncodedImages
 from gatewise.data.tables import SPLITS, Split, class_names
+from gatewise.files import read_bytes
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
@@ -23,10 +24,7 @@ class EncodedFiles(EncodedImages):
         return self._files[index]
 
     def content(self, index: int) -> bytes:
-        try:
-            return Path(self._files[index]).read_bytes()
-        except OSError as error:
-            raise _checks.DataError(f"{self._files[index]}: cannot be read ({error.strerror}).") from None
+        return read_bytes(Path(self._files[index]))
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
