@@ -17,8 +17,15 @@ from typing import Any
 import torch
 
 
+_LONGEST_REFUSAL = 2500
+
+
 class GatewiseError(Exception):
     """A mistake that the caller can mend; its message says how."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= _LONGEST_REFUSAL else f"{text[:1500]} ... {text[-900:]}"
 
 
 class InvalidValueError(GatewiseError, ValueError):

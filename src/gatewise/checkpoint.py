@@ -149,6 +149,21 @@ def state_progress(folder: Path) -> dict[str, Any]:
     return _state_record(folder)["progress"]
 
 
+def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, steps: int) -> None:
+    """Refuse a recorded position that no training of so many epochs, of so many steps each, comes to."""
+    try:
+        for key, most in (("epoch", epochs), ("step", steps)):
+            _checks.integer_at_least(0, **{key: progress.get(key)})
+            _checks.number_between(0, most, **{key: progress[key]})
+        losses = progress.get("losses")
+        if not isinstance(losses, list) or len(losses) != progress["step"]:
+            raise _checks.InvalidValueError(f"losses must be {progress['step']} numbers, got {_checks.shown(losses)}.")
+        for loss in (*losses, progress.get("correct")):
+            _checks.number_between(-1e38, 1e38, losses=loss)
+    except _checks.GatewiseError as error:
+        raise _checks.DataError(f"{folder / STATE}.json is damaged: {error}") from None
+
+
 def _state_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / f"{STATE}.json")
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):

@@ -85,6 +85,8 @@ def semhash(logits: Tensor, training: bool = True) -> Tensor:
     tensor([[0., 1., 1.]])
     """
     _checks.floating("semhash", logits=logits)
+    if not logits.dim():
+        raise _checks.InvalidValueError("semhash takes logits of shape (N, c), got a single number.")
     logits = logits.to(at_least_float32(logits.dtype))
     if training:
         logits = logits + torch.randn_like(logits)

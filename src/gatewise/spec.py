@@ -34,7 +34,9 @@ GATER_OPTIONS = (
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
 _SIZES = re.compile(r"\d+(x\d+)+")
 _WORDS = {"true": True, "false": False, "none": None}
-_MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?")  # timm's prefixes have a colon of their own
+_MODEL = re.compile(
+    r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL
+)  # timm's prefixes have a colon of their own
 _LOCAL_FOLDER = "local-dir:"  # timm's; a folder's name may hold any sign of the grammar
 
 
@@ -110,7 +112,7 @@ class GateChoice:
         for option, value in self.options.items():
             if isinstance(value, str) and set(value) & set("+,@"):
                 raise _checks.InvalidValueError(
-                    f"{self.name}: {option}={value!r} holds one of '+', ',' and '@', which divide this text. "
+                    f"{self.name}: {option}={_checks.shown(value)} holds one of '+', ',' and '@', which divide this text. "
                     f"Write an expression without them (x{{1}}x* for x+), or build the network in Python."
                 )
         if self.is_gater:

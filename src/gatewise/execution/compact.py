@@ -77,7 +77,7 @@ class Compaction:
             )
         if len(self.states) != net.gate_count:
             raise _checks.InvalidValueError(
-                f"the compaction has {len(self.states)} gates, the network {net.gate_count}: they do not belong together."
+                f"the compaction has {len(self.states)} gates, the network {net.gate_count}: it is that of another one."
             )
         return restructure(net, self.states, self.whole)[0]
 
