@@ -77,7 +77,9 @@ def record(found: list[dict[str, Any]], seed: int, seconds: float, replaced: int
     for answer in found:
         counts = by_target.setdefault(answer["target"], {"accepted": 0, "refused": 0, "failed": 0})
         counts[answer["outcome"]] += 1
-    failures = [{key: answer[key] for key in ("seed", "kind", "message")} for answer in found if answer["outcome"] == "failed"]
+    failures = [
+        {key: answer[key] for key in ("seed", "kind", "message")} for answer in found if answer["outcome"] == "failed"
+    ]
     return {
         "inputs": len(found),
         "commands": sum(answer["target"] == "command" for answer in found),
@@ -115,7 +117,11 @@ def main() -> int:
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps({key: found[key] for key in ("inputs", "commands", "outcomes", "seconds", "longest_s", "largest_growth_mib")}))
+    print(
+        json.dumps({
+            key: found[key] for key in ("inputs", "commands", "outcomes", "seconds", "longest_s", "largest_growth_mib")
+        })
+    )
     return 1 if found["failures"] else 0
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-
 _LONGEST_REFUSAL = 2500
 
 

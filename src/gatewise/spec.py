@@ -112,8 +112,8 @@ class GateChoice:
         for option, value in self.options.items():
             if isinstance(value, str) and set(value) & set("+,@"):
                 raise _checks.InvalidValueError(
-                    f"{self.name}: {option}={_checks.shown(value)} holds one of '+', ',' and '@', which divide this text. "
-                    f"Write an expression without them (x{{1}}x* for x+), or build the network in Python."
+                    f"{self.name}: {option}={_checks.shown(value)} holds one of '+', ',' and '@', which divide this "
+                    f"text. Write an expression without them (x{{1}}x* for x+), or build the network in Python."
                 )
         if self.is_gater:
             _checks.options_of(GATER, self.options, GATER_OPTIONS)

@@ -47,7 +47,9 @@ def picture(mode: str, size: tuple[int, int] = (9, 7)) -> Image.Image:
     """Return a small image of a mode with some structure in it."""
     ramp = Image.linear_gradient("L").resize(size)
     if mode in {"I;16", "I", "F"}:
-        return ramp.convert("I").point(lambda value: value * 200).convert(mode) if mode == "I;16" else ramp.convert(mode)
+        return (
+            ramp.convert("I").point(lambda value: value * 200).convert(mode) if mode == "I;16" else ramp.convert(mode)
+        )
     if mode in {"LAB", "HSV"}:
         return Image.merge(mode, (ramp, ramp, ramp))
     return ramp.convert("RGB").convert(mode) if mode != "LA" else ramp.convert("LA")
@@ -109,4 +111,3 @@ def _folders(folder: Path) -> None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(encoded(picture(mode, (8, 8)), "PNG") or b"")
     (folder / "pairs" / "classes.txt").write_text("ground\nhouse\n")
-

@@ -73,5 +73,7 @@ class Box:
             for name in (*folders, *files):
                 path = Path(folder, name)
                 whole = path.is_file() and not path.is_symlink()
-                found[str(path.relative_to(self.root))] = hashlib.blake2b(path.read_bytes()).hexdigest() if whole else ""
+                found[str(path.relative_to(self.root))] = (
+                    hashlib.blake2b(path.read_bytes()).hexdigest() if whole else ""
+                )
         return found

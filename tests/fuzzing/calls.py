@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from fuzzing.base import TINY
-from fuzzing.box import Box
-from fuzzing.target import Call, target
 from torch import nn
 
 import gatewise as gw
+from fuzzing.base import TINY
+from fuzzing.box import Box
+from fuzzing.target import Call, target
 from gatewise import functional
 from gatewise.models.families import FAMILIES
 from gatewise.spec import parse_gates, parse_gates_list, parse_value
@@ -39,7 +39,9 @@ def text_of_a_spec(box: Box) -> Call:
 def values_of_a_spec(box: Box) -> Call:
     rng = box.rng
     if rng.random() < 0.5:
-        values = box.hostile.changed_json(gw.ModelSpec.parse(rng.choice(("resnet20+gct:mode=l1@inner", "u2net"))).to_dict())
+        values = box.hostile.changed_json(
+            gw.ModelSpec.parse(rng.choice(("resnet20+gct:mode=l1@inner", "u2net"))).to_dict()
+        )
         return lambda: gw.ModelSpec.from_dict(values)
     arguments = [box.hostile.value() for _ in range(rng.randrange(1, 4))]
     return lambda: gw.GateChoice(*arguments)
@@ -129,9 +131,21 @@ def inserted_gates(box: Box) -> Call:
 @target(60)
 def network_by_name(box: Box) -> Call:
     hostile, rng = box.hostile, box.rng
-    name = rng.choice((TINY, f"{TINY}+gct@inner", "resnet20", "resnet18_cifar:width=4", "u2net_small", "resnet20_wider", "resnet10t"))
+    name = rng.choice((
+        TINY,
+        f"{TINY}+gct@inner",
+        "resnet20",
+        "resnet18_cifar:width=4",
+        "u2net_small",
+        "resnet20_wider",
+        "resnet10t",
+    ))
     spec: Any = name if rng.random() < 0.6 else hostile.changed_text(name) if rng.random() < 0.7 else hostile.value()
-    known = list(FAMILIES[name.partition(":")[0]].options) if name.partition(":")[0] in FAMILIES else ["drop_rate", "num_classes", "in_chans"]
+    known = (
+        list(FAMILIES[name.partition(":")[0]].options)
+        if name.partition(":")[0] in FAMILIES
+        else ["drop_rate", "num_classes", "in_chans"]
+    )
     options = hostile.options([*known, "image_size", "seed", "width"], 2)
     return lambda: gw.make_model(spec, **options)
 

@@ -33,9 +33,24 @@ def command(folder: Path, base: Path, seed: str, limit_s: float) -> dict[str, An
     before = box.snapshot()
     started = time.monotonic()
     whole = [sys.executable, "-m", "gatewise", *arguments]
-    variables = {**environment(), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HOME": str(box.out / "home"), "GATEWISE_CACHE": str(box.out / "costs.json")}
+    variables = {
+        **environment(),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HOME": str(box.out / "home"),
+        "GATEWISE_CACHE": str(box.out / "costs.json"),
+    }
     try:
-        done = subprocess.run(whole, cwd=box.home, env=variables, capture_output=True, timeout=limit_s, check=False, stdin=subprocess.DEVNULL, preexec_fn=_limited)
+        done = subprocess.run(
+            whole,
+            cwd=box.home,
+            env=variables,
+            capture_output=True,
+            timeout=limit_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_limited,
+        )
         outcome, kind, message = _judged(done)
     except subprocess.TimeoutExpired:
         outcome, kind, message = "failed", "hang", f"no end in {limit_s:g} s"
@@ -48,7 +63,15 @@ def command(folder: Path, base: Path, seed: str, limit_s: float) -> dict[str, An
     if outcome == "failed":
         message += f"; {arguments}"
     shutil.rmtree(folder / "box", ignore_errors=True)
-    return {"outcome": outcome, "kind": kind, "message": message, "target": "command", "seed": seed, "seconds": time.monotonic() - started, "grown": 0}
+    return {
+        "outcome": outcome,
+        "kind": kind,
+        "message": message,
+        "target": "command",
+        "seed": seed,
+        "seconds": time.monotonic() - started,
+        "grown": 0,
+    }
 
 
 def _limited() -> None:
@@ -73,7 +96,7 @@ def _judged(done: subprocess.CompletedProcess[bytes]) -> tuple[str, str, str]:
 
 def _progress(said: str) -> bool:
     """Whether what stands above a refusal is progress, which long work shows, and no warning."""
-    return not any("Warning" in line or "File \"" in line for line in said.splitlines()[:-1])
+    return not any("Warning" in line or 'File "' in line for line in said.splitlines()[:-1])
 
 
 def _arguments(box: Box) -> list[str]:
@@ -81,7 +104,20 @@ def _arguments(box: Box) -> list[str]:
     kind = box.rng.randrange(12)
     out = str(box.out / "a run é")
     if kind == 0:
-        words = [box.rng.choice(("train", "compare", "predict", "explain", "compact", "bench", "export", "gates", "trian", ""))]
+        words = [
+            box.rng.choice((
+                "train",
+                "compare",
+                "predict",
+                "explain",
+                "compact",
+                "bench",
+                "export",
+                "gates",
+                "trian",
+                "",
+            ))
+        ]
         words += [_word(box) if box.rng.random() < 0.5 else box.rng.choice(_FLAGS) for _ in range(box.rng.randrange(5))]
         return words if "--out" in words else [*words, "--out", out]
     if kind in {1, 2, 3}:
@@ -109,10 +145,27 @@ def _arguments(box: Box) -> list[str]:
         return box.rng.choice((["compact", str(run), "--out", out], ["export", str(run), "--out", f"{out}.onnx"]))
     if kind == 10:
         shutil.copytree(box.copied("run"), out)
-        spoiled = box.rng.choice(sorted(path for path in Path(out).rglob("*") if path.is_file() and "tensorboard" not in str(path)))
+        spoiled = box.rng.choice(
+            sorted(path for path in Path(out).rglob("*") if path.is_file() and "tensorboard" not in str(path))
+        )
         spoiled.write_bytes(box.hostile.changed_bytes(spoiled.read_bytes()))
         (Path(out) / "metrics.json").unlink()
-        return ["train", "--model", TINY, "--gate", "gct@inner", "--epochs", "1", "--batch-size", "32", "--precision", "fp32", "--resume", "--out", out]
+        return [
+            "train",
+            "--model",
+            TINY,
+            "--gate",
+            "gct@inner",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "32",
+            "--precision",
+            "fp32",
+            "--resume",
+            "--out",
+            out,
+        ]
     file = box.spoiled("weights.pt") if box.rng.random() < 0.5 else box.copied("run/config.json")
     if file.suffix == ".json":
         _changed_config(box, file)

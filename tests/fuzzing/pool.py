@@ -50,11 +50,21 @@ class Worker:
         dead = self.process.poll()
         self.stop()
         kind, message = ("hang", f"no answer in {self.limit_s:g} s") if dead is None else ("died", f"exit code {dead}")
-        return {"outcome": "failed", "kind": kind, "message": message, "target": name, "seed": seed, "seconds": self.limit_s, "grown": 0}
+        return {
+            "outcome": "failed",
+            "kind": kind,
+            "message": message,
+            "target": name,
+            "seed": seed,
+            "seconds": self.limit_s,
+            "grown": 0,
+        }
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "fuzzing.worker", str(self.folder), str(self.base), str(self.most_bytes)]
-        self.process = subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.replaced += 1
         if self._answer(START_S) is None:
             assert self.process.stderr is not None
@@ -97,7 +107,7 @@ def made(jobs: list[tuple[str, str]], workers: list[Worker]) -> Iterator[dict[st
                 done.put(worker.make(*todo.get_nowait()))
         except Empty:
             pass
-        except BaseException as error:  # noqa: BLE001 - it is raised where the results are read
+        except BaseException as error:
             done.put(error)
         finally:
             worker.stop()

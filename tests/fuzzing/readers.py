@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 import yaml
-from fuzzing.base import FORMATS, MODES, TINY, encoded, picture
-from fuzzing.box import Box
-from fuzzing.target import Call, target
-from PIL import Image
 from safetensors.torch import save
 
 import gatewise as gw
+from fuzzing.base import FORMATS, MODES, TINY, encoded, picture
+from fuzzing.box import Box
+from fuzzing.target import Call, target
 from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import load_state, state_progress
 from gatewise.data import load_dataset
@@ -56,9 +55,13 @@ def _changed_recipe(box: Box, file: Path) -> None:
     elif kind < 0.8:
         text += f"gate: !!python/object/apply:builtins.open [{str(box.canary)!r}, w]\n"
     elif kind < 0.85:
-        text = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-            f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
-        ) + "gate: *j\n"
+        text = (
+            "a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+            )
+            + "gate: *j\n"
+        )
     elif kind < 0.9:
         text = "gate: " + "[" * 3000
     else:
@@ -94,10 +97,22 @@ def _spoiled_run(box: Box, name: str) -> Path:
         elif kind == 5:
             _changed_recipe(box, run / "recipe.yaml")
         elif kind == 6:
-            file = run / box.rng.choice(("log.jsonl", "model.safetensors", "config.json", "metrics.json", "predictions.safetensors"))
+            file = run / box.rng.choice((
+                "log.jsonl",
+                "model.safetensors",
+                "config.json",
+                "metrics.json",
+                "predictions.safetensors",
+            ))
             file.write_bytes(box.hostile.changed_bytes(file.read_bytes()))
         else:
-            file = run / box.rng.choice(("log.jsonl", "model.safetensors", "config.json", "metrics.json", "recipe.yaml"))
+            file = run / box.rng.choice((
+                "log.jsonl",
+                "model.safetensors",
+                "config.json",
+                "metrics.json",
+                "recipe.yaml",
+            ))
             file.unlink()
             if box.rng.random() < 0.3:
                 file.mkdir()
@@ -119,7 +134,11 @@ def run_folder(box: Box) -> Call:
         return lambda: open_runs([run])
     if kind == 2:
         return lambda: _everything(predict(run, [image]))
-    return lambda: gw.PretrainedNet.of_run(run).generate_model_card() if box.rng.random() < 0.5 else gw.PretrainedNet.from_pretrained(run)
+    return lambda: (
+        gw.PretrainedNet.of_run(run).generate_model_card()
+        if box.rng.random() < 0.5
+        else gw.PretrainedNet.from_pretrained(run)
+    )
 
 
 @target(10)
@@ -165,8 +184,17 @@ def file_of_weights(box: Box) -> Call:
         file.write_bytes(_evil_weights(box))
     else:
         file = box.inputs / "odd.pt"
-        torch.save({box.hostile.word(): box.hostile.plain() if box.rng.random() < 0.4 else box.hostile.tensor() for _ in range(4)}, file)
-    strict, source = box.rng.random() < 0.5, box.rng.choice(("auto", "auto", "gct", "mmcv", "timm", "triplet", "gaternet", "gatewise", "x"))
+        torch.save(
+            {
+                box.hostile.word(): box.hostile.plain() if box.rng.random() < 0.4 else box.hostile.tensor()
+                for _ in range(4)
+            },
+            file,
+        )
+    strict, source = (
+        box.rng.random() < 0.5,
+        box.rng.choice(("auto", "auto", "gct", "mmcv", "timm", "triplet", "gaternet", "gatewise", "x")),
+    )
     if box.rng.random() < 0.3:
         return lambda: read_weights(file)
     net = gw.make_model(f"{TINY}+{box.rng.choice(('gct@inner', 'gc', 'nl', 'se'))}", in_chans=1)
@@ -219,7 +247,17 @@ def _hostile_image(box: Box) -> bytes:
         return b"P6\n%d %d\n255\n" % (rng.choice((0, 1, 99999999)), rng.choice((0, 1, 10**20))) + b"abc"
     if kind < 0.9:
         return box.evil_pickle()
-    return rng.choice((b"", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF\n(x) run", b"<svg onload='alert(1)'/>", b"GIF89a", b"\xff\xd8\xff", b"BM", b"RIFF\0\0\0\0WEBP", rng.randbytes(200)))
+    return rng.choice((
+        b"",
+        b"\0" * 100,
+        b"%!PS-Adobe-3.0 EPSF\n(x) run",
+        b"<svg onload='alert(1)'/>",
+        b"GIF89a",
+        b"\xff\xd8\xff",
+        b"BM",
+        b"RIFF\0\0\0\0WEBP",
+        rng.randbytes(200),
+    ))
 
 
 def _bomb(width: int, height: int) -> bytes:
@@ -231,7 +269,12 @@ def _bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100_000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100_000))
+        + chunk(b"IEND", b"")
+    )
 
 
 @target(150)
@@ -291,7 +334,10 @@ def _changed_table(box: Box, file: Path) -> None:
     else:
         columns[name] = [box.rng.choice((None, value)) for value in columns[name]]
         if name == "image":
-            columns[name] = [{"bytes": _hostile_image(box), "path": box.rng.choice(("/etc/passwd", "../x", None))} for _ in columns[name]]
+            columns[name] = [
+                {"bytes": _hostile_image(box), "path": box.rng.choice(("/etc/passwd", "../x", None))}
+                for _ in columns[name]
+            ]
     try:
         changed = pa.table(columns).replace_schema_metadata(metadata)
         parquet.write_table(changed, file)
@@ -337,7 +383,9 @@ def _changed_folder(box: Box, folder: Path) -> None:
     elif kind == 2:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif kind == 3:
-        path.rename(path.with_name(box.rng.choice(("é ü", "<script>alert(1)<|script>", "-o", "$(id)", "a\nb", "x" * 200))))
+        path.rename(
+            path.with_name(box.rng.choice(("é ü", "<script>alert(1)<|script>", "-o", "$(id)", "a\nb", "x" * 200)))
+        )
     elif kind == 4 and path.is_dir():
         (path / box.rng.choice(("x.png", "y.txt", "z.gif"))).write_bytes(_hostile_image(box))
     elif path.is_file():
@@ -373,7 +421,11 @@ def _changed_archive(box: Box, file: Path) -> None:
         name = "archive/data/sample_inputs/model.pt"
         entries[name] = _evil_weights(box)
     elif kind == 1:
-        name = box.rng.choice(("archive/data/weights/model.pt", "archive/data/constants/model.pt", "archive/data/aotinductor/model/x.so"))
+        name = box.rng.choice((
+            "archive/data/weights/model.pt",
+            "archive/data/constants/model.pt",
+            "archive/data/aotinductor/model/x.so",
+        ))
         entries[name] = _evil_weights(box)
     elif kind == 2:
         text = entries["archive/models/model.json"].decode()

@@ -29,7 +29,7 @@ def payloads(canary: str) -> list[str]:
         f"; touch {canary} #",
         f"| touch {canary}",
         f"!!python/object/apply:os.system ['touch {canary}']",
-        f"!!python/name:os.system",
+        "!!python/name:os.system",
         f"{{{{ self.__init__.__globals__.__builtins__.open({canary!r}, 'w') }}}}",
     ]
 
@@ -48,7 +48,10 @@ class Hostile:
             return self.rng.choice(self._payloads)
         if kind < 0.8:
             return self.rng.choice(_WORDS)
-        return "".join(chr(self.rng.choice((self.rng.randrange(32, 127), self.rng.randrange(1, 0x3000)))) for _ in range(self.rng.randrange(20)))
+        return "".join(
+            chr(self.rng.choice((self.rng.randrange(32, 127), self.rng.randrange(1, 0x3000))))
+            for _ in range(self.rng.randrange(20))
+        )
 
     def plain(self, depth: int = 0) -> Any:
         """Return what JSON or YAML can hold."""
@@ -80,7 +83,17 @@ class Hostile:
     def tensor(self) -> torch.Tensor:
         """Return a tensor of odd shape, type and values."""
         shape = [self.rng.choice((0, 1, 2, 3, 4, 8)) for _ in range(self.rng.randrange(6))]
-        types = (torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64)
+        types = (
+            torch.float32,
+            torch.float32,
+            torch.float64,
+            torch.float16,
+            torch.bfloat16,
+            torch.int64,
+            torch.uint8,
+            torch.bool,
+            torch.complex64,
+        )
         return torch.full(shape, self.rng.choice((0, 1, 2, 1)), dtype=self.rng.choice(types))
 
     def options(self, names: list[str], most: int = 3) -> dict[str, Any]:
@@ -137,7 +150,16 @@ class Hostile:
         for _ in range(self.rng.randrange(1, 4)):
             at = self.rng.randrange(len(text) + 1)
             end = min(len(text), at + self.rng.randrange(6))
-            text = text[:at] + self.rng.choice(("", self.word()[:40], text[at:end] * 2, self.rng.choice(":=,+@/. \n\t{}[]#&*!|>'\"%"))) + text[end:]
+            text = (
+                text[:at]
+                + self.rng.choice((
+                    "",
+                    self.word()[:40],
+                    text[at:end] * 2,
+                    self.rng.choice(":=,+@/. \n\t{}[]#&*!|>'\"%"),
+                ))
+                + text[end:]
+            )
         return text
 
     def changed_bytes(self, content: bytes) -> bytes:
@@ -157,7 +179,12 @@ class Hostile:
             elif kind == 4:
                 del data[at:]
             elif kind == 5:
-                data[at : at + 4] = self.rng.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x80\0\0\0"))
+                data[at : at + 4] = self.rng.choice((
+                    b"\xff\xff\xff\xff",
+                    b"\0\0\0\0",
+                    b"\x7f\xff\xff\xff",
+                    b"\x80\0\0\0",
+                ))
             else:
                 data[at : at + 8] = self.rng.choice((b"\xff" * 8, b"\0" * 8))
         return bytes(data)

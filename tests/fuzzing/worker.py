@@ -42,8 +42,12 @@ def make(box: Any, prepare: Any) -> dict[str, Any]:
         outcome, kind, message = "refused", type(error).__name__, str(error)
         if not message.strip() or len(message) > 3000:
             outcome, message = "failed", f"a refusal of {len(message)} characters: {message[:100]}"
-    except BaseException as error:  # noqa: BLE001
-        outcome, kind, message = "failed", type(error).__name__, f"{_where(error)}: {' '.join(str(error).split())[:200]}"
+    except BaseException as error:
+        outcome, kind, message = (
+            "failed",
+            type(error).__name__,
+            f"{_where(error)}: {' '.join(str(error).split())[:200]}",
+        )
     if box.canary.exists():
         box.canary.unlink()
         outcome, kind, message = "failed", "executed", f"something was executed; {message}"
@@ -82,7 +86,11 @@ def main(folder: Path, base: Path, most_bytes: int) -> None:
             found = {"outcome": "failed", "kind": "fuzzer", "message": f"{place.name}:{place.lineno} {error!r}"[:300]}
         grown = _status("VmHWM") - resident
         if grown > most_bytes and found["outcome"] != "failed":
-            found = {"outcome": "failed", "kind": "memory", "message": f"{grown >> 20} MiB for {found['message'][:100]}"}
+            found = {
+                "outcome": "failed",
+                "kind": "memory",
+                "message": f"{grown >> 20} MiB for {found['message'][:100]}",
+            }
         answer = {**found, "seconds": time.monotonic() - start, "grown": grown, "target": name, "seed": seed}
         print(json.dumps(answer), file=answers, flush=True)
 

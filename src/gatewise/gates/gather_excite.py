@@ -166,7 +166,8 @@ class GatherExcite(Gate):
             return None
         if not (learned and self.extent == 0):
             raise _checks.InvalidValueError(
-                f"map_size is for learned=True with extent=0 only, got map_size={_checks.shown(map_size)} with learned={learned} "
+                f"map_size is for learned=True with extent=0 only, got map_size={_checks.shown(map_size)} with "
+                f"learned={learned} "
                 f"and extent={self.extent}. Leave it out: this gate takes maps of every size."
             )
         sizes = tuple(map_size) if isinstance(map_size, Sequence) else (map_size,) * self.spatial_dims
@@ -174,7 +175,8 @@ class GatherExcite(Gate):
             _checks.integer_at_least(1, map_size=size)
         if len(sizes) != self.spatial_dims:
             raise _checks.InvalidValueError(
-                f"map_size must be one integer or one for each of {self.spatial_dims} axes, got {_checks.shown(map_size)}."
+                f"map_size must be one integer or one for each of {self.spatial_dims} axes, got "
+                f"{_checks.shown(map_size)}."
             )
         return sizes
 
