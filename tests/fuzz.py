@@ -2,11 +2,11 @@
 
     python tests/fuzz.py --inputs 10000 --commands 200 --seed 0 --out docs/results/reliability/fuzz.json
 
-Every input is drawn from its seed alone: `--only "TARGET" --number 17` makes one again. For each it is checked that the
-package returns or raises a `GatewiseError`; that it needs neither more time nor more memory than the limits; that no file
-it was given has changed, and none was written but where it was told to; that nothing in it was executed. Commands are
-whole command lines in processes of their own: exit code 0, 2, or 1 for a training that failed, and for a refusal one line
-on standard error. Exit code 1 if any input failed.
+Every input is drawn from its seed alone: `--again "0/recipe file/17"` makes one again. For each it is checked that the
+package returns or raises a `GatewiseError`; that it needs neither more time nor more memory than the limits; that no
+file it was given has changed, and none was written but where it was told to; that nothing in it was executed. Commands
+are whole command lines in processes of their own: exit code 0, 2, or 1 for a training that failed, and for a refusal
+one line on standard error. Exit code 1 if any input failed.
 """
 
 import argparse
@@ -31,9 +31,9 @@ MOST_BYTES = 2 * 2**30
 SHOWN = 40
 
 
-def jobs_of(inputs: int, seed: int, only: str | None, *, exported: bool) -> list[tuple[str, str]]:
+def jobs_of(inputs: int, seed: int, *, exported: bool) -> list[tuple[str, str]]:
     """Return (target, seed) of each input, as many of each target as its weight says."""
-    chosen = [t for t in TARGETS.values() if (only is None or t.name == only) and (exported or not t.exported)]
+    chosen = [target for target in TARGETS.values() if exported or not target.exported]
     total = sum(target.weight for target in chosen)
     jobs = []
     for target in chosen:
@@ -48,22 +48,24 @@ def make_base(folder: Path, *, exported: bool) -> None:
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True)
 
 
-def fuzz(inputs: int, commands: int, seed: int, *, workers: int = 1, only: str | None = None) -> dict[str, Any]:
-    """Make all inputs and return the record."""
+def fuzz(inputs: int, commands: int, seed: int, *, workers: int = 1, again: str | None = None) -> dict[str, Any]:
+    """Make all inputs, or one again, and return the record."""
     started = time.time()
-    exported = inputs >= 1000 or (only is not None and TARGETS[only].exported)
+    exported = inputs >= 1000
     root = Path(tempfile.mkdtemp(prefix="fuzz"))
     try:
         make_base(root / "base", exported=exported)
-        jobs = jobs_of(inputs, seed, only, exported=exported)
+        jobs = jobs_of(inputs, seed, exported=exported) if again is None else [(again.split("/")[1], again)]
+        jobs = [job for job in jobs if job[0] != "command"]
         served = [Worker(root / f"worker{number}", root / "base", LIMIT_S, MOST_BYTES) for number in range(workers)]
         found = []
         for answer in made(jobs, served):
             found.append(answer)
             if answer["outcome"] == "failed":
                 print(f"FAILED {answer['seed']}: {answer['kind']}: {answer['message']}", flush=True)
-        for number in range(commands):
-            found.append(command(root / "command", root / "base", f"{seed}/command/{number}", COMMAND_S))
+        seeds = [f"{seed}/command/{number}" for number in range(commands)] if again is None else [again]
+        for command_seed in (given for given in seeds if "/command/" in given):
+            found.append(command(root / "command", root / "base", command_seed, COMMAND_S))
             if found[-1]["outcome"] == "failed":
                 print(f"FAILED {found[-1]['seed']}: {found[-1]['kind']}: {found[-1]['message']}", flush=True)
     finally:
@@ -87,7 +89,8 @@ def record(found: list[dict[str, Any]], seed: int, seconds: float, replaced: int
         "outcomes": dict(Counter(answer["outcome"] for answer in found)),
         "refusals": dict(Counter(answer["kind"] for answer in found if answer["outcome"] == "refused").most_common()),
         "targets": by_target,
-        "longest_s": round(max(answer["seconds"] for answer in found if answer["target"] != "command"), 2),
+        "longest_s": round(max((a["seconds"] for a in found if a["target"] != "command"), default=0), 2),
+        "longest_command_s": round(max((a["seconds"] for a in found if a["target"] == "command"), default=0), 2),
         "largest_growth_mib": max(answer["grown"] for answer in found) >> 20,
         "limits": {"input_s": LIMIT_S, "command_s": COMMAND_S, "growth_mib": MOST_BYTES >> 20},
         "workers_replaced": replaced,
@@ -110,10 +113,10 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=200, help="whole command lines")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--only", choices=sorted(TARGETS), help="one target")
+    parser.add_argument("--again", metavar="SEED", help="one input, as a failure names it")
     parser.add_argument("--out", type=Path, help="where to write the record")
     asked = parser.parse_args()
-    found = fuzz(asked.inputs, asked.commands, asked.seed, workers=asked.workers, only=asked.only)
+    found = fuzz(asked.inputs, asked.commands, asked.seed, workers=asked.workers, again=asked.again)
     if asked.out:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(found, indent=2) + "\n")

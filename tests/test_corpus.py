@@ -1,4 +1,4 @@
-"""Inputs that once went wrong, each with what it was: they are refused in one line, and nothing is executed or allocated."""
+"""Inputs that once went wrong, each with what it was: they are refused in one line, and nothing is executed."""
 
 import inspect
 import json

@@ -67,6 +67,11 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     tensor([[[2.]]])
     """
     _checks.floating("attention_pool", x=x)
+    if not isinstance(logits, Tensor) or logits.shape[2:] != x.shape[2:] or logits.dim() != x.dim():
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else _checks.shown(logits)
+        raise _checks.InvalidValueError(
+            f"attention_pool takes logits for each position of {tuple(x.shape)}, got {came}."
+        )
     return (x * attention_weights(logits)).sum(spatial_axes(x), keepdim=True).to(x.dtype)
 
 

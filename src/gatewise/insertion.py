@@ -194,6 +194,8 @@ def _resolve(
             f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_checks.shown(gate)}."
         )
     choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
+    if place is not None:
+        _checks.text("place", place)
     if place and choice.place and place != choice.place:
         raise _checks.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)

@@ -11,7 +11,7 @@ import torch
 _INTEGERS = (0, 1, 2, 3, 5, 8, 16, 255, -1, -7, 2**15, 2**31, 2**63, 2**64, 10**30, -(10**12))
 _FLOATS = (0.0, -0.0, 0.5, 1.0, 1e-300, 1e308, -1.5, math.nan, math.inf, -math.inf)
 _WORDS = (
-    "", " ", "none", "null", "true", "gct", "se", "resnet20", "inner", "\0", "a\0b", "é ü 猫", "\U0001f408", "‮abc",
+    "", " ", "none", "null", "true", "gct", "se", "resnet20", "inner", "\0", "a\0b", "é ü 猫", "\U0001f408", "\u202eabc",
     "../../up", "/", "//", ".", "..", "~", "-", "--help", "%s%n%x", "{0.__class__}", "${HOME}", "$(id)", "`id`", "; id",
     "a" * 5000, "\n", "a\r\nb", "\ud800", "1e400", "9" * 5000, "0x10", "1/0", "1/3", "7x8", "0x0", "<script>alert(1)</script>",
     "gct:", "gct@", "@", ":", "+", ",", "=", "a=b=c", "hub:", "hf-hub:", "timm:", "local-dir:", "{seed}", "[", "(", "\\", "*", "(a+)+$",
