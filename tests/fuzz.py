@@ -61,6 +61,8 @@ def fuzz(inputs: int, commands: int, seed: int, *, workers: int = 1, again: str 
         found = []
         for answer in made(jobs, served):
             found.append(answer)
+            if len(found) % 1000 == 0:
+                print(f"{len(found)} of {len(jobs)} inputs, {time.time() - started:.0f} s", flush=True)
             if answer["outcome"] == "failed":
                 print(f"FAILED {answer['seed']}: {answer['kind']}: {answer['message']}", flush=True)
         seeds = [f"{seed}/command/{number}" for number in range(commands)] if again is None else [again]

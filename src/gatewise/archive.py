@@ -50,7 +50,22 @@ _CALLED = {
         "FloorDiv",
     ),
     *("CeilDiv", "CleanDiv", "CeilToInt", "FloorToInt", "ModularIndexing", "Where", "Eq", "Ne", "Lt", "Le", "Gt", "Ge"),
-    *("And", "Or", "Not", "TruncToInt", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "Piecewise", "min", "max"),
+    *("GreaterThan", "LessThan", "StrictGreaterThan", "StrictLessThan", "Equality", "Unequality", "Infinity"),
+    *(
+        "NegativeInfinity",
+        "BooleanTrue",
+        "BooleanFalse",
+        "And",
+        "Or",
+        "Not",
+        "TruncToInt",
+        "IntTrueDiv",
+        "FloatTrueDiv",
+        "ToFloat",
+        "Piecewise",
+        "min",
+        "max",
+    ),
 }
 _READ = {"size", "stride", "storage_offset", "dim"}  # of an input, by a guard
 _PLAIN = (

@@ -91,7 +91,16 @@ def export_run(
     network = in_form(run, form, say) if form == "skip" else reference
     say(f"exporting to {to}")
     program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
-    content = _CONTENTS[to](program, _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {}))
+    details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
+    try:
+        content = _CONTENTS[to](program, details)
+    except _checks.GatewiseError:
+        raise
+    except Exception as error:  # of operations that torch's writers do not know
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.InvalidValueError(
+            f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another kind or form."
+        ) from None
     with _beside(out) as file:
         write_atomically(file, content)
         say("comparing with the network")

@@ -67,7 +67,7 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     tensor([[[2.]]])
     """
     _checks.floating("attention_pool", x=x)
-    if not isinstance(logits, Tensor) or logits.shape[2:] != x.shape[2:] or logits.dim() != x.dim():
+    if not isinstance(logits, Tensor) or logits.dim() != x.dim() or logits.shape[2:] != x.shape[2:]:
         came = tuple(logits.shape) if isinstance(logits, Tensor) else _checks.shown(logits)
         raise _checks.InvalidValueError(
             f"attention_pool takes logits for each position of {tuple(x.shape)}, got {came}."
@@ -90,8 +90,8 @@ def semhash(logits: Tensor, training: bool = True) -> Tensor:
     tensor([[0., 1., 1.]])
     """
     _checks.floating("semhash", logits=logits)
-    if not logits.dim():
-        raise _checks.InvalidValueError("semhash takes logits of shape (N, c), got a single number.")
+    if logits.dim() != 2:
+        raise _checks.InvalidValueError(f"semhash takes logits of shape (N, c), got {tuple(logits.shape)}.")
     logits = logits.to(at_least_float32(logits.dtype))
     if training:
         logits = logits + torch.randn_like(logits)
@@ -140,4 +140,7 @@ def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
     1.0
     """
     _checks.floating("straight_through", value=value, gradient=gradient)
+    if value.shape != gradient.shape:
+        shapes = f"{tuple(value.shape)} and {tuple(gradient.shape)}"
+        raise _checks.InvalidValueError(f"straight_through takes two tensors of one shape, got {shapes}.")
     return value.detach() + (gradient - gradient.detach())

@@ -114,7 +114,7 @@ def inserted_gates(box: Box) -> Call:
     hostile, rng = box.hostile, box.rng
     gate = rng.choice(("gct", "se", "gct@inner", "gc@stage_end")) if rng.random() < 0.7 else hostile.value()
     names = ["place", "before", "after", "include", "exclude", "where", "example", "mode", "rd_ratio"]
-    options = hostile.options(names, 2)
+    options = {key: value for key, value in hostile.options(names, 2).items() if key != "where" or not callable(value)}
 
     def call() -> None:
         net = _net()
@@ -155,6 +155,7 @@ def gater_around_a_network(box: Box) -> Call:
     hostile, rng = box.hostile, box.rng
     names = [p.name for p in inspect.signature(gw.GaterNet).parameters.values() if p.kind is p.KEYWORD_ONLY]
     options = hostile.options(names, 2)
+    options = {key: value for key, value in options.items() if not callable(value)}  # what those raise is their own
     backbone = _net() if rng.random() < 0.9 else hostile.value()
     x = torch.zeros(2, 3, 8, 8)  # what torch says of an image that a backbone cannot take is torch's
     gates = None if rng.random() < 0.4 else hostile.value()
