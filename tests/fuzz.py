@@ -48,16 +48,21 @@ def make_base(folder: Path, *, exported: bool) -> None:
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True)
 
 
-def fuzz(inputs: int, commands: int, seed: int, *, workers: int = 1, again: str | None = None) -> dict[str, Any]:
-    """Make all inputs, or one again, and return the record."""
+def fuzz(
+    inputs: int, commands: int, seed: int, *, workers: int = 1, again: str | None = None, base: Path | None = None
+) -> dict[str, Any]:
+    """Make all inputs, or one again, and return the record; `base` has the good files if they are there already."""
     started = time.time()
     exported = inputs >= 1000
     root = Path(tempfile.mkdtemp(prefix="fuzz"))
     try:
-        make_base(root / "base", exported=exported)
+        if base is None:
+            make_base(root / "base", exported=exported)
         jobs = jobs_of(inputs, seed, exported=exported) if again is None else [(again.split("/")[1], again)]
         jobs = [job for job in jobs if job[0] != "command"]
-        served = [Worker(root / f"worker{number}", root / "base", LIMIT_S, MOST_BYTES) for number in range(workers)]
+        served = [
+            Worker(root / f"worker{number}", base or root / "base", LIMIT_S, MOST_BYTES) for number in range(workers)
+        ]
         found = []
         for answer in made(jobs, served):
             found.append(answer)
@@ -67,7 +72,7 @@ def fuzz(inputs: int, commands: int, seed: int, *, workers: int = 1, again: str 
                 print(f"FAILED {answer['seed']}: {answer['kind']}: {answer['message']}", flush=True)
         seeds = [f"{seed}/command/{number}" for number in range(commands)] if again is None else [again]
         for command_seed in (given for given in seeds if "/command/" in given):
-            found.append(command(root / "command", root / "base", command_seed, COMMAND_S))
+            found.append(command(root / "command", base or root / "base", command_seed, COMMAND_S))
             if found[-1]["outcome"] == "failed":
                 print(f"FAILED {found[-1]['seed']}: {found[-1]['kind']}: {found[-1]['message']}", flush=True)
     finally:
