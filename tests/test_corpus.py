@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise._checks import DataError, GatewiseError
+from gatewise._checks import DataError, GatewiseError, InvalidValueError
 from gatewise.analysis.runs import open_runs
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
@@ -59,6 +59,22 @@ def test_a_call_that_went_wrong_is_refused(case: dict[str, Any]) -> None:
     with pytest.raises(GatewiseError) as caught:
         call(*arguments, **options)
     one_line(caught.value)
+
+
+def test_a_refusal_is_never_longer_than_a_screen() -> None:
+    assert len(str(DataError("x" * 10**6))) < 2600
+    assert str(DataError("x" * 2000 + "end")).endswith("xend")
+
+
+def test_a_network_beyond_memory_is_counted_and_not_built() -> None:
+    """It was the allocator's RuntimeError, or the end of the process."""
+    with pytest.raises(InvalidValueError, match=r"would hold [\d,]+ numbers; at most 2,147,483,648"):
+        gw.make_model("resnet18_cifar:width=8192")
+    with pytest.raises(InvalidValueError, match=r"gate 'se' would hold [\d,]+ numbers"):
+        gw.make_gate("se", 10**6, rd_ratio=1.0)
+    with pytest.raises(InvalidValueError, match="would hold more than torch can count"):
+        gw.make_gate("se", 2**62)
+    assert gw.make_gate("gct", 5000).channels == 5000
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

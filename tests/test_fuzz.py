@@ -94,7 +94,8 @@ def test_what_a_refusal_shows_is_one_bounded_line(values: Any) -> None:
     "text",
     [
         "__import__('os')", "(1).__class__", "L['x'].__class__", "[x for x in ()]", "lambda: 1", "9**9**9", "f'{1}'",
-        "print(1)", "a.b", "Symbol('s0').name", "1 # 2", "1\n2", '"x"', "s0 if s1 else s2", "L['a b']", "exec", "()" * 2000,
+        "print(1)", "a.b",
+        "Symbol('s0').name", "1 # 2", "1\n2", '"x"', "s0 if s1 else s2", "L['a b']", "exec", "()" * 2000,
     ],
 )  # fmt: skip
 def test_what_is_more_than_arithmetic_on_sizes_is_seen(text: str) -> None:
@@ -158,7 +159,7 @@ def test_the_fuzzer_sees_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
 def test_the_fuzzer_lets_a_run_be_written_where_it_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     box = a_box(tmp_path)
-    assert make(box, lambda box: lambda: box.out.mkdir())["outcome"] == "accepted"
+    assert make(box, lambda box: box.out.mkdir)["outcome"] == "accepted"
 
 
 WORKER = """

@@ -5,6 +5,7 @@ from planted.bug import Bug as Bug
 from planted.execution import BUGS as _EXECUTION
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
+from planted.input import BUGS as _INPUT
 from planted.interop import BUGS as _INTEROP
 from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
@@ -19,6 +20,7 @@ BUGS = [
     *_EXECUTION,
     *_GATES,
     *_GATERNET,
+    *_INPUT,
     *_INTEROP,
     *_NETWORKS,
     *_PIXELS,
