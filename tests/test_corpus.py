@@ -220,6 +220,21 @@ def test_an_image_that_is_a_device_without_an_end_is_refused(tmp_path: Path) -> 
         load_dataset(tmp_path, 8, "memory")
 
 
+def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
+    """Two of them were followed 2 to the power of 40 times (torchvision's ImageFolder)."""
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            shutil.copyfile(picture(tmp_path), tmp_path / split / name / "x.png")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "train/cat", elsewhere)
+    (tmp_path / "train/cat/more").symlink_to(elsewhere)
+    assert len(load_dataset(tmp_path, 8, "memory").train) == 3
+    (tmp_path / "train/cat/back").symlink_to(".")  # one ends after 40 times, where the system stops
+    with pytest.raises(DataError, match=r"train/cat/back is a link to a folder that it lies in\. Remove it\."):
+        load_dataset(tmp_path, 8, "memory")
+
+
 @pytest.mark.parametrize("names", [3, {"a": 1}, 10**30])
 def test_names_of_classes_that_are_no_text_are_refused(tmp_path: Path, names: Any) -> None:
     """It was AttributeError: 'dict' object has no attribute 'split' (load.py)."""

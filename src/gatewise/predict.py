@@ -153,7 +153,10 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
         if not path.is_dir():
             yield path, Path(path.stem)
             continue
-        inside = sorted(file for file in path.rglob("*") if is_image(file.name))
+        try:
+            inside = sorted(file for file in path.rglob("*") if is_image(file.name))
+        except OSError as error:
+            raise _checks.DataError(f"{path} cannot be looked through ({error.strerror}).") from None
         if not inside:
             raise _checks.DataError(f"{path} holds no images.")
         for file in inside:

@@ -289,7 +289,7 @@ def predicted_image(box: Box) -> Call:
     run = box.base / "run"
     file = box.inputs / box.rng.choice(("a b.png", "é.jpg", "x.gif", "no suffix", "猫.txt", "-.png"))
     file.write_bytes(_hostile_image(box))
-    paths: list[Any] = [file] if box.rng.random() < 0.8 else [box.hostile.word() or "x"]
+    paths: list[Any] = [file] if box.rng.random() < 0.8 else [box.hostile.word().strip("/.~") or "x"]  # no whole disk
     top = 5 if box.rng.random() < 0.8 else box.hostile.value()
     return lambda: _everything(predict(run, paths, top_k=top))
 
