@@ -1,10 +1,12 @@
-# Every target makes the environment if it is missing. Variables: PYTHON, VENV, OUT.
+# Every target makes the environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
+TESTS ?= -m "not slow and not gpu"
+OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow examples check docs site bench clean
+.PHONY: compare test test-slow test-oldest fuzz audit coverage examples check docs site bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; ends with a table and the path of a report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -14,6 +16,28 @@ test: $(VENV)/.developed  ## the default test suite
 
 test-slow: $(VENV)/.developed  ## the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses auto --dist worksteal
+
+test-oldest: .venv-oldest/.developed  ## the default suite with the oldest torch that is supported
+	.venv-oldest/bin/python -m pytest $(TESTS) --numprocesses auto --dist worksteal
+
+.venv-oldest/.developed: pyproject.toml
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[all]" --group dev $(OLDEST)
+	touch $@
+
+fuzz: $(VENV)/.developed  ## 10,000 spoiled inputs and 200 command lines, half an hour; what goes wrong is printed
+	$(BIN)/python tests/fuzz.py --inputs 10000 --commands 200 --out docs/results/reliability/fuzz.json
+
+audit: $(VENV)/.developed  ## known weaknesses of the packages in the environment, as the Python Packaging Advisory Database lists them
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --local --skip-editable
+
+coverage: $(VENV)/.developed  ## branches that the tests run, subprocesses too; TESTS= chooses which
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python tests/coverage_summary.py docs/results/reliability/coverage.json
 
 examples: $(VENV)/.developed  ## every example, seconds each, and what it must print
 	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not whole"

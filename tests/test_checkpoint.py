@@ -207,7 +207,7 @@ def change_config(folder: Path, **changes: object) -> None:
         ({"sha256": None}, r"config\.json.*sha256"),
         ({"spec": None}, r"config\.json.*spec"),
         ({"spec": {"model": "resnet20", "gates": []}}, r"model\.safetensors.*config\.json"),
-        ({"num_classes": 8}, r"model\.safetensors.*config\.json"),
+        ({"num_classes": 8}, r"config\.json: classes has 7 entries, but num_classes is 8"),
     ],
 )
 def test_a_config_that_does_not_fit_the_weights_is_refused(saved: Path, changes: dict, message: str) -> None:

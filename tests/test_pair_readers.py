@@ -419,7 +419,7 @@ def test_a_missing_file_of_voc_is_one_line_with_its_name(tmp_path: Path) -> None
     missing.unlink()
     with pytest.raises(DataError) as caught:
         load_pairs(tmp_path)
-    assert str(caught.value).startswith(f"{missing}: cannot be read")
+    assert str(caught.value).startswith(f"{missing} does not exist")
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_an_impossible_value_is_refused_and_named(values: dict, error: type[Exce
     ("content", "message"),
     [
         (b"epochs: [", "is not valid YAML"),
-        (b"\xff\xfe\x00", "is not valid YAML"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
         (b"- epochs", "holds no recipe; expected lines such as 'epochs: 20'"),
         (b"", "holds no recipe"),
     ],

@@ -8,15 +8,23 @@ import difflib
 import importlib
 import math
 import re
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+
+_LONGEST_REFUSAL = 2500
 
 
 class GatewiseError(Exception):
     """A mistake that the caller can mend; its message says how."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= _LONGEST_REFUSAL else f"{text[:1500]} ... {text[-900:]}"
 
 
 class InvalidValueError(GatewiseError, ValueError):
@@ -39,6 +47,77 @@ class TrainingError(GatewiseError, RuntimeError):
     """A training cannot go on; the message names the step."""
 
 
+class _Shown(reprlib.Repr):
+    """What a refusal shows of a value: a line of bounded length, whatever came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 200
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 20
+        self.maxlevel = 3  # a few kilobytes of YAML can name a list of lists with billions of entries
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"an integer of {x.bit_length()} bits"
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        if level <= 0:
+            return "{...}"
+        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
+        return "{" + ", ".join([*items, *(["..."] if len(x) > self.maxdict else [])]) + "}"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        if isinstance(x, torch.Tensor):
+            return f"a tensor of shape {tuple(x.shape)}, {x.dtype}"
+        return " ".join(super().repr_instance(x, level).split())
+
+
+_SHOWN = _Shown()
+_LONGEST = 400
+
+
+def shown(value: object) -> str:
+    """Return how a refusal shows a value: as Python writes it, in one line, cut where it would be long.
+
+    >>> shown("l3"), len(shown("x" * 5000)), shown(torch.zeros(2, 3))
+    ("'l3'", 200, 'a tensor of shape (2, 3), torch.float32')
+    """
+    if isinstance(value, torch.Tensor):  # nn.Parameter, and whatever else derives from it
+        return _SHOWN.repr_instance(value, 1)
+    text = _SHOWN.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def network(owner: str, model: object) -> None:
+    """Refuse what is no network."""
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidTypeError(f"{owner} takes a network (torch.nn.Module), got {shown(model)}.")
+
+
+def floating(owner: str, **tensors: object) -> None:
+    """Refuse every named value that is no tensor of floating-point numbers."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InvalidTypeError(f"{owner} takes a tensor as {name}, got {shown(tensor)}.")
+        if not tensor.is_floating_point():
+            raise InvalidTypeError(
+                f"{owner} takes floating-point numbers as {name}, got {tensor.dtype}. Convert them, with .float()."
+            )
+
+
+def mapping(what: str, value: object) -> Mapping[str, Any]:
+    """Return `value` if it is a mapping whose keys are text."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InvalidTypeError(f"{what} must be a mapping of names to values, got {shown(value)}.")
+    return value
+
+
+def text(what: str, value: object) -> str:
+    """Return `value` if it is text."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{what} must be text, got {shown(value)} ({type(value).__name__}).")
+    return value
+
+
 def one_of(what: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`; refuse it with the nearest match otherwise.
 
@@ -47,12 +126,12 @@ def one_of(what: str, value: object, options: Iterable[str]) -> str:
         ...
     gatewise._checks.InvalidValueError: unknown mode 'l3'; expected one of 'l1', 'l2'. Did you mean 'l2'?
     """
-    options = sorted(options)
+    options = sorted(options, key=str)
     if isinstance(value, str) and value in options:
         return value
     hint = nearest(value, options)
     listed = ", ".join(map(repr, options)) or "nothing (there are none)"
-    raise InvalidValueError(f"unknown {what} {value!r}; expected one of {listed}.{hint}")
+    raise InvalidValueError(f"unknown {what} {shown(value)}; expected one of {listed}.{hint}")
 
 
 def nearest(value: object, options: Sequence[str]) -> str:
@@ -61,7 +140,7 @@ def nearest(value: object, options: Sequence[str]) -> str:
     >>> nearest("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
     """
-    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(shown(value).strip("'\""), options, n=1, cutoff=0.4)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -69,9 +148,9 @@ def integer_at_least(minimum: int, **values: object) -> None:
     """Refuse every named value that is not an integer of at least `minimum`."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
+            raise InvalidTypeError(f"{name} must be an integer, got {shown(value)} ({type(value).__name__}).")
         if value < minimum:
-            raise InvalidValueError(f"{name} must be at least {minimum}, got {value}.")
+            raise InvalidValueError(f"{name} must be at least {minimum}, got {shown(value)}.")
 
 
 def odd(**values: object) -> None:
@@ -86,9 +165,25 @@ def number_between(low: float, high: float, **values: object) -> None:
     """Refuse every named value that is not a finite number in [low, high]."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).")
+            raise InvalidTypeError(f"{name} must be a number, got {shown(value)} ({type(value).__name__}).")
         if not math.isfinite(value) or not low <= value <= high:
-            raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {value!r}.")
+            raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {shown(value)}.")
+
+
+def seed(value: object) -> None:
+    """Refuse what no generator takes for a seed; None is none."""
+    if value is not None:
+        integer_at_least(0, seed=value)
+        number_between(0, 2**63 - 1, seed=value)
+
+
+def size_of_images(name: str, value: object) -> None:
+    """Refuse what is not (height, width), each from 1 to 65,536 pixels."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise InvalidTypeError(f"{name} must be (height, width), got {shown(value)}.")
+    integer_at_least(1, **{name: value[0]})
+    integer_at_least(1, **{name: value[1]})
+    number_between(1, 2**16, **{name: max(value)})
 
 
 def regular_expression(what: str, text: str) -> None:
@@ -103,7 +198,7 @@ def boolean(**values: object) -> None:
     """Refuse every named value that is not True or False: any other word would count as true."""
     for name, value in values.items():
         if not isinstance(value, bool):
-            raise InvalidTypeError(f"{name} must be true or false, got {value!r} ({type(value).__name__}).")
+            raise InvalidTypeError(f"{name} must be true or false, got {shown(value)} ({type(value).__name__}).")
 
 
 def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
@@ -145,10 +240,29 @@ def unchanged_width(owner: str, expected: int, came: int) -> None:
         )
 
 
+_SMALL, _MOST_NUMBERS = 4096, 2**31
+
+
+def affordable(what: str, sizes: Iterable[object], build: Callable[[], torch.nn.Module]) -> None:
+    """Refuse what would hold more than 2 billion numbers, which is counted without memory where a size is large."""
+    if not any(isinstance(size, int) and size > _SMALL for size in sizes):
+        return
+    try:
+        with torch.device("meta"):
+            count = sum(tensor.numel() for tensor in build().state_dict().values())
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if "verflow" not in str(error):
+            return  # what it lacks on this device the real one may have, or will tell of
+        count = None
+    if count is None or count > _MOST_NUMBERS:
+        came = "more than torch can count" if count is None else f"{count:,}"
+        raise InvalidValueError(f"{what} would hold {came} numbers; at most {_MOST_NUMBERS:,}. Choose smaller sizes.")
+
+
 def options_of(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse option names that `owner` does not have."""
     known = list(known)
-    for name in sorted(given):
+    for name in sorted(given, key=str):
         one_of(f"option of {owner}", name, known)
 
 
@@ -165,7 +279,13 @@ def optional_module(name: str, purpose: str, extra: str = "train") -> ModuleType
 
 def existing_path(what: str, path: str | Path) -> Path:
     """Return `path` as a Path if it exists."""
+    if not isinstance(path, str | Path):
+        raise InvalidTypeError(f"{what} must be a path, got {shown(path)}.")
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{what} {str(path)!r} does not exist. Check the path.")
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # a name too long, or none that any file can have
+        there = False
+    if not there:
+        raise DataError(f"{what} {shown(str(path))} does not exist. Check the path.")
     return path

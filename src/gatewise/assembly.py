@@ -39,7 +39,8 @@ def make_model(
     >>> make_model("resnet20+gaternet:sites=residual").gate_count
     336
     """
-    spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
+    _checks.seed(seed)
     gaters = [choice for choice in spec.gates if choice.is_gater]
     if len(gaters) > 1:
         raise _checks.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")

@@ -10,6 +10,7 @@ import yaml
 
 from gatewise import _checks
 from gatewise.checkpoint import read_tensors
+from gatewise.details import checked_metrics
 from gatewise.files import read_json
 from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe
@@ -52,6 +53,8 @@ class Results:
     @classmethod
     def of(cls, folder: Path, config: Mapping[str, Any]) -> "Results":
         """Read the files of a run folder; refused with `DataError` is a run that has not ended."""
+        if absent := [key for key in ("classes", "image_size", "in_chans") if key not in config]:
+            raise _checks.DataError(f"{folder / 'config.json'} has no {', '.join(absent)}. Was it written by gatewise?")
         metrics = folder / "metrics.json"
         if not metrics.exists():
             raise _checks.DataError(
@@ -59,7 +62,7 @@ class Results:
             )
         predictions = folder / "predictions.safetensors"
         images = len(next(iter(read_tensors(predictions).values()))) if predictions.exists() else None
-        return cls(config, read_json(metrics), Recipe.load(folder / "recipe.yaml"), images)
+        return cls(config, checked_metrics(metrics, read_json(metrics)), Recipe.load(folder / "recipe.yaml"), images)
 
     @property
     def score(self) -> str:

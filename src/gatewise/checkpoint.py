@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
+from gatewise.details import checked_details
 from gatewise.execution import Compaction
-from gatewise.files import read_json, write_atomically, write_json
+from gatewise.files import read_bytes, read_json, write_atomically, write_json
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state"
@@ -45,17 +45,30 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise _checks.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
     config = read_json(folder / CONFIG)
     for key in ("spec", "sha256"):
-        if key not in config:
+        if not isinstance(config, dict) or key not in config:
             raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise?")
+    checked_details(folder / CONFIG, config)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
+    try:
+        model = _built(config)
+    except _checks.GatewiseError as error:
+        raise _checks.DataError(f"{folder / CONFIG} does not describe a network: {error}") from None
+    _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
+    return model.eval(), config
+
+
+def _built(config: Mapping[str, Any]) -> nn.Module:
+    """Build the network that a config describes, with fresh weights."""
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
     spec = ModelSpec.from_dict(config["spec"])
     built = {key: value for key, value in spec.model_options.items() if key != "pretrained"}  # the file has it all
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
-    for step in config.get("compacted", []):
+    steps = config.get("compacted", [])
+    if not isinstance(steps, list):
+        raise _checks.InvalidTypeError(f"compacted must be a list, got {_checks.shown(steps)}.")
+    for step in steps:
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
-    _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
-    return model.eval(), config
+    return model
 
 
 def of_gater_net(weights: Mapping[str, Tensor]) -> bool:
@@ -82,6 +95,7 @@ def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
     """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
     source = _checks.existing_path("weights", source)
     config = read_json(source / CONFIG) if source.is_dir() else {}
+    checked_details(source / CONFIG, config)
     file = source / WEIGHTS if source.is_dir() else source
     return file, read_tensors(file, config.get("sha256")), config
 
@@ -135,10 +149,25 @@ def state_progress(folder: Path) -> dict[str, Any]:
     return _state_record(folder)["progress"]
 
 
+def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, steps: int) -> None:
+    """Refuse a recorded position that no training of so many epochs, of so many steps each, comes to."""
+    try:
+        for key, most in (("epoch", epochs), ("step", steps)):
+            _checks.integer_at_least(0, **{key: progress.get(key)})
+            _checks.number_between(0, most, **{key: progress[key]})
+        losses = progress.get("losses")
+        if not isinstance(losses, list) or len(losses) != progress["step"]:
+            raise _checks.InvalidValueError(f"losses must be {progress['step']} numbers, got {_checks.shown(losses)}.")
+        for loss in (*losses, progress.get("correct")):
+            _checks.number_between(-1e38, 1e38, losses=loss)
+    except _checks.GatewiseError as error:
+        raise _checks.DataError(f"{folder / STATE}.json is damaged: {error}") from None
+
+
 def _state_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / f"{STATE}.json")
-    for key in ("progress", "optimizer", "sha256"):
-        if not isinstance(record, dict) or key not in record:
+    for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
             raise _checks.DataError(f"{folder / STATE}.json has no {key!r}; it is damaged.")
     return record
 
@@ -150,9 +179,16 @@ def load_state(
     record = _state_record(folder)
     tensors = read_tensors(folder / f"{STATE}.safetensors", record["sha256"])
     for key, module in modules.items():
-        module.load_state_dict(_below(tensors, key))
+        _fill(module, _below(tensors, key), folder / f"{STATE}.safetensors")
     if optimizer is not None:
-        _restore_optimizer(optimizer, tensors, record["optimizer"])
+        try:
+            _restore_optimizer(optimizer, tensors, record["optimizer"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise _checks.DataError(
+                f"{folder / STATE}.json does not hold the state of this optimizer ({type(error).__name__}: {reason}); "
+                f"it is damaged."
+            ) from None
     return record["progress"]
 
 
@@ -205,7 +241,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file, which must have this checksum if one is given."""
     _checks.existing_path("safetensors file", path)
-    content = path.read_bytes()
+    content = read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
         raise _checks.DataError(
@@ -213,5 +249,6 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         )
     try:
         return load_tensors(content)
-    except SafetensorError as error:
-        raise _checks.DataError(f"{path} is no safetensors file ({error}).") from None
+    except Exception as error:  # SafetensorError, and what types lead to that this torch does not have
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.DataError(f"{path} is no safetensors file ({reason}).") from None

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.analysis.runs import Run, open_runs
+from gatewise.archive import checked_archive
+from gatewise.details import checked_details
 from gatewise.execution import ConditionalNet, compact
 from gatewise.files import write_atomically
 from gatewise.gaternet import GaterNet
@@ -89,7 +91,16 @@ def export_run(
     network = in_form(run, form, say) if form == "skip" else reference
     say(f"exporting to {to}")
     program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
-    content = _CONTENTS[to](program, _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {}))
+    details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
+    try:
+        content = _CONTENTS[to](program, details)
+    except _checks.GatewiseError:
+        raise
+    except Exception as error:  # of operations that torch's writers do not know
+        reason = " ".join(str(error).split())[:200]
+        raise _checks.InvalidValueError(
+            f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another kind or form."
+        ) from None
     with _beside(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
@@ -231,7 +242,11 @@ class Exported:
             raise _checks.DataError(
                 f"{self.file} was not written by gatewise export: it does not say what its classes are."
             )
-        return json.loads(self.text)
+        try:
+            details = json.loads(self.text)
+        except (ValueError, RecursionError):
+            raise _checks.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
+        return dict(checked_details(self.file, details))
 
 
 def opened(file: str | Path) -> Exported:
@@ -260,13 +275,16 @@ def _opened_torch(file: Path) -> Exported:
     logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
     logger.disabled = True
     try:
-        program = torch.export.load(file, extra_files=extra)
+        program = torch.export.load(checked_archive(file), extra_files=extra)
+        run = program.module()
+    except _checks.GatewiseError:
+        raise
     except Exception as error:  # whatever the archive's reader stumbles over
         reason = " ".join(str(error).split())[:200]
         raise _checks.DataError(f"{file} is no archive of torch.export ({reason}).") from None
     finally:
         logger.disabled = False
-    return Exported(file, program.module(), extra[_KEY])
+    return Exported(file, run, extra[_KEY])
 
 
 def details_of(file: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,47 @@ def write_json(path: Path, values: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is none is refused with its name."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _checks.DataError(f"{path} is not valid JSON ({_reason(error)}). Restore it from a copy.") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; what is missing, is no regular file (a device has no end) or cannot be read is refused by name."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _checks.DataError(f"{path} is no file: a folder or a device. Check the path.")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise _checks.DataError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _checks.DataError(f"{path} is not valid JSON ({error}). Restore it from a copy.") from None
+    except (OSError, ValueError) as error:  # ValueError: of a zero byte in the name, and GatewiseErrors pass
+        if isinstance(error, _checks.GatewiseError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise _checks.DataError(f"{path} cannot be read ({reason}). Check the path.") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a text in UTF-8; what is none is refused with its name."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise _checks.DataError(f"{path} is not UTF-8 text ({error}). Restore it from a copy.") from None
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
 
 
 def read_json_lines(path: Path) -> list[Any]:
     """Read JSON, one value a line; a line that is none is refused with the file's name and its number."""
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:
             rows.append(json.loads(line))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise _checks.DataError(f"{path}, line {number}: not valid JSON ({error}). Restore the file.") from None
+        except (ValueError, RecursionError) as error:
+            reason = _reason(error)
+            raise _checks.DataError(f"{path}, line {number}: not valid JSON ({reason}). Restore the file.") from None
     return rows

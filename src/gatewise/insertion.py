@@ -146,8 +146,9 @@ def insert_gates(
     (('2',), ['2.gct'])
     >>> insertion.undo()
     """
-    if not isinstance(model, nn.Module):
-        raise _checks.InvalidTypeError(f"insert_gates takes a network (torch.nn.Module), got {model!r}.")
+    _checks.network("insert_gates", model)
+    if where is not None and not callable(where):
+        raise _checks.InvalidTypeError(f"where must be a function of name and layer, got {_checks.shown(where)}.")
     choice, make = _resolve(gate, place, options)
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise _checks.InvalidValueError("give only one of place=, before= and after=.")
@@ -190,9 +191,11 @@ def _resolve(
         return None, partial(gate, **options)
     if not isinstance(gate, str | GateChoice):
         raise _checks.InvalidTypeError(
-            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {gate!r}."
+            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_checks.shown(gate)}."
         )
     choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
+    if place is not None:
+        _checks.text("place", place)
     if place and choice.place and place != choice.place:
         raise _checks.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
@@ -211,7 +214,7 @@ def _candidates(
     if types is not None:
         if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
             raise _checks.InvalidTypeError(
-                f"before= and after= take layer types such as torch.nn.Conv2d, got {types!r}."
+                f"before= and after= take layer types such as torch.nn.Conv2d, got {_checks.shown(types)}."
             )
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
@@ -240,6 +243,11 @@ def _selection(
 ) -> Callable[[str], str]:
     """Return a function from a layer's path to the reason why it is left out, or ''."""
     modules = dict(model.named_modules())
+    for what, names in (("include", include), ("exclude", exclude)):
+        if names is not None and not isinstance(names, str | list | tuple | set):
+            raise _checks.InvalidTypeError(
+                f"{what} must be a regular expression or a list of layers, got {_checks.shown(names)}."
+            )
     for expression in (names for names in (include, exclude) if isinstance(names, str)):
         _checks.regular_expression(repr(expression), expression)
     for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
@@ -316,6 +324,7 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     >>> gates_in(nn.Sequential(nn.ReLU()))
     {}
     """
+    _checks.network("gates_in", model)
     return {path: module for path, module in model.named_modules() if isinstance(module, Gate)}
 
 

@@ -17,7 +17,7 @@ from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
 from gatewise.export import WithGates, opened
-from gatewise.files import write_atomically
+from gatewise.files import read_bytes, write_atomically
 from gatewise.training import Recipe, pixel_classes
 
 _STANDARD_INPUT = Path("-")
@@ -51,11 +51,11 @@ class Predictor:
         if source.is_file():
             exported = opened(source)
             config = exported.details
+            _refuse_incomplete(source, config)
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
         model, config = load_model(source)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if absent := [key for key in _NEEDED if key not in config]:
-            raise _checks.DataError(f"{source / 'config.json'} has no {', '.join(absent)}, which predictions need.")
+        _refuse_incomplete(source / "config.json", config)
         recipe = source / "recipe.yaml"
         scale = Recipe.load(recipe).image_size if recipe.exists() else config.get("scale")
         return cls(WithGates(model.to(device)), config, scale, device)
@@ -98,6 +98,16 @@ class Predictor:
         return pixels_of(fitted)[: self.config["in_chans"]]
 
 
+def _refuse_incomplete(file: Path, config: Mapping[str, Any]) -> None:
+    if absent := [key for key in _NEEDED if config.get(key) is None]:
+        raise _checks.DataError(f"{file} has no {', '.join(absent)}, which predictions need.")
+    for key in ("mean", "std"):
+        if len(config[key]) != config["in_chans"]:
+            raise _checks.DataError(
+                f"{file}: {key} has {len(config[key])} entries for {config['in_chans']} channels. Restore the file."
+            )
+
+
 def predict(
     source: str | Path, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
 ) -> Iterator[dict[str, Any]]:
@@ -121,7 +131,7 @@ def predict(
             raise _checks.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
         _refuse_overwriting(files, Path(out))
     for file, name in files.items():
-        picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else file.read_bytes())
+        picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
         logits, open_gates = predictor.logits(picture)
         found: dict[str, Any] = {"image": str(file)}
         if predictor.labels_pixels:
@@ -143,7 +153,10 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
         if not path.is_dir():
             yield path, Path(path.stem)
             continue
-        inside = sorted(file for file in path.rglob("*") if is_image(file.name))
+        try:
+            inside = sorted(file for file in path.rglob("*") if is_image(file.name))
+        except OSError as error:
+            raise _checks.DataError(f"{path} cannot be looked through ({error.strerror}).") from None
         if not inside:
             raise _checks.DataError(f"{path} holds no images.")
         for file in inside:

@@ -130,6 +130,8 @@ class GateSpec:
     def make(self, channels: int, **options: Any) -> Gate:
         """Build the gate; an unknown option is refused with the list of known ones."""
         _checks.options_of(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
+        sizes = [channels, *options.values()]
+        _checks.affordable(f"gate {self.name!r}", sizes, lambda: self.gate(channels, **{**options, "device": "meta"}))
         return self.gate(channels, **options)
 
 

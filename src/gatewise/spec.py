@@ -34,7 +34,9 @@ GATER_OPTIONS = (
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
 _SIZES = re.compile(r"\d+(x\d+)+")
 _WORDS = {"true": True, "false": False, "none": None}
-_MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?")  # timm's prefixes have a colon of their own
+_MODEL = re.compile(
+    r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL
+)  # timm's prefixes have a colon of their own
 _LOCAL_FOLDER = "local-dir:"  # timm's; a folder's name may hold any sign of the grammar
 
 
@@ -44,6 +46,7 @@ def parse_value(text: str) -> bool | int | float | str | tuple[int, ...] | None:
     >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true"), parse_value("7x8")
     (0.0625, 1e-05, 'l1', True, (7, 8))
     """
+    _checks.text("an option's value", text)
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if fraction := _FRACTION.fullmatch(text):
@@ -104,11 +107,13 @@ class GateChoice:
     place: str | None = None
 
     def __post_init__(self) -> None:
+        _checks.text("the name of a gate", self.name)
+        _checks.mapping(f"options of {self.name!r}", self.options)
         for option, value in self.options.items():
             if isinstance(value, str) and set(value) & set("+,@"):
                 raise _checks.InvalidValueError(
-                    f"{self.name}: {option}={value!r} holds one of '+', ',' and '@', which divide this text. "
-                    f"Write an expression without them (x{{1}}x* for x+), or build the network in Python."
+                    f"{self.name}: {option}={_checks.shown(value)} holds one of '+', ',' and '@', which divide this "
+                    f"text. Write an expression without them (x{{1}}x* for x+), or build the network in Python."
                 )
         if self.is_gater:
             _checks.options_of(GATER, self.options, GATER_OPTIONS)
@@ -145,7 +150,7 @@ class GateChoice:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "name:option=value,...@place"."""
-        body, at, place = text.strip().partition("@")
+        body, at, place = _checks.text("a gate", text).strip().partition("@")
         name, colon, options = body.partition(":")
         if colon and not options:
             raise _checks.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
@@ -168,7 +173,7 @@ def parse_gates(text: str) -> Gates:
     >>> [str(choice) for choice in parse_gates("gct+se@stage_end")], parse_gates("none")
     (['gct', 'se@stage_end'], ())
     """
-    if text.strip() == "none":
+    if _checks.text("gates", text).strip() == "none":
         return ()
     if "none" in text.split("+"):
         raise _checks.InvalidValueError(f"none stands alone, got {text!r}. Leave it out beside other gates.")
@@ -187,6 +192,7 @@ def parse_gates_list(text: str) -> list[Gates]:
     ['none', 'se', 'gct:mode=l1,eps=0.0001', 'gc']
     """
     parts: list[str] = []
+    _checks.text("a list of gates", text)
     for part in filter(None, (part.strip() for part in text.split(","))):
         continues = parts and "=" in part.partition(":")[0] and ":" in parts[-1].rpartition("+")[2]
         if continues:
@@ -221,10 +227,14 @@ class ModelSpec:
     model_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     gates: Gates = ()
 
+    def __post_init__(self) -> None:
+        _checks.text("the name of a network", self.model)
+        _checks.mapping("the options of a network", self.model_options)
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "model:option=value+gate..."."""
-        if text.strip().startswith(_LOCAL_FOLDER):
+        if _checks.text("a network", text).strip().startswith(_LOCAL_FOLDER):
             raise _checks.InvalidValueError(
                 f"a folder cannot be read from the string {text!r}; build its network with "
                 f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert the gates with insert_gates."
@@ -248,22 +258,37 @@ class ModelSpec:
         """Rebuild a spec from what `to_dict` returned; unknown keys, and a missing `model` or `gate`, are refused."""
         _check_keys("a model spec", values, "model", ["model_options", "gates"])
         chosen = values.get("gates") or []
+        if not isinstance(chosen, list | tuple):
+            raise _checks.InvalidTypeError(f"the gates of a model spec must be a list, got {_checks.shown(chosen)}.")
         for gate in chosen:
             _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
-        gates = [GateChoice(g["gate"], _tuples(g.get("options") or {}), g.get("place")) for g in chosen]
-        return cls(values["model"], _tuples(values.get("model_options") or {}), tuple(gates))
+        gates = [
+            GateChoice(g["gate"], _tuples(f"options of {g['gate']!r}", g.get("options") or {}), g.get("place"))
+            for g in chosen
+        ]
+        options = _tuples("the model's options", values.get("model_options") or {})
+        return cls(values["model"], options, tuple(gates))
 
 
-def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+def _tuples(what: str, options: Any) -> dict[str, Any]:
     """Return options with lists, which is what files make of tuples, as tuples again."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in _checks.mapping(what, options).items()
+    }
 
 
 def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: list[str]) -> None:
     """Refuse anything but a mapping with a name under `required`, and at most the optional keys beside it."""
     if not isinstance(values, Mapping):
-        raise _checks.InvalidTypeError(f"{owner} must be a mapping with the key {required!r}, got {values!r}.")
+        raise _checks.InvalidTypeError(
+            f"{owner} must be a mapping with the key {required!r}, got {_checks.shown(values)}."
+        )
     _checks.options_of(owner, values, [required, *optional])
     if not (isinstance(values.get(required), str) and values[required]):
-        given = f"got {required}: {values[required]!r}" if required in values else f"got {dict(values)!r}"
+        given = (
+            f"got {required}: {_checks.shown(values[required])}"
+            if required in values
+            else f"got {_checks.shown(dict(values))}"
+        )
         raise _checks.InvalidValueError(f"{owner} needs the key {required!r} with a name, {given}.")

@@ -95,6 +95,7 @@ def train_only_gates(model: nn.Module) -> None:
 
 def train_everything(model: nn.Module) -> None:
     """Undo `train_only_gates`: every parameter is trained, and normalisation follows its network's mode again."""
+    _checks.network("train_everything", model)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for layer in model.modules():
@@ -149,6 +150,7 @@ def gate_loss(model: nn.Module) -> Tensor:
     >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
     tensor(0.)
     """
+    _checks.network("gate_loss", model)
     askers: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
     losses: list[Tensor] = [loss for asker in askers if (loss := asker.extra_loss()) is not None]
     anchor = next(model.parameters(), torch.empty(0))

@@ -6,6 +6,7 @@ from planted.execution import BUGS as _EXECUTION
 from planted.fused import BUGS as _FUSED
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
+from planted.input import BUGS as _INPUT
 from planted.interop import BUGS as _INTEROP
 from planted.kernels_triton import BUGS as _KERNELS_TRITON
 from planted.networks import BUGS as _NETWORKS
@@ -22,6 +23,7 @@ BUGS = [
     *_FUSED,
     *_GATES,
     *_GATERNET,
+    *_INPUT,
     *_INTEROP,
     *_KERNELS_TRITON,
     *_NETWORKS,

@@ -6,8 +6,8 @@ BUGS = [
     Bug(
         "pickles may do anything",
         "interop/reading.py",
-        'torch.load(file, map_location="cpu", weights_only=True)',
-        'torch.load(file, map_location="cpu", weights_only=False)',
+        'torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)',
+        'torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)',
         "test_interop.py",
         "test_nothing_of_a_malicious_pickle_runs",
     ),

@@ -614,8 +614,8 @@ BUGS = [
     Bug(
         "a dictionary forgets places",
         "spec.py",
-        '_tuples(g.get("options") or {}), g.get("place"))',
-        '_tuples(g.get("options") or {}))',
+        ', g.get("options") or {}), g.get("place"))',
+        ', g.get("options") or {}))',
         "test_spec.py",
         "test_a_spec_is_read_back_from_its_dictionary_through_yaml_and_json",
     ),
@@ -670,7 +670,7 @@ BUGS = [
     Bug(
         "a seeded network forgets its options",
         "models/build.py",
-        "return make_model(ModelSpec(spec.model, options, spec.gates))",
+        "return make_model(ModelSpec(spec.model, {}, spec.gates), **options)",
         "return make_model(spec)",
         "test_models.py",
         "test_the_seed_holds_for_options_given_as_arguments_too",

@@ -27,6 +27,7 @@ from gatewise.data import (
     make_batches,
     spread,
 )
+from gatewise.details import checked_metrics
 from gatewise.files import read_json, read_json_lines
 from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe, Tally, make_task
@@ -211,6 +212,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
     rows = read_json_lines(log) if log.exists() else []
     _refuse_incomplete(folder, config, metrics, rows)
+    checked_metrics(folder / "metrics.json", metrics)
     dataset, missing = None, ""
     try:
         dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
@@ -240,9 +242,9 @@ def _refuse_incomplete(folder: Path, config: Any, metrics: Any, rows: list[Any])
                     f"{folder / file} has no {key!r}. Was it written by gatewise? Restore the file."
                 )
     score = metrics.get("score", "accuracy")
-    if score not in TITLES or score not in metrics:
+    if not isinstance(score, str) or score not in TITLES or score not in metrics:
         raise _checks.DataError(
-            f"{folder / 'metrics.json'} has no {score!r}. Was it written by gatewise? Restore the file."
+            f"{folder / 'metrics.json'} has no {_checks.shown(score)}. Was it written by gatewise? Restore the file."
         )
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(f"validation_{score}"), int | float):

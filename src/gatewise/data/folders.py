@@ -8,6 +8,7 @@ import torch
 from gatewise import _checks
 from gatewise.data.images import EncodedImages
 from gatewise.data.tables import SPLITS, Split, class_names
+from gatewise.files import read_bytes
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
@@ -23,10 +24,7 @@ class EncodedFiles(EncodedImages):
         return self._files[index]
 
     def content(self, index: int) -> bytes:
-        try:
-            return Path(self._files[index]).read_bytes()
-        except OSError as error:
-            raise _checks.DataError(f"{self._files[index]}: cannot be read ({error.strerror}).") from None
+        return read_bytes(Path(self._files[index]))
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
@@ -58,11 +56,21 @@ def is_image(path: str) -> bool:
     return path.lower().endswith((*IMG_EXTENSIONS, ".gif", ".avif"))
 
 
+def _refuse_circles(folder: Path) -> None:
+    """Refuse a link to a folder that it lies in: whoever follows two of those, as torchvision does, never ends."""
+    for path, folders, _ in os.walk(folder, followlinks=True):
+        for name in folders:
+            link = Path(path, name)
+            if link.is_symlink() and Path(path).resolve().is_relative_to(link.resolve()):
+                raise _checks.DataError(f"{link} is a link to a folder that it lies in. Remove it.")
+
+
 def _read_split(folder: Path, image_size: int | None) -> Split:
     torchvision = _checks.optional_module("torchvision.datasets", "reading class folders")
     for path in (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())):
         if not os.access(path, os.R_OK | os.X_OK):  # os.walk would pass over it without a word
             raise _checks.DataError(f"{path}: no permission to read this folder.")
+    _refuse_circles(folder)
     try:
         images = torchvision.ImageFolder(str(folder), is_valid_file=is_image)
     except FileNotFoundError as error:

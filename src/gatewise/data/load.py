@@ -180,8 +180,10 @@ def load_pairs(
             _checks.integer_at_least(4, **{name: value})
     _checks.one_of("loading", loading, LOADINGS)
     _checks.integer_at_least(0, ignore_index=ignore_index)
+    _checks.number_between(0, 2**16, ignore_index=ignore_index)
     encoded, names = read_pairs(source)
     if class_names is not None:
+        _checks.text("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
     masks = [masks for _, masks in encoded.values()]
     meaning = meaning_of(masks, names, ignore_index, foreground)

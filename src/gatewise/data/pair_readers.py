@@ -7,8 +7,9 @@ from typing import Any
 from gatewise import _checks
 from gatewise.data.folders import EncodedFiles, is_image
 from gatewise.data.images import EncodedImages
-from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, read_table, split_files
+from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, listed, read_table, split_files
 from gatewise.data.torchvision_sets import default_root
+from gatewise.files import read_text
 
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
 VOC = {  # where torchvision puts each year
@@ -48,11 +49,7 @@ def named_classes(folder: Path) -> tuple[str, ...]:
     file = folder / "classes.txt"
     if not file.exists():
         return ()
-    try:
-        text = file.read_text("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _checks.DataError(f"{file} is not UTF-8 text. Save it as UTF-8.") from None
-    return checked_names(str(file), text.rstrip().splitlines())
+    return checked_names(str(file), read_text(file).removeprefix("\ufeff").rstrip().splitlines())
 
 
 def checked_names(where: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -85,8 +82,8 @@ def _of_tables(files: list[Path]) -> Encoded:
 def _column(where: str, table: Any, what: str, known: tuple[str, ...]) -> str:
     found = next((name for name in known if name in table.column_names), None)
     if found is None:
-        listed = ", ".join(table.column_names)
-        raise _checks.DataError(f"{where}: expected columns 'image' and 'mask', found {listed}; no {what}.")
+        found = listed(table.column_names)
+        raise _checks.DataError(f"{where}: expected columns 'image' and 'mask', found {found}; no {what}.")
     if not any(kind in str(table.schema.field(found).type) for kind in ("struct", "binary", "string")):
         raise _checks.DataError(
             f"{where}: column {found!r} holds {table.schema.field(found).type}, not image files. "

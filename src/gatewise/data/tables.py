@@ -9,6 +9,7 @@ import torch
 
 from gatewise import _checks
 from gatewise.data.images import EncodedImages
+from gatewise.files import read_bytes
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -45,7 +46,7 @@ class EncodedRows(EncodedImages):
         value = value.as_py() if hasattr(value, "as_py") else value
         if isinstance(value, dict):
             path = value.get("path")
-            value = value.get("bytes") or (Path(path).read_bytes() if path and Path(path).is_file() else None)
+            value = value.get("bytes") or (read_bytes(Path(path)) if path and Path(path).is_file() else None)
         if value is not None and not isinstance(value, bytes):
             came = f"{type(value).__name__} {str(value)[:50]!r}"
             raise _checks.DataError(f"{self.where(index)}: the image is {came}; expected the bytes of a file.")
@@ -96,9 +97,25 @@ def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
     image, label = columns(str(file), table.column_names)
     labels = table[label].to_pylist()
     check_labels(str(file), labels)
+    return table[image], labels, _told_names(str(file), table, label)
+
+
+def _told_names(where: str, table: Any, label: str) -> tuple[str, ...]:
+    """Return the names that Hugging Face's metadata give to the classes, () where there are none."""
     metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    feature = json.loads(metadata).get("info", {}).get("features", {}).get(label, {})
-    return table[image], labels, tuple(feature.get("names", ()))
+    try:
+        found = json.loads(metadata)
+    except (ValueError, RecursionError):
+        raise _checks.DataError(f"{where}: its Hugging Face metadata are no JSON. Write the file anew.") from None
+    for key in ("info", "features", label, "names"):
+        found = (found.get(key) or {}) if isinstance(found, dict) else found
+    if not found:
+        return ()
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise _checks.DataError(
+            f"{where}: the class names in its metadata are {_checks.shown(found)}; expected a list."
+        )
+    return tuple(found)
 
 
 def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
@@ -148,8 +165,14 @@ def columns(where: str, names: Sequence[str]) -> tuple[str, str]:
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
         masks = " For masks, which have a class for each pixel, set task to segment." if "mask" in names else ""
-        raise _checks.DataError(f"{where}: expected columns 'image' and 'label', found {', '.join(names)}.{masks}")
+        raise _checks.DataError(f"{where}: expected columns 'image' and 'label', found {listed(names)}.{masks}")
     return image, label
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of columns as a refusal shows them, each cut where it is long."""
+    shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:20]]
+    return ", ".join(" ".join(name.split()) for name in shown) + (", ..." if len(names) > 20 else "")
 
 
 def check_labels(where: str, labels: Sequence[object]) -> None:
@@ -160,7 +183,7 @@ def check_labels(where: str, labels: Sequence[object]) -> None:
                 f"{where}, row {row}: the label is an image or a list, perhaps a mask; expected one integer from 0."
             )
         if isinstance(label, bool) or not isinstance(label, int) or label < 0:
-            raise _checks.DataError(f"{where}, row {row}: label {label!r}; expected an integer from 0.")
+            raise _checks.DataError(f"{where}, row {row}: label {_checks.shown(label)}; expected an integer from 0.")
 
 
 def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -71,13 +71,30 @@ class Compaction:
 
     def apply(self, net: GaterNet) -> Any:
         """Return a copy of a net of the same form without the gates and filters that are constant here."""
+        if not isinstance(net, GaterNet):
+            raise _checks.InvalidTypeError(
+                f"a compaction is of a GaterNet, got {type(net).__name__}. Is the spec beside it that of another run?"
+            )
+        if len(self.states) != net.gate_count:
+            raise _checks.InvalidValueError(
+                f"the compaction has {len(self.states)} gates, the network {net.gate_count}: it is that of another one."
+            )
         return restructure(net, self.states, self.whole)[0]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
         """Read what `to_dict` gave."""
-        sites = tuple(CompactSite(**site) for site in values["sites"])
-        return cls(**{**values, "sites": sites, "whole": tuple(values["whole"])})
+        known = [field.name for field in fields(cls)]
+        _checks.options_of("a compaction", _checks.mapping("a compaction", values), known)
+        if absent := [name for name in known if name not in values]:
+            raise _checks.InvalidValueError(f"a compaction needs {', '.join(absent)}, which are not there.")
+        letters = set(_checks.text("states of a compaction", values["states"]))
+        if not letters <= set(_NAMES):
+            raise _checks.InvalidValueError(f"the states of a compaction are 1, 0 and ?, got {_checks.shown(letters)}.")
+        for name in ("sites", "whole"):
+            if not isinstance(values[name], list | tuple):
+                raise _checks.InvalidTypeError(f"{name} must be a list, got {_checks.shown(values[name])}.")
+        return cls(**{**values, "sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])})
 
     def __str__(self) -> str:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
@@ -95,6 +112,15 @@ class Compaction:
         if self.checked:
             lines.append(f"{self.disagreeing} of {self.checked} other images would have opened or closed others")
         return "\n".join(lines)
+
+
+def _site_of(values: Any) -> CompactSite:
+    known = {field.name for field in fields(CompactSite)}
+    if set(_checks.mapping("a site of a compaction", values)) != known:
+        raise _checks.InvalidValueError(
+            f"a site of a compaction has {', '.join(sorted(known))}, got {_checks.shown(values)}."
+        )
+    return CompactSite(**values)
 
 
 _REASONS = 5  # that are told in full; `sites` has all

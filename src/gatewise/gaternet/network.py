@@ -93,6 +93,11 @@ class GaterNet(nn.Module):
         example: Tensor | None = None,
     ) -> None:
         super().__init__()
+        _checks.network("GaterNet", backbone)
+        if image_size is not None:
+            _checks.size_of_images("image_size", image_size)
+        if example is not None:
+            _checks.floating("GaterNet", example=example)
         _checks.integer_at_least(1, bottleneck=bottleneck)
         _checks.boolean(head_norm=head_norm)
         gate_bias = (0.0 if budget is None else 2.0) if gate_bias is None else gate_bias
@@ -206,6 +211,7 @@ class GaterNet(nn.Module):
 
     def check_gates(self, x: Tensor, gates: Tensor) -> None:
         """Refuse gates that are not one row for each image, with ValueError."""
+        _refuse_no_gates(gates)
         if tuple(gates.shape) != (len(x), self.gate_count):
             raise _checks.InvalidValueError(
                 f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
@@ -275,6 +281,11 @@ class GaterNet(nn.Module):
 
         A convolution works for its open filters on its open inputs; what has no gates is counted whole.
         """
+        _refuse_no_gates(gates)
+        if gates.dim() != 2 or gates.shape[1] != self.gate_count:
+            raise _checks.InvalidValueError(
+                f"gates must have shape (N, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
+            )
         return self.dense_macs + self.gater_macs - saved_macs(self.sites, gates)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -282,6 +293,11 @@ class GaterNet(nn.Module):
 
     def extra_repr(self) -> str:
         return f"gates={self.gate_count}, sites={len(self.sites)}, estimator={self.estimator!r}"
+
+
+def _refuse_no_gates(gates: object) -> None:
+    if not isinstance(gates, Tensor) or gates.is_complex():
+        raise _checks.InvalidTypeError(f"gates must be a tensor of numbers from 0 to 1, got {_checks.shown(gates)}.")
 
 
 def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:

@@ -110,7 +110,7 @@ def find_sites(
     if not found:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise _checks.InvalidValueError(
-            f"{type(backbone).__name__} has no filters to gate at sites={chosen!r} ({reasons}). "
+            f"{type(backbone).__name__} has no filters to gate at sites={_checks.shown(chosen)} ({reasons}). "
             f"Choose sites='inner' or 'residual', or convolutions by name."
         )
     sites: list[Site] = []
@@ -158,7 +158,9 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Any) -> tuple[list[Fi
         _checks.regular_expression(f"sites={chosen!r}", chosen)
         names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
-        raise _checks.InvalidTypeError(f"sites must be inner, residual, an expression or a list, got {chosen!r}.")
+        raise _checks.InvalidTypeError(
+            f"sites must be inner, residual, an expression or a list, got {_checks.shown(chosen)}."
+        )
     else:
         names = {_checks.one_of("gateable convolution", name, candidates) for name in chosen}
     order = [name for name in modules if name in names]

@@ -134,6 +134,9 @@ class GatherExcite(Gate):
         super().__init__(channels, spatial_dims=spatial_dims)
         _checks.integer_at_least(0, extent=extent)
         _checks.boolean(learned=learned, mlp=mlp)
+        for name, value in (("rd_ratio", rd_ratio), ("rd_channels", rd_channels), ("rd_divisor", rd_divisor)):
+            if not isinstance(value, int | float | None):
+                raise _checks.InvalidTypeError(f"{name} must be a number, got {_checks.shown(value)}.")
         if not mlp and (rd_ratio, rd_channels, rd_divisor) != (1 / 16, None, 1):
             raise _checks.InvalidValueError(
                 "rd_ratio, rd_channels and rd_divisor are the width of the MLP. Give mlp=True with them, or leave them "
@@ -163,7 +166,8 @@ class GatherExcite(Gate):
             return None
         if not (learned and self.extent == 0):
             raise _checks.InvalidValueError(
-                f"map_size is for learned=True with extent=0 only, got map_size={map_size!r} with learned={learned} "
+                f"map_size is for learned=True with extent=0 only, got map_size={_checks.shown(map_size)} with "
+                f"learned={learned} "
                 f"and extent={self.extent}. Leave it out: this gate takes maps of every size."
             )
         sizes = tuple(map_size) if isinstance(map_size, Sequence) else (map_size,) * self.spatial_dims
@@ -171,7 +175,8 @@ class GatherExcite(Gate):
             _checks.integer_at_least(1, map_size=size)
         if len(sizes) != self.spatial_dims:
             raise _checks.InvalidValueError(
-                f"map_size must be one integer or one for each of {self.spatial_dims} axes, got {map_size!r}."
+                f"map_size must be one integer or one for each of {self.spatial_dims} axes, got "
+                f"{_checks.shown(map_size)}."
             )
         return sizes
 

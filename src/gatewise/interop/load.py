@@ -76,8 +76,7 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
     >>> loaded.source, len(loaded.kept)
     ('gatewise', 63)
     """
-    if not isinstance(model, nn.Module):
-        raise _checks.InvalidTypeError(f"load_weights fills a network (torch.nn.Module), got {model!r}.")
+    _checks.network("load_weights", model)
     _checks.one_of("source", source, SOURCES)
     path, weights, config = read_weights(file)
     source = _recognised(weights) if source == "auto" else source
@@ -118,6 +117,7 @@ def convert_weights(model: nn.Module, to: str) -> dict[str, Any]:
     >>> list(convert_weights(make_model("resnet50_v1+gct"), "gct"))[:4]
     ['stem.conv1.1.weight', 'stem.conv1.0.alpha', 'stem.conv1.0.gamma', 'stem.conv1.0.beta']
     """
+    _checks.network("convert_weights", model)
     layout = LAYOUTS[_checks.one_of("layout", to, LAYOUTS)]
     _refuse_other_network("these weights", layout, model)
     flat = layout.to_theirs(model)

@@ -1,8 +1,8 @@
 """Weights from any file: safetensors, or what torch.save wrote, of which nothing is ever executed."""
 
+import io
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gatewise import _checks
 from gatewise.checkpoint import CONFIG, WEIGHTS, read_source, read_tensors
+from gatewise.files import read_bytes
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
 
@@ -37,17 +38,18 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
 
 
 def _unpickled(file: Path) -> Any:
+    content = read_bytes(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that it may not know: then it says so
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
         raise _checks.DataError(
             f"{file} was not opened: its pickle holds more than tensors and plain values ({asked[:160]}). If you trust "
             f"it, open it where it was made, and save its state_dict alone, best as safetensors."
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a spoiled file torch's readers raise whatever its bytes lead to
         reason = " ".join(str(error).split())[:160]
         raise _checks.DataError(f"{file} is no file of weights that torch can read ({reason}).") from None
 

@@ -1,5 +1,7 @@
 """Build a network, gates included, from its name or spec."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,8 @@ from gatewise import _checks
 from gatewise.insertion import insert_all
 from gatewise.models.families import FAMILIES
 from gatewise.spec import ModelSpec
+
+_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
 def model_names() -> tuple[str, ...]:
@@ -43,7 +47,8 @@ def make_model(
     >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
     2025
     """
-    spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
+    spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
+    _checks.seed(seed)
     if any(choice.is_gater for choice in spec.gates):
         raise _checks.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
     for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
@@ -56,6 +61,7 @@ def make_model(
                 f"Leave it out of the text."
             )
         options[name] = value
+    _refuse_files(spec.model, spec.model_options)
     options = {**spec.model_options, **options}
     if seed is None:
         model = _backbone(spec.model, options)
@@ -63,11 +69,22 @@ def make_model(
         return model
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
-        return make_model(ModelSpec(spec.model, options, spec.gates))
+        return make_model(ModelSpec(spec.model, {}, spec.gates), **options)
+
+
+def _refuse_files(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of a spec by which timm opens a file of its own accord, in older versions as a pickle."""
+    for option in _FILES:
+        if options.get(option):
+            raise _checks.InvalidValueError(
+                f"{name} is asked for with {option}={_checks.shown(options[option])}, and no spec may name a file to "
+                f"open. Leave it out, and fill the network with gatewise.load_weights."
+            )
 
 
 def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
     if name in FAMILIES:
+        _checks.affordable(f"{name} of these sizes", options.values(), lambda: FAMILIES[name].make(**options))
         return FAMILIES[name].make(**options)
     timm = _checks.optional_module("timm", f"the model {name!r}")
     base = name.partition(".")[0]
@@ -78,8 +95,13 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
             f"unknown model {base!r}; expected one of {', '.join(plain)}, or a name from timm.list_models()."
             f"{_checks.nearest(base, known)}"
         )
+    build = partial(timm.create_model, name, **options)
     try:
-        return timm.create_model(name, **options)
-    except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        plain = {key: value for key, value in options.items() if key != "pretrained"}
+        _checks.affordable(f"{name} of these sizes", plain.values(), partial(timm.create_model, name, **plain))
+        return build()
+    except _checks.GatewiseError:
+        raise
+    except Exception as error:  # whatever options that it does not know of lead to, deep inside timm
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise _checks.InvalidValueError(f"timm cannot build {name!r} with these options: {reason}") from None

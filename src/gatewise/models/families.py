@@ -35,6 +35,9 @@ class Family:
     def make(self, **options: Any) -> nn.Module:
         """Build the network; an unknown option is refused with the nearest known one."""
         _checks.options_of(f"model {self.name!r}", options, self.options)
+        for name, parameter in inspect.signature(self.build).parameters.items():
+            if isinstance(parameter.default, int) and not isinstance(parameter.default, bool) and name in options:
+                _checks.integer_at_least(1, **{name: options[name]})
         return self.build(**options)
 
 

@@ -55,7 +55,9 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(backbone, str):
-            raise _checks.InvalidTypeError(f"backbone must be the name of a timm network, got {backbone!r}.")
+            raise _checks.InvalidTypeError(
+                f"backbone must be the name of a timm network, got {_checks.shown(backbone)}."
+            )
         _checks.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
         _checks.integer_at_least(1, output_stride=output_stride)
         _checks.one_of("output_stride", str(output_stride), map(str, STRIDES))
@@ -116,7 +118,9 @@ def make_segmenter(
     _checks.options_of("make_segmenter", options, inspect.signature(Segmenter).parameters)
     context = "none" if context is None else context
     if not isinstance(context, str | GateChoice):
-        raise _checks.InvalidTypeError(f"context must be the name of a gate or a GateChoice, got {context!r}.")
+        raise _checks.InvalidTypeError(
+            f"context must be the name of a gate or a GateChoice, got {_checks.shown(context)}."
+        )
     gates = parse_gates(context) if isinstance(context, str) else (context,)
     if any(gate.is_gater or gate.place for gate in gates):
         raise _checks.InvalidValueError(f"context takes a gate without a place, got {context!r}. Give context_at.")

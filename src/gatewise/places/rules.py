@@ -23,6 +23,7 @@ def find_places(model: nn.Module, place: str, example: Any = None) -> Places:
     >>> [(p.layer, p.side, p.channels) for p in find_places(net, "inner").found]
     [('1', 'output', 8)]
     """
+    _checks.network("find_places", model)
     _checks.one_of("place", place, PLACES + MARKED_PLACES)
     if place in _WITHOUT_GRAPH:
         return _WITHOUT_GRAPH[place](model)

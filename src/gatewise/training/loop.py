@@ -19,7 +19,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gatewise import _checks
-from gatewise.checkpoint import complete_states, keep_newest_states, remove_leftovers, save_model, state_progress
+from gatewise.checkpoint import (
+    check_position,
+    complete_states,
+    keep_newest_states,
+    remove_leftovers,
+    save_model,
+    state_progress,
+)
 from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
 from gatewise.files import read_json, read_json_lines, write_atomically, write_json
 from gatewise.measure import environment, parameter_count
@@ -33,6 +40,7 @@ from gatewise.tuning import Stage, announce_steps
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
 _SAVE_EVERY_S = 600.0  # a long epoch is saved in between
 _KEEP = 2  # checkpoints
+_LOGGED = ("epoch", "train_accuracy", "images_per_second")  # what is read from the log again
 
 
 def train(
@@ -176,6 +184,7 @@ class _Run:
         checkpoint = states[-1]
         with _naming_what_is_left(checkpoint):
             progress = state_progress(checkpoint)
+            check_position(checkpoint, progress, epochs=self.recipe.epochs, steps=self.batches.steps)
         self.epoch, self.step = progress["epoch"], progress["step"]
         self.losses = list(torch.tensor(progress["losses"], device=self.accelerator.device))
         self.correct += progress["correct"]
@@ -185,6 +194,9 @@ class _Run:
         """Keep the log's rows of epochs that are behind us, and no others."""
         log = self.out / "log.jsonl"
         rows = read_json_lines(log) if log.exists() else []
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), int | float) for key in _LOGGED):
+                raise _checks.DataError(f"{log}, line {number}: no numbers for {', '.join(_LOGGED)}. Restore the file.")
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
         if len(self.rows) < self.epoch:
             raise _checks.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")

@@ -12,7 +12,7 @@ import yaml
 from gatewise import _checks
 from gatewise.data import IGNORED, LOADINGS, DataSource
 from gatewise.data.augmentation import parse_augmentation
-from gatewise.files import write_atomically
+from gatewise.files import read_text, write_atomically
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.spec import ModelSpec, parse_gates, parse_value
 from gatewise.tuning import Stage, fine_tuning_stages
@@ -96,7 +96,9 @@ class Recipe:
             name, value = field.name, getattr(self, field.name)
             kinds = {str: (str,), str | None: (str, type(None))}.get(field.type, ())  # type: ignore[call-overload]
             if kinds and not isinstance(value, kinds):
-                raise _checks.InvalidTypeError(f"{name} must be text, got {value!r} ({type(value).__name__}).")
+                raise _checks.InvalidTypeError(
+                    f"{name} must be text, got {_checks.shown(value)} ({type(value).__name__})."
+                )
         _checks.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         _checks.integer_at_least(0, seed=self.seed)
         _checks.number_between(0, 2**31 - 1, seed=self.seed)
@@ -127,9 +129,10 @@ class Recipe:
         """Refuse what the task would pass over without a word."""
         foreign = _OF_CLASSIFY if self.task == "segment" else _OF_SEGMENT
         for field in dataclasses.fields(self):
-            if field.name in foreign and getattr(self, field.name) != field.default:
+            value = getattr(self, field.name)
+            if field.name in foreign and value != field.default:
                 raise _checks.InvalidValueError(
-                    f"{field.name} is {getattr(self, field.name)!r}, which task {self.task} has no use for. "
+                    f"{field.name} is {_checks.shown(value)}, which task {self.task} has no use for. "
                     f"Leave it out, or set task."
                 )
 
@@ -176,6 +179,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from plain values; unknown names are refused with the nearest known one."""
+        _checks.mapping("a recipe", values)
         _checks.options_of("the recipe", values, [field.name for field in dataclasses.fields(cls)])
         return cls(**values)
 
@@ -183,10 +187,11 @@ class Recipe:
     def load(cls, path: str | Path) -> Self:
         """Read a YAML file."""
         path = _checks.existing_path("recipe", path)
+        text = read_text(path)
         try:
-            values = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
+            values = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates that no calendar has
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             raise _checks.DataError(f"{path} is not valid YAML ({reason}).") from None
         if not isinstance(values, dict):
             raise _checks.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")

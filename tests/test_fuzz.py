@@ -1,0 +1,205 @@
+"""Spoiled files and hostile values, drawn by hypothesis and by the fuzzer: refused in our words, nothing harmed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz import fuzz
+from fuzzing import TARGETS
+from fuzzing.base import make as make_files
+from fuzzing.box import Box
+from fuzzing.pool import Worker, environment
+from fuzzing.worker import make
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gatewise as gw
+from gatewise._checks import GatewiseError, shown
+from gatewise.archive import _code
+from gatewise.details import checked_details
+from gatewise.spec import format_gates, parse_gates, parse_gates_list, parse_value
+from gatewise.training import Recipe
+
+PLAIN: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=10), inside, max_size=4),
+    max_leaves=12,
+)
+FIELDS = list(Recipe.__dataclass_fields__)
+
+
+def outcome(call: Callable[[Any], Any], value: Any) -> str:
+    """Return what a call says: what it was given was taken, or why it was refused. Anything else is raised."""
+    try:
+        return f"taken: {call(value)!r}"
+    except GatewiseError as error:
+        return str(error).strip()
+
+
+@settings(max_examples=200)
+@given(st.text(alphabet=st.sampled_from("gctsenl:=,+@/.-_ 019x\n\0é"), max_size=40))
+def test_every_text_is_a_spec_or_refused(text: str) -> None:
+    for read in (gw.ModelSpec.parse, gw.GateChoice.parse, parse_gates, parse_gates_list):
+        assert outcome(read, text)
+    parse_value(text)
+
+
+@given(st.sampled_from(["none", "se", "gct:mode=l1@inner", "gct+se@stage_end", "ge:map_size=7x8,learned=true"]))
+def test_gates_that_are_read_are_written_as_they_are_read_again(text: str) -> None:
+    assert parse_gates(format_gates(parse_gates(text))) == parse_gates(text)
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), PLAIN, max_size=3))
+def test_every_mapping_is_a_recipe_or_refused(values: dict[str, Any]) -> None:
+    assert outcome(Recipe.from_dict, values)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_every_file_is_a_recipe_or_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    try:
+        Recipe.load(file)
+    except GatewiseError as error:
+        refused = str(error)
+    else:
+        refused = str(file)
+    assert "mine.yaml" in refused
+    assert file.read_bytes() == content
+
+
+@settings(max_examples=100)
+@given(PLAIN)
+def test_every_config_is_taken_or_refused_with_its_file(values: Any) -> None:
+    config = {"mean": values, "std": [1.0], "image_size": values, "in_chans": values}
+    with pytest.raises(GatewiseError, match=r"^config\.json: .*Restore the file\.$"):
+        checked_details(Path("config.json"), config)
+
+
+@settings(max_examples=100)
+@given(PLAIN)
+def test_what_a_refusal_shows_is_one_bounded_line(values: Any) -> None:
+    text = shown(values)
+    assert len(text) <= 403
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os')", "(1).__class__", "L['x'].__class__", "[x for x in ()]", "lambda: 1", "9**9**9", "f'{1}'",
+        "print(1)", "a.b",
+        "Symbol('s0').name", "1 # 2", "1\n2", '"x"', "s0 if s1 else s2", "L['a b']", "exec", "()" * 2000,
+    ],
+)  # fmt: skip
+def test_what_is_more_than_arithmetic_on_sizes_is_seen(text: str) -> None:
+    assert _code(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Symbol('s40', positive=True, integer=True)", "2*s0 + 1", "s0**2 // 3", "Max(1, s0 - 3) >= 2",
+        "L['image'].size()[2] % 8 == 0", "2*(((-1) + L['image'].size()[3]) // 2) < L['image'].size()[3]",
+        "GreaterThan(Symbol('u0', integer=True), Integer(1))", "Ne(Mod(s0, 2), 0)",
+    ],
+)  # fmt: skip
+def test_arithmetic_on_sizes_is_taken(text: str) -> None:
+    assert _code(text) == ""
+
+
+# The fuzzer
+
+
+def test_a_few_hundred_inputs_do_no_harm(tmp_path: Path) -> None:
+    make_files(tmp_path / "base", exported=False)
+    found = fuzz(300, 0, seed=1, base=tmp_path / "base")
+    assert found["failures"] == []
+    assert found["inputs"] >= 300
+    assert found["outcomes"]["refused"] > 150
+
+
+@pytest.mark.slow
+def test_more_inputs_and_whole_commands_do_no_harm() -> None:
+    found = fuzz(3000, 30, seed=2, workers=2)
+    assert found["failures"] == []
+    assert (found["commands"], set(found["targets"])) == (30, {*TARGETS, "command"})
+
+
+def a_box(tmp_path: Path) -> Box:
+    return Box(tmp_path / "box", tmp_path, "seed")
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind"),
+    [
+        (lambda box: box.canary.write_text("x"), "executed"),
+        (lambda box: (box.inputs / "file").write_text("other"), "files"),
+        (lambda box: (box.home / "new").write_text("x"), "files"),
+        (lambda box: (box.inputs / "file").unlink(), "files"),
+        (lambda _: {}["x"], "KeyError"),
+        (lambda _: 1 / 0, "ZeroDivisionError"),
+    ],
+    ids=["executed", "changed", "written beside", "removed", "traceback", "another traceback"],
+)
+def test_the_fuzzer_sees_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    box = a_box(tmp_path)
+    (box.inputs / "file").write_text("x")
+    found = make(box, lambda box: lambda: harm(box))
+    assert (found["outcome"], found["kind"]) == ("failed", kind)
+
+
+def test_the_fuzzer_lets_a_run_be_written_where_it_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    box = a_box(tmp_path)
+    assert make(box, lambda box: box.out.mkdir)["outcome"] == "accepted"
+
+
+WORKER = """
+import os, sys, time
+from fuzzing import TARGETS
+from fuzzing.target import Target
+from fuzzing import worker
+def hang(box): return lambda: time.sleep(60)
+def die(box): return lambda: os._exit(3)
+def grow(box): return lambda: b"x" * (300 << 20)
+for way in (hang, die, grow):
+    TARGETS[way.__name__] = Target(way.__name__, way, 1)
+from pathlib import Path
+worker.main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("way", ["hang", pytest.param("die", marks=pytest.mark.slow)])
+def test_a_worker_that_hangs_dies_or_grows_is_told_of_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    whole = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        return whole([sys.executable, "-c", WORKER, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    worker = Worker(tmp_path / "worker", tmp_path, limit_s=3.0, most_bytes=100 << 20)
+    try:
+        kinds = [worker.make(name, f"0/{name}/0")["kind"] for name in (way, "grow")]
+    finally:
+        worker.stop()
+    assert kinds == [{"hang": "hang", "die": "died"}[way], "memory"]
+    assert worker.replaced == 1
+
+
+def test_the_record_that_is_published_is_of_as_many_inputs_as_promised() -> None:
+    record = json.loads((Path(__file__).parent.parent / "docs/results/reliability/fuzz.json").read_text())
+    assert record["inputs"] >= 10_000
+    assert record["commands"] >= 200
+    assert record["failures"] == []
+    assert set(record["targets"]) == {*TARGETS, "command"}
+    assert environment()["OMP_NUM_THREADS"] == "1"

@@ -1,0 +1,320 @@
+"""What SECURITY.md promises: nothing in a file is executed or handed to a shell, names are text on every page."""
+
+import ast
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import Browser
+from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
+
+import gatewise as gw
+from gatewise._checks import DataError, InvalidValueError
+from gatewise.analysis.explain import explain
+from gatewise.archive import checked_archive
+from gatewise.compare import compare
+from gatewise.data import Dataset, Images, load_dataset
+from gatewise.export import export_run, opened
+from gatewise.spec import parse_gates
+from gatewise.training import Recipe, train
+
+SOURCE = Path(__file__).parent.parent / "src/gatewise"
+TINY = "resnet20_wider:parameters=3000"
+
+# What runs a program, and where it is needed all the same. A call is named as it is written.
+FORBIDDEN = {
+    *("eval", "exec", "compile", "__import__", "input", "breakpoint"),
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "joblib.load", "dill.loads"),
+    *("os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "pty.spawn"),
+    *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_output", "subprocess.check_call"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "torch.jit.load", "torch.hub.load"),
+    *("torch.load", "torch.export.load", "importlib.import_module", "runpy.run_path", "runpy.run_module", "np.load"),
+}
+ALLOWED = {
+    ("_checks.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
+    ("gates/__init__.py", "importlib.import_module"): "the files beside it",
+    ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
+    ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
+    ("interop/reading.py", "torch.load"): "weights_only=True",
+    ("archive.py", "torch.load"): "weights_only=True",
+    ("export.py", "torch.export.load"): "of checked_archive alone",
+}
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def calls(file: Path) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+
+
+def found_calls() -> set[tuple[str, str]]:
+    files = [(file, str(file.relative_to(SOURCE))) for file in sorted(SOURCE.rglob("*.py"))]
+    return {(name, called(call)) for file, name in files for call in calls(file) if called(call) in FORBIDDEN}
+
+
+def test_the_source_calls_nothing_that_runs_programs_but_what_is_listed() -> None:
+    assert found_calls() == set(ALLOWED)
+
+
+def test_torch_load_is_told_to_open_weights_only_and_torch_export_what_was_looked_through() -> None:
+    for file in SOURCE.rglob("*.py"):
+        for call in calls(file):
+            if called(call) == "torch.load":
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                assert given.get("weights_only") == "True", file
+            if called(call) == "torch.export.load":
+                assert ast.unparse(call.args[0]).startswith("checked_archive("), file
+            assert not any(keyword.arg == "shell" for keyword in call.keywords), file
+            assert not any(k.arg == "trust_remote_code" for k in call.keywords), file
+
+
+def test_modules_that_run_programs_are_not_imported() -> None:
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+            roots = {name.partition(".")[0] for name in names}
+            assert not roots & {"subprocess", "marshal", "shelve", "dill", "joblib", "pty", "ctypes", "code"}, file
+            if "pickle" in roots:
+                assert file.name == "reading.py", "only for the name of its exception"
+
+
+@pytest.mark.parametrize("line", ["eval(x)", "os.system(x)", "torch.load(f)", "yaml.load(f)", "subprocess.run(x)"])
+def test_the_walk_sees_what_it_should(line: str) -> None:
+    (call,) = (node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
+    assert called(call) in FORBIDDEN
+
+
+# What would run is not run
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, (str(self.canary), "w")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(Recipe(model=TINY, gate="gct@inner", epochs=1, batch_size=32, precision="fp32"), folder, dataset=_few())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(trained: Path) -> Path:
+    file = trained.parent / "net.pt2"
+    export_run(trained, file, to="torch", images=2)
+    return file
+
+
+def _few(classes: tuple[str, ...] | None = None) -> Dataset:
+    digits = load_dataset("digits")
+    parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
+    return Dataset("digits", classes or digits.classes, *parts, padding=1, flip=False)
+
+
+def rewritten(archive: Path, folder: Path, changes: dict[str, Callable[[bytes], bytes]], **options: Any) -> Path:
+    """Copy an archive with some entries changed, or added where there is none."""
+    with zipfile.ZipFile(archive) as source:
+        entries = {name: source.read(name) for name in source.namelist()}
+    for name, change in changes.items():
+        entries[name] = change(entries.get(name, b""))
+    file = folder / "changed.pt2"
+    with zipfile.ZipFile(file, "w", **options) as target:
+        for name, content in entries.items():
+            target.writestr(name, content)
+    return file
+
+
+PROGRAM = "archive/models/model.json"
+
+
+def _in_program(old: str, new: Callable[[str], str]) -> Callable[[str], dict[str, Callable[[bytes], bytes]]]:
+    def changes(code: str) -> dict[str, Callable[[bytes], bytes]]:
+        def change(content: bytes) -> bytes:
+            text = content.decode()
+            assert old in text
+            return text.replace(old, new(code)).encode()
+
+        return {PROGRAM: change}
+
+    return changes
+
+
+# Ways by which torch.export.load runs what it reads, each shown with this torch by the loader without the look
+WAYS: dict[str, Callable[[str], dict[str, Callable[[bytes], bytes]]]] = {
+    "a guard": _in_program('"guards_code": []', lambda code: f'"guards_code": [{json.dumps(code)}]'),
+    "a size": _in_program('"expr_str": "', lambda code: f'"expr_str": {json.dumps(code)[:-1]} + '),
+    "an operator": _in_program("torch.ops.aten.relu_.default", lambda _: "torch.os.system"),
+    "a structure": _in_program('\\"context\\": \\"null\\"', lambda _: '\\"context\\": \\"{}\\"'),
+    "a name": _in_program('["image"]', lambda code: json.dumps([code])),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_code_in_an_archive_of_torch_export_is_refused(archive: Path, tmp_path: Path, way: str) -> None:
+    canary = tmp_path / "executed"
+    code = f"__import__('pathlib').Path('{canary}').write_text('x')"
+    file = rewritten(archive, tmp_path, WAYS[way](code))
+    with pytest.raises(DataError, match=r"changed\.pt2 was not opened: archive/models/model\.json (holds|calls)"):
+        opened(file)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("archive/data/sample_inputs/model.pt", "holds more than tensors"),
+        ("archive/data/weights/model.pt", "is not among what gatewise export writes"),
+        ("archive/data/constants/opaque_obj_0", "is not among what gatewise export writes"),
+        ("archive/data/aotinductor/model/model.so", "is not among what gatewise export writes"),
+    ],
+)
+def test_pickles_and_programs_in_an_archive_are_refused(archive: Path, tmp_path: Path, name: str, message: str) -> None:
+    canary = tmp_path / "executed"
+    file = rewritten(archive, tmp_path, {name: lambda _: pickle.dumps(Evil(canary))})
+    with pytest.raises(DataError, match=message):
+        opened(file)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("use_pickle", True), ("path_name", "opaque_obj_0")])
+def test_a_weight_that_is_a_pickle_is_refused(archive: Path, tmp_path: Path, key: str, value: Any) -> None:
+    def change(content: bytes) -> bytes:
+        config = json.loads(content)
+        next(iter(config["config"].values()))[key] = value
+        return json.dumps(config).encode()
+
+    file = rewritten(archive, tmp_path, {"archive/data/weights/model_weights_config.json": change})
+    with pytest.raises(DataError, match=r"asks for a pickle|which is no tensor"):
+        opened(file)
+
+
+def test_what_two_readers_may_read_differently_is_refused(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="compressed entries"):
+        opened(rewritten(archive, tmp_path, {}, compression=zipfile.ZIP_DEFLATED))
+    twice = tmp_path / "twice.pt2"
+    shutil.copyfile(archive, twice)
+    with zipfile.ZipFile(twice, "a") as target, pytest.warns(UserWarning, match="Duplicate"):
+        target.writestr(PROGRAM, b"{}")
+    with pytest.raises(DataError, match="two of one name"):
+        opened(twice)
+
+
+def test_an_archive_of_our_own_is_opened_and_holds_the_same(archive: Path) -> None:
+    program = torch.export.load(checked_archive(archive))
+    trusted = torch.export.load(archive)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(program.module()(x), trusted.module()(x))
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
+def test_no_option_of_a_spec_opens_a_file(trained: Path, tmp_path: Path, option: str) -> None:
+    canary = tmp_path / "executed"
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(canary)))
+    with pytest.raises(InvalidValueError, match=rf"asked for with {option}=.*no spec may name a file"):
+        gw.make_model(f"resnet10t:{option}={tmp_path / 'evil.pth'}")
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["spec"] = {"model": "resnet10t", "model_options": {option: str(tmp_path / "evil.pth")}}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=option):
+        gw.load_model(run)
+    assert not canary.exists()
+
+
+def test_tags_of_yaml_are_not_followed(tmp_path: Path) -> None:
+    canary = tmp_path / "executed"
+    (tmp_path / "r.yaml").write_text(f"gate: !!python/object/apply:builtins.open ['{canary}', w]\n")
+    with pytest.raises(DataError, match="is not valid YAML"):
+        Recipe.load(tmp_path / "r.yaml")
+    assert not canary.exists()
+
+
+# Names are text
+
+HOSTILE = "<script>alert(1)</script>"
+BROWSER = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+
+
+def hostile_data(folder: Path) -> Path:
+    """Write tables of images whose classes are called after scripts."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cells = []
+    for index in range(8):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (index % 2 * 90, index * 20, 9)).save(buffer, "PNG")
+        cells.append(buffer.getvalue())
+    names = {"info": {"features": {"label": {"names": [HOSTILE, "<img src=x onerror=alert(2)>"]}}}}
+    table = pa.table({"image": cells, "label": [0, 1] * 4}).replace_schema_metadata({"huggingface": json.dumps(names)})
+    folder.mkdir()
+    for split in ("train", "val"):
+        parquet.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write a page and a report about runs whose classes, data and folders are called after scripts."""
+    folder = tmp_path_factory.mktemp("pages")
+    data = hostile_data(folder / "<b onmouseover=alert(3)>data")
+    recipe = Recipe(data=str(data), model=TINY, gate="gct@inner", epochs=1, batch_size=4, precision="fp32")
+    run = folder / "<script>alert(4)"
+    train(recipe, run)
+    pages = {"explain": folder / "page.html", "compare": folder / "all <script>alert(5)" / "report.html"}
+    explain([run], pages["explain"])
+    compare(recipe, [parse_gates("none"), parse_gates("gct@inner")], 1, pages["compare"].parent)
+    return pages
+
+
+@BROWSER
+@pytest.mark.parametrize("kind", ["explain", "compare"])
+def test_names_that_are_scripts_do_not_run_and_are_read(
+    browser: Browser,
+    hostile_pages: dict[str, Path],
+    kind: str,
+) -> None:
+    dialogs: list[str] = []
+    opened_page = open_file(browser, hostile_pages[kind])
+    opened_page.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    opened_page.page.reload()
+    for shown in opened_page.page.locator(".tip, details summary, b").all()[:50]:
+        shown.dispatch_event("pointerover")
+        shown.dispatch_event("mouseover")
+    text = opened_page.page.locator("body").inner_text()
+    opened_page.page.wait_for_timeout(300)
+    assert dialogs == []
+    assert opened_page.complaints == []
+    assert [url for url in opened_page.requests if not url.startswith(("file:", "data:"))] == []
+    assert opened_page.page.locator("img[src='x']").count() == 0
+    assert opened_page.page.evaluate("[...document.scripts].every(s => !s.textContent.startsWith('alert'))")
+    assert "<b onmouseover=alert(3)>data" in text
+    if kind == "explain":
+        assert HOSTILE in text + " ".join(opened_page.page.locator("title, output").all_text_contents())
+        assert "<script>alert(4)" in text
+    opened_page.page.context.close()
+
+
+def test_a_hostile_name_takes_nothing_out_of_its_folder(tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    for gate in ("gct@../../up", "../gct", "gct:mode=../../up"):
+        with pytest.raises(InvalidValueError):
+            compare(Recipe(), [parse_gates(gate)], 1, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
