@@ -14,7 +14,7 @@ from gatewise.cli.app import Json, Whole, app, print_table, whole
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
 from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
-from gatewise.training import TITLES, Progress, Recipe
+from gatewise.training import TITLES, Processes, Progress, Recipe
 from gatewise.training import train as train_recipe
 
 
@@ -101,6 +101,8 @@ def train(
     """
     chosen = _with_gater(_recipe(recipe, flags), gater=gater, sites=sites, budget=budget)
     metrics = train_recipe(chosen, out, resume=resume, workers=_workers(workers), progress=Progress())
+    if not Processes().is_main:
+        return
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
