@@ -32,7 +32,7 @@ FLAGS = ["--data", "digits", "--model", "resnet20", "--gate", "gct", "--precisio
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Path:  # noqa: F811
+def trained(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Path:
     """Return a folder in which every case was trained by two processes, and one of them by one."""
     folder = tmp_path_factory.mktemp("processes")
     shutil.copytree(scenes_folder, folder / "scenes")

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from test_training import RECIPE, dataset_in_memory
-from torch import Tensor
 
 from gatewise._checks import GatewiseError
 from gatewise.data import Dataset, Images, PairDataset, load_pairs
