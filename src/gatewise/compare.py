@@ -19,6 +19,7 @@ from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.checkpoint import load_model, read_tensors
+from gatewise.cluster import train_on_cluster, training_speeds
 from gatewise.data import Dataset, PairDataset
 from gatewise.files import read_json, read_json_lines, write_atomically, write_json
 from gatewise.spec import Gates, format_gates
@@ -35,8 +36,9 @@ def compare(
     seeds: int,
     out: str | Path,
     *,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress | None = None,
+    ray: bool | str = False,
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, and return what `results.json` holds.
 
@@ -46,8 +48,10 @@ def compare(
             all differences, or the first entry where there is none.
         seeds: how many, counted from 0.
         out: the folder of the comparison; an interrupted one goes on.
-        workers: see `train`.
+        workers: see `train`; on a cluster None takes the share of the processors that a GPU has.
         progress: where to show progress; None shows nothing.
+        ray: spreads the runs over a Ray cluster: True one on this machine, or text with the address of another, whose
+            machines must share `out` and the data (see `cluster`). Speed of training is then timed here, at the end.
 
     A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
     `TrainingError` is raised. Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of
@@ -67,8 +71,44 @@ def compare(
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
     out.mkdir(parents=True, exist_ok=True)
+    if ray is False:
+        failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
+    else:
+        address = ray if isinstance(ray, str) else None
+        ordered = {runs[name][seed]: recipes[runs[name][seed]] for seed in range(seeds) for name in runs}
+        reasons = train_on_cluster(ordered, address, workers=workers, progress=progress)
+        failed = {
+            recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}"
+            for folder, reason in reversed(reasons.items())
+        }
+    if len(failed) == len(runs):
+        raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+    progress.say("measuring latency")
+    left = {name: folders for name, folders in runs.items() if name not in failed}
+    results = _results(recipe, left, seeds)
+    results["failed"] = failed
+    if ray is not False:
+        speeds = training_speeds({name: recipes[folders[0]] for name, folders in left.items()}, dataset)
+        results["training_speed"] = "steps timed in turn on one machine after all trainings"
+        for variant in results["variants"]:
+            variant["training_images_per_second"] = [speeds[variant["gates"]]]
+    write_json(out / "results.json", results)
+    _write_report(results, out)
+    return results
+
+
+def _train_in_turn(
+    runs: dict[str, list[Path]],
+    recipes: dict[Path, Recipe],
+    dataset: Dataset | PairDataset,
+    workers: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """Train every run, one after another, and return which choices failed and why."""
     failed: dict[str, str] = {}
-    for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
+    for seed in range(
+        len(next(iter(runs.values())))
+    ):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
             run = recipes[folders[seed]]
@@ -79,14 +119,7 @@ def compare(
             except _checks.TrainingError as error:
                 failed.setdefault(name, f"seed {seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
-    if len(failed) == len(runs):
-        raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
-    progress.say("measuring latency")
-    results = _results(recipe, {name: folders for name, folders in runs.items() if name not in failed}, seeds)
-    results["failed"] = failed
-    write_json(out / "results.json", results)
-    _write_report(results, out)
-    return results
+    return failed
 
 
 def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset | PairDataset:

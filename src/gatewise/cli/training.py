@@ -129,6 +129,7 @@ def compare(
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
     workers: Whole | None = None,
+    ray: Annotated[bool | str, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> None:
     """Train several gates with several seeds and tell which helps, by how much, if it is more than luck, at what cost.
@@ -151,7 +152,11 @@ def compare(
     flags
         The recipe.
     workers
-        Processes that decode and augment images where that is done one by one [one for each processor].
+        Processes that decode and augment images where that is done one by one [one for each processor; with --ray the
+        share of the processors that a GPU has].
+    ray
+        Spread the runs over a Ray cluster, by its address (192.168.0.1:6379, or auto for the one that runs here); alone
+        over the processors or GPUs of this machine. All machines must share --out and the data.
     json_output
         Print the results as JSON.
     """
@@ -160,8 +165,9 @@ def compare(
         parse_gates_list(gates),
         seeds,
         out,
-        workers=_workers(workers),
+        workers=workers if ray and workers is None else _workers(workers),
         progress=Progress(),
+        ray=ray,
     )
     if json_output:
         print(json.dumps(results, indent=2))

@@ -40,7 +40,8 @@ class Tally(ABC):
         parts = processes.gathered((sums, own))
         for index, metric in enumerate(self.metrics):
             for name, value in metric.metric_state.items():
-                setattr(metric, name, sum(part[0][index][name] for part in parts).to(value.device))
+                total = torch.stack([part[0][index][name] for part in parts]).sum(0)
+                setattr(metric, name, total.to(value.device))
         names = dict.fromkeys(name for part in parts for name in part[1])
         self.kept = {name: [tensor for part in parts for tensor in part[1].get(name, [])] for name in names}
 
