@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import os
+import socket
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gatewise import _checks
+
+_STORE = "gatewise/port"
+_KNOCK_S = 2.0
 
 
 class Processes:
@@ -24,11 +29,13 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         accelerate = _checks.optional_module("accelerate", "training")
+        launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        on_cpu = not torch.accelerator.is_available()
+        if launched and not distributed.is_initialized() and (on_cpu or torch.cuda.is_available()):
+            _meet("gloo" if on_cpu else "nccl")
         # Without being told, Accelerate takes processes without a GPU for as many trainings of one process.
-        state = accelerate.PartialState(cpu=True) if launched and not torch.accelerator.is_available() else None
-        state = state or accelerate.PartialState()
+        state = accelerate.PartialState(cpu=True) if launched and on_cpu else accelerate.PartialState()
         self.device: torch.device = state.device
         self.rank, self.count = int(state.process_index), int(state.num_processes)
 
@@ -92,6 +99,33 @@ class Processes:
                 f"process {self.rank} of {self.count} has lost another one ({reason}). Give the same command with "
                 f"--resume to go on; torchrun --max-restarts does so by itself."
             ) from error
+
+
+def _meet(backend: str) -> None:
+    """Join the other processes through a store that dies with process 0.
+
+    The store of torchrun outlives its workers. Workers that it starts again found there, with torch 2.14, where those
+    before them could be reached, waited for the dead, and used up a restart or half an hour.
+    """
+    shared, rank, count = next(distributed.rendezvous("env://"))
+    host = os.environ["MASTER_ADDR"]
+    if rank == 0:
+        store = distributed.TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
+        shared.set(_STORE, str(store.port))
+    else:
+        store = _living_store(shared, host, count)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+
+
+def _living_store(shared: distributed.Store, host: str, count: int) -> distributed.TCPStore:
+    """Return process 0's store; the port that is written down may still be that of one that has died."""
+    while True:
+        port = int(shared.get(_STORE))  # waits where there is none yet
+        try:
+            socket.create_connection((host, port), timeout=_KNOCK_S).close()  # TCPStore would print what it meets
+            return distributed.TCPStore(host, port, count, wait_for_workers=False)
+        except (OSError, distributed.DistError):
+            time.sleep(0.1)
 
 
 @functools.cache
