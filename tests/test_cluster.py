@@ -26,6 +26,7 @@ from gatewise.training import Interrupted, Progress, Recipe
 
 QUICK = Recipe(data="digits", epochs=1, batch_size=32, lr=0.05, precision="fp32")
 COMMAND = ["compare", "--data", "digits", "--gates", "none,gct", "--seeds", "1", "--epochs", "1"]
+FLAGS = ["--data", "digits", "--gates", "none,gct", "--seeds", "2", "--precision", "fp32", "--batch-size", "256"]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 # Refusals
@@ -310,8 +311,7 @@ def test_speeds_of_training_are_timed_here_and_leave_no_trace(few_digits: None) 
 
 
 def start(out: Path, *more: str, epochs: int = 8) -> subprocess.Popen[str]:
-    flags = ["--data", "digits", "--gates", "none,gct", "--seeds", "2", "--precision", "fp32", "--batch-size", "256"]
-    command = [sys.executable, "-m", "gatewise", "compare", *flags, "--epochs", str(epochs), "--out", str(out), *more]
+    command = [sys.executable, "-m", "gatewise", "compare", *FLAGS, "--epochs", str(epochs), "--out", str(out), *more]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_cluster import FLAGS as COMPARISON
 from test_cluster import needs_ray, same_runs, sequential, without_times  # noqa: F401
 from test_interruption import TIMES
 from test_processes import FLAGS, undisturbed, wait_for_rows  # noqa: F401
@@ -63,3 +65,52 @@ def test_two_machines_train_the_run_of_two_processes_though_one_loses_its_power(
     assert "has lost another one" in logs[0].read_text()
     assert equal(weights(out), weights(undisturbed))
     assert log(out, *TIMES) == log(undisturbed, *TIMES)
+
+
+def wait_for_logs(out: Path, count: int, driver: subprocess.Popen[bytes], said: Path) -> None:
+    """Wait until so many unfinished runs have logged two epochs."""
+    for _ in range(3000):
+        logs = [file for file in out.glob("runs/*/*/log.jsonl") if not file.with_name("metrics.json").exists()]
+        if sum(log.read_text().count("\n") >= 2 for log in logs) >= count:
+            return
+        assert driver.poll() is None, said.read_text()
+        time.sleep(0.1)
+    raise AssertionError(said.read_text())
+
+
+def wait_for_ray(said: Path) -> None:
+    for _ in range(600):
+        if "Ray runtime started" in said.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(said.read_text())
+
+
+@needs_ray
+def test_a_comparison_on_two_machines_ends_on_the_one_that_is_left(
+    sequential: Path,
+    machines: list[Machine],
+    tmp_path: Path,
+) -> None:
+    out, said = tmp_path / "out", tmp_path / "said.log"
+    head, other = machines
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1", "--disable-usage-stats"]
+    ray += ["--object-store-memory", "80000000"]
+    address = f"{head.address}:6399"
+    here = ["--head", "--port", "6399", "--include-dashboard", "false", "--node-ip-address", head.address]
+    clusters = [head.start([*ray, *here], tmp_path / "head.log")]
+    wait_for_ray(tmp_path / "head.log")
+    there = ["--address", address, "--node-ip-address", other.address]
+    clusters.append(other.start([*ray, *there], tmp_path / "other.log"))
+    wait_for_ray(tmp_path / "other.log")
+    command = [sys.executable, "-m", "gatewise", "compare", *COMPARISON, "--epochs", "8", "--out", str(out)]
+    driver = head.start([*command, "--ray", address], said)
+    wait_for_logs(out, 2, driver, said)
+    assert "4 of 4 runs to train on 2 machines with 2 processors and 0 GPUs" in said.read_text()
+    other.lose_power()
+    ended(driver, said)
+    assert same_runs(sequential, out)
+    assert without_times(out) == without_times(sequential)
+    head.lose_power()
+    for cluster in clusters:
+        cluster.wait(timeout=60)

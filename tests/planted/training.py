@@ -702,8 +702,8 @@ BUGS = [
     Bug(
         "validation loss of the logits",
         "training/tasks.py",
-        "self.logits.append(logits.float())",
-        "self.logits.append(logits.float().softmax(1))",
+        "cross_entropy(logits.float(), labels",
+        "cross_entropy(logits.float().softmax(1), labels",
         "test_training.py",
         "test_the_metrics_can_be_recomputed_from_the_folder",
     ),
