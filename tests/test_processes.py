@@ -103,6 +103,15 @@ def test_batch_norm_takes_its_statistics_from_each_process_s_part_and_keeps_thos
     torch.testing.assert_close(kept, expected.detach(), atol=1e-5, rtol=1e-4)
 
 
+def test_a_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
+    results, other = (told(trained, rank)["comparison"] for rank in (0, 1))
+    assert results == other == json.loads((trained / "of_2/comparison/results.json").read_text())
+    alone = told(trained, 0, 1)["comparison"]
+    for found, expected in zip(results["variants"], alone["variants"], strict=True):
+        assert found["accuracy"] == expected["accuracy"]
+        assert found["macs"] == expected["macs"]
+
+
 def test_noise_differs_by_process_and_by_step(trained: Path) -> None:
     seeds = [told(trained, rank)["seeds"] for rank in (0, 1)]
     assert len(seeds[0]) == len(seeds[1]) > 10

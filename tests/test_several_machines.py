@@ -26,6 +26,7 @@ def machines() -> Iterator[list[Machine]]:
 def launch(machine: Machine, head: Machine, out: Path) -> subprocess.Popen[bytes]:
     """Start one process of two on a machine."""
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{head.address}:29511", "--rdzv-id", "gatewise"]
+    meeting += ["--rdzv-conf", f"is_host={int(machine is head)}"]  # both have one host name here
     launcher = [
         "-m",
         "torch.distributed.run",

@@ -14,7 +14,9 @@ import torch
 from test_training import RECIPE, dataset_in_memory
 
 from gatewise._checks import GatewiseError
+from gatewise.compare import compare
 from gatewise.data import Dataset, Images, PairDataset, load_pairs
+from gatewise.spec import parse_gates
 from gatewise.training import Processes, Recipe, learner, train
 from gatewise.training.tasks import pixel_loss
 from gatewise.training.together import mean_over_processes
@@ -86,6 +88,9 @@ def main(folder: Path, *cases: str) -> None:
             found[case] = train(recipe, out / case, dataset=data_of(recipe))
         except GatewiseError as error:
             found[case] = str(error)
+    if "plain" in cases:
+        recipe = dataclasses.replace(recipe_of("plain", folder), ema=0.0, epochs=1, data="digits", batch_size=512)
+        found["comparison"] = compare(recipe, [(), parse_gates("gct")], 1, out / "comparison")
     (folder / f"{processes.rank}_of_{processes.count}.json").write_text(json.dumps(found))
 
 

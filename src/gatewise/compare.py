@@ -23,7 +23,7 @@ from gatewise.comparison import write_report
 from gatewise.data import Dataset, PairDataset
 from gatewise.files import read_json, read_json_lines, write_json
 from gatewise.spec import Gates, format_gates
-from gatewise.training import Interrupted, Progress, Recipe, build_model, holds_run, train
+from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, train
 
 SCHEMA = 1
 BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
@@ -60,7 +60,12 @@ def compare(
     _checks.integer_at_least(1, seeds=seeds)
     if not gates:
         raise _checks.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
-    out, progress = Path(out), progress or Progress(quiet=True)
+    out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
+    progress.quiet = progress.quiet or not processes.is_main
+    if ray is not False and processes.count > 1:
+        raise _checks.InvalidValueError(
+            f"{processes.count} processes cannot share a cluster. Start compare --ray once."
+        )
     if holds_run(out):
         raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
@@ -70,7 +75,8 @@ def compare(
         for seed, folder in enumerate(folders)
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
-    out.mkdir(parents=True, exist_ok=True)
+    if processes.is_main:
+        out.mkdir(parents=True, exist_ok=True)
     if ray is False:
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
     else:
@@ -83,6 +89,9 @@ def compare(
         }
     if len(failed) == len(runs):
         raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+    if not processes.is_main:
+        processes.gathered("waits for the results")
+        return read_json(out / "results.json")
     progress.say("measuring latency")
     left = {name: folders for name, folders in runs.items() if name not in failed}
     results = _results(recipe, left, seeds)
@@ -94,6 +103,7 @@ def compare(
             variant["training_images_per_second"] = [speeds[variant["gates"]]]
     write_json(out / "results.json", results)
     write_report(results, out)
+    processes.gathered("has written the results")
     return results
 
 

@@ -169,6 +169,8 @@ def compare(
         progress=Progress(),
         ray=ray,
     )
+    if not Processes().is_main:
+        return
     if json_output:
         print(json.dumps(results, indent=2))
     else:
