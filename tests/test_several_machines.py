@@ -40,7 +40,7 @@ def launch(machine: Machine, head: Machine, out: Path) -> subprocess.Popen[bytes
     ]
     train = ["-m", "gatewise", "train", *FLAGS, "--epochs", "6", "--resume", "--out", str(out)]
     command = [sys.executable, *launcher, "--local-addr", machine.address, *train]
-    return machine.start(command, out.with_name(f"{machine.name}.log"))
+    return machine.start(command, out.with_name(f"{machine.name}.log"), TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
 
 
 def ended(process: subprocess.Popen[bytes], *logs: Path) -> None:
