@@ -99,13 +99,13 @@ def test_a_comparison_on_two_machines_ends_on_the_one_that_is_left(
     ray += ["--object-store-memory", "80000000"]
     address = f"{head.address}:6399"
     here = ["--head", "--port", "6399", "--include-dashboard", "false", "--node-ip-address", head.address]
-    clusters = [head.start([*ray, *here], tmp_path / "head.log")]
+    clusters = [head.start([*ray, *here], tmp_path / "head.log", RAY_AUTH_MODE="token")]
     wait_for_ray(tmp_path / "head.log")
     there = ["--address", address, "--node-ip-address", other.address]
-    clusters.append(other.start([*ray, *there], tmp_path / "other.log"))
+    clusters.append(other.start([*ray, *there], tmp_path / "other.log", RAY_AUTH_MODE="token"))
     wait_for_ray(tmp_path / "other.log")
     command = [sys.executable, "-m", "gatewise", "compare", *COMPARISON, "--epochs", "8", "--out", str(out)]
-    driver = head.start([*command, "--ray", address], said)
+    driver = head.start([*command, "--ray", address], said, RAY_AUTH_MODE="token")
     wait_for_logs(out, 2, driver, said)
     assert "4 of 4 runs to train on 2 machines with 2 processors and 0 GPUs" in said.read_text()
     other.lose_power()
