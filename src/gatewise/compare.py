@@ -15,14 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks, measure
-from gatewise.analysis import figures, statistics
-from gatewise.analysis.page import Page, Section
-from gatewise.analysis.table import Cell, Table
+from gatewise.analysis import statistics
 from gatewise.checkpoint import load_model, read_tensors
+from gatewise.cluster import train_on_cluster, training_speeds
+from gatewise.comparison import table as table
+from gatewise.comparison import write_report
 from gatewise.data import Dataset, PairDataset
-from gatewise.files import read_json, read_json_lines, write_atomically, write_json
+from gatewise.files import read_json, read_json_lines, write_json
 from gatewise.spec import Gates, format_gates
-from gatewise.training import TITLES, Interrupted, Progress, Recipe, build_model, holds_run, train
+from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, train
 
 SCHEMA = 1
 BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
@@ -35,8 +36,9 @@ def compare(
     seeds: int,
     out: str | Path,
     *,
-    workers: int = 0,
+    workers: int | None = 0,
     progress: Progress | None = None,
+    ray: bool | str = False,
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, and return what `results.json` holds.
 
@@ -46,8 +48,10 @@ def compare(
             all differences, or the first entry where there is none.
         seeds: how many, counted from 0.
         out: the folder of the comparison; an interrupted one goes on.
-        workers: see `train`.
+        workers: see `train`; on a cluster None takes the share of the processors that a GPU has.
         progress: where to show progress; None shows nothing.
+        ray: spreads the runs over a Ray cluster: True one on this machine, or text with the address of another, whose
+            machines must share `out` and the data (see `cluster`). Speed of training is then timed here, at the end.
 
     A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
     `TrainingError` is raised. Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of
@@ -56,7 +60,12 @@ def compare(
     _checks.integer_at_least(1, seeds=seeds)
     if not gates:
         raise _checks.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
-    out, progress = Path(out), progress or Progress(quiet=True)
+    out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
+    progress.quiet = progress.quiet or not processes.is_main
+    if ray is not False and processes.count > 1:
+        raise _checks.InvalidValueError(
+            f"{processes.count} processes cannot share a cluster. Start compare --ray once."
+        )
     if holds_run(out):
         raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
@@ -66,9 +75,50 @@ def compare(
         for seed, folder in enumerate(folders)
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
-    out.mkdir(parents=True, exist_ok=True)
+    if processes.is_main:
+        out.mkdir(parents=True, exist_ok=True)
+    if ray is False:
+        failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
+    else:
+        address = ray if isinstance(ray, str) else None
+        ordered = {runs[name][seed]: recipes[runs[name][seed]] for seed in range(seeds) for name in runs}
+        reasons = train_on_cluster(ordered, address, workers=workers, progress=progress)
+        failed = {
+            recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}"
+            for folder, reason in reversed(reasons.items())
+        }
+    if len(failed) == len(runs):
+        raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+    if not processes.is_main:
+        processes.gathered("waits for the results")
+        return read_json(out / "results.json")
+    progress.say("measuring latency")
+    left = {name: folders for name, folders in runs.items() if name not in failed}
+    results = _results(recipe, left, seeds)
+    results["failed"] = failed
+    if ray is not False:
+        speeds = training_speeds({name: recipes[folders[0]] for name, folders in left.items()}, dataset)
+        results["training_speed"] = "steps timed in turn on one machine after all trainings"
+        for variant in results["variants"]:
+            variant["training_images_per_second"] = [speeds[variant["gates"]]]
+    write_json(out / "results.json", results)
+    write_report(results, out)
+    processes.gathered("has written the results")
+    return results
+
+
+def _train_in_turn(
+    runs: dict[str, list[Path]],
+    recipes: dict[Path, Recipe],
+    dataset: Dataset | PairDataset,
+    workers: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """Train every run, one after another, and return which choices failed and why."""
     failed: dict[str, str] = {}
-    for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
+    for seed in range(
+        len(next(iter(runs.values())))
+    ):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
             run = recipes[folders[seed]]
@@ -79,14 +129,7 @@ def compare(
             except _checks.TrainingError as error:
                 failed.setdefault(name, f"seed {seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
-    if len(failed) == len(runs):
-        raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
-    progress.say("measuring latency")
-    results = _results(recipe, {name: folders for name, folders in runs.items() if name not in failed}, seeds)
-    results["failed"] = failed
-    write_json(out / "results.json", results)
-    _write_report(results, out)
-    return results
+    return failed
 
 
 def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset | PairDataset:
@@ -206,101 +249,3 @@ _BOOTSTRAPS = {
 
 def _log(folder: Path) -> list[dict[str, Any]]:
     return read_json_lines(folder / "log.jsonl")
-
-
-def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
-    """Write "mean [low, high]" in percent."""
-    mean = f"{100 * estimate['mean']:{sign}.2f}"
-    if estimate["low"] is None:
-        return mean
-    return f"{mean} [{100 * estimate['low']:{sign}.2f}, {100 * estimate['high']:{sign}.2f}]"
-
-
-def table(results: dict[str, Any]) -> Table:
-    """Return the comparison as a table, for a terminal or a page."""
-    baseline = results["baseline"]
-    score = results.get("score", "accuracy")
-    batch = max(results["variants"][0]["latency_ms"], key=int)
-    chooses = any("open_fraction" in variant for variant in results["variants"])
-    columns = [
-        "gates",
-        f"{TITLES[score]} % [95 % interval]",
-        f"difference to {baseline}, over seeds",
-        "verdict (Holm)",
-        "difference, over images",
-        "parameters",
-        "MACs (M)",
-        *(["open"] if chooses else []),
-        "1 image (ms)",
-        f"{batch} images (ms)",
-        "training images/s",
-    ]
-    rows = []
-    for variant in results["variants"]:
-        difference = variant.get("difference")
-        one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))
-        speeds = sorted(variant["training_images_per_second"])
-        speed = speeds[len(speeds) // 2]
-        opened = variant.get("open_fraction")
-        opened = sum(opened) / len(opened) if opened else 1.0
-        rows.append([
-            Cell(variant["gates"], variant["gates"]),
-            Cell(_interval(variant[score]), variant[score]["mean"]),
-            Cell(_interval(difference, sign="+") if difference else "-", difference["mean"] if difference else 0),
-            Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
-            Cell(
-                _interval(variant["difference_over_images"], sign="+") if difference else "-",
-                variant["difference_over_images"]["mean"] if difference else 0,
-            ),
-            Cell(f"{variant['parameters']:,}", variant["parameters"]),
-            Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
-            *([Cell(f"{opened:.3f}", opened)] if chooses else []),
-            Cell(f"{one:.2f}", one),
-            Cell(f"{several:.2f}", several),
-            Cell(f"{speed:,.0f}", speed),
-        ])
-    return Table(columns, rows)
-
-
-def _write_report(results: dict[str, Any], out: Path) -> None:
-    variants, score = results["variants"], results["score"]
-    title = TITLES[score]
-    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, title)
-    latencies = {
-        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score][key] for key in ("mean", "low", "high")))
-        for v in variants
-    }
-    points = figures.accuracy_against_latency(latencies, title)
-    write_atomically(out / "curves.svg", curves.svg())
-    write_atomically(out / "accuracy_latency.svg", points.svg())
-    recipe = results["recipe"]
-    page = Page(
-        title=f"Gates compared on {Path(recipe['data']).name}",
-        lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
-        f"{results['validation_images']} validation images; {title} after the last epoch.",
-        sections=[
-            Section("Result", _EXPLANATION, table=table(results)),
-            *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
-            Section(f"Validation {title} while training", drawings=[curves]),
-            Section(f"Validation {title} against latency", drawings=[points]),
-        ],
-        facts={
-            **results["environment"],
-            "precision": results["precision"],
-            "latency": results["latency"],
-            "recipe": ", ".join(f"{key}={value}" for key, value in recipe.items()),
-        },
-    )
-    write_atomically(out / "report.html", page.render())
-    write_atomically(out / "results.md", table(results).markdown() + "\n")
-
-
-_EXPLANATION = (
-    "Every gate of a seed starts from the same backbone weights and sees the same images in the same order. "
-    "Differences over seeds are paired by seed, with a t interval: would another training give the same? "
-    "Differences over images are a paired bootstrap with these trained networks: would other images? "
-    "The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
-    "'no difference shown' is not 'equal'. MACs count convolutions and matrix products; of networks that choose their "
-    "filters those of the open filters, the gater's own included. Their latency is that of the masked form, which "
-    "computes closed filters too; 'open' is the share of the gated filters' MACs that is open."
-)

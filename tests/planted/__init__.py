@@ -12,6 +12,7 @@ from planted.kernels_triton import BUGS as _KERNELS_TRITON
 from planted.networks import BUGS as _NETWORKS
 from planted.pixels import BUGS as _PIXELS
 from planted.presets import BUGS as _PRESETS
+from planted.processes import BUGS as _PROCESSES
 from planted.segmentation import BUGS as _SEGMENTATION
 from planted.tools import BUGS as _TOOLS
 from planted.training import BUGS as _TRAINING
@@ -29,6 +30,7 @@ BUGS = [
     *_NETWORKS,
     *_PIXELS,
     *_PRESETS,
+    *_PROCESSES,
     *_SEGMENTATION,
     *_TOOLS,
     *_TRAINING,

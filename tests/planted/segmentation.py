@@ -96,8 +96,8 @@ BUGS = [
     Bug(
         "class weights never used",
         "training/tasks.py",
-        "return pixel_loss(logits, targets, weights, self.recipe.label_smoothing)",
-        "return pixel_loss(logits, targets, None, self.recipe.label_smoothing)",
+        "return pixel_loss(logits, targets, weights, self.recipe.label_smoothing, mean",
+        "return pixel_loss(logits, targets, None, self.recipe.label_smoothing, mean",
         _PIXELS,
         "test_class_weights_reach_the_loss",
     ),

@@ -214,7 +214,7 @@ BUGS = [
     Bug(
         "signal ignored",
         "training/loop.py",
-        "        if interruption.signal is None:\n",
+        "        if not signal:\n",
         "        if True:\n",
         "test_interruption.py",
         "test_a_signal_ends_the_training_behind_its_step_and_it_goes_on_there",

@@ -14,7 +14,7 @@ from gatewise.cli.app import Json, Whole, app, print_table, whole
 from gatewise.compare import compare as compare_gates
 from gatewise.compare import table as comparison_table
 from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
-from gatewise.training import TITLES, Progress, Recipe
+from gatewise.training import TITLES, Processes, Progress, Recipe
 from gatewise.training import train as train_recipe
 
 
@@ -101,6 +101,8 @@ def train(
     """
     chosen = _with_gater(_recipe(recipe, flags), gater=gater, sites=sites, budget=budget)
     metrics = train_recipe(chosen, out, resume=resume, workers=_workers(workers), progress=Progress())
+    if not Processes().is_main:
+        return
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
@@ -127,6 +129,7 @@ def compare(
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
     workers: Whole | None = None,
+    ray: Annotated[bool | str, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> None:
     """Train several gates with several seeds and tell which helps, by how much, if it is more than luck, at what cost.
@@ -149,7 +152,11 @@ def compare(
     flags
         The recipe.
     workers
-        Processes that decode and augment images where that is done one by one [one for each processor].
+        Processes that decode and augment images where that is done one by one [one for each processor; with --ray the
+        share of the processors that a GPU has].
+    ray
+        Spread the runs over a Ray cluster, by its address (192.168.0.1:6379, or auto for the one that runs here); alone
+        over the processors or GPUs of this machine. All machines must share --out and the data.
     json_output
         Print the results as JSON.
     """
@@ -158,9 +165,12 @@ def compare(
         parse_gates_list(gates),
         seeds,
         out,
-        workers=_workers(workers),
+        workers=workers if ray and workers is None else _workers(workers),
         progress=Progress(),
+        ray=ray,
     )
+    if not Processes().is_main:
+        return
     if json_output:
         print(json.dumps(results, indent=2))
     else:

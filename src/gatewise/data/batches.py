@@ -1,5 +1,6 @@
 """Batches of one split: the same for the same seed and epoch, wherever an interrupted training goes on."""
 
+import math
 import random
 import signal
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Batches:
         mean: per channel, on the scale 0 to 255.
         std: likewise.
         device: where batches are made.
-        share: (rank, processes): which slice of each batch this process gets.
+        share: (rank, processes): which slice of each training batch, and which evaluation batches, this process gets.
     """
 
     def __init__(
@@ -86,9 +87,18 @@ class Batches:
             yield self._normalised(_augmented(self.pixels[index], draw, augmentation)), self.labels[index]
 
     def evaluation(self) -> Iterator[Batch]:
-        """Yield all images in their own order, as they are."""
-        for images, labels in zip(self.pixels.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
-            yield self._normalised(images), labels
+        """Yield all images in their own order, as they are; of several processes, each its own images."""
+        pixels, labels = (tensor[self._own].split(self.batch_size) for tensor in (self.pixels, self.labels))
+        for images, theirs in zip(pixels, labels, strict=True):
+            if len(theirs):
+                yield self._normalised(images), theirs
+
+    @property
+    def _own(self) -> slice:
+        """Which images this process evaluates: as many whole batches as the others, the last process what is left."""
+        rank, processes = self.share
+        each = math.ceil(len(self.images) / self.batch_size / processes) * self.batch_size
+        return slice(rank * each, (rank + 1) * each)
 
     def _draws(self, epoch: int, seed: int, augmentation: Augmentation, start: int) -> Iterator[Draw]:
         """Yield what each batch of an epoch is made of; batches before `start` are drawn and dropped."""
@@ -127,9 +137,10 @@ class StreamedBatches(Batches):
         yield from self._loaded(list(self._draws(epoch, seed, augmentation, start)), augmentation)
 
     def evaluation(self) -> Iterator[Batch]:
-        batches = torch.arange(len(self.labels)).split(self.batch_size)
+        batches = torch.arange(len(self.labels))[self._own].split(self.batch_size)
         none = torch.zeros(2, self.batch_size, dtype=torch.long), torch.zeros(self.batch_size, dtype=torch.bool)
-        yield from self._loaded([Draw(samples, *none, number=0) for samples in batches], Augmentation())
+        draws = [Draw(samples, *none, number=0) for samples in batches if len(samples)]
+        yield from self._loaded(draws, Augmentation())
 
     def _loaded(self, draws: list[Draw], augmentation: Augmentation) -> Iterator[Batch]:
         decoded = self._read(_DecodedBatches(self.images, augmentation), draws)

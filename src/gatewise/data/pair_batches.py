@@ -43,7 +43,7 @@ class PairBatches(StreamedBatches):
 
     def evaluation(self) -> Iterator[Batch]:
         waiting: list[tuple[Tensor, Tensor]] = []
-        for pair in self._read(_WholePairs(self.pairs), list(range(len(self.pairs)))):
+        for pair in self._read(_WholePairs(self.pairs), list(range(len(self.pairs))[self._own])):
             most = min(self.batch_size, max(1, _VALUES // (pair[1].numel() * len(named(self.pairs.meaning.kept)))))
             if waiting and (len(waiting) >= most or pair[1].shape != waiting[0][1].shape):
                 yield self._together(waiting)

@@ -13,3 +13,4 @@ from gatewise.training.tasks import Tally as Tally
 from gatewise.training.tasks import make_task as make_task
 from gatewise.training.tasks import pixel_classes as pixel_classes
 from gatewise.training.tasks import pixel_hits as pixel_hits
+from gatewise.training.together import Processes as Processes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gatewise.gaternet import GaterNet
 from gatewise.training.tasks import Tally
+from gatewise.training.together import Processes
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,13 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], tally: Tally) -> Evaluation:
-    """Run a network in eval mode over images; it is left in that mode."""
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], tally: Tally, processes: Processes | None = None
+) -> Evaluation:
+    """Run a network in eval mode over images; it is left in that mode.
+
+    Where processes are given, each runs its own images, and all return what was found over the images of all.
+    """
     model.eval()
     work, opened, count = [], [], 0
     for images, labels in batches:
@@ -42,6 +48,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], tally: 
         else:
             output = model(images)
         tally.update(output, labels)
+    if processes is not None and processes.count > 1:
+        tally.merge(processes)
+        parts = processes.gathered((count, [w.cpu() for w in work], [o.cpu() for o in opened]))
+        count = sum(part[0] for part in parts)
+        work, opened = ([tensor for part in parts for tensor in part[index]] for index in (1, 2))
     results = tally.results()
     if work:
         results["open_fraction"], results["executed_macs"] = torch.cat(work).mean(0).tolist()

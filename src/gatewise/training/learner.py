@@ -17,6 +17,7 @@ from gatewise.places import evaluation_mode
 from gatewise.training.evaluation import Evaluation, evaluate
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
+from gatewise.training.together import Processes, of_all_processes
 from gatewise.transfer import Transfer, is_of_segmenter, load_backbone
 from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
@@ -31,10 +32,11 @@ class Learner:
         std: likewise.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset | PairDataset) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset | PairDataset, processes: Processes | None = None) -> None:
         accelerate = _checks.optional_module("accelerate", "training")
         accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
-        device = accelerate.PartialState().device
+        self.processes = processes or Processes()
+        device = self.processes.device
         self.precision = resolve_precision(recipe.precision, device)
         mixed = "no" if self.precision == "fp32" else self.precision
         self.accelerator = accelerate.Accelerator(mixed_precision=mixed)
@@ -84,9 +86,11 @@ class Learner:
     def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
         """Take one step at a learning rate; return the loss and the number of images that were classified rightly.
 
-        What chance decides in it (dropout, mixup) depends on the seed and the step's number alone.
+        Both are those of the whole batch, over all processes. What chance decides in it (dropout, mixup) depends on the
+        seed, the step's number and the process alone.
         """
-        seed_generators((self.recipe.seed << 32) + number)
+        processes = self.processes
+        seed_generators(((self.recipe.seed << 32) + number) * processes.count + processes.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         targets = labels
@@ -101,12 +105,16 @@ class Learner:
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.plain_model, number + 1)
-        return loss.detach().float(), self.task.hits(logits.detach(), labels)
+        hits = self.task.hits(logits.detach(), labels)
+        rows = of_all_processes(torch.stack([loss.float(), hits.float()]))  # (processes, 2)
+        return rows[:, 0].mean(), rows[:, 1].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
         """Return what the network that is kept does on a split; for a GaterNet also warnings about its gates."""
+        self.processes.share_buffers(self.best_model)
         with self.accelerator.autocast():
-            found = evaluate(self.best_model, batches.evaluation(), self.task.tally(self.accelerator.device))
+            tally = self.task.tally(self.accelerator.device)
+            found = evaluate(self.best_model, batches.evaluation(), tally, self.processes)
         if found.opened is not None:
             net: Any = self.plain_model
             found.results["warnings"] = gate_warnings(net, found.opened, found.images, self._opened)

@@ -35,6 +35,7 @@ from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
 from gatewise.training.tasks import TITLES
+from gatewise.training.together import Processes
 from gatewise.tuning import Stage, announce_steps
 
 _CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
@@ -68,16 +69,23 @@ def train(
     Raises:
         TrainingError: the loss is not finite; the message names the step.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+
+    Several processes (`torchrun`, `accelerate launch`) train one network together, and process 0 writes its folder.
     """
-    out, progress = Path(out), progress or Progress(quiet=True)
-    if (finished := _claim(out, recipe, resume=resume)) is not None:
+    out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
+    finished = _claim(out, recipe, resume=resume)
+    newest = "finished" if finished else max((state.name for state in complete_states(out / "checkpoints")), default="")
+    processes.refuse_difference(f"state of {out}", newest)
+    if finished is not None:
         return finished
+    progress.quiet = progress.quiet or not processes.is_main
     dataset = dataset or recipe.source.load()
-    run = _Run(recipe, out, dataset, workers, progress)
+    run = _Run(recipe, out, dataset, workers, progress, processes)
     try:
-        with Interruption() as interruption:
-            run.train(interruption)
-        return run.finish()
+        with processes.at_work():
+            with Interruption(launched=processes.count > 1) as interruption:
+                run.train(interruption)
+            return run.finish()
     finally:
         progress.stop()
         run.close()
@@ -117,26 +125,34 @@ class _Run:
     """One training's position, batches and files."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, dataset: Dataset | PairDataset, workers: int, progress: Progress
+        self,
+        recipe: Recipe,
+        out: Path,
+        dataset: Dataset | PairDataset,
+        workers: int,
+        progress: Progress,
+        processes: Processes,
     ) -> None:
         self.recipe, self.out, self.dataset, self.progress = recipe, out, dataset, progress
+        self.processes = processes
         self.augmentation = dataset.augmentation(recipe.augmentation)
         if self.augmentation.per_image and isinstance(dataset, Dataset):
             self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
-        self.learner = learner = Learner(recipe, dataset)
+        self.learner = learner = Learner(recipe, dataset, processes)
         if isinstance(dataset, PairDataset):
             progress.say(f"classes of pixels, {len(dataset.classes)}: {', '.join(dataset.classes)}")
         if learner.transfer is not None:
             progress.say(f"{recipe.initial_weights}: {learner.transfer}")
         accelerator = self.accelerator = learner.accelerator
-        share = (accelerator.process_index, accelerator.num_processes)
-        common: Any = {"device": accelerator.device, "workers": workers}
+        share = (processes.rank, processes.count)
+        common: Any = {"device": accelerator.device, "workers": workers, "share": share}
         normalisation = learner.mean, learner.std
-        augmented = {**common, "augmentation": self.augmentation, "share": share}
+        augmented = {**common, "augmentation": self.augmentation}
         self.batches = make_batches(dataset.train, recipe.batch_size, *normalisation, **augmented)
         self.validation = make_batches(
             dataset.validation, recipe.batch_size, *normalisation, augmentation=Augmentation(), **common
         )
+        processes.refuse_uneven(self.batches.batch_size)
         if learner.mix is not None and self.batches.batch_size // share[1] % 2:
             raise _checks.InvalidValueError(
                 f"mixup and cutmix mix pairs, but a batch has {self.batches.batch_size} images."
@@ -176,10 +192,12 @@ class _Run:
 
     def _find_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, if there is one, and take over its position."""
-        remove_leftovers(self.out / "checkpoints")
+        if self.processes.is_main:
+            remove_leftovers(self.out / "checkpoints")
         states = complete_states(self.out / "checkpoints")
         if not states:
-            self.recipe.save(self.out / "recipe.yaml")
+            if self.processes.is_main:
+                self.recipe.save(self.out / "recipe.yaml")
             return None
         checkpoint = states[-1]
         with _naming_what_is_left(checkpoint):
@@ -200,7 +218,7 @@ class _Run:
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
         if len(self.rows) < self.epoch:
             raise _checks.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
-        if not self.accelerator.is_main_process:
+        if not self.processes.is_main:
             return
         with contextlib.suppress(_checks.MissingExtraError):
             tensorboard = _checks.optional_module("torch.utils.tensorboard", "TensorBoard")
@@ -224,8 +242,6 @@ class _Run:
             self.progress.step()
             if self.step < steps:
                 self._stop_if_asked(interruption)
-                if time.monotonic() - self._saved_at > _SAVE_EVERY_S:
-                    self._save()
         mean_loss = float(torch.stack(self.losses).mean())  # waits for the device, so the time below is whole
         self._end_epoch(mean_loss, rate, time.perf_counter() - started, self.step - first)
 
@@ -245,7 +261,7 @@ class _Run:
             "epoch": self.epoch,
             "step": self.epoch * self.batches.steps,
             "loss": mean_loss,
-            "train_accuracy": float(self.correct) * self.accelerator.num_processes / images,
+            "train_accuracy": float(self.correct) / images,
             **{f"validation_{name}": evaluation[name] for name in ("loss", *self._scores(evaluation))},
             **_work(evaluation),
             "lr": rate,
@@ -265,13 +281,15 @@ class _Run:
         return [first, *(name for name in ("pixel_accuracy", "iou_by_class") if name in evaluation)]
 
     def _stop_if_asked(self, interruption: Interruption) -> None:
-        if interruption.signal is None:
-            return
-        if self.step:
+        wait = time.monotonic() - self._saved_at
+        signal, wait = self.processes.largest(interruption.signal or 0, wait)  # all stop, or save, at the same step
+        if self.step and (signal or wait > _SAVE_EVERY_S):
             self._save()
+        if not signal:
+            return
         where = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
         message = f"stopped after {where}, which is saved in {self.out}; go on with the same command and --resume"
-        raise Interrupted(message, interruption.signal)
+        raise Interrupted(message, int(signal))
 
     def _refuse_nan(self) -> None:
         recent = torch.stack(self.losses[-_CHECK_EVERY:])
@@ -289,7 +307,7 @@ class _Run:
     def _record(self, row: dict[str, Any]) -> None:
         """Add one row to the log and to TensorBoard."""
         self.rows.append(row)
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             write_atomically(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
         if self._board is not None:
             for name, value in row.items():
@@ -301,7 +319,7 @@ class _Run:
         if self.losses:
             self._refuse_nan()
         self._saved_at = time.monotonic()
-        if not self.accelerator.is_main_process:
+        if not self.processes.is_main:
             return
         folder = self.out / "checkpoints"
         losses = [float(loss) for loss in self.losses]
@@ -325,7 +343,7 @@ class _Run:
             "precision": learner.precision,
             "environment": environment(self.accelerator.device),
         }
-        if self.accelerator.is_main_process:
+        if self.processes.is_main:
             details = {
                 **learner.details,
                 "task": self.recipe.task,

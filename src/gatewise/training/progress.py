@@ -9,6 +9,15 @@ from gatewise import _checks
 from gatewise.training.tasks import TITLES
 
 
+def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
+    """Return in one line what an epoch, a row of the log, has come to."""
+    score = next(score for score in TITLES if f"validation_{score}" in row)
+    return (
+        f"{title}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4f}, "
+        f"{TITLES[score]} {100 * row[f'validation_{score}']:.2f} %, {row['images_per_second']:.0f} images/s"
+    )
+
+
 class Progress:
     """Shows one training after another on standard error, or nothing if `quiet`."""
 
@@ -39,12 +48,7 @@ class Progress:
         """One epoch is done; `row` is its line of the log."""
         if self.quiet:
             return
-        score = next(score for score in TITLES if f"validation_{score}" in row)
-        line = (
-            f"{self._title}: epoch {row['epoch']}/{self._epochs}, loss {row['loss']:.4f}, "
-            f"{TITLES[score]} {100 * row[f'validation_{score}']:.2f} %, {row['images_per_second']:.0f} images/s, "
-            f"{time.monotonic() - self._started:.0f} s"
-        )
+        line = f"{epoch_line(self._title, self._epochs, row)}, {time.monotonic() - self._started:.0f} s"
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)  # stays above the bar
         else:

@@ -2,7 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,12 +11,39 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.data import IGNORED, Dataset, PairDataset, named
 from gatewise.training.recipe import Recipe
+from gatewise.training.together import Processes, mean_over_processes
 
 TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # of scores, as people write them
 
 
 class Tally(ABC):
-    """Counts one evaluation, batch by batch."""
+    """Counts one evaluation, batch by batch.
+
+    Attributes:
+        kept: what is kept of each batch, by name.
+        metrics: torchmetrics whose states are sums; their numbers are over all processes once `merge` was called.
+    """
+
+    def __init__(self, *metrics: Any) -> None:
+        self.kept: dict[str, list[Tensor]] = {}
+        self.metrics = metrics
+
+    def keep(self, **tensors: Tensor) -> None:
+        """Keep something of a batch."""
+        for name, tensor in tensors.items():
+            self.kept.setdefault(name, []).append(tensor)
+
+    def merge(self, processes: Processes) -> None:
+        """Add what other processes have counted of their images, in the order of the processes."""
+        sums = [{name: value.cpu() for name, value in metric.metric_state.items()} for metric in self.metrics]
+        own = {name: [tensor.cpu() for tensor in tensors] for name, tensors in self.kept.items()}
+        parts = processes.gathered((sums, own))
+        for index, metric in enumerate(self.metrics):
+            for name, value in metric.metric_state.items():
+                total = torch.stack([part[0][index][name] for part in parts]).sum(0)
+                setattr(metric, name, total.to(value.device))
+        names = dict.fromkeys(name for part in parts for name in part[1])
+        self.kept = {name: [tensor for part in parts for tensor in part[1].get(name, [])] for name in names}
 
     @abstractmethod
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -84,21 +111,20 @@ class Classification(Task):
 class _ImageTally(Tally):
     def __init__(self, classes: int, device: torch.device) -> None:
         metrics = _checks.optional_module("torchmetrics", "evaluation")
-        self.accuracy = metrics.Accuracy("multiclass", num_classes=classes).to(device)
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
+        self.accuracy = metrics.Accuracy("multiclass", num_classes=classes, sync_on_compute=False)
+        super().__init__(self.accuracy.to(device))
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        self.logits.append(logits.float())
-        self.labels.append(labels)
+        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        predictions = logits.argmax(1)
+        self.accuracy.update(predictions, labels)
+        self.keep(predictions=predictions, labels=labels, losses=losses)
 
     def results(self) -> dict[str, Any]:
-        logits, labels = torch.cat(self.logits), torch.cat(self.labels)
-        self.accuracy.update(logits, labels)
-        return {"accuracy": float(self.accuracy.compute()), "loss": float(nn.functional.cross_entropy(logits, labels))}
+        return {"accuracy": float(self.accuracy.compute()), "loss": float(torch.cat(self.kept["losses"]).mean())}
 
     def record(self) -> dict[str, Tensor]:
-        return {"predictions": torch.cat(self.logits).argmax(1).cpu(), "labels": torch.cat(self.labels).cpu()}
+        return {name: torch.cat(self.kept[name]).cpu() for name in ("predictions", "labels")}
 
 
 class Segmentation(Task):
@@ -120,7 +146,7 @@ class Segmentation(Task):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = None if self.weights is None else self.weights.to(logits.device)
-        return pixel_loss(logits, targets, weights, self.recipe.label_smoothing)
+        return pixel_loss(logits, targets, weights, self.recipe.label_smoothing, mean_over_processes)
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
         return pixel_hits(logits, labels).sum()
@@ -137,32 +163,33 @@ class _PixelTally(Tally):
         self.names = named(classes)
         self.binary = len(classes) == 1
         options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.names), "ignore_index": IGNORED}
-        options["validate_args"] = False  # the masks are checked where they are read
+        options |= {"validate_args": False, "sync_on_compute": False}  # the masks are checked where they are read
         nowhere = {"zero_division": float("nan")}  # of a class that is neither in a mask nor predicted
         self.iou = metrics.JaccardIndex(**options, average="none", **nowhere).to(device)
         self.accuracy = metrics.Accuracy(**options, average="micro").to(device)
-        self.overlaps: list[Tensor] = []
-        self.there = torch.zeros(len(self.names), dtype=torch.bool)  # in the masks
-        self.loss = torch.zeros(2, dtype=torch.float64)  # sum, and pixels
+        super().__init__(self.iou, self.accuracy)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         predicted, logits = pixel_classes(logits), logits.float()
         self.iou.update(predicted, labels)
         self.accuracy.update(predicted, labels)
-        self.there |= labels[labels != IGNORED].bincount(minlength=len(self.names)).cpu() > 0
-        self.overlaps.append(overlaps(predicted, labels, len(self.names)).cpu())
         count = float((labels != IGNORED).sum())
-        self.loss += torch.tensor([float(pixel_loss(logits, labels)) * count, count], dtype=torch.float64)
+        self.keep(
+            there=labels[labels != IGNORED].bincount(minlength=len(self.names)).cpu() > 0,
+            overlaps=overlaps(predicted, labels, len(self.names)).cpu(),
+            loss=torch.tensor([float(pixel_loss(logits, labels)) * count, count], dtype=torch.float64),
+        )
 
     def results(self) -> dict[str, Any]:
         iou = self.iou.compute()
-        if not self.there[1 if self.binary else slice(None)].any():
+        there = torch.stack(self.kept["there"]).any(0)  # in the masks
+        if not there[1 if self.binary else slice(None)].any():
             iou[:] = torch.nan  # nothing was asked for, so no score is defined
         found: dict[str, Any] = {"iou": float(iou[1])} if self.binary else {"miou": float(iou.nanmean())}
         by_class = {
             name: None if value != value else value for name, value in zip(self.names, iou.tolist(), strict=True)
         }
-        total, count = self.loss.tolist()
+        total, count = torch.stack(self.kept["loss"]).sum(0).tolist()
         return {
             **found,
             "iou_by_class": by_class,
@@ -171,7 +198,7 @@ class _PixelTally(Tally):
         }
 
     def record(self) -> dict[str, Tensor]:
-        return {"overlaps": torch.cat(self.overlaps)}
+        return {"overlaps": torch.cat(self.kept["overlaps"])}
 
 
 def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -188,7 +215,13 @@ def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.stack([common, tables.sum(1) + tables.sum(2) - common], 2)
 
 
-def pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+def pixel_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    shared: Callable[[Tensor], Tensor] = lambda divisor: divisor,
+) -> Tensor:
     """Return the cross-entropy of pixels, the mean over those that count, weighted by their class.
 
     Args:
@@ -196,6 +229,7 @@ def pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, l
         targets: classes, (N, H, W), 255 where a pixel does not count; without any that counts the loss is 0.
         weights: of the classes, (K,), or (2,) for one map.
         label_smoothing: share of the target spread over all classes.
+        shared: takes the sum of weights to its mean over processes, so that every pixel counts the same in all of them.
 
     >>> two = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
     >>> pixel_loss(two, torch.tensor([[[1]]])), pixel_loss(two[:, 1:], torch.tensor([[[1]]]))
@@ -208,7 +242,7 @@ def pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None, l
     )
     counted = (targets != IGNORED).float()
     divisor = (counted if weights is None else counted * weights[targets.clamp(max=len(weights) - 1)]).sum()
-    return total / divisor.clamp(min=1e-8)
+    return total / shared(divisor).clamp(min=1e-8)
 
 
 def pixel_hits(logits: Tensor, labels: Tensor) -> Tensor:

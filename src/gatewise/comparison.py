@@ -1,0 +1,109 @@
+"""A finished comparison as a table and a report, from what `results.json` holds."""
+
+from pathlib import Path
+from typing import Any
+
+from gatewise.analysis import figures
+from gatewise.analysis.page import Page, Section
+from gatewise.analysis.table import Cell, Table
+from gatewise.files import write_atomically
+from gatewise.training import TITLES
+
+
+def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
+    """Write "mean [low, high]" in percent."""
+    mean = f"{100 * estimate['mean']:{sign}.2f}"
+    if estimate["low"] is None:
+        return mean
+    return f"{mean} [{100 * estimate['low']:{sign}.2f}, {100 * estimate['high']:{sign}.2f}]"
+
+
+def table(results: dict[str, Any]) -> Table:
+    """Return the comparison as a table, for a terminal or a page."""
+    baseline = results["baseline"]
+    score = results.get("score", "accuracy")
+    batch = max(results["variants"][0]["latency_ms"], key=int)
+    chooses = any("open_fraction" in variant for variant in results["variants"])
+    columns = [
+        "gates",
+        f"{TITLES[score]} % [95 % interval]",
+        f"difference to {baseline}, over seeds",
+        "verdict (Holm)",
+        "difference, over images",
+        "parameters",
+        "MACs (M)",
+        *(["open"] if chooses else []),
+        "1 image (ms)",
+        f"{batch} images (ms)",
+        "training images/s",
+    ]
+    rows = []
+    for variant in results["variants"]:
+        difference = variant.get("difference")
+        one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))
+        speeds = sorted(variant["training_images_per_second"])
+        speed = speeds[len(speeds) // 2]
+        opened = variant.get("open_fraction")
+        opened = sum(opened) / len(opened) if opened else 1.0
+        rows.append([
+            Cell(variant["gates"], variant["gates"]),
+            Cell(_interval(variant[score]), variant[score]["mean"]),
+            Cell(_interval(difference, sign="+") if difference else "-", difference["mean"] if difference else 0),
+            Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
+            Cell(
+                _interval(variant["difference_over_images"], sign="+") if difference else "-",
+                variant["difference_over_images"]["mean"] if difference else 0,
+            ),
+            Cell(f"{variant['parameters']:,}", variant["parameters"]),
+            Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
+            *([Cell(f"{opened:.3f}", opened)] if chooses else []),
+            Cell(f"{one:.2f}", one),
+            Cell(f"{several:.2f}", several),
+            Cell(f"{speed:,.0f}", speed),
+        ])
+    return Table(columns, rows)
+
+
+def write_report(results: dict[str, Any], out: Path) -> None:
+    """Write the page, its figures and the table beside the results."""
+    variants, score = results["variants"], results["score"]
+    title = TITLES[score]
+    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, title)
+    latencies = {
+        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score][key] for key in ("mean", "low", "high")))
+        for v in variants
+    }
+    points = figures.accuracy_against_latency(latencies, title)
+    write_atomically(out / "curves.svg", curves.svg())
+    write_atomically(out / "accuracy_latency.svg", points.svg())
+    recipe = results["recipe"]
+    page = Page(
+        title=f"Gates compared on {Path(recipe['data']).name}",
+        lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
+        f"{results['validation_images']} validation images; {title} after the last epoch.",
+        sections=[
+            Section("Result", _EXPLANATION, table=table(results)),
+            *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
+            Section(f"Validation {title} while training", drawings=[curves]),
+            Section(f"Validation {title} against latency", drawings=[points]),
+        ],
+        facts={
+            **results["environment"],
+            "precision": results["precision"],
+            "latency": results["latency"],
+            "recipe": ", ".join(f"{key}={value}" for key, value in recipe.items()),
+        },
+    )
+    write_atomically(out / "report.html", page.render())
+    write_atomically(out / "results.md", table(results).markdown() + "\n")
+
+
+_EXPLANATION = (
+    "Every gate of a seed starts from the same backbone weights and sees the same images in the same order. "
+    "Differences over seeds are paired by seed, with a t interval: would another training give the same? "
+    "Differences over images are a paired bootstrap with these trained networks: would other images? "
+    "The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
+    "'no difference shown' is not 'equal'. MACs count convolutions and matrix products; of networks that choose their "
+    "filters those of the open filters, the gater's own included. Their latency is that of the masked form, which "
+    "computes closed filters too; 'open' is the share of the gated filters' MACs that is open."
+)

@@ -1,0 +1,246 @@
+"""Several processes train one network: to the result of one, with exact numbers, and one of them writes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_interruption import TIMES
+from test_segmentation import folder as scenes_folder  # noqa: F401
+from test_training import equal, log, weights
+from train_in_processes import CASES, data_of, main, recipe_of
+
+from gatewise._checks import DataError
+from gatewise.checkpoint import load_model, read_tensors
+from gatewise.data import Augmentation, make_batches
+from gatewise.training import Processes, evaluate
+from gatewise.training.interruption import Interruption
+from gatewise.training.learner import build_model
+from gatewise.training.tasks import make_task
+
+SCRIPT = Path(__file__).with_name("train_in_processes.py")
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+FLAGS = ["--data", "digits", "--model", "resnet20", "--gate", "gct", "--precision", "fp32", "--batch-size", "256"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Path:
+    """Return a folder in which every case was trained by two processes, and one of them by one."""
+    folder = tmp_path_factory.mktemp("processes")
+    shutil.copytree(scenes_folder, folder / "scenes")
+    command = [*LAUNCHER, str(SCRIPT), str(folder), *CASES]
+    subprocess.run(command, check=True, capture_output=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    main(folder, "plain")
+    return folder
+
+
+def told(folder: Path, rank: int, count: int = 2) -> dict[str, Any]:
+    return json.loads((folder / f"{rank}_of_{count}.json").read_text())
+
+
+def test_two_processes_train_to_the_weights_and_the_log_of_one(trained: Path) -> None:
+    alone, together = (trained / f"of_{count}/plain" for count in (1, 2))
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(weights(together)[name], value, atol=1e-5, rtol=1e-4)
+    rows = log(alone, *TIMES), log(together, *TIMES)
+    assert len(rows[0]) == 3
+    for one, two in zip(*rows, strict=True):
+        assert two == {name: pytest.approx(value, rel=1e-4) for name, value in one.items()}
+        assert two["train_accuracy"] == one["train_accuracy"], "images of both processes are counted"
+    records = [read_tensors(run / "predictions.safetensors") for run in (alone, together)]
+    assert equal(*records)
+
+
+@pytest.mark.parametrize("case", ["plain", "normed", "gater", "scenes"])
+def test_metrics_are_those_of_the_kept_weights_over_each_validation_image_once(trained: Path, case: str) -> None:
+    """29 images, in batches of 16, are evaluated by two processes; one process finds the same bits."""
+    out = trained / "of_2" / case
+    metrics = json.loads((out / "metrics.json").read_text())
+    recipe = recipe_of(case, trained)
+    data = data_of(recipe)
+    model, config = load_model(out)
+    mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
+    batches = make_batches(data.validation, recipe.batch_size, mean, std, augmentation=Augmentation())
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = evaluate(model, batches.evaluation(), make_task(recipe, data).tally(torch.device("cpu")))
+    assert found.images == len(data.validation)
+    assert {name: metrics[name] for name in found.results} == found.results
+    assert equal(read_tensors(out / "predictions.safetensors"), found.record)
+    for rank in (0, 1):
+        assert {name: told(trained, rank)[case][name] for name in found.results} == found.results
+
+
+def test_one_process_writes_and_the_other_nothing(trained: Path) -> None:
+    main_process, other = (told(trained, rank)["written"] for rank in (0, 1))
+    assert any("metrics.json" in line for line in main_process)
+    assert other == []
+    for case in CASES:
+        if case != "uneven":
+            rows = (trained / "of_2" / case / "log.jsonl").read_text().splitlines()
+            assert [json.loads(row)["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+    assert not list((trained / "of_2").rglob("*.part"))
+
+
+def test_batch_norm_takes_its_statistics_from_each_process_s_part_and_keeps_those_of_process_0(trained: Path) -> None:
+    recipe = recipe_of("one_step", trained)
+    data = data_of(recipe)
+    model = build_model(recipe, data)
+    mean, std = data.statistics()
+    augmentation = data.augmentation(recipe.augmentation)
+    batches = make_batches(data.train, 48, mean, std, augmentation=augmentation, share=(0, 2))
+    images, _ = next(iter(batches.training(0, seed=0, augmentation=augmentation)))
+    assert len(images) == 24
+    expected = 0.1 * model.conv1(images).mean((0, 2, 3))  # type: ignore[operator]
+    kept = weights(trained / "of_2/one_step")["bn1.running_mean"]
+    torch.testing.assert_close(kept, expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
+    results, other = (told(trained, rank)["comparison"] for rank in (0, 1))
+    assert results == other == json.loads((trained / "of_2/comparison/results.json").read_text())
+    alone = told(trained, 0, 1)["comparison"]
+    for found, expected in zip(results["variants"], alone["variants"], strict=True):
+        assert found["accuracy"] == expected["accuracy"]
+        assert found["macs"] == expected["macs"]
+
+
+def test_noise_differs_by_process_and_by_step(trained: Path) -> None:
+    seeds = [told(trained, rank)["seeds"] for rank in (0, 1)]
+    assert len(seeds[0]) == len(seeds[1]) > 10
+    assert not set(seeds[0]) & set(seeds[1])
+
+
+def test_a_pixel_counts_the_same_in_every_process(trained: Path) -> None:
+    assert told(trained, 0)["gradient"] == pytest.approx(told(trained, 0, 1)["gradient"])
+    assert any(told(trained, 0)["gradient"])
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(trained: Path) -> None:
+    expected = (
+        "2 processes cannot share a batch of 15 images evenly. "
+        "Choose a batch_size that is a multiple of 2, for example 14."
+    )
+    assert [told(trained, rank)["uneven"] for rank in (0, 1)] == [expected, expected]
+
+
+def test_processes_that_see_different_folders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes()
+    processes.refuse_difference("state of out", "step_000000002")
+    monkeypatch.setattr(processes, "gathered", lambda value: [value, ""])
+    with pytest.raises(DataError, match=r"the same state of out: 'step_000000002' in 0, '' in 1\. Choose an --out"):
+        processes.refuse_difference("state of out", "step_000000002")
+
+
+def test_a_signal_that_the_launcher_passes_on_is_the_same_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Interruption(launched=True) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.signal == signal.SIGTERM
+        monkeypatch.setattr("gatewise.training.interruption._ECHO_S", 0.0)
+        monkeypatch.setattr(interruption, "_previous", {signal.SIGINT: signal.default_int_handler})
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+# Lost and started again
+
+
+def descendants(process: int) -> Iterator[int]:
+    """Yield the processes that a process has started, and theirs."""
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            yield child
+            yield from descendants(child)
+
+
+def worker(launcher: int, rank: int) -> int | None:
+    """Return the process of a rank below a launcher, or None while there is none."""
+    for process in descendants(launcher):
+        try:
+            variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if f"RANK={rank}".encode() in variables:
+            return process
+    return None
+
+
+def wait_for_rows(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Wait until a training has logged so many epochs."""
+    for _ in range(3000):
+        if (out / "log.jsonl").exists() and len((out / "log.jsonl").read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("it takes too long")
+
+
+def start(out: Path, *more: str, epochs: int = 6) -> subprocess.Popen[str]:
+    flags = [*FLAGS, "--epochs", str(epochs), "--out", str(out)]
+    command = [*LAUNCHER, *more, "-m", "gatewise", "train", *flags, "--resume"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of two processes by the command line."""
+    out = tmp_path_factory.mktemp("elastic") / "run"
+    process = start(out)
+    printed, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert printed.count("accuracy") == 1, "one process prints"
+    assert [errors.count(f"epoch {epoch}/6") for epoch in range(1, 7)] == [1] * 6
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes to kill in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(
+    undisturbed: Path, tmp_path: Path, rank: int
+) -> None:
+    out = tmp_path / "run"
+    process = start(out, "--max-restarts", "3")
+    for rows in (2, 4):
+        wait_for_rows(out, rows, process)
+        victim = worker(process.pid, rank)
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert errors.count("exitcode: ") == errors.count("exitcode: -9") == 2, "nothing failed but what was killed"
+    assert "Traceback" not in errors
+    assert equal(weights(out), weights(undisturbed))
+    assert log(out, *TIMES) == log(undisturbed, *TIMES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_them_behind_the_same_step(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for_rows(out, 2, process)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "gatewise: stopped after " in errors
+    assert "has lost another" not in errors
+    assert not (out / "metrics.json").exists()
+    again = start(out)
+    _, errors = again.communicate(timeout=600)
+    assert again.returncode == 0, errors
+    assert equal(weights(out), weights(undisturbed))
+    assert log(out, *TIMES) == log(undisturbed, *TIMES)
