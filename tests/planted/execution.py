@@ -14,7 +14,7 @@ BUGS = [
     Bug(
         "maps read before their gates",
         "places/flow.py",
-        '                if mixes(reader):\n                    raise _StopError(f"{_innermost(reader)!r} reads the map before it is gated")\n',
+        '                if mixes(reader):\n                    raise _StopError(f"{innermost(reader)!r} reads the map before it is gated")\n',
         "",
         "test_compact.py",
         "test_a_flow_stops_where_something_reads_the_map_before_its_gates",
