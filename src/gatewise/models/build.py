@@ -1,5 +1,6 @@
 """Build a network, gates included, from its name or spec."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -73,9 +74,12 @@ def make_model(
 
 
 def _refuse_files(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options of a spec by which timm opens a file of its own accord, in older versions as a pickle."""
+    """Refuse options of a spec by which timm opens a file of its own accord, in older versions as a pickle.
+
+    What timm itself hands a preset is no text of a spec but an object of timm's, and passes.
+    """
     for option in _FILES:
-        if options.get(option):
+        if options.get(option) and not dataclasses.is_dataclass(options[option]):
             raise _checks.InvalidValueError(
                 f"{name} is asked for with {option}={_checks.shown(options[option])}, and no spec may name a file to "
                 f"open. Leave it out, and fill the network with gatewise.load_weights."
