@@ -18,11 +18,18 @@ from gatewise import _checks, measure
 from gatewise.analysis import figures, statistics
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
-from gatewise.checkpoint import load_model, read_tensors
+from gatewise.checkpoint import load_model, read_metrics, read_tensors
 from gatewise.data import Dataset, PairDataset
-from gatewise.files import read_json, read_json_lines, write_atomically, write_json
+from gatewise.files import (
+    read_json_lines,
+    refuse_newer,
+    refuse_unwritable,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
 from gatewise.spec import Gates, format_gates
-from gatewise.training import TITLES, Interrupted, Progress, Recipe, build_model, holds_run, train
+from gatewise.training import TITLES, Interrupted, Progress, Recipe, build_model, holds_run, refuse_newer_run, train
 
 SCHEMA = 1
 BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
@@ -50,8 +57,8 @@ def compare(
         progress: where to show progress; None shows nothing.
 
     A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
-    `TrainingError` is raised. Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of
-    another recipe.
+    `TrainingError` is raised, and so it is where files cannot be written. Refused with ValueError: fewer than one seed,
+    no gates, a folder that holds runs of another recipe or files of a newer format.
     """
     _checks.integer_at_least(1, seeds=seeds)
     if not gates:
@@ -59,6 +66,7 @@ def compare(
     out, progress = Path(out), progress or Progress(quiet=True)
     if holds_run(out):
         raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
+    refuse_newer(out / "results.json", SCHEMA, "schema")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
         folder: recipe.of_comparison(name, seed)
@@ -66,7 +74,8 @@ def compare(
         for seed, folder in enumerate(folders)
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(out)
+    remove_leftovers(out)
     failed: dict[str, str] = {}
     for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
@@ -76,6 +85,8 @@ def compare(
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
                 raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
+            except _checks.UnsavedError:  # the next one would find the disk as full
+                raise
             except _checks.TrainingError as error:
                 failed.setdefault(name, f"seed {seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
@@ -99,6 +110,7 @@ def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[st
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
         if not holds_run(file.parent):
             continue
+        refuse_newer_run(file.parent)
         there = Recipe.load(file)
         there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
     dataset = recipe.source.load()
@@ -118,7 +130,7 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
 def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
     """Gather the numbers of finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
-    metrics = {name: [read_json(folder / "metrics.json") for folder in folders] for name, folders in runs.items()}
+    metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
     score = metrics[baseline][0].get("score", "accuracy")
     accuracies = {name: [run[score] for run in seeds_of] for name, seeds_of in metrics.items()}
     images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.checkpoint import load_model
+from gatewise.checkpoint import WEIGHTS, load_model, read_metrics, refuse_ruined
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -27,7 +27,7 @@ from gatewise.data import (
     make_batches,
     spread,
 )
-from gatewise.files import read_json, read_json_lines
+from gatewise.files import read_json_lines
 from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe, Tally, make_task
 
@@ -206,9 +206,9 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     if (folder / "results.json").exists():
         raise _checks.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
     model, config = load_model(folder)
-    _refuse_ruined(model, folder)
+    refuse_ruined(folder / WEIGHTS, model, "Train the run anew")
     recipe = Recipe.load(folder / "recipe.yaml")
-    log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
+    log, metrics = folder / "log.jsonl", read_metrics(folder)
     rows = read_json_lines(log) if log.exists() else []
     _refuse_incomplete(folder, config, metrics, rows)
     dataset, missing = None, ""
@@ -221,15 +221,6 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
         dataset, missing = None, str(error)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Run(name, slug, model, config, rows, metrics, recipe, dataset, data or recipe.data, split, missing)
-
-
-def _refuse_ruined(model: nn.Module, folder: Path) -> None:
-    """Refuse weights from which no number of a page could be told."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise _checks.DataError(
-                f"{folder / 'model.safetensors'}: {name} holds values that are not finite. Train the run anew."
-            )
 
 
 def _refuse_incomplete(folder: Path, config: Any, metrics: Any, rows: list[Any]) -> None:
