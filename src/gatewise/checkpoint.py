@@ -102,14 +102,22 @@ def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, 
 
 
 @torch.no_grad()
+def ruined_parameter(model: nn.Module) -> str | None:
+    """Return the name of the first parameter with a value that is not finite, or None."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+            return name
+    return None
+
+
+@torch.no_grad()
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter or buffer with a value that is not finite, or None.
 
     A buffer may hold -inf: masks of attention do.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
-            return name
+    if (found := ruined_parameter(model)) is not None:
+        return found
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point() and bool((buffer.isnan() | buffer.isposinf()).any()):
             return name

@@ -390,7 +390,7 @@ BUGS = [
     Bug(
         "tensorboard not purged",
         "training/board.py",
-        ", purge_step=epoch)",
+        ", purge_step=self._epoch)",
         ")",
         "test_training.py",
         "test_tensorboard_shows_every_number_of_the_log_over_the_epochs",

@@ -19,21 +19,25 @@ class Board:
     """
 
     def __init__(self, folder: Path, epoch: int, say: Callable[[str], None]) -> None:
-        self._say = say
+        self._folder, self._epoch, self._say = folder, epoch, say
         self._writer: Any = None
+        self._given_up = False
+
+    def _open(self) -> None:
         try:
             tensorboard = _checks.optional_module("torch.utils.tensorboard", "TensorBoard")
-            self._writer = tensorboard.SummaryWriter(str(folder), purge_step=epoch)
         except _checks.MissingExtraError:
-            return
-        except OSError as error:
-            self._give_up(error)
+            self._given_up = True
+        else:
+            self._writer = tensorboard.SummaryWriter(str(self._folder), purge_step=self._epoch)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Draw every number of a row over its epoch."""
-        if self._writer is None:
-            return
+        """Draw every number of a row over its epoch; the first makes the file."""
         try:
+            if self._writer is None and not self._given_up:
+                self._open()
+            if self._writer is None:
+                return
             for name, value in row.items():
                 if name not in {"epoch", "step"} and isinstance(value, int | float):
                     self._writer.add_scalar(name, value, row["epoch"])
@@ -52,5 +56,5 @@ class Board:
         self._writer = None
 
     def _give_up(self, error: OSError) -> None:
-        self._writer = None
+        self._writer, self._given_up = None, True
         self._say(f"warning: TensorBoard's curves end here: {error.strerror or error}")

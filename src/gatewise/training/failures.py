@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gatewise.checkpoint import not_finite
+from gatewise.checkpoint import ruined_parameter
 
 _LEAST_SCALE = 2.0**-14  # the smallest normal number of float16: no gradient needs its loss scaled further down
 
@@ -58,7 +58,7 @@ def origin(model: nn.Module, images: Tensor, parts: Mapping[str, Tensor]) -> str
     bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if bad:
         return f"Its images are not finite: {len(bad)} of {len(images)} in the batch, the first being number {bad[0]}."
-    if (name := not_finite(model)) is not None:
+    if (name := ruined_parameter(model)) is not None:  # statistics are ruined by the forward that gave this loss
         return f"It begins in the weights: {name} holds values that are not finite."
     if (layer := first_layer(model, lambda: model(images))) is not None:
         return f"It begins in {layer}, which gives such values though its weights and what it is given are finite."
