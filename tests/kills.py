@@ -84,10 +84,10 @@ class Process:
         if cold:
             started = [sys.executable, "-m", "gatewise", *arguments]
             with open(os.devnull, "w") as nothing:  # noqa: PTH123
-                self._pid = subprocess.Popen(started, stdout=nothing, stderr=writing).pid
+                self.pid = subprocess.Popen(started, stdout=nothing, stderr=writing).pid
         else:
-            self._pid = os.fork()
-            if self._pid == 0:
+            self.pid = os.fork()
+            if self.pid == 0:
                 _become(arguments, writing, slow_disk=slow_disk)
         os.close(writing)
         self.code: int | None = None
@@ -104,7 +104,7 @@ class Process:
     def runs(self) -> bool:
         """Whether it has not ended."""
         if self.code is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code is None
 
@@ -115,7 +115,7 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        os.kill(self._pid, number)
+        os.kill(self.pid, number)
 
     def end(self) -> int:
         """Wait for its end and return its exit code."""
@@ -142,13 +142,13 @@ def _become(arguments: list[str], printed: int, *, slow_disk: bool) -> NoReturn:
         os._exit(code)
 
 
-def being_written(out: Path) -> Path | None:
-    """Return a file or folder that is being written, if there is one; one that a kill left there before is none."""
+def being_written(out: Path, pid: int) -> Path | None:
+    """Return a file or folder that a process is writing, or was when it was killed, if there is one."""
     for folder in (out, *out.glob("checkpoints"), *out.glob("runs/*/seed_*"), *out.glob("runs/*/seed_*/checkpoints")):
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(folder):
-                if entry.name.endswith(".part"):
-                    return Path(entry.path)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(folder):  # noqa: PTH208
+                if name.endswith(f".{pid}.part"):
+                    return Path(folder, name)
     return None
 
 
@@ -163,23 +163,23 @@ def wait(process: Process, out: Path, way: str, epochs: int, rng: random.Random)
         while process.runs and time.monotonic() < end:
             time.sleep(0.005)
     elif way == "while the results are written":
-        while process.runs and not any(out.rglob("model.safetensors")) and not any(out.rglob(".model*.part")):
+        before = sum(1 for _ in out.rglob("model.safetensors"))
+        while process.runs and sum(1 for _ in out.rglob("*model.safetensors*")) <= before:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
     else:
         after = rng.randrange(4)  # saves that are left alone
-        before = {str(path) for path in out.rglob(".*.part")}
-        seen: set[str] = set()
+        seen: set[Path] = set()
         while process.runs and len(seen) <= after:
-            if (found := being_written(out)) is not None and str(found) not in before:
-                seen.add(f"{found}")
+            if (found := being_written(out, process.pid)) is not None:
+                seen.add(found)
             time.sleep(0.0005)
         time.sleep(rng.uniform(0, 0.25 if "slow" in way else 0.004))
 
 
 def phase(process: Process, out: Path) -> str:
     """Say what a process that was just killed was doing."""
-    part = being_written(out)
+    part = being_written(out, process.pid)
     if part is not None:
         return "writing a checkpoint" if part.name.startswith(".step") else "writing another file"
     if not any(out.rglob("recipe.yaml")):

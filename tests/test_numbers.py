@@ -62,7 +62,8 @@ def fill(name: str, value: float) -> Callable[[learner.Learner], None]:
     def ruin(trained: learner.Learner) -> None:
         model = trained.plain_model
         with torch.no_grad():
-            dict([*model.named_parameters(), *model.named_buffers()])[name].flatten()[-1:].fill_(value)
+            tensor = dict([*model.named_parameters(), *model.named_buffers()])[name]
+            tensor[(-1,) * tensor.dim()] = value
 
     return ruin
 

@@ -1,5 +1,6 @@
 """Open every file of a run or a comparison that bears its final name: none may be torn, and what must fit must fit."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from xml.etree import ElementTree
 import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+from gatewise.training import Recipe
 
 TIMES = {"seconds", "images_per_second", "latency_ms", "training_images_per_second"}
 
@@ -28,6 +31,8 @@ def torn(folder: Path) -> list[str]:
             _open(path)
         except Exception as error:
             complaints.append(f"{path.relative_to(folder)}: {type(error).__name__}: {error}")
+    if complaints:
+        return complaints
     for weights, record in _pairs(folder):
         if hashlib.sha256(weights.read_bytes()).hexdigest() != json.loads(record.read_text())["sha256"]:
             complaints.append(f"{weights.relative_to(folder)}: not of the sha256 in {record.name}")
@@ -45,7 +50,7 @@ def _open(path: Path) -> None:
         assert content.endswith(b"\n")
         _ = [json.loads(line) for line in content.splitlines()]
     elif path.suffix == ".yaml":
-        assert isinstance(yaml.safe_load(content), dict)
+        assert set(yaml.safe_load(content)) == {field.name for field in dataclasses.fields(Recipe)}
     elif path.suffix == ".svg":
         ElementTree.fromstring(content)
     elif path.suffix == ".html":
