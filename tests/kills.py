@@ -8,7 +8,6 @@ wrote. Ends with exit code 1 if anything was torn, lost or different.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -142,13 +141,17 @@ def _become(arguments: list[str], printed: int, *, slow_disk: bool) -> NoReturn:
         os._exit(code)
 
 
+def names_in(out: Path) -> list[str]:
+    """Return the names of all files and folders of a folder in which another process makes and removes some."""
+    return [name for _, folders, files in os.walk(out) for name in (*folders, *files)]
+
+
 def being_written(out: Path, pid: int) -> Path | None:
     """Return a file or folder that a process is writing, or was when it was killed, if there is one."""
-    for folder in (out, *out.glob("checkpoints"), *out.glob("runs/*/seed_*"), *out.glob("runs/*/seed_*/checkpoints")):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name in os.listdir(folder):  # noqa: PTH208
-                if name.endswith(f".{pid}.part"):
-                    return Path(folder, name)
+    for folder, folders, files in os.walk(out):
+        for name in (*folders, *files):
+            if name.endswith(f".{pid}.part"):
+                return Path(folder, name)
     return None
 
 
@@ -163,8 +166,8 @@ def wait(process: Process, out: Path, way: str, epochs: int, rng: random.Random)
         while process.runs and time.monotonic() < end:
             time.sleep(0.005)
     elif way == "while the results are written":
-        before = sum(1 for _ in out.rglob("model.safetensors"))
-        while process.runs and sum(1 for _ in out.rglob("*model.safetensors*")) <= before:
+        before = names_in(out).count("model.safetensors")
+        while process.runs and sum("model.safetensors" in name for name in names_in(out)) <= before:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
     else:
@@ -182,7 +185,7 @@ def phase(process: Process, out: Path) -> str:
     part = being_written(out, process.pid)
     if part is not None:
         return "writing a checkpoint" if part.name.startswith(".step") else "writing another file"
-    if not any(out.rglob("recipe.yaml")):
+    if "recipe.yaml" not in names_in(out):
         return "starting"
     if any("measuring latency" in line for line in process.lines):
         return "measuring latency"
@@ -191,7 +194,7 @@ def phase(process: Process, out: Path) -> str:
 
 def newest_step(out: Path) -> int:
     """Return the step of the newest checkpoint, 0 where there is none."""
-    return max((int(path.name[5:]) for path in out.rglob("step_*")), default=0)
+    return max((int(name[5:]) for name in names_in(out) if name.startswith("step_")), default=0)
 
 
 def disturb(

@@ -226,8 +226,8 @@ def test_a_checkpoint_with_any_byte_changed_is_refused(state: Path, name: str, c
     for position in range(len(whole)):
         content = bytearray(whole)
         content[position] ^= change
-        if content.strip() == whole.strip():
-            continue  # the end of the last line became a space, which means the same
+        if name.endswith("json") and chr(whole[position]).isspace() and chr(content[position]).isspace():
+            continue  # JSON means the same whether a line ends or a space stands there
         (state / name).write_bytes(content)
         with pytest.raises(DataError, match=re.escape(name)) as caught:
             loaded(state)

@@ -3,6 +3,7 @@
 from planted.analysis import BUGS as _ANALYSIS
 from planted.bug import Bug as Bug
 from planted.execution import BUGS as _EXECUTION
+from planted.faults import BUGS as _FAULTS
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
 from planted.interop import BUGS as _INTEROP
@@ -17,6 +18,7 @@ from planted.tuning import BUGS as _TUNING
 BUGS = [
     *_ANALYSIS,
     *_EXECUTION,
+    *_FAULTS,
     *_GATES,
     *_GATERNET,
     *_INTEROP,
