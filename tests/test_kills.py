@@ -38,7 +38,7 @@ def killed(out: Path, rng: random.Random, *, in_a_save: bool) -> str:
     if in_a_save:
         while process.exitcode is None and being_written(out, process.pid) is None:
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.08))
+        time.sleep(rng.uniform(0, 0.1))
     else:
         time.sleep(rng.uniform(0.05, 1.0))
     process.kill()
@@ -50,16 +50,18 @@ def killed(out: Path, rng: random.Random, *, in_a_save: bool) -> str:
 
 def test_a_training_that_is_killed_again_and_again_tears_no_file_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     train(RECIPE, tmp_path / "undisturbed", dataset=DATASET)
+    expected = outcome(tmp_path / "undisturbed")
+    assert {"model.safetensors", "config.json", "metrics.json", "log.jsonl", "recipe.yaml"} <= set(expected)
     rng, doing, out = random.Random(0), Counter[str](), tmp_path / "killed"
     for number in range(12):
         doing[killed(out, rng, in_a_save=number % 4 != 0)] += 1
         assert torn(out) == []
         if (out / "metrics.json").exists():
-            assert outcome(out) == outcome(tmp_path / "undisturbed")
+            assert outcome(out) == expected
             out = tmp_path / f"killed-{number}"
     assert doing["saving"] >= 3
     train(RECIPE, out, dataset=DATASET, resume=True)
-    assert outcome(out) == outcome(tmp_path / "undisturbed")
+    assert outcome(out) == expected
     assert leftovers(out) == []
 
 

@@ -193,6 +193,16 @@ def test_a_layer_is_named_where_finite_numbers_became_others() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + x
 
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x + x)  # the block is to blame, not the layer that only passes it on
+
+    block = nn.Sequential(nn.Identity(), Block(), nn.ReLU())
+    assert first_layer(block, lambda: block(torch.full((1, 1, 2, 2), 3e38))) == "1 (Block)"
     net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sequential(nn.Identity(), Doubling()), nn.ReLU())
     nn.init.constant_(net[0].weight, 1.0)
     assert first_layer(net, lambda: net(torch.full((1, 1, 2, 2), 3e38))) == "1.1 (Doubling)"

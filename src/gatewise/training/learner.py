@@ -60,8 +60,10 @@ class Learner:
         self.average = _average(recipe, self.model)
         self.mix = _mix(recipe, self.task.maps)
         self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
-        # Each step is looked at before it is taken where that waits for nothing, and where none is left out on purpose.
-        self._watched = device.type == "cpu" and self.accelerator.scaler is None
+        # Each step is looked at before it is taken where that waits for nothing, none is left out on purpose, and no
+        # other process waits for the gradients of one that has stopped.
+        alone = self.accelerator.num_processes == 1
+        self._watched = alone and device.type == "cpu" and self.accelerator.scaler is None
 
     @property
     def plain_model(self) -> nn.Module:
@@ -89,8 +91,8 @@ class Learner:
     def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
         """Take one step at a learning rate; return the loss and the number of images that were classified rightly.
 
-        What chance decides in it (dropout, mixup) depends on the seed and the step's number alone. On a CPU a loss or a
-        gradient that is not finite is refused with `NotFinite`, the weights being as before.
+        What chance decides in it (dropout, mixup) depends on the seed and the step's number alone. On a CPU, in one
+        process, a loss or a gradient that is not finite is refused with `NotFinite`, the weights being as before.
         """
         seed_generators((self.recipe.seed << 32) + number)
         for group in self.optimizer.param_groups:
