@@ -279,7 +279,7 @@ def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path
             "has no 'f1'",
         ),
         ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
-        ("metrics.json", b"\xff\xfe", "is not valid JSON"),
+        ("metrics.json", b"\xff\xfe", "is not UTF-8 text"),
         ("log.jsonl", b'{"epoch": 1}\n', "line 1: no number for 'validation_accuracy'"),
         ("log.jsonl", b"\xff\n", "line 1: not valid JSON"),
         ("config.json", b"{}", "has no 'spec'"),

@@ -346,7 +346,7 @@ def test_what_a_state_could_not_write_takes_no_room(state: Path, monkeypatch: py
 
 
 def test_a_checkpoint_of_another_network_is_one_line(state: Path) -> None:
-    with pytest.raises(DataError, match=r"state does not fit the network: .*size mismatch") as caught:
+    with pytest.raises(DataError, match=r"state\.safetensors does not fit the network: .*size mismatch") as caught:
         load_state(state, {"model": nn.Linear(4, 2)}, None)
     assert "\n" not in str(caught.value)
 

@@ -76,7 +76,7 @@ def compare(
         for seed, folder in enumerate(folders)
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
-    refuse_unwritable(out)
+    processes.by_main(partial(refuse_unwritable, out))
     if processes.is_main:
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)

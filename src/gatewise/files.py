@@ -46,7 +46,7 @@ def refuse_unwritable(folder: Path) -> None:
     probe = there / f".writable.{os.getpid()}.part"
     try:
         probe.write_bytes(b"x")
-        probe.unlink(missing_ok=True)  # another process of the training may have tidied up
+        probe.unlink(missing_ok=True)  # another process may have tidied up
     except OSError as error:
         raise _checks.cannot_write(folder, error) from error
 

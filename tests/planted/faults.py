@@ -77,9 +77,9 @@ BUGS = [
     ),
     Bug(
         "unwritable folder found late",
-        "training/folder.py",
-        "        return _finished(out)\n    refuse_unwritable(out)\n",
-        "        return _finished(out)\n",
+        "training/loop.py",
+        "    processes.by_main(functools.partial(refuse_unwritable, out))\n",
+        "",
         "test_faults.py",
         "test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained",
     ),

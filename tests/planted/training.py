@@ -719,7 +719,7 @@ BUGS = [
         "metrics written first",
         "training/loop.py",
         "            save_model(self.out, learner.best_model, self.recipe.spec, details)\n",
-        '            write_json(self.out / "metrics.json", metrics)\n            save_model(self.out, learner.best_model, self.recipe.spec, details)\n',
+        "            write_metrics(self.out, metrics)\n            save_model(self.out, learner.best_model, self.recipe.spec, details)\n",
         "test_training.py",
         "test_a_run_is_complete_only_when_all_its_results_are_written",
     ),

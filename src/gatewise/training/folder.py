@@ -7,7 +7,6 @@ from typing import Any
 
 from gatewise import _checks
 from gatewise.checkpoint import METRICS, complete_states, is_whole, read_metrics, state_progress
-from gatewise.files import refuse_unwritable
 from gatewise.training.recipe import Recipe
 
 
@@ -17,11 +16,10 @@ def holds_run(out: Path) -> bool:
 
 
 def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
-    """Refuse a folder that holds another run or cannot be written to; return the metrics of a finished one."""
+    """Refuse a folder that holds another run; return the metrics of a finished one."""
     if (out / "results.json").exists():
         raise _checks.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
     if not holds_run(out):
-        refuse_unwritable(out)
         return None
     refuse_newer_run(out)
     if not (out / "recipe.yaml").exists():
@@ -31,7 +29,6 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
     if (out / METRICS).exists():
         return _finished(out)
-    refuse_unwritable(out)
     return None
 
 

@@ -5,6 +5,7 @@ and at the end `model.safetensors` with `config.json`, `predictions.safetensors`
 a run is complete when that exists.
 """
 
+import functools
 import json
 import math
 import statistics
@@ -26,7 +27,7 @@ from gatewise.checkpoint import (
     write_metrics,
 )
 from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
-from gatewise.files import read_json_lines, remove_leftovers, write_atomically
+from gatewise.files import read_json_lines, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.measure import environment, parameter_count
 from gatewise.training.board import Board
 from gatewise.training.failures import NotFinite, hopeless_scale
@@ -82,6 +83,7 @@ def train(
     processes.refuse_difference(f"state of {out}", newest)
     if finished is not None:
         return finished
+    processes.by_main(functools.partial(refuse_unwritable, out))
     progress.quiet = progress.quiet or not processes.is_main
     dataset = dataset or recipe.source.load()
     run = _Run(recipe, out, dataset, workers, progress, processes)
