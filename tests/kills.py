@@ -34,7 +34,7 @@ COMMANDS = {
     "compare": ["compare", *COMMON, "--gates", "none,gct", "--seeds", "2", "--epochs", "2"],
 }
 EPOCHS = {"train": 5, "compare": 8}
-WAYS = ("random moment", "during a save", "during a slow save", "while the results are written")
+WAYS = ("random moment", "during a save", "in a slow checkpoint", "while the results are written")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 COLD = 8  # of so many processes one is started from nothing, seconds before it has loaded its packages
 
@@ -171,13 +171,14 @@ def wait(process: Process, out: Path, way: str, epochs: int, rng: random.Random)
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
     else:
-        after = rng.randrange(4)  # saves that are left alone
+        after = rng.randrange(2 if "checkpoint" in way else 4)  # saves that are left alone
         seen: set[Path] = set()
         while process.runs and len(seen) <= after:
-            if (found := being_written(out, process.pid)) is not None:
+            found = being_written(out, process.pid)
+            if found is not None and (found.name.startswith(".step") or "checkpoint" not in way):
                 seen.add(found)
             time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 0.25 if "slow" in way else 0.004))
+        time.sleep(rng.uniform(0, 0.5 if "slow" in way else 0.004))
 
 
 def phase(process: Process, out: Path) -> str:

@@ -83,17 +83,21 @@ def test_a_signal_outside_a_training_is_one_line_that_says_how_to_go_on(
     def signalled(*_: object, **__: object) -> None:
         signal.raise_signal(number)
 
-    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr("gatewise.cli.training.train_recipe", signalled)
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    own = {
+        signal.SIGINT: signal.default_int_handler,  # a job in the background ignores it
+        signal.SIGTERM: lambda *_: pytest.fail("SIGTERM was not taken"),
+    }
+    before = {one: signal.signal(one, handler) for one, handler in own.items()}
     try:
         assert command(["train", "--out", "run"]) == code
+        assert {one: signal.getsignal(one) for one in own} == own
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert capsys.readouterr().err == (
         "gatewise: interrupted; give the same command again to go on (train: with --resume)\n"
     )
-    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.slow
