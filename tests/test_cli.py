@@ -442,8 +442,12 @@ def test_a_full_disk_is_answered_with_one_line(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert run(["train", *QUICK, "--out", "run"]) == 2
-    assert printed(capsys)[1] == "gatewise: [Errno 28] No space left on device\n"
+    assert run(["train", *QUICK, "--out", "run"]) == 1
+    said = printed(capsys)[1]
+    assert said.startswith("gatewise: run/recipe.yaml cannot be written (")
+    assert "No space left on device. Free some space there, or choose another folder" in said
+    assert said.endswith("No checkpoint had been written. Then give the same command again (train: with --resume).\n")
+    assert said.count("\n") == 1
 
 
 def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

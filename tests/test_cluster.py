@@ -18,7 +18,7 @@ from test_compare import few_digits, few_rounds  # noqa: F401
 from test_processes import descendants
 
 from gatewise import cluster
-from gatewise._checks import InvalidValueError, TrainingError
+from gatewise._checks import InvalidValueError, TrainingError, UnsavedError
 from gatewise.cli import run
 from gatewise.cluster import train_on_cluster, train_run, training_speeds
 from gatewise.files import read_json
@@ -105,6 +105,9 @@ def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypat
     monkeypatch.setattr(cluster, "train", train)
     error: Exception = TrainingError("the loss is nan")
     assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == {"failed": "the loss is nan"}
+    error = UnsavedError("no space left")
+    unsaved = {"unsaved": f"{os.uname().nodename}: no space left"}
+    assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == unsaved
     error = InvalidValueError("no such gate")
     refused = {"refused": f"{os.uname().nodename}: no such gate"}
     assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == refused
@@ -262,6 +265,13 @@ def test_what_no_machine_can_mend_stops_all_runs(
 ) -> None:
     ray = Ray({"none": DONE, "se": found, "gct": DONE})
     with pytest.raises(InvalidValueError, match=expected):
+        spread(monkeypatch, ray, recipes(tmp_path, "none", "se", "gct"))
+    assert ray.cancelled == ["gct"]
+
+
+def test_a_full_disk_stops_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = Ray({"none": DONE, "se": {"unsaved": "b: no space left"}, "gct": DONE})
+    with pytest.raises(UnsavedError, match=r"^b: no space left$"):
         spread(monkeypatch, ray, recipes(tmp_path, "none", "se", "gct"))
     assert ray.cancelled == ["gct"]
 

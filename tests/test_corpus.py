@@ -14,10 +14,11 @@ from torch import nn
 import gatewise as gw
 from gatewise._checks import DataError, GatewiseError, InvalidValueError
 from gatewise.analysis.runs import open_runs
+from gatewise.checkpoint import RUN_FORMAT
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
-from gatewise.files import read_json, read_json_lines
+from gatewise.files import read_json, read_json_lines, write_record
 from gatewise.interop.reading import read_weights
 from gatewise.predict import predict
 from gatewise.training import Recipe, train
@@ -119,7 +120,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(file: Path, changes: dict[str, Any]) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    write_record(file, json.loads(file.read_text()) | changes, RUN_FORMAT)  # sealed, so that the values are looked at
 
 
 def picture(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from gatewise.analysis import drawing, figures
 from gatewise.analysis.page import Page as Document
 from gatewise.analysis.page import Section
 from gatewise.analysis.table import Cell, Table
+from gatewise.checkpoint import read_metrics, write_metrics
 from gatewise.compare import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.spec import parse_gates
@@ -66,8 +67,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
         for gates, values in ACCURACY.items():
             for seed, value in enumerate(values):
-                file = out / "runs" / gates.replace(":", "--").replace("@", "-") / f"seed_{seed}" / "metrics.json"
-                file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy": value}))
+                folder = out / "runs" / gates.replace(":", "--").replace("@", "-") / f"seed_{seed}"
+                write_metrics(folder, read_metrics(folder) | {"accuracy": value})
         compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
     return out / "report.html"
 

@@ -5,6 +5,7 @@ the command line can tell a user's mistake (one line, exit code 2) from a defect
 """
 
 import difflib
+import errno
 import importlib
 import math
 import re
@@ -43,8 +44,20 @@ class MissingExtraError(GatewiseError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
 
 
+class NewerFormatError(DataError):
+    """A file was written by a later version; the message has both numbers. It is not damaged: leave it alone."""
+
+
+class StorageError(GatewiseError, OSError):
+    """A file cannot be written; the message names it and the reason. What was there before is untouched."""
+
+
 class TrainingError(GatewiseError, RuntimeError):
     """A training cannot go on; the message names the step."""
+
+
+class UnsavedError(TrainingError):
+    """A training cannot go on because its files cannot be written; the message names the last good checkpoint."""
 
 
 class _Shown(reprlib.Repr):
@@ -289,3 +302,35 @@ def existing_path(what: str, path: str | Path) -> Path:
     if not there:
         raise DataError(f"{what} {shown(str(path))} does not exist. Check the path.")
     return path
+
+
+_WAYS_OUT = {
+    errno.ENOSPC: "Free some space there",
+    errno.EDQUOT: "Free some space there",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+}
+
+
+def cannot_write(path: Path, error: OSError, size_bytes: int | None = None) -> StorageError:
+    """Return the refusal of a file that could not be written, for `raise ... from error`."""
+    size = "" if size_bytes is None else f" ({size_bytes:,} bytes)"
+    way_out = _WAYS_OUT.get(error.errno or 0, "Make its folder writable")
+    refusal = StorageError(
+        f"{path} cannot be written{size}: {error.strerror or error}. {way_out}, or choose another folder; what was "
+        f"there before is untouched."
+    )
+    refusal.errno = error.errno
+    return refusal
+
+
+def known_format(path: Path, found: object, newest: int) -> None:
+    """Refuse the format number of a file if it is none, or above the newest that is known here."""
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise DataError(
+            f"{path} is of format {shown(found)}; expected a number from 1 to {newest}. Restore it from a copy."
+        )
+    if found > newest:
+        raise NewerFormatError(
+            f"{path} is of format {found}, and this gatewise knows formats up to {newest}: a newer version wrote it. "
+            f"Use that version (pip install --upgrade gatewise), or another folder; nothing was changed."
+        )

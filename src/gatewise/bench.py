@@ -18,7 +18,7 @@ from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.analysis.table import Cell, Table
 from gatewise.execution import compact, folded, skip_closed_filters
-from gatewise.files import write_atomically, write_json
+from gatewise.files import refuse_newer, write_atomically, write_json
 from gatewise.gaternet import GaterNet
 from gatewise.measure import Latency, environment, interleaved_latency
 from gatewise.training import Progress
@@ -69,13 +69,14 @@ def bench(
         raise _checks.InvalidValueError(f"{folder} has no gater: there is nothing to skip.")
     if run.dataset is None:
         raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
+    out = Path(folder if out is None else out)
+    refuse_newer(out / "bench.json", _SCHEMA, "schema")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
     try:
         results = _Bench(run, images, rounds, (progress or Progress()).say).results(sorted(set(batch_sizes)))
     finally:
         torch.set_num_threads(before)
-    out = Path(folder if out is None else out)
     write_json(out / "bench.json", results)
     write_atomically(out / "bench.svg", drawing(results).svg())
     return results

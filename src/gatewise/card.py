@@ -9,9 +9,7 @@ from typing import Any
 import yaml
 
 from gatewise import _checks
-from gatewise.checkpoint import read_tensors
-from gatewise.details import checked_metrics
-from gatewise.files import read_json
+from gatewise.checkpoint import read_metrics, read_tensors
 from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe
 
@@ -62,7 +60,7 @@ class Results:
             )
         predictions = folder / "predictions.safetensors"
         images = len(next(iter(read_tensors(predictions).values()))) if predictions.exists() else None
-        return cls(config, checked_metrics(metrics, read_json(metrics)), Recipe.load(folder / "recipe.yaml"), images)
+        return cls(config, read_metrics(folder), Recipe.load(folder / "recipe.yaml"), images)
 
     @property
     def score(self) -> str:

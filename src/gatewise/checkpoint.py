@@ -1,6 +1,7 @@
 """Files that survive: weights with a checksum and the spec to rebuild them, training state, both written atomically.
 
-Everything is safetensors and JSON; nothing is ever unpickled.
+Everything is safetensors and JSON; nothing is ever unpickled. The JSON files are records: they have a format number,
+and a seal over their values.
 """
 
 import dataclasses
@@ -18,20 +19,39 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
-from gatewise.details import checked_details
+from gatewise.details import checked_details, checked_metrics
 from gatewise.execution import Compaction
-from gatewise.files import read_bytes, read_json, write_atomically, write_json
+from gatewise.files import FORMAT, SEAL, read_bytes, read_record, write_atomically, write_record
 from gatewise.spec import ModelSpec
 
-WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state"
+WEIGHTS, CONFIG, METRICS, STATE = "model.safetensors", "config.json", "metrics.json", "state"
+RUN_FORMAT = 1  # of config.json, metrics.json and state.json; raise it when an older version would misread them
+_OF_THE_FILE = {"spec", "sha256", FORMAT, SEAL}  # entries of config.json that are not details
 
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
     """Write `model.safetensors`, then `config.json` with its sha256, the spec and `details`."""
     content = save_tensors(_plain(model.state_dict()))
     write_atomically(folder / WEIGHTS, content)
-    config = {"spec": spec.to_dict(), **details, "sha256": hashlib.sha256(content).hexdigest()}
-    write_json(folder / CONFIG, config)
+    config = {"spec": spec.to_dict(), **details_in(details), "sha256": hashlib.sha256(content).hexdigest()}
+    write_record(folder / CONFIG, config, RUN_FORMAT)
+
+
+def details_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `details` that `save_model` was given, out of a `config.json`."""
+    return {key: value for key, value in config.items() if key not in _OF_THE_FILE}
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `metrics.json`, by which a run is complete; return what is in the file."""
+    return write_record(folder / METRICS, {k: v for k, v in metrics.items() if k not in {FORMAT, SEAL}}, RUN_FORMAT)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read `metrics.json`; a damaged one, or one of a newer format, is refused with `DataError`."""
+    metrics = read_record(folder / METRICS, RUN_FORMAT)
+    checked_metrics(folder / METRICS, metrics)
+    return metrics
 
 
 def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -43,10 +63,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     folder = _checks.existing_path("run folder", folder)
     if not (folder / CONFIG).exists():
         raise _checks.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
-    config = read_json(folder / CONFIG)
-    for key in ("spec", "sha256"):
-        if not isinstance(config, dict) or key not in config:
-            raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise?")
+    config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
     checked_details(folder / CONFIG, config)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
     try:
@@ -94,10 +111,39 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
 def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
     source = _checks.existing_path("weights", source)
-    config = read_json(source / CONFIG) if source.is_dir() else {}
+    config = read_record(source / CONFIG, RUN_FORMAT) if source.is_dir() else {}
     checked_details(source / CONFIG, config)
     file = source / WEIGHTS if source.is_dir() else source
     return file, read_tensors(file, config.get("sha256")), config
+
+
+@torch.no_grad()
+def ruined_parameter(model: nn.Module) -> str | None:
+    """Return the name of the first parameter with a value that is not finite, or None."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(parameter.isfinite().all()):
+            return name
+    return None
+
+
+@torch.no_grad()
+def not_finite(model: nn.Module) -> str | None:
+    """Return the name of the first parameter or buffer with a value that is not finite, or None.
+
+    A buffer may hold -inf: masks of attention do.
+    """
+    if (found := ruined_parameter(model)) is not None:
+        return found
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and bool((buffer.isnan() | buffer.isposinf()).any()):
+            return name
+    return None
+
+
+def refuse_ruined(source: object, model: nn.Module, way_out: str) -> None:
+    """Refuse a network whose weights are not all finite: no number that it gives would mean anything."""
+    if (name := not_finite(model)) is not None:
+        raise _checks.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
 
 
 def _fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
@@ -112,8 +158,26 @@ def save_state(
     folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> None:
     """Write a training's state as a new folder `folder`: all files, then the folder's name, appear at once."""
+    tensors, record = _state(modules, optimizer, progress)
+    content = save_tensors(_plain(tensors))
+    record["sha256"] = hashlib.sha256(content).hexdigest()
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
+    try:
+        write_atomically(beside / f"{STATE}.safetensors", content)
+        write_record(beside / f"{STATE}.json", record, RUN_FORMAT)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    except _checks.StorageError as error:
+        raise _checks.StorageError(str(error).replace(beside.name, folder.name)) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half a state takes the room of a whole one
+
+
+def _state(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a training's state, and the rest of it as JSON takes it."""
     state = optimizer.state_dict()
     tensors = {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}
@@ -132,16 +196,7 @@ def save_state(
     for index, group in enumerate(state["param_groups"]):
         tensors |= {f"group.{index}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
         groups.append({k: v for k, v in group.items() if not isinstance(v, Tensor | torch.dtype)})
-    content = save_tensors(_plain(tensors))
-    write_atomically(beside / f"{STATE}.safetensors", content)
-    record = {
-        "progress": dict(progress),
-        "optimizer": {"param_groups": groups, "scalars": scalars},
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    write_json(beside / f"{STATE}.json", record)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    return tensors, {"progress": dict(progress), "optimizer": {"param_groups": groups, "scalars": scalars}}
 
 
 def state_progress(folder: Path) -> dict[str, Any]:
@@ -165,10 +220,11 @@ def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, st
 
 
 def _state_record(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / f"{STATE}.json")
+    file = folder / f"{STATE}.json"
+    record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
-        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-            raise _checks.DataError(f"{folder / STATE}.json has no {key!r}; it is damaged.")
+        if not isinstance(record[key], kind):
+            raise _checks.DataError(f"{file} is damaged: its {key} is {_checks.shown(record[key])}.")
     return record
 
 
@@ -215,22 +271,27 @@ def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Take away what a kill left half-written or half-removed in `folder`."""
-    for leftover in folder.glob(".*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
 def complete_states(folder: Path) -> list[Path]:
-    """Return the complete states in `folder`, oldest first."""
+    """Return the states in `folder` that have all their files, oldest first."""
     files = [f"{STATE}.{kind}" for kind in ("json", "safetensors")]
     return [state for state in sorted(folder.glob("step_*")) if all((state / file).exists() for file in files)]
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a state can be read: both files are what was written, bit for bit, in a format that is known."""
+    try:
+        read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
+    except _checks.DataError:
+        return False
+    return True
+
+
 def keep_newest_states(folder: Path, count: int) -> None:
-    """Remove all states in `folder` but the newest `count`."""
-    for old in sorted(folder.glob("step_*"))[:-count]:
-        shutil.rmtree(old)
+    """Remove all states in `folder` but the newest `count` that have all their files."""
+    kept = complete_states(folder)[-count:]
+    for other in folder.glob("step_*"):
+        if other not in kept:
+            shutil.rmtree(other)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,6 +48,7 @@ def train_on_cluster(
     Raises:
         Interrupted: SIGINT or SIGTERM came; runs were asked to save their step, and what is finished stays.
         MissingExtraError: there is no Ray.
+        UnsavedError: a file of a run could not be written.
         InvalidValueError: there is no cluster at the address, a machine cannot do what this one can, or machines would
             train in different precisions.
     """
@@ -173,6 +174,8 @@ class _Runs:
             found = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
         if "refused" in found:
             raise _checks.InvalidValueError(found["refused"])
+        if "unsaved" in found:  # the next one would find the disk as full
+            raise _checks.UnsavedError(found["unsaved"])
         if "failed" in found:
             self.failed[folder] = found["failed"]
             self.progress.say(f"{name} failed, {found['failed']}")
@@ -224,6 +227,8 @@ def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> d
     recipe = Recipe.from_dict(fields)
     try:
         metrics = train(recipe, folder, resume=True, dataset=_dataset(recipe.source), workers=workers)
+    except _checks.UnsavedError as error:
+        return {"unsaved": f"{host}: {error}"}
     except _checks.TrainingError as error:
         return {"failed": str(error)}
     except _checks.GatewiseError as error:

@@ -6,9 +6,8 @@ from typing import Any
 
 from gatewise import _checks
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import save_model
+from gatewise.checkpoint import details_in, save_model, write_metrics
 from gatewise.execution import Compaction, compact
-from gatewise.files import write_json
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
 from gatewise.training import Progress, evaluate
@@ -68,7 +67,5 @@ def compact_run(
     for name in ("recipe.yaml", "log.jsonl"):
         if (Path(folder) / name).exists():
             shutil.copyfile(Path(folder) / name, out / name)
-    details = {key: value for key, value in run.config.items() if key not in {"spec", "sha256"}}
-    save_model(out, small, run.spec, {**details, "compacted": steps})
-    write_json(out / "metrics.json", metrics)
-    return metrics
+    save_model(out, small, run.spec, {**details_in(run.config), "compacted": steps})
+    return write_metrics(out, metrics)

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from gatewise import _checks, measure
 from gatewise.analysis import statistics
-from gatewise.checkpoint import load_model, read_tensors
+from gatewise.checkpoint import load_model, read_metrics, read_tensors
 from gatewise.cluster import train_on_cluster, training_speeds
 from gatewise.comparison import table as table
 from gatewise.comparison import write_report
 from gatewise.data import Dataset, PairDataset
-from gatewise.files import read_json, read_json_lines, write_json
+from gatewise.files import read_json, read_json_lines, refuse_newer, refuse_unwritable, remove_leftovers, write_json
 from gatewise.spec import Gates, format_gates
-from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, train
+from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, refuse_newer_run, train
 
 SCHEMA = 1
 BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
@@ -54,8 +54,8 @@ def compare(
             machines must share `out` and the data (see `cluster`). Speed of training is then timed here, at the end.
 
     A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
-    `TrainingError` is raised. Refused with ValueError: fewer than one seed, no gates, a folder that holds runs of
-    another recipe.
+    `TrainingError` is raised, and so it is where files cannot be written. Refused with ValueError: fewer than one seed,
+    no gates, a folder that holds runs of another recipe or files of a newer format.
     """
     _checks.integer_at_least(1, seeds=seeds)
     if not gates:
@@ -68,6 +68,7 @@ def compare(
         )
     if holds_run(out):
         raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
+    refuse_newer(out / "results.json", SCHEMA, "schema")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
         folder: recipe.of_comparison(name, seed)
@@ -75,8 +76,10 @@ def compare(
         for seed, folder in enumerate(folders)
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
+    processes.by_main(partial(refuse_unwritable, out))
     if processes.is_main:
         out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out)
     if ray is False:
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
     else:
@@ -126,6 +129,8 @@ def _train_in_turn(
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
                 raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
+            except _checks.UnsavedError:  # the next one would find the disk as full
+                raise
             except _checks.TrainingError as error:
                 failed.setdefault(name, f"seed {seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
@@ -142,6 +147,7 @@ def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[st
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
         if not holds_run(file.parent):
             continue
+        refuse_newer_run(file.parent)
         there = Recipe.load(file)
         there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
     dataset = recipe.source.load()
@@ -161,7 +167,7 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
 def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
     """Gather the numbers of finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
-    metrics = {name: [read_json(folder / "metrics.json") for folder in folders] for name, folders in runs.items()}
+    metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
     score = metrics[baseline][0].get("score", "accuracy")
     accuracies = {name: [run[score] for run in seeds_of] for name, seeds_of in metrics.items()}
     images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}

@@ -18,7 +18,7 @@ from gatewise.analysis.runs import Run, open_runs
 from gatewise.archive import checked_archive
 from gatewise.details import checked_details
 from gatewise.execution import ConditionalNet, compact
-from gatewise.files import write_atomically
+from gatewise.files import FORMAT, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.int8 import to_int8
 from gatewise.training import Progress
@@ -29,6 +29,7 @@ _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
 _TOLERANCE = 1e-3  # of the largest logit
 _FLIPPED = 0.01  # of the images may have a gate whose logit is so near zero that rounding decides
 _KEY = "gatewise"  # of what is written into the file beside the graph
+_FORMAT = 1  # of what a file says of itself
 
 
 class WithGates(nn.Module):
@@ -204,13 +205,13 @@ def _onnx(program: Any, details: dict[str, Any]) -> bytes:
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]
     versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
-    proto.metadata_props.add(key=_KEY, value=json.dumps({**details, "versions": versions}))
+    proto.metadata_props.add(key=_KEY, value=json.dumps({FORMAT: _FORMAT, **details, "versions": versions}))
     return proto.SerializeToString()
 
 
 def _torch(program: Any, details: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    extra = {_KEY: json.dumps({**details, "versions": {"torch": torch.__version__}})}
+    extra = {_KEY: json.dumps({FORMAT: _FORMAT, **details, "versions": {"torch": torch.__version__}})}
     torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
@@ -237,7 +238,7 @@ class Exported:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Classes, mean and std, form, versions; refused with `DataError` where the file was written by others."""
+        """Classes, mean and std, form, versions; with `DataError` refused: written by others, or of a newer format."""
         if not self.text:
             raise _checks.DataError(
                 f"{self.file} was not written by gatewise export: it does not say what its classes are."
@@ -246,6 +247,8 @@ class Exported:
             details = json.loads(self.text)
         except (ValueError, RecursionError):
             raise _checks.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
+        found = details.get(FORMAT, _FORMAT) if isinstance(details, dict) else _FORMAT
+        _checks.known_format(self.file, found, _FORMAT)
         return dict(checked_details(self.file, details))
 
 

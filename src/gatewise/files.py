@@ -1,27 +1,63 @@
-"""Files that survive: written beside and renamed, so that a kill at any moment leaves the old one or the new one."""
+"""Files that survive: written beside and renamed, so that a kill at any moment leaves the old one or the new one.
 
+What is read again later as the truth is a record: JSON with the number of its format, so that an older version refuses
+what it does not understand, and with a seal, the sha256 of all its values, so that a changed byte is seen.
+"""
+
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gatewise import _checks
 
+FORMAT, SEAL = "format", "values_sha256"
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to the disk, then rename: at no moment is there half a file under that name."""
+    """Write beside `path`, flush to the disk, then rename: at no moment is there half a file under that name.
+
+    What cannot be written is refused with `StorageError`.
+    """
     content = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        raise _checks.cannot_write(path, error, len(content)) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to holds nothing to take away
+            beside.unlink(missing_ok=True)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made: before hours of work, not after them. It is not made yet."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    probe = there / f".writable.{os.getpid()}.part"
+    try:
+        probe.write_bytes(b"x")
+        probe.unlink(missing_ok=True)  # another process may have tidied up
+    except OSError as error:
+        raise _checks.cannot_write(folder, error) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Take away what a kill left half-written or half-removed in `folder`."""
+    for leftover in folder.glob(".*.part"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -63,6 +99,55 @@ def read_text(path: Path) -> str:
 
 def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+
+
+def refuse_newer(path: Path, newest: int, key: str = FORMAT) -> None:
+    """Refuse to write over a JSON file of a newer format; one that is missing or damaged may be written anew."""
+    try:
+        values = read_json(path)
+    except _checks.DataError:
+        return
+    found = values.get(key) if isinstance(values, dict) else None
+    if isinstance(found, int) and found > newest:
+        _checks.known_format(path, found, newest)
+
+
+def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Write JSON with the number of its format and a seal, atomically; return what is in the file."""
+    plain = json.loads(json.dumps({FORMAT: number, **values}, allow_nan=False))
+    plain[SEAL] = seal(plain)
+    write_json(path, plain)
+    return plain
+
+
+def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
+    """Read what `write_record` wrote; files from before formats and seals have neither.
+
+    Refused with `DataError`: what is no such JSON or lacks one of the keys, a newer format than `newest`, and values
+    that are not those that were sealed.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise _checks.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
+    if FORMAT in values:
+        _checks.known_format(path, values[FORMAT], newest)
+    for key in keys:
+        if key not in values:
+            raise _checks.DataError(f"{path} has no {key!r}. Was it written by gatewise? Restore it from a copy.")
+    if SEAL in values and values[SEAL] != (found := seal(values)):
+        meant = "" if SEAL in keys else f"; if the change was meant, take out {SEAL!r}"
+        recorded = _checks.shown(values[SEAL]).strip("'")[:12]
+        raise _checks.DataError(
+            f"{path} was changed: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore "
+            f"it from a copy{meant}."
+        )
+    return values
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of plain values, as JSON with sorted names, without the seal itself."""
+    content = json.dumps({key: value for key, value in values.items() if key != SEAL}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_json_lines(path: Path) -> list[Any]:

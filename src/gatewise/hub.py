@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.card import Results, model_card
-from gatewise.checkpoint import CONFIG, WEIGHTS, load_model, save_model
+from gatewise.checkpoint import CONFIG, WEIGHTS, details_in, load_model, save_model
 from gatewise.spec import ModelSpec
 
 _CARD = "README.md"
@@ -64,8 +64,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
     @classmethod
     def _of(cls, network: nn.Module, config: Mapping[str, Any]) -> Self:
-        details = {key: value for key, value in config.items() if key not in {"spec", "sha256"}}
-        return cls(network, ModelSpec.from_dict(config["spec"]), **details)
+        return cls(network, ModelSpec.from_dict(config["spec"]), **details_in(config))
 
     def forward(self, x: Tensor) -> Any:
         return self.network(x)

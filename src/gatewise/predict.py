@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.checkpoint import load_model
+from gatewise.checkpoint import WEIGHTS, load_model, refuse_ruined
 from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
@@ -54,6 +54,7 @@ class Predictor:
             _refuse_incomplete(source, config)
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
         model, config = load_model(source)
+        refuse_ruined(source / WEIGHTS, model, "Train the run anew")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         _refuse_incomplete(source / "config.json", config)
         recipe = source / "recipe.yaml"

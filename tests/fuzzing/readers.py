@@ -22,7 +22,7 @@ from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
 from gatewise.data.masks import decode_mask
 from gatewise.export import details_of
-from gatewise.files import read_json, read_json_lines
+from gatewise.files import SEAL, read_json, read_json_lines, seal
 from gatewise.interop.reading import read_weights
 from gatewise.predict import predict
 from gatewise.training import Recipe, train
@@ -38,7 +38,15 @@ def _changed_config(box: Box, file: Path) -> None:
         content = box.hostile.changed_json(json.loads(file.read_bytes()))
     except (ValueError, RecursionError):  # it is spoiled already
         return
-    file.write_bytes(box.hostile.as_json(content))
+    file.write_bytes(box.hostile.as_json(_sealed(content) if box.rng.random() < 0.9 else content))
+
+
+def _sealed(content: Any) -> Any:
+    """Return a changed record with the seal of its new values, so that it is they that are looked at."""
+    if not isinstance(content, dict) or SEAL not in content:
+        return content
+    plain = json.loads(json.dumps(content, default=str))
+    return {**plain, SEAL: seal(plain)}
 
 
 def _changed_recipe(box: Box, file: Path) -> None:
@@ -148,7 +156,7 @@ def compacted_run(box: Box) -> Call:
     step: Any = {"states": "1" * 10, "images": 3, "sites": [], "whole": [], "difference": 0.0, "checked": 0, "disagreeing": 0,
                  "macs_before": 1, "macs_after": 1, "parameters_before": 1, "parameters_after": 1}  # fmt: skip
     config["compacted"] = box.hostile.changed_json([step])
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_text(json.dumps(_sealed(config)))
     return lambda: gw.load_model(run)
 
 
@@ -227,7 +235,7 @@ def safetensors_of_odd_types(box: Box) -> Call:
     import hashlib
 
     config["sha256"] = hashlib.sha256(content).hexdigest()
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_text(json.dumps(_sealed(config)))
     return lambda: open_runs([run])
 
 

@@ -3,6 +3,7 @@
 from planted.analysis import BUGS as _ANALYSIS
 from planted.bug import Bug as Bug
 from planted.execution import BUGS as _EXECUTION
+from planted.faults import BUGS as _FAULTS
 from planted.fused import BUGS as _FUSED
 from planted.gaternet import BUGS as _GATERNET
 from planted.gates import BUGS as _GATES
@@ -21,6 +22,7 @@ from planted.tuning import BUGS as _TUNING
 BUGS = [
     *_ANALYSIS,
     *_EXECUTION,
+    *_FAULTS,
     *_FUSED,
     *_GATES,
     *_GATERNET,

@@ -38,7 +38,7 @@ BUGS = [
     Bug(
         "ruined weights are drawn",
         "analysis/runs.py",
-        "    _refuse_ruined(model, folder)\n",
+        '    refuse_ruined(folder / WEIGHTS, model, "Train the run anew")\n',
         "",
         "test_explain.py",
         "test_ruined_weights_are_refused",

@@ -143,6 +143,14 @@ BUGS = [
         "test_a_task_tells_a_failed_training",
     ),
     Bug(
+        "a full disk met run by run",
+        _R,
+        '        return {"unsaved": f"{host}: {error}"}',
+        '        return {"failed": str(error)}',
+        _C,
+        "test_a_task_tells_a_failed_training",
+    ),
+    Bug(
         "runs of different precisions compared",
         _R,
         "        if len(self.trained_by) > 1:",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.checkpoint import load_model
+from gatewise.checkpoint import CONFIG, WEIGHTS, load_model, read_metrics, refuse_ruined
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -27,17 +27,13 @@ from gatewise.data import (
     make_batches,
     spread,
 )
-from gatewise.details import checked_metrics
-from gatewise.files import read_json, read_json_lines
+from gatewise.files import read_json_lines
 from gatewise.spec import ModelSpec
-from gatewise.training import TITLES, Recipe, Tally, make_task
+from gatewise.training import Recipe, Tally, make_task
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # images in a batch at most, and numbers in it
-_REQUIRED = {  # of the files of a run, by what its page needs
-    "config.json": ("spec", "classes", "mean", "std", "in_chans", "image_size"),
-    "metrics.json": ("parameters", "epochs", "precision", "environment"),
-}
+_REQUIRED = ("spec", "classes", "mean", "std", "in_chans", "image_size")  # of a config, by what its page needs
 
 
 @dataclass(frozen=True)
@@ -207,12 +203,11 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     if (folder / "results.json").exists():
         raise _checks.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
     model, config = load_model(folder)
-    _refuse_ruined(model, folder)
+    refuse_ruined(folder / WEIGHTS, model, "Train the run anew")
     recipe = Recipe.load(folder / "recipe.yaml")
-    log, metrics = folder / "log.jsonl", read_json(folder / "metrics.json")
+    log, metrics = folder / "log.jsonl", read_metrics(folder)
     rows = read_json_lines(log) if log.exists() else []
     _refuse_incomplete(folder, config, metrics, rows)
-    checked_metrics(folder / "metrics.json", metrics)
     dataset, missing = None, ""
     try:
         dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
@@ -225,27 +220,11 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     return Run(name, slug, model, config, rows, metrics, recipe, dataset, data or recipe.data, split, missing)
 
 
-def _refuse_ruined(model: nn.Module, folder: Path) -> None:
-    """Refuse weights from which no number of a page could be told."""
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise _checks.DataError(
-                f"{folder / 'model.safetensors'}: {name} holds values that are not finite. Train the run anew."
-            )
-
-
-def _refuse_incomplete(folder: Path, config: Any, metrics: Any, rows: list[Any]) -> None:
-    for file, content in (("config.json", config), ("metrics.json", metrics)):
-        for key in _REQUIRED[file]:
-            if not isinstance(content, dict) or key not in content:
-                raise _checks.DataError(
-                    f"{folder / file} has no {key!r}. Was it written by gatewise? Restore the file."
-                )
+def _refuse_incomplete(folder: Path, config: dict[str, Any], metrics: dict[str, Any], rows: list[Any]) -> None:
+    for key in _REQUIRED:
+        if key not in config:
+            raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise? Restore the file.")
     score = metrics.get("score", "accuracy")
-    if not isinstance(score, str) or score not in TITLES or score not in metrics:
-        raise _checks.DataError(
-            f"{folder / 'metrics.json'} has no {_checks.shown(score)}. Was it written by gatewise? Restore the file."
-        )
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(f"validation_{score}"), int | float):
             raise _checks.DataError(

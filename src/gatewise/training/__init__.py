@@ -2,9 +2,10 @@
 
 from gatewise.training.evaluation import Evaluation as Evaluation
 from gatewise.training.evaluation import evaluate as evaluate
+from gatewise.training.folder import holds_run as holds_run
+from gatewise.training.folder import refuse_newer_run as refuse_newer_run
 from gatewise.training.interruption import Interrupted as Interrupted
 from gatewise.training.learner import build_model as build_model
-from gatewise.training.loop import holds_run as holds_run
 from gatewise.training.loop import train as train
 from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe

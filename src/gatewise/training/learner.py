@@ -1,5 +1,6 @@
 """One network that learns: its optimizer, stage by stage, its moving average, and its state in a checkpoint."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
-from gatewise.checkpoint import load_gater, load_state, save_state
+from gatewise.checkpoint import load_gater, load_state, not_finite, refuse_ruined, save_state
 from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.interop import load_weights
 from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
 from gatewise.training.evaluation import Evaluation, evaluate
+from gatewise.training.failures import refuse_gradients, refuse_loss, ruined_optimizer
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
 from gatewise.training.together import Processes, of_all_processes
@@ -53,12 +55,17 @@ class Learner:
         _refuse_other_gates(recipe, config)
         if recipe.initial_gater:
             load_gater(model, recipe.initial_gater)
+        refuse_ruined(recipe.initial_weights or recipe.spec, model, "Start from other weights")
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
         self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
         self.optimizer: Any = _optimizer(recipe, self.model)  # refuses what cannot be, before anything is written
         self.average = _average(recipe, self.model)
         self.mix = _mix(recipe, self.task.maps)
         self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
+        # Each step is looked at before it is taken where that waits for nothing, none is left out on purpose, and no
+        # other process waits for the gradients of one that has stopped.
+        alone = self.processes.count == 1
+        self._watched = alone and device.type == "cpu" and self.accelerator.scaler is None
 
     @property
     def plain_model(self) -> nn.Module:
@@ -88,6 +95,9 @@ class Learner:
 
         Both are those of the whole batch, over all processes. What chance decides in it (dropout, mixup) depends on the
         seed, the step's number and the process alone.
+
+        On a CPU, in one process, a loss or a gradient that is not finite is refused with `NotFinite`, the weights being
+        as before.
         """
         processes = self.processes
         seed_generators(((self.recipe.seed << 32) + number) * processes.count + processes.rank)
@@ -97,10 +107,15 @@ class Learner:
         if self.mix is not None:
             images, targets = self.mix(images, labels)
         logits, *sides = _as_tuple(self.model(images))
-        loss = self.task.loss(logits, targets) + gate_loss(self.model)
-        for side in sides:
-            loss = loss + self.side_weight * self.task.loss(side, targets)
+        parts = {"the loss of the output": self.task.loss(logits, targets), "the gates' loss": gate_loss(self.model)}
+        for index, side in enumerate(sides, 1):
+            parts[f"the loss of side output {index}"] = self.side_weight * self.task.loss(side, targets)
+        loss = functools.reduce(torch.add, parts.values())
+        if self._watched:
+            refuse_loss(loss, parts, self.model, images)
         self.accelerator.backward(loss)
+        if self._watched:
+            refuse_gradients(self.plain_model)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -120,6 +135,13 @@ class Learner:
             found.results["warnings"] = gate_warnings(net, found.opened, found.images, self._opened)
             self._opened = found.opened
         return found
+
+    def not_finite(self) -> str | None:
+        """Name the first tensor of a checkpoint that has a value that is not finite, or None."""
+        for kind, module in self._modules.items():
+            if (name := not_finite(module)) is not None:
+                return name if kind == "model" else f"{name} of the moving average"
+        return ruined_optimizer(self.plain_model, self.optimizer)
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
         """Write the state that `restore` reads."""
@@ -192,7 +214,7 @@ def _normalisation(
     recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset | PairDataset
 ) -> tuple[Tensor, Tensor]:
     """Return the mean and deviation that the initial weights were trained with, or those of the data set."""
-    if "mean" in config and len(config["mean"]) == dataset.channels:
+    if len(config.get("mean", ())) == len(config.get("std", ())) == dataset.channels:
         return torch.tensor(config["mean"]), torch.tensor(config["std"])
     model = model.backbone if isinstance(model, GaterNet) else model
     known = model.pretrained_cfg if recipe.spec.model_options.get("pretrained") else {}

@@ -5,12 +5,11 @@ and at the end `model.safetensors` with `config.json`, `predictions.safetensors`
 a run is complete when that exists.
 """
 
-import contextlib
+import functools
 import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,16 @@ from gatewise.checkpoint import (
     check_position,
     complete_states,
     keep_newest_states,
-    remove_leftovers,
     save_model,
     state_progress,
+    write_metrics,
 )
 from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
-from gatewise.files import read_json, read_json_lines, write_atomically, write_json
+from gatewise.files import read_json_lines, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.measure import environment, parameter_count
+from gatewise.training.board import Board
+from gatewise.training.failures import NotFinite, hopeless_scale
+from gatewise.training.folder import claim, last_good, naming_what_is_left
 from gatewise.training.interruption import Interrupted, Interruption
 from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
@@ -38,7 +40,7 @@ from gatewise.training.tasks import TITLES
 from gatewise.training.together import Processes
 from gatewise.tuning import Stage, announce_steps
 
-_CHECK_EVERY = 50  # steps between looks at the losses: each look waits for the device
+_CHECK_EVERY = 50  # steps between looks at the losses on a GPU: each look waits for it
 _SAVE_EVERY_S = 600.0  # a long epoch is saved in between
 _KEEP = 2  # checkpoints
 _LOGGED = ("epoch", "train_accuracy", "images_per_second")  # what is read from the log again
@@ -67,17 +69,21 @@ def train(
         progress: where to show progress; None shows nothing.
 
     Raises:
-        TrainingError: the loss is not finite; the message names the step.
+        TrainingError: a loss, a gradient or a weight is not finite; the message names it, the step, and the last good
+            checkpoint.
+        UnsavedError: a file could not be written; the message names it and the last good checkpoint.
+        StorageError: the folder cannot be written to; nothing was trained.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
 
     Several processes (`torchrun`, `accelerate launch`) train one network together, and process 0 writes its folder.
     """
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
-    finished = _claim(out, recipe, resume=resume)
+    finished = claim(out, recipe, resume=resume)
     newest = "finished" if finished else max((state.name for state in complete_states(out / "checkpoints")), default="")
     processes.refuse_difference(f"state of {out}", newest)
     if finished is not None:
         return finished
+    processes.by_main(functools.partial(refuse_unwritable, out))
     progress.quiet = progress.quiet or not processes.is_main
     dataset = dataset or recipe.source.load()
     run = _Run(recipe, out, dataset, workers, progress, processes)
@@ -86,39 +92,13 @@ def train(
             with Interruption(launched=processes.count > 1) as interruption:
                 run.train(interruption)
             return run.finish()
+    except _checks.StorageError as error:
+        raise _checks.UnsavedError(
+            f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
+        ) from error
     finally:
         progress.stop()
         run.close()
-
-
-def holds_run(out: Path) -> bool:
-    """Whether a folder holds anything that a training has come to; a recipe alone is nothing yet."""
-    return (out / "metrics.json").exists() or bool(complete_states(out / "checkpoints"))
-
-
-def _claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
-    """Refuse a folder that holds another run; return the metrics of a finished one."""
-    if (out / "results.json").exists():
-        raise _checks.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
-    if not holds_run(out):
-        return None
-    if not (out / "recipe.yaml").exists():
-        raise _checks.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
-    if not resume:
-        raise _checks.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
-    Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
-    return read_json(out / "metrics.json") if (out / "metrics.json").exists() else None
-
-
-@contextlib.contextmanager
-def _naming_what_is_left(checkpoint: Path) -> Iterator[None]:
-    """Add to the refusal of a damaged checkpoint what else there is to go on from."""
-    try:
-        yield
-    except _checks.DataError as error:
-        others = [state.name for state in complete_states(checkpoint.parent) if state != checkpoint]
-        rest = others[-1] if others else "the beginning"
-        raise _checks.DataError(f"{error} Or remove {checkpoint}: the training then goes on from {rest}.") from None
 
 
 class _Run:
@@ -161,7 +141,7 @@ class _Run:
         self.losses: list[Tensor] = []  # of this epoch's steps
         self.correct = torch.zeros((), device=accelerator.device)
         self.rows: list[dict[str, Any]] = []
-        self._board: Any = None
+        self._board: Board | None = None
         self._saved_at = time.monotonic()
 
     def train(self, interruption: Interruption) -> None:
@@ -187,20 +167,21 @@ class _Run:
 
     def _restore(self, checkpoint: Path, *, stage_is_new: bool) -> None:
         """Go back to a checkpoint; a damaged one is refused with what else there is."""
-        with _naming_what_is_left(checkpoint):
+        with naming_what_is_left(checkpoint):
             self.learner.restore(checkpoint, stage_is_new=stage_is_new)
 
     def _find_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, if there is one, and take over its position."""
         if self.processes.is_main:
-            remove_leftovers(self.out / "checkpoints")
+            for folder in (self.out, self.out / "checkpoints"):
+                remove_leftovers(folder)
         states = complete_states(self.out / "checkpoints")
         if not states:
             if self.processes.is_main:
                 self.recipe.save(self.out / "recipe.yaml")
             return None
         checkpoint = states[-1]
-        with _naming_what_is_left(checkpoint):
+        with naming_what_is_left(checkpoint):
             progress = state_progress(checkpoint)
             check_position(checkpoint, progress, epochs=self.recipe.epochs, steps=self.batches.steps)
         self.epoch, self.step = progress["epoch"], progress["step"]
@@ -220,9 +201,7 @@ class _Run:
             raise _checks.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
         if not self.processes.is_main:
             return
-        with contextlib.suppress(_checks.MissingExtraError):
-            tensorboard = _checks.optional_module("torch.utils.tensorboard", "TensorBoard")
-            self._board = tensorboard.SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1)
+        self._board = Board(self.out / "tensorboard", self.epoch + 1, self.progress.say)
 
     def _train_epoch(self, stage: Stage, interruption: Interruption) -> None:
         """Train the rest of one epoch, evaluate, log and save."""
@@ -233,7 +212,11 @@ class _Run:
         for images, labels in batches:
             in_stage = (self.epoch - stage.epochs.start) * steps + self.step
             rate = recipe.learning_rate(in_stage, len(stage.epochs) * steps)
-            loss, correct = self.learner.step(images, labels, rate, self.epoch * steps + self.step)
+            try:
+                loss, correct = self.learner.step(images, labels, rate, self.epoch * steps + self.step)
+            except NotFinite as found:
+                where = f"step {self.step + 1} of epoch {self.epoch + 1}"
+                raise self._failed(f"{found.what} at {where}. {found.cause}") from None
             self.losses.append(loss)
             self.correct += correct
             self.step += 1
@@ -249,7 +232,9 @@ class _Run:
         """Evaluate, log and save the epoch whose last step is done; `seconds` is the time of its last `steps`."""
         evaluation = self.learner.evaluate(self.validation).results
         if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
-            raise self._failed(f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}")
+            raise self._failed(
+                f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}.{self._ruined()}"
+            )
         if not math.isfinite(evaluation[self.learner.task.score]):
             raise _checks.DataError(
                 f"{self.recipe.data}: the validation masks hold nothing of {', '.join(self.dataset.classes)}, so "
@@ -292,16 +277,25 @@ class _Run:
         raise Interrupted(message, int(signal))
 
     def _refuse_nan(self) -> None:
+        if (hopeless := hopeless_scale(self.accelerator.scaler)) is not None:
+            raise self._failed(f"{hopeless}, after step {self.step} of epoch {self.epoch + 1}.")
+        if not self.losses:
+            return
         recent = torch.stack(self.losses[-_CHECK_EVERY:])
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
             step = len(self.losses) - len(recent) + int(bad[0]) + 1
-            raise self._failed(f"the loss is {float(recent[bad[0]])} at step {step} of epoch {self.epoch + 1}")
+            where = f"step {step} of epoch {self.epoch + 1}"
+            raise self._failed(f"the loss is {float(recent[bad[0]])} at {where}.{self._ruined()}")
+
+    def _ruined(self) -> str:
+        """Say which of the learner's tensors is not finite by now, if one is."""
+        name = self.learner.not_finite()
+        return "" if name is None else f" By now {name} holds values that are not finite."
 
     def _failed(self, what: str) -> _checks.TrainingError:
         return _checks.TrainingError(
-            f"{what}. Try a lower lr than {self.recipe.lr:g}, a longer warmup, or precision fp32; "
-            f"the last good checkpoint, if there is one, is in {self.out / 'checkpoints'}."
+            f"{what} Try a lower lr than {self.recipe.lr:g}, a longer warmup, or precision fp32. {last_good(self.out)}"
         )
 
     def _record(self, row: dict[str, Any]) -> None:
@@ -310,14 +304,15 @@ class _Run:
         if self.processes.is_main:
             write_atomically(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
         if self._board is not None:
-            for name, value in row.items():
-                if name not in {"epoch", "step"} and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, row["epoch"])
+            self._board.add(row)
 
     def _save(self) -> None:
-        """Write a checkpoint and remove all but the newest; one whose losses are not finite is never written."""
-        if self.losses:
-            self._refuse_nan()
+        """Write a checkpoint and remove all but the newest; one in which not all is finite is never written."""
+        self._refuse_nan()
+        found = self.processes.gathered(self.learner.not_finite())  # statistics of norms are those of each process
+        if (name := next(filter(None, found), None)) is not None:
+            at = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+            raise self._failed(f"{name} holds values that are not finite after {at}.")
         self._saved_at = time.monotonic()
         if not self.processes.is_main:
             return
@@ -354,7 +349,7 @@ class _Run:
             }
             save_model(self.out, learner.best_model, self.recipe.spec, details)
             write_atomically(self.out / "predictions.safetensors", save_tensors(found.record))
-            write_json(self.out / "metrics.json", metrics)
+            metrics = write_metrics(self.out, metrics)
         self.accelerator.wait_for_everyone()
         return metrics
 

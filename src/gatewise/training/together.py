@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -52,6 +52,17 @@ class Processes:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value, group=_group())
         return values
+
+    def by_main(self, call: Callable[[], object]) -> None:
+        """Let process 0 alone do something, and raise in all processes what it refuses."""
+        refusal: _checks.GatewiseError | None = None
+        if self.is_main:
+            try:
+                call()
+            except _checks.GatewiseError as error:
+                refusal = error
+        if (refusal := self.gathered(refusal)[0]) is not None:
+            raise refusal
 
     def largest(self, *numbers: float) -> list[float]:
         """Return the largest of each number over all processes: what one of them wishes, all do at the same step."""

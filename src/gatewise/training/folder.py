@@ -1,0 +1,87 @@
+"""A run folder before and after a training: whose it is, and what there is to go on from."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gatewise import _checks
+from gatewise.checkpoint import METRICS, complete_states, is_whole, read_metrics, state_progress
+from gatewise.training.recipe import Recipe
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a folder holds anything that a training has come to; a recipe alone is nothing yet."""
+    return (out / METRICS).exists() or bool(complete_states(out / "checkpoints"))
+
+
+def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
+    """Refuse a folder that holds another run; return the metrics of a finished one."""
+    if (out / "results.json").exists():
+        raise _checks.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
+    if not holds_run(out):
+        return None
+    refuse_newer_run(out)
+    if not (out / "recipe.yaml").exists():
+        raise _checks.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
+    if not resume:
+        raise _checks.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
+    Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
+    if (out / METRICS).exists():
+        return _finished(out)
+    return None
+
+
+def refuse_newer_run(out: Path) -> None:
+    """Refuse a run of which a file is of a newer format; other damage is found where the file is needed."""
+    readers = [(read_metrics, out)] if (out / METRICS).exists() else []
+    for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / "checkpoints"))]:
+        try:
+            read(folder)
+        except _checks.NewerFormatError:
+            raise
+        except _checks.DataError:
+            continue
+
+
+def _finished(out: Path) -> dict[str, Any]:
+    try:
+        return read_metrics(out)
+    except _checks.DataError as error:
+        raise _checks.DataError(
+            f"{error} Or remove it: the same command with --resume then writes it again. {last_good(out)}"
+        ) from None
+
+
+@contextlib.contextmanager
+def naming_what_is_left(checkpoint: Path) -> Iterator[None]:
+    """Add to the refusal of a damaged checkpoint which other, whole one there is to go on from."""
+    try:
+        yield
+    except _checks.NewerFormatError:
+        raise
+    except _checks.DataError as error:
+        damaged, whole = _damaged_and_whole(checkpoint.parent, checkpoint)
+        rest = "the beginning" if whole is None else whole.name
+        names = " and ".join(map(str, damaged))
+        raise _checks.DataError(f"{error} Or remove {names}: the training then goes on from {rest}.") from None
+
+
+def last_good(out: Path) -> str:
+    """Say which checkpoint a training can go on from: the newest that is whole."""
+    _, whole = _damaged_and_whole(out / "checkpoints")
+    if whole is None:
+        return "No checkpoint had been written."
+    return f"The last good checkpoint is {whole}."
+
+
+def _damaged_and_whole(folder: Path, *damaged: Path) -> tuple[list[Path], Path | None]:
+    """Return the newest checkpoint that is whole, if there is one, and the damaged ones before which it comes."""
+    found = list(damaged)
+    for state in reversed(complete_states(folder)):
+        if state in damaged:
+            continue
+        if is_whole(state):
+            return found, state
+        found.append(state)
+    return found, None

@@ -1,0 +1,103 @@
+"""Open every file of a run or a comparison that bears its final name: none may be torn, and what must fit must fit."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+
+from gatewise.training import Recipe
+
+TIMES = {"seconds", "images_per_second", "latency_ms", "training_images_per_second"}
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return all files but those that are being written or taken away, which bear other names."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in found if not any(part.endswith(".part") for part in path.relative_to(folder).parts)]
+
+
+def torn(folder: Path) -> list[str]:
+    """Return what is wrong with the files of a folder: nothing, whenever a process was killed."""
+    complaints = []
+    for path in files_of(folder):
+        try:
+            _open(path)
+        except Exception as error:
+            complaints.append(f"{path.relative_to(folder)}: {type(error).__name__}: {error}")
+    if complaints:
+        return complaints
+    for weights, record in _pairs(folder):
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != json.loads(record.read_text())["sha256"]:
+            complaints.append(f"{weights.relative_to(folder)}: not of the sha256 in {record.name}")
+    return complaints
+
+
+def _open(path: Path) -> None:
+    """Read one file as whoever needs it does."""
+    content = path.read_bytes()
+    if path.suffix == ".safetensors":
+        load_file(path)
+    elif path.suffix == ".json":
+        json.loads(content)
+    elif path.suffix == ".jsonl":
+        assert content.endswith(b"\n")
+        _ = [json.loads(line) for line in content.splitlines()]
+    elif path.suffix == ".yaml":
+        assert set(yaml.safe_load(content)) == {field.name for field in dataclasses.fields(Recipe)}
+    elif path.suffix == ".svg":
+        ElementTree.fromstring(content)
+    elif path.suffix == ".html":
+        assert content.rstrip().endswith(b"</html>")
+    elif path.suffix == ".md":
+        assert content.endswith(b"|\n")
+    elif path.name.startswith("events."):  # appended to: readers stop before a last, torn event
+        _ = list(RawEventFileLoader(str(path)).Load())
+    else:
+        raise ValueError("nobody knows this file")
+
+
+def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield tensors with the record of their sha256, where both are there."""
+    for record in folder.rglob("*.json"):
+        names = {"config.json": "model.safetensors", "state.json": "state.safetensors"}
+        if record.name in names and not any(part.endswith(".part") for part in record.parts):
+            weights = record.with_name(names[record.name])
+            if weights.exists():
+                yield weights, record
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Return all that a training or comparison has come to, by file: bytes, or values where some of them are times."""
+    found: dict[str, Any] = {}
+    for path in files_of(folder):
+        name = str(path.relative_to(folder))
+        if path.parent.parent.name == "checkpoints" and path.parent != max(path.parent.parent.glob("step_*")):
+            continue  # which older one there is depends on where a training was stopped
+        if path.name in {"metrics.json", "results.json"}:
+            found[name] = _without_times(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            found[name] = [_without_times(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix in {".safetensors", ".yaml", ".json"}:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif not path.name.startswith("events."):
+            found[name] = "there"  # drawn from the others, with times
+    return found
+
+
+def _without_times(values: Any) -> Any:
+    if isinstance(values, dict):
+        left_out = TIMES | {"values_sha256"}  # which is over times too
+        return {key: _without_times(value) for key, value in values.items() if key not in left_out}
+    return [_without_times(value) for value in values] if isinstance(values, list) else values
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return what is still called .part."""
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*.part")]
