@@ -1,5 +1,7 @@
 """`python -m gatewise`, and the `gatewise` command."""
 
+import os
+import signal
 import sys
 
 
@@ -13,7 +15,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("gatewise: interrupted before anything was begun", file=sys.stderr)
         return 130
-    return run()
+    code = run()
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is done and said: Python's own end, seconds, can be cut short
+        signal.signal(number, lambda *_: os._exit(code))
+    return code
 
 
 if __name__ == "__main__":
