@@ -103,8 +103,9 @@ def test_a_signal_outside_a_training_is_one_line_that_says_how_to_go_on(
 
 def end_and_be_signalled(number: signal.Signals) -> None:
     """Let the command line come to its end, and be signalled before the process has."""
-    main()
+    code = main()
     signal.raise_signal(number)
+    os._exit(code)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

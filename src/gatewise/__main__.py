@@ -1,6 +1,5 @@
 """`python -m gatewise`, and the `gatewise` command."""
 
-import os
 import signal
 import sys
 
@@ -16,8 +15,10 @@ def main() -> int:
         print("gatewise: interrupted before anything was begun", file=sys.stderr)
         return 130
     code = run()
-    for number in (signal.SIGINT, signal.SIGTERM):  # all is done and said: Python's own end, seconds, can be cut short
-        signal.signal(number, lambda *_: os._exit(code))
+    # All is done and said, and Python takes a second to end. A handler of ours would not do: Python takes those away
+    # first, and what it ignores not.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     return code
 
 
