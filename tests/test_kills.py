@@ -16,6 +16,7 @@ from kills import being_written
 from test_training import DATASET, RECIPE
 from whole_files import leftovers, outcome, torn
 
+from gatewise.__main__ import main
 from gatewise.cli import run as command
 from gatewise.training import train
 
@@ -98,6 +99,25 @@ def test_a_signal_outside_a_training_is_one_line_that_says_how_to_go_on(
     assert capsys.readouterr().err == (
         "gatewise: interrupted; give the same command again to go on (train: with --resume)\n"
     )
+
+
+def end_and_be_signalled(number: signal.Signals) -> None:
+    """Let the command line come to its end, and be signalled before the process has."""
+    code = main()
+    signal.raise_signal(number)
+    os._exit(code)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_signal_behind_the_end_of_a_command_does_not_change_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    monkeypatch.setattr("gatewise.cli.run", lambda: code)
+    process = multiprocessing.get_context("fork").Process(target=end_and_be_signalled, args=(number,))
+    process.start()
+    process.join()
+    assert process.exitcode == code
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`python -m gatewise`, and the `gatewise` command."""
 
+import signal
 import sys
 
 
@@ -13,7 +14,12 @@ def main() -> int:
     except KeyboardInterrupt:
         print("gatewise: interrupted before anything was begun", file=sys.stderr)
         return 130
-    return run()
+    code = run()
+    # All is done and said, and Python takes a second to end. A handler of ours would not do: Python takes those away
+    # first, and what it ignores not.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

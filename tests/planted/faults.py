@@ -220,6 +220,14 @@ BUGS = [
         "test_a_signal_outside_a_training_is_one_line",
     ),
     Bug(
+        "signal behind the end counts as a failure",
+        "__main__.py",
+        "        signal.signal(number, signal.SIG_IGN)",
+        "        pass",
+        "test_kills.py",
+        "test_a_signal_behind_the_end_of_a_command",
+    ),
+    Bug(
         "policies draw from what came before",
         "data/batches.py",
         "        seed_generators(draw.number)\n",
