@@ -73,6 +73,8 @@ def fuzz(
         seeds = [f"{seed}/command/{number}" for number in range(commands)] if again is None else [again]
         for command_seed in (given for given in seeds if "/command/" in given):
             found.append(command(root / "command", base or root / "base", command_seed, COMMAND_S))
+            if len(found) % 50 == 0:
+                print(f"{len(found) - len(jobs)} of {len(seeds)} commands, {time.time() - started:.0f} s", flush=True)
             if found[-1]["outcome"] == "failed":
                 print(f"FAILED {found[-1]['seed']}: {found[-1]['kind']}: {found[-1]['message']}", flush=True)
     finally:

@@ -90,6 +90,12 @@ def test_what_a_refusal_shows_is_one_bounded_line(values: Any) -> None:
     assert "\n" not in text
 
 
+def test_what_a_refusal_shows_ends_at_the_third_level() -> None:
+    """A few kilobytes of YAML can name a list of lists with billions of entries."""
+    assert shown([[[[["x"]]]]]) == "[[[[...]]]]"
+    assert shown({"a": {"b": {"c": {"d": 1}}}}) == "{'a': {'b': {'c': {...}}}}"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -11,8 +11,9 @@ from typing import Any
 
 from fuzzing.base import TINY
 from fuzzing.box import Box
+from fuzzing.pictures import changed_folder, hostile_image
 from fuzzing.pool import environment
-from fuzzing.readers import _changed_config, _changed_folder, _changed_recipe, _hostile_image, _spoiled_run
+from fuzzing.runs import changed_config, changed_recipe, spoiled_run
 
 _ROOM = 24 * 2**30  # of address space: the imports alone take four
 _QUICK = ["--model", TINY, "--epochs", "1", "--batch-size", "4", "--precision", "fp32", "--workers", "0"]
@@ -125,23 +126,23 @@ def _arguments(box: Box) -> list[str]:
         return [box.rng.choice(("train", "compare")), *_QUICK, flag, _word(box), "--out", out]
     if kind == 4:
         file = box.copied("run/recipe.yaml")
-        _changed_recipe(box, file)
+        changed_recipe(box, file)
         return ["train", "--recipe", str(file), "--epochs", "1", "--out", out]
     if kind in {5, 6}:
-        run = _spoiled_run(box, "run")
+        run = spoiled_run(box, "run")
         image = box.inputs / "a photo.png"
-        image.write_bytes(_hostile_image(box))
+        image.write_bytes(hostile_image(box))
         return ["predict", str(run), str(image), *(["--json"] if box.rng.random() < 0.5 else [])]
     if kind == 7:
-        run = _spoiled_run(box, box.rng.choice(("run", "gater")))
+        run = spoiled_run(box, box.rng.choice(("run", "gater")))
         return ["explain", str(run), "--out", str(box.out / "page.html")]
     if kind == 8:
         folder = box.copied(box.rng.choice(("classes", "pairs", "table", "masks")))
-        _changed_folder(box, folder)
+        changed_folder(box, folder)
         task = "segment" if folder.name in {"pairs", "masks"} else "classify"
         return ["train", "--data", str(folder), "--task", task, *_QUICK, "--out", out]
     if kind == 9:
-        run = _spoiled_run(box, "gater")
+        run = spoiled_run(box, "gater")
         return box.rng.choice((["compact", str(run), "--out", out], ["export", str(run), "--out", f"{out}.onnx"]))
     if kind == 10:
         shutil.copytree(box.copied("run"), out)
@@ -168,7 +169,7 @@ def _arguments(box: Box) -> list[str]:
         ]
     file = box.spoiled("weights.pt") if box.rng.random() < 0.5 else box.copied("run/config.json")
     if file.suffix == ".json":
-        _changed_config(box, file)
+        changed_config(box, file)
     return ["train", *_QUICK, "--init", str(file), "--out", out]
 
 
