@@ -49,7 +49,7 @@ def attention_weights(logits: Tensor) -> Tensor:
     tensor([[[0.5000, 0.5000]]])
     """
     _checks.floating("attention_weights", logits=logits)
-    if not logits.numel():
+    if 0 in logits.shape[2:]:
         raise _checks.InvalidValueError(f"attention_weights needs positions, got a map {tuple(logits.shape)}.")
     axes = spatial_axes(logits)
     logits = logits.to(at_least_float32(logits.dtype))
