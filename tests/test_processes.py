@@ -37,7 +37,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Pa
     folder = tmp_path_factory.mktemp("processes")
     shutil.copytree(scenes_folder, folder / "scenes")
     command = [*LAUNCHER, str(SCRIPT), str(folder), *CASES]
-    subprocess.run(command, check=True, capture_output=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
     main(folder, "plain")
     return folder
 

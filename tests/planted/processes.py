@@ -9,8 +9,8 @@ BUGS = [
     Bug(
         "as many trainings as processes on a CPU",
         _T,
-        '            _meet("gloo" if on_cpu else "nccl")\n',
-        "            os.environ.update(WORLD_SIZE='1', RANK='0')\n",
+        'launched = int(os.environ.get("WORLD_SIZE", "1")) > 1',
+        "launched = False",
         _P,
         "test_one_process_writes or test_two_processes_train",
     ),

@@ -1,5 +1,6 @@
 """What the processes of one training do together: which of them writes, what all agree on, what each has counted."""
 
+import atexit
 import contextlib
 import functools
 import os
@@ -16,7 +17,9 @@ from gatewise import _checks
 
 _c10d: Any = distributed  # which has stores, without a word in its list of names
 _STORE = "gatewise/port"
+_LEFT = "gatewise/left"
 _KNOCK_S = 2.0
+_LEAVE_S = 5.0
 
 
 class Processes:
@@ -127,6 +130,16 @@ def _meet(backend: str) -> None:
     else:
         store = _living_store(shared, host, count)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+    atexit.register(_leave_together, store, count)
+
+
+def _leave_together(store: Any, count: int) -> None:
+    """Wait until all have come to their end: who goes first may reset connections from which another still reads."""
+    with contextlib.suppress(RuntimeError):  # process 0 has gone, and the store with it
+        store.add(_LEFT, 1)
+        until = time.monotonic() + _LEAVE_S
+        while store.add(_LEFT, 0) < count and time.monotonic() < until:
+            time.sleep(0.02)
 
 
 def _living_store(shared: Any, host: str, count: int) -> Any:
