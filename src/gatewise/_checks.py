@@ -190,12 +190,12 @@ def seed(value: object) -> None:
         number_between(0, 2**63 - 1, seed=value)
 
 
-def size_of_images(name: str, value: object) -> None:
-    """Refuse what is not (height, width), each from 1 to 65,536 pixels."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
+def size_of_images(name: str, value: object, axes: tuple[int, ...] = (2,)) -> None:
+    """Refuse what is not (height, width), each from 1 to 65,536 pixels; `axes` are the numbers of sides allowed."""
+    if not isinstance(value, list | tuple) or len(value) not in axes:
         raise InvalidTypeError(f"{name} must be (height, width), got {shown(value)}.")
-    integer_at_least(1, **{name: value[0]})
-    integer_at_least(1, **{name: value[1]})
+    for side in value:
+        integer_at_least(1, **{name: side})
     number_between(1, 2**16, **{name: max(value)})
 
 

@@ -95,7 +95,7 @@ class GaterNet(nn.Module):
         super().__init__()
         _checks.network("GaterNet", backbone)
         if image_size is not None:
-            _checks.size_of_images("image_size", image_size)
+            _checks.size_of_images("image_size", image_size, axes=(1, 2, 3))
         if example is not None:
             _checks.floating("GaterNet", example=example)
         _checks.integer_at_least(1, bottleneck=bottleneck)
