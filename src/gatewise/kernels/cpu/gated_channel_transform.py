@@ -67,6 +67,16 @@ def _reciprocal(norms, alpha, kind, eps):
     return 1 / math.sqrt(mean) if kind == SQUARES else 1 / mean
 
 
+@a_pass
+def _put_together(totals, kind, eps, norms):
+    """Write a sample's norms from the sums of its parts."""
+    for c in range(norms.size):
+        total = 0.0
+        for part in range(totals.shape[0]):
+            total += totals[part, c]
+        norms[c] = math.sqrt(total + eps) if kind == SQUARES else total
+
+
 def _forward(arguments):
     """Write y, the norms and the factors: see `forward`."""
     a = carray(words(arguments), 20)
@@ -95,12 +105,12 @@ def _forward(arguments):
             totals[n, part] = 0
             add_sums(x[n], last_axis, first, last, kind, stretch, shift, floor[0], totals[n, part], scratch)
         if phase != MEASURE:
-            for c in range(channels):
-                total = totals[n, :, c].sum()
-                norms[n, c] = math.sqrt(total + eps) if kind == SQUARES else total
+            _put_together(totals[n], kind, eps, norms[n])
             reciprocal = _reciprocal(norms[n], alpha, kind, eps)
-            for c in range(channels):
-                factors[c] = _factor(norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c], activation)[0]
+            begin, end = (0, channels) if last_axis or a[18] else (first, last)  # the channels that are needed here
+            for c in range(begin, end):
+                factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c]  # in the channels' own type
+                factors[c] = _factor(factors[c], activation)[0]
             if a[18]:
                 carray(real_at(arguments, a[18]), (samples, channels))[n] = factors[:channels]
                 factors[:] = 1
@@ -134,7 +144,9 @@ def _backward(arguments):
             add_products(upstream[n], x[n], last_axis, first, last, totals[n, part], scratch)
         if phase != MEASURE:
             for c in range(channels):
-                products[c] = totals[n, :, 0, c].sum()
+                products[c] = 0
+                for number in range(parts):
+                    products[c] += totals[n, number, 0, c]
             _gradients(products, norms[n], alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters[:, n])
             if needs_map:
                 repeat(factors, channels)

@@ -68,8 +68,7 @@ def dense(x: Tensor) -> Tensor:
 
 def run_phases(kernel: Kernel, x: Tensor, layout: Layout, *arguments: Tensor | float | int | None) -> None:
     """Run both passes: in one go where samples are whole, else the second after all parts of the first are there."""
-    for phase in (BOTH,) if layout.parts == 1 else (MEASURE, APPLY):
-        kernel(x, phase, *layout.words, *arguments)
+    kernel(x, *layout.words, *arguments, phases=(BOTH,) if layout.parts == 1 else (MEASURE, APPLY))
 
 
 @numba.njit(inline="always", error_model="numpy")

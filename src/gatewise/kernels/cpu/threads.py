@@ -117,17 +117,23 @@ class Kernel:
             self.compiled[dtype] = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
         return self.compiled[dtype].address
 
-    def __call__(self, like: Tensor, *arguments: Tensor | float | int | None) -> None:
-        """Run on the threads of torch, or on this one if the map `like` is small."""
+    def __call__(self, like: Tensor, *arguments: Tensor | float | int | None, phases: tuple[int, ...] = ()) -> None:
+        """Run on the threads of torch, or on this one if the map `like` is small.
+
+        With `phases` run once for each of them, which then comes before the other arguments.
+        """
         values = [_word(value) for value in arguments]
-        block = (ctypes.c_int64 * len(values))(*values)
+        block = (ctypes.c_int64 * (len(values) + bool(phases)))(*phases[:1], *values)
         address = self.address(like.dtype)
         threads = torch.get_num_threads() if like.numel() >= FEWEST else 1
         library = runtime()
-        if threads > 1 and library is not None:
-            library.GOMP_parallel(address, ctypes.addressof(block), threads, 0)
-        else:
-            _ALONE(address)(ctypes.addressof(block))
+        for phase in phases or (None,):
+            if phase is not None:
+                block[0] = phase
+            if threads > 1 and library is not None:
+                library.GOMP_parallel(address, ctypes.addressof(block), threads, 0)
+            else:
+                _ALONE(address)(ctypes.addressof(block))
 
 
 def _compile(function: Callable[..., None], signature: Any) -> Any:
