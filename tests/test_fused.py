@@ -46,9 +46,9 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     run = threads.Kernel.__call__
 
-    def counted(kernel: Any, *arguments: Any) -> None:
+    def counted(kernel: Any, *arguments: Any, **named: Any) -> None:
         names.append(kernel.function.__name__)
-        run(kernel, *arguments)
+        run(kernel, *arguments, **named)
 
     monkeypatch.setattr(threads.Kernel, "__call__", counted)
     return names

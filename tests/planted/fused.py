@@ -17,8 +17,8 @@ BUGS = [
     Bug(
         "cpu: missing beta",
         _GCT,
-        "factors[c] = _factor(norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c], activation)[0]",
-        "factors[c] = _factor(norms[n, c] * alpha[c] * (gamma[c] * reciprocal), activation)[0]",
+        "factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c]",
+        "factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal)",
         "test_fused.py",
         _WITHIN,
     ),
@@ -97,8 +97,8 @@ BUGS = [
     Bug(
         "cpu: only the first part counts",
         _GCT,
-        "                total = totals[n, :, c].sum()\n",
-        "                total = totals[n, 0, c]\n",
+        "            total += totals[part, c]\n",
+        "            total = totals[0, c]\n",
         "test_fused.py",
         "test_any_number_of_threads",
     ),
