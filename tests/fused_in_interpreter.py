@@ -3,7 +3,8 @@
 import importlib
 import os
 
-os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 
 import torch
 from gate_cases import perturbed
