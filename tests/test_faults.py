@@ -383,7 +383,7 @@ def test_a_run_of_a_newer_version_is_left_alone(finished: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("config.json", "predict RUN tests/conftest.py"),
+        ("config.json", f"predict RUN {__file__}"),
         ("config.json", "explain RUN --out page.html"),
         ("metrics.json", "explain RUN --out page.html"),
         ("config.json", "export RUN --out net.onnx"),
