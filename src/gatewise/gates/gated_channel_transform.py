@@ -176,11 +176,10 @@ class GatedChannelTransform(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if takes_fused(self.backend, "gct", self.fused_obstacle(x)):
-            return fused_gated_channel_transform(
-                x, *self.numbers, definition=gated_channel_transform, **self.channel_options
-            )
-        return gated_channel_transform(x, *self.numbers, **self.channel_options)
+        numbers, options = self.numbers, self.channel_options
+        if takes_fused(self.backend, "gct", fused_obstacle(x, *numbers, mode=self.mode, after_relu=self.after_relu)):
+            return fused_gated_channel_transform(x, *numbers, definition=gated_channel_transform, **options)
+        return gated_channel_transform(x, *numbers, **options)
 
     @property
     def numbers(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -102,9 +102,9 @@ def _forward(arguments):
     layout, parts, channels, positions = a[0:5], a[4], a[1], a[2]
     x = maps_at(arguments, a[5], (a[0], a[1], a[2], min(a[3], 1), a[4]))
     weight = carray(real_at(arguments, a[6]), channels)
-    bias = as_float64(a[7])
-    logits = carray(real_at(arguments, a[8]), (a[0], positions))
-    states = carray(address_of_float64(a[9]), (a[0], parts, 2 + channels))
+    logits = carray(real_at(arguments, a[7]), (a[0], positions))
+    states = carray(address_of_float64(a[8]), (a[0], parts, 2 + channels))
+    bias = as_float64(a[9])
     step = _positions(layout)
     shares, scratch, projected = np.empty(step, weight.dtype), np.empty_like(weight), np.empty(step)
     first_block, last_block = my_blocks(a[0], parts)
@@ -191,7 +191,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     logits = weight.new_empty(layout.samples, layout.positions)
     states = torch.empty(layout.samples, layout.parts, 2 + layout.channels, dtype=torch.float64)
     offset = 0.0 if bias is None else float(bias)
-    _forward_kernel(x, *layout.words, x, weight, offset, logits, states)
+    _forward_kernel(x, *layout.words, x, weight, logits, states, reals=(offset,))
     highest = states[..., :1].amax(1, keepdim=True)
     states = (states[..., 1:] * (states[..., :1] - highest).exp()).sum(1)  # (N, 1 + C)
     total = states[:, :1]

@@ -34,8 +34,8 @@ from gatewise.kernels.cpu.samples import (
     lanes_of,
     maps_at,
     my_blocks,
+    phase_of,
     rows_of,
-    run_phases,
 )
 from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
 
@@ -79,80 +79,91 @@ def _put_together(totals, kind, eps, norms):
 
 def _forward(arguments):
     """Write y, the norms and the factors: see `forward`."""
-    a = carray(words(arguments), 20)
-    phase, layout, parts = a[0], a[1:6], a[5]
+    a = carray(words(arguments), 18)
+    layout, parts = a[0:5], a[4]
     samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
-    x = maps_at(arguments, a[6], layout)
-    alpha = carray(real_at(arguments, a[8]), channels)
-    gamma = carray(real_at(arguments, a[9]), channels)
-    beta = carray(real_at(arguments, a[10]), channels)
-    norms = carray(real_at(arguments, a[11]), (samples, channels))
-    totals = carray(address_of_float64(a[12]), (samples, parts, channels))
-    kind, activation, eps = a[13], a[14], as_float64(a[15])
+    x = maps_at(arguments, a[5], layout)
+    alpha = carray(real_at(arguments, a[7]), channels)
+    gamma = carray(real_at(arguments, a[8]), channels)
+    beta = carray(real_at(arguments, a[9]), channels)
+    norms = carray(real_at(arguments, a[10]), (samples, channels))
+    totals = carray(address_of_float64(a[11]), (samples, parts, channels))
+    kind, activation, eps = a[12], a[13], as_float64(a[16])
     scratch, factors, offsets = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
     stretch, shift = np.ones(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
-    if a[16]:
-        stretch[:channels] = carray(real_at(arguments, a[16]), (2, channels))[0]
-        shift[:channels] = carray(real_at(arguments, a[16]), (2, channels))[1]
+    if a[14]:
+        stretch[:channels] = carray(real_at(arguments, a[14]), (2, channels))[0]
+        shift[:channels] = carray(real_at(arguments, a[14]), (2, channels))[1]
         repeat(stretch, channels)
         repeat(shift, channels)
     floor = np.empty(1, alpha.dtype)
     floor[0] = as_float64(a[17])
-    first_block, last_block = my_blocks(samples, parts)
-    for block in range(first_block, last_block):
-        n, part, first, last = rows_of(block, parts, x.shape[1])
-        if phase != APPLY:
-            totals[n, part] = 0
-            add_sums(x[n], last_axis, first, last, kind, stretch, shift, floor[0], totals[n, part], scratch)
-        if phase != MEASURE:
-            _put_together(totals[n], kind, eps, norms[n])
-            reciprocal = _reciprocal(norms[n], alpha, kind, eps)
-            begin, end = (0, channels) if last_axis or a[18] else (first, last)  # the channels that are needed here
-            for c in range(begin, end):
-                factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c]  # in the channels' own type
-                factors[c] = _factor(factors[c], activation)[0]
-            if a[18]:
-                carray(real_at(arguments, a[18]), (samples, channels))[n] = factors[:channels]
-                factors[:] = 1
-            repeat(factors, channels)
-            if a[7]:
-                y = maps_at(arguments, a[7], layout)
-                scale(x[n], last_axis, first, last, stretch, shift, floor[0], factors, offsets, y[n])
+    for step in range(min(parts, 2)):
+        phase = phase_of(step, parts)
+        first_block, last_block = my_blocks(samples, parts)
+        for block in range(first_block, last_block):
+            n, part, first, last = rows_of(block, parts, x.shape[1])
+            if phase != APPLY:
+                totals[n, part] = 0
+                add_sums(x[n], last_axis, first, last, kind, stretch, shift, floor[0], totals[n, part], scratch)
+            if phase != MEASURE:
+                _put_together(totals[n], kind, eps, norms[n])
+                reciprocal = _reciprocal(norms[n], alpha, kind, eps)
+                begin, end = (0, channels) if last_axis or a[15] else (first, last)  # the channels that are needed here
+                for c in range(begin, end):
+                    factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c]  # in the channels' own type
+                    factors[c] = _factor(factors[c], activation)[0]
+                if a[15]:
+                    carray(real_at(arguments, a[15]), (samples, channels))[n] = factors[:channels]
+                    factors[:] = 1
+                repeat(factors, channels)
+                if a[6]:
+                    y = maps_at(arguments, a[6], layout)
+                    scale(x[n], last_axis, first, last, stretch, shift, floor[0], factors, offsets, y[n])
 
 
 def _backward(arguments):
     """Write the gradients of x, alpha, gamma and beta: see `backward`."""
-    a = carray(words(arguments), 19)
-    phase, layout, parts = a[0], a[1:6], a[5]
+    a = carray(words(arguments), 17)
+    layout, parts = a[0:5], a[4]
     samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
-    x, upstream = maps_at(arguments, a[6], layout), maps_at(arguments, a[7], layout)
-    alpha = carray(real_at(arguments, a[8]), channels)
-    gamma = carray(real_at(arguments, a[9]), channels)
-    beta = carray(real_at(arguments, a[10]), channels)
-    norms = carray(real_at(arguments, a[11]), (samples, channels))
-    totals = carray(address_of_float64(a[12]), (samples, parts, 2, channels))
-    kind, activation, eps = a[13], a[14], as_float64(a[15])
-    parameters = carray(real_at(arguments, a[16]), (3, samples, channels))
-    needs_map = a[18]
+    x, upstream = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
+    alpha = carray(real_at(arguments, a[7]), channels)
+    gamma = carray(real_at(arguments, a[8]), channels)
+    beta = carray(real_at(arguments, a[9]), channels)
+    norms = carray(real_at(arguments, a[10]), (samples, channels))
+    totals = carray(address_of_float64(a[11]), (samples, parts, 2, channels))
+    kind, activation, eps = a[12], a[13], as_float64(a[16])
+    parameters = carray(real_at(arguments, a[14]), (3, samples, channels))
     scratch = np.empty((2, lanes), alpha.dtype)
     factors, slopes, products = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.empty(channels)
-    first_block, last_block = my_blocks(samples, parts)
-    for block in range(first_block, last_block):
-        n, part, first, last = rows_of(block, parts, x.shape[1])
-        if phase != APPLY:
-            totals[n, part] = 0
-            add_products(upstream[n], x[n], last_axis, first, last, totals[n, part], scratch)
-        if phase != MEASURE:
-            for c in range(channels):
-                products[c] = 0
-                for number in range(parts):
-                    products[c] += totals[n, number, 0, c]
-            _gradients(products, norms[n], alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters[:, n])
-            if needs_map:
-                repeat(factors, channels)
-                repeat(slopes, channels)
-                out = maps_at(arguments, a[17], layout)
-                pull_back(upstream[n], x[n], last_axis, first, last, kind, factors, slopes, out[n])
+    for step in range(min(parts, 2)):
+        phase = phase_of(step, parts)
+        first_block, last_block = my_blocks(samples, parts)
+        for block in range(first_block, last_block):
+            n, part, first, last = rows_of(block, parts, x.shape[1])
+            if phase != APPLY:
+                totals[n, part] = 0
+                add_products(upstream[n], x[n], last_axis, first, last, totals[n, part], scratch)
+            if phase != MEASURE:
+                _add_parts(totals[n], products)
+                _gradients(
+                    products, norms[n], alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters[:, n]
+                )
+                if a[15]:
+                    repeat(factors, channels)
+                    repeat(slopes, channels)
+                    out = maps_at(arguments, a[15], layout)
+                    pull_back(upstream[n], x[n], last_axis, first, last, kind, factors, slopes, out[n])
+
+
+@a_pass
+def _add_parts(totals, products):
+    """Write sum_j g_j x_j of each channel from the sums of a sample's parts, (parts, 2, C)."""
+    for c in range(products.size):
+        products[c] = 0
+        for part in range(totals.shape[0]):
+            products[c] += totals[part, 0, c]
 
 
 @a_pass
@@ -261,8 +272,9 @@ def _run_forward(
     layout = Layout.of(x)
     norms = parameters[0].new_empty(layout.samples, layout.channels)
     totals = layout.totals(1)
-    options = *_codes(mode, activation), eps, reading.affine, reading.floor, factors
-    run_phases(_forward_kernel, x, layout, x, y, *parameters, norms, totals, *options)
+    maps = x, y, *parameters, norms, totals
+    options = *_codes(mode, activation), reading.affine, factors
+    _forward_kernel(x, *layout.words, *maps, *options, reals=(eps, reading.floor))
     return norms
 
 
@@ -286,6 +298,5 @@ def backward(
     parameters = alpha.new_empty(3, layout.samples, layout.channels)
     totals = layout.totals(2)
     maps = x, upstream, alpha, gamma, beta, norms, totals
-    codes = *_codes(mode, activation), eps
-    run_phases(_backward_kernel, x, layout, *maps, *codes, parameters, gradient, int(needs_map))
+    _backward_kernel(x, *layout.words, *maps, *_codes(mode, activation), parameters, gradient, reals=(eps,))
     return gradient, parameters

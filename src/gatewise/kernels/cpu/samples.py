@@ -10,7 +10,7 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu.threads import FEWEST, Kernel, stored_at, thread_count, thread_number
+from gatewise.kernels.cpu.threads import FEWEST, stored_at, thread_count, thread_number, wait_for_all
 
 _LANES = 128  # a loop over fewer numbers than this is mostly its beginning and end
 BOTH, MEASURE, APPLY = 0, 1, 2  # what a kernel does with a block: both passes, or one of them
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def words(self) -> tuple[int, ...]:
-        """The five numbers that every kernel's arguments begin with, after the phase."""
+        """The five numbers that every kernel's arguments begin with."""
         return self.samples, self.channels, self.positions, self.last_axis, self.parts
 
     def totals(self, sums: int) -> Tensor:
@@ -66,9 +66,15 @@ def dense(x: Tensor) -> Tensor:
     return x if last is not None and x.is_contiguous(memory_format=last) else x.contiguous()
 
 
-def run_phases(kernel: Kernel, x: Tensor, layout: Layout, *arguments: Tensor | float | int | None) -> None:
-    """Run both passes: in one go where samples are whole, else the second after all parts of the first are there."""
-    kernel(x, *layout.words, *arguments, phases=(BOTH,) if layout.parts == 1 else (MEASURE, APPLY))
+@numba.njit(inline="always", error_model="numpy")
+def phase_of(step, parts):
+    """Return what to do with blocks in a step: both passes if samples are whole, else the second when all are there."""
+    if parts == 1:
+        return BOTH
+    if step == 0:
+        return MEASURE
+    wait_for_all()
+    return APPLY
 
 
 @numba.njit(inline="always", error_model="numpy")

@@ -8,6 +8,7 @@ work is whose, it asks the runtime. No compiler is needed: numba brings its own.
 import ctypes
 import functools
 import hashlib
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ REASSOCIATED = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN 
 # How a type lies in memory, as numba sees it: it has no bfloat16.
 _STORAGE = {torch.float32: types.float32, torch.float64: types.float64, torch.bfloat16: types.uint16}
 
+_CALLED = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")  # by kernels
+
 
 def supported_types() -> tuple[torch.dtype, ...]:
     """Return the types of maps that kernels take."""
@@ -36,10 +39,10 @@ def runtime() -> ctypes.CDLL | None:
     """Return torch's own OpenMP library, or None if it is not where torch's packages have it."""
     for file in sorted(Path(torch.__file__).parent.glob("lib/lib*omp*")):
         library = ctypes.CDLL(str(file))
-        if all(hasattr(library, name) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")):
-            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        if all(hasattr(library, name) for name in ("GOMP_parallel", *_CALLED)):
+            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint]
             library.GOMP_parallel.restype = None
-            for name in ("omp_get_thread_num", "omp_get_num_threads"):
+            for name in _CALLED:
                 address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
                 llvmlite.binding.add_symbol(f"gatewise_{name}", address)
             return library
@@ -48,6 +51,7 @@ def runtime() -> ctypes.CDLL | None:
 
 thread_number = types.ExternalFunction("gatewise_omp_get_thread_num", types.int32())
 thread_count = types.ExternalFunction("gatewise_omp_get_num_threads", types.int32())
+wait_for_all = types.ExternalFunction("gatewise_GOMP_barrier", types.void())
 
 
 @intrinsic
@@ -110,30 +114,33 @@ class Kernel:
         self.compiled: dict[torch.dtype, Any] = {}
         self.__doc__ = function.__doc__
 
-    def address(self, dtype: torch.dtype) -> int:
-        """Return where the machine code for maps of `dtype` is."""
+    def machine_code(self, dtype: torch.dtype) -> Any:
+        """Return the compiled function for maps of `dtype`, as ctypes calls it."""
         if dtype not in self.compiled:
             runtime()
-            self.compiled[dtype] = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
-        return self.compiled[dtype].address
+            compiled = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
+            self.compiled[dtype] = compiled, _ALONE(compiled.address)
+        return self.compiled[dtype]
 
-    def __call__(self, like: Tensor, *arguments: Tensor | float | int | None, phases: tuple[int, ...] = ()) -> None:
+    def __call__(self, like: Tensor, *words: Tensor | int | None, reals: tuple[float, ...] = ()) -> None:
         """Run on the threads of torch, or on this one if the map `like` is small.
 
-        With `phases` run once for each of them, which then comes before the other arguments.
+        The kernel finds its arguments in a block of 64-bit words: addresses of tensors (0 for None), integers, and then
+        the `reals`.
         """
-        values = [_word(value) for value in arguments]
-        block = (ctypes.c_int64 * (len(values) + bool(phases)))(*phases[:1], *values)
-        address = self.address(like.dtype)
-        threads = torch.get_num_threads() if like.numel() >= FEWEST else 1
-        library = runtime()
-        for phase in phases or (None,):
-            if phase is not None:
-                block[0] = phase
-            if threads > 1 and library is not None:
-                library.GOMP_parallel(address, ctypes.addressof(block), threads, 0)
-            else:
-                _ALONE(address)(ctypes.addressof(block))
+        compiled, alone = self.machine_code(like.dtype)
+        values = [word if type(word) is int else 0 if word is None else word.data_ptr() for word in words]  # type: ignore[union-attr]
+        block = struct.pack(_block_format(len(values), len(reals)), *values, *reals)
+        threads, library = torch.get_num_threads(), runtime()
+        if threads > 1 and library is not None and like.numel() >= FEWEST:
+            library.GOMP_parallel(compiled.address, block, threads, 0)
+        else:
+            alone(block)
+
+
+@functools.cache
+def _block_format(words: int, reals: int) -> str:
+    return f"={words}q{reals}d"
 
 
 def _compile(function: Callable[..., None], signature: Any) -> Any:
@@ -151,12 +158,4 @@ def _sources() -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-_ALONE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-def _word(value: Tensor | float | int | None) -> int:
-    if isinstance(value, Tensor):
-        return value.data_ptr()
-    if isinstance(value, float):
-        return ctypes.c_int64.from_buffer(ctypes.c_double(value)).value
-    return int(value or 0)
+_ALONE = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
