@@ -323,11 +323,11 @@ def test_a_gate_multiplication_alone() -> None:
 
 
 def test_backends_are_chosen_as_asked(launches: list[str]) -> None:
-    x = torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 5, 5, requires_grad=True)
     for name in sorted(FUSED):
-        gw.make_gate(name, 8, backend="reference")(x)
+        gw.make_gate(name, 8, backend="reference")(x).sum().backward()
         assert not launches, name
-        gw.make_gate(name, 8)(x)
+        gw.make_gate(name, 8)(x).sum().backward()
         assert launches, name
         launches.clear()
     assert not takes_fused("reference", "gct", "")

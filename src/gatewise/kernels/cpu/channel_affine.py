@@ -1,5 +1,8 @@
 """Statistics and products of channels for the CPU, one pass over the map each; the second half of most gates.
 
+Where torch has an operation that is one pass as well it is taken: a mean, and a product without offsets, of maps that
+are not bfloat16 (with numbers of channels in float32 torch would make a float32 map of these on the way).
+
 The definitions to match: `gatewise.functional.average_pool`, and x * factors + offsets.
 """
 
@@ -77,6 +80,8 @@ def _real(x: Tensor) -> torch.dtype:
 
 def channel_means(x: Tensor) -> Tensor:
     """Return the mean of each channel of a dense map: (N, C, *S) -> (N, C), in float32 at least."""
+    if x.dtype != torch.bfloat16:
+        return x.mean(tuple(range(2, x.dim())))
     layout = Layout.of(x)
     totals = layout.totals(1)
     _sums_kernel(x, *layout.words, x, totals)
@@ -94,6 +99,8 @@ def channel_products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Return x * factors + offsets, each (N, C) and contiguous or None, written into `out` (laid out as x) if given."""
+    if offsets is None and factors is not None and x.dtype != torch.bfloat16:
+        return torch.mul(x, factors.view(*x.shape[:2], *[1] * (x.dim() - 2)), out=out)
     x = dense(x)
     layout = Layout.of(x)
     out = torch.empty_like(x) if out is None else out
