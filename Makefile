@@ -27,7 +27,7 @@ test-oldest: .venv-oldest/.developed  ## the default suite with the oldest torch
 	touch $@
 
 fuzz: $(VENV)/.developed  ## 10,000 spoiled inputs and 200 command lines, half an hour; what goes wrong is printed
-	$(BIN)/python tests/fuzz.py --inputs 10000 --commands 200 --out docs/results/reliability/fuzz.json
+	$(BIN)/python tests/fuzz.py --inputs 10000 --commands 200 --workers 2 --out docs/results/reliability/fuzz.json
 
 audit: $(VENV)/.developed  ## known weaknesses of the packages in the environment, as the Python Packaging Advisory Database lists them
 	$(BIN)/python -m pip install --quiet pip-audit
@@ -35,7 +35,7 @@ audit: $(VENV)/.developed  ## known weaknesses of the packages in the environmen
 
 coverage: $(VENV)/.developed  ## branches that the tests run, subprocesses too; TESTS= chooses which
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage run -m pytest $(TESTS) --numprocesses auto --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python tests/coverage_summary.py docs/results/reliability/coverage.json
 

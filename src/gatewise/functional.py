@@ -18,6 +18,8 @@ def spatial_axes(x: Tensor) -> tuple[int, ...]:
     """
     if not isinstance(x, Tensor):
         raise _checks.InvalidTypeError(f"spatial_axes takes a tensor, got {_checks.shown(x)}.")
+    if x.dim() < 3:  # no axes mean all axes to torch's reductions
+        raise _checks.InvalidValueError(f"a map has axes behind (N, C), got a tensor of shape {tuple(x.shape)}.")
     return tuple(range(2, x.dim()))
 
 
@@ -49,9 +51,9 @@ def attention_weights(logits: Tensor) -> Tensor:
     tensor([[[0.5000, 0.5000]]])
     """
     _checks.floating("attention_weights", logits=logits)
+    axes = spatial_axes(logits)
     if 0 in logits.shape[2:]:
         raise _checks.InvalidValueError(f"attention_weights needs positions, got a map {tuple(logits.shape)}.")
-    axes = spatial_axes(logits)
     logits = logits.to(at_least_float32(logits.dtype))
     weights = (logits - logits.amax(axes, keepdim=True)).exp()
     return weights / weights.sum(axes, keepdim=True)
