@@ -11,6 +11,7 @@ one line on standard error. Exit code 1 if any input failed.
 
 import argparse
 import json
+import multiprocessing
 import platform
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +63,34 @@ def fuzz(
         if base is None:
             make_base(root / "base", exported=exported)
         jobs = jobs_of(inputs, seed, exported=exported) if again is None else [(again.split("/")[1], again)]
-        jobs = [job for job in jobs if job[0] != "command"]
-        served = [
-            Worker(root / f"worker{number}", base or root / "base", LIMIT_S, MOST_BYTES) for number in range(workers)
-        ]
-        found = []
-        for answer in made(jobs, served):
-            found.append(answer)
-            if len(found) % 1000 == 0:
-                print(f"{len(found)} of {len(jobs)} inputs, {time.time() - started:.0f} s", flush=True)
-            if answer["outcome"] == "failed":
-                print(f"FAILED {answer['seed']}: {answer['kind']}: {answer['message']}", flush=True)
         seeds = [f"{seed}/command/{number}" for number in range(commands)] if again is None else [again]
-        for command_seed in (given for given in seeds if "/command/" in given):
-            found.append(command(root / "command", base or root / "base", command_seed, COMMAND_S))
-            if len(found) % 50 == 0:
-                print(f"{len(found) - len(jobs)} of {len(seeds)} commands, {time.time() - started:.0f} s", flush=True)
-            if found[-1]["outcome"] == "failed":
-                print(f"FAILED {found[-1]['seed']}: {found[-1]['kind']}: {found[-1]['message']}", flush=True)
+        jobs, seeds = [job for job in jobs if job[0] != "command"], [given for given in seeds if "/command/" in given]
+        base = base or root / "base"
+        served = [Worker(root / f"worker{number}", base, LIMIT_S, MOST_BYTES) for number in range(workers)]
+        found = list(told("inputs", made(jobs, served), len(jobs), started))
+        found += told("commands", commands_run(root, base, seeds, workers), len(seeds), started)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     return record(found, seed, time.time() - started, sum(worker.replaced for worker in served))
+
+
+def commands_run(root: Path, base: Path, seeds: list[str], workers: int) -> Iterator[dict[str, Any]]:
+    """Yield what became of each command line; as many run at once as there are workers."""
+    if not seeds:
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        folders = [root / f"command{number}" for number in range(len(seeds))]
+        yield from pool.map(command, folders, repeat(base), seeds, repeat(COMMAND_S))
+
+
+def told(what: str, answers: Iterable[dict[str, Any]], count: int, started: float) -> Iterator[dict[str, Any]]:
+    """Pass answers on, and print failures and every twentieth part."""
+    for number, answer in enumerate(answers, 1):
+        if number % max(1, count // 20) == 0:
+            print(f"{number} of {count} {what}, {time.time() - started:.0f} s", flush=True)
+        if answer["outcome"] == "failed":
+            print(f"FAILED {answer['seed']}: {answer['kind']}: {answer['message']}", flush=True)
+        yield answer
 
 
 def record(found: list[dict[str, Any]], seed: int, seconds: float, replaced: int) -> dict[str, Any]:
