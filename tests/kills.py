@@ -254,7 +254,7 @@ def series(
     """Disturb one command as planned, going on each time, in a new folder whenever it has come to its end."""
     finish(command, root / f"{command}-undisturbed")
     expected = outcome(root / f"{command}-undisturbed")
-    left, number, epochs = list(plan), 0, 0
+    left, number, epochs, kills = list(plan), 0, 0, 0
     while left:
         out = root / f"{command}-{number}"
         kill, process, complaints = disturb(command, out, *left[0], rng, cold=len(left) % COLD == 1)
@@ -262,14 +262,17 @@ def series(
         epochs += process.epochs
         if kill is not None:
             left.pop(0)
+            kills += 1
             record.kills.append(kill)
             print(json.dumps(kill), flush=True)
         if kill is None or not left:
             epochs += finish(command, out).epochs
             record.failures += compare_with_undisturbed(command, out, expected)
             record.rounds[command] += 1
-            record.epochs_again[command] += epochs - EPOCHS[command]
-            number, epochs = number + 1, 0
+            record.epochs_again[command] += (again := epochs - EPOCHS[command])
+            if again > kills:
+                record.failures.append(f"{command} {number}: {again} epochs trained again after {kills} kills")
+            number, epochs, kills = number + 1, 0, 0
 
 
 def plan(kills: int, signals: int, rng: random.Random) -> list[tuple[signal.Signals, str]]:

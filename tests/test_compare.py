@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import compare as comparing
-from gatewise._checks import DataError, InvalidTypeError, InvalidValueError, TrainingError
-from gatewise.checkpoint import load_model
+from gatewise._checks import DataError, InvalidTypeError, InvalidValueError, TrainingError, UnsavedError
+from gatewise.checkpoint import load_model, read_metrics, write_metrics
 from gatewise.compare import compare, table
 from gatewise.data import Batches, Dataset, Images, load_dataset
 from gatewise.measure import macs_per_sample
@@ -468,3 +468,20 @@ def test_damaged_predictions_are_named(few_digits: None, tmp_path: Path) -> None
         file.write(b"x")
     with pytest.raises(DataError, match=r"predictions\.safetensors is no safetensors file"):
         compare(QUICK, parse_gates_list("none"), 1, tmp_path)
+
+
+def test_runs_of_two_precisions_are_not_compared(done: Comparison, tmp_path: Path) -> None:
+    """What "auto" is differs by machine: a comparison that went on elsewhere mixed both without a word."""
+    shutil.copytree(done.out, tmp_path / "out")
+    folder = tmp_path / "out" / "runs" / "se" / "seed_1"
+    write_metrics(folder, {**read_metrics(folder), "precision": "bf16"})
+    with pytest.raises(InvalidValueError, match=r"fp32 \(.*\) and bf16 \(se, seed 1\), which compares machines"):
+        compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")
+
+
+def test_results_that_cannot_be_written_say_that_the_runs_are_there(done: Comparison, tmp_path: Path) -> None:
+    shutil.copytree(done.out, tmp_path / "out")
+    (tmp_path / "out" / "results.json").unlink()
+    (tmp_path / "out" / "results.json").mkdir()
+    with pytest.raises(UnsavedError, match="All runs are saved; then give the same command again"):
+        compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")

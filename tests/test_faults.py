@@ -319,8 +319,8 @@ def test_damaged_metrics_can_be_written_again(finished: Path, tmp_path: Path, da
 
 
 def test_half_a_file_that_a_kill_left_is_taken_away(unfinished: Path) -> None:
-    (unfinished / ".model.safetensors.77.part").write_bytes(b"half")
-    (unfinished / "checkpoints/.step_000000009.77.part").mkdir()
+    (unfinished / ".model.safetensors.0123abcd.4000077.part").write_bytes(b"half")
+    (unfinished / "checkpoints/.step_000000009.0123abcd.4000077.part").mkdir()
     trained(unfinished, resume=True)
     assert leftovers(unfinished) == []
 
@@ -328,10 +328,10 @@ def test_half_a_file_that_a_kill_left_is_taken_away(unfinished: Path) -> None:
 def test_a_half_removed_checkpoint_does_not_count_among_those_that_stay(state: Path) -> None:
     folder = state.parent / "checkpoints"
     for number in range(3):
-        shutil.copytree(state, folder / f"step_{number}")
-    (folder / "step_2" / "state.json").unlink()
+        shutil.copytree(state, folder / f"step_00000000{number}")
+    (folder / "step_000000002" / "state.json").unlink()
     keep_newest_states(folder, 1)
-    assert [path.name for path in folder.iterdir()] == ["step_1"]
+    assert [path.name for path in folder.iterdir()] == ["step_000000001"]
 
 
 def test_what_a_state_could_not_write_takes_no_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

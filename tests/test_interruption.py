@@ -1,13 +1,10 @@
 """Stopping and going on: by Ctrl-C, by SIGTERM, by a kill at any moment; in the end the weights are the same bits."""
 
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +114,7 @@ def writes(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
         calls[0] += 1
         if calls[0] == count:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.1.part").write_bytes(b"half")
+            path.with_name(f".{path.name}.0123abcd.4000001.part").write_bytes(b"half")
             raise Killed
         return function(path, *args)
 
@@ -146,7 +143,7 @@ def test_a_checkpoint_that_a_kill_left_half_removed_is_passed_over(
     with pytest.raises(Interrupted):
         trained(out, progress=Signalling(7, signal.SIGINT))
     (sorted((out / "checkpoints").iterdir())[-1] / lost).unlink()
-    (out / "checkpoints" / ".step_000000009.77.part").mkdir()
+    (out / "checkpoints" / ".step_000000009.0123abcd.4000077.part").mkdir()
     assert equal(trained(out, resume=True), weights(undisturbed))
     assert all(folder.name.startswith("step_") for folder in (out / "checkpoints").iterdir())
 
@@ -182,28 +179,3 @@ def test_the_command_line_stops_with_one_line_that_says_how_to_go_on(
     assert last.endswith("go on with the same command and --resume")
     assert "Traceback" not in printed
     assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, printed = process.communicate(timeout=1200)
-    assert process.returncode == 0, printed
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
-    finish(start(tmp_path / "undisturbed", epochs=60))
-    rng = random.Random(0)
-    positions = []
-    for _ in range(20):
-        process = start(tmp_path / "killed", "--resume", epochs=60)
-        time.sleep(rng.uniform(1, 12))
-        assert process.poll() is None, "it was faster than its killer"
-        process.kill()
-        process.communicate()
-        states = sorted((tmp_path / "killed" / "checkpoints").glob("step_*"))
-        positions.append(states[-1].name if states else "nothing yet")
-    print(json.dumps(positions))
-    assert len(set(positions)) > 10, "kills at many different moments"
-    finish(start(tmp_path / "killed", "--resume", epochs=60))
-    assert equal(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
-    assert log(tmp_path / "killed", *TIMES) == log(tmp_path / "undisturbed", *TIMES)

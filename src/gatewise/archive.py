@@ -74,6 +74,7 @@ _PLAIN = (
 )
 _STRUCTURES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _LARGEST_POWER = 8
+_MOST_POWERS = 4
 
 
 def checked_archive(file: Path) -> io.BytesIO:
@@ -177,7 +178,9 @@ def _code(expression: Any) -> str:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return problem
-    return "" if all(map(_is_arithmetic, ast.walk(tree))) else problem
+    nodes = list(ast.walk(tree))
+    powers = sum(isinstance(node, ast.Pow | ast.LShift) for node in nodes)  # of powers a few are beyond any computer
+    return "" if powers <= _MOST_POWERS and all(map(_is_arithmetic, nodes)) else problem
 
 
 def _is_arithmetic(node: ast.AST) -> bool:
@@ -211,7 +214,7 @@ def _guards(guards: Any) -> str:
 def _structure(text: Any) -> str:
     """Object to the form of inputs or outputs that is more than tuples, lists and dictionaries without keys."""
     problem = f"holds {_checks.shown(text)} in the place of a structure"
-    if text in {None, ""}:
+    if text is None or text == "":
         return ""
     parts = _json(text.encode()) if isinstance(text, str) else None
     if not isinstance(parts, list):

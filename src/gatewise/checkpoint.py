@@ -6,7 +6,7 @@ and a seal over their values.
 
 import dataclasses
 import hashlib
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,16 @@ from gatewise import _checks
 from gatewise.assembly import make_model
 from gatewise.details import checked_details, checked_metrics
 from gatewise.execution import Compaction
-from gatewise.files import FORMAT, SEAL, read_bytes, read_record, write_atomically, write_record
+from gatewise.files import (
+    FORMAT,
+    SEAL,
+    beside_name,
+    flush_folder,
+    read_bytes,
+    read_record,
+    write_atomically,
+    write_record,
+)
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, METRICS, STATE = "model.safetensors", "config.json", "metrics.json", "state"
@@ -130,12 +139,15 @@ def ruined_parameter(model: nn.Module) -> str | None:
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter or buffer with a value that is not finite, or None.
 
-    A buffer may hold -inf: masks of attention do.
+    A buffer may hold -inf, as masks of attention do; the statistics of a norm may not.
     """
     if (found := ruined_parameter(model)) is not None:
         return found
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and bool((buffer.isnan() | buffer.isposinf()).any()):
+        if not buffer.is_floating_point():
+            continue
+        statistic = name.rpartition(".")[2] in {"running_mean", "running_var"}
+        if bool((~buffer.isfinite() if statistic else buffer.isnan() | buffer.isposinf()).any()):
             return name
     return None
 
@@ -161,15 +173,17 @@ def save_state(
     tensors, record = _state(modules, optimizer, progress)
     content = save_tensors(_plain(tensors))
     record["sha256"] = hashlib.sha256(content).hexdigest()
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = beside_name(folder)
     try:
         write_atomically(beside / f"{STATE}.safetensors", content)
         write_record(beside / f"{STATE}.json", record, RUN_FORMAT)
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
+        flush_folder(folder.parent)
     except _checks.StorageError as error:
         raise _checks.StorageError(str(error).replace(beside.name, folder.name)) from error
+    except OSError as error:
+        raise _checks.cannot_write(folder, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half a state takes the room of a whole one
 
@@ -274,7 +288,12 @@ def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
 def complete_states(folder: Path) -> list[Path]:
     """Return the states in `folder` that have all their files, oldest first."""
     files = [f"{STATE}.{kind}" for kind in ("json", "safetensors")]
-    return [state for state in sorted(folder.glob("step_*")) if all((state / file).exists() for file in files)]
+    return [state for state in _states(folder) if all((state / file).exists() for file in files)]
+
+
+def _states(folder: Path) -> list[Path]:
+    """Return the folders that are named as `save_state` names them; other trainers have a step_5000."""
+    return sorted(path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{9,}", path.name) and path.is_dir())
 
 
 def is_whole(folder: Path) -> bool:
@@ -289,9 +308,9 @@ def is_whole(folder: Path) -> bool:
 def keep_newest_states(folder: Path, count: int) -> None:
     """Remove all states in `folder` but the newest `count` that have all their files."""
     kept = complete_states(folder)[-count:]
-    for other in folder.glob("step_*"):
+    for other in _states(folder):
         if other not in kept:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -104,8 +104,11 @@ def compare(
         results["training_speed"] = "steps timed in turn on one machine after all trainings"
         for variant in results["variants"]:
             variant["training_images_per_second"] = [speeds[variant["gates"]]]
-    write_json(out / "results.json", results)
-    write_report(results, out)
+    try:
+        write_json(out / "results.json", results)
+        write_report(results, out)
+    except _checks.StorageError as error:
+        raise _checks.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
     processes.gathered("has written the results")
     return results
 
@@ -168,6 +171,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     """Gather the numbers of finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
+    _refuse_mixed_precision(metrics)
     score = metrics[baseline][0].get("score", "accuracy")
     accuracies = {name: [run[score] for run in seeds_of] for name, seeds_of in metrics.items()}
     images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}
@@ -208,6 +212,19 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,
     }
+
+
+def _refuse_mixed_precision(metrics: dict[str, list[dict[str, Any]]]) -> None:
+    """Refuse runs of several machines or sessions of which "auto" made different precisions."""
+    first = {
+        run["precision"]: f"{name}, seed {seed}" for name, runs in metrics.items() for seed, run in enumerate(runs)
+    }
+    if len(first) > 1:
+        where = " and ".join(f"{precision} ({run})" for precision, run in first.items())
+        raise _checks.InvalidValueError(
+            f"runs were trained in {where}, which compares machines and not gates. Choose one --precision for all, and "
+            f"another --out."
+        )
 
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:

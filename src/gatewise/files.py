@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Mapping
@@ -17,15 +19,19 @@ from typing import Any
 from gatewise import _checks
 
 FORMAT, SEAL = "format", "values_sha256"
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.(\d+)\.part")  # see beside_name
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write beside `path`, flush to the disk, then rename: at no moment is there half a file under that name.
 
-    What cannot be written is refused with `StorageError`.
+    A link is followed. What cannot be written, and a pipe or device, is refused with `StorageError`.
     """
     content = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = path.resolve() if path.is_symlink() else path
+    beside = beside_name(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise _checks.StorageError(f"{path} is a pipe or device, and a file is to be written. Choose another path.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -33,6 +39,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        flush_folder(path.parent)
     except OSError as error:
         raise _checks.cannot_write(path, error, len(content)) from error
     finally:
@@ -40,24 +47,57 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             beside.unlink(missing_ok=True)
 
 
+def beside_name(path: Path) -> Path:
+    """Return the name under which `path` is written: no two processes or threads share one, on any machine."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder, where the system can: else a power cut may undo a rename."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def refuse_unwritable(folder: Path) -> None:
     """Refuse a folder in which no file can be made: before hours of work, not after them. It is not made yet."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    probe = there / f".writable.{os.getpid()}.part"
+    probe = beside_name(there / "writable")
     try:
         probe.write_bytes(b"x")
-        probe.unlink(missing_ok=True)  # another process may have tidied up
     except OSError as error:
         raise _checks.cannot_write(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Take away what a kill left half-written or half-removed in `folder`."""
+    """Take away what a kill left half-written or half-removed in `folder`, but not what a living process writes."""
     for leftover in folder.glob(".*.part"):
+        found = _BESIDE.fullmatch(leftover.name)
+        if found is None or _is_alive(int(found[1])):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether another process with this number runs on this machine; where that cannot be asked, it does not."""
+    if process == os.getpid() or os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_json(path: Path, values: Any) -> None:

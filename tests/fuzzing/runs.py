@@ -46,6 +46,8 @@ def _sealed(content: Any) -> Any:
 
 
 def changed_recipe(box: Box, file: Path) -> None:
+    if file.is_dir():  # it is spoiled already
+        return
     kind = box.rng.random()
     text = file.read_bytes().decode(errors="replace") if file.is_file() else "epochs: 3\n"
     if kind < 0.4:
@@ -108,7 +110,8 @@ def spoiled_run(box: Box, name: str) -> Path:
                 "metrics.json",
                 "predictions.safetensors",
             ))
-            file.write_bytes(box.hostile.changed_bytes(file.read_bytes()))
+            if file.is_file():
+                file.write_bytes(box.hostile.changed_bytes(file.read_bytes()))
         else:
             file = run / box.rng.choice((
                 "log.jsonl",
@@ -117,6 +120,8 @@ def spoiled_run(box: Box, name: str) -> Path:
                 "metrics.json",
                 "recipe.yaml",
             ))
+            if not file.is_file():
+                continue
             file.unlink()
             if box.rng.random() < 0.3:
                 file.mkdir()

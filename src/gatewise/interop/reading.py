@@ -55,13 +55,15 @@ def _unpickled(file: Path) -> Any:
 
 
 def _unwrapped(content: Any) -> Any:
-    """Return the weights that a trainer's checkpoint wraps."""
-    while isinstance(content, Mapping):
+    """Return the weights that a trainer's checkpoint wraps; one that wraps itself has none."""
+    seen: set[int] = set()
+    while isinstance(content, Mapping) and id(content) not in seen:
+        seen.add(id(content))
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             return content
         content = inner
-    return content
+    return None
 
 
 def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
@@ -75,7 +77,10 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
                 collect(value, f"{prefix}{name}.")
 
     if isinstance(content, Mapping):
-        collect(content, "")
+        try:
+            collect(content, "")
+        except RecursionError:
+            raise _checks.DataError(f"{file} holds tables in tables without end. Give a state_dict.") from None
     if not found:
         raise _checks.DataError(f"{file} holds no tensors by name. Give a state_dict.")
     return found

@@ -20,6 +20,7 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     if (out / "results.json").exists():
         raise _checks.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
     if not holds_run(out):
+        _refuse_others_work(out)
         return None
     refuse_newer_run(out)
     if not (out / "recipe.yaml").exists():
@@ -30,6 +31,13 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     if (out / METRICS).exists():
         return _finished(out)
     return None
+
+
+def _refuse_others_work(out: Path) -> None:
+    """Refuse a folder with weights or checkpoints that no training of ours has begun: they would be written over."""
+    for name in () if (out / "recipe.yaml").exists() else ("model.safetensors", "config.json", "checkpoints"):
+        if (out / name).exists():
+            raise _checks.InvalidValueError(f"{out} holds {name}, but no run of gatewise. Choose another --out.")
 
 
 def refuse_newer_run(out: Path) -> None:
