@@ -57,7 +57,7 @@ def test_the_controller_learns_how_long_the_training_is(tmp_path: Path, monkeypa
     assert told == [9]
 
 
-@pytest.mark.parametrize("budget", [0.3, 0.7])
+@pytest.mark.parametrize("budget", [0.3, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_digits_are_learned_within_a_budget(tmp_path: Path, budget: float) -> None:
     gate = f"gaternet:budget={budget},gate_bias=2"
     metrics = train(Recipe(data="digits", gate=gate, epochs=20, precision="fp32"), tmp_path / "run")
@@ -167,6 +167,7 @@ def test_the_plan_is_that_of_the_whole_training_in_its_last_stage_too(
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_gater_to_the_weights_of_one(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("gater_in_processes.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -590,7 +590,7 @@ def test_gates_of_a_bf16_model_are_those_of_its_saved_and_reloaded_copy() -> Non
     assert torch.equal(first[0], second[0])
 
 
-@pytest.mark.parametrize("gater", ["light", "local"])
+@pytest.mark.parametrize("gater", ["light", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_compiled_net_agrees(gater: str) -> None:
     net = small(gater=gater)
     torch.compiler.reset()

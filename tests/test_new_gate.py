@@ -66,12 +66,14 @@ def test_the_contract_tests_and_its_own_example_run_for_it(copy: Path) -> None:
     assert "layer_scale.LayerScale PASSED" in report
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_it(copy: Path) -> None:
     run(copy, "benchmarks/gates.py", "--quick", "--out", "gates.json")
     tables = json.loads((copy / "gates.json").read_text())["tables"]
     assert all("ls" in table for table in tables.values())
 
 
+@pytest.mark.slow
 def test_a_comparison_takes_it(copy: Path) -> None:
     printed = run(
         copy,

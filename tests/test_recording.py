@@ -288,6 +288,7 @@ def test_pieces_add_up_whoever_counts_them(sizes: list[int], several: bool) -> N
         assert_close(getattr(parts[0], name), getattr(whole, name))
 
 
+@pytest.mark.slow
 def test_two_processes_count_the_images_of_both(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("stats_in_processes.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

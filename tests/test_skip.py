@@ -469,6 +469,7 @@ def test_every_mode_is_named_in_the_help() -> None:
 # Triton
 
 
+@pytest.mark.slow
 def test_the_triton_kernel_in_its_interpreter_gives_what_is_defined() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     script = Path(__file__).with_name("grouped_in_interpreter.py")

@@ -269,6 +269,7 @@ def test_a_hub_set_without_validation_is_refused(tmp_path: Path, cache: None) ->
         load_dataset(f"hub:{hub_folder(tmp_path / 'set', ('train',))}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_hub_name_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, cache: None) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
