@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -453,3 +454,35 @@ def test_changed_sources_are_compiled_anew() -> None:
     from gatewise.kernels.cpu.gated_channel_transform import _forward_kernel
 
     assert _forward_kernel.function.__qualname__.endswith(threads._sources())
+
+
+# ---- what a kernel must not do ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+def test_a_default_device_does_not_reach_a_kernel(name: str) -> None:
+    """Its room for sums was made there, and the process ended."""
+    gate, x = gw.make_gate(name, 4), torch.randn(2, 4, 5, 5, requires_grad=True)
+    with torch.device("meta"):
+        gate(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+def test_no_map_outlives_its_graph(name: str) -> None:
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    held = x * 2
+    map_, loss = weakref.ref(held), gw.make_gate(name, 4)(held).sum()
+    del held
+    loss.backward()
+    assert map_() is None
+
+
+@pytest.mark.parametrize("name", sorted(FUSED))
+def test_vectorised_gradients_follow_the_definition(name: str) -> None:
+    x = torch.randn(1, 4, 3, 3)
+    gate = gw.make_gate(name, 4)
+    expected = torch.autograd.functional.jacobian(gate, x)
+    assert isinstance(expected, Tensor)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(gate, x, vectorize=True), expected)

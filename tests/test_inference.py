@@ -9,6 +9,7 @@ from gate_cases import perturbed
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.analysis.recording import GateRecorder
 from gatewise.inference.forms import ReadThrough
 
 pytest.importorskip("numba")
@@ -226,3 +227,67 @@ def test_a_network_that_cannot_be_read_or_would_change_is_left_as_it_was() -> No
     assert not any("forward" in module.__dict__ for module in net.modules())
     with pytest.raises(gw.GatewiseError, match="Pass example=, an input that the network takes"):
         gw.optimize_for_inference(nn.Sequential(nn.Linear(3, 4)))
+
+
+def test_factors_that_a_failure_left_behind_reach_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = trained("resnet20+gct")
+    monkeypatch.setattr(ReadThrough, "_weights_pay", lambda *_: True)
+    one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    expected = plain(net, two)
+    fast = gw.optimize_for_inference(net)
+    gate = gw.gates_in(net)[next(iter(fast.gates))]
+    with torch.no_grad():
+        gate(torch.randn(1, gate.channels, 32, 32))  # called by itself: nobody takes the factors
+    torch.testing.assert_close(fast(two), expected, rtol=1e-4, atol=1e-4)
+    assert fast(one).isfinite().all()
+
+
+def test_the_network_itself_refuses_what_its_wrapper_refuses() -> None:
+    net = trained("resnet20+gct")
+    fast = gw.optimize_for_inference(net)
+    for refused in (net.train, net.double, lambda: net.conv1.load_state_dict(net.conv1.state_dict())):
+        with pytest.raises(ValueError, match="optimised for inference"):
+            refused()
+    with pytest.raises(ValueError, match="optimised for inference"), GateRecorder(net):
+        pass
+    assert net.eval() is net
+    fast.undo()
+    assert net.train().training
+    assert next(net.double().parameters()).dtype == torch.float64
+    net.conv1.load_state_dict(net.conv1.state_dict())
+
+
+def test_other_outputs_are_compared_and_a_failure_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y = self.body(x)
+            return y, x > 0, x.new_zeros(0)
+
+    net, x = Masked().eval(), torch.randn(1, 3, 8, 8)
+    assert gw.optimize_for_inference(net, x).undo() is net
+    monkeypatch.setattr("gatewise.inference.optimize._tensors", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gw.optimize_for_inference(net, x)
+    assert not any("forward" in module.__dict__ or "train" in module.__dict__ for module in net.modules())
+
+
+def test_a_map_that_is_timed_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate that writes over its map was run on what it had written, hundreds of times."""
+    from gatewise.inference import forms
+
+    seen, original = [], forms.interleaved_latency
+
+    def look(calls: dict[str, Any], **options: Any) -> Any:
+        for _ in range(200):
+            seen.extend(call() for call in calls.values())
+        assert all(y.isfinite().all() and torch.allclose(y, seen[0], rtol=1e-3, atol=1e-3) for y in seen)
+        seen.clear()
+        return original(calls, rounds=2, seconds_per_turn=1e-4)
+
+    monkeypatch.setattr(forms, "interleaved_latency", look)
+    net = trained("resnet20+gct")
+    gw.optimize_for_inference(net)(torch.randn(1, 3, 32, 32))

@@ -244,6 +244,6 @@ BUGS = [
         "    wait_for_all()\n",
         "",
         "test_fused.py",
-        _WITHIN,
+        "test_any_number_of_threads",
     ),
 ]

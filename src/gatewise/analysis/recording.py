@@ -65,6 +65,11 @@ def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Iterator
 
     What it returns, if not None, takes the place of the output.
     """
+    if any("forward" in gate.__dict__ for gate in gates.values()):
+        raise _checks.InvalidValueError(
+            "gates of a network that is optimised for inference write over their maps, so nothing is seen there or "
+            "changed. Take it back with undo() first."
+        )
     with ExitStack() as stack:
         for path, gate in gates.items():
             stack.callback(gate.register_forward_hook(make(path)).remove)

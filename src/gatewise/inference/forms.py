@@ -4,6 +4,7 @@ A stand-in is set on the layer itself, so the layer keeps its class, name, hooks
 is all that undoing needs. What it computes with is its own.
 """
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,11 +40,26 @@ class ActivationOnly:
         return self.layer.act(self.layer.drop(x))
 
 
-@dataclass
-class Handed:
-    """The factors (1, C) that a gate leaves for the weights of the convolution behind it."""
+class Handed(threading.local):
+    """The factors (1, C) that a gate leaves for the weights of the convolution behind it, in each thread its own.
 
-    factors: Tensor | None = None
+    They belong to one map, so that factors which a failure left behind reach no other.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, Tensor | None] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Handed, ()
+
+    def give(self, x: Tensor, factors: Tensor | None) -> None:
+        """Leave the factors of the map x."""
+        self._kept = x, factors
+
+    def take(self, x: Tensor) -> Tensor | None:
+        """Return the factors of the map x, once, and forget any others."""
+        kept, self._kept = self._kept, None
+        return kept[1] if kept is not None and kept[0] is x else None
 
 
 class FoldedConvolution:
@@ -61,9 +77,9 @@ class FoldedConvolution:
 
     def __call__(self, x: Tensor) -> Tensor:
         weight = self.weight
-        if self.handed is not None and self.handed.factors is not None:
-            weight = gated_weight(weight, self.handed.factors)
-            self.handed.factors = None
+        factors = None if self.handed is None else self.handed.take(x)
+        if factors is not None:
+            weight = gated_weight(weight, factors)
         return self.convolve(x, weight, self.bias, *self.options)
 
 
@@ -125,7 +141,8 @@ class ReadThrough:
             if x.shape not in self.pays:
                 self.pays[x.shape] = self._weights_pay(x)
             if self.pays[x.shape]:
-                x, self.reader.handed.factors = self._run(x, hand_on=True)
+                x, factors = self._run(x, hand_on=True)
+                self.reader.handed.give(x, factors)
                 return x
         return self._run(x)[0]
 
@@ -168,13 +185,14 @@ class ReadThrough:
         convolution: Any = self.reader
         if convolution.weight.numel() >= 4 * x.numel():
             return False
-        kept = x.clone()
+        copy = x.clone()  # the gate may write over it, and what is timed is run again and again
 
         def by_map() -> Tensor:
-            return convolution(self._run(kept)[0])
+            return convolution(self._run(copy.copy_(x))[0])
 
         def by_weights() -> Tensor:
-            y, convolution.handed.factors = self._run(kept, hand_on=True)
+            y, factors = self._run(copy.copy_(x), hand_on=True)
+            convolution.handed.give(y, factors)
             return convolution(y)
 
         took = interleaved_latency({"map": by_map, "weights": by_weights}, rounds=5, seconds_per_turn=0.002)

@@ -1,5 +1,6 @@
 """One call that makes a network fast for inference, and one that takes it back."""
 
+import functools
 from typing import Any
 
 import torch
@@ -45,7 +46,9 @@ class InferenceNet(nn.Module):
         self.gates: dict[str, str] = {}
         self._flags = {module: module.training for module in model.modules()}
         self._changed: list[nn.Module] = []
-        self._handle = model.register_load_state_dict_pre_hook(_refuse_weights)
+        self._handles = [module.register_load_state_dict_pre_hook(_refuse_weights) for module in model.modules()]
+        model.__dict__["train"] = functools.partial(_train, model)
+        model.__dict__["_apply"] = _refuse_moves
         super().train(False)
 
     def forward(self, *args: Any, **named: Any) -> Any:
@@ -53,11 +56,9 @@ class InferenceNet(nn.Module):
             return self.model(*args, **named)
 
     def train(self, mode: bool = True) -> "InferenceNet":
-        if mode:
-            raise _checks.InvalidValueError(
-                "a network that is optimised for inference cannot be trained. Take it back with undo() first."
-            )
-        return super().train(False)
+        _train(self.model, mode)
+        self.training = False
+        return self
 
     def undo(self) -> nn.Module:
         """Return the network as it was, bit for bit, training flags included."""
@@ -65,19 +66,37 @@ class InferenceNet(nn.Module):
             layer.__dict__.pop("forward", None)
         for module, flag in self._flags.items():
             module.training = flag
-        self._handle.remove()
+        for name in ("train", "_apply"):
+            self.model.__dict__.pop(name, None)
+        for handle in self._handles:
+            handle.remove()
         self._changed, self.folded, self.gates = [], {}, {}
         return self.model
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":  # noqa: ARG002
-        raise _checks.InvalidValueError(
-            "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
-            "move it, and optimise it again."
-        )
+    def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":
+        _refuse_moves(fn, recurse)
+        return self
 
     def _set(self, layer: nn.Module, form: Any) -> None:
         layer.__dict__["forward"] = form
         self._changed.append(layer)
+
+
+def _train(model: nn.Module, mode: bool = True) -> nn.Module:
+    """Stand in for `train` of a network that is optimised for inference."""
+    if mode:
+        raise _checks.InvalidValueError(
+            "a network that is optimised for inference cannot be trained. Take it back with undo() first."
+        )
+    return nn.Module.train(model, False)
+
+
+def _refuse_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
+    """Stand in for what moves or converts such a network."""
+    raise _checks.InvalidValueError(
+        "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
+        "move it, and optimise it again."
+    )
 
 
 def _refuse_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
@@ -124,9 +143,19 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
     convolutions = _fold(net, layers, norms)
     for host, side, gate in hosts:
         single = sum(h == host and s == side for h, s, _ in hosts) == 1
-        _place(net, layers, host, gate, approaches[host, side], convolutions if side == "input" and single else {})
-    _prove(net, inputs, expected)
+        handed_on = side == "input" and single and _alone(layers[host])
+        _place(net, layers, host, gate, approaches[host, side], convolutions if handed_on else {})
+    try:
+        _prove(net, inputs, expected)
+    except BaseException:
+        net.undo()
+        raise
     return net
+
+
+def _alone(host: Any) -> bool:
+    """Whether nothing but the gate comes between the map and the convolution, which might not be linear."""
+    return len(host._forward_pre_hooks) == 1
 
 
 def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> dict[str, FoldedConvolution]:
@@ -213,10 +242,13 @@ def _tensors(output: Any) -> list[Tensor]:
 def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -> None:
     """Take everything back, and refuse, if outputs for the example are not what they were within rounding."""
     for tensor, before in zip(_tensors(net(*inputs)), expected, strict=True):
+        if not before.is_floating_point() or before.numel() == 0:
+            if not torch.equal(tensor, before):
+                raise _checks.InvalidValueError(f"optimising would change an output of {type(net.model).__name__}.")
+            continue
         bound = _ROUNDING.get(before.dtype, 0) * float(before.abs().max().clamp(min=1e-6))
         error = float((tensor - before).abs().max())
         if not error <= bound:
-            net.undo()
             raise _checks.InvalidValueError(
                 f"optimising would change the outputs of {type(net.model).__name__} by {error:.2g}, where rounding "
                 f"explains {bound:.2g}; it is left as it was. Does its forward read layers in an unusual way?"

@@ -42,6 +42,16 @@ def obstacle(x: Tensor, *others: Tensor) -> str:
     return _watched() or _unreadable(x, others) or _unready(x.device.type, x.dtype)
 
 
+def must_be_differentiable(*upstream: Tensor | None) -> bool:
+    """Whether a backward pass is itself differentiated, vectorised or compiled, so that no kernel can do it."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or bool(_watched())
+        or any(gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient) for gradient in upstream)
+    )
+
+
 def _watched() -> str:
     """Return who wants to see each operation of a gate, which a kernel hides, or ''."""
     if torch._C._get_tracing_state() is not None:

@@ -9,19 +9,19 @@ backward comes later, writes both at once. Between them the factors are made by 
 import torch
 from torch import Tensor
 
-from gatewise.kernels.backend import kernels_for
+from gatewise.kernels.backend import kernels_for, must_be_differentiable
 
 
 class Link:
     """What ties a product to the statistic of the same map.
 
     Attributes:
-        x: the map itself, which second derivatives follow.
+        x: the map itself, which second derivatives follow, until the product has taken it: then autograd holds it.
         factors: what the product's upstream gradient must still be multiplied by, (N, C), or None for 1.
     """
 
     def __init__(self, x: Tensor) -> None:
-        self.x = x
+        self.x: Tensor | None = x
         self.factors: Tensor | None = None
 
 
@@ -43,7 +43,10 @@ def scale_channels(
     """Return x * factors + offsets, each (N, C, 1, ...) or None; at inference written into `out`, which may be x."""
     inputs = (x, factors, offsets)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
-        return _Scale.apply(*inputs, None if link is None else link.x, link)  # type: ignore[return-value]
+        whole = None if link is None else link.x
+        if link is not None:
+            link.x = None
+        return _Scale.apply(*inputs, whole, link)  # type: ignore[return-value]
     return kernels_for(x.device, "channel_affine").channel_affine(x.detach(), _flat(x, factors), _flat(x, offsets), out)
 
 
@@ -91,7 +94,7 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         x, factors = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if must_be_differentiable(upstream):
             of_map, *others = _differentiable(ctx, x, factors, upstream)
             return *((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None
         kernels, flat = kernels_for(x.device, "channel_affine"), _flat(x, factors)

@@ -47,7 +47,8 @@ def _approach(operations: list[Op], layers: Layers, path: str, side: str) -> App
     if len(inside) != 1 or layers.calls[path] != 1:
         return Approach()
     if side == "output":
-        return Approach(owned=inside[0].kind in {"conv", "norm"})
+        hooks = layers.modules[path]._forward_hooks  # the gate's own, and perhaps one that keeps the map
+        return Approach(owned=inside[0].kind in {"conv", "norm"} and len(hooks) == 1)
     source, activation = inside[0].inputs[0], ""
     if len(source.readers) != 1:
         return Approach()

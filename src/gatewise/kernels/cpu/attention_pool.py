@@ -189,7 +189,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     """
     layout = Layout.of(x, by_positions=True)
     logits = weight.new_empty(layout.samples, layout.positions)
-    states = torch.empty(layout.samples, layout.parts, 2 + layout.channels, dtype=torch.float64)
+    states = torch.empty(layout.samples, layout.parts, 2 + layout.channels, dtype=torch.float64, device="cpu")
     offset = 0.0 if bias is None else float(bias)
     _forward_kernel(x, *layout.words, x, weight, logits, states, reals=(offset,))
     highest = states[..., :1].amax(1, keepdim=True)

@@ -44,7 +44,7 @@ class Layout:
 
     def totals(self, sums: int) -> Tensor:
         """Return room for the sums of each part of each sample: (N, parts, sums, C)."""
-        return torch.empty(self.samples, self.parts, sums, self.channels, dtype=torch.float64)
+        return torch.empty(self.samples, self.parts, sums, self.channels, dtype=torch.float64, device="cpu")
 
 
 def _in_a_row(channels: int, positions: int) -> int:

@@ -95,10 +95,10 @@ def _sums_kernel(
         tl.store(target + sums_stride, tl.sum(plain, 1), mask=channel < channels)
 
 
-def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None) -> Tensor:
-    """Return x * factors + offsets, each (N, C) or None for none, in the type and layout of x (N, C, *S)."""
+def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """Return x * factors + offsets, each (N, C) or None for none, in the type and layout of x, or in `out` like it."""
     flat = x.flatten(2)
-    y = torch.empty_like(flat)
+    y = torch.empty_like(flat) if out is None else out.flatten(2)
     factors, offsets = (None if each is None else _for_maps(each, x) for each in (factors, offsets))
     tile = tile_of(flat)
     m_blocks = triton.cdiv(flat.shape[2], tile[1])
