@@ -54,6 +54,8 @@ def main() -> None:
             for own, true in zip(*results, strict=True):
                 torch.testing.assert_close(own.double(), true, rtol=1e-3, atol=1e-4)
             assert len(launches) - before >= 2, (name, options)
+            with torch.no_grad():
+                torch.testing.assert_close(gate(x).double(), results[1][0], rtol=1e-3, atol=1e-4)
     print(f"{len(launches)} launches")
 
 

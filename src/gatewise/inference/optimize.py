@@ -74,8 +74,7 @@ class InferenceNet(nn.Module):
         return self.model
 
     def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":
-        _refuse_moves(fn, recurse)
-        return self
+        return _refuse_moves(fn, recurse)
 
     def _set(self, layer: nn.Module, form: Any) -> None:
         layer.__dict__["forward"] = form
@@ -240,7 +239,7 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -> None:
-    """Take everything back, and refuse, if outputs for the example are not what they were within rounding."""
+    """Refuse if outputs for the example are not what they were within rounding."""
     for tensor, before in zip(_tensors(net(*inputs)), expected, strict=True):
         if not before.is_floating_point() or before.numel() == 0:
             if not torch.equal(tensor, before):

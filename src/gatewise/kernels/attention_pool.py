@@ -6,7 +6,7 @@ It goes together with `scale_channels`, as a mean of channels does: see `gatewis
 import torch
 from torch import Tensor
 
-from gatewise.kernels.backend import kernels_for, must_be_differentiable
+from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable
 from gatewise.kernels.channels import Link, as_numbers, per_channel
 
 
@@ -48,7 +48,8 @@ class _AttentionPool(torch.autograd.Function):
         if of_context is None:
             of_context = x.new_zeros(x.shape[:2] + (1,) * (x.dim() - 2))
         if must_be_differentiable(upstream, of_context):
-            of_map, of_weight = _differentiable(x, weight, bias, of_context, ctx.needs_input_grad)
+            needed = (*ctx.needs_input_grad[:2], False)
+            of_map, of_weight, _ = gradients_through(_defined, (x, weight, bias), needed, of_context)
             return of_map, of_weight, of_bias, None
         factors = None if upstream is None else ctx.link.factors
         of_context, numbers = as_numbers(of_context, x).view(x.shape[:2]), as_numbers(weight, x)
@@ -57,13 +58,8 @@ class _AttentionPool(torch.autograd.Function):
         return of_map, each.sum(0).view_as(weight).to(weight.dtype), of_bias, None
 
 
-def _differentiable(x, weight, bias, of_context, needed) -> list[Tensor | None]:
-    """Return the gradients of map and weight through the definition, with a graph of their own."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        logits = (x * weight.to(x.dtype)).sum(1, keepdim=True) + (0 if bias is None else bias.to(x.dtype))
-        attention = logits.flatten(1).softmax(1).view_as(logits)
-        context = (x * attention).sum(tuple(range(2, x.dim())), keepdim=True)
-    wanted = [tensor for tensor, need in zip((x, weight), needed, strict=False) if need]
-    gradients = iter(torch.autograd.grad(context, wanted, of_context, create_graph=create_graph))
-    return [next(gradients) if need else None for need in needed[:2]]
+def _defined(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the context by its definition, which can be differentiated again."""
+    logits = (x * weight.to(x.dtype)).sum(1, keepdim=True) + (0 if bias is None else bias.to(x.dtype))
+    attention = logits.flatten(1).softmax(1).view_as(logits)
+    return (x * attention).sum(tuple(range(2, x.dim())), keepdim=True)

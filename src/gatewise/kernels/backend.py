@@ -3,10 +3,12 @@
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from gatewise import _checks
@@ -48,8 +50,20 @@ def must_be_differentiable(*upstream: Tensor | None) -> bool:
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or bool(_watched())
-        or any(gradient is not None and torch._C._functorch.is_legacy_batchedtensor(gradient) for gradient in upstream)
+        or any(gradient is not None and _is_legacy_batchedtensor(gradient) for gradient in upstream)
     )
+
+
+def gradients_through(
+    definition: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], upstream: Tensor
+) -> list[Tensor | None]:
+    """Return the gradients of inputs that need one, through the definition; with a graph if one is recorded."""
+    wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need and tensor is not None]
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        result = definition(*inputs)
+    gradients = iter(torch.autograd.grad(result, wanted, upstream, create_graph=create_graph))
+    return [next(gradients) if need else None for need in needed]
 
 
 def _watched() -> str:

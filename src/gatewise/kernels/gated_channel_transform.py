@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.kernels.backend import kernels_for, must_be_differentiable, obstacle
+from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable, obstacle
 
 Definition = Callable[..., Tensor]
 
@@ -77,7 +77,8 @@ class _GatedChannelTransform(torch.autograd.Function):
     def backward(ctx, upstream):
         *inputs, norms = ctx.saved_tensors
         if must_be_differentiable(upstream):
-            return *_differentiable(ctx, inputs, upstream), None, None
+            needed = ctx.needs_input_grad[: len(inputs)]
+            return *gradients_through(ctx.defined, inputs, needed, upstream), None, None
         x, needs_map = inputs[0], ctx.needs_input_grad[0]
         kernels = kernels_for(x.device, "gated_channel_transform")
         gradient, each = kernels.backward(
@@ -88,13 +89,3 @@ class _GatedChannelTransform(torch.autograd.Function):
             for total, parameter in zip(each.sum(1), inputs[1:], strict=True)
         ]
         return gradient, *parameters, None, None
-
-
-def _differentiable(ctx: Any, inputs: list[Tensor], upstream: Tensor) -> list[Tensor | None]:
-    """Return the gradients through the definition, with a graph of their own."""
-    wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        result = ctx.defined(*inputs)
-    gradients = iter(torch.autograd.grad(result, wanted, upstream, create_graph=create_graph))
-    return [next(gradients) if needed else None for needed in ctx.needs_input_grad[: len(inputs)]]

@@ -77,16 +77,22 @@ def _put_together(totals, kind, eps, norms):
         norms[c] = math.sqrt(total + eps) if kind == SQUARES else total
 
 
+@numba.njit(inline="always", error_model="numpy")
+def _numbers_at(arguments, addresses, samples, channels):
+    """Return alpha, gamma, beta and the norms."""
+    alpha = carray(real_at(arguments, addresses[0]), channels)
+    gamma = carray(real_at(arguments, addresses[1]), channels)
+    beta = carray(real_at(arguments, addresses[2]), channels)
+    return alpha, gamma, beta, carray(real_at(arguments, addresses[3]), (samples, channels))
+
+
 def _forward(arguments):
     """Write y, the norms and the factors: see `forward`."""
     a = carray(words(arguments), 18)
     layout, parts = a[0:5], a[4]
     samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
     x = maps_at(arguments, a[5], layout)
-    alpha = carray(real_at(arguments, a[7]), channels)
-    gamma = carray(real_at(arguments, a[8]), channels)
-    beta = carray(real_at(arguments, a[9]), channels)
-    norms = carray(real_at(arguments, a[10]), (samples, channels))
+    alpha, gamma, beta, norms = _numbers_at(arguments, a[7:11], samples, channels)
     totals = carray(address_of_float64(a[11]), (samples, parts, channels))
     kind, activation, eps = a[12], a[13], as_float64(a[16])
     scratch, factors, offsets = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
@@ -128,10 +134,7 @@ def _backward(arguments):
     layout, parts = a[0:5], a[4]
     samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
     x, upstream = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
-    alpha = carray(real_at(arguments, a[7]), channels)
-    gamma = carray(real_at(arguments, a[8]), channels)
-    beta = carray(real_at(arguments, a[9]), channels)
-    norms = carray(real_at(arguments, a[10]), (samples, channels))
+    alpha, gamma, beta, norms = _numbers_at(arguments, a[7:11], samples, channels)
     totals = carray(address_of_float64(a[11]), (samples, parts, 2, channels))
     kind, activation, eps = a[12], a[13], as_float64(a[16])
     parameters = carray(real_at(arguments, a[14]), (3, samples, channels))
