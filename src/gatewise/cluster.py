@@ -105,6 +105,15 @@ def _no_cluster(address: str, error: Exception) -> _checks.InvalidValueError:
     )
 
 
+def refuse_mixed_precision(trained: Mapping[str, str]) -> None:
+    """Refuse runs of which "auto" made more than one precision; `trained` says for each of them where that was."""
+    if len(trained) > 1:
+        raise _checks.InvalidValueError(
+            f"runs were trained in {' and '.join(trained.values())}, which compares machines and not gates. Choose one "
+            f"--precision for all, and another --out."
+        )
+
+
 class _Runs:
     """The runs that are missing, as tasks of a cluster."""
 
@@ -114,7 +123,7 @@ class _Runs:
         self.ray, self.todo, self.count, self.progress = ray, todo, count, progress
         self.failed: dict[Path, str] = {}
         self.seen = {folder: len(_rows(folder)) for folder in todo}  # epochs that were told, or there before
-        self.trained_by: dict[str, str] = {}  # the first machine of each precision
+        self.trained_by: dict[str, str] = {}  # each precision, and its first machine
         there = ray.cluster_resources()
         processors, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
         if workers is None:
@@ -185,13 +194,8 @@ class _Runs:
                 f"{found['host']} has finished {folder}, which is not there on {platform.node()}. Choose an --out that "
                 f"all machines share."
             )
-        self.trained_by.setdefault(found["precision"], found["host"])
-        if len(self.trained_by) > 1:
-            where = " and ".join(f"{precision} on {host}" for precision, host in self.trained_by.items())
-            raise _checks.InvalidValueError(
-                f"runs were trained in {where}, which compares machines and not gates. Choose one --precision for all, "
-                f"and another --out."
-            )
+        self.trained_by.setdefault(found["precision"], f"{found['precision']} on {found['host']}")
+        refuse_mixed_precision(self.trained_by)
         left = len(self.pending)
         self.progress.say(f"{name} is done on {found['host']}; {self.count - left} of {self.count} runs")
 

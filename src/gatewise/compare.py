@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gatewise import _checks, measure
 from gatewise.analysis import statistics
 from gatewise.checkpoint import load_model, read_metrics, read_tensors
-from gatewise.cluster import train_on_cluster, training_speeds
+from gatewise.cluster import refuse_mixed_precision, train_on_cluster, training_speeds
 from gatewise.comparison import table as table
 from gatewise.comparison import write_report
 from gatewise.data import Dataset, PairDataset
@@ -171,7 +171,11 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     """Gather the numbers of finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
-    _refuse_mixed_precision(metrics)
+    refuse_mixed_precision({
+        run["precision"]: f"{run['precision']} ({name}, seed {seed})"
+        for name, of in metrics.items()
+        for seed, run in enumerate(of)
+    })
     score = metrics[baseline][0].get("score", "accuracy")
     accuracies = {name: [run[score] for run in seeds_of] for name, seeds_of in metrics.items()}
     images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}
@@ -212,19 +216,6 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,
     }
-
-
-def _refuse_mixed_precision(metrics: dict[str, list[dict[str, Any]]]) -> None:
-    """Refuse runs of several machines or sessions of which "auto" made different precisions."""
-    first = {
-        run["precision"]: f"{name}, seed {seed}" for name, runs in metrics.items() for seed, run in enumerate(runs)
-    }
-    if len(first) > 1:
-        where = " and ".join(f"{precision} ({run})" for precision, run in first.items())
-        raise _checks.InvalidValueError(
-            f"runs were trained in {where}, which compares machines and not gates. Choose one --precision for all, and "
-            f"another --out."
-        )
 
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -294,8 +294,8 @@ BUGS = [
     Bug(
         "precisions are mixed",
         "compare.py",
-        "    _refuse_mixed_precision(metrics)\n",
-        "",
+        "    refuse_mixed_precision({\n",
+        "    dict({\n",
         "test_compare.py",
         "test_runs_of_two_precisions_are_not_compared",
     ),

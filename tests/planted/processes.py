@@ -153,8 +153,8 @@ BUGS = [
     Bug(
         "runs of different precisions compared",
         _R,
-        "        if len(self.trained_by) > 1:",
-        "        if False:",
+        "        refuse_mixed_precision(self.trained_by)\n",
+        "",
         _C,
         "test_what_no_machine_can_mend",
     ),
