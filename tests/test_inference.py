@@ -140,6 +140,92 @@ def test_maps_that_others_read_are_not_written_over() -> None:
     assert torch.equal(x, kept)
 
 
+def block_with(gate: nn.Module, read: Any) -> nn.Module:
+    """Return a network that calls a gate itself, and then reads the gated map and the map before as `read` says."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.gate, self.act = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), gate, nn.ReLU()
+            self.last = nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(read(self, self.norm(self.first(x))))
+
+    torch.manual_seed(0)
+    net = Block().eval()
+    net.norm.running_mean.normal_()  # type: ignore[union-attr]
+    return net
+
+
+CALLED = {
+    "alone": (lambda net, x: net.gate(x), "in place"),
+    "before a relu": (lambda net, x: net.act(net.gate(x)), "in place"),
+    "behind a relu": (lambda net, x: net.gate(net.act(x)), "new map"),
+    "beside its map": (lambda net, x: net.gate(x) + x, "new map"),
+    "before its map": (lambda net, x: (net.act(net.gate(x)), x)[0] * x.mean(), "new map"),
+    "twice": (lambda net, x: net.gate(net.gate(x)), None),
+    "behind a sum": (lambda net, x: net.gate(x + 1), None),
+}
+
+
+@pytest.mark.parametrize("reads", CALLED)
+@pytest.mark.parametrize("name", ["se", "gc", "gct"])
+def test_gates_that_the_network_calls_itself(name: str, reads: str) -> None:
+    read, form = CALLED[reads]
+    net = block_with(perturbed(gw.make_gate(name, 8)), read)
+    for samples in (1, 2):
+        x = torch.randn(samples, 3, 12, 12)
+        expected = plain(net, x)
+        fast = gw.optimize_for_inference(net)
+        assert fast.folded == {"first": "norm"}
+        assert fast.gates == ({"gate": form} if form else {})
+        torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(plain(fast.undo(), x), expected)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_gate_that_the_network_calls_stands_between_a_layer_and_another_gate() -> None:
+    """Else the convolution would take in the norm behind the gate, or `gct` the norm and the ReLU before it."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.first_norm, self.act = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+            self.se, self.gc = (perturbed(gw.make_gate(name, 8)) for name in ("se", "gc"))
+            self.last, self.last_norm = nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.gc(self.act(self.first_norm(self.se(self.start(x)))))
+            return self.last_norm(self.last(x))
+
+    torch.manual_seed(0)
+    net = Block().eval()
+    for norm in (net.first_norm, net.last_norm):
+        norm.running_mean.normal_()  # type: ignore[union-attr]
+    perturbed(gw.insert_gates(net, "gct", include="last").gates["last.gct"])
+    x = torch.randn(2, 3, 12, 12)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    assert fast.folded == {"last": "last_norm"}
+    assert fast.gates == {"last.gct": "new map", "se": "in place", "gc": "new map"}
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", [gw.SqueezeExcite, gw.GlobalContext, gw.GatedChannelTransform])
+def test_gates_as_attn_layer_of_timm(gate: type) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    net = timm.create_model("resnet26", num_classes=5, block_args={"attn_layer": gate}).eval()
+    for layer in gw.gates_in(net).values():
+        perturbed(layer)
+    x = torch.randn(2, 3, 64, 64)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    assert list(fast.gates.values()) == ["in place"] * 8
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_a_relu_that_is_called_twice_stays() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

@@ -1,6 +1,9 @@
 """One call that makes a network fast for inference, and one that takes it back."""
 
+import contextlib
 import functools
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from gatewise.inference.forms import (
 from gatewise.insertion import gate_hosts
 from gatewise.places import Approach, evaluation_mode, find_approaches
 from gatewise.places.trace import example_inputs
+from gatewise.registry import Gate
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -132,9 +136,10 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
     if any("forward" in module.__dict__ for module in model.modules()):
         raise _checks.InvalidValueError("the network is optimised already, or its layers' forwards are replaced.")
     inputs = _example(model, example)
-    with evaluation_mode(model), torch.no_grad():
-        expected = _tensors(model(*inputs))
     hosts = gate_hosts(model)
+    with evaluation_mode(model), torch.no_grad(), _calls_of_gates(model) as calls:
+        expected = _tensors(model(*inputs))
+    hosts += [(layer, "behind", gate) for gate, layer in calls.items() if gate not in {path for *_, path in hosts}]
     with evaluation_mode(model):
         approaches, norms = find_approaches(model, [(host, side) for host, side, _ in hosts], inputs)
     net = InferenceNet(model)
@@ -150,6 +155,40 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
         net.undo()
         raise
     return net
+
+
+@contextlib.contextmanager
+def _calls_of_gates(model: nn.Module) -> Iterator[dict[str, str]]:
+    """Note for each gate that is called once with what a layer has just returned, that layer."""
+    calls, counts, last = {}, Counter(), (None, "")
+    gates = [module for module in model.modules() if isinstance(module, Gate)]
+    inside = {id(module) for gate in gates for module in gate.modules()}
+
+    def returned(path: str) -> Any:
+        def note(_: Any, __: Any, result: Any) -> None:
+            nonlocal last
+            if result is not last[0]:  # an outer layer may return what an inner one did
+                last = result, path
+
+        return note
+
+    def reached(path: str) -> Any:
+        def note(_: Any, args: Any) -> None:
+            counts[path] += 1
+            if args and args[0] is last[0]:
+                calls[path] = last[1]
+
+        return note
+
+    with contextlib.ExitStack() as hooks:
+        for path, module in model.named_modules():
+            if isinstance(module, Gate):
+                hooks.callback(module.register_forward_pre_hook(reached(path)).remove)
+            elif id(module) not in inside:
+                hooks.callback(module.register_forward_hook(returned(path)).remove)
+        yield calls
+    for path in [path for path, count in counts.items() if count > 1]:
+        calls.pop(path, None)
 
 
 def _alone(host: Any) -> bool:

@@ -32,40 +32,48 @@ def find_approaches(
 ) -> tuple[dict[tuple[str, str], Approach], dict[str, str]]:
     """Return the approach to each place (layer, side), and each convolution with the batch norm that alone reads it.
 
+    The side "behind" is that of a gate which the network itself calls with the layer's result. Traces show no gates, so
+    it must be told where they are.
+
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> find_approaches(net, [("3", "input")])
     ({('3', 'input'): Approach(activation='2', norm='1', owned=True)}, {'0': '1'})
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
-    norms = followed_by_norm(operations, layers)
-    return {place: _approach(operations, layers, *place) for place in places}, norms
+    places = list(places)
+    gated = {path for path, side in places if side == "behind"}
+    norms = {path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}
+    return {place: _approach(operations, layers, gated, *place) for place in places}, norms
 
 
-def _approach(operations: list[Op], layers: Layers, path: str, side: str) -> Approach:
+def _approach(operations: list[Op], layers: Layers, gated: set[str], path: str, side: str) -> Approach:
     inside = [op for op in operations if innermost(op) == path]
     if len(inside) != 1 or layers.calls[path] != 1:
         return Approach()
+    written = inside[0].kind in {"conv", "norm"}
+    hooks = layers.modules[path]._forward_hooks  # the gate's own, and perhaps one that keeps the map
     if side == "output":
-        hooks = layers.modules[path]._forward_hooks  # the gate's own, and perhaps one that keeps the map
-        return Approach(owned=inside[0].kind in {"conv", "norm"} and len(hooks) == 1)
+        return Approach(owned=written and len(hooks) == 1)
+    if side == "behind":
+        return Approach(owned=written and not hooks and len(inside[0].readers) == 1)
     source, activation = inside[0].inputs[0], ""
     if len(source.readers) != 1:
         return Approach()
-    layer = _called_once(layers, source)
+    layer = _called_once(layers, gated, source)
     if type(layer) is nn.ReLU:
         before = source.inputs[0]
         if len(before.readers) != 1:
             return Approach()
-        activation, source, layer = innermost(source), before, _called_once(layers, before)
+        activation, source, layer = innermost(source), before, _called_once(layers, gated, before)
     norm = innermost(source) if source.kind == "norm" and isinstance(layer, nn.modules.batchnorm._BatchNorm) else ""
     return Approach(activation, norm, owned=layer is not None and source.kind in {"conv", "norm"})
 
 
-def _called_once(layers: Layers, op: Op) -> nn.Module | None:
-    """Return the layer that an operation is, if it is called once and no hook sees or changes its map."""
+def _called_once(layers: Layers, gated: set[str], op: Op) -> nn.Module | None:
+    """Return the layer that an operation is, if it is called once and no hook or gate sees or changes its map."""
     path = innermost(op)
     layer = layers.modules.get(path)
-    if layer is None or layers.calls.get(path) != 1 or layer._forward_hooks:
+    if layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks:
         return None
     return layer
