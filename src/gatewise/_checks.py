@@ -217,22 +217,25 @@ def boolean(**values: object) -> None:
 def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
     """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
     no_symbolic_trace(owner, x)
-    axes = ("L", "HW", "DHW")[spatial_dims - 1]
-    expected = f"(N, {channels}, {', '.join(axes)})"
     if x.dim() != spatial_dims + 2:
         raise InvalidValueError(
-            f"{owner} expects a feature map of shape {expected}, got {x.dim()} axes: {tuple(x.shape)}. "
+            f"{owner} expects {_map_of(channels, spatial_dims)}, got {x.dim()} axes: {tuple(x.shape)}. "
             f"Add the missing axis, or build the gate with the matching spatial_dims."
         )
     if x.shape[1] != channels:
         raise InvalidValueError(
-            f"{owner} expects a feature map of shape {expected}, got {tuple(x.shape)}. "
+            f"{owner} expects {_map_of(channels, spatial_dims)}, got {tuple(x.shape)}. "
             f"Build it with channels={x.shape[1]}, or pass the output of a layer with {channels} channels."
         )
     if not x.is_floating_point():
         raise InvalidTypeError(
             f"{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255."
         )
+
+
+def _map_of(channels: int, spatial_dims: int) -> str:
+    axes = ("L", "HW", "DHW")[spatial_dims - 1]
+    return f"a feature map of shape (N, {channels}, {', '.join(axes)})"
 
 
 def no_symbolic_trace(owner: str, x: object) -> None:

@@ -82,19 +82,18 @@ def _watched() -> str:
 def _unreadable(x: Tensor, others: tuple[Tensor, ...]) -> str:
     if x.numel() == 0:
         return "the map is empty"
-    if not _is_dense(x):
+    if not (x.is_contiguous() or _is_channels_last(x)):
         return f"the map, with strides {x.stride()}, is neither contiguous nor channels-last"
+    device = x.device
     for other in others:
-        if other.device != x.device:
-            return f"the map is on {x.device} and the gate on {other.device}"
+        if other.device != device:
+            return f"the map is on {device} and the gate on {other.device}"
         if type(other) is not Tensor and type(other) is not torch.nn.Parameter:
             return f"a parameter is a {type(other).__name__}, and kernels read plain tensors"
     return ""
 
 
-def _is_dense(x: Tensor) -> bool:
-    if x.is_contiguous():
-        return True
+def _is_channels_last(x: Tensor) -> bool:
     if x.dim() == 4:
         return x.is_contiguous(memory_format=torch.channels_last)
     return x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)

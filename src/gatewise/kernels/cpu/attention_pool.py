@@ -191,7 +191,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
     logits = weight.new_empty(layout.samples, layout.positions)
     states = torch.empty(layout.samples, layout.parts, 2 + layout.channels, dtype=torch.float64, device="cpu")
     offset = 0.0 if bias is None else float(bias)
-    _forward_kernel(x, *layout.words, x, weight, logits, states, reals=(offset,))
+    _forward_kernel(x, *layout, x, weight, logits, states, reals=(offset,))
     highest = states[..., :1].amax(1, keepdim=True)
     states = (states[..., 1:] * (states[..., :1] - highest).exp()).sum(1)  # (N, 1 + C)
     total = states[:, :1]
@@ -219,5 +219,5 @@ def backward(
     expected = (of_context.double() * context).sum(1)  # sum_k attention_k of_context x_k
     gradient, of_weight = torch.empty_like(x), layout.totals(1)
     arguments = x, upstream, gradient, weight, attention, of_context, of_weight, factors, expected
-    _backward_kernel(x, *layout.words, *arguments)
+    _backward_kernel(x, *layout, *arguments)
     return gradient, of_weight.sum((1, 2)).to(weight.dtype)

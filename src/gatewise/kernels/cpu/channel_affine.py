@@ -84,7 +84,7 @@ def channel_means(x: Tensor) -> Tensor:
         return x.mean(tuple(range(2, x.dim())))
     layout = Layout.of(x)
     totals = layout.totals(1)
-    _sums_kernel(x, *layout.words, x, totals)
+    _sums_kernel(x, *layout, x, totals)
     return (totals.sum((1, 2)) / layout.positions).to(_real(x))
 
 
@@ -92,7 +92,7 @@ def channel_products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return sum_j g_j x_j and sum_j g_j of each channel, (N, C) each, in float32 at least."""
     layout, upstream = Layout.of(x), beside(upstream, x)
     totals = layout.totals(2)
-    _products_kernel(x, *layout.words, upstream, x, totals)
+    _products_kernel(x, *layout, upstream, x, totals)
     products, sums = totals.sum(1).to(_real(x)).unbind(1)
     return products, sums
 
@@ -104,5 +104,5 @@ def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None, ou
     x = dense(x)
     layout = Layout.of(x)
     out = torch.empty_like(x) if out is None else out
-    _scale_kernel(x, *layout.words, x, out, factors, offsets)
+    _scale_kernel(x, *layout, x, out, factors, offsets)
     return out

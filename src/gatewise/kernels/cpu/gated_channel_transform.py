@@ -39,7 +39,8 @@ from gatewise.kernels.cpu.samples import (
 )
 from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
 
-ACTIVATIONS = ("tanh", "sigmoid", "relu", "elu")
+ACTIVATIONS = {"tanh": 0, "sigmoid": 1, "relu": 2, "elu": 3}
+STATISTICS = {"l2": SQUARES, "l1": MAGNITUDES, "sum": VALUES}
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -210,8 +211,7 @@ class Reading:
     floor: float = -math.inf
 
 
-def _codes(mode: str, activation: str) -> tuple[int, int]:
-    return {"l2": SQUARES, "l1": MAGNITUDES, "sum": VALUES}[mode], ACTIVATIONS.index(activation)
+_AS_IT_IS = Reading()
 
 
 def forward(
@@ -229,7 +229,7 @@ def forward(
         activation: which factor.
     """
     y = torch.empty_like(x)
-    return y, _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, Reading(), None)
+    return y, _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, _AS_IT_IS, None)
 
 
 def infer(
@@ -276,8 +276,8 @@ def _run_forward(
     norms = parameters[0].new_empty(layout.samples, layout.channels)
     totals = layout.totals(1)
     maps = x, y, *parameters, norms, totals
-    options = *_codes(mode, activation), reading.affine, factors
-    _forward_kernel(x, *layout.words, *maps, *options, reals=(eps, reading.floor))
+    options = STATISTICS[mode], ACTIVATIONS[activation], reading.affine, factors
+    _forward_kernel(x, *layout, *maps, *options, reals=(eps, reading.floor))
     return norms
 
 
@@ -301,5 +301,6 @@ def backward(
     parameters = alpha.new_empty(3, layout.samples, layout.channels)
     totals = layout.totals(2)
     maps = x, upstream, alpha, gamma, beta, norms, totals
-    _backward_kernel(x, *layout.words, *maps, *_codes(mode, activation), parameters, gradient, reals=(eps,))
+    options = STATISTICS[mode], ACTIVATIONS[activation], parameters, gradient
+    _backward_kernel(x, *layout, *maps, *options, reals=(eps,))
     return gradient, parameters

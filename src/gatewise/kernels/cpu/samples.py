@@ -3,7 +3,9 @@
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba's intrinsics take their first argument from the compiler.
 
-from dataclasses import dataclass
+import functools
+import math
+from typing import NamedTuple
 
 import numba
 import torch
@@ -16,35 +18,42 @@ _LANES = 128  # a loop over fewer numbers than this is mostly its beginning and 
 BOTH, MEASURE, APPLY = 0, 1, 2  # what a kernel does with a block: both passes, or one of them
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A dense map as N samples of rows, and the parts that each sample is worked on in."""
+class Layout(NamedTuple):
+    """A dense map as N samples of rows, and the parts that each sample is worked on in; kernels' first five arguments.
+
+    Attributes:
+        samples: N.
+        channels: C.
+        positions: of a channel.
+        last_axis: 0, or channels are last: how many positions are in a row.
+        parts: of a sample.
+    """
 
     samples: int
     channels: int
     positions: int
-    last_axis: int  # 0, or channels are last: how many positions are in a row
+    last_axis: int
     parts: int
 
     @classmethod
     def of(cls, x: Tensor, *, by_positions: bool = False) -> "Layout":
         """Read the layout of a dense map; `by_positions` says that parts are of positions in either layout."""
-        samples, channels = x.shape[:2]
-        positions = x.numel() // (samples * channels)
-        last_axis = 0 if x.is_contiguous() else _in_a_row(channels, positions)
-        threads = torch.get_num_threads() if x.numel() >= FEWEST else 1
-        balanced = threads == 1 or samples % threads == 0 or samples >= 4 * threads
-        rows = positions // last_axis if last_axis else positions if by_positions else channels
-        return cls(samples, channels, positions, last_axis, 1 if balanced else min(threads, rows))
-
-    @property
-    def words(self) -> tuple[int, ...]:
-        """The five numbers that every kernel's arguments begin with."""
-        return self.samples, self.channels, self.positions, self.last_axis, self.parts
+        return _layout(x.shape, x.is_contiguous(), by_positions, torch.get_num_threads())
 
     def totals(self, sums: int) -> Tensor:
         """Return room for the sums of each part of each sample: (N, parts, sums, C)."""
         return torch.empty(self.samples, self.parts, sums, self.channels, dtype=torch.float64, device="cpu")
+
+
+@functools.lru_cache(1024)  # a gate at inference is mostly what Python does before it runs
+def _layout(shape: torch.Size, contiguous: bool, by_positions: bool, threads: int) -> Layout:
+    samples, channels = shape[:2]
+    positions = math.prod(shape[2:])
+    last_axis = 0 if contiguous else _in_a_row(channels, positions)
+    threads = threads if shape.numel() >= FEWEST else 1
+    balanced = threads == 1 or samples % threads == 0 or samples >= 4 * threads
+    rows = positions // last_axis if last_axis else positions if by_positions else channels
+    return Layout(samples, channels, positions, last_axis, 1 if balanced else min(threads, rows))
 
 
 def _in_a_row(channels: int, positions: int) -> int:
@@ -93,7 +102,7 @@ def rows_of(block, parts, rows):
 
 @numba.njit(inline="always", error_model="numpy")
 def maps_at(arguments, address, layout):
-    """Return the map at an address as (N, rows, columns); `layout` holds the words of a `Layout`."""
+    """Return the map at an address as (N, rows, columns); `layout` holds the numbers of a `Layout`."""
     samples, channels, positions, in_a_row = layout[0], layout[1], layout[2], layout[3]
     rows, columns = (positions // in_a_row, channels * in_a_row) if in_a_row else (channels, positions)
     return carray(stored_at(arguments, address), (samples, rows, columns))

@@ -115,11 +115,10 @@ class Kernel:
         self.__doc__ = function.__doc__
 
     def machine_code(self, dtype: torch.dtype) -> Any:
-        """Return the compiled function for maps of `dtype`, as ctypes calls it."""
-        if dtype not in self.compiled:
-            runtime()
-            compiled = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
-            self.compiled[dtype] = compiled, _ALONE(compiled.address)
+        """Compile the function for maps of `dtype`; return it, also as ctypes calls it."""
+        runtime()
+        compiled = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
+        self.compiled[dtype] = compiled, _ALONE(compiled.address)
         return self.compiled[dtype]
 
     def __call__(self, like: Tensor, *words: Tensor | int | None, reals: tuple[float, ...] = ()) -> None:
@@ -128,7 +127,7 @@ class Kernel:
         The kernel finds its arguments in a block of 64-bit words: addresses of tensors (0 for None), integers, and then
         the `reals`.
         """
-        compiled, alone = self.machine_code(like.dtype)
+        compiled, alone = self.compiled.get(like.dtype) or self.machine_code(like.dtype)
         values = [word if type(word) is int else 0 if word is None else word.data_ptr() for word in words]  # type: ignore[union-attr]
         block = struct.pack(_block_format(len(values), len(reals)), *values, *reals)
         threads, library = torch.get_num_threads(), runtime()
