@@ -55,6 +55,7 @@ documented_modules = [
     "gatewise.training",
     "gatewise.compare",
     "gatewise.export",
+    "gatewise.exported",
     "gatewise.hub",
     "gatewise.predict",
     "gatewise.bench",

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise._checks import DataError, InvalidTypeError
-from gatewise.checkpoint import load_model, load_state, save_model, save_state
+from gatewise.checkpoint import load_model, save_model
 from gatewise.files import read_json, write_atomically, write_json
 from gatewise.spec import ModelSpec
+from gatewise.training.state import load_state, save_state
 
 SPEC = ModelSpec.parse("resnet18_cifar:width=8+gct:mode=l1,eps=0.001@inner+se:rd_ratio=0.25@stage_end")
 DETAILS = {"num_classes": 7, "in_chans": 1, "classes": list("abcdefg")}

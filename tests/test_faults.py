@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from whole_files import leftovers, outcome, torn
 
 from gatewise._checks import DataError, NewerFormatError, StorageError, UnsavedError
-from gatewise.checkpoint import keep_newest_states, load_state, read_tensors, save_model, save_state
+from gatewise.checkpoint import read_tensors, save_model
 from gatewise.cli import run
 from gatewise.files import read_record, refuse_unwritable, write_atomically, write_record
 from gatewise.spec import ModelSpec
 from gatewise.training import train
 from gatewise.training.board import Board
+from gatewise.training.state import keep_newest_states, load_state, save_state
 
 FLAGS = ["--data", "digits", "--model", "resnet20", "--precision", "fp32", "--workers", "0"]
 TRAIN = ["train", *FLAGS, "--gate", "gct", "--epochs", "4"]
@@ -338,7 +339,7 @@ def test_what_a_state_could_not_write_takes_no_room(state: Path, monkeypatch: py
     def full(path: Path, *_: object) -> None:
         raise StorageError(f"{path} cannot be written")
 
-    monkeypatch.setattr("gatewise.checkpoint.write_record", full)
+    monkeypatch.setattr("gatewise.training.state.write_record", full)
     net = nn.Linear(3, 2)
     with pytest.raises(StorageError, match=r"/other/state\.json cannot be written"):
         save_state(state.parent / "other", {"model": net}, torch.optim.SGD(net.parameters()), {})

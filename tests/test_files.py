@@ -14,11 +14,12 @@ from torch import nn
 
 from gatewise._checks import DataError, GatewiseError, InvalidValueError, StorageError
 from gatewise.archive import _code, _structure
-from gatewise.checkpoint import METRICS, complete_states, keep_newest_states, not_finite
+from gatewise.checkpoint import METRICS, not_finite
 from gatewise.files import beside_name, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.interop.reading import read_weights
 from gatewise.training import train
 from gatewise.training.learner import Learner
+from gatewise.training.state import complete_states, keep_newest_states
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that survive: weights with a checksum and the spec to rebuild them, training state, both written atomically.
+"""Files that survive: weights with a checksum and the spec to rebuild them, written atomically.
 
 Everything is safetensors and JSON; nothing is ever unpickled. The JSON files are records: they have a format number,
 and a seal over their values.
@@ -6,8 +6,6 @@ and a seal over their values.
 
 import dataclasses
 import hashlib
-import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ from gatewise.execution import Compaction
 from gatewise.files import (
     FORMAT,
     SEAL,
-    beside_name,
-    flush_folder,
     read_bytes,
     read_record,
     write_atomically,
@@ -33,14 +29,14 @@ from gatewise.files import (
 )
 from gatewise.spec import ModelSpec
 
-WEIGHTS, CONFIG, METRICS, STATE = "model.safetensors", "config.json", "metrics.json", "state"
+WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; raise it when an older version would misread them
 _OF_THE_FILE = {"spec", "sha256", FORMAT, SEAL}  # entries of config.json that are not details
 
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
     """Write `model.safetensors`, then `config.json` with its sha256, the spec and `details`."""
-    content = save_tensors(_plain(model.state_dict()))
+    content = save_tensors(plain_tensors(model.state_dict()))
     write_atomically(folder / WEIGHTS, content)
     config = {"spec": spec.to_dict(), **details_in(details), "sha256": hashlib.sha256(content).hexdigest()}
     write_record(folder / CONFIG, config, RUN_FORMAT)
@@ -79,7 +75,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         model = _built(config)
     except _checks.GatewiseError as error:
         raise _checks.DataError(f"{folder / CONFIG} does not describe a network: {error}") from None
-    _fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
+    fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
 
 
@@ -114,7 +110,7 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
         raise _checks.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
     file, weights, _ = read_source(source)
     own = features.state_dict()
-    _fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
+    fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
 
 
 def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
@@ -158,7 +154,8 @@ def refuse_ruined(source: object, model: nn.Module, way_out: str) -> None:
         raise _checks.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
 
 
-def _fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
+def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
+    """Load weights that were read from `file`; refuse those of another network."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -166,154 +163,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: 
         raise _checks.DataError(f"{file} does not fit {network}: {reason}") from None
 
 
-def save_state(
-    folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
-) -> None:
-    """Write a training's state as a new folder `folder`: all files, then the folder's name, appear at once."""
-    tensors, record = _state(modules, optimizer, progress)
-    content = save_tensors(_plain(tensors))
-    record["sha256"] = hashlib.sha256(content).hexdigest()
-    beside = beside_name(folder)
-    try:
-        write_atomically(beside / f"{STATE}.safetensors", content)
-        write_record(beside / f"{STATE}.json", record, RUN_FORMAT)
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
-        flush_folder(folder.parent)
-    except _checks.StorageError as error:
-        raise _checks.StorageError(str(error).replace(beside.name, folder.name)) from error
-    except OSError as error:
-        raise _checks.cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half a state takes the room of a whole one
-
-
-def _state(
-    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a training's state, and the rest of it as JSON takes it."""
-    state = optimizer.state_dict()
-    tensors = {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
-    scalars: dict[str, Any] = {}
-    for index, slots in state["state"].items():
-        for name, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            elif value is None or isinstance(value, int | float | str):
-                scalars[f"{index}.{name}"] = value
-            else:
-                raise _checks.InvalidTypeError(
-                    f"{type(optimizer).__name__} keeps {name!r} as {type(value).__name__}, which no checkpoint can "
-                    f"hold; expected tensors and numbers. Choose another optimizer."
-                )
-    groups = []
-    for index, group in enumerate(state["param_groups"]):
-        tensors |= {f"group.{index}.{name}": value for name, value in group.items() if isinstance(value, Tensor)}
-        groups.append({k: v for k, v in group.items() if not isinstance(v, Tensor | torch.dtype)})
-    return tensors, {"progress": dict(progress), "optimizer": {"param_groups": groups, "scalars": scalars}}
-
-
-def state_progress(folder: Path) -> dict[str, Any]:
-    """Return the progress that `save_state` recorded, without touching the tensors."""
-    return _state_record(folder)["progress"]
-
-
-def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, steps: int) -> None:
-    """Refuse a recorded position that no training of so many epochs, of so many steps each, comes to."""
-    try:
-        for key, most in (("epoch", epochs), ("step", steps)):
-            _checks.integer_at_least(0, **{key: progress.get(key)})
-            _checks.number_between(0, most, **{key: progress[key]})
-        losses = progress.get("losses")
-        if not isinstance(losses, list) or len(losses) != progress["step"]:
-            raise _checks.InvalidValueError(f"losses must be {progress['step']} numbers, got {_checks.shown(losses)}.")
-        for loss in (*losses, progress.get("correct")):
-            _checks.number_between(-1e38, 1e38, losses=loss)
-    except _checks.GatewiseError as error:
-        raise _checks.DataError(f"{folder / STATE}.json is damaged: {error}") from None
-
-
-def _state_record(folder: Path) -> dict[str, Any]:
-    file = folder / f"{STATE}.json"
-    record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)
-    for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
-        if not isinstance(record[key], kind):
-            raise _checks.DataError(f"{file} is damaged: its {key} is {_checks.shown(record[key])}.")
-    return record
-
-
-def load_state(
-    folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None
-) -> dict[str, Any]:
-    """Restore what `save_state` wrote and return its progress; without an optimizer, the modules alone."""
-    record = _state_record(folder)
-    tensors = read_tensors(folder / f"{STATE}.safetensors", record["sha256"])
-    for key, module in modules.items():
-        _fill(module, _below(tensors, key), folder / f"{STATE}.safetensors")
-    if optimizer is not None:
-        try:
-            _restore_optimizer(optimizer, tensors, record["optimizer"])
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise _checks.DataError(
-                f"{folder / STATE}.json does not hold the state of this optimizer ({type(error).__name__}: {reason}); "
-                f"it is damaged."
-            ) from None
-    return record["progress"]
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: Any) -> None:
-    groups = [
-        own | group for own, group in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
-    ]
-    for name, tensor in _below(tensors, "group").items():
-        index, _, option = name.partition(".")
-        groups[int(index)][option] = tensor
-    slots: dict[int, dict[str, Any]] = {}
-    for name, value in [*_below(tensors, "optimizer").items(), *saved["scalars"].items()]:
-        index, _, slot = name.partition(".")
-        slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    for parameter, state in optimizer.state.items():
-        for slot, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:  # sums depend on the order in memory
-                state[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """Return the tensors whose name begins with "owner.", without that."""
-    return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
-
-
-def complete_states(folder: Path) -> list[Path]:
-    """Return the states in `folder` that have all their files, oldest first."""
-    files = [f"{STATE}.{kind}" for kind in ("json", "safetensors")]
-    return [state for state in _states(folder) if all((state / file).exists() for file in files)]
-
-
-def _states(folder: Path) -> list[Path]:
-    """Return the folders that are named as `save_state` names them; other trainers have a step_5000."""
-    return sorted(path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{9,}", path.name) and path.is_dir())
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a state can be read: both files are what was written, bit for bit, in a format that is known."""
-    try:
-        read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
-    except _checks.DataError:
-        return False
-    return True
-
-
-def keep_newest_states(folder: Path, count: int) -> None:
-    """Remove all states in `folder` but the newest `count` that have all their files."""
-    kept = complete_states(folder)[-count:]
-    for other in _states(folder):
-        if other not in kept:
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return copies that share no memory, as safetensors demands."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 

@@ -83,13 +83,7 @@ def compare(
     if ray is False:
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
     else:
-        address = ray if isinstance(ray, str) else None
-        ordered = {runs[name][seed]: recipes[runs[name][seed]] for seed in range(seeds) for name in runs}
-        reasons = train_on_cluster(ordered, address, workers=workers, progress=progress)
-        failed = {
-            recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}"
-            for folder, reason in reversed(reasons.items())
-        }
+        failed = _train_on_cluster(runs, recipes, ray if isinstance(ray, str) else None, workers, progress)
     if len(failed) == len(runs):
         raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     if not processes.is_main:
@@ -97,18 +91,10 @@ def compare(
         return read_json(out / "results.json")
     progress.say("measuring latency")
     left = {name: folders for name, folders in runs.items() if name not in failed}
-    results = _results(recipe, left, seeds)
-    results["failed"] = failed
+    results = {**_results(recipe, left, seeds), "failed": failed}
     if ray is not False:
-        speeds = training_speeds({name: recipes[folders[0]] for name, folders in left.items()}, dataset)
-        results["training_speed"] = "steps timed in turn on one machine after all trainings"
-        for variant in results["variants"]:
-            variant["training_images_per_second"] = [speeds[variant["gates"]]]
-    try:
-        write_json(out / "results.json", results)
-        write_report(results, out)
-    except _checks.StorageError as error:
-        raise _checks.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
+        _time_training(results, {name: recipes[folders[0]] for name, folders in left.items()}, dataset)
+    _save(results, out)
     processes.gathered("has written the results")
     return results
 
@@ -122,9 +108,8 @@ def _train_in_turn(
 ) -> dict[str, str]:
     """Train every run, one after another, and return which choices failed and why."""
     failed: dict[str, str] = {}
-    for seed in range(
-        len(next(iter(runs.values())))
-    ):  # seed by seed, so that a slow hour of the machine meets all gates
+    seeds = len(next(iter(runs.values())))
+    for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
             run = recipes[folders[seed]]
@@ -138,6 +123,37 @@ def _train_in_turn(
                 failed.setdefault(name, f"seed {seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
     return failed
+
+
+def _train_on_cluster(
+    runs: dict[str, list[Path]],
+    recipes: dict[Path, Recipe],
+    address: str | None,
+    workers: int | None,
+    progress: Progress,
+) -> dict[str, str]:
+    """Train every run on a Ray cluster, seed by seed too, and return which choices failed and why."""
+    ordered = {folder: recipes[folder] for of_a_seed in zip(*runs.values(), strict=True) for folder in of_a_seed}
+    reasons = train_on_cluster(ordered, address, workers=workers, progress=progress)
+    return {
+        recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}" for folder, reason in reversed(reasons.items())
+    }
+
+
+def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | PairDataset) -> None:
+    """Put the speeds of training into results of a cluster, whose machines' own are not comparable."""
+    speeds = training_speeds(recipes, dataset)
+    results["training_speed"] = "steps timed in turn on one machine after all trainings"
+    for variant in results["variants"]:
+        variant["training_images_per_second"] = [speeds[variant["gates"]]]
+
+
+def _save(results: dict[str, Any], out: Path) -> None:
+    try:
+        write_json(out / "results.json", results)
+        write_report(results, out)
+    except _checks.StorageError as error:
+        raise _checks.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
 
 
 def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset | PairDataset:

@@ -2,11 +2,9 @@
 
 import io
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.analysis.runs import Run, open_runs
-from gatewise.archive import checked_archive
-from gatewise.details import checked_details
 from gatewise.execution import ConditionalNet, compact
+from gatewise.exported import FILE_FORMAT, KEY, opened
+from gatewise.exported import details_of as details_of
 from gatewise.files import FORMAT, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.int8 import to_int8
@@ -28,8 +26,6 @@ FORMS = ("masked", "compact", "skip")
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
 _TOLERANCE = 1e-3  # of the largest logit
 _FLIPPED = 0.01  # of the images may have a gate whose logit is so near zero that rounding decides
-_KEY = "gatewise"  # of what is written into the file beside the graph
-_FORMAT = 1  # of what a file says of itself
 
 
 class WithGates(nn.Module):
@@ -205,94 +201,18 @@ def _onnx(program: Any, details: dict[str, Any]) -> bytes:
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]
     versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
-    proto.metadata_props.add(key=_KEY, value=json.dumps({FORMAT: _FORMAT, **details, "versions": versions}))
+    proto.metadata_props.add(key=KEY, value=json.dumps({FORMAT: FILE_FORMAT, **details, "versions": versions}))
     return proto.SerializeToString()
 
 
 def _torch(program: Any, details: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    extra = {_KEY: json.dumps({FORMAT: _FORMAT, **details, "versions": {"torch": torch.__version__}})}
+    extra = {KEY: json.dumps({FORMAT: FILE_FORMAT, **details, "versions": {"torch": torch.__version__}})}
     torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
 
 _CONTENTS: dict[str, Callable[[Any, dict[str, Any]], bytes]] = {"onnx": _onnx, "torch": _torch}
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported file, open: a function of images that gives logits, or logits and gates.
-
-    Attributes:
-        file: that it was read from.
-        run: the function.
-        text: what the file says of itself, as JSON; "" where it says nothing.
-    """
-
-    file: Path
-    run: Callable[[Tensor], Any]
-    text: str
-
-    def __call__(self, image: Tensor) -> Any:
-        return self.run(image)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """Classes, mean and std, form, versions; with `DataError` refused: written by others, or of a newer format."""
-        if not self.text:
-            raise _checks.DataError(
-                f"{self.file} was not written by gatewise export: it does not say what its classes are."
-            )
-        try:
-            details = json.loads(self.text)
-        except (ValueError, RecursionError):
-            raise _checks.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
-        found = details.get(FORMAT, _FORMAT) if isinstance(details, dict) else _FORMAT
-        _checks.known_format(self.file, found, _FORMAT)
-        return dict(checked_details(self.file, details))
-
-
-def opened(file: str | Path) -> Exported:
-    """Open an exported file by what reads it, ONNX Runtime or torch.export; others are refused with `DataError`."""
-    file = _checks.existing_path("exported file", file)
-    return _opened_onnx(file) if file.suffix == ".onnx" else _opened_torch(file)
-
-
-def _opened_onnx(file: Path) -> Exported:
-    runtime = _checks.optional_module("onnxruntime", "reading ONNX")
-    try:
-        session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own kinds have no common base but this
-        reason = " ".join(str(error).split())[:200]
-        raise _checks.DataError(f"{file} cannot be opened by ONNX Runtime: {reason}.") from None
-
-    def run(image: Tensor) -> Any:
-        found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
-        return tuple(found) if len(found) > 1 else found[0]
-
-    return Exported(file, run, session.get_modelmeta().custom_metadata_map.get(_KEY, ""))
-
-
-def _opened_torch(file: Path) -> Exported:
-    extra = {_KEY: ""}
-    logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
-    logger.disabled = True
-    try:
-        program = torch.export.load(checked_archive(file), extra_files=extra)
-        run = program.module()
-    except _checks.GatewiseError:
-        raise
-    except Exception as error:  # whatever the archive's reader stumbles over
-        reason = " ".join(str(error).split())[:200]
-        raise _checks.DataError(f"{file} is no archive of torch.export ({reason}).") from None
-    finally:
-        logger.disabled = False
-    return Exported(file, run, extra[_KEY])
-
-
-def details_of(file: str | Path) -> dict[str, Any]:
-    """Return what an exported file says of itself: classes, mean and std, form, versions."""
-    return opened(file).details
 
 
 @torch.no_grad()

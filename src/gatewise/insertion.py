@@ -5,7 +5,7 @@ parameters keep their names, its class and methods stay, and deepcopy, pickle, e
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,21 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gatewise import _checks
-from gatewise.places import (
-    Place,
-    Places,
-    Skipped,
-    boundary_places,
-    change_map,
-    evaluation_mode,
-    find_places,
-    own_layers,
-)
+from gatewise.places import Place, Skipped, change_map, evaluation_mode
+from gatewise.places.selection import LayerTypes, Names, candidates, selection
 from gatewise.registry import Gate, gate_names, gate_spec
 from gatewise.spec import GateChoice, Gates
-
-LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
-Names = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -152,11 +141,12 @@ def insert_gates(
     choice, make = _resolve(gate, place, options)
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise _checks.InvalidValueError("give only one of place=, before= and after=.")
-    candidates = _candidates(model, choice, place, before, after, example)
-    keep = _selection(model, include, exclude, where)
-    chosen = [(found, keep(found.layer)) for found in candidates.found]
+    place = place or (choice.place or gate_spec(choice.name).place if choice else None)
+    there = candidates(model, place, before, after, example)
+    why_not = selection(model, include, exclude, where)
+    chosen = [(found, why_not(found.layer)) for found in there.found]
     places = tuple(found for found, reason in chosen if not reason)
-    skipped = [*candidates.skipped, *(Skipped(found.layer, reason) for found, reason in chosen if reason)]
+    skipped = [*there.skipped, *(Skipped(found.layer, reason) for found, reason in chosen if reason)]
     if not places:
         named = str(choice) if choice else _snake_case(gate)
         listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
@@ -200,74 +190,6 @@ def _resolve(
         raise _checks.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
     return choice, partial(gate_spec(choice.name).make, **choice.options)
-
-
-def _candidates(
-    model: nn.Module,
-    choice: GateChoice | None,
-    place: str | None,
-    before: LayerTypes | None,
-    after: LayerTypes | None,
-    example: Any,
-) -> Places:
-    types = after if before is None else before
-    if types is not None:
-        if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
-            raise _checks.InvalidTypeError(
-                f"before= and after= take layer types such as torch.nn.Conv2d, got {_checks.shown(types)}."
-            )
-        plain = Places()
-        if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
-            for name, layer in own_layers(model):  # a convolution tells its own input: no graph needed
-                if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer, types):
-                    plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
-            return plain
-        return boundary_places(
-            model, "output" if before is None else "input", lambda _, layer: isinstance(layer, types), example
-        )
-    place = place or (choice.place or gate_spec(choice.name).place if choice else None)
-    if place is None:
-        raise _checks.InvalidValueError("a gate given as a class needs place=, before= or after=.")
-    return find_places(model, place, example)
-
-
-def _as_tuple(types: LayerTypes) -> tuple[type[nn.Module], ...]:
-    return types if isinstance(types, tuple) else (types,)
-
-
-def _selection(
-    model: nn.Module,
-    include: Names | None,
-    exclude: Names | None,
-    where: Callable[[str, nn.Module], bool] | None,
-) -> Callable[[str], str]:
-    """Return a function from a layer's path to the reason why it is left out, or ''."""
-    modules = dict(model.named_modules())
-    for what, names in (("include", include), ("exclude", exclude)):
-        if names is not None and not isinstance(names, str | list | tuple | set):
-            raise _checks.InvalidTypeError(
-                f"{what} must be a regular expression or a list of layers, got {_checks.shown(names)}."
-            )
-    for expression in (names for names in (include, exclude) if isinstance(names, str)):
-        _checks.regular_expression(repr(expression), expression)
-    for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
-        _checks.one_of("layer", name, modules)
-
-    def matches(names: Names, path: str) -> bool:
-        if isinstance(names, str):
-            return re.search(names, path) is not None
-        return any(path == name or path.startswith(f"{name}.") for name in names)
-
-    def reason(path: str) -> str:
-        if include is not None and not matches(include, path):
-            return "not in include"
-        if exclude is not None and matches(exclude, path):
-            return "in exclude"
-        if where is not None and not where(path, modules[path]):
-            return "where() is false for it"
-        return ""
-
-    return reason
 
 
 def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., Gate]) -> None:

@@ -16,7 +16,8 @@ from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
-from gatewise.export import WithGates, opened
+from gatewise.export import WithGates
+from gatewise.exported import opened
 from gatewise.files import read_bytes, write_atomically
 from gatewise.training import Recipe, pixel_classes
 

@@ -5,7 +5,7 @@ from planted.bug import Bug
 BUGS = [
     Bug(
         "checkpoint's JSON without a seal",
-        "checkpoint.py",
+        "training/state.py",
         'RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)',
         'RUN_FORMAT, "progress", "optimizer", "sha256")',
         "test_faults.py",
@@ -21,7 +21,7 @@ BUGS = [
     ),
     Bug(
         "sha256 of a state not compared",
-        "checkpoint.py",
+        "training/state.py",
         'read_tensors(folder / f"{STATE}.safetensors", record["sha256"])',
         'read_tensors(folder / f"{STATE}.safetensors")',
         "test_faults.py",
@@ -101,7 +101,7 @@ BUGS = [
     ),
     Bug(
         "half a state left on a full disk",
-        "checkpoint.py",
+        "training/state.py",
         "        shutil.rmtree(beside, ignore_errors=True)  # on a full disk",
         "        pass  # on a full disk",
         "test_faults.py",
@@ -117,7 +117,7 @@ BUGS = [
     ),
     Bug(
         "half-removed checkpoints counted",
-        "checkpoint.py",
+        "training/state.py",
         "    kept = complete_states(folder)[-count:]\n",
         '    kept = sorted(folder.glob("step_*"))[-count:]\n',
         "test_faults.py",

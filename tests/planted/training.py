@@ -173,7 +173,7 @@ BUGS = [
     ),
     Bug(
         "momentum not restored",
-        "checkpoint.py",
+        "training/state.py",
         'optimizer.load_state_dict({"state": slots,',
         'optimizer.load_state_dict({"state": {},',
         "test_checkpoint.py",

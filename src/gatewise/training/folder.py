@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import _checks
-from gatewise.checkpoint import METRICS, complete_states, is_whole, read_metrics, state_progress
+from gatewise.checkpoint import METRICS, read_metrics
 from gatewise.training.recipe import Recipe
+from gatewise.training.state import complete_states, is_whole, state_progress
 
 
 def holds_run(out: Path) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.assembly import make_model
-from gatewise.checkpoint import load_gater, load_state, not_finite, refuse_ruined, save_state
+from gatewise.checkpoint import load_gater, not_finite, refuse_ruined
 from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.interop import load_weights
@@ -18,6 +18,7 @@ from gatewise.places import evaluation_mode
 from gatewise.training.evaluation import Evaluation, evaluate
 from gatewise.training.failures import refuse_gradients, refuse_loss, ruined_optimizer
 from gatewise.training.recipe import Recipe, resolve_precision
+from gatewise.training.state import load_state, save_state
 from gatewise.training.tasks import make_task
 from gatewise.training.together import Processes, of_all_processes
 from gatewise.transfer import Transfer, is_of_segmenter, load_backbone

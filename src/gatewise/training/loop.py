@@ -18,14 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gatewise import _checks
-from gatewise.checkpoint import (
-    check_position,
-    complete_states,
-    keep_newest_states,
-    save_model,
-    state_progress,
-    write_metrics,
-)
+from gatewise.checkpoint import save_model, write_metrics
 from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
 from gatewise.files import read_json_lines, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.measure import environment, parameter_count
@@ -36,6 +29,7 @@ from gatewise.training.interruption import Interrupted, Interruption
 from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
+from gatewise.training.state import check_position, complete_states, keep_newest_states, state_progress
 from gatewise.training.tasks import TITLES
 from gatewise.training.together import Processes
 from gatewise.tuning import Stage, announce_steps

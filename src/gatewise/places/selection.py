@@ -1,0 +1,82 @@
+"""Which of a network's places a call means: by the name of a place or types of layers, and by paths."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from gatewise import _checks
+from gatewise.places.layers import own_layers
+from gatewise.places.place import Place, Places
+from gatewise.places.rules import boundary_places, find_places
+
+LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
+Names = str | Sequence[str]
+
+
+def candidates(
+    model: nn.Module,
+    place: str | None,
+    before: LayerTypes | None,
+    after: LayerTypes | None,
+    example: Any,
+) -> Places:
+    """Return the places of a choice, or those before or after layers of some types, and what was left out."""
+    types = after if before is None else before
+    if types is not None:
+        if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
+            raise _checks.InvalidTypeError(
+                f"before= and after= take layer types such as torch.nn.Conv2d, got {_checks.shown(types)}."
+            )
+        plain = Places()
+        if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
+            for name, layer in own_layers(model):  # a convolution tells its own input: no graph needed
+                if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer, types):
+                    plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
+            return plain
+        return boundary_places(
+            model, "output" if before is None else "input", lambda _, layer: isinstance(layer, types), example
+        )
+    if place is None:
+        raise _checks.InvalidValueError("a gate given as a class needs place=, before= or after=.")
+    return find_places(model, place, example)
+
+
+def _as_tuple(types: LayerTypes) -> tuple[type[nn.Module], ...]:
+    return types if isinstance(types, tuple) else (types,)
+
+
+def selection(
+    model: nn.Module,
+    include: Names | None,
+    exclude: Names | None,
+    where: Callable[[str, nn.Module], bool] | None,
+) -> Callable[[str], str]:
+    """Return a function from a layer's path to the reason why it is left out, or ''."""
+    modules = dict(model.named_modules())
+    for what, names in (("include", include), ("exclude", exclude)):
+        if names is not None and not isinstance(names, str | list | tuple | set):
+            raise _checks.InvalidTypeError(
+                f"{what} must be a regular expression or a list of layers, got {_checks.shown(names)}."
+            )
+    for expression in (names for names in (include, exclude) if isinstance(names, str)):
+        _checks.regular_expression(repr(expression), expression)
+    for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
+        _checks.one_of("layer", name, modules)
+
+    def matches(names: Names, path: str) -> bool:
+        if isinstance(names, str):
+            return re.search(names, path) is not None
+        return any(path == name or path.startswith(f"{name}.") for name in names)
+
+    def reason(path: str) -> str:
+        if include is not None and not matches(include, path):
+            return "not in include"
+        if exclude is not None and matches(exclude, path):
+            return "in exclude"
+        if where is not None and not where(path, modules[path]):
+            return "where() is false for it"
+        return ""
+
+    return reason
