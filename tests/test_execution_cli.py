@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 import gatewise as gw
+from gatewise._checks import StorageError
 from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import load_model
 from gatewise.cli import run
+from gatewise.compact_run import compact_run
 
 TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
 
@@ -90,6 +92,16 @@ def test_what_was_done_is_told(gated: Path, tmp_path: Path, capsys: pytest.Captu
     assert f"run: {tmp_path / 'a'}" in told
     assert run(["compact", str(gated), "--out", str(tmp_path / "b"), "--images", "7", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compaction"]["images"] == 7
+
+
+def test_half_a_compacted_run_is_never_there(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, _: object) -> None:
+        raise StorageError(f"{folder / 'metrics.json'} cannot be written")
+
+    monkeypatch.setattr("gatewise.compact_run.write_metrics", full)
+    with pytest.raises(StorageError, match=f"^{tmp_path}/small/metrics.json cannot be written"):
+        compact_run(gated, tmp_path / "small", images=64)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_compacted_run_is_compacted_predicted_and_explained(small: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from gatewise._checks import DataError, GatewiseError, InvalidValueError, StorageError
 from gatewise.archive import _code, _structure
 from gatewise.checkpoint import METRICS, not_finite
-from gatewise.files import beside_name, refuse_unwritable, remove_leftovers, write_atomically
+from gatewise.files import beside_name, new_folder, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.interop.reading import read_weights
 from gatewise.training import train
 from gatewise.training.learner import Learner
@@ -41,6 +41,27 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         thread.join()
     assert failed == []
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_has_its_name_when_all_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "new"
+
+    def half_written() -> None:
+        with new_folder(folder) as beside:
+            write_atomically(beside / "other", "there")
+            raise StorageError(f"{beside}/file cannot be written")
+
+    with pytest.raises(StorageError, match=r"/runs/new/file cannot be written"):
+        half_written()
+    assert list(folder.parent.iterdir()) == []
+    folder.mkdir()
+    with new_folder(folder) as beside:
+        write_atomically(beside / "file", "new")
+        assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.parent.rglob("*")] == ["new", "file"]
+    with pytest.raises(StorageError, match=r"/runs/new cannot be written: Directory not empty"), new_folder(folder):
+        pass
+    assert [path.name for path in folder.parent.rglob("*")] == ["new", "file"]
 
 
 def test_a_link_is_followed_and_a_pipe_refused(tmp_path: Path) -> None:

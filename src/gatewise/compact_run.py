@@ -1,6 +1,5 @@
 """Make of a trained run another one without the filters that are closed for all images."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from gatewise import _checks
 from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import details_in, save_model, write_metrics
 from gatewise.execution import Compaction, compact
+from gatewise.files import new_folder, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
 from gatewise.training import Progress, evaluate
@@ -63,9 +63,9 @@ def compact_run(
         "compaction": compaction.to_dict(),
     }
     steps = [*run.config.get("compacted", []), compaction.to_dict()]
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("recipe.yaml", "log.jsonl"):
-        if (Path(folder) / name).exists():
-            shutil.copyfile(Path(folder) / name, out / name)
-    save_model(out, small, run.spec, {**details_in(run.config), "compacted": steps})
-    return write_metrics(out, metrics)
+    with new_folder(out) as beside:
+        for name in ("recipe.yaml", "log.jsonl"):
+            if (Path(folder) / name).exists():
+                write_atomically(beside / name, (Path(folder) / name).read_bytes())
+        save_model(beside, small, run.spec, {**details_in(run.config), "compacted": steps})
+        return write_metrics(beside, metrics)

@@ -105,7 +105,7 @@ def export_run(
         if int8:
             say("quantising")
             found |= _quantised(file, run, calibration)
-        file.replace(out)
+        write_atomically(out, file.read_bytes())
     return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
 
 
@@ -139,7 +139,7 @@ def _details(run: Run, form: str) -> dict[str, Any]:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """Give the path of a file that is written first, and is gone afterwards if it was not renamed."""
+    """Give the path of a file to try before `out` is written, which is gone afterwards."""
     beside = out.with_name(f".{os.getpid()}.{out.name}")
     try:
         yield beside

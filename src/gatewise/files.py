@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,23 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def beside_name(path: Path) -> Path:
     """Return the name under which `path` is written: no two processes or threads share one, on any machine."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which gets the name `folder` when all is written; there may be an empty one already."""
+    beside = beside_name(folder)
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(folder)
+        flush_folder(folder.parent)
+    except _checks.StorageError as error:
+        raise _checks.StorageError(str(error).replace(beside.name, folder.name)) from error
+    except OSError as error:
+        raise _checks.cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half of it takes the room of the whole
 
 
 def flush_folder(folder: Path) -> None:

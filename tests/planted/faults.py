@@ -101,7 +101,7 @@ BUGS = [
     ),
     Bug(
         "half a state left on a full disk",
-        "training/state.py",
+        "files.py",
         "        shutil.rmtree(beside, ignore_errors=True)  # on a full disk",
         "        pass  # on a full disk",
         "test_faults.py",

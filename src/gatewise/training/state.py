@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gatewise import _checks
 from gatewise.checkpoint import RUN_FORMAT, fill, plain_tensors, read_tensors
-from gatewise.files import SEAL, beside_name, flush_folder, read_record, write_atomically, write_record
+from gatewise.files import SEAL, new_folder, read_record, write_atomically, write_record
 
 STATE = "state"
 
@@ -28,19 +28,10 @@ def save_state(
     tensors, record = _state(modules, optimizer, progress)
     content = save_tensors(plain_tensors(tensors))
     record["sha256"] = hashlib.sha256(content).hexdigest()
-    beside = beside_name(folder)
-    try:
+    with new_folder(folder) as beside:
         write_atomically(beside / f"{STATE}.safetensors", content)
         write_record(beside / f"{STATE}.json", record, RUN_FORMAT)
         shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
-        flush_folder(folder.parent)
-    except _checks.StorageError as error:
-        raise _checks.StorageError(str(error).replace(beside.name, folder.name)) from error
-    except OSError as error:
-        raise _checks.cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half a state takes the room of a whole one
 
 
 def _state(
