@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from random_networks import BLOCKS, Scripted, drawn_networks, gater_net, images
 from torch import nn
 from torch.testing import assert_close
@@ -40,6 +40,7 @@ def test_a_compacted_network_gives_what_the_masked_one_gives(drawn: tuple[list[s
     assert small.compaction.difference < 1e-4
 
 
+@settings(max_examples=20)
 @given(drawn_networks)
 def test_without_decided_gates_the_plain_network_is_left(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01"), images(4)
@@ -55,6 +56,7 @@ def hooks(net: nn.Module) -> list[object]:
     return [hook.change for hooks in of_layers for hook in hooks if hasattr(hook, "change")]
 
 
+@settings(max_examples=20)  # each compacts a network
 @given(drawn_networks)
 def test_work_is_that_of_the_masked_network_less_what_is_gone(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn), images(4)

@@ -135,6 +135,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_bench_times_all_forms_and_says_what_to_use(gated: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gatewise", "bench", str(gated), "--out", str(tmp_path), "--rounds", "2"]
     command += ["--batch-sizes", "1,3", "--threads", "1", "--images", "20"]

@@ -57,7 +57,8 @@ def test_the_controller_learns_how_long_the_training_is(tmp_path: Path, monkeypa
     assert told == [9]
 
 
-@pytest.mark.parametrize("budget", [0.3, pytest.param(0.7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [0.3, 0.7])
 def test_digits_are_learned_within_a_budget(tmp_path: Path, budget: float) -> None:
     gate = f"gaternet:budget={budget},gate_bias=2"
     metrics = train(Recipe(data="digits", gate=gate, epochs=20, precision="fp32"), tmp_path / "run")

@@ -47,7 +47,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("spec", NETWORKS)
+@pytest.mark.parametrize(
+    "spec", [pytest.param(spec, marks=pytest.mark.slow) if "densenet" in spec else spec for spec in NETWORKS]
+)
 def test_outputs_are_the_same_and_everything_is_taken_back(spec: str) -> None:
     net = trained(spec)
     weights = {name: value.clone() for name, value in net.state_dict().items()}

@@ -18,6 +18,7 @@ from gatewise.insertion import insert_all
 from gatewise.spec import parse_gates
 
 MODELS = ("resnet18", "resnet50", "densenet121", "vgg11_bn", "efficientnet_b0", "convnext_tiny")
+LARGE = ("densenet121", "vgg11_bn")
 
 
 def network(name: str) -> nn.Module:
@@ -65,7 +66,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 # --- A fresh identity gate changes nothing, undo leaves nothing ------------------------------------------------------
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS])
 def real(request: pytest.FixtureRequest) -> nn.Module:
     return network(request.param)
 

@@ -165,7 +165,9 @@ def wait_for_an_epoch(process: subprocess.Popen[str]) -> None:
         assert process.poll() is None
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_the_command_line_stops_with_one_line_that_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

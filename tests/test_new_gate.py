@@ -47,6 +47,7 @@ def test_the_documentation_describes_it(copy: Path) -> None:
     assert "`init=1.0`" in page
 
 
+@pytest.mark.slow
 def test_the_contract_tests_and_its_own_example_run_for_it(copy: Path) -> None:
     report = run(
         copy,

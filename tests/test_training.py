@@ -178,6 +178,7 @@ def test_training_is_what_a_plain_loop_does(
         torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_digits_are_learned_within_20_epochs(tmp_path: Path) -> None:
     metrics = train(Recipe(data="digits", gate="gct", epochs=10, precision="fp32"), tmp_path / "run")
     assert metrics["accuracy"] > 0.95

@@ -125,7 +125,7 @@ BUGS = [
     ),
     Bug(
         "a listed name means every name that begins like it",
-        "insertion.py",
+        "places/selection.py",
         'path == name or path.startswith(f"{name}.")',
         "path.startswith(name)",
         "test_insertion.py",
@@ -133,7 +133,7 @@ BUGS = [
     ),
     Bug(
         "include must match from the start",
-        "insertion.py",
+        "places/selection.py",
         "re.search(names, path)",
         "re.fullmatch(names, path)",
         "test_insertion.py",
@@ -141,7 +141,7 @@ BUGS = [
     ),
     Bug(
         "exclude is ignored",
-        "insertion.py",
+        "places/selection.py",
         "if exclude is not None and matches(exclude, path):",
         "if False:",
         "test_insertion.py",
@@ -149,7 +149,7 @@ BUGS = [
     ),
     Bug(
         "where is ignored",
-        "insertion.py",
+        "places/selection.py",
         "if where is not None and not where(path, modules[path]):",
         "if False:",
         "test_insertion.py",
@@ -157,7 +157,7 @@ BUGS = [
     ),
     Bug(
         "unknown listed layers are not refused",
-        "insertion.py",
+        "places/selection.py",
         '        _checks.one_of("layer", name, modules)',
         "        pass",
         "test_insertion.py",
@@ -197,7 +197,7 @@ BUGS = [
     ),
     Bug(
         "an empty tuple of types means the place of the paper",
-        "insertion.py",
+        "places/selection.py",
         "types = after if before is None else before",
         "types = before or after",
         "test_insertion.py",
@@ -205,7 +205,7 @@ BUGS = [
     ),
     Bug(
         "gates are put inside gates",
-        "insertion.py",
+        "places/selection.py",
         "for name, layer in own_layers(model):  # a conv",
         "for name, layer in model.named_modules():  # a conv",
         "test_insertion.py",

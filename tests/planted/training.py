@@ -181,7 +181,7 @@ BUGS = [
     ),
     Bug(
         "scalars of optimizer lost",
-        "checkpoint.py",
+        "training/state.py",
         '                scalars[f"{index}.{name}"] = value',
         "                pass",
         "test_checkpoint.py",
@@ -189,7 +189,7 @@ BUGS = [
     ),
     Bug(
         "group options not restored",
-        "checkpoint.py",
+        "training/state.py",
         "own | group for own, group in",
         "own | {} for own, group in",
         "test_checkpoint.py",
@@ -373,7 +373,7 @@ BUGS = [
     ),
     Bug(
         "all checkpoints kept",
-        "checkpoint.py",
+        "training/state.py",
         "            shutil.rmtree(other, ignore_errors=True)\n",
         "            pass\n",
         "test_training.py",
@@ -677,7 +677,7 @@ BUGS = [
     ),
     Bug(
         "tensors in groups lost",
-        "checkpoint.py",
+        "training/state.py",
         "        groups[int(index)][option] = tensor",
         "        pass",
         "test_checkpoint.py",
@@ -685,7 +685,7 @@ BUGS = [
     ),
     Bug(
         "state written in place",
-        "checkpoint.py",
+        "files.py",
         "    beside = beside_name(folder)\n",
         "    beside = folder\n",
         "test_checkpoint.py",
@@ -733,7 +733,7 @@ BUGS = [
     ),
     Bug(
         "optimizer state in another order in memory",
-        "checkpoint.py",
+        "training/state.py",
         "                state[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)\n",
         "                pass\n",
         "test_fine_tuning.py",

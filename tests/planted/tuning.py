@@ -245,7 +245,7 @@ BUGS = [
     ),
     Bug(
         "half a checkpoint taken for a whole one",
-        "checkpoint.py",
+        "training/state.py",
         'for kind in ("json", "safetensors")]',
         "for kind in ()]",
         "test_interruption.py",
