@@ -492,6 +492,21 @@ class SharedConvolution(nn.Module):
         return self.conv(F.relu(self.conv(F.relu(self.stem(x)))))
 
 
+def test_a_map_that_is_added_to_itself_is_one_map() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.conv(x))
+            return x + x
+
+    net = nn.Sequential(Doubled(), nn.Conv2d(8, 4, 3)).eval()
+    assert [(place.layer, place.side) for place in gw.find_places(net, "inner").found] == [("0", "output")]
+    assert gw.find_places(net, "residual_end").skipped == []
+
+
 def test_a_layer_that_is_called_twice_gets_no_place_and_the_report_says_so() -> None:
     result = gw.find_places(SharedConvolution(), "inner")
     assert result.found == []
