@@ -307,4 +307,20 @@ BUGS = [
         "test_files.py",
         "test_a_statistic_of_minus_infinity_is_seen_and_a_mask_is_not",
     ),
+    Bug(
+        "a folder has its name before it is filled",
+        "files.py",
+        "        yield beside\n        beside.rename(folder)\n",
+        "        beside.rename(folder)\n        yield folder\n",
+        "test_files.py",
+        "test_a_folder_has_its_name_when_all_is_written",
+    ),
+    Bug(
+        "half a compacted run stays",
+        "compact_run.py",
+        "    with new_folder(out) as beside:\n",
+        "    out.mkdir()\n    beside = out\n    if True:\n",
+        "test_execution_cli.py",
+        "test_half_a_compacted_run_is_never_there",
+    ),
 ]
