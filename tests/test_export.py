@@ -79,19 +79,29 @@ def test_local_gating_has_no_conditional_form() -> None:
 # Files
 
 
+PICKS = tuple(map(int, torch.__version__.split(".")[:2])) > (2, 11)
+of_torch_that_picks = pytest.mark.skipif(
+    not PICKS, reason="torch 2.11 cannot export filters that are picked on the way"
+)
+FORMS = ["masked", "compact", *(pytest.param(form, marks=of_torch_that_picks) for form in ("skip", "torch"))]
+
+
 @pytest.fixture(scope="module")
 def files(gated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return the gated run exported in each form, and as torch's archive."""
     made_in = tmp_path_factory.mktemp("files")
     made = {form: made_in / f"{form}.onnx" for form in ("masked", "compact", "skip")}
     for form, file in made.items():
-        assert run(["export", str(gated), "--form", form, "--out", str(file)]) == 0
+        picked = form == "skip" and not PICKS
+        assert run(["export", str(gated), "--form", form, "--out", str(file)]) == (2 if picked else 0)
+    if not PICKS:
+        return {form: file for form, file in made.items() if form != "skip"}
     made["torch"] = made_in / "skip.pt2"
     assert run(["export", str(gated), "--to", "torch", "--form", "skip", "--out", str(made["torch"])]) == 0
     return made
 
 
-@pytest.mark.parametrize("form", ["masked", "compact", "skip", "torch"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_file_does_what_the_network_does_whatever_the_route(
     gated: Path,
     files: dict[str, Path],
@@ -118,6 +128,7 @@ def test_a_file_does_what_the_network_does_whatever_the_route(
     assert len(kinds) >= 2
 
 
+@of_torch_that_picks
 def test_a_file_says_what_it_is(gated: Path, files: dict[str, Path]) -> None:
     config = load_model(gated)[1]
     for form, file in files.items():
@@ -229,7 +240,7 @@ def lines(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.parametrize("form", ["masked", "compact", "skip", "torch"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_file_predicts_what_the_run_predicts(
     gated: Path,
     files: dict[str, Path],

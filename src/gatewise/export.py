@@ -87,13 +87,13 @@ def export_run(
     reference = in_form(run, "compact" if form == "compact" else "masked", say)
     network = in_form(run, form, say) if form == "skip" else reference
     say(f"exporting to {to}")
-    program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
     details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
     try:
+        program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
         content = _CONTENTS[to](program, details)
     except _checks.GatewiseError:
         raise
-    except Exception as error:  # of operations that torch's writers do not know
+    except Exception as error:  # of operations that torch's writers do not know; torch 2.11 knows none of "skip"
         reason = " ".join(str(error).split())[:200]
         raise _checks.InvalidValueError(
             f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another kind or form."
