@@ -74,6 +74,10 @@ def test_a_gate_that_is_a_leaf_is_traced() -> None:
     close(torch.fx.GraphModule(net, Tracer().trace(net))(batch()), net(batch()))
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
+    reason="torch 2.11 compiles a skipping net as if it trained",
+)
 @pytest.mark.parametrize(
     ("gater", "mode"),
     [("light", "skip"), pytest.param("local", "skip", marks=pytest.mark.slow)]

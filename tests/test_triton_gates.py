@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="triton is not installed")
+triton = pytest.importorskip("triton", reason="triton is not installed")
+interpreted = pytest.mark.skipif(
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7),
+    reason="the interpreter of Triton 3.6, that of torch 2.11, fails with numpy 2.4",
+)
 
 
 def printed(script: str, *arguments: str) -> str:
@@ -16,6 +20,7 @@ def printed(script: str, *arguments: str) -> str:
     return done.stdout
 
 
+@interpreted
 def test_the_kernels_in_the_interpreter_give_what_is_defined() -> None:
     assert printed("gates_in_interpreter.py") == "264 cases\n"
 
@@ -25,6 +30,7 @@ def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     assert printed("gates_compiled.py") == "30 programs\n"
 
 
+@interpreted
 @pytest.mark.slow
 def test_every_combination_gives_what_is_defined() -> None:
     assert printed("gates_in_interpreter.py", "--all") == "1928 cases\n"
@@ -36,6 +42,7 @@ def test_the_kernels_compile_for_two_generations_of_gpus(tmp_path: Path, monkeyp
     assert printed("gates_compiled.py", "--all") == "872 programs\n"
 
 
+@interpreted
 def test_gates_train_on_the_kernels_in_the_interpreter() -> None:
     launches = int(printed("fused_in_interpreter.py").split()[0])
     assert launches >= 24
