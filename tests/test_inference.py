@@ -7,6 +7,7 @@ import pytest
 import torch
 from gate_cases import perturbed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import gatewise as gw
 from gatewise.analysis.recording import GateRecorder
@@ -166,6 +167,11 @@ CALLED = {
     "behind a relu": (lambda net, x: net.gate(net.act(x)), "new map"),
     "beside its map": (lambda net, x: net.gate(x) + x, "new map"),
     "before its map": (lambda net, x: (net.act(net.gate(x)), x)[0] * x.mean(), "new map"),
+    "behind a relu in place, beside its map": (lambda net, x: (lambda a: a + net.gate(a))(x.relu_()), None),
+    "behind a dropout, beside its map": (
+        lambda net, x: (lambda a: a + net.gate(a))(F.dropout(x, 0.5, False)),
+        "new map",
+    ),
     "twice": (lambda net, x: net.gate(net.gate(x)), None),
     "behind a sum": (lambda net, x: net.gate(x + 1), None),
 }

@@ -249,7 +249,7 @@ BUGS = [
     Bug(
         "called gates: a map that others read is written over",
         "places/approach.py",
-        "return Approach(owned=written and not hooks and len(inside[0].readers) == 1)",
+        "return Approach(owned=written and not hooks and _alone(inside[0]))",
         "return Approach(owned=written and not hooks)",
         "test_inference.py",
         "test_gates_that_the_network_calls_itself",

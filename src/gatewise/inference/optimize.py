@@ -160,31 +160,34 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
 @contextlib.contextmanager
 def _calls_of_gates(model: nn.Module) -> Iterator[dict[str, str]]:
     """Note for each gate that is called once with what a layer has just returned, that layer."""
-    calls, counts, last = {}, Counter(), (None, "")
+    calls, counts, last = {}, Counter(), (None, "", -1)
     gates = [module for module in model.modules() if isinstance(module, Gate)]
-    inside = {id(module) for gate in gates for module in gate.modules()}
+    inside = {id(module) for gate in gates for module in gate.modules() if module is not gate}
 
     def returned(path: str) -> Any:
-        def note(_: Any, __: Any, result: Any) -> None:
+        def note(layer: Any, __: Any, result: Any) -> None:
             nonlocal last
-            if result is not last[0]:  # an outer layer may return what an inner one did
-                last = result, path
+            outer = any(True for _ in layer.children())  # which returns what an inner one did
+            if isinstance(result, Tensor) and not (result is last[0] and outer):
+                last = result, path, result._version
 
         return note
 
     def reached(path: str) -> Any:
         def note(_: Any, args: Any) -> None:
             counts[path] += 1
-            if args and args[0] is last[0]:
+            if args and args[0] is last[0] and args[0]._version == last[2]:  # nothing has written over it since
                 calls[path] = last[1]
 
         return note
 
     with contextlib.ExitStack() as hooks:
         for path, module in model.named_modules():
+            if id(module) in inside:
+                continue
             if isinstance(module, Gate):
                 hooks.callback(module.register_forward_pre_hook(reached(path)).remove)
-            elif id(module) not in inside:
+            else:
                 hooks.callback(module.register_forward_hook(returned(path)).remove)
         yield calls
     for path in [path for path, count in counts.items() if count > 1]:

@@ -56,7 +56,7 @@ def _approach(operations: list[Op], layers: Layers, gated: set[str], path: str, 
     if side == "output":
         return Approach(owned=written and len(hooks) == 1)
     if side == "behind":
-        return Approach(owned=written and not hooks and len(inside[0].readers) == 1)
+        return Approach(owned=written and not hooks and _alone(inside[0]))
     source, activation = inside[0].inputs[0], ""
     if len(source.readers) != 1:
         return Approach()
@@ -68,6 +68,13 @@ def _approach(operations: list[Op], layers: Layers, gated: set[str], path: str, 
         activation, source, layer = innermost(source), before, _called_once(layers, gated, before)
     norm = innermost(source) if source.kind == "norm" and isinstance(layer, nn.modules.batchnorm._BatchNorm) else ""
     return Approach(activation, norm, owned=layer is not None and source.kind in {"conv", "norm"})
+
+
+def _alone(op: Op) -> bool:
+    """Whether one operation reads a result, also through operations that may return what they are given."""
+    while len(op.readers) == 1 and op.readers[0].kind in {"dropout", "other"}:
+        op = op.readers[0]
+    return len(op.readers) == 1
 
 
 def _called_once(layers: Layers, gated: set[str], op: Op) -> nn.Module | None:
