@@ -193,6 +193,30 @@ def test_gates_that_the_network_calls_itself(name: str, reads: str) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
+def test_gates_inside_gates_and_inference_mode_are_left_alone() -> None:
+    class Double(gw.Gate):
+        def __init__(self) -> None:
+            super().__init__(8)
+            self.se = perturbed(gw.make_gate("se", 8))
+
+        @property
+        def channels(self) -> int:
+            return 8
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.se(x)
+
+    net, x = block_with(Double(), lambda net, x: net.gate(x)), torch.randn(2, 3, 12, 12)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    assert fast.gates == {"gate": "as it was"}
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    net = block_with(perturbed(gw.make_gate("se", 8)), lambda net, x: net.gate(x))
+    expected = plain(net, x)
+    with torch.inference_mode():
+        torch.testing.assert_close(gw.optimize_for_inference(net)(x), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_gate_that_the_network_calls_stands_between_a_layer_and_another_gate() -> None:
     """Else the convolution would take in the norm behind the gate, or `gct` the norm and the ReLU before it."""
 

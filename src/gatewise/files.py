@@ -55,6 +55,7 @@ def beside_name(path: Path) -> Path:
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to fill, which gets the name `folder` when all is written; there may be an empty one already."""
+    folder = folder.resolve()
     beside = beside_name(folder)
     try:
         beside.mkdir(parents=True)

@@ -168,7 +168,7 @@ def _calls_of_gates(model: nn.Module) -> Iterator[dict[str, str]]:
         def note(layer: Any, __: Any, result: Any) -> None:
             nonlocal last
             outer = any(True for _ in layer.children())  # which returns what an inner one did
-            if isinstance(result, Tensor) and not (result is last[0] and outer):
+            if isinstance(result, Tensor) and not result.is_inference() and not (result is last[0] and outer):
                 last = result, path, result._version
 
         return note
