@@ -96,7 +96,7 @@ def mixes(op: Op) -> bool:
 
 def ends_filters(op: Op) -> bool:
     """Whether behind `op` a channel is no longer one filter's alone."""
-    return op.kind in {"cat", "mixing", "input"} or (op.kind == "add" and len({*op.inputs}) > 1)  # a bias is no summand
+    return op.kind in {"cat", "mixing", "input"} or (op.kind == "add" and len(op.inputs) > 1)  # a bias is no summand
 
 
 def _private_filters(op: Op) -> bool:
@@ -141,7 +141,7 @@ def _residual_end(operations: list[Op], layers: Layers) -> Places:
         ancestors.append(mask)
     places = Places()
     for op in operations:
-        if op.kind != "add" or len({*op.inputs}) != 2 or not op.is_map:
+        if op.kind != "add" or len(op.inputs) != 2 or not op.is_map:
             continue
         first, second = op.inputs
         common = ancestors[first.index] & ancestors[second.index]
@@ -186,7 +186,7 @@ def _branch_end(op: Op, layers: Layers) -> Place | None:
     while True:
         op = _before_dropout(op)
         place = layers.output_at(op) if op.is_map else None
-        if place is not None or len({*op.inputs}) != 1 or op.kind in {"conv", "linear", "norm", "mixing"}:
+        if place is not None or len(op.inputs) != 1 or op.kind in {"conv", "linear", "norm", "mixing"}:
             return place
         if sorted(op.inputs[0].shape) != sorted(op.shape):
             return None

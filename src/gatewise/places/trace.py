@@ -49,7 +49,7 @@ class Op:
         index: position in the order of execution.
         kind: "conv", "linear", "norm" (of each channel by itself), "mixing" (of channels, as a group norm),
             "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
-        inputs: the operations whose results it reads, as often as it does (parameters are left out).
+        inputs: the operations whose results it reads (parameters are left out).
         calls: the module calls inside which it ran, outermost first, as (identifier of the call, module path).
         shape: of its result; () if that is no tensor.
         channel_axis: which axis of the result holds the channels.
@@ -198,7 +198,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
     ops: list[Op] = []
     results: dict[fx.Node, Op] = {}  # a layer that does nothing has the result of another operation
     for node in graph.nodes:
-        inputs = [results[source] for source in _sources(node) if source in results]
+        inputs = [results[source] for source in node.all_input_nodes if source in results]
         if not inputs and not (node.op == "placeholder" and is_input(node)):
             continue
         if node.op != "output" and _value(node) is None:
@@ -213,18 +213,19 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
         axis = _channel_axis(kind, node, inputs, shape)
         weight = _weight_shape(kind, node, modules)
         op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, weight), _macs(shape, weight))
-        for source in inputs:
-            source.readers.append(op)
+        for source in _reads(node):
+            if source in results:
+                results[source].readers.append(op)
         ops.append(op)
         results[node] = op
     return ops
 
 
-def _sources(node: fx.Node) -> list[fx.Node]:
+def _reads(node: fx.Node) -> list[fx.Node]:
     """Return the nodes that a node reads, one that it reads twice (x + x) two times."""
-    sources: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), sources.append)
-    return sources
+    read: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), read.append)
+    return read
 
 
 def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
