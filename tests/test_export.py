@@ -14,6 +14,7 @@ import torch
 from hypothesis import assume, given
 from PIL import Image
 from random_networks import BLOCKS, drawn_networks, gater_net, images
+from releases import release
 from test_execution_cli import gated, images_of, plain  # noqa: F401
 from test_segmentation import done, folder, recipe  # noqa: F401
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +80,7 @@ def test_local_gating_has_no_conditional_form() -> None:
 # Files
 
 
-PICKS = tuple(map(int, torch.__version__.split(".")[:2])) > (2, 11)
+PICKS = release(torch.__version__) > (2, 11)
 of_torch_that_picks = pytest.mark.skipif(
     not PICKS, reason="torch 2.11 cannot export filters that are picked on the way"
 )

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from releases import release
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 interpreted = pytest.mark.skipif(
-    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7),
+    release(triton.__version__) <= (3, 6),
     reason="the interpreter of Triton 3.6, that of torch 2.11, fails with numpy 2.4",
 )
 

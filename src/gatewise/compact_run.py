@@ -7,7 +7,7 @@ from gatewise import _checks
 from gatewise.analysis.runs import open_runs
 from gatewise.checkpoint import details_in, save_model, write_metrics
 from gatewise.execution import Compaction, compact
-from gatewise.files import new_folder, write_atomically
+from gatewise.files import new_folder, read_bytes, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
 from gatewise.training import Progress, evaluate
@@ -66,6 +66,6 @@ def compact_run(
     with new_folder(out) as beside:
         for name in ("recipe.yaml", "log.jsonl"):
             if (Path(folder) / name).exists():
-                write_atomically(beside / name, (Path(folder) / name).read_bytes())
+                write_atomically(beside / name, read_bytes(Path(folder) / name))
         save_model(beside, small, run.spec, {**details_in(run.config), "compacted": steps})
         return write_metrics(beside, metrics)

@@ -249,7 +249,7 @@ BUGS = [
     Bug(
         "called gates: a map that others read is written over",
         "places/approach.py",
-        "return Approach(owned=written and not hooks and _alone(inside[0]))",
+        "return Approach(owned=written and not hooks and _read_alone(inside[0]))",
         "return Approach(owned=written and not hooks)",
         "test_inference.py",
         "test_gates_that_the_network_calls_itself",
@@ -281,8 +281,8 @@ BUGS = [
     Bug(
         "called gates: the second call is the first",
         "inference/optimize.py",
-        "    for path in [path for path, count in counts.items() if count > 1]:\n",
-        "    for path in ():\n",
+        "layer if straight and path not in calls else",
+        "layer if straight else calls.get(path) or",
         "test_inference.py",
         "test_gates_that_the_network_calls_itself",
     ),

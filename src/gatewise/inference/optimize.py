@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,10 +22,9 @@ from gatewise.inference.forms import (
     ReadThrough,
     pass_on,
 )
-from gatewise.insertion import gate_hosts
-from gatewise.places import Approach, evaluation_mode, find_approaches
+from gatewise.insertion import gate_hosts, gates_in
+from gatewise.places import Approach, evaluation_mode, find_approaches, own_layers
 from gatewise.places.trace import example_inputs
-from gatewise.registry import Gate
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -139,7 +137,8 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
     hosts = gate_hosts(model)
     with evaluation_mode(model), torch.no_grad(), _calls_of_gates(model) as calls:
         expected = _tensors(model(*inputs))
-    hosts += [(layer, "behind", gate) for gate, layer in calls.items() if gate not in {path for *_, path in hosts}]
+    inserted = {gate for *_, gate in hosts}
+    hosts += [(layer, "behind", gate) for gate, layer in calls.items() if layer and gate not in inserted]
     with evaluation_mode(model):
         approaches, norms = find_approaches(model, [(host, side) for host, side, _ in hosts], inputs)
     net = InferenceNet(model)
@@ -159,39 +158,30 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
 
 @contextlib.contextmanager
 def _calls_of_gates(model: nn.Module) -> Iterator[dict[str, str]]:
-    """Note for each gate that is called once with what a layer has just returned, that layer."""
-    calls, counts, last = {}, Counter(), (None, "", -1)
-    gates = [module for module in model.modules() if isinstance(module, Gate)]
-    inside = {id(module) for gate in gates for module in gate.modules() if module is not gate}
+    """Note for each gate that is called the layer that has just returned its map; '' for none, or a second call."""
+    calls: dict[str, str] = {}
+    last: tuple[str, Tensor | None, int] = ("", None, 0)  # who returned what, and how often that was written over
+    gates = gates_in(model)
+    nested = {inner for gate in gates.values() for inner in gate.modules() if inner is not gate}
 
-    def returned(path: str) -> Any:
-        def note(layer: Any, __: Any, result: Any) -> None:
-            nonlocal last
-            outer = any(True for _ in layer.children())  # which returns what an inner one did
-            if isinstance(result, Tensor) and not result.is_inference() and not (result is last[0] and outer):
-                last = result, path, result._version
+    def returned(path: str, layer: nn.Module, _: Any, result: Any) -> None:
+        nonlocal last
+        outer = next(layer.children(), None) is not None  # which may return what a layer inside has returned
+        if isinstance(result, Tensor) and not result.is_inference() and not (outer and result is last[1]):
+            last = path, result, result._version
 
-        return note
-
-    def reached(path: str) -> Any:
-        def note(_: Any, args: Any) -> None:
-            counts[path] += 1
-            if args and args[0] is last[0] and args[0]._version == last[2]:  # nothing has written over it since
-                calls[path] = last[1]
-
-        return note
+    def reached(path: str, _: Any, args: Any) -> None:
+        layer, result, version = last
+        straight = bool(args) and args[0] is result and result is not None and result._version == version
+        calls[path] = layer if straight and path not in calls else ""
 
     with contextlib.ExitStack() as hooks:
-        for path, module in model.named_modules():
-            if id(module) in inside:
-                continue
-            if isinstance(module, Gate):
-                hooks.callback(module.register_forward_pre_hook(reached(path)).remove)
-            else:
-                hooks.callback(module.register_forward_hook(returned(path)).remove)
+        for path, layer in own_layers(model):
+            hooks.callback(layer.register_forward_hook(functools.partial(returned, path)).remove)
+        for path, gate in gates.items():
+            if gate not in nested:
+                hooks.callback(gate.register_forward_pre_hook(functools.partial(reached, path)).remove)
         yield calls
-    for path in [path for path, count in counts.items() if count > 1]:
-        calls.pop(path, None)
 
 
 def _alone(host: Any) -> bool:

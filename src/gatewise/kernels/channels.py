@@ -64,10 +64,7 @@ def _flat(x: Tensor, values: Tensor | None) -> Tensor | None:
     """Return factors or offsets of channels as kernels read them."""
     if values is None:
         return None
-    shape = x.shape[:2]
-    if values.shape[:2] != shape:
-        values = values.expand(shape[0], *values.shape[1:])
-    return values.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).reshape(shape).contiguous()
+    return as_numbers(values.expand(x.shape[0], *values.shape[1:]), x).view(x.shape[:2])
 
 
 class _Mean(torch.autograd.Function):

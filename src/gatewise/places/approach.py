@@ -10,6 +10,8 @@ from gatewise.places.flow import followed_by_norm
 from gatewise.places.layers import Layers, innermost
 from gatewise.places.trace import Op, trace
 
+_WRITES = {"conv", "norm"}  # a map of its own
+
 
 @dataclass(frozen=True)
 class Approach:
@@ -51,12 +53,12 @@ def _approach(operations: list[Op], layers: Layers, gated: set[str], path: str, 
     inside = [op for op in operations if innermost(op) == path]
     if len(inside) != 1 or layers.calls[path] != 1:
         return Approach()
-    written = inside[0].kind in {"conv", "norm"}
+    written = inside[0].kind in _WRITES
     hooks = layers.modules[path]._forward_hooks  # the gate's own, and perhaps one that keeps the map
     if side == "output":
         return Approach(owned=written and len(hooks) == 1)
     if side == "behind":
-        return Approach(owned=written and not hooks and _alone(inside[0]))
+        return Approach(owned=written and not hooks and _read_alone(inside[0]))
     source, activation = inside[0].inputs[0], ""
     if len(source.readers) != 1:
         return Approach()
@@ -67,10 +69,10 @@ def _approach(operations: list[Op], layers: Layers, gated: set[str], path: str, 
             return Approach()
         activation, source, layer = innermost(source), before, _called_once(layers, gated, before)
     norm = innermost(source) if source.kind == "norm" and isinstance(layer, nn.modules.batchnorm._BatchNorm) else ""
-    return Approach(activation, norm, owned=layer is not None and source.kind in {"conv", "norm"})
+    return Approach(activation, norm, owned=layer is not None and source.kind in _WRITES)
 
 
-def _alone(op: Op) -> bool:
+def _read_alone(op: Op) -> bool:
     """Whether one operation reads a result, also through operations that may return what they are given."""
     while len(op.readers) == 1 and op.readers[0].kind in {"dropout", "other"}:
         op = op.readers[0]

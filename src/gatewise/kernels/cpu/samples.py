@@ -38,7 +38,8 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, *, by_positions: bool = False) -> "Layout":
         """Read the layout of a dense map; `by_positions` says that parts are of positions in either layout."""
-        return _layout(x.shape, x.is_contiguous(), by_positions, torch.get_num_threads())
+        threads = torch.get_num_threads() if x.numel() >= FEWEST else 1
+        return _layout(x.shape, x.is_contiguous(), by_positions, threads)
 
     def totals(self, sums: int) -> Tensor:
         """Return room for the sums of each part of each sample: (N, parts, sums, C)."""
@@ -50,7 +51,6 @@ def _layout(shape: torch.Size, contiguous: bool, by_positions: bool, threads: in
     samples, channels = shape[:2]
     positions = math.prod(shape[2:])
     last_axis = 0 if contiguous else _in_a_row(channels, positions)
-    threads = threads if shape.numel() >= FEWEST else 1
     balanced = threads == 1 or samples % threads == 0 or samples >= 4 * threads
     rows = positions // last_axis if last_axis else positions if by_positions else channels
     return Layout(samples, channels, positions, last_axis, 1 if balanced else min(threads, rows))

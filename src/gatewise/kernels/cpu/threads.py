@@ -114,7 +114,7 @@ class Kernel:
         self.compiled: dict[torch.dtype, Any] = {}
         self.__doc__ = function.__doc__
 
-    def machine_code(self, dtype: torch.dtype) -> Any:
+    def compile_for(self, dtype: torch.dtype) -> Any:
         """Compile the function for maps of `dtype`; return it, also as ctypes calls it."""
         runtime()
         compiled = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
@@ -127,7 +127,7 @@ class Kernel:
         The kernel finds its arguments in a block of 64-bit words: addresses of tensors (0 for None), integers, and then
         the `reals`.
         """
-        compiled, alone = self.compiled.get(like.dtype) or self.machine_code(like.dtype)
+        compiled, alone = self.compiled.get(like.dtype) or self.compile_for(like.dtype)
         values = [word if type(word) is int else 0 if word is None else word.data_ptr() for word in words]  # type: ignore[union-attr]
         block = struct.pack(_block_format(len(values), len(reals)), *values, *reals)
         threads, library = torch.get_num_threads(), runtime()

@@ -1,0 +1,7 @@
+"""Which release of a package is there, for tests that the oldest one cannot pass."""
+
+
+def release(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version."""
+    first, second = version.split(".")[:2]
+    return int(first), int(second)
