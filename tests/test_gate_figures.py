@@ -14,7 +14,8 @@ from torch import nn
 import gatewise as gw
 from gatewise.analysis import figures, gate_figures, gater_figures, run_figures
 from gatewise.analysis.drawing import INK, Drawing
-from gatewise.analysis.gate_stats import GateStats, GateSummary, gate_statistics
+from gatewise.analysis.gate_stats import GateStats, gate_statistics
+from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.interventions import Exchange
 from gatewise.analysis.recording import GateRecorder
 

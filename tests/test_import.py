@@ -22,12 +22,23 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_importing_loads_nothing_heavy() -> None:
-    result = python("import sys, gatewise; print(*sorted({name.partition('.')[0] for name in sys.modules}))")
+def packages_behind(code: str) -> set[str]:
+    """Return which packages a fresh process has loaded after some code."""
+    result = python(f"{code}; import sys; print('', *sorted({{name.partition('.')[0] for name in sys.modules}}))")
     assert result.returncode == 0, result.stderr
-    loaded = result.stdout.split()
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    loaded = packages_behind("import gatewise")
     assert "torch" in loaded
-    assert not set(HEAVY) & set(loaded)
+    assert not set(HEAVY) & loaded
+
+
+def test_the_command_line_loads_what_is_heavy_only_for_commands_that_need_it() -> None:
+    assert not {"torchmetrics", "torchvision", "timm", "matplotlib", "scipy"} & packages_behind(
+        "from gatewise.cli import run; run(['gates'])"
+    )
 
 
 @pytest.mark.parametrize("name", PUBLIC)

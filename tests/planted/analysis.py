@@ -60,6 +60,14 @@ BUGS = [
         "test_a_curve_that_begins_below_the_axis",
     ),
     Bug(
+        "every command waits for torchmetrics",
+        "analysis/findings.py",
+        "from gatewise.analysis.gate_summary import GateSummary",
+        "import gatewise.analysis.gate_stats\nfrom gatewise.analysis.gate_summary import GateSummary",
+        "test_import.py",
+        "test_the_command_line_loads_what_is_heavy",
+    ),
+    Bug(
         "labels beyond the classes",
         "analysis/gate_stats.py",
         "if len(labels) and not 0 <=",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gatewise.analysis.attention import QueryDistances, attention_maps, query_distances
-from gatewise.analysis.gate_stats import GateSummary, gate_statistics
+from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.interventions import Exchange, Removal, exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import GatePatterns, record_patterns
 from gatewise.analysis.runs import Run
@@ -97,6 +97,8 @@ def find(run: Run, keep: int = 2000) -> Findings:
         run: opened, with images or without.
         keep: how many whole patterns of a GaterNet are kept for laying them out in the plane.
     """
+    from gatewise.analysis.gate_stats import gate_statistics  # torchmetrics takes seconds to import
+
     if run.images is None:
         return Findings(run)
     gater = _gater(run, run.model, keep) if isinstance(run.model, GaterNet) else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.analysis.drawing import INK, Drawing, add_colour_bar, add_legend, count_along, literal, look, new_figure
-from gatewise.analysis.gate_stats import GateSummary
+from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.table import Cell, Table
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.insertion import gates_in

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _checks
-from gatewise.analysis.gate_stats import GateSummary
+from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.recording import gates_bypassed
 from gatewise.gaternet import GaterNet

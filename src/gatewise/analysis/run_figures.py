@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
-from gatewise.analysis.gate_stats import GateSummary
+from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
 

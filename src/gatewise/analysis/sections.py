@@ -10,7 +10,7 @@ from gatewise import _checks, measure
 from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, pixel_figures, run_figures
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.findings import Attention, Findings, GaterFindings
-from gatewise.analysis.gate_stats import GateSummary
+from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.interventions import Removal
 from gatewise.analysis.page import Section
 from gatewise.analysis.runs import Run
