@@ -1,10 +1,10 @@
 """What fused gates cost: gct alone, in a ResNet-50 beside the official formula and timm's gates, and memory.
 
-    python benchmarks/fused.py [--tables alone,network,memory] [--rounds 11] [--quick] [--out FILE]
+    python benchmarks/fused.py [--tables alone,network,memory] [--gates gct,se,gc] [--rounds 11] [--quick] [--out FILE]
 
 Everything of one table is timed in turn in one run, and what is published is the ratio to the baseline, round by round:
-its median and quartiles. "official" is the formula of the released code in plain PyTorch. `--quick` uses tiny sizes: it
-shows that the script works, no speed.
+its median and quartiles. "official" is the formula of the released code in plain PyTorch, "copies" a gate that copies
+its map and does nothing. `--quick` uses tiny sizes: it shows that the script works, no speed.
 """
 
 import argparse
@@ -40,6 +40,16 @@ class OfficialGCT(gw.Gate):
         embedding = (x.pow(2).sum((2, 3), keepdim=True) + 1e-5).pow(0.5) * self.alpha
         norm = self.gamma / (embedding.pow(2).mean(1, keepdim=True) + 1e-5).pow(0.5)
         return x * (1 + torch.tanh(embedding * norm + self.beta))
+
+
+class Copy(gw.Gate):
+    """What a gate that makes a new map cannot undercut: it moves the bytes and does nothing."""
+
+    def __init__(self, channels: int, *, device: Any = None, dtype: Any = None) -> None:  # noqa: ARG002
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
 
 
 def ratios(latencies: dict[str, Latency], baseline: str) -> dict[str, dict[str, float]]:
@@ -91,10 +101,11 @@ def networks(kind: str, model: str) -> dict[str, nn.Module]:
         return made(block_args={"attn_layer": layer})
 
     if kind == "gct":
-        official, ours = made(), made()
+        copies, official, ours = made(), made(), made()
+        gw.insert_gates(copies, Copy, place="before_conv")
         gw.insert_gates(official, OfficialGCT, place="before_conv")
         gw.insert_gates(ours, "gct")
-        return {"plain": made(), "official": official, "ours": ours}
+        return {"plain": made(), "copies": copies, "official": official, "ours": ours}
     if kind == "se":
         ours = functools.partial(gw.SqueezeExcite, rd_divisor=8)
         return {"plain": made(), "timm se": with_layer("se"), "ours se": with_layer(ours)}
@@ -203,6 +214,7 @@ def show(title: str, table: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", default="alone,network,memory")
+    parser.add_argument("--gates", default="gct,se,gc", help="in the tables of networks and memory")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -226,11 +238,11 @@ def main() -> None:
     wanted = options.tables.split(",")
     for shape in shapes if "alone" in wanted else ():
         add(f"gct, forward + backward, {shape}, float32", alone(shape, rounds))
-    for kind in ("gct", "se", "gc") if "network" in wanted else ():
+    for kind in options.gates.split(",") if "network" in wanted else ():
         for images, train in ((1, False), (batch, False), (batch, True)):
             title = f"{model} with {kind}, {'train' if train else 'infer'} {images}"
             add(title, in_a_network(kind, model, size, images, rounds, train=train))
-    for kind in ("gct", "se", "gc") if "memory" in wanted else ():
+    for kind in options.gates.split(",") if "memory" in wanted else ():
         add(f"{model} with {kind}, memory of a training step of {batch}", memory(kind, model, size, batch))
 
 

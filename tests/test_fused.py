@@ -451,9 +451,9 @@ def test_kernels_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest
 
 def test_changed_sources_are_compiled_anew() -> None:
     """Numba looks at a kernel's own file only, so the name of what it keeps has a checksum of all of them."""
-    from gatewise.kernels.cpu.gated_channel_transform import _forward_kernel
+    from gatewise.kernels.cpu.gated_channel_kernels import forward_kernel
 
-    assert _forward_kernel.function.__qualname__.endswith(threads._sources())
+    assert forward_kernel.function.__qualname__.endswith(threads._sources())
 
 
 # ---- what a kernel must not do ---------------------------------------------------------------------------------------

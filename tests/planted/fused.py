@@ -2,7 +2,7 @@
 
 from planted.bug import Bug
 
-_GCT, _LOOPS, _POOL = "kernels/cpu/gated_channel_transform.py", "kernels/cpu/loops.py", "kernels/cpu/attention_pool.py"
+_GCT, _LOOPS, _POOL = "kernels/cpu/gated_channel_kernels.py", "kernels/cpu/loops.py", "kernels/cpu/attention_pool.py"
 _WITHIN = "test_values_and_gradients_are_within_twice_the_error_of_plain_torch"
 
 BUGS = [
@@ -145,7 +145,7 @@ BUGS = [
     Bug(
         "kernels under functorch",
         "kernels/backend.py",
-        "    if torch._C._are_functorch_transforms_active():\n",
+        "    if _are_functorch_transforms_active():\n",
         "    if False:\n",
         "test_fused.py",
         "test_fused_says_why_it_cannot_and_auto_takes_the_definition",
@@ -153,7 +153,7 @@ BUGS = [
     Bug(
         "kernels under torch.jit.trace",
         "kernels/backend.py",
-        "    if torch._C._get_tracing_state() is not None:\n",
+        "    if _get_tracing_state() is not None:\n",
         "    if False:\n",
         "test_fused.py",
         "test_fused_says_why_it_cannot_and_auto_takes_the_definition",
@@ -285,5 +285,117 @@ BUGS = [
         "layer if straight else calls.get(path) or",
         "test_inference.py",
         "test_gates_that_the_network_calls_itself",
+    ),
+    Bug(
+        "repeated: layouts not told apart",
+        "kernels/repeated.py",
+        "x.shape, x.stride(), get",
+        "x.shape, get",
+        "test_repeated.py",
+        "test_whatever_is_different_is_looked_at_again",
+    ),
+    Bug(
+        "repeated: types not told apart",
+        "kernels/repeated.py",
+        "return type(x), x.dtype, x",
+        "return type(x), x",
+        "test_repeated.py",
+        "test_whatever_is_different_is_looked_at_again",
+    ),
+    Bug(
+        "repeated: subclasses not told apart",
+        "kernels/repeated.py",
+        "return type(x), x.dtype",
+        "return x.dtype, x.dtype",
+        "test_repeated.py",
+        "test_subclasses_of_tensors_go_the_whole_way",
+    ),
+    Bug(
+        "repeated: threads not told apart",
+        "kernels/repeated.py",
+        "get_num_threads(), options",
+        "options",
+        "test_repeated.py",
+        "test_another_number_of_threads_is_looked_at_again",
+    ),
+    Bug(
+        "repeated: options not told apart",
+        "kernels/repeated.py",
+        "get_num_threads(), options, of",
+        "get_num_threads(), of",
+        "test_repeated.py",
+        "test_whatever_is_different_is_looked_at_again",
+    ),
+    Bug(
+        "repeated: a gate of another type",
+        "kernels/repeated.py",
+        "(type(p), p.dtype, p.is_cpu",
+        "(type(p), p.is_cpu",
+        "test_repeated.py",
+        "test_whatever_is_different_is_looked_at_again",
+    ),
+    Bug(
+        "repeated: a gate that was cut",
+        "kernels/repeated.py",
+        "p.is_cpu, p.shape, p.is",
+        "p.is_cpu, p.dim(), p.is",
+        "test_repeated.py",
+        "test_a_mistake_is_still_refused",
+    ),
+    Bug(
+        "repeated: a gate with gaps",
+        "kernels/repeated.py",
+        "p.shape, p.is_contiguous())",
+        "p.shape)",
+        "test_repeated.py",
+        "test_whatever_is_different_is_looked_at_again",
+    ),
+    Bug(
+        "repeated: gradients not recorded",
+        "kernels/repeated.py",
+        "is_compiling() or is_grad_enabled() or",
+        "is_compiling() or",
+        "test_repeated.py",
+        "test_gradients_are_recorded",
+    ),
+    Bug(
+        "repeated: nobody may watch",
+        "kernels/repeated.py",
+        "is_grad_enabled() or watched()",
+        "is_grad_enabled()",
+        "test_repeated.py",
+        "test_who_watches_operations",
+    ),
+    Bug(
+        "repeated: training remembers",
+        "kernels/repeated.py",
+        "        if not is_grad_enabled():\n",
+        "        if True:\n",
+        "test_repeated.py",
+        "test_training_remembers_nothing",
+    ),
+    Bug(
+        "repeated: copies share",
+        "kernels/repeated.py",
+        "        return Repeated, ()\n",
+        "        return object.__reduce_ex__(self, 2)\n",
+        "test_repeated.py",
+        "test_copies_remember_nothing",
+    ),
+    Bug(
+        "repeated: in place forgotten",
+        "inference/forms.py",
+        '"in_place": self.owned',
+        '"in_place": True',
+        "test_repeated.py",
+        "test_an_optimised_network_remembers",
+    ),
+    Bug(
+        "repeated: the ReLU forgotten",
+        "inference/forms.py",
+        '"floor": self._floor',
+        '"floor": -math.inf',
+        "test_repeated.py",
+        "test_an_optimised_network_remembers",
     ),
 ]

@@ -8,8 +8,13 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+
+# By their own names: in torch's large tables an interpreter whose caches a convolution has swept finds them later.
+from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batchedtensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.nn import Parameter
 
 from gatewise import _checks
 
@@ -37,19 +42,20 @@ def obstacle(x: Tensor, *others: Tensor) -> str:
     >>> obstacle(torch.zeros(2, 3, 4, 4, dtype=torch.int32))
     'there is no kernel for maps of torch.int32 on cpu'
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return "torch.compile and torch.export read the definition, which the compiler fuses itself"
-    if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+    if type(x) is not Tensor and type(x) is not Parameter:
         return f"the map is a {type(x).__name__}, and kernels read plain tensors"
-    return _watched() or _unreadable(x, others) or _unready(x.device.type, x.dtype)
+    device = x.device
+    return watched() or _unreadable(x, others, device) or _unready(device.type, x.dtype)
 
 
 def must_be_differentiable(*upstream: Tensor | None) -> bool:
     """Whether a backward pass is itself differentiated, vectorised or compiled, so that no kernel can do it."""
     return (
         torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or bool(_watched())
+        or is_compiling()
+        or bool(watched())
         or any(gradient is not None and _is_legacy_batchedtensor(gradient) for gradient in upstream)
     )
 
@@ -66,29 +72,28 @@ def gradients_through(
     return [next(gradients) if need else None for need in needed]
 
 
-def _watched() -> str:
+def watched() -> str:
     """Return who wants to see each operation of a gate, which a kernel hides, or ''."""
-    if torch._C._get_tracing_state() is not None:
+    if _get_tracing_state() is not None:
         return "torch.jit.trace records the definition"
-    if torch._C._are_functorch_transforms_active():
+    if _are_functorch_transforms_active():
         return "torch.func transforms the definition"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation follows the definition"
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if _len_torch_dispatch_stack() > 0:
         return "a dispatch mode watches the operations of the definition"
     return ""
 
 
-def _unreadable(x: Tensor, others: tuple[Tensor, ...]) -> str:
+def _unreadable(x: Tensor, others: tuple[Tensor, ...], device: torch.device) -> str:
     if x.numel() == 0:
         return "the map is empty"
     if not (x.is_contiguous() or _is_channels_last(x)):
         return f"the map, with strides {x.stride()}, is neither contiguous nor channels-last"
-    device = x.device
     for other in others:
         if other.device != device:
             return f"the map is on {device} and the gate on {other.device}"
-        if type(other) is not Tensor and type(other) is not torch.nn.Parameter:
+        if type(other) is not Parameter and type(other) is not Tensor:
             return f"a parameter is a {type(other).__name__}, and kernels read plain tensors"
     return ""
 

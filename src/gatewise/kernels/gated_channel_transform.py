@@ -1,10 +1,11 @@
 """`gct` as one operation: two passes over memory forward and two backward, and nothing of the map's size is kept."""
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, float32, float64, is_grad_enabled
 
 from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable, obstacle
 
@@ -40,13 +41,44 @@ def fused_gated_channel_transform(
     """
     options = kernel_options(mode, eps, after_relu, activation)
     inputs = (x, alpha, gamma, beta)
-    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-        return _forward(x, kernel_numbers(inputs), options)[0]
+    if not (is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
+        return _kernels(x).forward(x, *kernel_numbers(inputs), **options)[0]
 
     def defined(*inputs: Tensor) -> Tensor:
         return definition(*inputs, mode=mode, eps=eps, after_relu=after_relu, activation=activation)
 
     return _GatedChannelTransform.apply(*inputs, defined, options)  # type: ignore[return-value]
+
+
+def prepared(
+    x: Tensor,
+    alpha: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    mode: str,
+    eps: float,
+    after_relu: bool,
+    activation: str,
+    **reading: Any,
+) -> Callable[..., Tensor] | None:
+    """Return a function that takes maps like x and these parameters straight to a kernel, or None if there is none.
+
+    Args:
+        x: a map.
+        alpha: as the following parameters and options the gate's.
+        gamma: of the gate.
+        beta: of the gate.
+        mode: of the gate.
+        eps: of the gate.
+        after_relu: of the gate.
+        activation: of the gate.
+        reading: options of the kernel for the CPU, `floor` and `in_place`.
+    """
+    numbers = alpha, gamma, beta
+    if x.device.type != "cpu" or any(a is not b for a, b in zip(numbers, kernel_numbers((x, *numbers)), strict=True)):
+        return None
+    return _kernels(x).prepared(x, **kernel_options(mode, eps, after_relu, activation), **reading)
 
 
 def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> dict[str, Any]:
@@ -56,19 +88,19 @@ def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> 
 
 def kernel_numbers(inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return alpha, gamma and beta as kernels read them, in float32 at least; mostly they are themselves."""
-    real = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    real = float64 if inputs[0].dtype == float64 else float32
     return [p if p.dtype == real and p.is_contiguous() else p.detach().to(real).contiguous() for p in inputs[1:]]
 
 
-def _forward(x: Tensor, numbers: list[Tensor], options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    return kernels_for(x.device, "gated_channel_transform").forward(x.detach(), *numbers, **options)
+def _kernels(x: Tensor) -> ModuleType:
+    return kernels_for(x.device, "gated_channel_transform")
 
 
 class _GatedChannelTransform(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, alpha, gamma, beta, defined, options):
         inputs = (x, alpha, gamma, beta)
-        y, norms = _forward(x, kernel_numbers(inputs), options)
+        y, norms = _kernels(x).forward(x, *kernel_numbers(inputs), **options)
         ctx.save_for_backward(*inputs, norms)
         ctx.defined, ctx.options = defined, options
         return y
@@ -80,8 +112,7 @@ class _GatedChannelTransform(torch.autograd.Function):
             needed = ctx.needs_input_grad[: len(inputs)]
             return *gradients_through(ctx.defined, inputs, needed, upstream), None, None
         x, needs_map = inputs[0], ctx.needs_input_grad[0]
-        kernels = kernels_for(x.device, "gated_channel_transform")
-        gradient, each = kernels.backward(
+        gradient, each = _kernels(x).backward(
             upstream, x, norms, *kernel_numbers(inputs), **ctx.options, needs_map=needs_map
         )
         parameters = [

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numba
 import torch
 from numba import carray
-from torch import Tensor
+from torch import Tensor, empty, float64, get_num_threads
 
 from gatewise.kernels.cpu.threads import FEWEST, stored_at, thread_count, thread_number, wait_for_all
 
+_CPU = torch.device("cpu")
 _LANES = 128  # a loop over fewer numbers than this is mostly its beginning and end
 BOTH, MEASURE, APPLY = 0, 1, 2  # what a kernel does with a block: both passes, or one of them
 
@@ -38,12 +39,12 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, *, by_positions: bool = False) -> "Layout":
         """Read the layout of a dense map; `by_positions` says that parts are of positions in either layout."""
-        threads = torch.get_num_threads() if x.numel() >= FEWEST else 1
+        threads = get_num_threads() if x.numel() >= FEWEST else 1
         return _layout(x.shape, x.is_contiguous(), by_positions, threads)
 
     def totals(self, sums: int) -> Tensor:
         """Return room for the sums of each part of each sample: (N, parts, sums, C)."""
-        return torch.empty(self.samples, self.parts, sums, self.channels, dtype=torch.float64, device="cpu")
+        return empty(self.samples, self.parts, sums, self.channels, dtype=float64, device=_CPU)
 
 
 @functools.lru_cache(1024)  # a gate at inference is mostly what Python does before it runs

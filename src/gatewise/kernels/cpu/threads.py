@@ -18,7 +18,7 @@ import numba
 import torch
 from numba import types
 from numba.extending import intrinsic
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 FEWEST = 32768  # elements below which waking a second thread costs more than it brings; torch's own grain size
 REASSOCIATED = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
@@ -115,10 +115,10 @@ class Kernel:
         self.__doc__ = function.__doc__
 
     def compile_for(self, dtype: torch.dtype) -> Any:
-        """Compile the function for maps of `dtype`; return it, also as ctypes calls it."""
-        runtime()
+        """Compile the function for maps of `dtype`; return how it is called on all threads, and on this one alone."""
+        library: Any = runtime()  # whoever calls a kernel has asked for it
         compiled = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
-        self.compiled[dtype] = compiled, _ALONE(compiled.address)
+        self.compiled[dtype] = functools.partial(library.GOMP_parallel, compiled.address), _ALONE(compiled.address)
         return self.compiled[dtype]
 
     def __call__(self, like: Tensor, *words: Tensor | int | None, reals: tuple[float, ...] = ()) -> None:
@@ -127,19 +127,23 @@ class Kernel:
         The kernel finds its arguments in a block of 64-bit words: addresses of tensors (0 for None), integers, and then
         the `reals`.
         """
-        compiled, alone = self.compiled.get(like.dtype) or self.compile_for(like.dtype)
         values = [word if type(word) is int else 0 if word is None else word.data_ptr() for word in words]  # type: ignore[union-attr]
-        block = struct.pack(_block_format(len(values), len(reals)), *values, *reals)
-        threads, library = torch.get_num_threads(), runtime()
-        if threads > 1 and library is not None and like.numel() >= FEWEST:
-            library.GOMP_parallel(compiled.address, block, threads, 0)
-        else:
-            alone(block)
+        block = block_of(len(values), len(reals)).pack(*values, *reals)
+        self.launcher(like)(block)
+
+    def launcher(self, like: Tensor) -> Callable[[bytes], None]:
+        """Return what runs the kernel with a block of arguments, for maps like `like` and torch's threads as now."""
+        together, alone = self.compiled.get(like.dtype) or self.compile_for(like.dtype)
+        threads = get_num_threads()
+        if threads > 1 and like.numel() >= FEWEST:
+            return lambda block: together(block, threads, 0)
+        return alone
 
 
 @functools.cache
-def _block_format(words: int, reals: int) -> str:
-    return f"={words}q{reals}d"
+def block_of(words: int, reals: int) -> struct.Struct:
+    """Return how a kernel's arguments lie in memory."""
+    return struct.Struct(f"={words}q{reals}d")
 
 
 def _compile(function: Callable[..., None], signature: Any) -> Any:
