@@ -12,14 +12,23 @@ from gatewise.registry import Gate
 CHANNELS = 8
 
 every_gate = pytest.mark.parametrize("name", gw.gate_names())
-every_case = pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        pytest.param(name, dict(options), id=f"{name}-{variant}")
+
+
+def cases(*slow: str) -> pytest.MarkDecorator:
+    """Return a mark that runs a test with each gate in each variant; those that take long are named, as in its ids."""
+    ids = {
+        f"{name}-{variant}": (name, dict(options))
         for name in gw.gate_names()
         for variant, options in {"defaults": {}, **gw.gate_spec(name).variants}.items()
-    ],
-)
+    }
+    assert set(slow) <= set(ids)
+    marks = {case: [pytest.mark.slow] if case in slow else [] for case in ids}
+    return pytest.mark.parametrize(
+        ("name", "options"), [pytest.param(*values, id=case, marks=marks[case]) for case, values in ids.items()]
+    )
+
+
+every_case = cases()
 
 
 def random_map(gate: Gate, samples: int = 2, side: int = 5, **kwargs: Any) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TOLERANCE
-from gate_cases import every_case, every_gate, gradients, make, perturbed, random_map, settled
+from gate_cases import cases, every_case, every_gate, gradients, make, perturbed, random_map, settled
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -209,7 +209,7 @@ def large_map(gate: Gate, dtype: torch.dtype) -> Tensor:
     return (x * levels).to(dtype)
 
 
-@every_case
+@cases("nl-concatenation")
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @torch.no_grad()
 def test_half_precision_neither_overflows_nor_strays_from_float32(
@@ -228,7 +228,7 @@ def test_half_precision_neither_overflows_nor_strays_from_float32(
     assert_close(y.float(), expected, **tolerance)
 
 
-@every_case
+@cases("nl-concatenation")
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 def test_half_precision_gradients_are_finite(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     gate = settled(perturbed(make(name, options))).to(dtype)

@@ -18,7 +18,7 @@ from gatewise.insertion import insert_all
 from gatewise.spec import parse_gates
 
 MODELS = ("resnet18", "resnet50", "densenet121", "vgg11_bn", "efficientnet_b0", "convnext_tiny")
-LARGE = ("densenet121", "vgg11_bn")
+LARGE = ("densenet121", "vgg11_bn", "convnext_tiny")
 
 
 def network(name: str) -> nn.Module:

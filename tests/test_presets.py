@@ -75,7 +75,9 @@ def test_timm_lists_them() -> None:
     assert timm.list_models("*.gatewise", pretrained=True) == sorted(f"{name}.{TAG}" for name in IDENTITIES)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in TIMMS[1:] else name for name in PRESETS]
+)
 def test_a_preset_is_the_network_of_its_spec(name: str) -> None:
     ours = gw.make_model(PRESETS[name], num_classes=7, in_chans=1)
     timms = timm.create_model(f"{name}.{TAG}", num_classes=7, in_chans=1)

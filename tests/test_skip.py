@@ -106,7 +106,7 @@ def test_what_runs_is_what_executed_macs_tells(model: str, group_size: int) -> N
         assert counter.get_total_flops() == 2 * int(net.executed_macs(gates))
 
 
-@pytest.mark.parametrize("gates", ["gct", "se", "gct+se", "gc"])
+@pytest.mark.parametrize("gates", ["gct", pytest.param("se", marks=pytest.mark.slow), "gct+se", "gc"])
 @pytest.mark.parametrize("sites", ["inner", "residual"])
 def test_networks_with_gates_of_other_kinds_are_compacted_and_skipped(gates: str, sites: str) -> None:
     torch.manual_seed(0)
