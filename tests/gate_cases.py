@@ -22,9 +22,12 @@ def cases(*slow: str) -> pytest.MarkDecorator:
         for variant, options in {"defaults": {}, **gw.gate_spec(name).variants}.items()
     }
     assert set(slow) <= set(ids)
-    marks = {case: [pytest.mark.slow] if case in slow else [] for case in ids}
     return pytest.mark.parametrize(
-        ("name", "options"), [pytest.param(*values, id=case, marks=marks[case]) for case, values in ids.items()]
+        ("name", "options"),
+        [
+            pytest.param(*values, id=case, marks=[pytest.mark.slow] if case in slow else [])
+            for case, values in ids.items()
+        ],
     )
 
 

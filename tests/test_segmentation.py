@@ -489,7 +489,7 @@ def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     out = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gatewise.compare._ROUNDS", 2)
-        gates = [parse_gates(text) for text in ("none", "gc@context", "nl@context")]
+        gates = [parse_gates(text) for text in ("none", "gc@context", "nl@context", "snl@context", "se@context")]
         return out, compare(recipe, gates, 2, out)
 
 

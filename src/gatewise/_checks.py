@@ -216,8 +216,7 @@ def boolean(**values: object) -> None:
 
 def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
     """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
-    if type(x) is not torch.Tensor:
-        no_symbolic_trace(owner, x)
+    no_symbolic_trace(owner, x)
     if x.dim() != spatial_dims + 2:
         raise InvalidValueError(
             f"{owner} expects {_map_of(channels, spatial_dims)}, got {x.dim()} axes: {tuple(x.shape)}. "

@@ -177,14 +177,13 @@ class GatedChannelTransform(Gate):
         return self.activation != "sigmoid"
 
     def forward(self, x: Tensor) -> Tensor:
-        numbers = self.numbers
-        settings = self.settings
+        numbers, settings = self.numbers, self.settings
         y = self._repeated.take(x, numbers, settings)
         if y is not None:
             return y
         self.check_input(x)
         options = self.channel_options
-        if takes_fused(self.backend, "gct", fused_obstacle(x, *numbers, mode=self.mode, after_relu=self.after_relu)):
+        if takes_fused(self.backend, "gct", self.fused_obstacle(x)):
             self._repeated.remember(x, numbers, settings, lambda: prepared(x, *numbers, **options))
             return fused_gated_channel_transform(x, *numbers, definition=gated_channel_transform, **options)
         return gated_channel_transform(x, *numbers, **options)
@@ -197,7 +196,7 @@ class GatedChannelTransform(Gate):
     @property
     def settings(self) -> tuple[Any, ...]:
         """All options that decide what the gate computes, and how."""
-        return self.backend, self.mode, self.eps, self.after_relu, self.activation
+        return self.backend, *self.channel_options.values()
 
     @property
     def channel_options(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, empty, empty_like, float64
 
 from gatewise.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
@@ -29,6 +28,7 @@ class Reading:
 
 
 _AS_IT_IS = Reading()
+_BLOCK = block_of(words=16, reals=2)  # of the forward kernel
 
 
 def forward(
@@ -70,9 +70,6 @@ def prepared(
         return y
 
     return gated
-
-
-_BLOCK = block_of(words=16, reals=2)
 
 
 def infer(
@@ -140,7 +137,7 @@ def backward(
     """Return the gradients of x (None unless asked for) and of the parameters for each sample, (3, N, C)."""
     layout = Layout.of(x)
     upstream = beside(upstream, x)
-    gradient = torch.empty_like(x) if needs_map else None
+    gradient = empty_like(x) if needs_map else None
     parameters = alpha.new_empty(3, layout.samples, layout.channels)
     totals = layout.totals(2)
     maps = x, upstream, alpha, gamma, beta, norms, totals
