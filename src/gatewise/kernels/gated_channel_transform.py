@@ -75,10 +75,11 @@ def prepared(
         activation: of the gate.
         reading: options of the kernel for the CPU, `floor` and `in_place`.
     """
-    numbers = alpha, gamma, beta
-    if x.device.type != "cpu" or any(a is not b for a, b in zip(numbers, kernel_numbers((x, *numbers)), strict=True)):
+    numbers, kernels = (alpha, gamma, beta), _kernels(x)
+    read_as_they_are = all(a is b for a, b in zip(numbers, kernel_numbers((x, *numbers)), strict=True))
+    if not (read_as_they_are and hasattr(kernels, "prepared")):  # Triton's kernels have none
         return None
-    return _kernels(x).prepared(x, **kernel_options(mode, eps, after_relu, activation), **reading)
+    return kernels.prepared(x, **kernel_options(mode, eps, after_relu, activation), **reading)
 
 
 def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> dict[str, Any]:
