@@ -1,6 +1,9 @@
 """What all tests share: a fixed seed, one table of tolerances, reproducible property tests."""
 
+import gc
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start too
 
 import pytest
 import torch
@@ -31,3 +34,8 @@ def own_costs(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 # Tests use small tensors: more threads cost more than they bring, and crawl where another process is busy.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what lives to the end, a million objects of modules and tests, out of every collection of garbage."""
+    gc.freeze()

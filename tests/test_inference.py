@@ -8,6 +8,7 @@ import torch
 from gate_cases import perturbed
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 import gatewise as gw
 from gatewise.analysis.recording import GateRecorder
@@ -108,6 +109,32 @@ def test_the_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch
         torch.testing.assert_close(fast(one), expected[0], rtol=1e-4, atol=1e-4)
     assert len(asked) == 21  # once for each gate and size
     assert len(handed) == (42 if pays else 0)
+
+
+@pytest.mark.parametrize("watched", ["gate", "convolution"])
+def test_a_hook_on_the_way_to_the_convolution_sees_the_gated_map_and_may_change_it(
+    watched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, seen = trained("resnet20+gct"), torch.randn(1, 3, 32, 32), []
+    gate, convolution = net.get_submodule("stages.0.0.conv1.gct"), net.get_submodule("stages.0.0.conv1")
+
+    def watch() -> RemovableHandle:
+        if watched == "gate":
+            return gate.register_forward_hook(lambda _module, _args, y: seen.append(y.clone()) or y + 1)
+        return convolution.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()) or args[0] + 1)
+
+    handle = watch()
+    expected = plain(net, x)
+    handle.remove()
+    unwatched = plain(net, x)
+    monkeypatch.setattr(ReadThrough, "_weights_pay", lambda *_: True)
+    fast = gw.optimize_for_inference(net)
+    handle = watch()
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-5)
+    handle.remove()
+    torch.testing.assert_close(fast(x), unwatched, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected, unwatched, rtol=1e-2, atol=1e-2)
 
 
 def test_what_pays_is_measured_with_the_convolution() -> None:

@@ -61,13 +61,28 @@ def compare(
     if not gates:
         raise _checks.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
-    progress.quiet = progress.quiet or not processes.is_main
     if ray is not False and processes.count > 1:
         raise _checks.InvalidValueError(
             f"{processes.count} processes cannot share a cluster. Start compare --ray once."
         )
     if holds_run(out):
         raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
+    progress.quiet = progress.quiet or not processes.is_main
+    with processes.holding(out):
+        return _compare(recipe, gates, seeds, out, workers, progress, ray, processes)
+
+
+def _compare(
+    recipe: Recipe,
+    gates: Sequence[Gates],
+    seeds: int,
+    out: Path,
+    workers: int | None,
+    progress: Progress,
+    ray: bool | str,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Compare as `compare` says, in a folder where nobody else compares."""
     refuse_newer(out / "results.json", SCHEMA, "schema")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
@@ -78,7 +93,6 @@ def compare(
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
     processes.by_main(partial(refuse_unwritable, out))
     if processes.is_main:
-        out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
     if ray is False:
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)

@@ -69,7 +69,7 @@ class FoldedConvolution:
     """A convolution with the batch norm behind it in its weights, and with a gate's factors if it is handed some."""
 
     def __init__(self, layer: Any, norm: Any | None, handed: Handed | None = None) -> None:
-        self.convolve = CONVOLUTIONS[type(layer)]
+        self.layer, self.convolve = layer, CONVOLUTIONS[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         weight, bias = layer.weight, layer.bias
         if norm is not None:
@@ -147,18 +147,26 @@ class ReadThrough:
         gate.check_input(x)
         if gate.fused_obstacle(x) or x.device.type != "cpu":
             return self._defined(x)
-        if self.reader is not None and self.reader.handed is not None and len(x) == 1:
+        handed = self._handed if len(x) == 1 else None
+        if handed is not None:
             if x.shape not in self.pays:
                 self.pays[x.shape] = self._weights_pay(x)
             if self.pays[x.shape]:
                 x, factors = self._run(x, hand_on=True)
-                self.reader.handed.give(x, factors)
+                handed.give(x, factors)
                 return x
         if self.norm is None:  # else its statistics are read anew for each map
             reading = {"floor": self._floor, "in_place": self.owned}
             prepare = functools.partial(prepared, x, *numbers, **gate.channel_options, **reading)
             self.repeated.remember(x, numbers, settings, prepare)
         return self._run(x)[0]
+
+    @property
+    def _handed(self) -> Handed | None:
+        """Where the reader takes factors from; None if it takes none, or if a hook would see a map without them."""
+        if self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1:
+            return None
+        return self.reader.handed
 
     @property
     def _floor(self) -> float:

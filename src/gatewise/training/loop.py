@@ -67,11 +67,26 @@ def train(
             checkpoint.
         UnsavedError: a file could not be written; the message names it and the last good checkpoint.
         StorageError: the folder cannot be written to; nothing was trained.
+        InvalidValueError: another process is at work in the folder.
         Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
 
     Several processes (`torchrun`, `accelerate launch`) train one network together, and process 0 writes its folder.
     """
-    out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
+    processes = Processes()
+    with processes.holding(Path(out)):
+        return _train(recipe, Path(out), resume, dataset, workers, progress or Progress(quiet=True), processes)
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool,
+    dataset: Dataset | PairDataset | None,
+    workers: int,
+    progress: Progress,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Train as `train` says, in a folder that nobody else trains in."""
     finished = claim(out, recipe, resume=resume)
     newest = "finished" if finished else max((state.name for state in complete_states(out / "checkpoints")), default="")
     processes.refuse_difference(f"state of {out}", newest)

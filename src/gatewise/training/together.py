@@ -8,12 +8,14 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from gatewise import _checks
+from gatewise.files import held
 
 _c10d: Any = distributed  # which has stores, without a word in its list of names
 _STORE = "gatewise/port"
@@ -66,6 +68,13 @@ class Processes:
                 refusal = error
         if (refusal := self.gathered(refusal)[0]) is not None:
             raise refusal
+
+    @contextlib.contextmanager
+    def holding(self, folder: Path) -> Iterator[None]:
+        """Keep other trainings out of a folder: process 0 holds it, and all refuse it where it cannot."""
+        with contextlib.ExitStack() as stack:
+            self.by_main(lambda: stack.enter_context(held(folder)))
+            yield
 
     def largest(self, *numbers: float) -> list[float]:
         """Return the largest of each number over all processes: what one of them wishes, all do at the same step."""

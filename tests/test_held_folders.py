@@ -1,0 +1,115 @@
+"""Two trainings want one folder: the second is refused, and nothing that ends a process leaves the folder locked."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_interruption import start, wait_for_an_epoch
+from test_training import DATASET, RECIPE, trained
+
+from gatewise import files
+from gatewise._checks import InvalidValueError, StorageError
+from gatewise.cli import run
+from gatewise.compare import compare
+from gatewise.files import held
+from gatewise.training import train
+from gatewise.training.folder import holds_run
+
+HOLDING = """
+import os, sys, time
+from pathlib import Path
+from gatewise.files import held
+with held(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print("holding", flush=True)
+        time.sleep(60)
+    time.sleep(60)
+"""
+
+
+def at_work(folder: Path) -> str:
+    return f"another process is at work in {folder}. Wait until it is done, or choose another --out."
+
+
+def test_a_second_training_is_refused_while_the_first_goes_on_as_if_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    first = start(out, epochs=6)
+    wait_for_an_epoch(first)
+    before = sorted(out.rglob("*"))
+    line = ["train", "--data", "digits", "--model", "resnet20", "--gate", "gct", "--epochs", "6", "--precision", "fp32"]
+    assert run([*line, "--out", str(out), "--resume"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"gatewise: {at_work(out)}"]
+    assert set(before) - set(out.rglob("*")) <= set((out / "checkpoints").rglob("*"))  # the first keeps two of them
+    assert first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert run([*line, "--out", str(out), "--resume"]) == 0
+    assert (out / "metrics.json").exists()
+
+
+def test_trainings_and_comparisons_ask_for_their_folders(tmp_path: Path) -> None:
+    with held(tmp_path / "runs" / "a"):
+        for resume in (False, True):
+            with pytest.raises(InvalidValueError, match=at_work(tmp_path / "runs" / "a")):
+                train(RECIPE, tmp_path / "runs" / "a", dataset=DATASET, resume=resume)
+        with pytest.raises(InvalidValueError, match=at_work(tmp_path / "runs" / "a")):
+            compare(RECIPE, [()], 1, tmp_path / "runs" / "a")
+        trained(tmp_path / "runs" / "b")
+    assert not (tmp_path / "runs" / "a").exists()
+    trained(tmp_path / "runs" / "a")
+
+
+def test_a_process_that_is_killed_holds_no_folder_though_its_workers_live(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "holding\n"
+        with pytest.raises(InvalidValueError, match=at_work(tmp_path)), held(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with held(tmp_path):
+            os.killpg(process.pid, 0)  # the worker lives
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_what_was_made_for_nothing_goes_again_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new" / "run", tmp_path / "empty"):
+        with held(folder):
+            assert folder.is_dir()
+    assert [folder.name for folder in tmp_path.iterdir()] == ["empty"]
+    with held(tmp_path / "new" / "run"):
+        (tmp_path / "new" / "file").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file cannot be written"), held(tmp_path / "file"):
+        pass
+
+
+@pytest.mark.parametrize("lacks", ["the system", "the disk"])
+def test_where_there_are_no_locks_nobody_is_kept_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    def no_locks(lock: int, how: int) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if lacks == "the system":
+        monkeypatch.setattr(files, "fcntl", None)
+    else:
+        monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with held(tmp_path), held(tmp_path):
+        train(RECIPE, tmp_path / "run", dataset=DATASET)
+    assert holds_run(tmp_path / "run")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
