@@ -2,12 +2,15 @@
 
 import gc
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start too
 
 import pytest
 import torch
 from hypothesis import settings
+
+from gatewise import measure
 
 # How close two results of one type must be when only the order of operations differs.
 TOLERANCE: dict[torch.dtype, dict[str, float]] = {
@@ -26,6 +29,21 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def what_stays_is_no_garbage() -> None:
+    """Look once at a million objects of imported modules, and not at each collection: a training begins with one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def moments_suffice() -> Iterator[None]:
+    """Call what is timed once a turn: no test asks how fast anything is, and seconds of turns add up to minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "_calls_within", lambda *_: 1)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_costs(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what is measured here apart from the user's."""
@@ -34,8 +52,3 @@ def own_costs(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 # Tests use small tensors: more threads cost more than they bring, and crawl where another process is busy.
 torch.set_num_threads(1)
-
-
-def pytest_collection_finish() -> None:
-    """Keep what lives to the end, a million objects of modules and tests, out of every collection of garbage."""
-    gc.freeze()

@@ -39,10 +39,10 @@ def test_a_second_training_is_refused_while_the_first_goes_on_as_if_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    first = start(out, epochs=6)
+    first = start(out, epochs=3)
     wait_for_an_epoch(first)
     before = sorted(out.rglob("*"))
-    line = ["train", "--data", "digits", "--model", "resnet20", "--gate", "gct", "--epochs", "6", "--precision", "fp32"]
+    line = ["train", "--data", "digits", "--model", "resnet20", "--gate", "gct", "--epochs", "3", "--precision", "fp32"]
     assert run([*line, "--out", str(out), "--resume"]) == 2
     assert capsys.readouterr().err.splitlines() == [f"gatewise: {at_work(out)}"]
     assert set(before) - set(out.rglob("*")) <= set((out / "checkpoints").rglob("*"))  # the first keeps two of them
@@ -101,15 +101,15 @@ def test_what_was_made_for_nothing_goes_again_and_nothing_else(tmp_path: Path) -
 def test_where_there_are_no_locks_nobody_is_kept_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
 ) -> None:
-    def no_locks(lock: int, how: int) -> None:  # noqa: ARG001
+    def no_locks(lock: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     if lacks == "the system":
         monkeypatch.setattr(files, "fcntl", None)
     else:
         monkeypatch.setattr(files.fcntl, "flock", no_locks)
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with held(tmp_path), held(tmp_path):
         train(RECIPE, tmp_path / "run", dataset=DATASET)
     assert holds_run(tmp_path / "run")
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise import measure
 from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.measure import _calls_within as calls_within
 
 SMALL = nn.Sequential(
     nn.Conv2d(3, 8, 3, padding=1, bias=False),  # 10*6 positions, 8 filters of 3*3*3
@@ -106,6 +107,21 @@ def test_variants_take_turns() -> None:
     turns = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
     assert "".join(turns[-12:]) == "abcabcabcabc"
     assert len(turns) >= 15  # one round of warming up
+
+
+def test_a_turn_is_filled_with_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [calls_within(0.05, each) for each in (0.01, 0.02, 0.05, 0.06, 3.0)] == [5, 2, 1, 1, 1]
+    assert calls_within(2.5e-9, 0.0) == 2
+    asked, calls = [], []
+
+    def within(seconds: float, seconds_each: float) -> int:
+        asked.append((seconds, 0 < seconds_each < 1))
+        return 3
+
+    monkeypatch.setattr(measure, "_calls_within", within)
+    measure.interleaved_latency({"a": lambda: calls.append(1)}, rounds=4, seconds_per_turn=0.25)
+    assert asked == [(0.25, True)]
+    assert len(calls) >= 4 * 3 + 2
 
 
 @pytest.mark.parametrize("rounds", [2, 7])

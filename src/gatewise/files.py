@@ -147,7 +147,8 @@ def _unlock(*locks: int | None) -> None:
         os.close(lock)
 
 
-if hasattr(os, "register_at_fork"):  # or a worker that decodes images would hold the folder of a process that was killed
+# Or a worker that decodes images would hold the folder of a process that was killed.
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _unlock(*_locks))
 
 

@@ -82,12 +82,17 @@ def interleaved_latency(
         name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         for name, call in variants.items()
     }
-    calls = {name: max(1, int(seconds_per_turn / max(timer.timeit(2).mean, 1e-9))) for name, timer in timers.items()}
+    calls = {name: _calls_within(seconds_per_turn, timer.timeit(2).mean) for name, timer in timers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
         for name, timer in timers.items():
             seconds[name].append(timer.timeit(calls[name]).mean)
     return {name: _summary(values) for name, values in seconds.items()}
+
+
+def _calls_within(seconds: float, seconds_each: float) -> int:
+    """Return how many calls fit into a turn, at least one."""
+    return max(1, int(seconds / max(seconds_each, 1e-9)))
 
 
 def _summary(values: list[float]) -> Latency:
