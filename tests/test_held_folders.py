@@ -62,7 +62,8 @@ def test_trainings_and_comparisons_ask_for_their_folders(tmp_path: Path) -> None
             compare(RECIPE, [()], 1, tmp_path / "runs" / "a")
         trained(tmp_path / "runs" / "b")
     assert not (tmp_path / "runs" / "a").exists()
-    trained(tmp_path / "runs" / "a")
+    for resume in (False, True):  # each gives the folder back
+        trained(tmp_path / "runs" / "a", resume=resume)
 
 
 def test_a_process_that_is_killed_holds_no_folder_though_its_workers_live(tmp_path: Path) -> None:
