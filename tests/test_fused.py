@@ -1,5 +1,6 @@
 """Fused gates give what their definitions give, say why where they cannot, and keep nothing of the map's size."""
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from gate_cases import perturbed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 
 import gatewise as gw
 from gatewise.kernels import backend as backend_module
@@ -259,6 +261,27 @@ def test_auto_is_transparent_to_functorch_and_compilers(name: str, launches: lis
     exported = torch.export.export(gate, (x,)).module()
     torch.testing.assert_close(exported(x), exact(x))
     assert not launches
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_backward_pass_that_is_compiled_gives_the_same(launches: list[str]) -> None:
+    for name, options in (("gct", {}), ("gct", {"mode": "l1"}), ("se", {}), ("gc", {}), ("gc", {"fusion": "both"})):
+        gate, exact = twins(name, 4, torch.float64, **options)
+        for size in (5, 6):  # what was compiled for one gate and map is not taken for another
+            x = torch.rand(3, 4, size, size, dtype=torch.float64)
+            gradients = []
+            for each in (gate, exact):
+                own = x.clone().requires_grad_()
+                y = each(own).square().sum()
+                compiled = compiled_autograd._enable(torch.compile(backend="aot_eager"))
+                with compiled if each is gate else contextlib.nullcontext():
+                    y.backward()
+                gradients.append([own.grad, *(p.grad for p in each.parameters())])
+                each.zero_grad()
+            torch.testing.assert_close(*gradients)
+    assert "_forward" in launches
+    assert not {"_backward", "_products"} & set(launches)  # it is the definition's
 
 
 def test_autocast_gives_the_type_of_the_map() -> None:
