@@ -235,6 +235,23 @@ def test_a_gradient_penalty_trains_as_by_the_definition(name: str) -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_a_value_of_zero_has_no_sign() -> None:
+    gate, exact = twins("gct", 6, torch.float64, mode="l1")
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    x[:, :, ::2] = 0
+    upstream = torch.randn_like(x)
+    torch.testing.assert_close(results(gate, x, upstream), results(exact, x, upstream))
+
+
+def test_bfloat16_is_rounded_to_the_nearest() -> None:
+    gate, exact = twins("gct", 16, torch.float32)
+    x = torch.randn(4, 16, 16, 16).bfloat16()
+    upstream = torch.randn_like(x)
+    of_maps = zip(results(gate, x, upstream)[:2], results(exact, x.double(), upstream.double())[:2], strict=True)
+    for came, true in of_maps:
+        assert float((came == true.bfloat16()).float().mean()) > 0.98  # of numbers that are cut off half are
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch scripts its own rules for forward mode
 @pytest.mark.parametrize("name", sorted(FUSED))
 def test_auto_is_transparent_to_functorch_and_compilers(name: str, launches: list[str]) -> None:

@@ -147,7 +147,8 @@ def test_what_pays_is_measured_with_the_convolution() -> None:
     torch.testing.assert_close(fast(x), y, rtol=1e-4, atol=1e-5)
 
 
-def test_maps_that_others_read_are_not_written_over() -> None:
+@pytest.mark.parametrize("behind", [False, True], ids=["before the relu", "behind the relu alone"])
+def test_maps_that_others_read_are_not_written_over(behind: bool) -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,7 +158,7 @@ def test_maps_that_others_read_are_not_written_over() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
             y = self.act(x)
-            return self.third(self.second(y)) + x + y
+            return self.third(self.second(y)) + y + (0 if behind else x)
 
     net = Shared().eval()
     insertion = gw.insert_gates(net, "gct")
