@@ -324,8 +324,9 @@ def official_gct(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, mode: st
 @pytest.mark.parametrize("mode", ["l2", "l1"])
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 1.0, 50.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gct_equals_the_official_formula(mode: str, scale: float, dtype: torch.dtype) -> None:
-    gate = randomised(gw.make_gate("gct", 32, mode=mode)).to(dtype)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_gct_equals_the_official_formula(mode: str, scale: float, dtype: torch.dtype, backend: str) -> None:
+    gate = randomised(gw.make_gate("gct", 32, mode=mode, backend=backend)).to(dtype)
     x = random_map((2, 32, 7, 5), scale=scale).to(dtype)
     tolerance = {**TOLERANCE[dtype], "atol": TOLERANCE[dtype]["atol"] * scale}
     assert_close(gate(x), official_gct(x, gate.alpha, gate.gamma, gate.beta, mode, 1e-5), **tolerance)

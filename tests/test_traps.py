@@ -137,12 +137,13 @@ def test_trap_seed_001_an_unknown_mode_is_refused_when_the_gate_is_made() -> Non
         gw.make_gate("gct", 8, mode="l4")
 
 
-def test_after_relu_only_leaves_out_the_absolute_value() -> None:
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_after_relu_only_leaves_out_the_absolute_value(backend: str) -> None:
     """In the released code the option is read in l1 mode and ignored in l2."""
-    x = double(2, 4, 5, 5)
-    assert torch.equal(gct(4, after_relu=True)(x), gct(4)(x))
-    assert torch.equal(gct(4, mode="l1", after_relu=True)(x.abs()), gct(4, mode="l1")(x.abs()))
-    assert not torch.equal(gct(4, mode="l1", after_relu=True)(x), gct(4, mode="l1")(x))
+    x, alike = double(2, 4, 5, 5), {"backend": backend}
+    assert torch.equal(gct(4, after_relu=True, **alike)(x), gct(4, **alike)(x))
+    assert torch.equal(gct(4, mode="l1", after_relu=True, **alike)(x.abs()), gct(4, mode="l1", **alike)(x.abs()))
+    assert not torch.equal(gct(4, mode="l1", after_relu=True, **alike)(x), gct(4, mode="l1", **alike)(x))
 
 
 # ---- global context block --------------------------------------------------------------------------------------------

@@ -151,8 +151,8 @@ BUGS = [
     Bug(
         "gc: layer norm with timm's epsilon",
         GC,
-        "nn.LayerNorm([width] + [1] * self.spatial_dims,",
-        "nn.LayerNorm([width] + [1] * self.spatial_dims, eps=1e-6,",
+        "[width] + [1] * self.spatial_dims, eps,",
+        "[width] + [1] * self.spatial_dims, 1e-6,",
         ORACLES,
         "test_gc_loads_weights_with_mmcv_names_and_shapes_and_agrees",
     ),
