@@ -55,7 +55,8 @@ def compare(
 
     A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
     `TrainingError` is raised, and so it is where files cannot be written. Refused with ValueError: fewer than one seed,
-    no gates, a folder that holds runs of another recipe or files of a newer format.
+    no gates, a folder that holds runs of another recipe or files of a newer format, or in which another process is at
+    work.
     """
     _checks.integer_at_least(1, seeds=seeds)
     if not gates:
