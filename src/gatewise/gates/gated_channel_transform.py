@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from gatewise import _checks
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.kernels.backend import BACKENDS, takes_fused
-from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, fused_obstacle, prepared
-from gatewise.kernels.repeated import Repeated
+from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, fused_obstacle
 from gatewise.registry import Gate, register_gate
 
 # Each maps the gate's logit z to its factor. "relu" is written with where, whose derivative at exactly 0 is 1: that of
@@ -159,7 +158,6 @@ class GatedChannelTransform(Gate):
         self.alpha = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.gamma = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.beta = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self._repeated = Repeated()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -177,14 +175,10 @@ class GatedChannelTransform(Gate):
         return self.activation != "sigmoid"
 
     def forward(self, x: Tensor) -> Tensor:
-        numbers, settings = self.numbers, self.settings
-        y = self._repeated.take(x, numbers, settings)
-        if y is not None:
-            return y
         self.check_input(x)
-        options = self.channel_options
-        if takes_fused(self.backend, "gct", self.fused_obstacle(x)):
-            self._repeated.remember(x, numbers, settings, lambda: prepared(x, *numbers, **options))
+        numbers, options = self.numbers, self.channel_options
+        obstacle = fused_obstacle(x, *numbers, mode=self.mode, after_relu=self.after_relu)
+        if takes_fused(self.backend, "gct", obstacle):
             return fused_gated_channel_transform(x, *numbers, definition=gated_channel_transform, **options)
         return gated_channel_transform(x, *numbers, **options)
 
@@ -192,11 +186,6 @@ class GatedChannelTransform(Gate):
     def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, gamma and beta."""
         return self.alpha, self.gamma, self.beta
-
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        """All options that decide what the gate computes, and how."""
-        return self.backend, *self.channel_options.values()
 
     @property
     def channel_options(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A stand-in is set on the layer itself, so the layer keeps its class, name, hooks
 is all that undoing needs. What it computes with is its own.
 """
 
-import functools
 import math
 import threading
 from dataclasses import dataclass, field
@@ -21,8 +20,7 @@ from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.kernels.backend import kernels_for
 from gatewise.kernels.channels import Link, scale_channels
-from gatewise.kernels.gated_channel_transform import kernel_numbers, kernel_options, prepared
-from gatewise.kernels.repeated import Repeated
+from gatewise.kernels.gated_channel_transform import kernel_numbers, kernel_options
 from gatewise.measure import interleaved_latency
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -126,7 +124,6 @@ class ReadThrough:
         owned: whether the map may be written over; the result is a new one otherwise.
         reader: the convolution behind, where it can be handed the factors of a single image, else None.
         pays: for each shape of map, whether scaling the weights was faster than scaling the map.
-        repeated: what is remembered of the last map.
     """
 
     gate: GatedChannelTransform
@@ -135,14 +132,9 @@ class ReadThrough:
     owned: bool
     reader: FoldedConvolution | None = None
     pays: dict[tuple[int, ...], bool] = field(default_factory=dict)
-    repeated: Repeated = field(default_factory=Repeated)
 
     def __call__(self, x: Tensor) -> Tensor:
         gate = self.gate
-        numbers, settings = gate.numbers, gate.settings
-        y = self.repeated.take(x, numbers, settings)
-        if y is not None:
-            return y
         refuse_gradients(x)
         gate.check_input(x)
         if gate.fused_obstacle(x) or x.device.type != "cpu":
@@ -155,10 +147,6 @@ class ReadThrough:
                 x, factors = self._run(x, hand_on=True)
                 handed.give(x, factors)
                 return x
-        if self.norm is None:  # else its statistics are read anew for each map
-            reading = {"floor": self._floor, "in_place": self.owned}
-            prepare = functools.partial(prepared, x, *numbers, **gate.channel_options, **reading)
-            self.repeated.remember(x, numbers, settings, prepare)
         return self._run(x)[0]
 
     @property

@@ -50,38 +50,6 @@ def fused_gated_channel_transform(
     return _GatedChannelTransform.apply(*inputs, defined, options)  # type: ignore[return-value]
 
 
-def prepared(
-    x: Tensor,
-    alpha: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    *,
-    mode: str,
-    eps: float,
-    after_relu: bool,
-    activation: str,
-    **reading: Any,
-) -> Callable[..., Tensor] | None:
-    """Return a function that takes maps like x and these parameters straight to a kernel, or None if there is none.
-
-    Args:
-        x: a map.
-        alpha: as the following parameters and options the gate's.
-        gamma: of the gate.
-        beta: of the gate.
-        mode: of the gate.
-        eps: of the gate.
-        after_relu: of the gate.
-        activation: of the gate.
-        reading: options of the kernel for the CPU, `floor` and `in_place`.
-    """
-    numbers, kernels = (alpha, gamma, beta), _kernels(x)
-    read_as_they_are = all(a is b for a, b in zip(numbers, kernel_numbers((x, *numbers)), strict=True))
-    if not (read_as_they_are and hasattr(kernels, "prepared")):  # Triton's kernels have none
-        return None
-    return kernels.prepared(x, **kernel_options(mode, eps, after_relu, activation), **reading)
-
-
 def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> dict[str, Any]:
     """Return a gate's options as kernels know them: "sum" is l1 of maps that are not negative."""
     return {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}

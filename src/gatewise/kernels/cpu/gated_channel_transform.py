@@ -4,14 +4,12 @@ The definition to match: `gatewise.gates.gated_channel_transform`.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, empty, empty_like, float64
+from torch import Tensor, empty_like
 
 from gatewise.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
 from gatewise.kernels.cpu.samples import Layout, beside
-from gatewise.kernels.cpu.threads import block_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,6 @@ class Reading:
 
 
 _AS_IT_IS = Reading()
-_BLOCK = block_of(words=16, reals=2)  # of the forward kernel
 
 
 def forward(
@@ -47,29 +44,6 @@ def forward(
     """
     y = empty_like(x)
     return y, _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, _AS_IT_IS, None)
-
-
-def prepared(
-    like: Tensor, *, mode: str, eps: float, activation: str, floor: float = -math.inf, in_place: bool = False
-) -> Callable[..., Tensor]:
-    """Return a function of x, alpha, gamma and beta: what `forward` is for maps like `like`, without the norms.
-
-    Values below `floor` are read as that; `in_place` says that x is written over.
-    """
-    layout, run = Layout.of(like), forward_kernel.launcher(like)
-    numbers = layout.samples * layout.channels
-    options = STATISTICS[mode], ACTIVATIONS[activation], 0, 0, eps, floor
-
-    def gated(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        y = x if in_place else empty_like(x)
-        room = empty(numbers * (layout.parts + 1), dtype=float64, device="cpu")  # for the totals, and behind them norms
-        totals = room.data_ptr()
-        parameters = alpha.data_ptr(), gamma.data_ptr(), beta.data_ptr()
-        maps = x.data_ptr(), y.data_ptr(), *parameters, totals + 8 * numbers * layout.parts, totals
-        run(_BLOCK.pack(*layout, *maps, *options))
-        return y
-
-    return gated
 
 
 def infer(

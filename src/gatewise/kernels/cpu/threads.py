@@ -128,20 +128,17 @@ class Kernel:
         the `reals`.
         """
         values = [word if type(word) is int else 0 if word is None else word.data_ptr() for word in words]  # type: ignore[union-attr]
-        block = block_of(len(values), len(reals)).pack(*values, *reals)
-        self.launcher(like)(block)
-
-    def launcher(self, like: Tensor) -> Callable[[bytes], None]:
-        """Return what runs the kernel with a block of arguments, for maps like `like` and torch's threads as now."""
+        block = _block_of(len(values), len(reals)).pack(*values, *reals)
         together, alone = self.compiled.get(like.dtype) or self.compile_for(like.dtype)
         threads = get_num_threads()
         if threads > 1 and like.numel() >= FEWEST:
-            return lambda block: together(block, threads, 0)
-        return alone
+            together(block, threads, 0)
+        else:
+            alone(block)
 
 
 @functools.cache
-def block_of(words: int, reals: int) -> struct.Struct:
+def _block_of(words: int, reals: int) -> struct.Struct:
     """Return how a kernel's arguments lie in memory."""
     return struct.Struct(f"={words}q{reals}d")
 
