@@ -37,7 +37,8 @@ def row(tool: Tool, letters: dict[str, str]) -> str:
 
 def meaning(tool: Tool) -> str:
     """Return the list entry of a tool: the docstring of its check."""
-    return f"- {tool.name}: {' '.join((inspect.getdoc(tool.check) or '').split())}"
+    text = " ".join((inspect.getdoc(tool.check) or "").split()).removeprefix("Check ").removeprefix("that ")
+    return f"- {tool.name}: {text}"
 
 
 def page() -> str:
@@ -46,9 +47,9 @@ def page() -> str:
     return f"""# Compatibility
 
 This page lists which third-party tools work with gatewise. A *gate* is a small module that rescales the channels of a
-feature map or adds context to them. In the first columns, each gate is in a small residual network at its paper's place.
-The other columns are networks with a 0/1 gate for each filter: `GaterNet` has a light gater and a budget, in `local` each
-layer computes its own gates, `compacted` is a `GaterNet` after `gatewise.compact`, `skipping` one after
+feature map or adds context to them. In the first columns, a small residual network has the gate at its paper's place.
+The other columns are networks with a 0/1 gate for each filter: `GaterNet` has a light gater and a budget, in `local`
+each layer computes its own gates, `compacted` is a `GaterNet` after `gatewise.compact`, `skipping` one after
 `skip_closed_filters`. `tests/test_compatibility.py` tests every cell on the CPU. The tests and this page use one list,
 `tests/compatibility.py`. Written by `make docs` with {VERSIONS}.
 
@@ -60,7 +61,7 @@ Footnotes (… stands for names and numbers):
 
 {chr(10).join(f"- {letter}: {text}" for text, letter in letters.items())}
 
-What "yes" means:
+What is checked:
 
 {chr(10).join(meaning(tool) for tool in TOOLS)}
 
@@ -70,13 +71,13 @@ Unless stated otherwise, results must agree within 1e-8 in float64.
 
 - `torch.compile` is tested with `fullgraph=True` and the backend `aot_eager`; in training also with inductor for `gct`,
   `GaterNet` and `local`. Without `fullgraph=True` a compiled program calls a skipping network uncompiled.
-- `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`, so it does not see the gates that such layers call;
-  the layers keep their gates. A tracer that reaches a gate itself (timm's `attn_layer`, your own layers) gets an error.
-  Make `gatewise.Gate` a leaf of your tracer, or read the network with `torch.export`.
-- FSDP2 gathers parameters when `net(...)` is called. To call `net.forward_with_gates` of a GaterNet, register the method:
-  `torch.distributed.fsdp.register_fsdp_forward_method(net, "forward_with_gates")`.
-- torch-pruning needs `customized_pruners=gatewise.gate_pruners(net)` to prune gates without layers of their own, such as
-  `gct`. It does not support `ge` without weights after a norm: call `insertion.undo()`, prune, and insert it again.
+- `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`, so it does not see the gates that such layers
+  call; the layers keep their gates. A tracer that reaches a gate itself (timm's `attn_layer`, your own layers) gets an
+  error. Make `gatewise.Gate` a leaf of your tracer, or read the network with `torch.export`.
+- FSDP2 gathers parameters when `net(...)` is called. To call `net.forward_with_gates` of a GaterNet, register the
+  method: `torch.distributed.fsdp.register_fsdp_forward_method(net, "forward_with_gates")`.
+- torch-pruning needs `customized_pruners=gatewise.gate_pruners(net)` to prune gates without layers of their own, such
+  as `gct`. It does not support `ge` without weights after a norm: call `insertion.undo()`, prune, and insert it again.
 - torchao's `quantize_` changes linear layers: the classifier, and those of a gater. Convolutions do not change.
   A quantised GaterNet can be compacted and can skip filters like any other.
 - `AveragedModel` keeps the buffers of the last step, such as those of a budget's controller; timm's average includes

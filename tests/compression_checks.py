@@ -24,7 +24,7 @@ def run(net: nn.Module) -> Tensor:
 
 
 def prunes(kind: str) -> str:
-    """Half of all channels are pruned; the network runs and trains, and gates keep their channels' parameters."""
+    """Check that the network runs and trains with half of its channels, and that gates keep the parameters of theirs."""
     net, before = made(kind).float().eval(), made(kind).float()
     net.requires_grad_(True)
     prune(net)
@@ -97,14 +97,14 @@ def quantized(kind: str, *, dynamic: bool) -> tuple[nn.Module, nn.Module]:
 
 
 def quantizes_weights(kind: str) -> str:
-    """Linear layers store int8, also in a gater (`Int8WeightOnlyConfig`); outputs match the stored values."""
+    """Check that linear layers store int8, also in a gater (`Int8WeightOnlyConfig`), with matching outputs."""
     net, twin = quantized(kind, dynamic=False)
     assert_close(run(net), run(twin), rtol=1e-4, atol=1e-5)
     return ""
 
 
 def quantizes_activations(kind: str) -> str:
-    """The same within 2 % of the largest output (`Int8DynamicActivationInt8WeightConfig`)."""
+    """Check the same within 2 % of the largest output (`Int8DynamicActivationInt8WeightConfig`)."""
     net, twin = quantized(kind, dynamic=True)
     expected = run(twin)
     assert_close(run(net), expected, rtol=0, atol=0.02 * float(expected.abs().max()))

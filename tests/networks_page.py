@@ -130,9 +130,9 @@ def page(rows: list[str]) -> str:
     legend = "\n".join(f"- {letter}: {reason}" for reason, letter in REASONS.items())
     return f"""# Networks
 
-This page lists the *places* found in {len(rows)} networks, that is, the positions where a gate can be inserted. A *gate*
-is a small module that rescales the channels of a feature map or adds context to them. gatewise has no rule for any of
-these networks by name. `tests/test_any_network.py` checks each network at every place that it has: new `gct` gates do not
+This page lists the *places* found in {len(rows)} networks: the positions where a gate can be inserted. A *gate* is a
+small module that rescales the channels of a feature map or adds context to them. gatewise has no rule for any of these
+networks by name. `tests/test_any_network.py` checks each network at every place that it has: new `gct` gates do not
 change the output, bit for bit; trained ones change it; a plain checkpoint loads; `undo` restores the state dict.
 
 Each cell is the number of places. In brackets are the numbers of candidates that were skipped, with a letter for the
@@ -148,8 +148,8 @@ Reasons for skipping a candidate (n stands for a number):
 
 If a network has no such place, `insert_gates` raises an error. `residual_end` is missing in networks without additions
 (VGG, DenseNet, VoVNet), in networks that add parallel forms of one layer (RepVGG, MobileOne), and where only a part of
-the channels has a shortcut (ReXNet). `inner` is missing if the input of every convolution has other consumers too. Every
-network has `before_conv` and `stage_end`.
+the channels has a shortcut (ReXNet). `inner` is missing if the input of every convolution has other consumers too.
+Every network has `before_conv` and `stage_end`.
 
 The graph of a network is not read if its input is not a single tensor, as for a detector with a list of images.
 `before_conv` needs no graph. For the other places insert into the backbone:

@@ -51,7 +51,7 @@ def steps(net: nn.Module, forward: nn.Module, after: Callable[[nn.Module], None]
 
 
 def compiles(kind: str, backend: str = "aot_eager") -> str:
-    """Runs in eval mode as one graph, also for other images; a different batch size needs one more graph."""
+    """Check that eval mode is one graph, also for other images, and that another batch size adds one graph."""
     net = made(kind).eval()
     compiled, counter = compiled_once(net, backend)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def compiles(kind: str, backend: str = "aot_eager") -> str:
 
 
 def compiles_in_training(kind: str, backend: str = "aot_eager") -> str:
-    """Three SGD steps with one graph give the weights, statistics and budget of three steps without it."""
+    """Check that three SGD steps with one graph give the weights, statistics and budget of eager mode."""
     net, twin = made(kind).train(), made(kind).train()
     compiled, counter = compiled_once(net, backend)
     close(steps(net, compiled), steps(twin, twin))
@@ -82,7 +82,7 @@ def compiled_once(net: nn.Module, backend: str) -> tuple[Any, Any]:
 
 
 def exports(kind: str, *, strict: bool = False) -> str:
-    """A program with a free batch size gives the network's output for batches of 1, 2 and 9 other images."""
+    """Check that a program with a free batch size gives the same output for batches of 1, 2 and 9 other images."""
     net = made(kind).eval()
     free = ({0: torch.export.Dim.DYNAMIC},)
     with warnings.catch_warnings(record=True) as caught:
@@ -94,12 +94,12 @@ def exports(kind: str, *, strict: bool = False) -> str:
 
 
 def exports_strictly(kind: str) -> str:
-    """The same with strict=True, which reads Python's bytecode."""
+    """Check the same with strict=True, which reads Python's bytecode."""
     return exports(kind, strict=True)
 
 
 def traces(kind: str) -> str:
-    """The graph module gives the network's output, also for another batch size."""
+    """Check that the graph module gives the network's output, also for another batch size."""
     net = made(kind).eval()
     traced = torch.fx.symbolic_trace(net)
     close(traced(batch()), net(batch()))
@@ -116,7 +116,7 @@ def other_weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def calls_with_other_weights(kind: str) -> str:
-    """Gives output and gradients of a network with other weights; the network's own weights stay."""
+    """Check output and gradients with other weights, and that the network keeps its own."""
     net, twin = train(made(kind)), train(made(kind))
     before, weights = state(net), {name: value.detach() for name, value in other_weights(net).items()}
     leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
@@ -131,7 +131,7 @@ def calls_with_other_weights(kind: str) -> str:
 
 
 def gives_gradients_of_each_image(kind: str) -> str:
-    """In eval mode each image has the gradients that a loop over images gives."""
+    """Check that in eval mode each image has the gradients that a loop over images gives."""
     net = made(kind).eval()
     weights = {name: value.detach() for name, value in net.named_parameters()}
 
@@ -170,7 +170,7 @@ def in_loops(states: list[dict[str, Tensor]]) -> dict[str, list[float]]:
 
 
 def averages(kind: str) -> str:
-    """Every weight is averaged from the first step on, as a loop computes it; buffers are those of the last step."""
+    """Check the average of every weight from the first step on against a loop; buffers are the last step's."""
     net = made(kind).train()
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
     states = steps(net, net, after=average.update_parameters)
@@ -179,7 +179,7 @@ def averages(kind: str) -> str:
 
 
 def averages_by_timm(kind: str) -> str:
-    """Every weight and floating-point buffer is averaged, starting with the values before the first step."""
+    """Check the average of every weight and floating-point buffer, starting before the first step."""
     net = made(kind).train()
     average = ModelEmaV3(net, decay=DECAY)
     states = steps(net, net, after=average.update)
@@ -203,7 +203,7 @@ def holds(average: nn.Module, kind: str, states: list[dict[str, Tensor]], expect
 
 
 def is_checkpointed(kind: str) -> str:
-    """The network is recomputed in the backward pass; gradients and the state of a budget do not change."""
+    """Check that recomputation in the backward pass changes neither gradients nor the state of a budget."""
 
     def checkpointed(net: nn.Module) -> Callable[[Tensor], Any]:
         return lambda x: checkpoint(net, x, use_reentrant=False)
@@ -212,7 +212,7 @@ def is_checkpointed(kind: str) -> str:
 
 
 def has_checkpointed_units(kind: str) -> str:
-    """The same with each residual unit of the network separately."""
+    """Check the same with each residual unit of the network separately."""
 
     def checkpointed(net: nn.Module) -> Callable[[Tensor], Any]:
         for unit in [module for module in net.modules() if isinstance(module, Residual)]:
@@ -236,12 +236,12 @@ def same_gradients(kind: str, checkpointed: Callable[[nn.Module], Callable[[Tens
 
 
 def runs_in_ddp(kind: str) -> str:
-    """Two processes (gloo) with half a batch each give the gradients and state of one with the whole batch."""
+    """Check that two processes (gloo) with half a batch each give the gradients and state of one process."""
     return agrees(kind, "ddp")
 
 
 def runs_in_fsdp(kind: str) -> str:
-    """The same with `fully_shard` of each residual unit and of the rest; every parameter is sharded, also of gates."""
+    """Check the same with `fully_shard` of each residual unit and of the rest, which shards gates too."""
     return agrees(kind, "fsdp")
 
 
