@@ -24,7 +24,7 @@ def run(net: nn.Module) -> Tensor:
 
 
 def prunes(kind: str) -> str:
-    """Check that the network runs and trains with half of its channels, and that gates keep the parameters of theirs."""
+    """Check that the network runs and trains with half of its channels; gates keep the parameters of these."""
     net, before = made(kind).float().eval(), made(kind).float()
     net.requires_grad_(True)
     prune(net)

@@ -51,7 +51,7 @@ def steps(net: nn.Module, forward: nn.Module, after: Callable[[nn.Module], None]
 
 
 def compiles(kind: str, backend: str = "aot_eager") -> str:
-    """Check that eval mode is one graph, also for other images, and that another batch size adds one graph."""
+    """Check that eval mode is one graph, also for other images; another batch size adds one graph."""
     net = made(kind).eval()
     compiled, counter = compiled_once(net, backend)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def other_weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def calls_with_other_weights(kind: str) -> str:
-    """Check output and gradients with other weights, and that the network keeps its own."""
+    """Check output and gradients with other weights; the network keeps its own."""
     net, twin = train(made(kind)), train(made(kind))
     before, weights = state(net), {name: value.detach() for name, value in other_weights(net).items()}
     leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
@@ -170,7 +170,7 @@ def in_loops(states: list[dict[str, Tensor]]) -> dict[str, list[float]]:
 
 
 def averages(kind: str) -> str:
-    """Check the average of every weight from the first step on against a loop; buffers are the last step's."""
+    """Check the average of every weight, from the first step on, against a loop; buffers are the last step's."""
     net = made(kind).train()
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
     states = steps(net, net, after=average.update_parameters)
