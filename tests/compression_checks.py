@@ -1,4 +1,4 @@
-"""What pruning and quantisation by others must do with a network; as in `tool_checks`."""
+"""Checks of third-party pruning and quantisation on a network, as in `tool_checks`."""
 
 import torch
 from compatible_networks import CLASSES, batch, labels, loss_of, made
@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 import gatewise as gw
 
-LEFT = "pruned, but for the maps that its gates are on: those keep their channels"
-UNREAD = "nothing is pruned: without gradients Torch-Pruning finds no channels; prune before GaterNet is put around"
+LEFT = "pruned, except the maps that its gates apply to: these keep their channels"
+UNREAD = "nothing is pruned: without gradients Torch-Pruning finds no channels; prune before you build the GaterNet"
 
 
 def images() -> Tensor:
@@ -24,7 +24,7 @@ def run(net: nn.Module) -> Tensor:
 
 
 def prunes(kind: str) -> str:
-    """Cut half of all channels; what is left runs and trains, and a gate keeps the parameters of its channels."""
+    """Check that the network runs and trains with half of its channels; gates keep the parameters of these."""
     net, before = made(kind).float().eval(), made(kind).float()
     net.requires_grad_(True)
     prune(net)
@@ -41,7 +41,7 @@ def prunes(kind: str) -> str:
 
 
 def prune(net: nn.Module) -> None:
-    """Cut half of all channels but the classes."""
+    """Prune half of all channels, but not the classes."""
     import torch_pruning
 
     torch_pruning.pruner.BasePruner(
@@ -62,7 +62,7 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def parameters_went_with_their_channels(before: nn.Module, after: nn.Module) -> None:
-    """Find by the weights of the convolution behind which channels are left; gates must have theirs."""
+    """Identify the remaining channels by the weights of the next convolution, and compare the gates' parameters."""
     for path, gate in gw.gates_in(after).items():
         old, new = (net.get_submodule(path.rpartition(".")[0]) for net in (before, after))
         for name, parameter in gate.named_parameters(recurse=False):
@@ -80,7 +80,7 @@ def parameters_went_with_their_channels(before: nn.Module, after: nn.Module) -> 
 
 
 def quantized(kind: str, *, dynamic: bool) -> tuple[nn.Module, nn.Module]:
-    """Return the network with int8 weights in linear layers, and one that holds the numbers that these stand for."""
+    """Return the network with int8 weights in linear layers, and one with the dequantised weights."""
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
     net, twin = made(kind).float().eval(), made(kind).float().eval()
@@ -97,14 +97,14 @@ def quantized(kind: str, *, dynamic: bool) -> tuple[nn.Module, nn.Module]:
 
 
 def quantizes_weights(kind: str) -> str:
-    """Store int8 in linear layers, a gater's too (`Int8WeightOnlyConfig`); outputs are those of the stored numbers."""
+    """Check that linear layers store int8, also in a gater (`Int8WeightOnlyConfig`), with matching outputs."""
     net, twin = quantized(kind, dynamic=False)
     assert_close(run(net), run(twin), rtol=1e-4, atol=1e-5)
     return ""
 
 
 def quantizes_activations(kind: str) -> str:
-    """Do the same within 2 % of the largest output (`Int8DynamicActivationInt8WeightConfig`)."""
+    """Check the same within 2 % of the largest output (`Int8DynamicActivationInt8WeightConfig`)."""
     net, twin = quantized(kind, dynamic=True)
     expected = run(twin)
     assert_close(run(net), expected, rtol=0, atol=0.02 * float(expected.abs().max()))

@@ -1,4 +1,4 @@
-"""The networks that gates are put into in the tests, and the page that lists what was found in each.
+"""Define the networks of the tests, and write the page that lists the places found in each.
 
 python tests/networks_page.py > docs/networks.md
 """
@@ -22,7 +22,7 @@ from gatewise.registry import PLACES
 
 VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
 
-# Why a candidate is left out, numbers written as n, by the letter that stands for it on the page.
+# Reasons for skipping a candidate, with numbers replaced by n, and their letters on the page.
 REASONS = {
     "its channels are read elsewhere too, or are no filters": "a",
     "no layer that is called once ends or begins there": "b",
@@ -37,10 +37,14 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Network:
-    """One network: its name, the library that builds it, the shape of its input, whether its tests are slow.
+    """One network of the tests.
 
     Attributes:
-        training_only: how the paths of parts begin that run in training alone.
+        name: name in its library.
+        library: "timm" or "torchvision".
+        shape: shape of the input, (N, C, *S).
+        slow: whether its tests are marked as slow.
+        training_only: prefix of the paths of modules that run in training mode only.
     """
 
     name: str
@@ -50,10 +54,10 @@ class Network:
     training_only: str | None = None
 
     def build(self) -> nn.Module:
-        """Return the network in eval mode, with random weights and no branch that starts at zero."""
+        """Return the network in eval mode, with random weights; branches that are initialised to zero are not."""
         torch.manual_seed(0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the libraries, about their own defaults
+            warnings.simplefilter("ignore")  # from the libraries, about their own defaults
             if self.library == "timm":
                 model = timm.create_model(self.name)
             else:
@@ -66,7 +70,7 @@ class Network:
         return model.eval()
 
     def image(self) -> Tensor:
-        """Return an input."""
+        """Return an input with a fixed seed."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -98,14 +102,14 @@ NETWORKS = [
 
 @contextlib.contextmanager
 def read_once(model: nn.Module, example: Tensor) -> Iterator[None]:
-    """Read the network's graph once for all places that are looked for inside: it takes most of the time."""
+    """Trace the network once for all `find_places` calls in this context; tracing takes most of the time."""
     operations = rules.trace(model, example)
     with mock.patch.object(rules, "trace", return_value=operations):
         yield
 
 
 def cell(places: Places) -> str:
-    """Write "found", or "found (left out)" with the reasons as letters.
+    """Return "found", or "found (skipped)" with the reasons as letters.
 
     >>> cell(Places())
     '0'
@@ -116,47 +120,49 @@ def cell(places: Places) -> str:
 
 
 def row(network: Network, model: nn.Module, example: Tensor) -> str:
-    """Return the network's line of the page; to be called inside `read_once`."""
+    """Return the network's table row; call it inside `read_once`."""
     cells = [cell(gw.find_places(model, place, example)) for place in PLACES]
     return f"| {network.name} | {network.library} | {' | '.join(cells)} |"
 
 
 def page(rows: list[str]) -> str:
-    """Return the page."""
+    """Return the page as Markdown."""
     legend = "\n".join(f"- {letter}: {reason}" for reason, letter in REASONS.items())
     return f"""# Networks
 
-Where gates go in {len(rows)} networks, none of which the package knows by name. In each of them, at every place that it
-has, `tests/test_any_network.py` checks that fresh `gct` gates leave every output bit for bit as it was, that trained
-ones change it, that a plain checkpoint loads, and that `undo` restores the state dict.
+This page lists the *places* found in {len(rows)} networks: the positions where a gate can be inserted. A *gate* is a
+small module that rescales the channels of a feature map or adds context to them. gatewise has no rule for any of these
+networks by name. `tests/test_any_network.py` checks each network at every place that it has: new `gct` gates do not
+change the output, bit for bit; trained ones change it; a plain checkpoint loads; `undo` restores the state dict.
 
-Each cell is the number of places, in brackets how many candidates were left out and why; `insertion.skipped` names
-them. Written by `make docs` with {VERSIONS}.
+Each cell is the number of places. In brackets are the numbers of candidates that were skipped, with a letter for the
+reason; `insertion.skipped` names them. Written by `make docs` with {VERSIONS}.
 
 | network | from | {" | ".join(f"`{place}`" for place in PLACES)} |
 | --- | --- | {" | ".join("---" for _ in PLACES)} |
 {chr(10).join(rows)}
 
-Reasons for leaving a candidate out (n stands for a number):
+Reasons for skipping a candidate (n stands for a number):
 
 {legend}
 
-A network without a place refuses it and says so: `residual_end` where nothing is added (VGG, DenseNet, VoVNet), where
-what is added are parallel forms of one layer (RepVGG, MobileOne) or where only a part of the channels has a shortcut
-(ReXNet); `inner` where every convolution reads what others read too. `before_conv` and `stage_end` are everywhere.
+If a network has no such place, `insert_gates` raises an error. `residual_end` is missing in networks without additions
+(VGG, DenseNet, VoVNet), in networks that add parallel forms of one layer (RepVGG, MobileOne), and where only a part of
+the channels has a shortcut (ReXNet). `inner` is missing if the input of every convolution has other consumers too.
+Every network has `before_conv` and `stage_end`.
 
-A network that takes something else than one tensor, such as a detector with its list of images, has no graph of its own
-to read: `before_conv` needs none, and for the other places insert into its backbone, as in
+The graph of a network is not read if its input is not a single tensor, as for a detector with a list of images.
+`before_conv` needs no graph. For the other places insert into the backbone:
 
 ```python
-gw.insert_gates(detector, "gct")  # before every convolution of the whole detector
+gw.insert_gates(detector, "gct")  # before every convolution of the detector
 gw.insert_gates(detector.backbone.body, "gc", include=r"layer[234]\\.")  # global context in c3 to c5
 ```
 """
 
 
 def main() -> None:
-    """Print the page."""
+    """Build all networks and print the page."""
     rows = []
     for network in NETWORKS:
         model, example = network.build(), network.image()

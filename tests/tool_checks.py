@@ -1,4 +1,4 @@
-"""What each tool of others must do with a network: each check fails, or returns what is left to say, mostly ''."""
+"""Checks of third-party tools on a network. Each check fails, or returns a remark, which is usually ''."""
 
 import functools
 import subprocess
@@ -22,8 +22,8 @@ import gatewise as gw
 
 DECAY = 0.75
 SCRIPT = str(Path(__file__).with_name("tools_in_processes.py"))
-SIDE_EFFECTS = "right; torch warns of side effects, which are the switchboard that hands the gates to the layers"
-UNBATCHED = "right; torch warns that it has no batched form of an operation, and runs that image by image"
+SIDE_EFFECTS = "yes; torch warns of side effects: the object that passes the gates to the layers"
+UNBATCHED = "yes; torch warns that it has no batched form of one operation and runs it image by image"
 
 
 def close(left: Any, right: Any) -> None:
@@ -51,7 +51,7 @@ def steps(net: nn.Module, forward: nn.Module, after: Callable[[nn.Module], None]
 
 
 def compiles(kind: str, backend: str = "aot_eager") -> str:
-    """Run in eval mode as one graph, for other images too; for batches of other sizes it takes one more."""
+    """Check that eval mode is one graph, also for other images; another batch size adds one graph."""
     net = made(kind).eval()
     compiled, counter = compiled_once(net, backend)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def compiles(kind: str, backend: str = "aot_eager") -> str:
 
 
 def compiles_in_training(kind: str, backend: str = "aot_eager") -> str:
-    """Take three steps of SGD by one graph to the weights, statistics and budget of three steps without it."""
+    """Check that three SGD steps with one graph give the weights, statistics and budget of eager mode."""
     net, twin = made(kind).train(), made(kind).train()
     compiled, counter = compiled_once(net, backend)
     close(steps(net, compiled), steps(twin, twin))
@@ -82,7 +82,7 @@ def compiled_once(net: nn.Module, backend: str) -> tuple[Any, Any]:
 
 
 def exports(kind: str, *, strict: bool = False) -> str:
-    """Give the network's output for batches of 1, 2 and 9 other images, as a program with a free batch."""
+    """Check that a program with a free batch size gives the same output for batches of 1, 2 and 9 other images."""
     net = made(kind).eval()
     free = ({0: torch.export.Dim.DYNAMIC},)
     with warnings.catch_warnings(record=True) as caught:
@@ -94,12 +94,12 @@ def exports(kind: str, *, strict: bool = False) -> str:
 
 
 def exports_strictly(kind: str) -> str:
-    """Do the same with strict=True, which reads Python's bytecode."""
+    """Check the same with strict=True, which reads Python's bytecode."""
     return exports(kind, strict=True)
 
 
 def traces(kind: str) -> str:
-    """Give the network's output as a graph module, at another batch size too."""
+    """Check that the graph module gives the network's output, also for another batch size."""
     net = made(kind).eval()
     traced = torch.fx.symbolic_trace(net)
     close(traced(batch()), net(batch()))
@@ -116,7 +116,7 @@ def other_weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def calls_with_other_weights(kind: str) -> str:
-    """Give output and gradients of a network that holds other weights; its own stay."""
+    """Check output and gradients with other weights; the network keeps its own."""
     net, twin = train(made(kind)), train(made(kind))
     before, weights = state(net), {name: value.detach() for name, value in other_weights(net).items()}
     leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
@@ -131,7 +131,7 @@ def calls_with_other_weights(kind: str) -> str:
 
 
 def gives_gradients_of_each_image(kind: str) -> str:
-    """Give for each image, in eval mode, the gradients that a loop over images gives."""
+    """Check that in eval mode each image has the gradients that a loop over images gives."""
     net = made(kind).eval()
     weights = {name: value.detach() for name, value in net.named_parameters()}
 
@@ -151,7 +151,7 @@ def gives_gradients_of_each_image(kind: str) -> str:
 
 
 def remark(caught: list[warnings.WarningMessage], beginning: str, meaning: str) -> str:
-    """Return what a warning means, or '' if there was none; others than this one are errors."""
+    """Return the remark for a warning, or '' if there was none; any other warning is an error."""
     assert all(str(warning.message).startswith(beginning) for warning in caught), [str(w.message) for w in caught]
     return meaning if caught else ""
 
@@ -160,7 +160,7 @@ def remark(caught: list[warnings.WarningMessage], beginning: str, meaning: str) 
 
 
 def in_loops(states: list[dict[str, Tensor]]) -> dict[str, list[float]]:
-    """Return the moving average of some states, number by number."""
+    """Return the moving average of the states, computed element by element."""
     averages = {name: value.flatten().tolist() for name, value in states[0].items()}
     for later in states[1:]:
         for name, values in averages.items():
@@ -170,7 +170,7 @@ def in_loops(states: list[dict[str, Tensor]]) -> dict[str, list[float]]:
 
 
 def averages(kind: str) -> str:
-    """Hold the average of every weight from the first step on, as loops compute it, and the last step's buffers."""
+    """Check the average of every weight, from the first step on, against a loop; buffers are the last step's."""
     net = made(kind).train()
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
     states = steps(net, net, after=average.update_parameters)
@@ -179,7 +179,7 @@ def averages(kind: str) -> str:
 
 
 def averages_by_timm(kind: str) -> str:
-    """Hold the average of every weight, and buffer of real numbers, from before the first step on."""
+    """Check the average of every weight and floating-point buffer, starting before the first step."""
     net = made(kind).train()
     average = ModelEmaV3(net, decay=DECAY)
     states = steps(net, net, after=average.update)
@@ -188,7 +188,7 @@ def averages_by_timm(kind: str) -> str:
 
 
 def holds(average: nn.Module, kind: str, states: list[dict[str, Tensor]], expected: dict[str, list[float]]) -> str:
-    """Compare an average with what loops say, the training with one that was not averaged, and outputs."""
+    """Compare the average with that of a loop, the training with one without averaging, and the outputs."""
     twin = made(kind).train()
     close(states, steps(twin, twin))
     for name, value in average.state_dict().items():
@@ -203,7 +203,7 @@ def holds(average: nn.Module, kind: str, states: list[dict[str, Tensor]], expect
 
 
 def is_checkpointed(kind: str) -> str:
-    """Compute the network anew in the backward pass: gradients, and a budget's state, are those without."""
+    """Check that recomputation in the backward pass changes neither gradients nor the state of a budget."""
 
     def checkpointed(net: nn.Module) -> Callable[[Tensor], Any]:
         return lambda x: checkpoint(net, x, use_reentrant=False)
@@ -212,7 +212,7 @@ def is_checkpointed(kind: str) -> str:
 
 
 def has_checkpointed_units(kind: str) -> str:
-    """Do the same with each residual unit of the network by itself."""
+    """Check the same with each residual unit of the network separately."""
 
     def checkpointed(net: nn.Module) -> Callable[[Tensor], Any]:
         for unit in [module for module in net.modules() if isinstance(module, Residual)]:
@@ -236,18 +236,18 @@ def same_gradients(kind: str, checkpointed: Callable[[nn.Module], Callable[[Tens
 
 
 def runs_in_ddp(kind: str) -> str:
-    """Get by two processes (gloo), each with half a batch, the gradients and state of one with the whole batch."""
+    """Check that two processes (gloo) with half a batch each give the gradients and state of one process."""
     return agrees(kind, "ddp")
 
 
 def runs_in_fsdp(kind: str) -> str:
-    """Get the same by `fully_shard` of each residual unit and of the rest; each parameter, of gates too, is sharded."""
+    """Check the same with `fully_shard` of each residual unit and of the rest, which shards gates too."""
     return agrees(kind, "fsdp")
 
 
 @functools.cache
 def results(wrapper: str) -> dict[str, Any]:
-    """Run `tools_in_processes.py` in two processes; return what came out for each kind of network, or the error."""
+    """Run `tools_in_processes.py` in two processes; return the result for each kind of network, or the error."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "results.pt"
