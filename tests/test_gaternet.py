@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise import assembly, spec
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.gaternet import ESTIMATORS
 from gatewise.gaternet.budget import Budget, Sparsity
 from gatewise.measure import macs_per_sample

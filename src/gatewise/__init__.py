@@ -2,10 +2,9 @@
 
 from gatewise import analysis as analysis
 from gatewise import functional as functional
-from gatewise._checks import GatewiseError as GatewiseError
-from gatewise._checks import optional_module
+from gatewise._validation import optional_module
 from gatewise.assembly import make_model as make_model
-from gatewise.checkpoint import load_model as load_model
+from gatewise.errors import GatewiseError as GatewiseError
 from gatewise.execution import Compaction as Compaction
 from gatewise.execution import compact as compact
 from gatewise.execution import skip_closed_filters as skip_closed_filters
@@ -27,6 +26,7 @@ from gatewise.registry import gate_names as gate_names
 from gatewise.registry import gate_spec as gate_spec
 from gatewise.registry import make_gate as make_gate
 from gatewise.registry import register_gate as register_gate
+from gatewise.serialization import load_model as load_model
 from gatewise.spec import GateChoice as GateChoice
 from gatewise.spec import ModelSpec as ModelSpec
 from gatewise.tuning import Stage as Stage

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gatewise import _checks, models
+from gatewise import _validation, errors, models
 from gatewise.gaternet import GaterNet
 from gatewise.spec import ModelSpec
 
@@ -40,10 +40,10 @@ def make_model(
     336
     """
     spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
-    _checks.seed(seed)
+    _validation.seed(seed)
     gaters = [choice for choice in spec.gates if choice.is_gater]
     if len(gaters) > 1:
-        raise _checks.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")
+        raise errors.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")
     inside = ModelSpec(spec.model, spec.model_options, tuple(c for c in spec.gates if not c.is_gater))
     backbone = models.make_model(inside, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
     if not gaters:

@@ -158,7 +158,7 @@ BUGS = [
     Bug(
         "unknown listed layers are not refused",
         "places/selection.py",
-        '        _checks.one_of("layer", name, modules)',
+        '        _validation.one_of("layer", name, modules)',
         "        pass",
         "test_insertion.py",
         "test_a_listed_layer_that_does_not_exist_is_refused_with_the_nearest",

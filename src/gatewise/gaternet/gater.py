@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.models import make_model
 
 GATERS = ("light", "resnet20", "local")
@@ -87,7 +87,7 @@ def make_gater(
         return gater
     if callable(gater):
         return gater(gates)
-    _checks.one_of("gater", gater, GATERS)
+    _validation.one_of("gater", gater, GATERS)
     if gater == "resnet20":
         features: Any = make_model("resnet20", in_chans=shape[0])
         width: int = features.fc.in_features
@@ -134,7 +134,7 @@ class LocalDecider(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first: Any = self.head.fc1
-        _checks.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
+        _validation.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
         return self.head(self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:

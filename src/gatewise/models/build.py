@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.insertion import insert_all
 from gatewise.models.families import FAMILIES
 from gatewise.spec import ModelSpec
@@ -49,15 +49,15 @@ def make_model(
     2025
     """
     spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
-    _checks.seed(seed)
+    _validation.seed(seed)
     if any(choice.is_gater for choice in spec.gates):
-        raise _checks.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
+        raise errors.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
     for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if value is None:
             continue
-        _checks.integer_at_least(1, **{name: value})
+        _validation.integer_at_least(1, **{name: value})
         if (asked := spec.model_options.get(name, value)) != value:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{spec.model} is asked for with {name}={asked}, but {name}={value} is needed here. "
                 f"Leave it out of the text."
             )
@@ -80,32 +80,32 @@ def _refuse_files(name: str, options: Mapping[str, Any]) -> None:
     """
     for option in _FILES:
         if options.get(option) and not dataclasses.is_dataclass(options[option]):
-            raise _checks.InvalidValueError(
-                f"{name} is asked for with {option}={_checks.shown(options[option])}, and no spec may name a file to "
-                f"open. Leave it out, and fill the network with gatewise.load_weights."
+            raise errors.InvalidValueError(
+                f"{name} is asked for with {option}={_validation.shown(options[option])}, and no spec may name a file "
+                f"to open. Leave it out, and fill the network with gatewise.load_weights."
             )
 
 
 def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
     if name in FAMILIES:
-        _checks.affordable(f"{name} of these sizes", options.values(), lambda: FAMILIES[name].make(**options))
+        _validation.affordable(f"{name} of these sizes", options.values(), lambda: FAMILIES[name].make(**options))
         return FAMILIES[name].make(**options)
-    timm = _checks.optional_module("timm", f"the model {name!r}")
+    timm = _validation.optional_module("timm", f"the model {name!r}")
     base = name.partition(".")[0]
     known = [*FAMILIES, *timm.list_models()]
     if "/" not in name and ":" not in name and base not in known:
         plain = [known for known in FAMILIES if not known.endswith(("_wider", "_gct"))]
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"unknown model {base!r}; expected one of {', '.join(plain)}, or a name from timm.list_models()."
-            f"{_checks.nearest(base, known)}"
+            f"{_validation.nearest(base, known)}"
         )
     build = partial(timm.create_model, name, **options)
     try:
         plain = {key: value for key, value in options.items() if key != "pretrained"}
-        _checks.affordable(f"{name} of these sizes", plain.values(), partial(timm.create_model, name, **plain))
+        _validation.affordable(f"{name} of these sizes", plain.values(), partial(timm.create_model, name, **plain))
         return build()
-    except _checks.GatewiseError:
+    except errors.GatewiseError:
         raise
     except Exception as error:  # whatever options that it does not know of lead to, deep inside timm
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise _checks.InvalidValueError(f"timm cannot build {name!r} with these options: {reason}") from None
+        raise errors.InvalidValueError(f"timm cannot build {name!r} with these options: {reason}") from None

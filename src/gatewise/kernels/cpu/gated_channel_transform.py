@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, empty, empty_like, float64
 
 from gatewise.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
-from gatewise.kernels.cpu.samples import Layout, beside
-from gatewise.kernels.cpu.threads import block_of
+from gatewise.kernels.cpu.openmp import block_of
+from gatewise.kernels.cpu.scheduling import Layout, beside
 
 
 @dataclass(frozen=True)
