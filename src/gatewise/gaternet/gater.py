@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _validation
-from gatewise.models import make_model
+from gatewise.models.build import build_backbone
+from gatewise.spec import ModelSpec
 
 GATERS = ("light", "resnet20", "local")
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
@@ -89,7 +90,7 @@ def make_gater(
         return gater(gates)
     _validation.one_of("gater", gater, GATERS)
     if gater == "resnet20":
-        features: Any = make_model("resnet20", in_chans=shape[0])
+        features: Any = build_backbone(ModelSpec("resnet20"), in_chans=shape[0])
         width: int = features.fc.in_features
         features.fc = nn.Identity()
         return Gater(features, width, gates, **head)

@@ -68,7 +68,7 @@ class GaterNet(nn.Module):
     Differs from the paper: the paper gates the end of each residual unit ("residual"), with ResNet-20 as gater and a
     lambda that it does not name; "inner", "light" and `budget` are for saving work.
 
-    >>> from gatewise.models import make_model
+    >>> from gatewise import make_model
     >>> net = GaterNet(make_model("resnet20"), sites="residual", gater="resnet20")
     >>> net.gate_count, sum(p.numel() for p in net.parameters())
     (336, 547842)

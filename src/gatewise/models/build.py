@@ -1,4 +1,4 @@
-"""Build a network, gates included, from its name or spec."""
+"""Build a backbone and its gates by name: those of `families` here, all others by timm."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,37 +21,16 @@ def model_names() -> tuple[str, ...]:
     return tuple(FAMILIES)
 
 
-def make_model(
-    spec: str | ModelSpec,
+def build_backbone(
+    spec: ModelSpec,
     *,
     num_classes: int | None = None,
     in_chans: int | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a network with its gates.
-
-    Args:
-        spec: a name ("resnet20", or any of timm's, "hf-hub:OWNER/NAME" too), a string with options and gates
-            ("resnet20:shortcut=padding+gct:mode=l1@before_conv"), or a `ModelSpec`.
-        num_classes: outputs of the classifier; None leaves the spec's, or the network's own (10 here, 1000 in timm).
-        in_chans: channels of the image; None leaves the spec's, or 3.
-        seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
-            not depend on the gates.
-        **options: of the network. Built here: shortcut="projection" or "padding" for all, width=32 for
-            resnet18_cifar, parameters=400000 for the names that end in _wider. For timm's, all of create_model.
-
-    An unknown name or option is refused with ValueError and the nearest known one, a spec whose num_classes or in_chans
-    disagree with the call with both. Other options win over the spec's.
-
-    >>> net = make_model("resnet20+gct", num_classes=10)
-    >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
-    2025
-    """
-    spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
+    """Build a network and the gates inside it, without the gater that its spec may name; see `gatewise.make_model`."""
     _validation.seed(seed)
-    if any(choice.is_gater for choice in spec.gates):
-        raise errors.InvalidValueError(f"{spec} has a gater around the network; build it with gatewise.make_model.")
     for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if value is None:
             continue
@@ -64,13 +43,12 @@ def make_model(
         options[name] = value
     _refuse_files(spec.model, spec.model_options)
     options = {**spec.model_options, **options}
-    if seed is None:
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         model = _backbone(spec.model, options)
-        insert_all(model, spec.gates)
-        return model
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
-        return make_model(ModelSpec(spec.model, {}, spec.gates), **options)
+        insert_all(model, tuple(choice for choice in spec.gates if not choice.is_gater))
+    return model
 
 
 def _refuse_files(name: str, options: Mapping[str, Any]) -> None:
