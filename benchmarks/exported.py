@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from gatewise.analysis.runs import Run, open_runs
-from gatewise.export import export_run, opened
+from gatewise.exporting import export_run, opened
 from gatewise.files import write_json
 from gatewise.measure import environment, interleaved_latency
 

@@ -18,9 +18,9 @@ import torch
 
 from gatewise.analysis.findings import find
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import load_model
 from gatewise.files import write_json
 from gatewise.measure import environment
+from gatewise.serialization import load_model
 
 
 def peak_mb() -> float:

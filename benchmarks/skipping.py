@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.execution import SkippingNet, folded
-from gatewise.execution.compact import Constant
+from gatewise.execution.compaction import Constant
 from gatewise.files import write_json
 from gatewise.measure import Latency, environment, interleaved_latency
 

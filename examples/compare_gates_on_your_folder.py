@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gatewise.compare import compare
+from gatewise.comparison import compare
 from gatewise.data import load_dataset
 from gatewise.spec import parse_gates_list
 from gatewise.training import Recipe

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import gatewise as gw
-from gatewise.analysis.explain import explain
+from gatewise.analysis.explanation import explain
 from gatewise.data import Batches, load_dataset
 from gatewise.training import Recipe, train
 

@@ -33,7 +33,7 @@ def predict(file: str, image: str) -> str:
 def export(folder: Path, epochs: int) -> tuple[Path, list[Path]]:
     """Train a network with gct, export it, and return the file and pictures of four validation images."""
     from gatewise.data import load_dataset
-    from gatewise.export import export_run
+    from gatewise.exporting import export_run
     from gatewise.training import Recipe, train
 
     train(Recipe(data="digits", model="resnet20", gate="gct", epochs=epochs), folder / "run")

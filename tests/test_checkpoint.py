@@ -18,11 +18,11 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise._checks import DataError, InvalidTypeError
-from gatewise.checkpoint import load_model, save_model
+from gatewise.errors import DataError, InvalidTypeError
 from gatewise.files import read_json, write_atomically, write_json
+from gatewise.serialization import load_model, save_model
 from gatewise.spec import ModelSpec
-from gatewise.training.state import load_state, save_state
+from gatewise.training.checkpoint import load_state, save_state
 
 SPEC = ModelSpec.parse("resnet18_cifar:width=8+gct:mode=l1,eps=0.001@inner+se:rd_ratio=0.25@stage_end")
 DETAILS = {"num_classes": 7, "in_chans": 1, "classes": list("abcdefg")}

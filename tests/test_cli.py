@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 import gatewise as gw
 from gatewise import cli
-from gatewise import compare as comparing
 from gatewise.cli import run
-from gatewise.compare import table
+from gatewise.comparison import run as comparing
+from gatewise.comparison import table
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.training import Recipe
 

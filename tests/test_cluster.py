@@ -18,9 +18,9 @@ from test_compare import few_digits, few_rounds  # noqa: F401
 from test_processes import descendants
 
 from gatewise import cluster
-from gatewise._checks import InvalidValueError, TrainingError, UnsavedError
 from gatewise.cli import run
 from gatewise.cluster import train_on_cluster, train_run, training_speeds
+from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
 from gatewise.files import read_json
 from gatewise.training import Interrupted, Progress, Recipe
 

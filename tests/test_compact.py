@@ -11,14 +11,14 @@ from torch import nn
 from torch.testing import assert_close
 
 import gatewise as gw
-from gatewise._checks import InvalidTypeError, InvalidValueError
-from gatewise.checkpoint import load_model, save_model
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.execution import Compaction
 from gatewise.execution.constant_gates import ConstantGates
 from gatewise.execution.restructure import _balanced, restructure
-from gatewise.execution.safety import flows_of
+from gatewise.execution.verify import flows_of
 from gatewise.measure import macs_per_sample, parameter_count
 from gatewise.places import find_flows
+from gatewise.serialization import load_model, save_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import gatewise as gw
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 
 PAGE = Path(__file__).parent.parent / "docs/compatibility.md"
 pytestmark = pytest.mark.filterwarnings("ignore:the network was planned for")  # float64, and then moved to float32

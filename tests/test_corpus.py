@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise._checks import DataError, GatewiseError, InvalidValueError
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import RUN_FORMAT
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
+from gatewise.errors import DataError, GatewiseError, InvalidValueError
 from gatewise.files import read_json, read_json_lines, write_record
 from gatewise.interop.reading import read_weights
-from gatewise.predict import predict
+from gatewise.prediction import predict
+from gatewise.serialization import RUN_FORMAT
 from gatewise.training import Recipe, train
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -73,7 +73,7 @@ def test_a_network_beyond_memory_is_refused_before_it_is_built(monkeypatch: pyte
         gw.make_model(f"resnet18_cifar:width={2**20}")
     with pytest.raises(InvalidValueError, match="would hold more than torch can count"):
         gw.make_gate("se", 2**62)
-    monkeypatch.setattr("gatewise._checks._MOST_NUMBERS", 100_000)
+    monkeypatch.setattr("gatewise._validation._MOST_NUMBERS", 100_000)
     assert gw.make_gate("gct", 5000).channels == 5000
     with pytest.raises(InvalidValueError, match=r"gate 'se' would hold [\d,]+ numbers; at most 100,000"):
         gw.make_gate("se", 5000)

@@ -17,8 +17,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from gatewise._checks import DataError, InvalidTypeError, InvalidValueError
 from gatewise.data import Augmentation, Batches, Dataset, Images, load_dataset, shift
+from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 
 CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 NAMES = ["ant", "bee", "cat"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gatewise._checks import DataError
 from gatewise.data.decode import decode, fit, picture_of, pixels_of
+from gatewise.errors import DataError
 
 RED, BLUE = (200, 30, 10), (10, 30, 200)
 

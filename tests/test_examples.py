@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gatewise as gw
-from gatewise.predict import predict
+from gatewise.prediction import predict
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

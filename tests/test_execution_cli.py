@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise._checks import StorageError
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import load_model
 from gatewise.cli import run
-from gatewise.compact_run import compact_run
+from gatewise.errors import StorageError
+from gatewise.run_compaction import compact_run
+from gatewise.serialization import load_model
 
 TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
 
@@ -22,7 +22,7 @@ TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "-
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn anew."""
-    from gatewise.checkpoint import save_model
+    from gatewise.serialization import save_model
     from gatewise.spec import ModelSpec
 
     folder = tmp_path_factory.mktemp("runs") / "gated"
@@ -98,7 +98,7 @@ def test_half_a_compacted_run_is_never_there(gated: Path, tmp_path: Path, monkey
     def full(folder: Path, _: object) -> None:
         raise StorageError(f"{folder / 'metrics.json'} cannot be written")
 
-    monkeypatch.setattr("gatewise.compact_run.write_metrics", full)
+    monkeypatch.setattr("gatewise.run_compaction.write_metrics", full)
     with pytest.raises(StorageError, match=f"^{tmp_path}/small/metrics.json cannot be written"):
         compact_run(gated, tmp_path / "small", images=64)
     assert list(tmp_path.iterdir()) == []

@@ -17,14 +17,14 @@ from playwright.sync_api import Browser
 from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
 from test_training import DATASET, RECIPE
 
-from gatewise._checks import DataError, InvalidValueError
 from gatewise.analysis import runs as opening
-from gatewise.analysis.explain import explain
-from gatewise.checkpoint import save_model
+from gatewise.analysis.explanation import explain
 from gatewise.cli import run
 from gatewise.data import Images, load_dataset
 from gatewise.data.decode import fit, picture_of, pixels_of
+from gatewise.errors import DataError, InvalidValueError
 from gatewise.insertion import gates_in
+from gatewise.serialization import save_model
 from gatewise.training import train
 
 GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}

@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise import GatewiseError
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import load_model
 from gatewise.cli import run
 from gatewise.execution import ConditionalNet
-from gatewise.export import _CONTENTS, WithGates, agreement, details_of, export_run, exported_program, opened
+from gatewise.exporting import agreement, details_of, export_run, opened
+from gatewise.exporting.writer import _CONTENTS, WithGates, exported_program
 from gatewise.int8 import to_int8
+from gatewise.serialization import load_model
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -172,7 +173,7 @@ def test_a_frozen_route_is_caught_and_leaves_no_file(
 
         return first_route
 
-    monkeypatch.setattr("gatewise.export.opened", frozen)
+    monkeypatch.setattr("gatewise.exporting.writer.opened", frozen)
     (tmp_path / "frozen.onnx").write_text("an older one")
     assert run(["export", str(gated), "--out", str(tmp_path / "frozen.onnx")]) == 1
     assert "frozen.onnx was not written" in capsys.readouterr().err
@@ -184,7 +185,7 @@ def test_other_logits_are_caught(gated: Path, tmp_path: Path, monkeypatch: pytes
         reader = opened(file)
         return lambda x: (reader(x)[0] + 0.1, reader(x)[1])
 
-    monkeypatch.setattr("gatewise.export.opened", shifted)
+    monkeypatch.setattr("gatewise.exporting.writer.opened", shifted)
     with pytest.raises(GatewiseError, match="its logits differ by up to"):
         export_run(gated, tmp_path / "shifted.onnx", images=10)
 
@@ -341,7 +342,7 @@ def test_ranges_come_from_so_many_training_images(monkeypatch: pytest.MonkeyPatc
     def noted(file: Path, batches: Any) -> None:
         seen.extend(batches)
 
-    monkeypatch.setattr("gatewise.export.to_int8", noted)
+    monkeypatch.setattr("gatewise.exporting.writer.to_int8", noted)
     found = export_run(gated, tmp_path / "a.onnx", int8=True, calibration=70)
     (opened_run,) = open_runs([gated], split="train")
     assert torch.equal(torch.cat(seen), torch.cat(list(opened_run.first(70))))

@@ -16,14 +16,14 @@ from test_training import DATASET, RECIPE, content_of, equal, trained, weights
 from torch import Tensor, nn
 from whole_files import leftovers, outcome, torn
 
-from gatewise._checks import DataError, NewerFormatError, StorageError, UnsavedError
-from gatewise.checkpoint import read_tensors, save_model
 from gatewise.cli import run
+from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
 from gatewise.files import read_record, refuse_unwritable, write_atomically, write_record
+from gatewise.serialization import read_tensors, save_model
 from gatewise.spec import ModelSpec
 from gatewise.training import train
-from gatewise.training.board import Board
-from gatewise.training.state import keep_newest_states, load_state, save_state
+from gatewise.training.checkpoint import keep_newest_states, load_state, save_state
+from gatewise.training.tensorboard import Board
 
 FLAGS = ["--data", "digits", "--model", "resnet20", "--precision", "fp32", "--workers", "0"]
 TRAIN = ["train", *FLAGS, "--gate", "gct", "--epochs", "4"]
@@ -339,7 +339,7 @@ def test_what_a_state_could_not_write_takes_no_room(state: Path, monkeypatch: py
     def full(path: Path, *_: object) -> None:
         raise StorageError(f"{path} cannot be written")
 
-    monkeypatch.setattr("gatewise.training.state.write_record", full)
+    monkeypatch.setattr("gatewise.training.checkpoint.write_record", full)
     net = nn.Linear(3, 2)
     with pytest.raises(StorageError, match=r"/other/state\.json cannot be written"):
         save_state(state.parent / "other", {"model": net}, torch.optim.SGD(net.parameters()), {})
@@ -420,7 +420,7 @@ def test_a_run_of_a_newer_version_in_a_comparison_is_found_before_anything_is_tr
     there = tmp_path / "runs/gct/seed_0"
     shutil.copytree(finished, there)
     of_format(there / "metrics.json", 2)
-    monkeypatch.setattr("gatewise.compare.train", lambda *_, **__: pytest.fail("something was trained"))
+    monkeypatch.setattr("gatewise.comparison.run.train", lambda *_, **__: pytest.fail("something was trained"))
     assert run([*COMPARE, "--out", str(tmp_path)]) == 2
     assert re.search(NEWER.format(there / "metrics.json"), said(capsys))
 

@@ -12,14 +12,14 @@ import torch
 from test_training import DATASET, RECIPE
 from torch import nn
 
-from gatewise._checks import DataError, GatewiseError, InvalidValueError, StorageError
 from gatewise.archive import _code, _structure
-from gatewise.checkpoint import METRICS, not_finite
+from gatewise.errors import DataError, GatewiseError, InvalidValueError, StorageError
 from gatewise.files import beside_name, new_folder, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.interop.reading import read_weights
+from gatewise.serialization import METRICS, not_finite
 from gatewise.training import train
+from gatewise.training.checkpoint import complete_states, keep_newest_states
 from gatewise.training.learner import Learner
-from gatewise.training.state import complete_states, keep_newest_states
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from test_training import DATASET, RECIPE, SHIFT, Interrupting, Stop, equal, log
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise._checks import DataError, InvalidValueError
-from gatewise.checkpoint import load_model
 from gatewise.data import Batches, Dataset, seed_generators
+from gatewise.errors import DataError, InvalidValueError
 from gatewise.interop import load_weights
+from gatewise.serialization import load_model
 from gatewise.training import Recipe, learner, train
 
 TUNED = dataclasses.replace(RECIPE, gate="gct", epochs=3, gate_epochs=1)

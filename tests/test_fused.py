@@ -22,7 +22,7 @@ from gatewise.kernels import backend as backend_module
 from gatewise.kernels.backend import obstacle, takes_fused
 from gatewise.kernels.channels import scale_channels
 
-threads = pytest.importorskip("gatewise.kernels.cpu.threads", reason="needs numba")
+openmp = pytest.importorskip("gatewise.kernels.cpu.openmp", reason="needs numba")
 
 FUSED = {
     "gct": [
@@ -47,23 +47,23 @@ LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the kernels that ran."""
     names: list[str] = []
-    run = threads.Kernel.__call__
+    run = openmp.Kernel.__call__
 
     def counted(kernel: Any, *arguments: Any, **named: Any) -> None:
         names.append(kernel.function.__name__)
         run(kernel, *arguments, **named)
 
-    monkeypatch.setattr(threads.Kernel, "__call__", counted)
+    monkeypatch.setattr(openmp.Kernel, "__call__", counted)
     return names
 
 
 @pytest.fixture(params=[1, 2, 3])
 def torch_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """So many threads even for small maps: whole samples each, parts of samples, more threads than rows."""
-    before = torch.get_num_threads()
-    from gatewise.kernels.cpu import samples
+    from gatewise.kernels.cpu import scheduling
 
-    for module in (threads, samples):
+    before = torch.get_num_threads()
+    for module in (openmp, scheduling):
         monkeypatch.setattr(module, "FEWEST", 1)
     torch.set_num_threads(request.param)
     yield request.param
@@ -444,7 +444,7 @@ def test_what_is_missing_is_said(missing: str, reason: str, monkeypatch: pytest.
     if missing == "numba":
         monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda _: None)
     else:
-        monkeypatch.setattr(threads, "runtime", lambda: None)
+        monkeypatch.setattr(openmp, "runtime", lambda: None)
     backend_module._unready.cache_clear()
     try:
         with pytest.raises(gw.GatewiseError, match=reason):
@@ -484,8 +484,8 @@ def test_kernels_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(threads.numba, "cfunc", cfunc)
-    assert threads._compile(len, None) is len
+    monkeypatch.setattr(openmp.numba, "cfunc", cfunc)
+    assert openmp._compile(len, None) is len
     assert [bool(options.get("cache")) for options in calls] == [True, False]
 
 
@@ -493,7 +493,7 @@ def test_changed_sources_are_compiled_anew() -> None:
     """Numba looks at a kernel's own file only, so the name of what it keeps has a checksum of all of them."""
     from gatewise.kernels.cpu.gated_channel_kernels import forward_kernel
 
-    assert forward_kernel.function.__qualname__.endswith(threads._sources())
+    assert forward_kernel.function.__qualname__.endswith(openmp._sources())
 
 
 # ---- what a kernel must not do ---------------------------------------------------------------------------------------

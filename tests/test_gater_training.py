@@ -14,12 +14,12 @@ from test_compare import QUICK, few_digits, few_rounds  # noqa: F401 - fixtures
 from test_training import DATASET, RECIPE, log, trained
 
 import gatewise as gw
-from gatewise import compare as comparing
-from gatewise._checks import DataError, InvalidValueError
-from gatewise.checkpoint import load_gater, load_model
-from gatewise.compare import compare, table
+from gatewise.comparison import compare, table
+from gatewise.comparison import run as comparing
 from gatewise.data import Batches
+from gatewise.errors import DataError, InvalidValueError
 from gatewise.gaternet import gate_warnings
+from gatewise.serialization import load_gater, load_model
 from gatewise.spec import parse_gates
 from gatewise.training import Progress, Recipe, learner, train
 

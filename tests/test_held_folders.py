@@ -12,12 +12,12 @@ from test_interruption import start, wait_for_an_epoch
 from test_training import DATASET, RECIPE, trained
 
 from gatewise import files
-from gatewise._checks import InvalidValueError, StorageError
 from gatewise.cli import run
-from gatewise.compare import compare
+from gatewise.comparison import compare
+from gatewise.errors import InvalidValueError, StorageError
 from gatewise.files import held
 from gatewise.training import train
-from gatewise.training.folder import holds_run
+from gatewise.training.run_folder import holds_run
 
 HOLDING = """
 import os, sys, time

@@ -1,5 +1,7 @@
 """`import gatewise` is light, its public names are there, and the command line says what it misses."""
 
+import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,6 @@ import pytest
 import gatewise as gw
 
 HEAVY = ("timm", "torchvision", "matplotlib", "accelerate", "scipy", "sklearn", "rich", "cyclopts")
-PUBLIC = (
-    *("insert_gates", "gates_in", "parameter_groups", "train_only_gates", "train_everything", "gate_loss"),
-    *("make_model", "make_gate", "gate_names", "ModelSpec", "functional"),
-    *("GatedChannelTransform", "SqueezeExcite", "GlobalContext"),
-)
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,20 +38,64 @@ def test_the_command_line_loads_what_is_heavy_only_for_commands_that_need_it() -
     )
 
 
-@pytest.mark.parametrize("name", PUBLIC)
-def test_a_public_name_is_there(name: str) -> None:
-    assert getattr(gw, name) is not None
+def test_the_public_names_are_the_documented_ones() -> None:
+    contract = """
+        gate_names make_gate gate_spec register_gate Gate functional analysis errors data insert_gates gates_in
+        parameter_groups train_only_gates train_everything gate_loss make_model make_segmenter GaterNet compact
+        skip_closed_filters load_weights optimize_for_inference load_model GatewiseError ModelSpec compare train Recipe
+    """
+    assert set(contract.split()) <= set(gw.__all__)
+    assert sorted(gw.__all__) == sorted(set(gw.__all__))
+    assert set(gw.__all__) <= set(dir(gw))
+    for name in gw.__all__:
+        assert getattr(gw, name) is not None
 
 
 def test_public_names_can_be_imported_one_by_one() -> None:
-    result = python(f"from gatewise import {', '.join(PUBLIC)}")
+    result = python(f"from gatewise import {', '.join(gw.__all__)}")
     assert result.returncode == 0, result.stderr
 
 
-def test_every_gate_s_class_is_a_public_name() -> None:
-    for name in gw.gate_names():
-        gate = gw.gate_spec(name).gate
-        assert getattr(gw, gate.__name__) is gate
+def test_the_classes_of_gates_in_the_public_names_are_those_of_the_registry() -> None:
+    tree = ast.parse(Path(gw.__file__).read_text())
+    modules = {node.module: node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    listed = {
+        (module, alias.name)
+        for module, node in modules.items()
+        for alias in node.names
+        if module.startswith("gatewise.gates.")
+    }
+    gates = [gw.gate_spec(name).gate for name in gw.gate_names()]
+    shipped = {(gate.__module__, gate.__name__) for gate in gates if gate.__module__.startswith("gatewise.gates.")}
+    assert listed == shipped
+    assert {name for _, name in shipped} <= set(gw.__all__)
+
+
+EVERY_MODULE = """
+import importlib, pkgutil, sys
+import gatewise
+
+before = {name: getattr(gatewise, name) for name in gatewise.__all__}
+for module in pkgutil.walk_packages(gatewise.__path__, "gatewise."):
+    if not module.name.endswith(".__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            assert error.name == "triton", error
+print(*(name for name, value in before.items() if getattr(gatewise, name) is not value))
+print(*sorted(name for name in sys.modules if name.startswith("gatewise.")))
+"""
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    result = python(EVERY_MODULE)
+    assert result.returncode == 0, result.stderr
+    replaced, modules = result.stdout.splitlines()
+    assert replaced == ""
+    assert len(modules.split()) > 100
+    functions = {name for name in gw.__all__ if inspect.isroutine(getattr(gw, name))}
+    functions |= {"explain", "export", "bench", "judge", "check", "predict", "evaluate", "demo"}  # and of commands
+    assert not [name for name in modules.split() if name.rpartition(".")[2] in functions]
 
 
 def test_statistics_of_gates_are_public() -> None:

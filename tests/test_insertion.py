@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
-from gatewise._checks import GatewiseError, InvalidValueError
+from gatewise.errors import GatewiseError, InvalidValueError
 from gatewise.insertion import insert_all
 from gatewise.spec import parse_gates
 

@@ -13,8 +13,8 @@ import pytest
 from test_training import DATASET, RECIPE, equal, log, trained, weights
 
 from gatewise.files import write_atomically
-from gatewise.training import Interrupted, Progress, loop, state, train
-from gatewise.training.interruption import Interruption
+from gatewise.training import Interrupted, Progress, checkpoint, loop, train
+from gatewise.training.signals import Interruption
 
 TIMES = ("seconds", "images_per_second")
 
@@ -95,7 +95,7 @@ def test_outside_the_main_thread_training_works_and_leaves_signals_alone(undistu
 
 def test_a_long_epoch_is_saved_in_between(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[str] = []
-    save_state = state.save_state
+    save_state = checkpoint.save_state
     monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.0)
     monkeypatch.setattr("gatewise.training.learner.save_state", lambda f, *a: saved.append(f.name) or save_state(f, *a))
     assert equal(trained(tmp_path / "run"), weights(undisturbed))
@@ -127,7 +127,7 @@ def test_a_kill_while_writing_any_file_loses_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         dying = writes(count, write_atomically)
-        for module in ("files", "checkpoint", "training.state", "training.loop", "training.recipe"):
+        for module in ("files", "serialization", "training.checkpoint", "training.loop", "training.recipe"):
             patch.setattr(f"gatewise.{module}.write_atomically", dying)
         with pytest.raises(Killed):
             trained(tmp_path / "run")

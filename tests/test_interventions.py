@@ -6,10 +6,10 @@ from test_gate_figures import batches, net
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise._checks import InvalidValueError
 from gatewise.analysis.gate_stats import gate_statistics
 from gatewise.analysis.interventions import exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import record_patterns
+from gatewise.errors import InvalidValueError
 
 
 def accuracy(model: nn.Module) -> float:

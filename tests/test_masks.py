@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from gatewise._checks import DataError, InvalidValueError
 from gatewise.data import IGNORED, Augmentation, Dataset, Images, PairDataset, Pairs, spread
 from gatewise.data.masks import Meaning, decode_mask, meaning_of
 from gatewise.data.pairs import resized, scaled_to
 from gatewise.data.tables import EncodedRows
+from gatewise.errors import DataError, InvalidValueError
 
 NAMES = ("road", "car", "tree")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import measure
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.measure import _calls_within as calls_within
 
 SMALL = nn.Sequential(

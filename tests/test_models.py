@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import gatewise as gw
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.models import CifarResNet, model_names
 from gatewise.models.families import FAMILIES
 from gatewise.models.form import Form

@@ -1,4 +1,4 @@
-"""Adding a gate is one file: a copy of the package with the worked example of CONTRIBUTING.md knows it everywhere."""
+"""Adding a gate is one file and one line: a copy of the package with CONTRIBUTING.md's example knows it everywhere."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the project with one more file: the page's example."""
+    """Return a copy of the project with the page's example: one more file, and the line that makes its class public."""
     folder = tmp_path_factory.mktemp("project")
     for part in ("src", "tests", "benchmarks"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
@@ -23,6 +23,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n# (src/gatewise/gates/\w+\.py)\n(.*?)```", page, flags=re.DOTALL)
     (folder / example[0]).write_text(example[1])
+    (line,) = re.findall(r"`(from gatewise\.gates\.\w+ import \w+)`", page)
+    public = folder / "src/gatewise/__init__.py"
+    public.write_text(f"{public.read_text()}\n{line}\n")
     return folder
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import registry
-from gatewise._checks import DataError, InvalidValueError, TrainingError
-from gatewise.checkpoint import details_in, not_finite, save_model
 from gatewise.cli import run as command
 from gatewise.data import Batches
+from gatewise.errors import DataError, InvalidValueError, TrainingError
+from gatewise.serialization import details_in, not_finite, save_model
 from gatewise.spec import ModelSpec
 from gatewise.training import Progress, Recipe, learner, train
-from gatewise.training.failures import first_layer, hopeless_scale
+from gatewise.training.finite_checks import first_layer, hopeless_scale
 
 NAN, INF = float("nan"), float("inf")
 

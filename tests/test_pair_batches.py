@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from gatewise._checks import DataError, InvalidValueError
 from gatewise.data import IGNORED, Augmentation, PairBatches, Pairs, load_pairs, make_batches
 from gatewise.data.masks import Meaning
 from gatewise.data.pair_batches import SCALES, cropped
 from gatewise.data.tables import EncodedRows
+from gatewise.errors import DataError, InvalidValueError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors
 

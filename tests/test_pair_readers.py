@@ -14,10 +14,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from gatewise._checks import DataError, InvalidTypeError, InvalidValueError
 from gatewise.data import DataSource, PairDataset, Pairs, load, load_dataset, load_pairs, pair_readers
 from gatewise.data.folders import EncodedFiles
 from gatewise.data.pair_readers import VOC, VOC_CLASSES
+from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 CAMVID_CLASSES = "sky,building,pole,road,pavement,tree,sign,fence,car,pedestrian,bicyclist,unlabelled"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise._checks import InvalidValueError
 from gatewise.analysis import gater_figures, run_figures
 from gatewise.analysis.drawing import Drawing, look
 from gatewise.analysis.patterns import GatePatterns, UnitKinds, record_patterns
+from gatewise.errors import InvalidValueError
 
 
 def tiny() -> gw.GaterNet:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import gatewise as gw
-from gatewise._checks import InvalidValueError
+from gatewise.errors import InvalidValueError
 from gatewise.presets import PRESETS, TAG
 from gatewise.presets.__main__ import main
 

@@ -18,12 +18,12 @@ from test_segmentation import folder as scenes_folder  # noqa: F401
 from test_training import equal, log, weights
 from train_in_processes import CASES, data_of, main, recipe_of
 
-from gatewise._checks import DataError
-from gatewise.checkpoint import load_model, read_tensors
 from gatewise.data import Augmentation, make_batches
+from gatewise.errors import DataError
+from gatewise.serialization import load_model, read_tensors
 from gatewise.training import Processes, evaluate
-from gatewise.training.interruption import Interruption
 from gatewise.training.learner import build_model
+from gatewise.training.signals import Interruption
 from gatewise.training.tasks import make_task
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
@@ -146,7 +146,7 @@ def test_a_signal_that_the_launcher_passes_on_is_the_same_wish(monkeypatch: pyte
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.signal == signal.SIGTERM
-        monkeypatch.setattr("gatewise.training.interruption._ECHO_S", 0.0)
+        monkeypatch.setattr("gatewise.training.signals._ECHO_S", 0.0)
         monkeypatch.setattr(interruption, "_previous", {signal.SIGINT: signal.default_int_handler})
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

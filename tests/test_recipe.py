@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatewise._checks import DataError, InvalidTypeError, InvalidValueError
+from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 from gatewise.spec import ModelSpec
 from gatewise.training import Recipe
 from gatewise.training.recipe import resolve_precision

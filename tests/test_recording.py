@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import gatewise as gw
-from gatewise._checks import InvalidValueError
 from gatewise.analysis.attention import attention_maps, mean_distance, query_distances
 from gatewise.analysis.gate_stats import BINS, GateStats, gate_statistics
 from gatewise.analysis.recording import GateRecorder, Recorded, gates_bypassed
+from gatewise.errors import InvalidValueError
 
 
 def gated(*gates: str) -> nn.Sequential:

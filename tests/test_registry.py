@@ -60,12 +60,12 @@ def test_a_registered_class_is_made_by_name_with_its_options() -> None:
     assert (gate.channels, gate.factor.item(), gate.factor.dtype) == (4, 3.0, torch.float64)
 
 
-def test_a_registered_class_is_listed_and_reached_as_an_attribute() -> None:
-    with pytest.raises(AttributeError, match="'gatewise' has no attribute 'ScaleEverything'"):
-        gw.ScaleEverything  # noqa: B018
+def test_a_registered_class_is_listed_and_is_no_public_name_of_the_package() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
     assert "scale" in gw.gate_names()
-    assert gw.ScaleEverything is ScaleEverything
+    assert gw.gate_spec("scale").gate is ScaleEverything
+    with pytest.raises(AttributeError, match="'gatewise' has no attribute 'ScaleEverything'"):
+        gw.ScaleEverything  # noqa: B018
 
 
 def test_a_registered_class_can_be_inserted_at_the_place_it_names() -> None:

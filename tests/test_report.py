@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from gatewise import compare as comparing
 from gatewise.analysis import drawing, figures
 from gatewise.analysis.page import Page as Document
 from gatewise.analysis.page import Section
 from gatewise.analysis.table import Cell, Table
-from gatewise.checkpoint import read_metrics, write_metrics
-from gatewise.compare import compare
+from gatewise.comparison import compare
+from gatewise.comparison import run as comparing
 from gatewise.data import Dataset, Images, load_dataset
+from gatewise.serialization import read_metrics, write_metrics
 from gatewise.spec import parse_gates
 from gatewise.training import Recipe
 

@@ -17,14 +17,14 @@ from playwright.sync_api import Browser
 from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
 
 import gatewise as gw
-from gatewise._checks import DataError, InvalidValueError
-from gatewise.analysis.explain import explain
+from gatewise.analysis.explanation import explain
 from gatewise.archive import checked_archive
-from gatewise.checkpoint import RUN_FORMAT
-from gatewise.compare import compare
+from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, load_dataset
-from gatewise.export import export_run, opened
+from gatewise.errors import DataError, InvalidValueError
+from gatewise.exporting import export_run, opened
 from gatewise.files import write_record
+from gatewise.serialization import RUN_FORMAT
 from gatewise.spec import parse_gates
 from gatewise.training import Recipe, train
 
@@ -41,14 +41,14 @@ FORBIDDEN = {
     *("torch.load", "torch.export.load", "importlib.import_module", "runpy.run_path", "runpy.run_module", "np.load"),
 }
 ALLOWED = {
-    ("_checks.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
+    ("_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
     ("gates/__init__.py", "importlib.import_module"): "the files beside it",
     ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
     ("kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
     ("interop/reading.py", "torch.load"): "weights_only=True",
     ("archive.py", "torch.load"): "weights_only=True",
-    ("exported.py", "torch.export.load"): "of checked_archive alone",
+    ("exporting/reader.py", "torch.export.load"): "of checked_archive alone",
 }
 
 
@@ -88,7 +88,7 @@ def test_modules_that_run_programs_are_not_imported() -> None:
             names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
             roots = {name.partition(".")[0] for name in names}
             if "ctypes" in roots:
-                assert file.parts[-2:] == ("cpu", "threads.py"), "only to call torch's own OpenMP library"
+                assert file.parts[-2:] == ("cpu", "openmp.py"), "only to call torch's own OpenMP library"
             assert not roots & {"subprocess", "marshal", "shelve", "dill", "joblib", "pty", "code"}, file
             if "pickle" in roots:
                 assert file.name == "reading.py", "only for the name of its exception"

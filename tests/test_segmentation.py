@@ -19,14 +19,14 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise._checks import DataError, InvalidValueError
-from gatewise.analysis.explain import explain
+from gatewise.analysis.explanation import explain
 from gatewise.analysis.statistics import iou_bootstrap
-from gatewise.checkpoint import load_model
 from gatewise.cli import run
-from gatewise.compare import compare
+from gatewise.comparison import compare
 from gatewise.data import IGNORED, load_pairs, make_batches
-from gatewise.predict import predict
+from gatewise.errors import DataError, InvalidValueError
+from gatewise.prediction import predict
+from gatewise.serialization import load_model
 from gatewise.spec import parse_gates
 from gatewise.training import Interrupted, Progress, Recipe, pixel_classes, pixel_hits, train
 from gatewise.training.tasks import make_task, pixel_loss
@@ -488,7 +488,7 @@ def test_a_backbone_with_timm_s_weights_is_given_images_as_those_were(
 def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gatewise.compare._ROUNDS", 2)
+        patch.setattr("gatewise.comparison.run._ROUNDS", 2)
         gates = [parse_gates(text) for text in ("none", "gc@context", "nl@context", "snl@context", "se@context")]
         return out, compare(recipe, gates, 2, out)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.models import segmenter
 from gatewise.models.families import FAMILIES
 from gatewise.models.segmenter import Segmenter, make_segmenter

@@ -20,13 +20,13 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.meter import fingerprint
 from gatewise.execution.packed import pack, packed_convolution
-from gatewise.execution.parts import bucketed, one_by_pattern
 from gatewise.execution.plan import Plan, Seconds
 from gatewise.execution.skip import MODES
+from gatewise.execution.sub_batches import bucketed, one_by_pattern
 from gatewise.measure import environment
 
 
@@ -212,7 +212,7 @@ def test_picked_weights_are_kept_within_the_memory_given() -> None:
 
 
 def test_weights_seen_before_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gatewise.execution.openings import OpenFilters
+    from gatewise.execution.active_filters import OpenFilters
 
     net = gater_net(["basic"], letters="?")
     fast, gates = gw.skip_closed_filters(net, "skip"), patterns(net, 0)[:1]
@@ -490,7 +490,7 @@ def test_picked_weights_are_packed_where_onednn_takes_them(monkeypatch: pytest.M
         packed.append(x.shape)
         return packed_convolution(x, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("gatewise.execution.open_layers.packed_convolution", noted)
+    monkeypatch.setattr("gatewise.execution.dynamic_layers.packed_convolution", noted)
     net = gater_net(["basic"], 8, states="11010000")
     fast = gw.skip_closed_filters(net, mode="skip")
     with torch.no_grad():
@@ -514,7 +514,7 @@ def test_layers_that_run_whole_are_packed_once_however_little_memory_there_is_fo
         packed.append(weight.shape)
         return pack(weight, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("gatewise.execution.open_layers.pack", noted)
+    monkeypatch.setattr("gatewise.execution.dynamic_layers.pack", noted)
     fast = gw.skip_closed_filters(gater_net(["basic"], 8, states="11010000"), "skip", memory=0)
     for _ in range(2):
         fast(images(1))

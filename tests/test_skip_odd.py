@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
-from gatewise._checks import InvalidValueError
-from gatewise.execution.compact import Constant
+from gatewise.errors import InvalidValueError
+from gatewise.execution.compaction import Constant
 from gatewise.execution.skip import MODES
 
 
@@ -127,7 +127,7 @@ def test_a_skipping_net_has_no_state_dict() -> None:
 
 
 def test_patterns_by_the_thousand_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatewise.execution.openings._MANY_PATTERNS", 3)
+    monkeypatch.setattr("gatewise.execution.active_filters._MANY_PATTERNS", 3)
     net = gater_net(["basic", "basic"], letters="?")
     fast = gw.skip_closed_filters(net, "skip")
     for seed in range(10):

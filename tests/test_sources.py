@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from gatewise._checks import DataError, InvalidValueError
 from gatewise.data import EncodedImages, Images, load, load_dataset, torchvision_sets
+from gatewise.errors import DataError, InvalidValueError
 
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from gatewise._checks import DataError, InvalidTypeError, InvalidValueError
 from gatewise.data import Augmentation, Batches, Dataset, Images, StreamedBatches, load_dataset, make_batches
 from gatewise.data.augmentation import parse_augmentation
 from gatewise.data.decode import picture_of
+from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors
 

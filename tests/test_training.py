@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import registry
-from gatewise._checks import DataError, InvalidValueError, TrainingError
-from gatewise.checkpoint import load_model
 from gatewise.data import Augmentation, Batches, Dataset, Images
+from gatewise.errors import DataError, InvalidValueError, TrainingError
+from gatewise.serialization import load_model
 from gatewise.training import Progress, Recipe, learner, loop, train
 
 RECIPE = Recipe(data="memory", model="resnet20", epochs=3, batch_size=16, lr=0.02, precision="fp32")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
-from gatewise._checks import InvalidTypeError, InvalidValueError
+from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.models import LABELS_PIXELS, model_names
 from gatewise.models.u2net import FULL, REBNCONV, SMALL, ResidualU, U2Form, U2Net
 

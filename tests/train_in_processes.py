@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from test_training import RECIPE, dataset_in_memory
 
-from gatewise._checks import GatewiseError
-from gatewise.compare import compare
+from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, PairDataset, load_pairs
+from gatewise.errors import GatewiseError
 from gatewise.spec import parse_gates
 from gatewise.training import Processes, Recipe, learner, train
+from gatewise.training.distributed import mean_over_processes
 from gatewise.training.tasks import pixel_loss
-from gatewise.training.together import mean_over_processes
 
 PLAIN = "test_convnext:patch_size=1"  # no BatchNorm, no noise
 SCENES: dict[str, Any] = {"task": "segment", "model": "test_resnet:channels=8", "ignore_index": 9, "batch_size": 6}

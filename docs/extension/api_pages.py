@@ -24,7 +24,7 @@ def public_names(module: ModuleType) -> list[str]:
     ['GateStats', 'GateRecorder']
     """
     if listed := getattr(module, "__all__", None):
-        return list(listed)
+        return [name for name in listed if not inspect.ismodule(getattr(module, name))]
     is_package = hasattr(module, "__path__")
     return [
         name
@@ -36,13 +36,9 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def offered(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Yield the public names of a module, and below gatewise itself the gates' classes, which the registry gives it."""
+    """Yield the public names of a module with what they are."""
     for name in public_names(module):
         yield name, getattr(module, name)
-    if module.__name__ == "gatewise":
-        for name in gate_names():
-            gate = gate_spec(name).gate
-            yield gate.__name__, gate
 
 
 def each_once(modules: list[ModuleType]) -> dict[ModuleType, dict[str, Any]]:

@@ -1,50 +1,122 @@
-"""Channel gates for convolutional networks: insert them, train them, compare them fairly."""
+"""Channel gates for convolutional networks: insert them, train them, compare them fairly.
 
-from gatewise import analysis as analysis
-from gatewise import functional as functional
-from gatewise._checks import GatewiseError as GatewiseError
-from gatewise._checks import optional_module
-from gatewise.assembly import make_model as make_model
-from gatewise.checkpoint import load_model as load_model
-from gatewise.execution import Compaction as Compaction
-from gatewise.execution import compact as compact
-from gatewise.execution import skip_closed_filters as skip_closed_filters
-from gatewise.gaternet import GaterNet as GaterNet
-from gatewise.inference import InferenceNet as InferenceNet
-from gatewise.inference import optimize_for_inference as optimize_for_inference
-from gatewise.insertion import Insertion as Insertion
-from gatewise.insertion import gates_in as gates_in
-from gatewise.insertion import insert_gates as insert_gates
-from gatewise.interop import Loaded as Loaded
-from gatewise.interop import convert_weights as convert_weights
-from gatewise.interop import load_weights as load_weights
-from gatewise.models import make_segmenter as make_segmenter
-from gatewise.places import ContextPlace as ContextPlace
-from gatewise.places import find_places as find_places
-from gatewise.pruning import gate_pruners as gate_pruners
-from gatewise.registry import Gate as Gate
-from gatewise.registry import gate_names as gate_names
-from gatewise.registry import gate_spec as gate_spec
-from gatewise.registry import make_gate as make_gate
-from gatewise.registry import register_gate as register_gate
-from gatewise.spec import GateChoice as GateChoice
-from gatewise.spec import ModelSpec as ModelSpec
-from gatewise.tuning import Stage as Stage
-from gatewise.tuning import fine_tuning_stages as fine_tuning_stages
-from gatewise.tuning import gate_loss as gate_loss
-from gatewise.tuning import parameter_groups as parameter_groups
-from gatewise.tuning import train_everything as train_everything
-from gatewise.tuning import train_only_gates as train_only_gates
+What needs an extra, or much time to import, is imported when its name is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gatewise import _validation, analysis, errors, functional
+from gatewise.assembly import make_model
+from gatewise.errors import GatewiseError
+from gatewise.execution import Compaction, compact, skip_closed_filters
+from gatewise.gaternet import GaterNet
+from gatewise.gates.efficient_channel_attention import EfficientChannelAttention
+from gatewise.gates.gated_channel_transform import GatedChannelTransform
+from gatewise.gates.gather_excite import GatherExcite
+from gatewise.gates.global_context import GlobalContext
+from gatewise.gates.local_response_norm import LocalResponseNorm
+from gatewise.gates.non_local import NonLocal
+from gatewise.gates.simplified_non_local import SimplifiedNonLocal
+from gatewise.gates.squeeze_excite import SqueezeExcite
+from gatewise.gates.triplet_attention import TripletAttention
+from gatewise.inference import InferenceNet, optimize_for_inference
+from gatewise.insertion import Insertion, gates_in, insert_gates
+from gatewise.interop import Loaded, convert_weights, load_weights
+from gatewise.models import make_segmenter
+from gatewise.places import ContextPlace, find_places
+from gatewise.pruning import gate_pruners
+from gatewise.registry import Gate, GateSpec, gate_names, gate_spec, make_gate, register_gate
+from gatewise.serialization import load_model
+from gatewise.spec import GateChoice, ModelSpec
+from gatewise.tuning import (
+    Stage,
+    fine_tuning_stages,
+    gate_loss,
+    parameter_groups,
+    train_everything,
+    train_only_gates,
+)
+
+if TYPE_CHECKING:
+    from gatewise import data
+    from gatewise.comparison import compare
+    from gatewise.hub import PretrainedNet
+    from gatewise.training import Recipe, train
+
+__all__ = [
+    "Compaction",
+    "ContextPlace",
+    "EfficientChannelAttention",
+    "Gate",
+    "GateChoice",
+    "GateSpec",
+    "GatedChannelTransform",
+    "GaterNet",
+    "GatewiseError",
+    "GatherExcite",
+    "GlobalContext",
+    "InferenceNet",
+    "Insertion",
+    "Loaded",
+    "LocalResponseNorm",
+    "ModelSpec",
+    "NonLocal",
+    "PretrainedNet",
+    "Recipe",
+    "SimplifiedNonLocal",
+    "SqueezeExcite",
+    "Stage",
+    "TripletAttention",
+    "analysis",
+    "compact",
+    "compare",
+    "convert_weights",
+    "data",
+    "errors",
+    "find_places",
+    "fine_tuning_stages",
+    "functional",
+    "gate_loss",
+    "gate_names",
+    "gate_pruners",
+    "gate_spec",
+    "gates_in",
+    "insert_gates",
+    "load_model",
+    "load_weights",
+    "make_gate",
+    "make_model",
+    "make_segmenter",
+    "optimize_for_inference",
+    "parameter_groups",
+    "register_gate",
+    "skip_closed_filters",
+    "train",
+    "train_everything",
+    "train_only_gates",
+]
+
+_LAZY = {
+    "PretrainedNet": "gatewise.hub",
+    "Recipe": "gatewise.training",
+    "compare": "gatewise.comparison",
+    "data": "gatewise.data",
+    "train": "gatewise.training",
+}
 
 
-def __getattr__(name: str) -> type:
-    """Give the gates' classes, from the registry, where a new gate needs no line here, and what needs extras."""
+def __getattr__(name: str) -> Any:
+    """Import a name of `_LAZY` when it is first used; Any, because its type is declared under TYPE_CHECKING."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
     if name == "PretrainedNet":
-        optional_module("huggingface_hub", "sharing networks", "hub")
-        from gatewise.hub import PretrainedNet
+        _validation.optional_module("huggingface_hub", "sharing networks", "hub")
+    module = import_module(_LAZY[name])
+    value = module if module.__name__ == f"gatewise.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
 
-        return PretrainedNet
-    for known in gate_names():
-        if gate_spec(known).gate.__name__ == name:
-            return gate_spec(known).gate
-    raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.files import read_bytes
 
 _ENTRIES = (  # behind the archive's own folder
@@ -88,17 +88,17 @@ def checked_archive(file: Path) -> io.BytesIO:
             infos = archive.infolist()
             names = [info.filename for info in infos]
             if len(set(names)) < len(names) or any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-                raise _checks.DataError(f"{file} was not opened: it has compressed entries, or two of one name.")
+                raise errors.DataError(f"{file} was not opened: it has compressed entries, or two of one name.")
             entries = {name: archive.read(name) for name in names}
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError, EOFError) as error:
-        if isinstance(error, _checks.GatewiseError):
+        if isinstance(error, errors.GatewiseError):
             raise
-        raise _checks.DataError(f"{file} is no archive of torch.export ({' '.join(str(error).split())}).") from None
+        raise errors.DataError(f"{file} is no archive of torch.export ({' '.join(str(error).split())}).") from None
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w") as archive:  # two readers of one file may see different entries in it
         for name, content in entries.items():
             if reason := _objection(name, content):
-                raise _checks.DataError(
+                raise errors.DataError(
                     f"{file} was not opened: {name} {reason}. If you trust the file, open it with torch.export.load."
                 )
             archive.writestr(zipfile.ZipInfo(name), content)
@@ -138,7 +138,7 @@ def _payloads(content: bytes) -> str:
         if payload.get("use_pickle") is not False:
             return "asks for a pickle to be opened"
         if not re.fullmatch(r"(weight|tensor)_\d+", str(payload.get("path_name"))):
-            return f"names {_checks.shown(payload.get('path_name'))}, which is no tensor"
+            return f"names {_validation.shown(payload.get('path_name'))}, which is no tensor"
     return ""
 
 
@@ -166,12 +166,12 @@ def _items(values: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _node(target: Any) -> str:
-    return "" if isinstance(target, str) and _TARGETS.fullmatch(target) else f"calls {_checks.shown(target)}"
+    return "" if isinstance(target, str) and _TARGETS.fullmatch(target) else f"calls {_validation.shown(target)}"
 
 
 def _code(expression: Any) -> str:
     """Object to text that is more than arithmetic on sizes."""
-    problem = f"holds {_checks.shown(expression)} in the place of a size"
+    problem = f"holds {_validation.shown(expression)} in the place of a size"
     if not isinstance(expression, str) or not _SIZES.fullmatch(expression):
         return problem
     try:
@@ -213,7 +213,7 @@ def _guards(guards: Any) -> str:
 
 def _structure(text: Any) -> str:
     """Object to the form of inputs or outputs that is more than tuples, lists and dictionaries without keys."""
-    problem = f"holds {_checks.shown(text)} in the place of a structure"
+    problem = f"holds {_validation.shown(text)} in the place of a structure"
     if text is None or text == "":
         return ""
     parts = _json(text.encode()) if isinstance(text, str) else None
@@ -229,16 +229,16 @@ def _structure(text: Any) -> str:
 
 def _identifiers(names: Any) -> str:
     fine = isinstance(names, list) and all(isinstance(name, str) and name.isidentifier() for name in names)
-    return "" if fine or names is None else f"calls its inputs {_checks.shown(names)}"
+    return "" if fine or names is None else f"calls its inputs {_validation.shown(names)}"
 
 
 def _nothing(value: Any) -> str:
-    return f"holds {_checks.shown(value)}, an object that is no tensor" if value else ""
+    return f"holds {_validation.shown(value)}, an object that is no tensor" if value else ""
 
 
 def _names_of_symbols(ranges: Any) -> str:
     fine = isinstance(ranges, dict) and all(_code(name) == "" for name in ranges)
-    return "" if fine else f"has ranges of {_checks.shown(ranges)}"
+    return "" if fine else f"has ranges of {_validation.shown(ranges)}"
 
 
 _CHECKED: dict[str, Callable[[Any], str]] = {

@@ -1,12 +1,13 @@
-"""Build whatever a spec describes: a network, its gates, and the gater around it."""
+"""Build what a spec describes: a network, its gates, and the gater around it."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from gatewise import _checks, models
+from gatewise import errors
 from gatewise.gaternet import GaterNet
+from gatewise.models.build import build_backbone
 from gatewise.spec import ModelSpec
 
 
@@ -22,16 +23,24 @@ def make_model(
     """Build a network with its gates.
 
     Args:
-        spec: a name ("resnet20", or any of timm's), a string with gates ("resnet18+gct:mode=l1@before_conv") or with a
-            gater ("resnet20+gaternet:sites=inner,budget=0.5"), or a `ModelSpec`.
+        spec: a name ("resnet20", or any of timm's, "hf-hub:OWNER/NAME" too), a string with options and gates
+            ("resnet20:shortcut=padding+gct:mode=l1@before_conv") or with a gater
+            ("resnet20+gaternet:sites=inner,budget=0.5"), or a `ModelSpec`.
         num_classes: outputs of the classifier; None leaves the spec's, or the network's own (10 here, 1000 in timm).
         in_chans: channels of the image; None leaves the spec's, or 3.
         image_size: (height, width) for which a gater counts work; None takes what the network was designed for.
         seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
             not depend on the gates.
-        **options: of the network, for example width=32 for resnet18_cifar or pretrained=True for timm's.
+        **options: of the network; they win over the spec's. Built here: shortcut="projection" or "padding" for all,
+            width=32 for resnet18_cifar, parameters=400000 for the names that end in _wider. For timm's, all of
+            `timm.create_model`.
 
-    An unknown name or option is refused with ValueError and the nearest known one.
+    Returns:
+        The network, a `GaterNet` if the spec has a gater.
+
+    Raises:
+        InvalidValueError: a name or option is unknown (the message has the nearest known one), the spec's num_classes
+            or in_chans disagree with the call, or the spec has more than one gater.
 
     >>> net = make_model("resnet20+gct", num_classes=10)
     >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
@@ -40,12 +49,10 @@ def make_model(
     336
     """
     spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
-    _checks.seed(seed)
     gaters = [choice for choice in spec.gates if choice.is_gater]
     if len(gaters) > 1:
-        raise _checks.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")
-    inside = ModelSpec(spec.model, spec.model_options, tuple(c for c in spec.gates if not c.is_gater))
-    backbone = models.make_model(inside, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
+        raise errors.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")
+    backbone = build_backbone(spec, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
     if not gaters:
         return backbone
     with torch.random.fork_rng(devices=[], enabled=seed is not None):

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gatewise import _checks, measure
+from gatewise import _validation, errors, measure
 from gatewise.data import Dataset, DataSource, PairDataset, make_batches
 from gatewise.files import read_json_lines
 from gatewise.training import Interrupted, Processes, Progress, Recipe, train
-from gatewise.training.interruption import Interruption
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line
+from gatewise.training.signals import Interruption
 from gatewise.tuning import announce_steps
 
 _RETRIES = 10  # of a run whose process or machine is lost; each goes on where the last one saved
@@ -53,7 +53,7 @@ def train_on_cluster(
             train in different precisions.
     """
     todo = {folder: recipe for folder, recipe in recipes.items() if not (folder / "metrics.json").exists()}
-    ray = _checks.optional_module("ray", "compare --ray", "ray")
+    ray = _validation.optional_module("ray", "compare --ray", "ray")
     if not todo:
         return {}
     own = not ray.is_initialized()
@@ -88,7 +88,7 @@ def _refuse_unreachable(address: str) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got {address!r}. Alone it starts Ray here."
         )
     try:
@@ -97,9 +97,9 @@ def _refuse_unreachable(address: str) -> None:
         raise _no_cluster(address, error) from None
 
 
-def _no_cluster(address: str, error: Exception) -> _checks.InvalidValueError:
+def _no_cluster(address: str, error: Exception) -> errors.InvalidValueError:
     reason = " ".join(str(error).split())[:200]
-    return _checks.InvalidValueError(
+    return errors.InvalidValueError(
         f"no Ray cluster at {address!r} ({reason}). Start one with ray start --head and take the address that it "
         f"prints, or give --ray alone, which starts Ray on this machine."
     )
@@ -108,7 +108,7 @@ def _no_cluster(address: str, error: Exception) -> _checks.InvalidValueError:
 def refuse_mixed_precision(trained: Mapping[str, str]) -> None:
     """Refuse runs of which "auto" made more than one precision; `trained` says for each of them where that was."""
     if len(trained) > 1:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"runs were trained in {' and '.join(trained.values())}, which compares machines and not gates. Choose one "
             f"--precision for all, and another --out."
         )
@@ -169,28 +169,28 @@ class _Runs:
 
     def _take(self, task: Any, folder: Path) -> None:
         """Take what a task has returned."""
-        recipe, errors = self.todo[folder], self.ray.exceptions
+        recipe, exceptions = self.todo[folder], self.ray.exceptions
         name = f"{recipe.gate}, seed {recipe.seed}"
         try:
             found = self.ray.get(task)
-        except errors.RayTaskError as error:
+        except exceptions.RayTaskError as error:
             if "failed to import on the worker" not in str(error):
                 raise  # a defect, with its traceback
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 "a machine of the cluster cannot import gatewise. Install the same version on all of them."
             ) from None
-        except errors.RayError as error:
+        except exceptions.RayError as error:
             found = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
         if "refused" in found:
-            raise _checks.InvalidValueError(found["refused"])
+            raise errors.InvalidValueError(found["refused"])
         if "unsaved" in found:  # the next one would find the disk as full
-            raise _checks.UnsavedError(found["unsaved"])
+            raise errors.UnsavedError(found["unsaved"])
         if "failed" in found:
             self.failed[folder] = found["failed"]
             self.progress.say(f"{name} failed, {found['failed']}")
             return
         if not (folder / "metrics.json").exists():
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{found['host']} has finished {folder}, which is not there on {platform.node()}. Choose an --out that "
                 f"all machines share."
             )
@@ -231,11 +231,11 @@ def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> d
     recipe = Recipe.from_dict(fields)
     try:
         metrics = train(recipe, folder, resume=True, dataset=_dataset(recipe.source), workers=workers)
-    except _checks.UnsavedError as error:
+    except errors.UnsavedError as error:
         return {"unsaved": f"{host}: {error}"}
-    except _checks.TrainingError as error:
+    except errors.TrainingError as error:
         return {"failed": str(error)}
-    except _checks.GatewiseError as error:
+    except errors.GatewiseError as error:
         return {"refused": f"{host}: {error}"}
     return {"host": host, "precision": metrics["precision"]}
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 try:
     import fcntl
@@ -37,7 +37,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     path = path.resolve() if path.is_symlink() else path
     beside = beside_name(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise _checks.StorageError(f"{path} is a pipe or device, and a file is to be written. Choose another path.")
+        raise errors.StorageError(f"{path} is a pipe or device, and a file is to be written. Choose another path.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         beside.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        raise _checks.cannot_write(path, error, len(content)) from error
+        raise _validation.cannot_write(path, error, len(content)) from error
     finally:
         with contextlib.suppress(OSError):  # a folder that cannot be written to holds nothing to take away
             beside.unlink(missing_ok=True)
@@ -68,10 +68,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield beside
         beside.rename(folder)
         flush_folder(folder.parent)
-    except _checks.StorageError as error:
-        raise _checks.StorageError(str(error).replace(beside.name, folder.name)) from error
+    except errors.StorageError as error:
+        raise errors.StorageError(str(error).replace(beside.name, folder.name)) from error
     except OSError as error:
-        raise _checks.cannot_write(folder, error) from error
+        raise _validation.cannot_write(folder, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half of it takes the room of the whole
 
@@ -93,7 +93,7 @@ def refuse_unwritable(folder: Path) -> None:
     try:
         probe.write_bytes(b"x")
     except OSError as error:
-        raise _checks.cannot_write(folder, error) from error
+        raise _validation.cannot_write(folder, error) from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -111,11 +111,11 @@ def held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
     except BlockingIOError:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"another process is at work in {folder}. Wait until it is done, or choose another --out."
         ) from None
     except OSError as error:
-        raise _checks.cannot_write(folder, error) from error
+        raise _validation.cannot_write(folder, error) from error
     try:
         yield
     finally:
@@ -188,22 +188,22 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _checks.DataError(f"{path} is not valid JSON ({_reason(error)}). Restore it from a copy.") from None
+        raise errors.DataError(f"{path} is not valid JSON ({_reason(error)}). Restore it from a copy.") from None
 
 
 def read_bytes(path: Path) -> bytes:
     """Read a file; what is missing, is no regular file (a device has no end) or cannot be read is refused by name."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise _checks.DataError(f"{path} is no file: a folder or a device. Check the path.")
+            raise errors.DataError(f"{path} is no file: a folder or a device. Check the path.")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise _checks.DataError(f"{path} does not exist.") from None
+        raise errors.DataError(f"{path} does not exist.") from None
     except (OSError, ValueError) as error:  # ValueError: of a zero byte in the name, and GatewiseErrors pass
-        if isinstance(error, _checks.GatewiseError):
+        if isinstance(error, errors.GatewiseError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise _checks.DataError(f"{path} cannot be read ({reason}). Check the path.") from None
+        raise errors.DataError(f"{path} cannot be read ({reason}). Check the path.") from None
 
 
 def read_text(path: Path) -> str:
@@ -211,7 +211,7 @@ def read_text(path: Path) -> str:
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise _checks.DataError(f"{path} is not UTF-8 text ({error}). Restore it from a copy.") from None
+        raise errors.DataError(f"{path} is not UTF-8 text ({error}). Restore it from a copy.") from None
 
 
 def _reason(error: Exception) -> str:
@@ -222,11 +222,11 @@ def refuse_newer(path: Path, newest: int, key: str = FORMAT) -> None:
     """Refuse to write over a JSON file of a newer format; one that is missing or damaged may be written anew."""
     try:
         values = read_json(path)
-    except _checks.DataError:
+    except errors.DataError:
         return
     found = values.get(key) if isinstance(values, dict) else None
     if isinstance(found, int) and found > newest:
-        _checks.known_format(path, found, newest)
+        _validation.known_format(path, found, newest)
 
 
 def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -245,16 +245,16 @@ def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
     """
     values = read_json(path)
     if not isinstance(values, dict):
-        raise _checks.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
+        raise errors.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
     if FORMAT in values:
-        _checks.known_format(path, values[FORMAT], newest)
+        _validation.known_format(path, values[FORMAT], newest)
     for key in keys:
         if key not in values:
-            raise _checks.DataError(f"{path} has no {key!r}. Was it written by gatewise? Restore it from a copy.")
+            raise errors.DataError(f"{path} has no {key!r}. Was it written by gatewise? Restore it from a copy.")
     if SEAL in values and values[SEAL] != (found := seal(values)):
         meant = "" if SEAL in keys else f"; if the change was meant, take out {SEAL!r}"
-        recorded = _checks.shown(values[SEAL]).strip("'")[:12]
-        raise _checks.DataError(
+        recorded = _validation.shown(values[SEAL]).strip("'")[:12]
+        raise errors.DataError(
             f"{path} was changed: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore "
             f"it from a copy{meant}."
         )
@@ -275,5 +275,5 @@ def read_json_lines(path: Path) -> list[Any]:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             reason = _reason(error)
-            raise _checks.DataError(f"{path}, line {number}: not valid JSON ({reason}). Restore the file.") from None
+            raise errors.DataError(f"{path}, line {number}: not valid JSON ({reason}). Restore the file.") from None
     return rows

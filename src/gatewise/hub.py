@@ -8,9 +8,9 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.card import Results, model_card
-from gatewise.checkpoint import CONFIG, WEIGHTS, details_in, load_model, save_model
+from gatewise import errors
+from gatewise.model_card import Results, model_card
+from gatewise.serialization import CONFIG, WEIGHTS, details_in, load_model, save_model
 from gatewise.spec import ModelSpec
 
 _CARD = "README.md"
@@ -100,9 +100,9 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         save_model(beside, self.network, self.spec, details)
         try:
             load_model(beside)
-        except _checks.GatewiseError as error:
+        except errors.GatewiseError as error:
             reason = str(error).replace(f"{beside}/", "")
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{folder} was not written: {self.spec} does not build this network ({reason})"
             ) from None
         (beside / _CARD).write_text(str(self.generate_model_card()))
@@ -131,7 +131,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
                 folder = Path(str(snapshot_download(name, allow_patterns=list(_WRITTEN), **asked)))
             except (OSError, ValueError) as error:  # all that huggingface_hub raises of files, names and connections
                 reason = " ".join(str(error).split())[:200]
-                raise _checks.DataError(
+                raise errors.DataError(
                     f"there is no folder {name!r} here, and the hub did not give a network of that name: {reason}"
                 ) from error
         return cls._of(*load_model(folder)).eval()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.places import Place, Skipped, change_map, evaluation_mode
 from gatewise.places.selection import LayerTypes, Names, candidates, selection
 from gatewise.registry import Gate, gate_names, gate_spec
@@ -135,12 +135,12 @@ def insert_gates(
     (('2',), ['2.gct'])
     >>> insertion.undo()
     """
-    _checks.network("insert_gates", model)
+    _validation.network("insert_gates", model)
     if where is not None and not callable(where):
-        raise _checks.InvalidTypeError(f"where must be a function of name and layer, got {_checks.shown(where)}.")
+        raise errors.InvalidTypeError(f"where must be a function of name and layer, got {_validation.shown(where)}.")
     choice, make = _resolve(gate, place, options)
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
-        raise _checks.InvalidValueError("give only one of place=, before= and after=.")
+        raise errors.InvalidValueError("give only one of place=, before= and after=.")
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
     there = candidates(model, place, before, after, example)
     why_not = selection(model, include, exclude, where)
@@ -150,7 +150,7 @@ def insert_gates(
     if not places:
         named = str(choice) if choice else _snake_case(gate)
         listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"no place for {named} in {type(model).__name__} ({listed}). "
             f"Choose another place, for example {named.partition('@')[0]}@before_conv or @stage_end; in Python also "
             f"layers with before= or after=."
@@ -180,14 +180,14 @@ def _resolve(
     if isinstance(gate, type) and issubclass(gate, Gate):
         return None, partial(gate, **options)
     if not isinstance(gate, str | GateChoice):
-        raise _checks.InvalidTypeError(
-            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_checks.shown(gate)}."
+        raise errors.InvalidTypeError(
+            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_validation.shown(gate)}."
         )
     choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
     if place is not None:
-        _checks.text("place", place)
+        _validation.text("place", place)
     if place and choice.place and place != choice.place:
-        raise _checks.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
+        raise errors.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
     return choice, partial(gate_spec(choice.name).make, **choice.options)
 
@@ -196,12 +196,12 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
     model = insertion.model
     layer = model.get_submodule(place.layer)
     if isinstance(layer, nn.Sequential):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it."
         )
     options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
     if options and name in gate_names() and "spatial_dims" not in gate_spec(name).options:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{name} is for maps of two spatial axes, but {place.layer!r} has {place.spatial_dims}. Choose another "
             f"gate, or leave the layer out with exclude=."
         )
@@ -246,7 +246,7 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     >>> gates_in(nn.Sequential(nn.ReLU()))
     {}
     """
-    _checks.network("gates_in", model)
+    _validation.network("gates_in", model)
     return {path: module for path, module in model.named_modules() if isinstance(module, Gate)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 _TYPES = ["Conv", "Gemm", "MatMul"]  # what takes the time; gates, norms and additions between them stay in float32
 
@@ -24,8 +24,8 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 
     Refused with `TrainingError`: a network that ONNX Runtime cannot quantise; the file stays as it was.
     """
-    quantization = _checks.optional_module("onnxruntime.quantization", "int8", "export")
-    shapes = _checks.optional_module("onnxruntime.quantization.shape_inference", "int8", "export")
+    quantization = _validation.optional_module("onnxruntime.quantization", "int8", "export")
+    shapes = _validation.optional_module("onnxruntime.quantization.shape_inference", "int8", "export")
     images = iter(batches)
 
     class Reader(quantization.CalibrationDataReader):
@@ -48,7 +48,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
             )
         except Exception as error:  # whatever ONNX Runtime stumbles over
             reason = " ".join(str(error).split())[:200]
-            raise _checks.TrainingError(f"ONNX Runtime cannot quantise this network: {reason}.") from None
+            raise errors.TrainingError(f"ONNX Runtime cannot quantise this network: {reason}.") from None
         file.write_bytes(written.read_bytes())
 
 

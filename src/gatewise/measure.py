@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.places import evaluation_mode
 
 
@@ -77,7 +77,7 @@ def interleaved_latency(
     """
     from torch.utils.benchmark import Timer
 
-    _checks.integer_at_least(2, rounds=rounds)
+    _validation.integer_at_least(2, rounds=rounds)
     timers = {
         name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         for name, call in variants.items()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 PLACES = ("before_conv", "inner", "residual_end", "stage_end")  # in any network
 MARKED_PLACES = ("context", "context_stages")  # in networks that mark them, such as a segmenter
@@ -33,8 +33,8 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
         super().__init__()
-        _checks.integer_at_least(1, channels=channels)
-        _checks.one_of("spatial_dims", str(spatial_dims), "123")
+        _validation.integer_at_least(1, channels=channels)
+        _validation.one_of("spatial_dims", str(spatial_dims), "123")
         self._channels = channels
         self.spatial_dims = int(spatial_dims)
 
@@ -70,7 +70,7 @@ class Gate(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Refuse anything but a floating-point map with this gate's channels and rank."""
-        _checks.feature_map(type(self).__name__, x, self.channels, self.spatial_dims)
+        _validation.feature_map(type(self).__name__, x, self.channels, self.spatial_dims)
 
     def pointwise(
         self, inputs: int, outputs: int, device: torch.device | str | None, dtype: torch.dtype | None
@@ -86,10 +86,10 @@ def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd
     >>> bottleneck_width(64, 1 / 16, None, 1), bottleneck_width(100, 1 / 4, None, 8), bottleneck_width(64, 1, 5, 1)
     (4, 24, 5)
     """
-    _checks.integer_at_least(1, rd_divisor=rd_divisor)
-    _checks.number_between(1e-9, 1, rd_ratio=rd_ratio)
+    _validation.integer_at_least(1, rd_divisor=rd_divisor)
+    _validation.number_between(1e-9, 1, rd_ratio=rd_ratio)
     if rd_channels is not None:
-        _checks.integer_at_least(1, rd_channels=rd_channels)
+        _validation.integer_at_least(1, rd_channels=rd_channels)
         return rd_channels
     return max(1, int(channels * rd_ratio) // rd_divisor) * rd_divisor
 
@@ -129,9 +129,11 @@ class GateSpec:
 
     def make(self, channels: int, **options: Any) -> Gate:
         """Build the gate; an unknown option is refused with the list of known ones."""
-        _checks.options_of(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
+        _validation.options_of(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
         sizes = [channels, *options.values()]
-        _checks.affordable(f"gate {self.name!r}", sizes, lambda: self.gate(channels, **{**options, "device": "meta"}))
+        _validation.affordable(
+            f"gate {self.name!r}", sizes, lambda: self.gate(channels, **{**options, "device": "meta"})
+        )
         return self.gate(channels, **options)
 
 
@@ -151,11 +153,11 @@ def register_gate(
     use: str = "",
 ) -> Callable[[GateClass], GateClass]:
     """Register the decorated `Gate` class under `name`; a name in use or an unknown place is refused."""
-    _checks.one_of("place", place, PLACES)
+    _validation.one_of("place", place, PLACES)
     if name in _registry:
-        raise _checks.InvalidValueError(f"gate {name!r} is registered already, by {_registry[name].gate.__name__}.")
+        raise errors.InvalidValueError(f"gate {name!r} is registered already, by {_registry[name].gate.__name__}.")
     if not name.isidentifier():
-        raise _checks.InvalidValueError(f"a gate's name must be letters, digits and '_', got {name!r}.")
+        raise errors.InvalidValueError(f"a gate's name must be letters, digits and '_', got {name!r}.")
 
     def register(gate: GateClass) -> GateClass:
         _registry[name] = GateSpec(
@@ -185,7 +187,7 @@ def gate_names() -> tuple[str, ...]:
 
 def gate_spec(name: str) -> GateSpec:
     """Return the facts about one gate; an unknown name is refused with the nearest known one."""
-    return _registry[_checks.one_of("gate", name, _registry)]
+    return _registry[_validation.one_of("gate", name, _registry)]
 
 
 def make_gate(

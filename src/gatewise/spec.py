@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise import gates as _gates  # noqa: F401  (importing it fills the registry)
 from gatewise.registry import MARKED_PLACES, PLACES, gate_spec
 
@@ -46,7 +46,7 @@ def parse_value(text: str) -> bool | int | float | str | tuple[int, ...] | None:
     >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true"), parse_value("7x8")
     (0.0625, 1e-05, 'l1', True, (7, 8))
     """
-    _checks.text("an option's value", text)
+    _validation.text("an option's value", text)
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if fraction := _FRACTION.fullmatch(text):
@@ -67,11 +67,11 @@ def _parse_options(text: str, whole: str) -> dict[str, Any]:
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not (equals and name and value):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"cannot read option {item!r} in {whole!r}; expected NAME=VALUE, for example gct:mode=l1."
             )
         if name.strip() in options:
-            raise _checks.InvalidValueError(f"option {name.strip()!r} is given twice in {whole!r}. Give it once.")
+            raise errors.InvalidValueError(f"option {name.strip()!r} is given twice in {whole!r}. Give it once.")
         options[name.strip()] = parse_value(value.strip())
     return options
 
@@ -107,24 +107,22 @@ class GateChoice:
     place: str | None = None
 
     def __post_init__(self) -> None:
-        _checks.text("the name of a gate", self.name)
-        _checks.mapping(f"options of {self.name!r}", self.options)
+        _validation.text("the name of a gate", self.name)
+        _validation.mapping(f"options of {self.name!r}", self.options)
         for option, value in self.options.items():
             if isinstance(value, str) and set(value) & set("+,@"):
-                raise _checks.InvalidValueError(
-                    f"{self.name}: {option}={_checks.shown(value)} holds one of '+', ',' and '@', which divide this "
-                    f"text. Write an expression without them (x{{1}}x* for x+), or build the network in Python."
+                raise errors.InvalidValueError(
+                    f"{self.name}: {option}={_validation.shown(value)} holds one of '+', ',' and '@', which divide "
+                    f"this text. Write an expression without them (x{{1}}x* for x+), or build the network in Python."
                 )
         if self.is_gater:
-            _checks.options_of(GATER, self.options, GATER_OPTIONS)
+            _validation.options_of(GATER, self.options, GATER_OPTIONS)
             if self.place is not None:
-                raise _checks.InvalidValueError(
-                    f"{GATER} takes sites=inner or sites=residual, not a place, got {self}."
-                )
+                raise errors.InvalidValueError(f"{GATER} takes sites=inner or sites=residual, not a place, got {self}.")
             return
         gate_spec(self.name).make(64, device="meta", **self.options)
         if self.place is not None:
-            _checks.one_of("place", self.place, PLACES + MARKED_PLACES)
+            _validation.one_of("place", self.place, PLACES + MARKED_PLACES)
 
     @property
     def is_gater(self) -> bool:
@@ -150,12 +148,12 @@ class GateChoice:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "name:option=value,...@place"."""
-        body, at, place = _checks.text("a gate", text).strip().partition("@")
+        body, at, place = _validation.text("a gate", text).strip().partition("@")
         name, colon, options = body.partition(":")
         if colon and not options:
-            raise _checks.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
+            raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
         if at and not place:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"no place after '@' in {text!r}; expected one of {', '.join(PLACES + MARKED_PLACES)}."
             )
         return cls(name, _parse_options(options, text), place or None)
@@ -173,10 +171,10 @@ def parse_gates(text: str) -> Gates:
     >>> [str(choice) for choice in parse_gates("gct+se@stage_end")], parse_gates("none")
     (['gct', 'se@stage_end'], ())
     """
-    if _checks.text("gates", text).strip() == "none":
+    if _validation.text("gates", text).strip() == "none":
         return ()
     if "none" in text.split("+"):
-        raise _checks.InvalidValueError(f"none stands alone, got {text!r}. Leave it out beside other gates.")
+        raise errors.InvalidValueError(f"none stands alone, got {text!r}. Leave it out beside other gates.")
     return tuple(GateChoice.parse(part) for part in text.split("+"))
 
 
@@ -192,7 +190,7 @@ def parse_gates_list(text: str) -> list[Gates]:
     ['none', 'se', 'gct:mode=l1,eps=0.0001', 'gc']
     """
     parts: list[str] = []
-    _checks.text("a list of gates", text)
+    _validation.text("a list of gates", text)
     for part in filter(None, (part.strip() for part in text.split(","))):
         continues = parts and "=" in part.partition(":")[0] and ":" in parts[-1].rpartition("+")[2]
         if continues:
@@ -203,9 +201,9 @@ def parse_gates_list(text: str) -> list[Gates]:
     meant = [tuple(choice.in_full for choice in gates) for gates in chosen]
     repeated = {format_gates(gates) for gates, full in zip(chosen, meant, strict=True) if meant.count(full) > 1}
     if repeated:
-        raise _checks.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each once.")
+        raise errors.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each once.")
     if not chosen:
-        raise _checks.InvalidValueError("no gates given; expected a list such as none,se,gct.")
+        raise errors.InvalidValueError("no gates given; expected a list such as none,se,gct.")
     return chosen
 
 
@@ -228,21 +226,21 @@ class ModelSpec:
     gates: Gates = ()
 
     def __post_init__(self) -> None:
-        _checks.text("the name of a network", self.model)
-        _checks.mapping("the options of a network", self.model_options)
+        _validation.text("the name of a network", self.model)
+        _validation.mapping("the options of a network", self.model_options)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "model:option=value+gate..."."""
-        if _checks.text("a network", text).strip().startswith(_LOCAL_FOLDER):
-            raise _checks.InvalidValueError(
+        if _validation.text("a network", text).strip().startswith(_LOCAL_FOLDER):
+            raise errors.InvalidValueError(
                 f"a folder cannot be read from the string {text!r}; build its network with "
                 f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert the gates with insert_gates."
             )
         head, *gates = text.strip().split("+")
         name, options = _MODEL.fullmatch(head).groups(default="")  # pyright: ignore[reportOptionalMemberAccess]
         if name in {"", "hf-hub:", "hf_hub:", "timm:"}:
-            raise _checks.InvalidValueError(f"no model name in {text!r}; expected for example resnet20+gct.")
+            raise errors.InvalidValueError(f"no model name in {text!r}; expected for example resnet20+gct.")
         return cls(name, _parse_options(options, text), parse_gates("+".join(gates)) if gates else ())
 
     def __str__(self) -> str:
@@ -259,7 +257,7 @@ class ModelSpec:
         _check_keys("a model spec", values, "model", ["model_options", "gates"])
         chosen = values.get("gates") or []
         if not isinstance(chosen, list | tuple):
-            raise _checks.InvalidTypeError(f"the gates of a model spec must be a list, got {_checks.shown(chosen)}.")
+            raise errors.InvalidTypeError(f"the gates of a model spec must be a list, got {_validation.shown(chosen)}.")
         for gate in chosen:
             _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
         gates = [
@@ -274,21 +272,21 @@ def _tuples(what: str, options: Any) -> dict[str, Any]:
     """Return options with lists, which is what files make of tuples, as tuples again."""
     return {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in _checks.mapping(what, options).items()
+        for name, value in _validation.mapping(what, options).items()
     }
 
 
 def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: list[str]) -> None:
     """Refuse anything but a mapping with a name under `required`, and at most the optional keys beside it."""
     if not isinstance(values, Mapping):
-        raise _checks.InvalidTypeError(
-            f"{owner} must be a mapping with the key {required!r}, got {_checks.shown(values)}."
+        raise errors.InvalidTypeError(
+            f"{owner} must be a mapping with the key {required!r}, got {_validation.shown(values)}."
         )
-    _checks.options_of(owner, values, [required, *optional])
+    _validation.options_of(owner, values, [required, *optional])
     if not (isinstance(values.get(required), str) and values[required]):
         given = (
-            f"got {required}: {_checks.shown(values[required])}"
+            f"got {required}: {_validation.shown(values[required])}"
             if required in values
-            else f"got {_checks.shown(dict(values))}"
+            else f"got {_validation.shown(dict(values))}"
         )
-        raise _checks.InvalidValueError(f"{owner} needs the key {required!r} with a name, {given}.")
+        raise errors.InvalidValueError(f"{owner} needs the key {required!r} with a name, {given}.")

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise import _checks
-from gatewise.checkpoint import of_gater_net, read_source
+from gatewise import errors
 from gatewise.insertion import gates_in
 from gatewise.models import Segmenter
+from gatewise.serialization import of_gater_net, read_source
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
     found = {name: next((n for n in (name, _unflattened(name)) if n in weights), None) for name in own}
     missing = [name for name, there in found.items() if there is None and not name.startswith(gates or "\0")]
     if missing:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{file} has no {missing[0]!r} ({len(missing)} of the backbone's {len(own)} tensors are missing). "
             f"Take weights of the same backbone."
         )
     for name, there in found.items():
         if there is not None and weights[there].shape != own[name].shape:
             shapes = tuple(weights[there].shape), tuple(own[name].shape)
-            raise _checks.DataError(f"{file}: {there!r} has the shape {shapes[0]}, the backbone's own {shapes[1]}.")
+            raise errors.DataError(f"{file}: {there!r} has the shape {shapes[0]}, the backbone's own {shapes[1]}.")
     kept = {name: weights[there] for name, there in found.items() if there is not None}
     model.backbone.load_state_dict(own | kept)
     used = set(found.values())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.insertion import gates_in
 from gatewise.registry import Gate
 
@@ -80,7 +80,7 @@ def train_only_gates(model: nn.Module) -> None:
     gates = gates_in(model)
     if not any(True for _ in gate_parameters(model)):
         found = "its gates have no parameters" if gates else "it has no gates"
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{type(model).__name__} has no gates to train ({found}). Insert some that learn with insert_gates()."
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
@@ -95,7 +95,7 @@ def train_only_gates(model: nn.Module) -> None:
 
 def train_everything(model: nn.Module) -> None:
     """Undo `train_only_gates`: every parameter is trained, and normalisation follows its network's mode again."""
-    _checks.network("train_everything", model)
+    _validation.network("train_everything", model)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for layer in model.modules():
@@ -134,10 +134,10 @@ def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
     >>> fine_tuning_stages(epochs=4, gate_epochs=0)
     [Stage(epochs=range(0, 4), only_gates=False)]
     """
-    _checks.integer_at_least(1, epochs=epochs)
-    _checks.integer_at_least(0, gate_epochs=gate_epochs)
+    _validation.integer_at_least(1, epochs=epochs)
+    _validation.integer_at_least(0, gate_epochs=gate_epochs)
     if gate_epochs > epochs:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), which count both."
         )
     stages = [Stage(range(gate_epochs), True), Stage(range(gate_epochs, epochs), False)]
@@ -150,7 +150,7 @@ def gate_loss(model: nn.Module) -> Tensor:
     >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
     tensor(0.)
     """
-    _checks.network("gate_loss", model)
+    _validation.network("gate_loss", model)
     askers: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
     losses: list[Tensor] = [loss for asker in askers if (loss := asker.extra_loss()) is not None]
     anchor = next(model.parameters(), torch.empty(0))

@@ -12,7 +12,7 @@ from PIL import Image
 
 import gatewise as gw
 from gatewise.data import Dataset, Images, load_dataset
-from gatewise.export import export_run
+from gatewise.exporting import export_run
 from gatewise.training import Recipe, train
 
 TINY = "resnet20_wider:parameters=3000"

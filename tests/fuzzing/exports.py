@@ -7,8 +7,8 @@ from pathlib import Path
 from fuzzing.box import Box
 from fuzzing.runs import everything, evil_weights
 from fuzzing.target import Call, target
-from gatewise.export import details_of
-from gatewise.predict import predict
+from gatewise.exporting import details_of
+from gatewise.prediction import predict
 
 
 @target(50, exported=True)

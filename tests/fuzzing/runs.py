@@ -19,9 +19,9 @@ from fuzzing.target import Call, target
 from gatewise.analysis.runs import open_runs
 from gatewise.files import SEAL, read_json, read_json_lines, seal
 from gatewise.interop.reading import read_weights
-from gatewise.predict import predict
+from gatewise.prediction import predict
 from gatewise.training import Recipe, train
-from gatewise.training.state import load_state, state_progress
+from gatewise.training.checkpoint import load_state, state_progress
 
 
 def everything(found: Any) -> list[Any]:

@@ -485,7 +485,7 @@ BUGS = [
     ),
     Bug(
         "runs are not shown beside each other",
-        "analysis/explain.py",
+        "analysis/explanation.py",
         "sections = [*overview(opened), *beside_each_other(found)]",
         "sections = [*overview(opened)]",
         "test_explain.py",
@@ -493,7 +493,7 @@ BUGS = [
     ),
     Bug(
         "figures are not kept",
-        "analysis/explain.py",
+        "analysis/explanation.py",
         "        for drawing in (drawing for section in sections for drawing in section.drawings):",
         "        for drawing in ():",
         "test_explain.py",

@@ -5,7 +5,7 @@ from planted.bug import Bug
 BUGS = [
     Bug(
         "an addend loses filters too",
-        "places/flow.py",
+        "places/channel_dependencies.py",
         '                if op.kind != "mul":\n',
         '                if op.kind == "cat":\n',
         "test_compact.py",
@@ -13,7 +13,7 @@ BUGS = [
     ),
     Bug(
         "maps read before their gates",
-        "places/flow.py",
+        "places/channel_dependencies.py",
         '                if mixes(reader):\n                    raise _StopError(f"{innermost(reader)!r} reads the map before it is gated")\n',
         "",
         "test_compact.py",
@@ -53,7 +53,7 @@ BUGS = [
     ),
     Bug(
         "nothing is tried",
-        "execution/safety.py",
+        "execution/verify.py",
         "        if agrees(flows):\n            return flows\n",
         "        return flows\n",
         "test_compact.py",
@@ -77,7 +77,7 @@ BUGS = [
     ),
     Bug(
         "constant while only often the same",
-        "execution/compact.py",
+        "execution/compaction.py",
         "    letters = {0: CLOSED, images: OPEN}\n",
         "    letters = {0: CLOSED, images: OPEN, images - 1: OPEN}\n",
         "test_compact.py",
@@ -85,7 +85,7 @@ BUGS = [
     ),
     Bug(
         "disagreement with decided gates",
-        "execution/compact.py",
+        "execution/compaction.py",
         "((gates != expected) & constant).any(1)",
         "(gates != expected).any(1)",
         "test_compact.py",
@@ -101,7 +101,7 @@ BUGS = [
     ),
     Bug(
         "compaction forgotten when loading",
-        "checkpoint.py",
+        "serialization.py",
         'config.get("compacted", [])',
         'config.get("compact", [])',
         "test_compact.py",
@@ -117,7 +117,7 @@ BUGS = [
     ),
     Bug(
         "buckets without multiplication",
-        "execution/openings.py",
+        "execution/active_filters.py",
         "        return None if alike and union.any() else",
         "        return None if union.any() else",
         "test_skip.py",
@@ -125,7 +125,7 @@ BUGS = [
     ),
     Bug(
         "memory without limit",
-        "execution/openings.py",
+        "execution/active_filters.py",
         "        while self.bytes > self.limit:\n",
         "        while self.bytes < 0:\n",
         "test_skip.py",
@@ -133,7 +133,7 @@ BUGS = [
     ),
     Bug(
         "weights picked each time",
-        "execution/openings.py",
+        "execution/active_filters.py",
         "        if found is not None:\n            self._held.move_to_end(key)\n            return found\n",
         "",
         "test_skip.py",
@@ -141,7 +141,7 @@ BUGS = [
     ),
     Bug(
         "closed filters computed",
-        "execution/openings.py",
+        "execution/active_filters.py",
         "        if union.all() and site.driven_by is None:\n",
         "        if True:\n",
         "test_skip.py",
@@ -149,7 +149,7 @@ BUGS = [
     ),
     Bug(
         "norms folded without their mean",
-        "execution/open_layers.py",
+        "execution/dynamic_layers.py",
         "    shift = -norm.running_mean * scale\n",
         "    shift = 0 * norm.running_mean * scale\n",
         "test_skip.py",
@@ -213,7 +213,7 @@ BUGS = [
     ),
     Bug(
         "squeeze of all channels",
-        "places/flow.py",
+        "places/channel_dependencies.py",
         "        self.makers[self._layer(op, _WEIGHTED)] = op\n        self._carry(op)\n",
         "        self.makers.setdefault(self._layer(op, _WEIGHTED), op)\n        self.makers = dict(list(self.makers.items())[:1])\n        self._carry(op)\n",
         "test_compact.py",
@@ -229,7 +229,7 @@ BUGS = [
     ),
     Bug(
         "nothing is packed",
-        "execution/open_layers.py",
+        "execution/dynamic_layers.py",
         "if self.openings.packs and can_pack(",
         "if False and can_pack(",
         "test_skip.py",
@@ -237,7 +237,7 @@ BUGS = [
     ),
     Bug(
         "every convolution mixes channels",
-        "places/flow.py",
+        "places/channel_dependencies.py",
         "    if first is None:",
         "    if False:",
         "test_skip.py",
@@ -253,7 +253,7 @@ BUGS = [
     ),
     Bug(
         "layers that run whole are packed each time",
-        "execution/open_layers.py",
+        "execution/dynamic_layers.py",
         "self.openings.whole if inputs is outputs is None else self.openings.picked",
         "self.openings.picked",
         "test_skip.py",
@@ -293,7 +293,7 @@ BUGS = [
     ),
     Bug(
         "a full list of patterns closes what is open",
-        "execution/openings.py",
+        "execution/active_filters.py",
         "                self._known.clear()\n            known =",
         "                self.forget()\n            known =",
         "test_skip_odd.py",

@@ -5,7 +5,7 @@ from planted.bug import Bug
 BUGS = [
     Bug(
         "checkpoint's JSON without a seal",
-        "training/state.py",
+        "training/checkpoint.py",
         'RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)',
         'RUN_FORMAT, "progress", "optimizer", "sha256")',
         "test_faults.py",
@@ -21,7 +21,7 @@ BUGS = [
     ),
     Bug(
         "sha256 of a state not compared",
-        "training/state.py",
+        "training/checkpoint.py",
         'read_tensors(folder / f"{STATE}.safetensors", record["sha256"])',
         'read_tensors(folder / f"{STATE}.safetensors")',
         "test_faults.py",
@@ -29,7 +29,7 @@ BUGS = [
     ),
     Bug(
         "damaged checkpoint called good",
-        "training/folder.py",
+        "training/run_folder.py",
         "        if is_whole(state):\n",
         "        if True:\n",
         "test_faults.py",
@@ -37,7 +37,7 @@ BUGS = [
     ),
     Bug(
         "oldest checkpoint named",
-        "training/folder.py",
+        "training/run_folder.py",
         "for state in reversed(complete_states(folder)):",
         "for state in complete_states(folder):",
         "test_faults.py",
@@ -45,7 +45,7 @@ BUGS = [
     ),
     Bug(
         "newer formats read as if known",
-        "_checks.py",
+        "_validation.py",
         "    if found > newest:\n",
         "    if False:\n",
         "test_faults.py",
@@ -53,7 +53,7 @@ BUGS = [
     ),
     Bug(
         "recipe complained of before its format",
-        "training/folder.py",
+        "training/run_folder.py",
         "    refuse_newer_run(out)\n    if not",
         "    if not",
         "test_faults.py",
@@ -61,7 +61,7 @@ BUGS = [
     ),
     Bug(
         "newer results written over",
-        "compare.py",
+        "comparison/run.py",
         '    refuse_newer(out / "results.json", SCHEMA, "schema")\n',
         "",
         "test_faults.py",
@@ -69,7 +69,7 @@ BUGS = [
     ),
     Bug(
         "newer run in a comparison found late",
-        "compare.py",
+        "comparison/run.py",
         "        refuse_newer_run(file.parent)\n",
         "",
         "test_faults.py",
@@ -93,8 +93,8 @@ BUGS = [
     ),
     Bug(
         "comparison goes on though the disk is full",
-        "compare.py",
-        "            except _checks.UnsavedError:  # the next one would find the disk as full\n                raise\n",
+        "comparison/run.py",
+        "            except errors.UnsavedError:  # the next one would find the disk as full\n                raise\n",
         "",
         "test_faults.py",
         "test_a_comparison_stops_at_the_first_file_that_has_no_room",
@@ -117,7 +117,7 @@ BUGS = [
     ),
     Bug(
         "half-removed checkpoints counted",
-        "training/state.py",
+        "training/checkpoint.py",
         "    kept = complete_states(folder)[-count:]\n",
         '    kept = sorted(folder.glob("step_*"))[-count:]\n',
         "test_faults.py",
@@ -141,7 +141,7 @@ BUGS = [
     ),
     Bug(
         "curves stop a training",
-        "training/board.py",
+        "training/tensorboard.py",
         "            self._writer.flush()  # so that a full disk is met here and not in the writer's thread\n        except OSError",
         "            self._writer.flush()\n        except ZeroDivisionError",
         "test_faults.py",
@@ -181,7 +181,7 @@ BUGS = [
     ),
     Bug(
         "layer named for what it was given",
-        "training/failures.py",
+        "training/finite_checks.py",
         "if not found and all(map(_finite, _tensors(given))) and not",
         "if not",
         "test_numbers.py",
@@ -205,7 +205,7 @@ BUGS = [
     ),
     Bug(
         "config of initial weights not looked at",
-        "checkpoint.py",
+        "serialization.py",
         "    checked_details(source / CONFIG, config)\n",
         "",
         "test_numbers.py",
@@ -277,7 +277,7 @@ BUGS = [
     ),
     Bug(
         "work of others is written over",
-        "training/folder.py",
+        "training/run_folder.py",
         "        _refuse_others_work(out)\n",
         "",
         "test_files.py",
@@ -293,7 +293,7 @@ BUGS = [
     ),
     Bug(
         "precisions are mixed",
-        "compare.py",
+        "comparison/run.py",
         "    refuse_mixed_precision({\n",
         "    dict({\n",
         "test_compare.py",
@@ -301,7 +301,7 @@ BUGS = [
     ),
     Bug(
         "statistics of minus infinity pass",
-        "checkpoint.py",
+        "serialization.py",
         "~buffer.isfinite() if statistic else ",
         "",
         "test_files.py",
@@ -317,7 +317,7 @@ BUGS = [
     ),
     Bug(
         "half a compacted run stays",
-        "compact_run.py",
+        "run_compaction.py",
         "    with new_folder(out) as beside:\n",
         "    out.mkdir()\n    beside = out\n    if True:\n",
         "test_execution_cli.py",
@@ -397,7 +397,7 @@ BUGS = [
     ),
     Bug(
         "held: comparisons do not ask",
-        "compare.py",
+        "comparison/run.py",
         "with processes.holding(out):",
         "if True:",
         "test_held_folders.py",

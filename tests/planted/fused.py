@@ -2,7 +2,11 @@
 
 from planted.bug import Bug
 
-_GCT, _LOOPS, _POOL = "kernels/cpu/gated_channel_kernels.py", "kernels/cpu/loops.py", "kernels/cpu/attention_pool.py"
+_GCT, _LOOPS, _POOL = (
+    "kernels/cpu/gated_channel_kernels.py",
+    "kernels/cpu/numba_utils.py",
+    "kernels/cpu/attention_pool.py",
+)
 _WITHIN = "test_values_and_gradients_are_within_twice_the_error_of_plain_torch"
 
 BUGS = [
@@ -48,7 +52,7 @@ BUGS = [
     ),
     Bug(
         "cpu: wrong stride",
-        "kernels/cpu/samples.py",
+        "kernels/cpu/scheduling.py",
         "(channels, positions)\n    return carray",
         "(channels, positions - 1)\n    return carray",
         "test_fused.py",
@@ -168,7 +172,7 @@ BUGS = [
     ),
     Bug(
         "stale kernels",
-        "kernels/cpu/threads.py",
+        "kernels/cpu/openmp.py",
         '        function.__qualname__ += f"_{_sources()}"\n',
         "",
         "test_fused.py",
@@ -176,7 +180,7 @@ BUGS = [
     ),
     Bug(
         "inference: shared maps are written over",
-        "places/approach.py",
+        "places/fusion_patterns.py",
         "    if len(source.readers) != 1:\n        return Approach()\n    layer",
         "    layer",
         "test_inference.py",
@@ -184,7 +188,7 @@ BUGS = [
     ),
     Bug(
         "inference: a relu called twice is read through",
-        "places/approach.py",
+        "places/fusion_patterns.py",
         "layers.calls.get(path) != 1 or layer._forward_hooks",
         "layer._forward_hooks",
         "test_inference.py",
@@ -240,7 +244,7 @@ BUGS = [
     ),
     Bug(
         "cpu: nobody waits for the other parts",
-        "kernels/cpu/samples.py",
+        "kernels/cpu/scheduling.py",
         "    wait_for_all()\n",
         "",
         "test_fused.py",
@@ -248,7 +252,7 @@ BUGS = [
     ),
     Bug(
         "called gates: a map that others read is written over",
-        "places/approach.py",
+        "places/fusion_patterns.py",
         "return Approach(owned=written and not hooks and _read_alone(inside[0]))",
         "return Approach(owned=written and not hooks)",
         "test_inference.py",
@@ -264,7 +268,7 @@ BUGS = [
     ),
     Bug(
         "called gates: a norm behind one goes into the convolution before it",
-        "places/approach.py",
+        "places/fusion_patterns.py",
         " if path not in gated}",
         "}",
         "test_inference.py",
@@ -272,7 +276,7 @@ BUGS = [
     ),
     Bug(
         "called gates: gct reads through one",
-        "places/approach.py",
+        "places/fusion_patterns.py",
         "if layer is None or path in gated or",
         "if layer is None or",
         "test_inference.py",

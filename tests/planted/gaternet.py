@@ -181,7 +181,7 @@ BUGS = [
     ),
     Bug(
         "work of the dense network compared",
-        "compare.py",
+        "comparison/run.py",
         "            **_work(metrics[name]),\n",
         "",
         "test_gater_training.py",
@@ -245,8 +245,8 @@ BUGS = [
     ),
     Bug(
         "weights for a gater where there is none",
-        "compare.py",
-        '            raise _checks.InvalidValueError(\n                f"{field} is',
+        "comparison/run.py",
+        '            raise errors.InvalidValueError(\n                f"{field} is',
         '            print(\n                f"{field} is',
         "test_gater_training.py",
         "test_weights_for_a_gater_are_refused_where_there_is_none",

@@ -216,7 +216,7 @@ BUGS = [
     Bug(
         "lrn: an even size is taken",
         LRN,
-        "        _checks.odd(size=size)\n",
+        "        _validation.odd(size=size)\n",
         "",
         TRAPS,
         "test_an_even_window_is_refused",
@@ -416,7 +416,7 @@ BUGS = [
     ),
     Bug(
         "refusal without the f of its string",
-        "_checks.py",
+        "_validation.py",
         'f"{owner} expects floating-point input, got',
         '"{owner} expects floating-point input, got',
         "test_checks.py",

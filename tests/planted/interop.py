@@ -117,7 +117,7 @@ BUGS = [
     ),
     Bug(
         "the batch of an exported file is fixed",
-        "export.py",
+        "exporting/writer.py",
         'free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=2**16)}',
         "free: dict[int, Any] = {}",
         "test_export.py",
@@ -125,7 +125,7 @@ BUGS = [
     ),
     Bug(
         "the size of images to segment is fixed",
-        "export.py",
+        "exporting/writer.py",
         "    if free_size:\n",
         "    if False:\n",
         "test_export.py",
@@ -133,7 +133,7 @@ BUGS = [
     ),
     Bug(
         "other gates pass",
-        "export.py",
+        "exporting/writer.py",
         ' or found["flipped"] > _FLIPPED * found["images"]',
         "",
         "test_export.py",
@@ -141,7 +141,7 @@ BUGS = [
     ),
     Bug(
         "other logits pass",
-        "export.py",
+        "exporting/writer.py",
         'found["difference"] > _TOLERANCE or ',
         "",
         "test_export.py",
@@ -149,7 +149,7 @@ BUGS = [
     ),
     Bug(
         "a failed export takes the old file along",
-        "export.py",
+        "exporting/writer.py",
         'beside = out.with_name(f".{os.getpid()}.{out.name}")',
         "beside = out",
         "test_export.py",
@@ -157,7 +157,7 @@ BUGS = [
     ),
     Bug(
         "top_k is always five",
-        "predict.py",
+        "prediction.py",
         "topk(min(top_k, len(logits)))",
         "topk(min(5, len(logits)))",
         "test_export.py",
@@ -165,7 +165,7 @@ BUGS = [
     ),
     Bug(
         "int8 scored in float32",
-        "export.py",
+        "exporting/writer.py",
         '"int8": _score(small, run)',
         '"int8": _score(plain, run)',
         "test_export.py",
@@ -173,7 +173,7 @@ BUGS = [
     ),
     Bug(
         "ranges from the validation images",
-        "export.py",
+        "exporting/writer.py",
         'to_int8(file, run.of("train").first(calibration))',
         "to_int8(file, run.first(calibration))",
         "test_export.py",
@@ -197,7 +197,7 @@ BUGS = [
     ),
     Bug(
         "the card tells the folders of this machine",
-        "card.py",
+        "model_card.py",
         "if key in paths and isinstance(value, str)",
         "if False and isinstance(value, str)",
         "test_hub.py",

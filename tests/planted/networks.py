@@ -158,7 +158,7 @@ BUGS = [
     Bug(
         "unknown listed layers are not refused",
         "places/selection.py",
-        '        _checks.one_of("layer", name, modules)',
+        '        _validation.one_of("layer", name, modules)',
         "        pass",
         "test_insertion.py",
         "test_a_listed_layer_that_does_not_exist_is_refused_with_the_nearest",
@@ -654,7 +654,7 @@ BUGS = [
     Bug(
         "the seed touches the global generator",
         "models/build.py",
-        "    with torch.random.fork_rng(devices=[]):\n",
+        "    with torch.random.fork_rng(devices=[], enabled=seed is not None):\n",
         "    if True:\n",
         "test_models.py",
         "test_the_seed_leaves_torchs_global_generator_alone",
@@ -670,15 +670,15 @@ BUGS = [
     Bug(
         "a seeded network forgets its options",
         "models/build.py",
-        "return make_model(ModelSpec(spec.model, {}, spec.gates), **options)",
-        "return make_model(spec)",
+        "        model = _backbone(spec.model, options)\n",
+        "        model = _backbone(spec.model, options if seed is None else spec.model_options)\n",
         "test_models.py",
         "test_the_seed_holds_for_options_given_as_arguments_too",
     ),
     Bug(
         "a network is built without its gates",
         "models/build.py",
-        "        insert_all(model, spec.gates)\n",
+        "        insert_all(model, tuple(choice for choice in spec.gates if not choice.is_gater))\n",
         "",
         "test_models.py",
         "test_a_spec_is_built_with_its_gates_and_options",

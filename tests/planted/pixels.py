@@ -403,7 +403,7 @@ BUGS = [
     _bug(
         "errors of evaluation come as tracebacks",
         _B,
-        "            return self.pairs[index]\n        except _checks.DataError as error:\n            return str(error)",
+        "            return self.pairs[index]\n        except errors.DataError as error:\n            return str(error)",
         "            return self.pairs[index]\n        except OSError as error:\n            return str(error)",
         "test_a_broken_pair",
     ),
@@ -561,7 +561,7 @@ BUGS = [
     _bug(
         "any stride passes",
         _S,
-        '        _checks.one_of("output_stride", str(output_stride), map(str, STRIDES))\n',
+        '        _validation.one_of("output_stride", str(output_stride), map(str, STRIDES))\n',
         "",
         "test_what_makes_no",
     ),

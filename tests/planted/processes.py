@@ -3,7 +3,7 @@
 from planted.bug import Bug
 
 _P, _C = "test_processes.py", "test_cluster.py"
-_T, _R = "training/together.py", "cluster.py"
+_T, _R = "training/distributed.py", "cluster.py"
 
 BUGS = [
     Bug(
@@ -96,7 +96,7 @@ BUGS = [
     ),
     Bug(
         "a passed-on signal kills",
-        "training/interruption.py",
+        "training/signals.py",
         "            if not self._launched:\n                self._restore()",
         "            self._restore()",
         _P,
@@ -104,7 +104,7 @@ BUGS = [
     ),
     Bug(
         "a second signal ignored for good",
-        "training/interruption.py",
+        "training/signals.py",
         "        elif time.monotonic() - self._noted_at > _ECHO_S:",
         "        elif False:",
         _P,
@@ -129,7 +129,7 @@ BUGS = [
     Bug(
         "a lost run ends the comparison",
         _R,
-        "        except errors.RayError as error:\n            found = {",
+        "        except exceptions.RayError as error:\n            found = {",
         "        except KeyError as error:\n            found = {",
         _C,
         "test_failed_and_lost_runs_are_told",

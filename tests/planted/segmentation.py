@@ -31,7 +31,7 @@ BUGS = [
     ),
     Bug(
         "a segmenter's names taken for a gater's",
-        "checkpoint.py",
+        "serialization.py",
         'return any(name.startswith("gater.") for name in weights)',
         'return any(name.startswith("backbone.") for name in weights)',
         _PIXELS,
@@ -39,7 +39,7 @@ BUGS = [
     ),
     Bug(
         "masks among the images",
-        "predict.py",
+        "prediction.py",
         "if out.resolve() in {file.parent.resolve() for file in files}:",
         "if False:",
         _PIXELS,
@@ -143,7 +143,7 @@ BUGS = [
     ),
     Bug(
         "a comparison is judged by accuracy",
-        "compare.py",
+        "comparison/run.py",
         'score = metrics[baseline][0].get("score", "accuracy")',
         'score = "pixel_accuracy"',
         _PIXELS,
@@ -168,8 +168,8 @@ BUGS = [
     Bug(
         "missing tensors of a backbone stay fresh",
         "transfer.py",
-        '    if missing:\n        raise _checks.DataError(\n            f"{file} has no {missing[0]!r} (',
-        '    if False:\n        raise _checks.DataError(\n            f"{file} has no {missing[0]!r} (',
+        '    if missing:\n        raise errors.DataError(\n            f"{file} has no {missing[0]!r} (',
+        '    if False:\n        raise errors.DataError(\n            f"{file} has no {missing[0]!r} (',
         _PIXELS,
         "test_weights_of_another_backbone_are_refused",
     ),
@@ -183,7 +183,7 @@ BUGS = [
     ),
     Bug(
         "masks of the scaled size",
-        "predict.py",
+        "prediction.py",
         "(picture.height, picture.width), mode=",
         "(16, 16), mode=",
         _PIXELS,
@@ -191,7 +191,7 @@ BUGS = [
     ),
     Bug(
         "predictions without normalisation",
-        "predict.py",
+        "prediction.py",
         "self.network(((pixels - mean) / std).unsqueeze(0)",
         "self.network((pixels / 255).unsqueeze(0)",
         _PIXELS,
@@ -199,7 +199,7 @@ BUGS = [
     ),
     Bug(
         "masks overwrite each other",
-        "predict.py",
+        "prediction.py",
         "        _refuse_overwriting(files, Path(out))\n",
         "",
         _PIXELS,

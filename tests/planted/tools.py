@@ -5,7 +5,7 @@ from planted.bug import Bug
 BUGS = [
     Bug(
         "a proxy of torch.fx reaches a gate",
-        "_checks.py",
+        "_validation.py",
         "    no_symbolic_trace(owner, x)\n",
         "",
         "test_compatibility.py",
@@ -14,15 +14,15 @@ BUGS = [
     Bug(
         "a proxy of torch.fx reaches a gater",
         "gaternet/network.py",
-        '        _checks.no_symbolic_trace("GaterNet", x)\n',
+        '        _validation.no_symbolic_trace("GaterNet", x)\n',
         "",
         "test_compatibility.py",
         "test_a_tool_does_with_a_network_what_the_page_says and traces-GaterNet",
     ),
     Bug(
         "a pruned map is multiplied by all gates",
-        "gaternet/switches.py",
-        '        _checks.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])\n',
+        "gaternet/hooks.py",
+        '        _validation.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])\n',
         "",
         "test_compatibility.py",
         "test_a_tool_does_with_a_network_what_the_page_says and prunes-GaterNet",
@@ -30,7 +30,7 @@ BUGS = [
     Bug(
         "a pruned map reaches a local decider",
         "gaternet/gater.py",
-        '        _checks.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])\n',
+        '        _validation.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])\n',
         "",
         "test_compatibility.py",
         "test_a_tool_does_with_a_network_what_the_page_says and prunes-local",
@@ -61,7 +61,7 @@ BUGS = [
     ),
     Bug(
         "a unit computed anew has no gates",
-        "gaternet/switches.py",
+        "gaternet/hooks.py",
         "            if self.board.gated:\n",
         "            if False:\n",
         "test_compatibility.py",
@@ -77,7 +77,7 @@ BUGS = [
     ),
     Bug(
         "a backbone that never had gates misses them",
-        "gaternet/switches.py",
+        "gaternet/hooks.py",
         "gated: bool = False",
         "gated: bool = True",
         "test_compatibility.py",

@@ -165,7 +165,7 @@ BUGS = [
     ),
     Bug(
         "checksum not verified",
-        "checkpoint.py",
+        "serialization.py",
         "    if sha256 is not None and found != sha256:",
         "    if False:",
         "test_checkpoint.py",
@@ -173,7 +173,7 @@ BUGS = [
     ),
     Bug(
         "momentum not restored",
-        "training/state.py",
+        "training/checkpoint.py",
         'optimizer.load_state_dict({"state": slots,',
         'optimizer.load_state_dict({"state": {},',
         "test_checkpoint.py",
@@ -181,7 +181,7 @@ BUGS = [
     ),
     Bug(
         "scalars of optimizer lost",
-        "training/state.py",
+        "training/checkpoint.py",
         '                scalars[f"{index}.{name}"] = value',
         "                pass",
         "test_checkpoint.py",
@@ -189,7 +189,7 @@ BUGS = [
     ),
     Bug(
         "group options not restored",
-        "training/state.py",
+        "training/checkpoint.py",
         "own | group for own, group in",
         "own | {} for own, group in",
         "test_checkpoint.py",
@@ -197,7 +197,7 @@ BUGS = [
     ),
     Bug(
         "loaded model left in train mode",
-        "checkpoint.py",
+        "serialization.py",
         "return model.eval(), config",
         "return model, config",
         "test_checkpoint.py",
@@ -349,7 +349,7 @@ BUGS = [
     ),
     Bug(
         "another recipe resumed",
-        "training/folder.py",
+        "training/run_folder.py",
         '    Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)\n',
         "",
         "test_training.py",
@@ -357,7 +357,7 @@ BUGS = [
     ),
     Bug(
         "finished run trained again",
-        "training/folder.py",
+        "training/run_folder.py",
         "        return _finished(out)\n",
         "        pass\n",
         "test_training.py",
@@ -373,7 +373,7 @@ BUGS = [
     ),
     Bug(
         "all checkpoints kept",
-        "training/state.py",
+        "training/checkpoint.py",
         "            shutil.rmtree(other, ignore_errors=True)\n",
         "            pass\n",
         "test_training.py",
@@ -389,7 +389,7 @@ BUGS = [
     ),
     Bug(
         "tensorboard not purged",
-        "training/board.py",
+        "training/tensorboard.py",
         ", purge_step=self._epoch)",
         ")",
         "test_training.py",
@@ -493,7 +493,7 @@ BUGS = [
     ),
     Bug(
         "first gate is the baseline",
-        "compare.py",
+        "comparison/run.py",
         'baseline = "none" if "none" in runs else next(iter(runs))',
         "baseline = next(iter(runs))",
         "test_compare.py",
@@ -501,7 +501,7 @@ BUGS = [
     ),
     Bug(
         "p not corrected",
-        "compare.py",
+        "comparison/run.py",
         "statistics.holm([d.p for d in differences.values()])",
         "[d.p for d in differences.values()]",
         "test_compare.py",
@@ -509,7 +509,7 @@ BUGS = [
     ),
     Bug(
         "gates share a folder",
-        "compare.py",
+        "comparison/run.py",
         're.sub(r"[^a-zA-Z0-9_.=-]+", "-", format_gates(choice).replace(":", "--"))',
         'format_gates(choice).partition(":")[0]',
         "test_compare.py",
@@ -517,7 +517,7 @@ BUGS = [
     ),
     Bug(
         "seed not passed on",
-        "compare.py",
+        "comparison/run.py",
         "recipe.of_comparison(name, seed)",
         "recipe.of_comparison(name, 0)",
         "test_compare.py",
@@ -525,7 +525,7 @@ BUGS = [
     ),
     Bug(
         "runs trained again",
-        "compare.py",
+        "comparison/run.py",
         "train(run, folders[seed], resume=True,",
         '__import__("shutil").rmtree(folders[seed], ignore_errors=True); train(run, folders[seed], resume=True,',
         "test_compare.py",
@@ -533,7 +533,7 @@ BUGS = [
     ),
     Bug(
         "other recipes not looked for",
-        "compare.py",
+        "comparison/run.py",
         "        there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)\n",
         "",
         "test_compare.py",
@@ -541,7 +541,7 @@ BUGS = [
     ),
     Bug(
         "images paired with themselves",
-        "compare.py",
+        "comparison/run.py",
         "_BOOTSTRAPS[score](images[name], images[baseline])",
         "_BOOTSTRAPS[score](images[name], images[name])",
         "test_compare.py",
@@ -606,8 +606,8 @@ BUGS = [
     Bug(
         "mistakes end in a traceback",
         "cli/app.py",
-        "except _checks.GatewiseError as error:",
-        "except _checks.DataError as error:",
+        "except errors.GatewiseError as error:",
+        "except errors.DataError as error:",
         "test_cli.py",
         "test_a_mistake_is_answered_with_one_line_and_code_2",
     ),
@@ -677,7 +677,7 @@ BUGS = [
     ),
     Bug(
         "tensors in groups lost",
-        "training/state.py",
+        "training/checkpoint.py",
         "        groups[int(index)][option] = tensor",
         "        pass",
         "test_checkpoint.py",
@@ -725,7 +725,7 @@ BUGS = [
     ),
     Bug(
         "curves in the order of seeds lost",
-        "compare.py",
+        "comparison/run.py",
         '[[row[f"validation_{score}"] for row in log] for log in rows]',
         '[[row["train_accuracy"] for row in log] for log in rows]',
         "test_compare.py",
@@ -733,7 +733,7 @@ BUGS = [
     ),
     Bug(
         "optimizer state in another order in memory",
-        "training/state.py",
+        "training/checkpoint.py",
         "                state[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)\n",
         "                pass\n",
         "test_fine_tuning.py",
@@ -749,7 +749,7 @@ BUGS = [
     ),
     Bug(
         "a word counts as yes",
-        "_checks.py",
+        "_validation.py",
         '        if not isinstance(value, bool):\n            raise InvalidTypeError(f"{name} must be true or false',
         '        if False:\n            raise InvalidTypeError(f"{name} must be true or false',
         "test_models.py",
@@ -773,7 +773,7 @@ BUGS = [
     ),
     Bug(
         "results of somebody else taken over",
-        "training/folder.py",
+        "training/run_folder.py",
         '    if not (out / "recipe.yaml").exists():',
         "    if False:",
         "test_training.py",
@@ -797,7 +797,7 @@ BUGS = [
     ),
     Bug(
         "one failure ends a comparison",
-        "compare.py",
+        "comparison/run.py",
         '                failed.setdefault(name, f"seed {seed}: {error}")',
         "                raise",
         "test_compare.py",

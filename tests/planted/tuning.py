@@ -237,7 +237,7 @@ BUGS = [
     ),
     Bug(
         "handlers kept",
-        "training/interruption.py",
+        "training/signals.py",
         "            signal.signal(number, handler)\n",
         "            pass\n",
         "test_interruption.py",
@@ -245,7 +245,7 @@ BUGS = [
     ),
     Bug(
         "half a checkpoint taken for a whole one",
-        "training/state.py",
+        "training/checkpoint.py",
         'for kind in ("json", "safetensors")]',
         "for kind in ()]",
         "test_interruption.py",
@@ -261,7 +261,7 @@ BUGS = [
     ),
     Bug(
         "pretrained weights fetched again",
-        "checkpoint.py",
+        "serialization.py",
         'if key != "pretrained"}',
         "}",
         "test_checkpoint.py",

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation
 
 _WHERE = {"GateStats": "gate_stats", "GateRecorder": "recording"}
 __all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
@@ -14,7 +14,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'gatewise.analysis' has no attribute {name!r}")
     if name == "GateStats":
-        _checks.optional_module("torchmetrics", "GateStats")
+        _validation.optional_module("torchmetrics", "GateStats")
     return getattr(importlib.import_module(f"gatewise.analysis.{_WHERE[name]}"), name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.analysis.recording import Hook, hooks_on
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
@@ -117,7 +117,7 @@ def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, 
     Returns: path -> (maps (N, Q, *S), positions (Q,)), empty if no gate attends. Gates whose map is the same for all
     positions (gc, snl) give it Q times.
     """
-    _checks.integer_at_least(1, queries=queries)
+    _validation.integer_at_least(1, queries=queries)
     found = {}
 
     def see(path: str, _x: Tensor, _y: Tensor, positions: Tensor, maps: Tensor) -> None:

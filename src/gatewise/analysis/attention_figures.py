@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.analysis.attention import QueryDistances
 from gatewise.analysis.drawing import COLOURS, Drawing, add_colour_bar, add_legend, new_figure
 from gatewise.analysis.table import Cell, Table
@@ -75,7 +75,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
 
 def _scale(weights: Tensor) -> Any:
     """Return how weights become colours: in a line where they may be negative, or else as the square root."""
-    colours = _checks.optional_module("matplotlib.colors", "drawing figures")
+    colours = _validation.optional_module("matplotlib.colors", "drawing figures")
     low, high = min(0.95, float(weights.min())), max(1.05, float(weights.max()))
     return colours.Normalize(low, high) if low < 0 else colours.PowerNorm(0.5, low, high)
 

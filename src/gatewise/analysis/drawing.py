@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, Self
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.analysis.table import Table
 from gatewise.analysis.thumbnails import Thumbnails
 
@@ -54,7 +54,7 @@ class Drawing:
     def svg(self, **options: Any) -> str:
         """Return the figure on white as SVG text, the same for the same content."""
         buffer = io.StringIO()
-        rc_context = _checks.optional_module("matplotlib", "drawing figures").rc_context
+        rc_context = _validation.optional_module("matplotlib", "drawing figures").rc_context
         with rc_context({"svg.hashsalt": "gatewise", "svg.fonttype": "none"}):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
         text = buffer.getvalue()
@@ -105,8 +105,8 @@ def literal(name: str) -> str:
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     """Return a figure that no global state knows of, and its axes: one, or an array of rows x columns."""
-    matplotlib = _checks.optional_module("matplotlib", "drawing figures")
-    figures = _checks.optional_module("matplotlib.figure", "drawing figures")
+    matplotlib = _validation.optional_module("matplotlib", "drawing figures")
+    figures = _validation.optional_module("matplotlib.figure", "drawing figures")
     with matplotlib.rc_context(dict.fromkeys(_INKED, INK)):
         figure = figures.Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)

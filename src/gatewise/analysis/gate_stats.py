@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.recording import GateRecorder, Recorded
 from gatewise.insertion import gates_in
@@ -57,10 +57,10 @@ class GateStats(Metric):
 
     def __init__(self, model: nn.Module, classes: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        _checks.integer_at_least(0, classes=classes)
+        _validation.integer_at_least(0, classes=classes)
         gates = gates_in(model)
         if not gates:
-            raise _checks.InvalidValueError(f"{type(model).__name__} has no gates to describe.")
+            raise errors.InvalidValueError(f"{type(model).__name__} has no gates to describe.")
         self.classes = classes
         self.adds = {path: gate.adds for path, gate in gates.items()}
         ends = torch.tensor([gate.channels for gate in gates.values()]).cumsum(0).tolist()
@@ -79,7 +79,7 @@ class GateStats(Metric):
     def update(self, recorded: Mapping[str, Recorded], labels: Tensor | None = None) -> None:
         """Count one forward: what each gate did (a gate that was not reached is left out), and the labels, (N,)."""
         if (labels is None) is bool(self.classes):
-            raise _checks.InvalidValueError("give labels with every update if there are classes, and else never.")
+            raise errors.InvalidValueError("give labels with every update if there are classes, and else never.")
         if labels is not None:
             self._refuse_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
         for number, (path, own) in enumerate(self.slices.items()):
@@ -101,11 +101,11 @@ class GateStats(Metric):
 
     def _refuse_labels(self, labels: Tensor, images: int) -> None:
         if labels.dtype != torch.long or tuple(labels.shape) != (images,):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"labels must be {images} integers (torch.int64), got {tuple(labels.shape)} of {labels.dtype}."
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"labels must lie between 0 and {self.classes - 1}, got {int(labels.min())} to {int(labels.max())}. "
                 f"Give GateStats the number of classes."
             )
@@ -134,7 +134,7 @@ class GateStats(Metric):
 
     def _summaries(self) -> dict[str, GateSummary]:
         if not bool(self.seen.any()):
-            raise _checks.InvalidValueError("no image has been counted yet; update with what a GateRecorder took.")
+            raise errors.InvalidValueError("no image has been counted yet; update with what a GateRecorder took.")
         return {path: self._summary(number, path) for number, path in enumerate(self.slices) if self.seen[number]}
 
     def _summary(self, number: int, path: str) -> GateSummary:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any, Self
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.table import Table
 
@@ -36,7 +36,7 @@ class Page:
 
     def render(self) -> str:
         """Return the HTML."""
-        jinja2 = _checks.optional_module("jinja2", "writing reports")
+        jinja2 = _validation.optional_module("jinja2", "writing reports")
         source = resources.files("gatewise.analysis").joinpath("page.html").read_text("utf-8")
         template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
         return template.render(page=self)

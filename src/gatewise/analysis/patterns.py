@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.gaternet import GaterNet, Site
 from gatewise.places import evaluation_mode
 
@@ -48,7 +48,7 @@ class GatePatterns:
     """
 
     def __init__(self, sites: Sequence[Site], classes: int, keep: int = 2000) -> None:
-        _checks.integer_at_least(1, classes=classes, keep=keep)
+        _validation.integer_at_least(1, classes=classes, keep=keep)
         self.sites, self.keep = tuple(sites), keep
         gates = sites[-1].first + sites[-1].gates
         self.images_by_class = torch.zeros(classes, dtype=torch.long)
@@ -135,12 +135,12 @@ class GatePatterns:
         Patterns are projected on at most 400 principal components, then laid out by t-SNE, as in the paper. Fewer than
         four patterns, a single gate, or patterns that are all the same are refused with ValueError.
         """
-        decomposition = _checks.optional_module("sklearn.decomposition", "PCA")
-        manifold = _checks.optional_module("sklearn.manifold", "t-SNE")
+        decomposition = _validation.optional_module("sklearn.decomposition", "PCA")
+        manifold = _validation.optional_module("sklearn.manifold", "t-SNE")
         patterns = self._patterns.double()
         dimensions = min(_LEARNED_DIMENSIONS, *patterns.shape)
         if len(patterns) < 4 or not patterns.var(0).any() or dimensions < 2:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{len(patterns)} patterns of which {len(patterns.unique(dim=0))} differ cannot be laid out; "
                 f"expected at least four images whose gates are not all the same, and two gates."
             )
@@ -164,5 +164,5 @@ def record_patterns(
             _, gates = net.forward_with_gates(images.to(device))
             patterns.update(gates, labels, net.executed_macs(gates))
     if not patterns.images:
-        raise _checks.InvalidValueError("there are no images to record; an iterator may be used up already.")
+        raise errors.InvalidValueError("there are no images to record; an iterator may be used up already.")
     return patterns

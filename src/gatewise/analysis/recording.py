@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
@@ -66,7 +66,7 @@ def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Iterator
     What it returns, if not None, takes the place of the output.
     """
     if any("forward" in gate.__dict__ for gate in gates.values()):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             "gates of a network that is optimised for inference write over their maps, so nothing is seen there or "
             "changed. Take it back with undo() first."
         )
@@ -97,7 +97,7 @@ class GateRecorder:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.gates = model, gates_in(model)
         if not self.gates:
-            raise _checks.InvalidValueError(f"{type(model).__name__} has no gates to record.")
+            raise errors.InvalidValueError(f"{type(model).__name__} has no gates to record.")
         self._calls: dict[str, list[Recorded]] = {}
         self._open: Any = None
 

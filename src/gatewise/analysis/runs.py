@@ -14,8 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.checkpoint import CONFIG, WEIGHTS, load_model, read_metrics, refuse_ruined
+from gatewise import _validation, errors
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -28,6 +27,7 @@ from gatewise.data import (
     spread,
 )
 from gatewise.files import read_json_lines
+from gatewise.serialization import CONFIG, WEIGHTS, load_model, read_metrics, refuse_ruined
 from gatewise.spec import ModelSpec
 from gatewise.training import Recipe, Tally, make_task
 
@@ -188,9 +188,9 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
     weights or files, a data set with other classes, image channels or image size. If a run's own images are gone, the
     reason is noted instead.
     """
-    _checks.one_of("split", split, ("validation", "train"))
+    _validation.one_of("split", split, ("validation", "train"))
     if not folders:
-        raise _checks.InvalidValueError("no run to explain; give at least one run folder.")
+        raise errors.InvalidValueError("no run to explain; give at least one run folder.")
     load = functools.cache(DataSource.load)  # runs of one comparison share their images
     names = _names(folders)
     return [
@@ -201,7 +201,7 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
 
 def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, load: Callable[[DataSource], Any]) -> Run:
     if (folder / "results.json").exists():
-        raise _checks.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
+        raise errors.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
     model, config = load_model(folder)
     refuse_ruined(folder / WEIGHTS, model, "Train the run anew")
     recipe = Recipe.load(folder / "recipe.yaml")
@@ -212,7 +212,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     try:
         dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
         _refuse_other_data(dataset, config, folder)
-    except (_checks.DataError, _checks.MissingExtraError, OSError) as error:
+    except (errors.DataError, errors.MissingExtraError, OSError) as error:
         if data is not None:
             raise
         dataset, missing = None, str(error)
@@ -223,25 +223,25 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
 def _refuse_incomplete(folder: Path, config: dict[str, Any], metrics: dict[str, Any], rows: list[Any]) -> None:
     for key in _REQUIRED:
         if key not in config:
-            raise _checks.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise? Restore the file.")
+            raise errors.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise? Restore the file.")
     score = metrics.get("score", "accuracy")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(f"validation_{score}"), int | float):
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{folder / 'log.jsonl'}, line {number}: no number for 'validation_{score}'. Restore the file."
             )
 
 
 def _refuse_other_data(dataset: Dataset | PairDataset, config: dict[str, Any], folder: Path) -> None:
     if list(dataset.classes) != config["classes"] or dataset.channels != config["in_chans"]:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{dataset.name} has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...) and "
             f"{dataset.channels} channels; the run in {folder} was trained with {len(config['classes'])} "
             f"({', '.join(config['classes'][:5])}, ...) and {config['in_chans']}. Give the data it was trained with."
         )
     if isinstance(dataset, Dataset) and list(dataset.size) != list(config["image_size"]):
         came, expected = ("x".join(map(str, size)) for size in (dataset.size, config["image_size"]))
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{dataset.name} has images of {came}; the run in {folder} was trained with {expected}. "
             f"Give images of that size."
         )
@@ -251,7 +251,7 @@ def _names(folders: Sequence[str | Path]) -> list[str]:
     """Return what of the paths tells the runs apart, without the folders that all begin and end with."""
     paths = [Path(folder).resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
-        raise _checks.InvalidValueError("the same run is given twice. Give each once.")
+        raise errors.InvalidValueError("the same run is given twice. Give each once.")
     while len(paths) > 1 and min(map(len, paths)) > 2 and len({path[-1] for path in paths}) == 1:
         paths = [path[:-1] for path in paths]
     parts = next(count for count in itertools.count(1) if len({path[-count:] for path in paths}) == len(paths))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gatewise import _checks, measure
+from gatewise import errors, measure
 from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, pixel_figures, run_figures
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.findings import Attention, Findings, GaterFindings
@@ -63,7 +63,7 @@ def common_score(runs: Sequence[Run]) -> str:
     scores = {run.score: run.name for run in runs}
     if len(scores) > 1:
         told = ", ".join(f"{name} by {TITLES[score]}" for score, name in scores.items())
-        raise _checks.InvalidValueError(f"these runs are judged differently, {told}. Explain them one at a time.")
+        raise errors.InvalidValueError(f"these runs are judged differently, {told}. Explain them one at a time.")
     return TITLES[runs[0].score]
 
 
@@ -189,6 +189,6 @@ def _of_gater(run: Run, found: GaterFindings) -> Section:
     try:
         pictures = map(run.images.picture, patterns.kept.tolist())
         drawings.append(gater_figures.patterns_in_the_plane(patterns, run.image_classes or ["all images"], pictures))
-    except _checks.InvalidValueError as error:
+    except errors.InvalidValueError as error:
         text += f" {error}"
     return Section("which filters the gater opens", text, drawings=drawings)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation
 
 LEVEL = 0.95
 # Accuracies are float32: equal differences such as 1/360 come out up to 1.2e-7 apart. That is no spread to test with.
@@ -146,4 +146,4 @@ def verdict(difference: PairedDifference, corrected_p: float | None) -> str:
 
 
 def _stats() -> Any:
-    return _checks.optional_module("scipy.stats", "the statistics of a comparison")
+    return _validation.optional_module("scipy.stats", "the statistics of a comparison")

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.analysis.table import Table
 from gatewise.training import Interrupted
 
@@ -85,9 +85,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # whoever read what is printed has gone, as head does
         _leave_standard_output()
         return 128 + 13
-    except _checks.TrainingError as error:
+    except errors.TrainingError as error:
         return _complain(error, 1)
-    except _checks.GatewiseError as error:
+    except errors.GatewiseError as error:
         return _complain(error, 2)
     except OSError as error:
         if error.filename is not None:

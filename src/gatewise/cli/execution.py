@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gatewise import _checks
-from gatewise.bench import bench as bench_run
-from gatewise.bench import table as bench_table
+from gatewise import errors
+from gatewise.benchmark import bench as bench_run
+from gatewise.benchmark import table as bench_table
 from gatewise.cli.app import Json, Whole, app, print_table
-from gatewise.compact_run import compact_run
 from gatewise.execution import Compaction
-from gatewise.export import export_run
+from gatewise.exporting import export_run
+from gatewise.run_compaction import compact_run
 from gatewise.training import TITLES, Progress
 
 
@@ -105,7 +105,7 @@ def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise _checks.InvalidValueError(f"--batch-sizes must be whole numbers such as 1,8,32, got {text!r}.") from None
+        raise errors.InvalidValueError(f"--batch-sizes must be whole numbers such as 1,8,32, got {text!r}.") from None
 
 
 @app.command

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.cli.app import Json, Whole, app, print_table, whole
-from gatewise.compare import compare as compare_gates
-from gatewise.compare import table as comparison_table
+from gatewise.comparison import compare as compare_gates
+from gatewise.comparison import table as comparison_table
 from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
 from gatewise.training import TITLES, Processes, Progress, Recipe
 from gatewise.training import train as train_recipe
@@ -56,7 +56,7 @@ def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
 def _workers(given: int | None) -> int:
     if given is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    _checks.integer_at_least(0, workers=given)
+    _validation.integer_at_least(0, workers=given)
     return given
 
 
@@ -180,4 +180,4 @@ def compare(
         print(f"report: {(out / 'report.html').resolve()}")
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())
-        raise _checks.TrainingError(f"left out of the table: {reasons}")
+        raise errors.TrainingError(f"left out of the table: {reasons}")

@@ -16,7 +16,7 @@ from gatewise.data.masks import IGNORED as IGNORED
 from gatewise.data.masks import named as named
 from gatewise.data.masks import spread as spread
 from gatewise.data.pair_batches import PairBatches as PairBatches
+from gatewise.data.pair_batches import make_batches as make_batches
 from gatewise.data.pairs import PairDataset as PairDataset
 from gatewise.data.pairs import Pairs as Pairs
 from gatewise.data.pairs import scaled_to as scaled_to
-from gatewise.data.serve import make_batches as make_batches

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 GEOMETRIES = ("auto", "none", "shift", "scale", "crop", "flip")
 _POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")  # timm's auto_augment strings begin so
@@ -40,12 +40,12 @@ class Augmentation:
         It draws from the global generators of Python, NumPy and torch. A policy that timm does not know is refused
         with ValueError.
         """
-        transforms = _checks.optional_module("timm.data.transforms_factory", "timm's augmentation")
+        transforms = _validation.optional_module("timm.data.transforms_factory", "timm's augmentation")
         options: dict[str, Any] = {"hflip": 0.0, "vflip": 0.0, "color_jitter": None, "separate": True}
         try:
             crop, policy, _ = transforms.transforms_imagenet_train(size, auto_augment=self.policy or None, **options)
         except (AssertionError, KeyError, ValueError, IndexError) as error:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"timm cannot read the policy {self.policy!r} ({type(error).__name__}: {error}); "
                 f"expected for example rand-m9-mstd0.5 or augmix-m3-w3."
             ) from None
@@ -75,15 +75,15 @@ def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
     policies = [word for word in words if word.partition("-")[0] in _POLICIES]
     for section in (section for policy in policies for section in policy.split("-")[1:]):
         if not re.fullmatch(r"[a-z]+\d.*", section):  # timm passes over it without a word
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"cannot read {section!r} in augmentation {text!r}; expected letters and a number, as in rand-m9."
             )
     geometry = [word for word in words if word not in policies]
     for word in geometry:
-        _checks.one_of("augmentation", word, [*GEOMETRIES, "rand-m9-mstd0.5 or another of timm's policies"])
+        _validation.one_of("augmentation", word, [*GEOMETRIES, "rand-m9-mstd0.5 or another of timm's policies"])
     alone = {"auto", "none"} & set(geometry)
     if len(set(words)) != len(words) or len(policies) > 1 or (alone and len(geometry) > 1):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"augmentation {text!r} does not fit together; expected auto or none alone, or shift, scale, crop and flip "
             f"joined by +, and at most one policy behind them."
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.augmentation import Augmentation
 from gatewise.data.decode import picture_of, pixels_of
 from gatewise.data.images import EncodedImages, Images
@@ -60,7 +60,7 @@ class Batches:
         device: torch.device | str = "cpu",
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        _checks.integer_at_least(1, batch_size=batch_size)
+        _validation.integer_at_least(1, batch_size=batch_size)
         self.images = images
         self.device = torch.device(device)
         self.batch_size = min(batch_size, len(images))
@@ -72,7 +72,7 @@ class Batches:
     def _hold(self) -> None:
         """Bring to the device what is kept there: pixels and labels."""
         if not isinstance(self.images, Images):
-            raise _checks.InvalidTypeError("Batches needs images in memory; use StreamedBatches for encoded ones.")
+            raise errors.InvalidTypeError("Batches needs images in memory; use StreamedBatches for encoded ones.")
         self.pixels, self.labels = self.images.pixels.to(self.device), self.images.labels.to(self.device)
 
     @property
@@ -126,7 +126,7 @@ class StreamedBatches(Batches):
     """
 
     def __init__(self, *args: Any, workers: int = 0, **options: Any) -> None:
-        _checks.integer_at_least(0, workers=workers)
+        _validation.integer_at_least(0, workers=workers)
         self.workers = workers
         super().__init__(*args, **options)
 
@@ -160,7 +160,7 @@ class StreamedBatches(Batches):
         )
         for found in loader:
             if isinstance(found, str):
-                raise _checks.DataError(found)
+                raise errors.DataError(found)
             yield found
 
 
@@ -178,7 +178,7 @@ class _DecodedBatches(torch.utils.data.Dataset):
         seed_generators(draw.number)
         try:
             images = torch.stack([self._image(index) for index in draw.samples.tolist()])
-        except _checks.DataError as error:
+        except errors.DataError as error:
             return str(error)
         return _augmented(images, draw, self.augmentation)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import errors
 
 _NOT_OPENED = ("EPS", "WMF")
 _TIFF_BITS = 258  # the tag that tells bits per sample
@@ -37,9 +37,9 @@ def decode(where: str, content: bytes | None) -> Any:
                 warnings.simplefilter("ignore")  # of transparency in a palette
                 return image.convert("RGB")
         except ValueError as error:
-            raise _checks.DataError(f"{where}: truncated or unreadable image ({error}).") from None
+            raise errors.DataError(f"{where}: truncated or unreadable image ({error}).") from None
     kind = "floating-point" if image.mode == "F" else "32-bit"
-    raise _checks.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
+    raise errors.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
 
 
 def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
@@ -50,7 +50,7 @@ def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
     from PIL import Image, UnidentifiedImageError
 
     if not content:
-        raise _checks.DataError(f"{where}: no image bytes.")
+        raise errors.DataError(f"{where}: no image bytes.")
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
             image.load()
     except Exception as error:  # decoders of foreign bytes raise whatever those lead to
         reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
-        raise _checks.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
+        raise errors.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
     return image
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.images import EncodedImages
 from gatewise.data.tables import SPLITS, Split, class_names
 from gatewise.files import read_bytes
@@ -43,7 +43,7 @@ def read_class_folders(folder: Path, image_size: int | None) -> dict[str, Split]
         if split not in found:
             wanted = " or ".join(f"{name}/" for name in names)
             there = ", ".join(sorted(path.name for path in folder.iterdir()))[:200]
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{folder} has no {split} split: expected {wanted} with class folders, found {there}."
             )
     return {split: _read_split(path, image_size) for split, path in found.items()}
@@ -62,22 +62,22 @@ def _refuse_circles(folder: Path) -> None:
         for name in folders:
             link = Path(path, name)
             if link.is_symlink() and Path(path).resolve().is_relative_to(link.resolve()):
-                raise _checks.DataError(f"{link} is a link to a folder that it lies in. Remove it.")
+                raise errors.DataError(f"{link} is a link to a folder that it lies in. Remove it.")
 
 
 def _read_split(folder: Path, image_size: int | None) -> Split:
-    torchvision = _checks.optional_module("torchvision.datasets", "reading class folders")
+    torchvision = _validation.optional_module("torchvision.datasets", "reading class folders")
     for path in (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())):
         if not os.access(path, os.R_OK | os.X_OK):  # os.walk would pass over it without a word
-            raise _checks.DataError(f"{path}: no permission to read this folder.")
+            raise errors.DataError(f"{path}: no permission to read this folder.")
     _refuse_circles(folder)
     try:
         images = torchvision.ImageFolder(str(folder), is_valid_file=is_image)
     except FileNotFoundError as error:
-        raise _checks.DataError(f"{folder}: {' '.join(str(error).split()).rstrip('.')}.") from None
+        raise errors.DataError(f"{folder}: {' '.join(str(error).split()).rstrip('.')}.") from None
     names = {name.lower().rstrip("s") for name in images.classes}
     if names <= _OF_MASKS | {"image", "img"} and names & _OF_MASKS:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{folder}: the folders {', '.join(images.classes)} hold images and masks, which have a class for each "
             f"pixel; set task to segment for them. Expected one folder for each class, full of images of that class."
         )

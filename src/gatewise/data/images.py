@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import decode, fit, picture_of, pixels_of
 
@@ -73,7 +73,7 @@ class EncodedImages(ABC):
         image = self._fitted(index)
         if tuple(image.shape) != self.shape:
             sizes = [f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape)]
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{self.where(index)}: the image is {sizes[0]}, but {self.where(0)} is {sizes[1]}; "
                 f"set image_size to scale and crop all to one size."
             )
@@ -139,7 +139,7 @@ class Dataset:
         """
         geometry, policy = parse_augmentation(text)
         if "scale" in geometry:
-            raise _checks.InvalidValueError(f"augmentation {text!r}: scale is for masks; take crop, which scales too.")
+            raise errors.InvalidValueError(f"augmentation {text!r}: scale is for masks; take crop, which scales too.")
         if "auto" in geometry or not geometry:
             move = "crop" if isinstance(self.train, EncodedImages) else "shift"
             geometry = {move, "flip"} if self.flip else {move}

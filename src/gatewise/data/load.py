@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
 from gatewise.data.images import Dataset, EncodedImages, Images
@@ -69,11 +69,11 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     files stay in memory, so a set larger than that wants "hub:FOLDER", which `datasets` maps from the disk.
     """
     if image_size is not None:
-        _checks.integer_at_least(4, image_size=image_size)
-    _checks.one_of("loading", loading, LOADINGS)
+        _validation.integer_at_least(4, image_size=image_size)
+    _validation.one_of("loading", loading, LOADINGS)
     if str(source) == "digits":
         if image_size is not None:
-            raise _checks.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Leave it out.")
+            raise errors.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Leave it out.")
         return read_digits()
     splits = _read(source, image_size)
     (train, classes), (validation, other) = splits["train"], splits["validation"]
@@ -82,7 +82,7 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     train, validation = (_held(images, loading) for images in (train, validation))
     if train.shape != validation.shape:
         sizes = [images.shape[1:] for images in (train, validation)]
-        raise _checks.DataError(f"{source}: train images are {sizes[0]}, validation images {sizes[1]}; set image_size.")
+        raise errors.DataError(f"{source}: train images are {sizes[0]}, validation images {sizes[1]}; set image_size.")
     return Dataset(str(source), classes, train, validation, padding=max(1, train.shape[1] // 8), flip=True)
 
 
@@ -95,12 +95,12 @@ def _read(source: str | Path, image_size: int | None) -> dict[str, Any]:
         return _own_size(read_torchvision(name, default_root()), name, image_size)
     folder = Path(source)
     if not folder.exists():
-        raise _checks.DataError(
+        raise errors.DataError(
             f"data folder {name!r} does not exist; expected digits, cifar10, cifar100, a folder, "
             f"or {HUB}NAME for a data set of the Hugging Face hub."
         )
     if not folder.is_dir():
-        raise _checks.DataError(f"{folder} is a file; expected 'digits' or a folder with train*.parquet or train/.")
+        raise errors.DataError(f"{folder} is a file; expected 'digits' or a folder with train*.parquet or train/.")
     if found := holds_torchvision_files(folder):
         return _own_size(read_torchvision(found, folder), str(folder), image_size)
     if class_folders(folder) and not any(folder.rglob("*.parquet")):
@@ -110,7 +110,7 @@ def _read(source: str | Path, image_size: int | None) -> dict[str, Any]:
 
 def _own_size(splits: dict[str, Any], name: str, image_size: int | None) -> dict[str, Any]:
     if image_size not in {None, 32}:
-        raise _checks.InvalidValueError(f"{name} has images of 32x32, got image_size {image_size}. Leave it out.")
+        raise errors.InvalidValueError(f"{name} has images of 32x32, got image_size {image_size}. Leave it out.")
     return splits
 
 
@@ -122,14 +122,14 @@ def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, .
         ]
         differing = "; ".join(f"only in {split}: {names}" for split, names in only if names)
         which = differing or "the same names in another order"
-        raise _checks.DataError(f"{source}: the splits have different classes; {which}.")
+        raise errors.DataError(f"{source}: the splits have different classes; {which}.")
 
 
 def _refuse_empty_classes(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
     missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes)).tolist()) if not count]
     if missing:
         listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{source}: no train image of class {listed} ({len(missing)} of {len(classes)} classes are empty). "
             f"Labels count from 0; take the class out, or add images."
         )
@@ -177,13 +177,13 @@ def load_pairs(
     """
     for name, value in (("image_size", image_size), ("crop_size", crop_size)):
         if value is not None:
-            _checks.integer_at_least(4, **{name: value})
-    _checks.one_of("loading", loading, LOADINGS)
-    _checks.integer_at_least(0, ignore_index=ignore_index)
-    _checks.number_between(0, 2**16, ignore_index=ignore_index)
+            _validation.integer_at_least(4, **{name: value})
+    _validation.one_of("loading", loading, LOADINGS)
+    _validation.integer_at_least(0, ignore_index=ignore_index)
+    _validation.number_between(0, 2**16, ignore_index=ignore_index)
     encoded, names = read_pairs(source)
     if class_names is not None:
-        _checks.text("class_names", class_names)
+        _validation.text("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
     masks = [masks for _, masks in encoded.values()]
     meaning = meaning_of(masks, names, ignore_index, foreground)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.decode import open_image
 from gatewise.data.images import EncodedImages
 
@@ -26,9 +26,9 @@ def decode_mask(where: str, content: bytes | None) -> Tensor:
 
     image = open_image(where, content, "mask")
     if image.format in {"JPEG", "MPO", "GIF"}:
-        raise _checks.DataError(f"{where}: saved as {image.format}, which changes class indices; expected PNG.")
+        raise errors.DataError(f"{where}: saved as {image.format}, which changes class indices; expected PNG.")
     if image.mode not in _INDEXED:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{where}: a mask of mode {image.mode}, colours and not classes; expected one class index a pixel "
             f"(modes L, P, 1 or I;16). Map each colour to its class first."
         )
@@ -58,11 +58,11 @@ class Meaning:
 
     def __post_init__(self) -> None:
         if self.foreground is not None:
-            _checks.one_of("foreground class", self.foreground, self._counted)
+            _validation.one_of("foreground class", self.foreground, self._counted)
         if self.foreground is None and len(self._counted) < 2:
-            raise _checks.DataError(f"there is one class, {', '.join(self._counted)}; expected at least two.")
+            raise errors.DataError(f"there is one class, {', '.join(self._counted)}; expected at least two.")
         if len(self.classes) > IGNORED:
-            raise _checks.DataError(f"there are {len(self.classes)} classes; expected at most {IGNORED}.")
+            raise errors.DataError(f"there are {len(self.classes)} classes; expected at most {IGNORED}.")
 
     @property
     def _values(self) -> tuple[int, ...]:
@@ -93,7 +93,7 @@ class Meaning:
         indices = self._indices[values.clamp(0, highest).long()]
         wrong = values[(indices < 0) | (values < 0) | (values > highest)]
         if len(wrong):
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{where}: value {int(wrong[0])} in {len(wrong)} pixels; expected {self._expected} "
                 f"for {len(self.classes)} classes, or {self.ignored} for what does not count. "
                 f"Set ignore_index, or name all classes in classes.txt."
@@ -123,7 +123,7 @@ def meaning_of(
         return Meaning(tuple(names), ignored, foreground)
     highest = max((value for value in values if value != ignored), default=0)
     if highest >= IGNORED:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{masks[0].where(0)} and other masks have values up to {highest}; expected class indices below {IGNORED}. "
             f"If that value marks what does not count, set ignore_index to it."
         )

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.data.augmentation import Augmentation
-from gatewise.data.batches import Batch, Draw, StreamedBatches, seed_generators
+from gatewise.data.batches import Batch, Batches, Draw, StreamedBatches, seed_generators
+from gatewise.data.images import EncodedImages, Images
 from gatewise.data.masks import IGNORED, named
 from gatewise.data.pairs import Pairs, resized
 
@@ -66,7 +67,7 @@ class _WholePairs(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | str:
         try:
             return self.pairs[index]
-        except _checks.DataError as error:
+        except errors.DataError as error:
             return str(error)
 
 
@@ -82,7 +83,7 @@ class _DrawnPairs(_WholePairs):
         try:
             drawn = zip(draw.samples.tolist(), draw.mirrored.tolist(), strict=True)
             found = [self._augmented(index, mirrored=mirrored) for index, mirrored in drawn]
-        except _checks.DataError as error:
+        except errors.DataError as error:
             return str(error)
         pixels, masks = (torch.stack(parts) for parts in zip(*found, strict=True))
         return pixels, masks
@@ -97,7 +98,7 @@ class _DrawnPairs(_WholePairs):
             pixels, mask = cropped(pixels, mask, self.pairs.crop_size, self.fill, (_between(0, 1), _between(0, 1)))
         elif tuple(mask.shape) != self.pairs.shape[1:]:
             sizes = [f"{shape[-1]}x{shape[-2]}" for shape in (mask.shape, self.pairs.shape)]
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{self.pairs.images.where(index)}: the image is {sizes[0]}, but {self.pairs.images.where(0)} is "
                 f"{sizes[1]}; add crop to augmentation."
             )
@@ -138,3 +139,14 @@ def cropped(
 def _between(low: float, high: float) -> float:
     """Draw from torch's global generator."""
     return low + (high - low) * float(torch.rand(()))
+
+
+def make_batches(
+    images: Images | EncodedImages | Pairs, *args: Any, augmentation: Augmentation, workers: int = 0, **options: Any
+) -> Batches:
+    """Return the batches that suit a split and what is done to its images; other arguments are those of `Batches`."""
+    if isinstance(images, Pairs):
+        return PairBatches(images, *args, workers=workers, **options)
+    if isinstance(images, Images) and not augmentation.per_image:
+        return Batches(images, *args, **options)
+    return StreamedBatches(images, *args, workers=workers, **options)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.folders import EncodedFiles, is_image
 from gatewise.data.images import EncodedImages
 from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, listed, read_table, split_files
@@ -30,14 +30,14 @@ def read_pairs(source: str | Path) -> tuple[dict[str, Encoded], tuple[str, ...]]
         return _read_voc(default_root(), name, download=True)
     if not folder.is_dir():
         there = "is a file" if folder.exists() else "does not exist"
-        raise _checks.DataError(
+        raise errors.DataError(
             f"data folder {name!r} {there}; for task segment expected a folder with images and masks, or one of "
             f"{', '.join(VOC)}."
         )
     if years := sorted(name for name, inside in VOC.items() if (folder / inside).is_dir()):
         if len(years) > 1:
             listed = " and ".join(str(folder / VOC[name]) for name in years)
-            raise _checks.DataError(f"{folder} holds {listed}; which is meant? Give a folder with one of them.")
+            raise errors.DataError(f"{folder} holds {listed}; which is meant? Give a folder with one of them.")
         return _read_voc(folder, years[0], download=False)
     if next(folder.rglob("*.parquet"), None) is not None:
         return _read_parquet(folder), named_classes(folder)
@@ -57,9 +57,9 @@ def checked_names(where: str, names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in names)
     for value, name in enumerate(names):
         if not name:
-            raise _checks.DataError(f"{where}: class {value} has no name. Give each value of the masks a name.")
+            raise errors.DataError(f"{where}: class {value} has no name. Give each value of the masks a name.")
         if name in names[:value]:
-            raise _checks.DataError(f"{where}: {name!r} is given twice. Give each class a name of its own.")
+            raise errors.DataError(f"{where}: {name!r} is given twice. Give each class a name of its own.")
     return names
 
 
@@ -74,7 +74,7 @@ def _of_tables(files: list[Path]) -> Encoded:
         parts.append([(where, table[_column(where, table, what, known)]) for where, table in tables])
     labels = [0] * sum(len(table) for _, table in tables)
     if not labels:
-        raise _checks.DataError(f"{files[0]} has no rows; expected images and masks.")
+        raise errors.DataError(f"{files[0]} has no rows; expected images and masks.")
     images, masks = (EncodedRows(part, labels, None) for part in parts)
     return images, masks
 
@@ -83,9 +83,9 @@ def _column(where: str, table: Any, what: str, known: tuple[str, ...]) -> str:
     found = next((name for name in known if name in table.column_names), None)
     if found is None:
         found = listed(table.column_names)
-        raise _checks.DataError(f"{where}: expected columns 'image' and 'mask', found {found}; no {what}.")
+        raise errors.DataError(f"{where}: expected columns 'image' and 'mask', found {found}; no {what}.")
     if not any(kind in str(table.schema.field(found).type) for kind in ("struct", "binary", "string")):
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{where}: column {found!r} holds {table.schema.field(found).type}, not image files. "
             f"For one label an image leave task at classify."
         )
@@ -106,7 +106,7 @@ def _read_folders(folder: Path) -> dict[str, Encoded]:
     if not splits and (folder / "images").is_dir():
         pairs = list(_matched(folder / "images", folder / "masks"))
         if len(pairs) < _HELD_OUT:
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{folder} has {len(pairs)} pairs and no splits; expected at least {_HELD_OUT}, of which every tenth "
                 f"is held out for validation, or train/ and val/ with images/ and masks/ in each."
             )
@@ -114,7 +114,7 @@ def _read_folders(folder: Path) -> dict[str, Encoded]:
         return {"train": _encoded(train), "validation": _encoded(pairs[_HELD_OUT - 1 :: _HELD_OUT])}
     there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     missing = " and ".join(split for split in SPLITS if split not in splits)
-    raise _checks.DataError(
+    raise errors.DataError(
         f"{folder} has no {missing} split: expected train/ and val/ with images/ and masks/ in each, images/ and "
         f"masks/ with train/ and val/ in each, or parquet files; found {there}. "
         f"For folders of classes leave task at classify."
@@ -125,17 +125,17 @@ def _matched(images: Path, masks: Path) -> Iterator[tuple[str, str]]:
     """Yield the files of images and masks of one name, in the order of their names; refuse any without a partner."""
     for path in (images, masks):
         if not path.is_dir():
-            raise _checks.DataError(f"{path} does not exist; expected a folder of files as in its neighbour.")
+            raise errors.DataError(f"{path} does not exist; expected a folder of files as in its neighbour.")
     own, other = _by_stem(images), _by_stem(masks)
     for stem in sorted(own.keys() ^ other.keys()):
         lonely, where, kind = (own[stem], masks, "mask") if stem in own else (other[stem], images, "image")
         count = len(own.keys() ^ other.keys())
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{lonely} has no {kind}: expected {where / stem}.* ({count} files have no partner). "
             f"Add it, or remove this."
         )
     if not own:
-        raise _checks.DataError(f"{images} has no image files.")
+        raise errors.DataError(f"{images} has no image files.")
     for stem in sorted(own):
         yield own[stem], other[stem]
 
@@ -148,7 +148,7 @@ def _by_stem(folder: Path) -> dict[str, str]:
             continue
         stem = str(path.relative_to(folder).with_suffix(""))
         if stem in found:
-            raise _checks.DataError(f"{path} and {found[stem]} have one name; which of them is meant? Remove one.")
+            raise errors.DataError(f"{path} and {found[stem]} have one name; which of them is meant? Remove one.")
         found[stem] = str(path)
     return found
 
@@ -161,7 +161,7 @@ def _encoded(pairs: list[tuple[str, str]]) -> Encoded:
 
 def _read_voc(root: Path, name: str, *, download: bool) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """Return the splits train and val of Pascal VOC's segmentation from torchvision's files under `root`."""
-    datasets = _checks.optional_module("torchvision.datasets", f"the data set {name}")
+    datasets = _validation.optional_module("torchvision.datasets", f"the data set {name}")
     there = (root / VOC[name]).is_dir()
     splits = {}
     for split, image_set in (("train", "train"), ("validation", "val")):
@@ -170,6 +170,6 @@ def _read_voc(root: Path, name: str, *, download: bool) -> tuple[dict[str, Encod
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             todo = "is not complete" if there else "could not be downloaded"
-            raise _checks.DataError(f"{root / VOC[name]} {todo} ({reason}).") from None
+            raise errors.DataError(f"{root / VOC[name]} {todo} ({reason}).") from None
         splits[split] = _encoded([(str(a), str(b)) for a, b in zip(found.images, found.masks, strict=True)])
     return splits, tuple(VOC_CLASSES.split(","))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
 from gatewise.data.images import EncodedImages, mean_and_deviation
@@ -80,7 +80,7 @@ class Pairs:
     def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask, where = self.images.picture(index), self.mask(index), self.masks.where(index)
         if tuple(mask.shape) != (image.height, image.width):
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its image {self.images.where(index)} is "
                 f"{image.width}x{image.height}; expected the same size."
             )
@@ -102,8 +102,8 @@ def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor
     No side becomes shorter than two pixels, which torch cannot scale to.
     """
     size = max(2, size[0]), max(2, size[1])
-    transforms = _checks.optional_module("torchvision.transforms.v2.functional", "scaling images")
-    nearest = _checks.optional_module("torchvision.transforms", "scaling images").InterpolationMode.NEAREST_EXACT
+    transforms = _validation.optional_module("torchvision.transforms.v2.functional", "scaling images")
+    nearest = _validation.optional_module("torchvision.transforms", "scaling images").InterpolationMode.NEAREST_EXACT
     return (
         transforms.resize_image(pixels, list(size), antialias=True),
         transforms.resize_image(mask.unsqueeze(0), list(size), interpolation=nearest)[0],
@@ -143,17 +143,17 @@ class PairDataset:
         """Return what `text` (see `parse_augmentation`) means for these images; auto is scale, crop and flip."""
         geometry, policy = parse_augmentation(text)
         if policy or "shift" in geometry:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"augmentation {text!r} is for images with one label; for masks take scale, crop and flip, joined by +."
             )
         if "auto" in geometry:
             geometry = frozenset({"scale", "crop", "flip"})
         if self.train.crop is not None and "crop" not in geometry:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"crop_size is {self.train.crop}, but augmentation {text!r} crops nothing. Add crop, or leave it out."
             )
         if "scale" in geometry and "crop" not in geometry:
-            raise _checks.InvalidValueError(f"augmentation {text!r} makes images of many sizes; add crop to it.")
+            raise errors.InvalidValueError(f"augmentation {text!r} makes images of many sizes; add crop to it.")
         return Augmentation(crop="crop" in geometry, flip="flip" in geometry, scale="scale" in geometry)
 
     def statistics(self) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.images import EncodedImages
 from gatewise.files import read_bytes
 
@@ -49,7 +49,7 @@ class EncodedRows(EncodedImages):
             value = value.get("bytes") or (read_bytes(Path(path)) if path and Path(path).is_file() else None)
         if value is not None and not isinstance(value, bytes):
             came = f"{type(value).__name__} {str(value)[:50]!r}"
-            raise _checks.DataError(f"{self.where(index)}: the image is {came}; expected the bytes of a file.")
+            raise errors.DataError(f"{self.where(index)}: the image is {came}; expected the bytes of a file.")
         return value
 
 
@@ -68,7 +68,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
     found = ", ".join(file.name for file in listed[:5]) + (", ..." if len(listed) > 5 else "")
     wanted = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
     wanted = wanted if parquet else f"train/CLASS/ and val/CLASS/ full of images, or {wanted}"
-    raise _checks.DataError(f"{folder} has no {split} split: expected {wanted}, found {found or 'nothing'}.")
+    raise errors.DataError(f"{folder} has no {split} split: expected {wanted}, found {found or 'nothing'}.")
 
 
 def _read_split(files: list[Path], image_size: int | None) -> Split:
@@ -76,7 +76,7 @@ def _read_split(files: list[Path], image_size: int | None) -> Split:
     names = parts[0][2]
     for file, part in zip(files, parts, strict=True):
         if part[2] != names:
-            raise _checks.DataError(f"{file}: its classes or their order differ from those of {files[0]}.")
+            raise errors.DataError(f"{file}: its classes or their order differ from those of {files[0]}.")
     tables = [(str(file), part[0]) for file, part in zip(files, parts, strict=True)]
     labels = [label for part in parts for label in part[1]]
     return EncodedRows(tables, labels, image_size), class_names(str(files[0]), labels, names)
@@ -84,11 +84,11 @@ def _read_split(files: list[Path], image_size: int | None) -> Split:
 
 def read_table(file: Path) -> Any:
     """Read one parquet file; one that cannot be read is refused with its name."""
-    parquet = _checks.optional_module("pyarrow.parquet", "reading parquet files")
+    parquet = _validation.optional_module("pyarrow.parquet", "reading parquet files")
     try:
         return parquet.read_table(file)
     except Exception as error:
-        raise _checks.DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raise errors.DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
 
 
 def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
@@ -106,14 +106,14 @@ def _told_names(where: str, table: Any, label: str) -> tuple[str, ...]:
     try:
         found = json.loads(metadata)
     except (ValueError, RecursionError):
-        raise _checks.DataError(f"{where}: its Hugging Face metadata are no JSON. Write the file anew.") from None
+        raise errors.DataError(f"{where}: its Hugging Face metadata are no JSON. Write the file anew.") from None
     for key in ("info", "features", label, "names"):
         found = (found.get(key) or {}) if isinstance(found, dict) else found
     if not found:
         return ()
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise _checks.DataError(
-            f"{where}: the class names in its metadata are {_checks.shown(found)}; expected a list."
+        raise errors.DataError(
+            f"{where}: the class names in its metadata are {_validation.shown(found)}; expected a list."
         )
     return tuple(found)
 
@@ -123,18 +123,18 @@ def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
 
     Its rows are read from the library's memory-mapped cache, so the set may be larger than memory.
     """
-    datasets = _checks.optional_module("datasets", f"the hub's data set {name!r}", extra="hub")
+    datasets = _validation.optional_module("datasets", f"the hub's data set {name!r}", extra="hub")
     try:
         found: Any = datasets.load_dataset(name)
     except Exception as error:  # whatever its network and file layers raise
         reason = " ".join(str(error).split())[:200]
-        raise _checks.DataError(f"datasets cannot load {name!r} ({type(error).__name__}: {reason}).") from None
+        raise errors.DataError(f"datasets cannot load {name!r} ({type(error).__name__}: {reason}).") from None
     splits = {}
     for split, names in SPLITS.items():
         own = next((own for own in names if own in found), None)
         if own is None:
             listed = ", ".join(found)
-            raise _checks.DataError(f"{name} has no {split} split: expected {' or '.join(names)}, found {listed}.")
+            raise errors.DataError(f"{name} has no {split} split: expected {' or '.join(names)}, found {listed}.")
         where, rows = f"{name}, {own}", found[own]
         image, label = columns(where, rows.column_names)
         labels = rows[label][:]
@@ -165,7 +165,7 @@ def columns(where: str, names: Sequence[str]) -> tuple[str, str]:
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
         masks = " For masks, which have a class for each pixel, set task to segment." if "mask" in names else ""
-        raise _checks.DataError(f"{where}: expected columns 'image' and 'label', found {listed(names)}.{masks}")
+        raise errors.DataError(f"{where}: expected columns 'image' and 'label', found {listed(names)}.{masks}")
     return image, label
 
 
@@ -179,18 +179,18 @@ def check_labels(where: str, labels: Sequence[object]) -> None:
     """Refuse labels that are not integers from 0."""
     for row, label in enumerate(labels):
         if isinstance(label, dict | bytes | list):
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{where}, row {row}: the label is an image or a list, perhaps a mask; expected one integer from 0."
             )
         if isinstance(label, bool) or not isinstance(label, int) or label < 0:
-            raise _checks.DataError(f"{where}, row {row}: label {_checks.shown(label)}; expected an integer from 0.")
+            raise errors.DataError(f"{where}, row {row}: label {_validation.shown(label)}; expected an integer from 0.")
 
 
 def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the given names, or numbers where there are none; refuse labels beyond them and a single class."""
     if len(set(labels)) < 2:
-        raise _checks.DataError(f"{where}: all {len(labels)} images have one class; expected at least two.")
+        raise errors.DataError(f"{where}: all {len(labels)} images have one class; expected at least two.")
     highest = max(labels)
     if names and highest >= len(names):
-        raise _checks.DataError(f"{where}: label {highest}, but only {len(names)} class names.")
+        raise errors.DataError(f"{where}: label {highest}, but only {len(names)} class names.")
     return names or tuple(str(label) for label in range(highest + 1))

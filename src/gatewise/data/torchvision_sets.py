@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data.images import Images
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -23,7 +23,7 @@ def holds_torchvision_files(folder: Path) -> str | None:
 
 def read_torchvision(name: str, root: Path) -> dict[str, tuple[Images, tuple[str, ...]]]:
     """Return both splits from the files under `root`, which are downloaded if they are missing."""
-    datasets = _checks.optional_module("torchvision.datasets", f"the data set {name}")
+    datasets = _validation.optional_module("torchvision.datasets", f"the data set {name}")
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     there = (root / FOLDERS[name]).is_dir()
     splits = {}
@@ -33,7 +33,7 @@ def read_torchvision(name: str, root: Path) -> dict[str, tuple[Images, tuple[str
         except (OSError, RuntimeError) as error:
             todo = "is damaged; remove it to have it downloaded again" if there else "could not be downloaded"
             reason = " ".join(str(error).split())[:200]
-            raise _checks.DataError(f"{root / FOLDERS[name]} {todo} ({reason}).") from None
+            raise errors.DataError(f"{root / FOLDERS[name]} {todo} ({reason}).") from None
         pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
         splits[split] = Images(pixels, torch.tensor(found.targets)), tuple(found.classes)
     return splits

@@ -1,7 +1,7 @@
 """Run a trained network without the filters that are closed: removed for good, or skipped image by image."""
 
-from gatewise.execution.compact import Compaction as Compaction
-from gatewise.execution.compact import compact as compact
+from gatewise.execution.compaction import Compaction as Compaction
+from gatewise.execution.compaction import compact as compact
 from gatewise.execution.conditional import ConditionalNet as ConditionalNet
 from gatewise.execution.skip import SkippingNet as SkippingNet
 from gatewise.execution.skip import skip_closed_filters as skip_closed_filters

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.execution.openings import OpenFilters, Openings, Picked
+from gatewise import errors
+from gatewise.execution.active_filters import OpenFilters, Openings, Picked
 from gatewise.execution.skippable import kept_whole, skippable
 from gatewise.execution.surgery import open_up
 from gatewise.gaternet import GaterNet, Site
@@ -30,7 +30,7 @@ class ConditionalNet(nn.Module):
     def __init__(self, net: GaterNet) -> None:
         super().__init__()
         if net.is_local:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 "local gating decides on the way through the network, and has no conditional form. Choose form masked "
                 "or compact."
             )

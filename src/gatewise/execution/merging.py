@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gatewise import _checks
+from gatewise import errors
 
 
 def merged(outputs: Sequence[Any], images: Sequence[np.ndarray]) -> Any:
@@ -30,7 +30,7 @@ def _column(parts: Sequence[Any], images: Sequence[np.ndarray], order: Tensor) -
         return parts[0]
     counts = [len(own) for own in images]
     if any(part.dim() == 0 or len(part) % count for part, count in zip(parts, counts, strict=True)):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"images of this batch run apart, and an output of shape {tuple(parts[0].shape)} for {counts[0]} of them "
             f"cannot be put together. Choose mode='mask'."
         )

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gatewise.execution.active_filters import OpenFilters, Openings
 from gatewise.execution.costs import Costs
-from gatewise.execution.openings import OpenFilters, Openings
-from gatewise.execution.parts import Work
 from gatewise.execution.plan import PROMISING, Plan, Seconds
+from gatewise.execution.sub_batches import Work
 from gatewise.gaternet import GaterNet, Site
 from gatewise.measure import interleaved_latency
 

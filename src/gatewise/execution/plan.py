@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gatewise.execution.parts import Part, Work, alike, bucketed, part_of
+from gatewise.execution.sub_batches import Part, Work, alike, bucketed, part_of
 
 _GRID = np.linspace(0, 1, 65)
 PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.execution.constant_gates import hold_constant
-from gatewise.execution.safety import flows_of, settle
 from gatewise.execution.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
+from gatewise.execution.verify import flows_of, settle
 from gatewise.gaternet import GaterNet, Site
-from gatewise.gaternet.switches import detach
+from gatewise.gaternet.hooks import detach
 from gatewise.places import Flow, Weighted
 
 OPEN, CLOSED, DECIDED = "1", "0", "?"  # what a gate is, one letter each

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
+from gatewise.execution.active_filters import Openings, groups_of
 from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.merging import merged
 from gatewise.execution.meter import local_pays, measured_plan
-from gatewise.execution.openings import Openings, groups_of
-from gatewise.execution.parts import Part, Work, bucketed, one_by_pattern
 from gatewise.execution.plan import Plan
 from gatewise.execution.skippable import kept_whole, skippable
+from gatewise.execution.sub_batches import Part, Work, bucketed, one_by_pattern
 from gatewise.execution.surgery import fold_norms, needs_mask, open_up
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
@@ -72,9 +72,7 @@ class SkippingNet(nn.Module):
             return run_uncompiled(self, x, gates)
         _refuse_recording(x)
         if self.training:
-            raise _checks.InvalidValueError(
-                "a skipping net is for inference; train the GaterNet that it was made from."
-            )
+            raise errors.InvalidValueError("a skipping net is for inference; train the GaterNet that it was made from.")
         if self.mode == "mask":
             return self.net.forward_with_gates(x, gates)
         self._follow_weights()
@@ -123,11 +121,11 @@ class SkippingNet(nn.Module):
 
     def state_dict(self, *_: Any, **__: Any) -> Any:
         """Refuse: weights lie here as they are picked, under no name. Save the GaterNet."""
-        raise _checks.InvalidValueError(_NO_STATE)
+        raise errors.InvalidValueError(_NO_STATE)
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
         """Refuse: load into the GaterNet, and make a skipping net of that."""
-        raise _checks.InvalidValueError(_NO_STATE)
+        raise errors.InvalidValueError(_NO_STATE)
 
     def _partition(self, gates: Tensor, x: Tensor) -> list[Part]:
         if self.grouped:
@@ -255,16 +253,16 @@ def skip_closed_filters(
     True
     """
     if not isinstance(net, GaterNet):
-        raise _checks.InvalidTypeError(
+        raise errors.InvalidTypeError(
             f"skip_closed_filters expects a GaterNet, got {type(net).__name__}. A compacted net without decided gates "
             f"is fast as it is."
         )
-    _checks.one_of("mode", mode, MODES)
-    _checks.integer_at_least(0, memory=memory)
-    _checks.one_of("backend", backend, BACKENDS)
+    _validation.one_of("mode", mode, MODES)
+    _validation.integer_at_least(0, memory=memory)
+    _validation.one_of("backend", backend, BACKENDS)
     grouped = backend == "triton" or (backend == "auto" and mode == "skip" and _on_cuda_with_triton(net))
     if grouped and mode != "skip":
-        raise _checks.InvalidValueError(f"backend='triton' has mode 'skip' only, got {mode!r}. Leave the backend out.")
+        raise errors.InvalidValueError(f"backend='triton' has mode 'skip' only, got {mode!r}. Leave the backend out.")
     return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache), grouped=grouped).eval()
 
 
@@ -277,7 +275,7 @@ def _refuse_recording(x: Tensor) -> None:
     core: Any = torch._C
     wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
     if wrapped or core._functorch.is_functorch_wrapped_tensor(x):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             "a skipping net looks at the gates of each batch in Python, which torch.export, torch.fx and torch.func "
             "cannot record. Give them the GaterNet that it was made from; a run is exported by: gatewise export RUN "
             "--form skip"

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise.execution.openings import Openings
-from gatewise.execution.safety import flows_of, settle
+from gatewise.execution.active_filters import Openings
 from gatewise.execution.surgery import foldable, open_up, why_not
+from gatewise.execution.verify import flows_of, settle
 from gatewise.gaternet import GaterNet
 from gatewise.places import Flow, Skipped
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.execution.active_filters import Openings
 from gatewise.execution.constant_gates import ConstantGates, call_last
-from gatewise.execution.open_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
-from gatewise.execution.openings import Openings
+from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
 from gatewise.gaternet import Site
 from gatewise.places import Flow, change_map, find_flows
 from gatewise.registry import Gate

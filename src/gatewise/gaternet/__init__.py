@@ -1,6 +1,6 @@
 """GaterNet: a network looks at the image and decides which filters of another one run."""
 
-from gatewise.gaternet.health import gate_warnings as gate_warnings
+from gatewise.gaternet.diagnostics import gate_warnings as gate_warnings
 from gatewise.gaternet.network import ESTIMATORS as ESTIMATORS
 from gatewise.gaternet.network import GaterNet as GaterNet
 from gatewise.gaternet.sites import Site as Site

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, distributed, nn
 
-from gatewise.gaternet.recomputation import recomputing
+from gatewise.gaternet.hooks import recomputing
 
 _FRESH = [0.0, 0.0, 1.0]  # steps taken, the integral's price, mean open fraction
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.models import make_model
+from gatewise import _validation
+from gatewise.models.build import build_backbone
+from gatewise.spec import ModelSpec
 
 GATERS = ("light", "resnet20", "local")
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
@@ -87,9 +88,9 @@ def make_gater(
         return gater
     if callable(gater):
         return gater(gates)
-    _checks.one_of("gater", gater, GATERS)
+    _validation.one_of("gater", gater, GATERS)
     if gater == "resnet20":
-        features: Any = make_model("resnet20", in_chans=shape[0])
+        features: Any = build_backbone(ModelSpec("resnet20"), in_chans=shape[0])
         width: int = features.fc.in_features
         features.fc = nn.Identity()
         return Gater(features, width, gates, **head)
@@ -134,7 +135,7 @@ class LocalDecider(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first: Any = self.head.fc1
-        _checks.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
+        _validation.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
         return self.head(self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:

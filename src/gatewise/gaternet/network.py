@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
-from gatewise.gaternet.recomputation import recomputing
+from gatewise.gaternet.hooks import Switchboard, attach, detach, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
-from gatewise.gaternet.switches import Switchboard, attach, detach
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.measure import macs_per_sample
 from gatewise.places import evaluation_mode
@@ -69,7 +68,7 @@ class GaterNet(nn.Module):
     Differs from the paper: the paper gates the end of each residual unit ("residual"), with ResNet-20 as gater and a
     lambda that it does not name; "inner", "light" and `budget` are for saving work.
 
-    >>> from gatewise.models import make_model
+    >>> from gatewise import make_model
     >>> net = GaterNet(make_model("resnet20"), sites="residual", gater="resnet20")
     >>> net.gate_count, sum(p.numel() for p in net.parameters())
     (336, 547842)
@@ -93,22 +92,22 @@ class GaterNet(nn.Module):
         example: Tensor | None = None,
     ) -> None:
         super().__init__()
-        _checks.network("GaterNet", backbone)
+        _validation.network("GaterNet", backbone)
         if image_size is not None:
-            _checks.size_of_images("image_size", image_size, axes=(1, 2, 3))
+            _validation.size_of_images("image_size", image_size, axes=(1, 2, 3))
         if example is not None:
-            _checks.floating("GaterNet", example=example)
-        _checks.integer_at_least(1, bottleneck=bottleneck)
-        _checks.boolean(head_norm=head_norm)
+            _validation.floating("GaterNet", example=example)
+        _validation.integer_at_least(1, bottleneck=bottleneck)
+        _validation.boolean(head_norm=head_norm)
         gate_bias = (0.0 if budget is None else 2.0) if gate_bias is None else gate_bias
-        _checks.number_between(-100, 100, gate_bias=gate_bias)
-        _checks.number_between(0, 1e6, sparsity=sparsity)
+        _validation.number_between(-100, 100, gate_bias=gate_bias)
+        _validation.number_between(0, 1e6, sparsity=sparsity)
         if budget is not None:
-            _checks.number_between(1e-6, 1, budget=budget)
+            _validation.number_between(1e-6, 1, budget=budget)
             if sparsity:
-                raise _checks.InvalidValueError("give budget or sparsity, not both: each sets the price of open gates.")
-        self.estimator = _checks.one_of("estimator", estimator, ESTIMATORS)
-        _checks.one_of("weighting", weighting, WEIGHTINGS)
+                raise errors.InvalidValueError("give budget or sparsity, not both: each sets the price of open gates.")
+        self.estimator = _validation.one_of("estimator", estimator, ESTIMATORS)
+        _validation.one_of("weighting", weighting, WEIGHTINGS)
         example = _example(backbone, image_size) if example is None else example
         found, self.skipped = find_sites(backbone, sites, group_size, example)
         self.backbone = backbone
@@ -153,14 +152,14 @@ class GaterNet(nn.Module):
                 logits = gater(example)
         except Exception as error:
             size = " x ".join(map(str, example.shape[1:]))
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"the gater cannot take an image of {size}: {type(error).__name__}: {str(error).splitlines()[0]}. "
                 f"Choose another gater, or set image_size."
             ) from None
         expected = (len(example), self.gate_count)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"the gater must return logits of shape (N, {self.gate_count}), one for each gate; for {len(example)} "
                 f"images came {came}."
             )
@@ -171,7 +170,7 @@ class GaterNet(nn.Module):
 
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
-        _checks.no_symbolic_trace("GaterNet", x)
+        _validation.no_symbolic_trace("GaterNet", x)
         if torch.is_grad_enabled():
             self._board.gated = True
         try:
@@ -213,7 +212,7 @@ class GaterNet(nn.Module):
         """Refuse gates that are not one row for each image, with ValueError."""
         _refuse_no_gates(gates)
         if tuple(gates.shape) != (len(x), self.gate_count):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
             )
 
@@ -283,7 +282,7 @@ class GaterNet(nn.Module):
         """
         _refuse_no_gates(gates)
         if gates.dim() != 2 or gates.shape[1] != self.gate_count:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"gates must have shape (N, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
             )
         return self.dense_macs + self.gater_macs - saved_macs(self.sites, gates)
@@ -297,14 +296,14 @@ class GaterNet(nn.Module):
 
 def _refuse_no_gates(gates: object) -> None:
     if not isinstance(gates, Tensor) or gates.is_complex():
-        raise _checks.InvalidTypeError(f"gates must be a tensor of numbers from 0 to 1, got {_checks.shown(gates)}.")
+        raise errors.InvalidTypeError(f"gates must be a tensor of numbers from 0 to 1, got {_validation.shown(gates)}.")
 
 
 def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
     """Return two images of zeros that the backbone should take."""
     guesses = example_inputs(backbone)
     if not guesses:
-        raise _checks.InvalidValueError(f"{type(backbone).__name__} has no convolution; there is nothing to gate.")
+        raise errors.InvalidValueError(f"{type(backbone).__name__} has no convolution; there is nothing to gate.")
     guess = guesses[0]
     if image_size is None and not known_input_size(backbone):
         size = "x".join(map(str, guess.shape[2:]))

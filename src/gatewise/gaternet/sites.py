@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.places import Filters, Skipped, Weighted, find_filters
 
 KINDS = {"inner": "inner", "residual": "residual_end"}
@@ -102,15 +102,15 @@ def find_sites(
 
     Refused with ValueError: no site, a listed name that is none, filters that group_size does not divide.
     """
-    _checks.integer_at_least(1, group_size=group_size)
+    _validation.integer_at_least(1, group_size=group_size)
     if isinstance(chosen, str) and chosen in KINDS:
         found, skipped = find_filters(backbone, KINDS[chosen], example)
     else:
         found, skipped = _by_hand(backbone, chosen, example)
     if not found:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
-        raise _checks.InvalidValueError(
-            f"{type(backbone).__name__} has no filters to gate at sites={_checks.shown(chosen)} ({reasons}). "
+        raise errors.InvalidValueError(
+            f"{type(backbone).__name__} has no filters to gate at sites={_validation.shown(chosen)} ({reasons}). "
             f"Choose sites='inner' or 'residual', or convolutions by name."
         )
     sites: list[Site] = []
@@ -123,7 +123,7 @@ def find_sites(
 def _site(filters: Filters, group_size: int, first: int) -> Site:
     place, name = filters.place, filters.maker.layer
     if place.channels % group_size:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"group_size {group_size} does not divide the {place.channels} filters of {name!r}. "
             f"Choose a divisor of all widths, or leave this layer out."
         )
@@ -155,13 +155,13 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Any) -> tuple[list[Fi
     if callable(chosen):
         names = {name for name in candidates if chosen(name, modules[name])}
     elif isinstance(chosen, str):
-        _checks.regular_expression(f"sites={chosen!r}", chosen)
+        _validation.regular_expression(f"sites={chosen!r}", chosen)
         names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
-        raise _checks.InvalidTypeError(
-            f"sites must be inner, residual, an expression or a list, got {_checks.shown(chosen)}."
+        raise errors.InvalidTypeError(
+            f"sites must be inner, residual, an expression or a list, got {_validation.shown(chosen)}."
         )
     else:
-        names = {_checks.one_of("gateable convolution", name, candidates) for name in chosen}
+        names = {_validation.one_of("gateable convolution", name, candidates) for name in chosen}
     order = [name for name in modules if name in names]
     return [candidates[name] for name in order], skipped

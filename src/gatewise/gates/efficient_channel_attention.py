@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.functional import average_pool
 from gatewise.registry import Gate, register_gate
 
@@ -84,15 +84,15 @@ class EfficientChannelAttention(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        _checks.number_between(1e-6, 1e6, gamma=gamma)
-        _checks.number_between(-1e6, 1e6, beta=beta)
+        _validation.number_between(1e-6, 1e6, gamma=gamma)
+        _validation.number_between(-1e6, 1e6, beta=beta)
         if kernel_size is not None and (gamma, beta) != (2, 1):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 "gamma and beta choose the kernel's size; give them or kernel_size, not both."
             )
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels, gamma, beta)
-        _checks.odd(kernel_size=kernel_size)
+        _validation.odd(kernel_size=kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.kernels.backend import BACKENDS, takes_fused
 from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, fused_obstacle
@@ -146,14 +146,14 @@ class GatedChannelTransform(Gate):
         super().__init__(channels, spatial_dims=spatial_dims)
         eps = eps if epsilon is None else epsilon
         if isinstance(mode, str):
-            _checks.one_of("mode", mode, ["l1", "l2"])
+            _validation.one_of("mode", mode, ["l1", "l2"])
         else:
-            _checks.number_between(1, 1e6, mode=mode)
-        _checks.number_between(1e-30, 1, eps=eps)
-        _checks.boolean(after_relu=after_relu)
+            _validation.number_between(1, 1e6, mode=mode)
+        _validation.number_between(1e-30, 1, eps=eps)
+        _validation.boolean(after_relu=after_relu)
         self.mode, self.eps, self.after_relu = mode, eps, after_relu
-        self.activation = _checks.one_of("activation", activation, ACTIVATIONS)
-        self.backend = _checks.one_of("backend", backend, BACKENDS)
+        self.activation = _validation.one_of("activation", activation, ACTIVATIONS)
+        self.backend = _validation.one_of("backend", backend, BACKENDS)
         shape = (1, channels) + (1,) * self.spatial_dims
         self.alpha = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.gamma = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

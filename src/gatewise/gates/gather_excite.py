@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.functional import at_least_float32, average_pool
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
@@ -132,13 +132,13 @@ class GatherExcite(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        _checks.integer_at_least(0, extent=extent)
-        _checks.boolean(learned=learned, mlp=mlp)
+        _validation.integer_at_least(0, extent=extent)
+        _validation.boolean(learned=learned, mlp=mlp)
         for name, value in (("rd_ratio", rd_ratio), ("rd_channels", rd_channels), ("rd_divisor", rd_divisor)):
             if not isinstance(value, int | float | None):
-                raise _checks.InvalidTypeError(f"{name} must be a number, got {_checks.shown(value)}.")
+                raise errors.InvalidTypeError(f"{name} must be a number, got {_validation.shown(value)}.")
         if not mlp and (rd_ratio, rd_channels, rd_divisor) != (1 / 16, None, 1):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 "rd_ratio, rd_channels and rd_divisor are the width of the MLP. Give mlp=True with them, or leave them "
                 "out."
             )
@@ -153,30 +153,30 @@ class GatherExcite(Gate):
 
     def _checked_map_size(self, learned: bool, map_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
         if learned and (self.extent == 1 or self.extent & (self.extent - 1)):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"a learned extent must be 0 or a power of two from 2 on, got {self.extent}: it is reached by "
                 f"convolutions of stride 2. Take 2, 4 or 8, or learned=False."
             )
         if map_size is None:
             if learned and self.extent == 0:
-                raise _checks.InvalidValueError(
+                raise errors.InvalidValueError(
                     "learned=True with extent=0 convolves the whole map, so it needs map_size, the map's height and "
                     "width, for example map_size=14. Give it, or take an extent of 2, 4 or 8, which fits every map."
                 )
             return None
         if not (learned and self.extent == 0):
-            raise _checks.InvalidValueError(
-                f"map_size is for learned=True with extent=0 only, got map_size={_checks.shown(map_size)} with "
+            raise errors.InvalidValueError(
+                f"map_size is for learned=True with extent=0 only, got map_size={_validation.shown(map_size)} with "
                 f"learned={learned} "
                 f"and extent={self.extent}. Leave it out: this gate takes maps of every size."
             )
         sizes = tuple(map_size) if isinstance(map_size, Sequence) else (map_size,) * self.spatial_dims
         for size in sizes:
-            _checks.integer_at_least(1, map_size=size)
+            _validation.integer_at_least(1, map_size=size)
         if len(sizes) != self.spatial_dims:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"map_size must be one integer or one for each of {self.spatial_dims} axes, got "
-                f"{_checks.shown(map_size)}."
+                f"{_validation.shown(map_size)}."
             )
         return sizes
 
@@ -215,7 +215,7 @@ class GatherExcite(Gate):
         super().check_input(x)
         if self.map_size is not None and tuple(x.shape[2:]) != self.map_size:
             size = tuple(x.shape[2:])
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"GatherExcite was built for maps of map_size={self.map_size}, got {size}. "
                 f"Build it with map_size={size}, or pass images of the size that it was built for."
             )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import attention_pool, attention_weights, average_pool
 from gatewise.kernels.attention_pool import pool_by_attention
 from gatewise.kernels.backend import BACKENDS, obstacle, takes_fused
@@ -103,11 +103,11 @@ class GlobalContext(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        self.pooling = _checks.one_of("pooling", pooling, POOLINGS)
-        self.backend = _checks.one_of("backend", backend, BACKENDS)
-        self.fusion = _checks.one_of("fusion", fusion, FUSIONS)
+        self.pooling = _validation.one_of("pooling", pooling, POOLINGS)
+        self.backend = _validation.one_of("backend", backend, BACKENDS)
+        self.fusion = _validation.one_of("fusion", fusion, FUSIONS)
         if rd_channels is not None:
-            _checks.integer_at_least(2, rd_channels=rd_channels)
+            _validation.integer_at_least(2, rd_channels=rd_channels)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
         width = width if width >= 2 else 4
 
@@ -119,7 +119,7 @@ class GlobalContext(Gate):
                 self.pointwise(width, channels, device, dtype),
             )
 
-        _checks.number_between(0, 1, eps=eps)
+        _validation.number_between(0, 1, eps=eps)
         attends = pooling == "attention"
         self.conv_mask = self.pointwise(channels, 1, device, dtype) if attends else None
         self.channel_add_conv = transform() if fusion in {"add", "both"} else None

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import at_least_float32
 from gatewise.registry import Gate, register_gate
 
@@ -76,9 +76,9 @@ class LocalResponseNorm(Gate):
         dtype: torch.dtype | None = None,  # noqa: ARG002
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        _checks.odd(size=size)
-        _checks.number_between(0, 1e6, alpha=alpha, beta=beta)
-        _checks.number_between(1e-6, 1e6, k=k)
+        _validation.odd(size=size)
+        _validation.number_between(0, 1e6, alpha=alpha, beta=beta)
+        _validation.number_between(1e-6, 1e6, k=k)
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def reset_parameters(self) -> None:

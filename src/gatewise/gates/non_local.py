@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import at_least_float32
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
@@ -154,7 +154,7 @@ class NonLocal(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        self.pairwise = _checks.one_of("pairwise", pairwise, PAIRWISE)
+        self.pairwise = _validation.one_of("pairwise", pairwise, PAIRWISE)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
 
         def projection(inputs: int, outputs: int) -> Projection:

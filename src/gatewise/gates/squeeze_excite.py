@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import average_pool
 from gatewise.kernels.backend import BACKENDS, obstacle, takes_fused
 from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
@@ -84,7 +84,7 @@ class SqueezeExcite(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        self.backend = _checks.one_of("backend", backend, BACKENDS)
+        self.backend = _validation.one_of("backend", backend, BACKENDS)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
         self.fc1 = self.pointwise(channels, width, device, dtype)
         self.fc2 = self.pointwise(width, channels, device, dtype)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import at_least_float32
 from gatewise.registry import Gate, register_gate
 
@@ -90,8 +90,8 @@ class TripletAttention(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels)
-        _checks.odd(kernel_size=kernel_size)
-        _checks.boolean(no_spatial=no_spatial)
+        _validation.odd(kernel_size=kernel_size)
+        _validation.boolean(no_spatial=no_spatial)
         self.cw = branch(kernel_size, device, dtype)
         self.hc = branch(kernel_size, device, dtype)
         self.hw = None if no_spatial else branch(kernel_size, device, dtype)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.gates.gated_channel_transform import GatedChannelTransform, gated_channel_transform
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
@@ -92,7 +92,7 @@ def gated_weight(weight: Tensor, factors: Tensor) -> Tensor:
 def refuse_gradients(x: Tensor) -> None:
     """Refuse a map whose gradient is wanted: what is written over is lost."""
     if torch.is_grad_enabled() and x.requires_grad:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             "a network that is optimised for inference has no gradients. Take it back with undo(), or run it under "
             "torch.no_grad()."
         )

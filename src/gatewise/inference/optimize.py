@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
@@ -86,7 +86,7 @@ class InferenceNet(nn.Module):
 def _train(model: nn.Module, mode: bool = True) -> nn.Module:
     """Stand in for `train` of a network that is optimised for inference."""
     if mode:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             "a network that is optimised for inference cannot be trained. Take it back with undo() first."
         )
     return nn.Module.train(model, False)
@@ -94,14 +94,14 @@ def _train(model: nn.Module, mode: bool = True) -> nn.Module:
 
 def _refuse_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
     """Stand in for what moves or converts such a network."""
-    raise _checks.InvalidValueError(
+    raise errors.InvalidValueError(
         "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
         "move it, and optimise it again."
     )
 
 
 def _refuse_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
-    raise _checks.InvalidValueError(
+    raise errors.InvalidValueError(
         "a network that is optimised for inference holds batch norms in its convolutions, so weights that are loaded "
         "now would not be used. Take it back with undo(), load them, and optimise it again."
     )
@@ -132,7 +132,7 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
     True
     """
     if any("forward" in module.__dict__ for module in model.modules()):
-        raise _checks.InvalidValueError("the network is optimised already, or its layers' forwards are replaced.")
+        raise errors.InvalidValueError("the network is optimised already, or its layers' forwards are replaced.")
     inputs = _example(model, example)
     hosts = gate_hosts(model)
     with evaluation_mode(model), torch.no_grad(), _calls_of_gates(model) as calls:
@@ -260,7 +260,7 @@ def _example(model: nn.Module, example: Any) -> tuple[Any, ...]:
             except Exception:  # this size does not fit: the next may
                 continue
             return inputs
-    raise _checks.InvalidValueError(
+    raise errors.InvalidValueError(
         f"no input for {type(model).__name__} could be guessed. Pass example=, an input that the network takes."
     )
 
@@ -275,12 +275,12 @@ def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -
     for tensor, before in zip(_tensors(net(*inputs)), expected, strict=True):
         if not before.is_floating_point() or before.numel() == 0:
             if not torch.equal(tensor, before):
-                raise _checks.InvalidValueError(f"optimising would change an output of {type(net.model).__name__}.")
+                raise errors.InvalidValueError(f"optimising would change an output of {type(net.model).__name__}.")
             continue
         bound = _ROUNDING.get(before.dtype, 0) * float(before.abs().max().clamp(min=1e-6))
         error = float((tensor - before).abs().max())
         if not error <= bound:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"optimising would change the outputs of {type(net.model).__name__} by {error:.2g}, where rounding "
                 f"explains {bound:.2g}; it is left as it was. Does its forward read layers in an unusual way?"
             )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.gates.non_local import NonLocal
 from gatewise.insertion import gates_in
 
@@ -257,7 +257,7 @@ _PARTS = (("fc1", 0), ("norm", 1), ("fc2", 3))
 def _start_timm(weights: Weights, model: nn.Module) -> Weights:
     """Give our tensors timm's shapes."""
     if any(isinstance(gate, NonLocal) for gate in gates_in(model).values()):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             "timm's non-local blocks have a batch norm and another scale: nl has no form of theirs. Write mmcv's."
         )
     norms = tuple(f".{ours}.1.{end}" for _, ours in _TRANSFORMS for end in ("weight", "bias"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
 from gatewise.interop.layouts import LAYOUTS, Layout
@@ -76,8 +76,8 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
     >>> loaded.source, len(loaded.kept)
     ('gatewise', 63)
     """
-    _checks.network("load_weights", model)
-    _checks.one_of("source", source, SOURCES)
+    _validation.network("load_weights", model)
+    _validation.one_of("source", source, SOURCES)
     path, weights, config = read_weights(file)
     source = _recognised(weights) if source == "auto" else source
     target, is_part = _target(model, weights, source)
@@ -117,8 +117,8 @@ def convert_weights(model: nn.Module, to: str) -> dict[str, Any]:
     >>> list(convert_weights(make_model("resnet50_v1+gct"), "gct"))[:4]
     ['stem.conv1.1.weight', 'stem.conv1.0.alpha', 'stem.conv1.0.gamma', 'stem.conv1.0.beta']
     """
-    _checks.network("convert_weights", model)
-    layout = LAYOUTS[_checks.one_of("layout", to, LAYOUTS)]
+    _validation.network("convert_weights", model)
+    layout = LAYOUTS[_validation.one_of("layout", to, LAYOUTS)]
     _refuse_other_network("these weights", layout, model)
     flat = layout.to_theirs(model)
     if to != "gaternet":
@@ -173,13 +173,13 @@ def _fresh_gates(target: nn.Module, named: Iterable[str]) -> tuple[str, ...]:
 def _refuse_other_network(what: Path | str, layout: Layout, model: nn.Module) -> None:
     objection = layout.objection(model)
     if objection:
-        raise _checks.DataError(f"{what}: {objection}.")
+        raise errors.DataError(f"{what}: {objection}.")
 
 
 def _refuse_misfit(file: Path, source: str, complaints: Mapping[str, list[str]], notes: list[str]) -> None:
     found = [f"{what} ({len(names)}): {_listed(names)}" for what, names in complaints.items() if names]
     if found:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{file}, read as {source}, does not fit the network. {'; '.join([*found, *notes])}. Build the network "
             f"that it was trained with (its gates' options too), or fill what fits with strict=False."
         )

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _checks
-from gatewise.checkpoint import CONFIG, WEIGHTS, read_source, read_tensors
+from gatewise import _validation, errors
 from gatewise.files import read_bytes
+from gatewise.serialization import CONFIG, WEIGHTS, read_source, read_tensors
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
 
@@ -27,10 +27,10 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
     Refused with `DataError`: a file that is neither, damaged, holds no tensors, or whose pickle asks for more than
     tensors and plain values: such a pickle could run any program, and is not opened.
     """
-    source = _checks.existing_path("weights", source)
+    source = _validation.existing_path("weights", source)
     if source.is_dir():
         if not (source / WEIGHTS).exists():
-            raise _checks.DataError(f"{source} holds no {WEIGHTS}. Give a run folder, or the file of weights itself.")
+            raise errors.DataError(f"{source} holds no {WEIGHTS}. Give a run folder, or the file of weights itself.")
         return read_source(source) if (source / CONFIG).exists() else (source, read_tensors(source / WEIGHTS), {})
     if source.suffix == ".safetensors":
         return source, read_tensors(source), {}
@@ -45,13 +45,13 @@ def _unpickled(file: Path) -> Any:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{file} was not opened: its pickle holds more than tensors and plain values ({asked[:160]}). If you trust "
             f"it, open it where it was made, and save its state_dict alone, best as safetensors."
         ) from None
     except Exception as error:  # of a spoiled file torch's readers raise whatever its bytes lead to
         reason = " ".join(str(error).split())[:160]
-        raise _checks.DataError(f"{file} is no file of weights that torch can read ({reason}).") from None
+        raise errors.DataError(f"{file} is no file of weights that torch can read ({reason}).") from None
 
 
 def _unwrapped(content: Any) -> Any:
@@ -80,7 +80,7 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
         try:
             collect(content, "")
         except RecursionError:
-            raise _checks.DataError(f"{file} holds tables in tables without end. Give a state_dict.") from None
+            raise errors.DataError(f"{file} holds tables in tables without end. Give a state_dict.") from None
     if not found:
-        raise _checks.DataError(f"{file} holds no tensors by name. Give a state_dict.")
+        raise errors.DataError(f"{file} holds no tensors by name. Give a state_dict.")
     return found

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from gatewise import _checks
+from gatewise import errors
 
 BACKENDS = ("auto", "reference", "fused")
 _CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -29,7 +29,7 @@ def takes_fused(backend: str, gate: str, obstacle: str) -> bool:
     (True, False, False)
     """
     if backend == "fused" and obstacle:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{gate} with backend='fused' cannot run here: {obstacle}. Choose backend='auto', which takes the "
             f"definition where there is no kernel."
         )
@@ -110,7 +110,7 @@ def _unready(device: str, dtype: torch.dtype) -> str:
     if device == "cpu":
         if importlib.util.find_spec("numba") is None:
             return "kernels for the CPU need numba; pip install 'gatewise[fast]'"
-        from gatewise.kernels.cpu.threads import runtime, supported_types
+        from gatewise.kernels.cpu.openmp import runtime, supported_types
 
         if runtime() is None:
             return "torch's OpenMP library, on whose threads kernels run, was not found beside it"

@@ -1,6 +1,5 @@
 """Networks by name: CIFAR ResNets here, every other name from timm."""
 
-from gatewise.models.build import make_model as make_model
 from gatewise.models.build import model_names as model_names
 from gatewise.models.cifar_resnet import CifarResNet as CifarResNet
 from gatewise.models.families import LABELS_PIXELS as LABELS_PIXELS

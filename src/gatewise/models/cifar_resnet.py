@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 EXPANSION = 4  # output width of a bottleneck unit over its inner width
 
@@ -40,7 +40,7 @@ def _projection(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 def _padding(inputs: int, outputs: int, stride: int) -> nn.Module:
     if outputs < inputs:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"shortcut='padding' cannot narrow {inputs} channels to {outputs}. Choose shortcut='projection'."
         )
     return ChannelPadding(stride, outputs - inputs)
@@ -85,7 +85,7 @@ class BottleneckBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str = "projection") -> None:
         super().__init__()
         if outputs % EXPANSION:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"a bottleneck unit's output width must be a multiple of {EXPANSION}, got {outputs}. "
                 f"Its inner width is a quarter of it."
             )
@@ -152,8 +152,8 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         inputs = widths[0] if stem is None else stem
-        _checks.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, width=min(inputs, *widths))
-        _checks.one_of("shortcut", shortcut, SHORTCUTS)
+        _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, width=min(inputs, *widths))
+        _validation.one_of("shortcut", shortcut, SHORTCUTS)
         block = BottleneckBlock if bottleneck else BasicBlock
         self.input_size = (in_chans, 32, 32)
         self.conv1 = nn.Conv2d(in_chans, inputs, 3, padding=1, bias=False)

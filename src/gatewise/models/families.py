@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.insertion import insert_gates
 from gatewise.models.form import Form
 from gatewise.models.segmenter import Segmenter
@@ -34,10 +34,10 @@ class Family:
 
     def make(self, **options: Any) -> nn.Module:
         """Build the network; an unknown option is refused with the nearest known one."""
-        _checks.options_of(f"model {self.name!r}", options, self.options)
+        _validation.options_of(f"model {self.name!r}", options, self.options)
         for name, parameter in inspect.signature(self.build).parameters.items():
             if isinstance(parameter.default, int) and not isinstance(parameter.default, bool) and name in options:
-                _checks.integer_at_least(1, **{name: options[name]})
+                _validation.integer_at_least(1, **{name: options[name]})
         return self.build(**options)
 
 
@@ -82,7 +82,7 @@ def _stride_first(depth: int, /, *, num_classes: int = 1000, in_chans: int = 3) 
     So are the first ResNets (He et al., 2016) and what descends from them: Caffe's, mmdetection's "caffe" style, and
     the released GCT networks. 50 layers: 3.86 instead of 4.09 billion multiply-adds.
     """
-    timm = _checks.optional_module("timm", f"resnet{depth}_v1")
+    timm = _validation.optional_module("timm", f"resnet{depth}_v1")
     model = timm.create_model(f"resnet{depth}", num_classes=num_classes, in_chans=in_chans)
     for block in (model.layer2[0], model.layer3[0], model.layer4[0]):
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride

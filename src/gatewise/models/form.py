@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.models.cifar_resnet import EXPANSION, CifarResNet
 
 
@@ -69,14 +69,14 @@ class Form:
         >>> form.wider(547_842).widths, form.wider(547_842).parameter_count()
         ((23, 45, 91), 547403)
         """
-        _checks.integer_at_least(1, parameters=budget)
+        _validation.integer_at_least(1, parameters=budget)
         options = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
 
         def count(step: int) -> int:
             return self._scaled(step).parameter_count(**options)
 
         if budget < count(0):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"parameters must be at least {count(0)}, those of the narrowest network of this form, got {budget}."
             )
         too_wide = next(step for step in (2**power for power in itertools.count()) if count(step) > budget)

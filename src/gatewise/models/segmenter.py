@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.functional import at_least_float32
 from gatewise.insertion import insert_gates
 from gatewise.places import ContextPlace, evaluation_mode
@@ -55,14 +55,14 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(backbone, str):
-            raise _checks.InvalidTypeError(
-                f"backbone must be the name of a timm network, got {_checks.shown(backbone)}."
+            raise errors.InvalidTypeError(
+                f"backbone must be the name of a timm network, got {_validation.shown(backbone)}."
             )
-        _checks.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
-        _checks.integer_at_least(1, output_stride=output_stride)
-        _checks.one_of("output_stride", str(output_stride), map(str, STRIDES))
-        _checks.number_between(0, 0.99, dropout=dropout)
-        _checks.boolean(auxiliary=auxiliary, pretrained=pretrained)
+        _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
+        _validation.integer_at_least(1, output_stride=output_stride)
+        _validation.one_of("output_stride", str(output_stride), map(str, STRIDES))
+        _validation.number_between(0, 0.99, dropout=dropout)
+        _validation.boolean(auxiliary=auxiliary, pretrained=pretrained)
         self.in_chans = in_chans
         self.backbone = _features(backbone, output_stride, in_chans=in_chans, pretrained=pretrained)
         widths = self.backbone.feature_info.channels()
@@ -114,16 +114,16 @@ def make_segmenter(
     >>> net(torch.zeros(1, 3, 60, 80)).shape
     torch.Size([1, 11, 60, 80])
     """
-    place = _PLACES[_checks.one_of("context_at", context_at, _PLACES)]
-    _checks.options_of("make_segmenter", options, inspect.signature(Segmenter).parameters)
+    place = _PLACES[_validation.one_of("context_at", context_at, _PLACES)]
+    _validation.options_of("make_segmenter", options, inspect.signature(Segmenter).parameters)
     context = "none" if context is None else context
     if not isinstance(context, str | GateChoice):
-        raise _checks.InvalidTypeError(
-            f"context must be the name of a gate or a GateChoice, got {_checks.shown(context)}."
+        raise errors.InvalidTypeError(
+            f"context must be the name of a gate or a GateChoice, got {_validation.shown(context)}."
         )
     gates = parse_gates(context) if isinstance(context, str) else (context,)
     if any(gate.is_gater or gate.place for gate in gates):
-        raise _checks.InvalidValueError(f"context takes a gate without a place, got {context!r}. Give context_at.")
+        raise errors.InvalidValueError(f"context takes a gate without a place, got {context!r}. Give context_at.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
@@ -135,12 +135,12 @@ def make_segmenter(
 
 def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool) -> Any:
     """Return a timm network that gives its stages' maps, the last of them at `output_stride`."""
-    timm = _checks.optional_module("timm", f"the backbone {name!r}")
+    timm = _validation.optional_module("timm", f"the backbone {name!r}")
     base, known = name.partition(".")[0], timm.list_models()
     if "/" not in name and ":" not in name and base not in known:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"unknown backbone {base!r}; expected a name from timm.list_models(), or for a whole network "
-            f"{', '.join(_WHOLE)}.{_checks.nearest(base, [*_WHOLE, *known])}"
+            f"{', '.join(_WHOLE)}.{_validation.nearest(base, [*_WHOLE, *known])}"
         )
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}
@@ -151,17 +151,17 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
             features = backbone(image)
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
-        raise _checks.InvalidValueError(f"the weights of {name!r} cannot be loaded ({reason}).") from None
+        raise errors.InvalidValueError(f"the weights of {name!r} cannot be loaded ({reason}).") from None
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"timm cannot build {name!r} as a backbone with features_only and an output stride of {output_stride} "
             f"({reason}). Take another, for example resnet18"
             f"{'' if output_stride == max(STRIDES) else f', or output_stride={max(STRIDES)}'}."
         ) from None
     expected = {_SIDE // output_stride, -(-_SIDE // output_stride)}
     if not set(features[-1].shape[2:]) <= expected or len(features) < FEWEST:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{name!r} gives {len(features)} maps, the last {tuple(features[-1].shape[2:])} of an image of {_SIDE}x"
             f"{_SIDE}; expected at least {FEWEST}, the last with a side of {max(expected)}. "
             f"Take another backbone or stride."

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.functional import at_least_float32
 
 _HEIGHTS = (7, 6, 5, 4)  # of the first four stages; the last two are dilated instead of pooled
@@ -104,7 +104,7 @@ class U2Net(nn.Module):
 
     def __init__(self, form: U2Form, *, num_classes: int = 1, in_chans: int = 3) -> None:
         super().__init__()
-        _checks.integer_at_least(1, num_classes=num_classes, in_chans=in_chans)
+        _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans)
         widths = [in_chans, *(outputs for _, outputs in form.encoder)]
         self.encoder = nn.ModuleList(
             _stage(number, width, *stage)

@@ -10,13 +10,13 @@
 - `context_stages`: the residual ends of the stages that the mark names.
 """
 
-from gatewise.places.approach import Approach as Approach
-from gatewise.places.approach import find_approaches as find_approaches
+from gatewise.places.channel_dependencies import Flow as Flow
+from gatewise.places.channel_dependencies import find_flows as find_flows
 from gatewise.places.filters import Filters as Filters
 from gatewise.places.filters import Weighted as Weighted
 from gatewise.places.filters import find_filters as find_filters
-from gatewise.places.flow import Flow as Flow
-from gatewise.places.flow import find_flows as find_flows
+from gatewise.places.fusion_patterns import Approach as Approach
+from gatewise.places.fusion_patterns import find_approaches as find_approaches
 from gatewise.places.hooks import change_map as change_map
 from gatewise.places.hooks import remove_changes as remove_changes
 from gatewise.places.layers import own_layers as own_layers

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.places.layers import Layers, own_layers, place_at
 from gatewise.places.place import ContextPlace, Place, Places
 from gatewise.places.trace import Op, trace
@@ -23,8 +23,8 @@ def find_places(model: nn.Module, place: str, example: Any = None) -> Places:
     >>> [(p.layer, p.side, p.channels) for p in find_places(net, "inner").found]
     [('1', 'output', 8)]
     """
-    _checks.network("find_places", model)
-    _checks.one_of("place", place, PLACES + MARKED_PLACES)
+    _validation.network("find_places", model)
+    _validation.one_of("place", place, PLACES + MARKED_PLACES)
     if place in _WITHOUT_GRAPH:
         return _WITHOUT_GRAPH[place](model)
     operations = trace(model, example)

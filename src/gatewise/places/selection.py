@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.places.layers import own_layers
 from gatewise.places.place import Place, Places
 from gatewise.places.rules import boundary_places, find_places
@@ -26,8 +26,8 @@ def candidates(
     types = after if before is None else before
     if types is not None:
         if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
-            raise _checks.InvalidTypeError(
-                f"before= and after= take layer types such as torch.nn.Conv2d, got {_checks.shown(types)}."
+            raise errors.InvalidTypeError(
+                f"before= and after= take layer types such as torch.nn.Conv2d, got {_validation.shown(types)}."
             )
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
@@ -39,7 +39,7 @@ def candidates(
             model, "output" if before is None else "input", lambda _, layer: isinstance(layer, types), example
         )
     if place is None:
-        raise _checks.InvalidValueError("a gate given as a class needs place=, before= or after=.")
+        raise errors.InvalidValueError("a gate given as a class needs place=, before= or after=.")
     return find_places(model, place, example)
 
 
@@ -57,13 +57,13 @@ def selection(
     modules = dict(model.named_modules())
     for what, names in (("include", include), ("exclude", exclude)):
         if names is not None and not isinstance(names, str | list | tuple | set):
-            raise _checks.InvalidTypeError(
-                f"{what} must be a regular expression or a list of layers, got {_checks.shown(names)}."
+            raise errors.InvalidTypeError(
+                f"{what} must be a regular expression or a list of layers, got {_validation.shown(names)}."
             )
     for expression in (names for names in (include, exclude) if isinstance(names, str)):
-        _checks.regular_expression(repr(expression), expression)
+        _validation.regular_expression(repr(expression), expression)
     for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
-        _checks.one_of("layer", name, modules)
+        _validation.one_of("layer", name, modules)
 
     def matches(names: Names, path: str) -> bool:
         if isinstance(names, str):

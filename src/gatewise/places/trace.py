@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gatewise import _checks
+from gatewise import errors
 from gatewise.registry import Gate
 
 # What an operation is, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
@@ -159,7 +159,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
                     shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
                     first_line = (str(error).strip() or "no message").splitlines()[0][:200]
                     reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
-    raise _checks.InvalidValueError(
+    raise errors.InvalidValueError(
         f"cannot read the structure of {type(model).__name__} ({'; '.join(reasons) or 'it has no convolution'}). "
         f"Pass example=, an input that the network takes; or insert into the part of it that takes one tensor, such as "
         f"its backbone; or choose the convolutions themselves with before=torch.nn.Conv2d."

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.assembly import make_model
 from gatewise.models import model_names
 from gatewise.registry import gate_spec
 from gatewise.spec import ModelSpec
 from gatewise.tuning import undecayed_names
 
-_models: Any = _checks.optional_module("timm", "gatewise.presets").models
+_models: Any = _validation.optional_module("timm", "gatewise.presets").models
 
 __all__ = ["PRESETS", "TAG"]  # timm appends the names that it registers
 TAG = "gatewise"
@@ -80,9 +80,9 @@ def _create(
 def _of_ours(name: str, spec: ModelSpec, config: dict[str, Any], *, pretrained: bool, **options: Any) -> Any:
     """Build a network that timm does not have, and let it say of itself what timm's say."""
     if pretrained:
-        raise _checks.InvalidValueError(f"{name} has no pretrained weights. Leave pretrained out and train it.")
+        raise errors.InvalidValueError(f"{name} has no pretrained weights. Leave pretrained out and train it.")
     if options.pop("features_only", False):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{name} gives no maps, only logits. For features_only choose a preset around a network of timm's, for "
             f"example gct_resnet18."
         )

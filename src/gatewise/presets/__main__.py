@@ -9,7 +9,7 @@ Without a script it lists the presets.
 import runpy
 import sys
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.presets import PRESETS, TAG
 
 
@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> int:
             print(f"  {name + '.' + TAG:<24} {spec}")
         return 0
     try:
-        script = _checks.existing_path("script", arguments[0])
-    except _checks.GatewiseError as error:
+        script = _validation.existing_path("script", arguments[0])
+    except errors.GatewiseError as error:
         print(f"gatewise: {error}", file=sys.stderr)
         return 2
     sys.argv = arguments

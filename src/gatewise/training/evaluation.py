@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.gaternet import GaterNet
+from gatewise.training.distributed import Processes
 from gatewise.training.tasks import Tally
-from gatewise.training.together import Processes
 
 
 @dataclass(frozen=True)

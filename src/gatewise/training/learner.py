@@ -7,20 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.assembly import make_model
-from gatewise.checkpoint import load_gater, not_finite, refuse_ruined
 from gatewise.data import Batches, Dataset, PairDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.interop import load_weights
 from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
+from gatewise.serialization import load_gater, not_finite, refuse_ruined
+from gatewise.training.checkpoint import load_state, save_state
+from gatewise.training.distributed import Processes, of_all_processes
 from gatewise.training.evaluation import Evaluation, evaluate
-from gatewise.training.failures import refuse_gradients, refuse_loss, ruined_optimizer
+from gatewise.training.finite_checks import refuse_gradients, refuse_loss, ruined_optimizer
 from gatewise.training.recipe import Recipe, resolve_precision
-from gatewise.training.state import load_state, save_state
 from gatewise.training.tasks import make_task
-from gatewise.training.together import Processes, of_all_processes
 from gatewise.transfer import Transfer, is_of_segmenter, load_backbone
 from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
@@ -36,7 +36,7 @@ class Learner:
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset | PairDataset, processes: Processes | None = None) -> None:
-        accelerate = _checks.optional_module("accelerate", "training")
+        accelerate = _validation.optional_module("accelerate", "training")
         accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
         self.processes = processes or Processes()
         device = self.processes.device
@@ -48,7 +48,7 @@ class Learner:
         self.details = {"num_classes": self.task.maps, "in_chans": dataset.channels}
         model = build_model(recipe, dataset)
         if recipe.gate_epochs and not any(True for _ in gate_parameters(model)):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"gate_epochs is {recipe.gate_epochs}, but there are no gates with parameters to train. "
                 f"Name some with gate, or set gate_epochs to 0."
             )
@@ -175,13 +175,13 @@ def build_model(recipe: Recipe, dataset: Dataset | PairDataset) -> nn.Module:
             output = model(torch.zeros(1, dataset.channels, *dataset.size))
     except Exception as error:
         size = " x ".join(map(str, (dataset.channels, *dataset.size)))
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{recipe.spec} cannot take the data's images of {size}: {' '.join(str(error).split())[:200]}. "
             f"Choose another network, or set image_size."
         ) from None
     expected = make_task(recipe, dataset).shape(dataset.size)
     if tuple(output.shape) != expected:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{recipe.spec} gives {tuple(output.shape)} for one image; expected {expected}, a number for each class"
             f"{' at each pixel' if recipe.task == 'segment' else ''}."
         )
@@ -205,7 +205,7 @@ def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:
     for choice in recipe.spec.gates:
         there = trained.get(choice.name)
         if there is not None and not choice.is_gater and dict(there) != dict(choice.options):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{recipe.initial_weights} was trained with {choice.name} and options {dict(there)}, not with "
                 f"{dict(choice.options)}, so its gates would mean something else. Take the same options."
             )
@@ -226,29 +226,29 @@ def _normalisation(
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimizer for what is not frozen."""
-    timm_optim = _checks.optional_module("timm.optim", "training")
-    _checks.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
+    timm_optim = _validation.optional_module("timm.optim", "training")
+    _validation.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
     groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
     if "hessian" in recipe.optimizer:
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"optimizer {recipe.optimizer!r} needs second derivatives, which this loop does not take. Choose another."
         )
     try:
         return timm_optim.create_optimizer_v2(groups, opt=recipe.optimizer, **options)
     except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU or a package
-        raise _checks.InvalidValueError(f"optimizer {recipe.optimizer!r} cannot be used here: {error}.") from None
+        raise errors.InvalidValueError(f"optimizer {recipe.optimizer!r} cannot be used here: {error}.") from None
 
 
 def _average(recipe: Recipe, model: nn.Module) -> Any:
     """Return timm's moving average of the weights, or None."""
     if not recipe.ema:
         return None
-    return _checks.optional_module("timm.utils", "ema").ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
+    return _validation.optional_module("timm.utils", "ema").ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
 
 
 def _mix(recipe: Recipe, classes: int) -> Any:
     """Return timm's mixup and CutMix, or None; label smoothing is left to the loss."""
     if not (recipe.mixup or recipe.cutmix):
         return None
-    mixup = _checks.optional_module("timm.data", "mixup").Mixup
+    mixup = _validation.optional_module("timm.data", "mixup").Mixup
     return mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=classes)

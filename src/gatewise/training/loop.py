@@ -17,21 +17,21 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from gatewise import _checks
-from gatewise.checkpoint import save_model, write_metrics
+from gatewise import errors
 from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
 from gatewise.files import read_json_lines, refuse_unwritable, remove_leftovers, write_atomically
 from gatewise.measure import environment, parameter_count
-from gatewise.training.board import Board
-from gatewise.training.failures import NotFinite, hopeless_scale
-from gatewise.training.folder import claim, last_good, naming_what_is_left
-from gatewise.training.interruption import Interrupted, Interruption
+from gatewise.serialization import save_model, write_metrics
+from gatewise.training.checkpoint import check_position, complete_states, keep_newest_states, state_progress
+from gatewise.training.distributed import Processes
+from gatewise.training.finite_checks import NotFinite, hopeless_scale
 from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
-from gatewise.training.state import check_position, complete_states, keep_newest_states, state_progress
+from gatewise.training.run_folder import claim, last_good, naming_what_is_left
+from gatewise.training.signals import Interrupted, Interruption
 from gatewise.training.tasks import TITLES
-from gatewise.training.together import Processes
+from gatewise.training.tensorboard import Board
 from gatewise.tuning import Stage, announce_steps
 
 _CHECK_EVERY = 50  # steps between looks at the losses on a GPU: each look waits for it
@@ -101,8 +101,8 @@ def _train(
             with Interruption(launched=processes.count > 1) as interruption:
                 run.train(interruption)
             return run.finish()
-    except _checks.StorageError as error:
-        raise _checks.UnsavedError(
+    except errors.StorageError as error:
+        raise errors.UnsavedError(
             f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
         ) from error
     finally:
@@ -143,7 +143,7 @@ class _Run:
         )
         processes.refuse_uneven(self.batches.batch_size)
         if learner.mix is not None and self.batches.batch_size // share[1] % 2:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"mixup and cutmix mix pairs, but a batch has {self.batches.batch_size} images."
             )
         self.epoch = self.step = 0  # epochs that are complete, and steps behind them
@@ -204,10 +204,10 @@ class _Run:
         rows = read_json_lines(log) if log.exists() else []
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), int | float) for key in _LOGGED):
-                raise _checks.DataError(f"{log}, line {number}: no numbers for {', '.join(_LOGGED)}. Restore the file.")
+                raise errors.DataError(f"{log}, line {number}: no numbers for {', '.join(_LOGGED)}. Restore the file.")
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
         if len(self.rows) < self.epoch:
-            raise _checks.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
+            raise errors.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
         if not self.processes.is_main:
             return
         self._board = Board(self.out / "tensorboard", self.epoch + 1, self.progress.say)
@@ -245,7 +245,7 @@ class _Run:
                 f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}.{self._ruined()}"
             )
         if not math.isfinite(evaluation[self.learner.task.score]):
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{self.recipe.data}: the validation masks hold nothing of {', '.join(self.dataset.classes)}, so "
                 f"{TITLES[self.learner.task.score]} is not defined. Choose another class or split."
             )
@@ -302,8 +302,8 @@ class _Run:
         name = self.learner.not_finite()
         return "" if name is None else f" By now {name} holds values that are not finite."
 
-    def _failed(self, what: str) -> _checks.TrainingError:
-        return _checks.TrainingError(
+    def _failed(self, what: str) -> errors.TrainingError:
+        return errors.TrainingError(
             f"{what} Try a lower lr than {self.recipe.lr:g}, a longer warmup, or precision fp32. {last_good(self.out)}"
         )
 

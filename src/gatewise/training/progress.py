@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.training.tasks import TITLES
 
 
@@ -32,8 +32,8 @@ class Progress:
         self._title, self._epochs, self._started = title, epochs, time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
-        rich = _checks.optional_module("rich.progress", "the progress bar")
-        console = _checks.optional_module("rich.console", "the progress bar").Console(stderr=True)
+        rich = _validation.optional_module("rich.progress", "the progress bar")
+        console = _validation.optional_module("rich.console", "the progress bar").Console(stderr=True)
         columns = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
         self._bar = rich.Progress(*columns, console=console, transient=True)
         self._bar.start()

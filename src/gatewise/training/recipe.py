@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 import yaml
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.data import IGNORED, LOADINGS, DataSource
 from gatewise.data.augmentation import parse_augmentation
 from gatewise.files import read_text, write_atomically
@@ -96,29 +96,29 @@ class Recipe:
             name, value = field.name, getattr(self, field.name)
             kinds = {str: (str,), str | None: (str, type(None))}.get(field.type, ())  # type: ignore[call-overload]
             if kinds and not isinstance(value, kinds):
-                raise _checks.InvalidTypeError(
-                    f"{name} must be text, got {_checks.shown(value)} ({type(value).__name__})."
+                raise errors.InvalidTypeError(
+                    f"{name} must be text, got {_validation.shown(value)} ({type(value).__name__})."
                 )
-        _checks.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _checks.integer_at_least(0, seed=self.seed)
-        _checks.number_between(0, 2**31 - 1, seed=self.seed)
-        _checks.number_between(1e-8, 1e3, lr=self.lr)
-        _checks.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
-        _checks.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
+        _validation.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _validation.integer_at_least(0, seed=self.seed)
+        _validation.number_between(0, 2**31 - 1, seed=self.seed)
+        _validation.number_between(1e-8, 1e3, lr=self.lr)
+        _validation.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
+        _validation.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
         for name in ("image_size", "crop_size"):
             if (side := getattr(self, name)) is not None:
-                _checks.integer_at_least(4, **{name: side})
-                _checks.number_between(4, 4096, **{name: side})
-        _checks.one_of("task", self.task, TASKS)
-        _checks.one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
-        _checks.integer_at_least(0, ignore_index=self.ignore_index)
+                _validation.integer_at_least(4, **{name: side})
+                _validation.number_between(4, 4096, **{name: side})
+        _validation.one_of("task", self.task, TASKS)
+        _validation.one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        _validation.integer_at_least(0, ignore_index=self.ignore_index)
         self._refuse_other_tasks_fields()
-        _checks.number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
-        _checks.number_between(0, 0.999999, ema=self.ema)
-        _checks.one_of("loading", self.loading, LOADINGS)
-        _checks.one_of("precision", self.precision, PRECISIONS)
+        _validation.number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
+        _validation.number_between(0, 0.999999, ema=self.ema)
+        _validation.one_of("loading", self.loading, LOADINGS)
+        _validation.one_of("precision", self.precision, PRECISIONS)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"mixup and cutmix mix pairs; batch_size must be even, got {self.batch_size}."
             )
         parse_augmentation(self.augmentation)
@@ -131,8 +131,8 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in foreign and value != field.default:
-                raise _checks.InvalidValueError(
-                    f"{field.name} is {_checks.shown(value)}, which task {self.task} has no use for. "
+                raise errors.InvalidValueError(
+                    f"{field.name} is {_validation.shown(value)}, which task {self.task} has no use for. "
                     f"Leave it out, or set task."
                 )
 
@@ -179,28 +179,28 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from plain values; unknown names are refused with the nearest known one."""
-        _checks.mapping("a recipe", values)
-        _checks.options_of("the recipe", values, [field.name for field in dataclasses.fields(cls)])
+        _validation.mapping("a recipe", values)
+        _validation.options_of("the recipe", values, [field.name for field in dataclasses.fields(cls)])
         return cls(**values)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a YAML file."""
-        path = _checks.existing_path("recipe", path)
+        path = _validation.existing_path("recipe", path)
         text = read_text(path)
         try:
             values = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates that no calendar has
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-            raise _checks.DataError(f"{path} is not valid YAML ({reason}).") from None
+            raise errors.DataError(f"{path} is not valid YAML ({reason}).") from None
         if not isinstance(values, dict):
-            raise _checks.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")
+            raise errors.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")
         for field in dataclasses.fields(cls):
             if field.type is float and isinstance(text := values.get(field.name), str):
                 values[field.name] = parse_value(text)  # YAML 1.1 takes 1e-3 for a word
         try:
             return cls.from_dict(values)
-        except _checks.GatewiseError as error:
+        except errors.GatewiseError as error:
             raise type(error)(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
@@ -215,7 +215,7 @@ class Recipe:
             if getattr(self, field.name) != getattr(now, field.name)
         ]
         if differing:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{folder} holds a run of another recipe: {'; '.join(differing)}. Choose another --out."
             )
 
@@ -235,7 +235,7 @@ class Recipe:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turn "auto" into what is fast and safe on `device`: bf16 where its hardware has it, fp32 elsewhere."""
     if precision == "fp16" and device.type == "cpu":
-        raise _checks.InvalidValueError("precision fp16 needs a GPU, and this is a CPU; take bf16, fp32 or auto.")
+        raise errors.InvalidValueError("precision fp16 needs a GPU, and this is a CPU; take bf16, fp32 or auto.")
     if precision != "auto":
         return precision
     if device.type == "cuda":

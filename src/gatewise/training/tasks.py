@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation
 from gatewise.data import IGNORED, Dataset, PairDataset, named
+from gatewise.training.distributed import Processes, mean_over_processes
 from gatewise.training.recipe import Recipe
-from gatewise.training.together import Processes, mean_over_processes
 
 TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # of scores, as people write them
 
@@ -110,7 +110,7 @@ class Classification(Task):
 
 class _ImageTally(Tally):
     def __init__(self, classes: int, device: torch.device) -> None:
-        metrics = _checks.optional_module("torchmetrics", "evaluation")
+        metrics = _validation.optional_module("torchmetrics", "evaluation")
         self.accuracy = metrics.Accuracy("multiclass", num_classes=classes, sync_on_compute=False)
         super().__init__(self.accuracy.to(device))
 
@@ -159,7 +159,7 @@ class _PixelTally(Tally):
     """Counts pixels; memory does not grow with the images but for two numbers a class of each."""
 
     def __init__(self, classes: tuple[str, ...], device: torch.device) -> None:
-        metrics = _checks.optional_module("torchmetrics", "evaluation")
+        metrics = _validation.optional_module("torchmetrics", "evaluation")
         self.names = named(classes)
         self.binary = len(classes) == 1
         options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.names), "ignore_index": IGNORED}

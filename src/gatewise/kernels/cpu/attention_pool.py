@@ -14,9 +14,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu.loops import a_pass, narrow, wide
-from gatewise.kernels.cpu.samples import Layout, beside, maps_at, my_blocks, rows_of
-from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
+from gatewise.kernels.cpu.numba_utils import a_pass, narrow, wide
+from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
+from gatewise.kernels.cpu.scheduling import Layout, beside, maps_at, my_blocks, rows_of
 
 _BLOCK = 65536  # elements of a block of positions: what stays in a core's own cache
 _RUN = 256  # positions of a block at most: so many values are summed in the map's own precision, and then in float64

@@ -14,9 +14,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu import loops
-from gatewise.kernels.cpu.samples import Layout, beside, dense, lanes_of, maps_at, my_blocks, rows_of
-from gatewise.kernels.cpu.threads import Kernel, address_of_float64, real_at, words
+from gatewise.kernels.cpu import numba_utils
+from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, real_at, words
+from gatewise.kernels.cpu.scheduling import Layout, beside, dense, lanes_of, maps_at, my_blocks, rows_of
 
 
 def _sums(arguments):
@@ -32,7 +32,9 @@ def _sums(arguments):
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
         totals[n, part] = 0
-        loops.add_sums(x[n], layout[3], first, last, loops.VALUES, ones, zeros, floor[0], totals[n, part], scratch)
+        numba_utils.add_sums(
+            x[n], layout[3], first, last, numba_utils.VALUES, ones, zeros, floor[0], totals[n, part], scratch
+        )
 
 
 def _products(arguments):
@@ -46,7 +48,7 @@ def _products(arguments):
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
         totals[n, part] = 0
-        loops.add_products(upstream[n], x[n], layout[3], first, last, totals[n, part], scratch)
+        numba_utils.add_products(upstream[n], x[n], layout[3], first, last, totals[n, part], scratch)
 
 
 def _scale(arguments):
@@ -64,11 +66,11 @@ def _scale(arguments):
         n, _, first, last = rows_of(block, parts, x.shape[1])
         if a[7]:
             factors[:channels] = carray(real_at(arguments, a[7]), (layout[0], channels))[n]
-            loops.repeat(factors, channels)
+            numba_utils.repeat(factors, channels)
         if a[8]:
             offsets[:channels] = carray(real_at(arguments, a[8]), (layout[0], channels))[n]
-            loops.repeat(offsets, channels)
-        loops.scale(x[n], layout[3], first, last, ones, zeros, floor[0], factors, offsets, out[n])
+            numba_utils.repeat(offsets, channels)
+        numba_utils.scale(x[n], layout[3], first, last, ones, zeros, floor[0], factors, offsets, out[n])
 
 
 _sums_kernel, _products_kernel, _scale_kernel = Kernel(_sums), Kernel(_products), Kernel(_scale)

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import carray
 
-from gatewise.kernels.cpu.loops import (
+from gatewise.kernels.cpu.numba_utils import (
     MAGNITUDES,
     SQUARES,
     VALUES,
@@ -23,7 +23,8 @@ from gatewise.kernels.cpu.loops import (
     repeat,
     scale,
 )
-from gatewise.kernels.cpu.samples import (
+from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
+from gatewise.kernels.cpu.scheduling import (
     APPLY,
     MEASURE,
     lanes_of,
@@ -32,7 +33,6 @@ from gatewise.kernels.cpu.samples import (
     phase_of,
     rows_of,
 )
-from gatewise.kernels.cpu.threads import Kernel, address_of_float64, as_float64, real_at, words
 
 ACTIVATIONS = {"tanh": 0, "sigmoid": 1, "relu": 2, "elu": 3}
 STATISTICS = {"l2": SQUARES, "l1": MAGNITUDES, "sum": VALUES}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, empty_like
 
 from gatewise.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
-from gatewise.kernels.cpu.samples import Layout, beside
+from gatewise.kernels.cpu.scheduling import Layout, beside
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.analysis.runs import open_runs
-from gatewise.checkpoint import details_in, save_model, write_metrics
 from gatewise.execution import Compaction, compact
 from gatewise.files import new_folder, read_bytes, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
+from gatewise.serialization import details_in, save_model, write_metrics
 from gatewise.training import Progress, evaluate
 
 
@@ -36,18 +36,18 @@ def compact_run(
     images below 1.
     """
     if images is not None:
-        _checks.integer_at_least(1, images=images)
+        _validation.integer_at_least(1, images=images)
     say = (progress or Progress()).say
     out = Path(out)
     if out.exists() and any(out.iterdir()):
-        raise _checks.InvalidValueError(f"{out} is not empty. Give a new folder.")
+        raise errors.InvalidValueError(f"{out} is not empty. Give a new folder.")
     (run,) = open_runs([folder], data)
     if not isinstance(run.model, GaterNet):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"{folder} has no gater: all its filters are open. Train one with gatewise train --budget 0.5 ..."
         )
     if run.dataset is None:
-        raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
+        raise errors.DataError(f"the images of {folder} are needed: {run.missing}")
     say("finding the gates that never change")
     small = compact(run.model, run.of("train").first(images), check=run.first())
     compaction: Compaction = small.compaction

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.gaternet.recomputation import refuse_lost_gates
+from gatewise import _validation, errors
 from gatewise.gaternet.sites import Site
 from gatewise.kernels.backend import obstacle
 from gatewise.kernels.channels import scale_channels
@@ -57,7 +57,7 @@ class _Switch:
                 refuse_lost_gates()
             return x
         site = self.board.sites[self.number]
-        _checks.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])
+        _validation.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])
         shape = [1] * site.axes
         shape[0], shape[site.channel_axis] = factors.shape
         factors = factors.reshape(shape)
@@ -77,3 +77,18 @@ def attach(backbone: nn.Module, board: Switchboard, *, decide: bool) -> None:
 def detach(backbone: nn.Module) -> None:
     """Take all switches out of a backbone."""
     remove_changes(backbone, (_Decide, _Switch))
+
+
+def recomputing() -> bool:
+    """Whether activation checkpointing computes a forward again in the backward pass (False under torch.compile)."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def refuse_lost_gates() -> None:
+    """Raise if a part of a GaterNet's backbone is recomputed: its gates are gone, so gradients would be wrong."""
+    if recomputing():
+        raise errors.InvalidValueError(
+            "a part of GaterNet's backbone is computed again in the backward pass, where its gates are gone. Switch "
+            "activation checkpointing off in the backbone, and checkpoint the whole net instead: "
+            "torch.utils.checkpoint.checkpoint(net, images, use_reentrant=False)"
+        )

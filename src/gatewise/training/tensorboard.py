@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 
 class Board:
@@ -25,8 +25,8 @@ class Board:
 
     def _open(self) -> None:
         try:
-            tensorboard = _checks.optional_module("torch.utils.tensorboard", "TensorBoard")
-        except _checks.MissingExtraError:
+            tensorboard = _validation.optional_module("torch.utils.tensorboard", "TensorBoard")
+        except errors.MissingExtraError:
             self._given_up = True
         else:
             self._writer = tensorboard.SummaryWriter(str(self._folder), purge_step=self._epoch)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.files import held
 
 _c10d: Any = distributed  # which has stores, without a word in its list of names
@@ -35,7 +35,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        accelerate = _checks.optional_module("accelerate", "training")
+        accelerate = _validation.optional_module("accelerate", "training")
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         on_cpu = not torch.accelerator.is_available()
         if launched and not distributed.is_initialized() and (on_cpu or torch.cuda.is_available()):
@@ -60,11 +60,11 @@ class Processes:
 
     def by_main(self, call: Callable[[], object]) -> None:
         """Let process 0 alone do something, and raise in all processes what it refuses."""
-        refusal: _checks.GatewiseError | None = None
+        refusal: errors.GatewiseError | None = None
         if self.is_main:
             try:
                 call()
-            except _checks.GatewiseError as error:
+            except errors.GatewiseError as error:
                 refusal = error
         if (refusal := self.gathered(refusal)[0]) is not None:
             raise refusal
@@ -94,7 +94,7 @@ class Processes:
         """Refuse to go on where processes do not see the same."""
         values = self.gathered(value)
         if any(other != values[0] for other in values):
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"the processes do not see the same {what}: {', '.join(f'{v!r} in {i}' for i, v in enumerate(values))}."
                 f" Choose an --out that all machines share."
             )
@@ -102,7 +102,7 @@ class Processes:
     def refuse_uneven(self, batch_size: int) -> None:
         """Refuse a batch of which processes would get unequal parts: their gradients count the same."""
         if batch_size % self.count:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{self.count} processes cannot share a batch of {batch_size} images evenly. Choose a batch_size that "
                 f"is a multiple of {self.count}, for example {max(1, batch_size // self.count) * self.count}."
             )
@@ -116,10 +116,10 @@ class Processes:
                 warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
                 yield
         except RuntimeError as error:
-            if self.count == 1 or isinstance(error, _checks.GatewiseError) or not _is_of_connection(error):
+            if self.count == 1 or isinstance(error, errors.GatewiseError) or not _is_of_connection(error):
                 raise
             reason = " ".join(str(error).split())[:120]
-            raise _checks.TrainingError(
+            raise errors.TrainingError(
                 f"process {self.rank} of {self.count} has lost another one ({reason}). Give the same command with "
                 f"--resume to go on; torchrun --max-restarts does so by itself."
             ) from error

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, restructure
-from gatewise.execution.safety import largest_difference
+from gatewise.execution.verify import largest_difference
 from gatewise.gaternet import GaterNet
 from gatewise.measure import macs_per_sample, parameter_count
 from gatewise.places import Flow, evaluation_mode
@@ -72,11 +72,11 @@ class Compaction:
     def apply(self, net: GaterNet) -> Any:
         """Return a copy of a net of the same form without the gates and filters that are constant here."""
         if not isinstance(net, GaterNet):
-            raise _checks.InvalidTypeError(
+            raise errors.InvalidTypeError(
                 f"a compaction is of a GaterNet, got {type(net).__name__}. Is the spec beside it that of another run?"
             )
         if len(self.states) != net.gate_count:
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"the compaction has {len(self.states)} gates, the network {net.gate_count}: it is that of another one."
             )
         return restructure(net, self.states, self.whole)[0]
@@ -85,15 +85,17 @@ class Compaction:
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
         """Read what `to_dict` gave."""
         known = [field.name for field in fields(cls)]
-        _checks.options_of("a compaction", _checks.mapping("a compaction", values), known)
+        _validation.options_of("a compaction", _validation.mapping("a compaction", values), known)
         if absent := [name for name in known if name not in values]:
-            raise _checks.InvalidValueError(f"a compaction needs {', '.join(absent)}, which are not there.")
-        letters = set(_checks.text("states of a compaction", values["states"]))
+            raise errors.InvalidValueError(f"a compaction needs {', '.join(absent)}, which are not there.")
+        letters = set(_validation.text("states of a compaction", values["states"]))
         if not letters <= set(_NAMES):
-            raise _checks.InvalidValueError(f"the states of a compaction are 1, 0 and ?, got {_checks.shown(letters)}.")
+            raise errors.InvalidValueError(
+                f"the states of a compaction are 1, 0 and ?, got {_validation.shown(letters)}."
+            )
         for name in ("sites", "whole"):
             if not isinstance(values[name], list | tuple):
-                raise _checks.InvalidTypeError(f"{name} must be a list, got {_checks.shown(values[name])}.")
+                raise errors.InvalidTypeError(f"{name} must be a list, got {_validation.shown(values[name])}.")
         return cls(**{**values, "sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])})
 
     def __str__(self) -> str:
@@ -116,9 +118,9 @@ class Compaction:
 
 def _site_of(values: Any) -> CompactSite:
     known = {field.name for field in fields(CompactSite)}
-    if set(_checks.mapping("a site of a compaction", values)) != known:
-        raise _checks.InvalidValueError(
-            f"a site of a compaction has {', '.join(sorted(known))}, got {_checks.shown(values)}."
+    if set(_validation.mapping("a site of a compaction", values)) != known:
+        raise errors.InvalidValueError(
+            f"a site of a compaction has {', '.join(sorted(known))}, got {_validation.shown(values)}."
         )
     return CompactSite(**values)
 
@@ -151,14 +153,14 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
     (Conv2d(3, 6, kernel_size=(3, 3), stride=(1, 1)), '11111100')
     """
     if not isinstance(net, GaterNet):
-        raise _checks.InvalidTypeError(
+        raise errors.InvalidTypeError(
             f"compact expects a GaterNet, got {type(net).__name__}. Put one around the network: gw.GaterNet(network)."
         )
     device = next(net.parameters()).device
     batches = loader if isinstance(loader, list | tuple) else _Again(loader)
     opened, images = _count_open(net, batches, device)
     if not images:
-        raise _checks.InvalidValueError("compact needs images to see which gates change, and the loader gave none.")
+        raise errors.InvalidValueError("compact needs images to see which gates change, and the loader gave none.")
     letters = {0: CLOSED, images: OPEN}
     states = "".join(letters.get(int(count), DECIDED) for count in opened)
     small, flows = restructure(net, states)
@@ -197,7 +199,7 @@ class _Again:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         if iter(loader) is loader:
-            raise _checks.InvalidTypeError(
+            raise errors.InvalidTypeError(
                 "compact reads the images twice, and a generator can be read once. Give a list or a DataLoader."
             )
         self.loader = loader

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.checkpoint import WEIGHTS, load_model, refuse_ruined
+from gatewise import _validation, errors
 from gatewise.data import named, scaled_to
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
-from gatewise.export import WithGates
-from gatewise.exported import opened
+from gatewise.exporting.reader import opened
+from gatewise.exporting.writer import WithGates
 from gatewise.files import read_bytes, write_atomically
+from gatewise.serialization import WEIGHTS, load_model, refuse_ruined
 from gatewise.training import Recipe, pixel_classes
 
 _STANDARD_INPUT = Path("-")
@@ -48,7 +48,7 @@ class Predictor:
 
         Refused with `DataError`: what is damaged, or does not say what its classes are and how it takes images.
         """
-        source = _checks.existing_path("run folder or exported file", source)
+        source = _validation.existing_path("run folder or exported file", source)
         if source.is_file():
             exported = opened(source)
             config = exported.details
@@ -102,10 +102,10 @@ class Predictor:
 
 def _refuse_incomplete(file: Path, config: Mapping[str, Any]) -> None:
     if absent := [key for key in _NEEDED if config.get(key) is None]:
-        raise _checks.DataError(f"{file} has no {', '.join(absent)}, which predictions need.")
+        raise errors.DataError(f"{file} has no {', '.join(absent)}, which predictions need.")
     for key in ("mean", "std"):
         if len(config[key]) != config["in_chans"]:
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{file}: {key} has {len(config[key])} entries for {config['in_chans']} channels. Restore the file."
             )
 
@@ -125,12 +125,12 @@ def predict(
     Refused with `DataError`: no image, an unreadable one, two of one name whose masks would overwrite each other; with
     ValueError, no `out` where one is needed, top_k below 1.
     """
-    _checks.integer_at_least(1, top_k=top_k)
+    _validation.integer_at_least(1, top_k=top_k)
     files = dict(_files(images))
     predictor = Predictor.of(source)
     if predictor.labels_pixels:
         if out is None:
-            raise _checks.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
+            raise errors.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
         _refuse_overwriting(files, Path(out))
     for file, name in files.items():
         picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
@@ -151,27 +151,27 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
         if Path(given) == _STANDARD_INPUT:
             yield _STANDARD_INPUT, Path("image")
             continue
-        path = _checks.existing_path("image", given)
+        path = _validation.existing_path("image", given)
         if not path.is_dir():
             yield path, Path(path.stem)
             continue
         try:
             inside = sorted(file for file in path.rglob("*") if is_image(file.name))
         except OSError as error:
-            raise _checks.DataError(f"{path} cannot be looked through ({error.strerror}).") from None
+            raise errors.DataError(f"{path} cannot be looked through ({error.strerror}).") from None
         if not inside:
-            raise _checks.DataError(f"{path} holds no images.")
+            raise errors.DataError(f"{path} holds no images.")
         for file in inside:
             yield file, file.relative_to(path).with_suffix("")
 
 
 def _refuse_overwriting(files: Mapping[Path, Path], out: Path) -> None:
     if out.resolve() in {file.parent.resolve() for file in files}:
-        raise _checks.DataError(f"{out} holds the images themselves. Give a folder of its own for masks and overlays.")
+        raise errors.DataError(f"{out} holds the images themselves. Give a folder of its own for masks and overlays.")
     seen: dict[Path, Path] = {}
     for file, name in files.items():
         if (other := seen.setdefault(name, file)) != file:
-            raise _checks.DataError(f"{other} and {file} would write the same mask. Predict them one after the other.")
+            raise errors.DataError(f"{other} and {file} would write the same mask. Predict them one after the other.")
 
 
 def _write_masks(classes: Sequence[str], picture: Any, logits: Tensor, name: Path) -> dict[str, Any]:

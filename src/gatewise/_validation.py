@@ -1,8 +1,4 @@
-"""Every argument check of the package and the wording of every refusal.
-
-A refusal says who expected what, what came, and what to do next. All refusals derive from `GatewiseError`, so
-the command line can tell a user's mistake (one line, exit code 2) from a defect (a traceback).
-"""
+"""Argument validation, and the wording of its errors: who expected what, what was given, and what to do next."""
 
 import difflib
 import errno
@@ -17,47 +13,14 @@ from typing import Any
 
 import torch
 
-_LONGEST_REFUSAL = 2500
-
-
-class GatewiseError(Exception):
-    """A mistake that the caller can mend; its message says how."""
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        return text if len(text) <= _LONGEST_REFUSAL else f"{text[:1500]} ... {text[-900:]}"
-
-
-class InvalidValueError(GatewiseError, ValueError):
-    """An argument of the right type has a value that cannot be used."""
-
-
-class InvalidTypeError(GatewiseError, TypeError):
-    """An argument has a type that cannot be used."""
-
-
-class DataError(GatewiseError, ValueError):
-    """A file or folder of images cannot be used; the message names it."""
-
-
-class MissingExtraError(GatewiseError, ImportError):
-    """An optional dependency is not installed; the message says which extra brings it."""
-
-
-class NewerFormatError(DataError):
-    """A file was written by a later version; the message has both numbers. It is not damaged: leave it alone."""
-
-
-class StorageError(GatewiseError, OSError):
-    """A file cannot be written; the message names it and the reason. What was there before is untouched."""
-
-
-class TrainingError(GatewiseError, RuntimeError):
-    """A training cannot go on; the message names the step."""
-
-
-class UnsavedError(TrainingError):
-    """A training cannot go on because its files cannot be written; the message names the last good checkpoint."""
+from gatewise.errors import (
+    DataError,
+    InvalidTypeError,
+    InvalidValueError,
+    MissingExtraError,
+    NewerFormatError,
+    StorageError,
+)
 
 
 class _Shown(reprlib.Repr):
@@ -137,7 +100,7 @@ def one_of(what: str, value: object, options: Iterable[str]) -> str:
     >>> one_of("mode", "l3", ["l1", "l2"])
     Traceback (most recent call last):
         ...
-    gatewise._checks.InvalidValueError: unknown mode 'l3'; expected one of 'l1', 'l2'. Did you mean 'l2'?
+    gatewise.errors.InvalidValueError: unknown mode 'l3'; expected one of 'l1', 'l2'. Did you mean 'l2'?
     """
     options = sorted(options, key=str)
     if isinstance(value, str) and value in options:

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from gatewise import _checks
-from gatewise.checkpoint import RUN_FORMAT, fill, plain_tensors, read_tensors
+from gatewise import _validation, errors
 from gatewise.files import SEAL, new_folder, read_record, write_atomically, write_record
+from gatewise.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
 STATE = "state"
 
@@ -48,7 +48,7 @@ def _state(
             elif value is None or isinstance(value, int | float | str):
                 scalars[f"{index}.{name}"] = value
             else:
-                raise _checks.InvalidTypeError(
+                raise errors.InvalidTypeError(
                     f"{type(optimizer).__name__} keeps {name!r} as {type(value).__name__}, which no checkpoint can "
                     f"hold; expected tensors and numbers. Choose another optimizer."
                 )
@@ -68,15 +68,17 @@ def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, st
     """Refuse a recorded position that no training of so many epochs, of so many steps each, comes to."""
     try:
         for key, most in (("epoch", epochs), ("step", steps)):
-            _checks.integer_at_least(0, **{key: progress.get(key)})
-            _checks.number_between(0, most, **{key: progress[key]})
+            _validation.integer_at_least(0, **{key: progress.get(key)})
+            _validation.number_between(0, most, **{key: progress[key]})
         losses = progress.get("losses")
         if not isinstance(losses, list) or len(losses) != progress["step"]:
-            raise _checks.InvalidValueError(f"losses must be {progress['step']} numbers, got {_checks.shown(losses)}.")
+            raise errors.InvalidValueError(
+                f"losses must be {progress['step']} numbers, got {_validation.shown(losses)}."
+            )
         for loss in (*losses, progress.get("correct")):
-            _checks.number_between(-1e38, 1e38, losses=loss)
-    except _checks.GatewiseError as error:
-        raise _checks.DataError(f"{folder / STATE}.json is damaged: {error}") from None
+            _validation.number_between(-1e38, 1e38, losses=loss)
+    except errors.GatewiseError as error:
+        raise errors.DataError(f"{folder / STATE}.json is damaged: {error}") from None
 
 
 def _state_record(folder: Path) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _state_record(folder: Path) -> dict[str, Any]:
     record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
         if not isinstance(record[key], kind):
-            raise _checks.DataError(f"{file} is damaged: its {key} is {_checks.shown(record[key])}.")
+            raise errors.DataError(f"{file} is damaged: its {key} is {_validation.shown(record[key])}.")
     return record
 
 
@@ -101,7 +103,7 @@ def load_state(
             _restore_optimizer(optimizer, tensors, record["optimizer"])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{folder / STATE}.json does not hold the state of this optimizer ({type(error).__name__}: {reason}); "
                 f"it is damaged."
             ) from None
@@ -146,7 +148,7 @@ def is_whole(folder: Path) -> bool:
     """Whether a state can be read: both files are what was written, bit for bit, in a format that is known."""
     try:
         read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
-    except _checks.DataError:
+    except errors.DataError:
         return False
     return True
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gatewise.checkpoint import ruined_parameter
+from gatewise.serialization import ruined_parameter
 
 _LEAST_SCALE = 2.0**-14  # the smallest normal number of float16: no gradient needs its loss scaled further down
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from gatewise import _checks, measure
+from gatewise import errors, measure
 from gatewise.analysis.findings import find
 from gatewise.analysis.page import Page
 from gatewise.analysis.runs import Run, Split, open_runs
@@ -68,9 +68,9 @@ def explain(
 def _refuse_unwritable(out: Path, figures_in: str | Path | None) -> None:
     """Refuse before the work what could not be written after it."""
     if out.is_dir():
-        raise _checks.DataError(f"{out} is a folder; give a file for the page, for example {out / 'gates.html'}.")
+        raise errors.DataError(f"{out} is a folder; give a file for the page, for example {out / 'gates.html'}.")
     if figures_in is not None and Path(figures_in).exists() and not Path(figures_in).is_dir():
-        raise _checks.DataError(f"{figures_in} is a file; give a folder for the figures.")
+        raise errors.DataError(f"{figures_in} is a file; give a folder for the figures.")
 
 
 def _facts(run: Run) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.analysis.table import Cell, Table
@@ -61,14 +61,14 @@ def bench(
 
     Refused with ValueError: a run without a gater or without images, numbers that are too small.
     """
-    _checks.integer_at_least(2, rounds=rounds)
-    _checks.integer_at_least(1, images=images, threads=1 if threads is None else threads)
-    _checks.integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
+    _validation.integer_at_least(2, rounds=rounds)
+    _validation.integer_at_least(1, images=images, threads=1 if threads is None else threads)
+    _validation.integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
     (run,) = open_runs([folder], data)
     if not isinstance(run.model, GaterNet):
-        raise _checks.InvalidValueError(f"{folder} has no gater: there is nothing to skip.")
+        raise errors.InvalidValueError(f"{folder} has no gater: there is nothing to skip.")
     if run.dataset is None:
-        raise _checks.DataError(f"the images of {folder} are needed: {run.missing}")
+        raise errors.DataError(f"the images of {folder} are needed: {run.missing}")
     out = Path(folder if out is None else out)
     refuse_newer(out / "bench.json", _SCHEMA, "schema")
     before = torch.get_num_threads()

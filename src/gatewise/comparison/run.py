@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks, measure
+from gatewise import _validation, errors, measure
 from gatewise.analysis import statistics
-from gatewise.checkpoint import load_model, read_metrics, read_tensors
 from gatewise.cluster import refuse_mixed_precision, train_on_cluster, training_speeds
-from gatewise.comparison import table as table
-from gatewise.comparison import write_report
+from gatewise.comparison.report import write_report
 from gatewise.data import Dataset, PairDataset
 from gatewise.files import read_json, read_json_lines, refuse_newer, refuse_unwritable, remove_leftovers, write_json
+from gatewise.serialization import load_model, read_metrics, read_tensors
 from gatewise.spec import Gates, format_gates
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, refuse_newer_run, train
 
@@ -58,16 +57,14 @@ def compare(
     no gates, a folder that holds runs of another recipe or files of a newer format, or in which another process is at
     work.
     """
-    _checks.integer_at_least(1, seeds=seeds)
+    _validation.integer_at_least(1, seeds=seeds)
     if not gates:
-        raise _checks.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
+        raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     if ray is not False and processes.count > 1:
-        raise _checks.InvalidValueError(
-            f"{processes.count} processes cannot share a cluster. Start compare --ray once."
-        )
+        raise errors.InvalidValueError(f"{processes.count} processes cannot share a cluster. Start compare --ray once.")
     if holds_run(out):
-        raise _checks.InvalidValueError(f"{out} holds a single run. Choose another --out.")
+        raise errors.InvalidValueError(f"{out} holds a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding(out):
         return _compare(recipe, gates, seeds, out, workers, progress, ray, processes)
@@ -100,7 +97,7 @@ def _compare(
     else:
         failed = _train_on_cluster(runs, recipes, ray if isinstance(ray, str) else None, workers, progress)
     if len(failed) == len(runs):
-        raise _checks.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+        raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     if not processes.is_main:
         processes.gathered("waits for the results")
         return read_json(out / "results.json")
@@ -132,9 +129,9 @@ def _train_in_turn(
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
                 raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
-            except _checks.UnsavedError:  # the next one would find the disk as full
+            except errors.UnsavedError:  # the next one would find the disk as full
                 raise
-            except _checks.TrainingError as error:
+            except errors.TrainingError as error:
                 failed.setdefault(name, f"seed {seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
     return failed
@@ -167,15 +164,15 @@ def _save(results: dict[str, Any], out: Path) -> None:
     try:
         write_json(out / "results.json", results)
         write_report(results, out)
-    except _checks.StorageError as error:
-        raise _checks.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
+    except errors.StorageError as error:
+        raise errors.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
 
 
 def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset | PairDataset:
     """Return the images after refusing all that can be refused at once: before hours of training, not after them."""
     for field, unused in (("gate_epochs", 0), ("gater_init", None)):
         if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
-            raise _checks.InvalidValueError(
+            raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} has a use for it. Leave it out."
             )
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
@@ -189,7 +186,7 @@ def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[st
         build_model(recipe.of_comparison(name, 0), dataset)
     for run in recipes.values():
         for weights in filter(None, (run.initial_weights, run.initial_gater)):
-            _checks.existing_path("weights", weights)
+            _validation.existing_path("weights", weights)
     return dataset
 
 

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from gatewise.kernels.cpu.threads import REASSOCIATED
+from gatewise.kernels.cpu.openmp import REASSOCIATED
 
 SQUARES, MAGNITUDES, VALUES = 0, 1, 2  # what is summed for each channel: x^2, |x| or x
 _RUN = 4096  # values of a channel

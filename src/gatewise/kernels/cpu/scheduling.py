@@ -12,7 +12,7 @@ import torch
 from numba import carray
 from torch import Tensor, empty, float64, get_num_threads
 
-from gatewise.kernels.cpu.threads import FEWEST, stored_at, thread_count, thread_number, wait_for_all
+from gatewise.kernels.cpu.openmp import FEWEST, stored_at, thread_count, thread_number, wait_for_all
 
 _CPU = torch.device("cpu")
 _LANES = 128  # a loop over fewer numbers than this is mostly its beginning and end

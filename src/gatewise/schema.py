@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gatewise import _checks
+from gatewise import _validation, errors
 
 _TASKS = ("classify", "segment")
 
@@ -12,21 +12,21 @@ _TASKS = ("classify", "segment")
 def _numbers(low: float) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if not isinstance(value, list) or not value:
-            raise _checks.InvalidTypeError(f"{name} must be a list of numbers, got {_checks.shown(value)}.")
+            raise errors.InvalidTypeError(f"{name} must be a list of numbers, got {_validation.shown(value)}.")
         for number in value:
-            _checks.number_between(low, 1e6, **{name: number})
+            _validation.number_between(low, 1e6, **{name: number})
 
     return check
 
 
 def _names(name: str, value: Any) -> None:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise _checks.InvalidTypeError(f"{name} must be a list of names, got {_checks.shown(value)}.")
+        raise errors.InvalidTypeError(f"{name} must be a list of names, got {_validation.shown(value)}.")
 
 
 def _count(name: str, value: Any) -> None:
-    _checks.integer_at_least(1, **{name: value})
-    _checks.number_between(1, 2**20, **{name: value})
+    _validation.integer_at_least(1, **{name: value})
+    _validation.number_between(1, 2**20, **{name: value})
 
 
 def _count_or_none(name: str, value: Any) -> None:
@@ -36,20 +36,20 @@ def _count_or_none(name: str, value: Any) -> None:
 
 def _checksum(name: str, value: Any) -> None:
     if not isinstance(value, str) or len(value) != 64:
-        raise _checks.InvalidTypeError(f"{name} must be 64 hexadecimal digits, got {_checks.shown(value)}.")
+        raise errors.InvalidTypeError(f"{name} must be 64 hexadecimal digits, got {_validation.shown(value)}.")
 
 
 _EACH: dict[str, Callable[[str, Any], Any]] = {
     "num_classes": _count_or_none,
     "in_chans": _count_or_none,
-    "image_size": _checks.size_of_images,
+    "image_size": _validation.size_of_images,
     "classes": _names,
     "mean": _numbers(-1e6),
     "std": _numbers(1e-6),
-    "task": lambda name, value: _checks.one_of(name, value, _TASKS),
+    "task": lambda name, value: _validation.one_of(name, value, _TASKS),
     "scale": _count_or_none,
     "sha256": _checksum,
-    "spec": _checks.mapping,
+    "spec": _validation.mapping,
 }
 
 
@@ -62,43 +62,46 @@ def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
     >>> checked_details(Path("config.json"), {"mean": [3.0], "std": [0.0]})
     Traceback (most recent call last):
         ...
-    gatewise._checks.DataError: config.json: std must lie between 1e-06 and 1e+06, got 0.0. Restore the file.
+    gatewise.errors.DataError: config.json: std must lie between 1e-06 and 1e+06, got 0.0. Restore the file.
     """
     try:
-        _checks.mapping("what it holds", config)
+        _validation.mapping("what it holds", config)
         for name, check in _EACH.items():
             if name in config:
                 check(name, config[name])
         _refuse_contradictions(config)
-    except _checks.GatewiseError as error:
-        raise _checks.DataError(f"{file}: {error} Restore the file.") from None
+    except errors.GatewiseError as error:
+        raise errors.DataError(f"{file}: {error} Restore the file.") from None
     return config
 
 
 _OF_METRICS: dict[str, Callable[[str, Any], Any]] = {
-    "parameters": lambda name, value: _checks.integer_at_least(0, **{name: value}),
-    "epochs": lambda name, value: _checks.integer_at_least(0, **{name: value}),
-    "precision": _checks.text,
-    "environment": _checks.mapping,
-    **{name: lambda name, value: _checks.number_between(0, 1, **{name: value}) for name in ("accuracy", "miou", "iou")},
-    "open_fraction": lambda name, value: _checks.number_between(0, 1, **{name: value}),
-    "executed_macs": lambda name, value: _checks.number_between(0, 1e18, **{name: value}),
-    "score": lambda name, value: _checks.one_of(name, value, ("accuracy", "miou", "iou")),
+    "parameters": lambda name, value: _validation.integer_at_least(0, **{name: value}),
+    "epochs": lambda name, value: _validation.integer_at_least(0, **{name: value}),
+    "precision": _validation.text,
+    "environment": _validation.mapping,
+    **{
+        name: lambda name, value: _validation.number_between(0, 1, **{name: value})
+        for name in ("accuracy", "miou", "iou")
+    },
+    "open_fraction": lambda name, value: _validation.number_between(0, 1, **{name: value}),
+    "executed_macs": lambda name, value: _validation.number_between(0, 1e18, **{name: value}),
+    "score": lambda name, value: _validation.one_of(name, value, ("accuracy", "miou", "iou")),
 }
 
 
 def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
     """Return what a run's `metrics.json` holds, if each value that a page shows is there and can be used."""
     try:
-        _checks.mapping("what it holds", metrics)
+        _validation.mapping("what it holds", metrics)
         for name in ("parameters", "epochs", "precision", "environment", metrics.get("score", "accuracy")):
             if not isinstance(name, str) or name not in metrics:
-                raise _checks.InvalidValueError(f"it has no {_checks.shown(name)}. Was it written by gatewise?")
+                raise errors.InvalidValueError(f"it has no {_validation.shown(name)}. Was it written by gatewise?")
         for name, check in _OF_METRICS.items():
             if name in metrics:
                 check(name, metrics[name])
-    except _checks.GatewiseError as error:
-        raise _checks.DataError(f"{file}: {error} Restore the file.") from None
+    except errors.GatewiseError as error:
+        raise errors.DataError(f"{file}: {error} Restore the file.") from None
     return metrics
 
 
@@ -106,4 +109,4 @@ def _refuse_contradictions(config: Mapping[str, Any]) -> None:
     """Refuse lists whose lengths do not agree with the counts beside them."""
     for name, of in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
         if name in config and isinstance(config.get(of), int) and len(config[name]) != config[of]:
-            raise _checks.InvalidValueError(f"{name} has {len(config[name])} entries, but {of} is {config[of]}.")
+            raise errors.InvalidValueError(f"{name} has {len(config[name])} entries, but {of} is {config[of]}.")

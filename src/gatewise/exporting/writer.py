@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.execution import ConditionalNet, compact
-from gatewise.exported import FILE_FORMAT, KEY, opened
-from gatewise.exported import details_of as details_of
+from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
 from gatewise.files import FORMAT, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.int8 import to_int8
@@ -80,8 +79,8 @@ def export_run(
     """
     out = Path(out)
     _refuse_kind(out, to, form, int8=int8)
-    _checks.integer_at_least(2, images=images)
-    _checks.integer_at_least(1, calibration=calibration)
+    _validation.integer_at_least(2, images=images)
+    _validation.integer_at_least(1, calibration=calibration)
     say = (progress or Progress()).say
     run = _open(folder, data, form)
     reference = in_form(run, "compact" if form == "compact" else "masked", say)
@@ -91,11 +90,11 @@ def export_run(
     try:
         program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
         content = _CONTENTS[to](program, details)
-    except _checks.GatewiseError:
+    except errors.GatewiseError:
         raise
     except Exception as error:  # of operations that torch's writers do not know; torch 2.11 knows none of "skip"
         reason = " ".join(str(error).split())[:200]
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another kind or form."
         ) from None
     with _beside(out) as file:
@@ -110,23 +109,23 @@ def export_run(
 
 
 def _refuse_kind(out: Path, to: str, form: str, *, int8: bool) -> None:
-    _checks.one_of("kind", to, _SUFFIXES)
-    _checks.one_of("form", form, FORMS)
+    _validation.one_of("kind", to, _SUFFIXES)
+    _validation.one_of("form", form, FORMS)
     if int8 and (to != "onnx" or form == "skip"):
-        raise _checks.InvalidValueError(
+        raise errors.InvalidValueError(
             f"int8 is for onnx in the forms masked and compact, whose weights are fixed; got {to}, {form}."
         )
     if out.suffix != _SUFFIXES[to]:
-        raise _checks.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
+        raise errors.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
 
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:
     """Open a run with its images, on the CPU."""
     (run,) = open_runs([folder], data)
     if run.dataset is None:
-        raise _checks.DataError(f"the images of {folder} are needed, to compare on: {run.missing}")
+        raise errors.DataError(f"the images of {folder} are needed, to compare on: {run.missing}")
     if form != "masked" and not isinstance(run.model, GaterNet):
-        raise _checks.InvalidValueError(f"{folder} has no gater, and so only the form masked, where all is computed.")
+        raise errors.InvalidValueError(f"{folder} has no gater, and so only the form masked, where all is computed.")
     run.model.cpu()
     return run
 
@@ -149,7 +148,7 @@ def _beside(out: Path) -> Iterator[Path]:
 
 def _refuse_unlike(out: Path, found: dict[str, Any]) -> dict[str, Any]:
     if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
-        raise _checks.TrainingError(
+        raise errors.TrainingError(
             f"{out} was not written: on {found['images']} images its logits differ by up to "
             f"{found['difference']:.1e} of the largest (allowed {_TOLERANCE:g}), and {found['flipped']} images have "
             f"other gates. Please report this network."
@@ -196,7 +195,7 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) ->
 
 
 def _onnx(program: Any, details: dict[str, Any]) -> bytes:
-    _checks.optional_module("onnxscript", "export to ONNX")
+    _validation.optional_module("onnxscript", "export to ONNX")
     names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from gatewise import _checks
-from gatewise.checkpoint import read_metrics, read_tensors
+from gatewise import errors
+from gatewise.serialization import read_metrics, read_tensors
 from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe
 
@@ -52,10 +52,10 @@ class Results:
     def of(cls, folder: Path, config: Mapping[str, Any]) -> "Results":
         """Read the files of a run folder; refused with `DataError` is a run that has not ended."""
         if absent := [key for key in ("classes", "image_size", "in_chans") if key not in config]:
-            raise _checks.DataError(f"{folder / 'config.json'} has no {', '.join(absent)}. Was it written by gatewise?")
+            raise errors.DataError(f"{folder / 'config.json'} has no {', '.join(absent)}. Was it written by gatewise?")
         metrics = folder / "metrics.json"
         if not metrics.exists():
-            raise _checks.DataError(
+            raise errors.DataError(
                 f"{folder} has no metrics.json: the run has not ended. Go on with gatewise train --resume."
             )
         predictions = folder / "predictions.safetensors"

@@ -15,9 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from gatewise import _checks
+from gatewise import _validation, errors
 from gatewise.assembly import make_model
-from gatewise.details import checked_details, checked_metrics
 from gatewise.execution import Compaction
 from gatewise.files import (
     FORMAT,
@@ -27,6 +26,7 @@ from gatewise.files import (
     write_atomically,
     write_record,
 )
+from gatewise.schema import checked_details, checked_metrics
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
@@ -65,16 +65,16 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Weights whose checksum differs from the recorded one, or that do not fit the recorded network, are refused with
     `DataError`.
     """
-    folder = _checks.existing_path("run folder", folder)
+    folder = _validation.existing_path("run folder", folder)
     if not (folder / CONFIG).exists():
-        raise _checks.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
+        raise errors.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
     config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
     checked_details(folder / CONFIG, config)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
     try:
         model = _built(config)
-    except _checks.GatewiseError as error:
-        raise _checks.DataError(f"{folder / CONFIG} does not describe a network: {error}") from None
+    except errors.GatewiseError as error:
+        raise errors.DataError(f"{folder / CONFIG} does not describe a network: {error}") from None
     fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
 
@@ -87,7 +87,7 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
     steps = config.get("compacted", [])
     if not isinstance(steps, list):
-        raise _checks.InvalidTypeError(f"compacted must be a list, got {_checks.shown(steps)}.")
+        raise errors.InvalidTypeError(f"compacted must be a list, got {_validation.shown(steps)}.")
     for step in steps:
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     return model
@@ -107,7 +107,7 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
     """
     features = getattr(getattr(net, "gater", None), "features", None)
     if not isinstance(features, nn.Module):
-        raise _checks.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
+        raise errors.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
     file, weights, _ = read_source(source)
     own = features.state_dict()
     fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
@@ -115,7 +115,7 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
 
 def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
-    source = _checks.existing_path("weights", source)
+    source = _validation.existing_path("weights", source)
     config = read_record(source / CONFIG, RUN_FORMAT) if source.is_dir() else {}
     checked_details(source / CONFIG, config)
     file = source / WEIGHTS if source.is_dir() else source
@@ -151,7 +151,7 @@ def not_finite(model: nn.Module) -> str | None:
 def refuse_ruined(source: object, model: nn.Module, way_out: str) -> None:
     """Refuse a network whose weights are not all finite: no number that it gives would mean anything."""
     if (name := not_finite(model)) is not None:
-        raise _checks.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
+        raise errors.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
@@ -160,7 +160,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: s
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise _checks.DataError(f"{file} does not fit {network}: {reason}") from None
+        raise errors.DataError(f"{file} does not fit {network}: {reason}") from None
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,15 +170,15 @@ def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file, which must have this checksum if one is given."""
-    _checks.existing_path("safetensors file", path)
+    _validation.existing_path("safetensors file", path)
     content = read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
-        raise _checks.DataError(
+        raise errors.DataError(
             f"{path} is damaged: its sha256 is {found[:12]}..., recorded is {sha256[:12]}.... Restore it from a copy."
         )
     try:
         return load_tensors(content)
     except Exception as error:  # SafetensorError, and what types lead to that this torch does not have
         reason = " ".join(str(error).split())[:200]
-        raise _checks.DataError(f"{path} is no safetensors file ({reason}).") from None
+        raise errors.DataError(f"{path} is no safetensors file ({reason}).") from None

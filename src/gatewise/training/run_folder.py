@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gatewise import _checks
-from gatewise.checkpoint import METRICS, read_metrics
+from gatewise import errors
+from gatewise.serialization import METRICS, read_metrics
+from gatewise.training.checkpoint import complete_states, is_whole, state_progress
 from gatewise.training.recipe import Recipe
-from gatewise.training.state import complete_states, is_whole, state_progress
 
 
 def holds_run(out: Path) -> bool:
@@ -19,15 +19,15 @@ def holds_run(out: Path) -> bool:
 def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     """Refuse a folder that holds another run; return the metrics of a finished one."""
     if (out / "results.json").exists():
-        raise _checks.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
+        raise errors.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
     if not holds_run(out):
         _refuse_others_work(out)
         return None
     refuse_newer_run(out)
     if not (out / "recipe.yaml").exists():
-        raise _checks.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
+        raise errors.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
     if not resume:
-        raise _checks.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
+        raise errors.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
     Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
     if (out / METRICS).exists():
         return _finished(out)
@@ -38,7 +38,7 @@ def _refuse_others_work(out: Path) -> None:
     """Refuse a folder with weights or checkpoints that no training of ours has begun: they would be written over."""
     for name in () if (out / "recipe.yaml").exists() else ("model.safetensors", "config.json", "checkpoints"):
         if (out / name).exists():
-            raise _checks.InvalidValueError(f"{out} holds {name}, but no run of gatewise. Choose another --out.")
+            raise errors.InvalidValueError(f"{out} holds {name}, but no run of gatewise. Choose another --out.")
 
 
 def refuse_newer_run(out: Path) -> None:
@@ -47,17 +47,17 @@ def refuse_newer_run(out: Path) -> None:
     for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / "checkpoints"))]:
         try:
             read(folder)
-        except _checks.NewerFormatError:
+        except errors.NewerFormatError:
             raise
-        except _checks.DataError:
+        except errors.DataError:
             continue
 
 
 def _finished(out: Path) -> dict[str, Any]:
     try:
         return read_metrics(out)
-    except _checks.DataError as error:
-        raise _checks.DataError(
+    except errors.DataError as error:
+        raise errors.DataError(
             f"{error} Or remove it: the same command with --resume then writes it again. {last_good(out)}"
         ) from None
 
@@ -67,13 +67,13 @@ def naming_what_is_left(checkpoint: Path) -> Iterator[None]:
     """Add to the refusal of a damaged checkpoint which other, whole one there is to go on from."""
     try:
         yield
-    except _checks.NewerFormatError:
+    except errors.NewerFormatError:
         raise
-    except _checks.DataError as error:
+    except errors.DataError as error:
         damaged, whole = _damaged_and_whole(checkpoint.parent, checkpoint)
         rest = "the beginning" if whole is None else whole.name
         names = " and ".join(map(str, damaged))
-        raise _checks.DataError(f"{error} Or remove {names}: the training then goes on from {rest}.") from None
+        raise errors.DataError(f"{error} Or remove {names}: the training then goes on from {rest}.") from None
 
 
 def last_good(out: Path) -> str:
