@@ -1,4 +1,4 @@
-# Every target makes the environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS.
+# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
@@ -8,16 +8,16 @@ BIN := $(VENV)/bin
 
 .PHONY: compare test test-slow test-oldest fuzz audit coverage examples check docs site bench clean
 
-compare: $(VENV)/.installed  ## compare gates on handwritten digits; ends with a table and the path of a report
+compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
 
-test: $(VENV)/.developed  ## the default test suite
+test: $(VENV)/.developed  ## run the default test suite
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses auto --dist worksteal
 
-test-slow: $(VENV)/.developed  ## the tests that take longer
+test-slow: $(VENV)/.developed  ## run the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu" --numprocesses auto --dist worksteal
 
-test-oldest: .venv-oldest/.developed  ## the default suite with the oldest torch that is supported
+test-oldest: .venv-oldest/.developed  ## run the default suite with the oldest supported torch
 	.venv-oldest/bin/python -m pytest $(TESTS) --numprocesses auto --dist worksteal
 
 .venv-oldest/.developed: pyproject.toml
@@ -26,23 +26,23 @@ test-oldest: .venv-oldest/.developed  ## the default suite with the oldest torch
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[all]" --group dev $(OLDEST)
 	touch $@
 
-fuzz: $(VENV)/.developed  ## 10,000 spoiled inputs and 200 command lines, half an hour; what goes wrong is printed
+fuzz: $(VENV)/.developed  ## test 10,000 corrupt inputs and 200 command lines, half an hour; prints failures
 	$(BIN)/python tests/fuzz.py --inputs 10000 --commands 200 --workers 2 --out docs/results/reliability/fuzz.json
 
-audit: $(VENV)/.developed  ## known weaknesses of the packages in the environment, as the Python Packaging Advisory Database lists them
+audit: $(VENV)/.developed  ## list known vulnerabilities of the installed packages, from the Python Packaging Advisory Database
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --local --skip-editable
 
-coverage: $(VENV)/.developed  ## branches that the tests run, subprocesses too; TESTS= chooses which
+coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included; TESTS= selects tests
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest $(TESTS) --numprocesses auto --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python tests/coverage_summary.py docs/results/reliability/coverage.json
 
-examples: $(VENV)/.developed  ## every example, seconds each, and what it must print
+examples: $(VENV)/.developed  ## run every example for seconds and check its output
 	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not whole"
 
-check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated pages
+check: $(VENV)/.developed  ## check format, lint, types, layers, spelling and generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -50,20 +50,20 @@ check: $(VENV)/.developed  ## format, lint, types, layers, spelling, generated p
 	$(BIN)/codespell
 	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
 
-docs: $(VENV)/.developed  ## the pages that are generated; tests see whether the second and third are stale
+docs: $(VENV)/.developed  ## write the generated pages; tests check whether the second and third are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
 	$(BIN)/python tests/networks_page.py > docs/networks.md
 	$(BIN)/python tests/compatibility_page.py > docs/compatibility.md
 
-site: $(VENV)/.documented  ## the documentation as a site, in docs/_build; a warning stops it
+site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
 
-bench: $(VENV)/.installed  ## the benchmarks, minutes each, on an otherwise idle machine
+bench: $(VENV)/.installed  ## run the benchmarks, minutes each; needs an idle machine
 	$(BIN)/python benchmarks/gates.py
 	$(BIN)/python benchmarks/fused.py
 	$(BIN)/python benchmarks/training_loop.py
 
-clean:  ## the environment, the default comparison and the site
+clean:  ## delete the environment, the default comparison and the site
 	rm -rf $(VENV) $(OUT) docs/_build docs/api docs/gates docs/commands.md
 
 $(VENV)/.installed: pyproject.toml

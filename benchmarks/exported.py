@@ -1,12 +1,12 @@
-"""Sizes, latencies and agreement of a trained run exported in every form, and its classes told where torch is not.
+"""Measure size, latency and agreement of a run exported in every form, and its predictions without torch.
 
     gatewise compact GATED --out COMPACT
     python benchmarks/exported.py GATED COMPACT PLAIN [--rounds 15] [--served 100] [--out FILE]
 
-GATED is a run with a gater, COMPACT the same one compacted, PLAIN one without gates. Every file is opened by what reads
-it (ONNX Runtime, torch.export) and timed in turn with the others, for one image and for eight. Then an environment is
-made from nothing with onnxruntime, numpy and pillow alone, and examples/predict_with_onnx_alone.py tells there the
-classes of validation images; they are counted as equal where the network itself, run by torch, gives the same.
+GATED is a run with a gater, COMPACT the same run compacted, PLAIN a run without gates. Each file is opened by its
+reader (ONNX Runtime, torch.export) and timed in turn with the others, for one image and for eight. Then
+examples/predict_with_onnx_alone.py classifies validation images in a new environment with onnxruntime, numpy and
+pillow only. The benchmark counts the images for which the network itself, run by torch, predicts the same class.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BATCHES = (1, 8)
 
 
 def forms(gated: Path, compact: Path, plain: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Return the run and the options of every export; the plain one first, which the others are compared with."""
+    """Return the run and the options of every export; the first one is the baseline."""
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for name, run in {"plain": plain, "masked": gated, "compact": compact}.items():
         found |= {name: (run, {}), f"{name}, int8": (run, {"int8": True}), f"{name}, torch": (run, {"to": "torch"})}
@@ -39,7 +39,7 @@ def forms(gated: Path, compact: Path, plain: Path) -> dict[str, tuple[Path, dict
 
 
 def timed(files: dict[str, Path], run: Run, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return for each file and number of images its milliseconds, and how often they go into the first one's."""
+    """Return milliseconds for each file and batch size, and the speed relative to the first file."""
     found: dict[str, dict[str, Any]] = {name: {} for name in files}
     for count in BATCHES:
         images = next(iter(run.first(count)))
@@ -59,7 +59,7 @@ def timed(files: dict[str, Path], run: Run, rounds: int) -> dict[str, dict[str, 
 
 
 def served(files: dict[str, Path], runs: dict[Path, Run], origin: dict[str, Path], count: int) -> dict[str, Any]:
-    """Return of how many images each ONNX file tells, without torch, the class that the network gives."""
+    """Return for how many images each ONNX file predicts the network's class in an environment without torch."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder, "env", "bin", "python")
@@ -75,9 +75,9 @@ def served(files: dict[str, Path], runs: dict[Path, Run], origin: dict[str, Path
             with torch.inference_mode():
                 expected = [run.classes[index] for index in run.model(images).argmax(1).tolist()]
             answer = subprocess.run([python, SERVER, file, *pictures], capture_output=True, text=True, check=True)
-            *told, torch_loaded = [line.rpartition(": ")[2] for line in answer.stdout.splitlines()]
+            *predicted, torch_loaded = [line.rpartition(": ")[2] for line in answer.stdout.splitlines()]
             assert torch_loaded == "False"
-            found[name] = {"images": count, "equal": sum(a == b for a, b in zip(told, expected, strict=True))}
+            found[name] = {"images": count, "equal": sum(a == b for a, b in zip(predicted, expected, strict=True))}
     return found
 
 

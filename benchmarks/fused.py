@@ -1,10 +1,10 @@
-"""What fused gates cost: gct alone, in a ResNet-50 beside the official formula and timm's gates, and memory.
+"""Measure the cost of fused gates: gct alone, gates in a ResNet-50 against other implementations, and memory.
 
     python benchmarks/fused.py [--tables alone,network,memory] [--gates gct,se,gc] [--rounds 11] [--quick] [--out FILE]
 
-Everything of one table is timed in turn in one run, and what is published is the ratio to the baseline, round by round:
-its median and quartiles. "official" is the formula of the released code in plain PyTorch, "copies" a gate that copies
-its map and does nothing. `--quick` uses tiny sizes: it shows that the script works, no speed.
+All entries of a table are timed in turn in one run. The result is the ratio to the baseline of each round, as median
+and quartiles. "official" is the formula of the released code in plain PyTorch. "copies" is a gate that only copies
+its map. `--quick` uses tiny sizes, to check that the script works; its times have no meaning.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SHAPES = ((32, 256, 56, 56), (32, 64, 56, 56), (128, 16, 32, 32))
 
 
 class OfficialGCT(gw.Gate):
-    """gct in l2 mode by the formula, operation by operation."""
+    """Compute gct in l2 mode with the formula, operation by operation."""
 
     def __init__(self, channels: int, *, device: Any = None, dtype: Any = None) -> None:
         super().__init__(channels)
@@ -43,7 +43,7 @@ class OfficialGCT(gw.Gate):
 
 
 class Copy(gw.Gate):
-    """What a gate that makes a new map cannot undercut: it moves the bytes and does nothing."""
+    """Copy the map: the minimum cost of a gate that writes a new map."""
 
     def __init__(self, channels: int, *, device: Any = None, dtype: Any = None) -> None:  # noqa: ARG002
         super().__init__(channels)
@@ -66,14 +66,14 @@ def ratios(latencies: dict[str, Latency], baseline: str) -> dict[str, dict[str, 
 
 
 def alone(shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Forward and backward of gct against `clone` and `add`, which move the bytes once each way."""
-    x, upstream = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    """Time forward and backward of gct against `clone` and `add`, which copy the bytes once in each direction."""
+    x, grad_output = torch.randn(shape, requires_grad=True), torch.randn(shape)
     plain = x.detach()
 
     def forward_backward(gate: Callable[[Tensor], Tensor]) -> Callable[[], None]:
         def call() -> None:
             x.grad = None
-            gate(x).backward(upstream)
+            gate(x).backward(grad_output)
 
         return call
 
@@ -85,13 +85,13 @@ def alone(shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
         "ours": gw.make_gate("gct", channels, backend="fused"),
         "ours, compiled": torch.compile(gw.make_gate("gct", channels), fullgraph=True),
     }
-    calls: dict[str, Callable[[], Any]] = {"clone + add": lambda: (plain.clone(), plain + upstream)}
+    calls: dict[str, Callable[[], Any]] = {"clone + add": lambda: (plain.clone(), plain + grad_output)}
     calls |= {name: forward_backward(gate) for name, gate in gates.items()}
     return ratios(interleaved_latency(calls, rounds=rounds, seconds_per_turn=0.1), "clone + add")
 
 
 def networks(kind: str, model: str) -> dict[str, nn.Module]:
-    """Return a timm network plain, with the usual gate, and with ours at the same places, from the same weights."""
+    """Return a timm network without gates, with the usual gate and with ours, with the same weights."""
 
     def made(**options: Any) -> nn.Module:
         torch.manual_seed(0)
@@ -121,7 +121,7 @@ def networks(kind: str, model: str) -> dict[str, nn.Module]:
 
 
 def in_a_network(kind: str, model: str, size: int, batch: int, rounds: int, *, train: bool) -> dict[str, Any]:
-    """Time a training step, or inference as it is and optimised, against the plain network."""
+    """Time a training step, or inference with and without optimisation, against the plain network."""
     nets = networks(kind, model)
     image = torch.randn(batch, 3, size, size)
 
@@ -153,7 +153,7 @@ def in_a_network(kind: str, model: str, size: int, batch: int, rounds: int, *, t
 
 
 def saved_bytes(net: nn.Module, image: Tensor) -> int:
-    """Return the bytes of all tensors that a forward keeps for its backward, parameters left out."""
+    """Return the bytes of all tensors saved for the backward pass, without parameters."""
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in [*net.parameters(), *net.buffers(), image]}
 
@@ -170,19 +170,19 @@ def saved_bytes(net: nn.Module, image: Tensor) -> int:
 
 
 def memory_of(kind: str, name: str, model: str, size: int, batch: int) -> dict[str, int]:
-    """Return what a training step of one network takes, in this process, which did nothing else."""
+    """Return the memory of one training step; run it in a new process."""
     net = networks(kind, model)[name].train()
     image = torch.randn(batch, 3, size, size)
-    net(image[:2]).sum().backward()  # what is loaded and compiled once
+    net(image[:2]).sum().backward()  # loads and compiles what is needed once
     net.zero_grad()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew; getrusage's would be that of the parent too
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak; getrusage would include the parent's
     before = memory_status("VmRSS")
     net(image).sum().backward()
     return {"step_peak_kib": memory_status("VmHWM") - before, "saved_bytes": saved_bytes(net, image)}
 
 
 def memory_status(key: str) -> int:
-    """Return an entry of this process's status, in KiB; Linux only."""
+    """Return an entry of /proc/self/status in KiB. Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
@@ -208,13 +208,13 @@ def show(title: str, table: dict[str, Any]) -> None:
             print(f"  {name:28s} {row['ratio']:.2f} x {spread}  {row['median_ms']:.2f} ms", flush=True)
         else:
             saved, peak = row["saved_bytes"] / 2**20, row["step_peak_kib"] / 2**10
-            print(f"  {name:28s} kept {saved:.0f} MiB ({row['saved_ratio']:.2f} x), peak {peak:.0f} MiB", flush=True)
+            print(f"  {name:28s} saved {saved:.0f} MiB ({row['saved_ratio']:.2f} x), peak {peak:.0f} MiB", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", default="alone,network,memory")
-    parser.add_argument("--gates", default="gct,se,gc", help="in the tables of networks and memory")
+    parser.add_argument("--gates", default="gct,se,gc", help="gates of the network and memory tables")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)

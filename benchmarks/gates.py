@@ -1,9 +1,10 @@
-"""What each registered gate costs: alone against moving its bytes, and in a ResNet-50 against the plain network.
+"""Measure the cost of each registered gate: alone against a copy of its map, and in a ResNet-50.
 
     python benchmarks/gates.py [--rounds 10] [--quick] [--out benchmarks/results/gates-DEVICE.json]
 
-Everything of one table is timed in turn in one run (see `gatewise.measure.interleaved_latency`), and what is published
-is the ratio to the baseline of the same run. `--quick` uses tiny sizes: it shows that the script works, no speed.
+All entries of a table are timed in turn in one run (see `gatewise.measure.interleaved_latency`). The result is the
+ratio to the baseline of the same run. `--quick` uses tiny sizes, to check that the script works; its times have no
+meaning.
 """
 
 import argparse
@@ -43,29 +44,29 @@ def ratios(latencies: dict[str, Latency], baseline: str) -> dict[str, dict[str, 
     }
 
 
-def forward_backward(gate: torch.nn.Module, x: Tensor, upstream: Tensor) -> Callable[[], Any]:
+def forward_backward(gate: torch.nn.Module, x: Tensor, grad_output: Tensor) -> Callable[[], Any]:
     def call() -> None:
         x.grad = None
-        gate(x).backward(upstream)
+        gate(x).backward(grad_output)
 
     return call
 
 
 def gate_alone(shape: tuple[int, ...], device: str, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
-    """Forward and backward of each gate against `clone` and `add`, which move the bytes once each way."""
+    """Time forward and backward of each gate against `clone` and `add`, which copy the bytes once in each direction."""
     x = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
-    upstream = torch.randn_like(x)
+    grad_output = torch.randn_like(x)
     plain = x.detach()
-    calls: dict[str, Callable[[], Any]] = {"clone + add": lambda: (plain.clone(), plain + upstream)}
+    calls: dict[str, Callable[[], Any]] = {"clone + add": lambda: (plain.clone(), plain + grad_output)}
     for name in gw.gate_names():
         gate = gw.make_gate(name, shape[1], device=device, dtype=dtype)
-        calls[name] = forward_backward(gate, x, upstream)
+        calls[name] = forward_backward(gate, x, grad_output)
     calls = {name: synchronised(call, device) for name, call in calls.items()}
     return ratios(interleaved_latency(calls, rounds=rounds), "clone + add")
 
 
 def in_a_network(device: str, batch: int, rounds: int, size: int, model: str, *, train: bool) -> dict[str, Any]:
-    """One forward in eval mode, or one training step, of a timm network with each gate at its paper's place."""
+    """Time one forward in eval mode, or one training step, of a timm network with each gate at its paper's place."""
     image = torch.randn(batch, 3, size, size, device=device)
     calls: dict[str, Callable[[], Any]] = {}
     for name in ("none", *gw.gate_names()):

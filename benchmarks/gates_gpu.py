@@ -1,10 +1,10 @@
-"""What the Triton kernels of gct cost on a GPU, against moving its bytes and against torch.compile of the definition.
+"""Measure the Triton kernels of gct on a GPU, against a copy of the map and torch.compile of the definition.
 
     python benchmarks/gates_gpu.py [--rounds 10] [--quick] [--out benchmarks/results/gates_gpu-cuda.json]
 
-Everything of one table is timed in turn in one run (see `gatewise.measure.interleaved_latency`), and what is published
-is the ratio to a `clone` of the map, round by round, with its quartiles. `--quick` uses tiny maps: it shows that the
-script works, no speed.
+All entries of a table are timed in turn in one run (see `gatewise.measure.interleaved_latency`). The result is the
+ratio to a `clone` of the map of each round, as median and quartiles. `--quick` uses tiny maps, to check that the
+script works; its times have no meaning.
 """
 
 import argparse
@@ -46,9 +46,9 @@ def ratios(latencies: dict[str, Latency]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def differentiated(function: Callable[..., Tensor], leaves: list[Tensor], upstream: Tensor) -> Callable[[], Any]:
+def differentiated(function: Callable[..., Tensor], leaves: list[Tensor], grad_output: Tensor) -> Callable[[], Any]:
     def call() -> None:
-        torch.autograd.grad(function(*leaves, **SETTINGS), leaves, upstream)
+        torch.autograd.grad(function(*leaves, **SETTINGS), leaves, grad_output)
 
     return call
 
@@ -56,11 +56,11 @@ def differentiated(function: Callable[..., Tensor], leaves: list[Tensor], upstre
 def one_map(
     shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, *, backward: bool, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Forward, or forward and backward, of a map against `clone`, which reads and writes it once."""
+    """Time forward, or forward and backward, against `clone`, which reads and writes the map once."""
     from gatewise.kernels.triton import gated_channel_transform as kernels
 
     torch._dynamo.reset()
-    x, upstream = (torch.randn(shape, device="cuda", dtype=dtype).contiguous(memory_format=layout) for _ in range(2))
+    x, grad_output = (torch.randn(shape, device="cuda", dtype=dtype).contiguous(memory_format=layout) for _ in range(2))
     flat = torch.randn(3, shape[1], device="cuda")
     leaves = [x.detach().requires_grad_(), *(each[None, :, None, None].requires_grad_() for each in flat)]
     compiled = torch.compile(gated_channel_transform, fullgraph=True, dynamic=False)
@@ -68,12 +68,12 @@ def one_map(
     def fused() -> None:
         _, norms = kernels.forward(x, *flat, **SETTINGS)
         if backward:
-            _, dparams = kernels.backward(upstream, x, norms, *flat, **SETTINGS)
+            _, dparams = kernels.backward(grad_output, x, norms, *flat, **SETTINGS)
             dparams.sum(1)
 
     def defined(function: Callable[..., Tensor]) -> Callable[[], Any]:
         if backward:
-            return differentiated(function, leaves, upstream)
+            return differentiated(function, leaves, grad_output)
         return torch.no_grad()(lambda: function(*leaves, **SETTINGS))
 
     calls: dict[str, Callable[[], Any]] = {
@@ -113,7 +113,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "gates_gpu-cuda.json")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("gates_gpu.py needs a CUDA device, and torch sees none.", file=sys.stderr)
+        print("gates_gpu.py needs a CUDA device; torch.cuda.is_available() is False.", file=sys.stderr)
         return 2
     rounds = 2 if options.quick else options.rounds
     results = {

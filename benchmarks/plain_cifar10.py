@@ -1,9 +1,9 @@
-"""The usual way today: a plain script that trains a ResNet-20 on CIFAR-10, to compare `gatewise train` with.
+"""Train a ResNet-20 on CIFAR-10 with a plain script, as a baseline for `gatewise train`.
 
     python benchmarks/plain_cifar10.py FOLDER [EPOCHS]
 
-FOLDER holds train.parquet and validation.parquet. bf16, batch 128, SGD with Nesterov momentum, one-cycle to 0.2,
-weight decay 5e-4, crop with padding 4 and flip. Nothing but the network comes from gatewise.
+FOLDER contains train.parquet and validation.parquet. bf16, batch size 128, SGD with Nesterov momentum, one-cycle to
+0.2, weight decay 5e-4, crop with padding 4 and flip. Only the network comes from gatewise.
 """
 
 import io
@@ -58,10 +58,10 @@ def main(folder: str, epochs: int) -> None:
         speed = steps * 128 / (time.perf_counter() - started)
         model.eval()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            right = sum(
+            correct = sum(
                 (model(x).argmax(1) == y).sum() for x, y in zip(test_x.split(500), test_y.split(500), strict=True)
             )
-        print(f"epoch {epoch + 1}: accuracy {100 * right / len(test_y):.2f} %, {speed:.0f} images/s", flush=True)
+        print(f"epoch {epoch + 1}: accuracy {100 * correct / len(test_y):.2f} %, {speed:.0f} images/s", flush=True)
 
 
 if __name__ == "__main__":

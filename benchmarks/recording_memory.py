@@ -1,9 +1,9 @@
-"""How much memory it takes to look at all training images of a run.
+"""Measure the memory that `gatewise explain` needs for all training images of a run.
 
     python benchmarks/recording_memory.py RUN [RUN ...] --data FOLDER [--out FILE]
 
-Each run is opened by a process of its own, which reads its peak of resident memory (Linux) with the network loaded and
-nothing else, with the images loaded, and after all numbers of `gatewise explain` have been gathered from them.
+Each run is opened in a new process. The process reads its peak resident memory (Linux) three times: with the network
+loaded, with the images loaded too, and after all numbers of `gatewise explain` have been computed.
 """
 
 import argparse

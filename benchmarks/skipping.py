@@ -1,14 +1,15 @@
-"""Time saved against multiply-adds saved, when closed filters of a ResNet-50 are skipped on the CPU.
+"""Measure the time and the multiply-adds saved by skipping closed filters of a ResNet-50 on the CPU.
 
     python benchmarks/skipping.py [--threads 2] [--rounds 9] [--pairs 30] [--tables skipping,auto] [--out FILE]
 
-ResNet-50 at 224x224, inner sites, groups of 8 filters, a share of each layer's groups open at random; 8 images with 8
-different patterns, one at a time, and batches of 8 images with 4 patterns. All forms run in turn, and ratios are taken
-round by round. Dense is the faster of contiguous and channels_last, batch norms folded. "reused" finds the weights of
-all patterns in memory, as a network does that sees them again; "picked" picks them anew for every image. The gater is
-not counted: what is asked is what skipping makes of the multiply-adds that are left.
+The network is a ResNet-50 at 224x224 with inner sites and groups of 8 filters; a share of each layer's groups is open
+at random. The images are 8 images with 8 different patterns, one at a time, and batches of 8 images with 4 patterns.
+A pattern is the set of open filters. All forms run in turn, and each round gives one ratio. Dense is the faster of
+contiguous and channels_last, with batch norms folded. "reused" has the weights of all patterns in its cache; "picked"
+has no cache and selects the weights for every image. The gater is not included: the benchmark measures how much of
+the saved multiply-adds becomes saved time.
 
-The second table is `mode="auto"` against mask mode over shares of open gates, with patterns never seen before.
+The second table compares `mode="auto"` with mask mode for different shares of open gates, with new patterns only.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def gater_net(model: str, group_size: int) -> gw.GaterNet:
 
 
 def pattern(net: gw.GaterNet, share: float, generator: torch.Generator) -> Tensor:
-    """Return gates (1, gate_count) of which the same number is open in each layer."""
+    """Return random gates, (1, gate_count), with the same share open in each layer."""
     gates = torch.zeros(1, net.gate_count)
     for site in net.sites:
         chosen = torch.randperm(site.gates, generator=generator)[: round(share * site.gates)]
@@ -52,7 +53,7 @@ def channels_last(network: nn.Module) -> Callable[[Tensor], Any]:
 
 
 def through(form: Callable[..., Any], images: list[Tensor], gates: list[Tensor] | None = None) -> Callable[[], None]:
-    """Return a call that runs all images, one after another."""
+    """Return a function that runs the images one after another."""
 
     def call() -> None:
         for number, x in enumerate(images):
@@ -66,7 +67,7 @@ def quartiles(latency: Latency) -> dict[str, float]:
 
 
 def saved(net: gw.GaterNet, share: float, batch: int, rounds: int) -> dict[str, Any]:
-    """Return time and multiply-adds of dense over those of skipped."""
+    """Return the ratios dense / skipped of time and multiply-adds."""
     generator = torch.Generator().manual_seed(0)
     patterns = [pattern(net, share, generator) for _ in range(IMAGES)]
     images = list(torch.randn(IMAGES * batch, 3, 224, 224, generator=generator).split(batch))
@@ -94,13 +95,13 @@ def saved(net: gw.GaterNet, share: float, batch: int, rounds: int) -> dict[str, 
 
 
 def auto_against_mask(net: gw.GaterNet, fast: SkippingNet, share: float, batch: int, pairs: int) -> dict[str, Any]:
-    """Return the time of auto mode over that of mask mode, for patterns that are new in every call."""
+    """Return the ratio of auto mode's time to mask mode's, with new patterns in every call."""
     generator = torch.Generator().manual_seed(1)
     size = net.input_shape[1:]
     images = torch.randn(batch, 3, *size, generator=generator)
     new = [
         torch.cat([pattern(net, share, generator) for _ in range(batch)]) for _ in range(8 * pairs + 16)
-    ]  # a timer warms up
+    ]  # the timer makes warm-up calls
     turn = iter(new)
     fast.plan(images)
     with torch.inference_mode():

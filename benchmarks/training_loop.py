@@ -1,9 +1,9 @@
-"""Images per second of `gatewise train` against bare steps on tensors already in memory.
+"""Compare the images per second of `gatewise train` with bare steps on tensors in memory.
 
     python benchmarks/training_loop.py [--rounds 7] [--images 12800] [--out FILE]
 
-The bare loop has the same network, precision, layout and optimizer, and does nothing else: no augmentation, no
-shuffling, no schedule, no log. Both run in turn, one epoch each, and the ratio is taken round by round.
+The bare loop has the same network, precision, layout and optimizer. It has no augmentation, shuffling, schedule or
+log. Both run in turn, one epoch each, and each round gives one ratio.
 """
 
 import argparse

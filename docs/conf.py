@@ -1,4 +1,4 @@
-"""The documentation site: `make site`."""
+"""Configure the documentation site. Build it with `make site`."""
 
 import sys
 from importlib.metadata import version as version_of
@@ -27,7 +27,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "results/*", "extension"]
 myst_heading_anchors = 4
-smartquotes = False  # options and texts are there to be copied
+smartquotes = False  # options and texts can be copied
 default_role = "code"  # docstrings write `names` as Markdown does
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -1,11 +1,12 @@
 """Compare gates on a folder of your own images, from Python.
 
     python examples/compare_gates_on_your_folder.py FOLDER      FOLDER/train/CLASS/*.png and FOLDER/val/CLASS/*.png
-    python examples/compare_gates_on_your_folder.py             makes such a folder of handwritten digits first
-    python examples/compare_gates_on_your_folder.py --smoke     likewise of few digits, and trains for seconds
+    python examples/compare_gates_on_your_folder.py             writes such a folder of handwritten digits first
+    python examples/compare_gates_on_your_folder.py --smoke     the same with few digits; trains for seconds
 
-Every gate meets the same recipe, the same images in the same order and the same initial weights. `gatewise compare` on
-the command line does the same. With digits it takes some minutes on two cores. Given again, it goes on where it was.
+All gates are trained with the same recipe, the same images in the same order and the same initial weights. `gatewise
+compare` on the command line does the same. The digits take some minutes on two cores. With a FOLDER of your own, run
+the command again to resume an interrupted comparison.
 """
 
 import sys
@@ -22,7 +23,7 @@ FOLDERS = [argument for argument in sys.argv[1:] if argument != "--smoke"]
 
 
 def write_digits(folder: Path, count: int) -> None:
-    """Write handwritten digits, `count` of each split at most, as folder/SPLIT/CLASS/NUMBER.png."""
+    """Write at most `count` handwritten digits of each split as folder/SPLIT/CLASS/NUMBER.png."""
     digits = load_dataset("digits")
     for split, images in (("train", digits.train), ("val", digits.validation)):
         for number, label in enumerate(images.labels.tolist()[:count]):
@@ -44,6 +45,6 @@ results = compare(recipe, gates, seeds=2 if SMOKE else 3, out=out)
 
 for variant in results["variants"]:
     accuracy, latency = variant["accuracy"]["mean"], variant["latency_ms"]["1"]["median"]
-    verdict = variant.get("verdict", "what the others are compared with")
+    verdict = variant.get("verdict", "baseline")
     print(f"{variant['gates']:12} accuracy {accuracy:.4f}, {latency:6.2f} ms an image: {verdict}")
 print(f"report: {out / 'report.html'}")

@@ -1,9 +1,10 @@
-"""See what the gates of a trained network learned: one number for each gate, and one HTML page.
+"""Show what the gates of a trained network learned: numbers for each gate, and one HTML page.
 
     python examples/explain_what_gates_learned.py [--smoke] [PAGE.html]
 
-Trains a ResNet-20 with gct on handwritten digits, tells how many channels each gate leaves as they were (over the
-validation images), and writes a page with the figures. About half a minute; --smoke takes seconds.
+The script trains a ResNet-20 with gct on handwritten digits. For each gate it prints the share of channels that the
+gate does not change, over the validation images. It writes a page with the figures. This takes about half a minute;
+--smoke takes seconds.
 """
 
 import sys
@@ -23,7 +24,7 @@ PAGES = [argument for argument in sys.argv[1:] if argument != "--smoke"]
 run = Path(tempfile.mkdtemp()) / "gct"
 train(Recipe(data="digits", model="resnet20", gate="gct", epochs=1 if SMOKE else 10), run)
 
-# The numbers: a network of your own with gates in it works just so.
+# The numbers. The same code works for your own network with gates.
 model, config = gw.load_model(run)
 dataset = load_dataset("digits")
 images = Batches(dataset.validation, 100, torch.tensor(config["mean"]), torch.tensor(config["std"]))
@@ -41,6 +42,6 @@ for gate in summaries:
 mean = sum(gate.near_identity for gate in summaries) / len(summaries)
 print(f"mean of {len(summaries)} gates: {mean:.1%} near the identity")
 
-# The page, for this run or for several beside each other.
+# The page, for one run or for several side by side.
 page = explain([run], PAGES[0] if PAGES else run / "gates.html")
 print(f"page: {page}")

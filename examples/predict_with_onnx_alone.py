@@ -1,9 +1,10 @@
-"""Export a trained network to ONNX, and tell classes of images where torch is not installed.
+"""Export a trained network to ONNX, and classify images without torch.
 
     python examples/predict_with_onnx_alone.py [--smoke]            trains, exports, and predicts in another process
     python examples/predict_with_onnx_alone.py FILE.onnx IMAGE...   predicts: needs onnxruntime, numpy and pillow only
 
-The file holds the names of its classes and how images are normalised. About half a minute; --smoke takes seconds.
+The file contains the names of the classes and the normalisation. This takes about half a minute; --smoke takes
+seconds.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 
 def predict(file: str, image: str) -> str:
-    """Return the class of an image: copy this into your own program."""
+    """Return the class of an image. You can copy this function into your own program."""
     import numpy as np
     import onnxruntime
     from PIL import Image, ImageOps
@@ -31,7 +32,7 @@ def predict(file: str, image: str) -> str:
 
 
 def export(folder: Path, epochs: int) -> tuple[Path, list[Path]]:
-    """Train a network with gct, export it, and return the file and pictures of four validation images."""
+    """Train a network with gct, export it, and return the file and four validation images as PNG files."""
     from gatewise.data import load_dataset
     from gatewise.exporting import export_run
     from gatewise.training import Recipe, train

@@ -1,11 +1,12 @@
-"""Train a network to use half of its filters, in a loop of your own, and then compute no others.
+"""Train a network to use half of its filters in your own loop, and then skip the other filters.
 
     python examples/skip_filters_within_a_budget.py [--smoke]
 
-A small gater looks at each handwritten digit and opens filters of a ResNet-20; its budget holds half of their work.
-`compact` takes out what no image opens, `skip_closed_filters` computes for each image its open filters only: the logits
-stay those of the trained network. About half a minute; --smoke learns for seconds, from 128 digits, which is too short
-for the budget. On networks and images so small skipping saves no time: see docs/execution.md.
+A gater is a small network that looks at each handwritten digit and opens filters of a ResNet-20. The budget is half
+of the filters' multiply-adds. `compact` removes the filters that no image opens, and `skip_closed_filters` computes
+only the open filters of each image. The logits do not change. This takes about half a minute. --smoke trains for
+seconds on 128 digits, which is too short to meet the budget. Skipping saves no time for such a small network and such
+small images: see docs/execution.md.
 """
 
 import sys
@@ -45,7 +46,7 @@ print(f"accuracy:        {(logits.argmax(1) == labels).float().mean():.4f}")
 print(f"open:            {net.open_fraction(gates).mean():.3f} of the gated filters' work")
 print(f"multiply-adds:   {net.executed_macs(gates).mean() / 1e6:.2f} M of {net.dense_macs / 1e6:.2f} M")
 
-small = gw.compact(net, [images]).eval()  # in earnest: a loader of training images
+small = gw.compact(net, [images]).eval()  # in practice, a DataLoader of training images
 print(f"compaction:      {str(small.compaction).splitlines()[0]}")
 fast = gw.skip_closed_filters(net)
 with torch.no_grad():

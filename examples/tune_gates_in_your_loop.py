@@ -1,10 +1,10 @@
-"""Put gates into a network that is trained already, and tune them in a training loop of your own.
+"""Insert gates into a trained network, and fine-tune them in your own training loop.
 
     python examples/tune_gates_in_your_loop.py [--smoke]
 
-A small ResNet learns handwritten digits; then gct is inserted, which changes no output, the gates alone are trained for
-an epoch, and everything for another. Takes about half a minute on two cores; --smoke, a look at whether it runs, takes
-seconds and learns little.
+The script trains a small ResNet on handwritten digits and inserts gct, which does not change the output. It trains
+the gates alone for one epoch, and then everything for another epoch. This takes about half a minute on two cores.
+--smoke only checks that the script runs: it takes seconds and learns little.
 """
 
 import sys
@@ -25,7 +25,7 @@ validation_batches = Batches(dataset.validation, 500, mean, std)
 
 
 def fit(model: nn.Module, epochs: int, lr: float) -> None:
-    """Any training loop: only the parameter groups and the gates' own loss are gatewise's."""
+    """Train the model. Only the parameter groups and the gates' own loss come from gatewise."""
     optimizer = torch.optim.SGD(gw.parameter_groups(model, weight_decay=5e-4), lr=lr, momentum=0.9)
     for epoch in range(epochs):
         model.train()
@@ -37,11 +37,11 @@ def fit(model: nn.Module, epochs: int, lr: float) -> None:
 
 
 def accuracy(model: nn.Module) -> float:
-    """Return the share of validation images that are classified rightly."""
+    """Return the share of validation images that are classified correctly."""
     model.eval()
     with torch.no_grad():
-        right = [(model(images).argmax(1) == labels).sum() for images, labels in validation_batches.evaluation()]
-    return float(sum(right)) / len(dataset.validation)
+        correct = [(model(images).argmax(1) == labels).sum() for images, labels in validation_batches.evaluation()]
+    return float(sum(correct)) / len(dataset.validation)
 
 
 model = gw.make_model("resnet20", num_classes=10, in_chans=1, seed=0)

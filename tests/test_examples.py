@@ -43,7 +43,7 @@ def compares(printed: str) -> None:
     """See a line for each gate, and a report that is there."""
     lines = re.findall(r"^(\w+) +accuracy (0\.\d+), +[\d.]+ ms an image: (.+)$", printed, flags=re.MULTILINE)
     assert [gate for gate, _, _ in lines] == ["none", "se"]
-    assert lines[0][2] == "what the others are compared with"
+    assert lines[0][2] == "baseline"
     assert "Gates compared on digits" in Path(printed.split("report: ")[1].strip()).read_text()
 
 

@@ -1,4 +1,4 @@
-"""The documentation's site: a page for each gate, no public name without a docstring, no broken link."""
+"""The documentation site: a page for each gate, no public name without a docstring, no broken link."""
 
 import doctest
 import os
@@ -90,8 +90,8 @@ def test_pages_are_written_only_where_they_changed(tmp_path: Path) -> None:
     assert file.read_text() == "four"
 
 
-def reach_of(name: str, **options: Any) -> torch.Tensor:
-    """Return which values a gate with these options lets depend on the one in the middle."""
+def receptive_field_of(name: str, **options: Any) -> torch.Tensor:
+    """Return which output values of a gate with these options depend on the middle input value."""
     spec = gw.gate_spec(name)
 
     class WithOptions(GateSpec):
@@ -99,23 +99,23 @@ def reach_of(name: str, **options: Any) -> torch.Tensor:
             return spec.make(channels, **options, **given)
 
     facts = {field: getattr(spec, field) for field in ("name", "gate", "function", "title", "paper", "place")}
-    return import_module("gate_figures").reach(WithOptions(**facts)) > 0
+    return import_module("gate_figures").receptive_field(WithOptions(**facts)) > 0
 
 
-def test_the_figure_shows_who_sees_whom() -> None:
+def test_the_receptive_field_is_that_of_the_formula() -> None:
     middle = (8, 7, 7)
     everywhere = torch.ones(16, 15, 15, dtype=torch.bool)
     own_channel = torch.zeros_like(everywhere)
     own_channel[8] = True
     position = torch.zeros_like(everywhere)
     position[6:11, 7, 7] = True
-    assert torch.equal(reach_of("se"), everywhere)
-    assert torch.equal(reach_of("ge"), own_channel), "gather-excite mixes no channels"
-    assert torch.equal(reach_of("lrn"), position), "five channels around, at one position"
+    assert torch.equal(receptive_field_of("se"), everywhere)
+    assert torch.equal(receptive_field_of("ge"), own_channel), "gather-excite mixes no channels"
+    assert torch.equal(receptive_field_of("lrn"), position), "five channels around, at one position"
     neighbours = everywhere.clone()
     neighbours[:7], neighbours[10:] = False, False
-    assert torch.equal(reach_of("eca", kernel_size=3), neighbours)
-    assert reach_of("triplet", kernel_size=3)[middle]
+    assert torch.equal(receptive_field_of("eca", kernel_size=3), neighbours)
+    assert receptive_field_of("triplet", kernel_size=3)[middle]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The reference: every public name of the package by itself; one without a docstring stops the build."""
+"""Write the Python reference, with every public name. A public name without a docstring stops the build."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ FOLDER = "api"
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """Return the classes and functions that a module offers, its own and those that a package gathers.
+    """Return the public classes and functions of a module, including those that a package re-exports.
 
     >>> import gatewise.analysis
     >>> public_names(gatewise.analysis)
@@ -36,13 +36,13 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def offered(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Yield the public names of a module with what they are."""
+    """Yield the public names of a module and their values."""
     for name in public_names(module):
         yield name, getattr(module, name)
 
 
 def each_once(modules: list[ModuleType]) -> dict[ModuleType, dict[str, Any]]:
-    """Return what each module offers that none before it does."""
+    """Return the public names of each module that no earlier module has."""
     seen: set[int] = set()
     chosen: dict[ModuleType, dict[str, Any]] = {}
     for module in modules:
@@ -52,7 +52,7 @@ def each_once(modules: list[ModuleType]) -> dict[ModuleType, dict[str, Any]]:
 
 
 def undocumented(module: ModuleType) -> list[str]:
-    """Return what the module offers without saying what it is: names, and members of classes.
+    """Return the public names, and members of public classes, that have no docstring.
 
     >>> import gatewise
     >>> undocumented(gatewise)
@@ -64,12 +64,12 @@ def undocumented(module: ModuleType) -> list[str]:
         if not _own_docstring(value):
             missing.append(path)
         if inspect.isclass(value):
-            missing += [f"{path}.{member}" for member in _members(value) if not _says(value, member)]
+            missing += [f"{path}.{member}" for member in _members(value) if not _is_documented(value, member)]
     return missing
 
 
 def _own_docstring(value: Any) -> bool:
-    """Whether someone wrote a docstring; a dataclass without one gets its signature."""
+    """Whether the object has a written docstring; that of a dataclass may be its generated signature."""
     text = (value.__doc__ or "").strip()
     return bool(text) and not text.startswith(f"{value.__name__}(")
 
@@ -79,24 +79,24 @@ def _members(value: type) -> list[str]:
     return [n for n, m in own if not n.startswith("_") and (inspect.isroutine(m) or isinstance(m, property))]
 
 
-def _says(value: type, member: str) -> bool:
-    """Whether the member has a docstring, its own or that of the class it refines."""
+def _is_documented(value: type, member: str) -> bool:
+    """Whether the member has a docstring, its own or an inherited one."""
     return bool((inspect.getdoc(getattr(value, member)) or "").strip())
 
 
-def refuse_undocumented(modules: list[ModuleType]) -> None:
-    """Stop the build if a public name has no docstring."""
+def check_documented(modules: list[ModuleType]) -> None:
+    """Raise an `ExtensionError` if a public name has no docstring."""
     if missing := [path for module in modules for path in undocumented(module)]:
         raise ExtensionError(f"public names without a docstring: {', '.join(missing)}. Write one for each.")
 
 
 def page(module: ModuleType, names: dict[str, Any]) -> str:
-    """Return a module's page as Markdown."""
+    """Return the page of a module as Markdown."""
     gates = {gate_spec(name).gate for name in gate_names()}
     lines = [f"# `{module.__name__}`", "", inspect.cleandoc(module.__doc__ or ""), ""]
     for name, value in names.items():
         if value in gates:
-            continue  # has a page of its own
+            continue  # each gate has its own page
         lines += ["```{eval-rst}", *_directive(f"{module.__name__}.{name}", value), "```", ""]
     return "\n".join(lines)
 
@@ -108,10 +108,15 @@ def _directive(path: str, value: Any) -> list[str]:
 
 
 def index_page(chosen: dict[ModuleType, dict[str, Any]]) -> str:
-    """Return the page that lists all names, each with its first sentence."""
-    lines = ["# Python reference", "", "Classes of gates are on the pages of the [gates](../gates/index.md).", ""]
+    """Return the index page: all names with the first sentence of their docstrings."""
+    lines = [
+        "# Python reference",
+        "",
+        "The classes of the gates are on the pages of the [gates](../gates/index.md).",
+        "",
+    ]
     for module, names in chosen.items():
-        lines += [f"## `{module.__name__}`", "", "| name | what |", "| --- | --- |"]
+        lines += [f"## `{module.__name__}`", "", "| name | description |", "| --- | --- |"]
         for name, value in names.items():
             lines.append(f"| {{py:obj}}`{name} <{module.__name__}.{name}>` | {_first_sentence(value)} |")
         lines.append("")
@@ -125,7 +130,7 @@ def _first_sentence(value: Any) -> str:
 
 
 def as_restructured_text(lines: list[str]) -> list[str]:
-    r"""Return a docstring with what reStructuredText would take for markup escaped, outside of examples and `code`.
+    r"""Escape reStructuredText markup in a docstring, except in examples and `code`.
 
     >>> as_restructured_text(["x * |y|_p of `a|b`", "", ">>> 2 ** 3"])
     ['x \\* \\|y\\|\\_p of `a|b`', '', '>>> 2 ** 3']
@@ -144,17 +149,17 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def write(app: Any) -> None:
-    """Check all docstrings, then write the pages."""
+    """Check that all public names have docstrings, then write the pages."""
     modules = [importlib.import_module(name) for name in app.config.documented_modules]
-    refuse_undocumented(modules)
+    check_documented(modules)
     chosen = each_once(modules)
     texts = {f"{module.__name__}.md": page(module, names) for module, names in chosen.items()}
     fill_folder(Path(app.srcdir) / FOLDER, {**texts, "index.md": index_page(chosen)})
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Let Sphinx write the pages before it reads its sources, and mend docstrings before napoleon reads them."""
+    """Write the pages before Sphinx reads its sources, and escape docstrings before napoleon reads them."""
     app.add_config_value("documented_modules", [], "env", types=[list])
-    app.connect("builder-inited", write, priority=400)  # before pages that take longer
+    app.connect("builder-inited", write, priority=400)  # before the pages that take longer
     app.connect("autodoc-process-docstring", _process, priority=400)
     return {"parallel_read_safe": True}

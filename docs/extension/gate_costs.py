@@ -1,4 +1,4 @@
-"""What each gate costs in a ResNet-50 at its paper's place: counted, so that every build gives the same numbers."""
+"""Count the cost of each gate in a ResNet-50 at its paper's place. Every build gives the same numbers."""
 
 import functools
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ MODEL, SIDE = "resnet50", 224
 
 @dataclass(frozen=True)
 class Cost:
-    """What something takes for one image in float32.
+    """Cost of a module for one image in float32.
 
     Attributes:
-        parameters: numbers that it learns.
+        parameters: number of parameters.
         macs: multiply-adds.
-        bytes_moved: read and written by PyTorch's operators in eval mode, one by one, nothing fused.
-        bytes_least: what a form that reads each map once and writes it once would move.
-        places: how many gates there are.
+        bytes_moved: bytes that PyTorch's operators read and write in eval mode, without fusion.
+        bytes_least: bytes of reading and writing each map once.
+        places: number of gates.
     """
 
     parameters: int
@@ -47,7 +47,7 @@ class Cost:
 
 
 class BytesMoved(TorchDispatchMode):
-    """Counts the bytes of each operator's inputs and outputs; a view moves none."""
+    """Count the bytes of each operator's inputs and outputs; views count as zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class BytesMoved(TorchDispatchMode):
 
 
 def cost_of(module: nn.Module, x: Tensor) -> Cost:
-    """Return what the module takes for x, a batch of one.
+    """Return the cost of the module for x, a batch of one image.
 
     >>> cost_of(nn.ReLU(), torch.zeros(1, 2, 5, 5))
     Cost(parameters=0, macs=0, bytes_moved=400, bytes_least=400, places=1)
@@ -74,19 +74,19 @@ def cost_of(module: nn.Module, x: Tensor) -> Cost:
 
 @functools.cache
 def network() -> nn.Module:
-    """Return the network that all costs are counted in."""
+    """Return the network in which all costs are counted."""
     return gw.make_model(MODEL, seed=0)
 
 
 @functools.cache
 def cost_of_network() -> Cost:
-    """Return what the network takes without gates."""
+    """Return the cost of the network without gates."""
     return cost_of(network(), torch.zeros(1, 3, SIDE, SIDE))
 
 
 @functools.cache
 def shapes_at(place: str) -> tuple[torch.Size, ...]:
-    """Return the shapes of the maps at a kind of place, for one image."""
+    """Return the shapes of the maps at all places of this name, for one image."""
     return shapes_of(network(), gw.find_places(network(), place).found, torch.zeros(1, 3, SIDE, SIDE))
 
 
@@ -109,7 +109,7 @@ def shapes_of(model: nn.Module, places: Sequence[Place], image: Tensor) -> tuple
 
 
 def cost_of_gate(spec: GateSpec) -> Cost:
-    """Return what one such gate at each place of its paper adds to the network."""
+    """Return the cost that one gate at each place of its paper adds to the network."""
     costs: dict[torch.Size, Cost] = {}
     for shape in shapes_at(spec.place):
         if shape not in costs:

@@ -1,4 +1,4 @@
-"""Figures of a gate that are drawn from the gate itself, whichever it is: how it answers, and how far it reaches."""
+"""Draw the figures of any gate from the gate itself: its response and its receptive field."""
 
 from collections.abc import Iterable
 
@@ -11,15 +11,15 @@ from gatewise.analysis.recording import Recorded
 from gatewise.registry import Gate, GateSpec
 
 CHANNELS, SIDE = 16, 15
-SETTINGS = 5  # random settings of the parameters that are drawn as curves
-DRAWS = 16  # that are averaged in the maps of reach
+SETTINGS = 5  # number of random parameter settings, one curve each
+DRAWS = 16  # number of random settings averaged in the maps of the receptive field
 STEP = 1e-4
 _MIDDLE = (CHANNELS // 2, SIDE // 2, SIDE // 2)
 _NOTHING = 1e-9  # a change below this is rounding
 
 
 def gate_at_random(spec: GateSpec, seed: int) -> Gate:
-    """Return the gate in float64, its parameters drawn such that it does something, which a fresh one may not."""
+    """Return the gate in float64 with random parameters, since a new gate may be the identity."""
     generator = torch.Generator().manual_seed(seed)
     gate = spec.make(CHANNELS, dtype=torch.float64).eval()
     for layer in gate.modules():
@@ -32,15 +32,15 @@ def gate_at_random(spec: GateSpec, seed: int) -> Gate:
 
 
 def some_map(seed: int) -> Tensor:
-    """Return a map of positive numbers around 1, as behind a ReLU: (1, CHANNELS, SIDE, SIDE)."""
+    """Return a map of positive values around 1, as after a ReLU: (1, CHANNELS, SIDE, SIDE)."""
     generator = torch.Generator().manual_seed(seed)
     return 0.5 + torch.rand(1, CHANNELS, SIDE, SIDE, generator=generator, dtype=torch.float64)
 
 
-def answers(spec: GateSpec, sizes: Tensor, seed: int) -> Tensor:
-    """Return the gate's value of one channel when that channel is `sizes` times as large as the others: (len(sizes),).
+def responses(spec: GateSpec, sizes: Tensor, seed: int) -> Tensor:
+    """Return the gate's value for one channel that is `sizes` times as large as the others: (len(sizes),).
 
-    The value is that of `gatewise explain`: the factor that fits best or, of a gate that adds, what it adds.
+    The value is that of `gatewise explain`: the least-squares factor or, for a gate that adds, the added value.
     """
     channel, gate = _MIDDLE[0], gate_at_random(spec, seed)
     x = some_map(seed).repeat(len(sizes), 1, 1, 1)
@@ -49,10 +49,11 @@ def answers(spec: GateSpec, sizes: Tensor, seed: int) -> Tensor:
         return Recorded.of(gate, x, gate(x)).values[:, channel]
 
 
-def reach(spec: GateSpec) -> Tensor:
-    """Return how much each value changes with the one in the middle, the mean over settings: (CHANNELS, SIDE, SIDE).
+def receptive_field(spec: GateSpec) -> Tensor:
+    """Return how much each output value changes with the middle input value, (CHANNELS, SIDE, SIDE).
 
-    A difference quotient in float64; exactly 0 where the gate does not look.
+    The result is the mean over random settings of a difference quotient in float64. It is exactly 0 outside of the
+    receptive field.
     """
     changes = torch.zeros(CHANNELS, SIDE, SIDE, dtype=torch.float64)
     for seed in range(DRAWS):
@@ -64,29 +65,35 @@ def reach(spec: GateSpec) -> Tensor:
 
 
 def drawings(spec: GateSpec) -> Iterable[Drawing]:
-    """Yield the figures of one gate."""
-    yield _draw_answers(spec)
-    changes = reach(spec)
+    """Yield the figures of a gate."""
+    yield _draw_response(spec)
+    changes = receptive_field(spec)
     channel, row, column = _MIDDLE
-    yield _draw_reach(f"{spec.name}-channels", changes[:, row], "channel", "column", (channel, column), "same row")
-    yield _draw_reach(f"{spec.name}-positions", changes[channel], "row", "column", (row, column), "same channel")
+    yield _draw_receptive_field(
+        f"{spec.name}-channels", changes[:, row], "channel", "column", (channel, column), "same row"
+    )
+    yield _draw_receptive_field(
+        f"{spec.name}-positions", changes[channel], "row", "column", (row, column), "same channel"
+    )
 
 
-def _draw_answers(spec: GateSpec) -> Drawing:
+def _draw_response(spec: GateSpec) -> Drawing:
     figure, axes = new_figure(4.2, 3.2)
     sizes = torch.linspace(0.02, 4, 100, dtype=torch.float64)
     for seed in range(SETTINGS if any(True for _ in gate_at_random(spec, 0).parameters()) else 1):
-        axes.plot(sizes, answers(spec, sizes, seed), color=look(seed)[0])
+        axes.plot(sizes, responses(spec, sizes, seed), color=look(seed)[0])
     adds = gate_at_random(spec, 0).adds
     axes.axhline(0.0 if adds else 1.0, color=look(9)[0], linestyle=":")
-    axes.set_xlabel("size of the channel, the others have 1")
-    axes.set_ylabel("added to it, of the map's size" if adds else "factor of the channel")
-    axes.set_title("answer", fontsize="medium")
-    what = "what is added to a channel" if adds else "the factor of a channel"
-    return Drawing(f"{spec.name}-answer", figure, f"{what} as it grows, for random settings of the parameters")
+    axes.set_xlabel("size of the channel; the others have size 1")
+    axes.set_ylabel("added value / size of the map" if adds else "factor of the channel")
+    axes.set_title("response", fontsize="medium")
+    what = "the value added to a channel" if adds else "the factor of a channel"
+    return Drawing(f"{spec.name}-response", figure, f"{what} against its size, for random settings of the parameters")
 
 
-def _draw_reach(name: str, changes: Tensor, down: str, along: str, middle: tuple[int, int], where: str) -> Drawing:
+def _draw_receptive_field(
+    name: str, changes: Tensor, down: str, along: str, middle: tuple[int, int], where: str
+) -> Drawing:
     from matplotlib.colors import LogNorm
 
     figure, axes = new_figure(4.2, 3.2)
@@ -100,6 +107,6 @@ def _draw_reach(name: str, changes: Tensor, down: str, along: str, middle: tuple
     axes.plot(middle[1] + 0.5, middle[0] + 0.5, marker="x", color="#D55E00", markersize=8, linestyle="none")
     axes.set_xlabel(along)
     axes.set_ylabel(down)
-    axes.set_title(f"reach, {where}", fontsize="medium")
+    axes.set_title(f"receptive field, {where}", fontsize="medium")
     add_colour_bar(figure, mesh, "change")
-    return Drawing(name, figure, f"how much values of the {where} change with the one that is marked")
+    return Drawing(name, figure, f"change of the output values of the {where} with the marked input value")

@@ -1,4 +1,4 @@
-"""Pages of the gates, written from the registry before each build: formula, figures, cost, when to use it."""
+"""Write a page for each registered gate before each build: formula, figures, cost, and when to use it."""
 
 import inspect
 from pathlib import Path
@@ -40,10 +40,11 @@ The arguments are those of {{py:func}}`gatewise.{module}.{function}`.
 {cost}
 
 Counted for one image of {side}x{side} in float32, with the default options, at the {places} places of its paper
-(`{place}`) in timm's {model}. The least is every map read once and written once; what moves today is what PyTorch's
-operators read and write one after the other. What that takes in time is [measured](../results.md#what-a-gate-costs).
+(`{place}`) in timm's {model}. The minimum is that every map is read once and written once. The current value is
+what PyTorch's operators read and write one after another. Times are in the
+[results](../results.md#what-a-gate-costs).
 
-## Put it into a network
+## Insert it into a network
 
 ```python
 import gatewise as gw
@@ -52,7 +53,7 @@ net = gw.make_model("resnet20")
 insertion = gw.insert_gates(net, "{name}")
 ```
 
-{identity} Forms beside the default: {variants}. [How to choose the place, check, undo](../guides/insert.md).
+{identity} Other variants: {variants}. [Insert](../guides/insert.md) shows how to choose the place, check and undo.
 
 ## Reference
 
@@ -67,13 +68,14 @@ _INDEX = """# Gates
 
 {table}
 
-Everything is added to timm's {model} ({parameters} parameters, {macs} multiply-adds, {moved} MB moved) by one such
-gate at each place of its paper, for one image of {side}x{side}. Bytes tell more than multiply-adds about the time that
-a gate takes; times are in the [results](../results.md#what-a-gate-costs). A gate whose fresh form is the identity can
-be put into a trained network without losing anything.
+A *gate* is a small module that rescales the channels of a feature map or adds context to them. A *place* is a position
+in a network. The table has the cost that one gate at each place of its paper adds to timm's {model} ({parameters}
+parameters, {macs} multiply-adds, {moved} MB moved), for one image of {side}x{side}. Bytes predict the time of a gate
+better than multiply-adds; times are in the [results](../results.md#what-a-gate-costs). A gate that is the identity at
+initialisation can be inserted into a trained network without changing its output.
 
-[GaterNet](../guides/gaternet.md) is no gate at a place but a network around a network. Formulas, options and
-differences to the papers are also [on one page](../gates.md).
+[GaterNet](../guides/gaternet.md) is a network around a backbone, not a gate at a place. Formulas, options and
+differences from the papers are also [on one page](../gates.md).
 
 ```{{toctree}}
 :hidden:
@@ -87,11 +89,13 @@ All gates on one page <../gates>
 def gate_page(spec: GateSpec) -> str:
     """Return the page of one gate as Markdown."""
     cost, fresh = cost_of_gate(spec), spec.make(64)
-    adds = "what it adds to a channel, in units of the map's size," if fresh.adds else "the factor of one channel"
+    adds = (
+        "the value added to one channel, divided by the size of the map," if fresh.adds else "the factor of one channel"
+    )
     return _PAGE.format(
         name=spec.name,
         title=spec.title,
-        use=spec.use or "When to use it is not told.",
+        use=spec.use or "There is no recommendation for this gate.",
         paper=spec.paper,
         place=spec.place,
         formula=formula(spec),
@@ -101,7 +105,9 @@ def gate_page(spec: GateSpec) -> str:
         side=SIDE,
         model=MODEL,
         places=cost.places,
-        identity="A fresh gate changes no output." if fresh.identity_at_init else "A fresh gate changes the output.",
+        identity="A new gate does not change the output."
+        if fresh.identity_at_init
+        else "A new gate changes the output.",
         variants=", ".join(f"`{GateChoice(spec.name, options)}`" for options in spec.variants.values()),
         gate=spec.gate.__name__,
         module=spec.gate.__module__.removeprefix("gatewise."),
@@ -109,14 +115,14 @@ def gate_page(spec: GateSpec) -> str:
     )
 
 
-_READING = """*Answer*: {adds} as that channel grows and the others do not, for five random settings of the parameters
-(one curve where there are none); the dotted line is doing nothing. *Reach*: how much each value of the output changes
-when one value of the input does, the one that is marked, in the mean over sixteen random settings; what is blank does
-not see it. Drawn from the gate itself, in a map of 16 channels, 15 rows and 15 columns."""
+_READING = """*Response*: {adds} while this channel grows and the others stay constant, for five random settings of the
+parameters (one curve for a gate without parameters). The dotted line is the identity. *Receptive field*: change of each
+output value with one input value, the marked one, averaged over sixteen random settings. Blank output values do not
+depend on it. The figures are computed with the gate itself, on a map of 16 channels, 15 rows and 15 columns."""
 
 
 def formula(spec: GateSpec) -> str:
-    """Return what the gate's function says that it returns.
+    """Return the formula from the docstring of the gate's function.
 
     >>> formula(gate_spec("se"))
     'x * sigmoid(expand(relu(reduce(mean of x over positions))))'
@@ -126,25 +132,25 @@ def formula(spec: GateSpec) -> str:
 
 
 def cost_table(cost: Cost) -> Table:
-    """Return what one kind of gate adds, in numbers and as shares of the network."""
+    """Return the added cost of a gate, as numbers and as shares of the network."""
     plain = cost_of_network()
     rows = [
         ("parameters", f"{cost.parameters:,}", share(cost.parameters, plain.parameters)),
         ("multiply-adds", f"{cost.macs:,}", share(cost.macs, plain.macs)),
-        ("bytes moved today", megabytes(cost.bytes_moved), share(cost.bytes_moved, plain.bytes_moved)),
-        ("bytes moved at least", megabytes(cost.bytes_least), share(cost.bytes_least, plain.bytes_moved)),
+        ("bytes moved", megabytes(cost.bytes_moved), share(cost.bytes_moved, plain.bytes_moved)),
+        ("minimum of bytes moved", megabytes(cost.bytes_least), share(cost.bytes_least, plain.bytes_moved)),
     ]
     columns = ["", "added", f"of the plain {MODEL}"]
     return Table(columns, [[Cell(text) for text in row] for row in rows])
 
 
 def megabytes(count: int) -> str:
-    """Return bytes as people read them."""
+    """Format bytes in MB."""
     return f"{count / 1e6:,.1f} MB"
 
 
 def share(part: int, whole: int) -> str:
-    """Return a share in percent, with as many digits as it needs to be seen.
+    """Format a share in percent with two significant digits.
 
     >>> share(1, 3), share(1, 30_000), share(0, 3)
     ('33 %', '0.0033 %', '0 %')
@@ -164,7 +170,7 @@ def index_page() -> str:
             share(cost.bytes_moved, plain.bytes_moved),
         )
         rows.append([Cell(text) for text in (f"[`{name}`]({name}.md)", spec.title, spec.place, fresh, *numbers)])
-    columns = ["gate", "what", "place", "identity when fresh", "parameters", "multiply-adds", "bytes moved"]
+    columns = ["gate", "name", "place", "identity at initialisation", "parameters", "multiply-adds", "bytes moved"]
     return _INDEX.format(
         table=Table(columns, rows).markdown(),
         names="\n".join(gate_names()),
@@ -177,13 +183,13 @@ def index_page() -> str:
 
 
 def _html(figures: list[Drawing]) -> str:
-    """Return figures beside each other as HTML, in the page's colours."""
+    """Return the figures side by side as HTML, in the page's colours."""
     inside = "\n".join(figure.inline_svg() for figure in figures)
     return f'```{{raw}} html\n<div class="drawings">\n{inside}\n</div>\n```'
 
 
 def pages() -> dict[str, str]:
-    """Return every page by its name."""
+    """Return all pages, file name to text."""
     each = {f"{name}.md": gate_page(gate_spec(name)) for name in gate_names()}
     return {**each, "index.md": index_page()}
 
@@ -194,6 +200,6 @@ def write(app: Any) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Let Sphinx write the pages before it reads its sources."""
+    """Write the pages before Sphinx reads its sources."""
     app.connect("builder-inited", write)
     return {"parallel_read_safe": True}

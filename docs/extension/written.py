@@ -1,18 +1,18 @@
-"""Pages that the build itself writes: only what changed, so that Sphinx reads nothing twice."""
+"""Write generated pages only if they changed, so that Sphinx does not read unchanged pages again."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 
 def write_page(file: Path, text: str) -> None:
-    """Write a page if it is not there or another one is."""
+    """Write a page if the file does not exist or has a different text."""
     if not file.exists() or file.read_text() != text:
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
 
 
 def fill_folder(folder: Path, texts: Mapping[str, str]) -> None:
-    """Let the folder hold these pages, by their names, and no others."""
+    """Write these pages to the folder, and delete all other pages in it."""
     for file in folder.glob("*.md"):
         if file.name not in texts:
             file.unlink()
