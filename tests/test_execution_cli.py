@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 import gatewise as gw
+from gatewise.analysis.explanation import explain
 from gatewise.analysis.runs import open_runs
+from gatewise.benchmark import bench
 from gatewise.cli import run
 from gatewise.errors import StorageError
 from gatewise.run_compaction import compact_run
@@ -102,6 +105,24 @@ def test_half_a_compacted_run_is_never_there(gated: Path, tmp_path: Path, monkey
     with pytest.raises(StorageError, match=f"^{tmp_path}/small/metrics.json cannot be written"):
         compact_run(gated, tmp_path / "small", images=64)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_progress_nothing_is_printed(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def begun(run: object, images: int, rounds: int, say: Callable[[str], None]) -> None:
+        say("measuring")
+        raise StopError
+
+    monkeypatch.setattr("gatewise.benchmark._Bench", begun)
+    with pytest.raises(StopError):
+        bench(gated, tmp_path)
+    compact_run(gated, tmp_path / "small", images=64)
+    explain([gated], tmp_path / "page.html")
+    assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_a_compacted_run_is_compacted_predicted_and_explained(small: Path, tmp_path: Path) -> None:

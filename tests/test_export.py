@@ -180,6 +180,11 @@ def test_a_frozen_route_is_caught_and_leaves_no_file(
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("frozen.onnx", "an older one")]
 
 
+def test_without_progress_nothing_is_printed(gated: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    export_run(gated, tmp_path / "gated.onnx", images=2)
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
 def test_other_logits_are_caught(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(file: Path) -> Any:
         reader = opened(file)

@@ -544,9 +544,17 @@ def test_the_bar_ends_whatever_happens(tmp_path: Path, monkeypatch: pytest.Monke
     assert stopped == [Interrupting]
 
 
-def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(quiet=True).say("something")
+def test_quiet_progress_prints_nothing_and_logs_its_lines(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "gatewise"):
+        Progress(quiet=True).say("something")
+        Progress(quiet=True).epoch(ROW)
     assert capsys.readouterr().err == ""
+    assert {record.name for record in caplog.records} == {"gatewise.training.progress"}
+    said, row = caplog.messages
+    assert said == "something"
+    assert "epoch 2/0, loss 0.5000" in row
     Progress().say("something")
     assert capsys.readouterr().err == "something\n"
 

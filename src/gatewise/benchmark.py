@@ -55,7 +55,7 @@ def bench(
         threads: of torch; None leaves what is set.
         images: of the training set, over which constant gates are found for compaction.
         data: a data set in the place of the run's own.
-        progress: is told what is being done.
+        progress: where to show progress; None shows nothing.
 
     Returns what bench.json holds.
 
@@ -74,7 +74,7 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
     try:
-        results = _Bench(run, images, rounds, (progress or Progress()).say).results(sorted(set(batch_sizes)))
+        results = _Bench(run, images, rounds, (progress or Progress(quiet=True)).say).results(sorted(set(batch_sizes)))
     finally:
         torch.set_num_threads(before)
     write_json(out / "bench.json", results)

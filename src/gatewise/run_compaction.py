@@ -28,7 +28,7 @@ def compact_run(
         out: the new run folder.
         images: how many training images decide which gates are constant; None takes all.
         data: a data set in the place of the run's own.
-        progress: is told what is being done.
+        progress: where to show progress; None shows nothing.
 
     Returns the metrics of the new run: its score and the old one's, the work of both, and the compaction.
 
@@ -37,7 +37,7 @@ def compact_run(
     """
     if images is not None:
         _validation.integer_at_least(1, images=images)
-    say = (progress or Progress()).say
+    say = (progress or Progress(quiet=True)).say
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise errors.InvalidValueError(f"{out} is not empty. Give a new folder.")

@@ -398,8 +398,8 @@ BUGS = [
     Bug(
         "progress on standard output",
         "training/progress.py",
-        "            print(line, file=sys.stderr, flush=True)\n\n    def say",
-        "            print(line, flush=True)\n\n    def say",
+        "            print(line, file=sys.stderr, flush=True)\n\n    def stop",
+        "            print(line, flush=True)\n\n    def stop",
         "test_training.py",
         "test_progress_is_one_plain_line_an_epoch_on_standard_error",
     ),

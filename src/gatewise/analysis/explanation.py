@@ -36,7 +36,7 @@ def explain(
         data: images to show the gates instead of the runs' own.
         split: which of the images.
         figures_in: a folder for each figure as SVG, PNG and CSV too.
-        progress: where to tell what is being done; None tells nothing.
+        progress: where to show progress; None shows nothing.
     """
     progress, out = progress or Progress(quiet=True), Path(out)
     _refuse_unwritable(out, figures_in)

@@ -1,7 +1,7 @@
 """What layers cost on this machine: measured once, and kept in a file with the machine's description."""
 
+import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from gatewise.files import read_json, write_json
 from gatewise.measure import environment
 
 _FORMAT = 1
+_logger = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
@@ -37,10 +38,7 @@ class Costs:
         self._own = dict(self._all.get(self.machine, {}))
         self._new: dict[str, list[float]] = {}
         if self._all and not self._own:
-            print(
-                f"gatewise: {file} has no costs for this machine ({self.machine}); layers are measured once.",
-                file=sys.stderr,
-            )
+            _logger.info("%s has no costs for this machine (%s); layers are measured once.", file, self.machine)
 
     def of(self, what: str, count: int, measure: Callable[[], list[float]]) -> list[float]:
         """Return the `count` numbers that were measured, or measure them and remember."""

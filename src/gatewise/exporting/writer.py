@@ -63,7 +63,7 @@ def export_run(
         int8: quantise what agreed in float32, and score both on all validation images.
         calibration: training images that show the quantiser the range of each map.
         data: a data set in the place of the run's own.
-        progress: is told what is being done.
+        progress: where to show progress; None shows nothing.
 
     The input is "image", float32 (N, C, H, W), normalised with the mean and std that the file holds; N is free, and for
     networks that label pixels H and W too. The outputs are "logits" and, of a GaterNet, "gates". Versions, opset,
@@ -81,7 +81,7 @@ def export_run(
     _refuse_kind(out, to, form, int8=int8)
     _validation.integer_at_least(2, images=images)
     _validation.integer_at_least(1, calibration=calibration)
-    say = (progress or Progress()).say
+    say = (progress or Progress(quiet=True)).say
     run = _open(folder, data, form)
     reference = in_form(run, "compact" if form == "compact" else "masked", say)
     network = in_form(run, form, say) if form == "skip" else reference

@@ -1,5 +1,6 @@
 """What long work shows: a bar on a terminal, plain lines elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -7,6 +8,8 @@ from typing import Any
 
 from gatewise import _validation
 from gatewise.training.tasks import TITLES
+
+_logger = logging.getLogger(__name__)
 
 
 def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
@@ -19,7 +22,11 @@ def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Shows one training after another on standard error, or nothing if `quiet`."""
+    """Shows one training after another on standard error.
+
+    Args:
+        quiet: show nothing; the lines go to the logger "gatewise.training.progress" instead, at level INFO.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -46,17 +53,17 @@ class Progress:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """One epoch is done; `row` is its line of the log."""
-        if self.quiet:
-            return
         line = f"{epoch_line(self._title, self._epochs, row)}, {time.monotonic() - self._started:.0f} s"
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)  # stays above the bar
         else:
-            print(line, file=sys.stderr, flush=True)
+            self.say(line)
 
     def say(self, line: str) -> None:
         """Print one line."""
-        if not self.quiet:
+        if self.quiet:
+            _logger.info("%s", line)
+        else:
             print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
