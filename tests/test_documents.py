@@ -21,6 +21,7 @@ from test_training import DATASET, RECIPE
 
 import gatewise as gw
 from gatewise.cli import app
+from gatewise.export import export_run
 from gatewise.presets import PRESETS
 from gatewise.spec import parse_gates_list
 from gatewise.training import Recipe, train
@@ -97,6 +98,12 @@ def prepared_sharing() -> dict[str, Any]:
     return {}
 
 
+def prepared_export() -> dict[str, Any]:
+    train(dataclasses.replace(RECIPE, data="digits", epochs=1), "run")
+    export_run("run", "gater.pt2", to="torch", images=2)
+    return {}
+
+
 def prepared_comparison() -> dict[str, Any]:
     shutil.copytree(ROOT / "docs/results/digits", "comparison")
     return {}
@@ -111,6 +118,7 @@ PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/execution.md": prepared_execution,
     "docs/guides/compare.md": prepared_comparison,
     "docs/sharing.md": prepared_sharing,
+    "docs/export.md": prepared_export,
 }
 ELSEWHERE = {"README.md", "CONTRIBUTING.md"}  # below, and in test_new_gate.py
 
@@ -129,6 +137,7 @@ PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
     ),
     "docs/explain.md": lambda names: names["summary"].near_identity == 1,
     "docs/timm.md": timm_s_page_is_right,
+    "docs/export.md": lambda names: names["details"]["classes"] == [str(digit) for digit in range(10)],
     "docs/guides/gaternet.md": lambda names: torch.equal(names["logits"], names["backbone"](names["images"])),
 }
 

@@ -284,14 +284,6 @@ BUGS = [
         "test_a_folder_with_work_of_others_is_refused",
     ),
     Bug(
-        "powers of powers",
-        "archive.py",
-        "powers <= _MOST_POWERS and ",
-        "",
-        "test_files.py",
-        "test_a_power_of_a_power_is_no_size",
-    ),
-    Bug(
         "precisions are mixed",
         "compare.py",
         "    refuse_mixed_precision({\n",

@@ -62,7 +62,7 @@ def predict(
     Parameters
     ----------
     run
-        The run folder, one of save_pretrained, or a file of gatewise export.
+        The run folder, one of save_pretrained, or an ONNX file of gatewise export.
     images
         Image files, folders of them at any depth, or - for an image on standard input.
     out
