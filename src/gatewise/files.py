@@ -18,13 +18,8 @@ from typing import Any
 
 from gatewise import _checks
 
-try:
-    import fcntl
-except ImportError:  # there are no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
-
 FORMAT, SEAL = "format", "values_sha256"
-_locks: set[int] = set()  # descriptors of the folders that this process holds
+_LOCK = ".lock"  # in a folder while a process is at work there
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.(\d+)\.part")  # see beside_name
 
 
@@ -103,53 +98,36 @@ def refuse_unwritable(folder: Path) -> None:
 def held(folder: Path) -> Iterator[None]:
     """Make a folder and refuse it to others who ask likewise; what was made goes again if nothing has come into it.
 
-    The lock is the system's on the folder itself (flock): nothing is written, and none is left however a process ends.
-    Where a system or a disk has no such locks, nobody is kept out.
+    The lock is the system's, on the file `.lock` in the folder, which is removed at the end. It ends with the process,
+    though workers that were forked live on; a `.lock` that a kill leaves keeps nobody out. Nor does a disk without
+    locks, or a folder that cannot be written to.
     """
+    from filelock import FileLock, Timeout  # loads asyncio
+
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    file = folder / _LOCK
+    lock = FileLock(file, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-    except BlockingIOError:
+    except OSError as error:
+        raise _checks.cannot_write(folder, error) from error
+    try:
+        lock.acquire()
+    except Timeout:
         raise _checks.InvalidValueError(
             f"another process is at work in {folder}. Wait until it is done, or choose another --out."
         ) from None
     except OSError as error:
-        raise _checks.cannot_write(folder, error) from error
+        if isinstance(error, PermissionError) and file.exists():  # somebody else's
+            raise _checks.cannot_write(file, error) from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
             for parent in made:
                 parent.rmdir()
-        _unlock(lock)
-
-
-def _lock(folder: Path) -> int | None:
-    """Return the descriptor that holds a folder, None where there are no locks; BlockingIOError: another holds it."""
-    if fcntl is None:
-        return None
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    _locks.add(lock)
-    return lock
-
-
-def _unlock(*locks: int | None) -> None:
-    for lock in _locks.intersection(locks):
-        _locks.remove(lock)
-        os.close(lock)
-
-
-# Or a worker that decodes images would hold the folder of a process that was killed.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _unlock(*_locks))
+        lock.release()
 
 
 def remove_leftovers(folder: Path) -> None:
