@@ -19,11 +19,9 @@ from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
 import gatewise as gw
 from gatewise._checks import DataError, InvalidValueError
 from gatewise.analysis.explain import explain
-from gatewise.checkpoint import RUN_FORMAT
 from gatewise.compare import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.export import details_of
-from gatewise.files import write_record
 from gatewise.predict import Predictor
 from gatewise.spec import parse_gates
 from gatewise.training import Recipe, train
@@ -150,7 +148,7 @@ def test_no_option_of_a_spec_opens_a_file(trained: Path, tmp_path: Path, option:
     run = shutil.copytree(trained, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     config["spec"] = {"model": "resnet10t", "model_options": {option: str(tmp_path / "evil.pth")}}
-    write_record(run / "config.json", config, RUN_FORMAT)
+    (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match=option):
         gw.load_model(run)
     assert not canary.exists()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gatewise import _checks, measure
 from gatewise.analysis import statistics
-from gatewise.checkpoint import load_model, read_metrics, read_tensors
+from gatewise.checkpoint import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.cluster import refuse_mixed_precision, train_on_cluster, training_speeds
 from gatewise.comparison import table as table
 from gatewise.comparison import write_report
@@ -215,6 +215,8 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     }
     corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
     models = {name: load_model(folders[0]) for name, folders in runs.items()}
+    for name, (_, config) in models.items():
+        _checks.entries_of(runs[name][0] / CONFIG, config, "in_chans", "image_size")
     costs = _costs(models, BATCHES[recipe.task])
     variants = []
     for name, folders in runs.items():
@@ -251,7 +253,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what networks that choose their filters did on the validation images, over seeds."""
-    if "executed_macs" not in runs[0]:
+    if not all({"executed_macs", "open_fraction"} <= run.keys() for run in runs):
         return {}
     return {
         "macs": statistics.mean_interval([run["executed_macs"] for run in runs]).mean,

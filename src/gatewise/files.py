@@ -1,11 +1,10 @@
 """Files that survive: written beside and renamed, so that a kill at any moment leaves the old one or the new one.
 
 What is read again later as the truth is a record: JSON with the number of its format, so that an older version refuses
-what it does not understand, and with a seal, the sha256 of all its values, so that a changed byte is seen.
+what it does not understand. A person may edit its values, which `details` checks.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Any
 
 from gatewise import _checks
 
-FORMAT, SEAL = "format", "values_sha256"
+FORMAT = "format"
 _LOCK = ".lock"  # in a folder while a process is at work there
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.(\d+)\.part")  # see beside_name
 
@@ -208,41 +207,24 @@ def refuse_newer(path: Path, newest: int, key: str = FORMAT) -> None:
 
 
 def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Write JSON with the number of its format and a seal, atomically; return what is in the file."""
+    """Write JSON with the number of its format, atomically; return what is in the file."""
     plain = json.loads(json.dumps({FORMAT: number, **values}, allow_nan=False))
-    plain[SEAL] = seal(plain)
     write_json(path, plain)
     return plain
 
 
 def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
-    """Read what `write_record` wrote; files from before formats and seals have neither.
+    """Read what `write_record` wrote; files from before formats have no number.
 
-    Refused with `DataError`: what is no such JSON or lacks one of the keys, a newer format than `newest`, and values
-    that are not those that were sealed.
+    Refused with `DataError`: what is no such JSON or lacks one of the keys, and a newer format than `newest`.
     """
     values = read_json(path)
     if not isinstance(values, dict):
         raise _checks.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
     if FORMAT in values:
         _checks.known_format(path, values[FORMAT], newest)
-    for key in keys:
-        if key not in values:
-            raise _checks.DataError(f"{path} has no {key!r}. Was it written by gatewise? Restore it from a copy.")
-    if SEAL in values and values[SEAL] != (found := seal(values)):
-        meant = "" if SEAL in keys else f"; if the change was meant, take out {SEAL!r}"
-        recorded = _checks.shown(values[SEAL]).strip("'")[:12]
-        raise _checks.DataError(
-            f"{path} was changed: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore "
-            f"it from a copy{meant}."
-        )
+    _checks.entries_of(path, values, *keys)
     return values
-
-
-def seal(values: Mapping[str, Any]) -> str:
-    """Return the sha256 of plain values, as JSON with sorted names, without the seal itself."""
-    content = json.dumps({key: value for key, value in values.items() if key != SEAL}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -1,23 +1,39 @@
-"""Bugs in what survives: files, formats, seals, refusals of numbers that are not finite, signals, repetition."""
+"""Bugs in what survives: files, formats, checksums, refusals of numbers that are not finite, signals, repetition."""
 
 from planted.bug import Bug
 
 BUGS = [
     Bug(
-        "checkpoint's JSON without a seal",
+        "checkpoint's JSON without a checksum",
         "training/state.py",
-        'RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)',
+        'RUN_FORMAT, "progress", "optimizer", "sha256", _CHECKSUM)',
         'RUN_FORMAT, "progress", "optimizer", "sha256")',
         "test_faults.py",
         "test_a_checkpoint_with_any_byte_changed_is_refused",
     ),
     Bug(
-        "seal not compared",
-        "files.py",
-        "if SEAL in values and values[SEAL] != (found := seal(values)):",
-        "if (found := seal(values)) and False:",
+        "checksum of a checkpoint's JSON not compared",
+        "training/state.py",
+        "if record[_CHECKSUM] != (found := _checksum(record)):",
+        "if (found := _checksum(record)) and False:",
         "test_faults.py",
-        "test_weights_and_config_with_any_byte_changed_are_refused",
+        "test_a_checkpoint_with_any_byte_changed_is_refused",
+    ),
+    Bug(
+        "sha256 of a network's weights not compared",
+        "checkpoint.py",
+        'read_tensors(file, config.get("sha256"))',
+        "read_tensors(file)",
+        "test_faults.py",
+        "test_of_a_saved_network_any_changed_byte",
+    ),
+    Bug(
+        "an older version's checksum is handed on",
+        "checkpoint.py",
+        '_OF_A_RECORD = {FORMAT, "values_sha256"}',
+        "_OF_A_RECORD = {FORMAT}",
+        "test_faults.py",
+        "test_files_of_older_versions_are_read",
     ),
     Bug(
         "sha256 of a state not compared",

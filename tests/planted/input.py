@@ -17,6 +17,8 @@ BUGS = [
     Bug("a config is not looked at", "checkpoint.py", "    checked_details(folder / CONFIG, config)\n", "", "test_corpus.py", "test_a_config_that_went_wrong_is_refused"),
     Bug("a deviation may be zero", "details.py", '"std": _numbers(1e-6)', '"std": _numbers(-1e6)', "test_corpus.py", "test_a_config_that_went_wrong_is_refused and division"),
     Bug("classes need not be as many as outputs", "details.py", ' ("classes", "num_classes")', "", "test_corpus.py", "test_a_config_that_went_wrong_is_refused and IndexError"),
+    Bug("an environment need not name its hardware", "details.py", 'if "hardware" not in _checks.mapping(name, value):', 'if _checks.mapping(name, value) is None:', "test_corpus.py", "test_metrics_that_went_wrong_are_refused and hardware"),
+    Bug("scores of classes are not looked at", "details.py", "        if score is not None:\n", "        if False:\n", "test_corpus.py", "test_metrics_that_went_wrong_are_refused and drawn"),
     Bug("metrics are not looked at", "details.py", "                check(name, metrics[name])\n", "                pass\n", "test_corpus.py", "test_metrics_that_went_wrong_are_refused"),
     Bug("a position behind the end is taken", "training/state.py", "            _checks.number_between(0, most, **{key: progress[key]})\n", "", "test_corpus.py", "test_a_checkpoint_that_went_wrong_is_refused and behind"),
     Bug("a compaction fits any network", "execution/compact.py", "        if not isinstance(net, GaterNet):\n            raise _checks.InvalidTypeError(\n                f\"a compaction", "        if False:\n            raise _checks.InvalidTypeError(\n                f\"a compaction", "test_corpus.py", "test_a_config_that_went_wrong_is_refused and CifarResNet"),
