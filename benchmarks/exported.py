@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,16 @@ def forms(gated: Path, compact: Path, plain: Path) -> dict[str, tuple[Path, dict
     return found | {"skip": (gated, {"form": "skip"}), "skip, torch": (gated, {"form": "skip", "to": "torch"})}
 
 
+def reader(file: Path) -> Callable[[torch.Tensor], Any]:
+    return opened(file) if file.suffix == ".onnx" else torch.export.load(file).module()
+
+
 def timed(files: dict[str, Path], run: Run, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return milliseconds for each file and batch size, and the speed relative to the first file."""
     found: dict[str, dict[str, Any]] = {name: {} for name in files}
     for count in BATCHES:
         images = next(iter(run.first(count)))
-        calls = {name: functools.partial(opened(file), images) for name, file in files.items()}
+        calls = {name: functools.partial(reader(file), images) for name, file in files.items()}
         with torch.inference_mode():
             times = interleaved_latency(calls, rounds=rounds, seconds_per_turn=0.1)
         first = next(iter(times.values()))

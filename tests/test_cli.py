@@ -480,4 +480,4 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
     assert "is no run folder: it has no config.json" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
-    assert "run folder or exported file 'no.onnx' does not exist" in capsys.readouterr().err
+    assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err

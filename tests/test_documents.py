@@ -17,6 +17,7 @@ import timm
 import torch
 import torchvision
 from foreign import GctResNet50, MmcvContext
+from gatewise.export import export_run
 from test_training import DATASET, RECIPE
 
 import gatewise as gw
@@ -91,6 +92,12 @@ def prepared_sharing() -> dict[str, Any]:
     return {"torch": torch}
 
 
+def prepared_export() -> dict[str, Any]:
+    train(dataclasses.replace(RECIPE, data="digits", epochs=1), "run")
+    export_run("run", "gater.pt2", to="torch", images=2)
+    return {}
+
+
 def prepared_comparison() -> dict[str, Any]:
     shutil.copytree(ROOT / "docs/results/digits", "comparison")
     return {}
@@ -104,6 +111,7 @@ PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/execution.md": prepared_execution,
     "docs/guides/compare.md": prepared_comparison,
     "docs/sharing.md": prepared_sharing,
+    "docs/export.md": prepared_export,
 }
 ELSEWHERE = {"CONTRIBUTING.md"}  # in test_new_gate.py
 
@@ -123,6 +131,7 @@ PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
     ),
     "docs/explain.md": lambda names: names["summary"].near_identity == 1,
     "docs/timm.md": timm_s_page_is_right,
+    "docs/export.md": lambda names: names["details"]["classes"] == [str(digit) for digit in range(10)],
     "docs/guides/gaternet.md": lambda names: torch.equal(names["logits"], names["backbone"](names["images"])),
 }
 

@@ -24,8 +24,16 @@ from gatewise import GatewiseError
 from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
 from gatewise.execution import ConditionalNet
-from gatewise.exporting import agreement, details_of, export_run, opened
-from gatewise.exporting.writer import _CONTENTS, WithGates, exported_program
+from gatewise.exporting.writer import (
+    _CONTENTS,
+    WithGates,
+    _torch,
+    agreement,
+    details_of,
+    export_run,
+    exported_program,
+    opened,
+)
 from gatewise.int8 import to_int8
 from gatewise.serialization import load_model
 
@@ -85,7 +93,8 @@ PICKS = release(torch.__version__) > (2, 11)
 of_torch_that_picks = pytest.mark.skipif(
     not PICKS, reason="torch 2.11 cannot export filters that are picked on the way"
 )
-FORMS = ["masked", "compact", *(pytest.param(form, marks=of_torch_that_picks) for form in ("skip", "torch"))]
+ONNX = ["masked", "compact", pytest.param("skip", marks=of_torch_that_picks)]
+FORMS = [*ONNX, pytest.param("torch", marks=of_torch_that_picks)]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +112,18 @@ def files(gated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return made
 
 
+def reopened(file: Path) -> Any:
+    """Return the network in a file, opened as its user opens it."""
+    return opened(file) if file.suffix == ".onnx" else torch.export.load(file).module()
+
+
+def details_in(file: Path) -> dict[str, Any]:
+    if file.suffix == ".onnx":
+        return details_of(file)
+    torch.export.load(file, extra_files=(extra := {"gatewise": ""}))
+    return json.loads(extra["gatewise"])
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_does_what_the_network_does_whatever_the_route(
     gated: Path,
@@ -111,7 +132,7 @@ def test_a_file_does_what_the_network_does_whatever_the_route(
 ) -> None:
     net: Any = load_model(gated)[0]
     x = images_of(gated)
-    reader = opened(files[form])
+    reader = reopened(files[form])
     with torch.no_grad():
         logits, gates = net.forward_with_gates(x)
     if form == "compact":
@@ -134,7 +155,7 @@ def test_a_file_does_what_the_network_does_whatever_the_route(
 def test_a_file_says_what_it_is(gated: Path, files: dict[str, Path]) -> None:
     config = load_model(gated)[1]
     for form, file in files.items():
-        details = details_of(file)
+        details = details_in(file)
         assert details["form"] == ("skip" if form == "torch" else form)
         assert (details["classes"], details["mean"], details["std"]) == tuple(
             config[key] for key in ("classes", "mean", "std")
@@ -195,6 +216,22 @@ def test_other_logits_are_caught(gated: Path, tmp_path: Path, monkeypatch: pytes
         export_run(gated, tmp_path / "shifted.onnx", images=10)
 
 
+def test_a_file_for_torch_is_compared_too(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is what lies on the disk: here another network was written."""
+    other = load_model(gated)[0]
+    with torch.no_grad():
+        other.backbone.get_submodule("fc").bias += 1
+
+    def write_other(program: Any, details: dict[str, Any]) -> bytes:
+        return _torch(exported_program(WithGates(other), images_of(gated)[:2], free_size=False), details)
+
+    assert export_run(gated, tmp_path / "a.pt2", to="torch", images=4)["difference"] < 1e-5
+    monkeypatch.setitem(_CONTENTS, "torch", write_other)
+    with pytest.raises(GatewiseError, match=r"b\.pt2 was not written: on 4 images its logits differ"):
+        export_run(gated, tmp_path / "b.pt2", to="torch", images=4)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
+
+
 def test_agreement_counts_by_hand() -> None:
     def network(x: torch.Tensor) -> Any:
         return x * 2, (x > 0).float()
@@ -247,7 +284,7 @@ def lines(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ONNX)
 def test_a_file_predicts_what_the_run_predicts(
     gated: Path,
     files: dict[str, Path],
@@ -287,12 +324,15 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path, capsys: pytest.Capt
     program = exported_program(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(2, 3, 4, 4), free_size=False)
     exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     exported.save(tmp_path / "foreign.onnx")
-    (tmp_path / "torn.pt2").write_bytes(b"no archive")
+    (tmp_path / "net.pt2").write_bytes(b"a program")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for name, message in (
         ("torn.onnx", "cannot be opened by ONNX Runtime"),
         ("foreign.onnx", "was not written by gatewise export"),
-        ("torn.pt2", "torn.pt2"),
+        (
+            "net.pt2",
+            "gatewise reads run folders, folders of save_pretrained, and ONNX files (*.onnx). A .pt2 file is a",
+        ),
     ):
         capsys.readouterr()
         assert run(["predict", str(tmp_path / name), str(tmp_path / "photo.png")]) == 2

@@ -1,6 +1,8 @@
 """Full disks, folders that cannot be written, changed and cut files, newer formats: one line, and nothing is lost."""
 
+import contextlib
 import json
+import math
 import os
 import re
 import resource
@@ -16,10 +18,18 @@ from test_training import DATASET, RECIPE, content_of, equal, trained, weights
 from torch import Tensor, nn
 from whole_files import leftovers, outcome, torn
 
+from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
 from gatewise.files import read_record, refuse_unwritable, write_atomically, write_record
-from gatewise.serialization import read_tensors, save_model
+from gatewise.serialization import (
+    details_in,
+    load_model,
+    read_metrics,
+    read_source,
+    save_model,
+    write_metrics,
+)
 from gatewise.spec import ModelSpec
 from gatewise.training import train
 from gatewise.training.checkpoint import keep_newest_states, load_state, save_state
@@ -246,24 +256,19 @@ def test_a_checkpoint_cut_anywhere_is_refused(state: Path, name: str) -> None:
             loaded(state)
 
 
-def test_weights_and_config_with_any_byte_changed_are_refused(tmp_path: Path) -> None:
-    save_model(tmp_path, nn.Linear(2, 2), ModelSpec("resnet20"), {"num_classes": 2, "mean": [0.5], "std": [0.25]})
-    config = json.loads((tmp_path / "config.json").read_text())
+def test_of_a_saved_network_any_changed_byte_is_refused_or_an_edit_of_its_config(tmp_path: Path) -> None:
+    """The weights have a checksum; the values beside them may be edited, and are checked one by one."""
+    net = nn.Linear(2, 2)
+    save_model(tmp_path, net, ModelSpec("resnet20"), {"num_classes": 2, "mean": [0.5], "std": [0.25]})
     for name in ("model.safetensors", "config.json"):
         whole = (tmp_path / name).read_bytes()
         for position in range(len(whole)):
             content = bytearray(whole)
             content[position] ^= 1
             (tmp_path / name).write_bytes(content)
-            try:
-                found = read_record(tmp_path / "config.json", 1, "spec", "sha256")
-                read_tensors(tmp_path / "model.safetensors", found["sha256"])
-            except DataError:
-                continue
-            assert name == "config.json"
-            assert {key: found[key] for key in config if key != "values_sha256"} == {
-                key: value for key, value in config.items() if key != "values_sha256"
-            }, "only the name of the seal was changed"
+            with contextlib.suppress(DataError):
+                assert equal(read_source(tmp_path)[1], net.state_dict())
+                assert name == "config.json"
         (tmp_path / name).write_bytes(whole)
 
 
@@ -272,6 +277,10 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=7))
 
 
 def cut(path: Path) -> None:
@@ -305,13 +314,18 @@ def test_a_checkpoint_that_is_damaged_too_is_not_called_good(unfinished: Path, f
     assert equal(trained(unfinished, resume=True), weights(finished))
 
 
-@pytest.mark.parametrize("damage", [flip, cut])
+def spoil(path: Path) -> None:
+    """Put a value where none like it can be."""
+    edit(path, parameters=None)
+
+
+@pytest.mark.parametrize("damage", [spoil, cut])
 def test_damaged_metrics_can_be_written_again(finished: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     damage(out / "metrics.json")
     with pytest.raises(
-        DataError, match=r"metrics\.json .*Or remove it: .*The last good checkpoint is .*step_000000009"
+        DataError, match=r"metrics\.json:? .*Or remove it: .*The last good checkpoint is .*step_000000009"
     ):
         trained(out, resume=True)
     (out / "metrics.json").unlink()
@@ -433,22 +447,50 @@ def test_a_format_that_is_no_number_is_refused(tmp_path: Path, number: object) -
         read_record(tmp_path / "file.json", 1)
 
 
-def test_files_from_before_formats_and_seals_are_read(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checksum", ["none", "stale"])
+def test_files_of_older_versions_are_read(finished: Path, tmp_path: Path, checksum: str) -> None:
+    """The oldest have no format; later ones have a checksum of their values, which is ignored."""
     shutil.copytree(finished, tmp_path / "run")
     for name in ("config.json", "metrics.json"):
         values = json.loads((tmp_path / "run" / name).read_text())
-        assert (values.pop("format"), len(values.pop("values_sha256"))) == (1, 64)
+        assert values["format"] == 1
+        assert "values_sha256" not in values
+        if checksum == "none":
+            del values["format"]
+        else:
+            values["values_sha256"] = "0" * 64
         (tmp_path / "run" / name).write_text(json.dumps(values))
     assert train(RECIPE, tmp_path / "run", resume=True)["epochs"] == 3
     assert run(["explain", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "values_sha256" not in details_in(load_model(tmp_path / "run")[1])
+    assert "values_sha256" not in write_metrics(tmp_path, read_metrics(tmp_path / "run"))
 
 
-def test_who_changed_a_config_on_purpose_is_told_how_to_say_so(tmp_path: Path) -> None:
-    write_record(tmp_path / "config.json", {"classes": ["a", "b"]}, 1)
-    values = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values | {"classes": ["a", "c"]}))
-    with pytest.raises(DataError, match=r"was changed: .* if the change was meant, take out 'values_sha256'\.$"):
-        read_record(tmp_path / "config.json", 1)
-    del values["values_sha256"]
-    (tmp_path / "config.json").write_text(json.dumps(values | {"classes": ["a", "c"]}, indent=7))
-    assert read_record(tmp_path / "config.json", 1)["classes"] == ["a", "c"]
+def test_a_person_may_edit_config_and_metrics(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    edit(tmp_path / "run/config.json", classes=["cat", "dog", "cow"])
+    edit(tmp_path / "run/metrics.json", note="the second of three", accuracy=0.5)
+    net, config = load_model(tmp_path / "run")
+    assert config["classes"] == ["cat", "dog", "cow"]
+    assert equal(net.state_dict(), weights(finished))
+    assert train(RECIPE, tmp_path / "run", resume=True)["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("config.json", "std", [0.0], "std must lie between 1e-06 and 1e+06, got 0.0"),
+        ("config.json", "mean", [math.nan], "mean must lie between -1e+06 and 1e+06, got nan"),
+        ("config.json", "num_classes", "3", "num_classes must be an integer, got '3' (str)"),
+        ("metrics.json", "accuracy", 1.5, "accuracy must lie between 0 and 1, got 1.5"),
+        ("metrics.json", "loss", math.inf, "loss must lie between -1e+38 and 1e+38, got inf"),
+        ("metrics.json", "images_per_second", "fast", "images_per_second must be a number, got 'fast' (str)"),
+    ],
+)
+def test_an_edited_value_that_cannot_be_is_named_with_its_file_and_what_was_expected(
+    finished: Path, tmp_path: Path, file: str, key: str, value: object, message: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    edit(tmp_path / "run" / file, **{key: value})
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/run/{file}: {message}")):
+        open_runs([tmp_path / "run"])

@@ -1,17 +1,18 @@
 """Two trainings want one folder: the second is refused, and nothing that ends a process leaves the folder locked."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 from test_interruption import start, wait_for_an_epoch
 from test_training import DATASET, RECIPE, trained
 
-from gatewise import files
 from gatewise.cli import run
 from gatewise.comparison import compare
 from gatewise.errors import InvalidValueError, StorageError
@@ -77,8 +78,10 @@ def test_a_process_that_is_killed_holds_no_folder_though_its_workers_live(tmp_pa
             pass
         process.kill()
         process.wait()
+        assert (tmp_path / ".lock").exists()
         with held(tmp_path):
             os.killpg(process.pid, 0)  # the worker lives
+        assert not (tmp_path / ".lock").exists()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
@@ -98,19 +101,32 @@ def test_what_was_made_for_nothing_goes_again_and_nothing_else(tmp_path: Path) -
         pass
 
 
-@pytest.mark.parametrize("lacks", ["the system", "the disk"])
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_where_there_are_no_locks_nobody_is_kept_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def no_locks(lock: int, how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(error, os.strerror(error))
 
-    if lacks == "the system":
-        monkeypatch.setattr(files, "fcntl", None)
-    else:
-        monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with held(tmp_path), held(tmp_path):
         train(RECIPE, tmp_path / "run", dataset=DATASET)
     assert holds_run(tmp_path / "run")
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_lock_that_only_its_owner_may_open_is_refused_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a colleague who works, or was killed, in a folder that both write to."""
+
+    def denied(lock: filelock.FileLock) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lock.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", denied)
+    (tmp_path / ".lock").touch()
+    with pytest.raises(StorageError, match=r"/\.lock cannot be written: Permission denied"), held(tmp_path):
+        pass
+    assert (tmp_path / ".lock").exists()

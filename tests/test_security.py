@@ -18,13 +18,11 @@ from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
 
 import gatewise as gw
 from gatewise.analysis.explanation import explain
-from gatewise.archive import checked_archive
 from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidValueError
-from gatewise.exporting import export_run, opened
-from gatewise.files import write_record
-from gatewise.serialization import RUN_FORMAT
+from gatewise.exporting.writer import details_of
+from gatewise.prediction import Predictor
 from gatewise.spec import parse_gates
 from gatewise.training import Recipe, train
 
@@ -47,8 +45,7 @@ ALLOWED = {
     ("kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
     ("interop/reading.py", "torch.load"): "weights_only=True",
-    ("archive.py", "torch.load"): "weights_only=True",
-    ("exporting/reader.py", "torch.export.load"): "of checked_archive alone",
+    ("exporting/writer.py", "torch.export.load"): "of the file that it has just written",
 }
 
 
@@ -69,14 +66,12 @@ def test_the_source_calls_nothing_that_runs_programs_but_what_is_listed() -> Non
     assert found_calls() == set(ALLOWED)
 
 
-def test_torch_load_is_told_to_open_weights_only_and_torch_export_what_was_looked_through() -> None:
+def test_torch_load_is_told_to_open_weights_only() -> None:
     for file in SOURCE.rglob("*.py"):
         for call in calls(file):
             if called(call) == "torch.load":
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 assert given.get("weights_only") == "True", file
-            if called(call) == "torch.export.load":
-                assert ast.unparse(call.args[0]).startswith("checked_archive("), file
             assert not any(keyword.arg == "shell" for keyword in call.keywords), file
             assert not any(k.arg == "trust_remote_code" for k in call.keywords), file
 
@@ -120,112 +115,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def archive(trained: Path) -> Path:
-    file = trained.parent / "net.pt2"
-    export_run(trained, file, to="torch", images=2)
-    return file
-
-
 def _few(classes: tuple[str, ...] | None = None) -> Dataset:
     digits = load_dataset("digits")
     parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
     return Dataset("digits", classes or digits.classes, *parts, padding=1, flip=False)
 
 
-def rewritten(archive: Path, folder: Path, changes: dict[str, Callable[[bytes], bytes]], **options: Any) -> Path:
-    """Copy an archive with some entries changed, or added where there is none."""
-    with zipfile.ZipFile(archive) as source:
-        entries = {name: source.read(name) for name in source.namelist()}
-    for name, change in changes.items():
-        entries[name] = change(entries.get(name, b""))
-    file = folder / "changed.pt2"
-    with zipfile.ZipFile(file, "w", **options) as target:
+@pytest.mark.parametrize("read", [details_of, Predictor.of])
+def test_an_archive_of_torch_export_is_not_opened(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    """torch.export.load unpickles, or evaluates as Python, what it finds in one."""
+    canary, file = tmp_path / "executed", tmp_path / "net.pt2"
+    code = f"__import__('pathlib').Path({str(canary)!r}).touch()"
+    program = torch.export.export(torch.nn.Flatten(), (torch.zeros(2, 3),))
+    torch.export.save(program, file)
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
         for name, content in entries.items():
-            target.writestr(name, content)
-    return file
-
-
-PROGRAM = "archive/models/model.json"
-
-
-def _in_program(old: str, new: Callable[[str], str]) -> Callable[[str], dict[str, Callable[[bytes], bytes]]]:
-    def changes(code: str) -> dict[str, Callable[[bytes], bytes]]:
-        def change(content: bytes) -> bytes:
-            text = content.decode()
-            assert old in text
-            return text.replace(old, new(code)).encode()
-
-        return {PROGRAM: change}
-
-    return changes
-
-
-# Ways by which torch.export.load runs what it reads, each shown with this torch by the loader without the look
-WAYS: dict[str, Callable[[str], dict[str, Callable[[bytes], bytes]]]] = {
-    "a guard": _in_program('"guards_code": []', lambda code: f'"guards_code": [{json.dumps(code)}]'),
-    "a size": _in_program('"expr_str": "', lambda code: f'"expr_str": {json.dumps(code)[:-1]} + '),
-    "an operator": _in_program("torch.ops.aten.relu_.default", lambda _: "torch.os.system"),
-    "a structure": _in_program('\\"context\\": \\"null\\"', lambda _: '\\"context\\": \\"{}\\"'),
-    "a name": _in_program('["image"]', lambda code: json.dumps([code])),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_code_in_an_archive_of_torch_export_is_refused(archive: Path, tmp_path: Path, way: str) -> None:
-    canary = tmp_path / "executed"
-    code = f"__import__('pathlib').Path('{canary}').write_text('x')"
-    file = rewritten(archive, tmp_path, WAYS[way](code))
-    with pytest.raises(DataError, match=r"changed\.pt2 was not opened: archive/models/model\.json (holds|calls)"):
-        opened(file)
+            evil = content.replace(b'"guards_code": []', f'"guards_code": {json.dumps([code])}'.encode())
+            archive.writestr(name, pickle.dumps(Evil(canary)) if "sample_inputs" in name else evil)
+    with pytest.raises(DataError, match=r"net\.pt2 was not opened: gatewise reads run folders, .*torch\.export\.load"):
+        read(file)
     assert not canary.exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("archive/data/sample_inputs/model.pt", "holds more than tensors"),
-        ("archive/data/weights/model.pt", "is not among what gatewise export writes"),
-        ("archive/data/constants/opaque_obj_0", "is not among what gatewise export writes"),
-        ("archive/data/aotinductor/model/model.so", "is not among what gatewise export writes"),
-    ],
-)
-def test_pickles_and_programs_in_an_archive_are_refused(archive: Path, tmp_path: Path, name: str, message: str) -> None:
-    canary = tmp_path / "executed"
-    file = rewritten(archive, tmp_path, {name: lambda _: pickle.dumps(Evil(canary))})
-    with pytest.raises(DataError, match=message):
-        opened(file)
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize(("key", "value"), [("use_pickle", True), ("path_name", "opaque_obj_0")])
-def test_a_weight_that_is_a_pickle_is_refused(archive: Path, tmp_path: Path, key: str, value: Any) -> None:
-    def change(content: bytes) -> bytes:
-        config = json.loads(content)
-        next(iter(config["config"].values()))[key] = value
-        return json.dumps(config).encode()
-
-    file = rewritten(archive, tmp_path, {"archive/data/weights/model_weights_config.json": change})
-    with pytest.raises(DataError, match=r"asks for a pickle|which is no tensor"):
-        opened(file)
-
-
-def test_what_two_readers_may_read_differently_is_refused(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="compressed entries"):
-        opened(rewritten(archive, tmp_path, {}, compression=zipfile.ZIP_DEFLATED))
-    twice = tmp_path / "twice.pt2"
-    shutil.copyfile(archive, twice)
-    with zipfile.ZipFile(twice, "a") as target, pytest.warns(UserWarning, match="Duplicate"):
-        target.writestr(PROGRAM, b"{}")
-    with pytest.raises(DataError, match="two of one name"):
-        opened(twice)
-
-
-def test_an_archive_of_our_own_is_opened_and_holds_the_same(archive: Path) -> None:
-    program = torch.export.load(checked_archive(archive))
-    trusted = torch.export.load(archive)
-    x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(program.module()(x), trusted.module()(x))
 
 
 @pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
@@ -237,7 +148,7 @@ def test_no_option_of_a_spec_opens_a_file(trained: Path, tmp_path: Path, option:
     run = shutil.copytree(trained, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     config["spec"] = {"model": "resnet10t", "model_options": {option: str(tmp_path / "evil.pth")}}
-    write_record(run / "config.json", config, RUN_FORMAT)
+    (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError, match=option):
         gw.load_model(run)
     assert not canary.exists()

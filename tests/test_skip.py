@@ -3,8 +3,6 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -465,23 +463,6 @@ def test_a_batch_is_run_the_way_that_takes_least() -> None:
 
 def test_every_mode_is_named_in_the_help() -> None:
     assert all(f'"{mode}"' in gw.skip_closed_filters.__doc__ for mode in MODES)
-
-
-# Triton
-
-
-@pytest.mark.slow
-def test_the_triton_kernel_in_its_interpreter_gives_what_is_defined() -> None:
-    pytest.importorskip("triton", reason="triton is not installed")
-    script = Path(__file__).with_name("grouped_in_interpreter.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "140 cases\n"
-
-
-def test_triton_has_no_other_mode() -> None:
-    with pytest.raises(InvalidValueError, match="backend='triton' has mode 'skip' only, got 'auto'"):
-        gw.skip_closed_filters(gater_net(["basic"]), backend="triton")
 
 
 def test_picked_weights_are_packed_where_onednn_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:

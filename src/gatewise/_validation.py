@@ -289,6 +289,13 @@ def cannot_write(path: Path, error: OSError, size_bytes: int | None = None) -> S
     return refusal
 
 
+def entries_of(path: Path, values: Mapping[str, Any], *names: str) -> None:
+    """Refuse what was read from a file if it lacks one of these entries."""
+    for name in names:
+        if name not in values:
+            raise DataError(f"{path} has no {name!r}. Was it written by gatewise? Restore it from a copy.")
+
+
 def known_format(path: Path, found: object, newest: int) -> None:
     """Refuse the format number of a file if it is none, or above the newest that is known here."""
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:

@@ -1,11 +1,10 @@
 """Files that survive: written beside and renamed, so that a kill at any moment leaves the old one or the new one.
 
 What is read again later as the truth is a record: JSON with the number of its format, so that an older version refuses
-what it does not understand, and with a seal, the sha256 of all its values, so that a changed byte is seen.
+what it does not understand. A person may edit its values, which `details` checks.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,13 +17,8 @@ from typing import Any
 
 from gatewise import _validation, errors
 
-try:
-    import fcntl
-except ImportError:  # there are no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT, SEAL = "format", "values_sha256"
-_locks: set[int] = set()  # descriptors of the folders that this process holds
+FORMAT = "format"
+_LOCK = ".lock"  # in a folder while a process is at work there
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.(\d+)\.part")  # see beside_name
 
 
@@ -103,53 +97,36 @@ def refuse_unwritable(folder: Path) -> None:
 def held(folder: Path) -> Iterator[None]:
     """Make a folder and refuse it to others who ask likewise; what was made goes again if nothing has come into it.
 
-    The lock is the system's on the folder itself (flock): nothing is written, and none is left however a process ends.
-    Where a system or a disk has no such locks, nobody is kept out.
+    The lock is the system's, on the file `.lock` in the folder, which is removed at the end. It ends with the process,
+    though workers that were forked live on; a `.lock` that a kill leaves keeps nobody out. Nor does a disk without
+    locks, or a folder that cannot be written to.
     """
+    from filelock import FileLock, Timeout  # loads asyncio
+
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    file = folder / _LOCK
+    lock = FileLock(file, timeout=0, thread_local=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
-    except BlockingIOError:
+    except OSError as error:
+        raise _validation.cannot_write(folder, error) from error
+    try:
+        lock.acquire()
+    except Timeout:
         raise errors.InvalidValueError(
             f"another process is at work in {folder}. Wait until it is done, or choose another --out."
         ) from None
     except OSError as error:
-        raise _validation.cannot_write(folder, error) from error
+        if isinstance(error, PermissionError) and file.exists():  # somebody else's
+            raise _validation.cannot_write(file, error) from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
             for parent in made:
                 parent.rmdir()
-        _unlock(lock)
-
-
-def _lock(folder: Path) -> int | None:
-    """Return the descriptor that holds a folder, None where there are no locks; BlockingIOError: another holds it."""
-    if fcntl is None:
-        return None
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if isinstance(error, BlockingIOError):
-            raise
-        return None
-    _locks.add(lock)
-    return lock
-
-
-def _unlock(*locks: int | None) -> None:
-    for lock in _locks.intersection(locks):
-        _locks.remove(lock)
-        os.close(lock)
-
-
-# Or a worker that decodes images would hold the folder of a process that was killed.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _unlock(*_locks))
+        lock.release()
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -230,41 +207,24 @@ def refuse_newer(path: Path, newest: int, key: str = FORMAT) -> None:
 
 
 def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Write JSON with the number of its format and a seal, atomically; return what is in the file."""
+    """Write JSON with the number of its format, atomically; return what is in the file."""
     plain = json.loads(json.dumps({FORMAT: number, **values}, allow_nan=False))
-    plain[SEAL] = seal(plain)
     write_json(path, plain)
     return plain
 
 
 def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
-    """Read what `write_record` wrote; files from before formats and seals have neither.
+    """Read what `write_record` wrote; files from before formats have no number.
 
-    Refused with `DataError`: what is no such JSON or lacks one of the keys, a newer format than `newest`, and values
-    that are not those that were sealed.
+    Refused with `DataError`: what is no such JSON or lacks one of the keys, and a newer format than `newest`.
     """
     values = read_json(path)
     if not isinstance(values, dict):
         raise errors.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
     if FORMAT in values:
         _validation.known_format(path, values[FORMAT], newest)
-    for key in keys:
-        if key not in values:
-            raise errors.DataError(f"{path} has no {key!r}. Was it written by gatewise? Restore it from a copy.")
-    if SEAL in values and values[SEAL] != (found := seal(values)):
-        meant = "" if SEAL in keys else f"; if the change was meant, take out {SEAL!r}"
-        recorded = _validation.shown(values[SEAL]).strip("'")[:12]
-        raise errors.DataError(
-            f"{path} was changed: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore "
-            f"it from a copy{meant}."
-        )
+    _validation.entries_of(path, values, *keys)
     return values
-
-
-def seal(values: Mapping[str, Any]) -> str:
-    """Return the sha256 of plain values, as JSON with sorted names, without the seal itself."""
-    content = json.dumps({key: value for key, value in values.items() if key != SEAL}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -44,11 +44,11 @@ class Predictor:
 
     @classmethod
     def of(cls, source: str | Path) -> "Predictor":
-        """Open a run folder, one of `save_pretrained`, or a file of `gatewise export`.
+        """Open a run folder, one of `save_pretrained`, or an ONNX file of `gatewise export`.
 
         Refused with `DataError`: what is damaged, or does not say what its classes are and how it takes images.
         """
-        source = _validation.existing_path("run folder or exported file", source)
+        source = _validation.existing_path("run folder or ONNX file", source)
         if source.is_file():
             exported = opened(source)
             config = exported.details
@@ -116,7 +116,7 @@ def predict(
     """Yield for each image what a trained network says of it, as JSON takes it.
 
     Args:
-        source: a run folder, one of `save_pretrained`, or a file that `gatewise export` wrote.
+        source: a run folder, one of `save_pretrained`, or an ONNX file that `gatewise export` wrote.
         images: image files, folders of them at any depth, or "-" for an image on standard input.
         out: where pixels are labelled, the folder for NAME_mask.png (class indices with a palette) and
             NAME_overlay.png, both of the image's own size.

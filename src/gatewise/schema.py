@@ -39,6 +39,21 @@ def _checksum(name: str, value: Any) -> None:
         raise errors.InvalidTypeError(f"{name} must be 64 hexadecimal digits, got {_validation.shown(value)}.")
 
 
+def _number(low: float, high: float) -> Callable[[str, Any], None]:
+    return lambda name, value: _validation.number_between(low, high, **{name: value})
+
+
+def _scores_of_classes(name: str, value: Any) -> None:
+    for label, score in _validation.mapping(name, value).items():
+        if score is not None:
+            _validation.number_between(0, 1, **{f"{name} of {label}": score})
+
+
+def _environment(name: str, value: Any) -> None:
+    if "hardware" not in _validation.mapping(name, value):
+        raise errors.InvalidValueError(f"{name} must name the hardware, got {_validation.shown(value)}.")
+
+
 _EACH: dict[str, Callable[[str, Any], Any]] = {
     "num_classes": _count_or_none,
     "in_chans": _count_or_none,
@@ -79,22 +94,22 @@ _OF_METRICS: dict[str, Callable[[str, Any], Any]] = {
     "parameters": lambda name, value: _validation.integer_at_least(0, **{name: value}),
     "epochs": lambda name, value: _validation.integer_at_least(0, **{name: value}),
     "precision": _validation.text,
-    "environment": _validation.mapping,
-    **{
-        name: lambda name, value: _validation.number_between(0, 1, **{name: value})
-        for name in ("accuracy", "miou", "iou")
-    },
-    "open_fraction": lambda name, value: _validation.number_between(0, 1, **{name: value}),
-    "executed_macs": lambda name, value: _validation.number_between(0, 1e18, **{name: value}),
+    "environment": _environment,
+    **dict.fromkeys(("accuracy", "miou", "iou", "pixel_accuracy", "train_accuracy", "open_fraction"), _number(0, 1)),
+    "iou_by_class": _scores_of_classes,
+    "loss": _number(-1e38, 1e38),
+    "images_per_second": _number(0, 1e18),
+    "executed_macs": _number(0, 1e18),
     "score": lambda name, value: _validation.one_of(name, value, ("accuracy", "miou", "iou")),
 }
 
 
 def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
-    """Return what a run's `metrics.json` holds, if each value that a page shows is there and can be used."""
+    """Return what a run's `metrics.json` holds, if each value that a page or report shows is there and can be used."""
     try:
         _validation.mapping("what it holds", metrics)
-        for name in ("parameters", "epochs", "precision", "environment", metrics.get("score", "accuracy")):
+        score = metrics.get("score", "accuracy")
+        for name in ("parameters", "epochs", "precision", "environment", score, "images_per_second"):
             if not isinstance(name, str) or name not in metrics:
                 raise errors.InvalidValueError(f"it has no {_validation.shown(name)}. Was it written by gatewise?")
         for name, check in _OF_METRICS.items():

@@ -1,7 +1,6 @@
 """Files that survive: weights with a checksum and the spec to rebuild them, written atomically.
 
-Everything is safetensors and JSON; nothing is ever unpickled. The JSON files are records: they have a format number,
-and a seal over their values.
+Everything is safetensors and JSON; nothing is ever unpickled. The JSON files are records, which have a format number.
 """
 
 import dataclasses
@@ -18,20 +17,14 @@ from torch import Tensor, nn
 from gatewise import _validation, errors
 from gatewise.assembly import make_model
 from gatewise.execution import Compaction
-from gatewise.files import (
-    FORMAT,
-    SEAL,
-    read_bytes,
-    read_record,
-    write_atomically,
-    write_record,
-)
+from gatewise.files import FORMAT, read_bytes, read_record, write_atomically, write_record
 from gatewise.schema import checked_details, checked_metrics
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; raise it when an older version would misread them
-_OF_THE_FILE = {"spec", "sha256", FORMAT, SEAL}  # entries of config.json that are not details
+_OF_A_RECORD = {FORMAT, "values_sha256"}  # entries that are no values; the second, of older versions, is ignored
+_OF_THE_FILE = {"spec", "sha256", *_OF_A_RECORD}  # entries of config.json that are not details
 
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
@@ -49,7 +42,7 @@ def details_in(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Write `metrics.json`, by which a run is complete; return what is in the file."""
-    return write_record(folder / METRICS, {k: v for k, v in metrics.items() if k not in {FORMAT, SEAL}}, RUN_FORMAT)
+    return write_record(folder / METRICS, {k: v for k, v in metrics.items() if k not in _OF_A_RECORD}, RUN_FORMAT)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,6 @@ def make(folder: Path, *, exported: bool) -> None:
         train(recipe, folder / name, dataset=_few_digits())
         if name == "gater" and exported:
             export_run(folder / name, folder / "net.onnx", images=4)
-            export_run(folder / name, folder / "net.pt2", to="torch", images=4)
     net = gw.make_model(f"{TINY}+gct@inner", in_chans=1)
     torch.save({"state_dict": net.state_dict(), "epoch": 3}, folder / "weights.pt")
     torch.save(gw.make_model(TINY).state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)

@@ -17,11 +17,11 @@ from fuzzing.base import TINY
 from fuzzing.box import Box
 from fuzzing.target import Call, target
 from gatewise.analysis.runs import open_runs
-from gatewise.files import SEAL, read_json, read_json_lines, seal
+from gatewise.files import read_json, read_json_lines
 from gatewise.interop.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train
-from gatewise.training.checkpoint import load_state, state_progress
+from gatewise.training.checkpoint import _checksum, load_state, state_progress
 
 
 def everything(found: Any) -> list[Any]:
@@ -34,15 +34,7 @@ def changed_config(box: Box, file: Path) -> None:
         content = box.hostile.changed_json(json.loads(file.read_bytes()))
     except (ValueError, RecursionError):  # it is spoiled already
         return
-    file.write_bytes(box.hostile.as_json(_sealed(content) if box.rng.random() < 0.9 else content))
-
-
-def _sealed(content: Any) -> Any:
-    """Return a changed record with the seal of its new values, so that it is they that are looked at."""
-    if not isinstance(content, dict) or SEAL not in content:
-        return content
-    plain = json.loads(json.dumps(content, default=str))
-    return {**plain, SEAL: seal(plain)}
+    file.write_bytes(box.hostile.as_json(content))
 
 
 def changed_recipe(box: Box, file: Path) -> None:
@@ -157,8 +149,19 @@ def compacted_run(box: Box) -> Call:
     step: Any = {"states": "1" * 10, "images": 3, "sites": [], "whole": [], "difference": 0.0, "checked": 0, "disagreeing": 0,
                  "macs_before": 1, "macs_after": 1, "parameters_before": 1, "parameters_after": 1}  # fmt: skip
     config["compacted"] = box.hostile.changed_json([step])
-    (run / "config.json").write_text(json.dumps(_sealed(config)))
+    (run / "config.json").write_text(json.dumps(config))
     return lambda: gw.load_model(run)
+
+
+def _refresh_checksum(file: Path) -> None:
+    """Give a changed record the checksum of its new values, so that it is they that are looked at."""
+    try:
+        record = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return
+    if isinstance(record, dict) and "values_sha256" in record:
+        record["values_sha256"] = _checksum(record)
+        file.write_text(json.dumps(record))
 
 
 @target(30)
@@ -167,6 +170,7 @@ def checkpoint(box: Box) -> Call:
     (state,) = (run / "checkpoints").glob("step_*")
     if box.rng.random() < 0.7:
         changed_config(box, state / "state.json")
+        _refresh_checksum(state / "state.json")
     else:
         file = state / box.rng.choice(("state.json", "state.safetensors"))
         file.write_bytes(box.hostile.changed_bytes(file.read_bytes()))
@@ -232,5 +236,5 @@ def safetensors_of_odd_types(box: Box) -> Call:
     (run / "model.safetensors").write_bytes(content)
     config = json.loads((run / "config.json").read_text())
     config["sha256"] = hashlib.sha256(content).hexdigest()
-    (run / "config.json").write_text(json.dumps(_sealed(config)))
+    (run / "config.json").write_text(json.dumps(config))
     return lambda: open_runs([run])

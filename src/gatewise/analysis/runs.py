@@ -221,9 +221,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
 
 
 def _refuse_incomplete(folder: Path, config: dict[str, Any], metrics: dict[str, Any], rows: list[Any]) -> None:
-    for key in _REQUIRED:
-        if key not in config:
-            raise errors.DataError(f"{folder / CONFIG} has no {key!r}. Was it written by gatewise? Restore the file.")
+    _validation.entries_of(folder / CONFIG, config, *_REQUIRED)
     score = metrics.get("score", "accuracy")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get(f"validation_{score}"), int | float):

@@ -20,7 +20,7 @@ from gatewise.cluster import refuse_mixed_precision, train_on_cluster, training_
 from gatewise.comparison.report import write_report
 from gatewise.data import Dataset, PairDataset
 from gatewise.files import read_json, read_json_lines, refuse_newer, refuse_unwritable, remove_leftovers, write_json
-from gatewise.serialization import load_model, read_metrics, read_tensors
+from gatewise.serialization import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.spec import Gates, format_gates
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, refuse_newer_run, train
 
@@ -212,6 +212,8 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     }
     corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
     models = {name: load_model(folders[0]) for name, folders in runs.items()}
+    for name, (_, config) in models.items():
+        _validation.entries_of(runs[name][0] / CONFIG, config, "in_chans", "image_size")
     costs = _costs(models, BATCHES[recipe.task])
     variants = []
     for name, folders in runs.items():
@@ -248,7 +250,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what networks that choose their filters did on the validation images, over seeds."""
-    if "executed_macs" not in runs[0]:
+    if not all({"executed_macs", "open_fraction"} <= run.keys() for run in runs):
         return {}
     return {
         "macs": statistics.mean_interval([run["executed_macs"] for run in runs]).mean,

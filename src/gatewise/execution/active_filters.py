@@ -51,7 +51,6 @@ class Openings:
         memory: bytes that picked weights may take; those not used for longest go first. Weights of layers that run
             whole, in the order that suits this machine, are kept besides, up to as much as 256 MiB.
         chosen: the open filters of each site that is narrow now, by the site's number.
-        groups: where images run together, the open groups of each of them, likewise.
         packs: whether picked weights may be kept in the order that suits this machine best.
     """
 
@@ -59,7 +58,6 @@ class Openings:
 
     memory: int
     chosen: dict[int, OpenFilters] = field(default_factory=dict)
-    groups: dict[int, Any] = field(default_factory=dict)
     _known: dict[tuple[int, bytes], OpenFilters] = field(default_factory=dict)
     _picked: "_Memory" = field(init=False)
     _whole: "_Memory" = field(init=False)
@@ -70,11 +68,11 @@ class Openings:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy, or a pickle, begins with: nothing picked."""
         empty = {"_picked": _Memory(self.memory), "_whole": _Memory(_MEMORY_FOR_WHOLE)}
-        return {**self.__dict__, "chosen": {}, "groups": {}, "_known": {}, **empty}
+        return {**self.__dict__, "chosen": {}, "_known": {}, **empty}
 
     def close(self) -> None:
         """Let nothing be open or closed any more, until the next call."""
-        self.chosen, self.groups = {}, {}
+        self.chosen = {}
 
     def forget(self) -> None:
         """Drop everything that was picked, for example because the weights have moved."""
@@ -135,13 +133,6 @@ class _Memory:
         while self.bytes > self.limit:
             self.bytes -= _size(self._held.popitem(last=False)[1])
         return found
-
-
-def groups_of(site: Site, gates: Tensor) -> Any:
-    """Return the open groups of filters of each image, as the Triton kernel reads them."""
-    from gatewise.kernels.grouped_convolution import Groups
-
-    return Groups.of(gates, site.group_size) if site.driven_by is None else Groups.of(site.spread(gates), 1)
 
 
 def _open_filters(site: Site, pattern: bytes, device: torch.device) -> OpenFilters:

@@ -96,24 +96,6 @@ class OpenConvolution(_OpenLayer):
         return pack(weight.movedim(-1, 1), tuple(x.shape), self.options), bias
 
 
-class GroupedConvolution(_OpenLayer):
-    """A convolution in which each image runs its own open groups, all images at once; see `kernels`."""
-
-    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
-        super().__init__(*sites)
-        padding = [step * (size - 1) // 2 for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
-        padding = {"same": padding, "valid": (0, 0)}.get(layer.padding, layer.padding)
-        self.options = (tuple(layer.stride), tuple(padding), tuple(layer.dilation))
-        self._hold(weight.permute(2, 3, 1, 0).contiguous(), bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        from gatewise.kernels.grouped_convolution import grouped_convolution
-
-        groups: dict[Any, Any] = self.openings.groups
-        inputs, outputs = groups.get(self.reads), groups.get(self.writes)
-        return grouped_convolution(x, self.weight, self.bias, inputs, outputs, *self.options)
-
-
 class OpenDepthwise(_OpenLayer):
     """A convolution of each channel by itself; closed channels are neither its inputs nor its outputs."""
 
@@ -160,19 +142,8 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
     )
 
 
-def opened(
-    layer: Any,
-    picked: Picked,
-    openings: Openings,
-    reads: int | None,
-    writes: int | None,
-    *,
-    grouped: bool,
-) -> nn.Module:
+def opened(layer: Any, picked: Picked, openings: Openings, reads: int | None, writes: int | None) -> nn.Module:
     """Return the layer that does the work of `layer` with these weights; see `open_up`."""
-    sites = (openings, reads, writes)
-    if grouped and isinstance(layer, nn.Conv2d) and (reads is not None or writes is not None):
-        return GroupedConvolution(layer, *picked, *sites)
     if isinstance(layer, nn.Linear):
-        return OpenLinear(*picked, *sites)
-    return OpenConvolution(layer, *picked, *sites)
+        return OpenLinear(*picked, openings, reads, writes)
+    return OpenConvolution(layer, *picked, openings, reads, writes)

@@ -1,7 +1,6 @@
 """Run a GaterNet so that each image computes its open filters only."""
 
 import copy
-import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
-from gatewise.execution.active_filters import Openings, groups_of
+from gatewise.execution.active_filters import Openings
 from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.merging import merged
 from gatewise.execution.meter import local_pays, measured_plan
 from gatewise.execution.plan import Plan
 from gatewise.execution.skippable import kept_whole, skippable
 from gatewise.execution.sub_batches import Part, Work, bucketed, one_by_pattern
-from gatewise.execution.surgery import fold_norms, needs_mask, open_up
+from gatewise.execution.surgery import fold_norms, open_up
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
 
@@ -27,7 +26,6 @@ _NO_STATE = (
     "a skipping net has no state dict: its weights are copies, folded and picked. Save and load the GaterNet that it "
     "was made from; torch.save takes the whole skipping net."
 )
-BACKENDS = ("auto", "torch", "triton")
 
 
 class SkippingNet(nn.Module):
@@ -41,9 +39,9 @@ class SkippingNet(nn.Module):
         last_parts: how the last batch was run: for each part its images and the sites where it was narrow.
     """
 
-    def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path, *, grouped: bool) -> None:
+    def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path) -> None:
         super().__init__()
-        self.mode, self.cache, self.grouped = mode, cache, grouped
+        self.mode, self.cache = mode, cache
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._locally: dict[tuple[int, ...], bool] = {}
         self.openings = Openings(memory)
@@ -54,8 +52,7 @@ class SkippingNet(nn.Module):
             self.net = copy.deepcopy(self.plain)
             fold_norms(self.plain.backbone, folds)
         if mode != "mask":
-            open_up(self.net.backbone, net.sites, flows, folds, self.openings, grouped=grouped)
-        self.leaks = [needs_mask(net.backbone, flow) for flow in flows]
+            open_up(self.net.backbone, net.sites, flows, folds, self.openings)
         self.work = Work.of(net, flows)
         self.last_parts: list[Part] = []
         self._where = self._anchor()
@@ -128,8 +125,6 @@ class SkippingNet(nn.Module):
         raise errors.InvalidValueError(_NO_STATE)
 
     def _partition(self, gates: Tensor, x: Tensor) -> list[Part]:
-        if self.grouped:
-            return [Part(np.arange(len(x)), np.empty(0), alike=False, narrow=self.work.narrows)]
         patterns = gates.detach().cpu().numpy() > 0
         if self.mode == "skip":
             return one_by_pattern(patterns, self.work)
@@ -156,9 +151,6 @@ class SkippingNet(nn.Module):
         `gates` are those of all sites, `union` the gates of this one that some image opens.
         """
         site = self.net.sites[number]
-        if self.grouped and narrow:
-            self.openings.groups[number] = groups_of(site, site.own(gates))
-            return site.spread(site.own(gates)) if self.leaks[number] else None
         if narrow:
             return self.openings.open(number, site, site.own(gates), union, alike=alike)
         everything = bool(union.all()) and site.driven_by is None
@@ -167,7 +159,7 @@ class SkippingNet(nn.Module):
     def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
         """Run each image alone, or where filters of several are picked at once all together."""
         x = _channels_last(x)
-        whole = self.mode != "skip" or self.grouped
+        whole = self.mode != "skip"
         runs = [self._run_deciding(part) for part in ([x] if whole else x.split(1))]
         images = np.arange(len(x))
         outputs, gates = zip(*runs, strict=True)
@@ -225,7 +217,6 @@ def skip_closed_filters(
     net: GaterNet,
     mode: str = "auto",
     *,
-    backend: str = "auto",
     memory: int = 2**28,
     cache: str | Path | None = None,
 ) -> SkippingNet:
@@ -237,13 +228,10 @@ def skip_closed_filters(
             for itself, with its open filters only. "bucket" runs images with the same or nearly the same pattern
             together: a filter that one of them needs is computed for all of them, and multiplied. "auto" measures the
             layers on this machine, once for each size of image and largest batch, and chooses for each batch.
-        backend: in mode "skip", "torch" picks weights pattern by pattern; "triton" runs all images at once, each with
-            the list of its own open groups and without copies of weights: for CUDA devices, best with groups of 16
-            filters or more. "auto" takes triton on a CUDA device, if it is installed.
         memory: bytes for weights picked for patterns seen before.
         cache: file for what "auto" measures; None takes $GATEWISE_CACHE, or costs.json in the user's cache folder.
 
-    Refused: what is no GaterNet, with TypeError; an unknown mode or backend, triton in another mode, with ValueError.
+    Refused: what is no GaterNet, with TypeError; an unknown mode, with ValueError.
 
     >>> _ = torch.manual_seed(0)
     >>> net = GaterNet(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), image_size=(8, 8)).eval()
@@ -259,15 +247,7 @@ def skip_closed_filters(
         )
     _validation.one_of("mode", mode, MODES)
     _validation.integer_at_least(0, memory=memory)
-    _validation.one_of("backend", backend, BACKENDS)
-    grouped = backend == "triton" or (backend == "auto" and mode == "skip" and _on_cuda_with_triton(net))
-    if grouped and mode != "skip":
-        raise errors.InvalidValueError(f"backend='triton' has mode 'skip' only, got {mode!r}. Leave the backend out.")
-    return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache), grouped=grouped).eval()
-
-
-def _on_cuda_with_triton(net: GaterNet) -> bool:
-    return next(net.parameters()).is_cuda and importlib.util.find_spec("triton") is not None
+    return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache)).eval()
 
 
 def _refuse_recording(x: Tensor) -> None:

@@ -45,18 +45,6 @@ def _passes(layer: nn.Module) -> bool:
     return type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
 
 
-def needs_mask(backbone: nn.Module, flow: Flow) -> bool:
-    """Whether closed filters must be multiplied by zero although the Triton kernel leaves them out.
-
-    It gives zeros for them, and does not read them. But linear layers are run as a whole; a depthwise layer makes
-    something of zeros; a squeeze reads them; and so does what lies behind an addition.
-    """
-    layers = {path: backbone.get_submodule(path) for path in flow.layers}
-    run_whole = any(type(layers[path]) is not nn.Conv2d for path in (*flow.makers, *flow.readers))
-    on_the_way = any(type(layers[path]) in CONVOLUTIONS for path in flow.passes)
-    return run_whole or on_the_way or flow.expands or len(flow.makers) > 1 or len(flow.readers) > 1
-
-
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
     """Return those convolutions that can take in the batch norm behind them, with that norm."""
     layers = dict(backbone.named_modules())
@@ -96,8 +84,6 @@ def open_up(
     flows: Sequence[Flow],
     folds: dict[str, str],
     openings: Openings,
-    *,
-    grouped: bool = False,
 ) -> None:
     """Exchange the layers of `backbone`, which is in eval mode, for such as read `openings`, in place.
 
@@ -107,7 +93,6 @@ def open_up(
         flows: what changes with the filters of each site; impossible ones are left as they are.
         folds: for convolutions the batch norm behind them that they take in.
         openings: which filters are open.
-        grouped: whether images run together, each with its own open groups, by the Triton kernel.
     """
     _make_channels_last(backbone)
     layers: dict[str, Any] = dict(backbone.named_modules())
@@ -120,8 +105,7 @@ def open_up(
         if path in passes and type(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], openings, passes[path]))
         elif path in reads or path in writes or path in folds:
-            ends = reads.get(path), writes.get(path)
-            _exchange(backbone, path, opened(layer, picked, openings, *ends, grouped=grouped))
+            _exchange(backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path)))
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
         elif path in passes and type(layer) in _NORMS and path not in folds.values():

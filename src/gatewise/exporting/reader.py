@@ -1,7 +1,6 @@
-"""Files that `export` wrote, opened by what reads them elsewhere."""
+"""ONNX files that `export` wrote, opened by ONNX Runtime."""
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from gatewise import _validation, errors
-from gatewise.archive import checked_archive
 from gatewise.files import FORMAT
 from gatewise.schema import checked_details
 
@@ -21,7 +19,7 @@ FILE_FORMAT = 1  # of what a file says of itself
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file, open: a function of images that gives logits, or logits and gates.
+    """An ONNX file, open: a function of images that gives logits, or logits and gates.
 
     Attributes:
         file: that it was read from.
@@ -53,12 +51,13 @@ class Exported:
 
 
 def opened(file: str | Path) -> Exported:
-    """Open an exported file by what reads it, ONNX Runtime or torch.export; others are refused with `DataError`."""
+    """Open an ONNX file by ONNX Runtime; others are refused with `DataError`, unopened."""
     file = _validation.existing_path("exported file", file)
-    return _opened_onnx(file) if file.suffix == ".onnx" else _opened_torch(file)
-
-
-def _opened_onnx(file: Path) -> Exported:
+    if file.suffix != ".onnx":
+        raise errors.DataError(
+            f"{file} was not opened: gatewise reads run folders, folders of save_pretrained, and ONNX files (*.onnx). "
+            f"A .pt2 file is a program: open it with torch.export.load in your own code, if you trust its source."
+        )
     runtime = _validation.optional_module("onnxruntime", "reading ONNX")
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -73,23 +72,6 @@ def _opened_onnx(file: Path) -> Exported:
     return Exported(file, run, session.get_modelmeta().custom_metadata_map.get(KEY, ""))
 
 
-def _opened_torch(file: Path) -> Exported:
-    extra = {KEY: ""}
-    logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
-    logger.disabled = True
-    try:
-        program = torch.export.load(checked_archive(file), extra_files=extra)
-        run = program.module()
-    except errors.GatewiseError:
-        raise
-    except Exception as error:  # whatever the archive's reader stumbles over
-        reason = " ".join(str(error).split())[:200]
-        raise errors.DataError(f"{file} is no archive of torch.export ({reason}).") from None
-    finally:
-        logger.disabled = False
-    return Exported(file, run, extra[KEY])
-
-
 def details_of(file: str | Path) -> dict[str, Any]:
-    """Return what an exported file says of itself: classes, mean and std, form, versions."""
+    """Return what an ONNX file of `export` says of itself: classes, mean and std, form, versions."""
     return opened(file).details

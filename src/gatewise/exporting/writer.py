@@ -67,7 +67,8 @@ def export_run(
 
     The input is "image", float32 (N, C, H, W), normalised with the mean and std that the file holds; N is free, and for
     networks that label pixels H and W too. The outputs are "logits" and, of a GaterNet, "gates". Versions, opset,
-    classes and normalisation are in the file: `details_of` reads them.
+    classes and normalisation are in the file: `details_of` reads them from ONNX, and torch.export.load with
+    `extra_files={"gatewise": ""}` from its own.
 
     Returns what was written and how well it agrees: the largest difference of logits as a share of the largest logit,
     over images whose gates are equal; how many images have other gates; how many kinds of gates were seen. With int8
@@ -100,7 +101,7 @@ def export_run(
     with _beside(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
-        found = _refuse_unlike(out, agreement(reference, opened(file), run.first(images)))
+        found = _refuse_unlike(out, agreement(reference, _reopened(file, to), run.first(images)))
         if int8:
             say("quantising")
             found |= _quantised(file, run, calibration)
@@ -144,6 +145,11 @@ def _beside(out: Path) -> Iterator[Path]:
         yield beside
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _reopened(file: Path, to: str) -> Callable[[Tensor], Any]:
+    """Return the network in a file that was just written; torch.export.load runs what is in a file, so no others."""
+    return opened(file) if to == "onnx" else torch.export.load(file).module()
 
 
 def _refuse_unlike(out: Path, found: dict[str, Any]) -> dict[str, Any]:

@@ -41,11 +41,6 @@ class Flow:
         """Whether filters can be taken out at all."""
         return bool(self.makers)
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """All layers that change."""
-        return (*self.makers, *self.passes, *self.readers)
-
 
 class _StopError(Exception):
     """The filters cannot be followed further."""

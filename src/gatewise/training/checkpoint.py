@@ -1,9 +1,10 @@
-"""Where a training stands, as a folder that appears at once: tensors with a checksum, and a sealed record.
+"""Where a training stands, as a folder that appears at once: tensors and a record, both with a checksum.
 
 What `checkpoint` says of files holds here: safetensors and JSON, nothing is ever unpickled.
 """
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
-from gatewise.files import SEAL, new_folder, read_record, write_atomically, write_record
+from gatewise.files import FORMAT, new_folder, read_record, write_atomically, write_record
 from gatewise.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
 STATE = "state"
+_CHECKSUM = "values_sha256"  # of the record: no digit of a state may change, or the training ends with other bits
 
 
 def save_state(
@@ -28,10 +30,17 @@ def save_state(
     tensors, record = _state(modules, optimizer, progress)
     content = save_tensors(plain_tensors(tensors))
     record["sha256"] = hashlib.sha256(content).hexdigest()
+    record[_CHECKSUM] = _checksum({FORMAT: RUN_FORMAT, **record})
     with new_folder(folder) as beside:
         write_atomically(beside / f"{STATE}.safetensors", content)
         write_record(beside / f"{STATE}.json", record, RUN_FORMAT)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Return the sha256 of a state's record as JSON with sorted names, without the checksum itself."""
+    content = json.dumps({key: value for key, value in record.items() if key != _CHECKSUM}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _state(
@@ -83,7 +92,13 @@ def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, st
 
 def _state_record(folder: Path) -> dict[str, Any]:
     file = folder / f"{STATE}.json"
-    record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", SEAL)
+    record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", _CHECKSUM)
+    if record[_CHECKSUM] != (found := _checksum(record)):
+        recorded = _validation.shown(record[_CHECKSUM]).strip("'")[:12]
+        raise errors.DataError(
+            f"{file} is damaged: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore it "
+            f"from a copy."
+        )
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
         if not isinstance(record[key], kind):
             raise errors.DataError(f"{file} is damaged: its {key} is {_validation.shown(record[key])}.")
