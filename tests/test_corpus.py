@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from gatewise.training.state import _checksum
 from torch import nn
 
 import gatewise as gw
@@ -22,6 +21,7 @@ from gatewise.files import read_json, read_json_lines
 from gatewise.interop.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train
+from gatewise.training.checkpoint import _checksum
 
 CORPUS = Path(__file__).parent / "corpus"
 TINY = "resnet20_wider:parameters=3000"

@@ -24,16 +24,8 @@ from gatewise import GatewiseError
 from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
 from gatewise.execution import ConditionalNet
-from gatewise.exporting.writer import (
-    _CONTENTS,
-    WithGates,
-    _torch,
-    agreement,
-    details_of,
-    export_run,
-    exported_program,
-    opened,
-)
+from gatewise.exporting import agreement, details_of, export_run, opened
+from gatewise.exporting.writer import _CONTENTS, WithGates, _torch, exported_program
 from gatewise.int8 import to_int8
 from gatewise.serialization import load_model
 

@@ -21,7 +21,7 @@ from gatewise.analysis.explanation import explain
 from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidValueError
-from gatewise.exporting.writer import details_of
+from gatewise.exporting import details_of
 from gatewise.prediction import Predictor
 from gatewise.spec import parse_gates
 from gatewise.training import Recipe, train

@@ -13,7 +13,7 @@ BUGS = [
     ),
     Bug(
         "checksum of a checkpoint's JSON not compared",
-        "training/state.py",
+        "training/checkpoint.py",
         "if record[_CHECKSUM] != (found := _checksum(record)):",
         "if (found := _checksum(record)) and False:",
         "test_faults.py",
@@ -21,7 +21,7 @@ BUGS = [
     ),
     Bug(
         "sha256 of a network's weights not compared",
-        "checkpoint.py",
+        "serialization.py",
         'read_tensors(file, config.get("sha256"))',
         "read_tensors(file)",
         "test_faults.py",
@@ -29,7 +29,7 @@ BUGS = [
     ),
     Bug(
         "an older version's checksum is handed on",
-        "checkpoint.py",
+        "serialization.py",
         '_OF_A_RECORD = {FORMAT, "values_sha256"}',
         "_OF_A_RECORD = {FORMAT}",
         "test_faults.py",

@@ -149,7 +149,7 @@ BUGS = [
     ),
     Bug(
         "a file for torch is not read again",
-        "export.py",
+        "exporting/writer.py",
         "agreement(reference, _reopened(file, to), run.first(images))",
         'agreement(reference, _reopened(file, to) if to == "onnx" else network, run.first(images))',
         "test_export.py",
