@@ -5,6 +5,8 @@ whatever the graph names. So here each entry must be of a kind that `gatewise ex
 tensors, operators and arithmetic on sizes. What is allowed is listed; everything else is refused.
 """
 
+# pyright: basic
+
 import ast
 import io
 import json

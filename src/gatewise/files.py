@@ -4,6 +4,8 @@ What is read again later as the truth is a record: JSON with the number of its f
 what it does not understand, and with a seal, the sha256 of all its values, so that a changed byte is seen.
 """
 
+# pyright: basic
+
 import contextlib
 import hashlib
 import json

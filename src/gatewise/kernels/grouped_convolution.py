@@ -5,6 +5,8 @@ is copied: each program reads the lists of its image and walks over the weights 
 Triton's interpreter (TRITON_INTERPRET=1).
 """
 
+# pyright: basic
+
 from dataclasses import dataclass
 from typing import Any
 
