@@ -15,13 +15,12 @@ import torch
 import gatewise as gw
 from gatewise.analysis.explanation import explain
 from gatewise.data import Batches, load_dataset
-from gatewise.training import Recipe, train
 
 SMOKE = "--smoke" in sys.argv
 PAGES = [argument for argument in sys.argv[1:] if argument != "--smoke"]
 
 run = Path(tempfile.mkdtemp()) / "gct"
-train(Recipe(data="digits", model="resnet20", gate="gct", epochs=1 if SMOKE else 10), run)
+gw.train(gw.Recipe(data="digits", model="resnet20", gate="gct", epochs=1 if SMOKE else 10), run)
 
 # The numbers: a network of your own with gates in it works just so.
 model, config = gw.load_model(run)

@@ -1,6 +1,6 @@
 """Numbers, figures and pages made from networks and runs."""
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from gatewise import _validation
@@ -20,7 +20,7 @@ if not TYPE_CHECKING:  # or every misspelt name would have a type
         if name == "GateStats":
             _validation.optional_module("torchmetrics", "GateStats")
         file = {"GateStats": "gate_stats", "GateRecorder": "recording"}[name]
-        return getattr(import_module(f"gatewise.analysis.{file}"), name)
+        return getattr(importlib.import_module(f"gatewise.analysis.{file}"), name)
 
 
 def __dir__() -> list[str]:
