@@ -39,6 +39,7 @@ toc_object_entries_show_parents = "hide"
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 documented_modules = [
     "gatewise",
+    "gatewise.errors",
     "gatewise.functional",
     "gatewise.analysis",
     "gatewise.registry",

@@ -13,10 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gatewise.comparison import compare
+import gatewise as gw
 from gatewise.data import load_dataset
 from gatewise.spec import parse_gates_list
-from gatewise.training import Recipe
 
 SMOKE = "--smoke" in sys.argv
 FOLDERS = [argument for argument in sys.argv[1:] if argument != "--smoke"]
@@ -38,10 +37,10 @@ else:
     folder = Path(tempfile.mkdtemp()) / "digits"
     write_digits(folder, 200 if SMOKE else 2000)
 
-recipe = Recipe(data=str(folder), model="resnet20", epochs=1 if SMOKE else 10, batch_size=64)
+recipe = gw.Recipe(data=str(folder), model="resnet20", epochs=1 if SMOKE else 10, batch_size=64)
 gates = parse_gates_list("none,se" if SMOKE else "none,se,gct,gct:mode=l1")
 out = folder.with_name(f"{folder.name}_comparison")
-results = compare(recipe, gates, seeds=2 if SMOKE else 3, out=out)
+results = gw.compare(recipe, gates, seeds=2 if SMOKE else 3, out=out)
 
 for variant in results["variants"]:
     accuracy, latency = variant["accuracy"]["mean"], variant["latency_ms"]["1"]["median"]

@@ -16,13 +16,12 @@ import torch
 import gatewise as gw
 from gatewise.analysis.explanation import explain
 from gatewise.data import Batches, load_dataset
-from gatewise.training import Recipe, train
 
 SMOKE = "--smoke" in sys.argv
 PAGES = [argument for argument in sys.argv[1:] if argument != "--smoke"]
 
 run = Path(tempfile.mkdtemp()) / "gct"
-train(Recipe(data="digits", model="resnet20", gate="gct", epochs=1 if SMOKE else 10), run)
+gw.train(gw.Recipe(data="digits", model="resnet20", gate="gct", epochs=1 if SMOKE else 10), run)
 
 # The numbers. The same code works for your own network with gates.
 model, config = gw.load_model(run)

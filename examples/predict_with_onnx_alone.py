@@ -33,11 +33,11 @@ def predict(file: str, image: str) -> str:
 
 def export(folder: Path, epochs: int) -> tuple[Path, list[Path]]:
     """Train a network with gct, export it, and return the file and four validation images as PNG files."""
+    import gatewise as gw
     from gatewise.data import load_dataset
     from gatewise.exporting import export_run
-    from gatewise.training import Recipe, train
 
-    train(Recipe(data="digits", model="resnet20", gate="gct", epochs=epochs), folder / "run")
+    gw.train(gw.Recipe(data="digits", model="resnet20", gate="gct", epochs=epochs), folder / "run")
     file = folder / "digits.onnx"
     found = export_run(folder / "run", file, to="onnx")
     print(f"{found['bytes']:,} bytes; logits differ by {found['difference']:.0e} on {found['images']} images")

@@ -40,6 +40,7 @@ FORBIDDEN = {
 }
 ALLOWED = {
     ("_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
+    ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
     ("gates/__init__.py", "importlib.import_module"): "the files beside it",
     ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
     ("kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",

@@ -21,7 +21,7 @@ def public_names(module: ModuleType) -> list[str]:
 
     >>> import gatewise.analysis
     >>> public_names(gatewise.analysis)
-    ['GateStats', 'GateRecorder']
+    ['GateRecorder', 'GateStats']
     """
     if listed := getattr(module, "__all__", None):
         return [name for name in listed if not inspect.ismodule(getattr(module, name))]

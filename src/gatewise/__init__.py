@@ -3,7 +3,7 @@
 What needs an extra, or much time to import, is imported when its name is first used.
 """
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from gatewise import _validation, analysis, errors, functional
@@ -106,16 +106,18 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name of `_LAZY` when it is first used; Any, because its type is declared under TYPE_CHECKING."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
-    if name == "PretrainedNet":
-        _validation.optional_module("huggingface_hub", "sharing networks", "hub")
-    module = import_module(_LAZY[name])
-    value = module if module.__name__ == f"gatewise.{name}" else getattr(module, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or every misspelt name would have a type
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of `_LAZY` when it is first used; the block under TYPE_CHECKING declares the types."""
+        if name not in _LAZY:
+            raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
+        if name == "PretrainedNet":
+            _validation.optional_module("huggingface_hub", "sharing networks", "hub")
+        module = importlib.import_module(_LAZY[name])
+        value = module if module.__name__ == f"gatewise.{name}" else getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -82,9 +82,9 @@ def floating(owner: str, **tensors: object) -> None:
 
 def mapping(what: str, value: object) -> Mapping[str, Any]:
     """Return `value` if it is a mapping whose keys are text."""
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in cast(Mapping[object, object], value)):
         raise InvalidTypeError(f"{what} must be a mapping of names to values, got {shown(value)}.")
-    return value
+    return cast(Mapping[str, Any], value)
 
 
 def text(what: str, value: object) -> str:
@@ -155,11 +155,12 @@ def seed(value: object) -> None:
 
 def size_of_images(name: str, value: object, axes: tuple[int, ...] = (2,)) -> None:
     """Refuse what is not (height, width), each from 1 to 65,536 pixels; `axes` are the numbers of sides allowed."""
-    if not isinstance(value, list | tuple) or len(value) not in axes:
+    sides = cast(Sequence[int], value) if isinstance(value, list | tuple) else ()
+    if len(sides) not in axes:
         raise InvalidTypeError(f"{name} must be (height, width), got {shown(value)}.")
-    for side in value:
+    for side in sides:
         integer_at_least(1, **{name: side})
-    number_between(1, 2**16, **{name: max(value)})
+    number_between(1, 2**16, **{name: max(sides)})
 
 
 def regular_expression(what: str, text: str) -> None:

@@ -89,7 +89,7 @@ class _Bench:
         self.run, self.rounds, self.say = run, rounds, say
         self.net: Any = run.model
         say("compacting, and preparing to skip")
-        self.small = compact(self.net, list(_first(run.of("train"), images).split(250)))
+        self.small = compact(self.net, _split(_first(run.of("train"), images), 250))
         plain = folded(self.net.backbone, _first(run, 2))
         self.fast = skip_closed_filters(self.net)
         self.forms: dict[str, Callable[[Tensor], Any]] = {
@@ -109,7 +109,7 @@ class _Bench:
         batches = {}
         for size in batch_sizes:
             self.say(f"measuring {size} image{'s' if size > 1 else ''} at once")
-            batches[str(size)] = _described(self._times(list(found[: size * _TURNS].split(size))))
+            batches[str(size)] = _described(self._times(_split(found[: size * _TURNS], size)))
         self.say("measuring shares of open filters")
         curve = self._curve(found[:1])
         results = {
@@ -141,7 +141,7 @@ class _Bench:
     def _curve(self, x: Tensor) -> list[dict[str, float]]:
         """Return the milliseconds of one image, dense and with gates at random of which a share is open."""
         generator = torch.Generator().manual_seed(0)
-        rows = []
+        rows: list[dict[str, float]] = []
         for share in _SHARES:
             gates = [(torch.rand(1, self.net.gate_count, generator=generator) < share).to(x) for _ in range(4)]
             dense = ("dense", "dense, channels last")
@@ -157,7 +157,7 @@ class _Bench:
         skipping = skip_closed_filters(self.net, mode="skip")
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            gates = torch.cat([skipping.forward_with_gates(image)[1] for image in images.split(1)])
+            gates = torch.cat([skipping.forward_with_gates(image)[1] for image in _split(images, 1)])
         return {
             "dense": float(self.net.dense_macs),
             "executed": float(self.net.executed_macs(gates).mean()),
@@ -172,7 +172,7 @@ class _Bench:
         with torch.no_grad():
             patterns = self.net.forward_with_gates(images)[1].cpu().numpy() > 0
         shares = work.shares(patterns).mean(0)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, path in enumerate(work.paths):
             sites = [site for site in (work.inputs[number], work.outputs[number]) if site < len(self.net.sites)]
             open_work = float(shares[work.inputs[number]] * shares[work.outputs[number]])
@@ -190,6 +190,10 @@ def _first(run: Run, count: int) -> Tensor:
     """Return the first images of a run, over again if it has fewer."""
     images = torch.cat(list(run.first(count)))
     return images.repeat(math.ceil(count / len(images)), 1, 1, 1)[:count]
+
+
+def _split(images: Tensor, size: int) -> list[Tensor]:
+    return list(images.split(size))
 
 
 def _channels_last(network: nn.Module) -> Callable[[Tensor], Any]:
@@ -222,7 +226,7 @@ def _timed(ways: Mapping[str, Callable[[], Any]], rounds: int, batches: int) -> 
 
 def _described(times: dict[str, Latency]) -> dict[str, Any]:
     """Return milliseconds with quartiles, and how much faster than dense and masked, round by round."""
-    rows = {}
+    rows: dict[str, Any] = {}
     for name, latency in times.items():
         rows[name] = {
             "median_ms": 1e3 * latency.median_s,
@@ -252,7 +256,7 @@ def _pays_up_to(curve: list[dict[str, float]]) -> float | None:
 
 def _verdict(results: dict[str, Any]) -> str:
     """Say in one sentence what to use here."""
-    sentences = []
+    sentences: list[str] = []
     for size, forms in results["batches"].items():
         name = min(forms, key=lambda form: forms[form]["median_ms"])
         factor = forms[name]["dense_over_this"][0]
@@ -266,7 +270,7 @@ def _verdict(results: dict[str, Any]) -> str:
 def table(results: dict[str, Any]) -> Table:
     """Return a row for each form and a column for each number of images."""
     batches = results["batches"]
-    rows = []
+    rows: list[list[Cell]] = []
     for form in _FORMS:
         if form in next(iter(batches.values())):
             cells = [Cell(form)]

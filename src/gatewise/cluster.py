@@ -4,6 +4,8 @@ A task gets a recipe and returns a few words; weights stay in the folder, which 
 what the folders say, so a task that Ray starts again, on whatever machine, goes on behind the run's last checkpoint.
 """
 
+# pyright: basic
+
 import dataclasses
 import functools
 import os

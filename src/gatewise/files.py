@@ -4,6 +4,8 @@ What is read again later as the truth is a record: JSON with the number of its f
 what it does not understand. A person may edit its values, which `details` checks.
 """
 
+# pyright: basic
+
 import contextlib
 import json
 import os

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from gatewise import errors
@@ -108,7 +108,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         (beside / _CARD).write_text(str(self.generate_model_card()))
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  (the rest would be for the constructor)
         cls,
         pretrained_model_name_or_path: str | Path,
         *,

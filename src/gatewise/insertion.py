@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gatewise import _validation, errors
+from gatewise._types import Example
 from gatewise.places import Place, Skipped, change_map, evaluation_mode
 from gatewise.places.selection import LayerTypes, Names, candidates, selection
 from gatewise.registry import Gate, gate_names, gate_spec
@@ -52,8 +53,8 @@ class Insertion:
     model: nn.Module
     places: tuple[Place, ...]
     skipped: tuple[Skipped, ...]
-    gates: dict[str, Gate] = field(default_factory=dict)
-    _handles: list[RemovableHandle] = field(default_factory=list, repr=False)
+    gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
+    _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
 
     def __repr__(self) -> str:
         return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} left out)"
@@ -63,7 +64,7 @@ class Insertion:
         """The layers that are guarded, in the network's order."""
         return tuple(place.layer for place in self.places)
 
-    def check(self, *example: Any) -> tuple[str, ...]:
+    def check(self, *example: Example) -> tuple[str, ...]:
         """Run one forward in eval mode and return the paths of gates that it never reached.
 
         A gate is not reached where the network reads its layer's weight instead of calling the layer. Training
@@ -104,7 +105,7 @@ def insert_gates(
     include: Names | None = None,
     exclude: Names | None = None,
     where: Callable[[str, nn.Module], bool] | None = None,
-    example: Any = None,
+    example: Example = None,
     **options: Any,
 ) -> Insertion:
     """Put a gate at every matching place of `model`, in place, and return a handle that lists, checks and undoes it.
@@ -168,7 +169,7 @@ def insert_gates(
     return insertion
 
 
-def insert_all(model: nn.Module, gates: Gates, example: Any = None) -> list[Insertion]:
+def insert_all(model: nn.Module, gates: Gates, example: Example = None) -> list[Insertion]:
     """Insert each chosen gate in turn, all at places of the network as it was before the first."""
     return [insert_gates(model, choice, example=example) for choice in gates]
 
@@ -247,7 +248,8 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     {}
     """
     _validation.network("gates_in", model)
-    return {path: module for path, module in model.named_modules() if isinstance(module, Gate)}
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    return {path: module for path, module in modules.items() if isinstance(module, Gate)}
 
 
 def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
@@ -258,10 +260,12 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     >>> gate_hosts(net)
     [('0', 'input', '0.gct')]
     """
-    found = []
-    for path, layer in model.named_modules():
-        for side, hooks in (("input", layer._forward_pre_hooks), ("output", layer._forward_hooks)):
-            for hook in hooks.values():
+    found: list[tuple[str, str, str]] = []
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for path, layer in modules.items():
+        hooks: dict[str, dict[int, Any]] = {"input": layer._forward_pre_hooks, "output": layer._forward_hooks}
+        for side, those in hooks.items():
+            for hook in those.values():
                 change = getattr(hook, "change", None)
                 if isinstance(change, _CallGate) and change.channel_axis == 1:
                     found.append((path, side, f"{path}.{change.gate}" if path else change.gate))

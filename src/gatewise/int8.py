@@ -1,5 +1,7 @@
 """Convolutions and matrix products of an ONNX file in int8, by ONNX Runtime's static quantisation."""
 
+# pyright: basic
+
 import logging
 import tempfile
 import warnings

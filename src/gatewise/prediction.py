@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class Predictor:
         output = self.network(((pixels - mean) / std).unsqueeze(0).to(self.device))
         if not isinstance(output, tuple):
             return output[0], None
-        logits, gates = output
+        logits, gates = cast(tuple[Tensor, Tensor], output)
         return logits[0], float(gates.mean())
 
     def _pixels(self, picture: Any) -> Tensor:
@@ -140,8 +140,8 @@ def predict(
             found |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / name)
         else:
             best = logits.softmax(0).topk(min(top_k, len(logits)))
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            found["classes"] = {predictor.classes[index]: share for index, share in pairs}
+            pairs = zip(best.indices, best.values, strict=True)
+            found["classes"] = {predictor.classes[int(index)]: float(share) for index, share in pairs}
         yield found if open_gates is None else {**found, "open_gates": open_gates}
 
 
@@ -189,8 +189,8 @@ def _write_masks(classes: Sequence[str], picture: Any, logits: Tensor, name: Pat
     paths = {kind: name.with_name(f"{name.name}_{kind}.png") for kind in ("mask", "overlay")}
     for path, image in zip(paths.values(), (indexed, overlay), strict=True):
         write_atomically(path, _png(image))
-    shares = mask.flatten().bincount(minlength=len(classes)) / mask.numel()
-    return {**{k: str(path) for k, path in paths.items()}, "shares": dict(zip(classes, shares.tolist(), strict=True))}
+    shares = map(float, mask.flatten().bincount(minlength=len(classes)) / mask.numel())
+    return {**{k: str(path) for k, path in paths.items()}, "shares": dict(zip(classes, shares, strict=True))}
 
 
 def _png(image: Any) -> bytes:

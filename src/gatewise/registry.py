@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,10 @@ class Gate(nn.Module):
     """
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ()
+
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
         super().__init__()
@@ -116,8 +120,8 @@ class GateSpec:
     title: str
     paper: str
     place: str
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    inert: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    inert: Mapping[str, str] = field(default_factory=dict[str, str])
     use: str = ""
 
     @functools.cached_property
@@ -131,9 +135,8 @@ class GateSpec:
         """Build the gate; an unknown option is refused with the list of known ones."""
         _validation.options_of(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
         sizes = [channels, *options.values()]
-        _validation.affordable(
-            f"gate {self.name!r}", sizes, lambda: self.gate(channels, **{**options, "device": "meta"})
-        )
+        meta: dict[str, Any] = {**options, "device": "meta"}
+        _validation.affordable(f"gate {self.name!r}", sizes, lambda: self.gate(channels, **meta))
         return self.gate(channels, **options)
 
 

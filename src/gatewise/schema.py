@@ -1,5 +1,7 @@
 """What a file says of its network and images: each value is checked before anything is built or allocated from it."""
 
+# pyright: basic
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -81,7 +81,7 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
     steps = config.get("compacted", [])
     if not isinstance(steps, list):
         raise errors.InvalidTypeError(f"compacted must be a list, got {_validation.shown(steps)}.")
-    for step in steps:
+    for step in cast(list[Any], steps):
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     return model
 

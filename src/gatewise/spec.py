@@ -10,12 +10,12 @@ The grammar, the same in Python, YAML and on the command line:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from gatewise import _validation, errors
-from gatewise import gates as _gates  # noqa: F401  (importing it fills the registry)
+from gatewise import gates as _gates  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it fills the registry)
 from gatewise.registry import MARKED_PLACES, PLACES, gate_spec
 
 GATER = "gaternet"  # not a gate at a place but a network around the backbone, with these options
@@ -80,7 +80,7 @@ def _format_value(value: Any) -> str:
     """Write what `parse_value` reads."""
     if value is None or isinstance(value, bool):
         return next(word for word, meaning in _WORDS.items() if meaning is value)
-    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return "x".join(map(str, cast(Sequence[object], value))) if isinstance(value, tuple | list) else str(value)
 
 
 def _format(name: str, options: Mapping[str, Any]) -> str:
@@ -103,7 +103,7 @@ class GateChoice:
     """
 
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     place: str | None = None
 
     def __post_init__(self) -> None:
@@ -222,7 +222,7 @@ class ModelSpec:
     """
 
     model: str
-    model_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    model_options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
     gates: Gates = ()
 
     def __post_init__(self) -> None:
@@ -255,9 +255,10 @@ class ModelSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Rebuild a spec from what `to_dict` returned; unknown keys, and a missing `model` or `gate`, are refused."""
         _check_keys("a model spec", values, "model", ["model_options", "gates"])
-        chosen = values.get("gates") or []
-        if not isinstance(chosen, list | tuple):
-            raise errors.InvalidTypeError(f"the gates of a model spec must be a list, got {_validation.shown(chosen)}.")
+        listed: Any = values.get("gates") or []
+        if not isinstance(listed, list | tuple):
+            raise errors.InvalidTypeError(f"the gates of a model spec must be a list, got {_validation.shown(listed)}.")
+        chosen = cast(Sequence[Any], listed)
         for gate in chosen:
             _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
         gates = [
@@ -271,7 +272,7 @@ class ModelSpec:
 def _tuples(what: str, options: Any) -> dict[str, Any]:
     """Return options with lists, which is what files make of tuples, as tuples again."""
     return {
-        name: tuple(value) if isinstance(value, list) else value
+        name: tuple(cast(list[Any], value)) if isinstance(value, list) else value
         for name, value in _validation.mapping(what, options).items()
     }
 

@@ -1,22 +1,27 @@
 """Numbers, figures and pages made from networks and runs."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gatewise import _validation
 
-_WHERE = {"GateStats": "gate_stats", "GateRecorder": "recording"}
-__all__ = list(_WHERE)  # pyright: ignore[reportUnsupportedDunderAll]
+if TYPE_CHECKING:
+    from gatewise.analysis.gate_stats import GateStats
+    from gatewise.analysis.recording import GateRecorder
 
+__all__ = ["GateRecorder", "GateStats"]
 
-def __getattr__(name: str) -> Any:
-    """Give `GateStats` and `GateRecorder`; torchmetrics is loaded when the first is asked for, not before."""
-    if name not in _WHERE:
-        raise AttributeError(f"module 'gatewise.analysis' has no attribute {name!r}")
-    if name == "GateStats":
-        _validation.optional_module("torchmetrics", "GateStats")
-    return getattr(importlib.import_module(f"gatewise.analysis.{_WHERE[name]}"), name)
+if not TYPE_CHECKING:  # or every misspelt name would have a type
+
+    def __getattr__(name: str) -> Any:
+        """Import `GateStats` and `GateRecorder` when they are first used; the former loads torchmetrics."""
+        if name not in __all__:
+            raise AttributeError(f"module 'gatewise.analysis' has no attribute {name!r}")
+        if name == "GateStats":
+            _validation.optional_module("torchmetrics", "GateStats")
+        file = {"GateStats": "gate_stats", "GateRecorder": "recording"}[name]
+        return getattr(importlib.import_module(f"gatewise.analysis.{file}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_WHERE]
+    return sorted({*globals(), *__all__})

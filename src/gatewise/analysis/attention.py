@@ -1,5 +1,7 @@
 """Where gates look: attention maps of chosen positions, and how much they differ from position to position."""
 
+# pyright: basic
+
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """Where gates look, laid over images, and how much that depends on the position that asks."""
 
+# pyright: basic
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """A figure as a value: drawn once, shown as SVG in a page, kept as PNG and CSV, explained in two sentences."""
 
+# pyright: basic
+
 import csv
 import io
 import re

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from gatewise import errors, measure
-from gatewise.analysis.findings import find
+from gatewise.analysis.findings import Findings, find
 from gatewise.analysis.page import Page
 from gatewise.analysis.runs import Run, Split, open_runs
 from gatewise.analysis.sections import beside_each_other, common_score, of_run, overview
@@ -43,7 +43,7 @@ def explain(
     opened = open_runs(runs, data, split)
     common_score(opened)
     gaters = sum(isinstance(run.model, GaterNet) for run in opened)
-    found = []
+    found: list[Findings] = []
     for run in opened:
         progress.say(f"looking at {run.name}")
         found.append(find(run, keep=min(2000, _PATTERNS // max(1, gaters))))

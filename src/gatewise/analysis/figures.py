@@ -1,5 +1,7 @@
 """The figures of a comparison: accuracy while training, and accuracy against latency."""
 
+# pyright: basic
+
 from collections.abc import Mapping, Sequence
 
 from gatewise.analysis.drawing import Drawing, add_legend, count_along, literal, look, new_figure

@@ -1,5 +1,7 @@
 """What gates do, layer by layer from input to output, drawn from their statistics and parameters."""
 
+# pyright: basic
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

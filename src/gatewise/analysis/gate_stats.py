@@ -1,5 +1,6 @@
 """What gates do over many images: numbers only, gathered batch by batch in memory that does not grow."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ class GateStats(Metric):
             raise errors.InvalidValueError(f"{type(model).__name__} has no gates to describe.")
         self.classes = classes
         self.adds = {path: gate.adds for path, gate in gates.items()}
-        ends = torch.tensor([gate.channels for gate in gates.values()]).cumsum(0).tolist()
+        ends = list(itertools.accumulate(gate.channels for gate in gates.values()))
         self.slices = {
             path: slice(end - gate.channels, end) for (path, gate), end in zip(gates.items(), ends, strict=True)
         }
@@ -145,7 +146,7 @@ class GateStats(Metric):
         )  # sums of squares around the channels' means
         average = self.total[own].sum() / count.sum()
         across = (count * (mean - average).square()).nansum()
-        before, after = (self.spread[number] / self.seen[number]).tolist()
+        before, after = map(float, self.spread[number] / self.seen[number])
         return GateSummary(
             path=path,
             adds=self.adds[path],

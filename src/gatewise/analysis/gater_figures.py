@@ -1,5 +1,7 @@
 """The figures of GaterNet's paper, from counted patterns."""
 
+# pyright: basic
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 

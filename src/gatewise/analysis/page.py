@@ -1,5 +1,7 @@
 """A self-contained HTML page: one file that opens from disk and asks nothing of the network."""
 
+# pyright: basic
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources

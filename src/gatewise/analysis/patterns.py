@@ -1,5 +1,7 @@
 """What a gater does over a data set: numbers only, gathered batch by batch in bounded memory."""
 
+# pyright: basic
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any

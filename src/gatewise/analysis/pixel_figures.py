@@ -1,5 +1,7 @@
 """How networks label pixels: pictures, and each class's IoU."""
 
+# pyright: basic
+
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor

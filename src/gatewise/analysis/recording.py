@@ -1,6 +1,6 @@
 """See what every gate of a network does while it runs, forward by forward, and keep nothing but the last."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -60,7 +60,7 @@ Hook = Callable[[Any, tuple[Tensor, ...], Tensor], Tensor | None]
 
 
 @contextmanager
-def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Iterator[None]:
+def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Generator[None]:
     """Let `make(path)` see each gate's input and output while the `with` block is open.
 
     What it returns, if not None, takes the place of the output.
@@ -110,7 +110,7 @@ class GateRecorder:
         self._open.__exit__(*error)
 
     @contextmanager
-    def _recording(self) -> Iterator[None]:
+    def _recording(self) -> Generator[None]:
         begin = self.model.register_forward_pre_hook(lambda *_: self._calls.clear())
         try:
             with hooks_on(self.gates, self._note), evaluation_mode(self.model):
@@ -138,7 +138,7 @@ def _mean(calls: list[Recorded]) -> Recorded:
 
 
 @contextmanager
-def gates_bypassed(gates: Mapping[str, Gate]) -> Iterator[None]:
+def gates_bypassed(gates: Mapping[str, Gate]) -> Generator[None]:
     """Let these gates return their input as it is while the `with` block is open.
 
     >>> from gatewise.registry import make_gate

@@ -1,5 +1,7 @@
 """Several runs in one figure: what they reach for what cost, and what their gates do layer by layer."""
 
+# pyright: basic
+
 from collections.abc import Mapping, Sequence
 
 from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure

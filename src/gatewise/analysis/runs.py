@@ -1,5 +1,7 @@
 """Trained runs, opened to be looked at."""
 
+# pyright: basic
+
 import dataclasses
 import functools
 import itertools

@@ -1,5 +1,7 @@
 """From what was found about runs to the sections of a page."""
 
+# pyright: basic
+
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Is a difference more than luck? Intervals, paired tests and the correction for asking several times."""
 
+# pyright: basic
+
 import math
 import warnings
 from collections.abc import Sequence

@@ -1,5 +1,9 @@
 """The command line: parse, call, print."""
 
-from gatewise.cli import execution, explanation, gates, prediction, training  # noqa: F401  (importing them adds their commands)
+from gatewise.cli import execution as execution  # importing these adds their commands
+from gatewise.cli import explanation as explanation
+from gatewise.cli import gates as gates
+from gatewise.cli import prediction as prediction
+from gatewise.cli import training as training
 from gatewise.cli.app import app as app
 from gatewise.cli.app import run as run

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import FrameType
 from typing import Annotated, Any
 
@@ -55,7 +55,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 @contextlib.contextmanager
-def _taking_sigterm_as_ctrl_c() -> Iterator[None]:
+def _taking_sigterm_as_ctrl_c() -> Generator[None]:
     """Raise `Terminated` at SIGTERM; outside the main thread, where Python allows no handlers, leave it alone."""
     if threading.current_thread() is not threading.main_thread():
         yield

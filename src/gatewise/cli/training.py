@@ -21,7 +21,7 @@ from gatewise.training import train as train_recipe
 def _flags(name: str, *left_out: str) -> type:
     """Make a dataclass with one optional flag for each field of the recipe, its help taken from the recipe's text."""
     described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)$", Recipe.__doc__ or "", flags=re.MULTILINE))
-    fields = []
+    fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
         if field.name not in left_out:
             text = f"{' '.join(described[field.name].split()).rstrip('.')} [{field.default}]"

@@ -37,7 +37,7 @@ def table(results: dict[str, Any]) -> Table:
         f"{batch} images (ms)",
         "training images/s",
     ]
-    rows = []
+    rows: list[list[Cell]] = []
     for variant in results["variants"]:
         difference = variant.get("difference")
         one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))

@@ -1,5 +1,7 @@
 """Batches of one split: the same for the same seed and epoch, wherever an interrupted training goes on."""
 
+# pyright: basic
+
 import math
 import random
 import signal

@@ -157,8 +157,8 @@ class Dataset:
     def _statistics(self) -> tuple[Tensor, Tensor]:
         if isinstance(self.train, Images):
             return mean_and_deviation(self.train.pixels.split(4096))
-        chosen = torch.linspace(0, len(self.train) - 1, min(len(self.train), _SAMPLE)).long().tolist()
-        return mean_and_deviation(self.train[index].unsqueeze(0) for index in chosen)
+        chosen = torch.linspace(0, len(self.train) - 1, min(len(self.train), _SAMPLE)).long()
+        return mean_and_deviation(self.train[int(index)].unsqueeze(0) for index in chosen)
 
 
 def mean_and_deviation(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

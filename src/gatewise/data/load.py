@@ -126,7 +126,7 @@ def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, .
 
 
 def _refuse_empty_classes(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
-    missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes)).tolist()) if not count]
+    missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes))) if not count]
     if missing:
         listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise errors.DataError(

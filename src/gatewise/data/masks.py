@@ -1,5 +1,7 @@
 """From the bytes of a mask file to the class of each pixel, or one line that names the file."""
 
+# pyright: basic
+
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass

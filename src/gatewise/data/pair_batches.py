@@ -1,5 +1,7 @@
 """Batches of images and masks, changed together: the same for the same seed and epoch."""
 
+# pyright: basic
+
 import math
 from collections.abc import Iterator
 from typing import Any

@@ -1,5 +1,7 @@
 """Images with masks: in parquet files, in folders images/ and masks/, or as torchvision lays out Pascal VOC."""
 
+# pyright: basic
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Images in tables of the Hugging Face layout, from parquet files or from the hub: rows of image bytes and labels."""
 
+# pyright: basic
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from gatewise.files import read_bytes
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
+SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
 Split = tuple[EncodedImages, tuple[str, ...]]
 
 

@@ -26,7 +26,7 @@ def read_torchvision(name: str, root: Path) -> dict[str, tuple[Images, tuple[str
     datasets = _validation.optional_module("torchvision.datasets", f"the data set {name}")
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     there = (root / FOLDERS[name]).is_dir()
-    splits = {}
+    splits: dict[str, tuple[Images, tuple[str, ...]]] = {}
     for split in ("train", "validation"):
         try:
             found: Any = kind(str(root), train=split == "train", download=not there)

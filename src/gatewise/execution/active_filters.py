@@ -1,5 +1,7 @@
 """Which filters are open just now, and the weights that were picked for them."""
 
+# pyright: basic
+
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -96,7 +96,8 @@ class Compaction:
         for name in ("sites", "whole"):
             if not isinstance(values[name], list | tuple):
                 raise errors.InvalidTypeError(f"{name} must be a list, got {_validation.shown(values[name])}.")
-        return cls(**{**values, "sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])})
+        tuples: dict[str, Any] = {"sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])}
+        return cls(**{**values, **tuples})
 
     def __str__(self) -> str:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
@@ -250,7 +251,7 @@ def _dense_macs(small: nn.Module, net: GaterNet) -> int:
 
 def _sites(net: GaterNet, small: nn.Module, states: str, flows: list[Flow]) -> tuple[CompactSite, ...]:
     backbone = small.backbone if isinstance(small, GaterNet) else small
-    rows = []
+    rows: list[CompactSite] = []
     for site, flow in zip(net.sites, flows, strict=True):
         own = states[site.first : site.first + site.gates]
         maker: Any = backbone.get_submodule(site.name)

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise._types import Output
 from gatewise.execution.active_filters import OpenFilters, Openings, Picked
 from gatewise.execution.skippable import kept_whole, skippable
 from gatewise.execution.surgery import open_up
@@ -40,7 +41,7 @@ class ConditionalNet(nn.Module):
         self.openings = _Unremembered(memory=0)
         open_up(self.net.backbone, net.sites, self.flows, folds, self.openings)
 
-    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Output, Tensor]:
         gates = self.net.decide(x)
         factors: dict[int, Tensor | None] = {}
         for number, (site, flow) in enumerate(zip(self.net.sites, self.flows, strict=True)):

@@ -1,5 +1,7 @@
 """Layers that compute only the filters that are open, from the inputs that are open: for inference."""
 
+# pyright: basic
+
 from typing import Any
 
 from torch import Tensor, nn

@@ -1,5 +1,7 @@
 """What a network's layers cost on this machine, measured one by one."""
 
+# pyright: basic
+
 import dataclasses
 import hashlib
 import itertools

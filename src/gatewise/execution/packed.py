@@ -5,6 +5,8 @@ convolution. And for one image and small maps torch does not ask oneDNN at all. 
 torch.compile uses when it freezes a network.
 """
 
+# pyright: basic
+
 from typing import Any
 
 import torch

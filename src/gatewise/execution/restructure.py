@@ -1,5 +1,7 @@
 """Rebuild a GaterNet around gates that are known to be constant: without the closed filters, without those gates."""
 
+# pyright: basic
+
 import copy
 import dataclasses
 import math

@@ -3,13 +3,14 @@
 import copy
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
+from gatewise._types import Output
 from gatewise.execution.active_filters import Openings
 from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.merging import merged
@@ -57,11 +58,11 @@ class SkippingNet(nn.Module):
         self.last_parts: list[Part] = []
         self._where = self._anchor()
 
-    def forward(self, x: Tensor, gates: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
         return self.forward_with_gates(x, gates)[0]
 
     @torch.no_grad()
-    def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             from gatewise.execution.uncompiled import run_uncompiled  # loads torch's compiler
@@ -89,7 +90,7 @@ class SkippingNet(nn.Module):
         x = _channels_last(x)
         if len(self.last_parts) == 1:
             return self._run(x, gates, self.last_parts[0]), gates
-        outputs = []
+        outputs: list[Any] = []
         for part in self.last_parts:
             rows = torch.from_numpy(part.images).to(x.device)
             outputs.append(self._run(x[rows], gates[rows], part))
@@ -156,22 +157,23 @@ class SkippingNet(nn.Module):
         everything = bool(union.all()) and site.driven_by is None
         return None if everything and alike else site.spread(site.own(gates))
 
-    def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
+    def _run_local(self, x: Tensor) -> tuple[Output, Tensor]:
         """Run each image alone, or where filters of several are picked at once all together."""
         x = _channels_last(x)
         whole = self.mode != "skip"
-        runs = [self._run_deciding(part) for part in ([x] if whole else x.split(1))]
+        parts: list[Tensor] = [x] if whole else list(x.split(1))
+        runs = [self._run_deciding(part) for part in parts]
         images = np.arange(len(x))
         outputs, gates = zip(*runs, strict=True)
         return merged(list(outputs), [images] if whole else list(images[:, None])), torch.cat(gates)
 
-    def _run_deciding(self, x: Tensor) -> tuple[Any, Tensor]:
+    def _run_deciding(self, x: Tensor) -> tuple[Output, Tensor]:
         """Run images with local gating: each site decides when its input is there."""
         net, board = self.net, self.net._board
         gates = x.new_zeros(len(x), net.gate_count)
 
         def decide(number: int, features: Tensor) -> Tensor | None:
-            decider: Any = net.gater[number]  # type: ignore[index]
+            decider = cast(Any, net.gater)[number]
             pooled = decider.pool(features)
             source = self.openings.chosen.get(self.work.reads.get(net.sites[number].name, -1))
             if source is not None:

@@ -1,5 +1,7 @@
 """Take filters out of one layer, in place: its outputs, its inputs, or channels that it treats one by one."""
 
+# pyright: basic
+
 from typing import Any
 
 import torch

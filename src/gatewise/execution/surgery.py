@@ -1,5 +1,7 @@
 """Give a copied network layers that run their open filters only, with batch norms folded into convolutions."""
 
+# pyright: basic
+
 import copy
 import itertools
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise._types import Example
 from gatewise.execution.active_filters import Openings
 from gatewise.execution.constant_gates import ConstantGates, call_last
 from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
@@ -133,7 +136,7 @@ def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
         _exchange(backbone, behind, _without_norm(norm))
 
 
-def folded(network: nn.Module, example: Any = None) -> nn.Module:
+def folded(network: nn.Module, example: Example = None) -> nn.Module:
     """Return a copy in eval mode whose convolutions have taken in the batch norms behind them.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)).eval()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Exported:
             details = json.loads(self.text)
         except (ValueError, RecursionError):
             raise errors.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
-        found = details.get(FORMAT, FILE_FORMAT) if isinstance(details, dict) else FILE_FORMAT
+        found = cast(dict[str, Any], details).get(FORMAT, FILE_FORMAT) if isinstance(details, dict) else FILE_FORMAT
         _validation.known_format(self.file, found, FILE_FORMAT)
         return dict(checked_details(self.file, details))
 

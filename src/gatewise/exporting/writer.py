@@ -3,15 +3,16 @@
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
+from gatewise._types import Output
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.execution import ConditionalNet, compact
 from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
@@ -34,7 +35,7 @@ class WithGates(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> Any:
+    def forward(self, image: Tensor) -> Output:
         return self.network.forward_with_gates(image) if isinstance(self.network, GaterNet) else self.network(image)
 
 
@@ -138,7 +139,7 @@ def _details(run: Run, form: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def _beside(out: Path) -> Generator[Path]:
     """Give the path of a file to try before `out` is written, which is gone afterwards."""
     beside = out.with_name(f".{os.getpid()}.{out.name}")
     try:
@@ -245,4 +246,7 @@ def agreement(
 
 
 def _as_pair(output: Any) -> tuple[Tensor, Tensor | None]:
-    return (output[0], output[1]) if isinstance(output, tuple | list) else (output, None)
+    if not isinstance(output, tuple | list):
+        return output, None
+    logits, gates = cast(Sequence[Tensor], output)
+    return logits, gates

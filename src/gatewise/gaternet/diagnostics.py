@@ -23,7 +23,7 @@ def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | N
     >>> gate_warnings(net, torch.tensor([5, 0]), images=10)
     []
     """
-    lines = []
+    lines: list[str] = []
     for site in net.sites:
         own = opened[site.first : site.first + site.gates]
         if site.gates > 1 and not own.any():

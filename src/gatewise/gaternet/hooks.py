@@ -25,7 +25,7 @@ class Switchboard:
     """
 
     sites: tuple[Site, ...]
-    factors: dict[int, Tensor | None] = field(default_factory=dict)
+    factors: dict[int, Tensor | None] = field(default_factory=dict[int, Tensor | None])
     gated: bool = False
     decide: Callable[[int, Tensor], Tensor | None] | None = None
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
+from gatewise._types import Output
 from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
@@ -165,10 +166,10 @@ class GaterNet(nn.Module):
             )
         return _macs(gater, example)
 
-    def forward(self, x: Tensor, gates: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
         return self.forward_with_gates(x, gates)[0]
 
-    def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
         _validation.no_symbolic_trace("GaterNet", x)
         if torch.is_grad_enabled():
@@ -192,7 +193,7 @@ class GaterNet(nn.Module):
         self._note(gates, logits)
         return gates
 
-    def _run_local(self, x: Tensor) -> tuple[Any, Tensor]:
+    def _run_local(self, x: Tensor) -> tuple[Output, Tensor]:
         logits: dict[int, Tensor] = {}
         gates: dict[int, Tensor] = {}
 
@@ -234,7 +235,7 @@ class GaterNet(nn.Module):
         """
         if self.is_local:
             old = {site.name: (number, site) for number, site in enumerate(self.sites)}
-            deciders = []
+            deciders: list[nn.Module] = []
             for site in sites:
                 number, before = old[site.name]
                 own = range(before.first, before.first + before.gates)
@@ -325,7 +326,7 @@ def _macs_of_linears(module: nn.Module) -> int:
 
 def _local_deciders(backbone: nn.Module, sites: tuple[Site, ...], head: dict[str, Any]) -> nn.ModuleList:
     """Return a decider for each site."""
-    deciders = []
+    deciders: list[nn.Module] = []
     for site in sites:
         layer: Any = backbone.get_submodule(site.name)
         channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
+from gatewise._types import Example
 from gatewise.places import Filters, Skipped, Weighted, find_filters
 
 KINDS = {"inner": "inner", "residual": "residual_end"}
@@ -88,7 +88,7 @@ class Site:
 
 
 def find_sites(
-    backbone: nn.Module, chosen: Chosen, group_size: int, example: Any = None
+    backbone: nn.Module, chosen: Chosen, group_size: int, example: Example = None
 ) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
     """Return the sites of `backbone`, which is only read, and the candidates that were left out with the reason.
 
@@ -142,7 +142,7 @@ def _site(filters: Filters, group_size: int, first: int) -> Site:
     )
 
 
-def _by_hand(backbone: nn.Module, chosen: Chosen, example: Any) -> tuple[list[Filters], list[Skipped]]:
+def _by_hand(backbone: nn.Module, chosen: Chosen, example: Example) -> tuple[list[Filters], list[Skipped]]:
     """Return the filters of chosen convolutions."""
     candidates: dict[str, Filters] = {}
     skipped: list[Skipped] = []
@@ -151,7 +151,7 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Any) -> tuple[list[Fi
         skipped += left_out
         for filters in found:
             candidates.setdefault(filters.maker.layer, filters)
-    modules = dict(backbone.named_modules())
+    modules: dict[str, nn.Module] = dict(backbone.named_modules())
     if callable(chosen):
         names = {name for name in candidates if chosen(name, modules[name])}
     elif isinstance(chosen, str):

@@ -37,7 +37,7 @@ def _open_in_groups(gates: Tensor, site: Site | None, groups: int) -> Tensor:
     """Return the open share of each of a convolution's groups, (N, groups); 1 where there are no gates."""
     if site is None:
         return gates.new_ones(len(gates), groups)
-    return _filters_of(site, gates).unflatten(1, (groups, -1)).mean(2)
+    return _filters_of(site, gates).unflatten(1, (groups, -1)).mean(2)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _filters_of(site: Site, gates: Tensor) -> Tensor:

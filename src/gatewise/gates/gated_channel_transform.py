@@ -30,7 +30,7 @@ def channel_norms(x: Tensor, mode: str | float, eps: float, after_relu: bool) ->
     if mode == "l2" and torch.compiler.is_compiling():  # squares cost nothing there, and have the simpler gradient
         return (x.to(dtype).square().sum(axes, keepdim=True) + eps).sqrt()
     if mode == "l2":
-        return (torch.linalg.vector_norm(x, 2, axes, keepdim=True, dtype=dtype).square() + eps).sqrt()
+        return (torch.linalg.vector_norm(x, 2, axes, keepdim=True, dtype=dtype).square() + eps).sqrt()  # pyright: ignore
     p = float(mode)
     size = x.to(dtype) if after_relu else x.to(dtype).abs()
     # Dividing by the largest entry first changes nothing in exact arithmetic and keeps size**p finite for large p.

@@ -212,7 +212,7 @@ class NonLocal(Gate):
             weights = logits.relu() / logits.shape[2]
         else:
             weights = (logits * (1.0 if self.pairwise == "gaussian" else q.shape[1] ** -0.5)).softmax(2)
-        return weights.unflatten(2, x.shape[2:])
+        return weights.unflatten(2, x.shape[2:])  # pyright: ignore[reportUnknownVariableType]
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)

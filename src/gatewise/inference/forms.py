@@ -131,7 +131,7 @@ class ReadThrough:
     activates: bool
     owned: bool
     reader: FoldedConvolution | None = None
-    pays: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    pays: dict[tuple[int, ...], bool] = field(default_factory=dict[tuple[int, ...], bool])
 
     def __call__(self, x: Tensor) -> Tensor:
         gate = self.gate

@@ -2,14 +2,15 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gatewise import errors
+from gatewise._types import Example, Output
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
@@ -53,7 +54,7 @@ class InferenceNet(nn.Module):
         model.__dict__["_apply"] = _refuse_moves
         super().train(False)
 
-    def forward(self, *args: Any, **named: Any) -> Any:
+    def forward(self, *args: Any, **named: Any) -> Output:
         with torch.no_grad():
             return self.model(*args, **named)
 
@@ -107,7 +108,7 @@ def _refuse_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
     )
 
 
-def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNet:
+def optimize_for_inference(model: nn.Module, example: Example = None) -> InferenceNet:
     """Make a network, with gates or without, fast for inference in place; outputs stay the same within rounding.
 
     Batch norms go into the convolutions before them. A `gct` reads its map through the ReLU before it, and through a
@@ -142,7 +143,7 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
     with evaluation_mode(model):
         approaches, norms = find_approaches(model, [(host, side) for host, side, _ in hosts], inputs)
     net = InferenceNet(model)
-    layers = dict(model.named_modules())
+    layers: dict[str, Any] = dict(model.named_modules())
     convolutions = _fold(net, layers, norms)
     for host, side, gate in hosts:
         single = sum(h == host and s == side for h, s, _ in hosts) == 1
@@ -157,7 +158,7 @@ def optimize_for_inference(model: nn.Module, example: Any = None) -> InferenceNe
 
 
 @contextlib.contextmanager
-def _calls_of_gates(model: nn.Module) -> Iterator[dict[str, str]]:
+def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
     """Note for each gate that is called the layer that has just returned its map; '' for none, or a second call."""
     calls: dict[str, str] = {}
     last: tuple[str, Tensor | None, int] = ("", None, 0)  # who returned what, and how often that was written over
@@ -191,7 +192,7 @@ def _alone(host: Any) -> bool:
 
 def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> dict[str, FoldedConvolution]:
     """Give convolutions their forms for inference, with the norms that can go into them; return them by path."""
-    convolutions = {}
+    convolutions: dict[str, FoldedConvolution] = {}
     for path, layer in layers.items():
         if type(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
             continue
@@ -248,9 +249,9 @@ def _place(
         net.gates[path] = " + ".join(words)
 
 
-def _example(model: nn.Module, example: Any) -> tuple[Any, ...]:
+def _example(model: nn.Module, example: Example) -> tuple[Any, ...]:
     if example is not None:
-        return example if isinstance(example, tuple) else (example,)
+        return cast(tuple[Any, ...], example) if isinstance(example, tuple) else (example,)
     generator = torch.Generator().manual_seed(0)
     with evaluation_mode(model), torch.no_grad():
         for guess in example_inputs(model):

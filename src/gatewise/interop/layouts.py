@@ -40,7 +40,7 @@ class Layout:
     sign: str
     read: Rules
     write: Rules
-    finish: Callable[[Weights, nn.Module], list[str]] = lambda *_: []
+    finish: Callable[[Weights, nn.Module], list[str]] = lambda _, __: []
     begin: Callable[[Weights, nn.Module], Weights] = lambda weights, _: weights
     objection: Callable[[nn.Module], str] = lambda _: ""
 

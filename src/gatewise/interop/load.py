@@ -40,7 +40,7 @@ class Loaded:
     left_out: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     def __str__(self) -> str:
         parts = [f"{len(self.filled)} tensors filled from {self.file} ({self.source})"]

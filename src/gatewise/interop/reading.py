@@ -5,7 +5,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -58,10 +58,11 @@ def _unwrapped(content: Any) -> Any:
     """Return the weights that a trainer's checkpoint wraps; one that wraps itself has none."""
     seen: set[int] = set()
     while isinstance(content, Mapping) and id(content) not in seen:
-        seen.add(id(content))
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        found = cast(Mapping[Any, Any], content)
+        seen.add(id(found))
+        inner: Any = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
         if inner is None:
-            return content
+            return found
         content = inner
     return None
 
@@ -74,11 +75,11 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
             if isinstance(value, Tensor):
                 found[f"{prefix}{name}"] = value
             elif isinstance(value, Mapping):
-                collect(value, f"{prefix}{name}.")
+                collect(cast(Mapping[Any, Any], value), f"{prefix}{name}.")
 
     if isinstance(content, Mapping):
         try:
-            collect(content, "")
+            collect(cast(Mapping[Any, Any], content), "")
         except RecursionError:
             raise errors.DataError(f"{file} holds tables in tables without end. Give a state_dict.") from None
     if not found:

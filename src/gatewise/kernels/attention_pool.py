@@ -3,6 +3,8 @@
 It goes together with `scale_channels`, as a mean of channels does: see `gatewise.kernels.channels`.
 """
 
+# pyright: basic
+
 import torch
 from torch import Tensor
 

@@ -1,5 +1,7 @@
 """Whether a gate runs its definition or a fused kernel: one rule for all gates, and a reason for every no."""
 
+# pyright: basic
+
 import functools
 import importlib
 import importlib.util

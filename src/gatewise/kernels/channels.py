@@ -6,6 +6,8 @@ statistic. Added by autograd they cost the map three more passes. Therefore the 
 backward comes later, writes both at once. Between them the factors are made by any operations on (N, C, 1, ...).
 """
 
+# pyright: basic
+
 import torch
 from torch import Tensor
 

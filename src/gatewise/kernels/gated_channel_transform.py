@@ -1,5 +1,7 @@
 """`gct` as one operation: two passes over memory forward and two backward, and nothing of the map's size is kept."""
 
+# pyright: basic
+
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any

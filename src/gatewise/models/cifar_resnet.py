@@ -159,7 +159,7 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_chans, inputs, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.act1 = nn.ReLU(inplace=True)
-        stages = []
+        stages: list[nn.Module] = []
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True)):
             strides = [1 if stage == 0 else 2] + [1] * (count - 1)
             units = [block(inputs if i == 0 else width, width, s, shortcut) for i, s in enumerate(strides)]

@@ -25,8 +25,15 @@ class Form:
 
     def build(self, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> nn.Module:
         """Return the network, with weights from torch's generator."""
-        fixed = {"stem": self.stem, "bottleneck": self.bottleneck, "shortcut": shortcut}
-        return CifarResNet(self.blocks, self.widths, **fixed, num_classes=num_classes, in_chans=in_chans)
+        return CifarResNet(
+            self.blocks,
+            self.widths,
+            stem=self.stem,
+            bottleneck=self.bottleneck,
+            shortcut=shortcut,
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
 
     @property
     def gates(self) -> int:
@@ -70,10 +77,10 @@ class Form:
         ((23, 45, 91), 547403)
         """
         _validation.integer_at_least(1, parameters=budget)
-        options = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
 
         def count(step: int) -> int:
-            return self._scaled(step).parameter_count(**options)
+            form = self._scaled(step)
+            return form.parameter_count(shortcut=shortcut, num_classes=num_classes, in_chans=in_chans)
 
         if budget < count(0):
             raise errors.InvalidValueError(

@@ -110,7 +110,8 @@ class U2Net(nn.Module):
             _stage(number, width, *stage)
             for number, (width, stage) in enumerate(zip(widths, form.encoder, strict=False))
         )
-        decoder, deeper = [], widths[-1]
+        decoder: list[nn.Module] = []
+        deeper = widths[-1]
         for number, (middle, outputs) in zip(reversed(range(len(form.decoder))), form.decoder, strict=True):
             decoder.append(_stage(number, deeper + widths[number + 1], middle, outputs))
             deeper = outputs
@@ -121,7 +122,7 @@ class U2Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the fused logits; in training mode with those of the sides behind them."""
-        image, passed = x, []
+        image, passed = x, list[Tensor]()
         for number, stage in enumerate(self.encoder):
             x = stage(_halved(x) if number else x)
             passed.append(x)

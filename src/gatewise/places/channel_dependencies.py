@@ -1,12 +1,14 @@
 """What follows when some filters of a layer go: which other layers have to change, and how far that reaches."""
 
+# pyright: basic
+
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
+from gatewise._types import Example
 from gatewise.places.layers import Layers, innermost
 from gatewise.places.rules import ends_filters, mixes
 from gatewise.places.trace import Op, trace
@@ -148,7 +150,7 @@ class _Walk:
 
 
 def find_flows(
-    model: nn.Module, sites: Iterable[tuple[str, str, str]], example: Any = None
+    model: nn.Module, sites: Iterable[tuple[str, str, str]], example: Example = None
 ) -> tuple[list[Flow], dict[str, str]]:
     """Return the flow for each (maker's path, layer where its filters are gated, side), and norms that can be folded.
 

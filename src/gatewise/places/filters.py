@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
+from gatewise._types import Example
 from gatewise.places.layers import Layers
 from gatewise.places.place import Place, Skipped
 from gatewise.places.rules import RULES, ends_filters, mixes
@@ -44,7 +44,7 @@ class Filters:
     readers: tuple[Weighted, ...]
 
 
-def find_filters(model: nn.Module, place: str, example: Any = None) -> tuple[list[Filters], list[Skipped]]:
+def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple[list[Filters], list[Skipped]]:
     """Return the filters at the places of one kind, "inner" or "residual_end", and what was left out and why.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -56,7 +56,7 @@ def find_filters(model: nn.Module, place: str, example: Any = None) -> tuple[lis
     operations = trace(model, example)
     layers = Layers(model, operations)
     places = RULES[place](operations, layers)
-    found, skipped = [], list(places.skipped)
+    found, skipped = list[Filters](), list(places.skipped)
     for spot in places.found:
         op = _map_at(spot, layers)
         makers = list(dict.fromkeys(_makers(op)))

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from gatewise._types import Example
 from gatewise.places.channel_dependencies import followed_by_norm
 from gatewise.places.layers import Layers, innermost
 from gatewise.places.trace import Op, trace
@@ -30,7 +31,7 @@ class Approach:
 
 
 def find_approaches(
-    model: nn.Module, places: Iterable[tuple[str, str]], example: Any = None
+    model: nn.Module, places: Iterable[tuple[str, str]], example: Example = None
 ) -> tuple[dict[tuple[str, str], Approach], dict[str, str]]:
     """Return the approach to each place (layer, side), and each convolution with the batch norm that alone reads it.
 
@@ -54,7 +55,7 @@ def _approach(operations: list[Op], layers: Layers, gated: set[str], path: str, 
     if len(inside) != 1 or layers.calls[path] != 1:
         return Approach()
     written = inside[0].kind in _WRITES
-    hooks = layers.modules[path]._forward_hooks  # the gate's own, and perhaps one that keeps the map
+    hooks = cast(dict[int, Any], layers.modules[path]._forward_hooks)  # the gate's own, perhaps one that keeps the map
     if side == "output":
         return Approach(owned=written and len(hooks) == 1)
     if side == "behind":

@@ -62,7 +62,8 @@ def remove_changes(model: nn.Module, kinds: tuple[type, ...]) -> None:
     0
     """
     for layer in model.modules():
-        for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
+        both: list[dict[int, Any]] = [layer._forward_hooks, layer._forward_pre_hooks]
+        for hooks in both:
             for number in [n for n, hook in hooks.items() if isinstance(getattr(hook, "change", None), kinds)]:
                 del hooks[number]
                 layer._forward_pre_hooks_with_kwargs.pop(number, None)

@@ -12,7 +12,8 @@ from gatewise.registry import Gate
 def own_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Return the network's modules by path, without its gates and what is inside them."""
     inside: set[int] = set()
-    for name, layer in model.named_modules():
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name, layer in modules.items():
         if isinstance(layer, Gate):
             inside |= {id(module) for module in layer.modules()}
         if id(layer) not in inside:
@@ -33,7 +34,7 @@ class Layers:
     """Which layer a gate can be attached to at a given operation."""
 
     def __init__(self, model: nn.Module, operations: list[Op]) -> None:
-        self.modules = dict(model.named_modules())
+        self.modules: dict[str, nn.Module] = dict(model.named_modules())
         self.operations = operations
         calls = {call: path for op in operations for call, path in op.calls.items()}
         paths = list(calls.values())

@@ -59,8 +59,8 @@ class Places:
     (['conv1'], [Skipped(name='relu', reason='no layer ends there')])
     """
 
-    found: list[Place] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    found: list[Place] = field(default_factory=list[Place])
+    skipped: list[Skipped] = field(default_factory=list[Skipped])
 
     def take(self, place: Place | None, candidate: str, reason: str) -> None:
         """Note `place`, or where there is none, that `candidate` was left out for `reason`."""

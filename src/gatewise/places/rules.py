@@ -1,11 +1,11 @@
 """The rules that find places, each a function from the network's operations to places."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
 from gatewise import _validation
+from gatewise._types import Example
 from gatewise.places.layers import Layers, own_layers, place_at
 from gatewise.places.place import ContextPlace, Place, Places
 from gatewise.places.trace import Op, trace
@@ -14,7 +14,7 @@ from gatewise.registry import MARKED_PLACES, PLACES
 _WEIGHTED = {"conv", "linear"}
 
 
-def find_places(model: nn.Module, place: str, example: Any = None) -> Places:
+def find_places(model: nn.Module, place: str, example: Example = None) -> Places:
     """Return the places of one kind in `model`, which is only read.
 
     `example` is an input (or a tuple of inputs) for networks whose input size cannot be guessed.
@@ -32,7 +32,7 @@ def find_places(model: nn.Module, place: str, example: Any = None) -> Places:
 
 
 def boundary_places(
-    model: nn.Module, side: str, chosen: Callable[[str, nn.Module], bool], example: Any = None
+    model: nn.Module, side: str, chosen: Callable[[str, nn.Module], bool], example: Example = None
 ) -> Places:
     """Return the inputs or outputs of the layers for which `chosen(name, layer)` holds."""
     operations = trace(model, example)
@@ -210,7 +210,7 @@ def _trunk(operations: list[Op]) -> list[Op]:
 
     Of the rank that convolutions work on: a channel shuffle's five axes are no other resolution.
     """
-    trunk, furthest = [], 0
+    trunk, furthest = list[Op](), 0
     rank = next((len(op.shape) for op in operations if op.is_map and _weighted(op)), 4)
     for op in operations:
         if op.is_map and len(op.shape) == rank and op.kind != "input" and furthest <= op.index:

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import nn
 
 from gatewise import _validation, errors
+from gatewise._types import Example
 from gatewise.places.layers import own_layers
 from gatewise.places.place import Place, Places
 from gatewise.places.rules import boundary_places, find_places
@@ -20,7 +20,7 @@ def candidates(
     place: str | None,
     before: LayerTypes | None,
     after: LayerTypes | None,
-    example: Any,
+    example: Example,
 ) -> Places:
     """Return the places of a choice, or those before or after layers of some types, and what was left out."""
     types = after if before is None else before
@@ -54,7 +54,7 @@ def selection(
     where: Callable[[str, nn.Module], bool] | None,
 ) -> Callable[[str], str]:
     """Return a function from a layer's path to the reason why it is left out, or ''."""
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     for what, names in (("include", include), ("exclude", exclude)):
         if names is not None and not isinstance(names, str | list | tuple | set):
             raise errors.InvalidTypeError(

@@ -3,6 +3,8 @@
 Both read a copy that shares the network's parameters: forwards write to buffers, attributes and caches.
 """
 
+# pyright: basic
+
 import contextlib
 import copy
 import io

@@ -3,6 +3,8 @@
 What `checkpoint` says of files holds here: safetensors and JSON, nothing is ever unpickled.
 """
 
+# pyright: basic
+
 import hashlib
 import json
 import re

@@ -1,5 +1,7 @@
 """What the processes of one training do together: which of them writes, what all agree on, what each has counted."""
 
+# pyright: basic
+
 import atexit
 import contextlib
 import functools

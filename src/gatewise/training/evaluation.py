@@ -38,7 +38,7 @@ def evaluate(
     Where processes are given, each runs its own images, and all return what was found over the images of all.
     """
     model.eval()
-    work, opened, count = [], [], 0
+    work, opened, count = list[Tensor](), list[Tensor](), 0
     for images, labels in batches:
         count += len(images)
         if isinstance(model, GaterNet):

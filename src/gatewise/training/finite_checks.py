@@ -1,5 +1,7 @@
 """Numbers that are not finite: in which tensor or layer they begin, so that a training stops and says where."""
 
+# pyright: basic
+
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

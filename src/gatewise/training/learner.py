@@ -1,8 +1,9 @@
 """One network that learns: its optimizer, stage by stage, its moving average, and its state in a checkpoint."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,12 +164,16 @@ class Learner:
 
 def _as_tuple(output: Any) -> tuple[Tensor, ...]:
     """Return a network's output with those of its sides behind it, which some have in training mode."""
-    return output if isinstance(output, tuple) else (output,)
+    return cast(tuple[Tensor, ...], output) if isinstance(output, tuple) else (output,)
 
 
 def build_model(recipe: Recipe, dataset: Dataset | PairDataset) -> nn.Module:
     """Return the recipe's network for a data set; one that cannot take its images is refused with ValueError."""
-    options = {"num_classes": len(dataset.classes), "in_chans": dataset.channels, "image_size": dataset.size}
+    options: dict[str, Any] = {
+        "num_classes": len(dataset.classes),
+        "in_chans": dataset.channels,
+        "image_size": dataset.size,
+    }
     model = make_model(recipe.spec, **options, seed=recipe.seed)
     try:
         with evaluation_mode(model), torch.no_grad():
@@ -218,7 +223,7 @@ def _normalisation(
     if len(config.get("mean", ())) == len(config.get("std", ())) == dataset.channels:
         return torch.tensor(config["mean"]), torch.tensor(config["std"])
     model = model.backbone if isinstance(model, GaterNet) else model
-    known = model.pretrained_cfg if recipe.spec.model_options.get("pretrained") else {}
+    known: Mapping[str, Any] = model.pretrained_cfg if recipe.spec.model_options.get("pretrained") else {}
     if len(known.get("mean", ())) == dataset.channels:
         return 255 * torch.tensor(known["mean"]), 255 * torch.tensor(known["std"])
     return dataset.statistics()

@@ -136,7 +136,7 @@ class _Run:
         share = (processes.rank, processes.count)
         common: Any = {"device": accelerator.device, "workers": workers, "share": share}
         normalisation = learner.mean, learner.std
-        augmented = {**common, "augmentation": self.augmentation}
+        augmented: dict[str, Any] = {**common, "augmentation": self.augmentation}
         self.batches = make_batches(dataset.train, recipe.batch_size, *normalisation, **augmented)
         self.validation = make_batches(
             dataset.validation, recipe.batch_size, *normalisation, augmentation=Augmentation(), **common
@@ -318,7 +318,8 @@ class _Run:
     def _save(self) -> None:
         """Write a checkpoint and remove all but the newest; one in which not all is finite is never written."""
         self._refuse_nan()
-        found = self.processes.gathered(self.learner.not_finite())  # statistics of norms are those of each process
+        # each process has its own statistics of norms
+        found: list[str | None] = self.processes.gathered(self.learner.not_finite())
         if (name := next(filter(None, found), None)) is not None:
             at = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
             raise self._failed(f"{name} holds values that are not finite after {at}.")
@@ -348,7 +349,7 @@ class _Run:
             "environment": environment(self.accelerator.device),
         }
         if self.processes.is_main:
-            details = {
+            details: dict[str, Any] = {
                 **learner.details,
                 "task": self.recipe.task,
                 "classes": list(self.dataset.classes),

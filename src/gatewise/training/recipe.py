@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import yaml
@@ -189,12 +189,13 @@ class Recipe:
         path = _validation.existing_path("recipe", path)
         text = read_text(path)
         try:
-            values = yaml.safe_load(text)
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates that no calendar has
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             raise errors.DataError(f"{path} is not valid YAML ({reason}).") from None
-        if not isinstance(values, dict):
+        if not isinstance(content, dict):
             raise errors.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")
+        values = cast(dict[str, Any], content)
         for field in dataclasses.fields(cls):
             if field.type is float and isinstance(text := values.get(field.name), str):
                 values[field.name] = parse_value(text)  # YAML 1.1 takes 1e-3 for a word

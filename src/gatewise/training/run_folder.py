@@ -1,7 +1,7 @@
 """A run folder before and after a training: whose it is, and what there is to go on from."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _finished(out: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def naming_what_is_left(checkpoint: Path) -> Iterator[None]:
+def naming_what_is_left(checkpoint: Path) -> Generator[None]:
     """Add to the refusal of a damaged checkpoint which other, whole one there is to go on from."""
     try:
         yield

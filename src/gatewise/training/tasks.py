@@ -189,7 +189,7 @@ class _PixelTally(Tally):
         by_class = {
             name: None if value != value else value for name, value in zip(self.names, iou.tolist(), strict=True)
         }
-        total, count = torch.stack(self.kept["loss"]).sum(0).tolist()
+        total, count = map(float, torch.stack(self.kept["loss"]).sum(0))
         return {
             **found,
             "iou_by_class": by_class,

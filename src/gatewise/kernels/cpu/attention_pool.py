@@ -3,6 +3,8 @@
 The definition to match: `gatewise.functional.attention_pool` with logits w x_j + b.
 """
 
+# pyright: basic
+
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba's intrinsics take their first argument from the compiler.
 

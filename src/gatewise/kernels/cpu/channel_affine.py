@@ -6,6 +6,8 @@ are not bfloat16 (with numbers of channels in float32 torch would make a float32
 The definitions to match: `gatewise.functional.average_pool`, and x * factors + offsets.
 """
 
+# pyright: basic
+
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba's intrinsics take their first argument from the compiler.
 

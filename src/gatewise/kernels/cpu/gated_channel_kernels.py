@@ -3,6 +3,8 @@
 The definition to match: `gatewise.gates.gated_channel_transform`.
 """
 
+# pyright: basic
+
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba's intrinsics take their first argument from the compiler.
 

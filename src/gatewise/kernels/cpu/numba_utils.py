@@ -11,6 +11,8 @@ shift_c, floor). Without them stretch is 1, shift 0 and floor -inf, which change
 are split by the compiler, so the question is asked once.
 """
 
+# pyright: basic
+
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba's intrinsics take their first argument from the compiler.
 

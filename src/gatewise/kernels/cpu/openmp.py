@@ -5,6 +5,8 @@ wait for work. So a kernel is a C function that torch's OpenMP runtime calls on 
 work is whose, it asks the runtime. No compiler is needed: numba brings its own.
 """
 
+# pyright: basic
+
 import ctypes
 import functools
 import hashlib

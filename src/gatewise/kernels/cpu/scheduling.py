@@ -1,5 +1,7 @@
 """How the samples of a map are shared among threads: whole, or in parts where there are too few of them."""
 
+# pyright: basic
+
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba's intrinsics take their first argument from the compiler.
 

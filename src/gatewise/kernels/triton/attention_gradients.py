@@ -8,6 +8,8 @@ One read of x must do, and T is known only behind it. Until then sums are taken 
 t where a is largest. Sums of a_j t_j x_cj would cancel: where one a is near 1, all of dl is lost in the rounding of t.
 """
 
+# pyright: basic
+
 import triton
 import triton.language as tl
 

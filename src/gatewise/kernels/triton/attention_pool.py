@@ -7,6 +7,8 @@ for float64 maps). Each direction reads x once.
 Paper: Dao et al., FlashAttention, NeurIPS 2022, arXiv 2205.14135.
 """
 
+# pyright: basic
+
 from typing import Any
 
 import torch

@@ -5,6 +5,8 @@ rounded once; `channel_products` are its gradients by autograd. Maps are (N, C, 
 slices of channels; they are read through their strides.
 """
 
+# pyright: basic
+
 import torch
 import triton
 import triton.language as tl

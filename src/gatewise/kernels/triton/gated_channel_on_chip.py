@@ -3,6 +3,8 @@
 The definition they must match: `gates.gated_channel_transform.gated_channel_transform` and its gradients by autograd.
 """
 
+# pyright: basic
+
 import triton
 import triton.language as tl
 

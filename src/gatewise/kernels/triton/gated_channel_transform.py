@@ -4,6 +4,8 @@ The definition it must match: `gates.gated_channel_transform.gated_channel_trans
 with everything but the map in float32 (float64 for float64 maps).
 """
 
+# pyright: basic
+
 from typing import Any
 
 import torch

@@ -1,5 +1,7 @@
 """How kernels see maps (N, C, *S): as (N, C, M) with three strides, in tiles, with several tiles for one program."""
 
+# pyright: basic
+
 from typing import Any
 
 import torch

@@ -9,6 +9,8 @@ With u = s * r, the normalised norms, and z = gamma * u + beta:
 Vectors are (BLOCK_C,), and alpha, gamma and beta are zero behind the last channel.
 """
 
+# pyright: basic
+
 import triton
 import triton.language as tl
 
