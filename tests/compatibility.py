@@ -1,4 +1,4 @@
-"""Which tool of others works with which network, and what is said where it does not: one list for tests and page."""
+"""Third-party tools, kinds of networks, and the remark or error of each pair: one list for tests and page."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from compatible_networks import KINDS
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool, and how it is tried on one kind of network.
+    """A tool and its check on one kind of network.
 
     Attributes:
-        name: on the page.
-        check: fails, or returns what is left to say; its docstring says on the page what is proven.
-        slow: whether all networks take more than a few seconds.
+        name: name on the page.
+        check: fails, or returns a remark; the page shows its docstring.
+        slow: whether the check takes more than a few seconds for all networks.
     """
 
     name: str
@@ -24,12 +24,12 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """An error that comes instead of a result.
+class ExpectedError:
+    """An expected error.
 
     Attributes:
-        error: the name of its class.
-        message: a part of it, in which "*" stands for what differs from network to network.
+        error: name of its class.
+        message: part of its message, with "*" for parts that differ between networks.
     """
 
     error: str
@@ -56,58 +56,60 @@ TOOLS = [
 ]
 
 _GATERS = ("GaterNet", "local", "compacted")
-_INFERENCE = Refusal("InvalidValueError", "a skipping net is for inference; train the GaterNet that it was made from.")
+_INFERENCE = ExpectedError(
+    "InvalidValueError", "a skipping net is for inference; train the GaterNet that it was made from."
+)
 _RECORDED = (
     "a skipping net looks at the gates of each batch in Python, which torch.export, torch.fx and torch.func cannot "
     "record. Give them the GaterNet that it was made from; a run is exported by: gatewise export RUN --form skip"
 )
-_UNCOMPILED = Refusal(
+_UNCOMPILED = ExpectedError(
     "Unsupported",
     "a skipping net looks at the gates of each batch in Python and picks weights by them, so it runs as it is, "
     "uncompiled. Compile the GaterNet that it was made from, or leave out fullgraph=True.",
 )
-_TRACED = Refusal(
+_TRACED = ExpectedError(
     "InvalidTypeError",
     "GaterNet expects a tensor, got a Proxy of torch.fx.symbolic_trace, which cannot see what depends on the input. "
     "Read the network with torch.export.export(network, (example,)) instead.",
 )
-_GATES_GONE = Refusal(
+_GATES_GONE = ExpectedError(
     "InvalidValueError",
     "a part of GaterNet's backbone is computed again in the backward pass, where its gates are gone. Switch "
     "activation checkpointing off in the backbone, and checkpoint the whole net instead: "
     "torch.utils.checkpoint.checkpoint(net, images, use_reentrant=False)",
 )
-_CUT = Refusal(
+_CUT = ExpectedError(
     "InvalidValueError",
     "* expect a map of * channels, got *: the backbone was changed after GaterNet was put around it. Prune a network "
     "before; gatewise.compact takes closed filters out of a GaterNet.",
 )
 
-# What comes instead of a plain success, by the tool's check and the kind of network: an error, or what is left to say.
-EXCEPTIONS: dict[tuple[Callable[[str], str], str], Refusal | str] = {
+# Expected error or remark by the tool's check and the kind of network, for pairs that do not simply work.
+EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
     (checks.compiles, "skipping"): _UNCOMPILED,
     (checks.compiles_in_training, "skipping"): _UNCOMPILED,
-    (checks.exports, "skipping"): Refusal("InvalidValueError", _RECORDED),
-    (checks.exports_strictly, "skipping"): Refusal("Unsupported", _RECORDED),
+    (checks.exports, "skipping"): ExpectedError("InvalidValueError", _RECORDED),
+    (checks.exports_strictly, "skipping"): ExpectedError("Unsupported", _RECORDED),
     **{(checks.exports_strictly, kind): checks.SIDE_EFFECTS for kind in _GATERS},
-    (checks.traces, "skipping"): Refusal("InvalidValueError", _RECORDED),
+    (checks.traces, "skipping"): ExpectedError("InvalidValueError", _RECORDED),
     **{(checks.traces, kind): _TRACED for kind in _GATERS},
     (checks.calls_with_other_weights, "skipping"): _INFERENCE,
-    (checks.gives_gradients_of_each_image, "skipping"): Refusal("InvalidValueError", _RECORDED),
+    (checks.gives_gradients_of_each_image, "skipping"): ExpectedError("InvalidValueError", _RECORDED),
     **{(checks.gives_gradients_of_each_image, kind): checks.UNBATCHED for kind in ("`lrn`", "`nl`")},
     (checks.is_checkpointed, "skipping"): _INFERENCE,
     (checks.has_checkpointed_units, "skipping"): _INFERENCE,
     **{(checks.has_checkpointed_units, kind): _GATES_GONE for kind in _GATERS},
-    (checks.runs_in_ddp, "skipping"): Refusal(
+    (checks.runs_in_ddp, "skipping"): ExpectedError(
         "RuntimeError",
         "DistributedDataParallel is not needed when a module doesn't have any parameter that requires a gradient.",
     ),
-    (checks.runs_in_fsdp, "skipping"): Refusal("RuntimeError", _INFERENCE.message),
+    (checks.runs_in_fsdp, "skipping"): ExpectedError("RuntimeError", _INFERENCE.message),
     (checks.averages, "skipping"): _INFERENCE,
     (checks.averages_by_timm, "skipping"): _INFERENCE,
     **{(compression.prunes, f"`{name}`"): compression.LEFT for name in ("eca", "gc", "snl", "triplet")},
     **{(compression.prunes, kind): _CUT for kind in _GATERS},
-    (compression.prunes, "`ge`"): Refusal(
+    (compression.prunes, "`ge`"): ExpectedError(
         "InvalidValueError",
         "GatherExcite expects a feature map of shape (N, *, H, W), got *. Build it with channels=*, or pass the output "
         "of a layer with * channels.",

@@ -7,7 +7,7 @@ import inspect
 import string
 from importlib.metadata import version
 
-from compatibility import EXCEPTIONS, TOOLS, Refusal, Tool
+from compatibility import EXCEPTIONS, TOOLS, ExpectedError, Tool
 from compatible_networks import KINDS
 
 VERSIONS = ", ".join(
@@ -24,7 +24,7 @@ def footnotes() -> dict[str, str]:
 def text_of(tool: Tool, kind: str) -> str:
     """Return the remark for one cell, '' if the pair works without one."""
     found = EXCEPTIONS.get((tool.check, kind), "")
-    if isinstance(found, Refusal):
+    if isinstance(found, ExpectedError):
         return f"raises `{found.error}`: “{found.message.replace('*', '…')}”"
     return found
 
