@@ -98,14 +98,14 @@ def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(f): (f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def test_a_config_that_has_lost_its_channels_is_named(done: Comparison, few_rounds: None, tmp_path: Path) -> None:
+def test_a_config_without_a_size_is_named(done: Comparison, few_rounds: None, tmp_path: Path) -> None:
     """It was a KeyError; a person may edit the file."""
     out = shutil.copytree(done.out, tmp_path / "out")
     config = out / "runs/none/seed_0/config.json"
     values = json.loads(config.read_text())
-    del values["in_chans"]
+    del values["image_size"]
     config.write_text(json.dumps(values))
-    with pytest.raises(DataError, match=rf"{config} has no 'in_chans'"):
+    with pytest.raises(DataError, match=rf"{config} has no 'image_size'"):
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
 
 

@@ -316,10 +316,23 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path, capsys: pytest.Capt
     program = exported_program(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(2, 3, 4, 4), free_size=False)
     exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     exported.save(tmp_path / "foreign.onnx")
+    graph = onnx.load(tmp_path / "foreign.onnx")
+    graph.metadata_props.add(key="gatewise", value="MARK")
+    (tmp_path / "bytes.onnx").write_bytes(graph.SerializeToString().replace(b"MARK", b"\xff\xfe\xfd\xfc"))
+    graph.metadata_props[0].value = json.dumps({
+        "classes": ["a", "b"],
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+        "image_size": [8, 8],
+        "in_chans": 3,
+    })  # but it takes 4x4
+    onnx.save(graph, tmp_path / "sizes.onnx")
     (tmp_path / "net.pt2").write_bytes(b"a program")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for name, message in (
         ("torn.onnx", "cannot be opened by ONNX Runtime"),
+        ("bytes.onnx", "cannot be opened by ONNX Runtime: 'utf-8' codec can't decode byte 0xff"),
+        ("sizes.onnx", "cannot be run by ONNX Runtime"),
         ("foreign.onnx", "was not written by gatewise export"),
         (
             "net.pt2",

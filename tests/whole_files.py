@@ -59,6 +59,8 @@ def _open(path: Path) -> None:
         assert content.endswith(b"|\n")
     elif path.name.startswith("events."):  # appended to: readers stop before a last, torn event
         _ = list(RawEventFileLoader(str(path)).Load())
+    elif path.name == ".lock":
+        assert content == b""
     else:
         raise ValueError("nobody knows this file")
 

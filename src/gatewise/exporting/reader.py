@@ -61,15 +61,23 @@ def opened(file: str | Path) -> Exported:
     runtime = _validation.optional_module("onnxruntime", "reading ONNX")
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
     except Exception as error:  # ONNX Runtime's own kinds have no common base but this
-        reason = " ".join(str(error).split())[:200]
-        raise errors.DataError(f"{file} cannot be opened by ONNX Runtime: {reason}.") from None
+        raise _refusal(file, "opened", error) from None
 
     def run(image: Tensor) -> Any:
-        found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
+        try:
+            found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
+        except Exception as error:
+            raise _refusal(file, "run", error) from None
         return tuple(found) if len(found) > 1 else found[0]
 
-    return Exported(file, run, session.get_modelmeta().custom_metadata_map.get(KEY, ""))
+    return Exported(file, run, text)
+
+
+def _refusal(file: Path, what: str, error: Exception) -> errors.DataError:
+    reason = " ".join(str(error).split())[:200]
+    return errors.DataError(f"{file} cannot be {what} by ONNX Runtime: {reason}.")
 
 
 def details_of(file: str | Path) -> dict[str, Any]:
