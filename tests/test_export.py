@@ -1,9 +1,12 @@
 """Exported files, reopened by what reads them elsewhere, do what the network does, on other routes and sizes too."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +368,45 @@ def test_networks_with_any_gate_are_quantised(gate: str, tmp_path: Path) -> None
     expected, found = int8_of(f"resnet20+{gate}", tmp_path / "net.onnx")
     difference = float((found - expected).abs().max() / expected.abs().max())
     assert 1e-6 < difference < 0.3
+
+
+ADVICE = """
+import logging, warnings
+logging.warning("Please consider pre-processing before quantization")
+warnings.warn("the ranges are narrow", UserWarning, stacklevel=1)
+"""
+
+
+def test_the_quantiser_s_advice_is_dropped_and_everybody_else_s_messages_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batches are read while ONNX Runtime works, by code that has messages of its own."""
+    import onnxruntime.quantization
+
+    quantize, module = onnxruntime.quantization.quantize_static, "onnxruntime.quantization.quantize"
+    advice = compile(ADVICE, sys.modules[module].__file__ or "", "exec")
+
+    def advising(*arguments: Any, **options: Any) -> None:
+        exec(advice, {"__name__": module})
+        quantize(*arguments, **options)
+
+    def batches() -> Iterator[torch.Tensor]:
+        logging.warning("an image is damaged")
+        warnings.warn("an image is small", UserWarning, stacklevel=1)
+        yield torch.randn(2, 3, 32, 32)
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", advising)
+    program = exported_program(gw.make_model("resnet20").eval(), torch.randn(2, 3, 32, 32), free_size=False)
+    (tmp_path / "net.onnx").write_bytes(_CONTENTS["onnx"](program, {}))
+    root, filters = logging.getLogger(), list(warnings.filters)
+    before = root.disabled, root.level, list(root.filters)
+    caplog.clear()
+    with pytest.warns(UserWarning, match="an image is small") as warned:
+        to_int8(tmp_path / "net.onnx", batches())
+    assert [record.message for record in caplog.records if record.name == "root"] == ["an image is damaged"]
+    assert [str(warning.message) for warning in warned] == ["an image is small"]
+    assert (root.disabled, root.level, list(root.filters)) == before
+    assert list(warnings.filters) == filters
 
 
 def test_what_cannot_be_quantised_is_said_in_one_line(tmp_path: Path) -> None:
