@@ -1,7 +1,6 @@
 """Files that `export` wrote, opened by what reads them elsewhere."""
 
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from gatewise import _checks
 from gatewise.archive import checked_archive
 from gatewise.details import checked_details
 from gatewise.files import FORMAT
+from gatewise.log_filters import without_records
 
 KEY = "gatewise"  # of what is written into the file beside the graph
 FILE_FORMAT = 1  # of what a file says of itself
@@ -75,18 +75,14 @@ def _opened_onnx(file: Path) -> Exported:
 
 def _opened_torch(file: Path) -> Exported:
     extra = {KEY: ""}
-    logger = logging.getLogger("torch.export")  # it writes what it stumbles over line by line
-    logger.disabled = True
     try:
-        program = torch.export.load(checked_archive(file), extra_files=extra)
-        run = program.module()
+        with without_records("torch.export", lambda _: True):  # the traceback of what it stumbles over, line by line
+            run = torch.export.load(checked_archive(file), extra_files=extra).module()
     except _checks.GatewiseError:
         raise
     except Exception as error:  # whatever the archive's reader stumbles over
         reason = " ".join(str(error).split())[:200]
         raise _checks.DataError(f"{file} is no archive of torch.export ({reason}).") from None
-    finally:
-        logger.disabled = False
     return Exported(file, run, extra[KEY])
 
 
