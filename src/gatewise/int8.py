@@ -55,7 +55,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 @contextmanager
 def _without_advice() -> Iterator[None]:
     """Drop ONNX Runtime's general advice on graphs, which it gives as warnings and in the root logger."""
-    folder = Path(_checks.optional_module("onnxruntime", "int8", "export").__file__).parent
+    folder = Path(str(_checks.optional_module("onnxruntime", "int8", "export").__file__)).parent
     with without_records(None, lambda record: folder in Path(record.pathname).parents), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"onnxruntime\b")
         yield
