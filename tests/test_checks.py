@@ -194,7 +194,14 @@ def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
         ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 0"),
         ("gc", {"rd_ratio": 17}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 17"),
         ("se", {"rd_divisor": 0}, ValueError, r"rd_divisor must be at least 1, got 0"),
-        ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims '4'; expected one of '1', '2', '3'"),
+        ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims 4; expected one of 1, 2, 3\."),
+        (
+            "se",
+            {"spatial_dims": "2"},
+            ValueError,
+            r"unknown spatial_dims '2'; expected one of 1, 2, 3\. Did you mean 2",
+        ),
+        ("se", {"spatial_dims": True}, ValueError, r"unknown spatial_dims True; expected one of 1, 2, 3\."),
     ],
 )
 def test_an_option_value_is_refused_with_what_is_allowed(
