@@ -180,6 +180,12 @@ def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
         ("gct", {"activation": "tan"}, ValueError, r"unknown activation 'tan'; .* Did you mean 'tanh'\?"),
         ("gct", {"eps": 0}, ValueError, r"eps must lie between 1e-30 and 1, got 0"),
         ("gct", {"epsilon": -1.0}, ValueError, r"eps must lie between 1e-30 and 1, got -1\.0"),
+        (
+            "gct",
+            {"eps": 1e-5, "epsilon": 1e-3},
+            ValueError,
+            r"two names of one option, got 1e-05 and 0\.001\. Give eps",
+        ),
         ("gc", {"pooling": "max"}, ValueError, r"unknown pooling 'max'; expected one of 'attention', 'average'"),
         ("gc", {"fusion": "sum"}, ValueError, r"unknown fusion 'sum'; expected one of 'add', 'both', 'multiply'"),
         ("gc", {"rd_channels": 1}, ValueError, r"rd_channels must be at least 2, got 1"),
@@ -188,7 +194,14 @@ def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
         ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 0"),
         ("gc", {"rd_ratio": 17}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 17"),
         ("se", {"rd_divisor": 0}, ValueError, r"rd_divisor must be at least 1, got 0"),
-        ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims '4'; expected one of '1', '2', '3'"),
+        ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims 4; expected one of 1, 2, 3\."),
+        (
+            "se",
+            {"spatial_dims": "2"},
+            ValueError,
+            r"unknown spatial_dims '2'; expected one of 1, 2, 3\. Did you mean 2",
+        ),
+        ("se", {"spatial_dims": True}, ValueError, r"unknown spatial_dims True; expected one of 1, 2, 3\."),
     ],
 )
 def test_an_option_value_is_refused_with_what_is_allowed(
@@ -196,6 +209,10 @@ def test_an_option_value_is_refused_with_what_is_allowed(
 ) -> None:
     with pytest.raises(kind, match=message):
         gw.make_gate(name, 64, **options)
+
+
+def test_epsilon_of_the_official_gct_is_an_alias_of_eps() -> None:
+    assert [gw.GatedChannelTransform(8, **{name: 0.25}).eps for name in ("eps", "epsilon")] == [0.25, 0.25]
 
 
 # ---- the world around ------------------------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """Exported files, reopened by what reads them elsewhere, do what the network does, on other routes and sizes too."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +421,45 @@ def test_networks_with_any_gate_are_quantised(gate: str, tmp_path: Path) -> None
     assert 1e-6 < difference < 0.3
 
 
+ADVICE = """
+import logging, warnings
+logging.warning("Please consider pre-processing before quantization")
+warnings.warn("the ranges are narrow", UserWarning, stacklevel=1)
+"""
+
+
+def test_the_quantiser_s_advice_is_dropped_and_everybody_else_s_messages_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batches are read while ONNX Runtime works, by code that has messages of its own."""
+    import onnxruntime.quantization
+
+    quantize, module = onnxruntime.quantization.quantize_static, "onnxruntime.quantization.quantize"
+    advice = compile(ADVICE, sys.modules[module].__file__ or "", "exec")
+
+    def advising(*arguments: Any, **options: Any) -> None:
+        exec(advice, {"__name__": module})
+        quantize(*arguments, **options)
+
+    def batches() -> Iterator[torch.Tensor]:
+        logging.warning("an image is damaged")
+        warnings.warn("an image is small", UserWarning, stacklevel=1)
+        yield torch.randn(2, 3, 32, 32)
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", advising)
+    program = exported_program(gw.make_model("resnet20").eval(), torch.randn(2, 3, 32, 32), free_size=False)
+    (tmp_path / "net.onnx").write_bytes(_CONTENTS["onnx"](program, {}))
+    root, filters = logging.getLogger(), list(warnings.filters)
+    before = root.disabled, root.level, list(root.filters)
+    caplog.clear()
+    with pytest.warns(UserWarning, match="an image is small") as warned:
+        to_int8(tmp_path / "net.onnx", batches())
+    assert [record.message for record in caplog.records if record.name == "root"] == ["an image is damaged"]
+    assert [str(warning.message) for warning in warned] == ["an image is small"]
+    assert (root.disabled, root.level, list(root.filters)) == before
+    assert list(warnings.filters) == filters
+
+
 def test_what_cannot_be_quantised_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "torn.onnx").write_bytes(b"no graph")
     with pytest.raises(GatewiseError, match="ONNX Runtime cannot quantise this network"):
@@ -448,3 +490,22 @@ def test_int8_on_the_command_line(gated: Path, tmp_path: Path, capsys: pytest.Ca
     )
     Image.new("L", (20, 10), 120).save(tmp_path / "photo.png")
     assert run(["predict", str(tmp_path / "a.onnx"), str(tmp_path / "photo.png")]) == 0
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+def test_opening_an_archive_leaves_torch_s_logger_as_its_user_set_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, disabled: bool
+) -> None:
+    logger = logging.getLogger("torch.export")
+
+    def stumble(*_: Any, **__: Any) -> None:
+        logger.warning("a traceback, line by line")
+        raise ValueError("no program")
+
+    monkeypatch.setattr(torch.export, "load", stumble)
+    monkeypatch.setattr("gatewise.exported.checked_archive", lambda file: file)
+    monkeypatch.setattr(logger, "disabled", disabled)
+    (tmp_path / "torn.pt2").write_bytes(b"no archive")
+    with pytest.raises(GatewiseError, match="is no archive"):
+        opened(tmp_path / "torn.pt2")
+    assert (logger.disabled, logger.filters, caplog.records) == (disabled, [], [])

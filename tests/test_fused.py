@@ -19,8 +19,9 @@ from torch._dynamo import compiled_autograd
 
 import gatewise as gw
 from gatewise.kernels import backend as backend_module
+from gatewise.kernels.attention_pool import pool_by_attention
 from gatewise.kernels.backend import obstacle, takes_fused
-from gatewise.kernels.channels import scale_channels
+from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
 
 openmp = pytest.importorskip("gatewise.kernels.cpu.openmp", reason="needs numba")
 
@@ -358,6 +359,51 @@ def test_a_gate_multiplication_alone() -> None:
     one_for_all = factors[:1].detach().requires_grad_()
     (of_factors,) = torch.autograd.grad(scale_channels(x, one_for_all), one_for_all, upstream)
     torch.testing.assert_close(of_factors, (upstream * x).sum((0, 2, 3), keepdim=True))
+
+
+def _mean(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+    return mean_of_channels(x, link)
+
+
+def _attention(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+    return pool_by_attention(x, torch.linspace(-1, 1, x.shape[1]).view(1, -1, 1, 1), None, link)
+
+
+OTHER_CONSUMERS: dict[str, Callable[[Tensor, Tensor, Link], Tensor]] = {
+    "a sum": lambda x, y, _: y.sum() + x.square().sum(),
+    "a second product": lambda x, y, link: (y + scale_channels(x, torch.full((2, 3, 1, 1), 0.5), None, link)).sum(),
+    "no product": lambda x, _, __: x.square().sum(),
+}
+
+
+@pytest.mark.parametrize("statistic", [_mean, _attention])
+@pytest.mark.parametrize("other", OTHER_CONSUMERS)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_backward_raises_where_another_operation_reads_the_shared_map(
+    statistic: Callable[[Tensor, Link], tuple[Tensor, Tensor]], other: str, *, create_graph: bool
+) -> None:
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    link = Link(x)
+    shared, number = statistic(x, link)
+    loss = OTHER_CONSUMERS[other](shared, scale_channels(shared, number.sigmoid(), None, link), link)
+    with pytest.raises(gw.GatewiseError, match="another operation reads it too"):
+        torch.autograd.grad(loss, x, create_graph=create_graph)
+
+
+@pytest.mark.parametrize("statistic", [_mean, _attention])
+def test_one_product_may_go_backward_often_and_in_part(
+    statistic: Callable[[Tensor, Link], tuple[Tensor, Tensor]],
+) -> None:
+    """A pass that stops before the map leaves nothing behind for the next, be that one differentiable or not."""
+    x, bias = torch.randn(2, 3, 4, 5, requires_grad=True), torch.zeros(2, 3, 1, 1, requires_grad=True)
+    link = Link(x)
+    shared, number = statistic(x, link)
+    loss = scale_channels(shared, (number + bias).sigmoid(), None, link).square().sum()
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    for create_graph in (True, False):
+        torch.autograd.grad(loss, bias, retain_graph=True)
+        (again,) = torch.autograd.grad(loss, x, retain_graph=True, create_graph=create_graph)
+        torch.testing.assert_close(again, first)
 
 
 # ---- which backend runs ----------------------------------------------------------------------------------------------

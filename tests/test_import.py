@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_statistics_of_gates_are_public() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'GatedChanelTransform'"):
         gw.GatedChanelTransform  # noqa: B018
+
+
+NO_GPU = """
+import logging, sys, torch
+torch.version.cuda, torch.cuda._is_compiled, torch.cuda.is_available = "13.0", lambda: True, lambda: False
+import gatewise
+from gatewise.measure import interleaved_latency
+interleaved_latency({"a": lambda: None}, rounds=2, seconds_per_turn=1e-9)
+assert "torch.utils.cpp_extension" in sys.modules
+logging.getLogger("torch.utils.cpp_extension").warning("another message")
+logging.getLogger("torch.utils.cpp_extension").warning("No CUDA runtime is found, says the user's own code")
+"""
+
+
+def test_a_cuda_toolkit_without_a_gpu_is_no_message_and_torch_s_others_are_heard(tmp_path: Path) -> None:
+    """The import of torch's timer logs it, which every comparison and benchmark does."""
+    environment = {**os.environ, "CUDA_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", NO_GPU]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    heard = [line.partition("] ")[2] or line for line in result.stderr.splitlines()]
+    assert heard == ["another message", "No CUDA runtime is found, says the user's own code"]
 
 
 BLOCK = """

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,23 @@ def test_weights_of_a_plain_network_fill_the_backbone_of_a_gaternet(tmp_path: Pa
     net: Any = gw.make_model("resnet20+gaternet:budget=0.5")
     gw.load_weights(net, written(plain.state_dict(), tmp_path / "plain.pth"))
     assert torch.equal(net.backbone.fc.weight, plain.fc.weight)  # type: ignore[union-attr]
+
+
+def test_wrappers_prefixes_are_stripped_and_names_that_contain_them_are_kept(tmp_path: Path) -> None:
+    """`submodule.` and a submodule that is named `module` are the network's own; the rest is of its wrappers."""
+
+    def network() -> nn.Module:
+        parts = {"submodule": nn.Conv2d(3, 4, 3), "module": nn.Conv2d(4, 4, 3), "head": nn.Conv2d(4, 2, 1)}
+        return nn.Sequential(OrderedDict(trunk=nn.Sequential(OrderedDict(parts))))
+
+    saved, ours = network(), network()
+    saved.trunk = torch.compile(saved.trunk)  # as in fine-tuning that compiles the slow part alone
+    weights = nn.DataParallel(torch.compile(saved)).state_dict()
+    assert "module._orig_mod.trunk._orig_mod.submodule.weight" in weights
+    loaded = gw.load_weights(ours, written(weights, tmp_path / "wrapped.pth"))
+    assert set(loaded.filled) == set(ours.state_dict())
+    assert torch.equal(ours.trunk.submodule.weight, saved.trunk.submodule.weight)
+    assert torch.equal(ours.trunk.module.weight, saved.trunk.module.weight)
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_touched(tmp_path: Path) -> None:

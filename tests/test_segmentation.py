@@ -370,7 +370,7 @@ def test_an_interrupted_training_ends_as_the_undisturbed_one(recipe: Recipe, tmp
         ({"augmentation": "scale"}, "makes images of many sizes; add crop"),
         ({"foreground": "disk"}, "unknown foreground class 'disk'.* Did you mean 'disc'"),
         ({"model": "resnet20"}, "unknown backbone 'resnet20'; expected a name from timm"),
-        ({"model": "resnet18:output_stride=4"}, "output_stride '4'"),
+        ({"model": "resnet18:output_stride=4"}, "output_stride 4"),
         ({"gate": "se@inside"}, "unknown place 'inside'"),
         ({"crop_size": 16, "augmentation": "flip"}, "crop_size is 16, but augmentation 'flip' crops nothing"),
         ({"class_weights": "balanced"}, "unknown class_weights 'balanced'"),

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -21,6 +21,8 @@ from gatewise.errors import (
     NewerFormatError,
     StorageError,
 )
+
+Option = TypeVar("Option", str, int)
 
 
 class _Shown(reprlib.Repr):
@@ -94,30 +96,36 @@ def text(what: str, value: object) -> str:
     return value
 
 
-def one_of(what: str, value: object, options: Iterable[str]) -> str:
-    """Return `value` if it is one of `options`; refuse it with the nearest match otherwise.
+def one_of(what: str, value: object, options: Iterable[Option]) -> Option:
+    """Return `value` if it is one of `options`, all texts or all integers; refuse it with the nearest match otherwise.
 
     >>> one_of("mode", "l3", ["l1", "l2"])
     Traceback (most recent call last):
         ...
     gatewise.errors.InvalidValueError: unknown mode 'l3'; expected one of 'l1', 'l2'. Did you mean 'l2'?
+    >>> one_of("spatial_dims", "2", (1, 2, 3))
+    Traceback (most recent call last):
+        ...
+    gatewise.errors.InvalidValueError: unknown spatial_dims '2'; expected one of 1, 2, 3. Did you mean 2?
     """
-    options = sorted(options, key=str)
-    if isinstance(value, str) and value in options:
-        return value
+    options = sorted(options)
+    for option in options:
+        if isinstance(value, type(option)) and not isinstance(value, bool) and value == option:
+            return option
     hint = nearest(value, options)
     listed = ", ".join(map(repr, options)) or "nothing (there are none)"
     raise InvalidValueError(f"unknown {what} {shown(value)}; expected one of {listed}.{hint}")
 
 
-def nearest(value: object, options: Sequence[str]) -> str:
+def nearest(value: object, options: Sequence[Option]) -> str:
     """Return " Did you mean ...?" with the option nearest to `value`, or '' if none is near.
 
     >>> nearest("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
     """
-    near = difflib.get_close_matches(shown(value).strip("'\""), options, n=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    texts = {str(option): option for option in options}
+    near = difflib.get_close_matches(shown(value).strip("'\""), texts, n=1, cutoff=0.4)
+    return f" Did you mean {texts[near[0]]!r}?" if near else ""
 
 
 def integer_at_least(minimum: int, **values: object) -> None:

@@ -2,7 +2,6 @@
 
 # pyright: basic
 
-import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gatewise import _validation, errors
+from gatewise.log_filters import without_records
 
 _TYPES = ["Conv", "Gemm", "MatMul"]  # what takes the time; gates, norms and additions between them stay in float32
 
@@ -35,7 +35,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
             batch = next(images, None)
             return None if batch is None else {"image": batch.numpy()}
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
         prepared, written = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         try:
             shapes.quant_pre_process(file, prepared, skip_symbolic_shape=True)  # that stumbles over norms, as gct has
@@ -55,12 +55,9 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself what the quantiser advises of graphs in general."""
-    root = logging.getLogger()
-    before, root.disabled = root.disabled, True
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        root.disabled = before
+def _without_advice() -> Iterator[None]:
+    """Drop ONNX Runtime's general advice on graphs, which it gives as warnings and in the root logger."""
+    folder = Path(str(_validation.optional_module("onnxruntime", "int8", "export").__file__)).parent
+    with without_records(None, lambda record: folder in Path(record.pathname).parents), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"onnxruntime\b")
+        yield

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise import _validation
+from gatewise.log_filters import without_records
 from gatewise.places import evaluation_mode
 
 
@@ -75,11 +76,10 @@ def interleaved_latency(
     Each turn calls a variant for about `seconds_per_turn`, after one round of warming up; low and high are the
     quartiles of the rounds.
     """
-    from torch.utils.benchmark import Timer
-
     _validation.integer_at_least(2, rounds=rounds)
+    timer_class = _timer_class()
     timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        name: timer_class("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         for name, call in variants.items()
     }
     calls = {name: _calls_within(seconds_per_turn, timer.timeit(2).mean) for name, timer in timers.items()}
@@ -88,6 +88,13 @@ def interleaved_latency(
         for name, timer in timers.items():
             seconds[name].append(timer.timeit(calls[name]).mean)
     return {name: _summary(values) for name, values in seconds.items()}
+
+
+def _timer_class() -> Any:
+    """Return torch's timer without the warning that its import logs where a CUDA toolkit is installed but no GPU."""
+    with without_records("torch.utils.cpp_extension", lambda record: "No CUDA runtime is found" in record.getMessage()):
+        from torch.utils.benchmark import Timer
+    return Timer
 
 
 def _calls_within(seconds: float, seconds_each: float) -> int:

@@ -38,9 +38,8 @@ class Gate(nn.Module):
     def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
         super().__init__()
         _validation.integer_at_least(1, channels=channels)
-        _validation.one_of("spatial_dims", str(spatial_dims), "123")
         self._channels = channels
-        self.spatial_dims = int(spatial_dims)
+        self.spatial_dims = _validation.one_of("spatial_dims", spatial_dims, (1, 2, 3))
 
     @property
     def channels(self) -> int:

@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise import _validation, errors
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.kernels.backend import BACKENDS, takes_fused
 from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, fused_obstacle
 from gatewise.registry import Gate, register_gate
+
+_EPS = 1e-5  # compared by identity: whoever passes 1e-5 passes another object
 
 # Each maps the gate's logit z to its factor. "relu" is written with where, whose derivative at exactly 0 is 1: that of
 # torch.relu and (in torch 2.15) of clamp is 0 there, where a fresh gate sits, which would never start to learn.
@@ -112,8 +114,10 @@ class GatedChannelTransform(Gate):
     `backend` chooses how the same numbers are computed: "reference" is the definition, "fused" one operation that keeps
     only the map and a number for each channel (ValueError with the reason where it cannot run), "auto" either.
 
-    Refuses, with ValueError: an unknown mode or activation, p < 1, eps <= 0; at run time a map of other channels
-    or rank; with TypeError: integer maps. A state dict of the official module loads.
+    `epsilon` is the official module's name of `eps`.
+
+    Refuses, with ValueError: an unknown mode or activation, p < 1, eps <= 0, eps and epsilon together; at run time a
+    map of other channels or rank; with TypeError: integer maps. A state dict of the official module loads.
 
     Differs from the paper: follows the official code where the two disagree (the mean over channels, not the sum,
     stands inside the second root, so eps is not scaled by C); general p takes |x|^p, without which odd p is no
@@ -134,7 +138,7 @@ class GatedChannelTransform(Gate):
         channels: int,
         *,
         mode: str | float = "l2",
-        eps: float = 1e-5,
+        eps: float = _EPS,
         after_relu: bool = False,
         activation: str = "tanh",
         spatial_dims: int = 2,
@@ -144,7 +148,12 @@ class GatedChannelTransform(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        eps = eps if epsilon is None else epsilon
+        if epsilon is not None:
+            if eps is not _EPS:
+                raise errors.InvalidValueError(
+                    f"eps and epsilon are two names of one option, got {eps} and {epsilon}. Give eps alone."
+                )
+            eps = epsilon
         if isinstance(mode, str):
             _validation.one_of("mode", mode, ["l1", "l2"])
         else:

@@ -11,7 +11,7 @@ from gatewise import _validation, errors
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
 from gatewise.interop.layouts import LAYOUTS, Layout
-from gatewise.interop.reading import read_weights
+from gatewise.interop.reading import read_weights, without_wrappers
 
 OWN = "gatewise"
 SOURCES = ("auto", OWN, *LAYOUTS)
@@ -81,7 +81,8 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
     path, weights, config = read_weights(file)
     source = _recognised(weights) if source == "auto" else source
     target, is_part = _target(model, weights, source)
-    inside, outside = _of_backbone(_without_module(weights), target, source)
+    own_names = {without_wrappers(name): tensor for name, tensor in weights.items()}
+    inside, outside = _of_backbone(own_names, target, source)
     named, notes = inside, []
     if source != OWN:
         _refuse_other_network(path, LAYOUTS[source], target)
@@ -139,11 +140,6 @@ def _target(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> tup
     body = getattr(getattr(model, "backbone", None), "body", None)
     theirs_too = any(".body." in name for name in weights) and source == OWN  # a whole detector of torchvision's
     return (body, True) if isinstance(body, nn.Module) and not theirs_too else (model, False)
-
-
-def _without_module(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out what DataParallel and torch.compile put before, and inside, names."""
-    return {name.replace("module.", "").replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
 
 
 def _of_backbone(

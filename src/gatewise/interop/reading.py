@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from gatewise.files import read_bytes
 from gatewise.serialization import CONFIG, WEIGHTS, read_source, read_tensors
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
+_PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 
 
 def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
@@ -73,7 +75,7 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     def collect(values: Mapping[Any, Any], prefix: str) -> None:
         for name, value in values.items():
             if isinstance(value, Tensor):
-                found[f"{prefix}{name}"] = value
+                found[f"{prefix}{without_wrappers(str(name))}"] = value
             elif isinstance(value, Mapping):
                 collect(cast(Mapping[Any, Any], value), f"{prefix}{name}.")
 
@@ -85,3 +87,12 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     if not found:
         raise errors.DataError(f"{file} holds no tensors by name. Give a state_dict.")
     return found
+
+
+def without_wrappers(name: str) -> str:
+    """Strip the prefixes of DataParallel and torch.compile from a tensor's name in a state dict.
+
+    >>> without_wrappers("module._orig_mod.submodule.conv.weight"), without_wrappers("stem._orig_mod.bias")
+    ('submodule.conv.weight', 'stem.bias')
+    """
+    return _PREFIXES.sub("", name)

@@ -13,7 +13,7 @@ from gatewise.kernels.channels import Link, as_numbers, per_channel
 
 
 def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: Link) -> tuple[Tensor, Tensor]:
-    """Return x, for `scale_channels` with the same link and nothing else, and sum_j softmax_j(w x_j + b) x_j.
+    """Return x, for `scale_channels` with the same link alone, and sum_j softmax_j(w x_j + b) x_j.
 
     Args:
         x: (N, C, *S).
@@ -22,6 +22,9 @@ def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: Link
         link: shared with the `scale_channels` that follows.
 
     Returns: x and the context, (N, C, 1, ...).
+
+    Raises:
+        TrainingError: in backward, if anything else has read the returned x.
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _AttentionPool.apply(x, weight, bias, link)  # type: ignore[return-value]
@@ -46,6 +49,7 @@ class _AttentionPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream, of_context):
         x, weight, bias, *kept = ctx.saved_tensors
+        factors = ctx.link.take_factors(upstream)
         of_bias = None if bias is None else torch.zeros_like(bias)  # softmax does not see it
         if of_context is None:
             of_context = x.new_zeros(x.shape[:2] + (1,) * (x.dim() - 2))
@@ -53,7 +57,6 @@ class _AttentionPool(torch.autograd.Function):
             needed = (*ctx.needs_input_grad[:2], False)
             of_map, of_weight, _ = gradients_through(_defined, (x, weight, bias), needed, of_context)
             return of_map, of_weight, of_bias, None
-        factors = None if upstream is None else ctx.link.factors
         of_context, numbers = as_numbers(of_context, x).view(x.shape[:2]), as_numbers(weight, x)
         kernels = kernels_for(x.device, "attention_pool")
         of_map, each, *_ = kernels.backward(of_context, x, *kept, numbers, upstream, factors)

@@ -3,7 +3,9 @@
 A gate's factors come from statistics of the same map, so two gradients meet in it: that of the product, and that of the
 statistic. Added by autograd they cost the map three more passes. Therefore the statistic and the product share a
 `Link`: the product hands its upstream gradient on as it is and leaves its factors in the link, and the statistic, whose
-backward comes later, writes both at once. Between them the factors are made by any operations on (N, C, 1, ...).
+backward comes later, writes both at once. Between them the factors are made by any operations on (N, C, 1, ...). The
+statistic's backward raises unless the gradient that reaches it is the one that the product handed on: the gradient of
+another consumer would have been added to it, and be multiplied by factors that are not its own.
 """
 
 # pyright: basic
@@ -11,6 +13,7 @@ backward comes later, writes both at once. Between them the factors are made by 
 import torch
 from torch import Tensor
 
+from gatewise import errors
 from gatewise.kernels.backend import kernels_for, must_be_differentiable
 
 
@@ -19,16 +22,43 @@ class Link:
 
     Attributes:
         x: the map itself, which second derivatives follow, until the product has taken it: then autograd holds it.
-        factors: what the product's upstream gradient must still be multiplied by, (N, C), or None for 1.
+        grad_output: the gradient that the product's backward handed on, until the statistic's backward takes it.
+        factors: what that gradient must still be multiplied by, (N, C), or None for 1.
     """
 
     def __init__(self, x: Tensor) -> None:
         self.x: Tensor | None = x
+        self.grad_output: Tensor | None = None
         self.factors: Tensor | None = None
+
+    def leave(self, grad_output: Tensor | None, factors: Tensor | None) -> None:
+        """Leave what the product's backward handed on, None where it multiplied the gradient itself."""
+        self.grad_output, self.factors = grad_output, factors
+
+    def take_factors(self, gradient: Tensor | None) -> Tensor | None:
+        """Return the factors of the gradient that reached the statistic's backward; None for 1, or no gradient.
+
+        Raises:
+            TrainingError: it is not the gradient that the product handed on.
+        """
+        handed_on, factors = self.grad_output, self.factors
+        self.leave(None, None)
+        if gradient is None:
+            return None
+        if gradient is not handed_on:
+            raise errors.TrainingError(
+                "the map that mean_of_channels and pool_by_attention return is for one scale_channels with the same "
+                "link, and another operation reads it too, so its gradient would be wrong. Let that read their input."
+            )
+        return factors
 
 
 def mean_of_channels(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
-    """Return x, for `scale_channels` with the same link and nothing else, and its means (N, C, 1, ...)."""
+    """Return x, for `scale_channels` with the same link alone, and its means (N, C, 1, ...).
+
+    Raises:
+        TrainingError: in backward, if anything else has read the returned x.
+    """
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x, per_channel(kernels_for(x.device, "channel_affine").channel_means(x.detach()), x)
     return _Mean.apply(x, link)  # type: ignore[return-value]
@@ -78,11 +108,12 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream, of_mean):
+        factors = ctx.link.take_factors(upstream)
         slopes = None if of_mean is None else of_mean / ctx.shape[2:].numel()
         if upstream is None:  # no product came before, or one whose gradient can be differentiated again
             return None if slopes is None else slopes.expand(ctx.shape), None
         kernels = kernels_for(upstream.device, "channel_affine")
-        return kernels.channel_affine(upstream, ctx.link.factors, _flat(upstream, slopes)), None
+        return kernels.channel_affine(upstream, factors, _flat(upstream, slopes)), None
 
 
 class _Scale(torch.autograd.Function):
@@ -98,6 +129,8 @@ class _Scale(torch.autograd.Function):
         x, factors = ctx.saved_tensors
         if must_be_differentiable(upstream):
             of_map, *others = _differentiable(ctx, x, factors, upstream)
+            if ctx.linked:
+                ctx.link.leave(None, None)
             return *((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None
         kernels, flat = kernels_for(x.device, "channel_affine"), _flat(x, factors)
         of_factors = of_offsets = None
@@ -109,7 +142,7 @@ class _Scale(torch.autograd.Function):
                 shape, dtype = ctx.offsets_like
                 of_offsets = sums.sum_to_size(shape[:2]).view(shape).to(dtype)
         if ctx.linked:
-            ctx.link.factors = flat
+            ctx.link.leave(upstream, flat)
             return upstream, of_factors, of_offsets, None, None
         of_map = None
         if ctx.needs_input_grad[0]:

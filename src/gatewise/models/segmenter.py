@@ -60,7 +60,7 @@ class Segmenter(nn.Module):
             )
         _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
         _validation.integer_at_least(1, output_stride=output_stride)
-        _validation.one_of("output_stride", str(output_stride), map(str, STRIDES))
+        _validation.one_of("output_stride", output_stride, STRIDES)
         _validation.number_between(0, 0.99, dropout=dropout)
         _validation.boolean(auxiliary=auxiliary, pretrained=pretrained)
         self.in_chans = in_chans

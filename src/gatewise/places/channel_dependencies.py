@@ -3,6 +3,7 @@
 # pyright: basic
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -56,12 +57,14 @@ class _Walk:
     makers: dict[str, Op] = field(default_factory=dict)
     passes: dict[str, Op] = field(default_factory=dict)
     readers: dict[str, Op] = field(default_factory=dict)
-    carrying: list[Op] = field(default_factory=list)  # operations whose results have these channels
+    carrying: set[Op] = field(default_factory=set)  # operations whose results have these channels
+    unread: deque[Op] = field(default_factory=deque)  # those among them whose readers are still to be followed
 
     def to(self, end: Op, maker: Op) -> "_Walk":
         """Follow the filters of `maker` to where they are gated; until then nobody may mix them."""
         self._make(maker)
-        for op in self.carrying:  # grows while it is read
+        while self.unread:
+            op = self.unread.popleft()
             for reader in op.readers if op is not end else []:
                 if mixes(reader):
                     raise _StopError(f"{innermost(reader)!r} reads the map before it is gated")
@@ -72,12 +75,11 @@ class _Walk:
 
     def beyond(self, end: Op) -> "_Walk":
         """Follow them on from there."""
-        ops = [end]
-        for op in ops:  # grows while it is read
+        self.unread.append(end)
+        while self.unread:
+            op = self.unread.popleft()
             for reader in op.readers:
-                known = len(self.carrying)
                 self._follow(reader, op)
-                ops += self.carrying[known:]
         return self
 
     def _make(self, op: Op) -> None:
@@ -89,7 +91,8 @@ class _Walk:
             return
         for path in {innermost(op), *(path for _, path in op.ended_calls())}:
             self._refuse_gates(path, "output")
-        self.carrying.append(op)
+        self.carrying.add(op)
+        self.unread.append(op)
 
     def _refuse_gates(self, path: str, side: str) -> None:
         """Stop at a gate that was inserted on this side of a layer: the graph does not show it."""

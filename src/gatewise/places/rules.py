@@ -1,5 +1,6 @@
 """The rules that find places, each a function from the network's operations to places."""
 
+from collections import deque
 from collections.abc import Callable
 
 from torch import nn
@@ -111,11 +112,14 @@ def _private_filters(op: Op) -> bool:
 
 def _leads_only_to(end: Op, source: Op) -> bool:
     """Whether all that is made of `source` goes into `end`; a gate of the network's own reads its map twice."""
-    made = [source]
-    for op in made:  # grows while it is read
+    seen, unread = {source, end}, deque([source])
+    while unread:
+        op = unread.popleft()
         if op.index > end.index:
             return False
-        made += [reader for reader in op.readers if reader is not end and reader not in made]
+        new = [reader for reader in dict.fromkeys(op.readers) if reader not in seen]
+        seen.update(new)
+        unread.extend(new)
     return True
 
 
