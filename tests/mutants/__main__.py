@@ -46,9 +46,7 @@ def title(mutant: Mutant) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mutants", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say which mutants do not apply to the code")
-    parser.add_argument(
-        "--only", metavar="WORD", default="", help="mutants with this word in their name, module or symbol"
-    )
+    parser.add_argument("--only", metavar="WORD", default="", help="with this word in name, module or symbol")
     parser.add_argument("--shard", metavar="K/N", default="1/1", help="every N-th mutant, from the K-th on")
     parser.add_argument("-n", type=int, metavar="N", help="draw at least N mutants by the hash of the commit")
     parser.add_argument("--minutes", type=float, default=0.0, help="with -n: go on until so many minutes are used")
@@ -57,16 +55,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _queue(chosen: argparse.Namespace, mutants: list[Mutant]) -> list[Mutant]:
     """Return the mutants to run, in order, and say what they are if they are drawn."""
-    mutants = [mutant for mutant in mutants if chosen.only in f"{title(mutant)} {mutant.module}::{mutant.symbol}"]
+    mutants = [mutant for mutant in mutants if chosen.only in f"{title(mutant)} {mutant.key}"]
     if chosen.n is None:
         first, step = map(int, chosen.shard.split("/"))
         return mutants[first - 1 :: step]
     commit, changed = draw.commit(ROOT), draw.changed_modules(ROOT)
     recent = sum(mutant.module in changed for mutant in mutants)
-    print(
-        f"sample drawn by commit {commit[:12] or 'unknown'}: at least {chosen.n} of {len(mutants)} mutants, and more until "
-        f"{chosen.minutes:g} minutes are used; first the {recent} in {len(changed)} files of the last {draw.COMMITS} commits"
-    )
+    more = f", and more until {chosen.minutes:g} minutes are used" if chosen.minutes else ""
+    print(f"sample: at least {chosen.n} of {len(mutants)} mutants{more}, drawn by commit {commit[:12] or 'unknown'};")
+    print(f"first the {recent} in {len(changed)} files that the last {draw.COMMITS} commits changed", flush=True)
     return draw.drawn(mutants, commit, changed)
 
 
@@ -80,11 +77,8 @@ def _run(mutants: list[Mutant], chosen: argparse.Namespace) -> dict[Mutant, Outc
         word = "caught  " if outcome.caught else "SURVIVED"
         print(f"{word} {outcome.seconds:5.1f} s  {title(mutant)} | {outcome.reason}", flush=True)
     if chosen.n is not None:
-        changed = draw.changed_modules(ROOT)
-        recent = sum(mutant.module in changed for mutant in outcomes)
-        print(
-            f"{len(outcomes)} of {len(mutants)} mutants were run, {recent} of them in files of the last {draw.COMMITS} commits"
-        )
+        recent = {mutant.module for mutant in outcomes} & draw.changed_modules(ROOT)
+        print(f"sample: {len(outcomes)} of {len(mutants)} mutants were run, in {len(recent)} of the changed files")
     print(f"{time.monotonic() - begin:.0f} s in all")
     return outcomes
 

@@ -1,7 +1,7 @@
 """Code compared as syntax trees: layout, comments and quotes make no difference.
 
-A body that is written `...` in a snippet stands for any statements: `if a < b: ...` is every `if` with this condition and
-without an `else`.
+A body that is written `...` in a snippet stands for any statements: `if a < b: ...` is every `if` with this condition
+and without an `else`.
 """
 
 import ast

@@ -1,6 +1,6 @@
 """Which tests are run for a mutant: the one that caught it last, then those that execute its symbol.
 
-`tests.json` is written by `mutants.mapping`; `caught_by.json` remembers, by name of the mutant, the tests that caught it.
+`tests.json` is written by `mutants.mapping`; `caught_by.json` holds, by name of the mutant, the tests that caught it.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Import once what tests import, so that a forked child need not; no module of the package, and no thread is started."""
+"""Import once what tests import, so that a forked child need not: no module of the package, and no parallel region."""
 
 import contextlib
 import gc
@@ -19,15 +19,17 @@ MODULES = (
     "onnxruntime",
     "onnxscript",
     "PIL.Image",
+    "playwright.sync_api",
     "pyarrow.parquet",
     "pytest",
     "rich",
     "scipy.stats",
     "sklearn.datasets",
     "sklearn.decomposition",
-    "timm",
+    "tensorboard.backend.event_processing.event_accumulator",
+    "timm.optim",
     "torch._dynamo",
-    "torch._inductor",
+    "torch._inductor.compile_fx",
     "torch.export",
     "torch.onnx",
     "torch.utils.tensorboard",
