@@ -20,7 +20,7 @@ from coverage import Coverage, CoverageData
 
 from . import snippet
 from .plugin import FOLDER, RECORDS
-from .tests_found import MAP, MOST, Test, function_of, specific_first
+from .tests_found import MAP, MOST, Known, function_of, specific_first
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/gatewise"
@@ -113,7 +113,7 @@ def write(executed: dict[str, set[str]], seconds: dict[str, float], fixtures: di
         for test in tests:
             count[test] += 1
     known = {
-        test: Test(float(f"{seconds[test] + sum(seconds[name] for name in fixtures[test]):.2g}"), symbols)
+        test: Known(float(f"{seconds[test] + sum(seconds[name] for name in fixtures[test]):.2g}"), symbols)
         for test, symbols in count.items()
     }
     chosen = {key: specific_first(tests, known) for key, tests in whole.items() if tests}

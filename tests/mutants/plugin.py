@@ -46,8 +46,8 @@ class Contexts:
         """Run a test in its own context."""
         test = function_of(item.nodeid)
         known = getattr(item, "_fixtureinfo", None)
-        for definitions in known.name2fixturedefs.values() if known else ():
-            self.fixtures[test].update(_identifier(one) for one in definitions if one.scope != "function")
+        definitions = known.name2fixturedefs.values() if known else ()
+        self.fixtures[test].update(_identifier(one) for row in definitions for one in row if one.scope != "function")
         if test not in self.seconds:
             _forget_cached(Path(item.path).parent)
         before, begin, self.inside = self.switch(test), time.monotonic(), 0.0

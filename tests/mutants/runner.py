@@ -12,9 +12,10 @@ from typing import Any
 
 from .mutant import Mutant
 from .slot import Result, Slot, adopt_orphans
-from .tests_found import TestsFound
+from .tests_found import FoundTests
 
 UNKNOWN = 300.0  # seconds for tests whose duration is not known
+GRACE, TIMES = 60.0, 10  # seconds for all others, and times what they take without a mutant
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -33,7 +34,7 @@ class Judge:
     """Runs tests on mutants in one slot, and believes a failure only of tests that pass without the mutant."""
 
     slot: Slot
-    found: TestsFound
+    found: FoundTests
     passes: dict[str, bool] = field(default_factory=dict)  # without a mutant
 
     def judge(self, mutant: Mutant) -> Outcome:
@@ -73,7 +74,7 @@ class Judge:
 
     def _limit(self, tests: list[str]) -> float:
         seconds = self.found.seconds(tests)
-        return UNKNOWN if seconds is None else 60 + 10 * seconds
+        return UNKNOWN if seconds is None else GRACE + TIMES * seconds
 
 
 @dataclass
@@ -89,7 +90,7 @@ def run(
 ) -> Iterator[tuple[Mutant, Outcome]]:
     """Run mutants in their order, in as many workers as there are processors; yield what became of each."""
     count = workers or os.cpu_count() or 1
-    found = TestsFound.load(root)
+    found = FoundTests.load(root)
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
         outcomes, number = _FORK.SimpleQueue(), _FORK.Value("i", 0)
         work = (mutants, number, limits, time.monotonic(), outcomes)
@@ -127,7 +128,7 @@ def _outcomes(outcomes: Any, processes: list[Any]) -> Iterator[tuple[int, Outcom
 def _work(
     root: Path,
     folder: Path,
-    found: TestsFound,
+    found: FoundTests,
     mutants: list[Mutant],
     number: Any,
     limits: Limits,

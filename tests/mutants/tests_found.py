@@ -26,7 +26,7 @@ def function_of(test: str) -> str:
 
 
 @dataclass(frozen=True)
-class Test:
+class Known:
     """What is known of a test: seconds with its fixtures, and the number of symbols that it executes."""
 
     seconds: float
@@ -38,7 +38,7 @@ class Test:
         return self.symbols * (1 + self.seconds)
 
 
-def specific_first(tests: Iterable[str], known: Mapping[str, Test]) -> list[str]:
+def specific_first(tests: Iterable[str], known: Mapping[str, Known]) -> list[str]:
     """Order tests: the cheapest of each file, then the second cheapest of each, and so on; at most 25."""
     by_file: dict[str, list[str]] = defaultdict(list)
     for test in sorted(set(tests), key=lambda test: (known[test].cost, test)):
@@ -48,19 +48,19 @@ def specific_first(tests: Iterable[str], known: Mapping[str, Test]) -> list[str]
 
 
 @dataclass
-class TestsFound:
+class FoundTests:
     """The map of tests and the memory of catches, for the project in the folder `root`."""
 
     root: Path
-    tests: dict[str, Test] = field(default_factory=dict)
+    tests: dict[str, Known] = field(default_factory=dict)
     symbols: dict[str, list[str]] = field(default_factory=dict)  # "module::symbol"
     caught_by: dict[str, list[str]] = field(default_factory=dict)  # by name of the mutant
 
     @classmethod
-    def load(cls, root: Path) -> "TestsFound":
+    def load(cls, root: Path) -> "FoundTests":
         """Read the map and the memory; tests that are gone are left out."""
         written = json.loads(MAP.read_text()) if MAP.exists() else {"tests": {}, "symbols": {}}
-        tests = {name: Test(*values) for name, values in written["tests"].items()}
+        tests = {name: Known(*values) for name, values in written["tests"].items()}
         names = list(tests)
         symbols = {key: [names[number] for number in numbers] for key, numbers in written["symbols"].items()}
         return cls(root, tests, symbols, json.loads(MEMORY.read_text()) if MEMORY.exists() else {})
