@@ -158,7 +158,7 @@ def test_the_draw_is_a_function_of_the_commit_and_changed_modules_come_first() -
     mutants = [Mutant(str(number), f"{number % 4}.py", "", flip("a < b")) for number in range(40)]
     first = draw.drawn(mutants, "abc", {"1.py", "2.py"})
     assert first == draw.drawn(reversed(mutants), "abc", {"1.py", "2.py"})
-    assert first != draw.drawn(mutants, "abd", {"1.py", "2.py"})
+    assert first != draw.drawn(mutants, "abe", {"1.py", "2.py"})
     assert {mutant.module for mutant in first[:20]} == {"1.py", "2.py"}
     assert sorted(first, key=mutants.index) == mutants
 
@@ -231,6 +231,9 @@ def broken():
 def in_process():
     return 7
 
+def skipped():
+    return 8
+
 SIX = broken()
 """
 TESTS = """
@@ -252,6 +255,9 @@ def test_crashes_too(): assert kept() == 4
 def test_hangs(): assert module.hangs(1) == 5
 def test_unsound(): assert module.unsound(1) == 0
 def test_broken(): assert module.broken() == 6
+def test_skipped():
+    module.skipped()
+    pytest.skip("here")
 def test_in_process():
     code = "from gatewise import module; assert module.in_process() == 7"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -266,6 +272,7 @@ CHANGES = {"module.py": {
     "unsound": {"unsure": replace("a + 5", "a")},
     "broken": {"not importable": replace("6", "1 / 0")},
     "in_process": {"seen by a process": replace("7", "8")},
+    "skipped": {"skipped": replace("8", "9")},
     "gone": {"old": replace("7", "8")},
 }}
 """
@@ -323,6 +330,7 @@ def test_the_map_has_processes_fixtures_and_what_is_cached_but_no_imports(mapped
         "crashes": {"test_crashes", "test_crashes_too"},
         "hangs": {"test_hangs"},
         "unsound": {"test_unsound"},
+        "skipped": {"test_skipped"},
         "broken": {"test_broken", "test_in_process"},  # a process that a test starts imports for that test
         "in_process": {"test_in_process"},
     }
@@ -331,18 +339,19 @@ def test_the_map_has_processes_fixtures_and_what_is_cached_but_no_imports(mapped
 def test_a_run_prints_each_mutant_survivors_and_last_a_line_of_numbers(whole: subprocess.CompletedProcess[str]) -> None:
     lines = whole.stdout.splitlines()
     assert whole.returncode == 1, whole.stderr
-    assert lines[-1] == "mutants: 7 run, 5 caught, 2 survived, 1 do not apply"
+    assert lines[-1] == "mutants: 8 run, 5 caught, 3 survived, 1 do not apply"
     said = {line.split(": ", 1)[1].split(" | ")[0]: line for line in lines if " | " in line}
-    assert {name for name, line in said.items() if line.startswith("SURVIVED")} == {"unseen", "unsure"}
+    assert {name for name, line in said.items() if line.startswith("SURVIVED")} == {"unseen", "unsure", "skipped"}
     assert "| tests/test_module.py::test_caught" in said["seen"]
     assert "| SIGABRT in tests/test_module.py::test_crashes" in said["crashing"]
     assert said["hanging"].endswith("| hangs in tests/test_module.py::test_hangs")
     assert said["not importable"].endswith("| the tests cannot be imported")
-    assert said["unseen"].endswith("| 1 tests pass")
+    assert said["unseen"].endswith("| none of 1 tests fails")
+    assert said["skipped"].endswith("none of 1 tests fails; they are skipped here")
     assert "without the mutant fails too: tests/test_module.py::test_unsound" in said["unsure"]
-    assert "survived: module.py survives: unseen ('a + 2' becomes 'a'): 1 tests pass" in lines
+    assert "survived: module.py survives: unseen ('a + 2' becomes 'a'): none of 1 tests fails" in lines
     assert "does not apply  module.py gone: old: module.py has no gone" in lines
-    assert "1 of 8 mutants do not apply, more than 5%: mend or remove them" in lines
+    assert "1 of 9 mutants do not apply, more than 5%: mend or remove them" in lines
 
 
 def test_what_caught_a_mutant_is_remembered_and_the_sources_are_untouched(
@@ -370,7 +379,7 @@ def test_the_exit_code_tells_survivors_and_more_than_5_percent_that_do_not_apply
         "mutants: 1 run, 1 caught, 0 survived, 0 do not apply",
     )
     done = python(mapped, "mutants", "-n", "2")
-    assert "sample: at least 2 of 7 mutants, drawn by commit" in done.stdout
+    assert "sample: at least 2 of 8 mutants, drawn by commit" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("mutants: 2 run, ")
     listed.write_text(CHANGES)
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(lost)} of {len(mutants)} mutants do not apply, more than {MOST_LOST:.0%}: mend or remove them")
     outcomes = {}
     if not chosen.check:
-        outcomes = _run(_queue(chosen, [mutant for mutant in mutants if mutant not in lost]), chosen)
+        outcomes = _run(_queue(chosen, [mutant for mutant in mutants if mutant not in lost]), mutants, chosen)
     survived = [mutant for mutant, outcome in outcomes.items() if not outcome.caught]
     _summarise(outcomes)
     caught = len(outcomes) - len(survived)
@@ -67,12 +67,12 @@ def _queue(chosen: argparse.Namespace, mutants: list[Mutant]) -> list[Mutant]:
     return draw.drawn(mutants, commit, changed)
 
 
-def _run(mutants: list[Mutant], chosen: argparse.Namespace) -> dict[Mutant, Outcome]:
+def _run(mutants: list[Mutant], listed: list[Mutant], chosen: argparse.Namespace) -> dict[Mutant, Outcome]:
     begin = time.monotonic()
     warm_up()
     limits = Limits(len(mutants) if chosen.n is None else chosen.n, 60 * chosen.minutes)
     outcomes = {}
-    for mutant, outcome in run(mutants, ROOT, limits):
+    for mutant, outcome in run(mutants, listed, ROOT, limits):
         outcomes[mutant] = outcome
         word = "caught  " if outcome.caught else "SURVIVED"
         print(f"{word} {outcome.seconds:5.1f} s  {title(mutant)} | {outcome.reason}", flush=True)

@@ -41,6 +41,9 @@ class TextChange:
     old: str
     new: str
 
+    def __str__(self) -> str:
+        return f"{self.old!r} becomes {self.new!r}"
+
 
 def replace(old: str, new: str, nth: int | None = None) -> Change:
     """Put `new` in the place of `old`: expressions, statements, or arguments of a call written `name=value`."""

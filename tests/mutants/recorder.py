@@ -7,6 +7,8 @@ import pytest
 
 from .tests_found import function_of
 
+SKIPPED = 69  # the exit code of a run in which every test was skipped
+
 
 class Recorder:
     """Keep the last started or failed test in the file `report`.
@@ -22,6 +24,7 @@ class Recorder:
     def __init__(self, report: Path, package: Path, first: list[str], without: set[str], *, alone: bool) -> None:
         self.report, self.package, self.first, self.without, self.alone = report, package, first, without, alone
         self.failed = False
+        self.passed = 0
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Order the tests; slow parameters run only if they are named, or if a function has no others."""
@@ -45,10 +48,17 @@ class Recorder:
             self.report.write_text(nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the test that failed."""
+        """Note the test that failed; at the end of a run in which each was skipped there is none."""
+        self.passed += report.passed and report.when == "call"
         if report.failed and not self.failed:
             self.failed = True
             self.report.write_text(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Tell a run in which tests were skipped, and none passed, from one that passed."""
+        ran = session.testscollected and not session.config.option.collectonly
+        if ran and not self.passed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = SKIPPED
 
     def pytest_collection_finish(self) -> None:
         """Make sure that the copy is tested, and no installed package."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .mutant import Mutant
+from .recorder import SKIPPED
 from .slot import Result, Slot, adopt_orphans
 from .tests_found import FoundTests
 
@@ -48,7 +49,7 @@ class Judge:
             if result:
                 return Outcome(True, str(result), time.monotonic() - begin, result.test)
             ran += len(tests)
-        reason = f"{ran} tests pass" if ran else "no test is known that executes it"
+        reason = f"none of {ran} tests fails" if ran else "no test is known that executes it"
         return Outcome(False, "; ".join([reason, *doubts]), time.monotonic() - begin)
 
     def _failure(self, mutant: Mutant, tests: list[str], doubts: list[str]) -> Result | None:
@@ -57,8 +58,11 @@ class Judge:
         while True:
             with self.slot.planted(mutant):
                 result = self.slot.run(tests, limit, without={test for test, fine in self.passes.items() if not fine})
-            if result.passed or self._passes_without(result, tests):
-                return None if result.passed else result
+            if result.passed:
+                doubts.extend(["they are skipped here"] if result.code == SKIPPED else [])
+                return None
+            if self._passes_without(result, tests):
+                return result
             doubts.append(f"without the mutant fails too: {result.test or tests[0]}")
             if not result.test:
                 return None
@@ -85,17 +89,23 @@ class Limits:
     seconds: float
 
 
-def run(
-    mutants: list[Mutant], root: Path, limits: Limits, workers: int | None = None
-) -> Iterator[tuple[Mutant, Outcome]]:
-    """Run mutants in their order, in as many workers as there are processors; yield what became of each."""
-    count = workers or os.cpu_count() or 1
+def run(mutants: list[Mutant], listed: list[Mutant], root: Path, limits: Limits) -> Iterator[tuple[Mutant, Outcome]]:
+    """Run mutants in their order, in as many workers as there are processors; yield what became of each.
+
+    Args:
+        mutants: those to run.
+        listed: all that there are; what caught others is forgotten.
+        root: the project.
+        limits: when to stop.
+    """
     found = FoundTests.load(root)
+    found.forget_all_but({mutant.name for mutant in listed})
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
         outcomes, number = _FORK.SimpleQueue(), _FORK.Value("i", 0)
         work = (mutants, number, limits, time.monotonic(), outcomes)
         processes = [
-            _FORK.Process(target=_work, args=(root, Path(folder) / str(slot), found, *work)) for slot in range(count)
+            _FORK.Process(target=_work, args=(root, Path(folder) / str(slot), found, *work))
+            for slot in range(os.cpu_count() or 1)
         ]
         for process in processes:
             process.start()

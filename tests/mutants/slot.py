@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from .mutant import Mutant
-from .recorder import Recorder
+from .recorder import SKIPPED, Recorder
 from .tests_found import function_of
 
 COPIED = ("src", "tests")
@@ -33,7 +33,7 @@ class Result:
     @property
     def passed(self) -> bool:
         """Return whether nothing failed; there may have been nothing to run."""
-        return self.code in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+        return self.code in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED, SKIPPED}
 
     def __str__(self) -> str:
         if self.code == pytest.ExitCode.TESTS_FAILED:

@@ -75,6 +75,10 @@ class FoundTests:
             self.caught_by[mutant.name] = [test]
             MEMORY.write_text(json.dumps(self.caught_by, indent=0, sort_keys=True, ensure_ascii=False) + "\n")
 
+    def forget_all_but(self, names: set[str]) -> None:
+        """Leave out of the memory what is no longer listed."""
+        self.caught_by = {name: tests for name, tests in self.caught_by.items() if name in names}
+
     def executing(self, mutant: Mutant) -> list[str]:
         """Return tests that execute a mutant's symbol; else of its module, else of the modules that import that."""
         module = str(Path(mutant.module).with_suffix(".py"))
