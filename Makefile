@@ -1,12 +1,16 @@
-# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS.
+# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
 TESTS ?= -m "not slow and not gpu"
+N ?=
+MINUTES ?= 0
+SHARD ?= 1/1
+ONLY ?=
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow test-oldest fuzz audit coverage examples check docs site bench clean
+.PHONY: compare test test-slow test-oldest mutants mutants-map fuzz audit coverage examples check docs site bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -26,6 +30,12 @@ test-oldest: .venv-oldest/.developed  ## run the default suite with the oldest s
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[all]" --group dev $(OLDEST)
 	touch $@
 
+mutants: $(VENV)/.developed  ## run the tests on small planted bugs: all; N=16 draws a sample; ONLY=word; SHARD=1/4
+	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(N),-n $(N) --minutes $(MINUTES)) --shard $(SHARD) --only "$(ONLY)"
+
+mutants-map: $(VENV)/.developed  ## record which tests execute which function in tests/mutants/tests.json, half an hour
+	PYTHONPATH=tests $(BIN)/python -m mutants.mapping
+
 fuzz: $(VENV)/.developed  ## test 10,000 corrupt inputs and 200 command lines, half an hour; prints failures
 	$(BIN)/python tests/fuzz.py --inputs 10000 --commands 200 --workers 2 --out docs/results/reliability/fuzz.json
 
@@ -42,12 +52,13 @@ coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included;
 examples: $(VENV)/.developed  ## run every example for seconds and check its output
 	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not whole"
 
-check: $(VENV)/.developed  ## check format, lint, types, layers, spelling and generated pages
+check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, generated pages, and that the mutants apply
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	PYTHONPATH=tests $(BIN)/python -m mutants --check
 	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
 
 docs: $(VENV)/.developed  ## write the generated pages; tests check whether the second and third are stale

@@ -490,22 +490,3 @@ def test_int8_on_the_command_line(gated: Path, tmp_path: Path, capsys: pytest.Ca
     )
     Image.new("L", (20, 10), 120).save(tmp_path / "photo.png")
     assert run(["predict", str(tmp_path / "a.onnx"), str(tmp_path / "photo.png")]) == 0
-
-
-@pytest.mark.parametrize("disabled", [True, False])
-def test_opening_an_archive_leaves_torch_s_logger_as_its_user_set_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, disabled: bool
-) -> None:
-    logger = logging.getLogger("torch.export")
-
-    def stumble(*_: Any, **__: Any) -> None:
-        logger.warning("a traceback, line by line")
-        raise ValueError("no program")
-
-    monkeypatch.setattr(torch.export, "load", stumble)
-    monkeypatch.setattr("gatewise.exported.checked_archive", lambda file: file)
-    monkeypatch.setattr(logger, "disabled", disabled)
-    (tmp_path / "torn.pt2").write_bytes(b"no archive")
-    with pytest.raises(GatewiseError, match="is no archive"):
-        opened(tmp_path / "torn.pt2")
-    assert (logger.disabled, logger.filters, caplog.records) == (disabled, [], [])

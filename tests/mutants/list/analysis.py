@@ -1,0 +1,325 @@
+"""Mutants of gatewise.analysis."""
+
+from mutants import drop_call, off_by_one, remove, replace, replace_text
+
+CHANGES = {
+    "analysis/attention.py": {
+        "even_positions": {
+            "a query's map is another's": replace(
+                "((torch.arange(count) + 0.5) * positions / count).long()", "torch.arange(count)"
+            ),
+        },
+        "mean_distance": {
+            "distances count a position with itself": replace(
+                "rows.sum(1).square().sum(1) - rows.square().sum((1, 2))", "rows.sum(1).square().sum(1)"
+            ),
+        },
+        "query_distances.see": {
+            "outputs with their inputs in them": replace("_rows(y - x, positions)", "_rows(y, positions)"),
+        },
+    },
+    "analysis/attention_figures.py": {
+        "attention_overlays": {
+            "weights not in multiples of uniform": replace(
+                "(maps[:, :1] if same else maps).float() * maps[0, 0].numel()",
+                "(maps[:, :1] if same else maps).float()",
+            ),
+            "each map has colours of its own": remove("norm=colours"),
+            "crosses at corners of cells": replace(
+                "((x + 0.5) * sides[1] / width - 0.5, (y + 0.5) * sides[0] / height - 0.5)",
+                "(x * sides[1] / width, y * sides[0] / height)",
+            ),
+            "attention of the first picture everywhere": replace("smooth[row, column - 1]", "smooth[0, column - 1]"),
+        },
+        "_scale": {
+            "nearly uniform maps stretched": replace(
+                "(min(0.95, float(weights.min())), max(1.05, float(weights.max())))",
+                "(float(weights.min()), float(weights.max()))",
+            ),
+        },
+    },
+    "analysis/drawing.py": {
+        "Drawing.inline_svg": {
+            "colours take the figure's name": replace(
+                "'(\\\\bid=\"|href=\"#|url\\\\(#)'", "'(\\\\bid=\"|\"#|url\\\\(#)'"
+            ),
+            "ids of a page's figures are shared": replace("f'\\\\g<1>{self.name}-'", "'\\\\g<1>figure-'"),
+            "tips are not escaped": drop_call("escape(tip)"),
+        },
+        "literal": {
+            "names are mathematics": drop_call("replace"),
+            "names with an underscore leave the legend": replace("' ' if name.startswith('_') else ''", "''"),
+        },
+    },
+    "analysis/explanation.py": {
+        "explain": {
+            "runs are not shown beside each other": replace(
+                "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"
+            ),
+            "figures are not kept": replace("(drawing for section in sections for drawing in section.drawings)", "()"),
+        },
+    },
+    "analysis/figures.py": {
+        "curves": {
+            "points below the axis not told of": replace(
+                "sum((row[2].order < bottom for row in rows))", "0 * sum((row[2].order < bottom for row in rows))"
+            ),
+        },
+        "accuracy_against_latency": {
+            "legend left out": remove("add_legend(figure, loc='outside lower left')"),
+        },
+    },
+    "analysis/findings.py": {
+        "": {
+            "every command waits for torchmetrics": replace(
+                "from gatewise.analysis.gate_summary import GateSummary",
+                "import gatewise.analysis.gate_stats; from gatewise.analysis.gate_summary import GateSummary",
+            ),
+        },
+    },
+    "analysis/gate_figures.py": {
+        "parameter_by_depth": {
+            "the start of alpha off the axis": replace(
+                "(min(start, float(values.min())), max(start, float(values.max())))",
+                "(float(values.min()), float(values.max()))",
+            ),
+        },
+        "classes_by_channel": {
+            "channels that tell nothing apart": remove("descending=True"),
+        },
+        "_farthest": {
+            "classes by depth: first classes instead of farthest": remove("descending=True"),
+            "classes without images are average": replace("[row for row in order if size[row] >= 0]", "order"),
+        },
+    },
+    "analysis/gate_stats.py": {
+        "GateStats.__init__": {
+            "gate statistics: a process counts its own images": replace("dist_reduce_fx='sum'", "dist_reduce_fx=None"),
+        },
+        "GateStats.update": {
+            "channels of zeros count in their class": replace("known.double()", "torch.ones_like(values)"),
+        },
+        "GateStats._refuse_labels": {
+            "labels beyond the classes": replace("len(labels)", "False"),
+        },
+        "GateStats.summaries": {
+            "summaries of one process": replace(
+                "self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync)",
+                "self.sync_context(should_sync=False, should_unsync=False)",
+            ),
+        },
+        "GateStats._summary": {
+            "gate statistics: variance around nothing": replace(
+                "self.squares[own] / count - mean.square()", "self.squares[own] / count"
+            ),
+            "deviation of the channels' means": replace("(within + across) / count.sum()", "across / count.sum()"),
+        },
+        "GateStats._between_classes": {
+            "chance counts as dependence on the class": replace("between - by_chance", "between"),
+            "gate statistics: classes weigh the same": replace(
+                "counts * (self.by_class[:, own] / counts - mean).square()",
+                "counts.mean() * (self.by_class[:, own] / counts - mean).square()",
+            ),
+        },
+        "_histogram": {
+            "gate statistics: values beyond the bins are lost": replace(
+                "((values - low) * (BINS / (high - low))).floor().clamp(0, BINS - 1)",
+                "((values - low) * (BINS / (high - low))).floor().remainder(BINS)",
+            ),
+        },
+        "_spread": {
+            "spread over images": replace("sizes.std(1, correction=0)", "sizes.std(0, correction=0).mean()"),
+        },
+    },
+    "analysis/gater_figures.py": {
+        "open_gates_by_image": {
+            "bars of uneven width": replace("_whole_bins(lowest, highest, 60)", "60"),
+        },
+    },
+    "analysis/interventions.py": {
+        "idle_gates": {
+            "idle gates are the others": replace("summary.near_identity >= share", "summary.near_identity <= share"),
+        },
+        "removal_cost": {
+            "nothing is removed": replace("gates_bypassed(chosen)", "gates_bypassed({})"),
+        },
+        "exchange_gates": {
+            "a class keeps its own gates": replace("column", "min(column, 1)"),
+        },
+    },
+    "analysis/page.html": {
+        "": {
+            "arrow keys show hidden classes": replace_text(
+                "      if (!isAway(index)) return show(index);", "      return show(index);"
+            ),
+            "arrow keys do not go from mark to mark": replace_text("      next.focus();\n", ""),
+            "thumbnails of hidden classes": replace_text(
+                "if (distance < least && !isAway(point))", "if (distance < least)"
+            ),
+            "sorted as text": replace_text(
+                "rows.sort(rows.every(row => !Number.isNaN(Number(key(row)))) ? numeric : compare);",
+                "rows.sort(compare);",
+            ),
+            "second click does not reverse": replace_text(
+                "body.append(...(descending ? rows.reverse() : rows));", "body.append(...rows);"
+            ),
+            "font from the network": replace_text(
+                "<style>", '<link rel="stylesheet" href="https://fonts.example.org/a.css">\n<style>'
+            ),
+        },
+    },
+    "analysis/page.py": {
+        "Page.render": {
+            "a page takes names for code": replace("autoescape=True", "autoescape=False"),
+            "page not escaped": replace("autoescape=True", "autoescape=False"),
+        },
+    },
+    "analysis/patterns.py": {
+        "GatePatterns.update": {
+            "kept images are numbered within their batch": replace(
+                "self.images + torch.arange(len(labels))", "torch.arange(len(labels))"
+            ),
+            "first images kept instead of a sample": replace(
+                "torch.cat([self._keys, keys]).sort()",
+                "(torch.cat([self._keys, keys]), torch.arange(len(self._keys) + len(keys)))",
+            ),
+        },
+        "GatePatterns.rate_by_class": {
+            "rate over all images": replace("self.images_by_class.clamp(min=1).unsqueeze(1)", "max(1, self.images)"),
+        },
+        "GatePatterns.open_shares": {
+            "open shares in images": replace(
+                "self.images_by_gate.double() / max(1, self.images)", "self.images_by_gate.double()"
+            ),
+        },
+        "record_patterns": {
+            "patterns of nothing": replace("not patterns.images", "False"),
+        },
+    },
+    "analysis/recording.py": {
+        "Recorded.of": {
+            "a factor is a ratio of sizes": replace(
+                "(x * y).mean(axes) / power", "(y.square().mean(axes) / power).sqrt()"
+            ),
+            "what is added is not in units of the map": replace("added.mean(axes) / size", "added.mean(axes)"),
+            "a channel of zeros counts as closed": replace(
+                "(x * y).mean(axes) / power + nothing", "((x * y).mean(axes) / power).nan_to_num()"
+            ),
+            "a change that cancels is none": replace("added.square().mean(axes).sqrt", "added.mean(axes).abs"),
+        },
+        "hooks_on": {
+            "the recorder leaves its hooks": replace(
+                "stack.callback(gate.register_forward_hook(make(path)).remove)",
+                "gate.register_forward_hook(make(path))",
+            ),
+        },
+        "GateRecorder._recording": {
+            "the recorder keeps earlier forwards": replace("self._calls.clear()", "None"),
+            "the recorder records in training mode": replace(
+                "with hooks_on(self.gates, self._note), evaluation_mode(self.model):\n    ...",
+                "with hooks_on(self.gates, self._note):\n    ...",
+            ),
+        },
+        "_mean": {
+            "only the last call of a gate counts": replace(
+                "if len(calls) == 1:\n    return calls[0]", "return calls[-1]"
+            ),
+        },
+    },
+    "analysis/run_figures.py": {
+        "": {
+            "another run's number": off_by_one("summary.competition - 1"),
+        },
+        "open_gates_of_runs": {
+            "colours by the place in the figure": replace("runs.index(run)", "index"),
+        },
+    },
+    "analysis/runs.py": {
+        "Run.images": {
+            "the validation images whatever was asked": replace("self.split", "'validation'"),
+        },
+        "open_runs": {
+            "images are loaded for each run": drop_call("cache"),
+        },
+        "_open": {
+            "ruined weights are drawn": remove("refuse_ruined(folder / WEIGHTS, model, 'Train the run anew')"),
+            "other classes are taken": remove("_refuse_other_data(dataset, config, folder)"),
+            "data that was asked for may be gone": remove("if data is not None:\n    ..."),
+        },
+        "_refuse_other_data": {
+            "images of another size are taken": replace(
+                "isinstance(dataset, Dataset) and list(dataset.size) != list(config['image_size'])", "False"
+            ),
+        },
+        "_names": {
+            "runs all have one name": replace("paths = [path[:-1] for path in paths]", "break"),
+        },
+        "_slugs": {
+            "names of figures collide": replace(
+                "[slug if count[slug] == 1 else f'{slug}-{number}' for number, slug in enumerate(readable, 1)]",
+                "readable",
+            ),
+        },
+    },
+    "analysis/sections.py": {
+        "overview": {
+            "runs on other images side by side": replace(
+                "len({replace(run.source, loading='auto', crop_size=None) for run in runs}) == 1", "True"
+            ),
+        },
+        "_of_run": {
+            "the reason for missing images is not told": replace(
+                "f'What needs images is left out. {run.missing}'", "'What needs images is left out.'"
+            ),
+        },
+    },
+    "analysis/statistics.py": {
+        "mean_interval": {
+            "normal instead of t": replace(
+                "_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)", "_stats().norm.ppf(0.5 + LEVEL / 2)"
+            ),
+            "rounding taken for spread": replace("deviation < ROUNDING", "deviation == 0"),
+        },
+        "paired_difference": {
+            "unpaired difference": replace(
+                "_stats().ttest_1samp(differences, 0.0)", "_stats().ttest_ind(values, baseline)"
+            ),
+        },
+        "image_bootstrap": {
+            "bootstrap of one side": replace("baseline.double().mean(0)", "baseline.double().mean()"),
+        },
+        "iou_bootstrap.difference": {
+            "images drawn without return": replace(
+                "torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)",
+                "torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once).clamp(max=1)",
+            ),
+            "the bootstrap of the foreground takes all classes": replace(
+                "ious[..., 1] if foreground else ious.nanmean(-1)", "ious.nanmean(-1)"
+            ),
+        },
+        "_bootstrap": {
+            "undefined draws are kept": replace("found[np.isfinite(found)]", "np.nan_to_num(found)"),
+        },
+        "holm": {
+            "holm without floor": replace(
+                "max(floor, min(1.0, p * (len(asked) - rank)))", "min(1.0, p * (len(asked) - rank))"
+            ),
+            "bonferroni": replace("len(asked) - rank", "len(asked)"),
+        },
+        "verdict": {
+            "verdict without correction's limit": replace(
+                "corrected_p is None or corrected_p >= 1 - LEVEL", "corrected_p is None"
+            ),
+        },
+    },
+    "analysis/thumbnails.py": {
+        "Thumbnails.of": {
+            "thumbnails column by column": replace(
+                "row, column = divmod(number, columns)", "column, row = divmod(number, columns)"
+            ),
+        },
+        "Thumbnails.for_page": {
+            "thumbnails upside down": replace("1 - y / height", "y / height"),
+        },
+    },
+}

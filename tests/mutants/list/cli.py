@@ -1,0 +1,37 @@
+"""Mutants of gatewise.cli."""
+
+from mutants import remove, replace
+
+CHANGES = {
+    "cli/app.py": {
+        "": {
+            "interruption swallowed": remove("suppress_keyboard_interrupt=False"),
+        },
+        "whole": {
+            "whole numbers rounded": replace("int(tokens[0].value)", "round(float(tokens[0].value))"),
+        },
+        "run": {
+            "SIGTERM ends without a word": replace("with _taking_sigterm_as_ctrl_c():\n    ...", "..."),
+        },
+        "_run": {
+            "mistakes end in a traceback": replace("errors.GatewiseError", "errors.DataError"),
+            "failed training looks like a mistake": replace("_complain(error, 1)", "_complain(error, 2)"),
+        },
+        "_complain": {
+            "complaint on standard output": remove("file=sys.stderr"),
+            "complaint of several lines": replace(
+                "f\"gatewise: {' '.join(str(error).split())}\"", "f'gatewise: {error}\\nsee --help'"
+            ),
+        },
+    },
+    "cli/training.py": {
+        "_flags": {
+            "a flag is missing": replace("field.name not in left_out", "field.name not in (*left_out, 'warmup')"),
+        },
+        "_recipe": {
+            "file wins over flags": replace(
+                "dataclasses.replace(base, **given)", "dataclasses.replace(base, **{} if file else given)"
+            ),
+        },
+    },
+}

@@ -1,0 +1,49 @@
+"""Mutants of gatewise.comparison."""
+
+from mutants import flip, remove, replace
+
+CHANGES = {
+    "comparison/run.py": {
+        "compare": {
+            "held: comparisons do not ask": replace("with processes.holding(out):\n    ...", "if True:\n    ..."),
+        },
+        "_compare": {
+            "newer results written over": remove("refuse_newer(out / 'results.json', SCHEMA, 'schema')"),
+            "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
+        },
+        "_train_in_turn": {
+            "comparison goes on though the disk is full": replace("errors.UnsavedError", "()"),
+            "runs trained again": replace(
+                "train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)",
+                "__import__('shutil').rmtree(folders[seed], ignore_errors=True); train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)",
+            ),
+            "one failure ends a comparison": replace("failed.setdefault(name, f'seed {seed}: {error}')", "raise"),
+        },
+        "_checked_dataset": {
+            "newer run in a comparison found late": remove("refuse_newer_run(file.parent)"),
+            "weights for a gater where there is none": flip("getattr(run, field) == unused"),
+            "other recipes not looked for": remove(
+                "there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)"
+            ),
+        },
+        "_folder": {
+            "gates share a folder": replace(
+                "re.sub('[^a-zA-Z0-9_.=-]+', '-', format_gates(choice).replace(':', '--'))",
+                "format_gates(choice).partition(':')[0]",
+            ),
+        },
+        "_results": {
+            "precisions are mixed": replace("refuse_mixed_precision", "dict"),
+            "work of the dense network compared": replace("_work(metrics[name])", "{}"),
+            "a comparison is judged by accuracy": replace(
+                "metrics[baseline][0].get('score', 'accuracy')", "'pixel_accuracy'"
+            ),
+            "first gate is the baseline": replace("'none' if 'none' in runs else next(iter(runs))", "next(iter(runs))"),
+            "p not corrected": replace(
+                "statistics.holm([d.p for d in differences.values()])", "[d.p for d in differences.values()]"
+            ),
+            "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
+            "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
+        },
+    },
+}

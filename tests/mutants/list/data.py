@@ -1,0 +1,322 @@
+"""Mutants of gatewise.data."""
+
+from mutants import drop_call, flip, off_by_one, remove, replace, swap
+
+CHANGES = {
+    "data/augmentation.py": {
+        "Augmentation.of_picture": {
+            "what workers do cannot be sent to them": replace(
+                "_InTurn((*([crop] if self.crop else []), *([policy] if self.policy else [])))",
+                "lambda picture: _InTurn((*([crop] if self.crop else []), *([policy] if self.policy else [])))(picture)",
+            ),
+            "policy left out": replace(
+                "(*([crop] if self.crop else []), *([policy] if self.policy else []))",
+                "(*([crop] if self.crop else []),)",
+            ),
+            "crop left out": replace("[crop] if self.crop else []", "[]"),
+        },
+    },
+    "data/batches.py": {
+        "Batches.evaluation": {
+            "evaluation drops the rest": replace(
+                "zip(pixels, labels, strict=True)", "list(zip(pixels, labels))[:self.steps]"
+            ),
+        },
+        "Batches._own": {
+            "a last batch evaluated twice": replace("rank * each", "max(0, rank * each - 3)"),
+        },
+        "Batches._draws": {
+            "seed ignored in data order": replace(
+                "torch.Generator().manual_seed(seed * 1000003 + epoch)", "torch.Generator().manual_seed(epoch)"
+            ),
+            "epoch ignored in data order": replace(
+                "torch.Generator().manual_seed(seed * 1000003 + epoch)", "torch.Generator().manual_seed(seed)"
+            ),
+            "seed and epoch confusable": replace("seed * 1000003", "seed", nth=1),
+            "global generator used": replace(
+                "torch.rand(len(samples), generator=generator)", "torch.rand(len(samples))"
+            ),
+            "largest move never drawn": off_by_one("2 * augmentation.padding + 1"),
+            "one flip for the whole batch": replace(
+                "torch.rand(len(samples), generator=generator) < 0.5",
+                "(torch.rand(1, generator=generator) < 0.5).expand(len(samples))",
+            ),
+            "shares overlap": replace("slice(rank, None, processes)", "slice(0, None, processes)"),
+            "every batch augmented alike": replace("(seed * 1000003 + epoch) * self.steps + step", "0"),
+            "start of an epoch ignored": replace("step >= start", "True"),
+            "moves not drawn for skipped batches": replace("range(self.steps)", "range(start, self.steps)"),
+        },
+        "Batches._normalised": {
+            "not channels_last": remove("memory_format=torch.channels_last", nth=2),
+        },
+        "_DecodedBatches.__getitem__": {
+            "policies draw from what came before": remove("seed_generators(draw.number)"),
+            "workers seed themselves": remove("seed_generators(draw.number)"),
+        },
+        "_augmented": {
+            "flip upside down": replace("images.flip(3)", "images.flip(2)"),
+        },
+        "shift": {
+            "shift transposed": replace(
+                "windows[torch.arange(len(images), device=images.device), :, moves[0], moves[1]]",
+                "windows[torch.arange(len(images), device=images.device), :, moves[1], moves[0]]",
+            ),
+        },
+    },
+    "data/decode.py": {
+        "decode": {
+            "32-bit pixels clipped": replace("bits not in (32, (32,))", "True"),
+            "EXIF orientation ignored": remove("image = ImageOps.exif_transpose(image)"),
+            "16 bits clipped": replace("image.mode.startswith('I')", "False"),
+            "floating-point pixels accepted": replace("{'F', 'I'}", "{'I'}"),
+        },
+    },
+    "data/digits.py": {
+        "read_digits": {
+            "digits not stratified": remove("stratify=labels"),
+            "digits mirrored": flip("False"),
+        },
+    },
+    "data/folders.py": {
+        "_read_split": {
+            "links that lead back are followed": replace("_refuse_circles(folder)", "_ = _refuse_circles"),
+            "masks are classes": replace("names <= _OF_MASKS | {'image', 'img'} and names & _OF_MASKS", "False"),
+            "folder without permission passed over": replace("not os.access(path, os.R_OK | os.X_OK)", "False"),
+        },
+    },
+    "data/images.py": {
+        "EncodedImages.__getitem__": {
+            "mixed sizes accepted": replace("tuple(image.shape) != self.shape", "False"),
+        },
+        "Dataset.augmentation": {
+            "digits augmented by flip": replace("{move, 'flip'} if self.flip else {move}", "{move, 'flip'}"),
+        },
+        "mean_and_deviation": {
+            "deviation without root": replace("(square - mean.square()).clamp(min=0).sqrt()", "square - mean.square()"),
+        },
+    },
+    "data/load.py": {
+        "DataSource.load": {
+            "crop_size is lost": remove("crop_size=self.crop_size"),
+        },
+        "load_dataset": {
+            "an empty class accepted": remove("_refuse_empty_classes(str(source), classes, train.labels)"),
+        },
+        "_check_classes": {
+            "classes of splits not compared": replace("train != validation", "False"),
+        },
+        "_held": {
+            "everything decoded": replace(
+                "images if large and loading == 'auto' else images.decoded()", "images.decoded()"
+            ),
+        },
+        "load_pairs": {
+            "many pairs are held": replace(
+                "len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT",
+                "len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT",
+            ),
+            "the classes are those of the training masks": replace("encoded.values()", "[encoded['train']]"),
+            "streamed pairs are held": replace("loading == 'memory' or (loading == 'auto' and few)", "True"),
+        },
+    },
+    "data/masks.py": {
+        "decode_mask": {
+            "palette masks are read as colours": replace(
+                "np.asarray(image)", "np.asarray(image.convert('L') if image.mode == 'P' else image)"
+            ),
+            "16-bit masks are cut to 8": replace("np.asarray(image)", "np.asarray(image).astype(np.uint8)"),
+            "JPEG masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'MPO', 'GIF'}"),
+            "MPO masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'GIF'}"),
+            "GIF masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'MPO'}"),
+        },
+        "Meaning.__post_init__": {
+            "the ignored class can be the foreground": replace("self._counted", "self.classes", nth=1),
+            "256 classes are taken": replace("len(self.classes) > IGNORED", "len(self.classes) > IGNORED + 1"),
+        },
+        "Meaning._indices": {
+            "classes behind the ignored one stay": replace("self._counted.index(name)", "value"),
+        },
+        "Meaning.__call__": {
+            "values beyond are ignored": replace("if len(wrong):\n    ...", "if False:\n    ..."),
+            "negative values wrap": replace("(indices < 0) | (values < 0)", "indices < 0"),
+        },
+        "meaning_of": {
+            "salient objects are a class each": replace("values == [0, IGNORED]", "False"),
+            "the ignored value counts as a class": replace(
+                "(value for value in values if value != ignored)", "(value for value in values)"
+            ),
+        },
+        "_values_in": {
+            "the first masks tell the values": replace(
+                "spread(len(masks), _LOOKED_AT)", "range(min(len(masks), _LOOKED_AT))"
+            ),
+            "all masks tell the values": replace("spread(len(masks), _LOOKED_AT)", "range(len(masks))"),
+        },
+    },
+    "data/pair_batches.py": {
+        "PairBatches.__init__": {
+            "padding is black": replace("-self._shift", "0 * self._shift"),
+            "the mean of padding is cut": drop_call("round"),
+        },
+        "PairBatches.training": {
+            "start is forgotten": replace(
+                "self._draws(epoch, seed, augmentation, start)", "self._draws(epoch, seed, augmentation, 0)"
+            ),
+            "masks stay bytes": drop_call("long"),
+        },
+        "PairBatches.evaluation": {
+            "evaluation mixes sizes": replace(
+                "len(waiting) >= most or pair[1].shape != waiting[0][1].shape", "len(waiting) >= most"
+            ),
+            "evaluation drops the last batch": remove("if waiting:\n    ..."),
+        },
+        "_WholePairs.__getitem__": {
+            "evaluation shows crops": replace(
+                "self.pairs[index]",
+                "tuple((part[..., :self.pairs.crop_size[0], :self.pairs.crop_size[1]] for part in self.pairs[index]))",
+            ),
+            "errors of evaluation come as tracebacks": replace("errors.DataError", "OSError"),
+        },
+        "_DrawnPairs.__getitem__": {
+            "workers draw from what they were born with": remove("seed_generators(draw.number)"),
+        },
+        "_DrawnPairs._augmented": {
+            "the image is mirrored alone": drop_call("mask.flip(1)"),
+            "the mask is flipped upside down": replace("mask.flip(1)", "mask.flip(0)"),
+            "all pairs are mirrored": replace("self.augmentation.flip and mirrored", "self.augmentation.flip"),
+            "scales are uniform": replace("math.exp(_between(*map(math.log, SCALES)))", "_between(*SCALES)"),
+            "rows and columns are scaled by two factors": flip("height * factor"),
+            "crops lie on the diagonal": replace("(_between(0, 1), _between(0, 1))", "(0.5, 0.5)"),
+            "sizes that differ pass until they are stacked": replace(
+                "tuple(mask.shape) != self.pairs.shape[1:]", "False"
+            ),
+        },
+        "cropped": {
+            "crops keep off the edges": replace("min(left, int(share * (left + 1)))", "round(share * left)"),
+            "the mask is cropped elsewhere": replace(
+                "mask[taken[0], taken[1]]", "mask[:placed[0].stop - placed[0].start, :placed[1].stop - placed[1].start]"
+            ),
+            "padding counts as class 0": replace("mask.new_full(size, IGNORED)", "mask.new_full(size, 0)"),
+        },
+    },
+    "data/pair_readers.py": {
+        "": {
+            "labels are taken for masks": swap("('mask', 'label', 'annotation', 'segmentation')"),
+        },
+        "read_pairs": {
+            "two years in one folder": replace("len(years) > 1", "False"),
+            "a folder of downloads is preferred to one's own": replace(
+                "name in VOC and (not folder.exists())", "name in VOC"
+            ),
+        },
+        "named_classes": {
+            "a mark at the head of classes.txt stays": drop_call("removeprefix"),
+            "blank lines at the end are classes": drop_call("rstrip"),
+        },
+        "checked_names": {
+            "a class without a name": replace("if not name:\n    ...", "if False:\n    ..."),
+            "class_names are not stripped": replace("(name.strip() for name in names)", "names"),
+        },
+        "_column": {
+            "columns of numbers pass": replace(
+                "not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string')))",
+                "False and (not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string'))))",
+            ),
+        },
+        "_read_folders": {
+            "the first tenth is held out": replace(
+                "pairs[_HELD_OUT - 1::_HELD_OUT]", "pairs[:len(pairs) // _HELD_OUT]"
+            ),
+            "held-out pairs are trained on": replace(
+                "[pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]", "pairs"
+            ),
+            "test is preferred to validation": replace(
+                "ways = [(folder / name / 'images', folder / name / 'masks') for name in names]",
+                "names = names[::-1]; ways = [(folder / name / 'images', folder / name / 'masks') for name in names]",
+            ),
+            "nine pairs are divided": replace("len(pairs) < _HELD_OUT", "len(pairs) < _HELD_OUT - 1"),
+        },
+        "_matched": {
+            "a mask without an image is passed over": replace(
+                "sorted(own.keys() ^ other.keys())", "sorted(own.keys() - other.keys())"
+            ),
+            "images are matched in the order of files": replace(
+                "for stem in sorted(own):\n    yield (own[stem], other[stem])",
+                "for stem, mask in zip(sorted(own), sorted(other, reverse=True)):\n    yield (own[stem], other[mask])",
+            ),
+        },
+        "_by_stem": {
+            "duplicate stems win silently": replace("stem in found", "False"),
+            "only one level of files is read": replace("folder.rglob", "folder.glob"),
+            "files that are no images are images": replace("not is_image(path.name)", "path.is_dir()"),
+        },
+        "_read_voc": {
+            "VOC trains on its validation images": replace("('train', 'train')", "('train', 'trainval')"),
+            "VOC is downloaded again": replace("download and (not there)", "download"),
+            "VOC's classes are shifted": replace('tuple(VOC_CLASSES.split(","))', 'tuple(VOC_CLASSES.split(",")[1:])'),
+        },
+    },
+    "data/pairs.py": {
+        "Pairs.__getitem__": {
+            "held pairs are decoded again": replace(
+                "self._held[index] if self._held else self._decoded(index)", "self._decoded(index)"
+            ),
+        },
+        "Pairs._decoded": {
+            "sizes are not compared": replace(
+                "tuple(mask.shape) != (image.height, image.width)", "mask.numel() != image.height * image.width"
+            ),
+        },
+        "scaled_to": {
+            "the longer side is scaled": replace("side / min(height, width)", "side / max(height, width)"),
+        },
+        "resized": {
+            "scaled to less than torch can": replace("(max(2, size[0]), max(2, size[1]))", "size"),
+            "masks are scaled with plain nearest": replace("nearest", "type(nearest).NEAREST"),
+            "masks are scaled bilinearly": replace("nearest", "type(nearest).BILINEAR"),
+            "images are scaled without antialiasing": flip("True"),
+        },
+        "PairDataset.size": {
+            "the size is that of training": replace("self.validation", "self.train"),
+        },
+        "PairDataset.augmentation": {
+            "scale goes without crop": replace("'scale' in geometry and 'crop' not in geometry", "False"),
+            "auto does not scale": replace("{'scale', 'crop', 'flip'}", "{'crop', 'flip'}"),
+            "policies pass": replace("policy or 'shift' in geometry", "'shift' in geometry"),
+        },
+        "PairDataset._statistics": {
+            "sampled pairs are the first": replace(
+                "spread(len(self.train), _SAMPLE)", "range(min(len(self.train), _SAMPLE))"
+            ),
+        },
+        "PairDataset.frequencies": {
+            "frequencies are of all images": replace("torch.where(pixels > 0, pixels.sum(), 0)", "pixels.sum()"),
+            "frequencies count what does not count": replace("mask != IGNORED", "mask != 254"),
+        },
+    },
+    "data/tables.py": {
+        "_read_split": {
+            "first file only": replace("[label for part in parts for label in part[1]]", "parts[0][1]"),
+            "class names of files not compared": replace("part[2] != names", "False"),
+        },
+        "_told_names": {
+            "metadata of a table may be anything": replace(
+                "not isinstance(found, list) or not all((isinstance(name, str) for name in found))",
+                "False and (not all((isinstance(name, str) for name in found)))",
+            ),
+        },
+        "check_labels": {
+            "negative label accepted": replace(
+                "isinstance(label, bool) or not isinstance(label, int) or label < 0",
+                "isinstance(label, bool) or not isinstance(label, int)",
+            ),
+        },
+    },
+    "data/torchvision_sets.py": {
+        "read_torchvision": {
+            "planes of CIFAR transposed": replace(
+                "torch.from_numpy(found.data).permute(0, 3, 1, 2)", "torch.from_numpy(found.data).permute(0, 3, 2, 1)"
+            ),
+        },
+    },
+}

@@ -1,0 +1,154 @@
+"""Mutants of gatewise.execution."""
+
+from mutants import drop_call, flip, off_by_one, remove, replace
+
+CHANGES = {
+    "execution/active_filters.py": {
+        "Openings.filters": {
+            "a full list of patterns closes what is open": replace("self._known.clear", "self.forget"),
+        },
+        "Openings.open": {
+            "buckets without multiplication": replace("alike and union.any()", "union.any()"),
+            "closed filters computed": replace("union.all() and site.driven_by is None", "True"),
+        },
+        "_Memory.of": {
+            "memory without limit": replace("self.bytes > self.limit", "self.bytes < 0"),
+            "weights picked each time": remove("if found is not None:\n    ..."),
+        },
+    },
+    "execution/compaction.py": {
+        "Compaction.apply": {
+            "a compaction fits any network": replace("not isinstance(net, GaterNet)", "False"),
+        },
+        "compact": {
+            "constant while only often the same": replace(
+                "{0: CLOSED, images: OPEN}", "{0: CLOSED, images: OPEN, images - 1: OPEN}"
+            ),
+        },
+        "_disagreeing": {
+            "disagreement with decided gates": replace("(gates != expected) & constant", "gates != expected"),
+        },
+    },
+    "execution/conditional.py": {
+        "_open_for_some": {
+            "no filter where all are closed": replace("states | first & ~states.any()", "states"),
+            "only the first image's filters": replace("gates.amax(0)", "gates[0]"),
+            "the conditional network computes everything": off_by_one("gates.amax(0) > 0"),
+        },
+    },
+    "execution/costs.py": {
+        "Costs.__init__": {
+            "costs of any machine": replace("self._all.get(self.machine, {})", "next(iter(self._all.values()), {})"),
+            "costs of another version of gatewise": replace(
+                "f\"{facts['hardware']}, torch {facts['torch']}, gatewise {facts['gatewise']}, {dtype}\"",
+                "f\"{facts['hardware']}, torch {facts['torch']}, {dtype}\"",
+            ),
+        },
+        "Costs.save": {
+            "costs of other machines lost": replace("self._all", "{self.machine: self._own}", nth=3),
+            "what others measured meanwhile is lost": replace("self._all = _read(self.file)", "pass"),
+        },
+        "_checked": {
+            "negative costs believed": replace("0 <= value < 1000000.0", "value < 1000000.0"),
+        },
+    },
+    "execution/dynamic_layers.py": {
+        "OpenConvolution.forward": {
+            "nothing is packed": replace("self.openings.packs", "False"),
+            "layers that run whole are packed each time": replace(
+                "self.openings.whole if inputs is outputs is None else self.openings.picked", "self.openings.picked"
+            ),
+        },
+        "folded_norm": {
+            "norms folded without their mean": replace("-norm.running_mean", "0 * norm.running_mean"),
+        },
+    },
+    "execution/merging.py": {
+        "merged": {
+            "patterns mixed up between images": drop_call("argsort"),
+        },
+        "_column": {
+            "rows of images get lost": replace(
+                "torch.cat(rows)[order.to(parts[0].device)].flatten(0, 1)",
+                "torch.cat(rows)[order.to(parts[0].device)][:, 0]",
+            ),
+        },
+    },
+    "execution/meter.py": {
+        "fingerprint": {
+            "costs of networks of other widths": replace("(layers, shapes, sites)", "[layer[:2] for layer in layers]"),
+        },
+    },
+    "execution/packed.py": {
+        "_flops": {
+            "packed convolutions are not counted": replace("conv_flop_count(x_shape, w_shape, out_shape)", "0"),
+        },
+    },
+    "execution/plan.py": {
+        "Plan._pays_up_to": {
+            "narrow at any cost": replace("gain[:-1] <= 0", "gain[:-1] <= -1000000000.0"),
+        },
+        "Plan.parts": {
+            "plain though narrow is faster": replace("together < PROMISING * plain", "False"),
+        },
+        "Plan._note": {
+            "weights are thought to be there for ever": replace("sum(self._seen.values()) > self.memory", "False"),
+        },
+    },
+    "execution/restructure.py": {
+        "_cut": {
+            "no zeros behind an addition": replace("plan.hold(small.backbone)", "pass"),
+        },
+        "_Plan.__init__": {
+            "unbalanced groups": replace(
+                "math.lcm(1, *(getattr(layer, 'groups', 1) for layer in layers))", "min(1, len(layers))"
+            ),
+        },
+        "_Plan.take_out": {
+            "kept filters that are closed are read": flip("not self.decided"),
+        },
+        "_Plan.new_site.scaled": {
+            "work of compacted layers as before": replace("round(layer.macs * share)", "layer.macs"),
+        },
+    },
+    "execution/skip.py": {
+        "SkippingNet.forward_with_gates": {
+            "gates between 0 and 1 count as open": replace("not len(x) or not hard", "not len(x)"),
+            "a skipping net is compiled": replace(
+                "torch.compiler.is_compiling() and (not torch.compiler.is_exporting())", "False"
+            ),
+            "a skipping net is recorded": remove("_refuse_recording(x)"),
+        },
+        "SkippingNet._local_pays": {
+            "local gates are always skipped": replace("self.mode != 'auto'", "True"),
+        },
+        "SkippingNet._follow_weights": {
+            "moved networks keep their picked weights": replace("now != self._where", "False"),
+        },
+    },
+    "execution/skippable.py": {
+        "_run_open": {
+            "a site whose trial gate is closed is tried whole": replace(
+                "flow.possible", "flow.possible and union.any() and (not union.all())"
+            ),
+        },
+    },
+    "execution/slicing.py": {
+        "keep_inputs": {
+            "the wrong columns of grouped inputs": replace(
+                "kept.view(groups, -1) - width * torch.arange(groups, device=kept.device)[:, None]",
+                "kept.view(groups, -1) % 1",
+            ),
+        },
+        "keep_channels": {
+            "running statistics stay": replace(
+                "('weight', 'bias', 'running_mean', 'running_var')", "('weight', 'bias')"
+            ),
+        },
+    },
+    "execution/verify.py": {
+        "settle": {
+            "nothing is tried": replace("if agrees(flows):\n    ...", "..."),
+        },
+    },
+}

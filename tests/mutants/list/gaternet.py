@@ -1,0 +1,107 @@
+"""Mutants of gatewise.gaternet."""
+
+from mutants import drop_call, remove, replace
+
+CHANGES = {
+    "gaternet/budget.py": {
+        "Budget.of_some": {
+            "the budget forgets what is always open": replace(
+                "self.target - float(self.share[always_open].sum())", "self.target"
+            ),
+        },
+        "Budget.schedule": {
+            "a plan goes on from an old one": remove("self.state.copy_(torch.tensor(_FRESH))"),
+        },
+        "Budget.forward": {
+            "price never negative": replace(
+                "price + self.integral * error", "(price + self.integral * error).clamp(min=0)"
+            ),
+            "controller sees noisy gates": replace(
+                "open_share(hard, self.share)", "open_share(gates.detach(), self.share)"
+            ),
+            "target not lowered step by step": replace(
+                "1 - (1 - self.target) * (step / self.ramp).clamp(max=1)", "self.target"
+            ),
+            "budget sees the images of one process": drop_call("_over_processes"),
+            "a second computation moves the budget": replace("recomputing()", "False"),
+            "a second computation has the price of after the first": replace(
+                "self._before if again else self.state", "self.state"
+            ),
+        },
+    },
+    "gaternet/gater.py": {
+        "make_gater": {
+            "light gater wider than allowed": replace("LIGHT_SHARE", "4 * LIGHT_SHARE"),
+        },
+        "LocalDecider.forward": {
+            "a pruned map reaches a local decider": remove(
+                "_validation.unchanged_width('local gates', first.in_features, x.shape[self.channel_axis])"
+            ),
+        },
+    },
+    "gaternet/hooks.py": {
+        "Switchboard": {
+            "a backbone that never had gates misses them": replace("gated: bool = False", "gated: bool = True"),
+        },
+        "_Switch.__call__": {
+            "a pruned map is multiplied by all gates": remove(
+                "_validation.unchanged_width(f'the gates of {site.name!r}', factors.shape[1], x.shape[site.channel_axis])"
+            ),
+            "a unit computed anew has no gates": replace("self.board.gated", "False"),
+        },
+    },
+    "gaternet/network.py": {
+        "GaterNet.forward_with_gates": {
+            "gates stay behind after a forward": replace(
+                "self._board.factors, self._board.decide = ({}, None)", "pass"
+            ),
+            "a proxy of torch.fx reaches a gater": remove("_validation.no_symbolic_trace('GaterNet', x)"),
+            "an evaluation hides that gates are gone": replace(
+                "if torch.is_grad_enabled():\n    self._board.gated = True",
+                "self._board.gated = torch.is_grad_enabled()",
+            ),
+        },
+        "GaterNet.decide": {
+            "noise in evaluation": replace("self.training", "True"),
+        },
+        "GaterNet._note": {
+            "a second computation owes for its gates": replace("self._due if recomputing() else due", "due"),
+        },
+        "GaterNet.extra_loss": {
+            "a forward owes again and again": replace("due, self._due = (self._due, None)", "due = self._due"),
+        },
+        "GaterNet.executed_macs": {
+            "gater's own work forgotten": replace("self.dense_macs + self.gater_macs", "self.dense_macs"),
+        },
+        "GaterNet.__getstate__": {
+            "a copy takes a part of a graph along": replace("{**self.__dict__, '_due': None}", "self.__dict__"),
+        },
+        "_local_deciders": {
+            "local decisions from the site instead of its convolution": replace("site.name", "site.readers[0].layer"),
+        },
+    },
+    "gaternet/sites.py": {
+        "Site.spread": {
+            "groups interleaved": replace(
+                "gates.repeat_interleave(self.group_size, 1)", "gates.repeat(1, self.group_size)"
+            ),
+        },
+        "_by_hand": {
+            "order of hand-chosen sites": replace(
+                "[name for name in modules if name in names]", "sorted(names, reverse=True)"
+            ),
+        },
+    },
+    "gaternet/work.py": {
+        "saved_macs": {
+            "readers not saved": replace("outputs * inputs", "outputs"),
+            "depthwise layers free of charge": replace("layer.macs", "0 * layer.macs", nth=2),
+        },
+        "_open_in_groups": {
+            "groups of a convolution averaged": replace(
+                "_filters_of(site, gates).unflatten(1, (groups, -1)).mean(2)",
+                "_filters_of(site, gates).mean(1, keepdim=True).expand(-1, groups)",
+            ),
+        },
+    },
+}

@@ -1,0 +1,49 @@
+"""Mutants of gatewise.inference."""
+
+from mutants import drop_call, replace
+
+CHANGES = {
+    "inference/forms.py": {
+        "Handed.take": {
+            "inference: factors stay for the next image": replace(
+                "kept is not None and kept[0] is x", "kept is not None"
+            ),
+        },
+        "refuse_gradients": {
+            "inference: gradients of what is written over": replace(
+                "torch.is_grad_enabled() and x.requires_grad", "False"
+            ),
+        },
+        "ReadThrough._handed": {
+            "inference: a hook on the gate sees no factors": replace(
+                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
+                "self.reader is None or len(self.reader.layer._forward_pre_hooks) > 1",
+            ),
+            "inference: a hook on the convolution sees no factors": replace(
+                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
+                "self.reader is None or self.gate._forward_hooks",
+            ),
+        },
+        "ReadThrough._affine": {
+            "inference: shift without the mean": replace("-self.norm.running_mean.to(dtype)", "0"),
+        },
+    },
+    "inference/optimize.py": {
+        "InferenceNet.undo": {
+            "inference: undo leaves forms": drop_call("layer.__dict__.pop('forward', None)"),
+        },
+        "_calls_of_gates.reached": {
+            "called gates: the second call is the first": replace(
+                "layer if straight and path not in calls else ''", "layer if straight else calls.get(path) or ''"
+            ),
+        },
+        "_fold": {
+            "inference: norms are not folded": replace(
+                "norm is not None and (layer._forward_hooks or not _foldable(norm))", "norm is not None"
+            ),
+        },
+        "_prove": {
+            "inference: nothing is proven": replace("not error <= bound", "error != error"),
+        },
+    },
+}

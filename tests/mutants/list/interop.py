@@ -1,0 +1,46 @@
+"""Mutants of gatewise.interop."""
+
+from mutants import flip, remove, replace
+
+CHANGES = {
+    "interop/layouts.py": {
+        "": {
+            "strides of the released network ignored": remove("objection=_stride_objection"),
+            "branches of triplet attention exchanged": replace(
+                "'\\\\1@triplet.cw.conv.\\\\2'", "'\\\\1@triplet.hc.conv.\\\\2'"
+            ),
+        },
+        "_unit.write": {
+            "stages counted from one": replace("int(found[1]) + shift", "int(found[1])"),
+        },
+        "_finish_timm": {
+            "timm's scale taken for ours": replace("(inner / channels) ** 0.5", "1.0"),
+            "timm's eps is said of nobody": replace("norm is not None and norm[1].eps != _TIMM_EPS", "False"),
+        },
+        "_fold_norms": {
+            "batch norms folded without their means": replace("before.double() - mean", "before.double()"),
+        },
+    },
+    "interop/load.py": {
+        "load_weights": {
+            "unexpected tensors pass": replace("[] if is_part else unexpected", "[]"),
+        },
+        "_target": {
+            "heads of detectors overwritten": replace(
+                "(body, True) if isinstance(body, nn.Module) and (not theirs_too) else (model, False)", "(model, False)"
+            ),
+        },
+        "_fresh_gates": {
+            "gates half there are fresh": replace(
+                "[paths for paths in kinds.values() if not any((name.startswith(tuple(paths)) for name in named))]",
+                "list(kinds.values())",
+            ),
+        },
+    },
+    "interop/reading.py": {
+        "_unpickled": {
+            "weights are unpickled": flip("True"),
+            "pickles may do anything": flip("True"),
+        },
+    },
+}

@@ -1,0 +1,471 @@
+"""Mutants of the modules at the top of the package."""
+
+from mutants import drop_call, flip, remove, replace, swap
+
+CHANGES = {
+    "__main__.py": {
+        "main": {
+            "signal behind the end counts as a failure": replace("signal.signal(number, signal.SIG_IGN)", "pass"),
+            "traceback without cyclopts": replace("ModuleNotFoundError", "ZeroDivisionError"),
+        },
+    },
+    "_validation.py": {
+        "_Shown.__init__": {
+            "a list of lists of lists is shown whole": replace("self.maxlevel = 3", "self.maxlevel = 30"),
+        },
+        "shown": {
+            "a refusal shows all that came": replace("len(text) <= _LONGEST", "True"),
+        },
+        "network": {
+            "any object is a network": replace("not isinstance(model, torch.nn.Module)", "False"),
+        },
+        "seed": {
+            "a seed may be true": replace("value is not None", "False"),
+        },
+        "boolean": {
+            "a word counts as yes": replace("not isinstance(value, bool)", "False"),
+        },
+        "feature_map": {
+            "refusal without the f of its string": replace(
+                "f'{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255.'",
+                "'{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255.'",
+            ),
+            "a proxy of torch.fx reaches a gate": remove("no_symbolic_trace(owner, x)"),
+        },
+        "affordable": {
+            "networks of any size are built": replace("count is None or count > _MOST_NUMBERS", "count is None"),
+        },
+        "known_format": {
+            "newer formats read as if known": replace("found > newest", "False"),
+        },
+    },
+    "assembly.py": {
+        "make_model": {
+            "backbone's weights depend on the gater": replace("seed=seed", "seed=(seed or 0) + len(gaters)"),
+        },
+    },
+    "cluster.py": {
+        "train_on_cluster": {
+            "finished runs sent to the cluster": replace(
+                "{folder: recipe for folder, recipe in recipes.items() if not (folder / 'metrics.json').exists()}",
+                "{folder: recipe for folder, recipe in recipes.items()}",
+            ),
+        },
+        "_connect": {
+            "Ray asked where nobody listens": remove("_refuse_unreachable(address)"),
+        },
+        "_Runs.__init__": {
+            "no GPU for a run": replace("1 if gpus else 0", "0"),
+        },
+        "_Runs._stop": {
+            "tasks left running": replace("self.ray.cancel(task)", "pass"),
+        },
+        "_Runs._take": {
+            "a lost run ends the comparison": replace("exceptions.RayError", "KeyError"),
+            "runs of different precisions compared": remove("refuse_mixed_precision(self.trained_by)"),
+            "a folder of another machine taken for this one's": replace(
+                "not (folder / 'metrics.json').exists()", "False"
+            ),
+        },
+        "_Runs._tell_epochs": {
+            "epochs told again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
+        },
+        "train_run": {
+            "a failed run refused": replace("{'failed': str(error)}", "{'refused': str(error)}"),
+            "a full disk met run by run": replace("{'unsaved': f'{host}: {error}'}", "{'failed': str(error)}"),
+            "a machine without the folder trains into its own disk": replace(
+                "if missing:\n    ...", "if False:\n    ..."
+            ),
+        },
+    },
+    "errors.py": {
+        "GatewiseError.__str__": {
+            "a refusal is as long as it likes": replace("len(text) <= _MAX_LENGTH", "True"),
+        },
+    },
+    "files.py": {
+        "write_atomically": {
+            "file renamed before it is written": replace(
+                "file.write(content)", "beside.replace(path); file.write(content)"
+            ),
+            "half a file under its final name for a moment": replace(
+                "beside.replace(path)",
+                "path.write_bytes(content[:len(content) // 2]); os.fsync(os.open(path, os.O_RDWR)); beside.replace(path)",
+            ),
+            "links are replaced": remove("path = path.resolve() if path.is_symlink() else path"),
+            "renames are not flushed": remove("flush_folder(path.parent)"),
+            "non-atomic write": replace("beside.open", "path.open"),
+            "no flush to disk": remove("os.fsync(file.fileno())"),
+            "stray part file": replace("beside.unlink(missing_ok=True)", "pass"),
+            "target written before it is safe": replace(
+                "with beside.open('wb') as file:\n    ...",
+                "path.write_bytes(content)\nwith beside.open('wb') as file:\n    ...",
+            ),
+        },
+        "beside_name": {
+            "writers share a name": replace(
+                "f'.{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part'",
+                "f'.{path.name}.0123abcd.{os.getpid()}.part'",
+            ),
+        },
+        "new_folder": {
+            "half a state left on a full disk": replace("shutil.rmtree(beside, ignore_errors=True)", "pass"),
+            "a folder has its name before it is filled": replace(
+                "yield beside; beside.rename(folder)", "beside.rename(folder); yield folder"
+            ),
+            "state written in place": drop_call("beside_name"),
+        },
+        "refuse_unwritable": {
+            "folder made while it is asked": replace(
+                "there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
+                "folder.mkdir(parents=True, exist_ok=True); there = folder",
+            ),
+        },
+        "held": {
+            "held: no lock": replace("lock.acquire()", "pass"),
+            "held: disks without locks refused": replace(
+                "isinstance(error, PermissionError) and file.exists()", "file.exists()"
+            ),
+            "held: another's lock is no lock": replace("isinstance(error, PermissionError) and file.exists()", "False"),
+            "held: the lock's file stays": remove("file.unlink(missing_ok=True)"),
+            "held: empty folders stay": replace("parent.rmdir()", "pass"),
+            "held: any empty folder goes": replace(
+                "[parent for parent in (folder, *folder.parents) if not parent.exists()]",
+                "[parent for parent in (folder, *folder.parents)]",
+            ),
+        },
+        "remove_leftovers": {
+            "half a file left by a kill": replace("leftover.unlink(missing_ok=True)", "pass"),
+            "what a living process writes is taken away": replace(
+                "found is None or _is_alive(int(found[1]))", "found is None"
+            ),
+        },
+        "read_json": {
+            "deep JSON is a traceback": replace("(ValueError, RecursionError)", "ValueError"),
+        },
+        "read_bytes": {
+            "a device is read to its end": replace("not stat.S_ISREG(path.stat().st_mode)", "False"),
+        },
+    },
+    "functional.py": {
+        "at_least_float32": {
+            "half types are reduced in half precision": drop_call("promote_types"),
+        },
+        "attention_weights": {
+            "gc: softmax over the batch": replace(
+                "weights.sum(axes, keepdim=True)", "weights.sum((0, *axes), keepdim=True)"
+            ),
+            "gc: softmax overflows": replace("logits - logits.amax(axes, keepdim=True)", "logits"),
+        },
+        "semhash": {
+            "semhash: one coin for the batch": replace("len(logits)", "1"),
+            "semhash: no straight-through": drop_call("straight_through"),
+            "semhash: sigmoid not saturating": replace(
+                "(1.2 * torch.sigmoid(logits) - 0.1).clamp(0, 1)", "torch.sigmoid(logits)"
+            ),
+            "semhash: a tie is closed": replace("soft > 0.49999", "soft > 0.5"),
+        },
+        "gumbel_sigmoid": {
+            "gumbel: uniform noise": replace("logits + uniform.log() - (-uniform).log1p()", "logits + uniform"),
+        },
+    },
+    "hub.py": {
+        "PretrainedNet.of_run": {
+            "the size of a shared segmenter's images is lost": replace(
+                "net.config['scale'] = net._results.recipe.image_size", "pass"
+            ),
+        },
+        "PretrainedNet.save_pretrained": {
+            "a card is overwritten": replace("file != _CARD or not (folder / file).exists()", "True"),
+        },
+        "PretrainedNet._write": {
+            "a shared network is not built again before it is written": replace("load_model(beside)", "pass"),
+        },
+    },
+    "insertion.py": {
+        "Insertion.check": {
+            "check runs in the mode that the network is in": replace(
+                "with evaluation_mode(self.model), torch.no_grad():\n    ...", "with torch.no_grad():\n    ..."
+            ),
+            "check leaves buffers as its forward left them": replace("buffer.copy_(buffers[name])", "buffers[name]"),
+            "check leaves its hooks": remove("for handle in handles:\n    ..."),
+        },
+        "Insertion.undo": {
+            "undo forgets the hooks": remove("for handle in self._handles:\n    ..."),
+            "undo leaves the gates in the network": drop_call("delattr"),
+        },
+        "insert_gates": {
+            "only the first insertion forgives plain checkpoints": replace(
+                "insertion._handles.append(model.register_load_state_dict_post_hook(forgive))",
+                "if not model._load_state_dict_post_hooks:\n    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))",
+            ),
+            "an insertion that fails is not undone": remove("insertion.undo()"),
+            "matching nothing is silent": replace("not places", "not places and False"),
+            "place and before may be given together": replace(
+                "(choice.place if choice else place, before, after)", "(before, after)"
+            ),
+        },
+        "_resolve": {
+            "a place in the string loses against the argument": replace(
+                "place and choice.place and (place != choice.place)", "False and choice.place"
+            ),
+        },
+        "_attach": {
+            "the hook keeps the gate instead of its name": replace(
+                "_CallGate(unique, place.channel_axis)", "lambda _, x, kept=gate: kept(x)"
+            ),
+            "an output gate ignores the channel axis": replace("place.channel_axis", "1"),
+            "gates ignore the mode of their layer": remove("gate.train(layer.training)"),
+            "gates ignore the type of their layer": remove("dtype=anchor.dtype"),
+            "gates of any rank are two-dimensional": replace(
+                "{} if place.spatial_dims == 2 else {'spatial_dims': place.spatial_dims}", "{}"
+            ),
+            "a gate overwrites what has its name": replace("hasattr(layer, unique)", "False"),
+        },
+        "_ForgivePlainCheckpoint.__call__": {
+            "missing gates are forgiven one by one": replace("gate_keys <= set(missing)", "gate_keys & set(missing)"),
+            "every missing key is forgiven": replace(
+                "missing[:] = [key for key in missing if key not in gate_keys]", "missing.clear()"
+            ),
+            "plain checkpoints are not forgiven inside another module": replace(
+                "{key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}",
+                "{'' for key in missing if key == own[0]}",
+            ),
+            "gates of a part count as given when the whole is loaded": replace(
+                "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
+                "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
+            ),
+            "all insertions forgive together": replace(
+                "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
+                "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
+            ),
+        },
+    },
+    "measure.py": {
+        "macs_per_sample": {
+            "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
+            "multiply-adds of the batch": replace("2 * len(example)", "2"),
+            "counting in train mode": replace(
+                "with evaluation_mode(model), torch.no_grad(), counter:\n    ...",
+                "with torch.no_grad(), counter:\n    ...",
+            ),
+        },
+        "interleaved_latency": {
+            "latency not interleaved": replace(
+                "for _ in range(rounds):\n    for name, timer in timers.items():\n        seconds[name].append(timer.timeit(calls[name]).mean)",
+                "for name, timer in timers.items():\n    for _ in range(rounds):\n        seconds[name].append(timer.timeit(calls[name]).mean)",
+            ),
+        },
+        "environment": {
+            "threads no part of the machine": replace(
+                "f'{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores'",
+                "f'{_cpu_name()}, some threads of {os.cpu_count()} cores'",
+            ),
+        },
+    },
+    "model_card.py": {
+        "_told": {
+            "the card tells the folders of this machine": replace("key in paths", "False"),
+        },
+    },
+    "prediction.py": {
+        "Predictor.logits": {
+            "predictions without normalisation": replace("(pixels - mean) / std", "pixels / 255"),
+        },
+        "predict": {
+            "top_k is always five": replace("min(top_k, len(logits))", "min(5, len(logits))"),
+            "masks overwrite each other": remove("_refuse_overwriting(files, Path(out))"),
+        },
+        "_refuse_overwriting": {
+            "masks among the images": replace("out.resolve() in {file.parent.resolve() for file in files}", "False"),
+        },
+        "_write_masks": {
+            "masks of the scaled size": replace("(picture.height, picture.width)", "(16, 16)"),
+        },
+    },
+    "pruning.py": {
+        "GatePruner.prune_out_channels": {
+            "a pruner keeps the channels that go": flip("channel not in gone"),
+            "a pruned gate expects its old width": remove("layer._channels = len(kept)"),
+        },
+    },
+    "registry.py": {
+        "bottleneck_width": {
+            "a bottleneck of no channels": replace(
+                "max(1, int(channels * rd_ratio) // rd_divisor)", "int(channels * rd_ratio) // rd_divisor"
+            ),
+        },
+    },
+    "run_compaction.py": {
+        "compact_run": {
+            "half a compacted run stays": replace(
+                "with new_folder(out) as beside:\n    ...", "out.mkdir(); beside = out\nif True:\n    ..."
+            ),
+        },
+    },
+    "schema.py": {
+        "": {
+            "a deviation may be zero": replace("_numbers(1e-06)", "_numbers(-1000000.0)"),
+        },
+        "_scores_of_classes": {
+            "scores of classes are not looked at": replace("score is not None", "False"),
+        },
+        "_environment": {
+            "an environment need not name its hardware": replace(
+                "'hardware' not in _validation.mapping(name, value)", "_validation.mapping(name, value) is None"
+            ),
+        },
+        "checked_metrics": {
+            "metrics are not looked at": replace("check(name, metrics[name])", "pass"),
+        },
+        "_refuse_contradictions": {
+            "classes need not be as many as outputs": replace(
+                "(('mean', 'in_chans'), ('std', 'in_chans'), ('classes', 'num_classes'))",
+                "(('mean', 'in_chans'), ('std', 'in_chans'))",
+            ),
+        },
+    },
+    "serialization.py": {
+        "": {
+            "an older version's checksum is handed on": replace("{FORMAT, 'values_sha256'}", "{FORMAT}"),
+        },
+        "load_model": {
+            "a config is not looked at": remove("checked_details(folder / CONFIG, config)"),
+            "loaded model left in train mode": drop_call("eval"),
+        },
+        "_built": {
+            "compaction forgotten when loading": replace("'compacted'", "'compact'"),
+            "pretrained weights fetched again": replace(
+                "{key: value for key, value in spec.model_options.items() if key != 'pretrained'}",
+                "{key: value for key, value in spec.model_options.items()}",
+            ),
+        },
+        "of_gater_net": {
+            "a segmenter's names taken for a gater's": replace(
+                "name.startswith('gater.')", "name.startswith('backbone.')"
+            ),
+        },
+        "read_source": {
+            "sha256 of a network's weights not compared": replace(
+                "read_tensors(file, config.get('sha256'))", "read_tensors(file)"
+            ),
+            "config of initial weights not looked at": remove("checked_details(source / CONFIG, config)"),
+        },
+        "not_finite": {
+            "statistics of minus infinity pass": replace(
+                "~buffer.isfinite() if statistic else buffer.isnan() | buffer.isposinf()",
+                "buffer.isnan() | buffer.isposinf()",
+            ),
+        },
+        "read_tensors": {
+            "checksum not verified": replace("sha256 is not None and found != sha256", "False"),
+        },
+    },
+    "spec.py": {
+        "": {
+            "the colon of a hub name begins options": replace(
+                "'((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?'", "'((?:(?:hf_hub|timm):)?[^:]*)(?::(.*))?'"
+            ),
+        },
+        "parse_value": {
+            "fractions are read as text": remove("if (fraction := _FRACTION.fullmatch(text)):\n    ..."),
+        },
+        "_format_value": {
+            "true is written as True": replace("value is None or isinstance(value, bool)", "value is None"),
+        },
+        "_format": {
+            "large numbers are written with a plus": drop_call("replace"),
+        },
+        "GateChoice.__post_init__": {
+            "an expression torn by the grammar": replace("set('+,@')", "set()"),
+            "options are refused only when the gate is made": drop_call("make"),
+        },
+        "GateChoice.__str__": {
+            "the place is not written": replace(
+                "_format(self.name, self.options) + (f'@{self.place}' if self.place else '')",
+                "_format(self.name, self.options)",
+            ),
+        },
+        "parse_gates_list": {
+            "a comma always separates networks": replace("continues", "False"),
+            "gates may be listed twice": replace("if repeated:\n    ...", "if False:\n    ..."),
+            "the same gate compared with itself": replace(
+                "[tuple((choice.in_full for choice in gates)) for gates in chosen]", "chosen"
+            ),
+        },
+        "ModelSpec.from_dict": {
+            "a dictionary forgets places": replace(
+                "GateChoice(g['gate'], _tuples(f\"options of {g['gate']!r}\", g.get('options') or {}), g.get('place'))",
+                "GateChoice(g['gate'], _tuples(f\"options of {g['gate']!r}\", g.get('options') or {}))",
+            ),
+            "unknown keys of a gate are ignored": replace(
+                "_check_keys('a gate of a model spec', gate, 'gate', ['options', 'place'])", "pass"
+            ),
+            "a spec without a model is a KeyError": remove(
+                "_check_keys('a model spec', values, 'model', ['model_options', 'gates'])"
+            ),
+        },
+    },
+    "transfer.py": {
+        "load_backbone": {
+            "a backbone's weights in another order": swap("own | kept"),
+            "missing tensors of a backbone stay fresh": replace("if missing:\n    ...", "if False:\n    ..."),
+        },
+        "_unflattened": {
+            "names that timm changes are not found": replace(
+                "f'{stem}.{number}.{rest}' if number.isdecimal() else name", "name"
+            ),
+        },
+    },
+    "tuning.py": {
+        "_exempt": {
+            "beta decays": replace("gate.no_weight_decay", "()"),
+            "whatever is called beta does not decay": replace("name in names", "name in names or 'beta' in name"),
+            "what the network declares is ignored": replace("declared() if callable(declared) else ()", "()"),
+            "a part's no_weight_decay forgotten": replace("model.modules()", "[model]"),
+        },
+        "undecayed_names": {
+            "everything declared to be without decay": replace(
+                "{name for name, parameter in model.named_parameters() if id(parameter) in exempt}",
+                "{name for name, parameter in model.named_parameters()}",
+            ),
+        },
+        "parameter_groups": {
+            "frozen parameters are handed to the optimizer": replace(
+                "[p for p in model.parameters() if p.requires_grad]", "list(model.parameters())"
+            ),
+            "without a weight decay nothing decays": replace(
+                "if weight_decay is not None:\n    decay['weight_decay'] = weight_decay",
+                "decay['weight_decay'] = weight_decay or 0.0",
+            ),
+        },
+        "_keep_evaluating": {
+            "frozen norms follow model.train()": remove("layer.training = False"),
+            "gates inside frozen norms are frozen with them": replace(
+                "nn.Module.train(layer, mode)", "nn.Module.train(layer, mode=False)"
+            ),
+        },
+        "train_only_gates": {
+            "gates' own norms are frozen": replace(
+                "isinstance(getattr(layer, 'running_mean', None), Tensor) and id(layer) not in inside",
+                "isinstance(getattr(layer, 'running_mean', None), Tensor)",
+            ),
+            "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
+        },
+        "train_everything": {
+            "norms stay frozen when everything is trained": replace(
+                "layer.__dict__.pop('train', None)", "layer.__dict__.get('train')"
+            ),
+        },
+        "Stage.begin": {
+            "first stage trains everything": replace("train_only_gates", "train_everything"),
+            "second stage stays frozen": replace("train_everything(model)", "pass"),
+        },
+        "gate_loss": {
+            "gate_loss takes the first loss alone": replace("functools.reduce(torch.add, losses)", "losses[0]"),
+            "gate_loss is cut off from the gates": replace(
+                "functools.reduce(torch.add, losses)", "functools.reduce(torch.add, losses).detach()"
+            ),
+        },
+    },
+}

@@ -1,0 +1,237 @@
+"""Mutants of gatewise.places."""
+
+from mutants import drop_call, remove, replace
+
+CHANGES = {
+    "places/channel_dependencies.py": {
+        "_Walk.to": {
+            "maps read before their gates": remove("if mixes(reader):\n    ..."),
+        },
+        "_Walk._make": {
+            "squeeze of all channels": replace(
+                "self.makers[self._layer(op, _WEIGHTED)] = op",
+                "self.makers.setdefault(self._layer(op, _WEIGHTED), op); self.makers = dict(list(self.makers.items())[:1])",
+            ),
+        },
+        "_Walk._follow": {
+            "an addend loses filters too": replace("op.kind != 'mul'", "op.kind == 'cat'"),
+        },
+        "_flow": {
+            "every convolution mixes channels": replace("first is None", "False"),
+        },
+    },
+    "places/filters.py": {
+        "_makers": {
+            "a maker behind an addition": replace("mixes(op) or ends_filters(op)", "mixes(op)"),
+        },
+    },
+    "places/fusion_patterns.py": {
+        "find_approaches": {
+            "called gates: a norm behind one goes into the convolution before it": replace(
+                "{path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}",
+                "{path: norm for path, norm in followed_by_norm(operations, layers).items()}",
+            ),
+        },
+        "_approach": {
+            "inference: shared maps are written over": remove("if len(source.readers) != 1:\n    ..."),
+            "called gates: a map that others read is written over": replace(
+                "written and (not hooks) and _read_alone(inside[0])", "written and (not hooks)"
+            ),
+        },
+        "_called_once": {
+            "inference: a relu called twice is read through": replace(
+                "layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks",
+                "layer is None or path in gated or layer._forward_hooks",
+            ),
+            "called gates: gct reads through one": replace(
+                "layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks",
+                "layer is None or layers.calls.get(path) != 1 or layer._forward_hooks",
+            ),
+        },
+    },
+    "places/hooks.py": {
+        "_OnInput.__call__": {
+            "layers called by keyword are not gated": replace(
+                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
+            ),
+            "what is given by keyword is lost": replace(
+                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
+            ),
+        },
+    },
+    "places/layers.py": {
+        "own_layers": {
+            "places count what is inside gates": replace("id(layer) not in inside", "name or inside"),
+        },
+        "Layers.why_not": {
+            "a Sequential is gated like any layer": replace("nn.Sequential | nn.ModuleList", "nn.ModuleList"),
+        },
+        "Layers.why_no_single_map": {
+            "a layer with several outputs is gated": replace("len(maps) > 1 and self.calls[path] == 1", "False"),
+            "a layer called with several widths is gated": replace("len(widths) > 1", "len(widths) > 9"),
+        },
+        "Layers.attachable": {
+            "a layer that is called twice gets a place": replace("self.calls.get(path) == 1", "path in self.calls"),
+        },
+    },
+    "places/rules.py": {
+        "_before_conv": {
+            "before_conv takes the width of the output": replace("layer.in_channels", "layer.out_channels"),
+            "transposed convolutions are gated by default": replace("nn.modules.conv._ConvTransposeNd", "nn.Unfold"),
+        },
+        "_context": {
+            "places of context inside a list are passed over": replace(
+                "isinstance(layer, ContextPlace)", "isinstance(layer, ContextPlace) and '.' not in name"
+            ),
+        },
+        "_inner": {
+            "inner lies behind dropout": drop_call("_before_dropout"),
+            "inner lies behind the network's own squeeze": drop_call("_before_own_gate"),
+        },
+        "mixes": {
+            "a depthwise convolution counts as a reader of all channels": replace(
+                "_weighted(op) and (not (op.groups > 1 and op.groups == op.inputs[0].channels))", "_weighted(op)"
+            ),
+            "a grouped convolution counts as depthwise": replace(
+                "op.groups > 1 and op.groups == op.inputs[0].channels", "op.groups > 1"
+            ),
+        },
+        "ends_filters": {
+            "a sum of filters is a filter": replace(
+                "op.kind in {'cat', 'mixing', 'input'} or (op.kind == 'add' and len(op.inputs) > 1)",
+                "op.kind in {'cat', 'mixing', 'input'}",
+            ),
+            "a group norm keeps filters apart": replace("{'cat', 'mixing', 'input'}", "{'cat', 'input'}"),
+            "a bias counts as a summand": replace("op.kind == 'add' and len(op.inputs) > 1", "op.kind == 'add'"),
+        },
+        "_private_filters": {
+            "maps that others read too are inner": replace(
+                "_leads_only_to(op, source) and _private_filters(source)", "_private_filters(source)"
+            ),
+            "only the first summand must be private": replace(
+                "(_leads_only_to(op, source) and _private_filters(source) for source in sources)",
+                "(_leads_only_to(op, source) and _private_filters(source) for source in sources[:1])",
+            ),
+        },
+        "_leads_only_to": {
+            "a product is not looked at": replace("return False", "return end.kind == 'mul'"),
+        },
+        "_before_own_gate": {
+            "a product with constants is a gate of the network's own": replace(
+                "op.kind == 'mul' and len(maps) == 1 and (len(op.inputs) > 1)", "op.kind == 'mul' and len(maps) == 1"
+            ),
+        },
+        "_residual_end": {
+            "the flatter branch is the residual one": replace(
+                "flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _weighted))",
+                "deeper, flatter = sorted(op.inputs, key=lambda summand: _depth(between, summand, _weighted))",
+            ),
+        },
+        "_why_no_shortcut": {
+            "of two equal branches the first is the residual one": replace("_depth(between, deeper, _weighted)", "9"),
+            "parts of a split map are shortcuts of each other": replace("not between[0].shape", "False"),
+            "a summand of any depth is a shortcut": replace("_depth(between, flatter, mixes) > 1", "False"),
+            "a depthwise layer counts against a shortcut": replace(
+                "_depth(between, flatter, mixes)", "_depth(between, flatter, _weighted)"
+            ),
+            "parallel forms of one layer are residual": replace(
+                "depth == 0 and _depth(between, flatter, lambda op: op.kind == 'norm')", "False"
+            ),
+        },
+        "_branch_end": {
+            "a residual branch ends before its last norm": replace(
+                "op = _before_dropout(op)", "op = _before_dropout(op); op = op.inputs[0] if op.kind == 'norm' else op"
+            ),
+        },
+        "_stage_end": {
+            "stages end one block late": replace(
+                "end if following is None else _before_reduction(trunk, end, operations)", "end"
+            ),
+            "the last stage is forgotten": replace(
+                "zip(trunk, [*trunk[1:], None], strict=True)", "zip(trunk, trunk[1:], strict=False)"
+            ),
+        },
+        "_trunk": {
+            "a map that is returned ends the trunk": replace(
+                "(reader.index for reader in op.readers if reader.kind != 'output')",
+                "(reader.index for reader in op.readers)",
+            ),
+            "a channel shuffle is a resolution": replace(
+                "op.is_map and len(op.shape) == rank and (op.kind != 'input') and (furthest <= op.index)",
+                "op.is_map and op.kind != 'input' and (furthest <= op.index)",
+            ),
+        },
+    },
+    "places/selection.py": {
+        "candidates": {
+            "an empty tuple of types means the place of the paper": replace(
+                "after if before is None else before", "before or after"
+            ),
+            "gates are put inside gates": replace("own_layers(model)", "model.named_modules()"),
+        },
+        "selection": {
+            "unknown listed layers are not refused": replace("_validation.one_of('layer', name, modules)", "pass"),
+        },
+        "selection.matches": {
+            "a listed name means every name that begins like it": replace(
+                "path == name or path.startswith(f'{name}.')", "path.startswith(name)"
+            ),
+            "include must match from the start": replace("re.search", "re.fullmatch"),
+        },
+        "selection.reason": {
+            "exclude is ignored": replace("exclude is not None and matches(exclude, path)", "False"),
+            "where is ignored": replace("where is not None and (not where(path, modules[path]))", "False"),
+        },
+    },
+    "places/trace.py": {
+        "": {
+            "torch.fx takes a group norm for a norm of each channel": replace(
+                "((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), 'mixing')",
+                "((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), 'norm')",
+            ),
+        },
+        "evaluation_mode": {
+            "the analysis leaves the network in eval mode": replace(
+                "for module, flag in flags.items():\n    module.training = flag", "flags.clear()"
+            ),
+            "flags come back only if nothing fails": replace(
+                "try:\n    for module in flags:\n        module.training = False\n    yield\nfinally:\n    for module, flag in flags.items():\n        module.training = flag",
+                "for module in flags:\n    module.training = False\nyield\nfor module, flag in flags.items():\n    module.training = flag",
+            ),
+        },
+        "_gates_set_aside": {
+            "gates stay set aside after the analysis": replace(
+                "gate.__dict__.pop('forward', None)", "gate.__dict__.get('forward')"
+            ),
+        },
+        "example_inputs": {
+            "inputs are guessed in single precision": remove("dtype=anchor.dtype"),
+        },
+        "trace": {
+            "places are those of the network with its gates": replace(
+                "with evaluation_mode(model), _gates_set_aside(model), torch.no_grad(), warnings.catch_warnings():\n    ...",
+                "with evaluation_mode(model), torch.no_grad(), warnings.catch_warnings():\n    ...",
+            ),
+            "torch.fx is never tried": replace("(_read_export, _read_fx)", "(_read_export,)"),
+            "torch.fx writes to the network": drop_call("_copy"),
+            "an example is ignored": replace("example is None", "True"),
+        },
+        "_operations": {
+            "a module of two names is two modules": replace("names.get(str(path), str(path))", "str(path)"),
+            "called gates: read twice is read once": replace("_reads(node)", "node.all_input_nodes"),
+            "torch.fx counts assertions as readers": remove(
+                "if node.op != 'output' and _value(node) is None:\n    ..."
+            ),
+            "torch.fx counts layers that do nothing": replace("nn.Identity", "nn.Unfold"),
+        },
+        "_channel_axis": {
+            "linear layers keep the channel axis": replace(
+                "kind == 'linear' or ('layer_norm' in str(node.target) and inputs and (len(inputs[0].shape) == len(shape)))",
+                "'layer_norm' in str(node.target) and inputs and (len(inputs[0].shape) == len(shape))",
+            ),
+            "a reshape moves the channels to the front": replace(
+                "axes[0] if axes and math.prod(shape) == math.prod(old) else 1", "1"
+            ),
+        },
+    },
+}

@@ -1,0 +1,321 @@
+"""Mutants of gatewise.training."""
+
+from mutants import drop_call, off_by_one, remove, replace
+
+CHANGES = {
+    "training/checkpoint.py": {
+        "_state": {
+            "scalars of optimizer lost": replace("scalars[f'{index}.{name}'] = value", "pass"),
+        },
+        "check_position": {
+            "a position behind the end is taken": remove("_validation.number_between(0, most, **{key: progress[key]})"),
+        },
+        "_state_record": {
+            "checkpoint's JSON without a checksum": replace(
+                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256', _CHECKSUM)",
+                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256')",
+            ),
+            "checksum of a checkpoint's JSON not compared": replace(
+                "record[_CHECKSUM] != (found := _checksum(record))", "(found := _checksum(record)) and False"
+            ),
+        },
+        "load_state": {
+            "sha256 of a state not compared": replace(
+                "read_tensors(folder / f'{STATE}.safetensors', record['sha256'])",
+                "read_tensors(folder / f'{STATE}.safetensors')",
+            ),
+        },
+        "_restore_optimizer": {
+            "momentum not restored": replace(
+                "{'state': slots, 'param_groups': groups}", "{'state': {}, 'param_groups': groups}"
+            ),
+            "group options not restored": replace("own | group", "own | {}"),
+            "tensors in groups lost": replace("groups[int(index)][option] = tensor", "pass"),
+            "optimizer state in another order in memory": replace(
+                "state[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)", "pass"
+            ),
+        },
+        "complete_states": {
+            "half a checkpoint taken for a whole one": replace("('json', 'safetensors')", "()"),
+        },
+        "keep_newest_states": {
+            "half-removed checkpoints counted": replace("complete_states(folder)", "sorted(folder.glob('step_*'))"),
+            "all checkpoints kept": replace("shutil.rmtree(other, ignore_errors=True)", "pass"),
+        },
+    },
+    "training/distributed.py": {
+        "Processes.__init__": {
+            "as many trainings as processes on a CPU": replace("int(os.environ.get('WORLD_SIZE', '1')) > 1", "False"),
+        },
+        "Processes.is_main": {
+            "every process writes": replace("self.rank == 0", "True"),
+        },
+        "Processes.share_buffers": {
+            "statistics of each process kept apart": replace("distributed.broadcast(buffer, 0)", "pass"),
+        },
+        "Processes.refuse_difference": {
+            "different folders taken for one": replace("any((other != values[0] for other in values))", "False"),
+        },
+        "Processes.refuse_uneven": {
+            "unequal parts of a batch": replace("batch_size % self.count", "False"),
+        },
+        "mean_over_processes": {
+            "pixels weighed by their process": replace("of_all_processes(value).mean(0)", "value"),
+        },
+    },
+    "training/evaluation.py": {
+        "evaluate": {
+            "only the own images evaluated": replace("processes is not None and processes.count > 1", "False"),
+            "evaluation in train mode": remove("model.eval()"),
+        },
+    },
+    "training/finite_checks.py": {
+        "first_layer.watch.look": {
+            "layer named for what it was given": replace(
+                "not found and all(map(_finite, _tensors(given))) and (not all(map(_finite, _tensors(output))))",
+                "not all(map(_finite, _tensors(output)))",
+            ),
+        },
+    },
+    "training/learner.py": {
+        "Learner.__init__": {
+            "ruined initial weights trained": remove(
+                "refuse_ruined(recipe.initial_weights or recipe.spec, model, 'Start from other weights')"
+            ),
+            "precision of the process's first run": remove("accelerate.state.AcceleratorState._reset_state()"),
+            "gates of other options taken over": remove("_refuse_other_gates(recipe, config)"),
+            "initial weights ignored": replace("_load_initial(model, recipe.initial_weights)", "({}, None)"),
+        },
+        "Learner.best_model": {
+            "average not kept": replace(
+                "self.plain_model if self.average is None else self.average.module", "self.plain_model"
+            ),
+        },
+        "Learner.step": {
+            "losses seen after the step alone": replace("refuse_loss(loss, parts, self.model, images)", "pass"),
+            "gradients not looked at": replace("refuse_gradients(self.plain_model)", "pass"),
+            "the loss of one process logged": replace("(rows[:, 0].mean(), rows[:, 1].sum())", "(loss.detach(), hits)"),
+            "the same noise in every process": replace(
+                "((self.recipe.seed << 32) + number) * processes.count + processes.rank",
+                "(self.recipe.seed << 32) + number",
+            ),
+            "side outputs without their weight": replace(
+                "self.side_weight * self.task.loss(side, targets)", "self.task.loss(side, targets)"
+            ),
+            "side outputs not trained": replace("enumerate(sides, 1)", "enumerate((), 1)"),
+            "extra losses left out": replace(
+                "{'the loss of the output': self.task.loss(logits, targets), \"the gates' loss\": gate_loss(self.model)}",
+                "{'the loss of the output': self.task.loss(logits, targets)}",
+            ),
+            "rate not set": replace("group['lr'] = rate", "group['lr'] = self.recipe.lr"),
+            "gradients not cleared": remove("self.optimizer.zero_grad()"),
+            "dropout not reseeded": remove(
+                "seed_generators(((self.recipe.seed << 32) + number) * processes.count + processes.rank)"
+            ),
+            "mixed with the labels of one image": replace(
+                "images, targets = self.mix(images, labels)", "images, _ = self.mix(images, labels)"
+            ),
+        },
+        "Learner.not_finite": {
+            "ruined optimizer saved": replace("ruined_optimizer(self.plain_model, self.optimizer)", "None"),
+        },
+        "Learner.restore": {
+            "first stage's optimizer restored in the second": replace(
+                "None if stage_is_new else self.optimizer", "self.optimizer"
+            ),
+            "optimizer never restored": replace("None if stage_is_new else self.optimizer", "None"),
+        },
+        "Learner._modules": {
+            "average not saved": replace("{} if self.average is None else {'ema': self.average.module}", "{}"),
+        },
+        "build_model": {
+            "model weights unseeded": remove("seed=recipe.seed"),
+            "networks tried on no image": replace(
+                "model(torch.zeros(1, dataset.channels, *dataset.size))", "torch.zeros(1, len(dataset.classes))"
+            ),
+        },
+        "_normalisation": {
+            "normalisation of the new data": replace(
+                "len(config.get('mean', ())) == len(config.get('std', ())) == dataset.channels", "False"
+            ),
+        },
+        "_optimizer": {
+            "decay on beta": replace(
+                "parameter_groups(model, recipe.weight_decay)",
+                "[{'params': list(model.parameters()), 'weight_decay': recipe.weight_decay}]",
+            ),
+        },
+        "_mix": {
+            "smoothed twice": replace("label_smoothing=0.0", "label_smoothing=recipe.label_smoothing"),
+        },
+    },
+    "training/loop.py": {
+        "train": {
+            "held: trainings do not ask": replace("with processes.holding(Path(out)):\n    ...", "if True:\n    ..."),
+        },
+        "_train": {
+            "unwritable folder found late": remove("processes.by_main(functools.partial(refuse_unwritable, out))"),
+            "bar left running": remove("progress.stop()"),
+        },
+        "_Run.__init__": {
+            "nobody is told what was not used": replace("learner.transfer is not None", "False"),
+        },
+        "_Run.train": {
+            "a training begins again": replace(
+                "checkpoint = self._find_checkpoint()",
+                "checkpoint = self._find_checkpoint() and None; self.epoch = self.step = 0",
+            ),
+            "controller not told the plan": remove(
+                "announce_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)"
+            ),
+            "a plan for each stage": replace(
+                "self.learner.begin(stage)",
+                "self.learner.begin(stage); announce_steps(self.learner.plain_model, len(stage.epochs) * self.batches.steps)",
+            ),
+        },
+        "_Run._find_checkpoint": {
+            "oldest checkpoint restored": replace("states[-1]", "states[0]"),
+            "position within the epoch lost": replace("progress['step']", "0"),
+            "losses before the interruption lost": replace(
+                "list(torch.tensor(progress['losses'], device=self.accelerator.device))", "[]"
+            ),
+        },
+        "_Run._open_log": {
+            "log keeps rows of epochs trained again": replace(
+                "[row for row in rows if row['epoch'] <= self.epoch]", "[row for row in rows]"
+            ),
+        },
+        "_Run._train_epoch": {
+            "training stays in eval mode": remove("self.learner.model.train()"),
+            "rate not warmed again": replace("self.epoch - stage.epochs.start", "self.epoch"),
+        },
+        "_Run._end_epoch": {
+            "a score that is not defined goes on": replace(
+                "not math.isfinite(evaluation[self.learner.task.score])", "False"
+            ),
+            "ruined weights kept": replace("not math.isfinite(evaluation['loss'])", "False"),
+        },
+        "_Run._stop_if_asked": {
+            "signal ignored": replace("not signal", "True"),
+        },
+        "_Run._refuse_nan": {
+            "hopeless scale of float16 not noticed": replace("self.accelerator.scaler", "None"),
+            "nan not noticed": replace("if len(bad):\n    ...", "if False:\n    ..."),
+            "wrong step of nan": replace("len(self.losses) - len(recent) + int(bad[0])", "int(bad[0])"),
+        },
+        "_Run._save": {
+            "ruined statistics saved": replace("next(filter(None, found), None)", "None"),
+        },
+        "_Run.finish": {
+            "best instead of last accuracy": replace(
+                "_work(evaluation)", "{'accuracy': max(row['validation_accuracy'] for row in self.rows)}"
+            ),
+            "speed of the last epoch": replace("statistics.median", "max"),
+            "metrics written first": replace(
+                "save_model(self.out, learner.best_model, self.recipe.spec, details)",
+                "write_metrics(self.out, metrics); save_model(self.out, learner.best_model, self.recipe.spec, details)",
+            ),
+        },
+    },
+    "training/progress.py": {
+        "Progress.say": {
+            "progress on standard output": remove("file=sys.stderr"),
+        },
+    },
+    "training/recipe.py": {
+        "Recipe.__post_init__": {
+            "fields of another task are passed over": remove("self._refuse_other_tasks_fields()"),
+        },
+        "Recipe.of_comparison": {
+            "a stage for gates without parameters": replace("any((choice.learns for choice in gates))", "gates"),
+            "stages for networks without gates": replace("gate_epochs", "self.gate_epochs"),
+        },
+        "Recipe.load": {
+            "deep YAML is a traceback": replace(
+                "(yaml.YAMLError, ValueError, RecursionError)", "(yaml.YAMLError, ValueError)"
+            ),
+            "dates of no calendar are a traceback": replace(
+                "(yaml.YAMLError, ValueError, RecursionError)", "(yaml.YAMLError, RecursionError)"
+            ),
+        },
+        "Recipe.learning_rate": {
+            "learning rate starts at 0": off_by_one("step + 1"),
+            "rate does not reach 0": replace("steps - rising", "steps"),
+        },
+        "resolve_precision": {
+            "bf16 on every processor": replace(
+                "'bf16' if capabilities.get('amx_bf16') or capabilities.get('avx512_bf16') else 'fp32'",
+                "'bf16' if capabilities.get('amx_bf16') or capabilities.get('avx512_bf16') else 'bf16'",
+            ),
+        },
+    },
+    "training/run_folder.py": {
+        "claim": {
+            "recipe complained of before its format": remove("refuse_newer_run(out)"),
+            "work of others is written over": remove("_refuse_others_work(out)"),
+            "another recipe resumed": remove("Recipe.load(out / 'recipe.yaml').refuse_other(recipe, out)"),
+            "finished run trained again": replace("return _finished(out)", "pass"),
+            "results of somebody else taken over": replace("not (out / 'recipe.yaml').exists()", "False"),
+        },
+        "_damaged_and_whole": {
+            "damaged checkpoint called good": replace("is_whole(state)", "True"),
+            "oldest checkpoint named": drop_call("reversed"),
+        },
+    },
+    "training/signals.py": {
+        "Interruption._note": {
+            "a passed-on signal kills": replace("if not self._launched:\n    ...", "..."),
+            "a second signal ignored for good": replace("time.monotonic() - self._noted_at > _ECHO_S", "False"),
+        },
+        "Interruption._restore": {
+            "handlers kept": replace("signal.signal(number, handler)", "pass"),
+        },
+    },
+    "training/tasks.py": {
+        "Tally.merge": {
+            "sums of a metric of one process": replace(
+                "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"
+            ),
+        },
+        "Classification.loss": {
+            "label smoothing ignored": remove("label_smoothing=self.recipe.label_smoothing"),
+        },
+        "_ImageTally.update": {
+            "validation loss of the logits": replace("logits.float()", "logits.float().softmax(1)"),
+        },
+        "Segmentation.loss": {
+            "class weights never used": replace("weights", "None"),
+        },
+        "_PixelTally.results": {
+            "the mean over all classes, absent ones too": replace("iou.nanmean", "iou.nan_to_num().mean"),
+            "the background's IoU": replace("float(iou[1])", "float(iou[0])"),
+        },
+        "overlaps": {
+            "the union forgets what was missed": replace("tables.sum(1) + tables.sum(2) - common", "tables.sum(1)"),
+        },
+        "pixel_loss": {
+            "ignored pixels are counted in the loss": replace(
+                "nn.functional.cross_entropy(logits.float(), targets, weights, ignore_index=IGNORED, reduction='sum', label_smoothing=label_smoothing)",
+                "nn.functional.cross_entropy(logits.float(), targets.clamp(max=logits.shape[1] - 1), weights, reduction='sum', label_smoothing=label_smoothing)",
+            ),
+            "one map as if it were two": replace("torch.zeros_like(logits)", "-logits"),
+        },
+        "pixel_hits": {
+            "hits count ignored pixels": replace("counted.flatten(1).sum(1).clamp(min=1)", "counted[0].numel()"),
+        },
+        "_median_frequency": {
+            "weights by frequency and not against it": replace(
+                "frequencies[there].median() / frequencies.clamp(min=1e-12)",
+                "frequencies / frequencies[there].median()",
+            ),
+        },
+    },
+    "training/tensorboard.py": {
+        "Board._open": {
+            "tensorboard not purged": remove("purge_step=self._epoch"),
+        },
+        "Board.add": {
+            "curves stop a training": replace("OSError", "ZeroDivisionError"),
+        },
+    },
+}

@@ -1,0 +1,56 @@
+"""Import once what tests import, so that a forked child need not: no module of the package, and no parallel region."""
+
+import contextlib
+import gc
+import importlib
+import os
+import sys
+import warnings
+
+MODULES = (
+    "accelerate",
+    "cyclopts",
+    "datasets",
+    "hypothesis",
+    "jinja2",
+    "matplotlib.pyplot",
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "PIL.Image",
+    "playwright.sync_api",
+    "pyarrow.parquet",
+    "pytest",
+    "rich",
+    "scipy.stats",
+    "sklearn.datasets",
+    "sklearn.decomposition",
+    "tensorboard.backend.event_processing.event_accumulator",
+    "timm.optim",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "torch.export",
+    "torch.onnx",
+    "torch.utils.tensorboard",
+    "torch_pruning",
+    "torchmetrics",
+    "torchvision",
+    "yaml",
+)
+
+
+def warm_up() -> None:
+    """Import what is there, with one thread for each library, and keep it out of the garbage collector's sight."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    os.environ.setdefault("MPLBACKEND", "agg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in MODULES:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
+    importlib.import_module("torch").set_num_threads(1)
+    assert "gatewise" not in sys.modules, "a fork would test this package, and no mutant"
+    gc.collect()
+    gc.freeze()
