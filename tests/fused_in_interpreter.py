@@ -44,13 +44,13 @@ def main() -> None:
         gate.load_state_dict(exact.state_dict())
         for layout in (torch.contiguous_format, torch.channels_last):
             x = torch.randn(2, 6, 5, 7).contiguous(memory_format=layout)
-            upstream, before = torch.randn_like(x), len(launches)
+            grad_output, before = torch.randn_like(x), len(launches)
             results = []
             for which, like in ((gate, x), (exact, x.double())):
                 like.requires_grad_()
                 y = which(like)
                 wanted = [like, *(p for key, p in which.named_parameters() if key != "conv_mask.bias")]
-                results.append([y, *torch.autograd.grad(y, wanted, upstream.to(like.dtype))])
+                results.append([y, *torch.autograd.grad(y, wanted, grad_output.to(like.dtype))])
             for own, true in zip(*results, strict=True):
                 torch.testing.assert_close(own.double(), true, rtol=1e-3, atol=1e-4)
             assert len(launches) - before >= 2, (name, options)

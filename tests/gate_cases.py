@@ -68,7 +68,7 @@ def make(name: str, options: dict[str, Any], **kwargs: Any) -> Gate:
     return gw.make_gate(name, CHANNELS, **options, **kwargs)
 
 
-def gradients(gate: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor | None]:
+def gradients(gate: nn.Module, x: Tensor, grad_output: Tensor) -> list[Tensor | None]:
     """Return the gradients of the input and of every parameter."""
     x = x.detach().clone().requires_grad_()
-    return list(torch.autograd.grad(gate(x), [x, *gate.parameters()], upstream, allow_unused=True))
+    return list(torch.autograd.grad(gate(x), [x, *gate.parameters()], grad_output, allow_unused=True))

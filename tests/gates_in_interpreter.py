@@ -135,7 +135,9 @@ DEFAULTS = {name: getattr(maps, name) for name in (*SMALL, "PROGRAMS")}
 DEFAULTS |= {"ON_CHIP": gct.ON_CHIP, "ALL_CHANNELS_TILE": attention_pool.ALL_CHANNELS_TILE}
 
 
-def gct_case(x: Tensor, upstream: Tensor, way: str, mode: str, activation: str, parameters: Tensor, eps: float) -> None:
+def gct_case(
+    x: Tensor, grad_output: Tensor, way: str, mode: str, activation: str, parameters: Tensor, eps: float
+) -> None:
     """Hold forward and backward against the definition."""
     settings: dict[str, Any] = {"mode": mode, "eps": eps, "activation": activation}
 
@@ -144,7 +146,7 @@ def gct_case(x: Tensor, upstream: Tensor, way: str, mode: str, activation: str, 
         leaves = [each.to(parameter_dtype).requires_grad_() for each in parameters]
         shaped = [each.view(1, -1, *(1,) * (x.dim() - 2)) for each in leaves]
         y = gated_channel_transform(y_of, *shaped, **settings)
-        return y, *torch.autograd.grad(y, [y_of, *leaves], upstream.to(dtype))
+        return y, *torch.autograd.grad(y, [y_of, *leaves], grad_output.to(dtype))
 
     reduced = parameters.dtype
     exact, plain, plain_reduced = (
@@ -159,10 +161,10 @@ def gct_case(x: Tensor, upstream: Tensor, way: str, mode: str, activation: str, 
             else {"affine._sums": 1, "gct._factors": 1, "affine._affine": 1}
         )
     )
-    dx, dparams = gct.backward(upstream, x, norms, *parameters, **settings)
+    dx, dparams = gct.backward(grad_output, x, norms, *parameters, **settings)
     sums = {"affine._sums": 1, "gct._gradients": 1}
     expect(**({"gct.backward_on_chip": 1} if way == ON_CHIP else {**sums, "gct._map_gradient": 1}))
-    nothing, alone = gct.backward(upstream, x, norms, *parameters, **settings, needs_map=False)
+    nothing, alone = gct.backward(grad_output, x, norms, *parameters, **settings, needs_map=False)
     expect(**({"gct.backward_on_chip": 1} if way == ON_CHIP else sums))
     assert nothing is None
     assert torch.equal(alone, dparams)
@@ -173,7 +175,7 @@ def gct_case(x: Tensor, upstream: Tensor, way: str, mode: str, activation: str, 
     hold("y", y, exact[0], plain[0])
     hold("dx", dx, exact[1], plain[1])
     eps_of = torch.finfo(reduced).eps  # sums over positions cancel, and so do the two terms of dalpha
-    terms = (upstream.double() * x.double()).abs().flatten(2).sum(2)
+    terms = (grad_output.double() * x.double()).abs().flatten(2).sum(2)
     s = (parameters[0] * norms).abs().double() + 1e-30
     u = s / (s.square().mean(1, keepdim=True).sqrt() if mode == "l2" else s.mean(1, keepdim=True))
     rounded = eps_of * torch.stack((4 * terms * u * (parameters[1] / parameters[0]).abs(), terms * u, terms)).sum(1)
@@ -183,7 +185,7 @@ def gct_case(x: Tensor, upstream: Tensor, way: str, mode: str, activation: str, 
         hold(f"d{name}", dparams[i].sum(0), exact[2 + i], plain_reduced[2 + i], more)
 
 
-def gc_case(x: Tensor, upstream: Tensor, way: str, fusion: str, biased: bool) -> None:
+def gc_case(x: Tensor, grad_output: Tensor, way: str, fusion: str, biased: bool) -> None:
     """Hold the block x * sigmoid(c) + c, or a part of it, against the definition, with all gradients."""
     reduced = torch.promote_types(x.dtype, torch.float32)
     weight = (2 * drawn((x.shape[1],), x.dtype)).to(reduced)
@@ -202,7 +204,7 @@ def gc_case(x: Tensor, upstream: Tensor, way: str, fusion: str, biased: bool) ->
         own = pool(of, mask(of))
         pooled = torch.autograd.grad(own, of, torch.ones_like(own), retain_graph=True)
         attention = attention_weights(mask(of)).flatten(1)
-        return (y, *torch.autograd.grad(y, [of, *leaves], upstream.to(dtype))), (own.flatten(1), attention, *pooled)
+        return (y, *torch.autograd.grad(y, [of, *leaves], grad_output.to(dtype))), (own.flatten(1), attention, *pooled)
 
     (exact, exact_pool), (plain, plain_pool), (reduced_plain, reduced_pool) = map(
         defined, (torch.float64, x.dtype, reduced)
@@ -212,12 +214,12 @@ def gc_case(x: Tensor, upstream: Tensor, way: str, fusion: str, biased: bool) ->
     expect(**{"pool._pool": 1, "pool._combine": 1})
     factors = context.sigmoid() if fusion != "add" else None
     y = channel_affine.channel_affine(x, factors, None if fusion == "multiply" else context)
-    products, plainly = channel_affine.channel_products(upstream, x)
+    products, plainly = channel_affine.channel_products(grad_output, x)
     expect(**{"affine._affine": 1, "affine._sums": 1})
     dcontext = plainly if fusion != "multiply" else torch.zeros_like(plainly)
     if factors is not None:
         dcontext = dcontext + products * factors * (1 - factors)
-    dx, dweight, dbias = attention_pool.backward(dcontext, x, attention, weight, upstream, factors)
+    dx, dweight, dbias = attention_pool.backward(dcontext, x, attention, weight, grad_output, factors)
     expect(**{"pool.pull_sums": 1, "pool.map_gradient": 1})
     alone, _, _ = attention_pool.backward(torch.ones_like(context), x, attention, weight)
     expect(**{"pool.pull_sums": 1, "pool.map_gradient": 1})
@@ -313,25 +315,25 @@ def main(everything: bool) -> None:
             if name.endswith("_kernel"):
                 setattr(values, name, Guarded(f"{module}.{name.removesuffix('_kernel')}", kernel))
     count = edge_cases()
-    for (n, c, s), dtype, layout, upstream, way, (mode, activation) in combinations(everything, GATES):
+    for (n, c, s), dtype, layout, grad_output, way, (mode, activation) in combinations(everything, GATES):
         parameters = drawn((3, c), torch.float32).to(torch.promote_types(dtype, torch.float32))
-        x, g = drawn((n, c, *s), dtype, layout), drawn((n, c, *s), dtype, upstream)
+        x, g = drawn((n, c, *s), dtype, layout), drawn((n, c, *s), dtype, grad_output)
         try:
             gct_case(x, g, way, mode, activation, parameters, 1e-5)
         except AssertionError as error:
             raise AssertionError(
-                f"gct {(n, c, s)} {dtype} {layout}, upstream {upstream}, {way}, {mode}, {activation}"
+                f"gct {(n, c, s)} {dtype} {layout}, upstream {grad_output}, {way}, {mode}, {activation}"
             ) from error
         count += 1
-    for (n, c, s), dtype, layout, upstream, way, (fusion, biased) in combinations(
+    for (n, c, s), dtype, layout, grad_output, way, (fusion, biased) in combinations(
         everything, list(itertools.product(FUSIONS, (True, False)))
     ):
-        x, g = drawn((n, c, *s), dtype, layout), drawn((n, c, *s), dtype, upstream)
+        x, g = drawn((n, c, *s), dtype, layout), drawn((n, c, *s), dtype, grad_output)
         try:
             gc_case(x, g, way, fusion, biased)
         except AssertionError as error:
             raise AssertionError(
-                f"gc {(n, c, s)} {dtype} {layout}, upstream {upstream}, {way}, {fusion}, {biased}"
+                f"gc {(n, c, s)} {dtype} {layout}, upstream {grad_output}, {way}, {fusion}, {biased}"
             ) from error
         count += 1
     walked = {

@@ -33,72 +33,72 @@ def test_every_refusal_is_a_gatewise_error_and_the_builtin_that_callers_expect(
 
 
 def test_one_of_returns_an_option_that_is_known() -> None:
-    assert _validation.one_of("mode", "l2", ["l1", "l2"]) == "l2"
+    assert _validation.check_one_of("mode", "l2", ["l1", "l2"]) == "l2"
 
 
 def test_one_of_lists_the_options_in_order_and_suggests_the_nearest() -> None:
     with pytest.raises(ValueError, match=re.escape("unknown fusion 'ad'; expected one of 'add', 'both', 'multiply'.")):
-        _validation.one_of("fusion", "ad", ["multiply", "both", "add"])
+        _validation.check_one_of("fusion", "ad", ["multiply", "both", "add"])
     with pytest.raises(ValueError, match=r"Did you mean 'add'\?$"):
-        _validation.one_of("fusion", "ad", ["multiply", "both", "add"])
+        _validation.check_one_of("fusion", "ad", ["multiply", "both", "add"])
 
 
 def test_one_of_suggests_nothing_that_is_far_off() -> None:
     with pytest.raises(ValueError, match=r"unknown mode 'zzz'; expected one of 'l1', 'l2'\.$"):
-        _validation.one_of("mode", "zzz", ["l1", "l2"])
+        _validation.check_one_of("mode", "zzz", ["l1", "l2"])
 
 
 def test_one_of_says_so_if_there_is_nothing_to_choose_from() -> None:
     with pytest.raises(ValueError, match=r"unknown layer 'x'; expected one of nothing \(there are none\)\.$"):
-        _validation.one_of("layer", "x", [])
+        _validation.check_one_of("layer", "x", [])
 
 
 @pytest.mark.parametrize("value", [None, 1, ["l1"]])
 def test_one_of_refuses_what_is_no_word(value: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"unknown mode {value!r}")):
-        _validation.one_of("mode", value, ["l1", "l2"])
+        _validation.check_one_of("mode", value, ["l1", "l2"])
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def test_integer_at_least_takes_the_minimum() -> None:
-    _validation.integer_at_least(2, width=2, depth=99)
+    _validation.check_integer_at_least(2, width=2, depth=99)
     with pytest.raises(ValueError, match=r"width must be at least 2, got 1\."):
-        _validation.integer_at_least(2, width=1)
+        _validation.check_integer_at_least(2, width=1)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(2.0, "float"), ("2", "str"), (True, "bool"), (None, "NoneType")])
 def test_integer_at_least_refuses_other_types_with_value_and_type(value: object, kind: str) -> None:
     with pytest.raises(TypeError, match=re.escape(f"width must be an integer, got {value!r} ({kind}).")):
-        _validation.integer_at_least(1, width=value)
+        _validation.check_integer_at_least(1, width=value)
 
 
 def test_integer_at_least_checks_every_value() -> None:
     with pytest.raises(ValueError, match=r"second must be at least 1, got 0\."):
-        _validation.integer_at_least(1, first=1, second=0)
+        _validation.check_integer_at_least(1, first=1, second=0)
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 1])
 def test_number_between_takes_both_ends(value: float) -> None:
-    _validation.number_between(0, 1, rate=value)
+    _validation.check_number_between(0, 1, rate=value)
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.5, float("nan"), float("inf"), -float("inf")])
 def test_number_between_refuses_what_lies_outside_with_value_and_bounds(value: float) -> None:
     with pytest.raises(ValueError, match=re.escape(f"rate must lie between 0 and 1, got {value!r}.")):
-        _validation.number_between(0, 1, rate=value)
+        _validation.check_number_between(0, 1, rate=value)
 
 
 @pytest.mark.parametrize(("value", "kind"), [("0.5", "str"), (True, "bool"), (None, "NoneType"), (1j, "complex")])
 def test_number_between_refuses_other_types_with_value_and_type(value: object, kind: str) -> None:
     with pytest.raises(TypeError, match=re.escape(f"rate must be a number, got {value!r} ({kind}).")):
-        _validation.number_between(0, 1, rate=value)
+        _validation.check_number_between(0, 1, rate=value)
 
 
 def test_number_between_checks_every_value() -> None:
     with pytest.raises(ValueError, match=r"second must lie between 0 and 1, got 2\."):
-        _validation.number_between(0, 1, first=1, second=2)
+        _validation.check_number_between(0, 1, first=1, second=2)
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
@@ -107,11 +107,11 @@ def test_number_between_checks_every_value() -> None:
 @pytest.mark.parametrize(("spatial_dims", "axes"), [(1, "L"), (2, "H, W"), (3, "D, H, W")])
 def test_feature_map_names_the_axes_of_its_rank(spatial_dims: int, axes: str) -> None:
     shape = (2, 4) + (3,) * spatial_dims
-    _validation.feature_map("Owner", torch.zeros(shape), 4, spatial_dims)
+    _validation.check_feature_map("Owner", torch.zeros(shape), 4, spatial_dims)
     with pytest.raises(
         ValueError, match=re.escape(f"Owner expects a feature map of shape (N, 7, {axes}), got {shape}")
     ):
-        _validation.feature_map("Owner", torch.zeros(shape), 7, spatial_dims)
+        _validation.check_feature_map("Owner", torch.zeros(shape), 7, spatial_dims)
 
 
 @every_case
@@ -148,10 +148,10 @@ def test_an_integer_map_is_refused_with_its_type_and_the_next_step(
 
 
 def test_options_of_names_the_owner_the_option_and_the_known_ones() -> None:
-    _validation.options_of("gate 'x'", {"eps": 1, "mode": 2}, ["mode", "eps"])
+    _validation.check_known_options("gate 'x'", {"eps": 1, "mode": 2}, ["mode", "eps"])
     message = "unknown option of gate 'x' 'epps'; expected one of 'eps', 'mode'. Did you mean 'eps'?"
     with pytest.raises(ValueError, match=re.escape(message)):
-        _validation.options_of("gate 'x'", {"mode": 2, "epps": 1}, iter(["mode", "eps"]))
+        _validation.check_known_options("gate 'x'", {"mode": 2, "epps": 1}, iter(["mode", "eps"]))
 
 
 @every_gate
@@ -219,23 +219,23 @@ def test_epsilon_of_the_official_gct_is_an_alias_of_eps() -> None:
 
 
 def test_optional_module_returns_the_module() -> None:
-    assert _validation.optional_module("math", "counting").sqrt(4) == 2
+    assert _validation.import_optional("math", "counting").sqrt(4) == 2
 
 
 def test_optional_module_says_for_what_it_is_needed_and_which_extra_brings_it() -> None:
     message = "drawing needs the package 'no_such_package', which is not installed. "
     with pytest.raises(ImportError, match=re.escape(message)) as refusal:
-        _validation.optional_module("no_such_package", "drawing")
+        _validation.import_optional("no_such_package", "drawing")
     assert str(refusal.value).endswith("pip install 'gatewise[train]'")
     with pytest.raises(ImportError, match=re.escape("pip install 'gatewise[export]'")):
-        _validation.optional_module("no_such_package.inner", "drawing", extra="export")
+        _validation.import_optional("no_such_package.inner", "drawing", extra="export")
 
 
 def test_existing_path_returns_a_path_that_exists(tmp_path: Path) -> None:
-    assert _validation.existing_path("data folder", str(tmp_path)) == tmp_path
+    assert _validation.check_path_exists("data folder", str(tmp_path)) == tmp_path
 
 
 def test_existing_path_names_what_is_missing(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     with pytest.raises(errors.DataError, match=re.escape(f"data folder {str(missing)!r} does not exist. Check")):
-        _validation.existing_path("data folder", missing)
+        _validation.check_path_exists("data folder", missing)

@@ -15,9 +15,9 @@ from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.execution import Compaction
 from gatewise.execution.constant_gates import ConstantGates
 from gatewise.execution.restructure import _balanced, restructure
-from gatewise.execution.verify import flows_of
+from gatewise.execution.verify import channel_dependencies_of
 from gatewise.measure import macs_per_sample, parameter_count
-from gatewise.places import find_flows
+from gatewise.places import find_channel_dependencies
 from gatewise.serialization import load_model, save_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -67,7 +67,7 @@ def test_work_is_that_of_the_masked_network_less_what_is_gone(drawn: tuple[list[
         decided = [letter == "?" for letter in small.compaction.states]
         assert torch.equal(gates, net.forward_with_gates(x)[1][:, decided])
         outputs: dict[str, torch.Tensor] = {}
-        workers = {own.layer: own for site in small.sites for own in (site.maker, *site.depthwise, *site.readers)}
+        workers = {own.layer: own for site in small.sites for own in (site.producer, *site.depthwise, *site.consumers)}
         for path in workers:
             layer = small.backbone.get_submodule(path)
             layer.register_forward_hook(lambda _, __, output, path=path: outputs.update({path: output}))
@@ -308,20 +308,22 @@ def test_a_flow_stops_where_something_reads_the_map_before_its_gates() -> None:
     net = gw.make_model("seresnet18", num_classes=5)
     gated = gw.GaterNet(net, sites="residual", image_size=(64, 64))
     site = gated.sites[0]
-    flows, _ = find_flows(net, [(site.name, site.layer, site.side)], torch.zeros(2, 3, 64, 64))
-    assert not flows[0].possible
-    assert flows[0].reason == "'layer1.0.se.fc1' reads the map before it is gated"
+    dependencies, _ = find_channel_dependencies(net, [(site.name, site.layer, site.side)], torch.zeros(2, 3, 64, 64))
+    assert not dependencies[0].possible
+    assert dependencies[0].reason == "'layer1.0.se.fc1' reads the map before it is gated"
 
 
 def test_a_wrong_flow_is_found_out_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     net = gater_net(["basic", "basic"], states="1101" * 4)
 
     def wrong(net: gw.GaterNet) -> tuple[list[object], dict[str, str]]:
-        flows, followed = flows_of(net)
-        flows[0] = type(flows[0])(flows[0].makers, flows[0].passes, flows[1].readers)
-        return flows, followed
+        dependencies, followed = channel_dependencies_of(net)
+        dependencies[0] = type(dependencies[0])(
+            dependencies[0].producers, dependencies[0].elementwise, dependencies[1].consumers
+        )
+        return dependencies, followed
 
-    monkeypatch.setattr("gatewise.execution.restructure.flows_of", wrong)
-    small, flows = restructure(net, "1101" * 4)
-    assert [flow.possible for flow in flows] == [False, True]
+    monkeypatch.setattr("gatewise.execution.restructure.channel_dependencies_of", wrong)
+    small, dependencies = restructure(net, "1101" * 4)
+    assert [dependency.possible for dependency in dependencies] == [False, True]
     assert_close(small(images(2)), net(images(2)), **CLOSE)

@@ -513,12 +513,12 @@ def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> N
 # Augmentation
 
 
-def shift_by_loops(images: Tensor, moves: Tensor, padding: int) -> Tensor:
+def shift_by_loops(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
     """Return what `shift` promises, pixel by pixel."""
     result = torch.zeros_like(images)
     count, channels, height, width = images.shape
     for n in range(count):
-        down, right = (int(move) - padding for move in moves[:, n])
+        down, right = (int(move) - padding for move in offsets[:, n])
         for c in range(channels):
             for row in range(height):
                 for column in range(width):
@@ -534,9 +534,9 @@ def test_shift_moves_each_image_by_its_own_amount(data: st.DataObject) -> None:
     count, channels, height, width = (data.draw(size) for _ in range(4))
     padding = data.draw(st.integers(0, 3))
     values = st.integers(0, 2 * padding)
-    moves = torch.tensor(data.draw(st.lists(values, min_size=2 * count, max_size=2 * count))).reshape(2, count)
+    offsets = torch.tensor(data.draw(st.lists(values, min_size=2 * count, max_size=2 * count))).reshape(2, count)
     images = torch.arange(1, count * channels * height * width + 1).reshape(count, channels, height, width)
-    assert torch.equal(shift(images, moves, padding), shift_by_loops(images, moves, padding))
+    assert torch.equal(shift(images, offsets, padding), shift_by_loops(images, offsets, padding))
 
 
 def shown_once(flip: bool, padding: int, count: int = 4000) -> Tensor:
@@ -552,9 +552,9 @@ def shown_once(flip: bool, padding: int, count: int = 4000) -> Tensor:
 def test_half_of_the_images_are_mirrored_and_the_others_are_left() -> None:
     image = torch.arange(1.0, 10.0).reshape(3, 3)
     shown = shown_once(flip=True, padding=0)
-    mirrored = (shown == image.flip(1)).flatten(1).all(1)
-    assert (mirrored | (shown == image).flatten(1).all(1)).all()
-    assert abs(float(mirrored.double().mean()) - 0.5) < 5 * 0.5 / 4000**0.5
+    flips = (shown == image.flip(1)).flatten(1).all(1)
+    assert (flips | (shown == image).flatten(1).all(1)).all()
+    assert abs(float(flips.double().mean()) - 0.5) < 5 * 0.5 / 4000**0.5
 
 
 def test_without_flip_and_padding_images_stay_as_they_are() -> None:

@@ -21,7 +21,7 @@ from whole_files import leftovers, outcome, torn
 from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
-from gatewise.files import read_record, refuse_unwritable, write_atomically, write_record
+from gatewise.files import check_writable, read_record, write_atomically, write_record
 from gatewise.serialization import (
     details_in,
     load_model,
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(
 
 
 def test_whether_a_folder_can_be_written_is_asked_without_making_it(tmp_path: Path) -> None:
-    refuse_unwritable(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from test_training import DATASET, RECIPE
 from torch import nn
 
 from gatewise.errors import DataError, GatewiseError, InvalidValueError, StorageError
-from gatewise.files import beside_name, new_folder, refuse_unwritable, remove_leftovers, write_atomically
+from gatewise.files import beside_name, check_writable, new_folder, remove_leftovers, write_atomically
 from gatewise.interop.reading import read_weights
 from gatewise.serialization import METRICS, not_finite
 from gatewise.training import train
@@ -111,7 +111,7 @@ def test_a_probe_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "a/b"], capture_output=True, text=True, check=True)
     assert (found.stdout, list(tmp_path.iterdir())) == ("refused\n", [])
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 0
-    refuse_unwritable(tmp_path / "a/b")
+    check_writable(tmp_path / "a/b")
     assert list(tmp_path.iterdir()) == []
 
 

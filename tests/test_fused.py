@@ -20,7 +20,7 @@ from torch._dynamo import compiled_autograd
 import gatewise as gw
 from gatewise.kernels import backend as backend_module
 from gatewise.kernels.attention_pool import pool_by_attention
-from gatewise.kernels.backend import obstacle, takes_fused
+from gatewise.kernels.backend import takes_fused, why_not_fusible
 from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
 
 openmp = pytest.importorskip("gatewise.kernels.cpu.openmp", reason="needs numba")
@@ -65,7 +65,7 @@ def torch_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
     before = torch.get_num_threads()
     for module in (openmp, scheduling):
-        monkeypatch.setattr(module, "FEWEST", 1)
+        monkeypatch.setattr(module, "MIN_PARALLEL_NUMEL", 1)
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
@@ -81,18 +81,18 @@ def twins(name: str, channels: int, dtype: torch.dtype, **options: Any) -> tuple
     return gate, exact
 
 
-def results(gate: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
+def results(gate: nn.Module, x: Tensor, grad_output: Tensor) -> list[Tensor]:
     """Return the output and the gradients of the map and of all parameters but conv_mask's bias, which are zero."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     y = gate(x)
     wanted = [x, *(p for name, p in gate.named_parameters() if name != "conv_mask.bias")]
-    return [y.detach(), *torch.autograd.grad(y, wanted, upstream)]
+    return [y.detach(), *torch.autograd.grad(y, wanted, grad_output)]
 
 
 DRAWS = 8
 
 
-def within_budget(gate: nn.Module, exact: nn.Module, x: Tensor, upstream: Tensor | None = None) -> None:
+def within_budget(gate: nn.Module, exact: nn.Module, x: Tensor, grad_output: Tensor | None = None) -> None:
     """At most twice as far from float64 as the definition in the same type is, and four of that type's smallest steps.
 
     Far is the root of the mean square over several draws of maps like x, of all parameters' gradients together: one
@@ -101,7 +101,7 @@ def within_budget(gate: nn.Module, exact: nn.Module, x: Tensor, upstream: Tensor
     squares: dict[tuple[str, str], float] = defaultdict(float)
     for draw in range(DRAWS):
         x = x if draw == 0 else redrawn(x)
-        given = torch.randn_like(x) if upstream is None else upstream
+        given = torch.randn_like(x) if grad_output is None else grad_output
         gate.backend = "fused"
         fused = results(gate, x, given)
         gate.backend = "reference"
@@ -240,15 +240,15 @@ def test_a_value_of_zero_has_no_sign() -> None:
     gate, exact = twins("gct", 6, torch.float64, mode="l1")
     x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
     x[:, :, ::2] = 0
-    upstream = torch.randn_like(x)
-    torch.testing.assert_close(results(gate, x, upstream), results(exact, x, upstream))
+    grad_output = torch.randn_like(x)
+    torch.testing.assert_close(results(gate, x, grad_output), results(exact, x, grad_output))
 
 
 def test_bfloat16_is_rounded_to_the_nearest() -> None:
     gate, exact = twins("gct", 16, torch.float32)
     x = torch.randn(4, 16, 16, 16).bfloat16()
-    upstream = torch.randn_like(x)
-    of_maps = zip(results(gate, x, upstream)[:2], results(exact, x.double(), upstream.double())[:2], strict=True)
+    grad_output = torch.randn_like(x)
+    of_maps = zip(results(gate, x, grad_output)[:2], results(exact, x.double(), grad_output.double())[:2], strict=True)
     for came, true in of_maps:
         assert float((came == true.bfloat16()).float().mean()) > 0.98  # of numbers that are cut off half are
 
@@ -351,14 +351,14 @@ def test_frozen_maps_and_frozen_gates() -> None:
 
 def test_a_gate_multiplication_alone() -> None:
     x, factors = torch.randn(3, 4, 5, 6, requires_grad=True), torch.rand(3, 4, 1, 1, requires_grad=True)
-    upstream = torch.randn(3, 4, 5, 6)
-    own = torch.autograd.grad(scale_channels(x, factors), (x, factors), upstream)
-    its = torch.autograd.grad(x * factors, (x, factors), upstream)
+    grad_output = torch.randn(3, 4, 5, 6)
+    own = torch.autograd.grad(scale_channels(x, factors), (x, factors), grad_output)
+    its = torch.autograd.grad(x * factors, (x, factors), grad_output)
     for one, other in zip(own, its, strict=True):
         torch.testing.assert_close(one, other)
     one_for_all = factors[:1].detach().requires_grad_()
-    (of_factors,) = torch.autograd.grad(scale_channels(x, one_for_all), one_for_all, upstream)
-    torch.testing.assert_close(of_factors, (upstream * x).sum((0, 2, 3), keepdim=True))
+    (of_factors,) = torch.autograd.grad(scale_channels(x, one_for_all), one_for_all, grad_output)
+    torch.testing.assert_close(of_factors, (grad_output * x).sum((0, 2, 3), keepdim=True))
 
 
 def _mean(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
@@ -491,17 +491,20 @@ def test_what_is_missing_is_said(missing: str, reason: str, monkeypatch: pytest.
         monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda _: None)
     else:
         monkeypatch.setattr(openmp, "runtime", lambda: None)
-    backend_module._unready.cache_clear()
+    backend_module._why_unavailable.cache_clear()
     try:
         with pytest.raises(gw.GatewiseError, match=reason):
             gw.make_gate("gct", 8, backend="fused")(torch.randn(1, 8, 4, 4))
         assert gw.make_gate("gct", 8)(torch.randn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
     finally:
-        backend_module._unready.cache_clear()
+        backend_module._why_unavailable.cache_clear()
 
 
 def test_a_gate_and_a_map_on_two_devices_are_told_apart() -> None:
-    assert obstacle(torch.zeros(1, 2, 3, 3), torch.zeros(2, device="meta")) == "the map is on cpu and the gate on meta"
+    assert (
+        why_not_fusible(torch.zeros(1, 2, 3, 3), torch.zeros(2, device="meta"))
+        == "the map is on cpu and the gate on meta"
+    )
 
 
 def test_without_numba_everything_runs_by_the_definitions() -> None:

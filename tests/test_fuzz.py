@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gatewise as gw
-from gatewise._validation import shown
+from gatewise._validation import safe_repr
 from gatewise.errors import GatewiseError
 from gatewise.schema import checked_details
 from gatewise.spec import format_gates, parse_gates, parse_gates_list, parse_value
@@ -85,15 +85,15 @@ def test_every_config_is_taken_or_refused_with_its_file(values: Any) -> None:
 @settings(max_examples=100)
 @given(PLAIN)
 def test_what_a_refusal_shows_is_one_bounded_line(values: Any) -> None:
-    text = shown(values)
+    text = safe_repr(values)
     assert len(text) <= 403
     assert "\n" not in text
 
 
 def test_what_a_refusal_shows_ends_at_the_third_level() -> None:
     """A few kilobytes of YAML can name a list of lists with billions of entries."""
-    assert shown([[[[["x"]]]]]) == "[[[[...]]]]"
-    assert shown({"a": {"b": {"c": {"d": 1}}}}) == "{'a': {'b': {'c': {...}}}}"
+    assert safe_repr([[[[["x"]]]]]) == "[[[[...]]]]"
+    assert safe_repr({"a": {"b": {"c": {"d": 1}}}}) == "{'a': {'b': {'c': {...}}}}"
 
 
 # The fuzzer

@@ -197,7 +197,7 @@ def changes_something(spec: GateSpec, option: str) -> bool:
 @every_option
 def test_an_option_changes_the_output_unless_it_is_declared_inert(name: str, option: str) -> None:
     spec = gw.gate_spec(name)
-    assert changes_something(spec, option) == (option not in spec.inert)
+    assert changes_something(spec, option) == (option not in spec.no_effect_at_init)
 
 
 # ---- half precision ------------------------------------------------------------------------------------------------
@@ -317,9 +317,9 @@ def check_compiled(gate: Gate, backend: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(gate, fullgraph=True, backend=backend)
     x = random_map(gate, dtype=torch.float64)
-    upstream = torch.randn_like(x)
+    grad_output = torch.randn_like(x)
     assert_close(compiled(x), gate(x), **TOLERANCE[torch.float64])
-    assert_close(gradients(compiled, x, upstream), gradients(gate, x, upstream), **TOLERANCE[torch.float64])
+    assert_close(gradients(compiled, x, grad_output), gradients(gate, x, grad_output), **TOLERANCE[torch.float64])
 
 
 @every_case
@@ -358,8 +358,8 @@ def test_the_facts_in_the_registry_are_complete(name: str) -> None:
 @every_gate
 def test_an_inert_option_exists_and_has_a_reason(name: str) -> None:
     spec = gw.gate_spec(name)
-    assert set(spec.inert) <= set(spec.options)
-    assert all(len(reason.split()) > 1 for reason in spec.inert.values())
+    assert set(spec.no_effect_at_init) <= set(spec.options)
+    assert all(len(reason.split()) > 1 for reason in spec.no_effect_at_init.values())
 
 
 @every_case

@@ -213,7 +213,7 @@ def test_names_are_drawn_as_they_are(summaries: list[GateSummary]) -> None:
 def test_the_metric_draws_gates_of_both_kinds_around_doing_nothing() -> None:
     model, ((images, labels),) = net("se+gc:rd_ratio=1/4"), batches()
     found = list(gate_statistics(model, [(images, labels)], 3).values())
-    assert {s.adds for s in found} == {True, False}
+    assert {s.is_additive for s in found} == {True, False}
     _, axes = gate_figures.draw_values_by_depth(found)
     assert axes.get_ylim()[0] == pytest.approx(-1)
     middles = [bars.lines[0].get_ydata()[0] for bars in axes.containers]

@@ -77,7 +77,7 @@ def test_layers_that_are_called_by_keyword_are_gated(gater: str) -> None:
 def test_the_official_place_is_behind_the_last_norm_and_before_the_addition() -> None:
     net = small(sites="residual")
     assert [site.layer for site in net.sites][:2] == ["stages.0.0.bn2", "stages.0.1.bn2"]
-    assert all(site.readers == () for site in net.sites)
+    assert all(site.consumers == () for site in net.sites)
 
 
 def test_the_paper_s_batchnorm_in_the_head_is_an_option() -> None:
@@ -256,7 +256,7 @@ def test_families_of_timm_can_be_gated(name: str, options: dict[str, Any]) -> No
     image_size = options.get("image_size", (64, 64))
     net = gw.GaterNet(timm.create_model(name, num_classes=3), image_size=image_size).eval()
     assert net.sites
-    assert all(site.readers and site.maker.macs > 0 for site in net.sites)
+    assert all(site.consumers and site.producer.macs > 0 for site in net.sites)
     assert all(skipped.reason for skipped in net.skipped)
     x = images(2, image_size[0])
     everything = net.executed_macs(torch.ones(2, net.gate_count))
@@ -301,9 +301,9 @@ def test_sites_may_be_chosen_by_list_expression_and_function() -> None:
 def test_a_site_tells_filters_readers_and_work() -> None:
     site = small().sites[4]
     assert (site.name, site.layer, site.filters, site.gates) == ("stages.1.1.conv1", "stages.1.1.act1", 32, 32)
-    assert [reader.layer for reader in site.readers] == ["stages.1.1.conv2"]
+    assert [reader.layer for reader in site.consumers] == ["stages.1.1.conv2"]
     assert site.macs_per_filter == 4 * 4 * 32 * 9
-    assert site.reader_macs_per_filter == 4 * 4 * 32 * 9
+    assert site.consumer_macs_per_filter == 4 * 4 * 32 * 9
 
 
 # Work
@@ -325,7 +325,7 @@ def executed_by_loops(net: gw.GaterNet, gates: list[float]) -> float:
     for hook in hooks:
         hook.remove()
     writes = {site.name: site for site in net.sites}
-    reads = {reader.layer: site for site in net.sites for reader in site.readers}
+    reads = {reader.layer: site for site in net.sites for reader in site.consumers}
     depthwise = {layer.layer: site for site in net.sites for layer in site.depthwise}
 
     def is_open(site: Any, channel: int) -> bool:
@@ -544,7 +544,7 @@ def test_the_controller_goes_on_from_its_saved_state() -> None:
 
 def test_a_plan_of_steps_reaches_the_controller() -> None:
     net = small(budget=0.5)
-    gw.tuning.announce_steps(net, 600)
+    gw.tuning.set_total_steps(net, 600)
     assert isinstance(net.price, Budget)
     assert net.price.ramp == 300
     assert isinstance(small().price, Sparsity)

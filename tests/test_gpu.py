@@ -83,8 +83,8 @@ def test_skipping_on_the_device_gives_what_the_masked_network_gives(block: str, 
     assert torch.equal(own.cpu(), gates)
 
 
-def gradients_of(result: torch.Tensor, leaves: list[torch.Tensor], upstream: torch.Tensor) -> list[torch.Tensor]:
-    return [result.detach(), *torch.autograd.grad(result, leaves, upstream)]
+def gradients_of(result: torch.Tensor, leaves: list[torch.Tensor], grad_output: torch.Tensor) -> list[torch.Tensor]:
+    return [result.detach(), *torch.autograd.grad(result, leaves, grad_output)]
 
 
 def hold(came: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor) -> None:
@@ -106,14 +106,14 @@ def test_the_compiled_kernels_of_gct_give_what_is_defined(
 
     torch.manual_seed(0)
     reduced = torch.promote_types(dtype, torch.float32)
-    x, upstream = (torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    x, grad_output = (torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout) for _ in range(2))
     parameters = torch.randn(3, shape[1], device="cuda", dtype=reduced)
     settings = {"mode": mode, "eps": 1e-5, "activation": activation}
 
     def defined(of: torch.dtype, parameters_of: torch.dtype) -> list[torch.Tensor]:
         leaves = [x.to(of).requires_grad_(), *(each.to(parameters_of).requires_grad_() for each in parameters)]
         shaped = [each[None, :, None, None] for each in leaves[1:]]
-        return gradients_of(gated_channel_transform(leaves[0], *shaped, **settings), leaves, upstream.to(of))
+        return gradients_of(gated_channel_transform(leaves[0], *shaped, **settings), leaves, grad_output.to(of))
 
     exact, plain, plain_reduced = (
         defined(torch.float64, torch.float64),
@@ -121,7 +121,7 @@ def test_the_compiled_kernels_of_gct_give_what_is_defined(
         defined(reduced, reduced),
     )
     y, norms = kernels.forward(x, *parameters, **settings)
-    dx, dparams = kernels.backward(upstream, x, norms, *parameters, **settings)
+    dx, dparams = kernels.backward(grad_output, x, norms, *parameters, **settings)
     assert y.is_contiguous(memory_format=layout)
     for came, of, theirs in zip((y, dx), exact[:2], plain[:2], strict=True):
         hold(came, of, theirs)
@@ -142,7 +142,7 @@ def test_the_compiled_kernels_of_gc_give_what_is_defined(
 
     torch.manual_seed(0)
     reduced = torch.promote_types(dtype, torch.float32)
-    x, upstream = (torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    x, grad_output = (torch.randn(shape, device="cuda").to(dtype).contiguous(memory_format=layout) for _ in range(2))
     weight, bias = (torch.randn(size, device="cuda").to(dtype).to(reduced) for size in (shape[1], 1))
 
     def defined(of: torch.dtype) -> list[torch.Tensor]:
@@ -152,15 +152,15 @@ def test_the_compiled_kernels_of_gc_give_what_is_defined(
             return (x * leaves[1][None, :, None, None]).sum(1, keepdim=True) + bias.to(of)
 
         both = torch.nn.Identity()
-        return gradients_of(global_context(leaves[0], mask, both, both), leaves, upstream.to(of))
+        return gradients_of(global_context(leaves[0], mask, both, both), leaves, grad_output.to(of))
 
     exact, plain, plain_reduced = defined(torch.float64), defined(dtype), defined(reduced)
     context, attention = forward(x, weight, bias)
     factors = context.sigmoid()
     y = channel_affine(x, factors, context)
-    products, plainly = channel_products(upstream, x)
+    products, plainly = channel_products(grad_output, x)
     dcontext = plainly + products * factors * (1 - factors)
-    dx, dweight, _ = backward(dcontext, x, attention, weight, upstream, factors)
+    dx, dweight, _ = backward(dcontext, x, attention, weight, grad_output, factors)
     assert y.is_contiguous(memory_format=layout)
     hold(y, exact[0], plain[0])
     hold(dx, exact[1], plain[1])

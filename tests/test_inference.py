@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 import gatewise as gw
 from gatewise.analysis.recording import GateRecorder
-from gatewise.inference.forms import ReadThrough
+from gatewise.inference.forms import FusedNormReluGate
 
 pytest.importorskip("numba")
 
@@ -90,36 +90,36 @@ def test_norms_go_into_the_convolutions_before_them() -> None:
 def test_the_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, asked = trained("resnet20+gct"), []
 
-    def choose(form: ReadThrough, x: Tensor) -> bool:
+    def choose(form: FusedNormReluGate, x: Tensor) -> bool:
         asked.append(x.shape)
         return pays
 
-    monkeypatch.setattr(ReadThrough, "_weights_pay", choose)
+    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", choose)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
     expected = plain(net, one), plain(net, two)
     fast = gw.optimize_for_inference(net)
-    handed = []
+    factor_slot = []
     from gatewise.inference import forms
 
     weigh = forms.gated_weight
-    monkeypatch.setattr(forms, "gated_weight", lambda *a: handed.append(1) or weigh(*a))
+    monkeypatch.setattr(forms, "gated_weight", lambda *a: factor_slot.append(1) or weigh(*a))
     torch.testing.assert_close(fast(two), expected[1], rtol=1e-4, atol=1e-4)
     assert not asked
     for _ in range(2):
         torch.testing.assert_close(fast(one), expected[0], rtol=1e-4, atol=1e-4)
     assert len(asked) == 21  # once for each gate and size
-    assert len(handed) == (42 if pays else 0)
+    assert len(factor_slot) == (42 if pays else 0)
 
 
-@pytest.mark.parametrize("watched", ["gate", "convolution"])
+@pytest.mark.parametrize("why_observed", ["gate", "convolution"])
 def test_a_hook_on_the_way_to_the_convolution_sees_the_gated_map_and_may_change_it(
-    watched: str, monkeypatch: pytest.MonkeyPatch
+    why_observed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, x, seen = trained("resnet20+gct"), torch.randn(1, 3, 32, 32), []
     gate, convolution = net.get_submodule("stages.0.0.conv1.gct"), net.get_submodule("stages.0.0.conv1")
 
     def watch() -> RemovableHandle:
-        if watched == "gate":
+        if why_observed == "gate":
             return gate.register_forward_hook(lambda _module, _args, y: seen.append(y.clone()) or y + 1)
         return convolution.register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()) or args[0] + 1)
 
@@ -127,7 +127,7 @@ def test_a_hook_on_the_way_to_the_convolution_sees_the_gated_map_and_may_change_
     expected = plain(net, x)
     handle.remove()
     unwatched = plain(net, x)
-    monkeypatch.setattr(ReadThrough, "_weights_pay", lambda *_: True)
+    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
     fast = gw.optimize_for_inference(net)
     handle = watch()
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
@@ -378,7 +378,7 @@ def test_a_network_that_cannot_be_read_or_would_change_is_left_as_it_was() -> No
 
 def test_factors_that_a_failure_left_behind_reach_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained("resnet20+gct")
-    monkeypatch.setattr(ReadThrough, "_weights_pay", lambda *_: True)
+    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
     expected = plain(net, two)
     fast = gw.optimize_for_inference(net)

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from gatewise.data import IGNORED, Augmentation, Dataset, Images, PairDataset, Pairs, spread
-from gatewise.data.masks import Meaning, decode_mask, meaning_of
+from gatewise.data import IGNORED, Augmentation, Dataset, Images, SegmentationDataset, SegmentationSplit, evenly_spaced
+from gatewise.data.masks import MaskEncoding, decode_mask, infer_mask_encoding
 from gatewise.data.pairs import resized, scaled_to
 from gatewise.data.tables import EncodedRows
 from gatewise.errors import DataError, InvalidValueError
@@ -50,14 +50,16 @@ def rows(name: str, content: Sequence[bytes]) -> EncodedRows:
 
 
 def make_pairs(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], meaning: Meaning | None = None, **options: int
-) -> Pairs:
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], meaning: MaskEncoding | None = None, **options: int
+) -> SegmentationSplit:
     """Return pairs of images (H, W, 3) and masks (H, W)."""
     encoded = rows("images", [colours(i) for i in images]), rows("masks", [grey(m) for m in masks])
-    return Pairs(*encoded, meaning or Meaning(NAMES), **options)
+    return SegmentationSplit(*encoded, meaning or MaskEncoding(NAMES), **options)
 
 
-def some_pairs(sizes: Sequence[tuple[int, int]], meaning: Meaning | None = None, **options: int) -> Pairs:
+def some_pairs(
+    sizes: Sequence[tuple[int, int]], meaning: MaskEncoding | None = None, **options: int
+) -> SegmentationSplit:
     """Return random pairs of these (height, width)."""
     images = [np.random.default_rng(i).integers(0, 256, (*size, 3)) for i, size in enumerate(sizes)]
     return make_pairs(images, [random_values(i, *size, below=3) for i, size in enumerate(sizes)], meaning, **options)
@@ -141,25 +143,25 @@ def test_what_is_no_mask_is_refused_in_one_line_that_begins_with_its_file(case: 
 
 
 def test_values_are_classes_and_255_is_ignored() -> None:
-    found = Meaning(NAMES)(torch.tensor([[0, 1, 2, 255]], dtype=torch.int32), "a")
+    found = MaskEncoding(NAMES)(torch.tensor([[0, 1, 2, 255]], dtype=torch.int32), "a")
     assert found.tolist() == [[0, 1, 2, 255]]
     assert found.dtype == torch.uint8
-    assert Meaning(NAMES).kept == NAMES
+    assert MaskEncoding(NAMES).kept == NAMES
 
 
 def test_classes_behind_an_ignored_one_move_up() -> None:
-    meaning = Meaning(NAMES, ignored=0)
+    meaning = MaskEncoding(NAMES, ignored=0)
     assert meaning.kept == ("car", "tree")
     assert meaning(torch.tensor([[0, 1, 2]]), "a").tolist() == [[IGNORED, 0, 1]]
 
 
 def test_255_is_a_mistake_where_another_value_is_ignored() -> None:
     with pytest.raises(DataError, match="a: value 255 in 1 pixels; expected 0 to 2 for 3 classes, or 7 for"):
-        Meaning(NAMES, ignored=7)(torch.tensor([[0, 255, 7]]), "a")
+        MaskEncoding(NAMES, ignored=7)(torch.tensor([[0, 255, 7]]), "a")
 
 
 def test_the_foreground_is_1_and_all_else_that_counts_is_0() -> None:
-    meaning = Meaning((*NAMES, "void"), ignored=3, foreground="car")
+    meaning = MaskEncoding((*NAMES, "void"), ignored=3, foreground="car")
     assert meaning.kept == ("car",)
     assert meaning(torch.tensor([[0, 1, 2, 3]]), "a").tolist() == [[0, 1, 0, IGNORED]]
 
@@ -190,7 +192,7 @@ def test_each_pixel_gets_the_class_of_its_name(data: st.DataObject) -> None:
     pixel = st.sampled_from(sorted({*range(count), ignored}))
     height, width = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
     values = torch.tensor([[data.draw(pixel) for _ in range(width)] for _ in range(height)], dtype=torch.int32)
-    meaning = Meaning(names, ignored, foreground)
+    meaning = MaskEncoding(names, ignored, foreground)
     found = meaning(values, "a")
     assert found.dtype == torch.uint8
     assert found.tolist() == meaning_by_loops(values, names, ignored, foreground)
@@ -202,7 +204,7 @@ def test_a_value_beyond_the_classes_is_refused_with_its_file_and_its_pixels(valu
     values = torch.zeros(4, 4, dtype=torch.int32)
     values.view(-1)[:count] = value
     with pytest.raises(DataError) as caught:
-        Meaning(NAMES)(values, "b/7.png")
+        MaskEncoding(NAMES)(values, "b/7.png")
     assert str(caught.value).startswith(f"b/7.png: value {value} in {count} pixels; expected 0 to 2 for 3 classes")
     assert "or 255 for what does not count" in str(caught.value)
     assert "classes.txt" in str(caught.value)
@@ -210,34 +212,34 @@ def test_a_value_beyond_the_classes_is_refused_with_its_file_and_its_pixels(valu
 
 def test_an_unknown_foreground_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(InvalidValueError, match=r"unknown foreground class 'cars'; .*Did you mean 'car'\?"):
-        Meaning(NAMES, foreground="cars")
+        MaskEncoding(NAMES, foreground="cars")
 
 
 def test_what_is_ignored_is_no_foreground() -> None:
     with pytest.raises(InvalidValueError, match="unknown foreground class 'car'; expected one of 'road', 'tree'"):
-        Meaning(NAMES, ignored=1, foreground="car")
+        MaskEncoding(NAMES, ignored=1, foreground="car")
 
 
 @pytest.mark.parametrize(("names", "ignored"), [(("road",), 255), (("road", "void"), 1), (("void", "road"), 0)])
 def test_one_class_alone_is_refused(names: tuple[str, ...], ignored: int) -> None:
     with pytest.raises(DataError, match="there is one class, road; expected at least two"):
-        Meaning(names, ignored)
+        MaskEncoding(names, ignored)
 
 
 def test_one_class_beside_the_background_can_be_the_foreground() -> None:
-    meaning = Meaning(("back", "void", "car"), ignored=1, foreground="car")
+    meaning = MaskEncoding(("back", "void", "car"), ignored=1, foreground="car")
     assert meaning(torch.tensor([[0, 1, 2]]), "a").tolist() == [[0, 255, 1]]
 
 
 def test_no_more_than_255_classes_fit_a_byte() -> None:
     names = tuple(map(str, range(256)))
-    assert Meaning(names[:255])(torch.tensor([[254, 255]]), "a").tolist() == [[254, 255]]
+    assert MaskEncoding(names[:255])(torch.tensor([[254, 255]]), "a").tolist() == [[254, 255]]
     with pytest.raises(DataError, match="there are 256 classes; expected at most 255"):
-        Meaning(names)
+        MaskEncoding(names)
 
 
 def test_a_meaning_can_be_sent_to_workers() -> None:
-    meaning = Meaning(NAMES, ignored=0, foreground="tree")
+    meaning = MaskEncoding(NAMES, ignored=0, foreground="tree")
     again = pickle.loads(pickle.dumps(meaning))
     assert again == meaning
     assert again(torch.tensor([[0, 1, 2]]), "a").tolist() == [[255, 0, 1]]
@@ -259,43 +261,43 @@ def test_a_meaning_can_be_sent_to_workers() -> None:
 def test_there_is_one_class_more_than_the_highest_value_that_counts(
     masks: list[list[list[int]]], ignored: int, expected: int
 ) -> None:
-    meaning = meaning_of([rows("masks", [grey(mask) for mask in masks])], (), ignored)
+    meaning = infer_mask_encoding([rows("masks", [grey(mask) for mask in masks])], (), ignored)
     assert meaning.classes == tuple(map(str, range(expected)))
 
 
 @pytest.mark.parametrize("values", [[[0, 0]], [[255, 255]]])
 def test_one_value_alone_is_refused(values: list[list[int]]) -> None:
     with pytest.raises(DataError, match="there is one class, 0; expected at least two"):
-        meaning_of([rows("masks", [grey(values)])], (), 255)
+        infer_mask_encoding([rows("masks", [grey(values)])], (), 255)
 
 
 def test_splits_are_looked_at_together() -> None:
     splits = [rows("train", [grey([[0, 1]])]), rows("val", [grey([[0, 3]])])]
-    assert len(meaning_of(splits, ()).classes) == 4
+    assert len(infer_mask_encoding(splits, ()).classes) == 4
 
 
 def test_a_highest_value_of_255_asks_for_ignore_index() -> None:
     with pytest.raises(DataError, match=r"masks, row 0 .*values up to 255; .*set ignore_index to it") as caught:
-        meaning_of([rows("masks", [grey([[0, 1]]), grey([[255, 2]])])], (), 11)
+        infer_mask_encoding([rows("masks", [grey([[0, 1]]), grey([[255, 2]])])], (), 11)
     assert "\n" not in str(caught.value)
 
 
 def test_256_masks_at_equal_distances_tell_the_number_of_classes() -> None:
     low, high = grey([[1]]), grey([[9]])
-    looked_at = spread(600, 256)
+    looked_at = evenly_spaced(600, 256)
     between = next(index for index in range(600) if index not in looked_at)
     masks = [low] * 600
     masks[between] = high
-    assert len(meaning_of([rows("masks", masks)], (), 255).classes) == 2
+    assert len(infer_mask_encoding([rows("masks", masks)], (), 255).classes) == 2
     for index in (0, 599, looked_at[100]):
         masks = [low] * 600
         masks[index] = high
-        assert len(meaning_of([rows("masks", masks)], (), 255).classes) == 10
+        assert len(infer_mask_encoding([rows("masks", masks)], (), 255).classes) == 10
 
 
 @given(st.integers(1, 3000), st.integers(2, 600))
 def test_indices_are_spread_over_all_at_equal_distances(count: int, most: int) -> None:
-    found = spread(count, most)
+    found = evenly_spaced(count, most)
     assert found == sorted(set(found))
     assert (found[0], found[-1], len(found)) == (0, count - 1, min(count, most))
     gaps = [b - a for a, b in itertools.pairwise(found)]
@@ -307,7 +309,7 @@ def test_indices_are_spread_over_all_at_equal_distances(count: int, most: int) -
 
 def test_a_pair_is_the_pixels_of_its_image_and_the_classes_of_its_mask() -> None:
     image, mask = np.random.default_rng(0).integers(0, 256, (4, 6, 3)), random_values(0, 4, 6, below=3)
-    pairs = make_pairs([image], [mask], Meaning(NAMES, ignored=0))
+    pairs = make_pairs([image], [mask], MaskEncoding(NAMES, ignored=0))
     pixels, classes = pairs[0]
     assert (pixels.dtype, classes.dtype) == (torch.uint8, torch.uint8)
     np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), image)
@@ -322,7 +324,7 @@ def test_a_crop_is_a_square_of_its_side() -> None:
 
 
 def test_pairs_that_are_held_are_those_that_are_streamed() -> None:
-    pairs = some_pairs([(8, 6), (5, 9), (7, 7)], Meaning(NAMES, ignored=1), side=4)
+    pairs = some_pairs([(8, 6), (5, 9), (7, 7)], MaskEncoding(NAMES, ignored=1), side=4)
     streamed = [pairs[index] for index in range(3)]
     assert not pairs.held
     pairs.hold()
@@ -412,14 +414,14 @@ def test_the_shorter_side_is_scaled_and_the_shape_is_kept(
 # --- Two splits ------------------------------------------------------------------------------------------------------
 
 
-def of(train: Pairs, validation: Pairs | None = None) -> PairDataset:
-    return PairDataset("", train, validation or train)
+def of(train: SegmentationSplit, validation: SegmentationSplit | None = None) -> SegmentationDataset:
+    return SegmentationDataset("", train, validation or train)
 
 
 def test_a_data_set_knows_its_classes_channels_and_the_size_of_what_is_measured() -> None:
-    dataset = of(some_pairs([(4, 6)], Meaning(NAMES, ignored=0)), some_pairs([(5, 9), (4, 4)]))
+    dataset = of(some_pairs([(4, 6)], MaskEncoding(NAMES, ignored=0)), some_pairs([(5, 9), (4, 4)]))
     assert (dataset.classes, dataset.channels, dataset.size) == (("car", "tree"), 3, (5, 9))
-    assert of(some_pairs([(4, 6)], Meaning(NAMES, foreground="car"))).classes == ("car",)
+    assert of(some_pairs([(4, 6)], MaskEncoding(NAMES, foreground="car"))).classes == ("car",)
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -441,7 +443,7 @@ def test_a_channel_without_any_spread_is_not_divided_by_zero() -> None:
 
 
 def test_512_images_at_equal_distances_and_all_masks_are_looked_at() -> None:
-    looked_at = set(spread(700, 512))
+    looked_at = set(evenly_spaced(700, 512))
     images = [np.full((1, 1, 3), 200 if index in looked_at else 0) for index in range(700)]
     masks = [np.full((1, 1), 1 if index in looked_at else 2) for index in range(700)]
     dataset = of(make_pairs(images, masks))
@@ -472,7 +474,7 @@ def test_frequencies_are_counted_in_the_images_in_which_a_class_occurs(data: st.
         height, width = data.draw(side), data.draw(side)
         masks.append(np.array([[data.draw(pixel) for _ in range(width)] for _ in range(height)]))
     pairs = make_pairs(
-        [np.zeros((*mask.shape, 3)) for mask in masks], masks, Meaning((*NAMES, "sky"), foreground=foreground)
+        [np.zeros((*mask.shape, 3)) for mask in masks], masks, MaskEncoding((*NAMES, "sky"), foreground=foreground)
     )
     decoded = [pairs[index][1] for index in range(len(masks))]
     expected = frequencies_by_loops(decoded, 2 if foreground else 4)

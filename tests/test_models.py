@@ -14,7 +14,7 @@ import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.models import CifarResNet, model_names
 from gatewise.models.families import FAMILIES
-from gatewise.models.form import Form
+from gatewise.models.form import ResNetConfig
 
 
 def size(model: nn.Module) -> int:
@@ -211,15 +211,17 @@ def test_a_wider_network_is_as_large_as_the_plain_one_with_its_gater(name: str, 
     assert abs(found / with_gater - 1) < 0.011
 
 
-def every_wider(form: Form, up_to: float) -> dict[tuple[int, ...], int]:
-    """Return widths -> parameters for many factors of a fine grid, independent of how `Form.wider` searches."""
+def every_wider(form: ResNetConfig, up_to: float) -> dict[tuple[int, ...], int]:
+    """Return widths -> parameters for many factors of a fine grid, independent of how `ResNetConfig.wider` searches."""
     unit = 4 if form.bottleneck else 1
     stem = form.widths[0] if form.stem is None else form.stem
     counts = {}
     for step in range(1, int(up_to * 1024)):
         widths = [unit * max(1, math.floor(step / 1024 * width / unit + 0.5)) for width in (stem, *form.widths)]
         if tuple(widths) not in counts:
-            built = Form(blocks=form.blocks, widths=tuple(widths[1:]), stem=widths[0], bottleneck=form.bottleneck)
+            built = ResNetConfig(
+                blocks=form.blocks, widths=tuple(widths[1:]), stem=widths[0], bottleneck=form.bottleneck
+            )
             counts[tuple(widths)] = built.parameter_count()
     return counts
 

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from gatewise.data import IGNORED, Augmentation, PairBatches, Pairs, load_pairs, make_batches
-from gatewise.data.masks import Meaning
+from gatewise.data import IGNORED, Augmentation, SegmentationBatches, SegmentationSplit, load_pairs, make_batches
+from gatewise.data.masks import MaskEncoding
 from gatewise.data.pair_batches import SCALES, cropped
 from gatewise.data.tables import EncodedRows
 from gatewise.errors import DataError, InvalidValueError
@@ -39,14 +39,16 @@ def content(values: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def pairs_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], times: int = 1, **options: int) -> Pairs:
+def pairs_of(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], times: int = 1, **options: int
+) -> SegmentationSplit:
     """Return pairs of images (H, W, 3) and masks (H, W), whose classes are their values, all `times` over."""
     parts = [("images", [content(image) for image in images])], [("masks", [content(mask) for mask in masks])]
     encoded = [EncodedRows([(name, rows * times)], [0] * len(rows) * times, None) for ((name, rows),) in parts]
-    return Pairs(encoded[0], encoded[1], Meaning(tuple(map(str, range(240)))), **options)
+    return SegmentationSplit(encoded[0], encoded[1], MaskEncoding(tuple(map(str, range(240)))), **options)
 
 
-def telling(sizes: Sequence[tuple[int, int]], block: int = 1, **options: int) -> Pairs:
+def telling(sizes: Sequence[tuple[int, int]], block: int = 1, **options: int) -> SegmentationSplit:
     """Return pairs whose red tells each pixel's class and whose green its image; classes 0 to 4 in random blocks."""
     images, masks = [], []
     for number, (height, width) in enumerate(sizes):
@@ -58,7 +60,7 @@ def telling(sizes: Sequence[tuple[int, int]], block: int = 1, **options: int) ->
 
 
 def epoch(
-    batches: PairBatches, augmentation: Augmentation, number: int = 1, seed: int = 3, start: int = 0
+    batches: SegmentationBatches, augmentation: Augmentation, number: int = 1, seed: int = 3, start: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
     return list(batches.training(number, seed=seed, augmentation=augmentation, start=start))
 
@@ -84,10 +86,10 @@ MIXED = [(10, 12), (7, 9), (16, 6), (12, 12), (6, 20), (10, 12), (9, 9)]
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
 def test_batches_depend_on_seed_and_epoch_and_on_nothing_else(augmentation: Augmentation) -> None:
-    first = epoch(PairBatches(telling(SAME, crop=8), 4, ZERO, ONE), augmentation)
+    first = epoch(SegmentationBatches(telling(SAME, crop=8), 4, ZERO, ONE), augmentation)
     torch.manual_seed(9)
     np.random.seed(9)
-    batches = PairBatches(telling(SAME, crop=8), 4, ZERO, ONE)
+    batches = SegmentationBatches(telling(SAME, crop=8), 4, ZERO, ONE)
     epoch(batches, augmentation, number=0)
     assert equal(epoch(batches, augmentation), first)
     assert not equal(epoch(batches, augmentation, number=2), first)
@@ -95,7 +97,7 @@ def test_batches_depend_on_seed_and_epoch_and_on_nothing_else(augmentation: Augm
 
 
 def test_an_epoch_shows_every_pair_once_but_the_rest_that_fills_no_batch() -> None:
-    batches = PairBatches(telling(SAME), 4, ZERO, ONE)
+    batches = SegmentationBatches(telling(SAME), 4, ZERO, ONE)
     shown = order(epoch(batches, Augmentation()))
     assert [len(batch) for batch in shown] == [4, 4, 4]
     assert batches.steps == 3
@@ -107,7 +109,7 @@ def test_an_epoch_shows_every_pair_once_but_the_rest_that_fills_no_batch() -> No
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
 @pytest.mark.parametrize("start", [0, 1, 3])
 def test_an_epoch_can_begin_at_any_batch(augmentation: Augmentation, start: int) -> None:
-    batches = PairBatches(telling(SAME, crop=8), 4, ZERO, ONE)
+    batches = SegmentationBatches(telling(SAME, crop=8), 4, ZERO, ONE)
     assert equal(epoch(batches, augmentation, start=start), epoch(batches, augmentation)[start:])
 
 
@@ -115,13 +117,13 @@ def test_an_epoch_can_begin_at_any_batch(augmentation: Augmentation, start: int)
 def test_pairs_that_are_held_make_the_batches_of_those_that_are_streamed(augmentation: Augmentation) -> None:
     held, streamed = telling(SAME, crop=8, side=9), telling(SAME, crop=8, side=9)
     held.hold()
-    first, second = (PairBatches(pairs, 4, MEAN, STD) for pairs in (held, streamed))
+    first, second = (SegmentationBatches(pairs, 4, MEAN, STD) for pairs in (held, streamed))
     assert equal(epoch(first, augmentation), epoch(second, augmentation))
     assert equal(list(first.evaluation()), list(second.evaluation()))
 
 
 def test_the_number_of_workers_changes_nothing() -> None:
-    alone, two = (PairBatches(telling(MIXED, crop=8), 3, MEAN, STD, workers=workers) for workers in (0, 2))
+    alone, two = (SegmentationBatches(telling(MIXED, crop=8), 3, MEAN, STD, workers=workers) for workers in (0, 2))
     assert two.workers == 2
     assert equal(epoch(alone, KINDS[3]), epoch(two, KINDS[3]))
     assert equal(list(alone.evaluation()), list(two.evaluation()))
@@ -129,8 +131,8 @@ def test_the_number_of_workers_changes_nothing() -> None:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> None:
-    shares = [PairBatches(telling(SAME), 6, MEAN, STD, share=(rank, processes)) for rank in range(processes)]
-    whole = epoch(PairBatches(telling(SAME), 6, MEAN, STD), Augmentation(flip=True))
+    shares = [SegmentationBatches(telling(SAME), 6, MEAN, STD, share=(rank, processes)) for rank in range(processes)]
+    whole = epoch(SegmentationBatches(telling(SAME), 6, MEAN, STD), Augmentation(flip=True))
     parts = [epoch(share, Augmentation(flip=True)) for share in shares]
     assert len(whole) == 2
     for step, batch in enumerate(whole):
@@ -142,13 +144,13 @@ def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> N
 @pytest.mark.parametrize("processes", [2, 3])
 def test_shares_hold_the_same_images_whatever_is_cropped_and_crop_them_otherwise(processes: int) -> None:
     crop = Augmentation(crop=True)
-    whole = order(epoch(PairBatches(telling(SAME, crop=8), 6, ZERO, ONE), crop))
+    whole = order(epoch(SegmentationBatches(telling(SAME, crop=8), 6, ZERO, ONE), crop))
     same = pairs_of([np.arange(192).reshape(8, 8, 3)], [np.zeros((8, 8))], 12, crop=3)
     shown = []
     for rank in range(processes):
-        share = PairBatches(telling(SAME, crop=8), 6, ZERO, ONE, share=(rank, processes))
+        share = SegmentationBatches(telling(SAME, crop=8), 6, ZERO, ONE, share=(rank, processes))
         assert order(epoch(share, crop)) == [batch[rank::processes] for batch in whole]
-        shown.append(epoch(PairBatches(same, 6, ZERO, ONE, share=(rank, processes)), crop))
+        shown.append(epoch(SegmentationBatches(same, 6, ZERO, ONE, share=(rank, processes)), crop))
     assert not equal(*shown[:2])
 
 
@@ -157,7 +159,7 @@ def test_make_batches_serves_pairs() -> None:
     held.hold()
     for pairs in (streamed, held):
         batches = make_batches(pairs, 4, ZERO, ONE, augmentation=KINDS[3], workers=2)
-        assert type(batches) is PairBatches
+        assert type(batches) is SegmentationBatches
         assert batches.workers == 2
 
 
@@ -175,7 +177,7 @@ def test_an_evaluation_batch_holds_so_many_maps_at_most(monkeypatch: pytest.Monk
 def test_evaluation_shows_all_pairs_whole_in_their_order_neighbours_of_one_size_together() -> None:
     sizes = [(6, 8)] * 5 + [(8, 6)] * 2 + [(6, 8)] + [(4, 4)] * 3
     pairs = telling(sizes, crop=3)
-    shown = list(PairBatches(pairs, 3, ZERO, ONE).evaluation())
+    shown = list(SegmentationBatches(pairs, 3, ZERO, ONE).evaluation())
     assert [tuple(masks.shape) for _, masks in shown] == [(3, 6, 8), (2, 6, 8), (2, 8, 6), (1, 6, 8), (3, 4, 4)]
     assert list(itertools.chain(*order(shown))) == list(range(11))
     for index, (image, mask) in enumerate((i, m) for batch in shown for i, m in zip(*batch, strict=True)):
@@ -185,7 +187,7 @@ def test_evaluation_shows_all_pairs_whole_in_their_order_neighbours_of_one_size_
 
 def test_evaluation_keeps_the_pixels_that_do_not_count() -> None:
     pairs = pairs_of([np.zeros((2, 2, 3))], [np.array([[0, 255], [1, 255]])])
-    ((_, masks),) = PairBatches(pairs, 4, ZERO, ONE).evaluation()
+    ((_, masks),) = SegmentationBatches(pairs, 4, ZERO, ONE).evaluation()
     assert masks.tolist() == [[[0, IGNORED], [1, IGNORED]]]
 
 
@@ -193,8 +195,8 @@ def test_evaluation_keeps_the_pixels_that_do_not_count() -> None:
 def test_images_are_normalised_floats_in_channels_last_layout_and_masks_are_integers(
     augmentation: Augmentation,
 ) -> None:
-    batches = PairBatches(telling(SAME, crop=8), 4, MEAN, STD)
-    plain = PairBatches(telling(SAME, crop=8), 4, ZERO, ONE)
+    batches = SegmentationBatches(telling(SAME, crop=8), 4, MEAN, STD)
+    plain = SegmentationBatches(telling(SAME, crop=8), 4, ZERO, ONE)
     for own, raw in (
         (epoch(batches, augmentation), epoch(plain, augmentation)),
         (batches.evaluation(), plain.evaluation()),
@@ -254,7 +256,7 @@ def test_a_crop_may_lie_anywhere(own: int, wanted: int, down: float, right: floa
 
 @pytest.mark.parametrize("augmentation", KINDS[:3], ids=str)
 def test_image_and_mask_move_together_exactly(augmentation: Augmentation) -> None:
-    batches = PairBatches(telling(MIXED if augmentation.crop else SAME, crop=8), 4, ZERO, ONE)
+    batches = SegmentationBatches(telling(MIXED if augmentation.crop else SAME, crop=8), 4, ZERO, ONE)
     for number in range(4):
         for images, masks in epoch(batches, augmentation, number):
             inside = masks != IGNORED
@@ -264,7 +266,7 @@ def test_image_and_mask_move_together_exactly(augmentation: Augmentation) -> Non
 
 
 def test_image_and_mask_are_scaled_together() -> None:
-    batches = PairBatches(telling([(60, 80)] * 12, block=15, crop=48), 4, ZERO, ONE)
+    batches = SegmentationBatches(telling([(60, 80)] * 12, block=15, crop=48), 4, ZERO, ONE)
     agreeing = []
     for images, masks in epoch(batches, Augmentation(scale=True, crop=True, flip=True)):
         inside = masks != IGNORED
@@ -277,10 +279,10 @@ def test_image_and_mask_are_scaled_together() -> None:
     assert min(agreeing) > 0.8
 
 
-def ramps(count: int) -> PairBatches:
+def ramps(count: int) -> SegmentationBatches:
     """Return batches of one pair `count` times, whose red, and class, is the column, and whose green is the row."""
     rows, columns = np.mgrid[0:80, 0:240]
-    return PairBatches(pairs_of([np.stack([columns, rows, rows], 2)], [columns], count, crop=32), 40, ZERO, ONE)
+    return SegmentationBatches(pairs_of([np.stack([columns, rows, rows], 2)], [columns], count, crop=32), 40, ZERO, ONE)
 
 
 def test_scales_are_as_often_below_as_above_1_and_lie_between_a_half_and_2() -> None:
@@ -311,17 +313,17 @@ def test_without_scale_a_crop_has_the_size_of_the_pixels_of_its_image() -> None:
 def test_half_of_the_pairs_are_mirrored_and_the_others_are_left() -> None:
     image = np.arange(9).reshape(3, 3)
     pairs = pairs_of([np.stack([image] * 3, 2)], [image], 600)
-    ((images, masks),) = epoch(PairBatches(pairs, 600, ZERO, ONE), Augmentation(flip=True))
+    ((images, masks),) = epoch(SegmentationBatches(pairs, 600, ZERO, ONE), Augmentation(flip=True))
     plain = torch.from_numpy(image)
-    mirrored = (masks == plain.flip(1)).flatten(1).all(1)
-    assert (mirrored | (masks == plain).flatten(1).all(1)).all()
-    assert abs(float(mirrored.double().mean()) - 0.5) < 5 * 0.5 / 600**0.5
+    flips = (masks == plain.flip(1)).flatten(1).all(1)
+    assert (flips | (masks == plain).flatten(1).all(1)).all()
+    assert abs(float(flips.double().mean()) - 0.5) < 5 * 0.5 / 600**0.5
     assert torch.equal(images[:, 0], masks.float())
 
 
 def test_without_augmentation_pairs_stay_as_they_are() -> None:
     pairs = telling(SAME, crop=4)
-    for images, masks in epoch(PairBatches(pairs, 4, ZERO, ONE), Augmentation()):
+    for images, masks in epoch(SegmentationBatches(pairs, 4, ZERO, ONE), Augmentation()):
         for image, mask in zip(images, masks, strict=True):
             number = int(image[1, 0, 0])
             assert torch.equal(image, pairs[number][0].float())
@@ -330,7 +332,7 @@ def test_without_augmentation_pairs_stay_as_they_are() -> None:
 
 def test_padding_is_the_mean_colour_and_does_not_count() -> None:
     pairs = telling([(4, 5)] * 4, crop=9)
-    ((images, masks),) = epoch(PairBatches(pairs, 4, MEAN, STD), Augmentation(crop=True))
+    ((images, masks),) = epoch(SegmentationBatches(pairs, 4, MEAN, STD), Augmentation(crop=True))
     assert images.shape == (4, 3, 9, 9)
     outside = masks == IGNORED
     assert (outside.flatten(1).sum(1) == 81 - 20).all()
@@ -340,13 +342,13 @@ def test_padding_is_the_mean_colour_and_does_not_count() -> None:
 
 def test_padding_is_as_near_to_a_mean_between_two_values_as_a_byte_can_be() -> None:
     mean = torch.tensor([100.4, 99.6, 0.0])
-    ((images, masks),) = epoch(PairBatches(telling([(4, 5)], crop=9), 1, mean, ONE), Augmentation(crop=True))
+    ((images, masks),) = epoch(SegmentationBatches(telling([(4, 5)], crop=9), 1, mean, ONE), Augmentation(crop=True))
     padding = images.movedim(1, -1)[masks == IGNORED]
     assert_close(padding, torch.tensor([-0.4, 0.4, 0.0]).expand_as(padding), atol=1e-4, rtol=0)
 
 
 def test_a_crop_without_a_size_has_that_of_the_first_image() -> None:
-    for images, masks in epoch(PairBatches(telling(MIXED), 3, ZERO, ONE), Augmentation(crop=True)):
+    for images, masks in epoch(SegmentationBatches(telling(MIXED), 3, ZERO, ONE), Augmentation(crop=True)):
         assert images.shape == (3, 3, 10, 12)
         assert masks.shape == (3, 10, 12)
 
@@ -356,7 +358,7 @@ def test_a_crop_without_a_size_has_that_of_the_first_image() -> None:
 
 def test_different_sizes_are_refused_without_crop_with_both_files() -> None:
     with pytest.raises(DataError) as caught:
-        epoch(PairBatches(telling([(10, 12), (10, 12), (12, 10)]), 3, ZERO, ONE), Augmentation(flip=True))
+        epoch(SegmentationBatches(telling([(10, 12), (10, 12), (12, 10)]), 3, ZERO, ONE), Augmentation(flip=True))
     assert str(caught.value) == (
         "images, row 2: the image is 10x12, but images, row 0 is 12x10; add crop to augmentation."
     )
@@ -364,7 +366,7 @@ def test_different_sizes_are_refused_without_crop_with_both_files() -> None:
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="batch_size must be at least 1, got 0"):
-        PairBatches(telling(SAME), 0, ZERO, ONE)
+        SegmentationBatches(telling(SAME), 0, ZERO, ONE)
 
 
 def write_pairs(root: Path) -> Path:
@@ -406,7 +408,7 @@ def test_a_broken_pair_is_one_line_with_its_file_when_its_turn_comes(tmp_path: P
     pairs = load_pairs(write_pairs(tmp_path), loading="stream", class_names="a,b,c").train
     broken = tmp_path / "train" / part / "3.png"
     break_it(broken)
-    batches = PairBatches(pairs, 2, ZERO, ONE, workers=workers)
+    batches = SegmentationBatches(pairs, 2, ZERO, ONE, workers=workers)
     for read in (lambda: epoch(batches, Augmentation(crop=True)), lambda: list(batches.evaluation())):
         with pytest.raises(DataError) as caught:
             read()

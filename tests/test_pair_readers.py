@@ -14,7 +14,15 @@ import torch
 import torchvision
 from PIL import Image
 
-from gatewise.data import DataSource, PairDataset, Pairs, load, load_dataset, load_pairs, pair_readers
+from gatewise.data import (
+    DataSource,
+    SegmentationDataset,
+    SegmentationSplit,
+    load,
+    load_dataset,
+    load_pairs,
+    pair_readers,
+)
 from gatewise.data.folders import EncodedFiles
 from gatewise.data.pair_readers import VOC, VOC_CLASSES
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
@@ -42,7 +50,7 @@ def content(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def numbers(pairs: Pairs) -> list[int]:
+def numbers(pairs: SegmentationSplit) -> list[int]:
     """Return the numbers of the images, after making sure that each has its own mask."""
     found = []
     for index in range(len(pairs)):
@@ -337,7 +345,7 @@ def write_voc(root: Path, year: int = 2012) -> Path:
     return root
 
 
-def check_voc(dataset: PairDataset) -> None:
+def check_voc(dataset: SegmentationDataset) -> None:
     assert dataset.classes == tuple(VOC_CLASSES.split(","))
     for pairs, chosen in ((dataset.train, (4, 0, 2)), (dataset.validation, (5, 1))):
         assert len(pairs) == len(chosen)
@@ -640,19 +648,19 @@ def test_10000_pairs_whose_classes_are_named_open_by_reading_one_for_its_size(
 
 
 @pytest.fixture(scope="module")
-def camvid() -> PairDataset:
+def camvid() -> SegmentationDataset:
     if not CAMVID.exists():
         pytest.skip(f"{CAMVID} is not here")
     return load_pairs(CAMVID, loading="stream", ignore_index=11, class_names=CAMVID_CLASSES)
 
 
-def test_camvid_has_its_published_splits_and_11_classes(camvid: PairDataset) -> None:
+def test_camvid_has_its_published_splits_and_11_classes(camvid: SegmentationDataset) -> None:
     assert (len(camvid.train), len(camvid.validation)) == (367, 101)
     assert camvid.train.shape == camvid.validation.shape == (3, 360, 480)
     assert camvid.classes == tuple(CAMVID_CLASSES.split(",")[:11])
 
 
-def test_camvid_is_read_as_pillow_decodes_it(camvid: PairDataset) -> None:
+def test_camvid_is_read_as_pillow_decodes_it(camvid: SegmentationDataset) -> None:
     table = pq.read_table(CAMVID / "val.parquet")
     for row in range(0, 101, 25):
         image, mask = (Image.open(io.BytesIO(table[name][row].as_py()["bytes"])) for name in ("image", "mask"))
@@ -662,7 +670,7 @@ def test_camvid_is_read_as_pillow_decodes_it(camvid: PairDataset) -> None:
         assert torch.equal(classes, torch.from_numpy(np.where(values == 11, 255, values).astype(np.uint8)))
 
 
-def test_without_names_the_classes_of_camvid_are_numbers_below_the_ignored(camvid: PairDataset) -> None:
+def test_without_names_the_classes_of_camvid_are_numbers_below_the_ignored(camvid: SegmentationDataset) -> None:
     assert load_pairs(CAMVID, loading="stream", ignore_index=11).classes == tuple(map(str, range(11)))
 
 

@@ -213,7 +213,7 @@ def most_active(x: Tensor, place: Place) -> int:
 
 
 @torch.no_grad()
-def readers(model: nn.Module, place: Place, index: int, x: Tensor) -> list[str]:
+def consumers(model: nn.Module, place: Place, index: int, x: Tensor) -> list[str]:
     """Return the layers whose input changes in this channel alone, to exact zeros, if it is closed."""
     inputs: dict[str, list[Tensor]] = {path: [] for path in layers_with_weights(model)}
     closed = close(place, index)
@@ -247,17 +247,17 @@ def check_inner(model: nn.Module, place: Place, x: Tensor) -> None:
     index = most_active(maps[0], place)
     candidates = {p: m for p, m in layers_with_weights(model).items() if m.weight.shape[0] == place.channels}
     behind = filters_behind(maps[0].select(place.channel_axis, index).sum(), candidates)
-    makers = {path: candidates[path] for path, filters in behind.items() if filters == {index}}
-    assert makers, f"{place.layer}: no layer makes channel {index} with one filter"
+    producers = {path: candidates[path] for path, filters in behind.items() if filters == {index}}
+    assert producers, f"{place.layer}: no layer makes channel {index} with one filter"
 
     direction = torch.linspace(-1, 1, output.numel()).view_as(output)
-    assert all(index in filters for filters in filters_behind((output * direction).sum(), makers).values())
+    assert all(index in filters for filters in filters_behind((output * direction).sum(), producers).values())
     with changed(model, place, close(place, index)):
         output = model(x)
-    for path, filters in filters_behind((output * direction).sum(), makers).items():
+    for path, filters in filters_behind((output * direction).sum(), producers).items():
         assert index not in filters, f"filter {index} of {path} is read elsewhere too"
         assert filters  # the others still count
-    assert len(readers(model, place, index, x)) == 1
+    assert len(consumers(model, place, index, x)) == 1
 
 
 @pytest.mark.parametrize(
@@ -275,14 +275,14 @@ def test_so_it_is_where_the_channels_are_the_last_axis() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "maker", "reader"),
+    ("name", "place", "producer", "reader"),
     [
         ("efficientnet_b0", "blocks.1.0.bn2.act", "blocks.1.0.conv_pw", "blocks.1.0.conv_pwl"),
         ("regnety_004", "s1.b1.conv2.bn.act", "s1.b1.conv2.conv", "s1.b1.conv3.conv"),
     ],
 )
 def test_before_squeeze_and_excitation_a_closed_filter_is_closed_for_it_too(
-    name: str, place: str, maker: str, reader: str
+    name: str, place: str, producer: str, reader: str
 ) -> None:
     model = network(name)
     (chosen,) = [p for p in places(name, "inner").found if p.layer == place]
@@ -293,8 +293,8 @@ def test_before_squeeze_and_excitation_a_closed_filter_is_closed_for_it_too(
         output = model(IMAGE)
     handle.remove()
     direction = torch.linspace(-1, 1, output.numel()).view_as(output)
-    filters = filters_behind((output * direction).sum(), {maker: model.get_submodule(maker)})
-    assert index not in filters[maker]
+    filters = filters_behind((output * direction).sum(), {producer: model.get_submodule(producer)})
+    assert index not in filters[producer]
     assert not read[0][:, index].any()
     assert read[0].any()
 

@@ -72,7 +72,7 @@ def test_metrics_are_those_of_the_kept_weights_over_each_validation_image_once(t
     mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
     batches = make_batches(data.validation, recipe.batch_size, mean, std, augmentation=Augmentation())
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = evaluate(model, batches.evaluation(), make_task(recipe, data).tally(torch.device("cpu")))
+    found = evaluate(model, batches.evaluation(), make_task(recipe, data).new_results(torch.device("cpu")))
     assert found.images == len(data.validation)
     assert {name: metrics[name] for name in found.results} == found.results
     assert equal(read_tensors(out / "predictions.safetensors"), found.record)
@@ -135,10 +135,10 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(trained: Path) -> None:
 
 def test_processes_that_see_different_folders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
-    processes.refuse_difference("state of out", "step_000000002")
-    monkeypatch.setattr(processes, "gathered", lambda value: [value, ""])
+    processes.check_same_everywhere("state of out", "step_000000002")
+    monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, ""])
     with pytest.raises(DataError, match=r"the same state of out: 'step_000000002' in 0, '' in 1\. Choose an --out"):
-        processes.refuse_difference("state of out", "step_000000002")
+        processes.check_same_everywhere("state of out", "step_000000002")
 
 
 def test_a_signal_that_the_launcher_passes_on_is_the_same_wish(monkeypatch: pytest.MonkeyPatch) -> None:

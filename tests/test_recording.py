@@ -49,8 +49,8 @@ def test_every_gate_of_the_registry_is_recorded_as_its_formula_says(name: str, o
         for channel in range(gate.channels):
             before, after = x[image, channel], y[image, channel]
             factor = (before * after).sum() / before.square().sum()
-            value = (after - before).mean() / size if gate.adds else factor
-            unit = size if gate.adds else before.square().mean().sqrt()
+            value = (after - before).mean() / size if gate.is_additive else factor
+            unit = size if gate.is_additive else before.square().mean().sqrt()
             change = (after - before).square().mean().sqrt() / unit
             assert_close(seen.changes[image, channel], change.float(), rtol=1e-3, atol=1e-4)
             assert_close(seen.values[image, channel], value, rtol=1e-3, atol=1e-4)
@@ -177,7 +177,7 @@ def test_statistics_are_those_of_all_values_together(gate: str) -> None:
         stats.update(cut(seen, part), labels[part])
     for path, found in stats.summaries().items():
         values = seen[path].values.double()
-        assert found.neutral == (0 if found.adds else 1)
+        assert found.neutral == (0 if found.is_additive else 1)
         assert_close(found.mean, values.mean(0))
         assert found.average == pytest.approx(values.mean().item())
         assert found.overall_deviation == pytest.approx(values.std(correction=0).item(), rel=1e-5)
@@ -379,7 +379,7 @@ def test_attention_is_what_the_forward_used(name: str, options: dict[str, Any]) 
             expected = expected + gate.conv_out(context)[..., 0]
         elif name == "snl":
             expected = expected + gate.conv_value(context)[..., 0]
-        elif gate.adds:
+        elif gate.is_additive:
             expected = expected + gate.channel_add_conv(context[:, :, :1])[..., 0]
         else:
             expected = expected * gate.channel_mul_conv(context[:, :, :1]).sigmoid()[..., 0]

@@ -79,7 +79,7 @@ def test_a_registered_class_can_be_inserted_at_the_place_it_names() -> None:
 
 
 def test_a_specs_facts_are_those_given_at_registration() -> None:
-    gw.register_gate("scale", **FACTS, variants={"double": {"start": 2.0}}, inert={"spatial_dims": "rank"})(
+    gw.register_gate("scale", **FACTS, variants={"double": {"start": 2.0}}, no_effect_at_init={"spatial_dims": "rank"})(
         ScaleEverything
     )
     spec = gw.gate_spec("scale")
@@ -88,7 +88,7 @@ def test_a_specs_facts_are_those_given_at_registration() -> None:
         gate=ScaleEverything,
         **FACTS,
         variants={"double": {"start": 2.0}},
-        inert={"spatial_dims": "rank"},
+        no_effect_at_init={"spatial_dims": "rank"},
     )
 
 

@@ -171,7 +171,7 @@ def test_scores_are_those_of_a_count_in_loops_and_of_scikit_learn(classes: int) 
     kinds = max(2, classes)
     dataset: Any = type("D", (), {"classes": names})()
     task = make_task(Recipe(task="segment"), dataset)
-    tally = task.tally(torch.device("cpu"))
+    tally = task.new_results(torch.device("cpu"))
     logits = [torch.randn(3, classes, 5, 7, generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
     targets = [masks(kinds - (classes > 2), seed) for seed in (3, 4)]  # of four classes the last is never there
     for pair in zip(logits, targets, strict=True):
@@ -191,7 +191,7 @@ def test_scores_are_those_of_a_count_in_loops_and_of_scikit_learn(classes: int) 
 
 def test_a_class_that_is_nowhere_does_not_count() -> None:
     dataset: Any = type("D", (), {"classes": ("a", "b", "c")})()
-    tally = make_task(Recipe(task="segment"), dataset).tally(torch.device("cpu"))
+    tally = make_task(Recipe(task="segment"), dataset).new_results(torch.device("cpu"))
     logits = torch.tensor([[5.0, 0.0, -9.0], [0.0, 5.0, -9.0]]).reshape(2, 3, 1, 1)
     tally.update(logits, torch.tensor([[[0]], [[1]]]))
     found = tally.results()

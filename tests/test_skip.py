@@ -205,17 +205,17 @@ def test_picked_weights_are_kept_within_the_memory_given() -> None:
         for seed in range(5):
             gates = patterns(net, seed)
             assert_close(fast(images(5), gates), net(images(5), gates), **CLOSE)
-            assert fast.openings._picked.bytes <= memory
-    assert len(fast.openings._picked)
+            assert fast.active_filters._picked.bytes <= memory
+    assert len(fast.active_filters._picked)
 
 
 def test_weights_seen_before_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gatewise.execution.active_filters import OpenFilters
+    from gatewise.execution.active_filters import FilterIndices
 
     net = gater_net(["basic"], letters="?")
     fast, gates = gw.skip_closed_filters(net, "skip"), patterns(net, 0)[:1]
     first = fast(images(1), gates)
-    monkeypatch.setattr(OpenFilters, "pick", lambda *_: pytest.fail("picked again"))
+    monkeypatch.setattr(FilterIndices, "pick", lambda *_: pytest.fail("picked again"))
     assert torch.equal(fast(images(1), gates), first)
 
 
@@ -508,7 +508,7 @@ def test_a_copy_of_a_net_that_has_run_begins_with_nothing_picked() -> None:
     fast = gw.skip_closed_filters(gater_net(["basic"], 8), mode="skip")
     with torch.no_grad():
         expected = fast(images(2))
-        assert fast.openings._picked.bytes > 0
+        assert fast.active_filters._picked.bytes > 0
         copied = copy.deepcopy(fast)
-        assert copied.openings._picked.bytes == 0
+        assert copied.active_filters._picked.bytes == 0
         assert torch.equal(copied(images(2)), expected)

@@ -133,7 +133,7 @@ def test_patterns_by_the_thousand_change_nothing(monkeypatch: pytest.MonkeyPatch
     for seed in range(10):
         gates = patterns(net, seed)
         assert_close(fast(images(5), gates), net(images(5), gates), **CLOSE)
-        assert len(fast.openings._known) <= 3
+        assert len(fast.active_filters._known) <= 3
 
 
 @pytest.mark.parametrize("pays", [False, True])

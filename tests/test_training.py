@@ -293,8 +293,8 @@ def loss_that_fails_at(step: int, value: Callable[[nn.Module], Tensor]) -> Calla
 
 def look_seldom(patch: pytest.MonkeyPatch) -> None:
     """Look at losses every so many steps alone, as on a GPU, where each look waits for it."""
-    patch.setattr(learner, "refuse_loss", lambda *_: None)
-    patch.setattr(learner, "refuse_gradients", lambda _: None)
+    patch.setattr(learner, "check_loss_finite", lambda *_: None)
+    patch.setattr(learner, "check_gradients_finite", lambda _: None)
 
 
 @pytest.mark.parametrize("seldom", [False, True])

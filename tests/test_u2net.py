@@ -8,10 +8,10 @@ from torch.nn import functional as F
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.models import LABELS_PIXELS, model_names
-from gatewise.models.u2net import FULL, REBNCONV, SMALL, ResidualU, U2Form, U2Net
+from gatewise.models.u2net import FULL, REBNCONV, SMALL, ResidualU, U2Net, U2NetConfig
 
 HEIGHTS = (7, 6, 5, 4)
-TINY = U2Form(
+TINY = U2NetConfig(
     encoder=((2, 3), (2, 4), (3, 5), (2, 6), (4, 7), (3, 8)), decoder=((2, 5), (3, 4), (2, 6), (4, 3), (2, 7))
 )
 
@@ -176,7 +176,7 @@ def test_each_stage_halves_the_map_and_the_decoder_doubles_it() -> None:
 
 
 @pytest.mark.parametrize("form", [FULL, SMALL])
-def test_stages_are_as_high_as_in_the_paper(form: U2Form) -> None:
+def test_stages_are_as_high_as_in_the_paper(form: U2NetConfig) -> None:
     with torch.device("meta"):
         net = U2Net(form)
     heights = [len(stage.down) for stage in (*net.encoder, *net.decoder)]

@@ -14,7 +14,7 @@ import torch
 from test_training import RECIPE, dataset_in_memory
 
 from gatewise.comparison import compare
-from gatewise.data import Dataset, Images, PairDataset, load_pairs
+from gatewise.data import Dataset, Images, SegmentationDataset, load_pairs
 from gatewise.errors import GatewiseError
 from gatewise.spec import parse_gates
 from gatewise.training import Processes, Recipe, learner, train
@@ -38,7 +38,7 @@ def recipe_of(case: str, folder: Path) -> Recipe:
     return dataclasses.replace(RECIPE, **CASES[case], data=str(folder / "scenes") if case == "scenes" else "memory")
 
 
-def data_of(recipe: Recipe) -> Dataset | PairDataset:
+def data_of(recipe: Recipe) -> Dataset | SegmentationDataset:
     """Return 48 and 29 images: 29 are two batches of 16, and no number of images for two processes."""
     if recipe.task == "segment":
         return load_pairs(recipe.data, **{name: getattr(recipe, name) for name in ("ignore_index", "crop_size")})
@@ -47,7 +47,7 @@ def data_of(recipe: Recipe) -> Dataset | PairDataset:
     return dataclasses.replace(data, validation=validation)
 
 
-def watched(folder: Path, written: list[str]) -> None:
+def why_observed(folder: Path, written: list[str]) -> None:
     """Note from now on every file below `folder` that this process opens to write, renames, makes or removes."""
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -68,7 +68,7 @@ def gradient_of_pixels(processes: Processes) -> list[float]:
     weights = torch.tensor([1.0, 2.0])
     pixel_loss(logits[own], masks[own], weights, shared=mean_over_processes).backward()
     assert logits.grad is not None
-    gradients = torch.stack(processes.gathered(logits.grad))
+    gradients = torch.stack(processes.all_gather_object(logits.grad))
     return gradients.mean(0).flatten().tolist()
 
 
@@ -79,7 +79,7 @@ def main(folder: Path, *cases: str) -> None:
     seeds: list[int] = []
     found: dict[str, Any] = {"gradient": gradient_of_pixels(processes), "written": written, "seeds": seeds}
     out = folder / f"of_{processes.count}"
-    watched(out, written)
+    why_observed(out, written)
     seed = learner.seed_generators
     learner.seed_generators = lambda number: seeds.append(number) or seed(number)
     for case in cases:

@@ -82,12 +82,12 @@ def _draw_response(spec: GateSpec) -> Drawing:
     sizes = torch.linspace(0.02, 4, 100, dtype=torch.float64)
     for seed in range(SETTINGS if any(True for _ in gate_at_random(spec, 0).parameters()) else 1):
         axes.plot(sizes, responses(spec, sizes, seed), color=look(seed)[0])
-    adds = gate_at_random(spec, 0).adds
-    axes.axhline(0.0 if adds else 1.0, color=look(9)[0], linestyle=":")
+    is_additive = gate_at_random(spec, 0).is_additive
+    axes.axhline(0.0 if is_additive else 1.0, color=look(9)[0], linestyle=":")
     axes.set_xlabel("size of the channel; the others have size 1")
-    axes.set_ylabel("added value / size of the map" if adds else "factor of the channel")
+    axes.set_ylabel("added value / size of the map" if is_additive else "factor of the channel")
     axes.set_title("response", fontsize="medium")
-    what = "the value added to a channel" if adds else "the factor of a channel"
+    what = "the value added to a channel" if is_additive else "the factor of a channel"
     return Drawing(f"{spec.name}-response", figure, f"{what} against its size, for random settings of the parameters")
 
 

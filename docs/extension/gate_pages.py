@@ -89,18 +89,20 @@ All gates on one page <../gates>
 def gate_page(spec: GateSpec) -> str:
     """Return the page of one gate as Markdown."""
     cost, fresh = cost_of_gate(spec), spec.make(64)
-    adds = (
-        "the value added to one channel, divided by the size of the map," if fresh.adds else "the factor of one channel"
+    is_additive = (
+        "the value added to one channel, divided by the size of the map,"
+        if fresh.is_additive
+        else "the factor of one channel"
     )
     return _PAGE.format(
         name=spec.name,
         title=spec.title,
-        use=spec.use or "There is no recommendation for this gate.",
+        guidance=spec.guidance or "There is no recommendation for this gate.",
         paper=spec.paper,
         place=spec.place,
         formula=formula(spec),
         figures=_html(list(drawings(spec))),
-        reading=_READING.format(adds=adds),
+        reading=_READING.format(is_additive=is_additive),
         cost=cost_table(cost).markdown(),
         side=SIDE,
         model=MODEL,

@@ -113,7 +113,7 @@ if not TYPE_CHECKING:  # or every misspelt name would have a type
         if name not in _LAZY:
             raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
         if name == "PretrainedNet":
-            _validation.optional_module("huggingface_hub", "sharing networks", "hub")
+            _validation.import_optional("huggingface_hub", "sharing networks", "hub")
         module = importlib.import_module(_LAZY[name])
         value = module if module.__name__ == f"gatewise.{name}" else getattr(module, name)
         globals()[name] = value

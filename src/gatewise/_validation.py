@@ -53,57 +53,57 @@ _SHOWN = _Shown()
 _LONGEST = 400
 
 
-def shown(value: object) -> str:
+def safe_repr(value: object) -> str:
     """Return how a refusal shows a value: as Python writes it, in one line, cut where it would be long.
 
-    >>> shown("l3"), len(shown("x" * 5000)), shown(torch.zeros(2, 3))
+    >>> safe_repr("l3"), len(safe_repr("x" * 5000)), safe_repr(torch.zeros(2, 3))
     ("'l3'", 200, 'a tensor of shape (2, 3), torch.float32')
     """
     if isinstance(value, torch.Tensor):  # nn.Parameter, and whatever else derives from it
         return _SHOWN.repr_instance(value, 1)
-    text = _SHOWN.repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    check_str = _SHOWN.repr(value)
+    return check_str if len(check_str) <= _LONGEST else f"{check_str[:_LONGEST]}..."
 
 
-def network(owner: str, model: object) -> None:
+def check_module(owner: str, model: object) -> None:
     """Refuse what is no network."""
     if not isinstance(model, torch.nn.Module):
-        raise InvalidTypeError(f"{owner} takes a network (torch.nn.Module), got {shown(model)}.")
+        raise InvalidTypeError(f"{owner} takes a network (torch.nn.Module), got {safe_repr(model)}.")
 
 
-def floating(owner: str, **tensors: object) -> None:
+def check_floating_point(owner: str, **tensors: object) -> None:
     """Refuse every named value that is no tensor of floating-point numbers."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise InvalidTypeError(f"{owner} takes a tensor as {name}, got {shown(tensor)}.")
+            raise InvalidTypeError(f"{owner} takes a tensor as {name}, got {safe_repr(tensor)}.")
         if not tensor.is_floating_point():
             raise InvalidTypeError(
                 f"{owner} takes floating-point numbers as {name}, got {tensor.dtype}. Convert them, with .float()."
             )
 
 
-def mapping(what: str, value: object) -> Mapping[str, Any]:
+def check_mapping(what: str, value: object) -> Mapping[str, Any]:
     """Return `value` if it is a mapping whose keys are text."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in cast(Mapping[object, object], value)):
-        raise InvalidTypeError(f"{what} must be a mapping of names to values, got {shown(value)}.")
+        raise InvalidTypeError(f"{what} must be a mapping of names to values, got {safe_repr(value)}.")
     return cast(Mapping[str, Any], value)
 
 
-def text(what: str, value: object) -> str:
+def check_str(what: str, value: object) -> str:
     """Return `value` if it is text."""
     if not isinstance(value, str):
-        raise InvalidTypeError(f"{what} must be text, got {shown(value)} ({type(value).__name__}).")
+        raise InvalidTypeError(f"{what} must be text, got {safe_repr(value)} ({type(value).__name__}).")
     return value
 
 
-def one_of(what: str, value: object, options: Iterable[Option]) -> Option:
+def check_one_of(what: str, value: object, options: Iterable[Option]) -> Option:
     """Return `value` if it is one of `options`, all texts or all integers; refuse it with the nearest match otherwise.
 
-    >>> one_of("mode", "l3", ["l1", "l2"])
+    >>> check_one_of("mode", "l3", ["l1", "l2"])
     Traceback (most recent call last):
         ...
     gatewise.errors.InvalidValueError: unknown mode 'l3'; expected one of 'l1', 'l2'. Did you mean 'l2'?
-    >>> one_of("spatial_dims", "2", (1, 2, 3))
+    >>> check_one_of("spatial_dims", "2", (1, 2, 3))
     Traceback (most recent call last):
         ...
     gatewise.errors.InvalidValueError: unknown spatial_dims '2'; expected one of 1, 2, 3. Did you mean 2?
@@ -112,83 +112,83 @@ def one_of(what: str, value: object, options: Iterable[Option]) -> Option:
     for option in options:
         if isinstance(value, type(option)) and not isinstance(value, bool) and value == option:
             return option
-    hint = nearest(value, options)
+    hint = did_you_mean(value, options)
     listed = ", ".join(map(repr, options)) or "nothing (there are none)"
-    raise InvalidValueError(f"unknown {what} {shown(value)}; expected one of {listed}.{hint}")
+    raise InvalidValueError(f"unknown {what} {safe_repr(value)}; expected one of {listed}.{hint}")
 
 
-def nearest(value: object, options: Sequence[Option]) -> str:
+def did_you_mean(value: object, options: Sequence[Option]) -> str:
     """Return " Did you mean ...?" with the option nearest to `value`, or '' if none is near.
 
-    >>> nearest("resnet2", ["resnet20", "vgg11"])
+    >>> did_you_mean("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
     """
     texts = {str(option): option for option in options}
-    near = difflib.get_close_matches(shown(value).strip("'\""), texts, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(safe_repr(value).strip("'\""), texts, n=1, cutoff=0.4)
     return f" Did you mean {texts[near[0]]!r}?" if near else ""
 
 
-def integer_at_least(minimum: int, **values: object) -> None:
+def check_integer_at_least(minimum: int, **values: object) -> None:
     """Refuse every named value that is not an integer of at least `minimum`."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(f"{name} must be an integer, got {shown(value)} ({type(value).__name__}).")
+            raise InvalidTypeError(f"{name} must be an integer, got {safe_repr(value)} ({type(value).__name__}).")
         if value < minimum:
-            raise InvalidValueError(f"{name} must be at least {minimum}, got {shown(value)}.")
+            raise InvalidValueError(f"{name} must be at least {minimum}, got {safe_repr(value)}.")
 
 
-def odd(**values: object) -> None:
+def check_odd(**values: object) -> None:
     """Refuse every named value that is not an odd integer of at least 1: a window needs a centre."""
-    integer_at_least(1, **values)
+    check_integer_at_least(1, **values)
     for name, value in values.items():
         if isinstance(value, int) and value % 2 == 0:
             raise InvalidValueError(f"{name} must be odd, got {value}. Choose {value - 1} or {value + 1}.")
 
 
-def number_between(low: float, high: float, **values: object) -> None:
+def check_number_between(low: float, high: float, **values: object) -> None:
     """Refuse every named value that is not a finite number in [low, high]."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidTypeError(f"{name} must be a number, got {shown(value)} ({type(value).__name__}).")
+            raise InvalidTypeError(f"{name} must be a number, got {safe_repr(value)} ({type(value).__name__}).")
         if not math.isfinite(value) or not low <= value <= high:
-            raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {shown(value)}.")
+            raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {safe_repr(value)}.")
 
 
-def seed(value: object) -> None:
+def check_seed(value: object) -> None:
     """Refuse what no generator takes for a seed; None is none."""
     if value is not None:
-        integer_at_least(0, seed=value)
-        number_between(0, 2**63 - 1, seed=value)
+        check_integer_at_least(0, check_seed=value)
+        check_number_between(0, 2**63 - 1, check_seed=value)
 
 
-def size_of_images(name: str, value: object, axes: tuple[int, ...] = (2,)) -> None:
+def check_image_size(name: str, value: object, axes: tuple[int, ...] = (2,)) -> None:
     """Refuse what is not (height, width), each from 1 to 65,536 pixels; `axes` are the numbers of sides allowed."""
     sides = cast(Sequence[int], value) if isinstance(value, list | tuple) else ()
     if len(sides) not in axes:
-        raise InvalidTypeError(f"{name} must be (height, width), got {shown(value)}.")
+        raise InvalidTypeError(f"{name} must be (height, width), got {safe_repr(value)}.")
     for side in sides:
-        integer_at_least(1, **{name: side})
-    number_between(1, 2**16, **{name: max(sides)})
+        check_integer_at_least(1, **{name: side})
+    check_number_between(1, 2**16, **{name: max(sides)})
 
 
-def regular_expression(what: str, text: str) -> None:
+def check_regular_expression(what: str, check_str: str) -> None:
     """Refuse text that is no regular expression; `what` says where it was given."""
     try:
-        re.compile(text)
+        re.compile(check_str)
     except re.error as error:
         raise InvalidValueError(f"{what} is no regular expression ({error}).") from None
 
 
-def boolean(**values: object) -> None:
+def check_bool(**values: object) -> None:
     """Refuse every named value that is not True or False: any other word would count as true."""
     for name, value in values.items():
         if not isinstance(value, bool):
-            raise InvalidTypeError(f"{name} must be true or false, got {shown(value)} ({type(value).__name__}).")
+            raise InvalidTypeError(f"{name} must be true or false, got {safe_repr(value)} ({type(value).__name__}).")
 
 
-def feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
+def check_feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
     """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
-    no_symbolic_trace(owner, x)
+    check_not_symbolic(owner, x)
     if x.dim() != spatial_dims + 2:
         raise InvalidValueError(
             f"{owner} expects {_map_of(channels, spatial_dims)}, got {x.dim()} axes: {tuple(x.shape)}. "
@@ -210,7 +210,7 @@ def _map_of(channels: int, spatial_dims: int) -> str:
     return f"a feature map of shape (N, {channels}, {', '.join(axes)})"
 
 
-def no_symbolic_trace(owner: str, x: object) -> None:
+def check_not_symbolic(owner: str, x: object) -> None:
     """Refuse the stand-in for a tensor by which torch.fx traces: its shape and values are not known."""
     if isinstance(x, torch.fx.Proxy):
         raise InvalidTypeError(
@@ -219,7 +219,7 @@ def no_symbolic_trace(owner: str, x: object) -> None:
         )
 
 
-def unchanged_width(owner: str, expected: int, came: int) -> None:
+def check_unchanged_width(owner: str, expected: int, came: int) -> None:
     """Refuse a map of another width than a GaterNet counted when it was made: somebody has cut its backbone."""
     if came != expected:
         raise InvalidValueError(
@@ -231,7 +231,7 @@ def unchanged_width(owner: str, expected: int, came: int) -> None:
 _SMALL, _MOST_NUMBERS = 4096, 2**31
 
 
-def affordable(what: str, sizes: Iterable[object], build: Callable[[], torch.nn.Module]) -> None:
+def check_fits_in_memory(what: str, sizes: Iterable[object], build: Callable[[], torch.nn.Module]) -> None:
     """Refuse what would hold more than 2 billion numbers, which is counted without memory where a size is large."""
     if not any(isinstance(size, int) and size > _SMALL for size in sizes):
         return
@@ -247,14 +247,14 @@ def affordable(what: str, sizes: Iterable[object], build: Callable[[], torch.nn.
         raise InvalidValueError(f"{what} would hold {came} numbers; at most {_MOST_NUMBERS:,}. Choose smaller sizes.")
 
 
-def options_of(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_known_options(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse option names that `owner` does not have."""
     known = list(known)
     for name in sorted(given, key=str):
-        one_of(f"option of {owner}", name, known)
+        check_one_of(f"option of {owner}", name, known)
 
 
-def optional_module(name: str, purpose: str, extra: str = "train") -> ModuleType:
+def import_optional(name: str, purpose: str, extra: str = "train") -> ModuleType:
     """Import an optional dependency, or say which extra brings it."""
     try:
         return importlib.import_module(name)
@@ -265,17 +265,17 @@ def optional_module(name: str, purpose: str, extra: str = "train") -> ModuleType
         ) from None
 
 
-def existing_path(what: str, path: str | Path) -> Path:
+def check_path_exists(what: str, path: str | Path) -> Path:
     """Return `path` as a Path if it exists."""
     if not isinstance(path, str | Path):
-        raise InvalidTypeError(f"{what} must be a path, got {shown(path)}.")
+        raise InvalidTypeError(f"{what} must be a path, got {safe_repr(path)}.")
     path = Path(path)
     try:
         there = path.exists()
     except (OSError, ValueError):  # a name too long, or none that any file can have
         there = False
     if not there:
-        raise DataError(f"{what} {shown(str(path))} does not exist. Check the path.")
+        raise DataError(f"{what} {safe_repr(str(path))} does not exist. Check the path.")
     return path
 
 
@@ -305,11 +305,11 @@ def entries_of(path: Path, values: Mapping[str, Any], *names: str) -> None:
             raise DataError(f"{path} has no {name!r}. Was it written by gatewise? Restore it from a copy.")
 
 
-def known_format(path: Path, found: object, newest: int) -> None:
+def check_format_number(path: Path, found: object, newest: int) -> None:
     """Refuse the format number of a file if it is none, or above the newest that is known here."""
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise DataError(
-            f"{path} is of format {shown(found)}; expected a number from 1 to {newest}. Restore it from a copy."
+            f"{path} is of format {safe_repr(found)}; expected a number from 1 to {newest}. Restore it from a copy."
         )
     if found > newest:
         raise NewerFormatError(

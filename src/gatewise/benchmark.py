@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise import _validation, errors
-from gatewise.analysis.drawing import Drawing, add_legend, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, new_figure, series_style
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.analysis.table import Cell, Table
 from gatewise.execution import compact, folded, skip_closed_filters
-from gatewise.files import refuse_newer, write_atomically, write_json
+from gatewise.files import check_format_not_newer, write_atomically, write_json
 from gatewise.gaternet import GaterNet
 from gatewise.measure import Latency, environment, interleaved_latency
 from gatewise.training import Progress
@@ -61,16 +61,16 @@ def bench(
 
     Refused with ValueError: a run without a gater or without images, numbers that are too small.
     """
-    _validation.integer_at_least(2, rounds=rounds)
-    _validation.integer_at_least(1, images=images, threads=1 if threads is None else threads)
-    _validation.integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
+    _validation.check_integer_at_least(2, rounds=rounds)
+    _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
+    _validation.check_integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
     (run,) = open_runs([folder], data)
     if not isinstance(run.model, GaterNet):
         raise errors.InvalidValueError(f"{folder} has no gater: there is nothing to skip.")
     if run.dataset is None:
         raise errors.DataError(f"the images of {folder} are needed: {run.missing}")
     out = Path(folder if out is None else out)
-    refuse_newer(out / "bench.json", _SCHEMA, "schema")
+    check_format_not_newer(out / "bench.json", _SCHEMA, "schema")
     before = torch.get_num_threads()
     torch.set_num_threads(before if threads is None else threads)
     try:
@@ -286,7 +286,7 @@ def drawing(results: dict[str, Any]) -> Drawing:
     figure, axes = new_figure(7, 3.6)
     curve = results["curve"]
     for index, name in enumerate(("dense", "masked", "skipped")):
-        colour, marker = look(index)
+        colour, marker = series_style(index)
         axes.plot(
             [100 * row["open"] for row in curve], [row[name] for row in curve], color=colour, marker=marker, label=name
         )

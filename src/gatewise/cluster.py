@@ -17,13 +17,13 @@ from types import ModuleType
 from typing import Any
 
 from gatewise import _validation, errors, measure
-from gatewise.data import Dataset, DataSource, PairDataset, make_batches
+from gatewise.data import Dataset, DataSource, SegmentationDataset, make_batches
 from gatewise.files import read_json_lines
 from gatewise.training import Interrupted, Processes, Progress, Recipe, train
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line
 from gatewise.training.signals import Interruption
-from gatewise.tuning import announce_steps
+from gatewise.tuning import set_total_steps
 
 _RETRIES = 10  # of a run whose process or machine is lost; each goes on where the last one saved
 _POLL_S = 1.0
@@ -55,7 +55,7 @@ def train_on_cluster(
             train in different precisions.
     """
     todo = {folder: recipe for folder, recipe in recipes.items() if not (folder / "metrics.json").exists()}
-    ray = _validation.optional_module("ray", "compare --ray", "ray")
+    ray = _validation.import_optional("ray", "compare --ray", "ray")
     if not todo:
         return {}
     own = not ray.is_initialized()
@@ -77,14 +77,14 @@ def _connect(ray: ModuleType, address: str | None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init("local", include_dashboard=False, object_store_memory=_STORE_BYTES, **options)
         return
-    _refuse_unreachable(address)
+    _check_reachable(address)
     try:
         ray.init(address, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise _no_cluster(address, error) from None
 
 
-def _refuse_unreachable(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Refuse an address where nobody listens, for which Ray itself would wait long."""
     if address in {"auto", "local"}:
         return
@@ -107,7 +107,7 @@ def _no_cluster(address: str, error: Exception) -> errors.InvalidValueError:
     )
 
 
-def refuse_mixed_precision(trained: Mapping[str, str]) -> None:
+def check_one_precision(trained: Mapping[str, str]) -> None:
     """Refuse runs of which "auto" made more than one precision; `trained` says for each of them where that was."""
     if len(trained) > 1:
         raise errors.InvalidValueError(
@@ -197,7 +197,7 @@ class _Runs:
                 f"all machines share."
             )
         self.trained_by.setdefault(found["precision"], f"{found['precision']} on {found['host']}")
-        refuse_mixed_precision(self.trained_by)
+        check_one_precision(self.trained_by)
         left = len(self.pending)
         self.progress.say(f"{name} is done on {found['host']}; {self.count - left} of {self.count} runs")
 
@@ -243,12 +243,12 @@ def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> d
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(source: DataSource) -> Dataset | PairDataset:
+def _dataset(source: DataSource) -> Dataset | SegmentationDataset:
     """Return the images, which the next run of this process needs too."""
     return source.load()
 
 
-def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | PairDataset) -> dict[str, float]:
+def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | SegmentationDataset) -> dict[str, float]:
     """Return images per second in a step of each recipe, timed in turn on this machine.
 
     Runs of a cluster were trained on several machines and beside each other, so their own speeds compare nothing.
@@ -257,7 +257,7 @@ def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | PairDatase
     for name, recipe in recipes.items():
         learner = Learner(recipe, dataset)
         learner.begin(recipe.stages[-1])
-        announce_steps(learner.plain_model, 1)
+        set_total_steps(learner.plain_model, 1)
         learner.model.train()
         processes = Processes()
         batches = make_batches(

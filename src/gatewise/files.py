@@ -82,7 +82,7 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def refuse_unwritable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Refuse a folder in which no file can be made: before hours of work, not after them. It is not made yet."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     probe = beside_name(there / "writable")
@@ -197,7 +197,7 @@ def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
 
 
-def refuse_newer(path: Path, newest: int, key: str = FORMAT) -> None:
+def check_format_not_newer(path: Path, newest: int, key: str = FORMAT) -> None:
     """Refuse to write over a JSON file of a newer format; one that is missing or damaged may be written anew."""
     try:
         values = read_json(path)
@@ -205,7 +205,7 @@ def refuse_newer(path: Path, newest: int, key: str = FORMAT) -> None:
         return
     found = values.get(key) if isinstance(values, dict) else None
     if isinstance(found, int) and found > newest:
-        _validation.known_format(path, found, newest)
+        _validation.check_format_number(path, found, newest)
 
 
 def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise errors.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
     if FORMAT in values:
-        _validation.known_format(path, values[FORMAT], newest)
+        _validation.check_format_number(path, values[FORMAT], newest)
     _validation.entries_of(path, values, *keys)
     return values
 

@@ -17,7 +17,7 @@ def spatial_axes(x: Tensor) -> tuple[int, ...]:
     (2, 3)
     """
     if not isinstance(x, Tensor):
-        raise errors.InvalidTypeError(f"spatial_axes takes a tensor, got {_validation.shown(x)}.")
+        raise errors.InvalidTypeError(f"spatial_axes takes a tensor, got {_validation.safe_repr(x)}.")
     if x.dim() < 3:  # no axes mean all axes to torch's reductions
         raise errors.InvalidValueError(f"a map has axes behind (N, C), got a tensor of shape {tuple(x.shape)}.")
     return tuple(range(2, x.dim()))
@@ -30,7 +30,7 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     (torch.float32, torch.float64)
     """
     if not isinstance(dtype, torch.dtype):
-        raise errors.InvalidTypeError(f"at_least_float32 takes a type of numbers, got {_validation.shown(dtype)}.")
+        raise errors.InvalidTypeError(f"at_least_float32 takes a type of numbers, got {_validation.safe_repr(dtype)}.")
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -40,7 +40,7 @@ def average_pool(x: Tensor) -> Tensor:
     >>> average_pool(torch.tensor([[[[1.0, 3.0]]]]))
     tensor([[[[2.]]]])
     """
-    _validation.floating("average_pool", x=x)
+    _validation.check_floating_point("average_pool", x=x)
     return x.mean(spatial_axes(x), keepdim=True, dtype=at_least_float32(x.dtype)).to(x.dtype)
 
 
@@ -50,7 +50,7 @@ def attention_weights(logits: Tensor) -> Tensor:
     >>> attention_weights(torch.zeros(1, 1, 2))
     tensor([[[0.5000, 0.5000]]])
     """
-    _validation.floating("attention_weights", logits=logits)
+    _validation.check_floating_point("attention_weights", logits=logits)
     axes = spatial_axes(logits)
     if 0 in logits.shape[2:]:
         raise errors.InvalidValueError(f"attention_weights needs positions, got a map {tuple(logits.shape)}.")
@@ -68,9 +68,9 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     >>> attention_pool(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 2))
     tensor([[[2.]]])
     """
-    _validation.floating("attention_pool", x=x)
+    _validation.check_floating_point("attention_pool", x=x)
     if not isinstance(logits, Tensor) or logits.dim() != x.dim() or logits.shape[2:] != x.shape[2:]:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else _validation.shown(logits)
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else _validation.safe_repr(logits)
         raise errors.InvalidValueError(
             f"attention_pool takes logits for each position of {tuple(x.shape)}, got {came}."
         )
@@ -91,7 +91,7 @@ def semhash(logits: Tensor, training: bool = True) -> Tensor:
     >>> semhash(torch.tensor([[-1.0, 0.0, 3.0]]), training=False)
     tensor([[0., 1., 1.]])
     """
-    _validation.floating("semhash", logits=logits)
+    _validation.check_floating_point("semhash", logits=logits)
     if logits.dim() != 2:
         raise errors.InvalidValueError(f"semhash takes logits of shape (N, c), got {tuple(logits.shape)}.")
     logits = logits.to(at_least_float32(logits.dtype))
@@ -114,7 +114,7 @@ def gumbel_sigmoid(logits: Tensor, training: bool = True) -> Tensor:
     >>> gumbel_sigmoid(torch.tensor([[-1.0, 0.0, 3.0]]), training=False)
     tensor([[0., 1., 1.]])
     """
-    _validation.floating("gumbel_sigmoid", logits=logits)
+    _validation.check_floating_point("gumbel_sigmoid", logits=logits)
     logits = logits.to(at_least_float32(logits.dtype))
     if not training:
         return (logits >= 0).to(logits.dtype)
@@ -129,7 +129,7 @@ def hard_sigmoid_gate(logits: Tensor, training: bool = True) -> Tensor:
     >>> hard_sigmoid_gate(torch.tensor([[-1.0, 0.0, 3.0]]))
     tensor([[0., 1., 1.]])
     """
-    _validation.floating("hard_sigmoid_gate", logits=logits)
+    _validation.check_floating_point("hard_sigmoid_gate", logits=logits)
     logits = logits.to(at_least_float32(logits.dtype))
     hard = (logits >= 0).to(logits.dtype)
     return straight_through(hard, logits.sigmoid()) if training else hard
@@ -141,7 +141,7 @@ def straight_through(value: Tensor, gradient: Tensor) -> Tensor:
     >>> straight_through(torch.tensor(1.0), torch.tensor(0.25, requires_grad=True)).item()
     1.0
     """
-    _validation.floating("straight_through", value=value, gradient=gradient)
+    _validation.check_floating_point("straight_through", value=value, gradient=gradient)
     if value.shape != gradient.shape:
         shapes = f"{tuple(value.shape)} and {tuple(gradient.shape)}"
         raise errors.InvalidValueError(f"straight_through takes two tensors of one shape, got {shapes}.")

@@ -136,9 +136,11 @@ def insert_gates(
     (('2',), ['2.gct'])
     >>> insertion.undo()
     """
-    _validation.network("insert_gates", model)
+    _validation.check_module("insert_gates", model)
     if where is not None and not callable(where):
-        raise errors.InvalidTypeError(f"where must be a function of name and layer, got {_validation.shown(where)}.")
+        raise errors.InvalidTypeError(
+            f"where must be a function of name and layer, got {_validation.safe_repr(where)}."
+        )
     choice, make = _resolve(gate, place, options)
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
@@ -182,11 +184,11 @@ def _resolve(
         return None, partial(gate, **options)
     if not isinstance(gate, str | GateChoice):
         raise errors.InvalidTypeError(
-            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_validation.shown(gate)}."
+            f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_validation.safe_repr(gate)}."
         )
     choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
     if place is not None:
-        _validation.text("place", place)
+        _validation.check_str("place", place)
     if place and choice.place and place != choice.place:
         raise errors.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
@@ -247,7 +249,7 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     >>> gates_in(nn.Sequential(nn.ReLU()))
     {}
     """
-    _validation.network("gates_in", model)
+    _validation.check_module("gates_in", model)
     modules: dict[str, nn.Module] = dict(model.named_modules())
     return {path: module for path, module in modules.items() if isinstance(module, Gate)}
 

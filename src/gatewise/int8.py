@@ -26,8 +26,8 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 
     Refused with `TrainingError`: a network that ONNX Runtime cannot quantise; the file stays as it was.
     """
-    quantization = _validation.optional_module("onnxruntime.quantization", "int8", "export")
-    shapes = _validation.optional_module("onnxruntime.quantization.shape_inference", "int8", "export")
+    quantization = _validation.import_optional("onnxruntime.quantization", "int8", "export")
+    shapes = _validation.import_optional("onnxruntime.quantization.shape_inference", "int8", "export")
     images = iter(batches)
 
     class Reader(quantization.CalibrationDataReader):
@@ -57,7 +57,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 @contextmanager
 def _without_advice() -> Iterator[None]:
     """Drop ONNX Runtime's general advice on graphs, which it gives as warnings and in the root logger."""
-    folder = Path(str(_validation.optional_module("onnxruntime", "int8", "export").__file__)).parent
+    folder = Path(str(_validation.import_optional("onnxruntime", "int8", "export").__file__)).parent
     with without_records(None, lambda record: folder in Path(record.pathname).parents), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"onnxruntime\b")
         yield

@@ -76,7 +76,7 @@ def interleaved_latency(
     Each turn calls a variant for about `seconds_per_turn`, after one round of warming up; low and high are the
     quartiles of the rounds.
     """
-    _validation.integer_at_least(2, rounds=rounds)
+    _validation.check_integer_at_least(2, rounds=rounds)
     timer_class = _timer_class()
     timers = {
         name: timer_class("call()", globals={"call": call}, num_threads=torch.get_num_threads())

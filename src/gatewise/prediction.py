@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _validation, errors
-from gatewise.data import named, scaled_to
+from gatewise.data import scaled_to, with_background
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
 from gatewise.files import read_bytes, write_atomically
-from gatewise.serialization import WEIGHTS, load_model, refuse_ruined
+from gatewise.serialization import WEIGHTS, check_weights_finite, load_model
 from gatewise.training import Recipe, pixel_classes
 
 _STANDARD_INPUT = Path("-")
@@ -48,16 +48,16 @@ class Predictor:
 
         Refused with `DataError`: what is damaged, or does not say what its classes are and how it takes images.
         """
-        source = _validation.existing_path("run folder or ONNX file", source)
+        source = _validation.check_path_exists("run folder or ONNX file", source)
         if source.is_file():
             exported = opened(source)
             config = exported.details
-            _refuse_incomplete(source, config)
+            _check_complete(source, config)
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
         model, config = load_model(source)
-        refuse_ruined(source / WEIGHTS, model, "Train the run anew")
+        check_weights_finite(source / WEIGHTS, model, "Train the run anew")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        _refuse_incomplete(source / "config.json", config)
+        _check_complete(source / "config.json", config)
         recipe = source / "recipe.yaml"
         scale = Recipe.load(recipe).image_size if recipe.exists() else config.get("scale")
         return cls(WithGates(model.to(device)), config, scale, device)
@@ -70,7 +70,7 @@ class Predictor:
     @property
     def classes(self) -> list[str]:
         """Names, in the order of the numbers in a mask."""
-        return list(named(self.config["classes"]))
+        return list(with_background(self.config["classes"]))
 
     @torch.inference_mode()
     def logits(self, picture: Any) -> tuple[Tensor, float | None]:
@@ -100,7 +100,7 @@ class Predictor:
         return pixels_of(fitted)[: self.config["in_chans"]]
 
 
-def _refuse_incomplete(file: Path, config: Mapping[str, Any]) -> None:
+def _check_complete(file: Path, config: Mapping[str, Any]) -> None:
     if absent := [key for key in _NEEDED if config.get(key) is None]:
         raise errors.DataError(f"{file} has no {', '.join(absent)}, which predictions need.")
     for key in ("mean", "std"):
@@ -125,13 +125,13 @@ def predict(
     Refused with `DataError`: no image, an unreadable one, two of one name whose masks would overwrite each other; with
     ValueError, no `out` where one is needed, top_k below 1.
     """
-    _validation.integer_at_least(1, top_k=top_k)
+    _validation.check_integer_at_least(1, top_k=top_k)
     files = dict(_files(images))
     predictor = Predictor.of(source)
     if predictor.labels_pixels:
         if out is None:
             raise errors.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
-        _refuse_overwriting(files, Path(out))
+        _check_not_overwriting(files, Path(out))
     for file, name in files.items():
         picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
         logits, open_gates = predictor.logits(picture)
@@ -151,7 +151,7 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
         if Path(given) == _STANDARD_INPUT:
             yield _STANDARD_INPUT, Path("image")
             continue
-        path = _validation.existing_path("image", given)
+        path = _validation.check_path_exists("image", given)
         if not path.is_dir():
             yield path, Path(path.stem)
             continue
@@ -165,7 +165,7 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
             yield file, file.relative_to(path).with_suffix("")
 
 
-def _refuse_overwriting(files: Mapping[Path, Path], out: Path) -> None:
+def _check_not_overwriting(files: Mapping[Path, Path], out: Path) -> None:
     if out.resolve() in {file.parent.resolve() for file in files}:
         raise errors.DataError(f"{out} holds the images themselves. Give a folder of its own for masks and overlays.")
     seen: dict[Path, Path] = {}
@@ -199,7 +199,7 @@ def _png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def told(found: dict[str, Any]) -> str:
+def format_prediction(found: dict[str, Any]) -> str:
     """Return one line for people."""
     if "classes" in found:
         what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["classes"].items())

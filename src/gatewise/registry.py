@@ -37,9 +37,9 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int, *, spatial_dims: int = 2) -> None:
         super().__init__()
-        _validation.integer_at_least(1, channels=channels)
+        _validation.check_integer_at_least(1, channels=channels)
         self._channels = channels
-        self.spatial_dims = _validation.one_of("spatial_dims", spatial_dims, (1, 2, 3))
+        self.spatial_dims = _validation.check_one_of("spatial_dims", spatial_dims, (1, 2, 3))
 
     @property
     def channels(self) -> int:
@@ -52,7 +52,7 @@ class Gate(nn.Module):
         return False
 
     @property
-    def adds(self) -> bool:
+    def is_additive(self) -> bool:
         """Whether the gate adds something to its input; most multiply it by factors."""
         return False
 
@@ -73,7 +73,7 @@ class Gate(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Refuse anything but a floating-point map with this gate's channels and rank."""
-        _validation.feature_map(type(self).__name__, x, self.channels, self.spatial_dims)
+        _validation.check_feature_map(type(self).__name__, x, self.channels, self.spatial_dims)
 
     def pointwise(
         self, inputs: int, outputs: int, device: torch.device | str | None, dtype: torch.dtype | None
@@ -89,10 +89,10 @@ def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd
     >>> bottleneck_width(64, 1 / 16, None, 1), bottleneck_width(100, 1 / 4, None, 8), bottleneck_width(64, 1, 5, 1)
     (4, 24, 5)
     """
-    _validation.integer_at_least(1, rd_divisor=rd_divisor)
-    _validation.number_between(1e-9, 1, rd_ratio=rd_ratio)
+    _validation.check_integer_at_least(1, rd_divisor=rd_divisor)
+    _validation.check_number_between(1e-9, 1, rd_ratio=rd_ratio)
     if rd_channels is not None:
-        _validation.integer_at_least(1, rd_channels=rd_channels)
+        _validation.check_integer_at_least(1, rd_channels=rd_channels)
         return rd_channels
     return max(1, int(channels * rd_ratio) // rd_divisor) * rd_divisor
 
@@ -109,8 +109,8 @@ class GateSpec:
         paper: authors, venue and identifier of the paper.
         place: where the paper puts it, one of `PLACES`.
         variants: option sets that the tests and the documentation go through besides the defaults.
-        inert: options that cannot change the output of a fresh gate, each with the reason.
-        use: when it is worth trying and what to beware of, in a few sentences of Markdown for the documentation.
+        no_effect_at_init: options that cannot change the output of a fresh gate, each with the reason.
+        guidance: when it is worth trying and what to beware of, in a few sentences of Markdown for the documentation.
     """
 
     name: str
@@ -120,8 +120,8 @@ class GateSpec:
     paper: str
     place: str
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    inert: Mapping[str, str] = field(default_factory=dict[str, str])
-    use: str = ""
+    no_effect_at_init: Mapping[str, str] = field(default_factory=dict[str, str])
+    guidance: str = ""
 
     @functools.cached_property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -132,10 +132,10 @@ class GateSpec:
 
     def make(self, channels: int, **options: Any) -> Gate:
         """Build the gate; an unknown option is refused with the list of known ones."""
-        _validation.options_of(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
+        _validation.check_known_options(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
         sizes = [channels, *options.values()]
         meta: dict[str, Any] = {**options, "device": "meta"}
-        _validation.affordable(f"gate {self.name!r}", sizes, lambda: self.gate(channels, **meta))
+        _validation.check_fits_in_memory(f"gate {self.name!r}", sizes, lambda: self.gate(channels, **meta))
         return self.gate(channels, **options)
 
 
@@ -151,11 +151,11 @@ def register_gate(
     paper: str,
     place: str,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
-    inert: Mapping[str, str] | None = None,
-    use: str = "",
+    no_effect_at_init: Mapping[str, str] | None = None,
+    guidance: str = "",
 ) -> Callable[[GateClass], GateClass]:
     """Register the decorated `Gate` class under `name`; a name in use or an unknown place is refused."""
-    _validation.one_of("place", place, PLACES)
+    _validation.check_one_of("place", place, PLACES)
     if name in _registry:
         raise errors.InvalidValueError(f"gate {name!r} is registered already, by {_registry[name].gate.__name__}.")
     if not name.isidentifier():
@@ -170,8 +170,8 @@ def register_gate(
             paper=paper,
             place=place,
             variants=variants or {},
-            inert=inert or {},
-            use=use,
+            no_effect_at_init=no_effect_at_init or {},
+            guidance=guidance,
         )
         return gate
 
@@ -189,7 +189,7 @@ def gate_names() -> tuple[str, ...]:
 
 def gate_spec(name: str) -> GateSpec:
     """Return the facts about one gate; an unknown name is refused with the nearest known one."""
-    return _registry[_validation.one_of("gate", name, _registry)]
+    return _registry[_validation.check_one_of("gate", name, _registry)]
 
 
 def make_gate(

@@ -36,7 +36,7 @@ def compact_run(
     images below 1.
     """
     if images is not None:
-        _validation.integer_at_least(1, images=images)
+        _validation.check_integer_at_least(1, images=images)
     say = (progress or Progress(quiet=True)).say
     out = Path(out)
     if out.exists() and any(out.iterdir()):
@@ -52,7 +52,7 @@ def compact_run(
     small = compact(run.model, run.of("train").first(images), check=run.first())
     compaction: Compaction = small.compaction
     say("evaluating both networks")
-    before, after = (evaluate(model, run.batches(), run.tally()).results for model in (run.model, small))
+    before, after = (evaluate(model, run.batches(), run.new_results()).results for model in (run.model, small))
     metrics = {
         **run.metrics,
         "score": run.score,

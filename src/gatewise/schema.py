@@ -14,21 +14,21 @@ _TASKS = ("classify", "segment")
 def _numbers(low: float) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if not isinstance(value, list) or not value:
-            raise errors.InvalidTypeError(f"{name} must be a list of numbers, got {_validation.shown(value)}.")
+            raise errors.InvalidTypeError(f"{name} must be a list of numbers, got {_validation.safe_repr(value)}.")
         for number in value:
-            _validation.number_between(low, 1e6, **{name: number})
+            _validation.check_number_between(low, 1e6, **{name: number})
 
     return check
 
 
 def _names(name: str, value: Any) -> None:
     if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise errors.InvalidTypeError(f"{name} must be a list of names, got {_validation.shown(value)}.")
+        raise errors.InvalidTypeError(f"{name} must be a list of names, got {_validation.safe_repr(value)}.")
 
 
 def _count(name: str, value: Any) -> None:
-    _validation.integer_at_least(1, **{name: value})
-    _validation.number_between(1, 2**20, **{name: value})
+    _validation.check_integer_at_least(1, **{name: value})
+    _validation.check_number_between(1, 2**20, **{name: value})
 
 
 def _count_or_none(name: str, value: Any) -> None:
@@ -38,35 +38,35 @@ def _count_or_none(name: str, value: Any) -> None:
 
 def _checksum(name: str, value: Any) -> None:
     if not isinstance(value, str) or len(value) != 64:
-        raise errors.InvalidTypeError(f"{name} must be 64 hexadecimal digits, got {_validation.shown(value)}.")
+        raise errors.InvalidTypeError(f"{name} must be 64 hexadecimal digits, got {_validation.safe_repr(value)}.")
 
 
 def _number(low: float, high: float) -> Callable[[str, Any], None]:
-    return lambda name, value: _validation.number_between(low, high, **{name: value})
+    return lambda name, value: _validation.check_number_between(low, high, **{name: value})
 
 
 def _scores_of_classes(name: str, value: Any) -> None:
-    for label, score in _validation.mapping(name, value).items():
+    for label, score in _validation.check_mapping(name, value).items():
         if score is not None:
-            _validation.number_between(0, 1, **{f"{name} of {label}": score})
+            _validation.check_number_between(0, 1, **{f"{name} of {label}": score})
 
 
 def _environment(name: str, value: Any) -> None:
-    if "hardware" not in _validation.mapping(name, value):
-        raise errors.InvalidValueError(f"{name} must name the hardware, got {_validation.shown(value)}.")
+    if "hardware" not in _validation.check_mapping(name, value):
+        raise errors.InvalidValueError(f"{name} must name the hardware, got {_validation.safe_repr(value)}.")
 
 
 _EACH: dict[str, Callable[[str, Any], Any]] = {
     "num_classes": _count_or_none,
     "in_chans": _count_or_none,
-    "image_size": _validation.size_of_images,
+    "image_size": _validation.check_image_size,
     "classes": _names,
     "mean": _numbers(-1e6),
     "std": _numbers(1e-6),
-    "task": lambda name, value: _validation.one_of(name, value, _TASKS),
+    "task": lambda name, value: _validation.check_one_of(name, value, _TASKS),
     "scale": _count_or_none,
     "sha256": _checksum,
-    "spec": _validation.mapping,
+    "spec": _validation.check_mapping,
 }
 
 
@@ -82,38 +82,38 @@ def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
     gatewise.errors.DataError: config.json: std must lie between 1e-06 and 1e+06, got 0.0. Restore the file.
     """
     try:
-        _validation.mapping("what it holds", config)
+        _validation.check_mapping("what it holds", config)
         for name, check in _EACH.items():
             if name in config:
                 check(name, config[name])
-        _refuse_contradictions(config)
+        _check_consistent(config)
     except errors.GatewiseError as error:
         raise errors.DataError(f"{file}: {error} Restore the file.") from None
     return config
 
 
 _OF_METRICS: dict[str, Callable[[str, Any], Any]] = {
-    "parameters": lambda name, value: _validation.integer_at_least(0, **{name: value}),
-    "epochs": lambda name, value: _validation.integer_at_least(0, **{name: value}),
-    "precision": _validation.text,
+    "parameters": lambda name, value: _validation.check_integer_at_least(0, **{name: value}),
+    "epochs": lambda name, value: _validation.check_integer_at_least(0, **{name: value}),
+    "precision": _validation.check_str,
     "environment": _environment,
     **dict.fromkeys(("accuracy", "miou", "iou", "pixel_accuracy", "train_accuracy", "open_fraction"), _number(0, 1)),
     "iou_by_class": _scores_of_classes,
     "loss": _number(-1e38, 1e38),
     "images_per_second": _number(0, 1e18),
     "executed_macs": _number(0, 1e18),
-    "score": lambda name, value: _validation.one_of(name, value, ("accuracy", "miou", "iou")),
+    "score": lambda name, value: _validation.check_one_of(name, value, ("accuracy", "miou", "iou")),
 }
 
 
 def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
     """Return what a run's `metrics.json` holds, if each value that a page or report shows is there and can be used."""
     try:
-        _validation.mapping("what it holds", metrics)
+        _validation.check_mapping("what it holds", metrics)
         score = metrics.get("score", "accuracy")
         for name in ("parameters", "epochs", "precision", "environment", score, "images_per_second"):
             if not isinstance(name, str) or name not in metrics:
-                raise errors.InvalidValueError(f"it has no {_validation.shown(name)}. Was it written by gatewise?")
+                raise errors.InvalidValueError(f"it has no {_validation.safe_repr(name)}. Was it written by gatewise?")
         for name, check in _OF_METRICS.items():
             if name in metrics:
                 check(name, metrics[name])
@@ -122,7 +122,7 @@ def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
     return metrics
 
 
-def _refuse_contradictions(config: Mapping[str, Any]) -> None:
+def _check_consistent(config: Mapping[str, Any]) -> None:
     """Refuse lists whose lengths do not agree with the counts beside them."""
     for name, of in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
         if name in config and isinstance(config.get(of), int) and len(config[name]) != config[of]:

@@ -58,7 +58,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Weights whose checksum differs from the recorded one, or that do not fit the recorded network, are refused with
     `DataError`.
     """
-    folder = _validation.existing_path("run folder", folder)
+    folder = _validation.check_path_exists("run folder", folder)
     if not (folder / CONFIG).exists():
         raise errors.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
     config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
@@ -80,7 +80,7 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
     steps = config.get("compacted", [])
     if not isinstance(steps, list):
-        raise errors.InvalidTypeError(f"compacted must be a list, got {_validation.shown(steps)}.")
+        raise errors.InvalidTypeError(f"compacted must be a list, got {_validation.safe_repr(steps)}.")
     for step in cast(list[Any], steps):
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     return model
@@ -108,7 +108,7 @@ def load_gater(net: nn.Module, source: str | Path) -> None:
 
 def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
-    source = _validation.existing_path("weights", source)
+    source = _validation.check_path_exists("weights", source)
     config = read_record(source / CONFIG, RUN_FORMAT) if source.is_dir() else {}
     checked_details(source / CONFIG, config)
     file = source / WEIGHTS if source.is_dir() else source
@@ -141,7 +141,7 @@ def not_finite(model: nn.Module) -> str | None:
     return None
 
 
-def refuse_ruined(source: object, model: nn.Module, way_out: str) -> None:
+def check_weights_finite(source: object, model: nn.Module, way_out: str) -> None:
     """Refuse a network whose weights are not all finite: no number that it gives would mean anything."""
     if (name := not_finite(model)) is not None:
         raise errors.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
@@ -163,7 +163,7 @@ def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file, which must have this checksum if one is given."""
-    _validation.existing_path("safetensors file", path)
+    _validation.check_path_exists("safetensors file", path)
     content = read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:

@@ -46,7 +46,7 @@ def parse_value(text: str) -> bool | int | float | str | tuple[int, ...] | None:
     >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true"), parse_value("7x8")
     (0.0625, 1e-05, 'l1', True, (7, 8))
     """
-    _validation.text("an option's value", text)
+    _validation.check_str("an option's value", text)
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if fraction := _FRACTION.fullmatch(text):
@@ -107,22 +107,22 @@ class GateChoice:
     place: str | None = None
 
     def __post_init__(self) -> None:
-        _validation.text("the name of a gate", self.name)
-        _validation.mapping(f"options of {self.name!r}", self.options)
+        _validation.check_str("the name of a gate", self.name)
+        _validation.check_mapping(f"options of {self.name!r}", self.options)
         for option, value in self.options.items():
             if isinstance(value, str) and set(value) & set("+,@"):
                 raise errors.InvalidValueError(
-                    f"{self.name}: {option}={_validation.shown(value)} holds one of '+', ',' and '@', which divide "
+                    f"{self.name}: {option}={_validation.safe_repr(value)} holds one of '+', ',' and '@', which divide "
                     f"this text. Write an expression without them (x{{1}}x* for x+), or build the network in Python."
                 )
         if self.is_gater:
-            _validation.options_of(GATER, self.options, GATER_OPTIONS)
+            _validation.check_known_options(GATER, self.options, GATER_OPTIONS)
             if self.place is not None:
                 raise errors.InvalidValueError(f"{GATER} takes sites=inner or sites=residual, not a place, got {self}.")
             return
         gate_spec(self.name).make(64, device="meta", **self.options)
         if self.place is not None:
-            _validation.one_of("place", self.place, PLACES + MARKED_PLACES)
+            _validation.check_one_of("place", self.place, PLACES + MARKED_PLACES)
 
     @property
     def is_gater(self) -> bool:
@@ -148,7 +148,7 @@ class GateChoice:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "name:option=value,...@place"."""
-        body, at, place = _validation.text("a gate", text).strip().partition("@")
+        body, at, place = _validation.check_str("a gate", text).strip().partition("@")
         name, colon, options = body.partition(":")
         if colon and not options:
             raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
@@ -171,7 +171,7 @@ def parse_gates(text: str) -> Gates:
     >>> [str(choice) for choice in parse_gates("gct+se@stage_end")], parse_gates("none")
     (['gct', 'se@stage_end'], ())
     """
-    if _validation.text("gates", text).strip() == "none":
+    if _validation.check_str("gates", text).strip() == "none":
         return ()
     if "none" in text.split("+"):
         raise errors.InvalidValueError(f"none stands alone, got {text!r}. Leave it out beside other gates.")
@@ -190,7 +190,7 @@ def parse_gates_list(text: str) -> list[Gates]:
     ['none', 'se', 'gct:mode=l1,eps=0.0001', 'gc']
     """
     parts: list[str] = []
-    _validation.text("a list of gates", text)
+    _validation.check_str("a list of gates", text)
     for part in filter(None, (part.strip() for part in text.split(","))):
         continues = parts and "=" in part.partition(":")[0] and ":" in parts[-1].rpartition("+")[2]
         if continues:
@@ -226,13 +226,13 @@ class ModelSpec:
     gates: Gates = ()
 
     def __post_init__(self) -> None:
-        _validation.text("the name of a network", self.model)
-        _validation.mapping("the options of a network", self.model_options)
+        _validation.check_str("the name of a network", self.model)
+        _validation.check_mapping("the options of a network", self.model_options)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "model:option=value+gate..."."""
-        if _validation.text("a network", text).strip().startswith(_LOCAL_FOLDER):
+        if _validation.check_str("a network", text).strip().startswith(_LOCAL_FOLDER):
             raise errors.InvalidValueError(
                 f"a folder cannot be read from the string {text!r}; build its network with "
                 f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert the gates with insert_gates."
@@ -257,7 +257,9 @@ class ModelSpec:
         _check_keys("a model spec", values, "model", ["model_options", "gates"])
         listed: Any = values.get("gates") or []
         if not isinstance(listed, list | tuple):
-            raise errors.InvalidTypeError(f"the gates of a model spec must be a list, got {_validation.shown(listed)}.")
+            raise errors.InvalidTypeError(
+                f"the gates of a model spec must be a list, got {_validation.safe_repr(listed)}."
+            )
         chosen = cast(Sequence[Any], listed)
         for gate in chosen:
             _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
@@ -273,7 +275,7 @@ def _tuples(what: str, options: Any) -> dict[str, Any]:
     """Return options with lists, which is what files make of tuples, as tuples again."""
     return {
         name: tuple(cast(list[Any], value)) if isinstance(value, list) else value
-        for name, value in _validation.mapping(what, options).items()
+        for name, value in _validation.check_mapping(what, options).items()
     }
 
 
@@ -281,13 +283,13 @@ def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: 
     """Refuse anything but a mapping with a name under `required`, and at most the optional keys beside it."""
     if not isinstance(values, Mapping):
         raise errors.InvalidTypeError(
-            f"{owner} must be a mapping with the key {required!r}, got {_validation.shown(values)}."
+            f"{owner} must be a mapping with the key {required!r}, got {_validation.safe_repr(values)}."
         )
-    _validation.options_of(owner, values, [required, *optional])
+    _validation.check_known_options(owner, values, [required, *optional])
     if not (isinstance(values.get(required), str) and values[required]):
         given = (
-            f"got {required}: {_validation.shown(values[required])}"
+            f"got {required}: {_validation.safe_repr(values[required])}"
             if required in values
-            else f"got {_validation.shown(dict(values))}"
+            else f"got {_validation.safe_repr(dict(values))}"
         )
         raise errors.InvalidValueError(f"{owner} needs the key {required!r} with a name, {given}.")

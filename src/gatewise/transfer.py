@@ -74,7 +74,7 @@ def _unflattened(name: str) -> str:
     return f"{stem}.{number}.{rest}" if number.isdecimal() else name
 
 
-def is_of_segmenter(source: str | Path) -> bool:
+def has_segmentation_head(source: str | Path) -> bool:
     """Whether weights are those of a whole segmenter, and not of a classifier; a gater around it does not matter."""
     return any(name.startswith("backbone.") for name in _without_gater(read_source(source)[1]))
 

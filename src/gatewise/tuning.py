@@ -30,13 +30,13 @@ def _exempt(model: nn.Module) -> set[int]:
     return exempt
 
 
-def undecayed_names(model: nn.Module) -> set[str]:
+def no_weight_decay_names(model: nn.Module) -> set[str]:
     """Return the names of what `parameter_groups` puts into its group without weight decay, frozen or not.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
     >>> _ = insert_gates(net, "gct")
-    >>> undecayed_names(net)
+    >>> no_weight_decay_names(net)
     {'0.gct.beta'}
     """
     exempt = _exempt(model)
@@ -95,7 +95,7 @@ def train_only_gates(model: nn.Module) -> None:
 
 def train_everything(model: nn.Module) -> None:
     """Undo `train_only_gates`: every parameter is trained, and normalisation follows its network's mode again."""
-    _validation.network("train_everything", model)
+    _validation.check_module("train_everything", model)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for layer in model.modules():
@@ -134,8 +134,8 @@ def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
     >>> fine_tuning_stages(epochs=4, gate_epochs=0)
     [Stage(epochs=range(0, 4), only_gates=False)]
     """
-    _validation.integer_at_least(1, epochs=epochs)
-    _validation.integer_at_least(0, gate_epochs=gate_epochs)
+    _validation.check_integer_at_least(1, epochs=epochs)
+    _validation.check_integer_at_least(0, gate_epochs=gate_epochs)
     if gate_epochs > epochs:
         raise errors.InvalidValueError(
             f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), which count both."
@@ -150,14 +150,14 @@ def gate_loss(model: nn.Module) -> Tensor:
     >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
     tensor(0.)
     """
-    _validation.network("gate_loss", model)
+    _validation.check_module("gate_loss", model)
     askers: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
     losses: list[Tensor] = [loss for asker in askers if (loss := asker.extra_loss()) is not None]
     anchor = next(model.parameters(), torch.empty(0))
     return functools.reduce(torch.add, losses) if losses else torch.zeros((), device=anchor.device)
 
 
-def announce_steps(model: nn.Module, steps: int) -> None:
+def set_total_steps(model: nn.Module, steps: int) -> None:
     """Let whatever in the network follows a plan (a gater's budget) begin it anew, for so many training steps."""
     planners: Any = (module for module in model.modules() if hasattr(module, "schedule"))
     for planner in planners:

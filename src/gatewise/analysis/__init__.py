@@ -18,7 +18,7 @@ if not TYPE_CHECKING:  # or every misspelt name would have a type
         if name not in __all__:
             raise AttributeError(f"module 'gatewise.analysis' has no attribute {name!r}")
         if name == "GateStats":
-            _validation.optional_module("torchmetrics", "GateStats")
+            _validation.import_optional("torchmetrics", "GateStats")
         file = {"GateStats": "gate_stats", "GateRecorder": "recording"}[name]
         return getattr(importlib.import_module(f"gatewise.analysis.{file}"), name)
 

@@ -119,7 +119,7 @@ def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, 
     Returns: path -> (maps (N, Q, *S), positions (Q,)), empty if no gate attends. Gates whose map is the same for all
     positions (gc, snl) give it Q times.
     """
-    _validation.integer_at_least(1, queries=queries)
+    _validation.check_integer_at_least(1, queries=queries)
     found = {}
 
     def see(path: str, _x: Tensor, _y: Tensor, positions: Tensor, maps: Tensor) -> None:

@@ -77,7 +77,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
 
 def _scale(weights: Tensor) -> Any:
     """Return how weights become colours: in a line where they may be negative, or else as the square root."""
-    colours = _validation.optional_module("matplotlib.colors", "drawing figures")
+    colours = _validation.import_optional("matplotlib.colors", "drawing figures")
     low, high = min(0.95, float(weights.min())), max(1.05, float(weights.max()))
     return colours.Normalize(low, high) if low < 0 else colours.PowerNorm(0.5, low, high)
 

@@ -56,7 +56,7 @@ class Drawing:
     def svg(self, **options: Any) -> str:
         """Return the figure on white as SVG text, the same for the same content."""
         buffer = io.StringIO()
-        rc_context = _validation.optional_module("matplotlib", "drawing figures").rc_context
+        rc_context = _validation.import_optional("matplotlib", "drawing figures").rc_context
         with rc_context({"svg.hashsalt": "gatewise", "svg.fonttype": "none"}):
             self.figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
         text = buffer.getvalue()
@@ -87,19 +87,19 @@ class Drawing:
         return buffer.getvalue()
 
 
-def look(index: int) -> tuple[str, str]:
+def series_style(index: int) -> tuple[str, str]:
     """Return colour and marker of variant number `index`; no two of the first 80 share both.
 
-    >>> look(2), look(12)
+    >>> series_style(2), series_style(12)
     (('#0072B2', 'D'), ('#0072B2', 'P'))
     """
     return COLOURS[index % 10], MARKERS[(index + index // 10) % 8]
 
 
-def literal(name: str) -> str:
+def escape_mathtext(name: str) -> str:
     r"""Return a name as matplotlib must be given it to draw it as it is: no mathematics, nothing left out of legends.
 
-    >>> print(literal("a$b$"), literal("_background"))
+    >>> print(escape_mathtext("a$b$"), escape_mathtext("_background"))
     a\$b\$  _background
     """
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
@@ -107,8 +107,8 @@ def literal(name: str) -> str:
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     """Return a figure that no global state knows of, and its axes: one, or an array of rows x columns."""
-    matplotlib = _validation.optional_module("matplotlib", "drawing figures")
-    figures = _validation.optional_module("matplotlib.figure", "drawing figures")
+    matplotlib = _validation.import_optional("matplotlib", "drawing figures")
+    figures = _validation.import_optional("matplotlib.figure", "drawing figures")
     with matplotlib.rc_context(dict.fromkeys(_INKED, INK)):
         figure = figures.Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)

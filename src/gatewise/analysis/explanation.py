@@ -39,7 +39,7 @@ def explain(
         progress: where to show progress; None shows nothing.
     """
     progress, out = progress or Progress(quiet=True), Path(out)
-    _refuse_unwritable(out, figures_in)
+    _check_writable(out, figures_in)
     opened = open_runs(runs, data, split)
     common_score(opened)
     gaters = sum(isinstance(run.model, GaterNet) for run in opened)
@@ -65,7 +65,7 @@ def explain(
     return out
 
 
-def _refuse_unwritable(out: Path, figures_in: str | Path | None) -> None:
+def _check_writable(out: Path, figures_in: str | Path | None) -> None:
     """Refuse before the work what could not be written after it."""
     if out.is_dir():
         raise errors.DataError(f"{out} is a folder; give a file for the page, for example {out / 'gates.html'}.")

@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.drawing import Drawing, add_legend, count_along, literal, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, count_along, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
 
 
@@ -22,12 +22,12 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
         epochs = range(1, len(seeds[0]) + 1)
         columns = [[100 * value for value in column] for column in zip(*seeds, strict=True)]
         mean = [sum(column) / len(column) for column in columns]
-        colour, marker = look(index)
+        colour, marker = series_style(index)
         gid = f"series-{index}"
         low, high = list(map(min, columns)), list(map(max, columns))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0, gid=f"{gid}-band")
         marks = {"marker": marker, "markersize": 4, "markevery": max(1, len(mean) // 8)}
-        axes.plot(epochs, mean, color=colour, label=literal(name), lw=1.5, gid=gid, **marks)
+        axes.plot(epochs, mean, color=colour, label=escape_mathtext(name), lw=1.5, gid=gid, **marks)
         tips[gid] = f"{name}: {mean[-1]:.2f} % after epoch {len(mean)}, best {max(mean):.2f} %"
         rows += [
             [Cell(name), *(Cell(f"{value:.4f}", value) for value in (epoch, *values))]
@@ -67,9 +67,9 @@ def accuracy_against_latency(
     rows, tips = [], {}
     for index, (name, (milliseconds, accuracy, low, high)) in enumerate(points.items()):
         error = None if low is None or high is None else [[100 * (accuracy - low)], [100 * (high - accuracy)]]
-        colour, marker = look(index)
+        colour, marker = series_style(index)
         style = {"color": colour, "marker": marker, "capsize": 3}
-        drawn = axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=literal(name), **style)
+        drawn = axes.errorbar([milliseconds], [100 * accuracy], yerr=error, ls="", label=escape_mathtext(name), **style)
         for number, artist in enumerate(drawn.get_children()):
             artist.set_gid(f"series-{index}" + (f"-{number}" if number else ""))
         tips[f"series-{index}"] = f"{name}: {100 * accuracy:.2f} %, {milliseconds:.2f} ms"

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.analysis.drawing import INK, Drawing, add_colour_bar, add_legend, count_along, literal, look, new_figure
+from gatewise.analysis.drawing import (
+    INK,
+    Drawing,
+    add_colour_bar,
+    add_legend,
+    count_along,
+    escape_mathtext,
+    new_figure,
+    series_style,
+)
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.table import Cell, Table
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
@@ -66,12 +75,12 @@ def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> 
     """
     if axes is None:
         _, axes = new_figure(7, 3.6)
-    mixed = len({s.adds for s in summaries}) > 1
+    mixed = len({s.is_additive for s in summaries}) > 1
     shift = summaries[0].neutral if mixed else 0.0  # factors and what is added have bins of one width
     layers = [Depth(s.path, s.histogram, s.average - s.neutral * mixed, s.overall_deviation) for s in summaries]
     draw_density(layers, summaries[0].edges - shift, axes)
     axes.axhline(summaries[0].neutral - shift, color="#D55E00", lw=0.8, ls="--")
-    label = "added / rms of the map" if summaries[0].adds else "factor"
+    label = "added / rms of the map" if summaries[0].is_additive else "factor"
     axes.set(xlabel=_DEPTH, ylabel="factor - 1, or added / rms of the map" if mixed else label)
     return axes.figure, axes
 
@@ -80,7 +89,9 @@ def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     """Draw the distribution of gate values over depth; all gates must multiply, or all add."""
     figure, _ = draw_values_by_depth(summaries)
     rows = [[Cell(s.path), *_numbers(s.average, s.overall_deviation, s.near_identity)] for s in summaries]
-    what = "what gates add to each channel" if summaries[0].adds else "the factors by which gates multiply channels"
+    what = (
+        "what gates add to each channel" if summaries[0].is_additive else "the factors by which gates multiply channels"
+    )
     return Drawing(
         "values",
         figure,
@@ -212,8 +223,8 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
     depth = range(1, len(summaries) + 1)
     tips = {}
     for index, number in enumerate(order):
-        colour, marker = look(index)
-        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "label": literal(classes[number])}
+        colour, marker = series_style(index)
+        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "label": escape_mathtext(classes[number])}
         axes.plot(depth, away[number].tolist(), gid=f"series-{index}", **style)
         farthest = int(away[number].nan_to_num().argmax())
         tips[f"series-{index}"] = f"{classes[number]}: farthest at {summaries[farthest].path}"
@@ -253,7 +264,7 @@ def classes_by_channel(
     limit = float(shown.abs().max()) or 1.0
     mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(chosen)), [literal(classes[number]) for number in chosen], fontsize=8)
+    axes.set_yticks(range(len(chosen)), [escape_mathtext(classes[number]) for number in chosen], fontsize=8)
     axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most)")
     axes.set_xticks([])
     add_colour_bar(figure, mesh, "class mean - mean")

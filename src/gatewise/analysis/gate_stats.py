@@ -58,12 +58,12 @@ class GateStats(Metric):
 
     def __init__(self, model: nn.Module, classes: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        _validation.integer_at_least(0, classes=classes)
+        _validation.check_integer_at_least(0, classes=classes)
         gates = gates_in(model)
         if not gates:
             raise errors.InvalidValueError(f"{type(model).__name__} has no gates to describe.")
         self.classes = classes
-        self.adds = {path: gate.adds for path, gate in gates.items()}
+        self.is_additive = {path: gate.is_additive for path, gate in gates.items()}
         ends = list(itertools.accumulate(gate.channels for gate in gates.values()))
         self.slices = {
             path: slice(end - gate.channels, end) for (path, gate), end in zip(gates.items(), ends, strict=True)
@@ -82,7 +82,7 @@ class GateStats(Metric):
         if (labels is None) is bool(self.classes):
             raise errors.InvalidValueError("give labels with every update if there are classes, and else never.")
         if labels is not None:
-            self._refuse_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
+            self._check_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
         for number, (path, own) in enumerate(self.slices.items()):
             if path not in recorded:
                 continue
@@ -97,10 +97,10 @@ class GateStats(Metric):
             if labels is not None:
                 self.count_by_class[:, own] = self.count_by_class[:, own].index_add(0, labels, known.double())
                 self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values - neutral)
-            self.histogram[number] += _histogram(values[known], *_RANGES[self.adds[path]])
+            self.histogram[number] += _histogram(values[known], *_RANGES[self.is_additive[path]])
             self.spread[number] += torch.stack([_spread(seen.before), _spread(seen.after)])
 
-    def _refuse_labels(self, labels: Tensor, images: int) -> None:
+    def _check_labels(self, labels: Tensor, images: int) -> None:
         if labels.dtype != torch.long or tuple(labels.shape) != (images,):
             raise errors.InvalidValueError(
                 f"labels must be {images} integers (torch.int64), got {tuple(labels.shape)} of {labels.dtype}."
@@ -112,7 +112,7 @@ class GateStats(Metric):
             )
 
     def _neutral(self, path: str) -> float:
-        return 0.0 if self.adds[path] else 1.0
+        return 0.0 if self.is_additive[path] else 1.0
 
     def compute(self) -> dict[str, Tensor]:
         """Return each gate's numbers as scalars under "PATH/NAME", as loggers take them.
@@ -149,14 +149,14 @@ class GateStats(Metric):
         before, after = map(float, self.spread[number] / self.seen[number])
         return GateSummary(
             path=path,
-            adds=self.adds[path],
+            is_additive=self.is_additive[path],
             mean=mean + neutral,
             deviation=(self.squares[own] / count - mean.square()).clamp(min=0).sqrt(),
             average=float(average.nan_to_num()) + neutral,
             overall_deviation=float(((within + across) / count.sum()).nan_to_num().clamp(min=0).sqrt()),
             by_class=self.by_class[:, own] / self.count_by_class[:, own] + neutral,
             histogram=self.histogram[number].long(),
-            edges=torch.linspace(*_RANGES[self.adds[path]], BINS + 1),
+            edges=torch.linspace(*_RANGES[self.is_additive[path]], BINS + 1),
             near_identity=float((self.near[own].sum() / count.sum()).nan_to_num()),
             between_images=_share(within, within + across, count.sum()),
             between_classes=self._between_classes(own, mean, within),

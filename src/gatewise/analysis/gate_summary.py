@@ -14,7 +14,7 @@ class GateSummary:
 
     Attributes:
         path: of the gate in the network.
-        adds: whether it adds, so that doing nothing is 0 and not 1.
+        is_additive: whether it adds, so that doing nothing is 0 and not 1.
         mean: over images, of each channel, (C,); not a number for a channel that is always zero.
         deviation: likewise.
         average: over images and channels.
@@ -33,7 +33,7 @@ class GateSummary:
     """
 
     path: str
-    adds: bool
+    is_additive: bool
     mean: Tensor
     deviation: Tensor
     average: float
@@ -50,7 +50,7 @@ class GateSummary:
     @property
     def neutral(self) -> float:
         """The value of doing nothing."""
-        return 0.0 if self.adds else 1.0
+        return 0.0 if self.is_additive else 1.0
 
     @property
     def competition(self) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gatewise.analysis.drawing import Drawing, add_colour_bar, add_legend, literal, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_colour_bar, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.interventions import Exchange
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
@@ -133,10 +133,10 @@ def patterns_in_the_plane(
     series = torch.tensor([own.index(label) if label in own else len(own) for label in labels.tolist()])
     shown: list[int] = series.unique().tolist()
     for index in shown:
-        colour, marker = look(index) if index < len(own) else ("#CCCCCC", ".")
+        colour, marker = series_style(index) if index < len(own) else ("#CCCCCC", ".")
         x, y = points[series == index].T.tolist()
         style = {"s": 8, "lw": 0, "alpha": 0.8, "color": colour, "marker": marker}
-        label = literal(classes[own[index]]) if index < len(own) else "other classes"
+        label = escape_mathtext(classes[own[index]]) if index < len(own) else "other classes"
         axes.scatter(x, y, label=label, gid=f"series-{index}", **style)
     axes.set(xticks=[], yticks=[])
     add_legend(figure, loc="outside right upper", markerscale=2)
@@ -158,7 +158,7 @@ def patterns_in_the_plane(
 
 def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
     """Draw the accuracy on each class's images with the typical gates of each class."""
-    names = [literal(classes[number]) for number in exchange.classes]
+    names = [escape_mathtext(classes[number]) for number in exchange.classes]
     shown = 100 * exchange.accuracy
     side = 1.4 + 0.34 * max(6, len(names))
     figure, axes = new_figure(side + 1.2, side)

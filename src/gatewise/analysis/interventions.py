@@ -39,7 +39,7 @@ class Removal:
 
 def idle_gates(summaries: Iterable[GateSummary], share: float = 0.95) -> tuple[str, ...]:
     """Return the gates of whose values at least this share is near the identity."""
-    _validation.number_between(0, 1, share=share)
+    _validation.check_number_between(0, 1, share=share)
     return tuple(summary.path for summary in summaries if summary.near_identity >= share)
 
 
@@ -51,7 +51,7 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
     A path that is no gate is refused with ValueError, and no batch at all too.
     """
     gates = gates_in(model)
-    chosen = {_validation.one_of("gate", path, gates): gates[path] for path in paths}
+    chosen = {_validation.check_one_of("gate", path, gates): gates[path] for path in paths}
     device = next(model.parameters()).device
     hits = torch.zeros(2, dtype=torch.float64)
     count = 0
@@ -100,7 +100,7 @@ def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most
 
     Each image is run once for each class, so only the first `most` classes that have images are tried.
     """
-    _validation.integer_at_least(1, most=most)
+    _validation.check_integer_at_least(1, most=most)
     classes = patterns.images_by_class.nonzero().flatten()[:most]
     device = next(net.parameters()).device
     typical = (patterns.rate_by_class[classes] > 0.5).float().to(device)

@@ -38,7 +38,7 @@ class Page:
 
     def render(self) -> str:
         """Return the HTML."""
-        jinja2 = _validation.optional_module("jinja2", "writing reports")
+        jinja2 = _validation.import_optional("jinja2", "writing reports")
         source = resources.files("gatewise.analysis").joinpath("page.html").read_text("utf-8")
         template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
         return template.render(page=self)

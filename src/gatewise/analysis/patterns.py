@@ -50,7 +50,7 @@ class GatePatterns:
     """
 
     def __init__(self, sites: Sequence[Site], classes: int, keep: int = 2000) -> None:
-        _validation.integer_at_least(1, classes=classes, keep=keep)
+        _validation.check_integer_at_least(1, classes=classes, keep=keep)
         self.sites, self.keep = tuple(sites), keep
         gates = sites[-1].first + sites[-1].gates
         self.images_by_class = torch.zeros(classes, dtype=torch.long)
@@ -137,8 +137,8 @@ class GatePatterns:
         Patterns are projected on at most 400 principal components, then laid out by t-SNE, as in the paper. Fewer than
         four patterns, a single gate, or patterns that are all the same are refused with ValueError.
         """
-        decomposition = _validation.optional_module("sklearn.decomposition", "PCA")
-        manifold = _validation.optional_module("sklearn.manifold", "t-SNE")
+        decomposition = _validation.import_optional("sklearn.decomposition", "PCA")
+        manifold = _validation.import_optional("sklearn.manifold", "t-SNE")
         patterns = self._patterns.double()
         dimensions = min(_LEARNED_DIMENSIONS, *patterns.shape)
         if len(patterns) < 4 or not patterns.var(0).any() or dimensions < 2:

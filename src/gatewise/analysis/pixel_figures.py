@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
 from gatewise.data.colours import class_colours, coloured
-from gatewise.data.masks import IGNORED, named
+from gatewise.data.masks import IGNORED, with_background
 
 _COLUMNS = ("image", "mask", "network")
 
@@ -23,7 +23,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
         predicted: likewise.
         classes: names; a single one stands beside "background".
     """
-    names = named(classes)
+    names = with_background(classes)
     colours = class_colours(len(names))
     count, height, width = masks.shape
     figure, axes = new_figure(
@@ -43,7 +43,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
         right = float(((predicted[row] == masks[row]) & counted).sum() / counted.sum().clamp(min=1))
         rows.append([Cell(str(row + 1), row + 1), Cell(f"{100 * right:.1f}", 100 * right)])
     for name, colour in zip(names, colours.tolist(), strict=True):
-        axes[0][0].plot([], [], ls="", marker="s", label=literal(name), color=[part / 255 for part in colour])
+        axes[0][0].plot([], [], ls="", marker="s", label=escape_mathtext(name), color=[part / 255 for part in colour])
     add_legend(figure, loc="outside lower center", ncols=5)
     return Drawing(
         "pictures",
@@ -63,12 +63,12 @@ def iou_by_class(runs: Mapping[str, Mapping[str, float | None]]) -> Drawing:
     for index, (run, ious) in enumerate(runs.items()):
         at = [number + (index - (len(runs) - 1) / 2) * width for number in range(len(names))]
         heights = [100 * (ious[name] or 0.0) for name in names]
-        bars = axes.bar(at, heights, width=0.9 * width, color=look(index)[0], label=literal(run))
+        bars = axes.bar(at, heights, width=0.9 * width, color=series_style(index)[0], label=escape_mathtext(run))
         for number, (name, bar) in enumerate(zip(names, bars, strict=True)):
             bar.set_gid(f"series-{index}-{number}")
             tips[f"series-{index}-{number}"] = f"{run}: {name} {heights[number]:.1f} %"
     axes.set(ylabel="IoU (%)", xticks=range(len(names)))
-    axes.set_xticklabels([literal(name) for name in names], rotation=30, ha="right")
+    axes.set_xticklabels([escape_mathtext(name) for name in names], rotation=30, ha="right")
     add_legend(figure, loc="outside lower left")
     rows = [
         [

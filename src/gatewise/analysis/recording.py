@@ -49,7 +49,7 @@ class Recorded:
         power = x.square().mean(axes)
         added = y - x
         before, after, change = power.sqrt(), y.square().mean(axes).sqrt(), added.square().mean(axes).sqrt()
-        if gate.adds:
+        if gate.is_additive:
             size = power.mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(power.dtype).tiny)
             return cls(added.mean(axes) / size, change / size, before, after)
         nothing = torch.where(power > 0, 0.0, torch.nan)

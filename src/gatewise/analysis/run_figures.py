@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gatewise.analysis.drawing import Drawing, add_legend, literal, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
@@ -14,9 +14,15 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: str 
     """Draw one point per run: millions of multiply-adds of an image, accuracy (or what `score` says) in [0, 1]."""
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     for index, (name, (macs, accuracy)) in enumerate(points.items()):
-        colour, marker = look(index)
+        colour, marker = series_style(index)
         axes.plot(
-            [macs], [100 * accuracy], ls="", label=literal(name), color=colour, marker=marker, gid=f"series-{index}"
+            [macs],
+            [100 * accuracy],
+            ls="",
+            label=escape_mathtext(name),
+            color=colour,
+            marker=marker,
+            gid=f"series-{index}",
         )
     axes.set(xlabel="multiply-adds of an image (M)", ylabel=f"validation {score} (%)")
     axes.margins(0.15)
@@ -57,9 +63,9 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str
     tips = {}
     for panel, (axes, (label, number)) in enumerate(zip(panels.flat, _COMPARED, strict=True)):
         for index, (run, summaries) in enumerate(found.items()):
-            colour, marker = look(runs.index(run))
+            colour, marker = series_style(runs.index(run))
             values = [number(summary) for summary in summaries]
-            style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": literal(run)}
+            style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": escape_mathtext(run)}
             gid = f"series-{index}-{panel}"
             axes.plot(_depth(len(values)), values, gid=gid, **style)
             tips[gid] = f"{run}: mean over gates {sum(values) / len(values):.1f} {label[label.index('(') :]}"
@@ -91,9 +97,9 @@ def open_gates_of_runs(found: Mapping[str, GatePatterns], runs: Sequence[str]) -
     figure, axes = new_figure(7, 3.2 + 0.2 * len(found))
     tips, rows = {}, []
     for index, (run, patterns) in enumerate(found.items()):
-        colour, marker = look(runs.index(run))
+        colour, marker = series_style(runs.index(run))
         shares = patterns.open_shares()
-        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": literal(run)}
+        style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1.2, "label": escape_mathtext(run)}
         axes.plot(_depth(len(shares)), [100 * share for share in shares], gid=f"series-{index}", **style)
         tips[f"series-{index}"] = f"{run}: mean over layers {100 * sum(shares) / len(shares):.1f} %"
         rows += [

@@ -23,15 +23,15 @@ from gatewise.data import (
     DataSource,
     EncodedImages,
     Images,
-    PairDataset,
-    Pairs,
+    SegmentationDataset,
+    SegmentationSplit,
+    evenly_spaced,
     make_batches,
-    spread,
 )
 from gatewise.files import read_json_lines
-from gatewise.serialization import CONFIG, WEIGHTS, load_model, read_metrics, refuse_ruined
+from gatewise.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
 from gatewise.spec import ModelSpec
-from gatewise.training import Recipe, Tally, make_task
+from gatewise.training import BatchResults, Recipe, make_task
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # images in a batch at most, and numbers in it
@@ -63,13 +63,13 @@ class Run:
     rows: list[dict[str, Any]]
     metrics: dict[str, Any]
     recipe: Recipe
-    dataset: Dataset | PairDataset | None = None
+    dataset: Dataset | SegmentationDataset | None = None
     shown: str = ""
     split: Split = "validation"
     missing: str = ""
 
     @property
-    def images(self) -> Images | EncodedImages | Pairs | None:
+    def images(self) -> Images | EncodedImages | SegmentationSplit | None:
         """What is shown to the gates, or None."""
         return getattr(self.dataset, self.split, None)
 
@@ -112,10 +112,10 @@ class Run:
         """Return the same run with the images of another split."""
         return dataclasses.replace(self, split=split)
 
-    def tally(self) -> Tally:
+    def new_results(self) -> BatchResults:
         """Return what scores the network on the images."""
         assert self.dataset is not None
-        return make_task(self.recipe, self.dataset).tally(self.device)
+        return make_task(self.recipe, self.dataset).new_results(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the images in their own order, as the network takes them, and their labels or masks."""
@@ -144,8 +144,8 @@ class Run:
         """
         images = self.images
         assert images is not None
-        if isinstance(images, Pairs):
-            pairs = [images[index] for index in spread(len(images), count)]
+        if isinstance(images, SegmentationSplit):
+            pairs = [images[index] for index in evenly_spaced(len(images), count)]
             alike = [pair for pair in pairs if pair[1].shape == pairs[0][1].shape]
             pixels, labels = (torch.stack(parts) for parts in zip(*alike, strict=True))
         else:
@@ -155,7 +155,7 @@ class Run:
         found, labels = (torch.cat(part) for part in parts)
         return found, labels
 
-    def _batches(self, images: Images | EncodedImages | Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, images: Images | EncodedImages | SegmentationSplit) -> Iterator[tuple[Tensor, Tensor]]:
         mean, std = torch.tensor(self.config["mean"]), torch.tensor(self.config["std"])
         size = max(1, min(_BATCH, _VALUES // math.prod(images.shape)))
         options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": min(8, os.cpu_count() or 0)}
@@ -190,7 +190,7 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
     weights or files, a data set with other classes, image channels or image size. If a run's own images are gone, the
     reason is noted instead.
     """
-    _validation.one_of("split", split, ("validation", "train"))
+    _validation.check_one_of("split", split, ("validation", "train"))
     if not folders:
         raise errors.InvalidValueError("no run to explain; give at least one run folder.")
     load = functools.cache(DataSource.load)  # runs of one comparison share their images
@@ -205,15 +205,15 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     if (folder / "results.json").exists():
         raise errors.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
     model, config = load_model(folder)
-    refuse_ruined(folder / WEIGHTS, model, "Train the run anew")
+    check_weights_finite(folder / WEIGHTS, model, "Train the run anew")
     recipe = Recipe.load(folder / "recipe.yaml")
     log, metrics = folder / "log.jsonl", read_metrics(folder)
     rows = read_json_lines(log) if log.exists() else []
-    _refuse_incomplete(folder, config, metrics, rows)
+    _check_complete(folder, config, metrics, rows)
     dataset, missing = None, ""
     try:
         dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
-        _refuse_other_data(dataset, config, folder)
+        _check_same_data(dataset, config, folder)
     except (errors.DataError, errors.MissingExtraError, OSError) as error:
         if data is not None:
             raise
@@ -222,7 +222,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     return Run(name, slug, model, config, rows, metrics, recipe, dataset, data or recipe.data, split, missing)
 
 
-def _refuse_incomplete(folder: Path, config: dict[str, Any], metrics: dict[str, Any], rows: list[Any]) -> None:
+def _check_complete(folder: Path, config: dict[str, Any], metrics: dict[str, Any], rows: list[Any]) -> None:
     _validation.entries_of(folder / CONFIG, config, *_REQUIRED)
     score = metrics.get("score", "accuracy")
     for number, row in enumerate(rows, 1):
@@ -232,7 +232,7 @@ def _refuse_incomplete(folder: Path, config: dict[str, Any], metrics: dict[str, 
             )
 
 
-def _refuse_other_data(dataset: Dataset | PairDataset, config: dict[str, Any], folder: Path) -> None:
+def _check_same_data(dataset: Dataset | SegmentationDataset, config: dict[str, Any], folder: Path) -> None:
     if list(dataset.classes) != config["classes"] or dataset.channels != config["in_chans"]:
         raise errors.DataError(
             f"{dataset.name} has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...) and "

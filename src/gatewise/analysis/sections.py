@@ -108,8 +108,8 @@ def _of_run(found: Findings) -> Iterator[Section]:
         yield Section("parameters of gct by depth", drawings=_gct_drawings(run))
     if run.images is None:
         yield Section("without images", f"What needs images is left out. {run.missing}")
-    for adds, title in ((False, "factors of gates by depth"), (True, "what gates add by depth")):
-        if kind := [summary for summary in found.gates if summary.adds is adds]:
+    for is_additive, title in ((False, "factors of gates by depth"), (True, "what gates add by depth")):
+        if kind := [summary for summary in found.gates if summary.is_additive is is_additive]:
             yield Section(title, drawings=_value_drawings(kind, run.image_classes))
     if found.removal is not None and found.removal.paths:
         yield _of_removal(found.removal, found)
@@ -139,7 +139,7 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
         gate_figures.dependence_by_depth(found, by_class=bool(classes)),
         *([gate_figures.classes_by_depth(found, classes)] if classes else []),
     ]
-    suffix = "added" if found[0].adds else "factors"
+    suffix = "added" if found[0].is_additive else "factors"
     by_class = [gate_figures.classes_by_channel(most, classes)] if classes else []
     return [*(drawing.renamed(suffix) for drawing in by_depth), *by_class]
 

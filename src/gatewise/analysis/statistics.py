@@ -148,4 +148,4 @@ def verdict(difference: PairedDifference, corrected_p: float | None) -> str:
 
 
 def _stats() -> Any:
-    return _validation.optional_module("scipy.stats", "the statistics of a comparison")
+    return _validation.import_optional("scipy.stats", "the statistics of a comparison")

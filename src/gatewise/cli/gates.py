@@ -54,7 +54,7 @@ def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
         parts.append(
             f"## `{fact.name}`: {fact.title}\n\n{fact.paper}. Place: `{fact.place}`. "
             f"Class: `gatewise.{fact.gate.__name__}`.\n\n"
-            f"When to use it: {fact.use or 'not told.'}\n\n"
+            f"When to use it: {fact.guidance or 'not format_prediction.'}\n\n"
             f"{_as_markdown(fact.gate.__doc__ or '')}\n\nOptions: {options}.\n"
         )
     defaults = {n: p.default for n, p in inspect.signature(GaterNet).parameters.items() if n in GATER_OPTIONS}

@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.cli.app import Json, Whole, app
+from gatewise.prediction import format_prediction
 from gatewise.prediction import predict as predict_images
-from gatewise.prediction import told
 
 
 @app.command
@@ -39,4 +39,4 @@ def predict(
         Print one JSON object a line, an image each.
     """
     for found in predict_images(run, images, out, top_k=top_k):
-        print(json.dumps(found) if json_output else told(found), flush=True)
+        print(json.dumps(found) if json_output else format_prediction(found), flush=True)

@@ -56,7 +56,7 @@ def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
 def _workers(given: int | None) -> int:
     if given is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    _validation.integer_at_least(0, workers=given)
+    _validation.check_integer_at_least(0, workers=given)
     return given
 
 

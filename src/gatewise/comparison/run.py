@@ -16,13 +16,20 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors, measure
 from gatewise.analysis import statistics
-from gatewise.cluster import refuse_mixed_precision, train_on_cluster, training_speeds
+from gatewise.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
-from gatewise.data import Dataset, PairDataset
-from gatewise.files import read_json, read_json_lines, refuse_newer, refuse_unwritable, remove_leftovers, write_json
+from gatewise.data import Dataset, SegmentationDataset
+from gatewise.files import (
+    check_format_not_newer,
+    check_writable,
+    read_json,
+    read_json_lines,
+    remove_leftovers,
+    write_json,
+)
 from gatewise.serialization import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.spec import Gates, format_gates
-from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, holds_run, refuse_newer_run, train
+from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
 
 SCHEMA = 1
 BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
@@ -57,7 +64,7 @@ def compare(
     no gates, a folder that holds runs of another recipe or files of a newer format, or in which another process is at
     work.
     """
-    _validation.integer_at_least(1, seeds=seeds)
+    _validation.check_integer_at_least(1, seeds=seeds)
     if not gates:
         raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
@@ -66,7 +73,7 @@ def compare(
     if holds_run(out):
         raise errors.InvalidValueError(f"{out} holds a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
-    with processes.holding(out):
+    with processes.holding_folder(out):
         return _compare(recipe, gates, seeds, out, workers, progress, ray, processes)
 
 
@@ -81,7 +88,7 @@ def _compare(
     processes: Processes,
 ) -> dict[str, Any]:
     """Compare as `compare` says, in a folder where nobody else compares."""
-    refuse_newer(out / "results.json", SCHEMA, "schema")
+    check_format_not_newer(out / "results.json", SCHEMA, "schema")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
         folder: recipe.of_comparison(name, seed)
@@ -89,7 +96,7 @@ def _compare(
         for seed, folder in enumerate(folders)
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
-    processes.by_main(partial(refuse_unwritable, out))
+    processes.on_main_process(partial(check_writable, out))
     if processes.is_main:
         remove_leftovers(out)
     if ray is False:
@@ -99,7 +106,7 @@ def _compare(
     if len(failed) == len(runs):
         raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     if not processes.is_main:
-        processes.gathered("waits for the results")
+        processes.all_gather_object("waits for the results")
         return read_json(out / "results.json")
     progress.say("measuring latency")
     left = {name: folders for name, folders in runs.items() if name not in failed}
@@ -107,14 +114,14 @@ def _compare(
     if ray is not False:
         _time_training(results, {name: recipes[folders[0]] for name, folders in left.items()}, dataset)
     _save(results, out)
-    processes.gathered("has written the results")
+    processes.all_gather_object("has written the results")
     return results
 
 
 def _train_in_turn(
     runs: dict[str, list[Path]],
     recipes: dict[Path, Recipe],
-    dataset: Dataset | PairDataset,
+    dataset: Dataset | SegmentationDataset,
     workers: int,
     progress: Progress,
 ) -> dict[str, str]:
@@ -152,7 +159,7 @@ def _train_on_cluster(
     }
 
 
-def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | PairDataset) -> None:
+def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | SegmentationDataset) -> None:
     """Put the speeds of training into results of a cluster, whose machines' own are not comparable."""
     speeds = training_speeds(recipes, dataset)
     results["training_speed"] = "steps timed in turn on one machine after all trainings"
@@ -168,7 +175,9 @@ def _save(results: dict[str, Any], out: Path) -> None:
         raise errors.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
 
 
-def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path) -> Dataset | PairDataset:
+def _checked_dataset(
+    recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path
+) -> Dataset | SegmentationDataset:
     """Return the images after refusing all that can be refused at once: before hours of training, not after them."""
     for field, unused in (("gate_epochs", 0), ("gater_init", None)):
         if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
@@ -178,15 +187,15 @@ def _checked_dataset(recipe: Recipe, recipes: dict[Path, Recipe], names: list[st
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
         if not holds_run(file.parent):
             continue
-        refuse_newer_run(file.parent)
+        check_run_format(file.parent)
         there = Recipe.load(file)
-        there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)
+        there.check_same_recipe(recipe.of_comparison(there.gate, there.seed), file.parent)
     dataset = recipe.source.load()
     for name in names:
         build_model(recipe.of_comparison(name, 0), dataset)
     for run in recipes.values():
         for weights in filter(None, (run.initial_weights, run.initial_gater)):
-            _validation.existing_path("weights", weights)
+            _validation.check_path_exists("weights", weights)
     return dataset
 
 
@@ -199,7 +208,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     """Gather the numbers of finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
-    refuse_mixed_precision({
+    check_one_precision({
         run["precision"]: f"{run['precision']} ({name}, seed {seed})"
         for name, of in metrics.items()
         for seed, run in enumerate(of)

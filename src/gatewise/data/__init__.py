@@ -13,10 +13,10 @@ from gatewise.data.load import DataSource as DataSource
 from gatewise.data.load import load_dataset as load_dataset
 from gatewise.data.load import load_pairs as load_pairs
 from gatewise.data.masks import IGNORED as IGNORED
-from gatewise.data.masks import named as named
-from gatewise.data.masks import spread as spread
-from gatewise.data.pair_batches import PairBatches as PairBatches
+from gatewise.data.masks import evenly_spaced as evenly_spaced
+from gatewise.data.masks import with_background as with_background
+from gatewise.data.pair_batches import SegmentationBatches as SegmentationBatches
 from gatewise.data.pair_batches import make_batches as make_batches
-from gatewise.data.pairs import PairDataset as PairDataset
-from gatewise.data.pairs import Pairs as Pairs
+from gatewise.data.pairs import SegmentationDataset as SegmentationDataset
+from gatewise.data.pairs import SegmentationSplit as SegmentationSplit
 from gatewise.data.pairs import scaled_to as scaled_to

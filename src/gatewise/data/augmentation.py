@@ -40,7 +40,7 @@ class Augmentation:
         It draws from the global generators of Python, NumPy and torch. A policy that timm does not know is refused
         with ValueError.
         """
-        transforms = _validation.optional_module("timm.data.transforms_factory", "timm's augmentation")
+        transforms = _validation.import_optional("timm.data.transforms_factory", "timm's augmentation")
         options: dict[str, Any] = {"hflip": 0.0, "vflip": 0.0, "color_jitter": None, "separate": True}
         try:
             crop, policy, _ = transforms.transforms_imagenet_train(size, auto_augment=self.policy or None, **options)
@@ -80,7 +80,7 @@ def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
             )
     geometry = [word for word in words if word not in policies]
     for word in geometry:
-        _validation.one_of("augmentation", word, [*GEOMETRIES, "rand-m9-mstd0.5 or another of timm's policies"])
+        _validation.check_one_of("augmentation", word, [*GEOMETRIES, "rand-m9-mstd0.5 or another of timm's policies"])
     alone = {"auto", "none"} & set(geometry)
     if len(set(words)) != len(words) or len(policies) > 1 or (alone and len(geometry) > 1):
         raise errors.InvalidValueError(

@@ -21,19 +21,19 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Draw:
+class BatchParams:
     """One training batch before its pixels: which images, and what chance does to each.
 
     Attributes:
         samples: indices, (B,).
-        moves: rows and columns by which each image is moved, (2, B).
-        mirrored: (B,).
+        offsets: rows and columns by which each image is moved, (2, B).
+        flips: (B,).
         number: of the batch in the whole training, from which policies seed themselves.
     """
 
     samples: Tensor
-    moves: Tensor
-    mirrored: Tensor
+    offsets: Tensor
+    flips: Tensor
     number: int
 
 
@@ -62,7 +62,7 @@ class Batches:
         device: torch.device | str = "cpu",
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        _validation.integer_at_least(1, batch_size=batch_size)
+        _validation.check_integer_at_least(1, batch_size=batch_size)
         self.images = images
         self.device = torch.device(device)
         self.batch_size = min(batch_size, len(images))
@@ -102,7 +102,7 @@ class Batches:
         each = math.ceil(len(self.images) / self.batch_size / processes) * self.batch_size
         return slice(rank * each, (rank + 1) * each)
 
-    def _draws(self, epoch: int, seed: int, augmentation: Augmentation, start: int) -> Iterator[Draw]:
+    def _draws(self, epoch: int, seed: int, augmentation: Augmentation, start: int) -> Iterator[BatchParams]:
         """Yield what each batch of an epoch is made of; batches before `start` are drawn and dropped."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.images), generator=generator)
@@ -110,11 +110,11 @@ class Batches:
         mine = slice(rank, None, processes)
         for step in range(self.steps):
             samples = order[step * self.batch_size : (step + 1) * self.batch_size]
-            moves = torch.randint(0, 2 * augmentation.padding + 1, (2, len(samples)), generator=generator)
-            mirrored = torch.rand(len(samples), generator=generator) < 0.5
+            offsets = torch.randint(0, 2 * augmentation.padding + 1, (2, len(samples)), generator=generator)
+            flips = torch.rand(len(samples), generator=generator) < 0.5
             if step >= start:
                 number = (seed * 1_000_003 + epoch) * self.steps + step
-                yield Draw(samples[mine], moves[:, mine], mirrored[mine], number * processes + rank)
+                yield BatchParams(samples[mine], offsets[:, mine], flips[mine], number * processes + rank)
 
     def _normalised(self, images: Tensor) -> Tensor:
         floats = images.to(torch.float32, memory_format=torch.channels_last)
@@ -128,7 +128,7 @@ class StreamedBatches(Batches):
     """
 
     def __init__(self, *args: Any, workers: int = 0, **options: Any) -> None:
-        _validation.integer_at_least(0, workers=workers)
+        _validation.check_integer_at_least(0, workers=workers)
         self.workers = workers
         super().__init__(*args, **options)
 
@@ -141,10 +141,10 @@ class StreamedBatches(Batches):
     def evaluation(self) -> Iterator[Batch]:
         batches = torch.arange(len(self.labels))[self._own].split(self.batch_size)
         none = torch.zeros(2, self.batch_size, dtype=torch.long), torch.zeros(self.batch_size, dtype=torch.bool)
-        draws = [Draw(samples, *none, number=0) for samples in batches if len(samples)]
+        draws = [BatchParams(samples, *none, number=0) for samples in batches if len(samples)]
         yield from self._loaded(draws, Augmentation())
 
-    def _loaded(self, draws: list[Draw], augmentation: Augmentation) -> Iterator[Batch]:
+    def _loaded(self, draws: list[BatchParams], augmentation: Augmentation) -> Iterator[Batch]:
         decoded = self._read(_DecodedBatches(self.images, augmentation), draws)
         for draw, images in zip(draws, decoded, strict=True):
             labels = self.labels[draw.samples.to(self.device)]
@@ -176,7 +176,7 @@ class _DecodedBatches(torch.utils.data.Dataset):
         self.images, self.augmentation = images, augmentation
         self._of_picture = augmentation.of_picture(images.shape[1:]) if augmentation.per_image else None
 
-    def __getitem__(self, draw: Draw) -> Tensor | str:
+    def __getitem__(self, draw: BatchParams) -> Tensor | str:
         seed_generators(draw.number)
         try:
             images = torch.stack([self._image(index) for index in draw.samples.tolist()])
@@ -206,16 +206,16 @@ def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _augmented(images: Tensor, draw: Draw, augmentation: Augmentation) -> Tensor:
+def _augmented(images: Tensor, draw: BatchParams, augmentation: Augmentation) -> Tensor:
     """Return a batch moved and mirrored as drawn: (B, C, H, W) -> (B, C, H, W)."""
     if augmentation.padding:
-        images = shift(images, draw.moves.to(images.device), augmentation.padding)
+        images = shift(images, draw.offsets.to(images.device), augmentation.padding)
     if augmentation.flip:
-        images = torch.where(draw.mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(3), images)
+        images = torch.where(draw.flips.to(images.device).reshape(-1, 1, 1, 1), images.flip(3), images)
     return images
 
 
-def shift(images: Tensor, moves: Tensor, padding: int) -> Tensor:
+def shift(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
     """Return each image moved within a frame of zeros: (N, C, H, W), (2, N) -> (N, C, H, W).
 
     A move of `padding` leaves the image where it is; 0 shows `padding` rows of the frame above it.
@@ -227,4 +227,4 @@ def shift(images: Tensor, moves: Tensor, padding: int) -> Tensor:
     height, width = images.shape[2:]
     framed = torch.nn.functional.pad(images, (padding, padding, padding, padding))
     windows = framed.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2p+1, 2p+1, H, W), a view
-    return windows[torch.arange(len(images), device=images.device), :, moves[0], moves[1]]
+    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]

@@ -10,8 +10,8 @@ from gatewise.data.images import Dataset, Images
 
 def read_digits() -> Dataset:
     """Return scikit-learn's 1,797 handwritten digits, 8x8: every fifth of a stratified shuffle is for validation."""
-    datasets = _validation.optional_module("sklearn.datasets", "the digits data set")
-    selection = _validation.optional_module("sklearn.model_selection", "the digits data set")
+    datasets = _validation.import_optional("sklearn.datasets", "the digits data set")
+    selection = _validation.import_optional("sklearn.model_selection", "the digits data set")
     bunch: Any = datasets.load_digits()
     pixels = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()

@@ -56,7 +56,7 @@ def is_image(path: str) -> bool:
     return path.lower().endswith((*IMG_EXTENSIONS, ".gif", ".avif"))
 
 
-def _refuse_circles(folder: Path) -> None:
+def _check_no_cycle(folder: Path) -> None:
     """Refuse a link to a folder that it lies in: whoever follows two of those, as torchvision does, never ends."""
     for path, folders, _ in os.walk(folder, followlinks=True):
         for name in folders:
@@ -66,11 +66,11 @@ def _refuse_circles(folder: Path) -> None:
 
 
 def _read_split(folder: Path, image_size: int | None) -> Split:
-    torchvision = _validation.optional_module("torchvision.datasets", "reading class folders")
+    torchvision = _validation.import_optional("torchvision.datasets", "reading class folders")
     for path in (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())):
         if not os.access(path, os.R_OK | os.X_OK):  # os.walk would pass over it without a word
             raise errors.DataError(f"{path}: no permission to read this folder.")
-    _refuse_circles(folder)
+    _check_no_cycle(folder)
     try:
         images = torchvision.ImageFolder(str(folder), is_valid_file=is_image)
     except FileNotFoundError as error:

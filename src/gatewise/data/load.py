@@ -11,9 +11,9 @@ from gatewise import _validation, errors
 from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
 from gatewise.data.images import Dataset, EncodedImages, Images
-from gatewise.data.masks import IGNORED, meaning_of
+from gatewise.data.masks import IGNORED, infer_mask_encoding
 from gatewise.data.pair_readers import checked_names, read_pairs
-from gatewise.data.pairs import PairDataset, Pairs
+from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
 from gatewise.data.tables import read_hub, read_parquet
 from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvision_files, read_torchvision
 
@@ -36,7 +36,7 @@ class DataSource:
     foreground: str | None = None
     class_names: str | None = None
 
-    def load(self) -> Dataset | PairDataset:
+    def load(self) -> Dataset | SegmentationDataset:
         """Return images with labels, or for task segment with masks."""
         if self.task == "classify":
             return load_dataset(self.data, self.image_size, self.loading)
@@ -69,8 +69,8 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     files stay in memory, so a set larger than that wants "hub:FOLDER", which `datasets` maps from the disk.
     """
     if image_size is not None:
-        _validation.integer_at_least(4, image_size=image_size)
-    _validation.one_of("loading", loading, LOADINGS)
+        _validation.check_integer_at_least(4, image_size=image_size)
+    _validation.check_one_of("loading", loading, LOADINGS)
     if str(source) == "digits":
         if image_size is not None:
             raise errors.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Leave it out.")
@@ -78,7 +78,7 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     splits = _read(source, image_size)
     (train, classes), (validation, other) = splits["train"], splits["validation"]
     _check_classes(str(source), classes, other)
-    _refuse_empty_classes(str(source), classes, train.labels)
+    _check_no_empty_class(str(source), classes, train.labels)
     train, validation = (_held(images, loading) for images in (train, validation))
     if train.shape != validation.shape:
         sizes = [images.shape[1:] for images in (train, validation)]
@@ -125,7 +125,7 @@ def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, .
         raise errors.DataError(f"{source}: the splits have different classes; {which}.")
 
 
-def _refuse_empty_classes(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
+def _check_no_empty_class(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
     missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes))) if not count]
     if missing:
         listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -153,7 +153,7 @@ def load_pairs(
     ignore_index: int = IGNORED,
     foreground: str | None = None,
     class_names: str | None = None,
-) -> PairDataset:
+) -> SegmentationDataset:
     """Load images with masks by name or from a folder.
 
     Args:
@@ -177,19 +177,21 @@ def load_pairs(
     """
     for name, value in (("image_size", image_size), ("crop_size", crop_size)):
         if value is not None:
-            _validation.integer_at_least(4, **{name: value})
-    _validation.one_of("loading", loading, LOADINGS)
-    _validation.integer_at_least(0, ignore_index=ignore_index)
-    _validation.number_between(0, 2**16, ignore_index=ignore_index)
+            _validation.check_integer_at_least(4, **{name: value})
+    _validation.check_one_of("loading", loading, LOADINGS)
+    _validation.check_integer_at_least(0, ignore_index=ignore_index)
+    _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
     encoded, names = read_pairs(source)
     if class_names is not None:
-        _validation.text("class_names", class_names)
+        _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
     masks = [masks for _, masks in encoded.values()]
-    meaning = meaning_of(masks, names, ignore_index, foreground)
-    splits = {name: Pairs(*parts, meaning, side=image_size, crop=crop_size) for name, parts in encoded.items()}
+    meaning = infer_mask_encoding(masks, names, ignore_index, foreground)
+    splits = {
+        name: SegmentationSplit(*parts, meaning, side=image_size, crop=crop_size) for name, parts in encoded.items()
+    }
     for pairs in splits.values():
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
-    return PairDataset(str(source), splits["train"], splits["validation"])
+    return SegmentationDataset(str(source), splits["train"], splits["validation"])

@@ -38,7 +38,7 @@ def decode_mask(where: str, content: bytes | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class MaskEncoding:
     """What the values in mask files stand for.
 
     Attributes:
@@ -47,9 +47,9 @@ class Meaning:
         foreground: the one class to find; the others are then background.
         values: of the classes in the files; None counts from 0.
 
-    >>> Meaning(("road", "car", "void"), ignored=2).kept
+    >>> MaskEncoding(("road", "car", "void"), ignored=2).kept
     ('road', 'car')
-    >>> Meaning(("road", "car", "void"), ignored=2, foreground="car")(torch.tensor([[0, 1, 2]]), "a.png")
+    >>> MaskEncoding(("road", "car", "void"), ignored=2, foreground="car")(torch.tensor([[0, 1, 2]]), "a.png")
     tensor([[  0,   1, 255]], dtype=torch.uint8)
     """
 
@@ -60,7 +60,7 @@ class Meaning:
 
     def __post_init__(self) -> None:
         if self.foreground is not None:
-            _validation.one_of("foreground class", self.foreground, self._counted)
+            _validation.check_one_of("foreground class", self.foreground, self._counted)
         if self.foreground is None and len(self._counted) < 2:
             raise errors.DataError(f"there is one class, {', '.join(self._counted)}; expected at least two.")
         if len(self.classes) > IGNORED:
@@ -107,49 +107,51 @@ class Meaning:
         return " or ".join(map(str, self.values)) if self.values else f"0 to {len(self.classes) - 1}"
 
 
-def meaning_of(
+def infer_mask_encoding(
     masks: Sequence[EncodedImages], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
-) -> Meaning:
+) -> MaskEncoding:
     """Return what the values in masks stand for, of which 256 of each split are looked at.
 
     Values of 0 and 255 alone, as in masks of salient objects, are two classes; otherwise they are class numbers. Where
     the classes are named and not two, nothing is looked at.
     """
     if names and len(names) != 2:
-        return Meaning(tuple(names), ignored, foreground)
+        return MaskEncoding(tuple(names), ignored, foreground)
     values = torch.cat([_values_in(split) for split in masks]).unique().tolist()
     if values == [0, IGNORED]:
         nothing = IGNORED + 1 if ignored == IGNORED else ignored
-        return Meaning(tuple(names) or ("background", "foreground"), nothing, foreground, values=(0, IGNORED))
+        return MaskEncoding(tuple(names) or ("background", "foreground"), nothing, foreground, values=(0, IGNORED))
     if names:
-        return Meaning(tuple(names), ignored, foreground)
+        return MaskEncoding(tuple(names), ignored, foreground)
     highest = max((value for value in values if value != ignored), default=0)
     if highest >= IGNORED:
         raise errors.DataError(
             f"{masks[0].where(0)} and other masks have values up to {highest}; expected class indices below {IGNORED}. "
             f"If that value marks what does not count, set ignore_index to it."
         )
-    return Meaning(tuple(str(value) for value in range(highest + 1)), ignored, foreground)
+    return MaskEncoding(tuple(str(value) for value in range(highest + 1)), ignored, foreground)
 
 
 def _values_in(masks: EncodedImages) -> Tensor:
-    looked_at = (decode_mask(masks.where(index), masks.content(index)) for index in spread(len(masks), _LOOKED_AT))
+    looked_at = (
+        decode_mask(masks.where(index), masks.content(index)) for index in evenly_spaced(len(masks), _LOOKED_AT)
+    )
     return torch.cat([mask.unique() for mask in looked_at]).unique()
 
 
-def named(classes: Sequence[str]) -> tuple[str, ...]:
+def with_background(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the indices in a mask: those of the classes, or background before a single one.
 
-    >>> named(["car"]), named(["sky", "road"])
+    >>> with_background(["car"]), with_background(["sky", "road"])
     (('background', 'car'), ('sky', 'road'))
     """
     return tuple(classes) if len(classes) > 1 else ("background", *classes)
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """Return up to `most` indices below `count`, at equal distances.
 
-    >>> spread(9, 3), spread(2, 3)
+    >>> evenly_spaced(9, 3), evenly_spaced(2, 3)
     ([0, 4, 8], [0, 1])
     """
     return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()

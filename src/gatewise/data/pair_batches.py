@@ -11,16 +11,16 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.data.augmentation import Augmentation
-from gatewise.data.batches import Batch, Batches, Draw, StreamedBatches, seed_generators
+from gatewise.data.batches import Batch, Batches, BatchParams, StreamedBatches, seed_generators
 from gatewise.data.images import EncodedImages, Images
-from gatewise.data.masks import IGNORED, named
-from gatewise.data.pairs import Pairs, resized
+from gatewise.data.masks import IGNORED, with_background
+from gatewise.data.pairs import SegmentationSplit, resized
 
 _VALUES = 2**26  # of the maps of one evaluation batch, at most
 SCALES = (0.5, 2.0)  # between which an image is scaled at random, as GCNet's segmentation recipe does
 
 
-class PairBatches(StreamedBatches):
+class SegmentationBatches(StreamedBatches):
     """Batches (N, C, H, W) of normalised images with masks (N, H, W), int64, 255 where a pixel does not count.
 
     In training every image has the size of a crop; in evaluation images are whole, and neighbours of one size share a
@@ -31,7 +31,7 @@ class PairBatches(StreamedBatches):
         *args: as of `StreamedBatches`, and the options too.
     """
 
-    def __init__(self, pairs: Pairs, *args: Any, workers: int = 0, **options: Any) -> None:
+    def __init__(self, pairs: SegmentationSplit, *args: Any, workers: int = 0, **options: Any) -> None:
         self.pairs = pairs
         super().__init__(pairs, *args, workers=workers, **options)
         self._fill = (-self._shift / self._scale).round().to("cpu", torch.uint8)[0]  # the mean colour
@@ -41,13 +41,15 @@ class PairBatches(StreamedBatches):
 
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         draws = list(self._draws(epoch, seed, augmentation, start))
-        for pixels, masks in self._read(_DrawnPairs(self.pairs, augmentation, self._fill), draws):
+        for pixels, masks in self._read(_RandomCrops(self.pairs, augmentation, self._fill), draws):
             yield self._normalised(pixels.to(self.device, non_blocking=True)), masks.to(self.device).long()
 
     def evaluation(self) -> Iterator[Batch]:
         waiting: list[tuple[Tensor, Tensor]] = []
-        for pair in self._read(_WholePairs(self.pairs), list(range(len(self.pairs))[self._own])):
-            most = min(self.batch_size, max(1, _VALUES // (pair[1].numel() * len(named(self.pairs.meaning.kept)))))
+        for pair in self._read(_WholeImages(self.pairs), list(range(len(self.pairs))[self._own])):
+            most = min(
+                self.batch_size, max(1, _VALUES // (pair[1].numel() * len(with_background(self.pairs.meaning.kept))))
+            )
             if waiting and (len(waiting) >= most or pair[1].shape != waiting[0][1].shape):
                 yield self._together(waiting)
                 waiting = []
@@ -60,10 +62,10 @@ class PairBatches(StreamedBatches):
         return self._normalised(pixels.to(self.device)), masks.to(self.device).long()
 
 
-class _WholePairs(torch.utils.data.Dataset):
+class _WholeImages(torch.utils.data.Dataset):
     """From an index to a pair, or to the message why it cannot be had: a worker would wrap an error in a traceback."""
 
-    def __init__(self, pairs: Pairs) -> None:
+    def __init__(self, pairs: SegmentationSplit) -> None:
         self.pairs = pairs
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | str:
@@ -73,24 +75,24 @@ class _WholePairs(torch.utils.data.Dataset):
             return str(error)
 
 
-class _DrawnPairs(_WholePairs):
+class _RandomCrops(_WholeImages):
     """From a draw to its augmented images (B, 3, H, W) and masks (B, H, W), both uint8, or to a message."""
 
-    def __init__(self, pairs: Pairs, augmentation: Augmentation, fill: Tensor) -> None:
+    def __init__(self, pairs: SegmentationSplit, augmentation: Augmentation, fill: Tensor) -> None:
         super().__init__(pairs)
         self.augmentation, self.fill = augmentation, fill
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor] | str:
+    def __getitem__(self, draw: BatchParams) -> tuple[Tensor, Tensor] | str:
         seed_generators(draw.number)
         try:
-            drawn = zip(draw.samples.tolist(), draw.mirrored.tolist(), strict=True)
-            found = [self._augmented(index, mirrored=mirrored) for index, mirrored in drawn]
+            drawn = zip(draw.samples.tolist(), draw.flips.tolist(), strict=True)
+            found = [self._augmented(index, flips=flips) for index, flips in drawn]
         except errors.DataError as error:
             return str(error)
         pixels, masks = (torch.stack(parts) for parts in zip(*found, strict=True))
         return pixels, masks
 
-    def _augmented(self, index: int, *, mirrored: bool) -> tuple[Tensor, Tensor]:
+    def _augmented(self, index: int, *, flips: bool) -> tuple[Tensor, Tensor]:
         pixels, mask = self.pairs[index]
         if self.augmentation.scale:
             factor = math.exp(_between(*map(math.log, SCALES)))
@@ -104,7 +106,7 @@ class _DrawnPairs(_WholePairs):
                 f"{self.pairs.images.where(index)}: the image is {sizes[0]}, but {self.pairs.images.where(0)} is "
                 f"{sizes[1]}; add crop to augmentation."
             )
-        if self.augmentation.flip and mirrored:
+        if self.augmentation.flip and flips:
             pixels, mask = pixels.flip(2), mask.flip(1)
         return pixels, mask
 
@@ -144,11 +146,15 @@ def _between(low: float, high: float) -> float:
 
 
 def make_batches(
-    images: Images | EncodedImages | Pairs, *args: Any, augmentation: Augmentation, workers: int = 0, **options: Any
+    images: Images | EncodedImages | SegmentationSplit,
+    *args: Any,
+    augmentation: Augmentation,
+    workers: int = 0,
+    **options: Any,
 ) -> Batches:
     """Return the batches that suit a split and what is done to its images; other arguments are those of `Batches`."""
-    if isinstance(images, Pairs):
-        return PairBatches(images, *args, workers=workers, **options)
+    if isinstance(images, SegmentationSplit):
+        return SegmentationBatches(images, *args, workers=workers, **options)
     if isinstance(images, Images) and not augmentation.per_image:
         return Batches(images, *args, **options)
     return StreamedBatches(images, *args, workers=workers, **options)

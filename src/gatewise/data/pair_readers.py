@@ -163,7 +163,7 @@ def _encoded(pairs: list[tuple[str, str]]) -> Encoded:
 
 def _read_voc(root: Path, name: str, *, download: bool) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """Return the splits train and val of Pascal VOC's segmentation from torchvision's files under `root`."""
-    datasets = _validation.optional_module("torchvision.datasets", f"the data set {name}")
+    datasets = _validation.import_optional("torchvision.datasets", f"the data set {name}")
     there = (root / VOC[name]).is_dir()
     splits = {}
     for split, image_set in (("train", "train"), ("validation", "val")):

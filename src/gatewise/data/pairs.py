@@ -11,12 +11,12 @@ from gatewise import _validation, errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
 from gatewise.data.images import EncodedImages, mean_and_deviation
-from gatewise.data.masks import IGNORED, Meaning, decode_mask, named, spread
+from gatewise.data.masks import IGNORED, MaskEncoding, decode_mask, evenly_spaced, with_background
 
 _SAMPLE = 512  # images from which a split's mean and deviation are estimated
 
 
-class Pairs:
+class SegmentationSplit:
     """One split: images and their masks, encoded, or decoded once.
 
     Args:
@@ -31,7 +31,7 @@ class Pairs:
         self,
         images: EncodedImages,
         masks: EncodedImages,
-        meaning: Meaning,
+        meaning: MaskEncoding,
         *,
         side: int | None = None,
         crop: int | None = None,
@@ -102,8 +102,8 @@ def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor
     No side becomes shorter than two pixels, which torch cannot scale to.
     """
     size = max(2, size[0]), max(2, size[1])
-    transforms = _validation.optional_module("torchvision.transforms.v2.functional", "scaling images")
-    nearest = _validation.optional_module("torchvision.transforms", "scaling images").InterpolationMode.NEAREST_EXACT
+    transforms = _validation.import_optional("torchvision.transforms.v2.functional", "scaling images")
+    nearest = _validation.import_optional("torchvision.transforms", "scaling images").InterpolationMode.NEAREST_EXACT
     return (
         transforms.resize_image(pixels, list(size), antialias=True),
         transforms.resize_image(mask.unsqueeze(0), list(size), interpolation=nearest)[0],
@@ -111,7 +111,7 @@ def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor
 
 
 @dataclass(frozen=True)
-class PairDataset:
+class SegmentationDataset:
     """Two splits of images and masks.
 
     Attributes:
@@ -121,8 +121,8 @@ class PairDataset:
     """
 
     name: str
-    train: Pairs
-    validation: Pairs
+    train: SegmentationSplit
+    validation: SegmentationSplit
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -165,7 +165,9 @@ class PairDataset:
 
     @functools.cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        return mean_and_deviation(self.train[index][0].unsqueeze(0) for index in spread(len(self.train), _SAMPLE))
+        return mean_and_deviation(
+            self.train[index][0].unsqueeze(0) for index in evenly_spaced(len(self.train), _SAMPLE)
+        )
 
     @functools.cached_property
     def frequencies(self) -> Tensor:
@@ -174,7 +176,7 @@ class PairDataset:
         That is, pixels of the class over all pixels that count in those images (Eigen and Fergus, ICCV 2015), 0 for a
         class that is nowhere; (classes,), or (2,) for background and foreground. All masks are read for it.
         """
-        count = len(named(self.classes))
+        count = len(with_background(self.classes))
         own, present = torch.zeros(2, count, dtype=torch.float64)
         for index in range(len(self.train)):
             mask = self.train.mask(index)

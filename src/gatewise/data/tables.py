@@ -86,7 +86,7 @@ def _read_split(files: list[Path], image_size: int | None) -> Split:
 
 def read_table(file: Path) -> Any:
     """Read one parquet file; one that cannot be read is refused with its name."""
-    parquet = _validation.optional_module("pyarrow.parquet", "reading parquet files")
+    parquet = _validation.import_optional("pyarrow.parquet", "reading parquet files")
     try:
         return parquet.read_table(file)
     except Exception as error:
@@ -115,7 +115,7 @@ def _told_names(where: str, table: Any, label: str) -> tuple[str, ...]:
         return ()
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise errors.DataError(
-            f"{where}: the class names in its metadata are {_validation.shown(found)}; expected a list."
+            f"{where}: the class names in its metadata are {_validation.safe_repr(found)}; expected a list."
         )
     return tuple(found)
 
@@ -125,7 +125,7 @@ def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
 
     Its rows are read from the library's memory-mapped cache, so the set may be larger than memory.
     """
-    datasets = _validation.optional_module("datasets", f"the hub's data set {name!r}", extra="hub")
+    datasets = _validation.import_optional("datasets", f"the hub's data set {name!r}", extra="hub")
     try:
         found: Any = datasets.load_dataset(name)
     except Exception as error:  # whatever its network and file layers raise
@@ -185,7 +185,9 @@ def check_labels(where: str, labels: Sequence[object]) -> None:
                 f"{where}, row {row}: the label is an image or a list, perhaps a mask; expected one integer from 0."
             )
         if isinstance(label, bool) or not isinstance(label, int) or label < 0:
-            raise errors.DataError(f"{where}, row {row}: label {_validation.shown(label)}; expected an integer from 0.")
+            raise errors.DataError(
+                f"{where}, row {row}: label {_validation.safe_repr(label)}; expected an integer from 0."
+            )
 
 
 def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[str, ...]:

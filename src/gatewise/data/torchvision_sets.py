@@ -23,7 +23,7 @@ def holds_torchvision_files(folder: Path) -> str | None:
 
 def read_torchvision(name: str, root: Path) -> dict[str, tuple[Images, tuple[str, ...]]]:
     """Return both splits from the files under `root`, which are downloaded if they are missing."""
-    datasets = _validation.optional_module("torchvision.datasets", f"the data set {name}")
+    datasets = _validation.import_optional("torchvision.datasets", f"the data set {name}")
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     there = (root / FOLDERS[name]).is_dir()
     splits: dict[str, tuple[Images, tuple[str, ...]]] = {}

@@ -20,7 +20,7 @@ Picked = tuple[Tensor, Tensor | None]  # weight and bias
 
 
 @dataclass(frozen=True, eq=False)
-class OpenFilters:
+class FilterIndices:
     """Some filters of one site, in runs of equal length.
 
     Attributes:
@@ -36,7 +36,7 @@ class OpenFilters:
     def pick(self, tensor: Tensor, axis: int) -> Tensor:
         """Return these filters of a tensor that has all of them on one axis; whole runs are copied at once.
 
-        >>> some = OpenFilters(torch.tensor([1]), 2, torch.tensor([2, 3]))
+        >>> some = FilterIndices(torch.tensor([1]), 2, torch.tensor([2, 3]))
         >>> some.pick(torch.tensor([[0, 1, 2, 3]]), 1)
         tensor([[2, 3]])
         """
@@ -46,7 +46,7 @@ class OpenFilters:
 
 
 @dataclass(eq=False)
-class Openings:
+class ActiveFilters:
     """What the layers of a skipping network read at each call.
 
     Attributes:
@@ -59,17 +59,17 @@ class Openings:
     packs: ClassVar[bool] = True
 
     memory: int
-    chosen: dict[int, OpenFilters] = field(default_factory=dict)
-    _known: dict[tuple[int, bytes], OpenFilters] = field(default_factory=dict)
-    _picked: "_Memory" = field(init=False)
-    _whole: "_Memory" = field(init=False)
+    chosen: dict[int, FilterIndices] = field(default_factory=dict)
+    _known: dict[tuple[int, bytes], FilterIndices] = field(default_factory=dict)
+    _picked: "_LRUWeightCache" = field(init=False)
+    _whole: "_LRUWeightCache" = field(init=False)
 
     def __post_init__(self) -> None:
-        self._picked, self._whole = _Memory(self.memory), _Memory(_MEMORY_FOR_WHOLE)
+        self._picked, self._whole = _LRUWeightCache(self.memory), _LRUWeightCache(_MEMORY_FOR_WHOLE)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy, or a pickle, begins with: nothing picked."""
-        empty = {"_picked": _Memory(self.memory), "_whole": _Memory(_MEMORY_FOR_WHOLE)}
+        empty = {"_picked": _LRUWeightCache(self.memory), "_whole": _LRUWeightCache(_MEMORY_FOR_WHOLE)}
         return {**self.__dict__, "chosen": {}, "_known": {}, **empty}
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Openings:
         self._picked.clear()
         self._whole.clear()
 
-    def filters(self, number: int, site: Site, pattern: bytes, device: torch.device) -> OpenFilters:
+    def filters(self, number: int, site: Site, pattern: bytes, device: torch.device) -> FilterIndices:
         """Return the open filters of a site for the gates `pattern`, a byte each; the first unit if none is open."""
         known = self._known.get((number, pattern))
         if known is None:
@@ -111,7 +111,7 @@ class Openings:
         return self._whole.of(key, pack)
 
 
-class _Memory:
+class _LRUWeightCache:
     """Weights by what they are for, up to so many bytes; those not used for longest go first."""
 
     def __init__(self, limit: int) -> None:
@@ -137,7 +137,7 @@ class _Memory:
         return found
 
 
-def _open_filters(site: Site, pattern: bytes, device: torch.device) -> OpenFilters:
+def _open_filters(site: Site, pattern: bytes, device: torch.device) -> FilterIndices:
     if site.driven_by is None:
         units = [gate for gate, state in enumerate(pattern) if state] or [0]
         run = site.group_size
@@ -146,7 +146,7 @@ def _open_filters(site: Site, pattern: bytes, device: torch.device) -> OpenFilte
         units = [filter_ for filter_, gate in enumerate(site.driven_by) if states[gate]] or [0]
         run = 1
     channels = [unit * run + offset for unit in units for offset in range(run)]
-    return OpenFilters(torch.tensor(units, device=device), run, torch.tensor(channels, device=device))
+    return FilterIndices(torch.tensor(units, device=device), run, torch.tensor(channels, device=device))
 
 
 def _size(picked: Picked) -> int:

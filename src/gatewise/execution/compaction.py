@@ -13,7 +13,7 @@ from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, restructure
 from gatewise.execution.verify import largest_difference
 from gatewise.gaternet import GaterNet
 from gatewise.measure import macs_per_sample, parameter_count
-from gatewise.places import Flow, evaluation_mode
+from gatewise.places import ChannelDependency, evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,17 @@ class Compaction:
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
         """Read what `to_dict` gave."""
         known = [field.name for field in fields(cls)]
-        _validation.options_of("a compaction", _validation.mapping("a compaction", values), known)
+        _validation.check_known_options("a compaction", _validation.check_mapping("a compaction", values), known)
         if absent := [name for name in known if name not in values]:
             raise errors.InvalidValueError(f"a compaction needs {', '.join(absent)}, which are not there.")
-        letters = set(_validation.text("states of a compaction", values["states"]))
+        letters = set(_validation.check_str("states of a compaction", values["states"]))
         if not letters <= set(_NAMES):
             raise errors.InvalidValueError(
-                f"the states of a compaction are 1, 0 and ?, got {_validation.shown(letters)}."
+                f"the states of a compaction are 1, 0 and ?, got {_validation.safe_repr(letters)}."
             )
         for name in ("sites", "whole"):
             if not isinstance(values[name], list | tuple):
-                raise errors.InvalidTypeError(f"{name} must be a list, got {_validation.shown(values[name])}.")
+                raise errors.InvalidTypeError(f"{name} must be a list, got {_validation.safe_repr(values[name])}.")
         tuples: dict[str, Any] = {"sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])}
         return cls(**{**values, **tuples})
 
@@ -119,9 +119,9 @@ class Compaction:
 
 def _site_of(values: Any) -> CompactSite:
     known = {field.name for field in fields(CompactSite)}
-    if set(_validation.mapping("a site of a compaction", values)) != known:
+    if set(_validation.check_mapping("a site of a compaction", values)) != known:
         raise errors.InvalidValueError(
-            f"a site of a compaction has {', '.join(sorted(known))}, got {_validation.shown(values)}."
+            f"a site of a compaction has {', '.join(sorted(known))}, got {_validation.safe_repr(values)}."
         )
     return CompactSite(**values)
 
@@ -164,13 +164,15 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
         raise errors.InvalidValueError("compact needs images to see which gates change, and the loader gave none.")
     letters = {0: CLOSED, images: OPEN}
     states = "".join(letters.get(int(count), DECIDED) for count in opened)
-    small, flows = restructure(net, states)
+    small, dependencies = restructure(net, states)
     checked, disagreeing = _disagreeing(net, check, states, device)
     small.compaction = Compaction(  # type: ignore[assignment]  # pyright: ignore
         states=states,
         images=images,
-        sites=_sites(net, small, states, flows),
-        whole=tuple(site.name for site, flow in zip(net.sites, flows, strict=True) if not flow.possible),
+        sites=_sites(net, small, states, dependencies),
+        whole=tuple(
+            site.name for site, dependency in zip(net.sites, dependencies, strict=True) if not dependency.possible
+        ),
         difference=_difference(net, small, batches, device),
         checked=checked,
         disagreeing=disagreeing,
@@ -249,18 +251,20 @@ def _dense_macs(small: nn.Module, net: GaterNet) -> int:
     return macs_per_sample(small, torch.zeros(2, *net.input_shape).to(anchor))
 
 
-def _sites(net: GaterNet, small: nn.Module, states: str, flows: list[Flow]) -> tuple[CompactSite, ...]:
+def _sites(
+    net: GaterNet, small: nn.Module, states: str, dependencies: list[ChannelDependency]
+) -> tuple[CompactSite, ...]:
     backbone = small.backbone if isinstance(small, GaterNet) else small
     rows: list[CompactSite] = []
-    for site, flow in zip(net.sites, flows, strict=True):
+    for site, dependency in zip(net.sites, dependencies, strict=True):
         own = states[site.first : site.first + site.gates]
-        maker: Any = backbone.get_submodule(site.name)
-        removed = site.filters - maker.weight.shape[0]
-        rows.append(CompactSite(site.name, site.filters, removed, own.count(DECIDED), _kept(flow, own)))
+        producer: Any = backbone.get_submodule(site.name)
+        removed = site.filters - producer.weight.shape[0]
+        rows.append(CompactSite(site.name, site.filters, removed, own.count(DECIDED), _kept(dependency, own)))
     return tuple(rows)
 
 
-def _kept(flow: Flow, own: str) -> str:
-    if CLOSED not in own or not flow.reason:
+def _kept(dependency: ChannelDependency, own: str) -> str:
+    if CLOSED not in own or not dependency.reason:
         return ""
-    return f"{'all inputs behind it' if flow.possible else 'closed filters'} kept, as {flow.reason}"
+    return f"{'all inputs behind it' if dependency.possible else 'closed filters'} kept, as {dependency.reason}"

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise._types import Output
-from gatewise.execution.active_filters import OpenFilters, Openings, Picked
+from gatewise.execution.active_filters import ActiveFilters, FilterIndices, Picked
 from gatewise.execution.skippable import kept_whole, skippable
-from gatewise.execution.surgery import open_up
+from gatewise.execution.surgery import replace_with_dynamic_layers
 from gatewise.gaternet import GaterNet, Site
 
 
@@ -35,30 +35,30 @@ class ConditionalNet(nn.Module):
                 "local gating decides on the way through the network, and has no conditional form. Choose form masked "
                 "or compact."
             )
-        self.flows, folds = skippable(net)
-        self.skipped = kept_whole(net, self.flows)
+        self.dependencies, folds = skippable(net)
+        self.skipped = kept_whole(net, self.dependencies)
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.openings = _Unremembered(memory=0)
-        open_up(self.net.backbone, net.sites, self.flows, folds, self.openings)
+        self.active_filters = _UncachedFilters(memory=0)
+        replace_with_dynamic_layers(self.net.backbone, net.sites, self.dependencies, folds, self.active_filters)
 
     def forward(self, x: Tensor) -> tuple[Output, Tensor]:
         gates = self.net.decide(x)
         factors: dict[int, Tensor | None] = {}
-        for number, (site, flow) in enumerate(zip(self.net.sites, self.flows, strict=True)):
+        for number, (site, dependency) in enumerate(zip(self.net.sites, self.dependencies, strict=True)):
             own = site.spread(site.own(gates))
-            if flow.possible:
-                chosen = self.openings.chosen[number] = _open_for_some(site, site.own(gates))
+            if dependency.possible:
+                chosen = self.active_filters.chosen[number] = _open_for_some(site, site.own(gates))
                 own = own.index_select(1, chosen.channels)
             factors[number] = own
-        self.net._board.factors = factors
+        self.net.gate_context.factors = factors
         try:
             return self.net.backbone(x), gates
         finally:
-            self.openings.close()
-            self.net._board.factors = {}
+            self.active_filters.close()
+            self.net.gate_context.factors = {}
 
 
-class _Unremembered(Openings):
+class _UncachedFilters(ActiveFilters):
     """Picks anew each time: while a graph is recorded there is nothing to remember, and no machine to suit."""
 
     packs: ClassVar[bool] = False
@@ -67,7 +67,7 @@ class _Unremembered(Openings):
         return pick()
 
 
-def _open_for_some(site: Site, gates: Tensor) -> OpenFilters:
+def _open_for_some(site: Site, gates: Tensor) -> FilterIndices:
     """Return the filters that some image opens; the first unit if there are none: (N, own gates)."""
     if site.driven_by is None:
         states, run = gates.amax(0) > 0, site.group_size
@@ -78,4 +78,4 @@ def _open_for_some(site: Site, gates: Tensor) -> OpenFilters:
     torch._check(units.shape[0] >= 1)
     torch._check(units.shape[0] <= len(states))
     channels = (units.unsqueeze(1) * run + torch.arange(run, device=gates.device)).flatten()
-    return OpenFilters(units, run, channels)
+    return FilterIndices(units, run, channels)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from gatewise.execution.active_filters import Openings, Picked
+from gatewise.execution.active_filters import ActiveFilters, Picked
 from gatewise.execution.packed import can_pack, pack, packed_convolution
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -18,7 +18,7 @@ class _OpenLayer(nn.Module):
     """A layer with the weights of all filters, which runs those that are open now.
 
     Args:
-        openings: where it reads which are open.
+        active_filters: where it reads which are open.
         reads: number of the site whose filters are its inputs, if any.
         writes: number of the site whose filters are its outputs, if any.
     """
@@ -29,9 +29,9 @@ class _OpenLayer(nn.Module):
     passes: int | None = None
     channel_axis = 1
 
-    def __init__(self, openings: Openings, reads: int | None, writes: int | None) -> None:
+    def __init__(self, active_filters: ActiveFilters, reads: int | None, writes: int | None) -> None:
         super().__init__()
-        self.openings, self.reads, self.writes = openings, reads, writes
+        self.active_filters, self.reads, self.writes = active_filters, reads, writes
 
     def _hold(self, weight: Tensor, bias: Tensor | None) -> None:
         self.register_buffer("weight", weight.detach(), persistent=False)
@@ -41,10 +41,10 @@ class _OpenLayer(nn.Module):
         inputs, outputs = self._chosen()
         if inputs is None and outputs is None:
             return self.weight, self.bias
-        return self.openings.picked((self, inputs, outputs), lambda: self._pick(inputs, outputs))
+        return self.active_filters.picked((self, inputs, outputs), lambda: self._pick(inputs, outputs))
 
     def _chosen(self) -> tuple[Any, Any]:
-        chosen: dict[Any, Any] = self.openings.chosen
+        chosen: dict[Any, Any] = self.active_filters.chosen
         return chosen.get(self.reads), chosen.get(self.writes)
 
     def _pick(self, inputs: Any, outputs: Any) -> Picked:
@@ -85,9 +85,9 @@ class OpenConvolution(_OpenLayer):
         return (weight if inputs is None else inputs.pick(weight, weight.dim() - 1)), bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.openings.packs and can_pack(x, self.weight, self.options):
+        if self.active_filters.packs and can_pack(x, self.weight, self.options):
             inputs, outputs = self._chosen()
-            remembered = self.openings.whole if inputs is outputs is None else self.openings.picked
+            remembered = self.active_filters.whole if inputs is outputs is None else self.active_filters.picked
             weights = remembered((self, inputs, outputs, x.shape), lambda: self._pack(inputs, outputs, x))
             return packed_convolution(x, *weights, self.options)
         weight, bias = self._weights()
@@ -101,8 +101,10 @@ class OpenConvolution(_OpenLayer):
 class OpenDepthwise(_OpenLayer):
     """A convolution of each channel by itself; closed channels are neither its inputs nor its outputs."""
 
-    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, openings: Openings, passes: int) -> None:
-        super().__init__(openings, None, passes)
+    def __init__(
+        self, layer: Any, weight: Tensor, bias: Tensor | None, active_filters: ActiveFilters, passes: int
+    ) -> None:
+        super().__init__(active_filters, None, passes)
         self.passes = passes
         self.convolve = CONVOLUTIONS[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation)
@@ -115,8 +117,8 @@ class OpenDepthwise(_OpenLayer):
 class OpenNorm(_OpenLayer):
     """A batch norm in eval mode that no convolution could take in: x scale + shift for each channel."""
 
-    def __init__(self, norm: Any, openings: Openings, passes: int) -> None:
-        super().__init__(openings, None, passes)
+    def __init__(self, norm: Any, active_filters: ActiveFilters, passes: int) -> None:
+        super().__init__(active_filters, None, passes)
         self.passes = passes
         scale, shift = folded_norm(norm)
         self._hold(scale, shift)
@@ -144,8 +146,10 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
     )
 
 
-def opened(layer: Any, picked: Picked, openings: Openings, reads: int | None, writes: int | None) -> nn.Module:
-    """Return the layer that does the work of `layer` with these weights; see `open_up`."""
+def is_dynamic(
+    layer: Any, picked: Picked, active_filters: ActiveFilters, reads: int | None, writes: int | None
+) -> nn.Module:
+    """Return the layer that does the work of `layer` with these weights; see `replace_with_dynamic_layers`."""
     if isinstance(layer, nn.Linear):
-        return OpenLinear(*picked, openings, reads, writes)
-    return OpenConvolution(layer, *picked, openings, reads, writes)
+        return OpenLinear(*picked, active_filters, reads, writes)
+    return OpenConvolution(layer, *picked, active_filters, reads, writes)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatewise.execution.active_filters import OpenFilters, Openings
+from gatewise.execution.active_filters import ActiveFilters, FilterIndices
 from gatewise.execution.costs import Costs
 from gatewise.execution.plan import PROMISING, Plan, Seconds
 from gatewise.execution.sub_batches import Work
@@ -23,14 +23,16 @@ _SHARES = (0.25, 0.5, 0.75)
 _SPREAD = 0.05  # of the open work, below which it tells nothing: most filters may be always open
 
 
-def measured_plan(work: Work, nets: tuple[GaterNet, GaterNet], openings: Openings, x: Tensor, costs: Costs) -> Plan:
+def measured_plan(
+    work: Work, nets: tuple[GaterNet, GaterNet], active_filters: ActiveFilters, x: Tensor, costs: Costs
+) -> Plan:
     """Measure the layers of a net for one image and for len(x), as far as `costs` does not know them.
 
     `nets` are the net as it was, and opened up.
     """
-    meter = _Meter(work, nets, openings, x, costs)
+    meter = _Meter(work, nets, active_filters, x, costs)
     measured = {images: meter.seconds(images) for images in sorted({1, len(x)})}
-    plan = Plan(work, measured, meter.weights(), openings.memory)
+    plan = Plan(work, measured, meter.weights(), active_filters.memory)
     costs.save()
     return plan
 
@@ -48,9 +50,9 @@ class _Meter:
     """Measures layers one by one; equal ones share a measurement."""
 
     def __init__(
-        self, work: Work, nets: tuple[GaterNet, GaterNet], openings: Openings, x: Tensor, costs: Costs
+        self, work: Work, nets: tuple[GaterNet, GaterNet], active_filters: ActiveFilters, x: Tensor, costs: Costs
     ) -> None:
-        self.work, self.openings, self.x, self.costs = work, openings, x, costs
+        self.work, self.active_filters, self.x, self.costs = work, active_filters, x, costs
         self.plain, self.net = nets
         self.layers: dict[str, Any] = dict(self.net.backbone.named_modules())
         self.shapes = self._shapes()
@@ -81,15 +83,15 @@ class _Meter:
 
     def _narrow(self, x: Tensor) -> Tensor:
         """Run with half the gates of each site open, and the narrow maps multiplied if there are several images."""
-        board, sites = self.net._board, self.net.sites
+        gate_context, sites = self.net.gate_context, self.net.sites
         chosen = {n: self._some(n, sites[n], 0.5) for n in np.flatnonzero(self.work.narrows).tolist()}
         several = chosen.items() if len(x) > 1 else ()
         factors: dict[int, Tensor | None] = {n: x.new_ones(len(x), len(own.channels)) for n, own in several}
-        self.openings.chosen, board.factors = chosen, factors
+        self.active_filters.chosen, gate_context.factors = chosen, factors
         try:
             return self.net.backbone(x)
         finally:
-            self.openings.chosen, board.factors = {}, {}
+            self.active_filters.chosen, gate_context.factors = {}, {}
 
     def _whole(self, images: int) -> list[float]:
         """Return the seconds of the network: all filters, half of them, and as it was with its multiplications."""
@@ -126,21 +128,21 @@ class _Meter:
         try:
             dense, *narrow = _times([self._call(layer, shape, {}, True), *calls])
         finally:
-            self.openings.forget()
+            self.active_filters.forget()
         found = [dense]
         for own in (narrow[::2], narrow[1::2]):
             slope, fixed = np.polyfit(work, own, 1) if np.ptp(work) > _SPREAD else (0.0, np.mean(own))
             found += [max(0.0, float(fixed)), max(0.0, float(slope))]
         return found
 
-    def _some(self, number: int, site: Site, share: float) -> OpenFilters:
+    def _some(self, number: int, site: Site, share: float) -> FilterIndices:
         generator = np.random.default_rng(0)
         pattern = np.zeros(site.gates, bool)
         pattern[generator.permutation(site.gates)[: max(1, round(share * site.gates))]] = True
-        return self.openings.filters(number, site, pattern.tobytes(), self.x.device)
+        return self.active_filters.filters(number, site, pattern.tobytes(), self.x.device)
 
     def _call(
-        self, layer: Any, shape: tuple[int, ...], chosen: dict[int, OpenFilters], again: bool
+        self, layer: Any, shape: tuple[int, ...], chosen: dict[int, FilterIndices], again: bool
     ) -> Callable[[], Tensor]:
         read = chosen.get(layer.reads if layer.reads is not None else layer.passes)
         sizes = list(shape)
@@ -150,7 +152,7 @@ class _Meter:
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and layer.channel_axis == 1 else x
 
         def call() -> Tensor:
-            self.openings.chosen = chosen if again else {n: dataclasses.replace(own) for n, own in chosen.items()}
+            self.active_filters.chosen = chosen if again else {n: dataclasses.replace(own) for n, own in chosen.items()}
             return layer(x)
 
         return call

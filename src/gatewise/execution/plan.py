@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gatewise.execution.sub_batches import Part, Work, alike, bucketed, part_of
+from gatewise.execution.sub_batches import SubBatch, Work, alike, bucketed, part_of
 
 _GRID = np.linspace(0, 1, 65)
 PROMISING = 0.9  # a way to run must be expected to take at most this share of a surer one's time
@@ -109,11 +109,11 @@ class Plan:
         narrow = self.work.narrows & (shares[:, :-1] <= limits[1])
         return self._seconds(seconds, shares, narrow, [1] * len(shares))
 
-    def parts(self, patterns: np.ndarray) -> list[Part]:
+    def parts(self, patterns: np.ndarray) -> list[SubBatch]:
         """Return the parts of a batch that take least: all images at once, buckets, or the network as it was."""
         everyone = np.arange(len(patterns))
         plain = self._between((float(seconds.plain) for seconds in self.measured.values()), len(patterns))
-        as_it_was = [Part(everyone, patterns[0], alike=False, narrow=self.work.narrows, plain=True)]
+        as_it_was = [SubBatch(everyone, patterns[0], alike=False, narrow=self.work.narrows, plain=True)]
         groups = alike(patterns)
         union = patterns.any(0)
         if not self._hopeful(len(groups), patterns.mean(), union.mean(), plain):
@@ -137,7 +137,7 @@ class Plan:
         together, apart = last[round(union * (len(_GRID) - 1))], groups * first[round(open_ * (len(_GRID) - 1))]
         return min(together, apart) < PROMISING * plain
 
-    def _note(self, parts: list[Part]) -> None:
+    def _note(self, parts: list[SubBatch]) -> None:
         """Remember which open filters weights are picked for, as far as there is memory for them."""
         for part in parts:
             if not part.plain:

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from gatewise.execution.constant_gates import hold_constant
 from gatewise.execution.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
-from gatewise.execution.verify import flows_of, settle
+from gatewise.execution.verify import channel_dependencies_of, drop_unsafe
 from gatewise.gaternet import GaterNet, Site
 from gatewise.gaternet.hooks import detach
-from gatewise.places import Flow, Weighted
+from gatewise.places import ChannelDependency, LayerCost
 
 OPEN, CLOSED, DECIDED = "1", "0", "?"  # what a gate is, one letter each
 
 
-def restructure(net: GaterNet, states: str, whole: Sequence[str] | None = None) -> tuple[nn.Module, list[Flow]]:
+def restructure(
+    net: GaterNet, states: str, whole: Sequence[str] | None = None
+) -> tuple[nn.Module, list[ChannelDependency]]:
     """Return a copy of `net` in which constant gates are no longer decided, and what could be taken out at each site.
 
     Args:
@@ -35,22 +37,26 @@ def restructure(net: GaterNet, states: str, whole: Sequence[str] | None = None) 
     letters = torch.tensor([[state == DECIDED, state == OPEN] for state in states])
     decided, opened = letters.unbind(1)
 
-    def run(exact: GaterNet, flows: Sequence[Flow], x: Tensor, gates: Tensor) -> Any:
-        small = _cut(exact, states, flows)
+    def run(exact: GaterNet, dependencies: Sequence[ChannelDependency], x: Tensor, gates: Tensor) -> Any:
+        small = _cut(exact, states, dependencies)
         return small(x, gates[:, decided]) if isinstance(small, GaterNet) else small(x)
 
-    flows, _ = flows_of(net)
+    dependencies, _ = channel_dependencies_of(net)
     if whole is None:
-        flows = settle(net, flows, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates)))
+        dependencies = drop_unsafe(
+            net, dependencies, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates))
+        )
     else:
-        left = Flow(reason="left whole")
-        flows = [left if site.name in whole else flow for site, flow in zip(net.sites, flows, strict=True)]
-    return _cut(net, states, flows), flows
+        left = ChannelDependency(reason="left whole")
+        dependencies = [
+            left if site.name in whole else dependency for site, dependency in zip(net.sites, dependencies, strict=True)
+        ]
+    return _cut(net, states, dependencies), dependencies
 
 
-def _cut(net: GaterNet, states: str, flows: Sequence[Flow]) -> nn.Module:
+def _cut(net: GaterNet, states: str, dependencies: Sequence[ChannelDependency]) -> nn.Module:
     small = copy.deepcopy(net)
-    plans = [_Plan(net, site, flow, states) for site, flow in zip(net.sites, flows, strict=True)]
+    plans = [_Plan(net, site, dependency, states) for site, dependency in zip(net.sites, dependencies, strict=True)]
     for plan in plans:
         plan.take_out(small)
     chosen = [gate for gate, state in enumerate(states) if state == DECIDED]
@@ -74,37 +80,37 @@ def _cut(net: GaterNet, states: str, flows: Sequence[Flow]) -> nn.Module:
 class _Plan:
     """What is to be done at one site."""
 
-    def __init__(self, net: GaterNet, site: Site, flow: Flow, states: str) -> None:
+    def __init__(self, net: GaterNet, site: Site, dependency: ChannelDependency, states: str) -> None:
         own = states[site.first : site.first + site.gates]
-        self.site, self.flow = site, flow
+        self.site, self.dependency = site, dependency
         self.letters = [(own + OPEN + CLOSED)[gate] for gate in site.gate_of_filters]  # of each filter
         self.decided = [gate for gate, state in enumerate(own) if state == DECIDED]
-        layers = [net.backbone.get_submodule(path) for path in (*flow.makers, *flow.readers)]
+        layers = [net.backbone.get_submodule(path) for path in (*dependency.producers, *dependency.consumers)]
         groups = math.lcm(1, *(getattr(layer, "groups", 1) for layer in layers))
-        self.kept = _balanced([letter != CLOSED for letter in self.letters], groups if flow.possible else 0)
+        self.kept = _balanced([letter != CLOSED for letter in self.letters], groups if dependency.possible else 0)
 
     def take_out(self, net: GaterNet) -> None:
         kept = torch.tensor(self.kept, device=next(net.backbone.parameters()).device)
         closed = [place for place, filter_ in enumerate(self.kept) if self.letters[filter_] == CLOSED]
         if len(kept) < self.site.filters:
-            for path in self.flow.makers:
+            for path in self.dependency.producers:
                 keep_outputs(net.backbone.get_submodule(path), kept)
-            for path in self.flow.passes:
+            for path in self.dependency.elementwise:
                 keep_channels(net.backbone.get_submodule(path), kept)
-            for layer in self._readers(net):
+            for layer in self._consumers(net):
                 keep_inputs(layer, kept)
         if closed and not self.decided:
-            for layer in self._readers(net):
+            for layer in self._consumers(net):
                 silence_inputs(layer, torch.tensor(closed))
 
-    def _readers(self, net: GaterNet) -> list[nn.Module]:
+    def _consumers(self, net: GaterNet) -> list[nn.Module]:
         """Return who reads these filters: layers of the backbone, and deciders that look at what one of those reads."""
-        readers = [net.backbone.get_submodule(path) for path in self.flow.readers]
+        consumers = [net.backbone.get_submodule(path) for path in self.dependency.consumers]
         if net.is_local:
             names = [site.name for site in net.sites]
-            deciders: Any = [net.gater[names.index(path)] for path in self.flow.readers if path in names]  # type: ignore[index]
-            readers += [decider.head.fc1 for decider in deciders]
-        return readers
+            deciders: Any = [net.gater[names.index(path)] for path in self.dependency.consumers if path in names]  # type: ignore[index]
+            consumers += [decider.head.fc1 for decider in deciders]
+        return consumers
 
     def new_site(self, before: nn.Module, after: nn.Module, first: int) -> Site:
         gates = len(self.decided)
@@ -116,25 +122,25 @@ class _Plan:
             for filter_ in self.kept
         ]
 
-        def scaled(layer: Weighted) -> Weighted:
+        def scaled(layer: LayerCost) -> LayerCost:
             old, new = (network.get_submodule(layer.layer) for network in (before, after))
             share = new.weight.numel() / old.weight.numel()  # type: ignore[union-attr,operator]
-            return Weighted(layer.layer, round(layer.macs * share), getattr(new, "groups", 1))
+            return LayerCost(layer.layer, round(layer.macs * share), getattr(new, "groups", 1))
 
         return dataclasses.replace(
             self.site,
             filters=len(self.kept),
             gates=gates,
             first=first,
-            maker=scaled(self.site.maker),
+            producer=scaled(self.site.producer),
             depthwise=tuple(map(scaled, self.site.depthwise)),
-            readers=tuple(map(scaled, self.site.readers)),
+            consumers=tuple(map(scaled, self.site.consumers)),
             driven_by=tuple(driven_by),
         )
 
     def hold(self, backbone: nn.Module) -> None:
         """Let zeros stand for what is closed where its readers have not lost it."""
-        if CLOSED not in self.letters or self.flow.readers:
+        if CLOSED not in self.letters or self.dependency.consumers:
             return
         places = {filter_: place for place, filter_ in enumerate(self.kept) if self.letters[filter_] != CLOSED}
         source = [places.get(filter_, -1) for filter_ in range(self.site.filters)]

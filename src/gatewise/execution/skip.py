@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors
 from gatewise._types import Output
-from gatewise.execution.active_filters import Openings
+from gatewise.execution.active_filters import ActiveFilters
 from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.merging import merged
 from gatewise.execution.meter import local_pays, measured_plan
 from gatewise.execution.plan import Plan
 from gatewise.execution.skippable import kept_whole, skippable
-from gatewise.execution.sub_batches import Part, Work, bucketed, one_by_pattern
-from gatewise.execution.surgery import fold_norms, open_up
+from gatewise.execution.sub_batches import SubBatch, Work, bucketed, one_by_pattern
+from gatewise.execution.surgery import fold_norms, replace_with_dynamic_layers
 from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
 
@@ -45,17 +45,17 @@ class SkippingNet(nn.Module):
         self.mode, self.cache = mode, cache
         self._plans: dict[tuple[int, ...], Plan] = {}
         self._locally: dict[tuple[int, ...], bool] = {}
-        self.openings = Openings(memory)
-        flows, folds = skippable(net, tried=mode != "mask")
-        self.skipped = kept_whole(net, flows)
+        self.active_filters = ActiveFilters(memory)
+        dependencies, folds = skippable(net, tried=mode != "mask")
+        self.skipped = kept_whole(net, dependencies)
         self.net = self.plain = copy.deepcopy(net).eval().requires_grad_(False)
         if mode == "auto":
             self.net = copy.deepcopy(self.plain)
             fold_norms(self.plain.backbone, folds)
         if mode != "mask":
-            open_up(self.net.backbone, net.sites, flows, folds, self.openings)
-        self.work = Work.of(net, flows)
-        self.last_parts: list[Part] = []
+            replace_with_dynamic_layers(self.net.backbone, net.sites, dependencies, folds, self.active_filters)
+        self.work = Work.of(net, dependencies)
+        self.last_parts: list[SubBatch] = []
         self._where = self._anchor()
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
@@ -68,7 +68,7 @@ class SkippingNet(nn.Module):
             from gatewise.execution.uncompiled import run_uncompiled  # loads torch's compiler
 
             return run_uncompiled(self, x, gates)
-        _refuse_recording(x)
+        _check_not_traced(x)
         if self.training:
             raise errors.InvalidValueError("a skipping net is for inference; train the GaterNet that it was made from.")
         if self.mode == "mask":
@@ -103,7 +103,7 @@ class SkippingNet(nn.Module):
         if plan is None or max(plan.measured) < len(x):
             costs = Costs(self.cache, x.device, x.dtype)
             plan = self._plans[kind] = measured_plan(
-                self.work, (self.plain, self.net), self.openings, _channels_last(x), costs
+                self.work, (self.plain, self.net), self.active_filters, _channels_last(x), costs
             )
         return plan
 
@@ -125,7 +125,7 @@ class SkippingNet(nn.Module):
         """Refuse: load into the GaterNet, and make a skipping net of that."""
         raise errors.InvalidValueError(_NO_STATE)
 
-    def _partition(self, gates: Tensor, x: Tensor) -> list[Part]:
+    def _partition(self, gates: Tensor, x: Tensor) -> list[SubBatch]:
         patterns = gates.detach().cpu().numpy() > 0
         if self.mode == "skip":
             return one_by_pattern(patterns, self.work)
@@ -133,18 +133,18 @@ class SkippingNet(nn.Module):
             return bucketed(patterns, self.work)
         return self.plan(x).parts(patterns)
 
-    def _run(self, x: Tensor, gates: Tensor, part: Part) -> Any:
+    def _run(self, x: Tensor, gates: Tensor, part: SubBatch) -> Any:
         """Run images that share their open filters, or differ in a few: those are computed for all and multiplied."""
         factors: dict[int, Tensor | None] = {}
         for number, site in enumerate(self.net.sites):
             union = part.union[site.first : site.first + site.gates]
             factors[number] = self._open(number, gates, union, narrow=part.narrow[number], alike=part.alike)
-        self.net._board.factors = factors
+        self.net.gate_context.factors = factors
         try:
             return self.net.backbone(x)
         finally:
-            self.openings.close()
-            self.net._board.factors = {}
+            self.active_filters.close()
+            self.net.gate_context.factors = {}
 
     def _open(self, number: int, gates: Tensor, union: np.ndarray, *, narrow: bool, alike: bool) -> Tensor | None:
         """Let layers run those filters of a site that some image opens; return what its map is multiplied by.
@@ -153,7 +153,7 @@ class SkippingNet(nn.Module):
         """
         site = self.net.sites[number]
         if narrow:
-            return self.openings.open(number, site, site.own(gates), union, alike=alike)
+            return self.active_filters.open(number, site, site.own(gates), union, alike=alike)
         everything = bool(union.all()) and site.driven_by is None
         return None if everything and alike else site.spread(site.own(gates))
 
@@ -169,13 +169,13 @@ class SkippingNet(nn.Module):
 
     def _run_deciding(self, x: Tensor) -> tuple[Output, Tensor]:
         """Run images with local gating: each site decides when its input is there."""
-        net, board = self.net, self.net._board
+        net, gate_context = self.net, self.net.gate_context
         gates = x.new_zeros(len(x), net.gate_count)
 
         def decide(number: int, features: Tensor) -> Tensor | None:
             decider = cast(Any, net.gater)[number]
             pooled = decider.pool(features)
-            source = self.openings.chosen.get(self.work.reads.get(net.sites[number].name, -1))
+            source = self.active_filters.chosen.get(self.work.reads.get(net.sites[number].name, -1))
             if source is not None:
                 whole = pooled.new_zeros(len(pooled), decider.head.fc1.in_features)
                 pooled = whole.index_copy_(1, source.channels, pooled)
@@ -184,12 +184,12 @@ class SkippingNet(nn.Module):
             union = own.bool().any(0).cpu().numpy()
             return self._open(number, gates, union, narrow=bool(self.work.narrows[number]), alike=len(x) == 1)
 
-        board.decide = decide
+        gate_context.decide = decide
         try:
             output = net.backbone(x)
         finally:
-            self.openings.close()
-            board.factors, board.decide = {}, None
+            self.active_filters.close()
+            gate_context.factors, gate_context.decide = {}, None
         return output, gates
 
     def _anchor(self) -> tuple[torch.device, torch.dtype]:
@@ -206,7 +206,7 @@ class SkippingNet(nn.Module):
                 f"weights are picked, and layers measured, anew.",
                 stacklevel=3,
             )
-            self.openings.forget()
+            self.active_filters.forget()
             self._plans.clear()
             self._locally.clear()
             self._where = now
@@ -247,12 +247,12 @@ def skip_closed_filters(
             f"skip_closed_filters expects a GaterNet, got {type(net).__name__}. A compacted net without decided gates "
             f"is fast as it is."
         )
-    _validation.one_of("mode", mode, MODES)
-    _validation.integer_at_least(0, memory=memory)
+    _validation.check_one_of("mode", mode, MODES)
+    _validation.check_integer_at_least(0, memory=memory)
     return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache)).eval()
 
 
-def _refuse_recording(x: Tensor) -> None:
+def _check_not_traced(x: Tensor) -> None:
     """Refuse to be written down as one graph or function: what runs is decided in Python, batch by batch."""
     core: Any = torch._C
     wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)

@@ -7,41 +7,48 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise.execution.active_filters import Openings
-from gatewise.execution.surgery import foldable, open_up, why_not
-from gatewise.execution.verify import flows_of, settle
+from gatewise.execution.active_filters import ActiveFilters
+from gatewise.execution.surgery import foldable, replace_with_dynamic_layers, why_not
+from gatewise.execution.verify import channel_dependencies_of, drop_unsafe
 from gatewise.gaternet import GaterNet
-from gatewise.places import Flow, Skipped
+from gatewise.places import ChannelDependency, Skipped
 
 
-def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[Flow], dict[str, str]]:
+def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDependency], dict[str, str]]:
     """Return what changes with the filters of each site, and the batch norms that convolutions take in.
 
     A site whose filters cannot be left out, as the graph or a trial says, has an impossible flow with the reason.
     """
-    flows, followed = flows_of(net)
+    dependencies, followed = channel_dependencies_of(net)
     folds = foldable(net.backbone, followed)
-    flows = [Flow(reason=reason) if (reason := why_not(net.backbone, flow, folds)) else flow for flow in flows]
+    dependencies = [
+        ChannelDependency(reason=reason) if (reason := why_not(net.backbone, dependency, folds)) else dependency
+        for dependency in dependencies
+    ]
     if tried:
-        flows = settle(net, flows, functools.partial(_run_open, folds), lambda gates: gates)
-    return list(flows), folds
+        dependencies = drop_unsafe(net, dependencies, functools.partial(_run_open, folds), lambda gates: gates)
+    return list(dependencies), folds
 
 
-def kept_whole(net: GaterNet, flows: Sequence[Flow]) -> tuple[Skipped, ...]:
+def kept_whole(net: GaterNet, dependencies: Sequence[ChannelDependency]) -> tuple[Skipped, ...]:
     """Return the sites whose filters are all computed, each with the reason."""
-    sites = zip(net.sites, flows, strict=True)
-    return tuple(Skipped(site.name, flow.reason) for site, flow in sites if not flow.possible)
+    sites = zip(net.sites, dependencies, strict=True)
+    return tuple(Skipped(site.name, dependency.reason) for site, dependency in sites if not dependency.possible)
 
 
-def _run_open(folds: dict[str, str], exact: GaterNet, flows: Sequence[Flow], x: Tensor, gates: Tensor) -> Any:
+def _run_open(
+    folds: dict[str, str], exact: GaterNet, dependencies: Sequence[ChannelDependency], x: Tensor, gates: Tensor
+) -> Any:
     """Run a net with its open filters only, all images having the same."""
     copied = copy.deepcopy(exact)
-    openings = Openings(2**40)
-    open_up(copied.backbone, copied.sites, flows, folds, openings)
+    active_filters = ActiveFilters(2**40)
+    replace_with_dynamic_layers(copied.backbone, copied.sites, dependencies, folds, active_filters)
     factors: dict[int, Tensor | None] = {}
-    for number, (site, flow) in enumerate(zip(copied.sites, flows, strict=True)):
+    for number, (site, dependency) in enumerate(zip(copied.sites, dependencies, strict=True)):
         own = site.own(gates)
         union = own[0].bool().cpu().numpy()
-        factors[number] = openings.open(number, site, own, union, alike=True) if flow.possible else site.spread(own)
-    copied._board.factors = factors
+        factors[number] = (
+            active_filters.open(number, site, own, union, alike=True) if dependency.possible else site.spread(own)
+        )
+    copied.gate_context.factors = factors
     return copied.backbone(x)

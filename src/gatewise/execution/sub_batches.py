@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from gatewise.gaternet import GaterNet
-from gatewise.places import Flow
+from gatewise.places import ChannelDependency
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class SubBatch:
     """Images that are run together.
 
     Attributes:
@@ -68,24 +68,24 @@ class Work:
     reads: dict[str, int]
 
     @classmethod
-    def of(cls, net: GaterNet, flows: Sequence[Flow]) -> "Work":
+    def of(cls, net: GaterNet, dependencies: Sequence[ChannelDependency]) -> "Work":
         """Collect the layers of a net."""
         nothing = len(net.sites)
         macs: dict[str, int] = {}
         inputs: dict[str, int] = {}
         outputs: dict[str, int] = {}
-        for number, (site, flow) in enumerate(zip(net.sites, flows, strict=True)):
-            if flow.possible:
-                for layer in (site.maker, *site.depthwise):
+        for number, (site, dependency) in enumerate(zip(net.sites, dependencies, strict=True)):
+            if dependency.possible:
+                for layer in (site.producer, *site.depthwise):
                     macs[layer.layer], outputs[layer.layer] = layer.macs, number
-                for layer in site.readers if flow.readers else ():
+                for layer in site.consumers if dependency.consumers else ():
                     macs[layer.layer], inputs[layer.layer] = layer.macs, number
         return cls(
             paths=tuple(macs),
             macs=np.array([*macs.values()], dtype=float),
             inputs=np.array([inputs.get(path, nothing) for path in macs], dtype=int),
             outputs=np.array([outputs.get(path, nothing) for path in macs], dtype=int),
-            narrows=np.array([flow.possible for flow in flows]),
+            narrows=np.array([dependency.possible for dependency in dependencies]),
             starts=np.array([site.first for site in net.sites]),
             part=np.concatenate([site.filters_of_gates.numpy() / site.filters for site in net.sites]),
             always=np.array([site.gate_of_filters.count(site.gates) / site.filters for site in net.sites]),
@@ -107,12 +107,12 @@ class Work:
         return images * (self.macs * shares[:, self.inputs] * shares[:, self.outputs]).sum(1)
 
 
-def one_by_pattern(patterns: np.ndarray, work: Costing) -> list[Part]:
+def one_by_pattern(patterns: np.ndarray, work: Costing) -> list[SubBatch]:
     """Return a part for each pattern of a batch: (N, gates) of bool -> parts."""
     return [part_of(patterns, images, work) for images in alike(patterns)]
 
 
-def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Part]:
+def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[SubBatch]:
     """Return parts of images whose patterns are nearly the same: (N, gates) of bool -> parts.
 
     Patterns, the most frequent first, join the bucket where they add the least cost, if the bucket then costs at most
@@ -144,9 +144,9 @@ def alike(patterns: np.ndarray) -> list[np.ndarray]:
     return [np.array(images) for images in rows.values()]
 
 
-def part_of(patterns: np.ndarray, images: np.ndarray, work: Costing) -> Part:
+def part_of(patterns: np.ndarray, images: np.ndarray, work: Costing) -> SubBatch:
     """Return these images of a batch as one part."""
     own = patterns[images]
     union: np.ndarray = np.any(own, axis=0)
     narrow = work.narrow(union[None], np.array([len(images)]))[0]
-    return Part(images, union, bool((own == own[0]).all()), narrow)
+    return SubBatch(images, union, bool((own == own[0]).all()), narrow)

@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from gatewise._types import Example
-from gatewise.execution.active_filters import Openings
+from gatewise.execution.active_filters import ActiveFilters
 from gatewise.execution.constant_gates import ConstantGates, call_last
-from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
+from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, is_dynamic, weights_of
 from gatewise.gaternet import Site
-from gatewise.places import Flow, change_map, find_flows
+from gatewise.places import ChannelDependency, change_map, find_channel_dependencies
 from gatewise.registry import Gate
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 
-def why_not(backbone: nn.Module, flow: Flow, folds: dict[str, str]) -> str:
+def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str:
     """Return why the filters of a site cannot be skipped, or ''."""
-    if not flow.possible:
-        return flow.reason
+    if not dependency.possible:
+        return dependency.reason
     layers = dict(backbone.named_modules())
-    for path in (*flow.makers, *flow.readers):
+    for path in (*dependency.producers, *dependency.consumers):
         layer: Any = layers[path]
         if type(layer) not in _WEIGHTED:
             return f"{path} is a {type(layer).__name__}, which is run as a whole"
@@ -35,7 +35,7 @@ def why_not(backbone: nn.Module, flow: Flow, folds: dict[str, str]) -> str:
             return f"{path} is a grouped convolution, which is run as a whole"
         if getattr(layer, "padding_mode", "zeros") != "zeros":
             return f"{path} pads with {layer.padding_mode}, and is run as a whole"
-    for path in flow.passes:
+    for path in dependency.elementwise:
         layer = layers[path]
         if path not in folds.values() and not _passes(layer):
             return f"{path} ({type(layer).__name__}) needs all channels"
@@ -63,14 +63,14 @@ def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
     return type(norm) in _NORMS or with_activation
 
 
-class _PutBack:
+class ScatterChannels:
     """Puts a narrow map back among zeros, where what lies behind a site needs all channels."""
 
-    def __init__(self, openings: Openings, number: int, site: Site) -> None:
-        self.openings, self.number, self.site = openings, number, site
+    def __init__(self, active_filters: ActiveFilters, number: int, site: Site) -> None:
+        self.active_filters, self.number, self.site = active_filters, number, site
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        chosen = self.openings.chosen.get(self.number)
+        chosen = self.active_filters.chosen.get(self.number)
         if chosen is None:
             return x
         axis = self.site.channel_axis
@@ -81,42 +81,42 @@ class _PutBack:
         return whole.zero_().index_copy_(axis, chosen.channels, x)
 
 
-def open_up(
+def replace_with_dynamic_layers(
     backbone: nn.Module,
     sites: Sequence[Site],
-    flows: Sequence[Flow],
+    dependencies: Sequence[ChannelDependency],
     folds: dict[str, str],
-    openings: Openings,
+    active_filters: ActiveFilters,
 ) -> None:
-    """Exchange the layers of `backbone`, which is in eval mode, for such as read `openings`, in place.
+    """Exchange the layers of `backbone`, which is in eval mode, for such as read `active_filters`, in place.
 
     Args:
         backbone: with the switches of its GaterNet.
         sites: of the GaterNet.
-        flows: what changes with the filters of each site; impossible ones are left as they are.
+        dependencies: what changes with the filters of each site; impossible ones are left as they are.
         folds: for convolutions the batch norm behind them that they take in.
-        openings: which filters are open.
+        active_filters: which filters are open.
     """
     _make_channels_last(backbone)
     layers: dict[str, Any] = dict(backbone.named_modules())
-    reads = {path: number for number, flow in enumerate(flows) for path in flow.readers}
-    writes = {path: number for number, flow in enumerate(flows) for path in flow.makers}
-    passes = {path: number for number, flow in enumerate(flows) for path in flow.passes}
+    reads = {path: number for number, dependency in enumerate(dependencies) for path in dependency.consumers}
+    writes = {path: number for number, dependency in enumerate(dependencies) for path in dependency.producers}
+    passes = {path: number for number, dependency in enumerate(dependencies) for path in dependency.elementwise}
     for path, layer in layers.items():
         norm = layers[folds[path]] if path in folds else None
         picked: Any = weights_of(layer, norm) if type(layer) in _WEIGHTED else None
         if path in passes and type(layer) in CONVOLUTIONS:
-            _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], openings, passes[path]))
+            _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], active_filters, passes[path]))
         elif path in reads or path in writes or path in folds:
-            _exchange(backbone, path, opened(layer, picked, openings, reads.get(path), writes.get(path)))
+            _exchange(backbone, path, is_dynamic(layer, picked, active_filters, reads.get(path), writes.get(path)))
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
         elif path in passes and type(layer) in _NORMS and path not in folds.values():
-            _exchange(backbone, path, OpenNorm(layer, openings, passes[path]))
-    for number, (site, flow) in enumerate(zip(sites, flows, strict=True)):
-        if flow.expands:
+            _exchange(backbone, path, OpenNorm(layer, active_filters, passes[path]))
+    for number, (site, dependency) in enumerate(zip(sites, dependencies, strict=True)):
+        if dependency.zero_fill:
             layer = backbone.get_submodule(site.layer)
-            change_map(layer, site.side, _PutBack(openings, number, site))
+            change_map(layer, site.side, ScatterChannels(active_filters, number, site))
             call_last(layer, site.side)
 
 
@@ -147,7 +147,7 @@ def folded(network: nn.Module, example: Example = None) -> nn.Module:
     )
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
-    _, followed = find_flows(copied, [], example)
+    _, followed = find_channel_dependencies(copied, [], example)
     fold_norms(copied, foldable(copied, followed))
     return copied
 

@@ -9,37 +9,41 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gatewise.gaternet import GaterNet
-from gatewise.places import Flow, find_flows
+from gatewise.places import ChannelDependency, find_channel_dependencies
 
-Run = Callable[[GaterNet, Sequence[Flow], Tensor, Tensor], Any]
+Run = Callable[[GaterNet, Sequence[ChannelDependency], Tensor, Tensor], Any]
 _AGREE = 1e-9  # relative, in float64
 
 
-def flows_of(net: GaterNet) -> tuple[list[Flow], dict[str, str]]:
+def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dict[str, str]]:
     """Return the flow of each site's filters, and for convolutions the batch norm that alone reads them.
 
     Two sites never change the same side of a layer: the later one is then impossible.
     """
     sites = [(site.name, site.layer, site.side) for site in net.sites]
     anchor = next(net.backbone.parameters())
-    flows, followed = find_flows(net.backbone, sites, torch.zeros(2, *net.input_shape).to(anchor))
+    dependencies, followed = find_channel_dependencies(net.backbone, sites, torch.zeros(2, *net.input_shape).to(anchor))
     taken: dict[tuple[str, str], str] = {}
-    for number, (site, flow) in enumerate(zip(net.sites, flows, strict=True)):
-        sides = [(path, "outputs") for path in (*flow.makers, *flow.passes)] + [(p, "inputs") for p in flow.readers]
+    for number, (site, dependency) in enumerate(zip(net.sites, dependencies, strict=True)):
+        sides = [(path, "outputs") for path in (*dependency.producers, *dependency.elementwise)] + [
+            (p, "inputs") for p in dependency.consumers
+        ]
         rivals = {taken[side] for side in sides if side in taken}
         if rivals:
-            flows[number] = Flow(reason=f"its filters meet those of {rivals.pop()!r}")
+            dependencies[number] = ChannelDependency(reason=f"its filters meet those of {rivals.pop()!r}")
         else:
             taken |= dict.fromkeys(sides, site.name)
-    return flows, followed
+    return dependencies, followed
 
 
-def settle(net: GaterNet, flows: list[Flow], run: Run, pattern: Callable[[Tensor], Tensor]) -> list[Flow]:
+def drop_unsafe(
+    net: GaterNet, dependencies: list[ChannelDependency], run: Run, pattern: Callable[[Tensor], Tensor]
+) -> list[ChannelDependency]:
     """Return the flows, without those that would change what `net` computes or that its forward cannot bear.
 
     Args:
         net: is only read.
-        flows: as read from the graph.
+        dependencies: as read from the graph.
         run: runs a copy of the net without its closed filters: (net, flows, images, gates) -> output.
         pattern: turns random gates (N, gate_count) into those to try.
 
@@ -57,18 +61,21 @@ def settle(net: GaterNet, flows: list[Flow], run: Run, pattern: Callable[[Tensor
     with torch.no_grad():
         expected = [exact(x, chosen) for chosen in tried]
 
-        def agrees(flows: Sequence[Flow]) -> bool:
+        def agrees(dependencies: Sequence[ChannelDependency]) -> bool:
             try:
-                found = [run(exact, flows, x, chosen) for chosen in tried]
+                found = [run(exact, dependencies, x, chosen) for chosen in tried]
             except (RuntimeError, ValueError, IndexError):  # a shape that a forward has written down somewhere
                 return False
             return all(largest_difference(*pair) < _AGREE for pair in zip(found, expected, strict=True))
 
-        if agrees(flows):
-            return flows
-        wrong = Flow(reason="without them the network computes something else")
-        alone = [[flow if flow is own or not flow.possible else wrong for flow in flows] for own in flows]
-        return [own if agrees(only) else wrong for own, only in zip(flows, alone, strict=True)]
+        if agrees(dependencies):
+            return dependencies
+        wrong = ChannelDependency(reason="without them the network computes something else")
+        alone = [
+            [dependency if dependency is own or not dependency.possible else wrong for dependency in dependencies]
+            for own in dependencies
+        ]
+        return [own if agrees(only) else wrong for own, only in zip(dependencies, alone, strict=True)]
 
 
 def largest_difference(came: Any, expected: Any) -> float:

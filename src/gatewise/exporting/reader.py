@@ -46,19 +46,19 @@ class Exported:
         except (ValueError, RecursionError):
             raise errors.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
         found = cast(dict[str, Any], details).get(FORMAT, FILE_FORMAT) if isinstance(details, dict) else FILE_FORMAT
-        _validation.known_format(self.file, found, FILE_FORMAT)
+        _validation.check_format_number(self.file, found, FILE_FORMAT)
         return dict(checked_details(self.file, details))
 
 
 def opened(file: str | Path) -> Exported:
     """Open an ONNX file by ONNX Runtime; others are refused with `DataError`, unopened."""
-    file = _validation.existing_path("exported file", file)
+    file = _validation.check_path_exists("exported file", file)
     if file.suffix != ".onnx":
         raise errors.DataError(
             f"{file} was not opened: gatewise reads run folders, folders of save_pretrained, and ONNX files (*.onnx). "
             f"A .pt2 file is a program: open it with torch.export.load in your own code, if you trust its source."
         )
-    runtime = _validation.optional_module("onnxruntime", "reading ONNX")
+    runtime = _validation.import_optional("onnxruntime", "reading ONNX")
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map.get(KEY, "")

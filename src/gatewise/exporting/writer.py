@@ -80,9 +80,9 @@ def export_run(
     which is not written; an older one stays.
     """
     out = Path(out)
-    _refuse_kind(out, to, form, int8=int8)
-    _validation.integer_at_least(2, images=images)
-    _validation.integer_at_least(1, calibration=calibration)
+    _check_format(out, to, form, int8=int8)
+    _validation.check_integer_at_least(2, images=images)
+    _validation.check_integer_at_least(1, calibration=calibration)
     say = (progress or Progress(quiet=True)).say
     run = _open(folder, data, form)
     reference = in_form(run, "compact" if form == "compact" else "masked", say)
@@ -102,7 +102,7 @@ def export_run(
     with _beside(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
-        found = _refuse_unlike(out, agreement(reference, _reopened(file, to), run.first(images)))
+        found = _check_agreement(out, agreement(reference, _reopened(file, to), run.first(images)))
         if int8:
             say("quantising")
             found |= _quantised(file, run, calibration)
@@ -110,9 +110,9 @@ def export_run(
     return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
 
 
-def _refuse_kind(out: Path, to: str, form: str, *, int8: bool) -> None:
-    _validation.one_of("kind", to, _SUFFIXES)
-    _validation.one_of("form", form, FORMS)
+def _check_format(out: Path, to: str, form: str, *, int8: bool) -> None:
+    _validation.check_one_of("kind", to, _SUFFIXES)
+    _validation.check_one_of("form", form, FORMS)
     if int8 and (to != "onnx" or form == "skip"):
         raise errors.InvalidValueError(
             f"int8 is for onnx in the forms masked and compact, whose weights are fixed; got {to}, {form}."
@@ -153,7 +153,7 @@ def _reopened(file: Path, to: str) -> Callable[[Tensor], Any]:
     return opened(file) if to == "onnx" else torch.export.load(file).module()
 
 
-def _refuse_unlike(out: Path, found: dict[str, Any]) -> dict[str, Any]:
+def _check_agreement(out: Path, found: dict[str, Any]) -> dict[str, Any]:
     if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
         raise errors.TrainingError(
             f"{out} was not written: on {found['images']} images its logits differ by up to "
@@ -175,7 +175,7 @@ def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:
 
 def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
     """Return what the run is judged by, over all its images."""
-    tally = run.tally()
+    tally = run.new_results()
     for images, labels in run.batches():
         tally.update(_as_pair(exported(images))[0], labels)
     return tally.results()[run.score]
@@ -202,7 +202,7 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) ->
 
 
 def _onnx(program: Any, details: dict[str, Any]) -> bytes:
-    _validation.optional_module("onnxscript", "export to ONNX")
+    _validation.import_optional("onnxscript", "export to ONNX")
     names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]

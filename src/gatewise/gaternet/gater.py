@@ -88,7 +88,7 @@ def make_gater(
         return gater
     if callable(gater):
         return gater(gates)
-    _validation.one_of("gater", gater, GATERS)
+    _validation.check_one_of("gater", gater, GATERS)
     if gater == "resnet20":
         features: Any = build_backbone(ModelSpec("resnet20"), in_chans=shape[0])
         width: int = features.fc.in_features
@@ -135,7 +135,7 @@ class LocalDecider(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first: Any = self.head.fc1
-        _validation.unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
+        _validation.check_unchanged_width("local gates", first.in_features, x.shape[self.channel_axis])
         return self.head(self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:

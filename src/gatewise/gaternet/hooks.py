@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors
 from gatewise.gaternet.sites import Site
-from gatewise.kernels.backend import obstacle
+from gatewise.kernels.backend import why_not_fusible
 from gatewise.kernels.channels import scale_channels
 from gatewise.places import change_map, remove_changes
 
 
 @dataclass(eq=False)
-class Switchboard:
+class GateContext:
     """What the hooks in the backbone read while the network runs; no factors and no `decide` at other times.
 
     Attributes:
@@ -31,52 +31,52 @@ class Switchboard:
 
 
 @dataclass(frozen=True, eq=False)
-class _Decide:
+class _DecideLocally:
     """Lets a site decide from the input of its convolution, in local gating; the map stays as it is."""
 
-    board: Switchboard
+    gate_context: GateContext
     number: int
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        if self.board.decide is not None:
-            self.board.factors[self.number] = self.board.decide(self.number, x)
+        if self.gate_context.decide is not None:
+            self.gate_context.factors[self.number] = self.gate_context.decide(self.number, x)
         return x
 
 
 @dataclass(frozen=True, eq=False)
-class _Switch:
+class _ApplyGates:
     """Multiplies the map at a site by the site's factors while there are any."""
 
-    board: Switchboard
+    gate_context: GateContext
     number: int
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        factors = self.board.factors.get(self.number)
+        factors = self.gate_context.factors.get(self.number)
         if factors is None:
-            if self.board.gated:
-                refuse_lost_gates()
+            if self.gate_context.gated:
+                check_gates_not_recomputed()
             return x
-        site = self.board.sites[self.number]
-        _validation.unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])
+        site = self.gate_context.sites[self.number]
+        _validation.check_unchanged_width(f"the gates of {site.name!r}", factors.shape[1], x.shape[site.channel_axis])
         shape = [1] * site.axes
         shape[0], shape[site.channel_axis] = factors.shape
         factors = factors.reshape(shape)
-        if site.channel_axis == 1 and not obstacle(x, factors):
+        if site.channel_axis == 1 and not why_not_fusible(x, factors):
             return scale_channels(x, factors)
         return x * factors.to(x.dtype)
 
 
-def attach(backbone: nn.Module, board: Switchboard, *, decide: bool) -> None:
-    """Let every site of the backbone listen to `board`, and decide for itself first if asked to."""
-    for number, site in enumerate(board.sites):
+def attach(backbone: nn.Module, gate_context: GateContext, *, decide: bool) -> None:
+    """Let every site of the backbone listen to `gate_context`, and decide for itself first if asked to."""
+    for number, site in enumerate(gate_context.sites):
         if decide:
-            change_map(backbone.get_submodule(site.name), "input", _Decide(board, number))
-        change_map(backbone.get_submodule(site.layer), site.side, _Switch(board, number))
+            change_map(backbone.get_submodule(site.name), "input", _DecideLocally(gate_context, number))
+        change_map(backbone.get_submodule(site.layer), site.side, _ApplyGates(gate_context, number))
 
 
 def detach(backbone: nn.Module) -> None:
     """Take all switches out of a backbone."""
-    remove_changes(backbone, (_Decide, _Switch))
+    remove_changes(backbone, (_DecideLocally, _ApplyGates))
 
 
 def recomputing() -> bool:
@@ -84,7 +84,7 @@ def recomputing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def refuse_lost_gates() -> None:
+def check_gates_not_recomputed() -> None:
     """Raise if a part of a GaterNet's backbone is recomputed: its gates are gone, so gradients would be wrong."""
     if recomputing():
         raise errors.InvalidValueError(

@@ -12,7 +12,7 @@ from gatewise._types import Output
 from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
-from gatewise.gaternet.hooks import Switchboard, attach, detach, recomputing
+from gatewise.gaternet.hooks import GateContext, attach, detach, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.measure import macs_per_sample
@@ -93,31 +93,31 @@ class GaterNet(nn.Module):
         example: Tensor | None = None,
     ) -> None:
         super().__init__()
-        _validation.network("GaterNet", backbone)
+        _validation.check_module("GaterNet", backbone)
         if image_size is not None:
-            _validation.size_of_images("image_size", image_size, axes=(1, 2, 3))
+            _validation.check_image_size("image_size", image_size, axes=(1, 2, 3))
         if example is not None:
-            _validation.floating("GaterNet", example=example)
-        _validation.integer_at_least(1, bottleneck=bottleneck)
-        _validation.boolean(head_norm=head_norm)
+            _validation.check_floating_point("GaterNet", example=example)
+        _validation.check_integer_at_least(1, bottleneck=bottleneck)
+        _validation.check_bool(head_norm=head_norm)
         gate_bias = (0.0 if budget is None else 2.0) if gate_bias is None else gate_bias
-        _validation.number_between(-100, 100, gate_bias=gate_bias)
-        _validation.number_between(0, 1e6, sparsity=sparsity)
+        _validation.check_number_between(-100, 100, gate_bias=gate_bias)
+        _validation.check_number_between(0, 1e6, sparsity=sparsity)
         if budget is not None:
-            _validation.number_between(1e-6, 1, budget=budget)
+            _validation.check_number_between(1e-6, 1, budget=budget)
             if sparsity:
                 raise errors.InvalidValueError("give budget or sparsity, not both: each sets the price of open gates.")
-        self.estimator = _validation.one_of("estimator", estimator, ESTIMATORS)
-        _validation.one_of("weighting", weighting, WEIGHTINGS)
+        self.estimator = _validation.check_one_of("estimator", estimator, ESTIMATORS)
+        _validation.check_one_of("weighting", weighting, WEIGHTINGS)
         example = _example(backbone, image_size) if example is None else example
         found, self.skipped = find_sites(backbone, sites, group_size, example)
         self.backbone = backbone
         self.input_shape = tuple(example.shape[1:])
         self.dense_macs = _macs(backbone, example)
         head: dict[str, Any] = {"bottleneck": bottleneck, "head_norm": head_norm, "gate_bias": gate_bias}
-        self._board = Switchboard(found)
+        self.gate_context = GateContext(found)
         local = isinstance(gater, str) and gater == "local"
-        attach(backbone, self._board, decide=local)
+        attach(backbone, self.gate_context, decide=local)
         if local:
             self.gater = _local_deciders(backbone, self.sites, head)
             self.gater_macs = _macs_of_linears(self.gater)
@@ -133,7 +133,7 @@ class GaterNet(nn.Module):
     @property
     def sites(self) -> tuple[Site, ...]:
         """The gated layers, in the order of their gates."""
-        return self._board.sites
+        return self.gate_context.sites
 
     @property
     def gate_count(self) -> int:
@@ -171,9 +171,9 @@ class GaterNet(nn.Module):
 
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
-        _validation.no_symbolic_trace("GaterNet", x)
+        _validation.check_not_symbolic("GaterNet", x)
         if torch.is_grad_enabled():
-            self._board.gated = True
+            self.gate_context.gated = True
         try:
             if gates is None and self.is_local:
                 return self._run_local(x)
@@ -181,10 +181,10 @@ class GaterNet(nn.Module):
                 gates = self.decide(x)
             else:
                 self.check_gates(x, gates)
-            self._board.factors = {n: site.spread(site.own(gates)) for n, site in enumerate(self.sites)}
+            self.gate_context.factors = {n: site.spread(site.own(gates)) for n, site in enumerate(self.sites)}
             return self.backbone(x), gates
         finally:
-            self._board.factors, self._board.decide = {}, None
+            self.gate_context.factors, self.gate_context.decide = {}, None
 
     def decide(self, x: Tensor) -> Tensor:
         """Return the gates that the gater gives these images, (N, gate_count); not for local gating."""
@@ -202,7 +202,7 @@ class GaterNet(nn.Module):
             gates[number] = ESTIMATORS[self.estimator](logits[number], self.training)
             return self.sites[number].spread(gates[number])
 
-        self._board.decide = decide
+        self.gate_context.decide = decide
         output = self.backbone(x)
         order = range(len(self.sites))
         decided = torch.cat([gates[number] for number in order], 1)
@@ -211,7 +211,7 @@ class GaterNet(nn.Module):
 
     def check_gates(self, x: Tensor, gates: Tensor) -> None:
         """Refuse gates that are not one row for each image, with ValueError."""
-        _refuse_no_gates(gates)
+        _check_gates(gates)
         if tuple(gates.shape) != (len(x), self.gate_count):
             raise errors.InvalidValueError(
                 f"gates must have shape ({len(x)}, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
@@ -245,8 +245,8 @@ class GaterNet(nn.Module):
         else:
             self.gater = keep_logits(self.gater, chosen)
         detach(self.backbone)
-        self._board = Switchboard(sites)
-        attach(self.backbone, self._board, decide=self.is_local)
+        self.gate_context = GateContext(sites)
+        attach(self.backbone, self.gate_context, decide=self.is_local)
         self.price = self.price.of_some(chosen, always_open)
 
     def count_work(self) -> None:
@@ -281,7 +281,7 @@ class GaterNet(nn.Module):
 
         A convolution works for its open filters on its open inputs; what has no gates is counted whole.
         """
-        _refuse_no_gates(gates)
+        _check_gates(gates)
         if gates.dim() != 2 or gates.shape[1] != self.gate_count:
             raise errors.InvalidValueError(
                 f"gates must have shape (N, {self.gate_count}), a row for each image, got {tuple(gates.shape)}."
@@ -295,9 +295,11 @@ class GaterNet(nn.Module):
         return f"gates={self.gate_count}, sites={len(self.sites)}, estimator={self.estimator!r}"
 
 
-def _refuse_no_gates(gates: object) -> None:
+def _check_gates(gates: object) -> None:
     if not isinstance(gates, Tensor) or gates.is_complex():
-        raise errors.InvalidTypeError(f"gates must be a tensor of numbers from 0 to 1, got {_validation.shown(gates)}.")
+        raise errors.InvalidTypeError(
+            f"gates must be a tensor of numbers from 0 to 1, got {_validation.safe_repr(gates)}."
+        )
 
 
 def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors
 from gatewise._types import Example
-from gatewise.places import Filters, Skipped, Weighted, find_filters
+from gatewise.places import Filters, LayerCost, Skipped, find_filters
 
 KINDS = {"inner": "inner", "residual": "residual_end"}
 Chosen = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -28,9 +28,9 @@ class Site:
         filters: number of them.
         gates: number of gates; each drives filters / gates neighbouring filters, unless `driven_by` says otherwise.
         first: index of its first gate in the vector of all gates.
-        maker: the convolution, with its multiply-adds.
+        producer: the convolution, with its multiply-adds.
         depthwise: convolutions behind it, each of whose filters goes with one of these.
-        readers: who reads these filters; closing one saves its share of each reader too.
+        consumers: who reads these filters; closing one saves its share of each reader too.
         driven_by: of a compacted network, the gate of each filter; `gates` where it is always open, `gates` + 1 where
             it is always closed.
     """
@@ -43,9 +43,9 @@ class Site:
     filters: int
     gates: int
     first: int
-    maker: Weighted
-    depthwise: tuple[Weighted, ...]
-    readers: tuple[Weighted, ...]
+    producer: LayerCost
+    depthwise: tuple[LayerCost, ...]
+    consumers: tuple[LayerCost, ...]
     driven_by: tuple[int, ...] | None = None
 
     @property
@@ -79,12 +79,12 @@ class Site:
     @property
     def macs_per_filter(self) -> float:
         """Multiply-adds of one filter on its whole input, depthwise layers behind it included."""
-        return sum(layer.macs for layer in (self.maker, *self.depthwise)) / self.filters
+        return sum(layer.macs for layer in (self.producer, *self.depthwise)) / self.filters
 
     @property
-    def reader_macs_per_filter(self) -> float:
+    def consumer_macs_per_filter(self) -> float:
         """Multiply-adds that the readers spend on one filter if all of their own are open."""
-        return sum(reader.macs for reader in self.readers) / self.filters
+        return sum(reader.macs for reader in self.consumers) / self.filters
 
 
 def find_sites(
@@ -102,7 +102,7 @@ def find_sites(
 
     Refused with ValueError: no site, a listed name that is none, filters that group_size does not divide.
     """
-    _validation.integer_at_least(1, group_size=group_size)
+    _validation.check_integer_at_least(1, group_size=group_size)
     if isinstance(chosen, str) and chosen in KINDS:
         found, skipped = find_filters(backbone, KINDS[chosen], example)
     else:
@@ -110,7 +110,7 @@ def find_sites(
     if not found:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise errors.InvalidValueError(
-            f"{type(backbone).__name__} has no filters to gate at sites={_validation.shown(chosen)} ({reasons}). "
+            f"{type(backbone).__name__} has no filters to gate at sites={_validation.safe_repr(chosen)} ({reasons}). "
             f"Choose sites='inner' or 'residual', or convolutions by name."
         )
     sites: list[Site] = []
@@ -121,7 +121,7 @@ def find_sites(
 
 
 def _site(filters: Filters, group_size: int, first: int) -> Site:
-    place, name = filters.place, filters.maker.layer
+    place, name = filters.place, filters.producer.layer
     if place.channels % group_size:
         raise errors.InvalidValueError(
             f"group_size {group_size} does not divide the {place.channels} filters of {name!r}. "
@@ -136,9 +136,9 @@ def _site(filters: Filters, group_size: int, first: int) -> Site:
         filters=place.channels,
         gates=place.channels // group_size,
         first=first,
-        maker=filters.maker,
+        producer=filters.producer,
         depthwise=filters.depthwise,
-        readers=filters.readers,
+        consumers=filters.consumers,
     )
 
 
@@ -150,18 +150,18 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Example) -> tuple[lis
         found, left_out = find_filters(backbone, kind, example)
         skipped += left_out
         for filters in found:
-            candidates.setdefault(filters.maker.layer, filters)
+            candidates.setdefault(filters.producer.layer, filters)
     modules: dict[str, nn.Module] = dict(backbone.named_modules())
     if callable(chosen):
         names = {name for name in candidates if chosen(name, modules[name])}
     elif isinstance(chosen, str):
-        _validation.regular_expression(f"sites={chosen!r}", chosen)
+        _validation.check_regular_expression(f"sites={chosen!r}", chosen)
         names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
         raise errors.InvalidTypeError(
-            f"sites must be inner, residual, an expression or a list, got {_validation.shown(chosen)}."
+            f"sites must be inner, residual, an expression or a list, got {_validation.safe_repr(chosen)}."
         )
     else:
-        names = {_validation.one_of("gateable convolution", name, candidates) for name in chosen}
+        names = {_validation.check_one_of("gateable convolution", name, candidates) for name in chosen}
     order = [name for name in modules if name in names]
     return [candidates[name] for name in order], skipped

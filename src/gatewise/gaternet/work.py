@@ -19,8 +19,8 @@ def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
     Of a convolution's work the share (open filters) x (open inputs) is left, group by group.
     """
     gates = gates.to(torch.float64)
-    written = {site.maker.layer: (site.maker, site) for site in sites}
-    read = {reader.layer: (reader, site) for site in sites for reader in site.readers}
+    written = {site.producer.layer: (site.producer, site) for site in sites}
+    read = {reader.layer: (reader, site) for site in sites for reader in site.consumers}
     saved = gates.new_zeros(len(gates))
     for name in written | read:
         layer = (written.get(name) or read[name])[0]

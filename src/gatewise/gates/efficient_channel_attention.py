@@ -49,10 +49,10 @@ def adaptive_kernel_size(channels: int, gamma: float, beta: float) -> int:
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input"},
-    use="Where parameters count: a kernel of a few weights takes the place of SE's two layers. Each channel sees its "
-    "neighbours in the channels' order only, which means something because training can arrange it. A fresh gate "
-    "halves its branch.",
+    no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
+    guidance="Where parameters count: a kernel of a few weights takes the place of SE's two layers. Each channel "
+    "sees its neighbours in the channels' order only, which means something because training can arrange it. A fresh "
+    "gate halves its branch.",
 )
 class EfficientChannelAttention(Gate):
     """Scale each channel by sigmoid(w * m), a convolution of size k along the row m of the channels' means.
@@ -84,15 +84,15 @@ class EfficientChannelAttention(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        _validation.number_between(1e-6, 1e6, gamma=gamma)
-        _validation.number_between(-1e6, 1e6, beta=beta)
+        _validation.check_number_between(1e-6, 1e6, gamma=gamma)
+        _validation.check_number_between(-1e6, 1e6, beta=beta)
         if kernel_size is not None and (gamma, beta) != (2, 1):
             raise errors.InvalidValueError(
                 "gamma and beta choose the kernel's size; give them or kernel_size, not both."
             )
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels, gamma, beta)
-        _validation.odd(kernel_size=kernel_size)
+        _validation.check_odd(kernel_size=kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:

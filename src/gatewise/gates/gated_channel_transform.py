@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gatewise import _validation, errors
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.kernels.backend import BACKENDS, takes_fused
-from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, fused_obstacle
+from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused
 from gatewise.registry import Gate, register_gate
 
 _EPS = 1e-5  # compared by identity: whoever passes 1e-5 passes another object
@@ -98,8 +98,11 @@ def gated_channel_transform(
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input", "backend": "chooses how the same numbers are computed"},
-    use="Where trained weights are to be kept: a fresh gate changes no output and brings three numbers for each "
+    no_effect_at_init={
+        "spatial_dims": "chooses the rank of the input",
+        "backend": "chooses how the same numbers are computed",
+    },
+    guidance="Where trained weights are to be kept: a fresh gate changes no output and brings three numbers for each "
     "channel. It sits before every convolution, so its price is time for reading and writing every map again, "
     "not multiply-adds. Keep weight decay off `beta` (`parameter_groups` does); in small networks compare "
     "`gct@stage_end`, which is cheaper.",
@@ -155,14 +158,14 @@ class GatedChannelTransform(Gate):
                 )
             eps = epsilon
         if isinstance(mode, str):
-            _validation.one_of("mode", mode, ["l1", "l2"])
+            _validation.check_one_of("mode", mode, ["l1", "l2"])
         else:
-            _validation.number_between(1, 1e6, mode=mode)
-        _validation.number_between(1e-30, 1, eps=eps)
-        _validation.boolean(after_relu=after_relu)
+            _validation.check_number_between(1, 1e6, mode=mode)
+        _validation.check_number_between(1e-30, 1, eps=eps)
+        _validation.check_bool(after_relu=after_relu)
         self.mode, self.eps, self.after_relu = mode, eps, after_relu
-        self.activation = _validation.one_of("activation", activation, ACTIVATIONS)
-        self.backend = _validation.one_of("backend", backend, BACKENDS)
+        self.activation = _validation.check_one_of("activation", activation, ACTIVATIONS)
+        self.backend = _validation.check_one_of("backend", backend, BACKENDS)
         shape = (1, channels) + (1,) * self.spatial_dims
         self.alpha = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.gamma = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -186,8 +189,8 @@ class GatedChannelTransform(Gate):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         numbers, options = self.numbers, self.channel_options
-        obstacle = fused_obstacle(x, *numbers, mode=self.mode, after_relu=self.after_relu)
-        if takes_fused(self.backend, "gct", obstacle):
+        why_not_fusible = why_not_fused(x, *numbers, mode=self.mode, after_relu=self.after_relu)
+        if takes_fused(self.backend, "gct", why_not_fusible):
             return fused_gated_channel_transform(x, *numbers, definition=gated_channel_transform, **options)
         return gated_channel_transform(x, *numbers, **options)
 
@@ -201,9 +204,9 @@ class GatedChannelTransform(Gate):
         """The options that the function takes."""
         return {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
 
-    def fused_obstacle(self, x: Tensor) -> str:
+    def why_not_fused(self, x: Tensor) -> str:
         """Return why no kernel can stand in for this gate now, or ''."""
-        return fused_obstacle(x, *self.numbers, mode=self.mode, after_relu=self.after_relu)
+        return why_not_fused(x, *self.numbers, mode=self.mode, after_relu=self.after_relu)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, mode={self.mode!r}"

@@ -78,11 +78,11 @@ def neighbourhood_means(x: Tensor, extent: int) -> Tensor:
         "1d": {"spatial_dims": 1, "extent": 2},
         "3d": {"spatial_dims": 3, "extent": 2, "learned": True},
     },
-    inert={
+    no_effect_at_init={
         "spatial_dims": "chooses the rank of the input",
         "map_size": "fixes the size of the maps; every other size is refused",
     },
-    use="Where a gate should bring no parameters at all (the default form), or see a neighbourhood instead of the "
+    guidance="Where a gate should bring no parameters at all (the default form), or see a neighbourhood instead of the "
     "whole map (`extent`). The default form cannot learn which channel should react how. A fresh gate is not the "
     "identity.",
 )
@@ -132,11 +132,11 @@ class GatherExcite(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        _validation.integer_at_least(0, extent=extent)
-        _validation.boolean(learned=learned, mlp=mlp)
+        _validation.check_integer_at_least(0, extent=extent)
+        _validation.check_bool(learned=learned, mlp=mlp)
         for name, value in (("rd_ratio", rd_ratio), ("rd_channels", rd_channels), ("rd_divisor", rd_divisor)):
             if not isinstance(value, int | float | None):
-                raise errors.InvalidTypeError(f"{name} must be a number, got {_validation.shown(value)}.")
+                raise errors.InvalidTypeError(f"{name} must be a number, got {_validation.safe_repr(value)}.")
         if not mlp and (rd_ratio, rd_channels, rd_divisor) != (1 / 16, None, 1):
             raise errors.InvalidValueError(
                 "rd_ratio, rd_channels and rd_divisor are the width of the MLP. Give mlp=True with them, or leave them "
@@ -166,17 +166,17 @@ class GatherExcite(Gate):
             return None
         if not (learned and self.extent == 0):
             raise errors.InvalidValueError(
-                f"map_size is for learned=True with extent=0 only, got map_size={_validation.shown(map_size)} with "
+                f"map_size is for learned=True with extent=0 only, got map_size={_validation.safe_repr(map_size)} with "
                 f"learned={learned} "
                 f"and extent={self.extent}. Leave it out: this gate takes maps of every size."
             )
         sizes = tuple(map_size) if isinstance(map_size, Sequence) else (map_size,) * self.spatial_dims
         for size in sizes:
-            _validation.integer_at_least(1, map_size=size)
+            _validation.check_integer_at_least(1, map_size=size)
         if len(sizes) != self.spatial_dims:
             raise errors.InvalidValueError(
                 f"map_size must be one integer or one for each of {self.spatial_dims} axes, got "
-                f"{_validation.shown(map_size)}."
+                f"{_validation.safe_repr(map_size)}."
             )
         return sizes
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gatewise import _validation
 from gatewise.functional import attention_pool, attention_weights, average_pool
 from gatewise.kernels.attention_pool import pool_by_attention
-from gatewise.kernels.backend import BACKENDS, obstacle, takes_fused
+from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
@@ -58,8 +58,11 @@ def global_context(
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input", "backend": "chooses how the same numbers are computed"},
-    use="Where a position needs to know what the whole image shows, as in segmentation and detection, and in "
+    no_effect_at_init={
+        "spatial_dims": "chooses the rank of the input",
+        "backend": "chooses how the same numbers are computed",
+    },
+    guidance="Where a position needs to know what the whole image shows, as in segmentation and detection, and in "
     "networks that are trained already: a fresh gate changes no output. In narrow networks its bottleneck is two "
     "or four channels wide; give `rd_ratio=1/4` there.",
 )
@@ -103,11 +106,11 @@ class GlobalContext(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        self.pooling = _validation.one_of("pooling", pooling, POOLINGS)
-        self.backend = _validation.one_of("backend", backend, BACKENDS)
-        self.fusion = _validation.one_of("fusion", fusion, FUSIONS)
+        self.pooling = _validation.check_one_of("pooling", pooling, POOLINGS)
+        self.backend = _validation.check_one_of("backend", backend, BACKENDS)
+        self.fusion = _validation.check_one_of("fusion", fusion, FUSIONS)
         if rd_channels is not None:
-            _validation.integer_at_least(2, rd_channels=rd_channels)
+            _validation.check_integer_at_least(2, rd_channels=rd_channels)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
         width = width if width >= 2 else 4
 
@@ -119,7 +122,7 @@ class GlobalContext(Gate):
                 self.pointwise(width, channels, device, dtype),
             )
 
-        _validation.number_between(0, 1, eps=eps)
+        _validation.check_number_between(0, 1, eps=eps)
         attends = pooling == "attention"
         self.conv_mask = self.pointwise(channels, 1, device, dtype) if attends else None
         self.channel_add_conv = transform() if fusion in {"add", "both"} else None
@@ -147,7 +150,7 @@ class GlobalContext(Gate):
         return self.fusion == "add"
 
     @property
-    def adds(self) -> bool:
+    def is_additive(self) -> bool:
         return self.channel_add_conv is not None
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor | None:
@@ -157,18 +160,18 @@ class GlobalContext(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if takes_fused(self.backend, "gc", self.fused_obstacle(x)):
+        if takes_fused(self.backend, "gc", self.why_not_fused(x)):
             link = Link(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
-    def fused_obstacle(self, x: Tensor) -> str:
+    def why_not_fused(self, x: Tensor) -> str:
         """Return why no kernel can stand in for this gate now, or ''."""
         if self.conv_mask is None:
-            return obstacle(x)
+            return why_not_fusible(x)
         if self.conv_mask._forward_hooks or self.conv_mask._forward_pre_hooks:
             return "conv_mask has hooks, which a kernel that reads its weights would not call"
-        return obstacle(x, self.conv_mask.weight)
+        return why_not_fusible(x, self.conv_mask.weight)
 
     def channel_terms(self, x: Tensor, link: Link) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return x, and what `scale_channels` multiplies its channels by and adds to them."""

@@ -39,8 +39,8 @@ def local_response_norm(x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: 
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input"},
-    use="As a historic baseline, in networks without batch norm: it has nothing to learn. A fresh gate is not the "
+    no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
+    guidance="As a historic baseline, in networks without batch norm: it has nothing to learn. A fresh gate is not the "
     "identity: the paper's `k=2` divides every value by at least 1.68, which a trained network feels at once.",
 )
 class LocalResponseNorm(Gate):
@@ -76,9 +76,9 @@ class LocalResponseNorm(Gate):
         dtype: torch.dtype | None = None,  # noqa: ARG002
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        _validation.odd(size=size)
-        _validation.number_between(0, 1e6, alpha=alpha, beta=beta)
-        _validation.number_between(1e-6, 1e6, k=k)
+        _validation.check_odd(size=size)
+        _validation.check_number_between(0, 1e6, alpha=alpha, beta=beta)
+        _validation.check_number_between(1e-6, 1e6, k=k)
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def reset_parameters(self) -> None:

@@ -109,10 +109,10 @@ class Projection(nn.Module):
         "1d": {"spatial_dims": 1, "pairwise": "dot_product"},
         "3d": {"spatial_dims": 3, "pairwise": "dot_product"},
     },
-    inert={"spatial_dims": "chooses the rank of the input"},
-    use="Where positions of one image need different context. Time grows with the square of the number of positions, "
-    "so put it behind a late stage or at `@context` of a segmenter. See with `gatewise explain` whether its "
-    "attention depends on the position that asks; where it does not, gc gives the same for less.",
+    no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
+    guidance="Where positions of one image need different context. Time grows with the square of the number of "
+    "positions, so put it behind a late stage or at `@context` of a segmenter. See with `gatewise explain` whether "
+    "its attention depends on the position that asks; where it does not, gc gives the same for less.",
 )
 class NonLocal(Gate):
     """Add to position i W_z sum_j f(x_i, x_j) W_g x_j, a weighted mean of all positions: z_i = x_i + W_z y_i.
@@ -154,7 +154,7 @@ class NonLocal(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        self.pairwise = _validation.one_of("pairwise", pairwise, PAIRWISE)
+        self.pairwise = _validation.check_one_of("pairwise", pairwise, PAIRWISE)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
 
         def projection(inputs: int, outputs: int) -> Projection:
@@ -190,7 +190,7 @@ class NonLocal(Gate):
         return True
 
     @property
-    def adds(self) -> bool:
+    def is_additive(self) -> bool:
         return True
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ def simplified_non_local(x: Tensor, mask: nn.Module, value: nn.Module) -> Tensor
     "arXiv 1904.11492",
     place="residual_end",
     variants={"1d": {"spatial_dims": 1}, "3d": {"spatial_dims": 3}},
-    inert={"spatial_dims": "chooses the rank of the input"},
-    use="To tell apart what a non-local block gains by its attention and by its width: one attention map for all "
+    no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
+    guidance="To tell apart what a non-local block gains by its attention and by its width: one attention map for all "
     "positions, as in gc, and a full C x C matrix behind it. Where it helps, try gc, which needs an eighth of "
     "the parameters.",
 )
@@ -83,7 +83,7 @@ class SimplifiedNonLocal(Gate):
         return True
 
     @property
-    def adds(self) -> bool:
+    def is_additive(self) -> bool:
         return True
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from gatewise import _validation
 from gatewise.functional import average_pool
-from gatewise.kernels.backend import BACKENDS, obstacle, takes_fused
+from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
@@ -47,9 +47,12 @@ def excitation(mean: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
         "1d": {"spatial_dims": 1},
         "3d": {"spatial_dims": 3},
     },
-    inert={"spatial_dims": "chooses the rank of the input", "backend": "chooses how the same numbers are computed"},
-    use="The baseline that every other gate must beat, and one of the cheapest on a large network: it reads one mean "
-    "of each channel. A fresh gate halves its branch, so a trained network needs some epochs to come back.",
+    no_effect_at_init={
+        "spatial_dims": "chooses the rank of the input",
+        "backend": "chooses how the same numbers are computed",
+    },
+    guidance="The baseline that every other gate must beat, and one of the cheapest on a large network: it reads one "
+    "mean of each channel. A fresh gate halves its branch, so a trained network needs some epochs to come back.",
 )
 class SqueezeExcite(Gate):
     """Scale each channel by sigmoid(W2 relu(W1 mean(x) + b1) + b2).
@@ -84,7 +87,7 @@ class SqueezeExcite(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
-        self.backend = _validation.one_of("backend", backend, BACKENDS)
+        self.backend = _validation.check_one_of("backend", backend, BACKENDS)
         width = bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor)
         self.fc1 = self.pointwise(channels, width, device, dtype)
         self.fc2 = self.pointwise(width, channels, device, dtype)
@@ -101,14 +104,14 @@ class SqueezeExcite(Gate):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         pays = torch.is_grad_enabled() or self.backend == "fused"  # without gradients the definition is as few passes
-        if pays and takes_fused(self.backend, "se", self.fused_obstacle(x)):
+        if pays and takes_fused(self.backend, "se", self.why_not_fused(x)):
             link = Link(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
 
-    def fused_obstacle(self, x: Tensor) -> str:
+    def why_not_fused(self, x: Tensor) -> str:
         """Return why no kernel can stand in for this gate now, or ''."""
-        return obstacle(x)
+        return why_not_fusible(x)
 
     def channel_terms(self, x: Tensor, link: Link) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return x, and what `scale_channels` multiplies its channels by and adds to them."""

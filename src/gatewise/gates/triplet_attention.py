@@ -58,7 +58,7 @@ def branch(kernel_size: int, device: torch.device | str | None, dtype: torch.dty
         "kernel3": {"kernel_size": 3},
         "no_spatial": {"no_spatial": True},
     },
-    use="Where the place in the image should count as much as the channel: 300 parameters, whatever the width. It "
+    guidance="Where the place in the image should count as much as the channel: 300 parameters, whatever the width. It "
     "takes far more time than they suggest, since it pools the map along three axes; measure it in your network "
     "first.",
 )
@@ -90,8 +90,8 @@ class TripletAttention(Gate):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels)
-        _validation.odd(kernel_size=kernel_size)
-        _validation.boolean(no_spatial=no_spatial)
+        _validation.check_odd(kernel_size=kernel_size)
+        _validation.check_bool(no_spatial=no_spatial)
         self.cw = branch(kernel_size, device, dtype)
         self.hc = branch(kernel_size, device, dtype)
         self.hw = None if no_spatial else branch(kernel_size, device, dtype)

@@ -20,7 +20,7 @@ from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.kernels.backend import kernels_for
 from gatewise.kernels.channels import Link, scale_channels
-from gatewise.kernels.gated_channel_transform import kernel_numbers, kernel_options
+from gatewise.kernels.gated_channel_transform import kernel_options, kernel_parameters
 from gatewise.measure import interleaved_latency
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -41,7 +41,7 @@ class ActivationOnly:
         return self.layer.act(self.layer.drop(x))
 
 
-class Handed(threading.local):
+class FactorSlot(threading.local):
     """The factors (1, C) that a gate leaves for the weights of the convolution behind it, in each thread its own.
 
     They belong to one map, so that factors which a failure left behind reach no other.
@@ -51,7 +51,7 @@ class Handed(threading.local):
         self._kept: tuple[Tensor, Tensor | None] | None = None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return Handed, ()
+        return FactorSlot, ()
 
     def give(self, x: Tensor, factors: Tensor | None) -> None:
         """Leave the factors of the map x."""
@@ -66,7 +66,7 @@ class Handed(threading.local):
 class FoldedConvolution:
     """A convolution with the batch norm behind it in its weights, and with a gate's factors if it is handed some."""
 
-    def __init__(self, layer: Any, norm: Any | None, handed: Handed | None = None) -> None:
+    def __init__(self, layer: Any, norm: Any | None, factor_slot: FactorSlot | None = None) -> None:
         self.layer, self.convolve = layer, CONVOLUTIONS[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         weight, bias = layer.weight, layer.bias
@@ -74,11 +74,11 @@ class FoldedConvolution:
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             weight, bias = fuse_conv_bn_weights(weight, bias, *statistics)
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
-        self.handed = handed
+        self.factor_slot = factor_slot
 
     def __call__(self, x: Tensor) -> Tensor:
         weight = self.weight
-        factors = None if self.handed is None else self.handed.take(x)
+        factors = None if self.factor_slot is None else self.factor_slot.take(x)
         if factors is not None:
             weight = gated_weight(weight, factors)
         return self.convolve(x, weight, self.bias, *self.options)
@@ -89,7 +89,7 @@ def gated_weight(weight: Tensor, factors: Tensor) -> Tensor:
     return weight * factors.to(weight.dtype).view(1, -1, *[1] * (weight.dim() - 2))
 
 
-def refuse_gradients(x: Tensor) -> None:
+def check_no_gradients(x: Tensor) -> None:
     """Refuse a map whose gradient is wanted: what is written over is lost."""
     if torch.is_grad_enabled() and x.requires_grad:
         raise errors.InvalidValueError(
@@ -98,15 +98,15 @@ def refuse_gradients(x: Tensor) -> None:
         )
 
 
-class PooledInPlace:
+class InplacePooledGate:
     """`se` or `gc` that writes over its map."""
 
     def __init__(self, gate: SqueezeExcite | GlobalContext) -> None:
         self.gate = gate
 
     def __call__(self, x: Tensor) -> Tensor:
-        refuse_gradients(x)
-        if self.gate.fused_obstacle(x) or x.device.type != "cpu":
+        check_no_gradients(x)
+        if self.gate.why_not_fused(x) or x.device.type != "cpu":
             forward: Any = type(self.gate).forward
             return forward(self.gate, x)
         x, factors, offsets = self.gate.channel_terms(x, Link(x))
@@ -114,7 +114,7 @@ class PooledInPlace:
 
 
 @dataclass
-class ReadThrough:
+class FusedNormReluGate:
     """`gct` that reads its map through the norm and the ReLU before it, which therefore do nothing.
 
     Attributes:
@@ -135,29 +135,29 @@ class ReadThrough:
 
     def __call__(self, x: Tensor) -> Tensor:
         gate = self.gate
-        refuse_gradients(x)
+        check_no_gradients(x)
         gate.check_input(x)
-        if gate.fused_obstacle(x) or x.device.type != "cpu":
+        if gate.why_not_fused(x) or x.device.type != "cpu":
             return self._defined(x)
-        handed = self._handed if len(x) == 1 else None
-        if handed is not None:
+        factor_slot = self._factor_slot if len(x) == 1 else None
+        if factor_slot is not None:
             if x.shape not in self.pays:
                 self.pays[x.shape] = self._weights_pay(x)
             if self.pays[x.shape]:
                 x, factors = self._run(x, hand_on=True)
-                handed.give(x, factors)
+                factor_slot.give(x, factors)
                 return x
         return self._run(x)[0]
 
     @property
-    def _handed(self) -> Handed | None:
+    def _factor_slot(self) -> FactorSlot | None:
         """Where the reader takes factors from; None if it takes none, or if a hook would see a map without them."""
         if self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1:
             return None
-        return self.reader.handed
+        return self.reader.factor_slot
 
     @property
-    def _floor(self) -> float:
+    def _lower_bound(self) -> float:
         return 0.0 if self.activates else -math.inf
 
     def _defined(self, x: Tensor) -> Tensor:
@@ -176,11 +176,11 @@ class ReadThrough:
     def _run(self, x: Tensor, *, hand_on: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return the gated map and None, or the map as it is read and the gate's factors."""
         kernels = kernels_for(x.device, "gated_channel_transform")
-        numbers = kernel_numbers((x, *self.gate.numbers))
+        numbers = kernel_parameters((x, *self.gate.numbers))
         factors = numbers[0].new_empty(x.shape[:2]) if hand_on else None
         changes = not hand_on or self.activates or self.norm is not None
         y = None if not changes else x if self.owned else torch.empty_like(x)
-        reading = kernels.Reading(self._affine(numbers[0].dtype), self._floor)
+        reading = kernels.Reading(self._affine(numbers[0].dtype), self._lower_bound)
         options = self.gate.channel_options
         kernels.infer(x.detach(), y, *numbers, **kernel_options(**options), reading=reading, factors=factors)
         return x if y is None else y, factors
@@ -190,9 +190,9 @@ class ReadThrough:
         if self.norm is None:
             return None
         weight = 1 if self.norm.weight is None else self.norm.weight.detach().to(dtype)
-        stretch = weight * (self.norm.running_var.to(dtype) + self.norm.eps).rsqrt()
-        shift = -self.norm.running_mean.to(dtype) * stretch
-        return torch.stack([stretch, shift if self.norm.bias is None else shift + self.norm.bias.detach().to(dtype)])
+        scale_c = weight * (self.norm.running_var.to(dtype) + self.norm.eps).rsqrt()
+        shift = -self.norm.running_mean.to(dtype) * scale_c
+        return torch.stack([scale_c, shift if self.norm.bias is None else shift + self.norm.bias.detach().to(dtype)])
 
     def _weights_pay(self, x: Tensor) -> bool:
         """Time both forms on a copy of the map, the convolution included."""
@@ -206,7 +206,7 @@ class ReadThrough:
 
         def by_weights() -> Tensor:
             y, factors = self._run(copy.copy_(x), hand_on=True)
-            convolution.handed.give(y, factors)
+            convolution.factor_slot.give(y, factors)
             return convolution(y)
 
         took = interleaved_latency({"map": by_map, "weights": by_weights}, rounds=5, seconds_per_turn=0.002)

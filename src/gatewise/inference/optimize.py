@@ -17,14 +17,14 @@ from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.inference.forms import (
     CONVOLUTIONS,
     ActivationOnly,
+    FactorSlot,
     FoldedConvolution,
-    Handed,
-    PooledInPlace,
-    ReadThrough,
+    FusedNormReluGate,
+    InplacePooledGate,
     pass_on,
 )
 from gatewise.insertion import gate_hosts, gates_in
-from gatewise.places import Approach, evaluation_mode, find_approaches, own_layers
+from gatewise.places import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
 from gatewise.places.trace import example_inputs
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -49,9 +49,9 @@ class InferenceNet(nn.Module):
         self.gates: dict[str, str] = {}
         self._flags = {module: module.training for module in model.modules()}
         self._changed: list[nn.Module] = []
-        self._handles = [module.register_load_state_dict_pre_hook(_refuse_weights) for module in model.modules()]
+        self._handles = [module.register_load_state_dict_pre_hook(_reject_weights) for module in model.modules()]
         model.__dict__["train"] = functools.partial(_train, model)
-        model.__dict__["_apply"] = _refuse_moves
+        model.__dict__["_apply"] = _reject_moves
         super().train(False)
 
     def forward(self, *args: Any, **named: Any) -> Output:
@@ -77,7 +77,7 @@ class InferenceNet(nn.Module):
         return self.model
 
     def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":
-        return _refuse_moves(fn, recurse)
+        return _reject_moves(fn, recurse)
 
     def _set(self, layer: nn.Module, form: Any) -> None:
         layer.__dict__["forward"] = form
@@ -93,7 +93,7 @@ def _train(model: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(model, False)
 
 
-def _refuse_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
+def _reject_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
     """Stand in for what moves or converts such a network."""
     raise errors.InvalidValueError(
         "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
@@ -101,7 +101,7 @@ def _refuse_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
     )
 
 
-def _refuse_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
+def _reject_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
     raise errors.InvalidValueError(
         "a network that is optimised for inference holds batch norms in its convolutions, so weights that are loaded "
         "now would not be used. Take it back with undo(), load them, and optimise it again."
@@ -141,14 +141,14 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
     inserted = {gate for *_, gate in hosts}
     hosts += [(layer, "behind", gate) for gate, layer in calls.items() if layer and gate not in inserted]
     with evaluation_mode(model):
-        approaches, norms = find_approaches(model, [(host, side) for host, side, _ in hosts], inputs)
+        patterns, norms = find_fusion_patterns(model, [(host, side) for host, side, _ in hosts], inputs)
     net = InferenceNet(model)
     layers: dict[str, Any] = dict(model.named_modules())
     convolutions = _fold(net, layers, norms)
     for host, side, gate in hosts:
         single = sum(h == host and s == side for h, s, _ in hosts) == 1
         handed_on = side == "input" and single and _alone(layers[host])
-        _place(net, layers, host, gate, approaches[host, side], convolutions if handed_on else {})
+        _place(net, layers, host, gate, patterns[host, side], convolutions if handed_on else {})
     try:
         _prove(net, inputs, expected)
     except BaseException:
@@ -199,7 +199,7 @@ def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> d
         norm = layers.get(norms.get(path, ""))
         if norm is not None and (layer._forward_hooks or not _foldable(norm)):
             norm = None
-        convolutions[path] = FoldedConvolution(layer, norm, Handed() if layer.groups == 1 else None)
+        convolutions[path] = FoldedConvolution(layer, norm, FactorSlot() if layer.groups == 1 else None)
         net._set(layer, convolutions[path])
         if norm is not None:
             net.folded[path] = norms[path]
@@ -222,7 +222,7 @@ def _place(
     layers: dict[str, Any],
     host: str,
     path: str,
-    approach: Approach,
+    pattern: FusionPattern,
     convolutions: dict[str, FoldedConvolution],
 ) -> None:
     """Give a gate its form for inference."""
@@ -231,19 +231,19 @@ def _place(
         net.gates[path] = "as it was"
         return
     if isinstance(gate, SqueezeExcite | GlobalContext):
-        if approach.owned:
-            net._set(gate, PooledInPlace(gate))
-        net.gates[path] = "in place" if approach.owned else "new map"
+        if pattern.owned:
+            net._set(gate, InplacePooledGate(gate))
+        net.gates[path] = "in place" if pattern.owned else "new map"
     elif isinstance(gate, GatedChannelTransform) and isinstance(gate.mode, str):
-        folded = approach.norm in net.folded.values()
-        norm = layers[approach.norm] if approach.norm and not folded and _foldable(layers[approach.norm]) else None
-        activation = layers[approach.activation] if approach.activation else None
-        owned = approach.owned and norm is None
+        folded = pattern.norm in net.folded.values()
+        norm = layers[pattern.norm] if pattern.norm and not folded and _foldable(layers[pattern.norm]) else None
+        activation = layers[pattern.activation] if pattern.activation else None
+        owned = pattern.owned and norm is None
         if norm is not None:
             net._set(norm, _without_norm(norm))
         if activation is not None:
             net._set(activation, pass_on)
-        form = ReadThrough(gate, norm, activation is not None, owned, convolutions.get(host))
+        form = FusedNormReluGate(gate, norm, activation is not None, owned, convolutions.get(host))
         net._set(gate, form)
         words = ["in place" if form.owned else "new map", *["norm"] * (norm is not None), *["relu"] * form.activates]
         net.gates[path] = " + ".join(words)

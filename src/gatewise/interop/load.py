@@ -76,8 +76,8 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
     >>> loaded.source, len(loaded.kept)
     ('gatewise', 63)
     """
-    _validation.network("load_weights", model)
-    _validation.one_of("source", source, SOURCES)
+    _validation.check_module("load_weights", model)
+    _validation.check_one_of("source", source, SOURCES)
     path, weights, config = read_weights(file)
     source = _recognised(weights) if source == "auto" else source
     target, is_part = _target(model, weights, source)
@@ -85,7 +85,7 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
     inside, outside = _of_backbone(own_names, target, source)
     named, notes = inside, []
     if source != OWN:
-        _refuse_other_network(path, LAYOUTS[source], target)
+        _check_layout_fits(path, LAYOUTS[source], target)
         named, notes = LAYOUTS[source].to_ours(inside, target)
     own = target.state_dict()
     fitting = {name: tensor for name, tensor in named.items() if name in own and tensor.shape == own[name].shape}
@@ -99,7 +99,7 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
             "unexpected": [] if is_part else unexpected,
             "of another shape": [f"{n} {tuple(named[n].shape)}, here {tuple(own[n].shape)}" for n in reshaped],
         }
-        _refuse_misfit(path, source, complaints, notes)
+        _check_weights_fit(path, source, complaints, notes)
     target.load_state_dict(own | fitting)
     left_out = (*outside, *unexpected)
     return Loaded(path, source, tuple(fitting), tuple(kept), left_out, tuple(reshaped), tuple(notes), config)
@@ -118,9 +118,9 @@ def convert_weights(model: nn.Module, to: str) -> dict[str, Any]:
     >>> list(convert_weights(make_model("resnet50_v1+gct"), "gct"))[:4]
     ['stem.conv1.1.weight', 'stem.conv1.0.alpha', 'stem.conv1.0.gamma', 'stem.conv1.0.beta']
     """
-    _validation.network("convert_weights", model)
-    layout = LAYOUTS[_validation.one_of("layout", to, LAYOUTS)]
-    _refuse_other_network("these weights", layout, model)
+    _validation.check_module("convert_weights", model)
+    layout = LAYOUTS[_validation.check_one_of("layout", to, LAYOUTS)]
+    _check_layout_fits("these weights", layout, model)
     flat = layout.to_theirs(model)
     if to != "gaternet":
         return flat
@@ -166,13 +166,13 @@ def _fresh_gates(target: nn.Module, named: Iterable[str]) -> tuple[str, ...]:
     return tuple(path for paths in fresh for path in paths)
 
 
-def _refuse_other_network(what: Path | str, layout: Layout, model: nn.Module) -> None:
+def _check_layout_fits(what: Path | str, layout: Layout, model: nn.Module) -> None:
     objection = layout.objection(model)
     if objection:
         raise errors.DataError(f"{what}: {objection}.")
 
 
-def _refuse_misfit(file: Path, source: str, complaints: Mapping[str, list[str]], notes: list[str]) -> None:
+def _check_weights_fit(file: Path, source: str, complaints: Mapping[str, list[str]], notes: list[str]) -> None:
     found = [f"{what} ({len(names)}): {_listed(names)}" for what, names in complaints.items() if names]
     if found:
         raise errors.DataError(

@@ -29,7 +29,7 @@ def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str,
     Refused with `DataError`: a file that is neither, damaged, holds no tensors, or whose pickle asks for more than
     tensors and plain values: such a pickle could run any program, and is not opened.
     """
-    source = _validation.existing_path("weights", source)
+    source = _validation.check_path_exists("weights", source)
     if source.is_dir():
         if not (source / WEIGHTS).exists():
             raise errors.DataError(f"{source} holds no {WEIGHTS}. Give a run folder, or the file of weights itself.")

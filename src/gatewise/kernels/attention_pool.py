@@ -47,19 +47,19 @@ class _AttentionPool(torch.autograd.Function):
         return x.view_as(x), per_channel(context, x)
 
     @staticmethod
-    def backward(ctx, upstream, of_context):
+    def backward(ctx, grad_output, of_context):
         x, weight, bias, *kept = ctx.saved_tensors
-        factors = ctx.link.take_factors(upstream)
+        factors = ctx.link.take_factors(grad_output)
         of_bias = None if bias is None else torch.zeros_like(bias)  # softmax does not see it
         if of_context is None:
             of_context = x.new_zeros(x.shape[:2] + (1,) * (x.dim() - 2))
-        if must_be_differentiable(upstream, of_context):
+        if must_be_differentiable(grad_output, of_context):
             needed = (*ctx.needs_input_grad[:2], False)
             of_map, of_weight, _ = gradients_through(_defined, (x, weight, bias), needed, of_context)
             return of_map, of_weight, of_bias, None
         of_context, numbers = as_numbers(of_context, x).view(x.shape[:2]), as_numbers(weight, x)
         kernels = kernels_for(x.device, "attention_pool")
-        of_map, each, *_ = kernels.backward(of_context, x, *kept, numbers, upstream, factors)
+        of_map, each, *_ = kernels.backward(of_context, x, *kept, numbers, grad_output, factors)
         return of_map, each.sum(0).view_as(weight).to(weight.dtype), of_bias, None
 
 

@@ -24,24 +24,24 @@ BACKENDS = ("auto", "reference", "fused")
 _CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def takes_fused(backend: str, gate: str, obstacle: str) -> bool:
+def takes_fused(backend: str, gate: str, why_not_fusible: str) -> bool:
     """Whether to run the kernel, given what stands in its way ('' for nothing); "fused" is refused if something does.
 
     >>> takes_fused("auto", "gct", ""), takes_fused("auto", "gct", "it is empty"), takes_fused("reference", "gct", "")
     (True, False, False)
     """
-    if backend == "fused" and obstacle:
+    if backend == "fused" and why_not_fusible:
         raise errors.InvalidValueError(
-            f"{gate} with backend='fused' cannot run here: {obstacle}. Choose backend='auto', which takes the "
+            f"{gate} with backend='fused' cannot run here: {why_not_fusible}. Choose backend='auto', which takes the "
             f"definition where there is no kernel."
         )
-    return backend != "reference" and not obstacle
+    return backend != "reference" and not why_not_fusible
 
 
-def obstacle(x: Tensor, *others: Tensor) -> str:
+def why_not_fusible(x: Tensor, *others: Tensor) -> str:
     """Return why no kernel can take the map x and the parameters `others` now, or ''.
 
-    >>> obstacle(torch.zeros(2, 3, 4, 4, dtype=torch.int32))
+    >>> why_not_fusible(torch.zeros(2, 3, 4, 4, dtype=torch.int32))
     'there is no kernel for maps of torch.int32 on cpu'
     """
     if is_compiling():
@@ -49,32 +49,32 @@ def obstacle(x: Tensor, *others: Tensor) -> str:
     if type(x) is not Tensor and type(x) is not Parameter:
         return f"the map is a {type(x).__name__}, and kernels read plain tensors"
     device = x.device
-    return watched() or _unreadable(x, others, device) or _unready(device.type, x.dtype)
+    return why_observed() or _why_unreadable(x, others, device) or _why_unavailable(device.type, x.dtype)
 
 
-def must_be_differentiable(*upstream: Tensor | None) -> bool:
+def must_be_differentiable(*grad_output: Tensor | None) -> bool:
     """Whether a backward pass is itself differentiated, vectorised or compiled, so that no kernel can do it."""
     return (
         torch.is_grad_enabled()
         or is_compiling()
-        or bool(watched())
-        or any(gradient is not None and _is_legacy_batchedtensor(gradient) for gradient in upstream)
+        or bool(why_observed())
+        or any(gradient is not None and _is_legacy_batchedtensor(gradient) for gradient in grad_output)
     )
 
 
 def gradients_through(
-    definition: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], upstream: Tensor
+    definition: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], grad_output: Tensor
 ) -> list[Tensor | None]:
     """Return the gradients of inputs that need one, through the definition; with a graph if one is recorded."""
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need and tensor is not None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         result = definition(*inputs)
-    gradients = iter(torch.autograd.grad(result, wanted, upstream, create_graph=create_graph))
+    gradients = iter(torch.autograd.grad(result, wanted, grad_output, create_graph=create_graph))
     return [next(gradients) if need else None for need in needed]
 
 
-def watched() -> str:
+def why_observed() -> str:
     """Return who wants to see each operation of a gate, which a kernel hides, or ''."""
     if _get_tracing_state() is not None:
         return "torch.jit.trace records the definition"
@@ -87,7 +87,7 @@ def watched() -> str:
     return ""
 
 
-def _unreadable(x: Tensor, others: tuple[Tensor, ...], device: torch.device) -> str:
+def _why_unreadable(x: Tensor, others: tuple[Tensor, ...], device: torch.device) -> str:
     if x.numel() == 0:
         return "the map is empty"
     if not (x.is_contiguous() or _is_channels_last(x)):
@@ -107,7 +107,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 @functools.cache
-def _unready(device: str, dtype: torch.dtype) -> str:
+def _why_unavailable(device: str, dtype: torch.dtype) -> str:
     """Return what is missing on this machine for maps of `dtype` on `device`, or ''."""
     if device == "cpu":
         if importlib.util.find_spec("numba") is None:

@@ -107,13 +107,13 @@ class _Mean(torch.autograd.Function):
         return x.view_as(x), per_channel(kernels_for(x.device, "channel_affine").channel_means(x), x)
 
     @staticmethod
-    def backward(ctx, upstream, of_mean):
-        factors = ctx.link.take_factors(upstream)
+    def backward(ctx, grad_output, of_mean):
+        factors = ctx.link.take_factors(grad_output)
         slopes = None if of_mean is None else of_mean / ctx.shape[2:].numel()
-        if upstream is None:  # no product came before, or one whose gradient can be differentiated again
+        if grad_output is None:  # no product came before, or one whose gradient can be differentiated again
             return None if slopes is None else slopes.expand(ctx.shape), None
-        kernels = kernels_for(upstream.device, "channel_affine")
-        return kernels.channel_affine(upstream, factors, _flat(upstream, slopes)), None
+        kernels = kernels_for(grad_output.device, "channel_affine")
+        return kernels.channel_affine(grad_output, factors, _flat(grad_output, slopes)), None
 
 
 class _Scale(torch.autograd.Function):
@@ -125,38 +125,38 @@ class _Scale(torch.autograd.Function):
         return kernels_for(x.device, "channel_affine").channel_affine(x, _flat(x, factors), _flat(x, offsets))
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx, grad_output):
         x, factors = ctx.saved_tensors
-        if must_be_differentiable(upstream):
-            of_map, *others = _differentiable(ctx, x, factors, upstream)
+        if must_be_differentiable(grad_output):
+            of_map, *others = _differentiable(ctx, x, factors, grad_output)
             if ctx.linked:
                 ctx.link.leave(None, None)
             return *((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None
         kernels, flat = kernels_for(x.device, "channel_affine"), _flat(x, factors)
         of_factors = of_offsets = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            products, sums = kernels.channel_products(upstream, x)
+            products, sums = kernels.channel_products(grad_output, x)
             if ctx.needs_input_grad[1]:
                 of_factors = products.sum_to_size(factors.shape[:2]).view_as(factors).to(factors.dtype)
             if ctx.needs_input_grad[2]:
                 shape, dtype = ctx.offsets_like
                 of_offsets = sums.sum_to_size(shape[:2]).view(shape).to(dtype)
         if ctx.linked:
-            ctx.link.leave(upstream, flat)
-            return upstream, of_factors, of_offsets, None, None
+            ctx.link.leave(grad_output, flat)
+            return grad_output, of_factors, of_offsets, None, None
         of_map = None
         if ctx.needs_input_grad[0]:
-            of_map = upstream if flat is None else kernels.channel_affine(upstream, flat, None)
+            of_map = grad_output if flat is None else kernels.channel_affine(grad_output, flat, None)
         return of_map, of_factors, of_offsets, None, None
 
 
-def _differentiable(ctx, x: Tensor, factors: Tensor | None, upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiable(ctx, x: Tensor, factors: Tensor | None, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """Return the gradients of map, factors and offsets by operations that can be differentiated again."""
-    of_map = upstream if factors is None else upstream * factors.to(upstream.dtype)
+    of_map = grad_output if factors is None else grad_output * factors.to(grad_output.dtype)
     of_factors = of_offsets = None
     if factors is not None:
-        of_factors = (upstream * x).sum_to_size(factors.shape).to(factors.dtype)
+        of_factors = (grad_output * x).sum_to_size(factors.shape).to(factors.dtype)
     if ctx.offsets_like is not None:
         shape, dtype = ctx.offsets_like
-        of_offsets = upstream.sum_to_size(shape).to(dtype)
+        of_offsets = grad_output.sum_to_size(shape).to(dtype)
     return of_map, of_factors, of_offsets

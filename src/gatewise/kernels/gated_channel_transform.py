@@ -9,20 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, float32, float64, is_grad_enabled
 
-from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable, obstacle
+from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable, why_not_fusible
 
 Definition = Callable[..., Tensor]
 
 
-def fused_obstacle(
-    x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float, after_relu: bool
-) -> str:
+def why_not_fused(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float, after_relu: bool) -> str:
     """Return why this gate cannot run fused now, or ''."""
     if after_relu and mode == "l1" and x.device.type != "cpu":
         return f"after_relu has no kernel on {x.device.type}"
     if not isinstance(mode, str):
         return f"mode {mode:g} has no kernel, only 'l1' and 'l2' have"
-    return obstacle(x, alpha, gamma, beta)
+    return why_not_fusible(x, alpha, gamma, beta)
 
 
 def fused_gated_channel_transform(
@@ -44,7 +42,7 @@ def fused_gated_channel_transform(
     options = kernel_options(mode, eps, after_relu, activation)
     inputs = (x, alpha, gamma, beta)
     if not (is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-        return _kernels(x).forward(x, *kernel_numbers(inputs), **options)[0]
+        return _kernels(x).forward(x, *kernel_parameters(inputs), **options)[0]
 
     def defined(*inputs: Tensor) -> Tensor:
         return definition(*inputs, mode=mode, eps=eps, after_relu=after_relu, activation=activation)
@@ -57,7 +55,7 @@ def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> 
     return {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}
 
 
-def kernel_numbers(inputs: Sequence[Tensor]) -> list[Tensor]:
+def kernel_parameters(inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return alpha, gamma and beta as kernels read them, in float32 at least; mostly they are themselves."""
     real = float64 if inputs[0].dtype == float64 else float32
     return [p if p.dtype == real and p.is_contiguous() else p.detach().to(real).contiguous() for p in inputs[1:]]
@@ -71,20 +69,20 @@ class _GatedChannelTransform(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, alpha, gamma, beta, defined, options):
         inputs = (x, alpha, gamma, beta)
-        y, norms = _kernels(x).forward(x, *kernel_numbers(inputs), **options)
+        y, norms = _kernels(x).forward(x, *kernel_parameters(inputs), **options)
         ctx.save_for_backward(*inputs, norms)
         ctx.defined, ctx.options = defined, options
         return y
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx, grad_output):
         *inputs, norms = ctx.saved_tensors
-        if must_be_differentiable(upstream):
+        if must_be_differentiable(grad_output):
             needed = ctx.needs_input_grad[: len(inputs)]
-            return *gradients_through(ctx.defined, inputs, needed, upstream), None, None
+            return *gradients_through(ctx.defined, inputs, needed, grad_output), None, None
         x, needs_map = inputs[0], ctx.needs_input_grad[0]
         gradient, each = _kernels(x).backward(
-            upstream, x, norms, *kernel_numbers(inputs), **ctx.options, needs_map=needs_map
+            grad_output, x, norms, *kernel_parameters(inputs), **ctx.options, needs_map=needs_map
         )
         parameters = [
             total.view_as(parameter).to(parameter.dtype)

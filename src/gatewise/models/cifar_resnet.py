@@ -152,8 +152,8 @@ class CifarResNet(nn.Module):
     ) -> None:
         super().__init__()
         inputs = widths[0] if stem is None else stem
-        _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, width=min(inputs, *widths))
-        _validation.one_of("shortcut", shortcut, SHORTCUTS)
+        _validation.check_integer_at_least(1, num_classes=num_classes, in_chans=in_chans, width=min(inputs, *widths))
+        _validation.check_one_of("shortcut", shortcut, SHORTCUTS)
         block = BottleneckBlock if bottleneck else BasicBlock
         self.input_size = (in_chans, 32, 32)
         self.conv1 = nn.Conv2d(in_chans, inputs, 3, padding=1, bias=False)

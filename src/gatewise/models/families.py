@@ -10,9 +10,9 @@ from torch import nn
 
 from gatewise import _validation
 from gatewise.insertion import insert_gates
-from gatewise.models.form import Form
+from gatewise.models.form import ResNetConfig
 from gatewise.models.segmenter import Segmenter
-from gatewise.models.u2net import FULL, SMALL, U2Form
+from gatewise.models.u2net import FULL, SMALL, U2NetConfig
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Family:
 
     def make(self, **options: Any) -> nn.Module:
         """Build the network; an unknown option is refused with the nearest known one."""
-        _validation.options_of(f"model {self.name!r}", options, self.options)
+        _validation.check_known_options(f"model {self.name!r}", options, self.options)
         for name, parameter in inspect.signature(self.build).parameters.items():
             if isinstance(parameter.default, int) and not isinstance(parameter.default, bool) and name in options:
-                _validation.integer_at_least(1, **{name: options[name]})
+                _validation.check_integer_at_least(1, **{name: options[name]})
         return self.build(**options)
 
 
@@ -45,12 +45,12 @@ def _four_stages(
     *, width: int = 64, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3
 ) -> nn.Module:
     """Build a ResNet-18 with a 3x3 stem and widths `width` times 1, 2, 4, 8."""
-    form = Form(blocks=(2, 2, 2, 2), widths=(width, 2 * width, 4 * width, 8 * width))
+    form = ResNetConfig(blocks=(2, 2, 2, 2), widths=(width, 2 * width, 4 * width, 8 * width))
     return form.build(shortcut=shortcut, num_classes=num_classes, in_chans=in_chans)
 
 
 def _wider(
-    form: Form,
+    form: ResNetConfig,
     /,
     *,
     parameters: int | None = None,
@@ -61,7 +61,8 @@ def _wider(
     """Build the network of this form that is nearest to a budget of parameters, all widths multiplied by one factor.
 
     Without `parameters` the budget is what the plain network and the gater of GaterNet's paper have together, for
-    the same classes, image channels and shortcut: the fair rival of a GaterNet. `Form.wider` tells how widths round.
+    the same classes, image channels and shortcut: the fair rival of a GaterNet. `ResNetConfig.wider`
+    documents how widths are rounded.
     """
     options: dict[str, Any] = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
     if parameters is None:
@@ -69,7 +70,7 @@ def _wider(
     return form.wider(parameters, **options).build(**options)
 
 
-def _gated_u2net(form: U2Form, /, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
+def _gated_u2net(form: U2NetConfig, /, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
     """Build a U²-Net with gct before the convolution of every REBNCONV; side outputs have none."""
     model = form.build(num_classes=num_classes, in_chans=in_chans)
     insert_gates(model, "gct", place="before_conv", include=r"\.conv$")
@@ -82,22 +83,22 @@ def _stride_first(depth: int, /, *, num_classes: int = 1000, in_chans: int = 3) 
     So are the first ResNets (He et al., 2016) and what descends from them: Caffe's, mmdetection's "caffe" style, and
     the released GCT networks. 50 layers: 3.86 instead of 4.09 billion multiply-adds.
     """
-    timm = _validation.optional_module("timm", f"resnet{depth}_v1")
+    timm = _validation.import_optional("timm", f"resnet{depth}_v1")
     model = timm.create_model(f"resnet{depth}", num_classes=num_classes, in_chans=in_chans)
     for block in (model.layer2[0], model.layer3[0], model.layer4[0]):
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     return model
 
 
-def _basic(depth: int) -> Form:
+def _basic(depth: int) -> ResNetConfig:
     """Return the form of 6n + 2 layers and widths 16, 32, 64 (He et al., 2016)."""
-    return Form(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
+    return ResNetConfig(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
 
 
 # Of 9n + 2 layers. GaterNet's paper counts 7,200 gates in its ResNet-164, which are 18 units of outputs 16, 128, 256:
 # its first stage is not expanded. The usual widths would have 8,064 gates and 1.70 million parameters, not 1.62.
-_RESNET164 = Form(blocks=(18, 18, 18), widths=(64, 128, 256), stem=16, bottleneck=True)
-_RESNET164_GATERNET = Form(blocks=(18, 18, 18), widths=(16, 128, 256), bottleneck=True)
+_RESNET164 = ResNetConfig(blocks=(18, 18, 18), widths=(64, 128, 256), stem=16, bottleneck=True)
+_RESNET164_GATERNET = ResNetConfig(blocks=(18, 18, 18), widths=(16, 128, 256), bottleneck=True)
 
 _FORMS = {
     **{f"resnet{depth}": _basic(depth) for depth in (20, 32, 44, 56, 110)},

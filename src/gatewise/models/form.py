@@ -10,10 +10,10 @@ from gatewise.models.cifar_resnet import EXPANSION, CifarResNet
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class ResNetConfig:
     """What a network's name fixes; `CifarResNet` explains the fields.
 
-    >>> form = Form(blocks=(3, 3, 3), widths=(16, 32, 64))
+    >>> form = ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64))
     >>> form.parameter_count(), form.gates, form.parameter_count() + form.gater_parameter_count()
     (272474, 336, 547842)
     """
@@ -59,10 +59,12 @@ class Form:
 
     def gater_parameter_count(self, *, in_chans: int = 3) -> int:
         """Return the parameters of the paper's gater: a ResNet-20 without classifier, 64 -> 8 -> one per gate."""
-        body = Form(blocks=(3, 3, 3), widths=(16, 32, 64)).parameter_count(num_classes=0, in_chans=in_chans)
+        body = ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64)).parameter_count(num_classes=0, in_chans=in_chans)
         return body + (64 + 1) * 8 + (8 + 1) * self.gates
 
-    def wider(self, budget: int, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> "Form":
+    def wider(
+        self, budget: int, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3
+    ) -> "ResNetConfig":
         """Return this form with all widths multiplied by the factor whose parameter count is nearest to `budget`.
 
         Every width w becomes factor * w, rounded to a whole number (in bottleneck networks to a multiple of 4, so
@@ -72,11 +74,11 @@ class Form:
 
         Refuses, with ValueError: a budget below the narrowest such network.
 
-        >>> form = Form(blocks=(3, 3, 3), widths=(16, 32, 64))
+        >>> form = ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64))
         >>> form.wider(547_842).widths, form.wider(547_842).parameter_count()
         ((23, 45, 91), 547403)
         """
-        _validation.integer_at_least(1, parameters=budget)
+        _validation.check_integer_at_least(1, parameters=budget)
 
         def count(step: int) -> int:
             form = self._scaled(step)
@@ -93,7 +95,7 @@ class Form:
             low, high = (middle, high) if count(middle) <= budget else (low, middle)
         return self._scaled(low if budget - count(low) <= count(high) - budget else high)
 
-    def _scaled(self, step: int) -> "Form":
+    def _scaled(self, step: int) -> "ResNetConfig":
         """Return the form at the factor at which the widest stage comes to step / 2 units, before rounding.
 
         A unit is the number that all widths are multiples of. The other widths divide the widest, so they too change

@@ -15,7 +15,7 @@ from gatewise.spec import GateChoice, parse_gates
 STRIDES = (8, 16, 32)
 _PLACES = {"last": "context", "stages": "context_stages"}
 _WHOLE = ("u2net", "u2net_small", "u2net_gct", "u2net_small_gct")  # that label pixels without a backbone
-FEWEST = 4  # maps: c2 to c5
+MIN_PARALLEL_NUMEL = 4  # maps: c2 to c5
 _SIDE = 97  # of the image that a backbone is tried with: no multiple of any stride, as users' images are
 
 
@@ -56,13 +56,13 @@ class Segmenter(nn.Module):
         super().__init__()
         if not isinstance(backbone, str):
             raise errors.InvalidTypeError(
-                f"backbone must be the name of a timm network, got {_validation.shown(backbone)}."
+                f"backbone must be the name of a timm network, got {_validation.safe_repr(backbone)}."
             )
-        _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
-        _validation.integer_at_least(1, output_stride=output_stride)
-        _validation.one_of("output_stride", output_stride, STRIDES)
-        _validation.number_between(0, 0.99, dropout=dropout)
-        _validation.boolean(auxiliary=auxiliary, pretrained=pretrained)
+        _validation.check_integer_at_least(1, num_classes=num_classes, in_chans=in_chans, channels=channels)
+        _validation.check_integer_at_least(1, output_stride=output_stride)
+        _validation.check_one_of("output_stride", output_stride, STRIDES)
+        _validation.check_number_between(0, 0.99, dropout=dropout)
+        _validation.check_bool(auxiliary=auxiliary, pretrained=pretrained)
         self.in_chans = in_chans
         self.backbone = _features(backbone, output_stride, in_chans=in_chans, pretrained=pretrained)
         widths = self.backbone.feature_info.channels()
@@ -114,12 +114,12 @@ def make_segmenter(
     >>> net(torch.zeros(1, 3, 60, 80)).shape
     torch.Size([1, 11, 60, 80])
     """
-    place = _PLACES[_validation.one_of("context_at", context_at, _PLACES)]
-    _validation.options_of("make_segmenter", options, inspect.signature(Segmenter).parameters)
+    place = _PLACES[_validation.check_one_of("context_at", context_at, _PLACES)]
+    _validation.check_known_options("make_segmenter", options, inspect.signature(Segmenter).parameters)
     context = "none" if context is None else context
     if not isinstance(context, str | GateChoice):
         raise errors.InvalidTypeError(
-            f"context must be the name of a gate or a GateChoice, got {_validation.shown(context)}."
+            f"context must be the name of a gate or a GateChoice, got {_validation.safe_repr(context)}."
         )
     gates = parse_gates(context) if isinstance(context, str) else (context,)
     if any(gate.is_gater or gate.place for gate in gates):
@@ -135,12 +135,12 @@ def make_segmenter(
 
 def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool) -> Any:
     """Return a timm network that gives its stages' maps, the last of them at `output_stride`."""
-    timm = _validation.optional_module("timm", f"the backbone {name!r}")
+    timm = _validation.import_optional("timm", f"the backbone {name!r}")
     base, known = name.partition(".")[0], timm.list_models()
     if "/" not in name and ":" not in name and base not in known:
         raise errors.InvalidValueError(
             f"unknown backbone {base!r}; expected a name from timm.list_models(), or for a whole network "
-            f"{', '.join(_WHOLE)}.{_validation.nearest(base, [*_WHOLE, *known])}"
+            f"{', '.join(_WHOLE)}.{_validation.did_you_mean(base, [*_WHOLE, *known])}"
         )
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}
@@ -160,10 +160,10 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
             f"{'' if output_stride == max(STRIDES) else f', or output_stride={max(STRIDES)}'}."
         ) from None
     expected = {_SIDE // output_stride, -(-_SIDE // output_stride)}
-    if not set(features[-1].shape[2:]) <= expected or len(features) < FEWEST:
+    if not set(features[-1].shape[2:]) <= expected or len(features) < MIN_PARALLEL_NUMEL:
         raise errors.InvalidValueError(
             f"{name!r} gives {len(features)} maps, the last {tuple(features[-1].shape[2:])} of an image of {_SIDE}x"
-            f"{_SIDE}; expected at least {FEWEST}, the last with a side of {max(expected)}. "
+            f"{_SIDE}; expected at least {MIN_PARALLEL_NUMEL}, the last with a side of {max(expected)}. "
             f"Take another backbone or stride."
         )
     return backbone
@@ -183,7 +183,7 @@ def _late_layers(backbone: Any, image: Tensor) -> tuple[str, ...]:
     finally:
         for handle in handles:
             handle.remove()
-    end_of_c2 = [number for number, (_, output) in enumerate(ended) if output is features[-FEWEST]]
+    end_of_c2 = [number for number, (_, output) in enumerate(ended) if output is features[-MIN_PARALLEL_NUMEL]]
     return tuple(dict.fromkeys(path for path, _ in ended[end_of_c2[-1] + 1 :])) if end_of_c2 else ()
 
 

@@ -64,7 +64,7 @@ class ResidualU(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class U2Form:
+class U2NetConfig:
     """What a network's name fixes: channels inside and behind each stage, from the first to the last."""
 
     encoder: tuple[tuple[int, int], ...]
@@ -75,11 +75,11 @@ class U2Form:
         return U2Net(self, num_classes=num_classes, in_chans=in_chans)
 
 
-FULL = U2Form(
+FULL = U2NetConfig(
     encoder=((32, 64), (32, 128), (64, 256), (128, 512), (256, 512), (256, 512)),
     decoder=((256, 512), (128, 256), (64, 128), (32, 64), (16, 64)),
 )
-SMALL = U2Form(encoder=((16, 64),) * 6, decoder=((16, 64),) * 5)
+SMALL = U2NetConfig(encoder=((16, 64),) * 6, decoder=((16, 64),) * 5)
 
 
 class U2Net(nn.Module):
@@ -102,9 +102,9 @@ class U2Net(nn.Module):
 
     side_weight = 1.0  # of each side output in the loss
 
-    def __init__(self, form: U2Form, *, num_classes: int = 1, in_chans: int = 3) -> None:
+    def __init__(self, form: U2NetConfig, *, num_classes: int = 1, in_chans: int = 3) -> None:
         super().__init__()
-        _validation.integer_at_least(1, num_classes=num_classes, in_chans=in_chans)
+        _validation.check_integer_at_least(1, num_classes=num_classes, in_chans=in_chans)
         widths = [in_chans, *(outputs for _, outputs in form.encoder)]
         self.encoder = nn.ModuleList(
             _stage(number, width, *stage)

@@ -10,13 +10,13 @@
 - `context_stages`: the residual ends of the stages that the mark names.
 """
 
-from gatewise.places.channel_dependencies import Flow as Flow
-from gatewise.places.channel_dependencies import find_flows as find_flows
+from gatewise.places.channel_dependencies import ChannelDependency as ChannelDependency
+from gatewise.places.channel_dependencies import find_channel_dependencies as find_channel_dependencies
 from gatewise.places.filters import Filters as Filters
-from gatewise.places.filters import Weighted as Weighted
+from gatewise.places.filters import LayerCost as LayerCost
 from gatewise.places.filters import find_filters as find_filters
-from gatewise.places.fusion_patterns import Approach as Approach
-from gatewise.places.fusion_patterns import find_approaches as find_approaches
+from gatewise.places.fusion_patterns import FusionPattern as FusionPattern
+from gatewise.places.fusion_patterns import find_fusion_patterns as find_fusion_patterns
 from gatewise.places.hooks import change_map as change_map
 from gatewise.places.hooks import remove_changes as remove_changes
 from gatewise.places.layers import own_layers as own_layers

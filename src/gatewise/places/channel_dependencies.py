@@ -11,7 +11,7 @@ from torch import nn
 
 from gatewise._types import Example
 from gatewise.places.layers import Layers, innermost
-from gatewise.places.rules import ends_filters, mixes
+from gatewise.places.rules import ends_filters, is_cross_channel
 from gatewise.places.trace import Op, trace
 from gatewise.registry import Gate
 
@@ -20,29 +20,29 @@ _PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.
 
 
 @dataclass(frozen=True)
-class Flow:
+class ChannelDependency:
     """The layers that change when filters of one layer go.
 
     Attributes:
-        makers: lose these filters as outputs: the layer itself, and what makes factors for the same channels, such as
-            the last layer of a squeeze-and-excite block on the way.
-        passes: work on each channel by itself with numbers for each, and lose those.
-        readers: lose these channels as inputs.
-        expands: whether the map is filled up with zeros at the place where it is gated, because what lies behind it
+        producers: lose these filters as outputs: the layer itself, and what makes factors for the same channels, such
+            as the last layer of a squeeze-and-excite block on the way.
+        elementwise: work on each channel by itself with numbers for each, and lose those.
+        consumers: lose these channels as inputs.
+        zero_fill: whether the map is filled up with zeros at the place where it is gated, because what lies behind it
             needs all channels; then there are no readers.
         reason: why nothing can be taken out, or why nothing behind the place, or ''.
     """
 
-    makers: tuple[str, ...] = ()
-    passes: tuple[str, ...] = ()
-    readers: tuple[str, ...] = ()
-    expands: bool = False
+    producers: tuple[str, ...] = ()
+    elementwise: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+    zero_fill: bool = False
     reason: str = ""
 
     @property
     def possible(self) -> bool:
         """Whether filters can be taken out at all."""
-        return bool(self.makers)
+        return bool(self.producers)
 
 
 class _StopError(Exception):
@@ -54,23 +54,23 @@ class _Walk:
     """Follows the channels of one layer through the network."""
 
     layers: Layers
-    makers: dict[str, Op] = field(default_factory=dict)
-    passes: dict[str, Op] = field(default_factory=dict)
-    readers: dict[str, Op] = field(default_factory=dict)
+    producers: dict[str, Op] = field(default_factory=dict)
+    elementwise: dict[str, Op] = field(default_factory=dict)
+    consumers: dict[str, Op] = field(default_factory=dict)
     carrying: set[Op] = field(default_factory=set)  # operations whose results have these channels
     unread: deque[Op] = field(default_factory=deque)  # those among them whose readers are still to be followed
 
-    def to(self, end: Op, maker: Op) -> "_Walk":
-        """Follow the filters of `maker` to where they are gated; until then nobody may mix them."""
-        self._make(maker)
+    def to(self, end: Op, producer: Op) -> "_Walk":
+        """Follow the filters of `producer` to where they are gated; until then nobody may mix them."""
+        self._make(producer)
         while self.unread:
             op = self.unread.popleft()
-            for reader in op.readers if op is not end else []:
-                if mixes(reader):
+            for reader in op.consumers if op is not end else []:
+                if is_cross_channel(reader):
                     raise _StopError(f"{innermost(reader)!r} reads the map before it is gated")
                 self._follow(reader, op)
         if end not in self.carrying:
-            raise _StopError(f"the gates do not act behind {innermost(maker)!r}")
+            raise _StopError(f"the gates do not act behind {innermost(producer)!r}")
         return self
 
     def beyond(self, end: Op) -> "_Walk":
@@ -78,23 +78,23 @@ class _Walk:
         self.unread.append(end)
         while self.unread:
             op = self.unread.popleft()
-            for reader in op.readers:
+            for reader in op.consumers:
                 self._follow(reader, op)
         return self
 
     def _make(self, op: Op) -> None:
-        self.makers[self._layer(op, _WEIGHTED)] = op
+        self.producers[self._layer(op, _WEIGHTED)] = op
         self._carry(op)
 
     def _carry(self, op: Op) -> None:
         if op in self.carrying:
             return
         for path in {innermost(op), *(path for _, path in op.ended_calls())}:
-            self._refuse_gates(path, "output")
+            self._stop_at_gates(path, "output")
         self.carrying.add(op)
         self.unread.append(op)
 
-    def _refuse_gates(self, path: str, side: str) -> None:
+    def _stop_at_gates(self, path: str, side: str) -> None:
         """Stop at a gate that was inserted on this side of a layer: the graph does not show it."""
         layer = self.layers.modules[path]
         hooks = layer._forward_hooks if side == "output" else layer._forward_pre_hooks
@@ -104,10 +104,10 @@ class _Walk:
                 raise _StopError(f"the gate {path}.{name} would see fewer channels")
 
     def _follow(self, op: Op, source: Op) -> None:
-        if mixes(op):
+        if is_cross_channel(op):
             path = self._layer(op, _WEIGHTED)
-            self._refuse_gates(path, "input")
-            self.readers[path] = op
+            self._stop_at_gates(path, "input")
+            self.consumers[path] = op
             return
         if op.kind in {"output", "cat", "mixing"}:
             what = {"output": "is returned", "cat": "is concatenated with others"}.get(op.kind, "is mixed by channel")
@@ -124,13 +124,13 @@ class _Walk:
     def _pass(self, op: Op) -> None:
         module = self.layers.modules[innermost(op)]
         if op.kind == "conv" or [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            self.passes[self._layer(op, _PASSING)] = op
-        self._refuse_gates(innermost(op), "input")
+            self.elementwise[self._layer(op, _PASSING)] = op
+        self._stop_at_gates(innermost(op), "input")
         self._carry(op)
 
     def _make_too(self, op: Op) -> None:
         """Let the makers of another operand, if nobody else reads it, lose the same filters."""
-        if mixes(op):
+        if is_cross_channel(op):
             self._make(op)
             return
         if ends_filters(op) or not op.inputs:
@@ -152,47 +152,47 @@ class _Walk:
         return path
 
 
-def find_flows(
+def find_channel_dependencies(
     model: nn.Module, sites: Iterable[tuple[str, str, str]], example: Example = None
-) -> tuple[list[Flow], dict[str, str]]:
+) -> tuple[list[ChannelDependency], dict[str, str]]:
     """Return the flow for each (maker's path, layer where its filters are gated, side), and norms that can be folded.
 
     The second result maps each convolution that a batch norm alone reads to that norm.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> find_flows(net, [("0", "2", "output")])
+    >>> find_channel_dependencies(net, [("0", "2", "output")])
     ([Flow(makers=('0',), passes=('1',), readers=('3',), expands=False, reason='')], {'0': '1'})
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
-    return [_flow(operations, layers, *site) for site in sites], followed_by_norm(operations, layers)
+    return [_dependency_of(operations, layers, *site) for site in sites], followed_by_norm(operations, layers)
 
 
-def _flow(operations: list[Op], layers: Layers, maker: str, layer: str, side: str) -> Flow:
-    first = next((op for op in operations if innermost(op) == maker and mixes(op)), None)
+def _dependency_of(operations: list[Op], layers: Layers, producer: str, layer: str, side: str) -> ChannelDependency:
+    first = next((op for op in operations if innermost(op) == producer and is_cross_channel(op)), None)
     if first is None:  # for example a grouped one that was left with one channel a group
-        return Flow(reason=f"{maker!r} is not seen to mix channels")
+        return ChannelDependency(reason=f"{producer!r} is not seen to mix channels")
     boundary = layers.inside(layer) if side == "output" else layers.reads(layer)
     end = next((op for op in reversed(boundary) if op.is_map and op.channels == first.channels), None)
     if end is None:
-        return Flow(reason=f"no map of {first.channels} channels is found at {layer!r}")
+        return ChannelDependency(reason=f"no map of {first.channels} channels is found at {layer!r}")
     try:
         walk = _Walk(layers).to(end, first)
     except _StopError as error:
-        return Flow(reason=str(error))
-    near = Flow(tuple(walk.makers), tuple(walk.passes), expands=True)
+        return ChannelDependency(reason=str(error))
+    near = ChannelDependency(tuple(walk.producers), tuple(walk.elementwise), zero_fill=True)
     try:
         walk.beyond(end)
     except _StopError as error:
         return dataclasses.replace(near, reason=str(error))
-    return Flow(tuple(walk.makers), tuple(walk.passes), tuple(walk.readers))
+    return ChannelDependency(tuple(walk.producers), tuple(walk.elementwise), tuple(walk.consumers))
 
 
 def followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]:
     """Return each convolution that a batch norm alone reads, with that norm; both are called once."""
     found = {}
     for op in operations:
-        if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].readers) == 1:
+        if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].consumers) == 1:
             convolution, norm = innermost(op.inputs[0]), innermost(op)
             if isinstance(layers.modules[norm], nn.modules.batchnorm._BatchNorm) and all(
                 layers.calls[path] == 1 for path in (convolution, norm)

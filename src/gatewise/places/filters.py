@@ -8,12 +8,12 @@ from torch import nn
 from gatewise._types import Example
 from gatewise.places.layers import Layers
 from gatewise.places.place import Place, Skipped
-from gatewise.places.rules import RULES, ends_filters, mixes
+from gatewise.places.rules import RULES, ends_filters, is_cross_channel
 from gatewise.places.trace import Op, trace
 
 
 @dataclass(frozen=True)
-class Weighted:
+class LayerCost:
     """A convolution or linear layer at work.
 
     Attributes:
@@ -33,15 +33,15 @@ class Filters:
 
     Attributes:
         place: where they can be gated.
-        maker: the layer whose filters they are.
+        producer: the layer whose filters they are.
         depthwise: convolutions between it and the place, each of whose filters reads one channel.
-        readers: the layers that read these channels and nothing else from them; none behind an addition.
+        consumers: the layers that read these channels and nothing else from them; none behind an addition.
     """
 
     place: Place
-    maker: Weighted
-    depthwise: tuple[Weighted, ...]
-    readers: tuple[Weighted, ...]
+    producer: LayerCost
+    depthwise: tuple[LayerCost, ...]
+    consumers: tuple[LayerCost, ...]
 
 
 def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple[list[Filters], list[Skipped]]:
@@ -50,7 +50,7 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> net.input_size = (3, 8, 8)
     >>> (found,), _ = find_filters(net, "inner")
-    >>> found.maker, found.readers  # 6 * 6 * 8 values of 3 * 9 products; 4 * 4 * 4 of 8 * 9
+    >>> found.producer, found.consumers  # 6 * 6 * 8 values of 3 * 9 products; 4 * 4 * 4 of 8 * 9
     (Weighted(layer='0', macs=7776, groups=1), (Weighted(layer='2', macs=4608, groups=1),))
     """
     operations = trace(model, example)
@@ -59,22 +59,22 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
     found, skipped = list[Filters](), list(places.skipped)
     for spot in places.found:
         op = _map_at(spot, layers)
-        makers = list(dict.fromkeys(_makers(op)))
-        mixing = [maker for maker in makers if mixes(maker)]
+        producers = list(dict.fromkeys(_makers(op)))
+        mixing = [producer for producer in producers if is_cross_channel(producer)]
         if len(mixing) != 1:
             several = f"its channels are made by {len(mixing)} layers, not by one"
             skipped.append(
                 Skipped(spot.layer, several if mixing else "its channels are those of several maps together")
             )
             continue
-        depthwise = tuple(_weighted(maker) for maker in makers if maker is not mixing[0])
-        readers = tuple(_weighted(reader) for reader in dict.fromkeys(_readers(op)))
-        found.append(Filters(spot, _weighted(mixing[0]), depthwise, readers))
+        depthwise = tuple(_layer_cost(producer) for producer in producers if producer is not mixing[0])
+        consumers = tuple(_layer_cost(reader) for reader in dict.fromkeys(_consumers(op)))
+        found.append(Filters(spot, _layer_cost(mixing[0]), depthwise, consumers))
     return found, skipped
 
 
-def _weighted(op: Op) -> Weighted:
-    return Weighted(next(reversed(op.calls.values()), ""), op.macs, op.groups)
+def _layer_cost(op: Op) -> LayerCost:
+    return LayerCost(next(reversed(op.calls.values()), ""), op.macs, op.groups)
 
 
 def _map_at(place: Place, layers: Layers) -> Op:
@@ -86,17 +86,17 @@ def _makers(op: Op) -> Iterator[Op]:
     """Yield the weighted layers behind the channels of `op`, the mixing one last on each way."""
     if op.macs:
         yield op
-    if mixes(op) or ends_filters(op):
+    if is_cross_channel(op) or ends_filters(op):
         return
     for source in op.inputs:
         if source.is_map and source.channels == op.channels:
             yield from _makers(source)
 
 
-def _readers(op: Op) -> Iterator[Op]:
+def _consumers(op: Op) -> Iterator[Op]:
     """Yield the layers that read all channels of `op`, per-channel operations later."""
-    for reader in op.readers:
-        if mixes(reader):
+    for reader in op.consumers:
+        if is_cross_channel(reader):
             yield reader
         elif not ends_filters(reader) and reader.is_map and reader.channels == op.channels:
-            yield from _readers(reader)
+            yield from _consumers(reader)

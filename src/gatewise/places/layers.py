@@ -68,7 +68,7 @@ class Layers:
 
     def input_at(self, op: Op) -> Place | None:
         """Return the innermost layer, called once, that is the only reader of `op`."""
-        for reader in op.readers[:1] if len(op.readers) == 1 else []:
+        for reader in op.consumers[:1] if len(op.consumers) == 1 else []:
             entered = [path for call, path in reader.calls.items() if call not in op.calls]
             for path in reversed(entered):
                 if self.attachable(path):

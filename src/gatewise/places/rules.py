@@ -24,8 +24,8 @@ def find_places(model: nn.Module, place: str, example: Example = None) -> Places
     >>> [(p.layer, p.side, p.channels) for p in find_places(net, "inner").found]
     [('1', 'output', 8)]
     """
-    _validation.network("find_places", model)
-    _validation.one_of("place", place, PLACES + MARKED_PLACES)
+    _validation.check_module("find_places", model)
+    _validation.check_one_of("place", place, PLACES + MARKED_PLACES)
     if place in _WITHOUT_GRAPH:
         return _WITHOUT_GRAPH[place](model)
     operations = trace(model, example)
@@ -75,7 +75,7 @@ def _context_stages(operations: list[Op], layers: Layers) -> Places:
 def _inner(operations: list[Op], layers: Layers) -> Places:
     places = Places()
     for op in operations:
-        if not (op.is_map and len(op.readers) == 1 and mixes(op.readers[0])):
+        if not (op.is_map and len(op.consumers) == 1 and is_cross_channel(op.consumers[0])):
             continue
         if not _private_filters(op):
             places.skip(_where(op), "its channels are read elsewhere too, or are no filters")
@@ -86,13 +86,13 @@ def _inner(operations: list[Op], layers: Layers) -> Places:
     return places
 
 
-def _weighted(op: Op) -> bool:
+def _layer_cost(op: Op) -> bool:
     return op.kind in _WEIGHTED
 
 
-def mixes(op: Op) -> bool:
+def is_cross_channel(op: Op) -> bool:
     """Whether every output channel of `op` reads every input channel of its group (a depthwise one does not)."""
-    return _weighted(op) and not (op.groups > 1 and op.groups == op.inputs[0].channels)
+    return _layer_cost(op) and not (op.groups > 1 and op.groups == op.inputs[0].channels)
 
 
 def ends_filters(op: Op) -> bool:
@@ -102,7 +102,7 @@ def ends_filters(op: Op) -> bool:
 
 def _private_filters(op: Op) -> bool:
     """Whether these channels are a convolution's filters, per-channel operations later, that nothing else reads."""
-    if mixes(op):
+    if is_cross_channel(op):
         return True
     if ends_filters(op):
         return False
@@ -117,7 +117,7 @@ def _leads_only_to(end: Op, source: Op) -> bool:
         op = unread.popleft()
         if op.index > end.index:
             return False
-        new = [reader for reader in dict.fromkeys(op.readers) if reader not in seen]
+        new = [reader for reader in dict.fromkeys(op.consumers) if reader not in seen]
         seen.update(new)
         unread.extend(new)
     return True
@@ -125,7 +125,7 @@ def _leads_only_to(end: Op, source: Op) -> bool:
 
 def _before_dropout(op: Op) -> Op:
     """Step back over dropout, so that a gate sees whole maps."""
-    while op.kind == "dropout" and len(op.inputs[0].readers) == 1:
+    while op.kind == "dropout" and len(op.inputs[0].consumers) == 1:
         op = op.inputs[0]
     return op
 
@@ -152,7 +152,7 @@ def _residual_end(operations: list[Op], layers: Layers) -> Places:
         if not common or first.shape != second.shape:
             continue
         between = operations[common.bit_length() - 1 : op.index]  # begins with the fork of both
-        flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _weighted))
+        flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _layer_cost))
         if reason := _why_no_shortcut(between, flatter, deeper):
             places.skip(_where(op), reason)
             continue
@@ -165,10 +165,10 @@ def _why_no_shortcut(between: list[Op], flatter: Op, deeper: Op) -> str:
     """Return why the flatter summand is no shortcut around the deeper one, or ''."""
     if not between[0].shape:
         return "the summands come from different parts of a map that was split"
-    depth = _depth(between, flatter, _weighted)
-    if depth == _depth(between, deeper, _weighted):
+    depth = _depth(between, flatter, _layer_cost)
+    if depth == _depth(between, deeper, _layer_cost):
         return f"both summands lie {depth} layers behind their fork: neither is the shortcut"
-    if _depth(between, flatter, mixes) > 1:  # a shortcut is a projection at most, depthwise layers apart
+    if _depth(between, flatter, is_cross_channel) > 1:  # a shortcut is a projection at most, depthwise layers apart
         return f"the flatter summand lies {depth} layers behind their fork: it is no shortcut"
     if depth == 0 and _depth(between, flatter, lambda op: op.kind == "norm"):
         return "one summand is normalised and no more: both are parts of one layer"
@@ -215,11 +215,11 @@ def _trunk(operations: list[Op]) -> list[Op]:
     Of the rank that convolutions work on: a channel shuffle's five axes are no other resolution.
     """
     trunk, furthest = list[Op](), 0
-    rank = next((len(op.shape) for op in operations if op.is_map and _weighted(op)), 4)
+    rank = next((len(op.shape) for op in operations if op.is_map and _layer_cost(op)), 4)
     for op in operations:
         if op.is_map and len(op.shape) == rank and op.kind != "input" and furthest <= op.index:
             trunk.append(op)
-        furthest = max([furthest, *(reader.index for reader in op.readers if reader.kind != "output")])
+        furthest = max([furthest, *(reader.index for reader in op.consumers if reader.kind != "output")])
     return trunk
 
 

@@ -27,7 +27,7 @@ def candidates(
     if types is not None:
         if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
             raise errors.InvalidTypeError(
-                f"before= and after= take layer types such as torch.nn.Conv2d, got {_validation.shown(types)}."
+                f"before= and after= take layer types such as torch.nn.Conv2d, got {_validation.safe_repr(types)}."
             )
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
@@ -58,12 +58,12 @@ def selection(
     for what, names in (("include", include), ("exclude", exclude)):
         if names is not None and not isinstance(names, str | list | tuple | set):
             raise errors.InvalidTypeError(
-                f"{what} must be a regular expression or a list of layers, got {_validation.shown(names)}."
+                f"{what} must be a regular expression or a list of layers, got {_validation.safe_repr(names)}."
             )
     for expression in (names for names in (include, exclude) if isinstance(names, str)):
-        _validation.regular_expression(repr(expression), expression)
+        _validation.check_regular_expression(repr(expression), expression)
     for name in (n for names in (include, exclude) if names and not isinstance(names, str) for n in names):
-        _validation.one_of("layer", name, modules)
+        _validation.check_one_of("layer", name, modules)
 
     def matches(names: Names, path: str) -> bool:
         if isinstance(names, str):

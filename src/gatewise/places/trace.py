@@ -57,7 +57,7 @@ class Op:
         channel_axis: which axis of the result holds the channels.
         groups: of a convolution; 1 otherwise.
         macs: multiply-adds of a convolution or linear layer for one sample; 0 otherwise.
-        readers: the operations that read its result, as often as they do.
+        consumers: the operations that read its result, as often as they do.
     """
 
     index: int
@@ -68,7 +68,7 @@ class Op:
     channel_axis: int
     groups: int = 1
     macs: int = 0
-    readers: list["Op"] = field(default_factory=list)
+    consumers: list["Op"] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -88,7 +88,7 @@ class Op:
 
     def ended_calls(self) -> list[tuple[str, str]]:
         """Return (call, module path) of each module whose result this is, innermost first."""
-        ended = [call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.readers)]
+        ended = [call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.consumers)]
         return ended[::-1]
 
 
@@ -217,7 +217,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
         op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, weight), _macs(shape, weight))
         for source in _reads(node):
             if source in results:
-                results[source].readers.append(op)
+                results[source].consumers.append(op)
         ops.append(op)
         results[node] = op
     return ops

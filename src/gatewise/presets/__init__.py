@@ -16,9 +16,9 @@ from gatewise.assembly import make_model
 from gatewise.models import model_names
 from gatewise.registry import gate_spec
 from gatewise.spec import ModelSpec
-from gatewise.tuning import undecayed_names
+from gatewise.tuning import no_weight_decay_names
 
-_models: Any = _validation.optional_module("timm", "gatewise.presets").models
+_models: Any = _validation.import_optional("timm", "gatewise.presets").models
 
 __all__ = ["PRESETS", "TAG"]  # timm appends the names that it registers
 TAG = "gatewise"
@@ -72,7 +72,7 @@ def _create(
     else:
         options |= {"pretrained": pretrained, "pretrained_cfg": config, "cache_dir": cache_dir}
         model = make_model(dataclasses.replace(spec, model_options={**spec.model_options, **options}))
-    if names := undecayed_names(model):
+    if names := no_weight_decay_names(model):
         model.no_weight_decay = partial(set, names)  # timm asks for it where nobody gives it a param_group_fn
     return model
 

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
             print(f"  {name + '.' + TAG:<24} {spec}")
         return 0
     try:
-        script = _validation.existing_path("script", arguments[0])
+        script = _validation.check_path_exists("script", arguments[0])
     except errors.GatewiseError as error:
         print(f"gatewise: {error}", file=sys.stderr)
         return 2

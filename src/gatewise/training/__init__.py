@@ -7,11 +7,11 @@ from gatewise.training.learner import build_model as build_model
 from gatewise.training.loop import train as train
 from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe
+from gatewise.training.run_folder import check_run_format as check_run_format
 from gatewise.training.run_folder import holds_run as holds_run
-from gatewise.training.run_folder import refuse_newer_run as refuse_newer_run
 from gatewise.training.signals import Interrupted as Interrupted
 from gatewise.training.tasks import TITLES as TITLES
-from gatewise.training.tasks import Tally as Tally
+from gatewise.training.tasks import BatchResults as BatchResults
 from gatewise.training.tasks import make_task as make_task
 from gatewise.training.tasks import pixel_classes as pixel_classes
 from gatewise.training.tasks import pixel_hits as pixel_hits

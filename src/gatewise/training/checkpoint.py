@@ -79,15 +79,15 @@ def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, st
     """Refuse a recorded position that no training of so many epochs, of so many steps each, comes to."""
     try:
         for key, most in (("epoch", epochs), ("step", steps)):
-            _validation.integer_at_least(0, **{key: progress.get(key)})
-            _validation.number_between(0, most, **{key: progress[key]})
+            _validation.check_integer_at_least(0, **{key: progress.get(key)})
+            _validation.check_number_between(0, most, **{key: progress[key]})
         losses = progress.get("losses")
         if not isinstance(losses, list) or len(losses) != progress["step"]:
             raise errors.InvalidValueError(
-                f"losses must be {progress['step']} numbers, got {_validation.shown(losses)}."
+                f"losses must be {progress['step']} numbers, got {_validation.safe_repr(losses)}."
             )
         for loss in (*losses, progress.get("correct")):
-            _validation.number_between(-1e38, 1e38, losses=loss)
+            _validation.check_number_between(-1e38, 1e38, losses=loss)
     except errors.GatewiseError as error:
         raise errors.DataError(f"{folder / STATE}.json is damaged: {error}") from None
 
@@ -96,14 +96,14 @@ def _state_record(folder: Path) -> dict[str, Any]:
     file = folder / f"{STATE}.json"
     record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", _CHECKSUM)
     if record[_CHECKSUM] != (found := _checksum(record)):
-        recorded = _validation.shown(record[_CHECKSUM]).strip("'")[:12]
+        recorded = _validation.safe_repr(record[_CHECKSUM]).strip("'")[:12]
         raise errors.DataError(
             f"{file} is damaged: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore it "
             f"from a copy."
         )
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
         if not isinstance(record[key], kind):
-            raise errors.DataError(f"{file} is damaged: its {key} is {_validation.shown(record[key])}.")
+            raise errors.DataError(f"{file} is damaged: its {key} is {_validation.safe_repr(record[key])}.")
     return record
 
 

@@ -37,7 +37,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        accelerate = _validation.optional_module("accelerate", "training")
+        accelerate = _validation.import_optional("accelerate", "training")
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         on_cpu = not torch.accelerator.is_available()
         if launched and not distributed.is_initialized() and (on_cpu or torch.cuda.is_available()):
@@ -52,7 +52,7 @@ class Processes:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Return the values of all processes, by rank; tensors must lie in the CPU's memory."""
         if self.count == 1:
             return [value]
@@ -60,7 +60,7 @@ class Processes:
         distributed.all_gather_object(values, value, group=_group())
         return values
 
-    def by_main(self, call: Callable[[], object]) -> None:
+    def on_main_process(self, call: Callable[[], object]) -> None:
         """Let process 0 alone do something, and raise in all processes what it refuses."""
         refusal: errors.GatewiseError | None = None
         if self.is_main:
@@ -68,17 +68,17 @@ class Processes:
                 call()
             except errors.GatewiseError as error:
                 refusal = error
-        if (refusal := self.gathered(refusal)[0]) is not None:
+        if (refusal := self.all_gather_object(refusal)[0]) is not None:
             raise refusal
 
     @contextlib.contextmanager
-    def holding(self, folder: Path) -> Iterator[None]:
+    def holding_folder(self, folder: Path) -> Iterator[None]:
         """Keep other trainings out of a folder: process 0 holds it, and all refuse it where it cannot."""
         with contextlib.ExitStack() as stack:
-            self.by_main(lambda: stack.enter_context(held(folder)))
+            self.on_main_process(lambda: stack.enter_context(held(folder)))
             yield
 
-    def largest(self, *numbers: float) -> list[float]:
+    def all_reduce_max(self, *numbers: float) -> list[float]:
         """Return the largest of each number over all processes: what one of them wishes, all do at the same step."""
         if self.count == 1:
             return list(numbers)
@@ -92,16 +92,16 @@ class Processes:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
-    def refuse_difference(self, what: str, value: Any) -> None:
+    def check_same_everywhere(self, what: str, value: Any) -> None:
         """Refuse to go on where processes do not see the same."""
-        values = self.gathered(value)
+        values = self.all_gather_object(value)
         if any(other != values[0] for other in values):
             raise errors.DataError(
                 f"the processes do not see the same {what}: {', '.join(f'{v!r} in {i}' for i, v in enumerate(values))}."
                 f" Choose an --out that all machines share."
             )
 
-    def refuse_uneven(self, batch_size: int) -> None:
+    def check_divides_batch(self, batch_size: int) -> None:
         """Refuse a batch of which processes would get unequal parts: their gradients count the same."""
         if batch_size % self.count:
             raise errors.InvalidValueError(
@@ -110,7 +110,7 @@ class Processes:
             )
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
+    def joined(self) -> Iterator[None]:
         """Say in one line that another process has gone, which is no defect of this one."""
         try:
             with warnings.catch_warnings():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gatewise.gaternet import GaterNet
 from gatewise.training.distributed import Processes
-from gatewise.training.tasks import Tally
+from gatewise.training.tasks import BatchResults
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], tally: Tally, processes: Processes | None = None
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], tally: BatchResults, processes: Processes | None = None
 ) -> Evaluation:
     """Run a network in eval mode over images; it is left in that mode.
 
@@ -50,7 +50,7 @@ def evaluate(
         tally.update(output, labels)
     if processes is not None and processes.count > 1:
         tally.merge(processes)
-        parts = processes.gathered((count, [w.cpu() for w in work], [o.cpu() for o in opened]))
+        parts = processes.all_gather_object((count, [w.cpu() for w in work], [o.cpu() for o in opened]))
         count = sum(part[0] for part in parts)
         work, opened = ([tensor for part in parts for tensor in part[index]] for index in (1, 2))
     results = tally.results()

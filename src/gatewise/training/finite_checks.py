@@ -28,7 +28,7 @@ class NotFinite(Exception):  # noqa: N818
         self.what, self.cause = what, cause
 
 
-def refuse_loss(loss: Tensor, parts: Mapping[str, Tensor], model: nn.Module, images: Tensor) -> None:
+def check_loss_finite(loss: Tensor, parts: Mapping[str, Tensor], model: nn.Module, images: Tensor) -> None:
     """Raise `NotFinite` for a loss that is not finite, before a step spreads it over all weights.
 
     Args:
@@ -41,7 +41,7 @@ def refuse_loss(loss: Tensor, parts: Mapping[str, Tensor], model: nn.Module, ima
         raise NotFinite(f"the loss is {value}", origin(model, images, parts))
 
 
-def refuse_gradients(model: nn.Module) -> None:
+def check_gradients_finite(model: nn.Module) -> None:
     """Raise `NotFinite` for gradients that are not finite, before a step spreads them."""
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     largest = torch.nn.utils.get_total_norm(gradients.values(), math.inf)

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors
 from gatewise.assembly import make_model
-from gatewise.data import Batches, Dataset, PairDataset, seed_generators
+from gatewise.data import Batches, Dataset, SegmentationDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.interop import load_weights
 from gatewise.models import Segmenter
 from gatewise.places import evaluation_mode
-from gatewise.serialization import load_gater, not_finite, refuse_ruined
+from gatewise.serialization import check_weights_finite, load_gater, not_finite
 from gatewise.training.checkpoint import load_state, save_state
 from gatewise.training.distributed import Processes, of_all_processes
 from gatewise.training.evaluation import Evaluation, evaluate
-from gatewise.training.finite_checks import refuse_gradients, refuse_loss, ruined_optimizer
+from gatewise.training.finite_checks import check_gradients_finite, check_loss_finite, ruined_optimizer
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
-from gatewise.transfer import Transfer, is_of_segmenter, load_backbone
+from gatewise.transfer import Transfer, has_segmentation_head, load_backbone
 from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
 
@@ -36,8 +36,10 @@ class Learner:
         std: likewise.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset | PairDataset, processes: Processes | None = None) -> None:
-        accelerate = _validation.optional_module("accelerate", "training")
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset | SegmentationDataset, processes: Processes | None = None
+    ) -> None:
+        accelerate = _validation.import_optional("accelerate", "training")
         accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
         self.processes = processes or Processes()
         device = self.processes.device
@@ -54,10 +56,10 @@ class Learner:
                 f"Name some with gate, or set gate_epochs to 0."
             )
         config, self.transfer = _load_initial(model, recipe.initial_weights)
-        _refuse_other_gates(recipe, config)
+        _check_same_gates(recipe, config)
         if recipe.initial_gater:
             load_gater(model, recipe.initial_gater)
-        refuse_ruined(recipe.initial_weights or recipe.spec, model, "Start from other weights")
+        check_weights_finite(recipe.initial_weights or recipe.spec, model, "Start from other weights")
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
         self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
         self.optimizer: Any = _optimizer(recipe, self.model)  # refuses what cannot be, before anything is written
@@ -114,15 +116,15 @@ class Learner:
             parts[f"the loss of side output {index}"] = self.side_weight * self.task.loss(side, targets)
         loss = functools.reduce(torch.add, parts.values())
         if self._watched:
-            refuse_loss(loss, parts, self.model, images)
+            check_loss_finite(loss, parts, self.model, images)
         self.accelerator.backward(loss)
         if self._watched:
-            refuse_gradients(self.plain_model)
+            check_gradients_finite(self.plain_model)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.plain_model, number + 1)
-        hits = self.task.hits(logits.detach(), labels)
+        hits = self.task.num_correct(logits.detach(), labels)
         rows = of_all_processes(torch.stack([loss.float(), hits.float()]))  # (processes, 2)
         return rows[:, 0].mean(), rows[:, 1].sum()
 
@@ -130,7 +132,7 @@ class Learner:
         """Return what the network that is kept does on a split; for a GaterNet also warnings about its gates."""
         self.processes.share_buffers(self.best_model)
         with self.accelerator.autocast():
-            tally = self.task.tally(self.accelerator.device)
+            tally = self.task.new_results(self.accelerator.device)
             found = evaluate(self.best_model, batches.evaluation(), tally, self.processes)
         if found.opened is not None:
             net: Any = self.plain_model
@@ -167,7 +169,7 @@ def _as_tuple(output: Any) -> tuple[Tensor, ...]:
     return cast(tuple[Tensor, ...], output) if isinstance(output, tuple) else (output,)
 
 
-def build_model(recipe: Recipe, dataset: Dataset | PairDataset) -> nn.Module:
+def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:
     """Return the recipe's network for a data set; one that cannot take its images is refused with ValueError."""
     options: dict[str, Any] = {
         "num_classes": len(dataset.classes),
@@ -198,13 +200,13 @@ def _load_initial(model: nn.Module, source: str | None) -> tuple[dict[str, Any],
     if source is None:
         return {}, None
     plain = model.backbone if isinstance(model, GaterNet) else model
-    if isinstance(plain, Segmenter) and not is_of_segmenter(source):
+    if isinstance(plain, Segmenter) and not has_segmentation_head(source):
         transfer = load_backbone(plain, source)
         return dict(transfer.config), transfer
     return dict(load_weights(model, source).config), None
 
 
-def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:
+def _check_same_gates(recipe: Recipe, config: dict[str, Any]) -> None:
     """Refuse initial weights whose gates had other options: the same numbers would mean something else."""
     trained = {gate["gate"]: gate["options"] for gate in config.get("spec", {}).get("gates", ())}
     for choice in recipe.spec.gates:
@@ -217,7 +219,7 @@ def _refuse_other_gates(recipe: Recipe, config: dict[str, Any]) -> None:
 
 
 def _normalisation(
-    recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset | PairDataset
+    recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset | SegmentationDataset
 ) -> tuple[Tensor, Tensor]:
     """Return the mean and deviation that the initial weights were trained with, or those of the data set."""
     if len(config.get("mean", ())) == len(config.get("std", ())) == dataset.channels:
@@ -231,8 +233,8 @@ def _normalisation(
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimizer for what is not frozen."""
-    timm_optim = _validation.optional_module("timm.optim", "training")
-    _validation.one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
+    timm_optim = _validation.import_optional("timm.optim", "training")
+    _validation.check_one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
     groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
     if "hessian" in recipe.optimizer:
         raise errors.InvalidValueError(
@@ -248,12 +250,12 @@ def _average(recipe: Recipe, model: nn.Module) -> Any:
     """Return timm's moving average of the weights, or None."""
     if not recipe.ema:
         return None
-    return _validation.optional_module("timm.utils", "ema").ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
+    return _validation.import_optional("timm.utils", "ema").ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
 
 
 def _mix(recipe: Recipe, classes: int) -> Any:
     """Return timm's mixup and CutMix, or None; label smoothing is left to the loss."""
     if not (recipe.mixup or recipe.cutmix):
         return None
-    mixup = _validation.optional_module("timm.data", "mixup").Mixup
+    mixup = _validation.import_optional("timm.data", "mixup").Mixup
     return mixup(recipe.mixup, recipe.cutmix, label_smoothing=0.0, num_classes=classes)

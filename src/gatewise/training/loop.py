@@ -18,8 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.data import Augmentation, Dataset, PairDataset, make_batches
-from gatewise.files import read_json_lines, refuse_unwritable, remove_leftovers, write_atomically
+from gatewise.data import Augmentation, Dataset, SegmentationDataset, make_batches
+from gatewise.files import check_writable, read_json_lines, remove_leftovers, write_atomically
 from gatewise.measure import environment, parameter_count
 from gatewise.serialization import save_model, write_metrics
 from gatewise.training.checkpoint import check_position, complete_states, keep_newest_states, state_progress
@@ -32,7 +32,7 @@ from gatewise.training.run_folder import claim, last_good, naming_what_is_left
 from gatewise.training.signals import Interrupted, Interruption
 from gatewise.training.tasks import TITLES
 from gatewise.training.tensorboard import Board
-from gatewise.tuning import Stage, announce_steps
+from gatewise.tuning import Stage, set_total_steps
 
 _CHECK_EVERY = 50  # steps between looks at the losses on a GPU: each look waits for it
 _SAVE_EVERY_S = 600.0  # a long epoch is saved in between
@@ -45,7 +45,7 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
-    dataset: Dataset | PairDataset | None = None,
+    dataset: Dataset | SegmentationDataset | None = None,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def train(
     Several processes (`torchrun`, `accelerate launch`) train one network together, and process 0 writes its folder.
     """
     processes = Processes()
-    with processes.holding(Path(out)):
+    with processes.holding_folder(Path(out)):
         return _train(recipe, Path(out), resume, dataset, workers, progress or Progress(quiet=True), processes)
 
 
@@ -81,7 +81,7 @@ def _train(
     recipe: Recipe,
     out: Path,
     resume: bool,
-    dataset: Dataset | PairDataset | None,
+    dataset: Dataset | SegmentationDataset | None,
     workers: int,
     progress: Progress,
     processes: Processes,
@@ -89,15 +89,15 @@ def _train(
     """Train as `train` says, in a folder that nobody else trains in."""
     finished = claim(out, recipe, resume=resume)
     newest = "finished" if finished else max((state.name for state in complete_states(out / "checkpoints")), default="")
-    processes.refuse_difference(f"state of {out}", newest)
+    processes.check_same_everywhere(f"state of {out}", newest)
     if finished is not None:
         return finished
-    processes.by_main(functools.partial(refuse_unwritable, out))
+    processes.on_main_process(functools.partial(check_writable, out))
     progress.quiet = progress.quiet or not processes.is_main
     dataset = dataset or recipe.source.load()
     run = _Run(recipe, out, dataset, workers, progress, processes)
     try:
-        with processes.at_work():
+        with processes.joined():
             with Interruption(launched=processes.count > 1) as interruption:
                 run.train(interruption)
             return run.finish()
@@ -117,7 +117,7 @@ class _Run:
         self,
         recipe: Recipe,
         out: Path,
-        dataset: Dataset | PairDataset,
+        dataset: Dataset | SegmentationDataset,
         workers: int,
         progress: Progress,
         processes: Processes,
@@ -128,7 +128,7 @@ class _Run:
         if self.augmentation.per_image and isinstance(dataset, Dataset):
             self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
         self.learner = learner = Learner(recipe, dataset, processes)
-        if isinstance(dataset, PairDataset):
+        if isinstance(dataset, SegmentationDataset):
             progress.say(f"classes of pixels, {len(dataset.classes)}: {', '.join(dataset.classes)}")
         if learner.transfer is not None:
             progress.say(f"{recipe.initial_weights}: {learner.transfer}")
@@ -141,7 +141,7 @@ class _Run:
         self.validation = make_batches(
             dataset.validation, recipe.batch_size, *normalisation, augmentation=Augmentation(), **common
         )
-        processes.refuse_uneven(self.batches.batch_size)
+        processes.check_divides_batch(self.batches.batch_size)
         if learner.mix is not None and self.batches.batch_size // share[1] % 2:
             raise errors.InvalidValueError(
                 f"mixup and cutmix mix pairs, but a batch has {self.batches.batch_size} images."
@@ -150,7 +150,7 @@ class _Run:
         self.losses: list[Tensor] = []  # of this epoch's steps
         self.correct = torch.zeros((), device=accelerator.device)
         self.rows: list[dict[str, Any]] = []
-        self._board: Board | None = None
+        self._tensorboard: Board | None = None
         self._saved_at = time.monotonic()
 
     def train(self, interruption: Interruption) -> None:
@@ -159,7 +159,7 @@ class _Run:
         self._open_log()
         title = f"{self.recipe.gate} seed {self.recipe.seed}"
         self.progress.start(title, self.recipe.epochs, self.batches.steps, self.epoch, self.step)
-        announce_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)
+        set_total_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)
         for stage in self.recipe.stages:
             if self.epoch not in stage.epochs:
                 continue
@@ -210,7 +210,7 @@ class _Run:
             raise errors.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
         if not self.processes.is_main:
             return
-        self._board = Board(self.out / "tensorboard", self.epoch + 1, self.progress.say)
+        self._tensorboard = Board(self.out / "tensorboard", self.epoch + 1, self.progress.say)
 
     def _train_epoch(self, stage: Stage, interruption: Interruption) -> None:
         """Train the rest of one epoch, evaluate, log and save."""
@@ -230,7 +230,7 @@ class _Run:
             self.correct += correct
             self.step += 1
             if self.step % _CHECK_EVERY == 0 or self.step == steps:
-                self._refuse_nan()
+                self._check_scores_finite()
             self.progress.step()
             if self.step < steps:
                 self._stop_if_asked(interruption)
@@ -276,7 +276,9 @@ class _Run:
 
     def _stop_if_asked(self, interruption: Interruption) -> None:
         wait = time.monotonic() - self._saved_at
-        signal, wait = self.processes.largest(interruption.signal or 0, wait)  # all stop, or save, at the same step
+        signal, wait = self.processes.all_reduce_max(
+            interruption.signal or 0, wait
+        )  # all stop, or save, at the same step
         if self.step and (signal or wait > _SAVE_EVERY_S):
             self._save()
         if not signal:
@@ -285,7 +287,7 @@ class _Run:
         message = f"stopped after {where}, which is saved in {self.out}; go on with the same command and --resume"
         raise Interrupted(message, int(signal))
 
-    def _refuse_nan(self) -> None:
+    def _check_scores_finite(self) -> None:
         if (hopeless := hopeless_scale(self.accelerator.scaler)) is not None:
             raise self._failed(f"{hopeless}, after step {self.step} of epoch {self.epoch + 1}.")
         if not self.losses:
@@ -312,14 +314,14 @@ class _Run:
         self.rows.append(row)
         if self.processes.is_main:
             write_atomically(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
-        if self._board is not None:
-            self._board.add(row)
+        if self._tensorboard is not None:
+            self._tensorboard.add(row)
 
     def _save(self) -> None:
         """Write a checkpoint and remove all but the newest; one in which not all is finite is never written."""
-        self._refuse_nan()
+        self._check_scores_finite()
         # each process has its own statistics of norms
-        found: list[str | None] = self.processes.gathered(self.learner.not_finite())
+        found: list[str | None] = self.processes.all_gather_object(self.learner.not_finite())
         if (name := next(filter(None, found), None)) is not None:
             at = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
             raise self._failed(f"{name} holds values that are not finite after {at}.")
@@ -364,8 +366,8 @@ class _Run:
         return metrics
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
 def _work(evaluation: dict[str, Any]) -> dict[str, float]:

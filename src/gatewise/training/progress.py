@@ -39,8 +39,8 @@ class Progress:
         self._title, self._epochs, self._started = title, epochs, time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
-        rich = _validation.optional_module("rich.progress", "the progress bar")
-        console = _validation.optional_module("rich.console", "the progress bar").Console(stderr=True)
+        rich = _validation.import_optional("rich.progress", "the progress bar")
+        console = _validation.import_optional("rich.console", "the progress bar").Console(stderr=True)
         columns = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
         self._bar = rich.Progress(*columns, console=console, transient=True)
         self._bar.start()

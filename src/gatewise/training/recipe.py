@@ -20,8 +20,8 @@ from gatewise.tuning import Stage, fine_tuning_stages
 TASKS = ("classify", "segment")
 CLASS_WEIGHTS = ("none", "median_frequency")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_OF_CLASSIFY = ("mixup", "cutmix")
-_OF_SEGMENT = ("crop_size", "ignore_index", "class_names", "foreground", "class_weights")
+_CLASSIFICATION_FIELDS = ("mixup", "cutmix")
+_SEGMENTATION_FIELDS = ("crop_size", "ignore_index", "class_names", "foreground", "class_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,26 +97,26 @@ class Recipe:
             kinds = {str: (str,), str | None: (str, type(None))}.get(field.type, ())  # type: ignore[call-overload]
             if kinds and not isinstance(value, kinds):
                 raise errors.InvalidTypeError(
-                    f"{name} must be text, got {_validation.shown(value)} ({type(value).__name__})."
+                    f"{name} must be text, got {_validation.safe_repr(value)} ({type(value).__name__})."
                 )
-        _validation.integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        _validation.integer_at_least(0, seed=self.seed)
-        _validation.number_between(0, 2**31 - 1, seed=self.seed)
-        _validation.number_between(1e-8, 1e3, lr=self.lr)
-        _validation.number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
-        _validation.number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
+        _validation.check_integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        _validation.check_integer_at_least(0, seed=self.seed)
+        _validation.check_number_between(0, 2**31 - 1, seed=self.seed)
+        _validation.check_number_between(1e-8, 1e3, lr=self.lr)
+        _validation.check_number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
+        _validation.check_number_between(0, 1, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
         for name in ("image_size", "crop_size"):
             if (side := getattr(self, name)) is not None:
-                _validation.integer_at_least(4, **{name: side})
-                _validation.number_between(4, 4096, **{name: side})
-        _validation.one_of("task", self.task, TASKS)
-        _validation.one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
-        _validation.integer_at_least(0, ignore_index=self.ignore_index)
-        self._refuse_other_tasks_fields()
-        _validation.number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
-        _validation.number_between(0, 0.999999, ema=self.ema)
-        _validation.one_of("loading", self.loading, LOADINGS)
-        _validation.one_of("precision", self.precision, PRECISIONS)
+                _validation.check_integer_at_least(4, **{name: side})
+                _validation.check_number_between(4, 4096, **{name: side})
+        _validation.check_one_of("task", self.task, TASKS)
+        _validation.check_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        _validation.check_integer_at_least(0, ignore_index=self.ignore_index)
+        self._check_task_fields()
+        _validation.check_number_between(0, 10, mixup=self.mixup, cutmix=self.cutmix)
+        _validation.check_number_between(0, 0.999999, ema=self.ema)
+        _validation.check_one_of("loading", self.loading, LOADINGS)
+        _validation.check_one_of("precision", self.precision, PRECISIONS)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise errors.InvalidValueError(
                 f"mixup and cutmix mix pairs; batch_size must be even, got {self.batch_size}."
@@ -125,14 +125,14 @@ class Recipe:
         _ = self.spec
         fine_tuning_stages(self.epochs, self.gate_epochs)
 
-    def _refuse_other_tasks_fields(self) -> None:
+    def _check_task_fields(self) -> None:
         """Refuse what the task would pass over without a word."""
-        foreign = _OF_CLASSIFY if self.task == "segment" else _OF_SEGMENT
+        foreign = _CLASSIFICATION_FIELDS if self.task == "segment" else _SEGMENTATION_FIELDS
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in foreign and value != field.default:
                 raise errors.InvalidValueError(
-                    f"{field.name} is {_validation.shown(value)}, which task {self.task} has no use for. "
+                    f"{field.name} is {_validation.safe_repr(value)}, which task {self.task} has no use for. "
                     f"Leave it out, or set task."
                 )
 
@@ -179,14 +179,14 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from plain values; unknown names are refused with the nearest known one."""
-        _validation.mapping("a recipe", values)
-        _validation.options_of("the recipe", values, [field.name for field in dataclasses.fields(cls)])
+        _validation.check_mapping("a recipe", values)
+        _validation.check_known_options("the recipe", values, [field.name for field in dataclasses.fields(cls)])
         return cls(**values)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a YAML file."""
-        path = _validation.existing_path("recipe", path)
+        path = _validation.check_path_exists("recipe", path)
         text = read_text(path)
         try:
             content = yaml.safe_load(text)
@@ -208,7 +208,7 @@ class Recipe:
         """Write a YAML file."""
         write_atomically(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
-    def refuse_other(self, now: "Recipe", folder: Path) -> None:
+    def check_same_recipe(self, now: "Recipe", folder: Path) -> None:
         """Refuse to go on in `folder`, which holds a run of this recipe, with another one."""
         differing = [
             f"{field.name} {getattr(self, field.name)!r} there, {getattr(now, field.name)!r} now"

@@ -21,27 +21,27 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
     if (out / "results.json").exists():
         raise errors.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
     if not holds_run(out):
-        _refuse_others_work(out)
+        _check_folder_is_ours(out)
         return None
-    refuse_newer_run(out)
+    check_run_format(out)
     if not (out / "recipe.yaml").exists():
         raise errors.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
     if not resume:
         raise errors.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
-    Recipe.load(out / "recipe.yaml").refuse_other(recipe, out)
+    Recipe.load(out / "recipe.yaml").check_same_recipe(recipe, out)
     if (out / METRICS).exists():
         return _finished(out)
     return None
 
 
-def _refuse_others_work(out: Path) -> None:
+def _check_folder_is_ours(out: Path) -> None:
     """Refuse a folder with weights or checkpoints that no training of ours has begun: they would be written over."""
     for name in () if (out / "recipe.yaml").exists() else ("model.safetensors", "config.json", "checkpoints"):
         if (out / name).exists():
             raise errors.InvalidValueError(f"{out} holds {name}, but no run of gatewise. Choose another --out.")
 
 
-def refuse_newer_run(out: Path) -> None:
+def check_run_format(out: Path) -> None:
     """Refuse a run of which a file is of a newer format; other damage is found where the file is needed."""
     readers = [(read_metrics, out)] if (out / METRICS).exists() else []
     for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / "checkpoints"))]:

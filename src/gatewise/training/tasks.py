@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import _validation
-from gatewise.data import IGNORED, Dataset, PairDataset, named
+from gatewise.data import IGNORED, Dataset, SegmentationDataset, with_background
 from gatewise.training.distributed import Processes, mean_over_processes
 from gatewise.training.recipe import Recipe
 
 TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # of scores, as people write them
 
 
-class Tally(ABC):
+class BatchResults(ABC):
     """Counts one evaluation, batch by batch.
 
     Attributes:
@@ -37,7 +37,7 @@ class Tally(ABC):
         """Add what other processes have counted of their images, in the order of the processes."""
         sums = [{name: value.cpu() for name, value in metric.metric_state.items()} for metric in self.metrics]
         own = {name: [tensor.cpu() for tensor in tensors] for name, tensors in self.kept.items()}
-        parts = processes.gathered((sums, own))
+        parts = processes.all_gather_object((sums, own))
         for index, metric in enumerate(self.metrics):
             for name, value in metric.metric_state.items():
                 total = torch.stack([part[0][index][name] for part in parts]).sum(0)
@@ -82,11 +82,11 @@ class Task(ABC):
         """Return the mean loss that is trained on."""
 
     @abstractmethod
-    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def num_correct(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return how many images were classified rightly, where an image counts as the share of its right pixels."""
 
     @abstractmethod
-    def tally(self, device: torch.device) -> Tally:
+    def new_results(self, device: torch.device) -> BatchResults:
         """Return an empty tally."""
 
 
@@ -101,16 +101,16 @@ class Classification(Task):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
 
-    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def num_correct(self, logits: Tensor, labels: Tensor) -> Tensor:
         return (logits.argmax(1) == labels).sum()
 
-    def tally(self, device: torch.device) -> Tally:
-        return _ImageTally(self.maps, device)
+    def new_results(self, device: torch.device) -> BatchResults:
+        return _ClassificationResults(self.maps, device)
 
 
-class _ImageTally(Tally):
+class _ClassificationResults(BatchResults):
     def __init__(self, classes: int, device: torch.device) -> None:
-        metrics = _validation.optional_module("torchmetrics", "evaluation")
+        metrics = _validation.import_optional("torchmetrics", "evaluation")
         self.accuracy = metrics.Accuracy("multiclass", num_classes=classes, sync_on_compute=False)
         super().__init__(self.accuracy.to(device))
 
@@ -130,7 +130,7 @@ class _ImageTally(Tally):
 class Segmentation(Task):
     """One class for each pixel, or foreground against background; judged by mIoU, or the foreground's IoU."""
 
-    def __init__(self, recipe: Recipe, dataset: PairDataset) -> None:
+    def __init__(self, recipe: Recipe, dataset: SegmentationDataset) -> None:
         super().__init__(recipe, dataset)
         self.binary = self.maps == 1
         self.score = "iou" if self.binary else "miou"
@@ -148,19 +148,19 @@ class Segmentation(Task):
         weights = None if self.weights is None else self.weights.to(logits.device)
         return pixel_loss(logits, targets, weights, self.recipe.label_smoothing, mean_over_processes)
 
-    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def num_correct(self, logits: Tensor, labels: Tensor) -> Tensor:
         return pixel_hits(logits, labels).sum()
 
-    def tally(self, device: torch.device) -> Tally:
-        return _PixelTally(self.classes, device)
+    def new_results(self, device: torch.device) -> BatchResults:
+        return _SegmentationResults(self.classes, device)
 
 
-class _PixelTally(Tally):
+class _SegmentationResults(BatchResults):
     """Counts pixels; memory does not grow with the images but for two numbers a class of each."""
 
     def __init__(self, classes: tuple[str, ...], device: torch.device) -> None:
-        metrics = _validation.optional_module("torchmetrics", "evaluation")
-        self.names = named(classes)
+        metrics = _validation.import_optional("torchmetrics", "evaluation")
+        self.names = with_background(classes)
         self.binary = len(classes) == 1
         options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.names), "ignore_index": IGNORED}
         options |= {"validate_args": False, "sync_on_compute": False}  # the masks are checked where they are read
@@ -257,7 +257,7 @@ def pixel_classes(logits: Tensor) -> Tensor:
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
-def _median_frequency(dataset: PairDataset) -> Tensor:
+def _median_frequency(dataset: SegmentationDataset) -> Tensor:
     """Return the median frequency over a class's own (Eigen and Fergus, ICCV 2015), 0 for a class that is nowhere."""
     frequencies = dataset.frequencies
     there = frequencies > 0
@@ -267,6 +267,6 @@ def _median_frequency(dataset: PairDataset) -> Tensor:
 _TASKS: Mapping[str, type[Task]] = {"classify": Classification, "segment": Segmentation}
 
 
-def make_task(recipe: Recipe, dataset: Dataset | PairDataset) -> Task:
+def make_task(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> Task:
     """Return the recipe's task on a data set."""
     return _TASKS[recipe.task](recipe, dataset)

@@ -25,7 +25,7 @@ class Board:
 
     def _open(self) -> None:
         try:
-            tensorboard = _validation.optional_module("torch.utils.tensorboard", "TensorBoard")
+            tensorboard = _validation.import_optional("torch.utils.tensorboard", "TensorBoard")
         except errors.MissingExtraError:
             self._given_up = True
         else:

@@ -46,7 +46,7 @@ CHANGES = {
             "ids of a page's figures are shared": replace("f'\\\\g<1>{self.name}-'", "'\\\\g<1>figure-'"),
             "tips are not escaped": drop_call("escape(tip)"),
         },
-        "literal": {
+        "escape_mathtext": {
             "names are mathematics": drop_call("replace"),
             "names with an underscore leave the legend": replace("' ' if name.startswith('_') else ''", "''"),
         },
@@ -99,7 +99,7 @@ CHANGES = {
         "GateStats.update": {
             "channels of zeros count in their class": replace("known.double()", "torch.ones_like(values)"),
         },
-        "GateStats._refuse_labels": {
+        "GateStats._check_labels": {
             "labels beyond the classes": replace("len(labels)", "False"),
         },
         "GateStats.summaries": {
@@ -242,11 +242,11 @@ CHANGES = {
             "images are loaded for each run": drop_call("cache"),
         },
         "_open": {
-            "ruined weights are drawn": remove("refuse_ruined(folder / WEIGHTS, model, 'Train the run anew')"),
-            "other classes are taken": remove("_refuse_other_data(dataset, config, folder)"),
+            "ruined weights are drawn": remove("check_weights_finite(folder / WEIGHTS, model, 'Train the run anew')"),
+            "other classes are taken": remove("_check_same_data(dataset, config, folder)"),
             "data that was asked for may be gone": remove("if data is not None:\n    ..."),
         },
-        "_refuse_other_data": {
+        "_check_same_data": {
             "images of another size are taken": replace(
                 "isinstance(dataset, Dataset) and list(dataset.size) != list(config['image_size'])", "False"
             ),

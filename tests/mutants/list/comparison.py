@@ -5,10 +5,12 @@ from mutants import flip, remove, replace
 CHANGES = {
     "comparison/run.py": {
         "compare": {
-            "held: comparisons do not ask": replace("with processes.holding(out):\n    ...", "if True:\n    ..."),
+            "held: comparisons do not ask": replace(
+                "with processes.holding_folder(out):\n    ...", "if True:\n    ..."
+            ),
         },
         "_compare": {
-            "newer results written over": remove("refuse_newer(out / 'results.json', SCHEMA, 'schema')"),
+            "newer results written over": remove("check_format_not_newer(out / 'results.json', SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
         "_train_in_turn": {
@@ -20,10 +22,10 @@ CHANGES = {
             "one failure ends a comparison": replace("failed.setdefault(name, f'seed {seed}: {error}')", "raise"),
         },
         "_checked_dataset": {
-            "newer run in a comparison found late": remove("refuse_newer_run(file.parent)"),
+            "newer run in a comparison found late": remove("check_run_format(file.parent)"),
             "weights for a gater where there is none": flip("getattr(run, field) == unused"),
             "other recipes not looked for": remove(
-                "there.refuse_other(recipe.of_comparison(there.gate, there.seed), file.parent)"
+                "there.check_same_recipe(recipe.of_comparison(there.gate, there.seed), file.parent)"
             ),
         },
         "_folder": {
@@ -33,7 +35,7 @@ CHANGES = {
             ),
         },
         "_results": {
-            "precisions are mixed": replace("refuse_mixed_precision", "dict"),
+            "precisions are mixed": replace("check_one_precision", "dict"),
             "work of the dense network compared": replace("_work(metrics[name])", "{}"),
             "a comparison is judged by accuracy": replace(
                 "metrics[baseline][0].get('score', 'accuracy')", "'pixel_accuracy'"

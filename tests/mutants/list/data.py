@@ -44,7 +44,7 @@ CHANGES = {
             "shares overlap": replace("slice(rank, None, processes)", "slice(0, None, processes)"),
             "every batch augmented alike": replace("(seed * 1000003 + epoch) * self.steps + step", "0"),
             "start of an epoch ignored": replace("step >= start", "True"),
-            "moves not drawn for skipped batches": replace("range(self.steps)", "range(start, self.steps)"),
+            "offsets not drawn for skipped batches": replace("range(self.steps)", "range(start, self.steps)"),
         },
         "Batches._normalised": {
             "not channels_last": remove("memory_format=torch.channels_last", nth=2),
@@ -58,8 +58,8 @@ CHANGES = {
         },
         "shift": {
             "shift transposed": replace(
-                "windows[torch.arange(len(images), device=images.device), :, moves[0], moves[1]]",
-                "windows[torch.arange(len(images), device=images.device), :, moves[1], moves[0]]",
+                "windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]",
+                "windows[torch.arange(len(images), device=images.device), :, offsets[1], offsets[0]]",
             ),
         },
     },
@@ -74,12 +74,12 @@ CHANGES = {
     "data/digits.py": {
         "read_digits": {
             "digits not stratified": remove("stratify=labels"),
-            "digits mirrored": flip("False"),
+            "digits flips": flip("False"),
         },
     },
     "data/folders.py": {
         "_read_split": {
-            "links that lead back are followed": replace("_refuse_circles(folder)", "_ = _refuse_circles"),
+            "links that lead back are followed": replace("_check_no_cycle(folder)", "_ = _check_no_cycle"),
             "masks are classes": replace("names <= _OF_MASKS | {'image', 'img'} and names & _OF_MASKS", "False"),
             "folder without permission passed over": replace("not os.access(path, os.R_OK | os.X_OK)", "False"),
         },
@@ -100,7 +100,7 @@ CHANGES = {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
         "load_dataset": {
-            "an empty class accepted": remove("_refuse_empty_classes(str(source), classes, train.labels)"),
+            "an empty class accepted": remove("_check_no_empty_class(str(source), classes, train.labels)"),
         },
         "_check_classes": {
             "classes of splits not compared": replace("train != validation", "False"),
@@ -129,18 +129,18 @@ CHANGES = {
             "MPO masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'GIF'}"),
             "GIF masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'MPO'}"),
         },
-        "Meaning.__post_init__": {
+        "MaskEncoding.__post_init__": {
             "the ignored class can be the foreground": replace("self._counted", "self.classes", nth=1),
             "256 classes are taken": replace("len(self.classes) > IGNORED", "len(self.classes) > IGNORED + 1"),
         },
-        "Meaning._indices": {
+        "MaskEncoding._indices": {
             "classes behind the ignored one stay": replace("self._counted.index(name)", "value"),
         },
-        "Meaning.__call__": {
+        "MaskEncoding.__call__": {
             "values beyond are ignored": replace("if len(wrong):\n    ...", "if False:\n    ..."),
             "negative values wrap": replace("(indices < 0) | (values < 0)", "indices < 0"),
         },
-        "meaning_of": {
+        "infer_mask_encoding": {
             "salient objects are a class each": replace("values == [0, IGNORED]", "False"),
             "the ignored value counts as a class": replace(
                 "(value for value in values if value != ignored)", "(value for value in values)"
@@ -148,42 +148,42 @@ CHANGES = {
         },
         "_values_in": {
             "the first masks tell the values": replace(
-                "spread(len(masks), _LOOKED_AT)", "range(min(len(masks), _LOOKED_AT))"
+                "evenly_spaced(len(masks), _LOOKED_AT)", "range(min(len(masks), _LOOKED_AT))"
             ),
-            "all masks tell the values": replace("spread(len(masks), _LOOKED_AT)", "range(len(masks))"),
+            "all masks tell the values": replace("evenly_spaced(len(masks), _LOOKED_AT)", "range(len(masks))"),
         },
     },
     "data/pair_batches.py": {
-        "PairBatches.__init__": {
+        "SegmentationBatches.__init__": {
             "padding is black": replace("-self._shift", "0 * self._shift"),
             "the mean of padding is cut": drop_call("round"),
         },
-        "PairBatches.training": {
+        "SegmentationBatches.training": {
             "start is forgotten": replace(
                 "self._draws(epoch, seed, augmentation, start)", "self._draws(epoch, seed, augmentation, 0)"
             ),
             "masks stay bytes": drop_call("long"),
         },
-        "PairBatches.evaluation": {
+        "SegmentationBatches.evaluation": {
             "evaluation mixes sizes": replace(
                 "len(waiting) >= most or pair[1].shape != waiting[0][1].shape", "len(waiting) >= most"
             ),
             "evaluation drops the last batch": remove("if waiting:\n    ..."),
         },
-        "_WholePairs.__getitem__": {
+        "_WholeImages.__getitem__": {
             "evaluation shows crops": replace(
                 "self.pairs[index]",
                 "tuple((part[..., :self.pairs.crop_size[0], :self.pairs.crop_size[1]] for part in self.pairs[index]))",
             ),
             "errors of evaluation come as tracebacks": replace("errors.DataError", "OSError"),
         },
-        "_DrawnPairs.__getitem__": {
+        "_RandomCrops.__getitem__": {
             "workers draw from what they were born with": remove("seed_generators(draw.number)"),
         },
-        "_DrawnPairs._augmented": {
-            "the image is mirrored alone": drop_call("mask.flip(1)"),
+        "_RandomCrops._augmented": {
+            "the image is flips alone": drop_call("mask.flip(1)"),
             "the mask is flipped upside down": replace("mask.flip(1)", "mask.flip(0)"),
-            "all pairs are mirrored": replace("self.augmentation.flip and mirrored", "self.augmentation.flip"),
+            "all pairs are flips": replace("self.augmentation.flip and flips", "self.augmentation.flip"),
             "scales are uniform": replace("math.exp(_between(*map(math.log, SCALES)))", "_between(*SCALES)"),
             "rows and columns are scaled by two factors": flip("height * factor"),
             "crops lie on the diagonal": replace("(_between(0, 1), _between(0, 1))", "(0.5, 0.5)"),
@@ -257,12 +257,12 @@ CHANGES = {
         },
     },
     "data/pairs.py": {
-        "Pairs.__getitem__": {
+        "SegmentationSplit.__getitem__": {
             "held pairs are decoded again": replace(
                 "self._held[index] if self._held else self._decoded(index)", "self._decoded(index)"
             ),
         },
-        "Pairs._decoded": {
+        "SegmentationSplit._decoded": {
             "sizes are not compared": replace(
                 "tuple(mask.shape) != (image.height, image.width)", "mask.numel() != image.height * image.width"
             ),
@@ -276,20 +276,20 @@ CHANGES = {
             "masks are scaled bilinearly": replace("nearest", "type(nearest).BILINEAR"),
             "images are scaled without antialiasing": flip("True"),
         },
-        "PairDataset.size": {
+        "SegmentationDataset.size": {
             "the size is that of training": replace("self.validation", "self.train"),
         },
-        "PairDataset.augmentation": {
+        "SegmentationDataset.augmentation": {
             "scale goes without crop": replace("'scale' in geometry and 'crop' not in geometry", "False"),
             "auto does not scale": replace("{'scale', 'crop', 'flip'}", "{'crop', 'flip'}"),
             "policies pass": replace("policy or 'shift' in geometry", "'shift' in geometry"),
         },
-        "PairDataset._statistics": {
+        "SegmentationDataset._statistics": {
             "sampled pairs are the first": replace(
-                "spread(len(self.train), _SAMPLE)", "range(min(len(self.train), _SAMPLE))"
+                "evenly_spaced(len(self.train), _SAMPLE)", "range(min(len(self.train), _SAMPLE))"
             ),
         },
-        "PairDataset.frequencies": {
+        "SegmentationDataset.frequencies": {
             "frequencies are of all images": replace("torch.where(pixels > 0, pixels.sum(), 0)", "pixels.sum()"),
             "frequencies count what does not count": replace("mask != IGNORED", "mask != 254"),
         },

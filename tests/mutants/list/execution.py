@@ -4,14 +4,14 @@ from mutants import drop_call, flip, off_by_one, remove, replace
 
 CHANGES = {
     "execution/active_filters.py": {
-        "Openings.filters": {
+        "ActiveFilters.filters": {
             "a full list of patterns closes what is open": replace("self._known.clear", "self.forget"),
         },
-        "Openings.open": {
+        "ActiveFilters.open": {
             "buckets without multiplication": replace("alike and union.any()", "union.any()"),
             "closed filters computed": replace("union.all() and site.driven_by is None", "True"),
         },
-        "_Memory.of": {
+        "_LRUWeightCache.of": {
             "memory without limit": replace("self.bytes > self.limit", "self.bytes < 0"),
             "weights picked each time": remove("if found is not None:\n    ..."),
         },
@@ -54,9 +54,10 @@ CHANGES = {
     },
     "execution/dynamic_layers.py": {
         "OpenConvolution.forward": {
-            "nothing is packed": replace("self.openings.packs", "False"),
+            "nothing is packed": replace("self.active_filters.packs", "False"),
             "layers that run whole are packed each time": replace(
-                "self.openings.whole if inputs is outputs is None else self.openings.picked", "self.openings.picked"
+                "self.active_filters.whole if inputs is outputs is None else self.active_filters.picked",
+                "self.active_filters.picked",
             ),
         },
         "folded_norm": {
@@ -117,7 +118,7 @@ CHANGES = {
             "a skipping net is compiled": replace(
                 "torch.compiler.is_compiling() and (not torch.compiler.is_exporting())", "False"
             ),
-            "a skipping net is recorded": remove("_refuse_recording(x)"),
+            "a skipping net is recorded": remove("_check_not_traced(x)"),
         },
         "SkippingNet._local_pays": {
             "local gates are always skipped": replace("self.mode != 'auto'", "True"),
@@ -129,7 +130,7 @@ CHANGES = {
     "execution/skippable.py": {
         "_run_open": {
             "a site whose trial gate is closed is tried whole": replace(
-                "flow.possible", "flow.possible and union.any() and (not union.all())"
+                "dependency.possible", "dependency.possible and union.any() and (not union.all())"
             ),
         },
     },
@@ -147,8 +148,8 @@ CHANGES = {
         },
     },
     "execution/verify.py": {
-        "settle": {
-            "nothing is tried": replace("if agrees(flows):\n    ...", "..."),
+        "drop_unsafe": {
+            "nothing is tried": replace("if agrees(dependencies):\n    ...", "..."),
         },
     },
 }

@@ -20,7 +20,7 @@ CHANGES = {
         "_beside": {
             "a failed export takes the old file along": drop_call("with_name"),
         },
-        "_refuse_unlike": {
+        "_check_agreement": {
             "other gates pass": replace(
                 "found['difference'] > _TOLERANCE or found['flipped'] > _FLIPPED * found['images']",
                 "found['difference'] > _TOLERANCE",

@@ -35,30 +35,30 @@ CHANGES = {
         },
         "LocalDecider.forward": {
             "a pruned map reaches a local decider": remove(
-                "_validation.unchanged_width('local gates', first.in_features, x.shape[self.channel_axis])"
+                "_validation.check_unchanged_width('local gates', first.in_features, x.shape[self.channel_axis])"
             ),
         },
     },
     "gaternet/hooks.py": {
-        "Switchboard": {
+        "GateContext": {
             "a backbone that never had gates misses them": replace("gated: bool = False", "gated: bool = True"),
         },
-        "_Switch.__call__": {
+        "_ApplyGates.__call__": {
             "a pruned map is multiplied by all gates": remove(
-                "_validation.unchanged_width(f'the gates of {site.name!r}', factors.shape[1], x.shape[site.channel_axis])"
+                "_validation.check_unchanged_width(f'the gates of {site.name!r}', factors.shape[1], x.shape[site.channel_axis])"
             ),
-            "a unit computed anew has no gates": replace("self.board.gated", "False"),
+            "a unit computed anew has no gates": replace("self.gate_context.gated", "False"),
         },
     },
     "gaternet/network.py": {
         "GaterNet.forward_with_gates": {
             "gates stay behind after a forward": replace(
-                "self._board.factors, self._board.decide = ({}, None)", "pass"
+                "self.gate_context.factors, self.gate_context.decide = ({}, None)", "pass"
             ),
-            "a proxy of torch.fx reaches a gater": remove("_validation.no_symbolic_trace('GaterNet', x)"),
+            "a proxy of torch.fx reaches a gater": remove("_validation.check_not_symbolic('GaterNet', x)"),
             "an evaluation hides that gates are gone": replace(
-                "if torch.is_grad_enabled():\n    self._board.gated = True",
-                "self._board.gated = torch.is_grad_enabled()",
+                "if torch.is_grad_enabled():\n    self.gate_context.gated = True",
+                "self.gate_context.gated = torch.is_grad_enabled()",
             ),
         },
         "GaterNet.decide": {
@@ -77,7 +77,7 @@ CHANGES = {
             "a copy takes a part of a graph along": replace("{**self.__dict__, '_due': None}", "self.__dict__"),
         },
         "_local_deciders": {
-            "local decisions from the site instead of its convolution": replace("site.name", "site.readers[0].layer"),
+            "local decisions from the site instead of its convolution": replace("site.name", "site.consumers[0].layer"),
         },
     },
     "gaternet/sites.py": {
@@ -94,7 +94,7 @@ CHANGES = {
     },
     "gaternet/work.py": {
         "saved_macs": {
-            "readers not saved": replace("outputs * inputs", "outputs"),
+            "consumers not saved": replace("outputs * inputs", "outputs"),
             "depthwise layers free of charge": replace("layer.macs", "0 * layer.macs", nth=2),
         },
         "_open_in_groups": {

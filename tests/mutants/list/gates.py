@@ -102,7 +102,7 @@ CHANGES = {
             "lrn: squares in half precision": drop_call("x.to(at_least_float32(x.dtype))"),
         },
         "LocalResponseNorm.__init__": {
-            "lrn: an even size is taken": remove("_validation.odd(size=size)"),
+            "lrn: an even size is taken": remove("_validation.check_odd(size=size)"),
         },
     },
     "gates/non_local.py": {

@@ -4,17 +4,17 @@ from mutants import drop_call, replace
 
 CHANGES = {
     "inference/forms.py": {
-        "Handed.take": {
+        "FactorSlot.take": {
             "inference: factors stay for the next image": replace(
                 "kept is not None and kept[0] is x", "kept is not None"
             ),
         },
-        "refuse_gradients": {
+        "check_no_gradients": {
             "inference: gradients of what is written over": replace(
                 "torch.is_grad_enabled() and x.requires_grad", "False"
             ),
         },
-        "ReadThrough._handed": {
+        "FusedNormReluGate._factor_slot": {
             "inference: a hook on the gate sees no factors": replace(
                 "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
                 "self.reader is None or len(self.reader.layer._forward_pre_hooks) > 1",
@@ -24,7 +24,7 @@ CHANGES = {
                 "self.reader is None or self.gate._forward_hooks",
             ),
         },
-        "ReadThrough._affine": {
+        "FusedNormReluGate._affine": {
             "inference: shift without the mean": replace("-self.norm.running_mean.to(dtype)", "0"),
         },
     },

@@ -4,11 +4,11 @@ from mutants import drop_call, flip, off_by_one, remove, replace
 
 CHANGES = {
     "kernels/backend.py": {
-        "watched": {
+        "why_observed": {
             "kernels under functorch": replace("_are_functorch_transforms_active()", "False"),
             "kernels under torch.jit.trace": replace("_get_tracing_state() is not None", "False"),
         },
-        "_unreadable": {
+        "_why_unreadable": {
             "any strides": replace("not (x.is_contiguous() or _is_channels_last(x))", "x is None"),
         },
     },
@@ -88,20 +88,20 @@ CHANGES = {
         },
     },
     "kernels/triton/attention_gradients.py": {
-        "pull_sums_kernel": {
+        "gradient_sums_kernel": {
             "triton: the sums keep their old base": replace("(rebased - base) * pooled", "0.0 * pooled"),
         },
         "map_gradient_kernel": {
             "triton: the softmax has no shared term": replace(
-                "pull - tl.load(bases_ptr + 2 * n) - tl.load(bases_ptr + 2 * n + 1)",
-                "pull - tl.load(bases_ptr + 2 * n)",
+                "grad_x - tl.load(bases_ptr + 2 * n) - tl.load(bases_ptr + 2 * n + 1)",
+                "grad_x - tl.load(bases_ptr + 2 * n)",
             ),
             "triton: the softmax's gradient has the wrong sign": flip(
                 "attention[None, :] * dcontext[:, None] + weight[:, None] * dlogit[None, :]"
             ),
-            "triton: upstream is not multiplied by its factors": replace(
-                "upstream *= tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]",
-                "upstream += 0 * tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]",
+            "triton: grad_output is not multiplied by its factors": replace(
+                "grad_output *= tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]",
+                "grad_output += 0 * tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]",
             ),
         },
     },
@@ -139,7 +139,9 @@ CHANGES = {
             "triton: the tail of the positions is added up": replace("position < positions", "position >= 0"),
             "triton: a program walks over its first tile again": replace("chunk * rounds + number", "chunk * rounds"),
             "triton: chunks overlap": replace("chunk * rounds", "chunk"),
-            "triton: the sums of upstream are those of the products": replace("tl.sum(plain, 1)", "tl.sum(total, 1)"),
+            "triton: the sums of grad_output are those of the products": replace(
+                "tl.sum(plain, 1)", "tl.sum(total, 1)"
+            ),
         },
         "channel_sums": {
             "triton: only the first chunk counts": replace(
@@ -159,10 +161,10 @@ CHANGES = {
         },
         "backward_on_chip_kernel": {
             "triton: on chip: the map's gradient is pulled the wrong way": flip(
-                "upstream * factor[:, None] + (x if MODE == 'l2' else sign(x)) * pull[:, None]"
+                "grad_output * factor[:, None] + (x if MODE == 'l2' else sign(x)) * grad_x[:, None]"
             ),
             "triton: on chip: gradients of gamma and beta exchanged": replace("dgamma", "dbeta"),
-            "triton: on chip: the upstream is read through the map's stride": replace(
+            "triton: on chip: the grad_output is read through the map's stride": replace(
                 "upstream_stride_c", "x_stride_c"
             ),
         },
@@ -174,7 +176,7 @@ CHANGES = {
         },
         "_map_gradient_kernel": {
             "triton: in tiles: the map's gradient is pulled the wrong way": flip(
-                "upstream * factor[:, None] + (x if MODE == 'l2' else sign(x)) * pull[:, None]"
+                "grad_output * factor[:, None] + (x if MODE == 'l2' else sign(x)) * grad_x[:, None]"
             ),
             "triton: in tiles: the gradient is written through the map's stride": replace("dx_stride_c", "x_stride_c"),
         },
@@ -187,9 +189,9 @@ CHANGES = {
     },
     "kernels/triton/maps.py": {
         "in_order_of": {
-            "triton: an upstream in another order is copied into the map's place": replace(
-                "torch.empty_like(x, dtype=upstream.dtype).copy_(given)",
-                "torch.empty_like(x, dtype=upstream.dtype).copy_(x)",
+            "triton: an grad_output in another order is copied into the map's place": replace(
+                "torch.empty_like(x, dtype=grad_output.dtype).copy_(given)",
+                "torch.empty_like(x, dtype=grad_output.dtype).copy_(x)",
             ),
         },
         "locate": {
@@ -213,7 +215,7 @@ CHANGES = {
             "triton: sign of 0 is -1": off_by_one("x < 0"),
         },
         "gradients": {
-            "triton: no pull of the other channels": replace(
+            "triton: no grad_x of the other channels": replace(
                 "(u if MODE == 'l2' else sign(u)) * shared", "(u if MODE == 'l2' else sign(u)) * 0.0"
             ),
             "triton: the other channels push": flip("dz * gamma - (u if MODE == 'l2' else sign(u)) * shared"),

@@ -24,7 +24,7 @@ CHANGES = {
             ),
             "the call overrides the text": replace("(asked := spec.model_options.get(name, value)) != value", "False"),
         },
-        "_refuse_files": {
+        "_check_no_file_options": {
             "a spec opens files": replace("options.get(option)", "False"),
         },
     },
@@ -60,8 +60,8 @@ CHANGES = {
     "models/families.py": {
         "": {
             "the ResNet-164 of GaterNet is the usual one": replace(
-                "Form(blocks=(18, 18, 18), widths=(16, 128, 256), bottleneck=True)",
-                "Form(blocks=(18, 18, 18), widths=(64, 128, 256), stem=16, bottleneck=True)",
+                "ResNetConfig(blocks=(18, 18, 18), widths=(16, 128, 256), bottleneck=True)",
+                "ResNetConfig(blocks=(18, 18, 18), widths=(64, 128, 256), stem=16, bottleneck=True)",
             ),
             "the full network is built small": replace(
                 "{'u2net': FULL, 'u2net_small': SMALL}", "{'u2net': SMALL, 'u2net_small': SMALL}"
@@ -89,21 +89,21 @@ CHANGES = {
         },
     },
     "models/form.py": {
-        "Form.gater_parameter_count": {
+        "ResNetConfig.gater_parameter_count": {
             "the gater's size is counted without its second layer": replace("(8 + 1) * self.gates", "self.gates"),
         },
-        "Form.wider": {
+        "ResNetConfig.wider": {
             "the largest network below the budget counts as the nearest": replace(
                 "low if budget - count(low) <= count(high) - budget else high", "low"
             ),
         },
-        "Form._scaled.scaled": {
+        "ResNetConfig._scaled.scaled": {
             "widths are rounded down": replace("step * width + widest", "step * width"),
         },
     },
     "models/segmenter.py": {
         "Segmenter.__init__": {
-            "any stride passes": remove("_validation.one_of('output_stride', output_stride, STRIDES)"),
+            "any stride passes": remove("_validation.check_one_of('output_stride', output_stride, STRIDES)"),
         },
         "Segmenter.forward": {
             "the head sees the map without context": replace("self.context(last)", "last"),
@@ -125,10 +125,11 @@ CHANGES = {
         "_features": {
             "the stride is not handed on": replace("{'output_stride': output_stride}", "{}"),
             "the stride of a backbone is not checked": replace(
-                "not set(features[-1].shape[2:]) <= expected or len(features) < FEWEST", "len(features) < FEWEST"
+                "not set(features[-1].shape[2:]) <= expected or len(features) < MIN_PARALLEL_NUMEL",
+                "len(features) < MIN_PARALLEL_NUMEL",
             ),
             "three maps are enough": replace(
-                "not set(features[-1].shape[2:]) <= expected or len(features) < FEWEST",
+                "not set(features[-1].shape[2:]) <= expected or len(features) < MIN_PARALLEL_NUMEL",
                 "not set(features[-1].shape[2:]) <= expected",
             ),
             "probing trains the backbone": replace(
@@ -140,8 +141,8 @@ CHANGES = {
             "pretrained is forgotten": replace("pretrained", "False"),
         },
         "_late_layers": {
-            "stages begin at c2": replace("features[-FEWEST]", "features[-FEWEST - 1]"),
-            "stages begin at c4": off_by_one("-FEWEST"),
+            "stages begin at c2": replace("features[-MIN_PARALLEL_NUMEL]", "features[-MIN_PARALLEL_NUMEL - 1]"),
+            "stages begin at c4": off_by_one("-MIN_PARALLEL_NUMEL"),
         },
         "_head": {
             "dropout is fixed": replace("nn.Dropout2d(dropout)", "nn.Dropout2d(0.1)"),

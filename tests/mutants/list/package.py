@@ -13,29 +13,29 @@ CHANGES = {
         "_Shown.__init__": {
             "a list of lists of lists is shown whole": replace("self.maxlevel = 3", "self.maxlevel = 30"),
         },
-        "shown": {
-            "a refusal shows all that came": replace("len(text) <= _LONGEST", "True"),
+        "safe_repr": {
+            "a refusal shows all that came": replace("len(check_str) <= _LONGEST", "True"),
         },
-        "network": {
-            "any object is a network": replace("not isinstance(model, torch.nn.Module)", "False"),
+        "check_module": {
+            "any object is a check_module": replace("not isinstance(model, torch.nn.Module)", "False"),
         },
-        "seed": {
-            "a seed may be true": replace("value is not None", "False"),
+        "check_seed": {
+            "a check_seed may be true": replace("value is not None", "False"),
         },
-        "boolean": {
+        "check_bool": {
             "a word counts as yes": replace("not isinstance(value, bool)", "False"),
         },
-        "feature_map": {
+        "check_feature_map": {
             "refusal without the f of its string": replace(
                 "f'{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255.'",
                 "'{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255.'",
             ),
-            "a proxy of torch.fx reaches a gate": remove("no_symbolic_trace(owner, x)"),
+            "a proxy of torch.fx reaches a gate": remove("check_not_symbolic(owner, x)"),
         },
-        "affordable": {
+        "check_fits_in_memory": {
             "networks of any size are built": replace("count is None or count > _MOST_NUMBERS", "count is None"),
         },
-        "known_format": {
+        "check_format_number": {
             "newer formats read as if known": replace("found > newest", "False"),
         },
     },
@@ -52,7 +52,7 @@ CHANGES = {
             ),
         },
         "_connect": {
-            "Ray asked where nobody listens": remove("_refuse_unreachable(address)"),
+            "Ray asked where nobody listens": remove("_check_reachable(address)"),
         },
         "_Runs.__init__": {
             "no GPU for a run": replace("1 if gpus else 0", "0"),
@@ -62,7 +62,7 @@ CHANGES = {
         },
         "_Runs._take": {
             "a lost run ends the comparison": replace("exceptions.RayError", "KeyError"),
-            "runs of different precisions compared": remove("refuse_mixed_precision(self.trained_by)"),
+            "runs of different precisions compared": remove("check_one_precision(self.trained_by)"),
             "a folder of another machine taken for this one's": replace(
                 "not (folder / 'metrics.json').exists()", "False"
             ),
@@ -115,7 +115,7 @@ CHANGES = {
             ),
             "state written in place": drop_call("beside_name"),
         },
-        "refuse_unwritable": {
+        "check_writable": {
             "folder made while it is asked": replace(
                 "there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
                 "folder.mkdir(parents=True, exist_ok=True); there = folder",
@@ -243,8 +243,8 @@ CHANGES = {
     },
     "measure.py": {
         "macs_per_sample": {
-            "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
-            "multiply-adds of the batch": replace("2 * len(example)", "2"),
+            "flops as multiply-is_additive": replace("2 * len(example)", "len(example)"),
+            "multiply-is_additive of the batch": replace("2 * len(example)", "2"),
             "counting in train mode": replace(
                 "with evaluation_mode(model), torch.no_grad(), counter:\n    ...",
                 "with torch.no_grad(), counter:\n    ...",
@@ -274,9 +274,9 @@ CHANGES = {
         },
         "predict": {
             "top_k is always five": replace("min(top_k, len(logits))", "min(5, len(logits))"),
-            "masks overwrite each other": remove("_refuse_overwriting(files, Path(out))"),
+            "masks overwrite each other": remove("_check_not_overwriting(files, Path(out))"),
         },
-        "_refuse_overwriting": {
+        "_check_not_overwriting": {
             "masks among the images": replace("out.resolve() in {file.parent.resolve() for file in files}", "False"),
         },
         "_write_masks": {
@@ -312,13 +312,14 @@ CHANGES = {
         },
         "_environment": {
             "an environment need not name its hardware": replace(
-                "'hardware' not in _validation.mapping(name, value)", "_validation.mapping(name, value) is None"
+                "'hardware' not in _validation.check_mapping(name, value)",
+                "_validation.check_mapping(name, value) is None",
             ),
         },
         "checked_metrics": {
             "metrics are not looked at": replace("check(name, metrics[name])", "pass"),
         },
-        "_refuse_contradictions": {
+        "_check_consistent": {
             "classes need not be as many as outputs": replace(
                 "(('mean', 'in_chans'), ('std', 'in_chans'), ('classes', 'num_classes'))",
                 "(('mean', 'in_chans'), ('std', 'in_chans'))",
@@ -424,7 +425,7 @@ CHANGES = {
             "what the network declares is ignored": replace("declared() if callable(declared) else ()", "()"),
             "a part's no_weight_decay forgotten": replace("model.modules()", "[model]"),
         },
-        "undecayed_names": {
+        "no_weight_decay_names": {
             "everything declared to be without decay": replace(
                 "{name for name, parameter in model.named_parameters() if id(parameter) in exempt}",
                 "{name for name, parameter in model.named_parameters()}",

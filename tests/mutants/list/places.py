@@ -5,35 +5,37 @@ from mutants import drop_call, remove, replace
 CHANGES = {
     "places/channel_dependencies.py": {
         "_Walk.to": {
-            "maps read before their gates": remove("if mixes(reader):\n    ..."),
+            "maps read before their gates": remove("if is_cross_channel(reader):\n    ..."),
         },
         "_Walk._make": {
             "squeeze of all channels": replace(
-                "self.makers[self._layer(op, _WEIGHTED)] = op",
-                "self.makers.setdefault(self._layer(op, _WEIGHTED), op); self.makers = dict(list(self.makers.items())[:1])",
+                "self.producers[self._layer(op, _WEIGHTED)] = op",
+                "self.producers.setdefault(self._layer(op, _WEIGHTED), op); self.producers = dict(list(self.producers.items())[:1])",
             ),
         },
         "_Walk._follow": {
             "an addend loses filters too": replace("op.kind != 'mul'", "op.kind == 'cat'"),
         },
-        "_flow": {
-            "every convolution mixes channels": replace("first is None", "False"),
+        "_dependency_of": {
+            "every convolution is_cross_channel channels": replace("first is None", "False"),
         },
     },
     "places/filters.py": {
         "_makers": {
-            "a maker behind an addition": replace("mixes(op) or ends_filters(op)", "mixes(op)"),
+            "a producer behind an addition": replace(
+                "is_cross_channel(op) or ends_filters(op)", "is_cross_channel(op)"
+            ),
         },
     },
     "places/fusion_patterns.py": {
-        "find_approaches": {
+        "find_fusion_patterns": {
             "called gates: a norm behind one goes into the convolution before it": replace(
                 "{path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}",
                 "{path: norm for path, norm in followed_by_norm(operations, layers).items()}",
             ),
         },
-        "_approach": {
-            "inference: shared maps are written over": remove("if len(source.readers) != 1:\n    ..."),
+        "_fusion_pattern": {
+            "inference: shared maps are written over": remove("if len(source.consumers) != 1:\n    ..."),
             "called gates: a map that others read is written over": replace(
                 "written and (not hooks) and _read_alone(inside[0])", "written and (not hooks)"
             ),
@@ -88,9 +90,9 @@ CHANGES = {
             "inner lies behind dropout": drop_call("_before_dropout"),
             "inner lies behind the network's own squeeze": drop_call("_before_own_gate"),
         },
-        "mixes": {
+        "is_cross_channel": {
             "a depthwise convolution counts as a reader of all channels": replace(
-                "_weighted(op) and (not (op.groups > 1 and op.groups == op.inputs[0].channels))", "_weighted(op)"
+                "_layer_cost(op) and (not (op.groups > 1 and op.groups == op.inputs[0].channels))", "_layer_cost(op)"
             ),
             "a grouped convolution counts as depthwise": replace(
                 "op.groups > 1 and op.groups == op.inputs[0].channels", "op.groups > 1"
@@ -123,16 +125,16 @@ CHANGES = {
         },
         "_residual_end": {
             "the flatter branch is the residual one": replace(
-                "flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _weighted))",
-                "deeper, flatter = sorted(op.inputs, key=lambda summand: _depth(between, summand, _weighted))",
+                "flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _layer_cost))",
+                "deeper, flatter = sorted(op.inputs, key=lambda summand: _depth(between, summand, _layer_cost))",
             ),
         },
         "_why_no_shortcut": {
-            "of two equal branches the first is the residual one": replace("_depth(between, deeper, _weighted)", "9"),
+            "of two equal branches the first is the residual one": replace("_depth(between, deeper, _layer_cost)", "9"),
             "parts of a split map are shortcuts of each other": replace("not between[0].shape", "False"),
-            "a summand of any depth is a shortcut": replace("_depth(between, flatter, mixes) > 1", "False"),
+            "a summand of any depth is a shortcut": replace("_depth(between, flatter, is_cross_channel) > 1", "False"),
             "a depthwise layer counts against a shortcut": replace(
-                "_depth(between, flatter, mixes)", "_depth(between, flatter, _weighted)"
+                "_depth(between, flatter, is_cross_channel)", "_depth(between, flatter, _layer_cost)"
             ),
             "parallel forms of one layer are residual": replace(
                 "depth == 0 and _depth(between, flatter, lambda op: op.kind == 'norm')", "False"
@@ -153,8 +155,8 @@ CHANGES = {
         },
         "_trunk": {
             "a map that is returned ends the trunk": replace(
-                "(reader.index for reader in op.readers if reader.kind != 'output')",
-                "(reader.index for reader in op.readers)",
+                "(reader.index for reader in op.consumers if reader.kind != 'output')",
+                "(reader.index for reader in op.consumers)",
             ),
             "a channel shuffle is a resolution": replace(
                 "op.is_map and len(op.shape) == rank and (op.kind != 'input') and (furthest <= op.index)",
@@ -170,7 +172,9 @@ CHANGES = {
             "gates are put inside gates": replace("own_layers(model)", "model.named_modules()"),
         },
         "selection": {
-            "unknown listed layers are not refused": replace("_validation.one_of('layer', name, modules)", "pass"),
+            "unknown listed layers are not refused": replace(
+                "_validation.check_one_of('layer', name, modules)", "pass"
+            ),
         },
         "selection.matches": {
             "a listed name means every name that begins like it": replace(
@@ -219,7 +223,7 @@ CHANGES = {
         "_operations": {
             "a module of two names is two modules": replace("names.get(str(path), str(path))", "str(path)"),
             "called gates: read twice is read once": replace("_reads(node)", "node.all_input_nodes"),
-            "torch.fx counts assertions as readers": remove(
+            "torch.fx counts assertions as consumers": remove(
                 "if node.op != 'output' and _value(node) is None:\n    ..."
             ),
             "torch.fx counts layers that do nothing": replace("nn.Identity", "nn.Unfold"),

@@ -15,7 +15,7 @@ CHANGES = {
                 "_models.resolve_pretrained_cfg(name, pretrained_cfg)",
             ),
             "pretrained left out": replace("pretrained", "False", nth=2),
-            "a preset does not tell timm what must not decay": replace("undecayed_names(model)", "set()"),
+            "a preset does not tell timm what must not decay": replace("no_weight_decay_names(model)", "set()"),
         },
         "_of_ours": {
             "zeros of train.py refused": replace(

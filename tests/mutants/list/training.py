@@ -8,7 +8,9 @@ CHANGES = {
             "scalars of optimizer lost": replace("scalars[f'{index}.{name}'] = value", "pass"),
         },
         "check_position": {
-            "a position behind the end is taken": remove("_validation.number_between(0, most, **{key: progress[key]})"),
+            "a position behind the end is taken": remove(
+                "_validation.check_number_between(0, most, **{key: progress[key]})"
+            ),
         },
         "_state_record": {
             "checkpoint's JSON without a checksum": replace(
@@ -53,10 +55,10 @@ CHANGES = {
         "Processes.share_buffers": {
             "statistics of each process kept apart": replace("distributed.broadcast(buffer, 0)", "pass"),
         },
-        "Processes.refuse_difference": {
+        "Processes.check_same_everywhere": {
             "different folders taken for one": replace("any((other != values[0] for other in values))", "False"),
         },
-        "Processes.refuse_uneven": {
+        "Processes.check_divides_batch": {
             "unequal parts of a batch": replace("batch_size % self.count", "False"),
         },
         "mean_over_processes": {
@@ -80,10 +82,10 @@ CHANGES = {
     "training/learner.py": {
         "Learner.__init__": {
             "ruined initial weights trained": remove(
-                "refuse_ruined(recipe.initial_weights or recipe.spec, model, 'Start from other weights')"
+                "check_weights_finite(recipe.initial_weights or recipe.spec, model, 'Start from other weights')"
             ),
             "precision of the process's first run": remove("accelerate.state.AcceleratorState._reset_state()"),
-            "gates of other options taken over": remove("_refuse_other_gates(recipe, config)"),
+            "gates of other options taken over": remove("_check_same_gates(recipe, config)"),
             "initial weights ignored": replace("_load_initial(model, recipe.initial_weights)", "({}, None)"),
         },
         "Learner.best_model": {
@@ -92,8 +94,8 @@ CHANGES = {
             ),
         },
         "Learner.step": {
-            "losses seen after the step alone": replace("refuse_loss(loss, parts, self.model, images)", "pass"),
-            "gradients not looked at": replace("refuse_gradients(self.plain_model)", "pass"),
+            "losses seen after the step alone": replace("check_loss_finite(loss, parts, self.model, images)", "pass"),
+            "gradients not looked at": replace("check_gradients_finite(self.plain_model)", "pass"),
             "the loss of one process logged": replace("(rows[:, 0].mean(), rows[:, 1].sum())", "(loss.detach(), hits)"),
             "the same noise in every process": replace(
                 "((self.recipe.seed << 32) + number) * processes.count + processes.rank",
@@ -151,10 +153,12 @@ CHANGES = {
     },
     "training/loop.py": {
         "train": {
-            "held: trainings do not ask": replace("with processes.holding(Path(out)):\n    ...", "if True:\n    ..."),
+            "held: trainings do not ask": replace(
+                "with processes.holding_folder(Path(out)):\n    ...", "if True:\n    ..."
+            ),
         },
         "_train": {
-            "unwritable folder found late": remove("processes.by_main(functools.partial(refuse_unwritable, out))"),
+            "unwritable folder found late": remove("processes.on_main_process(functools.partial(check_writable, out))"),
             "bar left running": remove("progress.stop()"),
         },
         "_Run.__init__": {
@@ -166,11 +170,11 @@ CHANGES = {
                 "checkpoint = self._find_checkpoint() and None; self.epoch = self.step = 0",
             ),
             "controller not told the plan": remove(
-                "announce_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)"
+                "set_total_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)"
             ),
             "a plan for each stage": replace(
                 "self.learner.begin(stage)",
-                "self.learner.begin(stage); announce_steps(self.learner.plain_model, len(stage.epochs) * self.batches.steps)",
+                "self.learner.begin(stage); set_total_steps(self.learner.plain_model, len(stage.epochs) * self.batches.steps)",
             ),
         },
         "_Run._find_checkpoint": {
@@ -198,7 +202,7 @@ CHANGES = {
         "_Run._stop_if_asked": {
             "signal ignored": replace("not signal", "True"),
         },
-        "_Run._refuse_nan": {
+        "_Run._check_scores_finite": {
             "hopeless scale of float16 not noticed": replace("self.accelerator.scaler", "None"),
             "nan not noticed": replace("if len(bad):\n    ...", "if False:\n    ..."),
             "wrong step of nan": replace("len(self.losses) - len(recent) + int(bad[0])", "int(bad[0])"),
@@ -224,7 +228,7 @@ CHANGES = {
     },
     "training/recipe.py": {
         "Recipe.__post_init__": {
-            "fields of another task are passed over": remove("self._refuse_other_tasks_fields()"),
+            "fields of another task are passed over": remove("self._check_task_fields()"),
         },
         "Recipe.of_comparison": {
             "a stage for gates without parameters": replace("any((choice.learns for choice in gates))", "gates"),
@@ -251,9 +255,9 @@ CHANGES = {
     },
     "training/run_folder.py": {
         "claim": {
-            "recipe complained of before its format": remove("refuse_newer_run(out)"),
-            "work of others is written over": remove("_refuse_others_work(out)"),
-            "another recipe resumed": remove("Recipe.load(out / 'recipe.yaml').refuse_other(recipe, out)"),
+            "recipe complained of before its format": remove("check_run_format(out)"),
+            "work of others is written over": remove("_check_folder_is_ours(out)"),
+            "another recipe resumed": remove("Recipe.load(out / 'recipe.yaml').check_same_recipe(recipe, out)"),
             "finished run trained again": replace("return _finished(out)", "pass"),
             "results of somebody else taken over": replace("not (out / 'recipe.yaml').exists()", "False"),
         },
@@ -272,7 +276,7 @@ CHANGES = {
         },
     },
     "training/tasks.py": {
-        "Tally.merge": {
+        "BatchResults.merge": {
             "sums of a metric of one process": replace(
                 "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"
             ),
@@ -280,13 +284,13 @@ CHANGES = {
         "Classification.loss": {
             "label smoothing ignored": remove("label_smoothing=self.recipe.label_smoothing"),
         },
-        "_ImageTally.update": {
+        "_ClassificationResults.update": {
             "validation loss of the logits": replace("logits.float()", "logits.float().softmax(1)"),
         },
         "Segmentation.loss": {
             "class weights never used": replace("weights", "None"),
         },
-        "_PixelTally.results": {
+        "_SegmentationResults.results": {
             "the mean over all classes, absent ones too": replace("iou.nanmean", "iou.nan_to_num().mean"),
             "the background's IoU": replace("float(iou[1])", "float(iou[0])"),
         },

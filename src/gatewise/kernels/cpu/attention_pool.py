@@ -16,9 +16,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu.numba_utils import a_pass, narrow, wide
+from gatewise.kernels.cpu.numba_utils import fast_njit, narrow, wide
 from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
-from gatewise.kernels.cpu.scheduling import Layout, beside, maps_at, my_blocks, rows_of
+from gatewise.kernels.cpu.scheduling import Layout, maps_at, match_memory_format, my_blocks, rows_of
 
 _BLOCK = 65536  # elements of a block of positions: what stays in a core's own cache
 _RUN = 256  # positions of a block at most: so many values are summed in the map's own precision, and then in float64
@@ -31,13 +31,13 @@ def _positions(layout):
     return min(_RUN, max(16, _BLOCK // layout[1]))
 
 
-@a_pass
+@fast_njit
 def _project_row(values, weight, out):
     for j in range(values.size):
         out[j] += weight * wide(values[j])
 
 
-@a_pass
+@fast_njit
 def _project_pixel(values, weights):
     total = 0.0
     for c in range(values.size):
@@ -45,7 +45,7 @@ def _project_pixel(values, weights):
     return total
 
 
-@a_pass
+@fast_njit
 def _project(sample, last_axis, first, last, weights, out):
     """Write sum_c weights_c x_cj for the positions from `first` to `last`, in float64, since most of it will cancel."""
     if last_axis:
@@ -57,7 +57,7 @@ def _project(sample, last_axis, first, last, weights, out):
             _project_row(sample[c, first:last], weights[c], out[: last - first])
 
 
-@a_pass
+@fast_njit
 def _dot_row(values, shares):
     total = shares[0] * 0
     for j in range(values.size):
@@ -65,13 +65,13 @@ def _dot_row(values, shares):
     return total
 
 
-@a_pass
+@fast_njit
 def _add_pixel(values, share, out):
     for c in range(values.size):
         out[c] += wide(values[c]) * share
 
 
-@a_pass
+@fast_njit
 def _add_shares(sample, last_axis, first, last, shares, totals, scratch):
     """Add sum_j shares_j x_cj over the positions from `first` to `last` to each channel's total, float64."""
     if last_axis:
@@ -85,7 +85,7 @@ def _add_shares(sample, last_axis, first, last, shares, totals, scratch):
             totals[c] += _dot_row(sample[c, first:last], shares[: last - first])
 
 
-@a_pass
+@fast_njit
 def _raise_highest(logits, state):
     """Turn logits into exponentials below the running maximum; what was summed below a lower one shrinks."""
     highest = max(state[_HIGHEST], np.float64(logits.max()))
@@ -125,28 +125,28 @@ def _forward(arguments):
             _add_shares(x[n], a[3], start, end, shares, state[2:], scratch)
 
 
-@a_pass
-def _pull_row(upstream, factor, attention, context, weight, of_logits, out):
+@fast_njit
+def _grad_x_row(grad_output, factor, attention, context, weight, of_logits, out):
     for j in range(out.size):
-        out[j] = narrow(wide(upstream[j]) * factor + attention[j] * context + weight * of_logits[j], out[j])
+        out[j] = narrow(wide(grad_output[j]) * factor + attention[j] * context + weight * of_logits[j], out[j])
 
 
-@a_pass
-def _pull_pixel(upstream, factors, attention, contexts, weights, of_logit, out):
+@fast_njit
+def _add_gradients_pixel(grad_output, factors, attention, contexts, weights, of_logit, out):
     for c in range(out.size):
-        out[c] = narrow(wide(upstream[c]) * factors[c] + attention * contexts[c] + weights[c] * of_logit, out[c])
+        out[c] = narrow(wide(grad_output[c]) * factors[c] + attention * contexts[c] + weights[c] * of_logit, out[c])
 
 
-@a_pass
-def _pull(upstream, last_axis, first, last, factors, attention, contexts, weights, of_logits, out):
+@fast_njit
+def _grad_x(grad_output, last_axis, first, last, factors, attention, contexts, weights, of_logits, out):
     if last_axis:
         for m in range(first, last):
             j = m - first
-            _pull_pixel(upstream[m], factors, attention[j], contexts, weights, of_logits[j], out[m])
+            _add_gradients_pixel(grad_output[m], factors, attention[j], contexts, weights, of_logits[j], out[m])
     else:
         for c in range(factors.size):
-            row = upstream[c, first:last]
-            _pull_row(row, factors[c], attention, contexts[c], weights[c], of_logits, out[c, first:last])
+            row = grad_output[c, first:last]
+            _grad_x_row(row, factors[c], attention, contexts[c], weights[c], of_logits, out[c, first:last])
 
 
 def _backward(arguments):
@@ -154,7 +154,7 @@ def _backward(arguments):
     a = carray(words(arguments), 14)
     layout, parts, channels, positions = a[0:5], a[4], a[1], a[2]
     one_each = (a[0], a[1], a[2], min(a[3], 1), a[4])
-    x, upstream = maps_at(arguments, a[5], one_each), maps_at(arguments, a[6], one_each)
+    x, grad_output = maps_at(arguments, a[5], one_each), maps_at(arguments, a[6], one_each)
     out = maps_at(arguments, a[7], one_each)
     weight = carray(real_at(arguments, a[8]), channels)
     attention = carray(real_at(arguments, a[9]), (a[0], positions))
@@ -175,7 +175,7 @@ def _backward(arguments):
             for j in range(end - start):
                 of_logits[j] = shares[j] * (projected[j] - expected[n])
             _add_shares(x[n], a[3], start, end, of_logits, of_weight[n, part], scratch)
-            _pull(upstream[n], a[3], start, end, factors[n], shares, of_context[n], weight, of_logits, out[n])
+            _grad_x(grad_output[n], a[3], start, end, factors[n], shares, of_context[n], weight, of_logits, out[n])
 
 
 _forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
@@ -208,7 +208,7 @@ def backward(
     attention: Tensor,
     context: Tensor,
     weight: Tensor,
-    upstream: Tensor | None = None,
+    grad_output: Tensor | None = None,
     factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of x, with upstream * factors added, and that of the weight for each sample, (N, C).
@@ -217,9 +217,9 @@ def backward(
     """
     layout = Layout.of(x, by_positions=True)
     factors = torch.ones_like(of_context) if factors is None else factors
-    upstream = torch.zeros_like(x) if upstream is None else beside(upstream, x)
+    grad_output = torch.zeros_like(x) if grad_output is None else match_memory_format(grad_output, x)
     expected = (of_context.double() * context).sum(1)  # sum_k attention_k of_context x_k
     gradient, of_weight = torch.empty_like(x), layout.totals(1)
-    arguments = x, upstream, gradient, weight, attention, of_context, of_weight, factors, expected
+    arguments = x, grad_output, gradient, weight, attention, of_context, of_weight, factors, expected
     _backward_kernel(x, *layout, *arguments)
     return gradient, of_weight.sum((1, 2)).to(weight.dtype)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gatewise.kernels.cpu import numba_utils
 from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, real_at, words
-from gatewise.kernels.cpu.scheduling import Layout, beside, dense, lanes_of, maps_at, my_blocks, rows_of
+from gatewise.kernels.cpu.scheduling import Layout, dense, lanes_of, maps_at, match_memory_format, my_blocks, rows_of
 
 
 def _sums(arguments):
@@ -28,14 +28,19 @@ def _sums(arguments):
     x = maps_at(arguments, a[5], layout)
     totals = carray(address_of_float64(a[6]), (layout[0], parts, layout[1]))
     lanes, real = lanes_of(layout), carray(real_at(arguments, a[5]), 1).dtype
-    scratch, ones, zeros, floor = np.empty(lanes, real), np.ones(lanes, real), np.zeros(lanes, real), np.empty(1, real)
-    floor[0] = -np.inf
+    scratch, ones, zeros, lower_bound = (
+        np.empty(lanes, real),
+        np.ones(lanes, real),
+        np.zeros(lanes, real),
+        np.empty(1, real),
+    )
+    lower_bound[0] = -np.inf
     first_block, last_block = my_blocks(layout[0], parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
         totals[n, part] = 0
         numba_utils.add_sums(
-            x[n], layout[3], first, last, numba_utils.VALUES, ones, zeros, floor[0], totals[n, part], scratch
+            x[n], layout[3], first, last, numba_utils.VALUES, ones, zeros, lower_bound[0], totals[n, part], scratch
         )
 
 
@@ -43,14 +48,14 @@ def _products(arguments):
     """Write each part's sum of every channel of upstream * x, and of upstream."""
     a = carray(words(arguments), 8)
     layout, parts = a[0:5], a[4]
-    upstream, x = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
+    grad_output, x = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
     totals = carray(address_of_float64(a[7]), (layout[0], parts, 2, layout[1]))
     scratch = np.empty((2, lanes_of(layout)), carray(real_at(arguments, a[5]), 1).dtype)
     first_block, last_block = my_blocks(layout[0], parts)
     for block in range(first_block, last_block):
         n, part, first, last = rows_of(block, parts, x.shape[1])
         totals[n, part] = 0
-        numba_utils.add_products(upstream[n], x[n], layout[3], first, last, totals[n, part], scratch)
+        numba_utils.add_products(grad_output[n], x[n], layout[3], first, last, totals[n, part], scratch)
 
 
 def _scale(arguments):
@@ -61,8 +66,8 @@ def _scale(arguments):
     channels, lanes = layout[1], lanes_of(layout)
     real = carray(real_at(arguments, a[5]), 1).dtype
     factors, offsets = np.ones(lanes, real), np.zeros(lanes, real)
-    ones, zeros, floor = np.ones(lanes, real), np.zeros(lanes, real), np.empty(1, real)
-    floor[0] = -np.inf
+    ones, zeros, lower_bound = np.ones(lanes, real), np.zeros(lanes, real), np.empty(1, real)
+    lower_bound[0] = -np.inf
     first_block, last_block = my_blocks(layout[0], parts)
     for block in range(first_block, last_block):
         n, _, first, last = rows_of(block, parts, x.shape[1])
@@ -72,7 +77,7 @@ def _scale(arguments):
         if a[8]:
             offsets[:channels] = carray(real_at(arguments, a[8]), (layout[0], channels))[n]
             numba_utils.repeat(offsets, channels)
-        numba_utils.scale(x[n], layout[3], first, last, ones, zeros, floor[0], factors, offsets, out[n])
+        numba_utils.scale(x[n], layout[3], first, last, ones, zeros, lower_bound[0], factors, offsets, out[n])
 
 
 _sums_kernel, _products_kernel, _scale_kernel = Kernel(_sums), Kernel(_products), Kernel(_scale)
@@ -92,11 +97,11 @@ def channel_means(x: Tensor) -> Tensor:
     return (totals.sum((1, 2)) / layout.positions).to(_real(x))
 
 
-def channel_products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def channel_products(grad_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return sum_j g_j x_j and sum_j g_j of each channel, (N, C) each, in float32 at least."""
-    layout, upstream = Layout.of(x), beside(upstream, x)
+    layout, grad_output = Layout.of(x), match_memory_format(grad_output, x)
     totals = layout.totals(2)
-    _products_kernel(x, *layout, upstream, x, totals)
+    _products_kernel(x, *layout, grad_output, x, totals)
     products, sums = totals.sum(1).to(_real(x)).unbind(1)
     return products, sums
 

@@ -18,10 +18,10 @@ from gatewise.kernels.cpu.numba_utils import (
     MAGNITUDES,
     SQUARES,
     VALUES,
-    a_pass,
+    add_gradients,
     add_products,
     add_sums,
-    pull_back,
+    fast_njit,
     repeat,
     scale,
 )
@@ -54,7 +54,7 @@ def _factor(z, activation):
     return (1 + z, z * 0 + 1) if z > 0 else (1 + math.expm1(z), math.exp(z))
 
 
-@a_pass
+@fast_njit
 def _reciprocal(norms, alpha, kind, eps):
     """Return 1 / the divisor that all channels of a sample share."""
     total = 0.0
@@ -65,7 +65,7 @@ def _reciprocal(norms, alpha, kind, eps):
     return 1 / math.sqrt(mean) if kind == SQUARES else 1 / mean
 
 
-@a_pass
+@fast_njit
 def _put_together(totals, kind, eps, norms):
     """Write a sample's norms from the sums of its parts."""
     for c in range(norms.size):
@@ -94,14 +94,14 @@ def _forward(arguments):
     totals = carray(address_of_float64(a[11]), (samples, parts, channels))
     kind, activation, eps = a[12], a[13], as_float64(a[16])
     scratch, factors, offsets = np.empty(lanes, alpha.dtype), np.empty(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
-    stretch, shift = np.ones(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
+    scale_c, shift = np.ones(lanes, alpha.dtype), np.zeros(lanes, alpha.dtype)
     if a[14]:
-        stretch[:channels] = carray(real_at(arguments, a[14]), (2, channels))[0]
+        scale_c[:channels] = carray(real_at(arguments, a[14]), (2, channels))[0]
         shift[:channels] = carray(real_at(arguments, a[14]), (2, channels))[1]
-        repeat(stretch, channels)
+        repeat(scale_c, channels)
         repeat(shift, channels)
-    floor = np.empty(1, alpha.dtype)
-    floor[0] = as_float64(a[17])
+    lower_bound = np.empty(1, alpha.dtype)
+    lower_bound[0] = as_float64(a[17])
     for step in range(min(parts, 2)):
         phase = phase_of(step, parts)
         first_block, last_block = my_blocks(samples, parts)
@@ -109,7 +109,7 @@ def _forward(arguments):
             n, part, first, last = rows_of(block, parts, x.shape[1])
             if phase != APPLY:
                 totals[n, part] = 0
-                add_sums(x[n], last_axis, first, last, kind, stretch, shift, floor[0], totals[n, part], scratch)
+                add_sums(x[n], last_axis, first, last, kind, scale_c, shift, lower_bound[0], totals[n, part], scratch)
             if phase != MEASURE:
                 _put_together(totals[n], kind, eps, norms[n])
                 reciprocal = _reciprocal(norms[n], alpha, kind, eps)
@@ -123,7 +123,7 @@ def _forward(arguments):
                 repeat(factors, channels)
                 if a[6]:
                     y = maps_at(arguments, a[6], layout)
-                    scale(x[n], last_axis, first, last, stretch, shift, floor[0], factors, offsets, y[n])
+                    scale(x[n], last_axis, first, last, scale_c, shift, lower_bound[0], factors, offsets, y[n])
 
 
 def _backward(arguments):
@@ -131,7 +131,7 @@ def _backward(arguments):
     a = carray(words(arguments), 17)
     layout, parts = a[0:5], a[4]
     samples, channels, last_axis, lanes = layout[0], layout[1], layout[3], lanes_of(layout)
-    x, upstream = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
+    x, grad_output = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
     alpha, gamma, beta, norms = _numbers_at(arguments, a[7:11], samples, channels)
     totals = carray(address_of_float64(a[11]), (samples, parts, 2, channels))
     kind, activation, eps = a[12], a[13], as_float64(a[16])
@@ -145,7 +145,7 @@ def _backward(arguments):
             n, part, first, last = rows_of(block, parts, x.shape[1])
             if phase != APPLY:
                 totals[n, part] = 0
-                add_products(upstream[n], x[n], last_axis, first, last, totals[n, part], scratch)
+                add_products(grad_output[n], x[n], last_axis, first, last, totals[n, part], scratch)
             if phase != MEASURE:
                 _add_parts(totals[n], products)
                 _gradients(
@@ -155,10 +155,10 @@ def _backward(arguments):
                     repeat(factors, channels)
                     repeat(slopes, channels)
                     out = maps_at(arguments, a[15], layout)
-                    pull_back(upstream[n], x[n], last_axis, first, last, kind, factors, slopes, out[n])
+                    add_gradients(grad_output[n], x[n], last_axis, first, last, kind, factors, slopes, out[n])
 
 
-@a_pass
+@fast_njit
 def _add_parts(totals, products):
     """Write sum_j g_j x_j of each channel from the sums of a sample's parts, (parts, 2, C)."""
     for c in range(products.size):
@@ -167,7 +167,7 @@ def _add_parts(totals, products):
             products[c] += totals[part, 0, c]
 
 
-@a_pass
+@fast_njit
 def _gradients(products, norms, alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters):
     """Turn each channel's sum_j g_j x_j into its factor, the slope of the map and the gradients of parameters (3, C).
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, empty_like
 
 from gatewise.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
-from gatewise.kernels.cpu.scheduling import Layout, beside
+from gatewise.kernels.cpu.scheduling import Layout, match_memory_format
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Reading:
 
     Attributes:
         affine: stretch and shift, (2, C), of a batch norm in eval mode; None for 1 and 0.
-        floor: 0 for a ReLU.
+        lower_bound: 0 for a ReLU.
     """
 
     affine: Tensor | None = None
-    floor: float = -math.inf
+    lower_bound: float = -math.inf
 
 
 _AS_IT_IS = Reading()
@@ -91,12 +91,12 @@ def _run_forward(
     totals = layout.totals(1)
     maps = x, y, *parameters, norms, totals
     options = STATISTICS[mode], ACTIVATIONS[activation], reading.affine, factors
-    forward_kernel(x, *layout, *maps, *options, reals=(eps, reading.floor))
+    forward_kernel(x, *layout, *maps, *options, reals=(eps, reading.lower_bound))
     return norms
 
 
 def backward(
-    upstream: Tensor,
+    grad_output: Tensor,
     x: Tensor,
     norms: Tensor,
     alpha: Tensor,
@@ -110,11 +110,11 @@ def backward(
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients of x (None unless asked for) and of the parameters for each sample, (3, N, C)."""
     layout = Layout.of(x)
-    upstream = beside(upstream, x)
+    grad_output = match_memory_format(grad_output, x)
     gradient = empty_like(x) if needs_map else None
     parameters = alpha.new_empty(3, layout.samples, layout.channels)
     totals = layout.totals(2)
-    maps = x, upstream, alpha, gamma, beta, norms, totals
+    maps = x, grad_output, alpha, gamma, beta, norms, totals
     options = STATISTICS[mode], ACTIVATIONS[activation], parameters, gradient
     backward_kernel(x, *layout, *maps, *options, reals=(eps,))
     return gradient, parameters

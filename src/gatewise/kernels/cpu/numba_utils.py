@@ -6,7 +6,7 @@ A pass covers rows `first` to `last` of a sample, so that a thread may take a wh
 channels are float32 whatever the map's type (float64 for maps of float64). A sum runs in its own type over `_RUN`
 values and goes on in float64, so it is as exact as torch's, whose sums are pairwise.
 
-A pass may read the map through a batch norm and a ReLU that nobody has run: `bent` values, max(x_c * stretch_c +
+A pass may read the map through a batch norm and a ReLU that nobody has run: `affine_relu` values, max(x_c * stretch_c +
 shift_c, floor). Without them stretch is 1, shift 0 and floor -inf, which changes no value. Loops that ask for `kind`
 are split by the compiler, so the question is asked once.
 """
@@ -21,13 +21,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from gatewise.kernels.cpu.openmp import REASSOCIATED
+from gatewise.kernels.cpu.openmp import FASTMATH_FLAGS
 
 SQUARES, MAGNITUDES, VALUES = 0, 1, 2  # what is summed for each channel: x^2, |x| or x
 _RUN = 4096  # values of a channel
 _PIXELS = 64  # positions of all channels
 
-a_pass = numba.njit(fastmath=REASSOCIATED, error_model="numpy", boundscheck=False)
+fast_njit = numba.njit(fastmath=FASTMATH_FLAGS, error_model="numpy", boundscheck=False)
 
 
 @intrinsic
@@ -83,10 +83,10 @@ def _narrow(number, like):  # noqa: ARG001  # numba compares the names
 
 
 @numba.njit(inline="always", error_model="numpy")
-def bent(x, stretch, shift, floor):
+def affine_relu(x, scale_c, shift, lower_bound):
     """Return x as what reads it sees it; NaN stays NaN."""
-    value = x * stretch + shift
-    return floor if value < floor else value
+    value = x * scale_c + shift
+    return lower_bound if value < lower_bound else value
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -105,98 +105,98 @@ def _slope(value, kind):
     return (one if value > 0 else 0) - (one if value < 0 else 0) if kind == MAGNITUDES else one
 
 
-@a_pass
-def _sum_run(values, kind, stretch, shift, floor):
-    total = stretch * 0
+@fast_njit
+def _sum_run(values, kind, scale_c, shift, lower_bound):
+    total = scale_c * 0
     for j in range(values.size):
-        total += _term(bent(wide(values[j]), stretch, shift, floor), kind)
+        total += _term(affine_relu(wide(values[j]), scale_c, shift, lower_bound), kind)
     return total
 
 
-@a_pass
-def _sum_pixels(pixels, kind, stretch, shift, floor, sums):
+@fast_njit
+def _sum_pixels(pixels, kind, scale_c, shift, lower_bound, sums):
     for m in range(pixels.shape[0]):
         for c in range(sums.size):
-            sums[c] += _term(bent(wide(pixels[m, c]), stretch[c], shift[c], floor), kind)
+            sums[c] += _term(affine_relu(wide(pixels[m, c]), scale_c[c], shift[c], lower_bound), kind)
 
 
-@a_pass
-def add_sums(sample, last_axis, first, last, kind, stretch, shift, floor, totals, scratch):
+@fast_njit
+def add_sums(sample, last_axis, first, last, kind, scale_c, shift, lower_bound, totals, scratch):
     """Add the rows' part of each channel's statistic to `totals`, float64 (C,)."""
     if last_axis:
         for m in range(first, last, _PIXELS):
             scratch[:] = 0
-            _sum_pixels(sample[m : min(m + _PIXELS, last)], kind, stretch, shift, floor, scratch)
+            _sum_pixels(sample[m : min(m + _PIXELS, last)], kind, scale_c, shift, lower_bound, scratch)
             for lane in range(scratch.size):
                 totals[lane % totals.size] += scratch[lane]
         return
     for c in range(first, last):
         for start in range(0, sample.shape[1], _RUN):
-            totals[c] += _sum_run(sample[c, start : start + _RUN], kind, stretch[c], shift[c], floor)
+            totals[c] += _sum_run(sample[c, start : start + _RUN], kind, scale_c[c], shift[c], lower_bound)
 
 
-@a_pass
-def _dot_run(upstream, values):
+@fast_njit
+def _dot_run(grad_output, values):
     """Return the sums of products and of the upstream gradient over one run of one channel."""
     products = wide(values[0]) * 0
     plain = products
     for j in range(values.size):
-        g = wide(upstream[j])
+        g = wide(grad_output[j])
         products += g * wide(values[j])
         plain += g
     return products, plain
 
 
-@a_pass
-def _dot_pixels(upstream, pixels, products, plain):
+@fast_njit
+def _dot_pixels(grad_output, pixels, products, plain):
     for m in range(pixels.shape[0]):
         for c in range(products.size):
-            g = wide(upstream[m, c])
+            g = wide(grad_output[m, c])
             products[c] += g * wide(pixels[m, c])
             plain[c] += g
 
 
-@a_pass
-def add_products(upstream, sample, last_axis, first, last, totals, scratch):
+@fast_njit
+def add_products(grad_output, sample, last_axis, first, last, totals, scratch):
     """Add the rows' part of sum_j g_j x_j and sum_j g_j of each channel to `totals`, float64 (2, C)."""
     if last_axis:
         for m in range(first, last, _PIXELS):
             end = min(m + _PIXELS, last)
             scratch[:] = 0
-            _dot_pixels(upstream[m:end], sample[m:end], scratch[0], scratch[1])
+            _dot_pixels(grad_output[m:end], sample[m:end], scratch[0], scratch[1])
             for lane in range(scratch.shape[1]):
                 totals[0, lane % totals.shape[1]] += scratch[0, lane]
                 totals[1, lane % totals.shape[1]] += scratch[1, lane]
         return
     for c in range(first, last):
         for start in range(0, sample.shape[1], _RUN):
-            products, plain = _dot_run(upstream[c, start : start + _RUN], sample[c, start : start + _RUN])
+            products, plain = _dot_run(grad_output[c, start : start + _RUN], sample[c, start : start + _RUN])
             totals[0, c] += products
             totals[1, c] += plain
 
 
-@a_pass
+@fast_njit
 def repeat(values, channels):
     """Repeat the first `channels` of the values in all that follow."""
     for lane in range(channels, values.size):
         values[lane] = values[lane - channels]
 
 
-@a_pass
-def _scale_run(values, stretch, shift, floor, factor, offset, out):
+@fast_njit
+def _scale_run(values, scale_c, shift, lower_bound, factor, offset, out):
     for j in range(values.size):
-        out[j] = narrow(bent(wide(values[j]), stretch, shift, floor) * factor + offset, out[j])
+        out[j] = narrow(affine_relu(wide(values[j]), scale_c, shift, lower_bound) * factor + offset, out[j])
 
 
-@a_pass
-def _scale_pixel(values, stretch, shift, floor, factors, offsets, out):
+@fast_njit
+def _scale_pixel(values, scale_c, shift, lower_bound, factors, offsets, out):
     for c in range(values.size):
-        value = bent(wide(values[c]), stretch[c], shift[c], floor)
+        value = affine_relu(wide(values[c]), scale_c[c], shift[c], lower_bound)
         out[c] = narrow(value * factors[c] + offsets[c], out[c])
 
 
-@a_pass
-def scale(sample, last_axis, first, last, stretch, shift, floor, factors, offsets, out):
+@fast_njit
+def scale(sample, last_axis, first, last, scale_c, shift, lower_bound, factors, offsets, out):
     """Write bent x * factors_c + offsets_c into the rows of `out`, which may be `sample` itself.
 
     From the first row to the last, though the pass before has left the last rows in the cache: backwards takes twice as
@@ -204,30 +204,30 @@ def scale(sample, last_axis, first, last, stretch, shift, floor, factors, offset
     """
     if last_axis:
         for m in range(first, last):
-            _scale_pixel(sample[m], stretch, shift, floor, factors, offsets, out[m])
+            _scale_pixel(sample[m], scale_c, shift, lower_bound, factors, offsets, out[m])
     else:
         for c in range(first, last):
-            _scale_run(sample[c], stretch[c], shift[c], floor, factors[c], offsets[c], out[c])
+            _scale_run(sample[c], scale_c[c], shift[c], lower_bound, factors[c], offsets[c], out[c])
 
 
-@a_pass
-def _pull_run(upstream, values, kind, factor, slope, out):
+@fast_njit
+def _add_gradients_run(grad_output, values, kind, factor, slope, out):
     for j in range(values.size):
-        out[j] = narrow(wide(upstream[j]) * factor + _slope(wide(values[j]), kind) * slope, out[j])
+        out[j] = narrow(wide(grad_output[j]) * factor + _slope(wide(values[j]), kind) * slope, out[j])
 
 
-@a_pass
-def _pull_pixel(upstream, values, kind, factors, slopes, out):
+@fast_njit
+def _add_gradients_pixel(grad_output, values, kind, factors, slopes, out):
     for c in range(values.size):
-        out[c] = narrow(wide(upstream[c]) * factors[c] + _slope(wide(values[c]), kind) * slopes[c], out[c])
+        out[c] = narrow(wide(grad_output[c]) * factors[c] + _slope(wide(values[c]), kind) * slopes[c], out[c])
 
 
-@a_pass
-def pull_back(upstream, sample, last_axis, first, last, kind, factors, slopes, out):
+@fast_njit
+def add_gradients(grad_output, sample, last_axis, first, last, kind, factors, slopes, out):
     """Write the map's gradient, g factors_c + slopes_c times x, sign(x) or 1, as the statistic is of `kind`."""
     if last_axis:
         for m in range(first, last):
-            _pull_pixel(upstream[m], sample[m], kind, factors, slopes, out[m])
+            _add_gradients_pixel(grad_output[m], sample[m], kind, factors, slopes, out[m])
     else:
         for c in range(first, last):
-            _pull_run(upstream[c], sample[c], kind, factors[c], slopes[c], out[c])
+            _add_gradients_run(grad_output[c], sample[c], kind, factors[c], slopes[c], out[c])

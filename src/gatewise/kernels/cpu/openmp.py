@@ -22,8 +22,10 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor, get_num_threads
 
-FEWEST = 32768  # elements below which waking a second thread costs more than it brings; torch's own grain size
-REASSOCIATED = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
+MIN_PARALLEL_NUMEL = (
+    32768  # elements below which waking a second thread costs more than it brings; torch's own grain size
+)
+FASTMATH_FLAGS = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
 
 # How a type lies in memory, as numba sees it: it has no bfloat16.
 _STORAGE = {torch.float32: types.float32, torch.float64: types.float64, torch.bfloat16: types.uint16}
@@ -133,7 +135,7 @@ class Kernel:
         block = _block_of(len(values), len(reals)).pack(*values, *reals)
         together, alone = self.compiled.get(like.dtype) or self.compile_for(like.dtype)
         threads = get_num_threads()
-        if threads > 1 and like.numel() >= FEWEST:
+        if threads > 1 and like.numel() >= MIN_PARALLEL_NUMEL:
             together(block, threads, 0)
         else:
             alone(block)

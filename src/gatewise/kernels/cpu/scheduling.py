@@ -14,7 +14,7 @@ import torch
 from numba import carray
 from torch import Tensor, empty, float64, get_num_threads
 
-from gatewise.kernels.cpu.openmp import FEWEST, stored_at, thread_count, thread_number, wait_for_all
+from gatewise.kernels.cpu.openmp import MIN_PARALLEL_NUMEL, stored_at, thread_count, thread_number, wait_for_all
 
 _CPU = torch.device("cpu")
 _LANES = 128  # a loop over fewer numbers than this is mostly its beginning and end
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, *, by_positions: bool = False) -> "Layout":
         """Read the layout of a dense map; `by_positions` says that parts are of positions in either layout."""
-        threads = get_num_threads() if x.numel() >= FEWEST else 1
+        threads = get_num_threads() if x.numel() >= MIN_PARALLEL_NUMEL else 1
         return _layout(x.shape, x.is_contiguous(), by_positions, threads)
 
     def totals(self, sums: int) -> Tensor:
@@ -64,12 +64,12 @@ def _in_a_row(channels: int, positions: int) -> int:
     return next(count for count in range(max(1, _LANES // channels), 0, -1) if positions % count == 0)
 
 
-def beside(upstream: Tensor, x: Tensor) -> Tensor:
+def match_memory_format(grad_output: Tensor, x: Tensor) -> Tensor:
     """Return a gradient of the type and layout of the map that it belongs to."""
     if x.is_contiguous():
-        return upstream.to(x.dtype).contiguous()
+        return grad_output.to(x.dtype).contiguous()
     last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
-    return upstream.to(x.dtype).contiguous(memory_format=last)
+    return grad_output.to(x.dtype).contiguous(memory_format=last)
 
 
 def dense(x: Tensor) -> Tensor:

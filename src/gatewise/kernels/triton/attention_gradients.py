@@ -17,7 +17,7 @@ from gatewise.kernels.triton.maps import locate
 
 
 @triton.jit
-def pull_sums_kernel(
+def gradient_sums_kernel(
     dcontext_ptr,  # (N, C), contiguous
     x_ptr,  # (N, C, M)
     attention_ptr,  # (N, M), contiguous
@@ -46,11 +46,11 @@ def pull_sums_kernel(
         inside = (channel < channels)[:, None] & (position < positions)[None, :]
         x = tl.load(x_row + position[None, :] * x_stride_m, mask=inside, other=0.0).to(dtype)
         attention = tl.load(attention_ptr + n * positions + position, mask=position < positions, other=0.0)
-        pull = tl.sum(dcontext[:, None] * x, 0)
-        tl.store(pulls_ptr + n * positions + position, pull, mask=position < positions)
+        grad_x = tl.sum(dcontext[:, None] * x, 0)
+        tl.store(pulls_ptr + n * positions + position, grad_x, mask=position < positions)
         highest = tl.max(attention, 0)
-        rebased = tl.where(highest > top, tl.max(tl.where(attention == highest, pull, float("-inf")), 0), base)
-        weighted = attention * (pull - rebased)
+        rebased = tl.where(highest > top, tl.max(tl.where(attention == highest, grad_x, float("-inf")), 0), base)
+        weighted = attention * (grad_x - rebased)
         pulled += tl.sum(weighted[None, :] * x, 1) - (rebased - base) * pooled
         pull_sum += tl.sum(weighted, 0) - (rebased - base) * mass
         pooled += tl.sum(attention[None, :] * x, 1)
@@ -98,14 +98,14 @@ def map_gradient_kernel(
     dcontext = tl.load(dcontext_ptr + row, mask=channel < channels, other=0.0)
     weight = tl.load(weight_ptr + channel, mask=channel < channels, other=0.0).to(dcontext.dtype)
     attention = tl.load(attention_ptr + column, mask=position < positions, other=0.0)
-    pull = tl.load(pulls_ptr + column, mask=position < positions, other=0.0)
-    dlogit = attention * (pull - tl.load(bases_ptr + 2 * n) - tl.load(bases_ptr + 2 * n + 1))
+    grad_x = tl.load(pulls_ptr + column, mask=position < positions, other=0.0)
+    dlogit = attention * (grad_x - tl.load(bases_ptr + 2 * n) - tl.load(bases_ptr + 2 * n + 1))
     dx = attention[None, :] * dcontext[:, None] + weight[:, None] * dlogit[None, :]
     if HAS_UPSTREAM:
         source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-        upstream = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dcontext.dtype)
+        grad_output = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dcontext.dtype)
         if HAS_FACTORS:
-            upstream *= tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]
-        dx += upstream
+            grad_output *= tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]
+        dx += grad_output
     target = n * dx_stride_n + channel[:, None] * dx_stride_c + position[None, :] * dx_stride_m
     tl.store(dx_ptr + target, dx.to(dx_ptr.dtype.element_ty), mask=inside)

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.kernels.triton.attention_gradients import map_gradient_kernel, pull_sums_kernel
+from gatewise.kernels.triton.attention_gradients import gradient_sums_kernel, map_gradient_kernel
 from gatewise.kernels.triton.channel_affine import reduction_type
 from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
 
@@ -153,7 +153,7 @@ def backward(
     x: Tensor,
     attention: Tensor,
     weight: Tensor,
-    upstream: Tensor | None = None,
+    grad_output: Tensor | None = None,
     factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, and each sample's of weight (N, C) and bias (N,), the last 0 up to rounding.
@@ -163,7 +163,7 @@ def backward(
         x: the map, (N, C, *S).
         attention: (N, M), as `forward` returns it.
         weight: (C,).
-        upstream: what else reaches x, like x, added to its gradient.
+        grad_output: what else reaches x, like x, added to its gradient.
         factors: of upstream, (N, C).
     """
     flat = x.flatten(2)
@@ -175,9 +175,9 @@ def backward(
     pulls = torch.empty_like(attention)
     sums = attention.new_empty((samples, chunks, 2, channels + 2))
     dx = torch.empty_like(flat)
-    given = dx if upstream is None else in_order_of(flat, upstream)
+    given = dx if grad_output is None else in_order_of(flat, grad_output)
     launch(
-        pull_sums_kernel,
+        gradient_sums_kernel,
         samples * chunks,
         *(dcontext, flat, attention, pulls, sums),
         *(channels, positions, rounds, chunks),
@@ -193,7 +193,7 @@ def backward(
         *(given, dcontext if factors is None else factors, dcontext, attention, pulls, bases, weight, dx),
         *(channels, positions, m_blocks),
         *(*given.stride(), *dx.stride()),
-        HAS_UPSTREAM=upstream is not None,
+        HAS_UPSTREAM=grad_output is not None,
         HAS_FACTORS=factors is not None,
         **constants_of(tile),
     )

@@ -87,10 +87,12 @@ def _sums_kernel(
         elif OF == "values":
             total += x
         else:
-            upstream = tl.load(upstream_row + position[None, :] * upstream_stride_m, mask=inside, other=0.0).to(dtype)
-            total += upstream * x
+            grad_output = tl.load(upstream_row + position[None, :] * upstream_stride_m, mask=inside, other=0.0).to(
+                dtype
+            )
+            total += grad_output * x
             if OF == "products and upstream":
-                plain += upstream
+                plain += grad_output
     target = sums_ptr + (n * chunks + chunk) * channels + channel
     tl.store(target, tl.sum(total, 1), mask=channel < channels)
     if OF == "products and upstream":
@@ -130,31 +132,31 @@ def channel_means(x: Tensor) -> Tensor:
     return channel_sums("values", flat)[0] / flat.shape[2]
 
 
-def channel_products(upstream: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def channel_products(grad_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums over positions of upstream * x and of upstream, each (N, C) in float32 (float64 for float64)."""
-    products, plain = channel_sums("products and upstream", x.flatten(2), in_order_of(x.flatten(2), upstream))
+    products, plain = channel_sums("products and upstream", x.flatten(2), in_order_of(x.flatten(2), grad_output))
     return products, plain
 
 
-def channel_sums(of: str, x: Tensor, upstream: Tensor | None = None) -> Tensor:
+def channel_sums(of: str, x: Tensor, grad_output: Tensor | None = None) -> Tensor:
     """Return sums over positions of x (N, C, M): (1, N, C), or (2, N, C) of "products and upstream".
 
     Args:
         of: "squares" x^2, "sizes" |x|, "values" x, "products" upstream * x, or "products and upstream".
         x: the map.
-        upstream: another, where `of` needs it.
+        grad_output: another, where `of` needs it.
     """
     samples, channels, positions = x.shape
     tile = tile_of(x)
     rounds, chunks = rounds_of(x, tile)
     count = 2 if of == "products and upstream" else 1
     sums = torch.empty((count, samples, chunks, channels), dtype=reduction_type(x), device=x.device)
-    upstream = x if upstream is None else upstream
+    grad_output = x if grad_output is None else grad_output
     launch(
         _sums_kernel,
         samples * triton.cdiv(channels, tile[0]) * chunks,
         x,
-        upstream,
+        grad_output,
         sums,
         channels,
         positions,
@@ -162,7 +164,7 @@ def channel_sums(of: str, x: Tensor, upstream: Tensor | None = None) -> Tensor:
         chunks,
         sums.stride(0),
         *x.stride(),
-        *upstream.stride(),
+        *grad_output.stride(),
         OF=of,
         **constants_of(tile),
     )

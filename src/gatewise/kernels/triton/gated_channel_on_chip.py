@@ -89,19 +89,19 @@ def backward_on_chip_kernel(
     source = n * x_stride_n + channel[:, None] * x_stride_c + position[None, :] * x_stride_m
     x = tl.load(x_ptr + source, mask=inside, other=0.0).to(dtype)
     source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-    upstream = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dtype)
+    grad_output = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dtype)
     norm = tl.load(norms_ptr + n * channels + channel, mask=given, other=1.0)
     alpha = tl.load(alpha_ptr + channel, mask=given, other=0.0)
     gamma = tl.load(gamma_ptr + channel, mask=given, other=0.0)
     beta = tl.load(beta_ptr + channel, mask=given, other=0.0)
-    dalpha, dgamma, dbeta, factor, pull = gradients(
-        tl.sum(upstream * x, 1), norm, alpha, gamma, beta, channels, EPS, MODE, ACTIVATION
+    dalpha, dgamma, dbeta, factor, grad_x = gradients(
+        tl.sum(grad_output * x, 1), norm, alpha, gamma, beta, channels, EPS, MODE, ACTIVATION
     )
     dparams = dparams_ptr + n * channels + channel
     tl.store(dparams, dalpha, mask=given)
     tl.store(dparams + dparams_stride, dgamma, mask=given)
     tl.store(dparams + 2 * dparams_stride, dbeta, mask=given)
     if NEEDS_MAP:
-        dx = upstream * factor[:, None] + (x if MODE == "l2" else sign(x)) * pull[:, None]
+        dx = grad_output * factor[:, None] + (x if MODE == "l2" else sign(x)) * grad_x[:, None]
         target = n * dx_stride_n + channel[:, None] * dx_stride_c + position[None, :] * dx_stride_m
         tl.store(dx_ptr + target, dx.to(dx_ptr.dtype.element_ty), mask=inside)

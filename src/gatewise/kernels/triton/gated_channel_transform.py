@@ -72,7 +72,7 @@ def _gradients_kernel(
     channel = tl.arange(0, BLOCK_C)
     given = channel < channels
     row = tl.program_id(0).to(tl.int64) * channels + channel
-    dalpha, dgamma, dbeta, factor, pull = gradients(
+    dalpha, dgamma, dbeta, factor, grad_x = gradients(
         tl.load(products_ptr + row, mask=given, other=0.0),
         tl.load(norms_ptr + row, mask=given, other=1.0),
         tl.load(alpha_ptr + channel, mask=given, other=0.0),
@@ -87,7 +87,7 @@ def _gradients_kernel(
     tl.store(dparams_ptr + dparams_stride + row, dgamma, mask=given)
     tl.store(dparams_ptr + 2 * dparams_stride + row, dbeta, mask=given)
     tl.store(factors_ptr + row, factor, mask=given)
-    tl.store(pulls_ptr + row, pull, mask=given)
+    tl.store(pulls_ptr + row, grad_x, mask=given)
 
 
 @triton.jit
@@ -118,12 +118,12 @@ def _map_gradient_kernel(
     position = block * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = (channel < channels)[:, None] & (position < positions)[None, :]
     factor = tl.load(factors_ptr + n * channels + channel, mask=channel < channels, other=0.0)
-    pull = tl.load(pulls_ptr + n * channels + channel, mask=channel < channels, other=0.0)
+    grad_x = tl.load(pulls_ptr + n * channels + channel, mask=channel < channels, other=0.0)
     source = n * x_stride_n + channel[:, None] * x_stride_c + position[None, :] * x_stride_m
     x = tl.load(x_ptr + source, mask=inside, other=0.0).to(factor.dtype)
     source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-    upstream = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(factor.dtype)
-    dx = upstream * factor[:, None] + (x if MODE == "l2" else sign(x)) * pull[:, None]
+    grad_output = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(factor.dtype)
+    dx = grad_output * factor[:, None] + (x if MODE == "l2" else sign(x)) * grad_x[:, None]
     target = n * dx_stride_n + channel[:, None] * dx_stride_c + position[None, :] * dx_stride_m
     tl.store(dx_ptr + target, dx.to(dx_ptr.dtype.element_ty), mask=inside)
 
@@ -166,7 +166,7 @@ def forward(
 
 
 def backward(
-    upstream: Tensor,
+    grad_output: Tensor,
     x: Tensor,
     norms: Tensor,
     alpha: Tensor,
@@ -180,40 +180,40 @@ def backward(
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradient of x, if it is needed, and each sample's gradients of alpha, gamma and beta, (3, N, C)."""
     flat = x.flatten(2)
-    upstream = in_order_of(flat, upstream)
+    grad_output = in_order_of(flat, grad_output)
     samples, channels, positions = flat.shape
     dparams = norms.new_empty((3, samples, channels))
     dx = torch.empty_like(flat) if needs_map else None
-    strides = (*upstream.stride(), *flat.stride(), *(flat if dx is None else dx).stride())
+    strides = (*grad_output.stride(), *flat.stride(), *(flat if dx is None else dx).stride())
     constants: dict[str, Any] = {"EPS": eps, "MODE": mode, "ACTIVATION": activation, **_on_chip(flat)}
     parameters = (alpha, gamma, beta)
     if constants["BLOCK_C"] * constants["BLOCK_M"] <= ON_CHIP:
         target = flat if dx is None else dx
-        tensors = (upstream, flat, norms, *parameters, target, dparams)
+        tensors = (grad_output, flat, norms, *parameters, target, dparams)
         constants["NEEDS_MAP"] = needs_map
         launch(
             backward_on_chip_kernel, samples, *tensors, channels, positions, dparams.stride(0), *strides, **constants
         )
     else:
         del constants["BLOCK_M"], constants["num_warps"]
-        products = channel_sums("products", flat, upstream)
+        products = channel_sums("products", flat, grad_output)
         factors, pulls = torch.empty_like(norms), torch.empty_like(norms)
         tensors = (products, norms, *parameters, dparams, factors, pulls)
         launch(_gradients_kernel, samples, *tensors, channels, dparams.stride(0), **constants)
         if dx is not None:
-            _map_gradient(upstream, flat, factors, pulls, dx, mode)
+            _map_gradient(grad_output, flat, factors, pulls, dx, mode)
     return None if dx is None else dx.unflatten(2, x.shape[2:]), dparams
 
 
-def _map_gradient(upstream: Tensor, x: Tensor, factors: Tensor, pulls: Tensor, dx: Tensor, mode: str) -> None:
+def _map_gradient(grad_output: Tensor, x: Tensor, factors: Tensor, pulls: Tensor, dx: Tensor, mode: str) -> None:
     samples, channels, positions = x.shape
     tile = tile_of(x)
     m_blocks = triton.cdiv(positions, tile[1])
-    strides = (*upstream.stride(), *x.stride(), *dx.stride())
+    strides = (*grad_output.stride(), *x.stride(), *dx.stride())
     launch(
         _map_gradient_kernel,
         samples * triton.cdiv(channels, tile[0]) * m_blocks,
-        *(upstream, x, factors, pulls, dx),
+        *(grad_output, x, factors, pulls, dx),
         *(channels, positions, m_blocks),
         *strides,
         MODE=mode,

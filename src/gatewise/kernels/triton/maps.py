@@ -15,18 +15,18 @@ WIDEST_RUN = 128  # channels of one position in a channels-last tile: 256 bytes 
 PROGRAMS = 512  # that a reduction is split into where it can: about four for each processor of a large GPU
 
 
-def in_order_of(x: Tensor, upstream: Tensor) -> Tensor:
-    """Return `upstream` (N, C, *S) as (N, C, M), copied only where x (N, C, M) has its axes in another order.
+def in_order_of(x: Tensor, grad_output: Tensor) -> Tensor:
+    """Return `grad_output` (N, C, *S) as (N, C, M), copied only where x (N, C, M) has its axes in another order.
 
     An expanded tensor is read in place, through its strides of 0.
 
     >>> in_order_of(torch.zeros(1, 2, 6), torch.zeros(()).expand(1, 2, 2, 3)).stride()
     (0, 0, 0)
     """
-    given = upstream.flatten(2)
+    given = grad_output.flatten(2)
     if given.stride(1) == given.stride(2) == 0 or _channels_last(given) == _channels_last(x):
         return given
-    return torch.empty_like(x, dtype=upstream.dtype).copy_(given)
+    return torch.empty_like(x, dtype=grad_output.dtype).copy_(given)
 
 
 def tile_of(x: Tensor) -> tuple[int, int]:

@@ -57,5 +57,5 @@ def gradients(
     dz = product * slope
     shared = tl.sum(dz * gamma * u, 0) / channels
     ds = r * (dz * gamma - (u if MODE == "l2" else sign(u)) * shared)
-    pull = ds * alpha / norm if MODE == "l2" else ds * alpha
-    return ds * norm, dz * u, dz, factor, pull
+    grad_x = ds * alpha / norm if MODE == "l2" else ds * alpha
+    return ds * norm, dz * u, dz, factor, grad_x
