@@ -654,6 +654,16 @@ def test_gates_work_again_after_the_analysis() -> None:
     assert all("forward" not in gate.__dict__ for gate in gw.gates_in(net).values())
 
 
+def test_the_analysis_leaves_gates_their_forms_for_inference() -> None:
+    net = Chain(nn.ReLU()).eval()
+    gw.insert_gates(net, "gct", place="inner")
+    fast = gw.optimize_for_inference(net, SMALL)
+    forms = [gate.__dict__["forward"] for gate in gw.gates_in(net).values()]
+    gw.find_places(net, "inner", SMALL)
+    assert [gate.__dict__["forward"] for gate in gw.gates_in(net).values()] == forms
+    fast.undo()
+
+
 # --- Front ends ------------------------------------------------------------------------------------------------------
 
 

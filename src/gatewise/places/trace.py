@@ -108,14 +108,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _gates_set_aside(model: nn.Module) -> Iterator[None]:
     """Let every gate return its input as it is, so that places are those of the network without its gates."""
-    gates = [module for module in model.modules() if isinstance(module, Gate)]
+    forms = {module: module.__dict__.get("forward") for module in model.modules() if isinstance(module, Gate)}
     try:
-        for gate in gates:
+        for gate in forms:
             gate.__dict__["forward"] = lambda x: x
         yield
     finally:
-        for gate in gates:
+        for gate, form in forms.items():
             gate.__dict__.pop("forward", None)
+            if form is not None:  # that of optimize_for_inference
+                gate.__dict__["forward"] = form
 
 
 def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
