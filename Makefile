@@ -1,4 +1,4 @@
-# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY.
+# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY, WORKERS.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
@@ -7,6 +7,7 @@ N ?=
 MINUTES ?= 0
 SHARD ?= 1/1
 ONLY ?=
+WORKERS ?=
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
@@ -31,7 +32,7 @@ test-oldest: .venv-oldest/.developed  ## run the default suite with the oldest s
 	touch $@
 
 mutants: $(VENV)/.developed  ## run the tests on small planted bugs: all; N=16 draws a sample; ONLY=word; SHARD=1/4
-	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(N),-n $(N) --minutes $(MINUTES)) --shard $(SHARD) --only "$(ONLY)"
+	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(N),-n $(N) --minutes $(MINUTES)) --shard $(SHARD) --only "$(ONLY)" $(if $(WORKERS),--workers $(WORKERS))
 
 mutants-map: $(VENV)/.developed  ## record which tests execute which function in tests/mutants/tests.json, half an hour
 	PYTHONPATH=tests $(BIN)/python -m mutants.mapping

@@ -4,6 +4,7 @@ Ends with exit code 1 if one survives, or if more than 5 % of all that are liste
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard", metavar="K/N", default="1/1", help="every N-th mutant, from the K-th on")
     parser.add_argument("-n", type=int, metavar="N", help="draw at least N mutants by the hash of the commit")
     parser.add_argument("--minutes", type=float, default=0.0, help="with -n: go on until so many minutes are used")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that run mutants")
     return parser
 
 
@@ -72,7 +74,7 @@ def _run(mutants: list[Mutant], listed: list[Mutant], chosen: argparse.Namespace
     warm_up()
     limits = Limits(len(mutants) if chosen.n is None else chosen.n, 60 * chosen.minutes)
     outcomes = {}
-    for mutant, outcome in run(mutants, listed, ROOT, limits):
+    for mutant, outcome in run(mutants, listed, ROOT, limits, chosen.workers):
         outcomes[mutant] = outcome
         word = "caught  " if outcome.caught else "SURVIVED"
         print(f"{word} {outcome.seconds:5.1f} s  {title(mutant)} | {outcome.reason}", flush=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -89,14 +88,17 @@ class Limits:
     seconds: float
 
 
-def run(mutants: list[Mutant], listed: list[Mutant], root: Path, limits: Limits) -> Iterator[tuple[Mutant, Outcome]]:
-    """Run mutants in their order, in as many workers as there are processors; yield what became of each.
+def run(
+    mutants: list[Mutant], listed: list[Mutant], root: Path, limits: Limits, workers: int
+) -> Iterator[tuple[Mutant, Outcome]]:
+    """Run mutants in their order; yield what became of each.
 
     Args:
         mutants: those to run.
         listed: all that there are; what caught others is forgotten.
         root: the project.
         limits: when to stop.
+        workers: how many processes run mutants at the same time.
     """
     found = FoundTests.load(root)
     found.forget_all_but({mutant.name for mutant in listed})
@@ -104,8 +106,7 @@ def run(mutants: list[Mutant], listed: list[Mutant], root: Path, limits: Limits)
         outcomes, number = _FORK.SimpleQueue(), _FORK.Value("i", 0)
         work = (mutants, number, limits, time.monotonic(), outcomes)
         processes = [
-            _FORK.Process(target=_work, args=(root, Path(folder) / str(slot), found, *work))
-            for slot in range(os.cpu_count() or 1)
+            _FORK.Process(target=_work, args=(root, Path(folder) / str(slot), found, *work)) for slot in range(workers)
         ]
         for process in processes:
             process.start()

@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator, Sequence
 
 IGNORED = {"kind", "type_comment"}  # the u of u"text", and comments
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def expression(text: str) -> ast.expr:
@@ -113,13 +113,13 @@ class Rest(list[ast.AST]):
     """A new snippet that is what the old one held."""
 
 
-def symbols(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+def symbols(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
     """Yield the name and the definition of each function and class, as "Class.method"."""
 
-    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
+    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
         for child in ast.iter_child_nodes(node):
             name = prefix
-            if isinstance(child, DEFINITIONS):
+            if isinstance(child, Definition):
                 name = f"{prefix}.{child.name}" if prefix else child.name
                 yield name, child
             yield from walk(child, name)
