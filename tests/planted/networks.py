@@ -550,8 +550,8 @@ BUGS = [
     Bug(
         "norms stay frozen when everything is trained",
         "tuning.py",
-        'if layer.__dict__.pop("train", None) is not None:',
-        'if layer.__dict__.get("train") is not None:',
+        'if owner.__dict__.pop("train", None) is not None:',
+        'if owner.__dict__.get("train") is not None:',
         "test_freezing.py",
         "test_train_everything_restores_the_behaviour",
     ),
