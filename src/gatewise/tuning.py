@@ -12,6 +12,8 @@ from gatewise import _validation, errors
 from gatewise.insertion import gates_in
 from gatewise.registry import Gate
 
+_BEFORE = "_requires_grad_before_freezing"  # of a module: that of its own parameters, by name
+
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
     """Yield every parameter that a gate owns: the gate, the parameter's name in it, the parameter."""
@@ -75,7 +77,11 @@ def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
 def train_only_gates(model: nn.Module) -> None:
     """Freeze everything but the gates; frozen normalisation keeps its running statistics, through model.train() too.
 
-    A network whose gates have no parameters, or that has no gates, is refused with ValueError.
+    What `requires_grad` was before is kept for `train_everything`, in copies and pickles of the network too; a second
+    call does not replace it.
+
+    Raises:
+        InvalidValueError: the network has no gates, or none with parameters.
     """
     gates = gates_in(model)
     if not any(True for _ in gate_parameters(model)):
@@ -85,6 +91,9 @@ def train_only_gates(model: nn.Module) -> None:
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
     own = {id(parameter) for _, _, parameter in gate_parameters(model)}
+    for owner in model.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():
@@ -94,13 +103,19 @@ def train_only_gates(model: nn.Module) -> None:
 
 
 def train_everything(model: nn.Module) -> None:
-    """Undo `train_only_gates`: every parameter is trained, and normalisation follows its network's mode again."""
+    """Undo `train_only_gates`: thaw what it froze, and let normalisation follow its network's mode again.
+
+    Every parameter's `requires_grad` is again what it was before the first `train_only_gates`: what was frozen then
+    stays frozen. Without a `train_only_gates` before, nothing changes.
+    """
     _validation.check_module("train_everything", model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    for layer in model.modules():
-        if layer.__dict__.pop("train", None) is not None:
-            layer.train(model.training)
+    for owner in model.modules():
+        for name, requires_grad in owner.__dict__.pop(_BEFORE, {}).items():
+            parameter = owner._parameters.get(name)
+            if parameter is not None:
+                parameter.requires_grad_(requires_grad)
+        if owner.__dict__.pop("train", None) is not None:
+            owner.train(model.training)
 
 
 @dataclass(frozen=True)
