@@ -12,6 +12,7 @@ from gatewise.execution.constant_gates import ConstantGates, call_last
 from gatewise.execution.open_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, opened, weights_of
 from gatewise.execution.openings import Openings
 from gatewise.gaternet import Site
+from gatewise.mixins import own_class
 from gatewise.places import Flow, change_map, find_flows
 from gatewise.registry import Gate
 
@@ -26,7 +27,7 @@ def why_not(backbone: nn.Module, flow: Flow, folds: dict[str, str]) -> str:
     layers = dict(backbone.named_modules())
     for path in (*flow.makers, *flow.readers):
         layer: Any = layers[path]
-        if type(layer) not in _WEIGHTED:
+        if own_class(layer) not in _WEIGHTED:
             return f"{path} is a {type(layer).__name__}, which is run as a whole"
         if getattr(layer, "groups", 1) > 1:
             return f"{path} is a grouped convolution, which is run as a whole"
@@ -40,9 +41,9 @@ def why_not(backbone: nn.Module, flow: Flow, folds: dict[str, str]) -> str:
 
 
 def _passes(layer: nn.Module) -> bool:
-    if type(layer) in _NORMS:
+    if own_class(layer) in _NORMS:
         return layer.running_mean is not None  # type: ignore[union-attr]
-    return type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
+    return own_class(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
 
 
 def needs_mask(backbone: nn.Module, flow: Flow) -> bool:
@@ -52,8 +53,8 @@ def needs_mask(backbone: nn.Module, flow: Flow) -> bool:
     something of zeros; a squeeze reads them; and so does what lies behind an addition.
     """
     layers = {path: backbone.get_submodule(path) for path in flow.layers}
-    run_whole = any(type(layers[path]) is not nn.Conv2d for path in (*flow.makers, *flow.readers))
-    on_the_way = any(type(layers[path]) in CONVOLUTIONS for path in flow.passes)
+    run_whole = any(own_class(layers[path]) is not nn.Conv2d for path in (*flow.makers, *flow.readers))
+    on_the_way = any(own_class(layers[path]) in CONVOLUTIONS for path in flow.passes)
     return run_whole or on_the_way or flow.expands or len(flow.makers) > 1 or len(flow.readers) > 1
 
 
@@ -64,12 +65,12 @@ def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
 
 
 def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
-    if type(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
+    if own_class(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
         return False
     if convolution._forward_hooks or norm._forward_pre_hooks or norm.running_mean is None:
         return False
     with_activation = type(norm).__name__ == "BatchNormAct2d" and not any(isinstance(c, Gate) for c in norm.children())
-    return type(norm) in _NORMS or with_activation
+    return own_class(norm) in _NORMS or with_activation
 
 
 class _PutBack:
@@ -116,15 +117,15 @@ def open_up(
     passes = {path: number for number, flow in enumerate(flows) for path in flow.passes}
     for path, layer in layers.items():
         norm = layers[folds[path]] if path in folds else None
-        picked: Any = weights_of(layer, norm) if type(layer) in _WEIGHTED else None
-        if path in passes and type(layer) in CONVOLUTIONS:
+        picked: Any = weights_of(layer, norm) if own_class(layer) in _WEIGHTED else None
+        if path in passes and own_class(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], openings, passes[path]))
         elif path in reads or path in writes or path in folds:
             ends = reads.get(path), writes.get(path)
             _exchange(backbone, path, opened(layer, picked, openings, *ends, grouped=grouped))
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
-        elif path in passes and type(layer) in _NORMS and path not in folds.values():
+        elif path in passes and own_class(layer) in _NORMS and path not in folds.values():
             _exchange(backbone, path, OpenNorm(layer, openings, passes[path]))
     for number, (site, flow) in enumerate(zip(sites, flows, strict=True)):
         if flow.expands:
@@ -167,7 +168,7 @@ def folded(network: nn.Module, example: Any = None) -> nn.Module:
 
 def _without_norm(norm: Any) -> nn.Module:
     """Return what is left of a norm: nothing, or the activation that timm's BatchNormAct2d holds."""
-    return nn.Identity() if type(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
+    return nn.Identity() if own_class(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
 
 
 def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
