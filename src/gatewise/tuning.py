@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors
 from gatewise.insertion import gates_in
+from gatewise.mixins import add_mixin, remove_mixin
 from gatewise.registry import Gate
 
 _BEFORE = "_requires_grad_before_freezing"  # of a module: that of its own parameters, by name
@@ -67,11 +68,13 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     return [group for group in groups if group["params"]]
 
 
-def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
-    """Stand in for `layer.train`: a frozen layer keeps its running statistics, and what is inside it follows `mode`."""
-    nn.Module.train(layer, mode)
-    layer.training = False
-    return layer
+class _KeepsStatistics(nn.Module):
+    """A frozen normalisation layer: it evaluates in training too, and what is inside it follows `mode`."""
+
+    def train(self, mode: bool = True) -> "_KeepsStatistics":
+        super().train(mode)
+        self.training = False
+        return self
 
 
 def train_only_gates(model: nn.Module) -> None:
@@ -98,7 +101,7 @@ def train_only_gates(model: nn.Module) -> None:
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():
         if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
-            layer.train = functools.partial(_keep_evaluating, layer)
+            add_mixin(layer, _KeepsStatistics)
             layer.training = False
 
 
@@ -107,6 +110,9 @@ def train_everything(model: nn.Module) -> None:
 
     Every parameter's `requires_grad` is again what it was before the first `train_only_gates`: what was frozen then
     stays frozen. Without a `train_only_gates` before, nothing changes.
+
+    Raises:
+        InvalidValueError: a frozen layer's class was changed since, as a parametrization does.
     """
     _validation.check_module("train_everything", model)
     for owner in model.modules():
@@ -114,7 +120,8 @@ def train_everything(model: nn.Module) -> None:
             parameter = owner._parameters.get(name)
             if parameter is not None:
                 parameter.requires_grad_(requires_grad)
-        if owner.__dict__.pop("train", None) is not None:
+        if isinstance(owner, _KeepsStatistics):
+            remove_mixin(owner, _KeepsStatistics)
             owner.train(model.training)
 
 

@@ -22,6 +22,7 @@ from gatewise.kernels.backend import kernels_for
 from gatewise.kernels.channels import Link, scale_channels
 from gatewise.kernels.gated_channel_transform import kernel_options, kernel_parameters
 from gatewise.measure import interleaved_latency
+from gatewise.mixins import own_class
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -67,7 +68,7 @@ class FoldedConvolution:
     """A convolution with the batch norm behind it in its weights, and with a gate's factors if it is handed some."""
 
     def __init__(self, layer: Any, norm: Any | None, factor_slot: FactorSlot | None = None) -> None:
-        self.layer, self.convolve = layer, CONVOLUTIONS[type(layer)]
+        self.layer, self.convolve = layer, CONVOLUTIONS[own_class(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         weight, bias = layer.weight, layer.bias
         if norm is not None:

@@ -24,13 +24,31 @@ from gatewise.inference.forms import (
     pass_on,
 )
 from gatewise.insertion import gate_hosts, gates_in
+from gatewise.mixins import add_mixin, own_class, remove_mixin
 from gatewise.places import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
 from gatewise.places.trace import example_inputs
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-class InferenceNet(nn.Module):
+class _ForInference(nn.Module):
+    """What a network that is optimised for inference refuses."""
+
+    def train(self, mode: bool = True) -> "_ForInference":
+        if mode:
+            raise errors.InvalidValueError(
+                "a network that is optimised for inference cannot be trained. Take it back with undo() first."
+            )
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "_ForInference":  # noqa: ARG002
+        raise errors.InvalidValueError(
+            "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
+            "move it, and optimise it again."
+        )
+
+
+class InferenceNet(_ForInference):
     """A network whose layers run in their forms for inference until `undo`; the network itself is `model`.
 
     Attributes:
@@ -50,18 +68,12 @@ class InferenceNet(nn.Module):
         self._flags = {module: module.training for module in model.modules()}
         self._changed: list[nn.Module] = []
         self._handles = [module.register_load_state_dict_pre_hook(_reject_weights) for module in model.modules()]
-        model.__dict__["train"] = functools.partial(_train, model)
-        model.__dict__["_apply"] = _reject_moves
-        super().train(False)
+        add_mixin(model, _ForInference)
+        self.eval()
 
     def forward(self, *args: Any, **named: Any) -> Output:
         with torch.no_grad():
             return self.model(*args, **named)
-
-    def train(self, mode: bool = True) -> "InferenceNet":
-        _train(self.model, mode)
-        self.training = False
-        return self
 
     def undo(self) -> nn.Module:
         """Return the network as it was, bit for bit, training flags included."""
@@ -69,36 +81,16 @@ class InferenceNet(nn.Module):
             layer.__dict__.pop("forward", None)
         for module, flag in self._flags.items():
             module.training = flag
-        for name in ("train", "_apply"):
-            self.model.__dict__.pop(name, None)
+        if isinstance(self.model, _ForInference):
+            remove_mixin(self.model, _ForInference)
         for handle in self._handles:
             handle.remove()
         self._changed, self.folded, self.gates = [], {}, {}
         return self.model
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":
-        return _reject_moves(fn, recurse)
-
     def _set(self, layer: nn.Module, form: Any) -> None:
         layer.__dict__["forward"] = form
         self._changed.append(layer)
-
-
-def _train(model: nn.Module, mode: bool = True) -> nn.Module:
-    """Stand in for `train` of a network that is optimised for inference."""
-    if mode:
-        raise errors.InvalidValueError(
-            "a network that is optimised for inference cannot be trained. Take it back with undo() first."
-        )
-    return nn.Module.train(model, False)
-
-
-def _reject_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
-    """Stand in for what moves or converts such a network."""
-    raise errors.InvalidValueError(
-        "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
-        "move it, and optimise it again."
-    )
 
 
 def _reject_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
@@ -194,7 +186,7 @@ def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> d
     """Give convolutions their forms for inference, with the norms that can go into them; return them by path."""
     convolutions: dict[str, FoldedConvolution] = {}
     for path, layer in layers.items():
-        if type(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
+        if own_class(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
             continue
         norm = layers.get(norms.get(path, ""))
         if norm is not None and (layer._forward_hooks or not _foldable(norm)):
@@ -209,7 +201,9 @@ def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> d
 
 def _foldable(norm: Any) -> bool:
     """Whether a norm is a plain batch norm, or timm's with an activation, whose work another layer can do."""
-    known = type(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or type(norm).__name__ == "BatchNormAct2d"
+    known = (
+        own_class(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or type(norm).__name__ == "BatchNormAct2d"
+    )
     return known and norm.running_mean is not None and not norm._forward_pre_hooks
 
 

@@ -440,10 +440,10 @@ CHANGES = {
                 "decay['weight_decay'] = weight_decay or 0.0",
             ),
         },
-        "_keep_evaluating": {
-            "frozen norms follow model.train()": remove("layer.training = False"),
+        "_KeepsStatistics.train": {
+            "frozen norms follow model.train()": remove("self.training = False"),
             "gates inside frozen norms are frozen with them": replace(
-                "nn.Module.train(layer, mode)", "nn.Module.train(layer, mode=False)"
+                "super().train(mode)", "super().train(mode=False)"
             ),
         },
         "train_only_gates": {
@@ -454,9 +454,7 @@ CHANGES = {
             "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
         },
         "train_everything": {
-            "norms stay frozen when everything is trained": replace(
-                "owner.__dict__.pop('train', None)", "owner.__dict__.get('train')"
-            ),
+            "norms stay frozen when everything is trained": remove("remove_mixin(owner, _KeepsStatistics)"),
         },
         "Stage.begin": {
             "first stage trains everything": replace("train_only_gates", "train_everything"),
