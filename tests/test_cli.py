@@ -85,7 +85,10 @@ def test_a_process_answers_a_mistake_with_one_line_and_code_2(tmp_path: Path) ->
 def test_a_process_answers_a_failed_training_with_one_line_and_code_1(tmp_path: Path) -> None:
     result = command("train", "--lr", "1000", "--warmup", "0", *QUICK, "--out", "run", folder=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("gatewise: the loss is nan at step")
+    overflow = (
+        r"(the loss is (nan|inf)|the gradient of \S+ is not finite)"  # which comes first is the processor's rounding
+    )
+    assert re.match(f"gatewise: {overflow} at step [0-9]+ of epoch 1\\. ", result.stderr)
     assert result.stderr.count("\n") == 1
 
 

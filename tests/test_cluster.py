@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import pytest
 from test_compare import few_digits, few_rounds  # noqa: F401
 from test_processes import descendants
 
-from gatewise import cluster
+from gatewise import cluster, measure
 from gatewise.cli import run
 from gatewise.cluster import train_on_cluster, train_run, training_speeds
 from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
 from gatewise.files import read_json
+from gatewise.measure import Latency
 from gatewise.training import Interrupted, Progress, Recipe
 
 QUICK = Recipe(data="digits", epochs=1, batch_size=32, lr=0.05, precision="fp32")
@@ -311,10 +312,21 @@ def test_epochs_are_told_once_as_the_runs_log_them(tmp_path: Path, monkeypatch: 
     assert listening.lines[1:-1] == ["se seed 0: epoch 2/1, loss 0.5000, accuracy 25.00 %, 10 images/s"]
 
 
-def test_speeds_of_training_are_timed_here_and_leave_no_trace(few_digits: None) -> None:
-    dataset = QUICK.source.load()
-    speeds = training_speeds({name: QUICK.of_comparison(name, 0) for name in ("none", "gaternet:budget=0.5")}, dataset)
-    assert speeds["none"] > speeds["gaternet:budget=0.5"] > 0
+def test_speeds_of_training_are_a_batch_over_the_median_of_steps_timed_in_turn(
+    few_digits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: dict[str, list[float]] = {}
+
+    def clock(calls: Mapping[str, Callable[[], float]], **_: Any) -> dict[str, Latency]:
+        """Say that a step took half a second, or twice that; each must give the same loss again."""
+        timed.update({name: [call(), call()] for name, call in calls.items()})
+        return {name: Latency(s, s, s, (s,)) for name, s in zip(calls, (0.5, 1.0), strict=True)}
+
+    monkeypatch.setattr(measure, "interleaved_latency", clock)
+    names = ("none", "gct")
+    speeds = training_speeds({name: QUICK.of_comparison(name, 0) for name in names}, QUICK.source.load())
+    assert speeds == {"none": 64.0, "gct": 32.0}
+    assert all(first == again > 0 for first, again in timed.values()), "a timed step has changed the weights"
 
 
 # A real cluster on this machine
