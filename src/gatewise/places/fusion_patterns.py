@@ -35,7 +35,7 @@ def find_fusion_patterns(
 ) -> tuple[dict[tuple[str, str], FusionPattern], dict[str, str]]:
     """Return the approach to each place (layer, side), and each convolution with the batch norm that alone reads it.
 
-    The side "behind" is that of a gate which the network itself calls with the layer's result. Traces show no gates, so
+    The side "after" is that of a gate which the network itself calls with the layer's result. Traces show no gates, so
     it must be told where they are.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -45,7 +45,7 @@ def find_fusion_patterns(
     operations = trace(model, example)
     layers = Layers(model, operations)
     places = list(places)
-    gated = {path for path, side in places if side == "behind"}
+    gated = {path for path, side in places if side == "after"}
     norms = {path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}
     return {place: _fusion_pattern(operations, layers, gated, *place) for place in places}, norms
 
@@ -58,7 +58,7 @@ def _fusion_pattern(operations: list[Op], layers: Layers, gated: set[str], path:
     hooks = cast(dict[int, Any], layers.modules[path]._forward_hooks)  # the gate's own, perhaps one that keeps the map
     if side == "output":
         return FusionPattern(owned=written and len(hooks) == 1)
-    if side == "behind":
+    if side == "after":
         return FusionPattern(owned=written and not hooks and _read_alone(inside[0]))
     source, activation = inside[0].inputs[0], ""
     if len(source.consumers) != 1:
