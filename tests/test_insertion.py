@@ -779,7 +779,7 @@ def test_choices_that_cannot_be_read_are_refused(options: dict[str, Any], messag
 
 def test_an_insertion_is_shown_in_one_line() -> None:
     insertion = gw.insert_gates(gw.make_model("resnet20"), "gct", exclude=["conv1"])
-    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 left out)"
+    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 skipped)"
 
 
 def test_the_network_that_has_no_place_is_told_in_the_gate_s_own_words() -> None:

@@ -456,8 +456,8 @@ def test_a_word_is_no_yes(gate: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("gate", "options", "message"),
     [
-        ("ge", {"rd_channels": 9}, "are the width of the MLP"),
-        ("eca", {"kernel_size": 5, "gamma": 7}, "give them or kernel_size, not both"),
+        ("ge", {"rd_channels": 9}, "set the width of the MLP"),
+        ("eca", {"kernel_size": 5, "gamma": 7}, "give either them or kernel_size, not both"),
     ],
 )
 def test_options_without_a_use_are_refused(gate: str, options: dict[str, Any], message: str) -> None:
