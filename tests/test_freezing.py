@@ -170,6 +170,60 @@ def test_train_everything_restores_the_behaviour(training: bool) -> None:
     assert {"conv1.weight", "bn1.weight", "bn1.running_mean", "bn1.num_batches_tracked", "fc.bias"} <= moved
 
 
+@pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_train_everything_thaws_what_was_frozen_for_it_and_nothing_else(
+    calls: int, after: Callable[[nn.Module], nn.Module]
+) -> None:
+    net = network()
+    net.conv1.requires_grad_(False)
+    net.bn1.bias.requires_grad_(False)
+    next(iter(gw.gates_in(net).values())).gamma.requires_grad_(False)
+    before, state = {name: p.requires_grad for name, p in net.named_parameters()}, snapshot(net)
+    assert sum(before.values()) == len(before) - 3
+    for _ in range(calls):
+        gw.train_only_gates(net)
+        assert sum(p.requires_grad for p in net.parameters()) == 3 * len(gw.gates_in(net))
+    net = after(net)
+    assert list(net.state_dict()) == list(state)
+    assert changed(net, state) == set()
+    gw.train_everything(net)
+    assert {name: p.requires_grad for name, p in net.named_parameters()} == before
+    gw.train_everything(net)  # there is nothing left to undo
+    assert {name: p.requires_grad for name, p in net.named_parameters()} == before
+
+
+def test_gates_that_come_between_two_freezings_are_remembered_too() -> None:
+    net = network()
+    net.fc.requires_grad_(False)
+    gw.train_only_gates(net)
+    gw.insert_gates(net, "gct", place="before_conv")
+    net.conv1.gct.beta.requires_grad_(False)
+    gw.train_only_gates(net)
+    gw.train_everything(net)
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {"fc.weight", "fc.bias", "conv1.gct.beta"}
+
+
+def test_without_a_freezing_before_nothing_is_thawed() -> None:
+    net = network()
+    net.fc.requires_grad_(False)
+    gw.train_everything(net)
+    assert {name for name, p in net.named_parameters() if not p.requires_grad} == {"fc.weight", "fc.bias"}
+
+
+def test_a_part_can_be_thawed_by_itself() -> None:
+    net = network()
+    gw.train_only_gates(net)
+    gw.train_everything(net.stages[2])
+    net.train()
+    assert net.stages[2][0].bn1.training
+    assert not net.stages[1][0].bn1.training
+    gw.train_only_gates(net)
+    gw.train_everything(net)
+    assert all(p.requires_grad for p in net.parameters())
+
+
 def test_freezing_twice_is_freezing_once() -> None:
     net = network()
     gw.train_only_gates(net)

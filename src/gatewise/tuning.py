@@ -12,6 +12,8 @@ from gatewise import _validation, errors
 from gatewise.insertion import gates_in
 from gatewise.registry import Gate
 
+_BEFORE = "_requires_grad_before_freezing"  # attribute of a module: requires_grad of its parameters, by name
+
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
     """Yield (gate, name in the gate, parameter) for every parameter of every gate."""
@@ -79,6 +81,9 @@ def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
 def train_only_gates(model: nn.Module) -> None:
     """Freeze everything but the gates; running statistics of frozen layers stay constant, also after model.train().
 
+    The `requires_grad` flags are stored in the modules for `train_everything`, also in copies and pickles of the
+    network; a second call does not replace them.
+
     Raises:
         InvalidValueError: the network has no gates, or its gates have no parameters.
     """
@@ -91,6 +96,9 @@ def train_only_gates(model: nn.Module) -> None:
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
     own = {id(parameter) for _, _, parameter in gate_parameters(model)}
+    for owner in model.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():
@@ -100,13 +108,19 @@ def train_only_gates(model: nn.Module) -> None:
 
 
 def train_everything(model: nn.Module) -> None:
-    """Undo `train_only_gates`: every parameter requires gradients, and normalisation follows model.train() again."""
+    """Undo `train_only_gates`: unfreeze what it froze; normalisation follows model.train() again.
+
+    Every parameter gets the `requires_grad` it had before the first `train_only_gates`, so parameters that were frozen
+    then stay frozen. Without an earlier `train_only_gates` nothing changes.
+    """
     _validation.check_module("train_everything", model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    for layer in model.modules():
-        if layer.__dict__.pop("train", None) is not None:
-            layer.train(model.training)
+    for owner in model.modules():
+        for name, requires_grad in owner.__dict__.pop(_BEFORE, {}).items():
+            parameter = owner._parameters.get(name)
+            if parameter is not None:
+                parameter.requires_grad_(requires_grad)
+        if owner.__dict__.pop("train", None) is not None:
+            owner.train(model.training)
 
 
 @dataclass(frozen=True)

@@ -455,7 +455,7 @@ CHANGES = {
         },
         "train_everything": {
             "norms stay frozen when everything is trained": replace(
-                "layer.__dict__.pop('train', None)", "layer.__dict__.get('train')"
+                "owner.__dict__.pop('train', None)", "owner.__dict__.get('train')"
             ),
         },
         "Stage.begin": {
