@@ -366,7 +366,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         gw.load_weights(tiny("gct"), file)
     with pytest.raises(GatewiseError, match=r"unknown source 'mmvc'.*Did you mean 'mmcv'"):
         gw.load_weights(tiny("gct"), file, source="mmvc")
-    with pytest.raises(TypeError, match=r"takes a network \(torch.nn.Module\)"):
+    with pytest.raises(TypeError, match=r"expects a network \(torch.nn.Module\)"):
         gw.load_weights("resnet", file)  # type: ignore[arg-type]  # pyright: ignore
     with pytest.raises(GatewiseError, match="nowhere"):
         gw.load_weights(tiny("gct"), tmp_path / "nowhere.pth")

@@ -475,7 +475,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "half a class": ({"num_classes": 1.5}, InvalidTypeError, r"num_classes must be an integer, got 1\.5"),
     "no channel": ({"in_chans": 0}, InvalidValueError, "in_chans must be at least 1, got 0"),
     "no width": ({"channels": 0}, InvalidValueError, "channels must be at least 1, got 0"),
-    "nothing left": ({"dropout": 1.0}, InvalidValueError, r"dropout must lie between 0 and 0\.99, got 1\.0"),
+    "nothing left": ({"dropout": 1.0}, InvalidValueError, r"dropout must be between 0 and 0\.99, got 1\.0"),
     "a word for a truth": ({"auxiliary": "no"}, InvalidTypeError, "auxiliary must be true or false, got 'no'"),
     "a number for a truth": ({"pretrained": 1}, InvalidTypeError, "pretrained must be true or false, got 1"),
 }

@@ -32,7 +32,7 @@ class MissingExtraError(GatewiseError, ImportError):
 
 
 class NewerFormatError(DataError):
-    """A file was written by a newer version of gatewise; the message has both format numbers. Do not change the file."""
+    """A file was written by a newer version of gatewise; the message has both format numbers. The file is intact."""
 
 
 class StorageError(GatewiseError, OSError):

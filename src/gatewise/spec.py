@@ -34,9 +34,7 @@ GATER_OPTIONS = (
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
 _SIZES = re.compile(r"\d+(x\d+)+")
 _WORDS = {"true": True, "false": False, "none": None}
-_MODEL = re.compile(
-    r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL
-)  # timm's prefixes contain a colon
+_MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL)  # timm's prefixes contain a colon
 _LOCAL_FOLDER = "local-dir:"  # timm's prefix; the path after it could contain any character of the grammar
 
 
@@ -206,9 +204,7 @@ def parse_gates_list(text: str) -> list[Gates]:
     chosen = [parse_gates(part) for part in parts]
     with_defaults = [tuple(choice.in_full for choice in gates) for gates in chosen]
     repeated = {
-        format_gates(gates)
-        for gates, full in zip(chosen, with_defaults, strict=True)
-        if with_defaults.count(full) > 1
+        format_gates(gates) for gates, full in zip(chosen, with_defaults, strict=True) if with_defaults.count(full) > 1
     }
     if repeated:
         raise errors.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each only once.")
