@@ -304,7 +304,7 @@ def entries_of(path: Path, values: Mapping[str, Any], *names: str) -> None:
     """Raise if the values read from a file do not have all these entries."""
     for name in names:
         if name not in values:
-            raise DataError(f"{path} has no entry {name!r}. Was it written by gatewise? Restore it from a copy.")
+            raise DataError(f"{path} has no {name!r}. Was it written by gatewise? Restore it from a copy.")
 
 
 def check_format_number(path: Path, found: object, newest: int) -> None:
