@@ -78,7 +78,7 @@ def test_a_network_beyond_memory_is_refused_before_it_is_built(monkeypatch: pyte
     with pytest.raises(InvalidValueError, match=r"gate 'se' would have [\d,]+ weights; the maximum is 100,000"):
         gw.make_gate("se", 5000)
     with pytest.raises(
-        InvalidValueError, match=r"resnet20 of these sizes would have [\d,]+ weights; the maximum is 100,000"
+        InvalidValueError, match=r"resnet20 with these sizes would have [\d,]+ weights; the maximum is 100,000"
     ):
         gw.make_model("resnet20", num_classes=5000)
 

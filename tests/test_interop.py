@@ -150,7 +150,8 @@ def test_where_timm_differs_by_default_it_is_said(tmp_path: Path) -> None:
     theirs = timm.models.ResNet(timm.models.resnet.Bottleneck, TINY, **options)
     file = written(theirs.state_dict(), tmp_path / "timm.pth")
     assert "eps 1e-6, here 1e-05; build with gc:eps=1e-6" in str(gw.load_weights(tiny("gc", rd_ratio=1 / 8), file))
-    with pytest.raises(GatewiseError, match=r"of another shape \(.*channel_add_conv.0.weight \(32, 256, 1, 1\), expected"):
+    message = r"of another shape \(.*channel_add_conv.0.weight \(32, 256, 1, 1\), expected"
+    with pytest.raises(GatewiseError, match=message):
         gw.load_weights(tiny("gc"), file)
 
 

@@ -27,7 +27,8 @@ CHANGES = {
         },
         "_target": {
             "heads of detectors overwritten": replace(
-                "(body, True) if isinstance(body, nn.Module) and (not of_detector) else (model, False)", "(model, False)"
+                "(body, True) if isinstance(body, nn.Module) and (not of_detector) else (model, False)",
+                "(model, False)",
             ),
         },
         "_fresh_gates": {
