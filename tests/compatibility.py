@@ -70,8 +70,8 @@ _UNCOMPILED = ExpectedError(
 )
 _TRACED = ExpectedError(
     "InvalidTypeError",
-    "GaterNet expects a tensor, got a Proxy of torch.fx.symbolic_trace, which cannot see what depends on the input. "
-    "Read the network with torch.export.export(network, (example,)) instead.",
+    "GaterNet expects a tensor, got a Proxy of torch.fx.symbolic_trace, which cannot trace data-dependent code. "
+    "Use torch.export.export(network, (example,)) instead.",
 )
 _GATES_GONE = ExpectedError(
     "InvalidValueError",
@@ -81,8 +81,8 @@ _GATES_GONE = ExpectedError(
 )
 _CUT = ExpectedError(
     "InvalidValueError",
-    "* expect a map of * channels, got *: the backbone was changed after GaterNet was put around it. Prune a network "
-    "before; gatewise.compact takes closed filters out of a GaterNet.",
+    "* expect a map of * channels, got *: the backbone was changed after the GaterNet was built. Prune a network "
+    "before that; gatewise.compact removes closed filters from a GaterNet.",
 )
 
 # Expected error or remark by the tool's check and the kind of network, for pairs that do not simply work.

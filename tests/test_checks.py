@@ -86,7 +86,7 @@ def test_number_between_takes_both_ends(value: float) -> None:
 
 @pytest.mark.parametrize("value", [-1e-9, 1.5, float("nan"), float("inf"), -float("inf")])
 def test_number_between_refuses_what_lies_outside_with_value_and_bounds(value: float) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"rate must lie between 0 and 1, got {value!r}.")):
+    with pytest.raises(ValueError, match=re.escape(f"rate must be between 0 and 1, got {value!r}.")):
         _validation.check_number_between(0, 1, rate=value)
 
 
@@ -97,7 +97,7 @@ def test_number_between_refuses_other_types_with_value_and_type(value: object, k
 
 
 def test_number_between_checks_every_value() -> None:
-    with pytest.raises(ValueError, match=r"second must lie between 0 and 1, got 2\."):
+    with pytest.raises(ValueError, match=r"second must be between 0 and 1, got 2\."):
         _validation.check_number_between(0, 1, first=1, second=2)
 
 
@@ -174,25 +174,25 @@ def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
     ("name", "options", "kind", "message"),
     [
         ("gct", {"mode": "l3"}, ValueError, r"unknown mode 'l3'; expected one of 'l1', 'l2'"),
-        ("gct", {"mode": 0.5}, ValueError, r"mode must lie between 1 and 1e\+06, got 0\.5"),
+        ("gct", {"mode": 0.5}, ValueError, r"mode must be between 1 and 1e\+06, got 0\.5"),
         ("gct", {"mode": None}, TypeError, r"mode must be a number, got None"),
         ("gct", {"mode": True}, TypeError, r"mode must be a number, got True"),
         ("gct", {"activation": "tan"}, ValueError, r"unknown activation 'tan'; .* Did you mean 'tanh'\?"),
-        ("gct", {"eps": 0}, ValueError, r"eps must lie between 1e-30 and 1, got 0"),
-        ("gct", {"epsilon": -1.0}, ValueError, r"eps must lie between 1e-30 and 1, got -1\.0"),
+        ("gct", {"eps": 0}, ValueError, r"eps must be between 1e-30 and 1, got 0"),
+        ("gct", {"epsilon": -1.0}, ValueError, r"eps must be between 1e-30 and 1, got -1\.0"),
         (
             "gct",
             {"eps": 1e-5, "epsilon": 1e-3},
             ValueError,
-            r"two names of one option, got 1e-05 and 0\.001\. Give eps",
+            r"two names of one option, got 1e-05 and 0\.001\. Give only eps",
         ),
         ("gc", {"pooling": "max"}, ValueError, r"unknown pooling 'max'; expected one of 'attention', 'average'"),
         ("gc", {"fusion": "sum"}, ValueError, r"unknown fusion 'sum'; expected one of 'add', 'both', 'multiply'"),
         ("gc", {"rd_channels": 1}, ValueError, r"rd_channels must be at least 2, got 1"),
         ("se", {"rd_channels": 0}, ValueError, r"rd_channels must be at least 1, got 0"),
         ("se", {"rd_channels": 2.0}, TypeError, r"rd_channels must be an integer, got 2\.0 \(float\)"),
-        ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 0"),
-        ("gc", {"rd_ratio": 17}, ValueError, r"rd_ratio must lie between 1e-09 and 1, got 17"),
+        ("se", {"rd_ratio": 0}, ValueError, r"rd_ratio must be between 1e-09 and 1, got 0"),
+        ("gc", {"rd_ratio": 17}, ValueError, r"rd_ratio must be between 1e-09 and 1, got 17"),
         ("se", {"rd_divisor": 0}, ValueError, r"rd_divisor must be at least 1, got 0"),
         ("se", {"spatial_dims": 4}, ValueError, r"unknown spatial_dims 4; expected one of 1, 2, 3\."),
         (

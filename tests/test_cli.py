@@ -382,7 +382,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "no whole number of seeds": ("compare --seeds 1.5 --out there", "--seeds: expected a whole number, got '1.5'"),
     "no whole number of pixels": ("train --image-size 8.5 --out there", "expected a whole number, got '8.5'"),
     "no rate": ("train --lr fast --out there", "--lr"),
-    "rate of nothing": ("train --lr 0 --out there", "lr must lie between"),
+    "rate of nothing": ("train --lr 0 --out there", "lr must be between"),
     "no epochs": ("train --epochs 0 --out there", "epochs must be at least 1, got 0"),
     "negative seed": ("train --seed -1 --out there", "seed must be at least 0, got -1"),
     "unknown gate": ("train --gate gcct --out there", "Did you mean 'gct'?"),

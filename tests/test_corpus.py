@@ -69,15 +69,17 @@ def test_a_refusal_is_never_longer_than_a_screen() -> None:
 
 def test_a_network_beyond_memory_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was the allocator's RuntimeError, or the end of the process."""
-    with pytest.raises(InvalidValueError, match=r"would hold [\d,]+ numbers; at most 2,147,483,648"):
+    with pytest.raises(InvalidValueError, match=r"would have [\d,]+ weights; the maximum is 2,147,483,648"):
         gw.make_model(f"resnet18_cifar:width={2**20}")
-    with pytest.raises(InvalidValueError, match="would hold more than torch can count"):
+    with pytest.raises(InvalidValueError, match="would have more than torch can count"):
         gw.make_gate("se", 2**62)
     monkeypatch.setattr("gatewise._validation._MOST_NUMBERS", 100_000)
     assert gw.make_gate("gct", 5000).channels == 5000
-    with pytest.raises(InvalidValueError, match=r"gate 'se' would hold [\d,]+ numbers; at most 100,000"):
+    with pytest.raises(InvalidValueError, match=r"gate 'se' would have [\d,]+ weights; the maximum is 100,000"):
         gw.make_gate("se", 5000)
-    with pytest.raises(InvalidValueError, match=r"resnet20 of these sizes would hold [\d,]+ numbers; at most 100,000"):
+    with pytest.raises(
+        InvalidValueError, match=r"resnet20 with these sizes would have [\d,]+ weights; the maximum is 100,000"
+    ):
         gw.make_model("resnet20", num_classes=5000)
 
 

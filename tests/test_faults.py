@@ -376,7 +376,7 @@ def of_format(path: Path, number: object, key: str = "format") -> None:
     path.write_text(json.dumps(values))
 
 
-NEWER = r"{} is of format 2, and this gatewise knows formats up to 1: a newer version wrote it\. Use that version"
+NEWER = r"{} has format 2, but this version of gatewise supports formats up to 1\. Upgrade"
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "checkpoints/step_000000006/state.json"])
@@ -443,7 +443,7 @@ def test_a_run_of_a_newer_version_in_a_comparison_is_found_before_anything_is_tr
 def test_a_format_that_is_no_number_is_refused(tmp_path: Path, number: object) -> None:
     write_record(tmp_path / "file.json", {"a": 1}, 1)
     of_format(tmp_path / "file.json", number)
-    with pytest.raises(DataError, match=rf"is of format {re.escape(repr(number))}; expected a number from 1 to 1"):
+    with pytest.raises(DataError, match=rf"has format {re.escape(repr(number))}; expected a number from 1 to 1"):
         read_record(tmp_path / "file.json", 1)
 
 
@@ -479,11 +479,11 @@ def test_a_person_may_edit_config_and_metrics(finished: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("file", "key", "value", "message"),
     [
-        ("config.json", "std", [0.0], "std must lie between 1e-06 and 1e+06, got 0.0"),
-        ("config.json", "mean", [math.nan], "mean must lie between -1e+06 and 1e+06, got nan"),
+        ("config.json", "std", [0.0], "std must be between 1e-06 and 1e+06, got 0.0"),
+        ("config.json", "mean", [math.nan], "mean must be between -1e+06 and 1e+06, got nan"),
         ("config.json", "num_classes", "3", "num_classes must be an integer, got '3' (str)"),
-        ("metrics.json", "accuracy", 1.5, "accuracy must lie between 0 and 1, got 1.5"),
-        ("metrics.json", "loss", math.inf, "loss must lie between -1e+38 and 1e+38, got inf"),
+        ("metrics.json", "accuracy", 1.5, "accuracy must be between 0 and 1, got 1.5"),
+        ("metrics.json", "loss", math.inf, "loss must be between -1e+38 and 1e+38, got inf"),
         ("metrics.json", "images_per_second", "fast", "images_per_second must be a number, got 'fast' (str)"),
     ],
 )

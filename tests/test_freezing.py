@@ -148,7 +148,7 @@ def test_freezing_does_not_put_a_network_into_training_mode() -> None:
 def test_freezing_a_network_without_gates_is_refused() -> None:
     net = gw.make_model("resnet20")
     with pytest.raises(
-        ValueError, match=r"CifarResNet has no gates to train \(it has no gates\)\. Insert some that learn"
+        ValueError, match=r"CifarResNet has no gates to train \(it has no gates\)\. Insert gates with parameters"
     ):
         gw.train_only_gates(net)
     assert all(p.requires_grad for p in net.parameters())

@@ -92,7 +92,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_trained(
         raise AssertionError("something was trained")
 
     monkeypatch.setattr(comparing, "train", nothing)
-    with pytest.raises(InvalidValueError, match="budget must lie between"):
+    with pytest.raises(InvalidValueError, match="budget must be between"):
         compare(QUICK, [parse_gates("none"), parse_gates("gaternet:budget=2")], 1, tmp_path / "out")
     assert not (tmp_path / "out" / "runs").exists()
 

@@ -345,7 +345,7 @@ def test_what_needs_the_network_as_it_was_is_refused() -> None:
         gw.optimize_for_inference(net)
     with pytest.raises(gw.GatewiseError, match="cannot be trained"):
         fast.train()
-    with pytest.raises(gw.GatewiseError, match="stays on its device and in its type"):
+    with pytest.raises(gw.GatewiseError, match="keeps its device and dtype"):
         fast.double()
     for target in (net, fast):
         with pytest.raises(gw.GatewiseError, match="weights that are loaded now would not be used"):

@@ -665,7 +665,7 @@ def test_more_than_one_of_place_before_and_after_is_refused(gate: Any, options: 
 def test_a_place_in_the_string_counts_as_a_place() -> None:
     with pytest.raises(ValueError, match="give only one of place=, before= and after="):
         gw.insert_gates(chain(), "gct@inner", before=nn.Conv2d)
-    with pytest.raises(ValueError, match="'gct@inner' names a place and so does place='before_conv'; give one"):
+    with pytest.raises(ValueError, match="'gct@inner' has a place and place='before_conv' is given; give only one"):
         gw.insert_gates(chain(), "gct@inner", place="before_conv")
     assert gw.insert_gates(chain(), "gct@inner", place="inner").names == ("1",)
 
@@ -752,10 +752,10 @@ def test_gates_can_be_added_to_a_network_that_has_others() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet18", "gct"), "insert_gates takes a network"),
+        (("resnet18", "gct"), "insert_gates expects a network"),
         (
             (nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3)), "triplet@before_conv"),
-            "maps of two spatial axes, but '0' has 1",
+            "maps with two spatial axes, but '0' has 1",
         ),
     ],
 )
@@ -767,8 +767,8 @@ def test_what_gates_cannot_go_into_is_refused(arguments: tuple[Any, ...], messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"include": "("}, "is no regular expression"),
-        ({"exclude": "["}, "is no regular expression"),
+        ({"include": "("}, "is not a valid regular expression"),
+        ({"exclude": "["}, "is not a valid regular expression"),
         ({"before": "conv"}, "take layer types such as torch.nn.Conv2d"),
     ],
 )
@@ -779,7 +779,7 @@ def test_choices_that_cannot_be_read_are_refused(options: dict[str, Any], messag
 
 def test_an_insertion_is_shown_in_one_line() -> None:
     insertion = gw.insert_gates(gw.make_model("resnet20"), "gct", exclude=["conv1"])
-    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 left out)"
+    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 skipped)"
 
 
 def test_the_network_that_has_no_place_is_told_in_the_gate_s_own_words() -> None:

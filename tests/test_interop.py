@@ -150,7 +150,8 @@ def test_where_timm_differs_by_default_it_is_said(tmp_path: Path) -> None:
     theirs = timm.models.ResNet(timm.models.resnet.Bottleneck, TINY, **options)
     file = written(theirs.state_dict(), tmp_path / "timm.pth")
     assert "eps 1e-6, here 1e-05; build with gc:eps=1e-6" in str(gw.load_weights(tiny("gc", rd_ratio=1 / 8), file))
-    with pytest.raises(GatewiseError, match=r"of another shape \(.*channel_add_conv.0.weight \(32, 256, 1, 1\), here"):
+    message = r"of another shape \(.*channel_add_conv.0.weight \(32, 256, 1, 1\), expected"
+    with pytest.raises(GatewiseError, match=message):
         gw.load_weights(tiny("gc"), file)
 
 
@@ -303,7 +304,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_touched(tmp_path: Path) -> No
     message = str(error.value)
     assert "missing (1): layer1.0.conv1.weight" in message
     assert "unexpected (1): layer9.weight" in message
-    assert "of another shape (1): fc.weight (1000, 2048), here (7, 2048)" in message
+    assert "of another shape (1): fc.weight (1000, 2048), expected (7, 2048)" in message
     assert all(torch.equal(tensor, before[name]) for name, tensor in ours.state_dict().items())
     loaded = gw.load_weights(ours, file, strict=False)
     assert (loaded.left_out, loaded.reshaped) == (("layer9.weight",), ("fc.weight",))
@@ -332,7 +333,7 @@ def test_nothing_of_a_malicious_pickle_runs(tmp_path: Path) -> None:
     marker = tmp_path / "it ran"
     content = {"state_dict": {"fc.weight": torch.zeros(1)}, "meta": _Shell(marker)}
     file = written(content, tmp_path / "evil.pth")
-    with pytest.raises(GatewiseError, match="was not opened: its pickle holds more than tensors"):
+    with pytest.raises(GatewiseError, match="was not opened: its pickle contains more than tensors"):
         gw.load_weights(tiny("gct"), file)
     assert not marker.exists()
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(_Shell(marker)))
@@ -362,15 +363,15 @@ def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     file = written({}, tmp_path / "empty.pth")
-    with pytest.raises(GatewiseError, match="holds no tensors by name"):
+    with pytest.raises(GatewiseError, match="has no named tensors"):
         gw.load_weights(tiny("gct"), file)
     with pytest.raises(GatewiseError, match=r"unknown source 'mmvc'.*Did you mean 'mmcv'"):
         gw.load_weights(tiny("gct"), file, source="mmvc")
-    with pytest.raises(TypeError, match=r"takes a network \(torch.nn.Module\)"):
+    with pytest.raises(TypeError, match=r"expects a network \(torch.nn.Module\)"):
         gw.load_weights("resnet", file)  # type: ignore[arg-type]  # pyright: ignore
     with pytest.raises(GatewiseError, match="nowhere"):
         gw.load_weights(tiny("gct"), tmp_path / "nowhere.pth")
-    with pytest.raises(GatewiseError, match=r"holds no model\.safetensors"):
+    with pytest.raises(GatewiseError, match=r"has no model\.safetensors"):
         gw.load_weights(tiny("gct"), tmp_path)
 
 

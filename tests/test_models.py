@@ -184,7 +184,7 @@ def test_gates_find_their_places_beside_either_shortcut(shortcut: str, bottlenec
 def test_a_network_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown shortcut 'paddin'; .*Did you mean 'padding'\?"):
         gw.make_model("resnet20:shortcut=paddin")
-    with pytest.raises(ValueError, match=r"shortcut='padding' cannot narrow 32 channels to 16\. Choose"):
+    with pytest.raises(ValueError, match=r"shortcut='padding' cannot reduce 32 channels to 16\. Choose"):
         CifarResNet([1, 1], [32, 16], shortcut="padding")
     with pytest.raises(ValueError, match=r"output width must be a multiple of 4, got 18\."):
         CifarResNet([1], [18], bottleneck=True)
@@ -262,7 +262,7 @@ def test_parameters_sizes_a_wider_network() -> None:
     for budget in (100_000, 400_000, 3_000_000):
         found = size(gw.make_model(f"resnet20_wider:parameters={budget}", num_classes=100))
         assert abs(found / budget - 1) < 0.015
-    with pytest.raises(ValueError, match="parameters must be at least 253, those of the narrowest network of this"):
+    with pytest.raises(ValueError, match="parameters must be at least 253, those of the narrowest such network"):
         gw.make_model("resnet20_wider:parameters=100")
     with pytest.raises(TypeError, match="parameters must be an integer"):
         gw.make_model("resnet20_wider:parameters=4e5")
@@ -429,7 +429,7 @@ def test_options_in_the_text_count() -> None:
 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_text_and_call_must_not_disagree(seed: int | None) -> None:
-    with pytest.raises(InvalidValueError, match="asked for with num_classes=7, but num_classes=2 is needed here"):
+    with pytest.raises(InvalidValueError, match=r"the spec of .* has num_classes=7, but num_classes=2 is required"):
         gw.make_model("resnet20:num_classes=7", num_classes=2, seed=seed)
 
 
@@ -456,8 +456,8 @@ def test_a_word_is_no_yes(gate: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("gate", "options", "message"),
     [
-        ("ge", {"rd_channels": 9}, "are the width of the MLP"),
-        ("eca", {"kernel_size": 5, "gamma": 7}, "give them or kernel_size, not both"),
+        ("ge", {"rd_channels": 9}, "set the width of the MLP"),
+        ("eca", {"kernel_size": 5, "gamma": 7}, "give either them or kernel_size, not both"),
     ],
 )
 def test_options_without_a_use_are_refused(gate: str, options: dict[str, Any], message: str) -> None:

@@ -297,8 +297,8 @@ def test_a_learning_rate_of_a_billion_is_refused_with_its_bounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(["train", "--data", "digits", "--lr", "1e9", "--out", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == "gatewise: lr must lie between 1e-08 and 1000, got 1000000000.0.\n"
-    with pytest.raises(InvalidValueError, match="lr must lie between"):
+    assert capsys.readouterr().err == "gatewise: lr must be between 1e-08 and 1000, got 1000000000.0.\n"
+    with pytest.raises(InvalidValueError, match="lr must be between"):
         dataclasses.replace(RECIPE, lr=1e9)
 
 
@@ -343,7 +343,7 @@ def test_a_mean_or_std_that_would_ruin_all_images_is_refused(
     config = (tmp_path / "initial" / "config.json").read_text()
     values = json.loads(config) | {"mean": mean, "std": std}
     (tmp_path / "initial" / "config.json").write_text(json.dumps(values))
-    with pytest.raises(DataError, match=r"config\.json: (mean|std) must lie between"):
+    with pytest.raises(DataError, match=r"config\.json: (mean|std) must be between"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, init=str(tmp_path / "initial")))
 
 

@@ -103,7 +103,7 @@ def test_options_are_the_constructors_keywords_without_device_and_dtype() -> Non
 
 def test_a_name_in_use_is_refused_with_its_owner() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
-    with pytest.raises(ValueError, match="gate 'scale' is registered already, by ScaleEverything"):
+    with pytest.raises(ValueError, match="gate 'scale' is already registered, by ScaleEverything"):
         gw.register_gate("scale", **FACTS)
 
 
@@ -115,7 +115,7 @@ def test_a_place_that_does_not_exist_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", ["two words", "1st", "a-b", "", "a+b", "a@b"])
 def test_a_name_that_the_grammar_of_specs_could_not_read_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"must be letters, digits and '_', got {name!r}")):
+    with pytest.raises(ValueError, match=re.escape(f"must consist of letters, digits and '_', got {name!r}")):
         gw.register_gate(name, **FACTS)
 
 

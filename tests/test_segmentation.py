@@ -404,7 +404,7 @@ def test_a_classifier_s_weights_are_kept_by_name_and_the_rest_is_listed(tmp_path
     assert {name.partition(".")[0] for name in transfer.fresh} == {"context", "head"}
     for name in transfer.kept:
         assert torch.equal(net.backbone.state_dict()[name], classifier.state_dict()[name])
-    assert str(transfer).endswith("not used: fc.bias, fc.weight; fresh: context, head")
+    assert str(transfer).endswith("not used: fc.bias, fc.weight; new: context, head")
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet"])
@@ -427,7 +427,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     weights = gw.make_model("test_resnet").state_dict()
     name = next(name for name in weights if name.endswith("conv1.weight"))
     save_file(weights | {name: torch.zeros(1)}, tmp_path / "cut.safetensors")
-    with pytest.raises(DataError, match=rf"'{re.escape(name)}' has the shape \(1,\), the backbone's own"):
+    with pytest.raises(DataError, match=rf"'{re.escape(name)}' has shape \(1,\), but the backbone expects"):
         load_backbone(net, tmp_path / "cut.safetensors")
 
 
@@ -440,7 +440,7 @@ def test_a_training_starts_from_a_classifier_and_says_what_it_kept(
         recipe, epochs=1, lr=1e-8, init=str(tmp_path / "timm.safetensors"), gate="gct@before_conv"
     )
     train(chosen, tmp_path / "run", progress=Progress())
-    assert "not used: fc.bias, fc.weight; fresh: " in capsys.readouterr().err
+    assert "not used: fc.bias, fc.weight; new: " in capsys.readouterr().err
     saved = load_file(tmp_path / "run" / "model.safetensors")
     weights = {name: value for name, value in classifier.state_dict().items() if name.endswith("conv1.weight")}
     assert weights

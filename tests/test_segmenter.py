@@ -429,9 +429,9 @@ class _Stages(nn.Module):
 @pytest.mark.parametrize(
     ("sides", "message"),
     [
-        ([25, 13, 7], r"gives 3 maps, .*expected at least 4"),
-        ([49, 25, 13, 7, 4], r"gives 5 maps, the last \(4, 4\) of an image of 97x97; .* a side of 7"),
-        ([49, 25, 13, 13], r"gives 4 maps, the last \(13, 13\)"),
+        ([25, 13, 7], r"returns 3 feature maps, .*expected at least 4"),
+        ([49, 25, 13, 7, 4], r"returns 5 feature maps, the last of size \(4, 4\) for an image of 97x97; .* sides of 7"),
+        ([49, 25, 13, 13], r"returns 4 feature maps, the last of size \(13, 13\)"),
     ],
 )
 def test_a_backbone_of_other_maps_than_asked_for_is_refused(
@@ -459,10 +459,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a place beside context_at": (
         {"context": "gc@context"},
         InvalidValueError,
-        "gate without a place.*Give context_at",
+        "gate without a place.*Use context_at",
     ),
     "another place": ({"context": "gc@residual_end"}, InvalidValueError, "gate without a place"),
-    "a gater": ({"context": "gaternet"}, InvalidValueError, "context takes a gate without a place, got 'gaternet'"),
+    "a gater": ({"context": "gaternet"}, InvalidValueError, "context must be a gate without a place, got 'gaternet'"),
     "an unknown gate": ({"context": "gcn"}, InvalidValueError, r"unknown gate 'gcn'; .*Did you mean 'gc'\?"),
     "an option that its gate lacks": ({"context": "se:pooling=att"}, InvalidValueError, "unknown option of gate 'se'"),
     "an unknown way": ({"context_at": "stage"}, InvalidValueError, r"unknown context_at .*Did you mean 'stages'\?"),
@@ -475,7 +475,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "half a class": ({"num_classes": 1.5}, InvalidTypeError, r"num_classes must be an integer, got 1\.5"),
     "no channel": ({"in_chans": 0}, InvalidValueError, "in_chans must be at least 1, got 0"),
     "no width": ({"channels": 0}, InvalidValueError, "channels must be at least 1, got 0"),
-    "nothing left": ({"dropout": 1.0}, InvalidValueError, r"dropout must lie between 0 and 0\.99, got 1\.0"),
+    "nothing left": ({"dropout": 1.0}, InvalidValueError, r"dropout must be between 0 and 0\.99, got 1\.0"),
     "a word for a truth": ({"auxiliary": "no"}, InvalidTypeError, "auxiliary must be true or false, got 'no'"),
     "a number for a truth": ({"pretrained": 1}, InvalidTypeError, "pretrained must be true or false, got 1"),
 }

@@ -1,6 +1,6 @@
 """Channel gates for convolutional networks: insert them, train them, compare them fairly.
 
-What needs an extra, or much time to import, is imported when its name is first used.
+Names that need an optional dependency, or are slow to import, are imported on first use.
 """
 
 import importlib
@@ -106,14 +106,14 @@ _LAZY = {
 }
 
 
-if not TYPE_CHECKING:  # or every misspelt name would have a type
+if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name
 
     def __getattr__(name: str) -> Any:
-        """Import a name of `_LAZY` when it is first used; the block under TYPE_CHECKING declares the types."""
+        """Import a name of `_LAZY` on first use; the TYPE_CHECKING block above declares the types."""
         if name not in _LAZY:
             raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
         if name == "PretrainedNet":
-            _validation.import_optional("huggingface_hub", "sharing networks", "hub")
+            _validation.import_optional("huggingface_hub", "PretrainedNet", "hub")
         module = importlib.import_module(_LAZY[name])
         value = module if module.__name__ == f"gatewise.{name}" else getattr(module, name)
         globals()[name] = value

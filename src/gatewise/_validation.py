@@ -1,4 +1,4 @@
-"""Argument validation, and the wording of its errors: who expected what, what was given, and what to do next."""
+"""Argument validation; each error states what was expected, what was given and what to do next."""
 
 import difflib
 import errno
@@ -26,13 +26,13 @@ Option = TypeVar("Option", str, int)
 
 
 class _Shown(reprlib.Repr):
-    """What a refusal shows of a value: a line of bounded length, whatever came."""
+    """`repr` for error messages: one line of bounded length for any value."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = self.maxlong = 200
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 20
-        self.maxlevel = 3  # a few kilobytes of YAML can name a list of lists with billions of entries
+        self.maxlevel = 3  # a few kilobytes of YAML with aliases can define nested lists with billions of entries
 
     def repr_int(self, x: int, level: int) -> str:
         return super().repr_int(x, level) if x.bit_length() < 10_000 else f"an integer of {x.bit_length()} bits"
@@ -54,50 +54,50 @@ _LONGEST = 400
 
 
 def safe_repr(value: object) -> str:
-    """Return how a refusal shows a value: as Python writes it, in one line, cut where it would be long.
+    """Return `repr(value)` for an error message: in one line, truncated if it is long.
 
     >>> safe_repr("l3"), len(safe_repr("x" * 5000)), safe_repr(torch.zeros(2, 3))
     ("'l3'", 200, 'a tensor of shape (2, 3), torch.float32')
     """
-    if isinstance(value, torch.Tensor):  # nn.Parameter, and whatever else derives from it
+    if isinstance(value, torch.Tensor):  # and its subclasses, such as nn.Parameter
         return _SHOWN.repr_instance(value, 1)
-    check_str = _SHOWN.repr(value)
-    return check_str if len(check_str) <= _LONGEST else f"{check_str[:_LONGEST]}..."
+    text = _SHOWN.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def check_module(owner: str, model: object) -> None:
-    """Refuse what is no network."""
+    """Raise if `model` is not a torch.nn.Module."""
     if not isinstance(model, torch.nn.Module):
-        raise InvalidTypeError(f"{owner} takes a network (torch.nn.Module), got {safe_repr(model)}.")
+        raise InvalidTypeError(f"{owner} expects a network (torch.nn.Module), got {safe_repr(model)}.")
 
 
 def check_floating_point(owner: str, **tensors: object) -> None:
-    """Refuse every named value that is no tensor of floating-point numbers."""
+    """Raise if a value is not a floating-point tensor."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
-            raise InvalidTypeError(f"{owner} takes a tensor as {name}, got {safe_repr(tensor)}.")
+            raise InvalidTypeError(f"{owner} expects a tensor as {name}, got {safe_repr(tensor)}.")
         if not tensor.is_floating_point():
             raise InvalidTypeError(
-                f"{owner} takes floating-point numbers as {name}, got {tensor.dtype}. Convert them, with .float()."
+                f"{owner} expects a floating-point tensor as {name}, got {tensor.dtype}. Convert it with .float()."
             )
 
 
 def check_mapping(what: str, value: object) -> Mapping[str, Any]:
-    """Return `value` if it is a mapping whose keys are text."""
+    """Return `value`; raise if it is not a mapping with strings as keys."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in cast(Mapping[object, object], value)):
         raise InvalidTypeError(f"{what} must be a mapping of names to values, got {safe_repr(value)}.")
     return cast(Mapping[str, Any], value)
 
 
 def check_str(what: str, value: object) -> str:
-    """Return `value` if it is text."""
+    """Return `value`; raise if it is not a string."""
     if not isinstance(value, str):
-        raise InvalidTypeError(f"{what} must be text, got {safe_repr(value)} ({type(value).__name__}).")
+        raise InvalidTypeError(f"{what} must be a string, got {safe_repr(value)} ({type(value).__name__}).")
     return value
 
 
 def check_one_of(what: str, value: object, options: Iterable[Option]) -> Option:
-    """Return `value` if it is one of `options`, all texts or all integers; refuse it with the nearest match otherwise.
+    """Return `value`; raise if it is not one of `options` (all strings or all integers), suggesting the nearest.
 
     >>> check_one_of("mode", "l3", ["l1", "l2"])
     Traceback (most recent call last):
@@ -118,7 +118,7 @@ def check_one_of(what: str, value: object, options: Iterable[Option]) -> Option:
 
 
 def did_you_mean(value: object, options: Sequence[Option]) -> str:
-    """Return " Did you mean ...?" with the option nearest to `value`, or '' if none is near.
+    """Return " Did you mean ...?" with the option nearest to `value`, or "" if none is similar.
 
     >>> did_you_mean("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
@@ -129,7 +129,7 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
 
 
 def check_integer_at_least(minimum: int, **values: object) -> None:
-    """Refuse every named value that is not an integer of at least `minimum`."""
+    """Raise if a value is not an integer of at least `minimum`."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidTypeError(f"{name} must be an integer, got {safe_repr(value)} ({type(value).__name__}).")
@@ -138,7 +138,7 @@ def check_integer_at_least(minimum: int, **values: object) -> None:
 
 
 def check_odd(**values: object) -> None:
-    """Refuse every named value that is not an odd integer of at least 1: a window needs a centre."""
+    """Raise if a value is not a positive odd integer, such as the size of a window with a centre."""
     check_integer_at_least(1, **values)
     for name, value in values.items():
         if isinstance(value, int) and value % 2 == 0:
@@ -146,23 +146,23 @@ def check_odd(**values: object) -> None:
 
 
 def check_number_between(low: float, high: float, **values: object) -> None:
-    """Refuse every named value that is not a finite number in [low, high]."""
+    """Raise if a value is not a finite number in [low, high]."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidTypeError(f"{name} must be a number, got {safe_repr(value)} ({type(value).__name__}).")
         if not math.isfinite(value) or not low <= value <= high:
-            raise InvalidValueError(f"{name} must lie between {low:g} and {high:g}, got {safe_repr(value)}.")
+            raise InvalidValueError(f"{name} must be between {low:g} and {high:g}, got {safe_repr(value)}.")
 
 
 def check_seed(value: object) -> None:
-    """Refuse what no generator takes for a seed; None is none."""
+    """Raise if `value` is neither None nor a valid seed of a torch generator."""
     if value is not None:
-        check_integer_at_least(0, check_seed=value)
-        check_number_between(0, 2**63 - 1, check_seed=value)
+        check_integer_at_least(0, seed=value)
+        check_number_between(0, 2**63 - 1, seed=value)
 
 
 def check_image_size(name: str, value: object, axes: tuple[int, ...] = (2,)) -> None:
-    """Refuse what is not (height, width), each from 1 to 65,536 pixels; `axes` are the numbers of sides allowed."""
+    """Raise if `value` is not (height, width), each from 1 to 65,536 pixels; `axes` has the allowed lengths."""
     sides = cast(Sequence[int], value) if isinstance(value, list | tuple) else ()
     if len(sides) not in axes:
         raise InvalidTypeError(f"{name} must be (height, width), got {safe_repr(value)}.")
@@ -171,28 +171,28 @@ def check_image_size(name: str, value: object, axes: tuple[int, ...] = (2,)) -> 
     check_number_between(1, 2**16, **{name: max(sides)})
 
 
-def check_regular_expression(what: str, check_str: str) -> None:
-    """Refuse text that is no regular expression; `what` says where it was given."""
+def check_regular_expression(what: str, text: str) -> None:
+    """Raise if `text` is not a valid regular expression; `what` names it in the message."""
     try:
-        re.compile(check_str)
+        re.compile(text)
     except re.error as error:
-        raise InvalidValueError(f"{what} is no regular expression ({error}).") from None
+        raise InvalidValueError(f"{what} is not a valid regular expression ({error}).") from None
 
 
 def check_bool(**values: object) -> None:
-    """Refuse every named value that is not True or False: any other word would count as true."""
+    """Raise if a value is not True or False, because any non-empty string would count as true."""
     for name, value in values.items():
         if not isinstance(value, bool):
             raise InvalidTypeError(f"{name} must be true or false, got {safe_repr(value)} ({type(value).__name__}).")
 
 
 def check_feature_map(owner: str, x: torch.Tensor, channels: int, spatial_dims: int) -> None:
-    """Refuse `x` unless it is a floating-point map of shape (N, channels, *spatial_dims sizes)."""
+    """Raise if `x` is not a floating-point map (N, channels, *S) with `spatial_dims` spatial axes."""
     check_not_symbolic(owner, x)
     if x.dim() != spatial_dims + 2:
         raise InvalidValueError(
             f"{owner} expects {_map_of(channels, spatial_dims)}, got {x.dim()} axes: {tuple(x.shape)}. "
-            f"Add the missing axis, or build the gate with the matching spatial_dims."
+            f"Add the missing axis, or build the gate with a matching spatial_dims."
         )
     if x.shape[1] != channels:
         raise InvalidValueError(
@@ -211,20 +211,20 @@ def _map_of(channels: int, spatial_dims: int) -> str:
 
 
 def check_not_symbolic(owner: str, x: object) -> None:
-    """Refuse the stand-in for a tensor by which torch.fx traces: its shape and values are not known."""
+    """Raise if `x` is a Proxy of torch.fx, whose shape and values are unknown."""
     if isinstance(x, torch.fx.Proxy):
         raise InvalidTypeError(
-            f"{owner} expects a tensor, got a Proxy of torch.fx.symbolic_trace, which cannot see what depends on the "
-            f"input. Read the network with torch.export.export(network, (example,)) instead."
+            f"{owner} expects a tensor, got a Proxy of torch.fx.symbolic_trace, which cannot trace data-dependent "
+            f"code. Use torch.export.export(network, (example,)) instead."
         )
 
 
-def check_unchanged_width(owner: str, expected: int, came: int) -> None:
-    """Refuse a map of another width than a GaterNet counted when it was made: somebody has cut its backbone."""
-    if came != expected:
+def check_unchanged_width(owner: str, expected: int, given: int) -> None:
+    """Raise if a map does not have the number of channels it had when its GaterNet was built."""
+    if given != expected:
         raise InvalidValueError(
-            f"{owner} expect a map of {expected} channels, got {came}: the backbone was changed after GaterNet was put "
-            f"around it. Prune a network before; gatewise.compact takes closed filters out of a GaterNet."
+            f"{owner} expect a map of {expected} channels, got {given}: the backbone was changed after the GaterNet "
+            f"was built. Prune a network before that; gatewise.compact removes closed filters from a GaterNet."
         )
 
 
@@ -232,7 +232,7 @@ _SMALL, _MOST_NUMBERS = 4096, 2**31
 
 
 def check_fits_in_memory(what: str, sizes: Iterable[object], build: Callable[[], torch.nn.Module]) -> None:
-    """Refuse what would hold more than 2 billion numbers, which is counted without memory where a size is large."""
+    """Raise if a module would have more than 2^31 parameters and buffer entries, counted on the meta device."""
     if not any(isinstance(size, int) and size > _SMALL for size in sizes):
         return
     try:
@@ -240,22 +240,24 @@ def check_fits_in_memory(what: str, sizes: Iterable[object], build: Callable[[],
             count = sum(tensor.numel() for tensor in build().state_dict().values())
     except (RuntimeError, OverflowError, TypeError) as error:
         if "verflow" not in str(error):
-            return  # what it lacks on this device the real one may have, or will tell of
+            return  # not supported on the meta device; building on the real device works or raises by itself
         count = None
     if count is None or count > _MOST_NUMBERS:
-        came = "more than torch can count" if count is None else f"{count:,}"
-        raise InvalidValueError(f"{what} would hold {came} numbers; at most {_MOST_NUMBERS:,}. Choose smaller sizes.")
+        size = "more than torch can count" if count is None else f"{count:,}"
+        raise InvalidValueError(
+            f"{what} would have {size} weights; the maximum is {_MOST_NUMBERS:,}. Choose smaller sizes."
+        )
 
 
 def check_known_options(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse option names that `owner` does not have."""
+    """Raise if an option name in `given` is not in `known`."""
     known = list(known)
     for name in sorted(given, key=str):
         check_one_of(f"option of {owner}", name, known)
 
 
 def import_optional(name: str, purpose: str, extra: str = "train") -> ModuleType:
-    """Import an optional dependency, or say which extra brings it."""
+    """Import an optional dependency; raise with the extra that installs it if it is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -266,20 +268,20 @@ def import_optional(name: str, purpose: str, extra: str = "train") -> ModuleType
 
 
 def check_path_exists(what: str, path: str | Path) -> Path:
-    """Return `path` as a Path if it exists."""
+    """Return `path` as a Path; raise if it does not exist."""
     if not isinstance(path, str | Path):
         raise InvalidTypeError(f"{what} must be a path, got {safe_repr(path)}.")
     path = Path(path)
     try:
-        there = path.exists()
-    except (OSError, ValueError):  # a name too long, or none that any file can have
-        there = False
-    if not there:
+        exists = path.exists()
+    except (OSError, ValueError):  # the name is too long or contains a null byte
+        exists = False
+    if not exists:
         raise DataError(f"{what} {safe_repr(str(path))} does not exist. Check the path.")
     return path
 
 
-_WAYS_OUT = {
+_REMEDIES = {
     errno.ENOSPC: "Free some space there",
     errno.EDQUOT: "Free some space there",
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
@@ -287,32 +289,32 @@ _WAYS_OUT = {
 
 
 def cannot_write(path: Path, error: OSError, size_bytes: int | None = None) -> StorageError:
-    """Return the refusal of a file that could not be written, for `raise ... from error`."""
+    """Return the exception for a file that could not be written, for `raise ... from error`."""
     size = "" if size_bytes is None else f" ({size_bytes:,} bytes)"
-    way_out = _WAYS_OUT.get(error.errno or 0, "Make its folder writable")
-    refusal = StorageError(
-        f"{path} cannot be written{size}: {error.strerror or error}. {way_out}, or choose another folder; what was "
-        f"there before is untouched."
+    remedy = _REMEDIES.get(error.errno or 0, "Make its folder writable")
+    storage_error = StorageError(
+        f"{path} cannot be written{size}: {error.strerror or error}. {remedy}, or choose another folder; existing "
+        f"files are unchanged."
     )
-    refusal.errno = error.errno
-    return refusal
+    storage_error.errno = error.errno
+    return storage_error
 
 
 def entries_of(path: Path, values: Mapping[str, Any], *names: str) -> None:
-    """Refuse what was read from a file if it lacks one of these entries."""
+    """Raise if the values read from a file do not have all these entries."""
     for name in names:
         if name not in values:
             raise DataError(f"{path} has no {name!r}. Was it written by gatewise? Restore it from a copy.")
 
 
 def check_format_number(path: Path, found: object, newest: int) -> None:
-    """Refuse the format number of a file if it is none, or above the newest that is known here."""
+    """Raise if the format number of a file is invalid, or newer than this version supports."""
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise DataError(
-            f"{path} is of format {safe_repr(found)}; expected a number from 1 to {newest}. Restore it from a copy."
+            f"{path} has format {safe_repr(found)}; expected a number from 1 to {newest}. Restore it from a copy."
         )
     if found > newest:
         raise NewerFormatError(
-            f"{path} is of format {found}, and this gatewise knows formats up to {newest}: a newer version wrote it. "
-            f"Use that version (pip install --upgrade gatewise), or another folder; nothing was changed."
+            f"{path} has format {found}, but this version of gatewise supports formats up to {newest}. Upgrade "
+            f"(pip install --upgrade gatewise), or use another folder; nothing was changed."
         )

@@ -1,4 +1,4 @@
-"""Build what a spec describes: a network, its gates, and the gater around it."""
+"""Build a network with its gates, or a GaterNet, from a spec."""
 
 from typing import Any
 
@@ -23,24 +23,25 @@ def make_model(
     """Build a network with its gates.
 
     Args:
-        spec: a name ("resnet20", or any of timm's, "hf-hub:OWNER/NAME" too), a string with options and gates
+        spec: a name ("resnet20", or any model of timm, also "hf-hub:OWNER/NAME"), a string with options and gates
             ("resnet20:shortcut=padding+gct:mode=l1@before_conv") or with a gater
             ("resnet20+gaternet:sites=inner,budget=0.5"), or a `ModelSpec`.
-        num_classes: outputs of the classifier; None leaves the spec's, or the network's own (10 here, 1000 in timm).
-        in_chans: channels of the image; None leaves the spec's, or 3.
-        image_size: (height, width) for which a gater counts work; None takes what the network was designed for.
-        seed: makes the weights reproducible without touching torch's global generator; the backbone's weights do
+        num_classes: outputs of the classifier; None uses that of the spec, or the default of the network (10 for
+            CIFAR networks, 1000 in timm).
+        in_chans: channels of the image; None uses that of the spec, or 3.
+        image_size: (height, width) for which a gater counts MACs; None uses the default size of the network.
+        seed: seed of the initial weights; torch's global generator is not changed, and the weights of the backbone do
             not depend on the gates.
-        **options: of the network; they win over the spec's. Built here: shortcut="projection" or "padding" for all,
-            width=32 for resnet18_cifar, parameters=400000 for the names that end in _wider. For timm's, all of
+        **options: of the network; they override those of the spec. CIFAR ResNets: shortcut="projection" or "padding",
+            width=32 for resnet18_cifar, parameters=400000 for names that end in _wider. timm models: all options of
             `timm.create_model`.
 
     Returns:
-        The network, a `GaterNet` if the spec has a gater.
+        The network, or a `GaterNet` if the spec has a gater.
 
     Raises:
-        InvalidValueError: a name or option is unknown (the message has the nearest known one), the spec's num_classes
-            or in_chans disagree with the call, or the spec has more than one gater.
+        InvalidValueError: a name or option is unknown (the message suggests the nearest known one), num_classes or
+            in_chans differ between spec and call, or the spec has more than one gater.
 
     >>> net = make_model("resnet20+gct", num_classes=10)
     >>> sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in make_model("resnet20").parameters())
@@ -51,11 +52,11 @@ def make_model(
     spec = spec if isinstance(spec, ModelSpec) else ModelSpec.parse(spec)
     gaters = [choice for choice in spec.gates if choice.is_gater]
     if len(gaters) > 1:
-        raise errors.InvalidValueError(f"{spec} has {len(gaters)} gaters; give one.")
+        raise errors.InvalidValueError(f"expected at most one gater, got {len(gaters)} in {spec}. Give one.")
     backbone = build_backbone(spec, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
     if not gaters:
         return backbone
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
         return GaterNet(backbone, image_size=image_size, **gaters[0].options)

@@ -1,14 +1,14 @@
 """The exceptions that gatewise raises.
 
-All derive from `GatewiseError`, so that one `except` catches them; the command line prints them in one line and exits
-with code 2 (1 for `TrainingError`), while any other exception is a defect and keeps its traceback.
+All derive from `GatewiseError`, so one `except` catches them. The command line prints them in one line and exits with
+code 2 (1 for `TrainingError`); any other exception is a bug and prints its traceback.
 """
 
 _MAX_LENGTH = 2500
 
 
 class GatewiseError(Exception):
-    """Base of all exceptions of gatewise: a problem that the caller can solve; the message says how."""
+    """Base class of all exceptions of gatewise: an error that the caller can fix; the message explains how."""
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -16,32 +16,32 @@ class GatewiseError(Exception):
 
 
 class InvalidValueError(GatewiseError, ValueError):
-    """An argument of the right type has a value that cannot be used."""
+    """An argument has the right type but an invalid value."""
 
 
 class InvalidTypeError(GatewiseError, TypeError):
-    """An argument has a type that cannot be used."""
+    """An argument has an invalid type."""
 
 
 class DataError(GatewiseError, ValueError):
-    """A file or folder of images cannot be used; the message names it."""
+    """A file or folder cannot be used; the message has its path."""
 
 
 class MissingExtraError(GatewiseError, ImportError):
-    """An optional dependency is not installed; the message says which extra brings it."""
+    """An optional dependency is not installed; the message names the extra that installs it."""
 
 
 class NewerFormatError(DataError):
-    """A file was written by a later version; the message has both numbers. It is not damaged: leave it alone."""
+    """A file was written by a newer version of gatewise; the message has both format numbers. The file is intact."""
 
 
 class StorageError(GatewiseError, OSError):
-    """A file cannot be written; the message names it and the reason. What was there before is untouched."""
+    """A file cannot be written; the message has its path and the reason. An existing file is unchanged."""
 
 
 class TrainingError(GatewiseError, RuntimeError):
-    """A training cannot go on; the message names the step."""
+    """Training cannot continue; the message has the step."""
 
 
 class UnsavedError(TrainingError):
-    """A training cannot go on because its files cannot be written; the message names the last good checkpoint."""
+    """Training cannot continue because its files cannot be written; the message has the last valid checkpoint."""

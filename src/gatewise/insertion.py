@@ -1,7 +1,7 @@
-"""Put gates into any network, list them, check them, undo it.
+"""Insert gates into any network, list them, check them and remove them.
 
-A gate becomes a child of the layer that it guards and is called by a hook on that layer. So the network's own
-parameters keep their names, its class and methods stay, and deepcopy, pickle, export and compile go on working.
+A gate becomes a child module of its layer and is called by a hook on that layer. So the names of all other parameters,
+the class of the network and its methods do not change, and deepcopy, pickle, export and compile keep working.
 """
 
 import re
@@ -24,9 +24,9 @@ from gatewise.spec import GateChoice, Gates
 
 @dataclass(frozen=True)
 class _CallGate:
-    """Calls a gate on its layer's input or output.
+    """Hook that calls a gate on the input or output of its layer.
 
-    It holds the gate's name, not the gate, so that a deepcopied or unpickled layer calls its own copy.
+    It stores the name of the gate, not the gate, so that a deepcopied or unpickled layer calls its own copy.
     """
 
     gate: str
@@ -41,13 +41,13 @@ class _CallGate:
 
 @dataclass
 class Insertion:
-    """What `insert_gates` did to one network.
+    """Result of `insert_gates`: list, check and undo the insertion.
 
     Attributes:
         model: the network, changed in place.
-        places: where the gates sit.
+        places: locations of the gates.
         gates: path of each gate in the network -> gate.
-        skipped: candidates that were left out, each with the reason.
+        skipped: candidate layers without a gate, each with the reason.
     """
 
     model: nn.Module
@@ -57,18 +57,21 @@ class Insertion:
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
 
     def __repr__(self) -> str:
-        return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} left out)"
+        return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} skipped)"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The layers that are guarded, in the network's order."""
+        """Paths of the gated layers, in the order of the network."""
         return tuple(place.layer for place in self.places)
 
     def check(self, *example: Example) -> tuple[str, ...]:
-        """Run one forward in eval mode and return the paths of gates that it never reached.
+        """Run one forward in eval mode and return the paths of the gates that were not called.
 
-        A gate is not reached where the network reads its layer's weight instead of calling the layer. Training
-        flags and buffers are afterwards as before.
+        A gate is not called if the network uses the weight of its layer directly instead of calling the layer. Training
+        flags and buffers are restored afterwards.
+
+        Args:
+            *example: inputs of the network.
         """
         reached: set[str] = set()
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
@@ -86,7 +89,7 @@ class Insertion:
         return tuple(path for path in self.gates if path not in reached)
 
     def undo(self) -> None:
-        """Take the gates out again; the network's state dict is then bit for bit what it was."""
+        """Remove the gates; the state dict is then exactly what it was before the insertion."""
         for handle in self._handles:
             handle.remove()
         for path in self.gates:
@@ -108,27 +111,31 @@ def insert_gates(
     example: Example = None,
     **options: Any,
 ) -> Insertion:
-    """Put a gate at every matching place of `model`, in place, and return a handle that lists, checks and undoes it.
+    """Insert a gate at every matching place of `model`, in place, and return an `Insertion` to list, check or undo it.
+
+    A newly inserted gct or gc does not change any output, bit for bit. A checkpoint of the plain network loads before
+    and after the insertion, also with strict=True: gates that are not in the checkpoint keep their values.
 
     Args:
         model: any network.
         gate: a registered name, a string such as "gct:mode=l1@inner", a `GateChoice`, or a `Gate` class.
-        place: "before_conv", "inner", "residual_end" or "stage_end"; without it, before= or after=, the place of the
-            gate's paper.
-        before: layer types whose input is gated instead.
-        after: layer types whose output is gated instead.
-        include: keeps only layers whose path matches: a regular expression (searched for, so "layer2" keeps
-            everything inside it), or a list of paths, each standing for the layer and all inside it.
-        exclude: leaves out layers, in the same two forms.
-        where: keeps only layers for which where(path, layer) is true.
+        place: "before_conv", "inner", "residual_end" or "stage_end"; the default, if neither before nor after is
+            given, is the place of the gate's paper.
+        before: layer types whose input is gated, instead of a place.
+        after: layer types whose output is gated, instead of a place.
+        include: keep only layers whose path matches: a regular expression (searched for, so "layer2" matches
+            all layers inside it), or a list of paths, each of which matches the layer and all layers inside it.
+        exclude: omit layers, in the same two forms.
+        where: keep only layers for which where(path, layer) is true.
         example: an input (or tuple of inputs), for networks whose input size cannot be guessed.
         **options: of the gate.
 
-    Refused, with ValueError: matching nothing, a listed path that does not exist, more than one of place, before and
-    after. A freshly inserted gct or gc leaves every output bit for bit as it was.
+    Returns:
+        The `Insertion`, with the gates by path and the skipped layers with reasons.
 
-    A checkpoint of the plain network loads before and after, with strict=True too: gates that it knows nothing of
-    keep their values.
+    Raises:
+        InvalidValueError: no layer matches, a listed path does not exist, or more than one of place, before and after
+            is given.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> insertion = insert_gates(net, "gct", mode="l1", exclude=["0"])
@@ -139,30 +146,30 @@ def insert_gates(
     _validation.check_module("insert_gates", model)
     if where is not None and not callable(where):
         raise errors.InvalidTypeError(
-            f"where must be a function of name and layer, got {_validation.safe_repr(where)}."
+            f"where must be a function of path and layer, got {_validation.safe_repr(where)}."
         )
     choice, make = _resolve(gate, place, options)
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
-    there = candidates(model, place, before, after, example)
+    all_places = candidates(model, place, before, after, example)
     why_not = selection(model, include, exclude, where)
-    chosen = [(found, why_not(found.layer)) for found in there.found]
-    places = tuple(found for found, reason in chosen if not reason)
-    skipped = [*there.skipped, *(Skipped(found.layer, reason) for found, reason in chosen if reason)]
+    reasons = [(candidate, why_not(candidate.layer)) for candidate in all_places.found]
+    places = tuple(candidate for candidate, reason in reasons if not reason)
+    skipped = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
     if not places:
-        named = str(choice) if choice else _snake_case(gate)
+        gate_text = str(choice) if choice else _snake_case(gate)
         listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise errors.InvalidValueError(
-            f"no place for {named} in {type(model).__name__} ({listed}). "
-            f"Choose another place, for example {named.partition('@')[0]}@before_conv or @stage_end; in Python also "
-            f"layers with before= or after=."
+            f"no place for {gate_text} in {type(model).__name__} ({listed}). "
+            f"Choose another place, for example {gate_text.partition('@')[0]}@before_conv or @stage_end; in Python you "
+            f"can also choose layers with before= or after=."
         )
     insertion = Insertion(model, places, tuple(skipped))
     name = choice.name if choice else _snake_case(gate)
     try:
-        for found in places:
-            _attach(insertion, found, name, make)
+        for chosen in places:
+            _attach(insertion, chosen, name, make)
     except BaseException:
         insertion.undo()
         raise
@@ -172,14 +179,14 @@ def insert_gates(
 
 
 def insert_all(model: nn.Module, gates: Gates, example: Example = None) -> list[Insertion]:
-    """Insert each chosen gate in turn, all at places of the network as it was before the first."""
+    """Insert each gate in turn; the places of all are those of the network without gates."""
     return [insert_gates(model, choice, example=example) for choice in gates]
 
 
 def _resolve(
     gate: str | GateChoice | type[Gate], place: str | None, options: dict[str, Any]
 ) -> tuple[GateChoice | None, Callable[..., Gate]]:
-    """Return the choice (None for a class) and how to make one gate."""
+    """Return the choice (None for a class) and a function that makes one gate."""
     if isinstance(gate, type) and issubclass(gate, Gate):
         return None, partial(gate, **options)
     if not isinstance(gate, str | GateChoice):
@@ -190,7 +197,7 @@ def _resolve(
     if place is not None:
         _validation.check_str("place", place)
     if place and choice.place and place != choice.place:
-        raise errors.InvalidValueError(f"{gate!r} names a place and so does place={place!r}; give one.")
+        raise errors.InvalidValueError(f"{gate!r} has a place and place={place!r} is given; give only one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
     return choice, partial(gate_spec(choice.name).make, **choice.options)
 
@@ -200,13 +207,13 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
     layer = model.get_submodule(place.layer)
     if isinstance(layer, nn.Sequential):
         raise errors.InvalidValueError(
-            f"{place.layer!r} is a Sequential, which would run the gate itself; choose a layer inside it."
+            f"{place.layer!r} is a Sequential, which would run the gate a second time; choose a layer inside it."
         )
     options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
     if options and name in gate_names() and "spatial_dims" not in gate_spec(name).options:
         raise errors.InvalidValueError(
-            f"{name} is for maps of two spatial axes, but {place.layer!r} has {place.spatial_dims}. Choose another "
-            f"gate, or leave the layer out with exclude=."
+            f"{name} is for maps with two spatial axes, but {place.layer!r} has {place.spatial_dims}. Choose another "
+            f"gate, or omit the layer with exclude=."
         )
     anchor = next((p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0))
     gate = make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
@@ -227,7 +234,7 @@ def _snake_case(gate: Any) -> str:
 
 @dataclass(frozen=True)
 class _ForgivePlainCheckpoint:
-    """Drops the keys of one insertion's gates from the missing ones if the checkpoint holds none of them."""
+    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them."""
 
     paths: tuple[str, ...]
 
@@ -244,7 +251,7 @@ class _ForgivePlainCheckpoint:
 
 
 def gates_in(model: nn.Module) -> dict[str, Gate]:
-    """Return every gate in the network, by its own path.
+    """Return all gates in the network, by path.
 
     >>> gates_in(nn.Sequential(nn.ReLU()))
     {}
@@ -255,20 +262,20 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
 
 
 def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
-    """Return for every gate that `insert_gates` put into the network its layer, the side of it, and its own path.
+    """Return for every gate inserted by `insert_gates` its layer, the side ("input" or "output") and its own path.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
     >>> _ = insert_gates(net, "gct")
     >>> gate_hosts(net)
     [('0', 'input', '0.gct')]
     """
-    found: list[tuple[str, str, str]] = []
+    hosts: list[tuple[str, str, str]] = []
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for path, layer in modules.items():
         hooks: dict[str, dict[int, Any]] = {"input": layer._forward_pre_hooks, "output": layer._forward_hooks}
-        for side, those in hooks.items():
-            for hook in those.values():
+        for side, hooks_of_side in hooks.items():
+            for hook in hooks_of_side.values():
                 change = getattr(hook, "change", None)
                 if isinstance(change, _CallGate) and change.channel_axis == 1:
-                    found.append((path, side, f"{path}.{change.gate}" if path else change.gate))
-    return found
+                    hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
+    return hosts

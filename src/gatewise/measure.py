@@ -1,4 +1,4 @@
-"""Multiply-adds, latency and the machine they were measured on: the one place that times anything."""
+"""Measurement of parameters, multiply-adds (MACs) and latency, and description of the environment."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from gatewise.places import evaluation_mode
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Return the number of parameters.
+    """Return the number of parameters of a network.
 
     >>> parameter_count(nn.Linear(3, 2))
     8
@@ -27,10 +27,10 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def macs_per_sample(model: nn.Module, example: Tensor) -> int:
-    """Return the multiply-adds of convolutions and matrix products for one sample of the batch `example`.
+    """Return the multiply-adds of convolutions and matrix products per sample of the batch `example`.
 
-    Elementwise work (normalisation, activation, the multiplication by a gate) is not counted: it costs time through
-    memory, which latency shows.
+    Elementwise operations (normalisation, activation, multiplication by a gate) are not counted. Their cost is memory
+    traffic, which only the latency shows.
 
     >>> macs_per_sample(nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 4, 4))  # 2*2 positions, 8 filters of 3*3*3
     864
@@ -43,7 +43,7 @@ def macs_per_sample(model: nn.Module, example: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds per call over several rounds; `each_s` has them all, in the order of the rounds."""
+    """Seconds per call: median and quartiles over several rounds, and `each_s` with one value per round."""
 
     median_s: float
     low_s: float
@@ -52,15 +52,15 @@ class Latency:
 
     @property
     def rounds(self) -> int:
-        """How many there were."""
+        """Number of rounds."""
         return len(self.each_s)
 
     def divided(self, count: int) -> "Latency":
-        """Return what one of `count` equal parts took."""
+        """Return this latency divided by `count`, such as that of one image of a batch."""
         return _summary([seconds / count for seconds in self.each_s])
 
     def times(self, other: "Latency") -> "Latency":
-        """Return how many times as long as `other` this took, round by round: the ratios in the place of seconds.
+        """Return the per-round ratio of this latency to `other`.
 
         >>> Latency(2.0, 2.0, 2.0, (2.0, 2.0)).times(Latency(3.0, 2.0, 4.0, (4.0, 2.0))).each_s
         (0.5, 1.0)
@@ -71,10 +71,15 @@ class Latency:
 def interleaved_latency(
     variants: Mapping[str, Callable[[], Any]], *, rounds: int = 10, seconds_per_turn: float = 0.05
 ) -> dict[str, Latency]:
-    """Time callables in turn, round after round, so that a slow moment of the machine meets all of them.
+    """Time callables in alternation, so that temporary slowdowns of the machine affect all of them equally.
 
-    Each turn calls a variant for about `seconds_per_turn`, after one round of warming up; low and high are the
-    quartiles of the rounds.
+    Args:
+        variants: the callables, by name.
+        rounds: number of rounds after the warm-up; each round calls every variant.
+        seconds_per_turn: approximate duration of the calls to one variant in one round.
+
+    Returns:
+        For each variant the median and the quartiles over the rounds.
     """
     _validation.check_integer_at_least(2, rounds=rounds)
     timer_class = _timer_class()
@@ -91,14 +96,14 @@ def interleaved_latency(
 
 
 def _timer_class() -> Any:
-    """Return torch's timer without the warning that its import logs where a CUDA toolkit is installed but no GPU."""
+    """Import torch's Timer without the warning that is logged if a CUDA toolkit is installed but there is no GPU."""
     with without_records("torch.utils.cpp_extension", lambda record: "No CUDA runtime is found" in record.getMessage()):
         from torch.utils.benchmark import Timer
     return Timer
 
 
 def _calls_within(seconds: float, seconds_each: float) -> int:
-    """Return how many calls fit into a turn, at least one."""
+    """Return the number of calls that fit into `seconds`, at least one."""
     return max(1, int(seconds / max(seconds_each, 1e-9)))
 
 
@@ -110,7 +115,7 @@ def _summary(values: list[float]) -> Latency:
 def inference_latency(
     models: Mapping[str, nn.Module], example: Tensor, *, rounds: int = 10, seconds_per_turn: float = 0.05
 ) -> dict[str, Latency]:
-    """Time one forward of `example` through each model in eval mode, interleaved; the models keep their modes."""
+    """Time one forward of `example` in eval mode for each model, in alternation; training flags are restored."""
 
     def call(model: nn.Module) -> Callable[[], Any]:
         def forward() -> Tensor:
@@ -127,7 +132,7 @@ def inference_latency(
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Return what a published number must name: hardware, threads and versions."""
+    """Return the hardware, the number of threads and the versions to publish with a measurement."""
     from importlib.metadata import PackageNotFoundError, version
 
     device = torch.device(device)

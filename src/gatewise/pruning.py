@@ -1,4 +1,4 @@
-"""Let Torch-Pruning cut gates together with the channels that they are on."""
+"""Support for Torch-Pruning: prune the channels of gates together with those of their layers."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,22 @@ from gatewise.registry import Gate
 
 
 class GatePruner:
-    """What Torch-Pruning asks of a pruner for a kind of layer, for gates that hold no layers themselves.
+    """Pruner in the sense of Torch-Pruning for gates without child modules.
 
-    It has the methods of `torch_pruning.BasePruningFunc`, so that the package need not be there.
+    It has the methods of `torch_pruning.BasePruningFunc` but does not derive from it, so that torch_pruning need not be
+    installed.
     """
 
     def prune_out_channels(self, layer: Gate, idxs: Sequence[int]) -> Gate:
-        """Take these channels from the gate's parameters, all of the form (1, C, ...), and from what it expects."""
-        gone = set(idxs)
-        kept = [channel for channel in range(layer.channels) if channel not in gone]
+        """Remove these channels from the parameters of the gate, all of shape (1, C, ...), and from `channels`."""
+        removed = set(idxs)
+        kept = [channel for channel in range(layer.channels) if channel not in removed]
         for name, parameter in list(layer.named_parameters(recurse=False)):
             setattr(layer, name, nn.Parameter(parameter.detach()[:, kept], parameter.requires_grad))
         layer._channels = len(kept)
         return layer
 
-    prune_in_channels = prune_out_channels  # the very same, by which Torch-Pruning knows that both go together
+    prune_in_channels = prune_out_channels  # Torch-Pruning compares the two functions to detect that both are coupled
 
     def get_out_channels(self, layer: Gate) -> int:
         return layer.channels
@@ -37,11 +38,12 @@ class GatePruner:
 
 
 def gate_pruners(model: nn.Module) -> dict[type[Gate], GatePruner]:
-    """Return what Torch-Pruning takes as `customized_pruners`, for gates that it would not follow by itself.
+    """Return the `customized_pruners` argument of Torch-Pruning for the gates of a network.
 
-    Those are gates without layers of their own, such as gct and lrn. Gates made of layers are followed anyway, or their
-    channels are left alone. A gate without layers on the output of a convolution or norm, such as ge without weights at
-    the end of a branch, is not followed, and refuses its map afterwards: prune before it is inserted.
+    Gates without child modules, such as gct and lrn, need a pruner. Torch-Pruning handles gates that consist of layers
+    itself, or does not prune their channels. It does not detect a gate without child modules on the output of a
+    convolution or norm, such as ge without parameters at the end of a branch; after pruning such a gate raises because
+    of the number of channels, so insert it after pruning.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
@@ -49,5 +51,5 @@ def gate_pruners(model: nn.Module) -> dict[type[Gate], GatePruner]:
     >>> [kind.__name__ for kind in gate_pruners(net)]
     ['GatedChannelTransform']
     """
-    alone = {type(gate) for gate in gates_in(model).values() if not any(True for _ in gate.children())}
-    return {kind: GatePruner() for kind in alone}
+    without_children = {type(gate) for gate in gates_in(model).values() if not any(True for _ in gate.children())}
+    return {kind: GatePruner() for kind in without_children}

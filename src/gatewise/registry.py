@@ -1,7 +1,7 @@
-"""The one list of gates: what a gate is, the facts about each, and how to make one by name.
+"""Registry of gates: the base class, the metadata of each gate, and construction by name.
 
-A gate registers itself in its own file with `@register_gate`. The command line, the contract tests, the
-benchmark, the documentation and the comparison read this table; nobody writes the list a second time.
+Each gate registers itself in its own file with `@register_gate`. The command line, the tests, the benchmark, the
+documentation and the comparison all read this registry.
 """
 
 import functools
@@ -20,13 +20,14 @@ MARKED_PLACES = ("context", "context_stages")  # in networks that mark them, suc
 
 
 class Gate(nn.Module):
-    """Base of every gate: a map (N, C, *S) goes in, a map of the same shape, type and layout comes out.
+    """Base class of all gates: maps (N, C, *S) to the same shape, dtype and memory format.
 
-    A subclass takes `channels` first and positionally, then keyword-only options, then `device` and `dtype`.
+    The constructor of a subclass takes `channels` as its first positional argument, then keyword-only options, then
+    `device` and `dtype`.
 
     Attributes:
-        spatial_dims: number of axes behind (N, C): 1, 2 or 3.
-        no_weight_decay: names of own parameters that weight decay must leave alone.
+        spatial_dims: number of spatial axes: 1, 2 or 3.
+        no_weight_decay: names of the gate's parameters that must not have weight decay.
     """
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ()
@@ -43,48 +44,49 @@ class Gate(nn.Module):
 
     @property
     def channels(self) -> int:
-        """C. A gate with weights reads it from them, so that it stays true when a pruner cuts channels off."""
+        """Number of channels, read from the weights where there are any, so it stays correct after pruning."""
         return self._channels
 
     @property
     def identity_at_init(self) -> bool:
-        """Whether a freshly made gate with these options returns its input bit for bit."""
+        """Whether a new gate with these options returns its input unchanged, bit for bit."""
         return False
 
     @property
     def is_additive(self) -> bool:
-        """Whether the gate adds something to its input; most multiply it by factors."""
+        """Whether the gate adds an offset to its input; most gates only multiply by factors."""
         return False
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return the weight of every position in what is added at `queries`, or None for a gate that attends to none.
+        """Return the attention weights of all positions for the query positions, or None if the gate has no attention.
 
         Args:
             x: the gate's input, (N, C, *S).
-            queries: positions, numbered along the flattened (*S): (Q,).
+            queries: indices of positions in the flattened (*S), (Q,).
 
-        Returns: (N, Q, *S).
+        Returns:
+            Weights, (N, Q, *S).
         """
         return None
 
     def extra_loss(self) -> Tensor | None:
-        """Return a scalar that training should add to its loss, or None (most gates ask for nothing)."""
+        """Return a scalar to add to the training loss, or None."""
         return None
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse anything but a floating-point map with this gate's channels and rank."""
+        """Raise if `x` is not a floating-point map with this gate's number of channels and of spatial axes."""
         _validation.check_feature_map(type(self).__name__, x, self.channels, self.spatial_dims)
 
     def pointwise(
         self, inputs: int, outputs: int, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
-        """Return a new convolution of kernel size 1 for maps of this gate's rank."""
+        """Return a new convolution of kernel size 1 for maps with `spatial_dims` spatial axes."""
         convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.spatial_dims - 1]
         return convolution(inputs, outputs, 1, device=device, dtype=dtype)
 
 
 def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd_divisor: int) -> int:
-    """Return `rd_channels`, or channels * rd_ratio rounded down to a multiple of rd_divisor, never below one multiple.
+    """Return `rd_channels`, or channels * rd_ratio rounded down to a multiple of rd_divisor, at least rd_divisor.
 
     >>> bottleneck_width(64, 1 / 16, None, 1), bottleneck_width(100, 1 / 4, None, 8), bottleneck_width(64, 1, 5, 1)
     (4, 24, 5)
@@ -99,18 +101,18 @@ def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd
 
 @dataclass(frozen=True, kw_only=True)
 class GateSpec:
-    """Facts about one kind of gate.
+    """Metadata of one kind of gate.
 
     Attributes:
-        name: the registry's key, the paper's abbreviation.
+        name: key in the registry, the abbreviation used in the paper.
         gate: the module class.
-        function: the pure function the module forwards to.
-        title: the mechanism's full name.
+        function: the pure function that computes the gate's output.
+        title: full name of the mechanism.
         paper: authors, venue and identifier of the paper.
-        place: where the paper puts it, one of `PLACES`.
-        variants: option sets that the tests and the documentation go through besides the defaults.
-        no_effect_at_init: options that cannot change the output of a fresh gate, each with the reason.
-        guidance: when it is worth trying and what to beware of, in a few sentences of Markdown for the documentation.
+        place: location used in the paper, one of `PLACES`.
+        variants: named option sets that the tests and the documentation cover in addition to the defaults.
+        no_effect_at_init: options that do not change the output of a new gate, each with the reason.
+        guidance: when to use the gate and what to watch out for, in a few sentences of Markdown.
     """
 
     name: str
@@ -125,13 +127,17 @@ class GateSpec:
 
     @functools.cached_property
     def options(self) -> dict[str, inspect.Parameter]:
-        """The constructor's keyword options, without `device` and `dtype`."""
+        """Keyword-only parameters of the constructor, without `device` and `dtype`."""
         parameters = inspect.signature(self.gate).parameters
         keywords = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
         return {name: p for name, p in keywords.items() if name not in {"device", "dtype"}}
 
     def make(self, channels: int, **options: Any) -> Gate:
-        """Build the gate; an unknown option is refused with the list of known ones."""
+        """Build the gate.
+
+        Raises:
+            InvalidValueError: an option is unknown (the message lists the known ones) or invalid.
+        """
         _validation.check_known_options(f"gate {self.name!r}", options.keys() - {"device", "dtype"}, self.options)
         sizes = [channels, *options.values()]
         meta: dict[str, Any] = {**options, "device": "meta"}
@@ -154,12 +160,18 @@ def register_gate(
     no_effect_at_init: Mapping[str, str] | None = None,
     guidance: str = "",
 ) -> Callable[[GateClass], GateClass]:
-    """Register the decorated `Gate` class under `name`; a name in use or an unknown place is refused."""
+    """Return a decorator that registers a `Gate` class under `name`; `GateSpec` documents the arguments.
+
+    Raises:
+        InvalidValueError: the name is in use or not an identifier, or the place is unknown.
+    """
     _validation.check_one_of("place", place, PLACES)
     if name in _registry:
-        raise errors.InvalidValueError(f"gate {name!r} is registered already, by {_registry[name].gate.__name__}.")
+        raise errors.InvalidValueError(
+            f"gate {name!r} is already registered, by {_registry[name].gate.__name__}. Choose another name."
+        )
     if not name.isidentifier():
-        raise errors.InvalidValueError(f"a gate's name must be letters, digits and '_', got {name!r}.")
+        raise errors.InvalidValueError(f"the name of a gate must consist of letters, digits and '_', got {name!r}.")
 
     def register(gate: GateClass) -> GateClass:
         _registry[name] = GateSpec(
@@ -188,7 +200,11 @@ def gate_names() -> tuple[str, ...]:
 
 
 def gate_spec(name: str) -> GateSpec:
-    """Return the facts about one gate; an unknown name is refused with the nearest known one."""
+    """Return the metadata of one gate.
+
+    Raises:
+        InvalidValueError: the name is unknown; the message suggests the nearest known name.
+    """
     return _registry[_validation.check_one_of("gate", name, _registry)]
 
 

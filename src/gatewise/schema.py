@@ -79,7 +79,7 @@ def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
     >>> checked_details(Path("config.json"), {"mean": [3.0], "std": [0.0]})
     Traceback (most recent call last):
         ...
-    gatewise.errors.DataError: config.json: std must lie between 1e-06 and 1e+06, got 0.0. Restore the file.
+    gatewise.errors.DataError: config.json: std must be between 1e-06 and 1e+06, got 0.0. Restore the file.
     """
     try:
         _validation.check_mapping("what it holds", config)

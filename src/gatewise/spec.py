@@ -1,12 +1,12 @@
-"""A network and its gates as one value: one string, or one block of YAML.
+"""Specification of a network and its gates as a string or as YAML.
 
-The grammar, the same in Python, YAML and on the command line:
+The grammar is the same in Python, in YAML and on the command line:
 
     model  = [hf-hub:]NAME[:option=value,...]
     gate   = NAME[:option=value,...][@place]
     spec   = model[+gate]...
     gates  = none | gate[+gate]...            one network of a comparison
-    list   = gates[,gates]...                 a comparison; "k=v" after a comma continues the gate before it
+    list   = gates[,gates]...                 a comparison; "k=v" after a comma is an option of the preceding gate
 """
 
 import re
@@ -18,7 +18,7 @@ from gatewise import _validation, errors
 from gatewise import gates as _gates  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it fills the registry)
 from gatewise.registry import MARKED_PLACES, PLACES, gate_spec
 
-GATER = "gaternet"  # not a gate at a place but a network around the backbone, with these options
+GATER = "gaternet"  # a wrapper around the network instead of a gate at a place; its options follow
 GATER_OPTIONS = (
     "sites",
     "gater",
@@ -34,14 +34,12 @@ GATER_OPTIONS = (
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
 _SIZES = re.compile(r"\d+(x\d+)+")
 _WORDS = {"true": True, "false": False, "none": None}
-_MODEL = re.compile(
-    r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL
-)  # timm's prefixes have a colon of their own
-_LOCAL_FOLDER = "local-dir:"  # timm's; a folder's name may hold any sign of the grammar
+_MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL)  # timm's prefixes contain a colon
+_LOCAL_FOLDER = "local-dir:"  # timm's prefix; the path after it could contain any character of the grammar
 
 
 def parse_value(text: str) -> bool | int | float | str | tuple[int, ...] | None:
-    """Read an option's value: true, false, none, a number, a fraction, sizes joined by x, or else a word.
+    """Parse the value of an option: true, false, none, a number, a fraction, sizes joined by "x", or else a string.
 
     >>> parse_value("1/16"), parse_value("1e-5"), parse_value("l1"), parse_value("true"), parse_value("7x8")
     (0.0625, 1e-05, 'l1', True, (7, 8))
@@ -61,42 +59,45 @@ def parse_value(text: str) -> bool | int | float | str | tuple[int, ...] | None:
     return text
 
 
-def _parse_options(text: str, whole: str) -> dict[str, Any]:
-    """Read "k=v,k=v"."""
+def _parse_options(text: str, full_text: str) -> dict[str, Any]:
+    """Parse "k=v,k=v"; `full_text` is for error messages."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not (equals and name and value):
             raise errors.InvalidValueError(
-                f"cannot read option {item!r} in {whole!r}; expected NAME=VALUE, for example gct:mode=l1."
+                f"cannot parse option {item!r} in {full_text!r}; expected NAME=VALUE, for example gct:mode=l1."
             )
         if name.strip() in options:
-            raise errors.InvalidValueError(f"option {name.strip()!r} is given twice in {whole!r}. Give it once.")
+            raise errors.InvalidValueError(f"option {name.strip()!r} is given twice in {full_text!r}. Give it once.")
         options[name.strip()] = parse_value(value.strip())
     return options
 
 
 def _format_value(value: Any) -> str:
-    """Write what `parse_value` reads."""
+    """Format a value for `parse_value`."""
     if value is None or isinstance(value, bool):
         return next(word for word, meaning in _WORDS.items() if meaning is value)
     return "x".join(map(str, cast(Sequence[object], value))) if isinstance(value, tuple | list) else str(value)
 
 
 def _format(name: str, options: Mapping[str, Any]) -> str:
-    """Write "name:k=v,k=v"; the inverse of reading it."""
+    """Format "name:k=v,k=v"."""
     items = [f"{key}={_format_value(value)}".replace("e+", "e") for key, value in options.items()]
     return f"{name}:{','.join(items)}" if items else name
 
 
 @dataclass(frozen=True)
 class GateChoice:
-    """One gate with its options and place; refused at once if the registry does not know them.
+    """One gate with its options and place, validated on construction.
 
     Attributes:
         name: a registered gate, or "gaternet".
-        options: constructor options, by name.
+        options: options of the constructor, by name.
         place: one of `PLACES` or `MARKED_PLACES`, or None for the place of the gate's paper.
+
+    Raises:
+        InvalidValueError: an unknown name, option or place, or an invalid value of an option.
 
     >>> GateChoice.parse("gct:mode=l1@before_conv")
     GateChoice(name='gct', options={'mode': 'l1'}, place='before_conv')
@@ -112,13 +113,16 @@ class GateChoice:
         for option, value in self.options.items():
             if isinstance(value, str) and set(value) & set("+,@"):
                 raise errors.InvalidValueError(
-                    f"{self.name}: {option}={_validation.safe_repr(value)} holds one of '+', ',' and '@', which divide "
-                    f"this text. Write an expression without them (x{{1}}x* for x+), or build the network in Python."
+                    f"{self.name}: {option}={_validation.safe_repr(value)} contains '+', ',' or '@', which are "
+                    f"separators. Write a regular expression without them (x{{1}}x* for x+), or build the network in "
+                    f"Python."
                 )
         if self.is_gater:
             _validation.check_known_options(GATER, self.options, GATER_OPTIONS)
             if self.place is not None:
-                raise errors.InvalidValueError(f"{GATER} takes sites=inner or sites=residual, not a place, got {self}.")
+                raise errors.InvalidValueError(
+                    f"{GATER} has no place, got {self}. Choose its gates with sites=inner or sites=residual."
+                )
             return
         gate_spec(self.name).make(64, device="meta", **self.options)
         if self.place is not None:
@@ -126,28 +130,28 @@ class GateChoice:
 
     @property
     def is_gater(self) -> bool:
-        """Whether this is not a gate at places of the network but a `GaterNet` around it."""
+        """Whether this is a `GaterNet` around the network instead of a gate inside it."""
         return self.name == GATER
 
     @property
     def in_full(self) -> tuple[Any, ...]:
-        """What this choice means, its defaults written out."""
+        """Name, options and place with all defaults filled in, to compare choices."""
         if self.is_gater:
             return self.name, dict(self.options), None
-        fact = gate_spec(self.name)
-        defaults = {name: parameter.default for name, parameter in fact.options.items()}
-        return self.name, {**defaults, **self.options}, self.place or fact.place
+        spec = gate_spec(self.name)
+        defaults = {name: parameter.default for name, parameter in spec.options.items()}
+        return self.name, {**defaults, **self.options}, self.place or spec.place
 
     @property
     def learns(self) -> bool:
-        """Whether this is a gate with parameters of its own."""
+        """Whether this is a gate with parameters."""
         if self.is_gater:
             return False
         return any(True for _ in gate_spec(self.name).make(64, device="meta", **self.options).parameters())
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "name:option=value,...@place"."""
+        """Parse "name:option=value,...@place"."""
         body, at, place = _validation.check_str("a gate", text).strip().partition("@")
         name, colon, options = body.partition(":")
         if colon and not options:
@@ -166,7 +170,7 @@ Gates = tuple[GateChoice, ...]
 
 
 def parse_gates(text: str) -> Gates:
-    """Read the gates of one network: "none", or gates joined by "+".
+    """Parse the gates of one network: "none", or gates joined by "+".
 
     >>> [str(choice) for choice in parse_gates("gct+se@stage_end")], parse_gates("none")
     (['gct', 'se@stage_end'], ())
@@ -174,17 +178,17 @@ def parse_gates(text: str) -> Gates:
     if _validation.check_str("gates", text).strip() == "none":
         return ()
     if "none" in text.split("+"):
-        raise errors.InvalidValueError(f"none stands alone, got {text!r}. Leave it out beside other gates.")
+        raise errors.InvalidValueError(f"'none' cannot be combined with other gates, got {text!r}. Omit it.")
     return tuple(GateChoice.parse(part) for part in text.split("+"))
 
 
 def format_gates(gates: Gates) -> str:
-    """Write what `parse_gates` reads."""
+    """Format gates for `parse_gates`."""
     return "+".join(map(str, gates)) or "none"
 
 
 def parse_gates_list(text: str) -> list[Gates]:
-    """Read the networks of a comparison, separated by commas.
+    """Parse the networks of a comparison, separated by commas.
 
     >>> [format_gates(gates) for gates in parse_gates_list("none,se,gct:mode=l1,eps=1e-4,gc")]
     ['none', 'se', 'gct:mode=l1,eps=0.0001', 'gc']
@@ -198,10 +202,12 @@ def parse_gates_list(text: str) -> list[Gates]:
         else:
             parts.append(part)
     chosen = [parse_gates(part) for part in parts]
-    meant = [tuple(choice.in_full for choice in gates) for gates in chosen]
-    repeated = {format_gates(gates) for gates, full in zip(chosen, meant, strict=True) if meant.count(full) > 1}
+    with_defaults = [tuple(choice.in_full for choice in gates) for gates in chosen]
+    repeated = {
+        format_gates(gates) for gates, full in zip(chosen, with_defaults, strict=True) if with_defaults.count(full) > 1
+    }
     if repeated:
-        raise errors.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each once.")
+        raise errors.InvalidValueError(f"gates listed twice: {', '.join(sorted(repeated))}. List each only once.")
     if not chosen:
         raise errors.InvalidValueError("no gates given; expected a list such as none,se,gct.")
     return chosen
@@ -211,8 +217,14 @@ def parse_gates_list(text: str) -> list[Gates]:
 class ModelSpec:
     """A network and its gates.
 
-    Refuses, with ValueError: a string without a model's name, an option without a value, and "local-dir:FOLDER",
-    which no string of this grammar can hold; what `GateChoice` refuses. The name itself is looked up by `make_model`.
+    `parse` raises InvalidValueError for a string without a model name, an option without a value, an invalid gate (see
+    `GateChoice`), and "local-dir:FOLDER", because the path could contain separators. The name of the network is not
+    checked here but by `make_model`.
+
+    Attributes:
+        model: name of the network.
+        model_options: options of its constructor, by name.
+        gates: gates to insert, and at most one gater.
 
     >>> spec = ModelSpec.parse("resnet18_cifar:width=32+gct:mode=l1@before_conv")
     >>> spec.model, spec.model_options, str(spec.gates[0])
@@ -231,11 +243,11 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "model:option=value+gate..."."""
+        """Parse "model:option=value+gate..."."""
         if _validation.check_str("a network", text).strip().startswith(_LOCAL_FOLDER):
             raise errors.InvalidValueError(
-                f"a folder cannot be read from the string {text!r}; build its network with "
-                f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert the gates with insert_gates."
+                f"a string cannot contain a local folder, got {text!r}; build the network with "
+                f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert gates with insert_gates."
             )
         head, *gates = text.strip().split("+")
         name, options = _MODEL.fullmatch(head).groups(default="")  # pyright: ignore[reportOptionalMemberAccess]
@@ -253,7 +265,12 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a spec from what `to_dict` returned; unknown keys, and a missing `model` or `gate`, are refused."""
+        """Build a spec from the output of `to_dict`.
+
+        Raises:
+            InvalidValueError: a key is unknown, or `model` or `gate` is missing.
+            InvalidTypeError: the values are not a mapping, or `gates` is not a list.
+        """
         _check_keys("a model spec", values, "model", ["model_options", "gates"])
         listed: Any = values.get("gates") or []
         if not isinstance(listed, list | tuple):
@@ -272,7 +289,7 @@ class ModelSpec:
 
 
 def _tuples(what: str, options: Any) -> dict[str, Any]:
-    """Return options with lists, which is what files make of tuples, as tuples again."""
+    """Return the options with lists converted to tuples, because YAML and JSON have no tuples."""
     return {
         name: tuple(cast(list[Any], value)) if isinstance(value, list) else value
         for name, value in _validation.check_mapping(what, options).items()
@@ -280,7 +297,7 @@ def _tuples(what: str, options: Any) -> dict[str, Any]:
 
 
 def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: list[str]) -> None:
-    """Refuse anything but a mapping with a name under `required`, and at most the optional keys beside it."""
+    """Raise unless `values` is a mapping with a name under the required key and otherwise only optional keys."""
     if not isinstance(values, Mapping):
         raise errors.InvalidTypeError(
             f"{owner} must be a mapping with the key {required!r}, got {_validation.safe_repr(values)}."

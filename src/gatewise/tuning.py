@@ -1,4 +1,4 @@
-"""Train a network that has gates: who decays, who is frozen, what the gates add to the loss."""
+"""Training of networks with gates: weight decay groups, freezing, and the gates' extra loss."""
 
 import functools
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from gatewise.insertion import gates_in
 from gatewise.mixins import add_mixin, remove_mixin
 from gatewise.registry import Gate
 
-_BEFORE = "_requires_grad_before_freezing"  # of a module: that of its own parameters, by name
+_BEFORE = "_requires_grad_before_freezing"  # attribute of a module: requires_grad of its parameters, by name
 
 
 def gate_parameters(model: nn.Module) -> Iterator[tuple[Gate, str, nn.Parameter]]:
-    """Yield every parameter that a gate owns: the gate, the parameter's name in it, the parameter."""
+    """Yield (gate, name in the gate, parameter) for every parameter of every gate."""
     for gate in gates_in(model).values():
         for name, parameter in gate.named_parameters():
             yield gate, name, parameter
 
 
 def _exempt(model: nn.Module) -> set[int]:
-    """Return the ids of parameters that their owner declares to be without weight decay."""
+    """Return the ids of parameters that a module declares to be without weight decay."""
     exempt = {id(p) for gate, name, p in gate_parameters(model) if name in gate.no_weight_decay}
-    for owner in model.modules():  # a part, such as a backbone, declares for itself
+    for owner in model.modules():  # a submodule, such as a backbone, has its own declaration
         declared: Any = getattr(owner, "no_weight_decay", None)
         names: Any = declared() if callable(declared) else ()
         exempt |= {id(p) for name, p in owner.named_parameters() if name in names}
@@ -34,7 +34,7 @@ def _exempt(model: nn.Module) -> set[int]:
 
 
 def no_weight_decay_names(model: nn.Module) -> set[str]:
-    """Return the names of what `parameter_groups` puts into its group without weight decay, frozen or not.
+    """Return the names of all parameters without weight decay in `parameter_groups`, frozen ones included.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
@@ -47,11 +47,15 @@ def no_weight_decay_names(model: nn.Module) -> set[str]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> list[dict[str, Any]]:
-    """Return trainable parameters in two groups for an optimizer, the second without weight decay.
+    """Return the trainable parameters in two groups for an optimizer, the second without weight decay.
 
-    The second group holds what its owner declares in `no_weight_decay` (gct: beta), and what the network or a part
-    of it declares as timm's models do; a parameter is recognised by its owner, not by its name. With
-    weight_decay=None the first group leaves the optimizer's own setting. Fits timm's `param_group_fn`.
+    The second group has the parameters that a gate lists in `no_weight_decay` (gct: beta), and those that the network
+    or a submodule returns from `no_weight_decay()`, as timm's models do. Empty groups are omitted. The function can be
+    passed to timm as `param_group_fn`.
+
+    Args:
+        model: the network.
+        weight_decay: of the first group; None leaves the optimizer's default.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
@@ -69,7 +73,7 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
 
 
 class _KeepsStatistics(nn.Module):
-    """A frozen normalisation layer: it evaluates in training too, and what is inside it follows `mode`."""
+    """`train` of a frozen normalisation layer: it stays in eval mode, its children follow `mode`."""
 
     def train(self, mode: bool = True) -> "_KeepsStatistics":
         super().train(mode)
@@ -78,19 +82,20 @@ class _KeepsStatistics(nn.Module):
 
 
 def train_only_gates(model: nn.Module) -> None:
-    """Freeze everything but the gates; frozen normalisation keeps its running statistics, through model.train() too.
+    """Freeze everything but the gates; running statistics of frozen layers stay constant, also after model.train().
 
-    What `requires_grad` was before is kept for `train_everything`, in copies and pickles of the network too; a second
-    call does not replace it.
+    The `requires_grad` flags are stored in the modules for `train_everything`, also in copies and pickles of the
+    network; a second call does not replace them.
 
     Raises:
-        InvalidValueError: the network has no gates, or none with parameters.
+        InvalidValueError: the network has no gates, or its gates have no parameters.
     """
     gates = gates_in(model)
     if not any(True for _ in gate_parameters(model)):
-        found = "its gates have no parameters" if gates else "it has no gates"
+        reason = "its gates have no parameters" if gates else "it has no gates"
         raise errors.InvalidValueError(
-            f"{type(model).__name__} has no gates to train ({found}). Insert some that learn with insert_gates()."
+            f"{type(model).__name__} has no gates to train ({reason}). Insert gates with parameters with "
+            f"insert_gates()."
         )
     inside = {id(module) for gate in gates.values() for module in gate.modules()}
     own = {id(parameter) for _, _, parameter in gate_parameters(model)}
@@ -106,7 +111,7 @@ def train_only_gates(model: nn.Module) -> None:
 
 
 def train_everything(model: nn.Module) -> None:
-    """Undo `train_only_gates`: thaw what it froze, and let normalisation follow its network's mode again.
+    """Undo `train_only_gates`: unfreeze what it froze; normalisation follows model.train() again.
 
     Every parameter's `requires_grad` is again what it was before the first `train_only_gates`: what was frozen then
     stays frozen. Without a `train_only_gates` before, nothing changes.
@@ -127,18 +132,18 @@ def train_everything(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """Epochs in which the same parameters are trained; each stage wants an optimizer of its own.
+    """Epochs that train the same parameters; use a new optimizer for each stage.
 
     Attributes:
-        epochs: their numbers, counted over all stages.
-        only_gates: whether all else stays frozen, normalisation's running statistics too.
+        epochs: the epoch numbers, counted over all stages.
+        only_gates: whether everything but the gates is frozen, running statistics included.
     """
 
     epochs: range
     only_gates: bool
 
     def begin(self, model: nn.Module) -> None:
-        """Freeze and thaw what this stage needs."""
+        """Freeze and unfreeze parameters for this stage."""
         if self.only_gates:
             train_only_gates(model)
         else:
@@ -146,10 +151,16 @@ class Stage:
 
 
 def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
-    """Return the stages of a tuning: `gate_epochs` epochs for the gates alone, the rest for everything.
+    """Return the stages of fine-tuning: `gate_epochs` epochs for the gates only, the rest for all parameters.
 
-    Gates that are the identity at init change nothing when they are inserted into a trained network; the first stage
-    lets them find their values before they pull at the weights. Refused with ValueError: more gate epochs than epochs.
+    The first stage trains new gates before their gradients change the weights of the trained network.
+
+    Args:
+        epochs: number of epochs in total.
+        gate_epochs: number of epochs that train only the gates.
+
+    Raises:
+        InvalidValueError: gate_epochs exceeds epochs.
 
     >>> fine_tuning_stages(epochs=4, gate_epochs=1)
     [Stage(epochs=range(0, 1), only_gates=True), Stage(epochs=range(1, 4), only_gates=False)]
@@ -160,27 +171,27 @@ def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
     _validation.check_integer_at_least(0, gate_epochs=gate_epochs)
     if gate_epochs > epochs:
         raise errors.InvalidValueError(
-            f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), which count both."
+            f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), the total of both stages."
         )
     stages = [Stage(range(gate_epochs), True), Stage(range(gate_epochs, epochs), False)]
     return [stage for stage in stages if stage.epochs]
 
 
 def gate_loss(model: nn.Module) -> Tensor:
-    """Return the sum of the extra losses that the network's gates and gaters ask for: a scalar, 0 if none does.
+    """Return the sum of `extra_loss()` over all modules of the network: a scalar, 0 if there is none.
 
     >>> gate_loss(nn.Sequential(nn.Conv2d(3, 8, 3)))
     tensor(0.)
     """
     _validation.check_module("gate_loss", model)
-    askers: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
-    losses: list[Tensor] = [loss for asker in askers if (loss := asker.extra_loss()) is not None]
+    modules: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
+    losses: list[Tensor] = [loss for module in modules if (loss := module.extra_loss()) is not None]
     anchor = next(model.parameters(), torch.empty(0))
     return functools.reduce(torch.add, losses) if losses else torch.zeros((), device=anchor.device)
 
 
 def set_total_steps(model: nn.Module, steps: int) -> None:
-    """Let whatever in the network follows a plan (a gater's budget) begin it anew, for so many training steps."""
-    planners: Any = (module for module in model.modules() if hasattr(module, "schedule"))
-    for planner in planners:
-        planner.schedule(steps)
+    """Restart every schedule in the network, such as that of a gater's budget, for this number of training steps."""
+    modules: Any = (module for module in model.modules() if hasattr(module, "schedule"))
+    for module in modules:
+        module.schedule(steps)

@@ -1,4 +1,4 @@
-"""One gate per file. Importing this package imports every file in it, and each registers itself."""
+"""One gate per file. Importing this package imports every file in it; each file registers its gate."""
 
 import importlib
 import pkgutil

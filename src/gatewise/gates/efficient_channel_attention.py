@@ -1,4 +1,4 @@
-"""Efficient channel attention (ECA): one short convolution along the channels, no bottleneck."""
+"""Efficient channel attention (ECA): a short 1D convolution over the channel means, without a bottleneck."""
 
 import math
 
@@ -11,10 +11,10 @@ from gatewise.registry import Gate, register_gate
 
 
 def efficient_channel_attention(x: Tensor, conv: nn.Module) -> Tensor:
-    """Return x * sigmoid(conv(m)), where m are the channels' means over positions in a row, (N, 1, C).
+    """Return x * sigmoid(conv(m)), where m are the channel means over all positions, as a sequence (N, 1, C).
 
     Args:
-        x: the map, (N, C, *S).
+        x: feature map, (N, C, *S).
         conv: maps (N, 1, C) to (N, 1, C).
 
     >>> x = torch.tensor([[[1.0, 3.0]]])  # mean 2
@@ -27,7 +27,7 @@ def efficient_channel_attention(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def adaptive_kernel_size(channels: int, gamma: float, beta: float) -> int:
-    """Return the odd number nearest to |log2(channels) / gamma + beta / gamma|, the larger of two equally near.
+    """Return the odd integer nearest to |log2(channels) / gamma + beta / gamma|; ties go to the larger one.
 
     >>> [adaptive_kernel_size(channels, 2, 1) for channels in (16, 64, 256, 512, 2048)]  # of 2.5, 3.5, 4.5, 5 and 6
     [3, 3, 5, 5, 7]
@@ -50,22 +50,30 @@ def adaptive_kernel_size(channels: int, gamma: float, beta: float) -> int:
         "3d": {"spatial_dims": 3},
     },
     no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
-    guidance="Where parameters count: a kernel of a few weights takes the place of SE's two layers. Each channel "
-    "sees its neighbours in the channels' order only, which means something because training can arrange it. A fresh "
-    "gate halves its branch.",
+    guidance="When the number of parameters matters: a kernel of a few weights replaces the two layers of SE. Each "
+    "factor depends only on neighbouring channel indices; training can order the channels accordingly. A new gate "
+    "halves the output of its branch.",
 )
 class EfficientChannelAttention(Gate):
-    """Scale each channel by sigmoid(w * m), a convolution of size k along the row m of the channels' means.
+    """Scale each channel by sigmoid(conv(m)), a 1D convolution over the channel means m.
 
-    k is `kernel_size`, or the odd number nearest to |(log2(C) + beta) / gamma| (`beta` is the paper's b). `conv` is
-    named and shaped as in timm's EcaModule, (1, 1, k) without bias and with zeros beyond the ends; its weights load.
+    The kernel size k is `kernel_size`, or the odd integer nearest to |(log2(C) + beta) / gamma|. `conv` has the name
+    and the shape of the layer in timm's EcaModule, (1, 1, k), without bias and with zero padding; timm's weights load.
+    A new gate is not the identity: its factors are about 0.5.
 
-    Refuses, with ValueError: an even kernel_size, gamma below 1e-6, kernel_size together with gamma or beta; at run
-    time a map of other channels or rank; with TypeError: integer maps. A fresh gate is not the identity: its factors
-    lie around 0.5.
+    Args:
+        channels: C.
+        kernel_size: k, odd; None computes it from gamma and beta.
+        gamma: divisor in the formula of k.
+        beta: offset in the formula of k (the paper's b).
+        spatial_dims: number of spatial axes, 1 to 3.
 
-    Differs from timm's EcaModule only where the formula gives 1 (with the defaults, for 4 channels and fewer): timm
-    takes 3 there.
+    Raises:
+        InvalidValueError: kernel_size is even, gamma is below 1e-6, or kernel_size is given together with gamma or
+            beta; in `forward`, the map has a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
+
+    Differs from timm's EcaModule where the formula gives 1 (with the defaults, for 4 channels and fewer): timm uses 3.
 
     >>> gate = EfficientChannelAttention(64)
     >>> gate.conv.kernel_size, sum(p.numel() for p in gate.parameters())  # (6 + 1) / 2 = 3.5
@@ -88,7 +96,7 @@ class EfficientChannelAttention(Gate):
         _validation.check_number_between(-1e6, 1e6, beta=beta)
         if kernel_size is not None and (gamma, beta) != (2, 1):
             raise errors.InvalidValueError(
-                "gamma and beta choose the kernel's size; give them or kernel_size, not both."
+                "gamma and beta determine the kernel size; give either them or kernel_size, not both."
             )
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(channels, gamma, beta)
@@ -96,7 +104,7 @@ class EfficientChannelAttention(Gate):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draw the kernel anew, as torch initialises a convolution."""
+        """Reinitialise the kernel with torch's default for convolutions."""
         self.conv.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:

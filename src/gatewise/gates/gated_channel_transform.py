@@ -1,4 +1,4 @@
-"""Gated channel transformation (GCT): channels compete or cooperate through a normalised norm."""
+"""Gated channel transformation (GCT): each channel is scaled by a function of its normalised norm."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ from gatewise.kernels.backend import BACKENDS, takes_fused
 from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused
 from gatewise.registry import Gate, register_gate
 
-_EPS = 1e-5  # compared by identity: whoever passes 1e-5 passes another object
+_EPS = 1e-5  # compared by identity, to detect whether eps was passed
 
-# Each maps the gate's logit z to its factor. "relu" is written with where, whose derivative at exactly 0 is 1: that of
-# torch.relu and (in torch 2.15) of clamp is 0 there, where a fresh gate sits, which would never start to learn.
+# Functions from the logit z to the factor. "relu" uses torch.where because its derivative at exactly 0 is 1. The
+# derivative of torch.relu and (in torch 2.15) of clamp is 0 there, so a new gate, whose z is 0, would never learn.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda z: 1 + torch.tanh(z),
     "sigmoid": torch.sigmoid,
@@ -25,17 +25,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def channel_norms(x: Tensor, mode: str | float, eps: float, after_relu: bool) -> Tensor:
-    """Return one norm per channel: (N, C, *S) -> (N, C, 1, ...), in float32 for half types."""
+    """Return one norm per channel: (N, C, *S) -> (N, C, 1, ...), in float32 for half-precision input."""
     axes, dtype = spatial_axes(x), at_least_float32(x.dtype)
     if mode == "l1":
         return (x if after_relu else x.abs()).sum(axes, keepdim=True, dtype=dtype)
-    if mode == "l2" and torch.compiler.is_compiling():  # squares cost nothing there, and have the simpler gradient
+    if mode == "l2" and torch.compiler.is_compiling():  # the compiler fuses the squares, and their gradient is simpler
         return (x.to(dtype).square().sum(axes, keepdim=True) + eps).sqrt()
     if mode == "l2":
         return (torch.linalg.vector_norm(x, 2, axes, keepdim=True, dtype=dtype).square() + eps).sqrt()  # pyright: ignore
     p = float(mode)
     size = x.to(dtype) if after_relu else x.to(dtype).abs()
-    # Dividing by the largest entry first changes nothing in exact arithmetic and keeps size**p finite for large p.
+    # Divide by the maximum first: equal in exact arithmetic, and size**p stays finite for large p.
     scale = size.detach().amax(axes, keepdim=True).clamp(min=1)
     return scale * ((size / scale).pow(p).sum(axes, keepdim=True) + eps * scale.pow(-p)).pow(1 / p)
 
@@ -54,17 +54,17 @@ def gated_channel_transform(
     """Return x * (1 + tanh(gamma * s / sqrt(mean_c s^2 + eps) + beta)) with s = alpha * sqrt(sum x^2 + eps).
 
     Args:
-        x: the map, (N, C, *S).
-        alpha: weight of each channel's norm, (1, C, 1, ...).
-        gamma: sign and strength of the reaction to it: competition if positive, cooperation if negative.
-        beta: bias of the gate.
-        mode: "l2" as above; "l1" takes s = alpha * sum |x| and divides by mean_c |s| + eps; a number p >= 1 takes
-            s = alpha * (sum |x|^p + eps)^(1/p) with the divisor of "l2".
-        eps: keeps both roots away from zero; inside them, so an all-zero map has finite gradients.
-        after_relu: x is known to be non-negative, so absolute values are left out ("l2" has none).
+        x: feature map, (N, C, *S).
+        alpha: weight of each channel norm, (1, C, 1, ...).
+        gamma: weight of the normalised norm, (1, C, 1, ...): competition if positive, cooperation if negative.
+        beta: bias of the gate, (1, C, 1, ...).
+        mode: "l2" as above; "l1" uses s = alpha * sum |x| and the divisor mean_c |s| + eps; a number p >= 1 uses
+            s = alpha * (sum |x|^p + eps)^(1/p) and the divisor of "l2".
+        eps: added inside both roots, so that an all-zero map has finite gradients.
+        after_relu: x is known to be non-negative, so absolute values are omitted ("l2" has none).
         activation: "tanh", "sigmoid", "relu" or "elu": 1 + tanh(z), sigmoid(z), 1 + relu(z), 1 + elu(z).
 
-    Two channels with norms 3 and 4 (after the mean of their squares, 12.5, is divided out: 0.85 and 1.13):
+    Two channels with norms 3 and 4. Their mean square is 12.5, so the normalised norms are 0.85 and 1.13:
 
     >>> x = torch.tensor([[[3.0], [4.0]]])
     >>> one, zero = torch.ones(1, 2, 1), torch.zeros(1, 2, 1)
@@ -100,33 +100,41 @@ def gated_channel_transform(
     },
     no_effect_at_init={
         "spatial_dims": "chooses the rank of the input",
-        "backend": "chooses how the same numbers are computed",
+        "backend": "selects the implementation of the same function",
     },
-    guidance="Where trained weights are to be kept: a fresh gate changes no output and brings three numbers for each "
-    "channel. It sits before every convolution, so its price is time for reading and writing every map again, "
-    "not multiply-adds. Keep weight decay off `beta` (`parameter_groups` does); in small networks compare "
-    "`gct@stage_end`, which is cheaper.",
+    guidance="For fine-tuning trained networks: a new gate does not change the output and adds three parameters per "
+    "channel. It is placed before every convolution, so its cost is memory traffic (every map is read and written "
+    "once more), not multiply-adds. Do not apply weight decay to `beta` (`parameter_groups` sets this up). In small "
+    "networks also try `gct@stage_end`, which is cheaper.",
 )
 class GatedChannelTransform(Gate):
-    """Gate each channel by y_c = x_c (1 + tanh(gamma_c s_c / rms(s) + beta_c)), where s_c = alpha_c ||x_c||.
+    """Scale each channel: y_c = x_c (1 + tanh(gamma_c s_c / rms(s) + beta_c)), where s_c = alpha_c ||x_c||.
 
-    Parameters `alpha`, `gamma` and `beta` have shape (1, C, 1, ...) and start at 1, 0 and 0, so a fresh gate is
-    the identity bit for bit (`activation="sigmoid"` is not: it starts at a factor of 0.5). The paper's recipe
-    does not decay `beta`.
+    The parameters `alpha`, `gamma` and `beta` have shape (1, C, 1, ...) and start at 1, 0 and 0, so a new gate is
+    exactly the identity (except with `activation="sigmoid"`, whose factor starts at 0.5). As in the paper, `beta` has
+    no weight decay. A state dict of the official module loads.
 
-    `backend` chooses how the same numbers are computed: "reference" is the definition, "fused" one operation that keeps
-    only the map and a number for each channel (ValueError with the reason where it cannot run), "auto" either.
+    Args:
+        channels: C.
+        mode: "l2", "l1", or a number p >= 1; see `gated_channel_transform`.
+        eps: added inside both roots.
+        after_relu: the input is known to be non-negative, so absolute values are omitted.
+        activation: "tanh", "sigmoid", "relu" or "elu"; see `gated_channel_transform`.
+        spatial_dims: number of spatial axes, 1 to 3.
+        epsilon: the official module's name of `eps`.
+        backend: "reference" is the definition; "fused" is one operation that saves only the map and one number per
+            channel for backward (ValueError with the reason if it cannot run); "auto" uses "fused" where it can.
 
-    `epsilon` is the official module's name of `eps`.
+    Raises:
+        InvalidValueError: an unknown mode or activation, p < 1, eps <= 0, or both eps and epsilon; in `forward`, the
+            map has a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
 
-    Refuses, with ValueError: an unknown mode or activation, p < 1, eps <= 0, eps and epsilon together; at run time a
-    map of other channels or rank; with TypeError: integer maps. A state dict of the official module loads.
+    Differs from the paper: follows the official code where the two disagree (the mean over channels, not the sum, is
+    inside the second root, so eps is not scaled by C). General p uses |x|^p, because odd p without absolute values is
+    not a norm. Norms of half-precision maps are computed in float32.
 
-    Differs from the paper: follows the official code where the two disagree (the mean over channels, not the sum,
-    stands inside the second root, so eps is not scaled by C); general p takes |x|^p, without which odd p is no
-    norm; norms of half-precision maps are computed in float32.
-
-    Note that "GCT" also names the Gaussian Context Transformer (CVPR 2021), which is another mechanism.
+    Note that "GCT" is also the abbreviation of the Gaussian Context Transformer (CVPR 2021), a different mechanism.
 
     >>> gate = GatedChannelTransform(2)
     >>> x = torch.tensor([[[[3.0]], [[4.0]]]])
@@ -154,7 +162,7 @@ class GatedChannelTransform(Gate):
         if epsilon is not None:
             if eps is not _EPS:
                 raise errors.InvalidValueError(
-                    f"eps and epsilon are two names of one option, got {eps} and {epsilon}. Give eps alone."
+                    f"eps and epsilon are two names of one option, got {eps} and {epsilon}. Give only eps."
                 )
             eps = epsilon
         if isinstance(mode, str):
@@ -201,11 +209,11 @@ class GatedChannelTransform(Gate):
 
     @property
     def channel_options(self) -> dict[str, Any]:
-        """The options that the function takes."""
+        """Keyword arguments for `gated_channel_transform`."""
         return {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
 
     def why_not_fused(self, x: Tensor) -> str:
-        """Return why no kernel can stand in for this gate now, or ''."""
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
         return why_not_fused(x, *self.numbers, mode=self.mode, after_relu=self.after_relu)
 
     def extra_repr(self) -> str:

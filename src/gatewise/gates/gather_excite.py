@@ -1,4 +1,4 @@
-"""Gather-excite (GE): gather each channel over a neighbourhood or the whole map, excite every position with it."""
+"""Gather-excite (GE): pool each channel over a neighbourhood or the full map, and scale each position by the result."""
 
 import functools
 from collections import OrderedDict
@@ -13,7 +13,7 @@ from gatewise import _validation, errors
 from gatewise.functional import at_least_float32, average_pool
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
-# By the number of spatial axes, from one on.
+# Indexed by the number of spatial axes minus one.
 _AVERAGE_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -22,14 +22,14 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def gather_excite(
     x: Tensor, gather: Callable[[Tensor], Tensor] | None = None, mlp: nn.Module | None = None, *, extent: int = 0
 ) -> Tensor:
-    """Return x * sigmoid(up(mlp(gather(x)))), where up repeats the nearest gathered value up to the map's size.
+    """Return x * sigmoid(up(mlp(gather(x)))), where up is nearest-neighbour interpolation to the size of the map.
 
     Args:
-        x: the map, (N, C, *S).
-        gather: maps it to (N, C, 1, ...) for extent 0, else to (N, C, ceil(S / extent), ...); None takes the mean of
-            the whole map, or of windows of 2 extent - 1 at every extent-th position, as far as they lie in the map.
-        mlp: maps what was gathered to logits of the same shape; None takes it as it is.
-        extent: ratio of the map's size to that of what is gathered; 0 gathers the whole map.
+        x: feature map, (N, C, *S).
+        gather: maps x to (N, C, 1, ...) for extent 0, else to (N, C, ceil(S / extent), ...). None is average pooling:
+            over all positions, or with window 2 * extent - 1 and stride `extent`, padding not counted.
+        mlp: maps the gathered map to logits of the same shape; None is the identity.
+        extent: ratio of the sizes of x and of the gathered map; 0 pools over all positions.
 
     >>> x = torch.tensor([[[1.0, 3.0, 8.0]]])
     >>> gather_excite(x)  # mean 4, sigmoid(4) = 0.9820
@@ -45,14 +45,14 @@ def gather_excite(
 
 
 def neighbourhood_means(x: Tensor, extent: int) -> Tensor:
-    """Return means of windows of 2 extent - 1 around every extent-th position, those beyond the map not counted.
+    """Return average pooling with window 2 * extent - 1 and stride `extent`; padding is not counted.
 
     >>> neighbourhood_means(torch.tensor([[[1.0, 3.0, 8.0]]]), 2)
     tensor([[[2.0000, 5.5000]]])
     """
     pool, margin = _AVERAGE_POOLS[x.dim() - 3], (extent - 1,) * 2 * (x.dim() - 2)
     wide = x.to(at_least_float32(x.dtype))
-    # Padded here and divided by the share that lies in the map: pooling in three axes refuses maps below the window.
+    # Pad here and divide by the fraction inside the map: avg_pool3d raises if the map is smaller than the window.
     inside = F.pad(wide.new_ones((1, 1, *x.shape[2:])), margin)
     sums, shares = (pool(padded, 2 * extent - 1, extent) for padded in (F.pad(wide, margin), inside))
     return (sums / shares).to(x.dtype)
@@ -80,34 +80,47 @@ def neighbourhood_means(x: Tensor, extent: int) -> Tensor:
     },
     no_effect_at_init={
         "spatial_dims": "chooses the rank of the input",
-        "map_size": "fixes the size of the maps; every other size is refused",
+        "map_size": "fixes the size of the maps; any other size raises an error",
     },
-    guidance="Where a gate should bring no parameters at all (the default form), or see a neighbourhood instead of the "
-    "whole map (`extent`). The default form cannot learn which channel should react how. A fresh gate is not the "
-    "identity.",
+    guidance="When a gate must not add parameters (the default form), or should use a neighbourhood instead of the "
+    "full map (`extent`). The default form has nothing to learn. A new gate is not the identity.",
 )
 class GatherExcite(Gate):
-    """Scale x by sigmoid(up(gather(x))), where gather shrinks each channel by itself and up repeats it to x's size.
+    """Scale x by sigmoid(up(gather(x))): gather downsamples each channel, up is nearest-neighbour interpolation back.
 
-    `extent` e is the ratio of sizes, 0 the whole map. The paper's three forms:
+    `extent` e is the ratio of the two sizes; 0 means the full map. The paper's three forms:
 
-    - theta-minus (default): gather is average pooling, of windows of 2e - 1 at every e-th position. No parameters.
-    - theta (`learned`): log2(e) depthwise 3x3 convolutions of stride 2, each with batch norm, ReLU between; for extent
-      0 one depthwise convolution of the whole map's size `map_size` (a number or one per axis), with batch norm.
-    - theta-plus (`learned` and `mlp`): then two 1x1 convolutions C -> R -> C with ReLU between. R is `rd_channels`, or
-      C * rd_ratio rounded down to a multiple of rd_divisor. Without `learned`, extent 0 and `mlp` are an SE.
+    - theta-minus (default): average pooling with window 2e - 1 and stride e. No parameters.
+    - theta (`learned`): log2(e) depthwise 3x3 convolutions of stride 2, each with batch norm, with ReLU in between; for
+      extent 0 one depthwise convolution with kernel size `map_size`, with batch norm.
+    - theta-plus (`learned` and `mlp`): then 1x1 convolutions C -> R -> C with ReLU in between. R is `rd_channels`, or
+      C * rd_ratio rounded down to a multiple of rd_divisor. With extent 0, `mlp` without `learned` is an SE block.
 
-    Sizes need not divide: ceil(size / e) values are gathered, and repeated as torch's nearest interpolation does.
+    Sizes need not be divisible: the gathered size is ceil(size / e). A new gate is not the identity: its factors are
+    about 0.5. With learned extent 0, batch norm gets one value per sample and channel, so training needs a batch of at
+    least two. Without parameters the number of channels cannot be read from weights: rebuild the default form after
+    pruning.
 
-    Refuses, with ValueError: a learned extent other than 0 and powers of two; `map_size` missing for learned extent 0
-    or given otherwise (so this form fits one resolution: insert it with include=, stage by stage); a width without
-    `mlp`; at run time a map of another size than `map_size`, of other channels or rank; with TypeError:
-    integer maps. A fresh gate is not the identity: its factors lie around 0.5. With learned extent 0, batch norm sees
-    one value per sample and channel, so training needs two samples at least. Without weights there is nothing to read
-    the number of channels from: build the default form anew after pruning.
+    Args:
+        channels: C.
+        extent: e; with `learned`, 0 or a power of two.
+        learned: gather with depthwise convolutions instead of average pooling.
+        mlp: add the two 1x1 convolutions.
+        map_size: size of the input map, one integer or one per axis; required for learned=True with extent=0 (such a
+            gate fits one resolution: insert it stage by stage with include=), and invalid otherwise.
+        rd_ratio: R / C.
+        rd_channels: R; overrides rd_ratio.
+        rd_divisor: R is a multiple of it.
+        spatial_dims: number of spatial axes, 1 to 3.
 
-    Differs from the paper: nothing known. timm's module of this name fails to build or run in most of these forms;
-    names of modules are its own (`gather.conv1`, `gather.norm1`, `mlp.fc1`, `mlp.fc2`).
+    Raises:
+        InvalidValueError: a learned extent that is not 0 or a power of two, `map_size` missing or not allowed, or a
+            width without `mlp`; in `forward`, the map has a different number of channels or axes, or not the size
+            `map_size`.
+        InvalidTypeError: in `forward`, the map is not floating-point.
+
+    Differs from the paper: no known difference. timm's module of this name fails to build or run in most of these
+    forms; module names follow timm's (`gather.conv1`, `gather.norm1`, `mlp.fc1`, `mlp.fc2`).
 
     >>> gate = GatherExcite(1, extent=2, spatial_dims=1)
     >>> gate(torch.tensor([[[1.0, 3.0, 8.0]]]))  # means 2 and 5.5: sigmoid(2), sigmoid(2), sigmoid(5.5)
@@ -139,8 +152,7 @@ class GatherExcite(Gate):
                 raise errors.InvalidTypeError(f"{name} must be a number, got {_validation.safe_repr(value)}.")
         if not mlp and (rd_ratio, rd_channels, rd_divisor) != (1 / 16, None, 1):
             raise errors.InvalidValueError(
-                "rd_ratio, rd_channels and rd_divisor are the width of the MLP. Give mlp=True with them, or leave them "
-                "out."
+                "rd_ratio, rd_channels and rd_divisor set the width of the MLP. Give mlp=True with them, or omit them."
             )
         self.extent = extent
         self.map_size = self._checked_map_size(learned, map_size)
@@ -154,34 +166,34 @@ class GatherExcite(Gate):
     def _checked_map_size(self, learned: bool, map_size: int | Sequence[int] | None) -> tuple[int, ...] | None:
         if learned and (self.extent == 1 or self.extent & (self.extent - 1)):
             raise errors.InvalidValueError(
-                f"a learned extent must be 0 or a power of two from 2 on, got {self.extent}: it is reached by "
-                f"convolutions of stride 2. Take 2, 4 or 8, or learned=False."
+                f"a learned extent must be 0, 2, 4, 8 or a larger power of two, got {self.extent}: it is a sequence of "
+                f"convolutions of stride 2. Choose such an extent, or learned=False."
             )
         if map_size is None:
             if learned and self.extent == 0:
                 raise errors.InvalidValueError(
-                    "learned=True with extent=0 convolves the whole map, so it needs map_size, the map's height and "
-                    "width, for example map_size=14. Give it, or take an extent of 2, 4 or 8, which fits every map."
+                    "learned=True with extent=0 is a convolution over the full map and needs map_size, its height and "
+                    "width, for example map_size=14. Give it, or choose an extent of 2, 4 or 8, which fits every map."
                 )
             return None
         if not (learned and self.extent == 0):
             raise errors.InvalidValueError(
                 f"map_size is for learned=True with extent=0 only, got map_size={_validation.safe_repr(map_size)} with "
                 f"learned={learned} "
-                f"and extent={self.extent}. Leave it out: this gate takes maps of every size."
+                f"and extent={self.extent}. Omit it: this gate accepts maps of any size."
             )
         sizes = tuple(map_size) if isinstance(map_size, Sequence) else (map_size,) * self.spatial_dims
         for size in sizes:
             _validation.check_integer_at_least(1, map_size=size)
         if len(sizes) != self.spatial_dims:
             raise errors.InvalidValueError(
-                f"map_size must be one integer or one for each of {self.spatial_dims} axes, got "
+                f"map_size must be one integer, or one for each of the {self.spatial_dims} axes, got "
                 f"{_validation.safe_repr(map_size)}."
             )
         return sizes
 
     def _gather(self, channels: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Sequential:
-        """Return the depthwise convolutions, each with its batch norm, and the ReLUs between."""
+        """Return the depthwise convolutions, each with batch norm, with ReLU in between."""
         rank = self.spatial_dims - 1
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         steps = self.extent.bit_length() - 1 if self.extent else 1
@@ -198,7 +210,7 @@ class GatherExcite(Gate):
         return nn.Sequential(layers)
 
     def reset_parameters(self) -> None:
-        """Draw all convolutions anew, as torch initialises them, and start the batch norms afresh."""
+        """Reinitialise all convolutions and batch norms with torch's defaults."""
         for layer in (*(self.gather or ()), *(self.mlp or ())):
             if isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm):
                 layer.reset_parameters()
@@ -208,16 +220,16 @@ class GatherExcite(Gate):
         weight = next(self.parameters(), None)
         if weight is None:
             return self._channels
-        return weight.shape[0 if self.gather is not None else 1]  # of a depthwise convolution, or of fc1
+        return weight.shape[0 if self.gather is not None else 1]  # depthwise convolution, or fc1
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse also a map of another size than `map_size`."""
+        """Raise also if the map does not have the size `map_size`."""
         super().check_input(x)
         if self.map_size is not None and tuple(x.shape[2:]) != self.map_size:
             size = tuple(x.shape[2:])
             raise errors.InvalidValueError(
                 f"GatherExcite was built for maps of map_size={self.map_size}, got {size}. "
-                f"Build it with map_size={size}, or pass images of the size that it was built for."
+                f"Build it with map_size={size}, or pass images of the size it was built for."
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Global context block (GC): one context vector per image, pooled by attention, added to every position."""
+"""Global context block (GC): add one context vector per image, pooled by attention, to every position."""
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ def global_context(
     """Return x * sigmoid(multiply(c)) + add(c) with c = sum_j softmax_j(mask(x)) x_j over positions j.
 
     Args:
-        x: the map, (N, C, *S).
-        mask: maps (N, C, *S) to attention logits (N, 1, *S); None takes the plain mean instead.
-        add: maps the context (N, C, 1, ...) to what is added, same shape; None adds nothing.
-        multiply: maps the context to the logits of a factor; None multiplies by nothing.
+        x: feature map, (N, C, *S).
+        mask: maps x to attention logits (N, 1, *S); None uses the mean over positions instead.
+        add: maps the context (N, C, 1, ...) to an offset of the same shape; None adds nothing.
+        multiply: maps the context to the logits of a factor of the same shape; None multiplies by nothing.
 
     >>> x = torch.tensor([[[1.0, 3.0]]])  # mean 2
     >>> global_context(x, add=nn.Identity())
@@ -60,29 +60,39 @@ def global_context(
     },
     no_effect_at_init={
         "spatial_dims": "chooses the rank of the input",
-        "backend": "chooses how the same numbers are computed",
+        "backend": "selects the implementation of the same function",
     },
-    guidance="Where a position needs to know what the whole image shows, as in segmentation and detection, and in "
-    "networks that are trained already: a fresh gate changes no output. In narrow networks its bottleneck is two "
-    "or four channels wide; give `rd_ratio=1/4` there.",
+    guidance="When positions need global context, as in segmentation and detection, and for fine-tuning trained "
+    "networks: a new gate does not change the output. In narrow networks the default bottleneck is only two to four "
+    "channels wide; use `rd_ratio=1/4` there.",
 )
 class GlobalContext(Gate):
-    """Add to every position W2 relu(LN(W1 c)), where c = sum_j softmax_j(w x_j) x_j is the image's context.
+    """Add W2 relu(LN(W1 c)) to every position, where c = sum_j softmax_j(w x_j) x_j is the context of the image.
 
-    Modules are named and shaped as in mmcv's ContextBlock (`conv_mask`, `channel_add_conv`, `channel_mul_conv`),
-    whose weights load. The bottleneck's width R is `rd_channels`, or C * rd_ratio rounded down to a multiple of
-    rd_divisor; `eps` is the layer norm's (timm's is 1e-6). The last convolution starts at zero, so with fusion "add" a
-    fresh gate is the identity bit for bit; with "multiply" and "both" its factor starts at 0.5.
+    Modules have the names and shapes of mmcv's ContextBlock (`conv_mask`, `channel_add_conv`, `channel_mul_conv`);
+    mmcv's weights load. The last convolution of each transform starts at zero, so with fusion "add" a new gate is
+    exactly the identity; with "multiply" and "both" its factor starts at 0.5.
 
-    `backend` says how the same numbers are computed: "reference" is the definition, "fused" a kernel (ValueError with
-    the reason where it cannot run), "auto" either.
+    Args:
+        channels: C.
+        rd_ratio: the width R of the bottleneck is C * rd_ratio, rounded down to a multiple of rd_divisor.
+        rd_channels: R, at least 2; overrides rd_ratio.
+        rd_divisor: R is a multiple of it.
+        pooling: "attention" as above, or "average" for the mean over positions.
+        fusion: "add" as above; "multiply" multiplies by sigmoid(W2 relu(LN(W1 c))); "both" does both.
+        eps: of the layer norm (timm uses 1e-6).
+        spatial_dims: number of spatial axes, 1 to 3.
+        backend: "reference" is the definition, "fused" a kernel (ValueError with the reason if it cannot run), "auto"
+            uses "fused" where it can.
 
-    Refuses, with ValueError: an unknown pooling or fusion, rd_ratio outside (0, 1], rd_channels below 2, eps outside
-    [0, 1]; at run time a map of other channels or rank; with TypeError: integer maps.
+    Raises:
+        InvalidValueError: an unknown pooling or fusion, rd_ratio not in (0, 1], rd_channels below 2, or eps not in
+            [0, 1]; in `forward`, the map has a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
 
-    Differs from the paper: a layer norm over one value is constant and one over two values knows only a sign, so
-    where C * rd_ratio is below 2 the width is 4 instead. At exactly 2 and 3 mmcv's width is kept; for networks as
-    narrow as CIFAR's (16, 32, 64 channels) pass rd_ratio=1/4 or rd_channels.
+    Differs from the paper: if C * rd_ratio is below 2, R is 4, because a layer norm over one value is constant and one
+    over two values keeps only a sign. At 2 and 3 mmcv's width is kept. For networks as narrow as those for CIFAR (16,
+    32, 64 channels) pass rd_ratio=1/4 or rd_channels.
 
     >>> gate = GlobalContext(64)
     >>> x = torch.randn(1, 64, 2, 2)
@@ -130,7 +140,7 @@ class GlobalContext(Gate):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all layers anew, the last convolution of each transform zero."""
+        """Reinitialise all layers, and set the last convolution of each transform to zero."""
         if self.conv_mask is not None:
             self.conv_mask.reset_parameters()
             nn.init.kaiming_normal_(self.conv_mask.weight, mode="fan_in", nonlinearity="relu")
@@ -143,7 +153,7 @@ class GlobalContext(Gate):
 
     @property
     def channels(self) -> int:
-        return next(self.parameters()).shape[1]  # every layer that can come first reads all channels
+        return next(self.parameters()).shape[1]  # the first layer of every form takes all channels as input
 
     @property
     def identity_at_init(self) -> bool:
@@ -156,7 +166,7 @@ class GlobalContext(Gate):
     def attention(self, x: Tensor, queries: Tensor) -> Tensor | None:
         if self.conv_mask is None:
             return None
-        return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all
+        return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all queries
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
@@ -166,15 +176,15 @@ class GlobalContext(Gate):
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
     def why_not_fused(self, x: Tensor) -> str:
-        """Return why no kernel can stand in for this gate now, or ''."""
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
         if self.conv_mask is None:
             return why_not_fusible(x)
         if self.conv_mask._forward_hooks or self.conv_mask._forward_pre_hooks:
-            return "conv_mask has hooks, which a kernel that reads its weights would not call"
+            return "conv_mask has hooks, which a fused kernel would not call"
         return why_not_fusible(x, self.conv_mask.weight)
 
     def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return x, and what `scale_channels` multiplies its channels by and adds to them."""
+        """Return the arguments of `scale_channels`: x, the factor of each channel and the offset of each channel."""
         if self.conv_mask is None:
             x, context = mean_of_channels(x, link)
         else:

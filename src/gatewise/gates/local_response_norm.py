@@ -1,4 +1,4 @@
-"""Local response normalisation (LRN): AlexNet's competition between neighbouring channels, without weights."""
+"""Local response normalisation (LRN) over neighbouring channels, as in AlexNet; it has no parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ from gatewise.registry import Gate, register_gate
 
 
 def local_response_norm(x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:
-    """Return x / (k + alpha * s)^beta, where s is the sum of x^2 over the `size` channels around each, (N, C, *S).
+    """Return x / (k + alpha * s)^beta, where s is the sum of x^2 over a window of `size` channels, (N, C, *S).
 
-    Channels beyond the first and the last count as zero. Squares and sums are computed in float32 for half types.
+    Channels are padded with zeros. Squares and sums of half-precision maps are computed in float32.
 
     Three channels at one position, a window of three: sums of squares 1 + 4, 1 + 4 + 9 and 4 + 9.
 
@@ -40,23 +40,33 @@ def local_response_norm(x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: 
         "3d": {"spatial_dims": 3},
     },
     no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
-    guidance="As a historic baseline, in networks without batch norm: it has nothing to learn. A fresh gate is not the "
-    "identity: the paper's `k=2` divides every value by at least 1.68, which a trained network feels at once.",
+    guidance="As a historical baseline, in networks without batch norm: it has no parameters. A new gate is not the "
+    "identity: the paper's `k=2` divides every value by at least 1.68, which changes the output of a trained network.",
 )
 class LocalResponseNorm(Gate):
-    """Divide x_c by (k + alpha s_c)^beta, where s_c is the sum of x^2 over `size` neighbouring channels, c included.
+    """Divide x_c by (k + alpha s_c)^beta, where s_c is the sum of x^2 over a window of `size` channels centred on c.
 
-    There are no parameters, and so nothing to read the number of channels from: build it anew after pruning. The paper
-    normalises after the ReLU of a convolution and before the next reads it, which is the place "inner": behind the last
-    operation on each channel by itself, between two convolutions.
+    There are no parameters, so the number of channels cannot be read from weights: rebuild the gate after pruning. The
+    paper normalises after the ReLU of a convolution and before the next one: the place "inner". A new gate is not the
+    identity (except with beta 0, or with k 1 and alpha 0): the paper's k = 2 divides every value by at least
+    2^0.75 = 1.68.
 
-    Refuses, with ValueError: an even size (the paper's formula would sum size + 1 channels), alpha or beta below 0,
-    k below 1e-6 (an all-zero map would divide by zero); at run time a map of other channels or rank; with TypeError:
-    integer maps. A fresh gate is not the identity (except with beta 0, or with k 1 and alpha 0): the paper's k = 2
-    divides everything by at least 2^0.75 = 1.68.
+    Args:
+        channels: C.
+        size: number of channels in the window, odd.
+        alpha: weight of the sum of squares.
+        beta: exponent.
+        k: constant term.
+        spatial_dims: number of spatial axes, 1 to 3.
 
-    Differs from torch.nn.LocalResponseNorm, which divides alpha by size and takes k = 1: torch's equals this one with
-    alpha_torch = size * alpha and k = 2. AlexNet's alpha = 1e-4 is 5e-4 there.
+    Raises:
+        InvalidValueError: size is even (the paper's formula would sum size + 1 channels), alpha or beta is below 0, or
+            k is below 1e-6 (an all-zero map would divide by zero); in `forward`, the map has a different number of
+            channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
+
+    Differs from torch.nn.LocalResponseNorm, which divides alpha by size and has k = 1 by default: the two are equal
+    with alpha_torch = size * alpha and k = 2. AlexNet's alpha = 1e-4 is alpha_torch = 5e-4.
 
     >>> gate = LocalResponseNorm(3, size=3, alpha=1.0, beta=1.0, k=0.5)
     >>> gate(torch.tensor([[[[1.0]], [[2.0]], [[3.0]]]])).flatten()  # 1 / 5.5, 2 / 14.5, 3 / 13.5
@@ -72,7 +82,7 @@ class LocalResponseNorm(Gate):
         beta: float = 0.75,
         k: float = 2.0,
         spatial_dims: int = 2,
-        device: torch.device | str | None = None,  # noqa: ARG002  (taken by every gate; here is nothing to place)
+        device: torch.device | str | None = None,  # noqa: ARG002  (every gate has it; this one has no parameters)
         dtype: torch.dtype | None = None,  # noqa: ARG002
     ) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
@@ -82,7 +92,7 @@ class LocalResponseNorm(Gate):
         self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
 
     def reset_parameters(self) -> None:
-        """Do nothing: there are no weights to draw."""
+        """Do nothing: there are no parameters."""
 
     @property
     def identity_at_init(self) -> bool:

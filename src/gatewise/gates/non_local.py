@@ -1,4 +1,4 @@
-"""Non-local block (NL): every position adds a weighted mean of all positions, the weights from pairs of features."""
+"""Non-local block (NL): add a weighted mean over all positions to each position (self-attention over positions)."""
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ def non_local(
     """Return x + conv_out(y) with y_i = sum_j f(theta(x)_i, phi(x)_j) g(x)_j over positions j.
 
     Args:
-        x: the map, (N, C, *S) with P positions.
-        g: maps it to values, (N, R, *S).
-        conv_out: maps (N, R, *S) to what is added, (N, C, *S).
-        theta: maps x to queries, (N, R, *S); None takes x itself.
-        phi: maps x to keys, (N, R, *S); None takes x itself.
-        concat_project: linear, maps a query and behind it a key, (N, 2 R, *S), to the logit of "concatenation".
+        x: feature map, (N, C, *S) with P positions.
+        g: maps x to values, (N, R, *S).
+        conv_out: maps y, (N, R, *S), to the offset, (N, C, *S).
+        theta: maps x to queries, (N, R, *S); None uses x.
+        phi: maps x to keys, (N, R, *S); None uses x.
+        concat_project: linear; maps a query and a key, concatenated to (N, 2 R, *S), to the logit of "concatenation".
         pairwise: f(q, k), one of "embedded_gaussian": softmax_j(q.k / sqrt(R)); "gaussian": softmax_j(q.k);
             "dot_product": q.k / P; "concatenation": relu(concat_project([q, k])) / P.
 
@@ -51,8 +51,8 @@ def non_local(
 
 
 def _attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Return softmax(scale * queries keys^T) values, (N, P, R), where torch can without ever holding (N, P, P)."""
-    # What the fused kernels ask for: heads (one), contiguous rows, values as long as queries.
+    """Return softmax(scale * queries keys^T) values, (N, P, R), without allocating (N, P, P) where torch can."""
+    # The fused kernels require a head axis, contiguous rows, and values as wide as queries.
     width, missing = values.shape[2], queries.shape[2] - values.shape[2]
     values = nn.functional.pad(values, (0, missing)) if missing > 0 else values
     q, k, v = (rows.unsqueeze(1).contiguous() for rows in (queries, keys, values))
@@ -60,10 +60,7 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Te
 
 
 def _multiplied(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Return queries keys^T values / P, (N, P, R), by way of (N, R, R).
-
-    In float32 for half types: no softmax bounds these sums.
-    """
+    """Return queries (keys^T values) / P, (N, P, R), in float32 for half types: no softmax bounds these sums."""
     with torch.autocast(values.device.type, enabled=False):
         q, k, v = (rows.to(at_least_float32(rows.dtype)) for rows in (queries, keys, values))
         return (q @ (k.mT @ v / v.shape[1])).to(values.dtype)
@@ -72,7 +69,7 @@ def _multiplied(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _concatenated(queries: Tensor, keys: Tensor, values: Tensor, project: nn.Module) -> Tensor:
     """Return sum_j relu(project([q_i, k_j])) v_j / P, (N, P, R), from maps (N, R, *S); in float32 for half types.
 
-    `project` is linear, so it sees each query and each key once, instead of every pair.
+    `project` is linear, so it is applied to each query and each key once, instead of to every pair.
     """
     of_queries = project(torch.cat([queries, 0 * keys], 1)).flatten(2).mT  # (N, P, 1)
     of_keys = project(torch.cat([0 * queries, keys], 1)).flatten(2)  # (N, 1, P)
@@ -83,7 +80,7 @@ def _concatenated(queries: Tensor, keys: Tensor, values: Tensor, project: nn.Mod
 
 
 class Projection(nn.Module):
-    """One convolution, under the name that it has in mmcv's weights: `conv`."""
+    """A convolution named `conv`, as in mmcv's weights."""
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
         super().__init__()
@@ -110,30 +107,37 @@ class Projection(nn.Module):
         "3d": {"spatial_dims": 3, "pairwise": "dot_product"},
     },
     no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
-    guidance="Where positions of one image need different context. Time grows with the square of the number of "
-    "positions, so put it behind a late stage or at `@context` of a segmenter. See with `gatewise explain` whether "
-    "its attention depends on the position that asks; where it does not, gc gives the same for less.",
+    guidance="When positions of one image need different context. Time grows with the square of the number of "
+    "positions, so insert it after a late stage or at `@context` of a segmenter. Check with `gatewise explain` whether "
+    "its attention depends on the query position; if it does not, gc does the same at lower cost.",
 )
 class NonLocal(Gate):
-    """Add to position i W_z sum_j f(x_i, x_j) W_g x_j, a weighted mean of all positions: z_i = x_i + W_z y_i.
+    """Add a weighted mean over all positions: z_i = x_i + W_z sum_j f(x_i, x_j) W_g x_j.
 
-    With q_i = W_theta x_i and k_j = W_phi x_j, both of R channels, and P positions, `pairwise` chooses f:
-    "embedded_gaussian" softmax_j(q_i.k_j / sqrt(R)), "gaussian" softmax_j(x_i.x_j), "dot_product" q_i.k_j / P,
-    "concatenation" relu(w.[q_i, k_j]) / P. R is `rd_channels`, or C * rd_ratio rounded down to a multiple of
-    rd_divisor.
+    Modules have the names and shapes of mmcv's NonLocal1d to NonLocal3d without sub-sampling (`g.conv`, `theta.conv`,
+    `phi.conv`, `concat_project.conv`, `conv_out.conv`), whose weights load. `conv_out` starts at zero, so a new gate is
+    exactly the identity; the other convolutions start with a standard deviation of 0.01, as in mmcv.
 
-    Modules are named and shaped as in mmcv's NonLocal1d to 3d without sub-sampling (`g.conv`, `theta.conv`, `phi.conv`,
-    `concat_project.conv`, `conv_out.conv`), whose weights load. `conv_out` starts at zero, so a fresh gate is the
-    identity bit for bit; the other convolutions start with a standard deviation of 0.01, as there.
+    Time grows with P^2, except for "dot_product". The softmax forms do not allocate a P x P matrix where torch has a
+    fused kernel; "concatenation" does: 630 MB in float32 for one map of 112 x 112.
 
-    Time grows with P^2, except for "dot_product". The softmax forms do not hold P x P numbers where torch has a fused
-    kernel; "concatenation" does: 630 MB in float32 for one map of 112 x 112.
+    Args:
+        channels: C.
+        pairwise: f, with q_i = W_theta x_i and k_j = W_phi x_j of R channels, and P positions: "embedded_gaussian":
+            softmax_j(q_i.k_j / sqrt(R)); "gaussian": softmax_j(x_i.x_j); "dot_product": q_i.k_j / P;
+            "concatenation": relu(w.[q_i, k_j]) / P.
+        rd_ratio: R is C * rd_ratio, rounded down to a multiple of rd_divisor.
+        rd_channels: R; overrides rd_ratio.
+        rd_divisor: R is a multiple of it.
+        spatial_dims: number of spatial axes, 1 to 3.
 
-    Refuses, with ValueError: an unknown pairwise, rd_ratio outside (0, 1], rd_channels or rd_divisor below 1; at run
-    time a map of other channels or rank; with TypeError: integer maps.
+    Raises:
+        InvalidValueError: an unknown pairwise, rd_ratio not in (0, 1], or rd_channels or rd_divisor below 1; in
+            `forward`, the map has a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
 
-    Differs from the paper: its formula of the embedded Gaussian does not divide by sqrt(R), its code does (a copy of
-    mmcv's in the released GCNet multiplies by it, an error). Keys and values are not sub-sampled.
+    Differs from the paper: its formula of the embedded Gaussian has no division by sqrt(R), but its code divides (the
+    copy of mmcv's block in the released GCNet multiplies by sqrt(R), an error). Keys and values are not sub-sampled.
 
     >>> gate = NonLocal(64)
     >>> x = torch.randn(1, 64, 2, 2)
@@ -171,10 +175,10 @@ class NonLocal(Gate):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew, the last convolution and all biases zero."""
+        """Reinitialise all weights, and set the last convolution and all biases to zero."""
         for layer in self.modules():
             if isinstance(layer, Projection):
-                layer.conv.reset_parameters()  # stays for concat_project alone
+                layer.conv.reset_parameters()  # the loops below overwrite all but concat_project
         for layer in (self.g, self.theta, self.phi):
             for parameter in layer.parameters() if layer is not None else ():
                 nn.init.normal_(parameter, std=0.01) if parameter.dim() > 1 else nn.init.zeros_(parameter)
@@ -196,7 +200,7 @@ class NonLocal(Gate):
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         """Return f(x_i, x_j) for the positions i in `queries` and all j: (N, Q, *S).
 
-        With "dot_product" and "concatenation" these weights may be negative or have any sum.
+        With "dot_product" the weights can be negative; with "dot_product" and "concatenation" they need not sum to 1.
         """
         q, k = (x if layer is None else layer(x) for layer in (self.theta, self.phi))
         if self.concat_project is not None:

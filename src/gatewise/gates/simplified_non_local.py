@@ -8,12 +8,12 @@ from gatewise.registry import Gate, register_gate
 
 
 def simplified_non_local(x: Tensor, mask: nn.Module, value: nn.Module) -> Tensor:
-    """Return x + value(sum_j softmax_j(mask(x)) x_j) over positions j, the same addition at every position.
+    """Return x + value(sum_j softmax_j(mask(x)) x_j) over positions j, the same offset at every position.
 
     Args:
-        x: the map, (N, C, *S).
-        mask: maps (N, C, *S) to attention logits (N, 1, *S).
-        value: maps the pooled map (N, C, 1, ...) to what is added, same shape.
+        x: feature map, (N, C, *S).
+        mask: maps x to attention logits (N, 1, *S).
+        value: maps the pooled map (N, C, 1, ...) to an offset of the same shape.
 
     >>> x = torch.tensor([[[1.0, 3.0]]])
     >>> simplified_non_local(x, lambda x: 0 * x, nn.Identity())  # equal attention: the mean, 2
@@ -31,22 +31,27 @@ def simplified_non_local(x: Tensor, mask: nn.Module, value: nn.Module) -> Tensor
     place="residual_end",
     variants={"1d": {"spatial_dims": 1}, "3d": {"spatial_dims": 3}},
     no_effect_at_init={"spatial_dims": "chooses the rank of the input"},
-    guidance="To tell apart what a non-local block gains by its attention and by its width: one attention map for all "
-    "positions, as in gc, and a full C x C matrix behind it. Where it helps, try gc, which needs an eighth of "
-    "the parameters.",
+    guidance="As an ablation between nl and gc: one attention map for all positions, as in gc, followed by a full "
+    "C x C matrix. If it helps, try gc, which needs an eighth of the parameters.",
 )
 class SimplifiedNonLocal(Gate):
-    """Add W_v sum_j softmax_j(w_k x) x_j to every position: z_i = x_i + W_v c with one context c per image.
+    """Add W_v sum_j softmax_j(w_k x_j) x_j to every position: z_i = x_i + W_v c with one context c per image.
 
-    Against the non-local block, the query and W_z are dropped (nothing is shared between query and key), and W_v is
-    moved behind the sum, where it costs C^2 instead of C^2 per position. Against the global context block, W_v is
-    one full C x C matrix instead of a bottleneck. `conv_mask` is w_k, named as in mmcv's ContextBlock, `conv_value`
-    is W_v; both are 1x1 convolutions with bias. `conv_value` starts at zero, so a fresh gate is the identity bit for
-    bit.
+    Compared with the non-local block, the query and W_z are dropped and W_v is applied after the sum, where it costs
+    C^2 multiply-adds instead of C^2 per position. Compared with the global context block, W_v is one full C x C matrix
+    instead of a bottleneck. `conv_mask` is w_k, named as in mmcv's ContextBlock, and `conv_value` is W_v; both are 1x1
+    convolutions with bias. `conv_value` starts at zero, so a new gate is exactly the identity.
 
-    Refuses, at run time with ValueError: a map of other channels or rank; with TypeError: integer maps.
+    Args:
+        channels: C.
+        spatial_dims: number of spatial axes, 1 to 3.
 
-    Differs from the paper: nothing known. It gives no initial values; those of its global context block are taken.
+    Raises:
+        InvalidValueError: in `forward`, the map has a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
+
+    Differs from the paper: no known difference. The paper gives no initial values; those of its global context block
+    are used.
 
     >>> gate = SimplifiedNonLocal(64)
     >>> x = torch.randn(1, 64, 2, 2)
@@ -68,7 +73,7 @@ class SimplifiedNonLocal(Gate):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the attention's weights anew and set W_v and its bias to zero."""
+        """Reinitialise the attention weights, and set W_v and its bias to zero."""
         self.conv_mask.reset_parameters()
         nn.init.kaiming_normal_(self.conv_mask.weight, mode="fan_in", nonlinearity="relu")
         for parameter in self.conv_value.parameters():
@@ -87,7 +92,7 @@ class SimplifiedNonLocal(Gate):
         return True
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
-        return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all
+        return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all queries
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)

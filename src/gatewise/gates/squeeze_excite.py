@@ -1,4 +1,4 @@
-"""Squeeze and excitation (SE): the first channel attention, and the baseline of all others."""
+"""Squeeze-and-excitation (SE): scale each channel by a function of all channel means."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
     """Return x * sigmoid(expand(relu(reduce(mean of x over positions)))).
 
     Args:
-        x: the map, (N, C, *S).
+        x: feature map, (N, C, *S).
         reduce: maps (N, C, 1, ...) to (N, R, 1, ...).
         expand: maps (N, R, 1, ...) to (N, C, 1, ...).
 
@@ -26,7 +26,7 @@ def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
 
 
 def excitation(mean: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
-    """Return the factors sigmoid(expand(relu(reduce(mean)))) of a map's channels, (N, C, 1, ...).
+    """Return the channel factors sigmoid(expand(relu(reduce(mean)))), (N, C, 1, ...).
 
     >>> excitation(torch.zeros(1, 1, 1), nn.Identity(), nn.Identity())
     tensor([[[0.5000]]])
@@ -49,25 +49,32 @@ def excitation(mean: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
     },
     no_effect_at_init={
         "spatial_dims": "chooses the rank of the input",
-        "backend": "chooses how the same numbers are computed",
+        "backend": "selects the implementation of the same function",
     },
-    guidance="The baseline that every other gate must beat, and one of the cheapest on a large network: it reads one "
-    "mean of each channel. A fresh gate halves its branch, so a trained network needs some epochs to come back.",
+    guidance="The baseline for all other gates, and one of the cheapest in a large network: it uses one mean per "
+    "channel. A new gate halves the output of its branch, so a trained network needs some epochs to recover.",
 )
 class SqueezeExcite(Gate):
     """Scale each channel by sigmoid(W2 relu(W1 mean(x) + b1) + b2).
 
-    `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm, whose weights load. R is
-    `rd_channels`, or C * rd_ratio rounded down to a multiple of rd_divisor, and never below 1.
+    `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm, whose weights load. A new gate is not the
+    identity: its factors are about 0.5.
 
-    `backend` says how the same numbers are computed: "reference" is the definition, "fused" a kernel (ValueError with
-    the reason where it cannot run), "auto" either.
+    Args:
+        channels: C.
+        rd_ratio: R is C * rd_ratio, rounded down to a multiple of rd_divisor and at least rd_divisor.
+        rd_channels: R; overrides rd_ratio.
+        rd_divisor: R is a multiple of it.
+        spatial_dims: number of spatial axes, 1 to 3.
+        backend: "reference" is the definition, "fused" a kernel (ValueError with the reason if it cannot run), "auto"
+            uses "fused" where it can.
 
-    Refuses, with ValueError: rd_ratio outside (0, 1], rd_channels or rd_divisor below 1; at run time a map of
-    other channels or rank; with TypeError: integer maps. A fresh gate is not the identity: its factors lie
-    around 0.5.
+    Raises:
+        InvalidValueError: rd_ratio is not in (0, 1], or rd_channels or rd_divisor is below 1; in `forward`, the map has
+            a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
 
-    Differs from timm's SEModule in its default only: the paper does not round R to a multiple of 8.
+    Differs from timm's SEModule only in the default of rd_divisor: the paper does not round R to a multiple of 8.
 
     >>> gate = SqueezeExcite(32)
     >>> gate.fc1.out_channels, sum(p.numel() for p in gate.parameters())  # 32*2 + 2 + 2*32 + 32
@@ -93,7 +100,7 @@ class SqueezeExcite(Gate):
         self.fc2 = self.pointwise(width, channels, device, dtype)
 
     def reset_parameters(self) -> None:
-        """Draw both layers anew, as torch initialises a convolution."""
+        """Reinitialise both layers with torch's default for convolutions."""
         self.fc1.reset_parameters()
         self.fc2.reset_parameters()
 
@@ -103,17 +110,18 @@ class SqueezeExcite(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        pays = torch.is_grad_enabled() or self.backend == "fused"  # without gradients the definition is as few passes
-        if pays and takes_fused(self.backend, "se", self.why_not_fused(x)):
+        # Without gradients the definition reads and writes the map no more often than the kernels do.
+        fused_helps = torch.is_grad_enabled() or self.backend == "fused"
+        if fused_helps and takes_fused(self.backend, "se", self.why_not_fused(x)):
             link = SharedGradient(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
 
     def why_not_fused(self, x: Tensor) -> str:
-        """Return why no kernel can stand in for this gate now, or ''."""
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
         return why_not_fusible(x)
 
     def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return x, and what `scale_channels` multiplies its channels by and adds to them."""
+        """Return the arguments of `scale_channels`: x, the factor of each channel, and None for the offsets."""
         x, mean = mean_of_channels(x, link)
         return x, excitation(mean, self.fc1, self.fc2), None

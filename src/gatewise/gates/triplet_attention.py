@@ -1,4 +1,4 @@
-"""Triplet attention: each pair of the three axes C, H and W gates the map, pooled over the third."""
+"""Triplet attention: scale the map by factors over (C, W), (H, C) and (H, W), each pooled over the third axis."""
 
 from collections import OrderedDict
 
@@ -11,7 +11,7 @@ from gatewise.registry import Gate, register_gate
 
 
 def zpool(x: Tensor, axis: int) -> Tensor:
-    """Return the maximum and the mean over one axis of a (N, C, H, W) map, stacked as two channels: (N, 2, ., .).
+    """Return the maximum and the mean over one axis of a map (N, C, H, W), stacked as two channels: (N, 2, ., .).
 
     >>> zpool(torch.tensor([[[[1.0, 3.0]]]]), axis=3).shape, zpool(torch.tensor([[[[1.0, 3.0]]]]), axis=3).flatten()
     (torch.Size([1, 2, 1, 1]), tensor([3., 2.]))
@@ -24,10 +24,10 @@ def triplet_attention(x: Tensor, cw: nn.Module, hc: nn.Module, hw: nn.Module | N
     """Return x times the mean of sigmoid(cw(z_H)), sigmoid(hc(z_W)) and sigmoid(hw(z_C)), z_A = zpool over axis A.
 
     Args:
-        x: the map, (N, C, H, W).
+        x: feature map, (N, C, H, W).
         cw: maps (N, 2, C, W) to logits (N, 1, C, W).
         hc: maps (N, 2, H, C) to logits (N, 1, H, C).
-        hw: maps (N, 2, H, W) to logits (N, 1, H, W); None takes the mean of the other two.
+        hw: maps (N, 2, H, W) to logits (N, 1, H, W); None averages only the other two factors.
 
     >>> x = torch.tensor([[[[1.0, 3.0]]]])
     >>> triplet_attention(x, lambda z: z[:, :1], lambda z: z[:, :1])  # (sigmoid(1) + sigmoid(3)) / 2, and sigmoid(3)
@@ -41,9 +41,9 @@ def triplet_attention(x: Tensor, cw: nn.Module, hc: nn.Module, hw: nn.Module | N
 
 
 def branch(kernel_size: int, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Sequential:
-    """Return a convolution from the two pooled channels to one and its batch norm, nested as in the official code."""
+    """Return a convolution from two channels to one with batch norm, nested as in the official code."""
     conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False, device=device, dtype=dtype)
-    # The new batch's share of the running statistics; frameworks that count the old share instead need 0.99.
+    # torch's momentum is the weight of the new batch; the same value in TensorFlow's convention is 0.99.
     bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01, device=device, dtype=dtype)
     return nn.Sequential(OrderedDict(conv=nn.Sequential(OrderedDict(conv=conv, bn=bn))))
 
@@ -58,22 +58,28 @@ def branch(kernel_size: int, device: torch.device | str | None, dtype: torch.dty
         "kernel3": {"kernel_size": 3},
         "no_spatial": {"no_spatial": True},
     },
-    guidance="Where the place in the image should count as much as the channel: 300 parameters, whatever the width. It "
-    "takes far more time than they suggest, since it pools the map along three axes; measure it in your network "
-    "first.",
+    guidance="When the position in the image should count as much as the channel: 300 parameters at any width. It is "
+    "much slower than that suggests, because it pools the map along three axes; measure it in your network first.",
 )
 class TripletAttention(Gate):
-    """Multiply by the mean of three sigmoid(BN(conv(z))), where z is the maximum and the mean over H, W or C.
+    """Multiply by the mean of three factors sigmoid(BN(conv(z))), where z is the maximum and the mean over H, W or C.
 
-    `cw` sees (C, W) pooled over H, `hc` sees (H, C) pooled over W, `hw` sees (H, W) pooled over C and is left out with
-    `no_spatial`. Each is a k x k convolution from 2 channels to 1 without bias and a batch norm (eps 1e-5, momentum
-    0.01): 3 (2 k^2 + 2) parameters, 300 for k = 7, whatever C is. A state dict of the official module loads.
+    `cw` takes (C, W) pooled over H, `hc` takes (H, C) pooled over W, and `hw` takes (H, W) pooled over C. Each is a
+    k x k convolution from 2 channels to 1 without bias, and a batch norm (eps 1e-5, momentum 0.01): 3 (2 k^2 + 2)
+    parameters, 300 for k = 7, for any C. For maps of two spatial axes only. A state dict of the official module loads.
+    A new gate is not the identity: its factors are about 0.5.
 
-    For maps of two spatial axes only. Refuses, with ValueError: an even kernel_size; at run time a map of other
-    channels or rank; with TypeError: integer maps. A fresh gate is not the identity: its factors lie around 0.5.
+    Args:
+        channels: C.
+        kernel_size: k, odd.
+        no_spatial: omit `hw`, and average two factors.
 
-    Differs from the official code in the order of operations only: the three factors are averaged before the one
-    multiplication, and where several values are the maximum they share its gradient.
+    Raises:
+        InvalidValueError: kernel_size is even; in `forward`, the map has a different number of channels or axes.
+        InvalidTypeError: in `forward`, the map is not floating-point.
+
+    Differs from the official code only in the order of operations: the three factors are averaged before one
+    multiplication, and values that tie for the maximum share its gradient.
 
     >>> gate = TripletAttention(64)
     >>> sum(p.numel() for p in gate.parameters())  # 3 * (2 * 7 * 7 + 2)
@@ -97,7 +103,7 @@ class TripletAttention(Gate):
         self.hw = None if no_spatial else branch(kernel_size, device, dtype)
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions anew, as torch initialises them, and start the batch norms afresh."""
+        """Reinitialise all convolutions and batch norms with torch's defaults."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
                 layer.reset_parameters()

@@ -1,4 +1,4 @@
-"""Weights of others in, and out again in their names."""
+"""Load weights of other libraries into networks with gates, and convert weights to their layouts."""
 
 from gatewise.interop.layouts import LAYOUTS as LAYOUTS
 from gatewise.interop.load import Loaded as Loaded

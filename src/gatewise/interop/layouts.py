@@ -1,7 +1,7 @@
-"""How others name and shape the same tensors: one layout for each family of files.
+"""Names and shapes of tensors in the weight files of other libraries: one `Layout` per family of files.
 
-A rule turns a whole name of theirs into one of ours, or back. In ours, `block@kind.rest` stands for the gate of this
-kind that hangs on a layer directly inside `block`, wherever that is: `layer1.0@gc.conv_mask.weight`.
+A rule maps a full name of theirs to one of ours, or back. In our names, `block@kind.rest` means the gate of this kind
+on any layer directly inside `block`, for example `layer1.0@gc.conv_mask.weight`.
 """
 
 import re
@@ -22,17 +22,17 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of one family of files.
+    """Mapping between our names and shapes of tensors and those of one family of files.
 
     Attributes:
         name: as in `load_weights(source=...)`.
-        whose: what it is the layout of.
-        sign: a regular expression that one of the file's names holds.
-        read: from their names to ours; the first that fits counts, others stay as they are.
-        write: from ours to theirs.
-        finish: changes tensors whose numbers or shapes differ, under our names, given the network; returns notes.
-        begin: the reverse.
-        objection: why a network is not the one that they mean, or "".
+        whose: description of the files.
+        sign: regular expression; a file has this layout if one of its tensor names matches.
+        read: rules from their names to ours; the first match is applied, other names do not change.
+        write: rules from our names to theirs.
+        finish: convert values and shapes of tensors that already have our names, in place; return notes for the user.
+        begin: the inverse of `finish`.
+        objection: return why a network does not match the layout, or "".
     """
 
     name: str
@@ -45,42 +45,42 @@ class Layout:
     objection: Callable[[nn.Module], str] = lambda _: ""
 
     def recognises(self, names: Iterable[str]) -> bool:
-        """Whether a file with these names is in this layout."""
+        """Return whether a file with these tensor names has this layout."""
         return any(re.search(self.sign, name) for name in names)
 
     def to_ours(self, weights: Mapping[str, Tensor], model: nn.Module) -> tuple[Weights, list[str]]:
-        """Return a file's weights under this network's names, and what should be known of them."""
+        """Return the weights of a file under the names of the network, and notes for the user."""
         places = _gates_of_blocks(model)
         named = {_placed(_renamed(name, self.read), places): tensor for name, tensor in weights.items()}
         return named, self.finish(named, model)
 
     def to_theirs(self, model: nn.Module) -> Weights:
-        """Return a network's weights under their names."""
+        """Return the weights of a network under the names of this layout."""
         paths = {path: block for block, path in _gates_of_blocks(model).items()}
         own = self.begin(dict(model.state_dict()), model)
         return {_renamed(_abstract(name, paths), self.write): tensor for name, tensor in own.items()}
 
 
 def _renamed(name: str, rules: Rules) -> str:
-    """Return the name after the first rule that fits the whole of it.
+    """Apply the first rule that matches the full name.
 
     >>> _renamed("layer1.0.conv1.1.weight", _GCT.read)
     'layer1.0.conv1.weight'
     """
     for pattern, replacement in rules:
-        found = re.fullmatch(pattern, name)
-        if found:
-            return found.expand(replacement) if isinstance(replacement, str) else replacement(found)
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.expand(replacement) if isinstance(replacement, str) else replacement(match)
     return name
 
 
 def _gates_of_blocks(model: nn.Module) -> dict[str, str]:
-    """Return the path of each gate that is the only one of its kind on the layers of a block, by block@kind."""
-    found: dict[str, list[str]] = {}
+    """Return "block@kind" -> path for every gate that is the only one of its kind on the layers of a block."""
+    paths_of_block: dict[str, list[str]] = {}
     for path in gates_in(model):
         host, _, kind = path.rpartition(".")
-        found.setdefault(f"{host.rpartition('.')[0]}@{kind}", []).append(path)
-    return {block: paths[0] for block, paths in found.items() if len(paths) == 1}
+        paths_of_block.setdefault(f"{host.rpartition('.')[0]}@{kind}", []).append(path)
+    return {block: paths[0] for block, paths in paths_of_block.items() if len(paths) == 1}
 
 
 def _placed(name: str, places: Mapping[str, str]) -> str:
@@ -97,13 +97,13 @@ def _abstract(name: str, paths: Mapping[str, str]) -> str:
 
 
 def _stride_objection(model: nn.Module) -> str:
-    """Tell a ResNet that only looks like the released one: its strides are elsewhere, and the same weights fit."""
+    """Return an objection if a ResNet has its strides in other layers than the released one: the weights would load."""
     layers: dict[str, Any] = dict(model.named_modules())
     second = layers.get("layer2.0.conv2")
     if isinstance(second, nn.Conv2d) and second.kernel_size == (3, 3) and max(second.stride) > 1:
         return (
-            "the released GCT network has the stride of each stage in its first 1x1 convolution, this one in the 3x3. "
-            "Build it as resnet50_v1+gct, or resnet101_v1+gct"
+            "the released GCT network has the stride of each stage in its first 1x1 convolution, this network has it "
+            "in the 3x3 convolution. Build it as resnet50_v1+gct or resnet101_v1+gct"
         )
     return ""
 
@@ -151,10 +151,10 @@ _MMCV = Layout(
     finish=lambda weights, model: _fold_norms(weights, model, "conv_out.bn"),
 )
 
-_NAMES = r"(.+)\.(?:triplet_attention|triplet|pcam)"  # of the block, as the released files call it
+_NAMES = r"(.+)\.(?:triplet_attention|triplet|pcam)"  # names of the block in the released files
 _TRIPLET = Layout(
     name="triplet",
-    whose="triplet attention (landskape-ai/triplet-attention), both layouts, the block by any of its three names",
+    whose="triplet attention (landskape-ai/triplet-attention), both layouts, any of the three names of the block",
     sign=r"(^|\.)(triplet_attention|pcam)\.|ChannelGate[HW]\.",
     read=(
         (rf"{_NAMES}\.ChannelGateH\.spatial\.(.+)", r"\1@triplet.cw.conv.\2"),
@@ -170,13 +170,13 @@ _SHORTCUT = (("shortcut.conv.", "shortcut.0."), ("shortcut.bn.", "shortcut.1."))
 
 
 def _unit(form: str, shift: int) -> Callable[[re.Match[str]], str]:
-    """Return what writes stage, unit and rest in this form, the numbers shifted: they count from 1, we from 0."""
+    """Return a function that formats stage, unit and rest, with the numbers shifted: they count from 1, we from 0."""
 
-    def write(found: re.Match[str]) -> str:
-        rest = found[3]
+    def write(match: re.Match[str]) -> str:
+        rest = match[3]
         for theirs, ours in _SHORTCUT:
             rest = rest.replace(theirs, ours) if shift < 0 else rest.replace(ours, theirs)
-        return form.format(int(found[1]) + shift, int(found[2]) + shift, rest)
+        return form.format(int(match[1]) + shift, int(match[2]) + shift, rest)
 
     return write
 
@@ -207,7 +207,7 @@ _GATERNET = Layout(
 
 
 def _finish_timm(weights: Weights, model: nn.Module) -> list[str]:
-    """Give timm's tensors our shapes and scales; a batch norm behind a non-local block goes into its convolution."""
+    """Convert timm's tensors to our shapes and scales; fold the batch norm after a non-local block."""
     notes = []
     for path, gate in gates_in(model).items():
         for _, transform in _TRANSFORMS:
@@ -220,7 +220,7 @@ def _finish_timm(weights: Weights, model: nn.Module) -> list[str]:
                 if norm is not None and norm[1].eps != _TIMM_EPS:
                     notes.append(f"timm's layer norms have eps 1e-6, here {norm[1].eps:g}; build with gc:eps=1e-6")
         theta = f"{path}.theta.conv."
-        if f"{theta}weight" in weights:  # timm divides by the root of all channels, we by that of the inner ones
+        if f"{theta}weight" in weights:  # timm divides by sqrt(C), we divide by sqrt(R)
             inner, channels = weights[f"{theta}weight"].shape[:2]
             for end in ("weight", "bias"):
                 weights[theta + end] = weights[theta + end] * (inner / channels) ** 0.5
@@ -228,7 +228,7 @@ def _finish_timm(weights: Weights, model: nn.Module) -> list[str]:
 
 
 def _fold_norms(weights: Weights, model: nn.Module, norm: str) -> list[str]:
-    """Put the batch norm behind the last convolution of a non-local block into that convolution."""
+    """Fold the batch norm after the last convolution of each non-local block into that convolution."""
     folded = 0
     for path in gates_in(model):
         keys = {end: f"{path}.{norm}.{end}" for end in ("weight", "bias", "running_mean", "running_var")}
@@ -244,21 +244,21 @@ def _fold_norms(weights: Weights, model: nn.Module, norm: str) -> list[str]:
         folded += 1
     if not folded:
         return []
-    return [f"the batch norms of {folded} non-local blocks went into their last convolutions: equal in eval mode only"]
+    return [f"the batch norms of {folded} non-local blocks were folded into convolutions: equal in eval mode only"]
 
 
 _TIMM_EPS = 1e-6
-_SLOT = r"(.+)\.(?:se|attn|self_attn)\."  # what timm's blocks call the attention in them
+_SLOT = r"(.+)\.(?:se|attn|self_attn)\."  # attribute names of attention modules in timm's blocks
 _TRANSFORMS = (("mlp_add", "channel_add_conv"), ("mlp_scale", "channel_mul_conv"))
 _NON_LOCAL = (("t", "theta"), ("p", "phi"), ("g", "g"), ("z", "conv_out"))
 _PARTS = (("fc1", 0), ("norm", 1), ("fc2", 3))
 
 
 def _start_timm(weights: Weights, model: nn.Module) -> Weights:
-    """Give our tensors timm's shapes."""
+    """Convert our tensors to timm's shapes."""
     if any(isinstance(gate, NonLocal) for gate in gates_in(model).values()):
         raise errors.InvalidValueError(
-            "timm's non-local blocks have a batch norm and another scale: nl has no form of theirs. Write mmcv's."
+            "nl cannot be converted to timm's non-local block, which has a batch norm and another scale. Choose mmcv."
         )
     norms = tuple(f".{ours}.1.{end}" for _, ours in _TRANSFORMS for end in ("weight", "bias"))
     return {name: tensor.flatten() if name.endswith(norms) else tensor for name, tensor in weights.items()}

@@ -1,4 +1,4 @@
-"""Load weights that others trained into a network with our gates, and write ours in their names."""
+"""Load weights of other libraries into a network with gates, and convert weights to their names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a file's weights.
+    """Result of `load_weights`.
 
     Attributes:
-        file: that they were read from.
-        source: whose layout it is.
-        filled: the network's tensors that were taken from it.
-        kept: those that it knows nothing of, which are as they were.
-        left_out: the file's tensors that have no place in the network, by their own names.
-        reshaped: the network's tensors for which the file has another shape, as they were too.
-        notes: what should be known of the result.
-        config: the `config.json` beside the weights, {} where there is none.
+        file: the file that was read.
+        source: its layout.
+        filled: tensors of the network that were loaded.
+        kept: tensors of the network that are not in the file, and are unchanged.
+        left_out: tensors of the file that the network does not have, by their names in the file.
+        reshaped: tensors of the network that have another shape in the file, and are unchanged.
+        notes: possible differences in the results.
+        config: the `config.json` in the folder of the weights, or {}.
     """
 
     file: Path
@@ -43,31 +43,33 @@ class Loaded:
     config: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.filled)} tensors filled from {self.file} ({self.source})"]
-        named = (("kept as they were", self.kept), ("of another shape", self.reshaped), ("left out", self.left_out))
-        parts += [f"{what}: {_listed(names)}" for what, names in named if names]
+        parts = [f"{len(self.filled)} tensors loaded from {self.file} ({self.source})"]
+        rest = (("unchanged", self.kept), ("of another shape", self.reshaped), ("not in the network", self.left_out))
+        parts += [f"{what}: {_listed(names)}" for what, names in rest if names]
         return "; ".join([*parts, *self.notes])
 
 
 def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, strict: bool = True) -> Loaded:
-    """Load weights into a network, whoever trained them.
+    """Load weights of this library or of others into a network.
 
     Args:
-        model: the network. Of a GaterNet, weights of a plain network fill the backbone; of torchvision's detectors,
-            weights of a classifier or of an mmdetection detector fill the body of the backbone. Gates that the file
-            knows nothing of keep their values.
-        file: safetensors, what torch.save wrote, or a run folder, whose checksum is verified. Pickles are opened with
-            weights_only=True: nothing in them is executed.
-        source: whose names they bear: "gct" (the released ResNet-50 and -101: build resnet50_v1+gct), "mmcv" (context
+        model: the network. Weights of a plain network are loaded into the backbone of a GaterNet; weights of a
+            classifier or of an mmdetection detector are loaded into the body of the backbone of a torchvision detector.
+            Gates that are not in the file keep their values.
+        file: a safetensors file, a file of torch.save, or a run folder, whose checksum is verified. Pickles are opened
+            with weights_only=True, so no code in them is executed.
+        source: layout of the names: "gct" (the released ResNet-50 and -101: build resnet50_v1+gct), "mmcv" (context
             blocks and non-local blocks, mmdetection, GCNet), "timm" (networks with gc, se, nl, eca), "triplet" (both
-            layouts), "gaternet" (the released ResNet-20 and -56), "gatewise" (this network's own); "auto" tells by
-            the names.
-        strict: refuse what does not fit exactly; otherwise fill what fits, and tell of the rest.
+            layouts), "gaternet" (the released ResNet-20 and -56), "gatewise" (the names of `model` itself); "auto"
+            detects the layout from the names.
+        strict: if True, raise unless all tensors match; if False, load the tensors that match.
 
-    Returns what was filled, kept and left out, with notes on where the results may differ.
+    Returns:
+        The names of loaded, unchanged and unused tensors, and notes on possible differences in the results.
 
-    Refused with `DataError`, before the network is touched: missing or unexpected tensors or other shapes, all named;
-    a damaged file; a pickle with more in it than weights; a network of another architecture.
+    Raises:
+        DataError: tensors are missing, unexpected or of another shape (all are listed), the file is corrupt, a pickle
+            contains more than weights, or the network has another architecture. The network is not changed.
 
     >>> import tempfile, torch; from gatewise import make_model
     >>> net = make_model("resnet20+gct"); file = f"{tempfile.mkdtemp()}/resnet20.pt"
@@ -83,36 +85,42 @@ def load_weights(model: nn.Module, file: str | Path, source: str = "auto", *, st
     target, is_part = _target(model, weights, source)
     own_names = {without_wrappers(name): tensor for name, tensor in weights.items()}
     inside, outside = _of_backbone(own_names, target, source)
-    named, notes = inside, []
+    renamed, notes = inside, []
     if source != OWN:
         _check_layout_fits(path, LAYOUTS[source], target)
-        named, notes = LAYOUTS[source].to_ours(inside, target)
+        renamed, notes = LAYOUTS[source].to_ours(inside, target)
     own = target.state_dict()
-    fitting = {name: tensor for name, tensor in named.items() if name in own and tensor.shape == own[name].shape}
-    unexpected = [name for name in named if name not in own]
-    reshaped = [name for name in named if name in own and name not in fitting]
-    kept = [name for name in own if name not in named and not name.endswith("num_batches_tracked")]
+    fitting = {name: tensor for name, tensor in renamed.items() if name in own and tensor.shape == own[name].shape}
+    unexpected = [name for name in renamed if name not in own]
+    reshaped = [name for name in renamed if name in own and name not in fitting]
+    kept = [name for name in own if name not in renamed and not name.endswith("num_batches_tracked")]
     if strict:
-        fresh = _fresh_gates(target, named)
-        complaints = {
+        fresh = _fresh_gates(target, renamed)
+        mismatches = {
             "missing": [name for name in kept if not name.startswith(fresh)],
             "unexpected": [] if is_part else unexpected,
-            "of another shape": [f"{n} {tuple(named[n].shape)}, here {tuple(own[n].shape)}" for n in reshaped],
+            "of another shape": [f"{n} {tuple(renamed[n].shape)}, expected {tuple(own[n].shape)}" for n in reshaped],
         }
-        _check_weights_fit(path, source, complaints, notes)
+        _check_weights_fit(path, source, mismatches, notes)
     target.load_state_dict(own | fitting)
     left_out = (*outside, *unexpected)
     return Loaded(path, source, tuple(fitting), tuple(kept), left_out, tuple(reshaped), tuple(notes), config)
 
 
 def convert_weights(model: nn.Module, to: str) -> dict[str, Any]:
-    """Return a network's weights under the names of others: what `load_weights(source=to)` reads.
+    """Return the weights of a network in the layout of another library; the inverse of `load_weights(source=to)`.
 
     Args:
-        model: the network, with the gates that they have.
+        model: the network, with the gates that the layout supports.
         to: "gct", "mmcv", "timm", "triplet" (the newer layout) or "gaternet" (its two dictionaries).
 
-    Refused with ValueError: an unknown layout; non-local blocks for timm, whose own compute something else.
+    Returns:
+        Tensors by name, for "gaternet" two such dictionaries.
+
+    Raises:
+        InvalidValueError: the layout is unknown, or the network has non-local blocks and the layout is timm's, whose
+            blocks compute a different function.
+        DataError: the network does not match the layout.
 
     >>> from gatewise import make_model
     >>> list(convert_weights(make_model("resnet50_v1+gct"), "gct"))[:4]
@@ -133,19 +141,19 @@ def _recognised(weights: Mapping[str, Tensor]) -> str:
 
 
 def _target(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> tuple[nn.Module, bool]:
-    """Return the part of the network that the weights are for, and whether it is the body of a detector."""
-    whole = source == "gaternet" or any(name.startswith("gater.") for name in weights)
-    if isinstance(model, GaterNet) and not whole:
+    """Return the module that the weights are for, and whether it is the body of a detector."""
+    with_gater = source == "gaternet" or any(name.startswith("gater.") for name in weights)
+    if isinstance(model, GaterNet) and not with_gater:
         model = model.backbone
     body = getattr(getattr(model, "backbone", None), "body", None)
-    theirs_too = any(".body." in name for name in weights) and source == OWN  # a whole detector of torchvision's
-    return (body, True) if isinstance(body, nn.Module) and not theirs_too else (model, False)
+    of_detector = any(".body." in name for name in weights) and source == OWN  # a complete torchvision detector
+    return (body, True) if isinstance(body, nn.Module) and not of_detector else (model, False)
 
 
 def _of_backbone(
     weights: dict[str, Tensor], target: nn.Module, source: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the weights of a detector's or an mmpretrain classifier's backbone, and the names of all others."""
+    """Return the backbone's weights of a detector or an mmpretrain classifier, and the names of all other tensors."""
     if source == "gaternet" or any(name.startswith("backbone.") for name in target.state_dict()):
         return weights, ()
     prefix = next((p for p in ("backbone.body.", "backbone.") if any(name.startswith(p) for name in weights)), "")
@@ -156,13 +164,13 @@ def _of_backbone(
     return inside, tuple(name for name in weights if not name.startswith(prefix))
 
 
-def _fresh_gates(target: nn.Module, named: Iterable[str]) -> tuple[str, ...]:
-    """Return how names of the gates begin of whose kind the weights hold none."""
-    named = tuple(named)
+def _fresh_gates(target: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the name prefixes of all gates of the kinds that are not in the weights at all."""
+    names = tuple(names)
     kinds: dict[str, list[str]] = {}
     for path in gates_in(target):
         kinds.setdefault(path.rpartition(".")[2], []).append(f"{path}.")
-    fresh = [paths for paths in kinds.values() if not any(name.startswith(tuple(paths)) for name in named)]
+    fresh = [paths for paths in kinds.values() if not any(name.startswith(tuple(paths)) for name in names)]
     return tuple(path for paths in fresh for path in paths)
 
 
@@ -172,12 +180,12 @@ def _check_layout_fits(what: Path | str, layout: Layout, model: nn.Module) -> No
         raise errors.DataError(f"{what}: {objection}.")
 
 
-def _check_weights_fit(file: Path, source: str, complaints: Mapping[str, list[str]], notes: list[str]) -> None:
-    found = [f"{what} ({len(names)}): {_listed(names)}" for what, names in complaints.items() if names]
-    if found:
+def _check_weights_fit(file: Path, source: str, mismatches: Mapping[str, list[str]], notes: list[str]) -> None:
+    listed = [f"{what} ({len(names)}): {_listed(names)}" for what, names in mismatches.items() if names]
+    if listed:
         raise errors.DataError(
-            f"{file}, read as {source}, does not fit the network. {'; '.join([*found, *notes])}. Build the network "
-            f"that it was trained with (its gates' options too), or fill what fits with strict=False."
+            f"{file}, read as {source}, does not fit the network. {'; '.join([*listed, *notes])}. Build the network "
+            f"with the architecture and gate options of the file, or load only matching tensors with strict=False."
         )
 
 

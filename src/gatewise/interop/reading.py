@@ -1,4 +1,4 @@
-"""Weights from any file: safetensors, or what torch.save wrote, of which nothing is ever executed."""
+"""Read weights from safetensors files and from files of torch.save, without executing code in them."""
 
 import io
 import pickle
@@ -20,19 +20,20 @@ _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
 
 
 def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """Return the file, its tensors by name, and the `config.json` beside them ({} where there is none).
+    """Return the file, its tensors by name, and the `config.json` in its folder (or {}).
 
     Args:
-        source: a run folder, a safetensors file, or a file of torch.save. Of what trainers wrap around weights
-            ("state_dict", "model", ...) the weights are taken; other dictionaries are joined with dots.
+        source: a run folder, a safetensors file, or a file of torch.save. Wrappers that trainers add around the weights
+            ("state_dict", "model", ...) are removed; the keys of other nested dictionaries are joined with dots.
 
-    Refused with `DataError`: a file that is neither, damaged, holds no tensors, or whose pickle asks for more than
-    tensors and plain values: such a pickle could run any program, and is not opened.
+    Raises:
+        DataError: the file is corrupt, has another format or no tensors, or its pickle contains objects other than
+            tensors and plain values. Such a pickle could execute any code and is not opened.
     """
     source = _validation.check_path_exists("weights", source)
     if source.is_dir():
         if not (source / WEIGHTS).exists():
-            raise errors.DataError(f"{source} holds no {WEIGHTS}. Give a run folder, or the file of weights itself.")
+            raise errors.DataError(f"{source} has no {WEIGHTS}. Give a run folder, or the weight file itself.")
         return read_source(source) if (source / CONFIG).exists() else (source, read_tensors(source / WEIGHTS), {})
     if source.suffix == ".safetensors":
         return source, read_tensors(source), {}
@@ -43,39 +44,44 @@ def _unpickled(file: Path) -> Any:
     content = read_bytes(file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that it may not know: then it says so
+            warnings.simplefilter("ignore")  # torch warns about pickle protocols; if it cannot read one, it raises
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
+        objects = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
         raise errors.DataError(
-            f"{file} was not opened: its pickle holds more than tensors and plain values ({asked[:160]}). If you trust "
-            f"it, open it where it was made, and save its state_dict alone, best as safetensors."
+            f"{file} was not opened: its pickle contains more than tensors and plain values ({objects[:160]}). If you "
+            f"trust the file, open it with the code that wrote it, and save only its state_dict, preferably as "
+            f"safetensors."
         ) from None
-    except Exception as error:  # of a spoiled file torch's readers raise whatever its bytes lead to
+    except Exception as error:  # torch's readers raise many kinds of exceptions for corrupt files
         reason = " ".join(str(error).split())[:160]
-        raise errors.DataError(f"{file} is no file of weights that torch can read ({reason}).") from None
+        raise errors.DataError(
+            f"{file} is not a weight file that torch can read ({reason}). Give a safetensors file or a file of "
+            f"torch.save."
+        ) from None
 
 
 def _unwrapped(content: Any) -> Any:
-    """Return the weights that a trainer's checkpoint wraps; one that wraps itself has none."""
+    """Return the weights inside a trainer's checkpoint, or None if it contains itself."""
     seen: set[int] = set()
     while isinstance(content, Mapping) and id(content) not in seen:
-        found = cast(Mapping[Any, Any], content)
-        seen.add(id(found))
-        inner: Any = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        outer = cast(Mapping[Any, Any], content)
+        seen.add(id(outer))
+        inner: Any = next((outer[key] for key in _WRAPPERS if isinstance(outer.get(key), Mapping)), None)
         if inner is None:
-            return found
+            return outer
         content = inner
     return None
 
 
 def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    """Return the tensors of nested dictionaries, with keys joined by dots."""
+    tensors: dict[str, Tensor] = {}
 
     def collect(values: Mapping[Any, Any], prefix: str) -> None:
         for name, value in values.items():
             if isinstance(value, Tensor):
-                found[f"{prefix}{without_wrappers(str(name))}"] = value
+                tensors[f"{prefix}{without_wrappers(str(name))}"] = value
             elif isinstance(value, Mapping):
                 collect(cast(Mapping[Any, Any], value), f"{prefix}{name}.")
 
@@ -83,14 +89,14 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
         try:
             collect(cast(Mapping[Any, Any], content), "")
         except RecursionError:
-            raise errors.DataError(f"{file} holds tables in tables without end. Give a state_dict.") from None
-    if not found:
-        raise errors.DataError(f"{file} holds no tensors by name. Give a state_dict.")
-    return found
+            raise errors.DataError(f"{file} has dictionaries nested without end. Give a state_dict.") from None
+    if not tensors:
+        raise errors.DataError(f"{file} has no named tensors. Give a state_dict.")
+    return tensors
 
 
 def without_wrappers(name: str) -> str:
-    """Strip the prefixes of DataParallel and torch.compile from a tensor's name in a state dict.
+    """Remove the prefixes of DataParallel and torch.compile from the name of a tensor in a state dict.
 
     >>> without_wrappers("module._orig_mod.submodule.conv.weight"), without_wrappers("stem._orig_mod.bias")
     ('submodule.conv.weight', 'stem.bias')

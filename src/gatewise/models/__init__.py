@@ -1,4 +1,4 @@
-"""Networks by name: CIFAR ResNets here, every other name from timm."""
+"""Networks by name: CIFAR ResNets, U²-Net and segmenters are defined here, all other names are timm's."""
 
 from gatewise.models.build import model_names as model_names
 from gatewise.models.cifar_resnet import CifarResNet as CifarResNet

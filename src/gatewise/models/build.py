@@ -1,4 +1,4 @@
-"""Build a backbone and its gates by name: those of `families` here, all others by timm."""
+"""Build a backbone with its gates by name, from `families` or from timm."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
 def model_names() -> tuple[str, ...]:
-    """Return the names that are built here; all others are timm's."""
+    """Return the names of the networks defined in this package; all other names are timm's."""
     return tuple(FAMILIES)
 
 
@@ -29,45 +29,44 @@ def build_backbone(
     seed: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a network and the gates inside it, without the gater that its spec may name; see `gatewise.make_model`."""
+    """Build a network with its gates, without the gater of the spec; see `gatewise.make_model` for the arguments."""
     _validation.check_seed(seed)
     for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
         if value is None:
             continue
         _validation.check_integer_at_least(1, **{name: value})
-        if (asked := spec.model_options.get(name, value)) != value:
+        if (given := spec.model_options.get(name, value)) != value:
             raise errors.InvalidValueError(
-                f"{spec.model} is asked for with {name}={asked}, but {name}={value} is needed here. "
-                f"Leave it out of the text."
+                f"the spec of {spec.model} has {name}={given}, but {name}={value} is required. Omit it in the spec."
             )
         options[name] = value
     _check_no_file_options(spec.model, spec.model_options)
     options = {**spec.model_options, **options}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
         model = _backbone(spec.model, options)
         insert_all(model, tuple(choice for choice in spec.gates if not choice.is_gater))
     return model
 
 
 def _check_no_file_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options of a spec by which timm opens a file of its own accord, in older versions as a pickle.
+    """Raise if a spec has options that make timm open a file, which older versions read as a pickle.
 
-    What timm itself hands a preset is no text of a spec but an object of timm's, and passes.
+    The dataclass that timm passes to a preset cannot come from the text of a spec and is allowed.
     """
     for option in _FILES:
         if options.get(option) and not dataclasses.is_dataclass(options[option]):
             raise errors.InvalidValueError(
-                f"{name} is asked for with {option}={_validation.safe_repr(options[option])}, and no spec may name a "
-                f"file to open. Leave it out, and fill the network with gatewise.load_weights."
+                f"{name} has the option {option}={_validation.safe_repr(options[option])}, but a spec must not name a "
+                f"file. Omit it, and load the weights with gatewise.load_weights."
             )
 
 
 def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
     if name in FAMILIES:
         _validation.check_fits_in_memory(
-            f"{name} of these sizes", options.values(), lambda: FAMILIES[name].make(**options)
+            f"{name} with these sizes", options.values(), lambda: FAMILIES[name].make(**options)
         )
         return FAMILIES[name].make(**options)
     timm = _validation.import_optional("timm", f"the model {name!r}")
@@ -83,11 +82,11 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         plain = {key: value for key, value in options.items() if key != "pretrained"}
         _validation.check_fits_in_memory(
-            f"{name} of these sizes", plain.values(), partial(timm.create_model, name, **plain)
+            f"{name} with these sizes", plain.values(), partial(timm.create_model, name, **plain)
         )
         return build()
     except errors.GatewiseError:
         raise
-    except Exception as error:  # whatever options that it does not know of lead to, deep inside timm
+    except Exception as error:  # invalid options raise many kinds of exceptions inside timm
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise errors.InvalidValueError(f"timm cannot build {name!r} with these options: {reason}") from None

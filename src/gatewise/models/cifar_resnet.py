@@ -14,7 +14,7 @@ EXPANSION = 4  # output width of a bottleneck unit over its inner width
 
 
 class ChannelPadding(nn.Module):
-    """Take every `stride`-th position and append `channels` channels of zeros: the paper's option A, no parameters.
+    """Subsample positions by `stride` and append `channels` zero channels: the paper's option A, without parameters.
 
     (N, C, H, W) -> (N, C + channels, ceil(H / stride), ceil(W / stride))
 
@@ -41,7 +41,7 @@ def _projection(inputs: int, outputs: int, stride: int) -> nn.Module:
 def _padding(inputs: int, outputs: int, stride: int) -> nn.Module:
     if outputs < inputs:
         raise errors.InvalidValueError(
-            f"shortcut='padding' cannot narrow {inputs} channels to {outputs}. Choose shortcut='projection'."
+            f"shortcut='padding' cannot reduce {inputs} channels to {outputs}. Choose shortcut='projection'."
         )
     return ChannelPadding(stride, outputs - inputs)
 
@@ -50,7 +50,7 @@ SHORTCUTS = {"projection": _projection, "padding": _padding}
 
 
 def _shortcut(kind: str, inputs: int, outputs: int, stride: int) -> nn.Module:
-    """Return the identity where width and resolution stay, the chosen kind of shortcut elsewhere."""
+    """Return the identity if width and resolution do not change, or else a shortcut of this kind."""
     return nn.Sequential() if stride == 1 and inputs == outputs else SHORTCUTS[kind](inputs, outputs, stride)
 
 
@@ -78,15 +78,15 @@ class BasicBlock(nn.Module):
 class BottleneckBlock(nn.Module):
     """Return relu(bn3(conv3(relu(bn2(conv2(relu(bn1(conv1(x)))))))) + shortcut(x)): 1x1, 3x3 with the stride, 1x1.
 
-    (N, inputs, H, W) -> (N, outputs, H / stride, W / stride); the inner width is a quarter of `outputs`, which must
-    be a multiple of 4.
+    (N, inputs, H, W) -> (N, outputs, H / stride, W / stride); the inner width is outputs / 4, so `outputs` must be a
+    multiple of 4.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str = "projection") -> None:
         super().__init__()
         if outputs % EXPANSION:
             raise errors.InvalidValueError(
-                f"a bottleneck unit's output width must be a multiple of {EXPANSION}, got {outputs}. "
+                f"the output width of a bottleneck unit must be a multiple of {EXPANSION}, got {outputs}. "
                 f"Its inner width is a quarter of it."
             )
         inner = outputs // EXPANSION
@@ -108,30 +108,31 @@ class BottleneckBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """A 3x3 stem, stages of residual units, mean over positions, one linear layer.
+    """ResNet for small images: 3x3 stem, stages of residual units, global average pooling, one linear layer.
 
     (N, in_chans, H, W) -> (N, num_classes); every stage but the first halves the resolution.
 
     Args:
         blocks: number of units of each stage.
         widths: output width of each stage.
-        stem: width of the stem; None takes that of the first stage.
-        bottleneck: units of three convolutions with an inner width of a quarter of their output, instead of two.
-        shortcut: where width or resolution changes: "projection", a 1x1 convolution with BatchNorm (the paper's
-            option B), or "padding", every second position and channels of zeros (option A, no parameters).
-            Everywhere else a shortcut is the identity.
+        stem: width of the stem; None means that of the first stage.
+        bottleneck: use units of three convolutions, with an inner width of a quarter of the output width, not of two.
+        shortcut: kind of shortcut where width or resolution changes: "projection", a 1x1 convolution with BatchNorm
+            (the paper's option B), or "padding", subsampling and zero channels (option A, no parameters). All other
+            shortcuts are the identity.
         num_classes: outputs of the classifier.
         in_chans: channels of the image.
 
     Attributes:
-        input_size: (channels, height, width) that the network was designed for; other sizes work.
+        input_size: default (channels, height, width) of the input; other sizes work.
 
-    Refuses, with ValueError: a width, num_classes or in_chans below 1, an unknown shortcut, bottleneck units whose
-    width is no multiple of 4, padding that would have to narrow.
+    Raises:
+        InvalidValueError: a width, num_classes or in_chans is below 1, the shortcut is unknown, the width of a
+            bottleneck unit is not a multiple of 4, or "padding" would have to reduce the number of channels.
 
     Paper: He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385.
 
-    Differs from the paper: shortcuts are projections unless padding is asked for, as in GaterNet's official code.
+    Differs from the paper: the default shortcut is the projection, as in GaterNet's official code.
 
     >>> import torch
     >>> net = CifarResNet([3, 3, 3], [16, 32, 64])

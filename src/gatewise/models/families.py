@@ -1,4 +1,4 @@
-"""The table of networks that are built here: each name, how it is built and the options that it takes."""
+"""Table of the networks defined in this package: name, builder and options."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from gatewise.models.u2net import FULL, SMALL, U2NetConfig
 
 @dataclass(frozen=True)
 class Family:
-    """One name: how its network is built, and with it the options, which are the builder's keyword-only arguments."""
+    """One network: its name and its builder, whose keyword-only arguments are the options."""
 
     name: str
     build: Callable[..., nn.Module]
@@ -33,7 +33,11 @@ class Family:
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
     def make(self, **options: Any) -> nn.Module:
-        """Build the network; an unknown option is refused with the nearest known one."""
+        """Build the network.
+
+        Raises:
+            InvalidValueError: an option is unknown (the message suggests the nearest known one) or invalid.
+        """
         _validation.check_known_options(f"model {self.name!r}", options, self.options)
         for name, parameter in inspect.signature(self.build).parameters.items():
             if isinstance(parameter.default, int) and not isinstance(parameter.default, bool) and name in options:
@@ -58,11 +62,10 @@ def _wider(
     num_classes: int = 10,
     in_chans: int = 3,
 ) -> nn.Module:
-    """Build the network of this form that is nearest to a budget of parameters, all widths multiplied by one factor.
+    """Build this network with all widths scaled by one factor so that its parameter count is nearest to `parameters`.
 
-    Without `parameters` the budget is what the plain network and the gater of GaterNet's paper have together, for
-    the same classes, image channels and shortcut: the fair rival of a GaterNet. `ResNetConfig.wider`
-    documents how widths are rounded.
+    By default `parameters` is the sum of the plain network and the gater of GaterNet's paper, for the same classes,
+    image channels and shortcut: the fair baseline for a GaterNet. `ResNetConfig.wider` documents the rounding.
     """
     options: dict[str, Any] = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
     if parameters is None:
@@ -71,7 +74,7 @@ def _wider(
 
 
 def _gated_u2net(form: U2NetConfig, /, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
-    """Build a U²-Net with gct before the convolution of every REBNCONV; side outputs have none."""
+    """Build a U²-Net with gct before the convolution of every REBNCONV, but not before those of the side outputs."""
     model = form.build(num_classes=num_classes, in_chans=in_chans)
     insert_gates(model, "gct", place="before_conv", include=r"\.conv$")
     return model
@@ -80,8 +83,8 @@ def _gated_u2net(form: U2NetConfig, /, *, num_classes: int = 1, in_chans: int = 
 def _stride_first(depth: int, /, *, num_classes: int = 1000, in_chans: int = 3) -> nn.Module:
     """Build timm's bottleneck ResNet with the stride of each stage in its first 1x1 convolution, not in the 3x3.
 
-    So are the first ResNets (He et al., 2016) and what descends from them: Caffe's, mmdetection's "caffe" style, and
-    the released GCT networks. 50 layers: 3.86 instead of 4.09 billion multiply-adds.
+    The original ResNets (He et al., 2016), Caffe's, mmdetection's "caffe" style and the released GCT networks have this
+    form. With 50 layers it has 3.86 instead of 4.09 billion multiply-adds.
     """
     timm = _validation.import_optional("timm", f"resnet{depth}_v1")
     model = timm.create_model(f"resnet{depth}", num_classes=num_classes, in_chans=in_chans)
@@ -91,12 +94,12 @@ def _stride_first(depth: int, /, *, num_classes: int = 1000, in_chans: int = 3) 
 
 
 def _basic(depth: int) -> ResNetConfig:
-    """Return the form of 6n + 2 layers and widths 16, 32, 64 (He et al., 2016)."""
+    """Return the config with depth 6n + 2 and widths 16, 32, 64 (He et al., 2016)."""
     return ResNetConfig(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64))
 
 
-# Of 9n + 2 layers. GaterNet's paper counts 7,200 gates in its ResNet-164, which are 18 units of outputs 16, 128, 256:
-# its first stage is not expanded. The usual widths would have 8,064 gates and 1.70 million parameters, not 1.62.
+# Depth 9n + 2. GaterNet's paper has 7,200 gates in its ResNet-164, which means 18 units per stage with output widths
+# 16, 128, 256: its first stage is not expanded. The usual widths have 8,064 gates and 1.70 million parameters.
 _RESNET164 = ResNetConfig(blocks=(18, 18, 18), widths=(64, 128, 256), stem=16, bottleneck=True)
 _RESNET164_GATERNET = ResNetConfig(blocks=(18, 18, 18), widths=(16, 128, 256), bottleneck=True)
 

@@ -1,4 +1,4 @@
-"""The form of a CIFAR ResNet: its depth and widths, the parameters that follow from them, and wider networks of it."""
+"""Depth and widths of a CIFAR ResNet, the resulting parameter count, and scaling to a parameter budget."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from gatewise.models.cifar_resnet import EXPANSION, CifarResNet
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """What a network's name fixes; `CifarResNet` explains the fields.
+    """Depth and widths of a CIFAR ResNet; `CifarResNet` documents the fields.
 
     >>> form = ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64))
     >>> form.parameter_count(), form.gates, form.parameter_count() + form.gater_parameter_count()
@@ -24,7 +24,7 @@ class ResNetConfig:
     bottleneck: bool = False
 
     def build(self, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> nn.Module:
-        """Return the network, with weights from torch's generator."""
+        """Build the network; its weights are drawn from torch's global generator."""
         return CifarResNet(
             self.blocks,
             self.widths,
@@ -37,11 +37,11 @@ class ResNetConfig:
 
     @property
     def gates(self) -> int:
-        """Number of filters of the units' last convolutions: one gate each in GaterNet's paper."""
+        """Number of gates in GaterNet's paper: one per filter of the last convolution of each unit."""
         return sum(count * width for count, width in zip(self.blocks, self.widths, strict=True))
 
     def parameter_count(self, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3) -> int:
-        """Return the number of parameters that `build` gives, without building."""
+        """Return the parameter count of `build(...)`, without building the network."""
         inputs = self.widths[0] if self.stem is None else self.stem
         total = _with_norm(in_chans, inputs, 3)
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
@@ -58,21 +58,27 @@ class ResNetConfig:
         return _with_norm(inputs, inner, 1) + _with_norm(inner, inner, 3) + _with_norm(inner, outputs, 1)
 
     def gater_parameter_count(self, *, in_chans: int = 3) -> int:
-        """Return the parameters of the paper's gater: a ResNet-20 without classifier, 64 -> 8 -> one per gate."""
+        """Return the parameter count of the paper's gater: a ResNet-20 without classifier, then 64 -> 8 -> gates."""
         body = ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64)).parameter_count(num_classes=0, in_chans=in_chans)
         return body + (64 + 1) * 8 + (8 + 1) * self.gates
 
     def wider(
         self, budget: int, *, shortcut: str = "projection", num_classes: int = 10, in_chans: int = 3
     ) -> "ResNetConfig":
-        """Return this form with all widths multiplied by the factor whose parameter count is nearest to `budget`.
+        """Return the config with all widths scaled by one factor so that the parameter count is nearest to `budget`.
 
-        Every width w becomes factor * w, rounded to a whole number (in bottleneck networks to a multiple of 4, so
-        that inner widths are whole too); one factor for stem and stages, any real number. Widths change one at a
-        time as it grows, so the count nearest to the budget is the best that these proportions allow; of two equally
-        near the smaller is taken.
+        Each width w, including that of the stem, becomes factor * w, rounded to an integer (for bottleneck units to a
+        multiple of 4, so that inner widths are integers). The factor is a real number; widths change one at a time as
+        it grows, so no other network with these proportions is nearer to the budget. Ties go to the smaller network.
 
-        Refuses, with ValueError: a budget below the narrowest such network.
+        Args:
+            budget: number of parameters.
+            shortcut: as for `build`; so are num_classes and in_chans.
+            num_classes: outputs of the classifier.
+            in_chans: channels of the image.
+
+        Raises:
+            InvalidValueError: the narrowest such network has more parameters than the budget.
 
         >>> form = ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64))
         >>> form.wider(547_842).widths, form.wider(547_842).parameter_count()
@@ -86,7 +92,7 @@ class ResNetConfig:
 
         if budget < count(0):
             raise errors.InvalidValueError(
-                f"parameters must be at least {count(0)}, those of the narrowest network of this form, got {budget}."
+                f"parameters must be at least {count(0)}, those of the narrowest such network, got {budget}."
             )
         too_wide = next(step for step in (2**power for power in itertools.count()) if count(step) > budget)
         low, high = 0, too_wide  # count(low) <= budget < count(high)
@@ -96,10 +102,10 @@ class ResNetConfig:
         return self._scaled(low if budget - count(low) <= count(high) - budget else high)
 
     def _scaled(self, step: int) -> "ResNetConfig":
-        """Return the form at the factor at which the widest stage comes to step / 2 units, before rounding.
+        """Return the config scaled such that the widest stage has step / 2 units before rounding.
 
-        A unit is the number that all widths are multiples of. The other widths divide the widest, so they too change
-        only at such factors, and no two at the same one.
+        A unit is the number of which all widths are multiples (1, or 4 for bottleneck units). All other widths divide
+        the widest, so they also change only at such factors.
         """
         unit = EXPANSION if self.bottleneck else 1
         widest = max(self.widths)
@@ -112,5 +118,5 @@ class ResNetConfig:
 
 
 def _with_norm(inputs: int, outputs: int, size: int) -> int:
-    """Return the parameters of a convolution without bias and its BatchNorm."""
+    """Return the parameter count of a convolution without bias and its BatchNorm."""
     return inputs * outputs * size * size + 2 * outputs

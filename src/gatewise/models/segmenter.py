@@ -1,4 +1,4 @@
-"""Segmentation as GCNet does it: a dilated backbone, a block of global context, a head that labels every pixel."""
+"""Segmentation network as in GCNet: a dilated backbone, a global context block and a segmentation head."""
 
 import inspect
 from typing import Any
@@ -14,29 +14,30 @@ from gatewise.spec import GateChoice, parse_gates
 
 STRIDES = (8, 16, 32)
 _PLACES = {"last": "context", "stages": "context_stages"}
-_WHOLE = ("u2net", "u2net_small", "u2net_gct", "u2net_small_gct")  # that label pixels without a backbone
-MIN_PARALLEL_NUMEL = 4  # maps: c2 to c5
-_SIDE = 97  # of the image that a backbone is tried with: no multiple of any stride, as users' images are
+_WITHOUT_BACKBONE = ("u2net", "u2net_small", "u2net_gct", "u2net_small_gct")
+_MIN_FEATURES = 4  # feature maps of the backbone, c2 to c5
+_SIDE = 97  # of the image for probing a backbone: not a multiple of any stride, like images of users
 
 
 class Segmenter(nn.Module):
-    """Backbone, place of context, head: (N, in_chans, H, W) -> logits (N, num_classes, H, W), for any H and W.
+    """Backbone, context and head: (N, in_chans, H, W) -> logits (N, num_classes, H, W), for any H and W.
 
-    The head is a 3x3 convolution, BatchNorm, ReLU, dropout and a 1x1 classifier; its map is scaled up to the input
-    bilinearly. With an auxiliary head, training mode returns (logits, auxiliary logits), and the auxiliary loss weighs
-    0.4; eval mode returns the logits alone.
+    The head is a 3x3 convolution, BatchNorm, ReLU, dropout and a 1x1 convolution; its output is upsampled to the size
+    of the input bilinearly. With an auxiliary head, training mode returns (logits, auxiliary logits), and the auxiliary
+    loss has a weight of 0.4; eval mode returns only the logits.
 
     Args:
-        backbone: name of a timm network that can return its features.
-        num_classes: maps; 1 for foreground against background.
+        backbone: name of a timm network that supports features_only.
+        num_classes: number of output maps; 1 for a binary segmenter.
         in_chans: channels of the image.
-        output_stride: 8 or 16: the last stages are dilated instead of strided; 32: as the backbone is.
-        channels: of the head.
-        dropout: before the classifier.
-        auxiliary: whether a second head learns from the last stage but one.
-        pretrained: whether timm loads the backbone's weights.
+        output_stride: 8 or 16, with dilation instead of stride in the last stages; 32 does not change the backbone.
+        channels: width of the head.
+        dropout: dropout rate before the last convolution.
+        auxiliary: add a second head on the last stage but one, for training.
+        pretrained: load timm's weights of the backbone.
 
-    Refused with ValueError: a backbone that timm cannot dilate to that stride or whose features it cannot return.
+    Raises:
+        InvalidValueError: timm cannot dilate the backbone to that stride, or cannot return its features.
     """
 
     side_weight = 0.4  # of the auxiliary output in the loss
@@ -72,7 +73,7 @@ class Segmenter(nn.Module):
         self.auxiliary = _head(widths[-2], channels, num_classes, dropout) if auxiliary else None
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the logits; in training mode those of the auxiliary head behind them, if there is one."""
+        """Return the logits; in training mode with an auxiliary head (logits, auxiliary logits)."""
         *_, middle, last = self.backbone(x)
         logits = _resized(self.head(self.context(last)), x)
         if self.training and self.auxiliary is not None:
@@ -81,7 +82,7 @@ class Segmenter(nn.Module):
 
     @property
     def pretrained_cfg(self) -> Any:
-        """What timm tells of the backbone's weights, such as the mean and deviation of their images."""
+        """Config of the backbone's weights in timm, with the mean and standard deviation of their images."""
         return self.backbone.pretrained_cfg
 
 
@@ -94,21 +95,25 @@ def make_segmenter(
     seed: int | None = None,
     **options: Any,
 ) -> Segmenter:
-    """Build GCNet for segmentation: a dilated backbone, a block of context, a head (Cao et al., ICCVW 2019).
+    """Build GCNet for segmentation: a dilated backbone, a context block and a head (Cao et al., ICCVW 2019).
 
     Args:
-        backbone: name of a timm network that can return its features.
-        num_classes: maps; 1 for foreground against background.
-        context: a gate with its options ("gc:rd_ratio=1/4", "nl", "snl", "se"), or "none" (None too).
-        context_at: "last" behind the last stage (the place `context`), or "stages" at the end of each residual branch
-            of the stages c3 to c5, as in the paper (the place `context_stages`).
-        seed: makes the weights reproducible without touching torch's global generator; those of backbone and head do
-            not depend on the context.
+        backbone: name of a timm network that supports features_only.
+        num_classes: number of output maps; 1 for a binary segmenter.
+        context: a gate with its options ("gc:rd_ratio=1/4", "nl", "snl", "se"), or "none" or None for no gate.
+        context_at: "last" for one gate after the last stage (the place `context`), or "stages" for one at the end of
+            each residual branch of the stages c3 to c5, as in the paper (the place `context_stages`).
+        seed: seed of the initial weights; torch's global generator is not changed, and the weights of backbone and head
+            do not depend on the context.
         **options: of `Segmenter`: output_stride=16, in_chans=3, channels=128, dropout=0.1, auxiliary=False,
             pretrained=False.
 
-    Refused with ValueError: what `Segmenter` refuses; a gate that is not known, or that names a place; "stages" in a
-    backbone without residual branches.
+    Returns:
+        The segmenter, with its gates inserted.
+
+    Raises:
+        InvalidValueError: the gate is unknown or has a place, context_at is "stages" and the backbone has no residual
+            branches, or `Segmenter` rejects the backbone.
 
     >>> net = make_segmenter("resnet18", num_classes=11, context="gc", output_stride=8).eval()
     >>> net(torch.zeros(1, 3, 60, 80)).shape
@@ -123,7 +128,7 @@ def make_segmenter(
         )
     gates = parse_gates(context) if isinstance(context, str) else (context,)
     if any(gate.is_gater or gate.place for gate in gates):
-        raise errors.InvalidValueError(f"context takes a gate without a place, got {context!r}. Give context_at.")
+        raise errors.InvalidValueError(f"context must be a gate without a place, got {context!r}. Use context_at.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)
@@ -134,13 +139,13 @@ def make_segmenter(
 
 
 def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool) -> Any:
-    """Return a timm network that gives its stages' maps, the last of them at `output_stride`."""
+    """Return a timm network with features_only, whose last feature map has stride `output_stride`."""
     timm = _validation.import_optional("timm", f"the backbone {name!r}")
     base, known = name.partition(".")[0], timm.list_models()
     if "/" not in name and ":" not in name and base not in known:
         raise errors.InvalidValueError(
-            f"unknown backbone {base!r}; expected a name from timm.list_models(), or for a whole network "
-            f"{', '.join(_WHOLE)}.{_validation.did_you_mean(base, [*_WHOLE, *known])}"
+            f"unknown backbone {base!r}; expected a name from timm.list_models(), or for a network without a backbone "
+            f"{', '.join(_WITHOUT_BACKBONE)}.{_validation.did_you_mean(base, [*_WITHOUT_BACKBONE, *known])}"
         )
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}
@@ -151,29 +156,31 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
             features = backbone(image)
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
-        raise errors.InvalidValueError(f"the weights of {name!r} cannot be loaded ({reason}).") from None
+        raise errors.InvalidValueError(
+            f"the weights of {name!r} cannot be loaded ({reason}). Check the connection, or use pretrained=False."
+        ) from None
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise errors.InvalidValueError(
             f"timm cannot build {name!r} as a backbone with features_only and an output stride of {output_stride} "
-            f"({reason}). Take another, for example resnet18"
+            f"({reason}). Choose another backbone, for example resnet18"
             f"{'' if output_stride == max(STRIDES) else f', or output_stride={max(STRIDES)}'}."
         ) from None
     expected = {_SIDE // output_stride, -(-_SIDE // output_stride)}
-    if not set(features[-1].shape[2:]) <= expected or len(features) < MIN_PARALLEL_NUMEL:
+    if not set(features[-1].shape[2:]) <= expected or len(features) < _MIN_FEATURES:
         raise errors.InvalidValueError(
-            f"{name!r} gives {len(features)} maps, the last {tuple(features[-1].shape[2:])} of an image of {_SIDE}x"
-            f"{_SIDE}; expected at least {MIN_PARALLEL_NUMEL}, the last with a side of {max(expected)}. "
-            f"Take another backbone or stride."
+            f"{name!r} returns {len(features)} feature maps, the last of size {tuple(features[-1].shape[2:])} for an "
+            f"image of {_SIDE}x{_SIDE}; expected at least {_MIN_FEATURES} maps, the last with sides of "
+            f"{max(expected)}. Choose another backbone or stride."
         )
     return backbone
 
 
 def _late_layers(backbone: Any, image: Tensor) -> tuple[str, ...]:
-    """Return the paths of the layers that run behind stage c2, the last but three of the backbone's maps."""
-    ended: list[tuple[str, Any]] = []
+    """Return the paths of the layers that run after stage c2, whose output is the fourth last feature map."""
+    calls: list[tuple[str, Any]] = []
     handles = [
-        layer.register_forward_hook(lambda _, __, output, path=path: ended.append((path, output)))
+        layer.register_forward_hook(lambda _, __, output, path=path: calls.append((path, output)))
         for path, layer in backbone.named_modules()
         if path
     ]
@@ -183,8 +190,8 @@ def _late_layers(backbone: Any, image: Tensor) -> tuple[str, ...]:
     finally:
         for handle in handles:
             handle.remove()
-    end_of_c2 = [number for number, (_, output) in enumerate(ended) if output is features[-MIN_PARALLEL_NUMEL]]
-    return tuple(dict.fromkeys(path for path, _ in ended[end_of_c2[-1] + 1 :])) if end_of_c2 else ()
+    end_of_c2 = [number for number, (_, output) in enumerate(calls) if output is features[-_MIN_FEATURES]]
+    return tuple(dict.fromkeys(path for path, _ in calls[end_of_c2[-1] + 1 :])) if end_of_c2 else ()
 
 
 def _head(inputs: int, channels: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -198,7 +205,7 @@ def _head(inputs: int, channels: int, num_classes: int, dropout: float) -> nn.Se
 
 
 def _resized(x: Tensor, image: Tensor) -> Tensor:
-    """Scale logits to an image, in float32 at least: under autocast ties of rounded values would be many."""
+    """Resize logits to the size of `image`, in float32 at least: half-precision rounding would cause many ties."""
     return nn.functional.interpolate(
         x.to(at_least_float32(x.dtype)), image.shape[2:], mode="bilinear", align_corners=False
     )

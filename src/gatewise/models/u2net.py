@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from gatewise import _validation
 from gatewise.functional import at_least_float32
 
-_HEIGHTS = (7, 6, 5, 4)  # of the first four stages; the last two are dilated instead of pooled
+_HEIGHTS = (7, 6, 5, 4)  # heights of the first four stages; the last two use dilation instead of pooling
 
 
 class REBNCONV(nn.Module):
-    """3x3 convolution, BatchNorm, ReLU: (N, C_in, H, W) -> (N, C_out, H, W). Named as in the paper's code."""
+    """3x3 convolution, BatchNorm and ReLU: (N, C_in, H, W) -> (N, C_out, H, W). Named as in the paper's code."""
 
     def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class REBNCONV(nn.Module):
 
 
 class ResidualU(nn.Module):
-    """A U of REBNCONVs with a shortcut around it: U(F(x)) + F(x), (N, C_in, H, W) -> (N, C_out, H, W).
+    """Residual U-block of the paper: U(F(x)) + F(x), (N, C_in, H, W) -> (N, C_out, H, W).
 
     Args:
-        height: L of the paper's RSU-L: L - 1 steps down, the last of dilation 2, with pooling between the others.
+        height: L of the paper's RSU-L: L encoder steps with pooling in between, the last with dilation 2 instead.
         inputs: C_in.
         middle: channels inside.
         outputs: C_out.
-        dilated: RSU-LF: dilations 1, 2, 4, ... take the place of pooling.
+        dilated: RSU-LF: dilations 1, 2, 4, ... instead of pooling.
     """
 
     def __init__(self, height: int, inputs: int, middle: int, outputs: int, *, dilated: bool = False) -> None:
@@ -50,28 +50,28 @@ class ResidualU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x = self.project(x)
-        passed: list[Tensor] = []
+        skips: list[Tensor] = []
         for step, block in enumerate(self.down):
             if self.pools and 0 < step < len(self.down) - 1:
                 x = _halved(x)
             x = block(x)
-            passed.append(x)
-        x = passed.pop()
+            skips.append(x)
+        x = skips.pop()
         for block in reversed(self.up):
-            beside = passed.pop()
-            x = block(torch.cat([_resized(x, beside), beside], 1))
+            skip = skips.pop()
+            x = block(torch.cat([_resized(x, skip), skip], 1))
         return x + shortcut
 
 
 @dataclass(frozen=True, kw_only=True)
 class U2NetConfig:
-    """What a network's name fixes: channels inside and behind each stage, from the first to the last."""
+    """Inner and output channels of each stage, from the first to the last."""
 
     encoder: tuple[tuple[int, int], ...]
-    decoder: tuple[tuple[int, int], ...]  # from the last but one, the deepest, to the first
+    decoder: tuple[tuple[int, int], ...]  # from the deepest to the first
 
     def build(self, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
-        """Return the network, with weights from torch's generator."""
+        """Build the network; its weights are drawn from torch's global generator."""
         return U2Net(self, num_classes=num_classes, in_chans=in_chans)
 
 
@@ -85,22 +85,22 @@ SMALL = U2NetConfig(encoder=((16, 64),) * 6, decoder=((16, 64),) * 5)
 class U2Net(nn.Module):
     """U²-Net: (N, in_chans, H, W) -> logits (N, num_classes, H, W), for any H and W.
 
-    In training mode it returns (fused, side 1, ..., side 6), all of the input's size, for deep supervision: the loss is
-    the sum of that of each. In eval mode it returns the fused map alone.
-
-    Where it differs from the paper's code: it returns logits, not their sigmoid.
+    In training mode it returns (fused, side 1, ..., side 6), all with the size of the input, for deep supervision: the
+    loss is the sum of the losses of all outputs. In eval mode it returns only the fused logits.
 
     Args:
         form: FULL or SMALL.
-        num_classes: maps; 1 for foreground against background.
+        num_classes: number of output maps; 1 for a binary segmenter.
         in_chans: channels of the image.
+
+    Differs from the paper's code: returns logits instead of their sigmoid.
 
     >>> net = U2Net(SMALL).eval()
     >>> net(torch.zeros(1, 3, 33, 50)).shape, sum(p.numel() for p in net.parameters())
     (torch.Size([1, 1, 33, 50]), 1131181)
     """
 
-    side_weight = 1.0  # of each side output in the loss
+    side_weight = 1.0  # weight of each side output in the loss
 
     def __init__(self, form: U2NetConfig, *, num_classes: int = 1, in_chans: int = 3) -> None:
         super().__init__()
@@ -121,29 +121,29 @@ class U2Net(nn.Module):
         self.fuse = nn.Conv2d(len(sides) * num_classes, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the fused logits; in training mode with those of the sides behind them."""
-        image, passed = x, list[Tensor]()
+        """Return the fused logits; in training mode (fused, side 1, ..., side 6)."""
+        image, skips = x, list[Tensor]()
         for number, stage in enumerate(self.encoder):
             x = stage(_halved(x) if number else x)
-            passed.append(x)
-        maps = [passed.pop()]
+            skips.append(x)
+        maps = [skips.pop()]
         for stage in self.decoder:
-            beside = passed.pop()
-            maps.append(stage(torch.cat([_resized(maps[-1], beside), beside], 1)))
+            skip = skips.pop()
+            maps.append(stage(torch.cat([_resized(maps[-1], skip), skip], 1)))
         sides = [_resized(_precise(side(x)), image) for side, x in zip(self.sides, reversed(maps), strict=True)]
         fused = self.fuse(torch.cat(sides, 1))
         return (fused, *sides) if self.training else fused
 
 
 def _stage(number: int, inputs: int, middle: int, outputs: int) -> ResidualU:
-    """Return the U of one stage, counted from the one of full resolution."""
+    """Return the block of one stage; stage 0 has full resolution."""
     if number < len(_HEIGHTS):
         return ResidualU(_HEIGHTS[number], inputs, middle, outputs)
     return ResidualU(4, inputs, middle, outputs, dilated=True)
 
 
 def _precise(logits: Tensor) -> Tensor:
-    """Return logits in float32 at least: under autocast ties of rounded values would be many."""
+    """Return logits in float32 at least: half-precision rounding would cause many ties."""
     return logits.to(at_least_float32(logits.dtype))
 
 

@@ -1,7 +1,7 @@
-"""Gated networks under names of timm's: `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
+"""Gated networks in timm's registry: `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
 
-timm looks for no plugins, so the names are there once this module is imported. `python -m gatewise.presets SCRIPT` does
-so for a script that does not, such as timm's train.py.
+timm has no plugin mechanism, so the names exist only after this module is imported. `python -m gatewise.presets SCRIPT`
+imports it for a script that does not, such as timm's train.py.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from gatewise.tuning import no_weight_decay_names
 
 _models: Any = _validation.import_optional("timm", "gatewise.presets").models
 
-__all__ = ["PRESETS", "TAG"]  # timm appends the names that it registers
+__all__ = ["PRESETS", "TAG"]  # timm appends the registered names
 TAG = "gatewise"
 PRESETS = {
     "gct_resnet18": "resnet18+gct",
@@ -41,9 +41,9 @@ _RATES = ("drop_rate", "drop_path_rate", "drop_block_rate")
 
 
 def _config(spec: ModelSpec) -> Any:
-    """Return timm's description of a preset: that of its plain network, whose weights it starts from.
+    """Return timm's PretrainedCfg of a preset: that of its plain network, for loading its weights.
 
-    Where fresh gates would change the output there are no weights: the network would not do what they were trained for.
+    Without weights if new gates would change the output, since the plain network's weights would not work.
     """
     if spec.model in model_names():
         return _models.PretrainedCfg(**_CIFAR)
@@ -63,7 +63,7 @@ def _create(
     cache_dir: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a preset as timm's `create_model` asks for it."""
+    """Build a preset for timm's `create_model`."""
     spec = ModelSpec.parse(PRESETS[name])
     config = _models.resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     model: Any
@@ -73,20 +73,20 @@ def _create(
         options |= {"pretrained": pretrained, "pretrained_cfg": config, "cache_dir": cache_dir}
         model = make_model(dataclasses.replace(spec, model_options={**spec.model_options, **options}))
     if names := no_weight_decay_names(model):
-        model.no_weight_decay = partial(set, names)  # timm asks for it where nobody gives it a param_group_fn
+        model.no_weight_decay = partial(set, names)  # timm calls it if it gets no param_group_fn
     return model
 
 
 def _of_ours(name: str, spec: ModelSpec, config: dict[str, Any], *, pretrained: bool, **options: Any) -> Any:
-    """Build a network that timm does not have, and let it say of itself what timm's say."""
+    """Build one of our networks and attach timm's `pretrained_cfg` and `default_cfg`."""
     if pretrained:
-        raise errors.InvalidValueError(f"{name} has no pretrained weights. Leave pretrained out and train it.")
+        raise errors.InvalidValueError(f"{name} has no pretrained weights. Omit pretrained and train it.")
     if options.pop("features_only", False):
         raise errors.InvalidValueError(
-            f"{name} gives no maps, only logits. For features_only choose a preset around a network of timm's, for "
+            f"{name} does not support features_only, it returns only logits. Choose a preset of a timm network, for "
             f"example gct_resnet18."
         )
-    options = {key: value for key, value in options.items() if value or key not in _RATES}  # train.py gives zeros
+    options = {key: value for key, value in options.items() if value or key not in _RATES}  # train.py passes zeros
     for key, value in (("num_classes", config["num_classes"]), ("in_chans", config["input_size"][0])):
         options.setdefault(key, value)
     model: Any = make_model(dataclasses.replace(spec, model_options={**spec.model_options, **options}))
@@ -99,12 +99,12 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **options: Any) -> nn.Module:
         return _create(name, pretrained=pretrained, **options)
 
-    create.__name__ = create.__qualname__ = name  # timm registers a function under its name
+    create.__name__ = create.__qualname__ = name  # timm registers a function by its __name__
     create.__doc__ = f"Build {PRESETS[name]}."
     return create
 
 
-default_cfgs = _models.generate_default_cfgs({  # timm finds it by this name
+default_cfgs = _models.generate_default_cfgs({  # timm looks up this name in the module
     f"{name}.{TAG}": _config(ModelSpec.parse(text)) for name, text in PRESETS.items()
 })
 for _name in PRESETS:

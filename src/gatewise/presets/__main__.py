@@ -3,7 +3,7 @@
     python -m gatewise.presets train.py --model gct_resnet50.gatewise ...
     torchrun --nproc-per-node 2 -m gatewise.presets train.py --model gct_resnet50.gatewise ...
 
-Without a script it lists the presets.
+Without a script it prints the presets.
 """
 
 import runpy
@@ -14,11 +14,9 @@ from gatewise.presets import PRESETS, TAG
 
 
 def main(arguments: list[str]) -> int:
-    """Run the script with its arguments; without one, list the presets."""
+    """Run a script with its arguments; without a script, print the presets."""
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print(
-            "usage: python -m gatewise.presets SCRIPT [ARGUMENTS ...]\n\nNetworks that the script then finds in timm:"
-        )
+        print("usage: python -m gatewise.presets SCRIPT [ARGUMENTS ...]\n\nNetworks that SCRIPT can create with timm:")
         for name, spec in PRESETS.items():
             print(f"  {name + '.' + TAG:<24} {spec}")
         return 0

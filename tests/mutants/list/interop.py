@@ -11,7 +11,7 @@ CHANGES = {
             ),
         },
         "_unit.write": {
-            "stages counted from one": replace("int(found[1]) + shift", "int(found[1])"),
+            "stages counted from one": replace("int(match[1]) + shift", "int(match[1])"),
         },
         "_finish_timm": {
             "timm's scale taken for ours": replace("(inner / channels) ** 0.5", "1.0"),
@@ -27,12 +27,13 @@ CHANGES = {
         },
         "_target": {
             "heads of detectors overwritten": replace(
-                "(body, True) if isinstance(body, nn.Module) and (not theirs_too) else (model, False)", "(model, False)"
+                "(body, True) if isinstance(body, nn.Module) and (not of_detector) else (model, False)",
+                "(model, False)",
             ),
         },
         "_fresh_gates": {
             "gates half there are fresh": replace(
-                "[paths for paths in kinds.values() if not any((name.startswith(tuple(paths)) for name in named))]",
+                "[paths for paths in kinds.values() if not any((name.startswith(tuple(paths)) for name in names))]",
                 "list(kinds.values())",
             ),
         },

@@ -22,7 +22,7 @@ CHANGES = {
             "the specs option overrides the argument": replace(
                 "{**spec.model_options, **options}", "{**options, **spec.model_options}"
             ),
-            "the call overrides the text": replace("(asked := spec.model_options.get(name, value)) != value", "False"),
+            "the call overrides the text": replace("(given := spec.model_options.get(name, value)) != value", "False"),
         },
         "_check_no_file_options": {
             "a spec opens files": replace("options.get(option)", "False"),
@@ -125,11 +125,11 @@ CHANGES = {
         "_features": {
             "the stride is not handed on": replace("{'output_stride': output_stride}", "{}"),
             "the stride of a backbone is not checked": replace(
-                "not set(features[-1].shape[2:]) <= expected or len(features) < MIN_PARALLEL_NUMEL",
-                "len(features) < MIN_PARALLEL_NUMEL",
+                "not set(features[-1].shape[2:]) <= expected or len(features) < _MIN_FEATURES",
+                "len(features) < _MIN_FEATURES",
             ),
             "three maps are enough": replace(
-                "not set(features[-1].shape[2:]) <= expected or len(features) < MIN_PARALLEL_NUMEL",
+                "not set(features[-1].shape[2:]) <= expected or len(features) < _MIN_FEATURES",
                 "not set(features[-1].shape[2:]) <= expected",
             ),
             "probing trains the backbone": replace(
@@ -141,8 +141,8 @@ CHANGES = {
             "pretrained is forgotten": replace("pretrained", "False"),
         },
         "_late_layers": {
-            "stages begin at c2": replace("features[-MIN_PARALLEL_NUMEL]", "features[-MIN_PARALLEL_NUMEL - 1]"),
-            "stages begin at c4": off_by_one("-MIN_PARALLEL_NUMEL"),
+            "stages begin at c2": replace("features[-_MIN_FEATURES]", "features[-_MIN_FEATURES - 1]"),
+            "stages begin at c4": off_by_one("-_MIN_FEATURES"),
         },
         "_head": {
             "dropout is fixed": replace("nn.Dropout2d(dropout)", "nn.Dropout2d(0.1)"),

@@ -14,7 +14,7 @@ CHANGES = {
             "a list of lists of lists is shown whole": replace("self.maxlevel = 3", "self.maxlevel = 30"),
         },
         "safe_repr": {
-            "a refusal shows all that came": replace("len(check_str) <= _LONGEST", "True"),
+            "a refusal shows all that came": replace("len(text) <= _LONGEST", "True"),
         },
         "check_module": {
             "any object is a check_module": replace("not isinstance(model, torch.nn.Module)", "False"),
@@ -285,7 +285,7 @@ CHANGES = {
     },
     "pruning.py": {
         "GatePruner.prune_out_channels": {
-            "a pruner keeps the channels that go": flip("channel not in gone"),
+            "a pruner keeps the channels that go": flip("channel not in removed"),
             "a pruned gate expects its old width": remove("layer._channels = len(kept)"),
         },
     },
