@@ -285,7 +285,7 @@ def test_a_signal_cancels_what_is_left_and_says_how_to_go_on(tmp_path: Path, mon
 
     monkeypatch.setattr(cluster._Runs, "_take", note)
     with pytest.raises(
-        Interrupted, match=r"^stopped with 1 of 3 runs finished; go on with the same command$"
+        Interrupted, match=r"^stopped with 1 of 3 runs finished; run the same command again to continue$"
     ) as caught:
         spread(monkeypatch, ray, runs)
     assert caught.value.signal == signal.SIGTERM
@@ -424,7 +424,7 @@ def test_ctrl_c_saves_the_running_steps_and_the_same_command_goes_on(sequential:
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 130, errors
     last = errors.splitlines()[-1]
-    assert last == "gatewise: stopped with 0 of 4 runs finished; go on with the same command"
+    assert last == "gatewise: stopped with 0 of 4 runs finished; run the same command again to continue"
     assert "Traceback" not in errors
     steps = [int(file.name.removeprefix("step_")) for file in out.glob("runs/*/*/checkpoints/step_*")]
     assert steps
