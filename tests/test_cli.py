@@ -478,6 +478,6 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "image 'x.png' does not exist" in capsys.readouterr().err
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
-    assert "is no run folder: it has no config.json" in capsys.readouterr().err
+    assert "is not a run folder: it has no config.json" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
     assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err

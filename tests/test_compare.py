@@ -477,7 +477,7 @@ def test_damaged_predictions_are_named(few_digits: None, tmp_path: Path) -> None
     compare(QUICK, parse_gates_list("none"), 1, tmp_path)
     with (tmp_path / "runs" / "none" / "seed_0" / "predictions.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(DataError, match=r"predictions\.safetensors is no safetensors file"):
+    with pytest.raises(DataError, match=r"predictions\.safetensors is not a valid safetensors file"):
         compare(QUICK, parse_gates_list("none"), 1, tmp_path)
 
 

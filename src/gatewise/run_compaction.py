@@ -63,9 +63,9 @@ def compact_run(
         "compaction": compaction.to_dict(),
     }
     steps = [*run.config.get("compacted", []), compaction.to_dict()]
-    with new_folder(out) as beside:
+    with new_folder(out) as temporary:
         for name in ("recipe.yaml", "log.jsonl"):
             if (Path(folder) / name).exists():
-                write_atomically(beside / name, read_bytes(Path(folder) / name))
-        save_model(beside, small, run.spec, {**details_in(run.config), "compacted": steps})
-        return write_metrics(beside, metrics)
+                write_atomically(temporary / name, read_bytes(Path(folder) / name))
+        save_model(temporary, small, run.spec, {**details_in(run.config), "compacted": steps})
+        return write_metrics(temporary, metrics)

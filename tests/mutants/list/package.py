@@ -86,20 +86,20 @@ CHANGES = {
     "files.py": {
         "write_atomically": {
             "file renamed before it is written": replace(
-                "file.write(content)", "beside.replace(path); file.write(content)"
+                "file.write(content)", "temporary.replace(path); file.write(content)"
             ),
             "half a file under its final name for a moment": replace(
-                "beside.replace(path)",
-                "path.write_bytes(content[:len(content) // 2]); os.fsync(os.open(path, os.O_RDWR)); beside.replace(path)",
+                "temporary.replace(path)",
+                "path.write_bytes(content[:len(content) // 2]); os.fsync(os.open(path, os.O_RDWR)); temporary.replace(path)",
             ),
             "links are replaced": remove("path = path.resolve() if path.is_symlink() else path"),
             "renames are not flushed": remove("flush_folder(path.parent)"),
-            "non-atomic write": replace("beside.open", "path.open"),
+            "non-atomic write": replace("temporary.open", "path.open"),
             "no flush to disk": remove("os.fsync(file.fileno())"),
-            "stray part file": replace("beside.unlink(missing_ok=True)", "pass"),
+            "stray part file": replace("temporary.unlink(missing_ok=True)", "pass"),
             "target written before it is safe": replace(
-                "with beside.open('wb') as file:\n    ...",
-                "path.write_bytes(content)\nwith beside.open('wb') as file:\n    ...",
+                "with temporary.open('wb') as file:\n    ...",
+                "path.write_bytes(content)\nwith temporary.open('wb') as file:\n    ...",
             ),
         },
         "beside_name": {
@@ -109,16 +109,16 @@ CHANGES = {
             ),
         },
         "new_folder": {
-            "half a state left on a full disk": replace("shutil.rmtree(beside, ignore_errors=True)", "pass"),
+            "half a state left on a full disk": replace("shutil.rmtree(temporary, ignore_errors=True)", "pass"),
             "a folder has its name before it is filled": replace(
-                "yield beside; beside.rename(folder)", "beside.rename(folder); yield folder"
+                "yield temporary; temporary.rename(folder)", "temporary.rename(folder); yield folder"
             ),
             "state written in place": drop_call("beside_name"),
         },
         "check_writable": {
             "folder made while it is asked": replace(
-                "there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
-                "folder.mkdir(parents=True, exist_ok=True); there = folder",
+                "existing_parent = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
+                "folder.mkdir(parents=True, exist_ok=True); existing_parent = folder",
             ),
         },
         "held": {
@@ -179,7 +179,7 @@ CHANGES = {
             "a card is overwritten": replace("file != _CARD or not (folder / file).exists()", "True"),
         },
         "PretrainedNet._write": {
-            "a shared network is not built again before it is written": replace("load_model(beside)", "pass"),
+            "a shared network is not built again before it is written": replace("load_model(temporary)", "pass"),
         },
     },
     "insertion.py": {
@@ -264,7 +264,7 @@ CHANGES = {
         },
     },
     "model_card.py": {
-        "_told": {
+        "_shareable": {
             "the card tells the folders of this machine": replace("key in paths", "False"),
         },
     },
@@ -299,7 +299,7 @@ CHANGES = {
     "run_compaction.py": {
         "compact_run": {
             "half a compacted run stays": replace(
-                "with new_folder(out) as beside:\n    ...", "out.mkdir(); beside = out\nif True:\n    ..."
+                "with new_folder(out) as temporary:\n    ...", "out.mkdir(); temporary = out\nif True:\n    ..."
             ),
         },
     },
