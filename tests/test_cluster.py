@@ -58,7 +58,7 @@ def test_without_ray_one_line_says_what_to_install(
         ("127.0.0.1:1", "no Ray cluster at '127.0.0.1:1' ([Errno 111] Connection refused). Start one with ray start"),
         ("127.0.0.1:99999", "no Ray cluster at '127.0.0.1:99999' ("),
         ("auto", "no Ray cluster at 'auto' (Could not find any running Ray instance."),
-        ("somewhere", "--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got 'somewhere'. Alone it starts Ray"),
+        ("somewhere", "--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got 'somewhere'. Without an address"),
     ],
 )
 def test_an_address_without_a_cluster_is_one_line(
@@ -92,7 +92,9 @@ def test_a_task_on_a_machine_without_the_folders_refuses(tmp_path: Path) -> None
     for here, out in ((tmp_path / "gone", tmp_path / "out"), (tmp_path, tmp_path / "out")):
         found = train_run(dataclasses.asdict(QUICK), str(folder), str(here), 0)
         missing = here if here.name == "gone" else out
-        assert found["refused"].startswith(f"{host} has no folder {missing}. Work in a folder, and with an --out, that")
+        assert found["invalid"].startswith(
+            f"{host} has no folder {missing}. Use a working folder and an --out that all"
+        )
 
 
 def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +111,8 @@ def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypat
     unsaved = {"unsaved": f"{os.uname().nodename}: no space left"}
     assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == unsaved
     error = InvalidValueError("no such gate")
-    refused = {"refused": f"{os.uname().nodename}: no such gate"}
-    assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == refused
+    invalid = {"invalid": f"{os.uname().nodename}: no such gate"}
+    assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == invalid
 
 
 # What the driver does, with tasks that run at once
@@ -254,9 +256,9 @@ def test_failed_and_lost_runs_are_told_and_the_others_go_on(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ({"refused": "b: no such data"}, "b: no such data"),
+        ({"invalid": "b: no such data"}, "b: no such data"),
         ({"host": "b", "precision": "bf16"}, "runs were trained in fp32 on a and bf16 on b, which compares machines"),
-        ({"host": "b", "precision": "fp32", "lost": True}, "b has finished .*/se/seed_0, which is not there on"),
+        ({"host": "b", "precision": "fp32", "lost": True}, "b has finished .*/se/seed_0, which does not exist on"),
         (Ray.exceptions.RayTaskError("The remote function failed to import on the worker."), "cannot import gatewise"),
     ],
 )

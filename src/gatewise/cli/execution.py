@@ -149,7 +149,7 @@ def export(
     json_output
         Print the results of the comparison as JSON.
     """
-    found = export_run(
+    results = export_run(
         run,
         out,
         to=to,
@@ -161,15 +161,17 @@ def export(
         progress=Progress(),
     )
     if json_output:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
     if int8:
         print(
-            f"{TITLES[found['score']]}: {100 * found['float32']:.2f} % in float32, {100 * found['int8']:.2f} % in "
-            f"int8, where {100 * found['other_gates']:.1f} % of the images have other gates"
+            f"{TITLES[results['score']]}: {100 * results['float32']:.2f} % in float32, {100 * results['int8']:.2f} % "
+            f"in int8; {100 * results['other_gates']:.1f} % of the images have different gates in int8"
         )
-    gates = f", {found['kinds']} kinds of gates, {found['flipped']} images with other gates" if found["kinds"] else ""
+    gates = ""
+    if results["kinds"]:
+        gates = f"; {results['kinds']} distinct gate vectors, {results['flipped']} images with different gates"
     print(
-        f"{found['images']} images: logits differ by at most {found['difference']:.1e} of the largest{gates}; "
-        f"written: {out.resolve()} ({found['bytes'] / 1e6:.2f} MB)"
+        f"{results['images']} images: logits differ by at most {results['difference']:.1e} of the largest{gates}; "
+        f"written: {out.resolve()} ({results['bytes'] / 1e6:.2f} MB)"
     )

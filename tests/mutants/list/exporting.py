@@ -17,7 +17,7 @@ CHANGES = {
                 "_reopened(file, to)", "_reopened(file, to) if to == 'onnx' else network"
             ),
         },
-        "_beside": {
+        "_temporary_file": {
             "a failed export takes the old file along": drop_call("with_name"),
         },
         "_check_agreement": {

@@ -67,11 +67,11 @@ CHANGES = {
                 "not (folder / 'metrics.json').exists()", "False"
             ),
         },
-        "_Runs._tell_epochs": {
+        "_Runs._show_epochs": {
             "epochs told again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
         },
         "train_run": {
-            "a failed run refused": replace("{'failed': str(error)}", "{'refused': str(error)}"),
+            "a failed run refused": replace("{'failed': str(error)}", "{'invalid': str(error)}"),
             "a full disk met run by run": replace("{'unsaved': f'{host}: {error}'}", "{'failed': str(error)}"),
             "a machine without the folder trains into its own disk": replace(
                 "if missing:\n    ...", "if False:\n    ..."
