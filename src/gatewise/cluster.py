@@ -139,7 +139,7 @@ class _Runs:
             f"{len(todo)} of {count} runs to train on {machines} machine{'s' * (machines > 1)} with {processors} "
             f"processors and {gpus} GPUs"
         )
-        # Spread, because runs on one machine slow each other down.
+        # SPREAD: runs on the same machine slow each other down.
         options = {"max_retries": _RETRIES, "scheduling_strategy": "SPREAD", "num_cpus": 1 + workers}
         task = ray.remote(**options, num_gpus=1 if gpus else 0)(train_run)
         working_folder = str(Path.cwd())
@@ -178,7 +178,7 @@ class _Runs:
         recipe, exceptions = self.todo[folder], self.ray.exceptions
         name = f"{recipe.gate}, seed {recipe.seed}"
         try:
-            found = self.ray.get(task)
+            outcome = self.ray.get(task)
         except exceptions.RayTaskError as error:
             if "failed to import on the worker" not in str(error):
                 raise  # a bug: keep the traceback
@@ -186,24 +186,24 @@ class _Runs:
                 "a machine of the cluster cannot import gatewise. Install the same version on all of them."
             ) from None
         except exceptions.RayError as error:
-            found = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
-        if "invalid" in found:
-            raise errors.InvalidValueError(found["invalid"])
-        if "unsaved" in found:  # the next run would fail for the same reason
-            raise errors.UnsavedError(found["unsaved"])
-        if "failed" in found:
-            self.failed[folder] = found["failed"]
-            self.progress.say(f"{name} failed, {found['failed']}")
+            outcome = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
+        if "invalid" in outcome:
+            raise errors.InvalidValueError(outcome["invalid"])
+        if "unsaved" in outcome:  # the next run would fail for the same reason
+            raise errors.UnsavedError(outcome["unsaved"])
+        if "failed" in outcome:
+            self.failed[folder] = outcome["failed"]
+            self.progress.say(f"{name} failed, {outcome['failed']}")
             return
         if not (folder / "metrics.json").exists():
             raise errors.InvalidValueError(
-                f"{found['host']} has finished {folder}, which does not exist on {platform.node()}. Choose an --out "
+                f"{outcome['host']} has finished {folder}, which does not exist on {platform.node()}. Choose an --out "
                 f"that all machines share."
             )
-        self.trained_by.setdefault(found["precision"], f"{found['precision']} on {found['host']}")
+        self.trained_by.setdefault(outcome["precision"], f"{outcome['precision']} on {outcome['host']}")
         check_one_precision(self.trained_by)
         finished = self.count - len(self.pending)
-        self.progress.say(f"{name} is done on {found['host']}; {finished} of {self.count} runs")
+        self.progress.say(f"{name} is done on {outcome['host']}; {finished} of {self.count} runs")
 
     def _show_epochs(self) -> None:
         """Show the epochs that runs have logged since the last call."""

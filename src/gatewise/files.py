@@ -149,8 +149,8 @@ def held(folder: Path) -> Iterator[None]:
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files and folders that a killed process left in `folder`; keep those of running processes."""
     for leftover in folder.glob(".*.part"):
-        found = _TEMPORARY.fullmatch(leftover.name)
-        if found is None or _is_alive(int(found[1])):
+        match = _TEMPORARY.fullmatch(leftover.name)
+        if match is None or _is_alive(int(match[1])):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -230,9 +230,9 @@ def check_format_not_newer(path: Path, newest: int, key: str = FORMAT) -> None:
         values = read_json(path)
     except errors.DataError:
         return
-    found = values.get(key) if isinstance(values, dict) else None
-    if isinstance(found, int) and found > newest:
-        _validation.check_format_number(path, found, newest)
+    number = values.get(key) if isinstance(values, dict) else None
+    if isinstance(number, int) and number > newest:
+        _validation.check_format_number(path, number, newest)
 
 
 def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:

@@ -209,12 +209,12 @@ def _png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def format_prediction(found: dict[str, Any]) -> str:
+def format_prediction(prediction: dict[str, Any]) -> str:
     """Return a prediction of `predict` as one line of text."""
-    if "classes" in found:
-        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["classes"].items())
+    if "classes" in prediction:
+        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction["classes"].items())
     else:
-        most = sorted(found["shares"].items(), key=lambda item: -item[1])[:_SHOWN]
-        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {found['overlay']}"
-    opened = f"; {100 * found['open_gates']:.0f} % of the gates open" if "open_gates" in found else ""
-    return f"{found['image']}: {what}{opened}"
+        most = sorted(prediction["shares"].items(), key=lambda item: -item[1])[:_SHOWN]
+        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {prediction['overlay']}"
+    gates_open = f"; {100 * prediction['open_gates']:.0f} % of the gates open" if "open_gates" in prediction else ""
+    return f"{prediction['image']}: {what}{gates_open}"

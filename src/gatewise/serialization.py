@@ -149,8 +149,8 @@ def not_finite(model: nn.Module) -> str | None:
 
     Buffers may contain -inf, as attention masks do; running_mean and running_var may not.
     """
-    if (found := ruined_parameter(model)) is not None:
-        return found
+    if (name := ruined_parameter(model)) is not None:
+        return name
     for name, buffer in model.named_buffers():
         if not buffer.is_floating_point():
             continue
@@ -160,16 +160,16 @@ def not_finite(model: nn.Module) -> str | None:
     return None
 
 
-def check_weights_finite(source: object, model: nn.Module, way_out: str) -> None:
+def check_weights_finite(source: object, model: nn.Module, remedy: str) -> None:
     """Raise `DataError` if a parameter or buffer of `model` is not finite.
 
     Args:
         source: file of the weights, named in the error.
         model: network to check.
-        way_out: what to do about it, the last sentence of the error.
+        remedy: what to do about it, the last sentence of the error.
     """
     if (name := not_finite(model)) is not None:
-        raise errors.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
+        raise errors.DataError(f"{source}: {name} holds values that are not finite. {remedy}.")
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
@@ -190,10 +190,10 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file; raise `DataError` if it is damaged or its checksum is not `sha256` (None: any)."""
     _validation.check_path_exists("safetensors file", path)
     content = read_bytes(path)
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
+    actual = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and actual != sha256:
         raise errors.DataError(
-            f"{path} is damaged: its sha256 is {found[:12]}..., expected {sha256[:12]}.... Restore it from a copy."
+            f"{path} is damaged: its sha256 is {actual[:12]}..., expected {sha256[:12]}.... Restore it from a copy."
         )
     try:
         return load_tensors(content)

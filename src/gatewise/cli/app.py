@@ -25,7 +25,7 @@ app = cyclopts.App(
 )
 
 
-def whole(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
+def parse_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
     """Parse an integer; cyclopts would round 1.5."""
     try:
         return int(tokens[0].value)
@@ -33,7 +33,7 @@ def whole(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
         raise ValueError(f"expected an integer, got {tokens[0].value!r}.") from None
 
 
-Whole = Annotated[int, Parameter(converter=whole)]
+Integer = Annotated[int, Parameter(converter=parse_integer)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from gatewise import errors
 from gatewise.benchmark import bench as bench_run
 from gatewise.benchmark import table as bench_table
-from gatewise.cli.app import Json, Whole, app, print_table
+from gatewise.cli.app import Integer, Json, app, print_table
 from gatewise.execution import Compaction
 from gatewise.exporting import export_run
 from gatewise.run_compaction import compact_run
@@ -22,7 +22,7 @@ def compact(
     /,
     *,
     out: Path,
-    images: Whole | None = None,
+    images: Integer | None = None,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
@@ -59,9 +59,9 @@ def bench(
     *,
     out: Path | None = None,
     batch_sizes: str = "1,8,32",
-    rounds: Whole = 15,
-    threads: Whole | None = None,
-    images: Whole = 1000,
+    rounds: Integer = 15,
+    threads: Integer | None = None,
+    images: Integer = 1000,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
@@ -116,9 +116,9 @@ def export(
     out: Path,
     to: str = "onnx",
     form: str = "masked",
-    images: Whole = 256,
+    images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
-    calibration: Whole = 512,
+    calibration: Integer = 512,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Json, Whole, app
+from gatewise.cli.app import Integer, Json, app
 from gatewise.prediction import format_prediction
 from gatewise.prediction import predict as predict_images
 
@@ -18,7 +18,7 @@ def predict(
     /,
     *,
     out: Path | None = None,
-    top_k: Whole = 5,
+    top_k: Integer = 5,
     json_output: Json = False,
 ) -> None:
     """Print the class of each image; for segmentation runs write a mask and an overlay.
@@ -38,5 +38,5 @@ def predict(
     json_output
         Print one JSON object per image and line.
     """
-    for found in predict_images(run, images, out, top_k=top_k):
-        print(json.dumps(found) if json_output else format_prediction(found), flush=True)
+    for prediction in predict_images(run, images, out, top_k=top_k):
+        print(json.dumps(prediction) if json_output else format_prediction(prediction), flush=True)

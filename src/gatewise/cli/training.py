@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import _validation, errors
-from gatewise.cli.app import Json, Whole, app, print_table, whole
+from gatewise.cli.app import Integer, Json, app, parse_integer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
@@ -25,8 +25,8 @@ def _flags(name: str, *omitted: str) -> type:
     for field in dataclasses.fields(Recipe):
         if field.name not in omitted:
             text = f"{' '.join(described[field.name].split()).rstrip('.')} [{field.default}]"
-            convert = whole if field.type in {int, int | None} else None
-            parameter = Parameter(help=text, show_default=False, converter=convert)
+            converter = parse_integer if field.type in {int, int | None} else None
+            parameter = Parameter(help=text, show_default=False, converter=converter)
             kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]
             fields.append((field.name, kind, dataclasses.field(default=None)))
     # cyclopts reads the fields only if __module__ is one of our modules; make_dataclass would set "types".
@@ -70,7 +70,7 @@ def train(
     gater: str | None = None,
     sites: str | None = None,
     budget: float | None = None,
-    workers: Whole | None = None,
+    workers: Integer | None = None,
     json_output: Json = False,
 ) -> None:
     """Train one network, with or without gates, and write a run folder.
@@ -125,10 +125,10 @@ def compare(
     *,
     out: Path,
     gates: str = "none,se,gct,gc",
-    seeds: Whole = 3,
+    seeds: Integer = 3,
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
-    workers: Whole | None = None,
+    workers: Integer | None = None,
     ray: Annotated[bool | str, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> None:
@@ -176,8 +176,11 @@ def compare(
         print(json.dumps(results, indent=2))
     else:
         print_table(comparison_table(results))
-        where = results["environment"]
-        print(f"{where['hardware']}, torch {where['torch']}, {results['precision']}; latency: {results['latency']}")
+        environment = results["environment"]
+        print(
+            f"{environment['hardware']}, torch {environment['torch']}, {results['precision']}; "
+            f"latency: {results['latency']}"
+        )
         print(f"report: {(out / 'report.html').resolve()}")
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())

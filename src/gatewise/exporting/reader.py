@@ -13,8 +13,8 @@ from gatewise import _validation, errors
 from gatewise.files import FORMAT
 from gatewise.schema import checked_details
 
-KEY = "gatewise"  # of the metadata entry in the file
-FILE_FORMAT = 1  # of the metadata
+KEY = "gatewise"  # key of the metadata in the file
+FILE_FORMAT = 1  # format number of the metadata
 
 
 @dataclass(frozen=True)

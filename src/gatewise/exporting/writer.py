@@ -157,14 +157,14 @@ def _reopened(file: Path, to: str) -> Callable[[Tensor], Any]:
     return opened(file) if to == "onnx" else torch.export.load(file).module()
 
 
-def _check_agreement(out: Path, found: dict[str, Any]) -> dict[str, Any]:
-    if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
+def _check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:
+    if results["difference"] > _TOLERANCE or results["flipped"] > _FLIPPED * results["images"]:
         raise errors.TrainingError(
-            f"{out} was not written: on {found['images']} images its logits differ by up to "
-            f"{found['difference']:.1e} of the largest logit (allowed {_TOLERANCE:g}), and the gates of "
-            f"{found['flipped']} images differ. Please report this network."
+            f"{out} was not written: on {results['images']} images its logits differ by up to "
+            f"{results['difference']:.1e} of the largest logit (allowed {_TOLERANCE:g}), and the gates of "
+            f"{results['flipped']} images differ. Please report this network."
         )
-    return found
+    return results
 
 
 def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:

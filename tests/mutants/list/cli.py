@@ -7,7 +7,7 @@ CHANGES = {
         "": {
             "interruption swallowed": remove("suppress_keyboard_interrupt=False"),
         },
-        "whole": {
+        "parse_integer": {
             "whole numbers rounded": replace("int(tokens[0].value)", "round(float(tokens[0].value))"),
         },
         "run": {

@@ -22,12 +22,12 @@ CHANGES = {
         },
         "_check_agreement": {
             "other gates pass": replace(
-                "found['difference'] > _TOLERANCE or found['flipped'] > _FLIPPED * found['images']",
-                "found['difference'] > _TOLERANCE",
+                "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
+                "results['difference'] > _TOLERANCE",
             ),
             "other logits pass": replace(
-                "found['difference'] > _TOLERANCE or found['flipped'] > _FLIPPED * found['images']",
-                "found['flipped'] > _FLIPPED * found['images']",
+                "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
+                "results['flipped'] > _FLIPPED * results['images']",
             ),
         },
         "_quantised": {

@@ -137,7 +137,7 @@ CHANGES = {
         "remove_leftovers": {
             "half a file left by a kill": replace("leftover.unlink(missing_ok=True)", "pass"),
             "what a living process writes is taken away": replace(
-                "found is None or _is_alive(int(found[1]))", "found is None"
+                "match is None or _is_alive(int(match[1]))", "match is None"
             ),
         },
         "read_json": {
@@ -359,7 +359,7 @@ CHANGES = {
             ),
         },
         "read_tensors": {
-            "checksum not verified": replace("sha256 is not None and found != sha256", "False"),
+            "checksum not verified": replace("sha256 is not None and actual != sha256", "False"),
         },
     },
     "spec.py": {
