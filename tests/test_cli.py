@@ -377,10 +377,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "stray word": ("train --out there stray", "stray"),
     "missing out": ("train", "--out"),
     "missing value": ("train --epochs --out there", "--epochs"),
-    "no number": ("train --epochs three --out there", "--epochs: expected a whole number, got 'three'"),
-    "no whole number": ("train --epochs 2.5 --out there", "--epochs: expected a whole number, got '2.5'"),
-    "no whole number of seeds": ("compare --seeds 1.5 --out there", "--seeds: expected a whole number, got '1.5'"),
-    "no whole number of pixels": ("train --image-size 8.5 --out there", "expected a whole number, got '8.5'"),
+    "no number": ("train --epochs three --out there", "--epochs: expected an integer, got 'three'"),
+    "no whole number": ("train --epochs 2.5 --out there", "--epochs: expected an integer, got '2.5'"),
+    "no whole number of seeds": ("compare --seeds 1.5 --out there", "--seeds: expected an integer, got '1.5'"),
+    "no whole number of pixels": ("train --image-size 8.5 --out there", "expected an integer, got '8.5'"),
     "no rate": ("train --lr fast --out there", "--lr"),
     "rate of nothing": ("train --lr 0 --out there", "lr must be between"),
     "no epochs": ("train --epochs 0 --out there", "epochs must be at least 1, got 0"),
@@ -481,6 +481,6 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "image 'x.png' does not exist" in capsys.readouterr().err
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
-    assert "is no run folder: it has no config.json" in capsys.readouterr().err
+    assert "is not a run folder: it has no config.json" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
     assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err

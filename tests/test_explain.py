@@ -271,7 +271,7 @@ def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path
     ("file", "content", "message"),
     [
         ("metrics.json", b"{}", "has no 'parameters'"),
-        ("metrics.json", b"[]", "holds no values by name"),
+        ("metrics.json", b"[]", "is not a JSON object"),
         ("metrics.json", b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}}', "has no 'accuracy'"),
         (
             "metrics.json",

@@ -150,7 +150,7 @@ def test_what_cannot_be_printed_is_one_line(
         monkeypatch.setattr(sys, "stdout", full)
         assert run(["gates", "--markdown"]) == 2
     assert said(capsys) == (
-        "gatewise: the result cannot be printed: No space left on device. What was written to files is whole."
+        "gatewise: cannot write to standard output: No space left on device. All output files are complete."
     )
 
 

@@ -140,7 +140,7 @@ def test_weights_for_a_gater_are_refused_where_there_is_none(
     recipe = dataclasses.replace(QUICK, gater_init=str(tmp_path / "plain"))
     assert recipe.of_comparison("gct", 0).gater_init is None
     assert recipe.of_comparison("gaternet", 0).gater_init == recipe.gater_init
-    with pytest.raises(InvalidValueError, match=r"gater_init is .*plain'.*but none of none,gct has a use for it"):
+    with pytest.raises(InvalidValueError, match=r"gater_init is .*plain'.*but none of none,gct uses it"):
         compare(recipe, [parse_gates("none"), parse_gates("gct")], 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -643,7 +643,7 @@ def _empty(folder: Path) -> list[Path]:
     [
         (_two_of_one_name, "would write the same mask"),
         (_no_image, "notes.png: truncated or unreadable image"),
-        (_empty, "holds no images"),
+        (_empty, "contains no images"),
         (lambda folder: [folder / "gone.png"], "does not exist"),
     ],
 )
