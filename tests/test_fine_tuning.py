@@ -286,7 +286,7 @@ def test_an_odd_batch_cannot_be_mixed(words: dict[str, float], tmp_path: Path) -
         dataclasses.replace(RECIPE, batch_size=15, **words)
     odd = dataclasses.replace(DATASET.train, pixels=DATASET.train.pixels[:7], labels=DATASET.train.labels[:7])
     few = dataclasses.replace(DATASET, train=odd)
-    with pytest.raises(InvalidValueError, match="a batch has 7 images"):
+    with pytest.raises(InvalidValueError, match="got a batch of 7 for 1"):
         train(dataclasses.replace(RECIPE, **words), tmp_path / "run", dataset=few)
 
 

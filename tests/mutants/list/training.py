@@ -208,7 +208,7 @@ CHANGES = {
             "wrong step of nan": replace("len(self.losses) - len(recent) + int(bad[0])", "int(bad[0])"),
         },
         "_Run._save": {
-            "ruined statistics saved": replace("next(filter(None, found), None)", "None"),
+            "ruined statistics saved": replace("next(filter(None, names), None)", "None"),
         },
         "_Run.finish": {
             "best instead of last accuracy": replace(
@@ -261,7 +261,7 @@ CHANGES = {
             "finished run trained again": replace("return _finished(out)", "pass"),
             "results of somebody else taken over": replace("not (out / 'recipe.yaml').exists()", "False"),
         },
-        "_damaged_and_whole": {
+        "_damaged_and_intact": {
             "damaged checkpoint called good": replace("is_whole(state)", "True"),
             "oldest checkpoint named": drop_call("reversed"),
         },
