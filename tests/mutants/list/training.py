@@ -9,7 +9,7 @@ CHANGES = {
         },
         "check_position": {
             "a position behind the end is taken": remove(
-                "_validation.check_number_between(0, most, **{key: progress[key]})"
+                "_validation.check_number_between(0, maximum, **{key: progress[key]})"
             ),
         },
         "_state_record": {
@@ -18,7 +18,7 @@ CHANGES = {
                 "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256')",
             ),
             "checksum of a checkpoint's JSON not compared": replace(
-                "record[_CHECKSUM] != (found := _checksum(record))", "(found := _checksum(record)) and False"
+                "record[_CHECKSUM] != (actual := _checksum(record))", "(actual := _checksum(record)) and False"
             ),
         },
         "load_state": {
