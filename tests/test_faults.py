@@ -170,7 +170,7 @@ def test_curves_that_cannot_be_written_do_not_stop_a_training(tmp_path: Path, mo
     board.add({"epoch": 1, "loss": 0.5})
     board.add({"epoch": 2, "loss": 0.5})
     board.close()
-    assert lines == ["warning: TensorBoard's curves end here: No space left on device"]
+    assert lines == ["warning: cannot write TensorBoard files, logging to them stops: No space left on device"]
 
 
 # Folders that cannot be written

@@ -72,9 +72,9 @@ CHANGES = {
         },
     },
     "training/finite_checks.py": {
-        "first_layer.watch.look": {
+        "first_layer.watch.check": {
             "layer named for what it was given": replace(
-                "not found and all(map(_finite, _tensors(given))) and (not all(map(_finite, _tensors(output))))",
+                "not names and all(map(_finite, _tensors(inputs))) and (not all(map(_finite, _tensors(output))))",
                 "not all(map(_finite, _tensors(output)))",
             ),
         },
@@ -295,7 +295,9 @@ CHANGES = {
             "the background's IoU": replace("float(iou[1])", "float(iou[0])"),
         },
         "overlaps": {
-            "the union forgets what was missed": replace("tables.sum(1) + tables.sum(2) - common", "tables.sum(1)"),
+            "the union forgets what was missed": replace(
+                "confusion.sum(1) + confusion.sum(2) - intersection", "confusion.sum(1)"
+            ),
         },
         "pixel_loss": {
             "ignored pixels are counted in the loss": replace(
@@ -309,8 +311,8 @@ CHANGES = {
         },
         "_median_frequency": {
             "weights by frequency and not against it": replace(
-                "frequencies[there].median() / frequencies.clamp(min=1e-12)",
-                "frequencies / frequencies[there].median()",
+                "frequencies[occurs].median() / frequencies.clamp(min=1e-12)",
+                "frequencies / frequencies[occurs].median()",
             ),
         },
     },
