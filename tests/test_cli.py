@@ -403,12 +403,12 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "data that is a file": ("train --data file --out there", "file is a file"),
     "size for digits": ("train --image-size 16 --out there", "digits are 8x8"),
     "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
-    "recipe that is none": ("train --recipe file --out there", "file holds no recipe"),
+    "recipe that is none": ("train --recipe file --out there", "file is not a recipe"),
     "out below a file": ("train --out file/run", "file/run"),
     "comparison below a file": ("compare --gates none --seeds 1 --out file/all", "file"),
 }
 PREPARED: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "existing run": (_a_run, "train --epochs 1 --out there", "there holds a run already"),
+    "existing run": (_a_run, "train --epochs 1 --out there", "there already contains a run"),
     "run of another recipe": (_a_run, "train --epochs 2 --out there --resume", "epochs 1 there, 2 now"),
     "comparison of another recipe": (_a_comparison, "compare --epochs 2 --out there", "epochs 1 there, 2 now"),
 }

@@ -329,7 +329,7 @@ def test_another_recipe_in_the_same_folder_is_refused_before_anything_is_trained
     before = content_of(tmp_path)
     for gates in ("none", "se,none", "se"):
         with pytest.raises(
-            InvalidValueError, match=r"runs/none/seed_0 holds a run of another recipe: lr 0\.05 there, 0\.1"
+            InvalidValueError, match=r"runs/none/seed_0 contains a run of another recipe: lr 0\.05 there, 0\.1"
         ):
             compare(dataclasses.replace(QUICK, lr=0.1), parse_gates_list(gates), 1, tmp_path)
     assert content_of(tmp_path) == before

@@ -183,7 +183,7 @@ def test_a_log_without_numbers_is_refused_when_a_training_goes_on(trained: Path,
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "metrics.json").unlink()
     (run / "log.jsonl").write_bytes(rows)
-    with pytest.raises(DataError, match=r"log\.jsonl, line 1: no numbers for epoch"):
+    with pytest.raises(DataError, match=r"log\.jsonl, line 1: expected numbers for epoch"):
         train(Recipe.load(run / "recipe.yaml"), run, resume=True)
 
 

@@ -122,7 +122,7 @@ def test_a_probe_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
 def test_a_folder_with_work_of_others_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "step_5000").write_text("not ours")
-    with pytest.raises(InvalidValueError, match=f"holds {name}, but no run of gatewise. Choose another --out"):
+    with pytest.raises(InvalidValueError, match=f"contains {name}, but not a gatewise run. Choose another --out"):
         train(RECIPE, tmp_path, dataset=DATASET)
     assert (tmp_path / name / "step_5000").read_text() == "not ours"
 

@@ -364,8 +364,8 @@ def test_an_interrupted_training_ends_as_the_undisturbed_one(recipe: Recipe, tmp
     ("changes", "message"),
     [
         ({"data": "digits"}, "data folder 'digits' does not exist; for task segment"),
-        ({"mixup": 0.5}, "mixup is 0.5, which task segment has no use for"),
-        ({"task": "classify"}, "ignore_index is 9, which task classify has no use for"),
+        ({"mixup": 0.5}, "mixup is 0.5, but task segment does not use it"),
+        ({"task": "classify"}, "ignore_index is 9, but task classify does not use it"),
         ({"augmentation": "rand-m9"}, "is for images with one label; for masks take scale, crop and flip"),
         ({"augmentation": "scale"}, "makes images of many sizes; add crop"),
         ({"foreground": "disk"}, "unknown foreground class 'disk'.* Did you mean 'disc'"),
@@ -689,7 +689,7 @@ def test_masks_need_a_folder(done: Path, folder: Path, capsys: pytest.CaptureFix
 
 def test_a_foreground_that_no_mask_holds_is_refused_with_its_name(recipe: Recipe, tmp_path: Path) -> None:
     chosen = dataclasses.replace(recipe, class_names="wall,disc,square,moon", foreground="moon", epochs=1)
-    with pytest.raises(DataError, match="validation masks hold nothing of moon, so IoU is not defined"):
+    with pytest.raises(DataError, match="no validation mask has a pixel of moon, so IoU is not defined"):
         train(chosen, tmp_path / "run")
 
 
