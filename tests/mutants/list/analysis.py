@@ -14,7 +14,7 @@ CHANGES = {
                 "rows.sum(1).square().sum(1) - rows.square().sum((1, 2))", "rows.sum(1).square().sum(1)"
             ),
         },
-        "query_distances.see": {
+        "query_distances.record": {
             "outputs with their inputs in them": replace("_rows(y - x, positions)", "_rows(y, positions)"),
         },
     },
