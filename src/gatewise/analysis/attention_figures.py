@@ -56,7 +56,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
                 own.plot(*at, marker="+", color="#D55E00", markersize=9, markeredgewidth=2)
     for query in range(queries):
         axes[0][1 + query].set_title("all positions" if same else f"query {query + 1}", fontsize=9)
-    add_colour_bar(figure, drawn, "weight, in multiples of uniform", axes)
+    add_colour_bar(figure, drawn, "weight (multiples of uniform attention)", axes)
     uniform = float(maps.min()) > 0.95 and float(maps.max()) < 1.05
     look_for = (
         "Yellow areas: the gate takes its context from there, for every query position."

@@ -63,7 +63,7 @@ class Drawing:
         return text[text.index("<svg") :]
 
     def inline_svg(self) -> str:
-        """Return SVG text to embed in a page: with tooltips, a text alternative, the page's text colour and unique ids."""
+        """Return SVG text to embed in a page: with tooltips, a text alternative, the page's colours, unique ids."""
         text = re.sub(r' id="image[0-9a-f]+"', "", self.svg(transparent=True))  # equal images would have equal ids
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
         for gid, tip in self.tips.items():

@@ -53,7 +53,7 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
         + (f" The axis begins at {bottom:.0f} %; {below} of the points are below it." if below else ""),
         look_for="Bands that overlap at the end: the order of their lines may be chance."
         if several
-        else "Which line is highest after the last epoch; a single training per variant cannot separate a gain from chance.",
+        else "Which line is highest after the last epoch; one training per variant cannot separate a gain from chance.",
         table=Table(["variant", "epoch", "mean %", "lowest %", "highest %"], rows),
         tips=tips,
     )

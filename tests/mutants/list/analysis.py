@@ -242,7 +242,7 @@ CHANGES = {
             "images are loaded for each run": drop_call("cache"),
         },
         "_open": {
-            "ruined weights are drawn": remove("check_weights_finite(folder / WEIGHTS, model, 'Train the run anew')"),
+            "ruined weights are drawn": remove("check_weights_finite(folder / WEIGHTS, model, 'Train the run again')"),
             "other classes are taken": remove("_check_same_data(dataset, config, folder)"),
             "data that was asked for may be gone": remove("if data is not None:\n    ..."),
         },
@@ -269,7 +269,8 @@ CHANGES = {
         },
         "_of_run": {
             "the reason for missing images is not told": replace(
-                "f'What needs images is left out. {run.missing}'", "'What needs images is left out.'"
+                "f'Statistics that need images are omitted. {run.missing}'",
+                "'Statistics that need images are omitted.'",
             ),
         },
     },
