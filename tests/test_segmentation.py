@@ -537,7 +537,7 @@ def test_a_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[
     text = explain(runs, tmp_path / "page.html", figures_in=tmp_path / "figures").read_text()
     for title in ("Validation mIoU while training", "Classes of pixels", "nl-context: attention"):
         assert f"<h2>{title}</h2>" in text
-    assert text.count(": what the network sees</h2>") == 3
+    assert text.count(": predicted masks</h2>") == 3
     assert "validation mIoU %" in text
     names = {file.name for file in (tmp_path / "figures").iterdir()}
     assert {"iou.svg", "pictures-none.png", "distances-nl-context.csv"} <= names
@@ -559,7 +559,7 @@ def test_a_page_about_a_gater_of_pixels(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_runs_judged_differently_are_refused(recipe: Recipe, done: Path, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, foreground="disc", epochs=1), tmp_path / "disc")
-    with pytest.raises(InvalidValueError, match=r"judged differently, .* Explain them one at a time"):
+    with pytest.raises(InvalidValueError, match=r"have different scores: .* Explain them one at a time"):
         explain([done, tmp_path / "disc"], tmp_path / "page.html")
 
 
