@@ -282,7 +282,7 @@ class Nested(nn.Module):
 def test_channels_that_are_sums_of_several_maps_cannot_be_gated_as_filters() -> None:
     net = gw.GaterNet(Nested(), sites="residual", image_size=(8, 8))
     assert [site.name for site in net.sites] == ["conv2"]
-    assert [(s.name, s.reason) for s in net.skipped] == [("act", "its channels are those of several maps together")]
+    assert [(s.name, s.reason) for s in net.skipped] == [("act", "its channels are a concatenation of several maps")]
 
 
 def test_sites_may_be_chosen_by_list_expression_and_function() -> None:

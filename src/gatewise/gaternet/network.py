@@ -1,4 +1,4 @@
-"""GaterNet: one network decides, per image, which filters of another run."""
+"""GaterNet: a gater network selects, for each image, which filters of a backbone are used."""
 
 import warnings
 from collections.abc import Callable
@@ -25,38 +25,37 @@ ESTIMATORS: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "straight_through": hard_sigmoid_gate,
 }
 WEIGHTINGS = ("equal", "macs")
-_SATURATED = 2.398 + 2  # SemHash's gradient is zero beyond 2.398; unit noise comes back from here in 2 draws of 100
+_SATURATED = 2.398 + 2  # SemHash has no gradient above 2.398; unit noise of 2 standard deviations still reaches it
 
 
 class GaterNet(nn.Module):
-    """Run `backbone` with each gated filter multiplied by 0 or 1, as `gater` decides from the image.
+    """Multiply each gated filter of `backbone` by a gate in {0, 1} that `gater` computes from the image.
 
-    (N, C, H, W) -> whatever the backbone returns. In training gates are drawn by the estimator; in eval mode they are
-    hard and without noise. Closed filters are computed and then multiplied by zero: this is the form to train and to
-    check against. Work is not skipped, in the backward pass neither.
+    (N, C, H, W) -> output of the backbone. In training mode the estimator samples the gates; in eval mode they are
+    hard and deterministic. Closed filters are computed and then multiplied by zero, in the backward pass too: use this
+    form for training and as the reference, and `skip_closed_filters` or `compact` to save the work.
 
     Args:
-        backbone: any network that takes one image tensor; `net.backbone` is this very module, and called alone it
-            runs plain.
-        sites: "inner" (behind normalisation and activation of the convolutions inside a block: a closed filter is
-            exactly zero for its reader, so both are saved), "residual" (the official place: the last convolution of
-            each residual branch, before the addition), or convolutions by name: a list, a regular expression, or a
-            function of name and module.
-        gater: "light" (at most 3 % of the backbone's multiply-adds), "resnet20" (official), "local" (each site decides
-            from its own convolution's input), a module (N, C, H, W) -> (N, gates) logits, or a function that builds
-            one from the number of gates.
-        bottleneck: width of the decision's hidden layer.
-        head_norm: BatchNorm in it, as in the paper; the released code has none. Without it hardly a gate of a light
-            gater comes to depend on the image; with it trainings of a few hundred steps miss their budget.
-        group_size: neighbouring filters that share one gate.
+        backbone: any network with one image tensor as input. It is kept as `net.backbone`, with hooks that do nothing
+            when it is called directly.
+        sites: "inner" (after normalisation and activation of the convolutions inside a block: a closed filter is
+            exactly zero, so its convolution and its consumer both save work), "residual" (as in the paper: the last
+            convolution of each residual branch, before the addition), or convolutions by name: a list, a regular
+            expression, or a function of name and module.
+        gater: "light" (at most 3 % of the backbone's multiply-adds), "resnet20" (official), "local" (each site has a
+            decider on the input of its convolution), a module (N, C, H, W) -> (N, gates) logits, or a function from
+            the number of gates to such a module.
+        bottleneck: width of the gater's hidden layer.
+        head_norm: whether that layer has a BatchNorm, as in the paper; the released code has none. Without it few
+            gates of a light gater depend on the image; with it trainings of a few hundred steps miss the budget.
+        group_size: number of neighbouring filters with a common gate.
         estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
-        gate_bias: at which the logits start; at 2 nearly all gates are open. None takes 2 with a budget, whose target
-            sinks from all open, and else 0.
-        budget: share of the gated filters' multiply-adds that shall be open, in (0, 1]; held by a controller, whose
-            target sinks over the first half of a training: tell its length with `schedule(steps)` (1,000 steps
-            otherwise). None leaves it to `sparsity`.
-        sparsity: weight of the mean gate in the loss, the paper's lambda.
-        weighting: how `sparsity` counts gates: "equal" as in the paper, or "macs".
+        gate_bias: initial bias of the logits; at 2 nearly all gates are open. None is 2 with a budget and 0 otherwise.
+        budget: target fraction of the gated filters' MACs, in (0, 1]. A controller adjusts the price of open gates.
+            Its target decreases from 1 over the first half of the training; set the number of steps with
+            `schedule(steps)` (default 2,000). None uses `sparsity` instead.
+        sparsity: weight of the mean gate in the loss (lambda in the paper).
+        weighting: weight of each gate in the `sparsity` term: "equal" as in the paper, or "macs".
         image_size: (height, width) for counting work and building the light gater; None takes what the backbone
             knows, and if it knows nothing 224, with a warning.
         example: an input, for backbones whose input cannot be guessed.

@@ -139,7 +139,7 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
     with evaluation_mode(model), torch.no_grad(), _calls_of_gates(model) as calls:
         expected = _tensors(model(*inputs))
     inserted = {gate for *_, gate in hosts}
-    hosts += [(layer, "behind", gate) for gate, layer in calls.items() if layer and gate not in inserted]
+    hosts += [(layer, "after", gate) for gate, layer in calls.items() if layer and gate not in inserted]
     with evaluation_mode(model):
         patterns, norms = find_fusion_patterns(model, [(host, side) for host, side, _ in hosts], inputs)
     net = InferenceNet(model)
