@@ -50,8 +50,8 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> net.input_size = (3, 8, 8)
     >>> (found,), _ = find_filters(net, "inner")
-    >>> found.producer, found.consumers  # 6 * 6 * 8 values of 3 * 9 products; 4 * 4 * 4 of 8 * 9
-    (Weighted(layer='0', macs=7776, groups=1), (Weighted(layer='2', macs=4608, groups=1),))
+    >>> found.producer, found.consumers  # MACs: 6 * 6 * 8 * (3 * 9) and 4 * 4 * 4 * (8 * 9)
+    (LayerCost(layer='0', macs=7776, groups=1), (LayerCost(layer='2', macs=4608, groups=1),))
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
