@@ -374,7 +374,7 @@ def test_a_layer_whose_gates_are_all_closed_is_named_and_what_it_gives_stays_fin
     progress = At(3, close, monkeypatch)
     metrics = train(recipe, tmp_path / "run", dataset=DATASET, progress=progress)
     (warning, *_) = [line for line in progress.said if line.startswith("warning: all")]
-    assert "are closed for every image: its filters give nothing" in warning
+    assert "are closed for every image: its output is zero" in warning
     assert 0 < metrics["open_fraction"] < 1
     model, _ = gw.load_model(tmp_path / "run")
     with torch.no_grad():

@@ -113,11 +113,11 @@ def train_only_gates(model: nn.Module) -> None:
 def train_everything(model: nn.Module) -> None:
     """Undo `train_only_gates`: unfreeze what it froze; normalisation follows model.train() again.
 
-    Every parameter's `requires_grad` is again what it was before the first `train_only_gates`: what was frozen then
-    stays frozen. Without a `train_only_gates` before, nothing changes.
+    Every parameter gets the `requires_grad` it had before the first `train_only_gates`, so parameters that were frozen
+    then stay frozen. Without an earlier `train_only_gates` nothing changes.
 
     Raises:
-        InvalidValueError: a frozen layer's class was changed since, as a parametrization does.
+        InvalidValueError: the class of a frozen layer was changed in between, for example by a parametrization.
     """
     _validation.check_module("train_everything", model)
     for owner in model.modules():
