@@ -220,9 +220,9 @@ def gc_case(x: Tensor, grad_output: Tensor, way: str, fusion: str, biased: bool)
     if factors is not None:
         dcontext = dcontext + products * factors * (1 - factors)
     dx, dweight, dbias = attention_pool.backward(dcontext, x, attention, weight, grad_output, factors)
-    expect(**{"pool.pull_sums": 1, "pool.map_gradient": 1})
+    expect(**{"pool.gradient_sums": 1, "pool.map_gradient": 1})
     alone, _, _ = attention_pool.backward(torch.ones_like(context), x, attention, weight)
-    expect(**{"pool.pull_sums": 1, "pool.map_gradient": 1})
+    expect(**{"pool.gradient_sums": 1, "pool.map_gradient": 1})
     assert context.dtype == attention.dtype == dweight.dtype == dbias.dtype == reduced
     assert all(same_layout(each, x) for each in (y, dx, alone))
     # An exponential makes a relative error of the rounding of its logit, and so of everything behind it.
@@ -337,7 +337,9 @@ def main(everything: bool) -> None:
             ) from error
         count += 1
     walked = {
-        f"{name} {what}" for name in ("affine._sums", "pool._pool", "pool.pull_sums") for what in ("chunks", "rounds")
+        f"{name} {what}"
+        for name in ("affine._sums", "pool._pool", "pool.gradient_sums")
+        for what in ("chunks", "rounds")
     }
     assert walked <= seen, walked - seen
     print(f"{count} cases")

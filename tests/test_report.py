@@ -218,8 +218,8 @@ def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_pat
 
 
 def test_no_two_variants_look_alike() -> None:
-    assert len({drawing.look(index) for index in range(80)}) == 80
-    assert len({drawing.look(index)[0] for index in range(10)}) == 10
+    assert len({drawing.series_style(index) for index in range(80)}) == 80
+    assert len({drawing.series_style(index)[0] for index in range(10)}) == 10
 
 
 def test_a_curve_that_begins_below_the_axis_is_told_of() -> None:

@@ -455,7 +455,7 @@ def test_where_no_layer_ends_c2_there_are_no_stages(monkeypatch: pytest.MonkeyPa
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "another stride": ({"output_stride": 12}, InvalidValueError, "unknown output_stride '12'; expected one of"),
+    "another stride": ({"output_stride": 12}, InvalidValueError, "unknown output_stride 12; expected one of"),
     "a place beside context_at": (
         {"context": "gc@context"},
         InvalidValueError,
