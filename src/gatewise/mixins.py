@@ -1,4 +1,4 @@
-"""Methods that one module has for a while: mixins in front of its class, as torch's parametrizations change a class."""
+"""Override methods of one module temporarily: put a mixin before its class, as torch's parametrizations do."""
 
 import copy
 import functools
@@ -10,14 +10,14 @@ from torch import nn
 from gatewise import errors
 
 Mixins = tuple[type[nn.Module], ...]
-_PARTS = "_gatewise_parts"  # of a composed class: the module's own class, and the mixins in front of it
+_PARTS = "_gatewise_parts"  # attribute of a composed class: (the module's own class, the mixins before it)
 
 
 def add_mixin(module: nn.Module, mixin: type[nn.Module]) -> None:
-    """Put the methods of `mixin` before those of a module's class, until `remove_mixin`.
+    """Let the methods of `mixin` override those of a module until `remove_mixin` is called.
 
-    The module's class is then a subclass of its own one, under the same name. Attributes and state dict stay as they
-    are; copies and pickles keep the mixin. A module that has it already is left alone.
+    The module's class becomes a subclass of its original class with the same name. Attributes and state dict do not
+    change. Copies and pickles keep the mixin. Adding a mixin twice has no effect.
     """
     own, mixins = _parts(type(module))
     if not isinstance(module, mixin):
@@ -25,22 +25,22 @@ def add_mixin(module: nn.Module, mixin: type[nn.Module]) -> None:
 
 
 def remove_mixin(module: nn.Module, mixin: type[nn.Module]) -> None:
-    """Take away what `add_mixin` put there.
+    """Undo `add_mixin`.
 
     Raises:
-        InvalidValueError: somebody has changed the module's class since.
+        InvalidValueError: the module's class was changed after `add_mixin`.
     """
     own, mixins = _parts(type(module))
     if mixin not in mixins:
         raise errors.InvalidValueError(
-            f"the class of this {own.__name__} was changed after gatewise had changed it, as a parametrization does. "
-            f"Undo that first."
+            f"the class of this {own.__name__} was changed after gatewise changed it, for example by a parametrization. "
+            f"Undo that change first."
         )
     _become(module, own, tuple(other for other in mixins if other is not mixin))
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """Return a module's class without the mixins in front of it."""
+    """Return a module's class without mixins."""
     return _parts(type(module))[0]
 
 
@@ -54,17 +54,17 @@ def _become(module: nn.Module, own: type[nn.Module], mixins: Mixins) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _composed(own: type[nn.Module], mixins: Mixins) -> type[nn.Module]:
-    """Return the class with the mixins' methods before its own, and its own ways of being copied and pickled."""
+    """Return a subclass of the mixins and `own` whose instances can be copied and pickled."""
 
     def reduced(module: nn.Module, protocol: Any) -> Any:
         make, arguments, *rest = own.__reduce_ex__(module, protocol)  # type: ignore[misc]
-        if type(module) is not kind:  # of a class that somebody derived from this one
+        if type(module) is not kind:  # an instance of a further subclass
             return make, arguments, *rest
         arguments = tuple(own if argument is kind else argument for argument in arguments)
         return _make_again, (mixins, make, arguments), *rest
 
     def deepcopied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-        _become(module, own, ())  # torch.fx's look for themselves in the list of their classes
+        _become(module, own, ())  # a GraphModule searches for its class in its method resolution order
         try:
             twin = copy.deepcopy(module, memo)
         finally:
