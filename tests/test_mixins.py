@@ -70,7 +70,7 @@ def test_a_class_that_somebody_else_has_changed_since_is_left_alone() -> None:
     layer = nn.BatchNorm2d(4)
     add_mixin(layer, Doubles)
     parametrize.register_parametrization(layer, "weight", Square())
-    with pytest.raises(GatewiseError, match="was changed after gatewise had changed it"):
+    with pytest.raises(GatewiseError, match="was changed after gatewise changed it"):
         remove_mixin(layer, Doubles)
     twin = copy.deepcopy(layer)
     assert (type(twin), repr(twin)) == (type(layer), repr(layer))

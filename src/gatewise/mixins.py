@@ -33,8 +33,8 @@ def remove_mixin(module: nn.Module, mixin: type[nn.Module]) -> None:
     own, mixins = _parts(type(module))
     if mixin not in mixins:
         raise errors.InvalidValueError(
-            f"the class of this {own.__name__} was changed after gatewise changed it, for example by a parametrization. "
-            f"Undo that change first."
+            f"the class of this {own.__name__} was changed after gatewise changed it, for example by a "
+            f"parametrization. Undo that change first."
         )
     _become(module, own, tuple(other for other in mixins if other is not mixin))
 
