@@ -17,11 +17,11 @@ import timm
 import torch
 import torchvision
 from foreign import GctResNet50, MmcvContext
-from gatewise.export import export_run
 from test_training import DATASET, RECIPE
 
 import gatewise as gw
 from gatewise.cli import app
+from gatewise.exporting import export_run
 from gatewise.presets import PRESETS
 from gatewise.spec import parse_gates_list
 from gatewise.training import Recipe, train
