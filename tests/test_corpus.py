@@ -240,7 +240,9 @@ def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train/cat/more").symlink_to(elsewhere)
     assert len(load_dataset(tmp_path, 8, "memory").train) == 3
     (tmp_path / "train/cat/back").symlink_to(".")  # one ends after 40 times, where the system stops
-    with pytest.raises(DataError, match=r"train/cat/back is a link to a folder that it lies in\. Remove it\."):
+    with pytest.raises(
+        DataError, match=r"train/cat/back is a symbolic link to a folder that contains it\. Remove the link\."
+    ):
         load_dataset(tmp_path, 8, "memory")
 
 

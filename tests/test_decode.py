@@ -116,7 +116,7 @@ def test_whatever_a_decoder_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("kind", "expected"), [(np.int32, "32-bit"), (np.float32, "floating-point")])
 def test_pixels_whose_range_nobody_knows_are_refused(kind: Any, expected: str) -> None:
     content = saved(Image.fromarray(np.arange(4, dtype=kind).reshape(2, 2)), "TIFF")
-    with pytest.raises(DataError, match=f"x: {expected} pixels, whose range is not known"):
+    with pytest.raises(DataError, match=f"x: expected 8 or 16 bits per channel, got {expected} pixels"):
         decode("x", content)
 
 

@@ -124,7 +124,7 @@ REFUSED: dict[str, tuple[bytes | None, str]] = {
     "none": (None, "no image bytes"),
     "half a file": (saved(GREY)[:60], "truncated or unreadable mask"),
     "the beginning of a file": (saved(GREY)[:-40], "truncated or unreadable mask"),
-    "text": (b"no image", "truncated or unreadable mask (no format that is known)"),
+    "text": (b"no image", "truncated or unreadable mask (unknown format)"),
 }
 
 
@@ -509,7 +509,7 @@ def test_the_words_of_an_augmentation_of_pairs(text: str, expected: Augmentation
         ("scale", "augmentation 'scale' makes images of many sizes; add crop"),
         ("scale+flip", "add crop"),
         ("scales", r"unknown augmentation 'scales'.* Did you mean 'scale'\?"),
-        ("auto+crop", "does not fit together"),
+        ("auto+crop", "cannot combine the options"),
     ],
 )
 def test_what_masks_cannot_follow_is_refused(text: str, message: str) -> None:

@@ -112,7 +112,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda f: [
             (f / s / a).rename(f / s / b) for s in ("train", "val") for a, b in (("ant", "images"), ("bee", "masks"))
         ],
-        ("train", "the folders images, masks hold images and masks"),
+        ("train", "found folders of images and masks (images, masks)"),
     ),
     "loose images": (
         lambda f: [shutil.move(f / "train/ant/0.png", f), shutil.rmtree(f / "train"), shutil.rmtree(f / "val")],

@@ -353,7 +353,7 @@ def test_an_optimizer_that_needs_what_is_not_here_is_refused_and_named(tmp_path:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"augmentation": "rand-z9"}, "timm cannot read the policy"), ({"precision": "fp16"}, "fp16 needs a GPU")],
+    [({"augmentation": "rand-z9"}, "timm cannot parse the policy"), ({"precision": "fp16"}, "fp16 needs a GPU")],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(

@@ -1,4 +1,4 @@
-"""Labelled images: found by name or folder, decoded once or streamed, served in reproducible batches."""
+"""Data sets: load labelled images or images with masks, in memory or streamed, and make reproducible batches."""
 
 from gatewise.data.augmentation import Augmentation as Augmentation
 from gatewise.data.batches import Batches as Batches

@@ -1,4 +1,4 @@
-"""What happens to a training image: moved or cropped, mirrored, and changed by a policy of timm's."""
+"""Augmentation of training images: shift, crop, flip, scale, and timm's auto-augmentation policies."""
 
 import re
 from collections.abc import Callable
@@ -8,18 +8,19 @@ from typing import Any
 from gatewise import _validation, errors
 
 GEOMETRIES = ("auto", "none", "shift", "scale", "crop", "flip")
-_POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")  # timm's auto_augment strings begin so
+_POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")  # prefixes of timm's auto_augment strings
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images.
+    """Options of the augmentation of training images.
 
     Attributes:
-        padding: largest move in pixels, in each direction, within a frame of zeros.
-        crop: whether a random part (8 to 100 % of the area) is scaled to the whole.
-        flip: whether every second image is mirrored.
-        scale: whether an image and its mask are scaled by a random factor first.
+        padding: largest shift in pixels, in each direction, with zero padding.
+        crop: whether to cut out a random crop; with one label per image, 8 to 100 % of the area, scaled to the image
+            size.
+        flip: whether to flip images horizontally with probability 0.5.
+        scale: whether to scale an image and its mask by a random factor first.
         policy: timm's auto-augmentation, for example "rand-m9-mstd0.5" or "augmix-m3"; "" for none.
     """
 
@@ -31,14 +32,19 @@ class Augmentation:
 
     @property
     def per_image(self) -> bool:
-        """Whether images must be handled one by one, as pictures, which workers do."""
+        """Whether images must be augmented one by one, as PIL images."""
         return self.crop or bool(self.policy)
 
     def of_picture(self, size: tuple[int, int]) -> Callable[[Any], Any]:
-        """Return a function from a picture of any size to one of `size`: cropped or fitted, then changed by the policy.
+        """Return a function that augments a PIL image: a random crop to `size` if `crop` is set, then the policy.
 
-        It draws from the global generators of Python, NumPy and torch. A policy that timm does not know is refused
-        with ValueError.
+        It draws from the global generators of Python, NumPy and torch.
+
+        Args:
+            size: (height, width) of a crop.
+
+        Raises:
+            InvalidValueError: timm does not know the policy.
         """
         transforms = _validation.import_optional("timm.data.transforms_factory", "timm's augmentation")
         options: dict[str, Any] = {"hflip": 0.0, "vflip": 0.0, "color_jitter": None, "separate": True}
@@ -46,7 +52,7 @@ class Augmentation:
             crop, policy, _ = transforms.transforms_imagenet_train(size, auto_augment=self.policy or None, **options)
         except (AssertionError, KeyError, ValueError, IndexError) as error:
             raise errors.InvalidValueError(
-                f"timm cannot read the policy {self.policy!r} ({type(error).__name__}: {error}); "
+                f"timm cannot parse the policy {self.policy!r} ({type(error).__name__}: {error}); "
                 f"expected for example rand-m9-mstd0.5 or augmix-m3-w3."
             ) from None
         return _InTurn((*([crop] if self.crop else []), *([policy] if self.policy else [])))
@@ -54,7 +60,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class _InTurn:
-    """Applies functions one after the other; unlike a local function, workers that are not forked can be sent it."""
+    """Apply functions in sequence; unlike a local function, an instance can be pickled for data workers."""
 
     steps: tuple[Callable[[Any], Any], ...]
 
@@ -65,7 +71,13 @@ class _InTurn:
 
 
 def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
-    """Read words joined by "+": geometry (auto, none, shift, scale, crop, flip), and at most one policy of timm's.
+    """Return the geometry options and the timm policy ("" for none) in a text of options joined by "+".
+
+    Args:
+        text: auto or none, or any of shift, scale, crop and flip, and at most one timm policy.
+
+    Raises:
+        InvalidValueError: an option is unknown, or the options cannot be combined.
 
     >>> geometry, policy = parse_augmentation("shift+flip+rand-m9")
     >>> sorted(geometry), policy
@@ -74,9 +86,9 @@ def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
     words = text.split("+")
     policies = [word for word in words if word.partition("-")[0] in _POLICIES]
     for section in (section for policy in policies for section in policy.split("-")[1:]):
-        if not re.fullmatch(r"[a-z]+\d.*", section):  # timm passes over it without a word
+        if not re.fullmatch(r"[a-z]+\d.*", section):  # timm ignores it silently
             raise errors.InvalidValueError(
-                f"cannot read {section!r} in augmentation {text!r}; expected letters and a number, as in rand-m9."
+                f"cannot parse {section!r} in augmentation {text!r}; expected letters and a number, as in rand-m9."
             )
     geometry = [word for word in words if word not in policies]
     for word in geometry:
@@ -84,7 +96,7 @@ def parse_augmentation(text: str) -> tuple[frozenset[str], str]:
     alone = {"auto", "none"} & set(geometry)
     if len(set(words)) != len(words) or len(policies) > 1 or (alone and len(geometry) > 1):
         raise errors.InvalidValueError(
-            f"augmentation {text!r} does not fit together; expected auto or none alone, or shift, scale, crop and flip "
-            f"joined by +, and at most one policy behind them."
+            f"cannot combine the options of augmentation {text!r}; expected auto or none alone, or shift, scale, crop "
+            f"and flip joined by +, and at most one policy after them."
         )
     return frozenset(geometry), "".join(policies)

@@ -1,4 +1,4 @@
-"""Batches of one split: the same for the same seed and epoch, wherever an interrupted training goes on."""
+"""Batches of one split, determined by seed and epoch, so that a resumed training gets the same batches."""
 
 # pyright: basic
 
@@ -22,13 +22,13 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class BatchParams:
-    """One training batch before its pixels: which images, and what chance does to each.
+    """The random choices for one training batch.
 
     Attributes:
-        samples: indices, (B,).
-        offsets: rows and columns by which each image is moved, (2, B).
-        flips: (B,).
-        number: of the batch in the whole training, from which policies seed themselves.
+        samples: indices of the images, (B,).
+        offsets: offsets of `shift` in rows and columns, (2, B).
+        flips: whether to flip each image, (B,), bool.
+        number: seed of the batch's other random numbers, such as those of timm's policies.
     """
 
     samples: Tensor
@@ -38,18 +38,18 @@ class BatchParams:
 
 
 class Batches:
-    """Batches of one split as (N, C, H, W) float maps, normalised, in channels_last layout.
+    """Batches of one split: normalised float images (N, C, H, W) in channels_last memory format, and labels (N,).
 
-    In training every epoch has its own order, shifts and flips, which depend on `seed` and the epoch alone: a
-    resumed training sees what an undisturbed one saw. A last, smaller batch is left out of training.
+    The order, shifts and flips of a training epoch depend only on `seed` and the epoch, so a resumed training gets the
+    same batches as an uninterrupted one. Training drops the last incomplete batch.
 
     Args:
-        images: the split, moved to `device` as a whole.
-        batch_size: samples in a batch over all processes.
-        mean: per channel, on the scale 0 to 255.
-        std: likewise.
-        device: where batches are made.
-        share: (rank, processes): which slice of each training batch, and which evaluation batches, this process gets.
+        images: the split; all of it is copied to `device`.
+        batch_size: images per batch over all processes.
+        mean: mean per channel on the scale 0 to 255, (C,).
+        std: standard deviation per channel, on the same scale, (C,).
+        device: device of the batches.
+        share: (rank, number of processes): each process gets its part of every training batch and of the evaluation.
     """
 
     def __init__(
@@ -72,38 +72,41 @@ class Batches:
         self._hold()
 
     def _hold(self) -> None:
-        """Bring to the device what is kept there: pixels and labels."""
+        """Copy pixels and labels to the device."""
         if not isinstance(self.images, Images):
-            raise errors.InvalidTypeError("Batches needs images in memory; use StreamedBatches for encoded ones.")
+            raise errors.InvalidTypeError(
+                f"Batches needs images in memory, got {type(self.images).__name__}. "
+                f"Use StreamedBatches for encoded images."
+            )
         self.pixels, self.labels = self.images.pixels.to(self.device), self.images.labels.to(self.device)
 
     @property
     def steps(self) -> int:
-        """Batches in a training epoch."""
+        """Number of batches in a training epoch."""
         return len(self.images) // self.batch_size
 
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
-        """Yield the shuffled and augmented batches of one epoch, from batch `start` on."""
+        """Yield the shuffled and augmented batches of one epoch, starting with batch `start`."""
         for draw in self._draws(epoch, seed, augmentation, start):
             index = draw.samples.to(self.device)
             yield self._normalised(_augmented(self.pixels[index], draw, augmentation)), self.labels[index]
 
     def evaluation(self) -> Iterator[Batch]:
-        """Yield all images in their own order, as they are; of several processes, each its own images."""
+        """Yield this process's images in order, without augmentation."""
         pixels, labels = (tensor[self._own].split(self.batch_size) for tensor in (self.pixels, self.labels))
-        for images, theirs in zip(pixels, labels, strict=True):
-            if len(theirs):
-                yield self._normalised(images), theirs
+        for images, targets in zip(pixels, labels, strict=True):
+            if len(targets):
+                yield self._normalised(images), targets
 
     @property
     def _own(self) -> slice:
-        """Which images this process evaluates: as many whole batches as the others, the last process what is left."""
+        """The images that this process evaluates: equally many full batches for each process, the rest for the last."""
         rank, processes = self.share
         each = math.ceil(len(self.images) / self.batch_size / processes) * self.batch_size
         return slice(rank * each, (rank + 1) * each)
 
     def _draws(self, epoch: int, seed: int, augmentation: Augmentation, start: int) -> Iterator[BatchParams]:
-        """Yield what each batch of an epoch is made of; batches before `start` are drawn and dropped."""
+        """Yield the random choices for each batch of an epoch; those before `start` are drawn and dropped."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.images), generator=generator)
         rank, processes = self.share
@@ -122,9 +125,12 @@ class Batches:
 
 
 class StreamedBatches(Batches):
-    """The same batches, with images decoded and augmented one by one in `workers` processes while the network trains.
+    """Batches whose images are decoded and augmented one by one in worker processes while the network trains.
 
-    The result does not depend on the number of workers; 0 works in this process.
+    Args:
+        *args: as for `Batches`.
+        workers: number of worker processes, 0 for none; the batches do not depend on it.
+        **options: as for `Batches`.
     """
 
     def __init__(self, *args: Any, workers: int = 0, **options: Any) -> None:
@@ -133,15 +139,15 @@ class StreamedBatches(Batches):
         super().__init__(*args, **options)
 
     def _hold(self) -> None:
-        self.labels = self.images.labels.to(self.device)  # images stay where they are
+        self.labels = self.images.labels.to(self.device)  # images are decoded when needed
 
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         yield from self._loaded(list(self._draws(epoch, seed, augmentation, start)), augmentation)
 
     def evaluation(self) -> Iterator[Batch]:
         batches = torch.arange(len(self.labels))[self._own].split(self.batch_size)
-        none = torch.zeros(2, self.batch_size, dtype=torch.long), torch.zeros(self.batch_size, dtype=torch.bool)
-        draws = [BatchParams(samples, *none, number=0) for samples in batches if len(samples)]
+        zeros = torch.zeros(2, self.batch_size, dtype=torch.long), torch.zeros(self.batch_size, dtype=torch.bool)
+        draws = [BatchParams(samples, *zeros, number=0) for samples in batches if len(samples)]
         yield from self._loaded(draws, Augmentation())
 
     def _loaded(self, draws: list[BatchParams], augmentation: Augmentation) -> Iterator[Batch]:
@@ -151,7 +157,7 @@ class StreamedBatches(Batches):
             yield self._normalised(images.to(self.device, non_blocking=True)), labels
 
     def _read(self, dataset: Any, order: list[Any]) -> Iterator[Any]:
-        """Yield what `dataset` makes of each entry of `order`, in the workers; a message is raised as `DataError`."""
+        """Yield `dataset[entry]` for each entry of `order`, computed by the workers; raise a `str` as `DataError`."""
         loader = torch.utils.data.DataLoader(
             dataset,
             sampler=order,
@@ -160,16 +166,16 @@ class StreamedBatches(Batches):
             worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=self.device.type == "cuda",
         )
-        for found in loader:
-            if isinstance(found, str):
-                raise errors.DataError(found)
-            yield found
+        for item in loader:
+            if isinstance(item, str):
+                raise errors.DataError(item)
+            yield item
 
 
 class _DecodedBatches(torch.utils.data.Dataset):
-    """From a draw to its images (B, C, H, W), uint8, or to the message why one cannot be had.
+    """Map `BatchParams` to images (B, C, H, W), uint8, or to an error message.
 
-    A message is returned rather than raised, because a worker process would wrap it in its own traceback.
+    An error is returned rather than raised, because a worker process would wrap it in its own traceback.
     """
 
     def __init__(self, images: Images | EncodedImages, augmentation: Augmentation) -> None:
@@ -188,7 +194,9 @@ class _DecodedBatches(torch.utils.data.Dataset):
         if self._of_picture is None:
             return self.images[index]
         picture = self.images.picture(index) if self.augmentation.crop else picture_of(self.images[index])
-        return pixels_of(self._of_picture(picture))[: self.images.shape[0]]  # grey became three equal channels
+        return pixels_of(self._of_picture(picture))[
+            : self.images.shape[0]
+        ]  # a PIL image has three channels, also if the data has one
 
 
 def seed_generators(number: int) -> None:
@@ -207,7 +215,7 @@ def _leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
 
 
 def _augmented(images: Tensor, draw: BatchParams, augmentation: Augmentation) -> Tensor:
-    """Return a batch moved and mirrored as drawn: (B, C, H, W) -> (B, C, H, W)."""
+    """Return a batch shifted and flipped as drawn: (B, C, H, W) -> (B, C, H, W)."""
     if augmentation.padding:
         images = shift(images, draw.offsets.to(images.device), augmentation.padding)
     if augmentation.flip:
@@ -216,9 +224,13 @@ def _augmented(images: Tensor, draw: BatchParams, augmentation: Augmentation) ->
 
 
 def shift(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Return each image moved within a frame of zeros: (N, C, H, W), (2, N) -> (N, C, H, W).
+    """Return each zero-padded image cropped to its size at an offset: (N, C, H, W), (2, N) -> (N, C, H, W).
 
-    A move of `padding` leaves the image where it is; 0 shows `padding` rows of the frame above it.
+    Args:
+        images: (N, C, H, W).
+        offsets: row and column of the crop in the padded image, (2, N), from 0 to 2 * padding; `padding` changes
+            nothing.
+        padding: zeros on each side, in pixels.
 
     >>> shift(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([[2], [1]]), 1)
     tensor([[[[3, 4],

@@ -1,19 +1,19 @@
-"""Colours of classes in masks and pictures."""
+"""Colours of classes, for drawing masks."""
 
 import colorsys
 
 import torch
 from torch import Tensor
 
-_FIRST = (  # of matplotlib's tab20: ten hues, then their lighter forms
+_FIRST = (  # matplotlib's tab20: ten colours, then their lighter versions
     "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf "
     "aec7e8 ffbb78 98df8a ff9896 c5b0d5 c49c94 f7b6d2 c7c7c7 dbdb8d 9edae5"
 )
-_GOLDEN = 0.61803398875  # a turn by which hues never meet
+_GOLDEN = 0.61803398875  # golden ratio: its multiples modulo 1 give well separated hues
 
 
 def class_colours(count: int) -> Tensor:
-    """Return a colour for each of `count` classes, (count, 3), uint8; of two classes the first, background, is black.
+    """Return RGB colours of `count` classes, (count, 3), uint8; with two classes, class 0 (background) is black.
 
     >>> class_colours(2).tolist()
     [[0, 0, 0], [255, 127, 14]]
@@ -28,6 +28,6 @@ def class_colours(count: int) -> Tensor:
 
 
 def coloured(classes: Tensor, colours: Tensor) -> Tensor:
-    """Return the colour of each pixel's class, white for what is no class: (..., H, W) -> (..., H, W, 3), uint8."""
+    """Return the colour of each pixel's class, white for ignored pixels: (..., H, W) -> (..., H, W, 3), uint8."""
     white = torch.full((1, 3), 255, dtype=torch.uint8)
     return torch.cat([colours, white])[classes.long().clamp(max=len(colours))]

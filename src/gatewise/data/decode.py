@@ -1,4 +1,4 @@
-"""From the bytes of an image file to its pixels as a viewer shows them, or one line that names the file."""
+"""Decode image files to RGB pixels; errors are one line that names the file."""
 
 import contextlib
 import io
@@ -11,22 +11,27 @@ from torch import Tensor
 from gatewise import errors
 
 _NOT_OPENED = ("EPS", "WMF")
-_TIFF_BITS = 258  # the tag that tells bits per sample
+_TIFF_BITS = 258  # the tag for bits per sample
 
 
 def decode(where: str, content: bytes | None) -> Any:
-    """Return an encoded image as a PIL image in RGB, turned as its EXIF orientation says.
+    """Decode an image to a PIL image in RGB, with its EXIF orientation applied.
 
-    Of an animation the first frame is taken; 16-bit grey values are scaled to 8 bits (Pillow alone would clip them to
-    white); CMYK is converted; transparency is dropped, as most loaders do, so a transparent pixel shows its colour.
-    What is empty, truncated, of floating-point or 32-bit pixels or no image at all is refused with `DataError`, which
-    begins with `where`.
+    Only the first frame of an animation is used. 16-bit grey values are scaled to 8 bits (Pillow would clip them to
+    white). The alpha channel is dropped, as most loaders do, so a transparent pixel shows its colour.
+
+    Args:
+        where: name of the image, with which an error message begins.
+        content: the bytes of the file.
+
+    Raises:
+        DataError: the content is empty, truncated or not an image, or has floating-point or 32-bit pixels.
     """
     from PIL import ImageOps
 
     image = open_image(where, content)
     bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS, 0)
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # a broken EXIF block raises whatever it leads to
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # a corrupt EXIF block can raise any error
         warnings.simplefilter("ignore")
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") and bits not in (32, (32,)):
@@ -34,18 +39,26 @@ def decode(where: str, content: bytes | None) -> Any:
     if image.mode not in {"F", "I"}:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of transparency in a palette
+                warnings.simplefilter("ignore")  # about transparency in a palette
                 return image.convert("RGB")
         except ValueError as error:
             raise errors.DataError(f"{where}: truncated or unreadable image ({error}).") from None
     kind = "floating-point" if image.mode == "F" else "32-bit"
-    raise errors.DataError(f"{where}: {kind} pixels, whose range is not known; save it with 8 or 16 bits.")
+    raise errors.DataError(f"{where}: expected 8 or 16 bits per channel, got {kind} pixels. Convert the image.")
 
 
 def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
-    """Return an encoded image as a PIL image of its own mode; one that is none is refused with `DataError`.
+    """Decode an image to a PIL image, without converting its mode.
 
-    Formats that Pillow hands to another program are not opened.
+    Formats for which Pillow runs an external program are rejected.
+
+    Args:
+        where: name of the image, with which an error message begins.
+        content: the bytes of the file.
+        kind: "image" or "mask", for error messages.
+
+    Raises:
+        DataError: the content is empty, truncated or not an image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -54,17 +67,17 @@ def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
     Image.init()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd metadata: neither keeps us from the pixels
+            warnings.simplefilter("ignore")  # about large images and unusual metadata
             image = Image.open(io.BytesIO(content), formats=[form for form in Image.OPEN if form not in _NOT_OPENED])
             image.load()
-    except Exception as error:  # decoders of foreign bytes raise whatever those lead to
-        reason = "no format that is known" if isinstance(error, UnidentifiedImageError) else error
+    except Exception as error:  # decoders of untrusted bytes can raise any error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise errors.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
     return image
 
 
 def _from_16_bits(image: Any) -> Any:
-    """Return a 16-bit grey image with its values 0 to 65535 scaled to 0 to 255."""
+    """Return a 16-bit grey image scaled from 0..65535 to 0..255."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The embedded data set: scikit-learn's handwritten digits."""
+"""The data set "digits": scikit-learn's handwritten digits."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gatewise.data.images import Dataset, Images
 
 
 def read_digits() -> Dataset:
-    """Return scikit-learn's 1,797 handwritten digits, 8x8: every fifth of a stratified shuffle is for validation."""
+    """Return scikit-learn's 1,797 handwritten digits, 8x8; a stratified random fifth is for validation."""
     datasets = _validation.import_optional("sklearn.datasets", "the digits data set")
     selection = _validation.import_optional("sklearn.model_selection", "the digits data set")
     bunch: Any = datasets.load_digits()

@@ -14,7 +14,13 @@ _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
 
 class EncodedFiles(EncodedImages):
-    """Images in files of their own."""
+    """Images in separate files.
+
+    Args:
+        files: paths of the images.
+        labels: class index of each image.
+        image_size: see `EncodedImages`.
+    """
 
     def __init__(self, files: list[str], labels: list[int], image_size: int | None) -> None:
         super().__init__(torch.tensor(labels, dtype=torch.long), image_size)
@@ -28,47 +34,51 @@ class EncodedFiles(EncodedImages):
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of the splits that are there: train, and validation, valid, val or test."""
-    found = {
+    """Return the folder of each split that exists: train, and the first of validation, valid, val and test."""
+    paths = {
         split: next((folder / name for name in names if (folder / name).is_dir()), None)
         for split, names in SPLITS.items()
     }
-    return {split: path for split, path in found.items() if path is not None}
+    return {split: path for split, path in paths.items() if path is not None}
 
 
 def read_class_folders(folder: Path, image_size: int | None) -> dict[str, Split]:
-    """Return both splits of a folder whose sub-folders are named after splits, and theirs after classes."""
-    found = class_folders(folder)
+    """Return both splits of a folder with files SPLIT/CLASS/*.
+
+    Raises:
+        DataError: a split is missing or cannot be read.
+    """
+    paths = class_folders(folder)
     for split, names in SPLITS.items():
-        if split not in found:
-            wanted = " or ".join(f"{name}/" for name in names)
-            there = ", ".join(sorted(path.name for path in folder.iterdir()))[:200]
+        if split not in paths:
+            expected = " or ".join(f"{name}/" for name in names)
+            existing = ", ".join(sorted(path.name for path in folder.iterdir()))[:200]
             raise errors.DataError(
-                f"{folder} has no {split} split: expected {wanted} with class folders, found {there}."
+                f"{folder} has no {split} split: expected {expected} with class folders, found {existing}."
             )
-    return {split: _read_split(path, image_size) for split, path in found.items()}
+    return {split: _read_split(path, image_size) for split, path in paths.items()}
 
 
 def is_image(path: str) -> bool:
-    """Whether a file's name says that it is an image: torchvision's list, and animations."""
+    """Return whether a file has an image suffix: those of torchvision, .gif and .avif."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return path.lower().endswith((*IMG_EXTENSIONS, ".gif", ".avif"))
 
 
 def _check_no_cycle(folder: Path) -> None:
-    """Refuse a link to a folder that it lies in: whoever follows two of those, as torchvision does, never ends."""
+    """Raise if a symbolic link points to a folder that contains it: with two of them torchvision never terminates."""
     for path, folders, _ in os.walk(folder, followlinks=True):
         for name in folders:
             link = Path(path, name)
             if link.is_symlink() and Path(path).resolve().is_relative_to(link.resolve()):
-                raise errors.DataError(f"{link} is a link to a folder that it lies in. Remove it.")
+                raise errors.DataError(f"{link} is a symbolic link to a folder that contains it. Remove the link.")
 
 
 def _read_split(folder: Path, image_size: int | None) -> Split:
     torchvision = _validation.import_optional("torchvision.datasets", "reading class folders")
     for path in (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())):
-        if not os.access(path, os.R_OK | os.X_OK):  # os.walk would pass over it without a word
+        if not os.access(path, os.R_OK | os.X_OK):  # os.walk would skip it silently
             raise errors.DataError(f"{path}: no permission to read this folder.")
     _check_no_cycle(folder)
     try:
@@ -78,8 +88,8 @@ def _read_split(folder: Path, image_size: int | None) -> Split:
     names = {name.lower().rstrip("s") for name in images.classes}
     if names <= _OF_MASKS | {"image", "img"} and names & _OF_MASKS:
         raise errors.DataError(
-            f"{folder}: the folders {', '.join(images.classes)} hold images and masks, which have a class for each "
-            f"pixel; set task to segment for them. Expected one folder for each class, full of images of that class."
+            f"{folder}: expected one folder per class, with images of that class, found folders of images and masks "
+            f"({', '.join(images.classes)}). For masks set task to segment."
         )
     files, labels = zip(*images.samples, strict=True)
     return EncodedFiles(list(files), list(labels), image_size), class_names(str(folder), labels, tuple(images.classes))
