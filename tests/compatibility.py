@@ -75,8 +75,8 @@ _TRACED = ExpectedError(
 )
 _GATES_GONE = ExpectedError(
     "InvalidValueError",
-    "a part of GaterNet's backbone is computed again in the backward pass, where its gates are gone. Switch "
-    "activation checkpointing off in the backbone, and checkpoint the whole net instead: "
+    "activation checkpointing recomputes a part of GaterNet's backbone in the backward pass, without its gates. "
+    "Disable it in the backbone, and checkpoint the GaterNet instead: "
     "torch.utils.checkpoint.checkpoint(net, images, use_reentrant=False)",
 )
 _CUT = ExpectedError(

@@ -227,7 +227,9 @@ def disturb(
     if number != signal.SIGKILL:
         last = process.lines[-1] if process.lines else ""
         record |= {"exit_code": code, "said": last.replace(str(out), "OUT")}
-        if before != "starting" and (code != CODES[number] or "go on" not in last or not last.startswith("gatewise: ")):
+        if before != "starting" and (
+            code != CODES[number] or "same command" not in last or not last.startswith("gatewise: ")
+        ):
             complaints.append(f"{command} after {number.name}: exit code {code}, {last!r}")
     return record, process, [f"{command} after {number.name} ({after}): {complaint}" for complaint in complaints]
 

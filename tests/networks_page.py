@@ -24,14 +24,14 @@ VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.pa
 
 # Reasons for skipping a candidate, with numbers replaced by n, and their letters on the page.
 REASONS = {
-    "its channels are read elsewhere too, or are no filters": "a",
-    "no layer that is called once ends or begins there": "b",
-    "both summands lie n layers behind their fork: neither is the shortcut": "c",
-    "the flatter summand lies n layers behind their fork: it is no shortcut": "d",
-    "the summands come from different parts of a map that was split": "e",
-    "one summand is normalised and no more: both are parts of one layer": "f",
-    "no layer that is called once ends the branch": "g",
-    "no layer that is called once ends the stage": "h",
+    "its channels are also used by another layer, or are not produced by a convolution": "a",
+    "no module that is called exactly once starts or ends here": "b",
+    "both branches of the addition have depth n: neither of them is a shortcut": "c",
+    "the shallow branch of the addition has depth n: it is not a shortcut": "d",
+    "the branches of the addition start from different chunks of a split map": "e",
+    "one branch of the addition has only a normalisation: both branches are parts of one layer": "f",
+    "no module that is called exactly once ends the branch": "g",
+    "no module that is called exactly once ends the stage": "h",
 }
 
 

@@ -157,7 +157,7 @@ def test_a_detector_trains_with_gates_and_its_frozen_norms_stay() -> None:
 def test_a_detector_has_no_graph_of_its_own_and_the_refusal_names_the_way() -> None:
     with pytest.raises(ValueError, match="cannot read the structure of FasterRCNN") as refusal:
         gw.insert_gates(detector(), "gc")
-    assert "insert into the part of it that takes one tensor, such as its backbone" in str(refusal.value)
+    assert "insert into the part of the network that takes one tensor, such as its backbone" in str(refusal.value)
 
 
 def test_frozen_norms_are_norms_of_each_channel_by_itself() -> None:
@@ -373,7 +373,9 @@ def test_parts_of_a_split_map_are_no_shortcuts_of_each_other() -> None:
 
     result = gw.find_places(Split(), "residual_end")
     assert result.found == []
-    assert [s.reason for s in result.skipped] == ["the summands come from different parts of a map that was split"]
+    assert [s.reason for s in result.skipped] == [
+        "the branches of the addition start from different chunks of a split map"
+    ]
 
 
 class Sum(nn.Module):
@@ -391,8 +393,12 @@ def convs(count: int) -> list[nn.Module]:
 
 def test_parallel_forms_of_one_layer_and_deep_summands_are_no_shortcuts() -> None:
     cases = [
-        (nn.Sequential(*convs(1), nn.BatchNorm2d(3)), nn.BatchNorm2d(3), "one summand is normalised and no more"),
-        (nn.Sequential(*convs(3)), nn.Sequential(*convs(2)), "the flatter summand lies 2 layers"),
+        (
+            nn.Sequential(*convs(1), nn.BatchNorm2d(3)),
+            nn.BatchNorm2d(3),
+            "one branch of the addition has only a normalisation",
+        ),
+        (nn.Sequential(*convs(3)), nn.Sequential(*convs(2)), "the shallow branch of the addition has depth 2"),
     ]
     for left, right, reason in cases:
         for model in (Sum(left, right), Sum(right, left)):

@@ -27,8 +27,8 @@ def test_a_map_that_is_the_same_for_all_positions_is_drawn_once(same: bool, colu
     rows = list(csv.DictReader(io.StringIO(drawing.csv())))
     assert len(rows) == 2 * (columns - 1)
     own = 16 * maps(3, same)[0, 0]
-    assert float(rows[0]["largest weight x positions"]) == pytest.approx(own.max().item())
-    assert float(rows[0]["smallest weight x positions"]) == pytest.approx(own.min().item())
+    assert float(rows[0]["largest weight (x uniform)"]) == pytest.approx(own.max().item())
+    assert float(rows[0]["smallest weight (x uniform)"]) == pytest.approx(own.min().item())
 
 
 def test_crosses_are_where_the_queries_are() -> None:
@@ -58,7 +58,7 @@ def test_maps_that_are_nearly_uniform_look_it_and_are_called_it() -> None:
     uniform[0, 1, 2, 2] *= 1.01
     drawing = attention_overlays("layer.nl", PICTURES, uniform, torch.tensor([0, 6, 15]))
     assert drawing.figure.axes[1].images[1].get_clim() == (0.95, 1.05)
-    assert "from 1 to 1.01 times that of uniform attention, so it is practically uniform" in drawing.shows
+    assert "from 1 to 1.01 times uniform attention, so it is practically uniform" in drawing.shows
     uniform[0, 1, 2, 2] *= 1.1
     assert "practically" not in attention_overlays("a", PICTURES, uniform, torch.tensor([0, 6, 15])).shows
 

@@ -208,7 +208,7 @@ def change_config(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": "0" * 64}, "recorded is 000000000000"),
+        ({"sha256": "0" * 64}, "expected 000000000000"),
         ({"sha256": None}, r"config\.json.*sha256"),
         ({"spec": None}, r"config\.json.*spec"),
         ({"spec": {"model": "resnet20", "gates": []}}, r"model\.safetensors.*config\.json"),
@@ -225,14 +225,14 @@ def test_a_config_that_does_not_fit_the_weights_is_refused(saved: Path, changes:
 def test_a_file_that_holds_no_tensors_is_refused(saved: Path) -> None:
     (saved / "model.safetensors").write_bytes(b"nothing")
     change_config(saved, sha256=hashlib.sha256(b"nothing").hexdigest())
-    with pytest.raises(DataError, match=r"model\.safetensors is no safetensors file"):
+    with pytest.raises(DataError, match=r"model\.safetensors is not a valid safetensors file"):
         load_model(saved)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_missing_file_is_refused_with_its_name(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(DataError, match=rf"{name}'? does not exist|is no run folder: it has no {name}"):
+    with pytest.raises(DataError, match=rf"{name}'? does not exist|is not a run folder: it has no {name}"):
         load_model(saved)
 
 

@@ -85,7 +85,10 @@ def test_a_process_answers_a_mistake_with_one_line_and_code_2(tmp_path: Path) ->
 def test_a_process_answers_a_failed_training_with_one_line_and_code_1(tmp_path: Path) -> None:
     result = command("train", "--lr", "1000", "--warmup", "0", *QUICK, "--out", "run", folder=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("gatewise: the loss is nan at step")
+    overflow = (
+        r"(the loss is (nan|inf)|the gradient of \S+ is not finite)"  # which comes first is the processor's rounding
+    )
+    assert re.match(f"gatewise: {overflow} at step [0-9]+ of epoch 1\\. ", result.stderr)
     assert result.stderr.count("\n") == 1
 
 
@@ -374,10 +377,10 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "stray word": ("train --out there stray", "stray"),
     "missing out": ("train", "--out"),
     "missing value": ("train --epochs --out there", "--epochs"),
-    "no number": ("train --epochs three --out there", "--epochs: expected a whole number, got 'three'"),
-    "no whole number": ("train --epochs 2.5 --out there", "--epochs: expected a whole number, got '2.5'"),
-    "no whole number of seeds": ("compare --seeds 1.5 --out there", "--seeds: expected a whole number, got '1.5'"),
-    "no whole number of pixels": ("train --image-size 8.5 --out there", "expected a whole number, got '8.5'"),
+    "no number": ("train --epochs three --out there", "--epochs: expected an integer, got 'three'"),
+    "no whole number": ("train --epochs 2.5 --out there", "--epochs: expected an integer, got '2.5'"),
+    "no whole number of seeds": ("compare --seeds 1.5 --out there", "--seeds: expected an integer, got '1.5'"),
+    "no whole number of pixels": ("train --image-size 8.5 --out there", "expected an integer, got '8.5'"),
     "no rate": ("train --lr fast --out there", "--lr"),
     "rate of nothing": ("train --lr 0 --out there", "lr must be between"),
     "no epochs": ("train --epochs 0 --out there", "epochs must be at least 1, got 0"),
@@ -400,12 +403,12 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "data that is a file": ("train --data file --out there", "file is a file"),
     "size for digits": ("train --image-size 16 --out there", "digits are 8x8"),
     "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
-    "recipe that is none": ("train --recipe file --out there", "file holds no recipe"),
+    "recipe that is none": ("train --recipe file --out there", "file is not a recipe"),
     "out below a file": ("train --out file/run", "file/run"),
     "comparison below a file": ("compare --gates none --seeds 1 --out file/all", "file"),
 }
 PREPARED: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "existing run": (_a_run, "train --epochs 1 --out there", "there holds a run already"),
+    "existing run": (_a_run, "train --epochs 1 --out there", "there already contains a run"),
     "run of another recipe": (_a_run, "train --epochs 2 --out there --resume", "epochs 1 there, 2 now"),
     "comparison of another recipe": (_a_comparison, "compare --epochs 2 --out there", "epochs 1 there, 2 now"),
 }
@@ -478,6 +481,6 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "image 'x.png' does not exist" in capsys.readouterr().err
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
-    assert "is no run folder: it has no config.json" in capsys.readouterr().err
+    assert "is not a run folder: it has no config.json" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
     assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err

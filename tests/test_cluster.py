@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import pytest
 from test_compare import few_digits, few_rounds  # noqa: F401
 from test_processes import descendants
 
-from gatewise import cluster
+from gatewise import cluster, measure
 from gatewise.cli import run
 from gatewise.cluster import train_on_cluster, train_run, training_speeds
 from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
 from gatewise.files import read_json
+from gatewise.measure import Latency
 from gatewise.training import Interrupted, Progress, Recipe
 
 QUICK = Recipe(data="digits", epochs=1, batch_size=32, lr=0.05, precision="fp32")
@@ -58,7 +59,7 @@ def test_without_ray_one_line_says_what_to_install(
         ("127.0.0.1:1", "no Ray cluster at '127.0.0.1:1' ([Errno 111] Connection refused). Start one with ray start"),
         ("127.0.0.1:99999", "no Ray cluster at '127.0.0.1:99999' ("),
         ("auto", "no Ray cluster at 'auto' (Could not find any running Ray instance."),
-        ("somewhere", "--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got 'somewhere'. Alone it starts Ray"),
+        ("somewhere", "--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got 'somewhere'. Without an address"),
     ],
 )
 def test_an_address_without_a_cluster_is_one_line(
@@ -92,7 +93,9 @@ def test_a_task_on_a_machine_without_the_folders_refuses(tmp_path: Path) -> None
     for here, out in ((tmp_path / "gone", tmp_path / "out"), (tmp_path, tmp_path / "out")):
         found = train_run(dataclasses.asdict(QUICK), str(folder), str(here), 0)
         missing = here if here.name == "gone" else out
-        assert found["refused"].startswith(f"{host} has no folder {missing}. Work in a folder, and with an --out, that")
+        assert found["invalid"].startswith(
+            f"{host} has no folder {missing}. Use a working folder and an --out that all"
+        )
 
 
 def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +112,8 @@ def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypat
     unsaved = {"unsaved": f"{os.uname().nodename}: no space left"}
     assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == unsaved
     error = InvalidValueError("no such gate")
-    refused = {"refused": f"{os.uname().nodename}: no such gate"}
-    assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == refused
+    invalid = {"invalid": f"{os.uname().nodename}: no such gate"}
+    assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == invalid
 
 
 # What the driver does, with tasks that run at once
@@ -254,9 +257,9 @@ def test_failed_and_lost_runs_are_told_and_the_others_go_on(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ({"refused": "b: no such data"}, "b: no such data"),
+        ({"invalid": "b: no such data"}, "b: no such data"),
         ({"host": "b", "precision": "bf16"}, "runs were trained in fp32 on a and bf16 on b, which compares machines"),
-        ({"host": "b", "precision": "fp32", "lost": True}, "b has finished .*/se/seed_0, which is not there on"),
+        ({"host": "b", "precision": "fp32", "lost": True}, "b has finished .*/se/seed_0, which does not exist on"),
         (Ray.exceptions.RayTaskError("The remote function failed to import on the worker."), "cannot import gatewise"),
     ],
 )
@@ -285,7 +288,7 @@ def test_a_signal_cancels_what_is_left_and_says_how_to_go_on(tmp_path: Path, mon
 
     monkeypatch.setattr(cluster._Runs, "_take", note)
     with pytest.raises(
-        Interrupted, match=r"^stopped with 1 of 3 runs finished; go on with the same command$"
+        Interrupted, match=r"^stopped with 1 of 3 runs finished; run the same command again to continue$"
     ) as caught:
         spread(monkeypatch, ray, runs)
     assert caught.value.signal == signal.SIGTERM
@@ -311,10 +314,21 @@ def test_epochs_are_told_once_as_the_runs_log_them(tmp_path: Path, monkeypatch: 
     assert listening.lines[1:-1] == ["se seed 0: epoch 2/1, loss 0.5000, accuracy 25.00 %, 10 images/s"]
 
 
-def test_speeds_of_training_are_timed_here_and_leave_no_trace(few_digits: None) -> None:
-    dataset = QUICK.source.load()
-    speeds = training_speeds({name: QUICK.of_comparison(name, 0) for name in ("none", "gaternet:budget=0.5")}, dataset)
-    assert speeds["none"] > speeds["gaternet:budget=0.5"] > 0
+def test_speeds_of_training_are_a_batch_over_the_median_of_steps_timed_in_turn(
+    few_digits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: dict[str, list[float]] = {}
+
+    def clock(calls: Mapping[str, Callable[[], float]], **_: Any) -> dict[str, Latency]:
+        """Say that a step took half a second, or twice that; each must give the same loss again."""
+        timed.update({name: [call(), call()] for name, call in calls.items()})
+        return {name: Latency(s, s, s, (s,)) for name, s in zip(calls, (0.5, 1.0), strict=True)}
+
+    monkeypatch.setattr(measure, "interleaved_latency", clock)
+    names = ("none", "gct")
+    speeds = training_speeds({name: QUICK.of_comparison(name, 0) for name in names}, QUICK.source.load())
+    assert speeds == {"none": 64.0, "gct": 32.0}
+    assert all(first == again > 0 for first, again in timed.values()), "a timed step has changed the weights"
 
 
 # A real cluster on this machine
@@ -424,7 +438,7 @@ def test_ctrl_c_saves_the_running_steps_and_the_same_command_goes_on(sequential:
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 130, errors
     last = errors.splitlines()[-1]
-    assert last == "gatewise: stopped with 0 of 4 runs finished; go on with the same command"
+    assert last == "gatewise: stopped with 0 of 4 runs finished; run the same command again to continue"
     assert "Traceback" not in errors
     steps = [int(file.name.removeprefix("step_")) for file in out.glob("runs/*/*/checkpoints/step_*")]
     assert steps

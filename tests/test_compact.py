@@ -100,7 +100,7 @@ def test_behind_an_addition_zeros_take_the_place_of_what_is_gone() -> None:
     assert body(images(1).new_zeros(1, 8, 8, 8)).shape[1] == 8
     (site,) = small.compaction.sites
     assert site.removed == 3
-    assert site.kept == "all inputs behind it kept, as the map behind '3.body.4' is added to others"
+    assert site.kept == "all inputs behind it kept, as the output of '3.body.4' is added to other maps"
 
 
 def test_a_squeeze_on_the_way_loses_the_same_channels() -> None:
@@ -310,7 +310,7 @@ def test_a_flow_stops_where_something_reads_the_map_before_its_gates() -> None:
     site = gated.sites[0]
     dependencies, _ = find_channel_dependencies(net, [(site.name, site.layer, site.side)], torch.zeros(2, 3, 64, 64))
     assert not dependencies[0].possible
-    assert dependencies[0].reason == "'layer1.0.se.fc1' reads the map before it is gated"
+    assert dependencies[0].reason == "'layer1.0.se.fc1' uses the map before the gate"
 
 
 def test_a_wrong_flow_is_found_out_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,7 +329,7 @@ def test_another_recipe_in_the_same_folder_is_refused_before_anything_is_trained
     before = content_of(tmp_path)
     for gates in ("none", "se,none", "se"):
         with pytest.raises(
-            InvalidValueError, match=r"runs/none/seed_0 holds a run of another recipe: lr 0\.05 there, 0\.1"
+            InvalidValueError, match=r"runs/none/seed_0 contains a run of another recipe: lr 0\.05 there, 0\.1"
         ):
             compare(dataclasses.replace(QUICK, lr=0.1), parse_gates_list(gates), 1, tmp_path)
     assert content_of(tmp_path) == before
@@ -469,7 +469,7 @@ def test_what_a_run_begins_with_is_looked_for_before_anything_is_trained(few_dig
 
 def test_a_run_s_folder_is_not_taken_for_a_comparison(few_digits: None, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(InvalidValueError, match="holds a single run"):
+    with pytest.raises(InvalidValueError, match="is the folder of a single run"):
         compare(QUICK, parse_gates_list("none"), 1, tmp_path)
 
 
@@ -477,7 +477,7 @@ def test_damaged_predictions_are_named(few_digits: None, tmp_path: Path) -> None
     compare(QUICK, parse_gates_list("none"), 1, tmp_path)
     with (tmp_path / "runs" / "none" / "seed_0" / "predictions.safetensors").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(DataError, match=r"predictions\.safetensors is no safetensors file"):
+    with pytest.raises(DataError, match=r"predictions\.safetensors is not a valid safetensors file"):
         compare(QUICK, parse_gates_list("none"), 1, tmp_path)
 
 
@@ -494,5 +494,5 @@ def test_results_that_cannot_be_written_say_that_the_runs_are_there(done: Compar
     shutil.copytree(done.out, tmp_path / "out")
     (tmp_path / "out" / "results.json").unlink()
     (tmp_path / "out" / "results.json").mkdir()
-    with pytest.raises(UnsavedError, match="All runs are saved; then give the same command again"):
+    with pytest.raises(UnsavedError, match="All runs are saved; then run the same command again"):
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")

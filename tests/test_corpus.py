@@ -174,7 +174,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(trained: Path, tmp_path: Pat
     run = shutil.copytree(trained, tmp_path / "run")
     (run / name).unlink()
     (run / name).mkdir()
-    with pytest.raises(DataError, match=rf"{name} is no file: a folder or a device"):
+    with pytest.raises(DataError, match=rf"{name} is not a regular file"):
         open_runs([run])
 
 
@@ -183,7 +183,7 @@ def test_a_log_without_numbers_is_refused_when_a_training_goes_on(trained: Path,
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "metrics.json").unlink()
     (run / "log.jsonl").write_bytes(rows)
-    with pytest.raises(DataError, match=r"log\.jsonl, line 1: no numbers for epoch"):
+    with pytest.raises(DataError, match=r"log\.jsonl, line 1: expected numbers for epoch"):
         train(Recipe.load(run / "recipe.yaml"), run, resume=True)
 
 
@@ -225,7 +225,7 @@ def test_an_image_that_is_a_device_without_an_end_is_refused(tmp_path: Path) -> 
     (tmp_path / "x.png").unlink()
     (tmp_path / "train/cat/x.png").unlink()
     (tmp_path / "train/cat/x.png").symlink_to("/dev/zero")
-    with pytest.raises(DataError, match=r"cat/x\.png is no file: a folder or a device"):
+    with pytest.raises(DataError, match=r"cat/x\.png is not a regular file"):
         load_dataset(tmp_path, 8, "memory")
 
 

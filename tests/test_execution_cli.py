@@ -139,7 +139,7 @@ def test_a_compacted_run_is_compacted_predicted_and_explained(small: Path, tmp_p
         (["compact", "GATED", "--out", "NEW", "--images", "0"], "images must be at least 1, got 0"),
         (["compact", "nowhere", "--out", "NEW"], "does not exist"),
         (["bench", "PLAIN"], "has no gater: there is nothing to skip"),
-        (["bench", "GATED", "--batch-sizes", "1,x"], "--batch-sizes must be whole numbers such as 1,8,32, got 'x'"),
+        (["bench", "GATED", "--batch-sizes", "1,x"], "--batch-sizes must be integers such as 1,8,32, got 'x'"),
         (["bench", "GATED", "--batch-sizes", "0"], "batch size number 1 must be at least 1, got 0"),
         (["bench", "GATED", "--rounds", "1"], "rounds must be at least 2, got 1"),
         (["bench", "GATED", "--threads", "0"], "threads must be at least 1, got 0"),

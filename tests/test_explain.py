@@ -71,7 +71,7 @@ def test_each_kind_of_gate_has_its_sections(page: Path) -> None:
             for part in ("parameters of gct by depth", "factors of gates by depth", "gates near the identity")
         ),
         "plain: no gates",
-        *(f"attending: {part}" for part in ("what gates add by depth", "gates near the identity", "attention")),
+        *(f"attending: {part}" for part in ("values added by gates by depth", "gates near the identity", "attention")),
         "gated: which filters the gater opens",
         "How this was made",
     ]
@@ -271,7 +271,7 @@ def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path
     ("file", "content", "message"),
     [
         ("metrics.json", b"{}", "has no 'parameters'"),
-        ("metrics.json", b"[]", "holds no values by name"),
+        ("metrics.json", b"[]", "is not a JSON object"),
         ("metrics.json", b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}}', "has no 'accuracy'"),
         (
             "metrics.json",
@@ -308,7 +308,7 @@ def test_without_its_images_the_rest_is_shown_and_the_reason_said(
     monkeypatch.setattr("gatewise.data.load.load_dataset", gone)
     page = explain([runs / "gct"], tmp_path / "page.html")
     assert heads(page)[2:4] == ["Parameters of gct by depth", "Without images"]
-    assert "What needs images is left out. data folder &#39;memory&#39; does not exist" in page.read_text()
+    assert "Statistics that need images are omitted. data folder &#39;memory&#39; does not exist" in page.read_text()
 
 
 def test_what_cannot_be_explained_is_one_line(

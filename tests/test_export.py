@@ -170,7 +170,7 @@ def test_a_run_without_gater_has_logits_alone(plain: Path, tmp_path: Path) -> No
     assert (found["kinds"], found["flipped"]) == (0, 0)
     logits = opened(tmp_path / "plain.onnx")(images_of(plain)[:3])
     close(logits, load_model(plain)[0](images_of(plain)[:3]).detach())
-    with pytest.raises(GatewiseError, match="has no gater, and so only the form masked"):
+    with pytest.raises(GatewiseError, match="has no gater, so it has only the form masked"):
         export_run(plain, tmp_path / "none.onnx", form="skip")
 
 
@@ -254,8 +254,8 @@ def test_wrong_arguments(
 ) -> None:
     for arguments, message in (
         (["--form", "fast"], "unknown form 'fast'; expected one of 'compact', 'masked', 'skip'"),
-        (["--to", "tflite"], "unknown kind 'tflite'"),
-        (["--to", "torch"], "a file for torch is called *.pt2, got x.onnx"),
+        (["--to", "tflite"], "unknown format 'tflite'"),
+        (["--to", "torch"], "a file of format torch must be named *.pt2, got x.onnx"),
         (["--images", "1"], "images must be at least 2"),
     ):
         assert run(["export", str(gated), "--out", str(tmp_path / "x.onnx"), *arguments]) == 2
@@ -469,7 +469,7 @@ def test_what_cannot_be_quantised_is_said_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [["--to", "torch", "--out", "a.pt2"], ["--form", "skip", "--out", "a.onnx"]])
 def test_int8_is_for_fixed_weights(gated: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", str(gated), "--int8", *options]) == 2
-    assert "int8 is for onnx in the forms masked and compact" in capsys.readouterr().err
+    assert "int8 needs format onnx and form masked or compact" in capsys.readouterr().err
 
 
 def test_int8_on_the_command_line(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def test_what_cannot_be_printed_is_one_line(
         monkeypatch.setattr(sys, "stdout", full)
         assert run(["gates", "--markdown"]) == 2
     assert said(capsys) == (
-        "gatewise: the result cannot be printed: No space left on device. What was written to files is whole."
+        "gatewise: cannot write to standard output: No space left on device. All output files are complete."
     )
 
 
@@ -170,7 +170,7 @@ def test_curves_that_cannot_be_written_do_not_stop_a_training(tmp_path: Path, mo
     board.add({"epoch": 1, "loss": 0.5})
     board.add({"epoch": 2, "loss": 0.5})
     board.close()
-    assert lines == ["warning: TensorBoard's curves end here: No space left on device"]
+    assert lines == ["warning: cannot write TensorBoard files, logging to them stops: No space left on device"]
 
 
 # Folders that cannot be written
@@ -295,7 +295,7 @@ def test_of_a_damaged_checkpoint_the_last_good_one_is_named_and_the_training_goe
     newest = unfinished / "checkpoints/step_000000009"
     damage(newest / name)
     before = content_of(unfinished)
-    with pytest.raises(DataError, match=rf"{name} .*Or remove {newest}: .* goes on from step_000000006\.$"):
+    with pytest.raises(DataError, match=rf"{name} .*Or remove {newest}: .* continues from step_000000006\.$"):
         trained(unfinished, resume=True)
     assert content_of(unfinished) == before
     shutil.rmtree(newest)
@@ -307,7 +307,7 @@ def test_a_checkpoint_that_is_damaged_too_is_not_called_good(unfinished: Path, f
     states = [unfinished / "checkpoints" / name for name in ("step_000000009", "step_000000006")]
     flip(states[0] / "state.json")
     flip(states[1] / "state.safetensors")
-    with pytest.raises(DataError, match=rf"Or remove {states[0]} and {states[1]}: .* goes on from the beginning\.$"):
+    with pytest.raises(DataError, match=rf"Or remove {states[0]} and {states[1]}: .* continues from the beginning\.$"):
         trained(unfinished, resume=True)
     for state in states:
         shutil.rmtree(state)

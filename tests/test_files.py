@@ -70,7 +70,7 @@ def test_a_link_is_followed_and_a_pipe_refused(tmp_path: Path) -> None:
     write_atomically(link, "new")
     assert (link.is_symlink(), target.read_text()) == (True, "new")
     os.mkfifo(pipe)
-    with pytest.raises(StorageError, match="is a pipe or device, and a file is to be written"):
+    with pytest.raises(StorageError, match="is a pipe or device, expected a regular file"):
         write_atomically(pipe, "new")
     assert pipe.is_fifo()
 
@@ -122,7 +122,7 @@ def test_a_probe_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
 def test_a_folder_with_work_of_others_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "step_5000").write_text("not ours")
-    with pytest.raises(InvalidValueError, match=f"holds {name}, but no run of gatewise. Choose another --out"):
+    with pytest.raises(InvalidValueError, match=f"contains {name}, but not a gatewise run. Choose another --out"):
         train(RECIPE, tmp_path, dataset=DATASET)
     assert (tmp_path / name / "step_5000").read_text() == "not ours"
 

@@ -224,6 +224,24 @@ def test_a_part_can_be_thawed_by_itself() -> None:
     assert all(p.requires_grad for p in net.parameters())
 
 
+def test_a_network_with_frozen_norms_is_made_fast_as_any_other() -> None:
+    """Whoever folds a norm asks for its class, which a frozen norm shows changed."""
+    net = gw.make_model("resnet20+gaternet:budget=0.5", seed=0)
+    gw.insert_gates(net.backbone, "gct", place="before_conv", include=["conv1"])
+    ways = (
+        lambda net: gw.skip_closed_filters(net, mode="skip").net,
+        lambda net: gw.optimize_for_inference(net.backbone),
+    )
+
+    def layers(net: nn.Module) -> list[list[tuple[str, bool]]]:
+        fast = [way(copy.deepcopy(net).eval()) for way in ways]
+        return [[(type(m).__name__, "forward" in m.__dict__) for m in result.modules()] for result in fast]
+
+    plain = layers(net)
+    gw.train_only_gates(net)
+    assert layers(net) == plain
+
+
 def test_freezing_twice_is_freezing_once() -> None:
     net = network()
     gw.train_only_gates(net)

@@ -21,7 +21,7 @@ import gatewise as gw
 from gatewise.kernels import backend as backend_module
 from gatewise.kernels.attention_pool import pool_by_attention
 from gatewise.kernels.backend import takes_fused, why_not_fusible
-from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
+from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels
 
 openmp = pytest.importorskip("gatewise.kernels.cpu.openmp", reason="needs numba")
 
@@ -361,15 +361,15 @@ def test_a_gate_multiplication_alone() -> None:
     torch.testing.assert_close(of_factors, (grad_output * x).sum((0, 2, 3), keepdim=True))
 
 
-def _mean(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+def _mean(x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor]:
     return mean_of_channels(x, link)
 
 
-def _attention(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+def _attention(x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor]:
     return pool_by_attention(x, torch.linspace(-1, 1, x.shape[1]).view(1, -1, 1, 1), None, link)
 
 
-OTHER_CONSUMERS: dict[str, Callable[[Tensor, Tensor, Link], Tensor]] = {
+OTHER_CONSUMERS: dict[str, Callable[[Tensor, Tensor, SharedGradient], Tensor]] = {
     "a sum": lambda x, y, _: y.sum() + x.square().sum(),
     "a second product": lambda x, y, link: (y + scale_channels(x, torch.full((2, 3, 1, 1), 0.5), None, link)).sum(),
     "no product": lambda x, _, __: x.square().sum(),
@@ -380,10 +380,10 @@ OTHER_CONSUMERS: dict[str, Callable[[Tensor, Tensor, Link], Tensor]] = {
 @pytest.mark.parametrize("other", OTHER_CONSUMERS)
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_backward_raises_where_another_operation_reads_the_shared_map(
-    statistic: Callable[[Tensor, Link], tuple[Tensor, Tensor]], other: str, *, create_graph: bool
+    statistic: Callable[[Tensor, SharedGradient], tuple[Tensor, Tensor]], other: str, *, create_graph: bool
 ) -> None:
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
-    link = Link(x)
+    link = SharedGradient(x)
     shared, number = statistic(x, link)
     loss = OTHER_CONSUMERS[other](shared, scale_channels(shared, number.sigmoid(), None, link), link)
     with pytest.raises(gw.GatewiseError, match="another operation reads it too"):
@@ -392,11 +392,11 @@ def test_backward_raises_where_another_operation_reads_the_shared_map(
 
 @pytest.mark.parametrize("statistic", [_mean, _attention])
 def test_one_product_may_go_backward_often_and_in_part(
-    statistic: Callable[[Tensor, Link], tuple[Tensor, Tensor]],
+    statistic: Callable[[Tensor, SharedGradient], tuple[Tensor, Tensor]],
 ) -> None:
     """A pass that stops before the map leaves nothing behind for the next, be that one differentiable or not."""
     x, bias = torch.randn(2, 3, 4, 5, requires_grad=True), torch.zeros(2, 3, 1, 1, requires_grad=True)
-    link = Link(x)
+    link = SharedGradient(x)
     shared, number = statistic(x, link)
     loss = scale_channels(shared, (number + bias).sigmoid(), None, link).square().sum()
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -447,7 +447,7 @@ REASONS: list[tuple[str, Callable[[nn.Module, Tensor], Any], Callable[[Tensor], 
     ("half", lambda gate, x: gate.half()(x), lambda x: x.half(), "there is no kernel for maps of torch.float16 on cpu"),
     ("empty", lambda gate, x: gate(x), lambda x: x[:0], "the map is empty"),
     ("strided", lambda gate, x: gate(x), lambda x: x[..., ::2], "is neither contiguous nor channels-last"),
-    ("counted", _under(_counting), lambda x: x, "a dispatch mode watches the operations of the definition"),
+    ("counted", _under(_counting), lambda x: x, "a dispatch mode observes the operations of the definition"),
     ("forward mode", _dual, lambda x: x, "forward-mode differentiation follows the definition"),
     ("vmap", lambda gate, x: torch.func.vmap(gate)(x[None]), lambda x: x, "torch.func transforms the definition"),
     ("traced", lambda gate, x: torch.jit.trace(gate, x, check_trace=False), lambda x: x, "torch.jit.trace records the"),

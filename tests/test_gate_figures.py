@@ -223,7 +223,7 @@ def test_the_metric_draws_gates_of_both_kinds_around_doing_nothing() -> None:
 def test_gates_that_add_are_drawn_around_zero() -> None:
     found = list(gate_statistics(net("gc:rd_ratio=1/4"), batches(), 3).values())
     drawing = gate_figures.values_by_depth(found)
-    assert "what gates add to each channel" in drawing.shows
+    assert "the values that gates add to each channel" in drawing.shows
     assert "added / rms of the map" in drawing.svg()
 
 

@@ -282,7 +282,7 @@ class Nested(nn.Module):
 def test_channels_that_are_sums_of_several_maps_cannot_be_gated_as_filters() -> None:
     net = gw.GaterNet(Nested(), sites="residual", image_size=(8, 8))
     assert [site.name for site in net.sites] == ["conv2"]
-    assert [(s.name, s.reason) for s in net.skipped] == [("act", "its channels are those of several maps together")]
+    assert [(s.name, s.reason) for s in net.skipped] == [("act", "its channels are a concatenation of several maps")]
 
 
 def test_sites_may_be_chosen_by_list_expression_and_function() -> None:
@@ -455,7 +455,7 @@ def test_with_a_budget_gates_start_open_and_else_undecided() -> None:
 
 def test_a_guessed_image_size_is_told() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    with pytest.warns(UserWarning, match="Sequential does not tell its image size; work is counted for 224x224"):
+    with pytest.warns(UserWarning, match="Sequential does not define its image size; work is counted for 224x224"):
         gw.GaterNet(backbone)
     gw.GaterNet(backbone, image_size=(8, 8))
     gw.GaterNet(gw.make_model("resnet20"))
@@ -641,7 +641,7 @@ def test_the_options_in_a_spec_are_those_of_the_class() -> None:
         ({"sites": "iner"}, InvalidValueError, "no filters to gate at sites='iner'"),
         ({"sites": ["stages.0.0.conv9"]}, InvalidValueError, "unknown gateable convolution 'stages.0.0.conv9'"),
         ({"sites": "["}, InvalidValueError, r"sites='\[' is not a valid regular expression"),
-        ({"sites": 3}, InvalidTypeError, "sites must be inner, residual, .* got 3"),
+        ({"sites": 3}, InvalidTypeError, "sites must be 'inner', 'residual', .* got 3"),
         ({"gater": "lite"}, InvalidValueError, r"unknown gater 'lite'; .* Did you mean 'light'\?"),
         ({"bottleneck": 0}, InvalidValueError, "bottleneck must be at least 1, got 0"),
         ({"budget": 0}, InvalidValueError, "budget must be between 1e-06 and 1, got 0"),
@@ -652,7 +652,7 @@ def test_the_options_in_a_spec_are_those_of_the_class() -> None:
         ({"estimator": "coin"}, InvalidValueError, "unknown estimator 'coin'"),
         ({"weighting": "flops"}, InvalidValueError, "unknown weighting 'flops'"),
         ({"gater": nn.Flatten()}, InvalidValueError, r"must return logits of shape \(N, 336\).* came \(2, 192\)"),
-        ({"gater": nn.Linear(7, 1)}, InvalidValueError, "the gater cannot take an image of 3 x 8 x 8: RuntimeError"),
+        ({"gater": nn.Linear(7, 1)}, InvalidValueError, "the gater fails on an image of 3 x 8 x 8: RuntimeError"),
     ],
 )
 def test_what_cannot_be_is_refused_at_construction(

@@ -33,7 +33,7 @@ with held(Path(sys.argv[1])):
 
 
 def at_work(folder: Path) -> str:
-    return f"another process is at work in {folder}. Wait until it is done, or choose another --out."
+    return f"another process is using {folder}. Wait until it has finished, or choose another --out."
 
 
 def test_a_second_training_is_refused_while_the_first_goes_on_as_if_alone(

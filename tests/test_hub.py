@@ -157,7 +157,7 @@ def test_a_network_that_the_spec_does_not_build_is_refused_and_nothing_written(t
 def test_a_run_that_has_not_ended_is_refused(gated: Path, tmp_path: Path) -> None:
     shutil.copytree(gated, tmp_path / "run")
     (tmp_path / "run/metrics.json").unlink()
-    with pytest.raises(GatewiseError, match=r"no metrics.json: the run has not ended.*--resume"):
+    with pytest.raises(GatewiseError, match=r"no metrics.json: the run has not finished.*--resume"):
         PretrainedNet.of_run(tmp_path / "run")
 
 
@@ -178,7 +178,7 @@ def test_a_network_of_the_hub_is_read_from_the_cache_without_a_connection(gated:
     net = PretrainedNet.from_pretrained("someone/birds", cache_dir=tmp_path, local_files_only=True)
     assert torch.equal(logits_of(net), logits_of(gw.load_model(gated)[0]))
     for name in ("someone/fish", "no folder"):
-        with pytest.raises(GatewiseError, match=f"no folder '{name}' here, and the hub did not give"):
+        with pytest.raises(GatewiseError, match=f"'{name}' is not a folder, and cannot be downloaded from the hub"):
             PretrainedNet.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)
 
 

@@ -1,6 +1,8 @@
 """A network that is optimised for inference gives what it gave, says how its gates run, and becomes what it was."""
 
 import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -343,7 +345,7 @@ def test_what_needs_the_network_as_it_was_is_refused() -> None:
         gw.optimize_for_inference(net)
     with pytest.raises(gw.GatewiseError, match="cannot be trained"):
         fast.train()
-    with pytest.raises(gw.GatewiseError, match="stays on its device and in its type"):
+    with pytest.raises(gw.GatewiseError, match="keeps its device and dtype"):
         fast.double()
     for target in (net, fast):
         with pytest.raises(gw.GatewiseError, match="weights that are loaded now would not be used"):
@@ -372,7 +374,7 @@ def test_a_network_that_cannot_be_read_or_would_change_is_left_as_it_was() -> No
     with pytest.raises(gw.GatewiseError, match="optimising would change the outputs of Reads by"):
         gw.optimize_for_inference(net, torch.randn(1, 3, 8, 8))
     assert not any("forward" in module.__dict__ for module in net.modules())
-    with pytest.raises(gw.GatewiseError, match="Pass example=, an input that the network takes"):
+    with pytest.raises(gw.GatewiseError, match="Pass a valid input as example="):
         gw.optimize_for_inference(nn.Sequential(nn.Linear(3, 4)))
 
 
@@ -404,6 +406,29 @@ def test_the_network_itself_refuses_what_its_wrapper_refuses() -> None:
     net.conv1.load_state_dict(net.conv1.state_dict())
 
 
+@pytest.mark.parametrize("copied", [lambda fast: fast, copy.deepcopy, lambda fast: pickle.loads(pickle.dumps(fast))])
+def test_freezing_and_optimising_undo_themselves_and_not_each_other(copied: Callable[[Any], Any]) -> None:
+    net = trained("resnet20+gct")
+    net.fc.requires_grad_(False)
+    x, kinds = torch.randn(2, 3, 32, 32), [type(module) for module in net.modules()]
+    gw.train_only_gates(net)
+    expected = plain(net, x)
+    fast = copied(gw.optimize_for_inference(net))
+    net = fast.model
+    gw.train_everything(fast)
+    for refused in (net.train, net.double, fast.train, fast.double):
+        with pytest.raises(ValueError, match="optimised for inference"):
+            refused()
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    gw.train_only_gates(net)
+    assert fast.undo() is net
+    assert not net.train().bn1.training
+    gw.train_everything(net)
+    assert net.bn1.training
+    assert [type(module) for module in net.modules()] == kinds
+    assert {name for name, p in net.named_parameters() if not p.requires_grad} == {"fc.weight", "fc.bias"}
+
+
 def test_other_outputs_are_compared_and_a_failure_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
@@ -419,7 +444,9 @@ def test_other_outputs_are_compared_and_a_failure_leaves_the_network_as_it_was(m
     monkeypatch.setattr("gatewise.inference.optimize._tensors", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gw.optimize_for_inference(net, x)
-    assert not any("forward" in module.__dict__ or "train" in module.__dict__ for module in net.modules())
+    assert not any("forward" in module.__dict__ for module in net.modules())
+    assert type(net) is Masked
+    assert net.train().training
 
 
 def test_a_map_that_is_timed_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,7 +444,7 @@ def test_before_a_convolution_needs_no_graph() -> None:
 
 def test_a_sequential_is_skipped_because_it_would_run_the_gate_itself() -> None:
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Conv2d(8, 4, 3))
-    with pytest.raises(ValueError, match="0: a Sequential runs all its children, a gate among them too"):
+    with pytest.raises(ValueError, match="0: a Sequential would also run the gate as one of its children"):
         gw.insert_gates(net, "gct", after=nn.Sequential)
     insertion = gw.insert_gates(net, "gct", after=(nn.Sequential, nn.ReLU))
     assert insertion.names == ("0.1",)
@@ -474,9 +474,9 @@ class Parts(nn.Module):
     ("kind", "name", "reason"),
     [
         (TwoMaps, "pair", "its output is 2 feature maps; choose a layer inside it"),
-        (nn.ReLU, "act", "it is called with [8, 16] channels in turn"),
-        (nn.ReLU6, "unused", "its output is no feature map that a forward reaches"),
-        (nn.Linear, "fc", "its output is no feature map that a forward reaches"),
+        (nn.ReLU, "act", "its calls have different numbers of channels: [8, 16]"),
+        (nn.ReLU6, "unused", "its output is not a feature map, or forward does not call it"),
+        (nn.Linear, "fc", "its output is not a feature map, or forward does not call it"),
     ],
 )
 def test_a_layer_that_no_single_gate_fits_is_skipped_with_the_reason(kind: type, name: str, reason: str) -> None:

@@ -51,7 +51,7 @@ def test_a_signal_ends_the_training_behind_its_step_and_it_goes_on_there(
 ) -> None:
     out = tmp_path / "run"
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Interrupted, match=rf"^stopped after {where}, which is saved in .*run; .*--resume$") as caught:
+    with pytest.raises(Interrupted, match=rf"^stopped after {where}, saved in .*run; .*--resume$") as caught:
         trained(out, progress=Signalling(step, number))
     assert caught.value.signal == number
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -178,6 +178,6 @@ def test_the_command_line_stops_with_one_line_that_says_how_to_go_on(
     assert process.returncode == code
     last = printed.splitlines()[-1]
     assert last.startswith("gatewise: stopped after ")
-    assert last.endswith("go on with the same command and --resume")
+    assert last.endswith("continue with the same command and --resume")
     assert "Traceback" not in printed
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -97,7 +97,7 @@ def test_a_signal_outside_a_training_is_one_line_that_says_how_to_go_on(
         for one, handler in before.items():
             signal.signal(one, handler)
     assert capsys.readouterr().err == (
-        "gatewise: interrupted; give the same command again to go on (train: with --resume)\n"
+        "gatewise: interrupted; run the same command again to continue (train: with --resume)\n"
     )
 
 

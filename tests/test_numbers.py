@@ -87,7 +87,7 @@ def test_images_that_are_not_finite_are_named(
         patch.setattr(Batches, "training", poisoned)
         with pytest.raises(
             TrainingError,
-            match=r"at step 2 of epoch 2\. Its images are not finite: 1 of 16 in the batch, the first being number 3\.",
+            match=r"at step 2 of epoch 2\. Its images are not finite: 1 of 16 in the batch, the first at index 3\.",
         ):
             trained(tmp_path / "run")
     assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite_are_named_with_the_step_and_the_last_good_c
     with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
         trained(out, progress=At(4, fill(name, value), patch))
     told = str(caught.value)
-    assert f"at step 2 of epoch 2. It begins in the weights: {name} holds values that are not finite." in told
+    assert f"at step 2 of epoch 2. It begins in the weights: {name} has values that are not finite." in told
     assert told.endswith(f"The last good checkpoint is {out / 'checkpoints/step_000000003'}.")
     assert [folder.name for folder in (out / "checkpoints").iterdir()] == ["step_000000003"]
     assert not_finite_in(out) == []
@@ -149,21 +149,21 @@ def test_a_gate_that_gives_what_is_not_finite_is_named(
 ) -> None:
     gate_that(monkeypatch, change)
     with pytest.raises(
-        TrainingError, match=r"at step 1 of epoch 1\. It begins in stages\.0\.2\.act2\.odd \(Odd\), which"
+        TrainingError, match=r"at step 1 of epoch 1\. It begins in stages\.0\.2\.act2\.odd \(Odd\): its output"
     ):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, gate="odd"))
 
 
 def test_a_gate_whose_own_loss_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate_that(monkeypatch, lambda x: x, own_loss=INF)
-    with pytest.raises(TrainingError, match=r"It begins in the loss that stages\.0\.2\.act2\.odd \(Odd\) asks for\."):
+    with pytest.raises(TrainingError, match=r"It begins in the extra loss of stages\.0\.2\.act2\.odd \(Odd\)\."):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, gate="odd"))
 
 
 def test_a_part_of_the_loss_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "gate_loss", lambda _: torch.tensor(INF))
     with pytest.raises(
-        TrainingError, match=r"the loss is inf .* All layers give finite values; not finite is the gates'"
+        TrainingError, match=r"the loss is inf .* The outputs of all layers are finite\. Not finite: the gates'"
     ):
         trained(tmp_path / "run")
 
@@ -278,7 +278,7 @@ def test_a_scale_of_the_loss_that_has_fallen_to_nothing_is_said_to_be_hopeless()
     assert hopeless_scale(None) is None
     assert hopeless_scale(Scaler(2.0**-14)) is None
     assert hopeless_scale(Scaler(2.0**-15)) == (
-        "the scale of the loss has fallen to 3.1e-05: gradients overflow float16 at every scale"
+        "the loss scale has fallen to 3.1e-05: gradients overflow float16 at every scale"
     )
 
 
@@ -374,7 +374,7 @@ def test_a_layer_whose_gates_are_all_closed_is_named_and_what_it_gives_stays_fin
     progress = At(3, close, monkeypatch)
     metrics = train(recipe, tmp_path / "run", dataset=DATASET, progress=progress)
     (warning, *_) = [line for line in progress.said if line.startswith("warning: all")]
-    assert "are closed for every image: its filters give nothing" in warning
+    assert "are closed for every image: its output is zero" in warning
     assert 0 < metrics["open_fraction"] < 1
     model, _ = gw.load_model(tmp_path / "run")
     with torch.no_grad():

@@ -135,7 +135,7 @@ def test_of_many_classes_those_with_most_images_have_a_look_of_their_own() -> No
 def test_patterns_that_cannot_be_laid_out_are_refused(count: int) -> None:
     found = GatePatterns(tiny().sites, classes=1)
     found.update(torch.ones(count, 4), torch.zeros(count).long(), torch.ones(count))
-    with pytest.raises(InvalidValueError, match=f"{count} patterns of which 1 differ"):
+    with pytest.raises(InvalidValueError, match=f"{count} gate vectors of which 1 differ"):
         found.embedding()
 
 

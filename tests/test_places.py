@@ -421,7 +421,9 @@ def test_what_mixes_channels_ends_a_filter(mixing: nn.Module, front_end: str, re
         request.getfixturevalue("no_export")
     result = gw.find_places(Chain(nn.Sequential(mixing, nn.ReLU())), "inner", torch.zeros(2, 3, 32, 32))
     assert result.found == []
-    assert "its channels are read elsewhere too, or are no filters" in {s.reason for s in result.skipped}
+    assert "its channels are also used by another layer, or are not produced by a convolution" in {
+        s.reason for s in result.skipped
+    }
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.InstanceNorm2d(8)], ids=lambda m: type(m).__name__)
@@ -510,7 +512,7 @@ def test_a_map_that_is_added_to_itself_is_one_map() -> None:
 def test_a_layer_that_is_called_twice_gets_no_place_and_the_report_says_so() -> None:
     result = gw.find_places(SharedConvolution(), "inner")
     assert result.found == []
-    assert {s.reason for s in result.skipped[1:]} == {"no layer that is called once ends or begins there"}
+    assert {s.reason for s in result.skipped[1:]} == {"no module that is called exactly once starts or ends here"}
     assert len(result.skipped) == 3  # the image, and both inputs of the convolution
 
 
@@ -531,7 +533,7 @@ def test_branches_of_equal_depth_are_skipped_because_neither_is_the_shortcut() -
     result = gw.find_places(Branches(conv(), conv()), "residual_end")
     assert result.found == []
     assert [s.reason for s in result.skipped] == [
-        "both summands lie 1 layers behind their fork: neither is the shortcut"
+        "both branches of the addition have depth 1: neither of them is a shortcut"
     ]
 
 
@@ -602,7 +604,7 @@ class Doubled(nn.Module):
 
 def test_example_tells_the_input_that_cannot_be_guessed() -> None:
     assert found(Doubled(), "inner", torch.zeros(1, 3, 4, 4)) == [("first", "output", 8)]
-    with pytest.raises(ValueError, match=r"export on \[\(2, 6, 224, 224\)\].*Pass example=, an input"):
+    with pytest.raises(ValueError, match=r"export on \[\(2, 6, 224, 224\)\].*Pass a valid input as example="):
         gw.find_places(Doubled(), "inner")
 
 
@@ -622,7 +624,7 @@ def test_lazy_and_transposed_convolutions_are_skipped_with_the_reason() -> None:
     result = gw.find_places(net, "before_conv")
     assert [p.layer for p in result.found] == ["0"]
     assert [(s.name, s.reason.split(";")[0]) for s in result.skipped] == [
-        ("1", "its channels are not known before the first forward"),
+        ("1", "a lazy convolution: its channels are unknown before the first forward"),
         ("2", "a transposed convolution"),
     ]
 

@@ -239,7 +239,7 @@ def test_a_signal_to_all_processes_ends_them_behind_the_same_step(
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "gatewise: stopped after " in errors
-    assert "has lost another" not in errors
+    assert "lost the connection to another" not in errors
     assert not (out / "metrics.json").exists()
     again = start(out)
     _, errors = again.communicate(timeout=600)

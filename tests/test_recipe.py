@@ -146,8 +146,8 @@ def test_an_impossible_value_is_refused_and_named(values: dict, error: type[Exce
     [
         (b"epochs: [", "is not valid YAML"),
         (b"\xff\xfe\x00", "is not UTF-8 text"),
-        (b"- epochs", "holds no recipe; expected lines such as 'epochs: 20'"),
-        (b"", "holds no recipe"),
+        (b"- epochs", "is not a recipe; expected lines such as 'epochs: 20'"),
+        (b"", "is not a recipe"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
@@ -194,7 +194,7 @@ def test_the_fall_is_half_a_cosine() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_a_chosen_precision_is_kept(precision: str, device: str) -> None:
     if (precision, device) == ("fp16", "cpu"):
-        with pytest.raises(InvalidValueError, match="fp16 needs a GPU, and this is a CPU; take bf16"):
+        with pytest.raises(InvalidValueError, match="fp16 needs a GPU, got a CPU; use bf16"):
             resolve_precision(precision, torch.device(device))
     else:
         assert resolve_precision(precision, torch.device(device)) == precision

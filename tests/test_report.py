@@ -224,7 +224,7 @@ def test_no_two_variants_look_alike() -> None:
 
 def test_a_curve_that_begins_below_the_axis_is_told_of() -> None:
     late = figures.curves({"a": [[0.1, 0.2, 0.8, 0.9]], "b": [[0.7, 0.8, 0.85, 0.9]]})
-    assert "The axis begins at 74 %; 3 of the points lie below." in late.shows
+    assert "The axis begins at 74 %; 3 of the points are below it." in late.shows
     assert "axis begins" not in figures.curves({"a": [[0.8, 0.8]]}).shows
 
 

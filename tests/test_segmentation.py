@@ -364,8 +364,8 @@ def test_an_interrupted_training_ends_as_the_undisturbed_one(recipe: Recipe, tmp
     ("changes", "message"),
     [
         ({"data": "digits"}, "data folder 'digits' does not exist; for task segment"),
-        ({"mixup": 0.5}, "mixup is 0.5, which task segment has no use for"),
-        ({"task": "classify"}, "ignore_index is 9, which task classify has no use for"),
+        ({"mixup": 0.5}, "mixup is 0.5, but task segment does not use it"),
+        ({"task": "classify"}, "ignore_index is 9, but task classify does not use it"),
         ({"augmentation": "rand-m9"}, "is for images with one label; for masks take scale, crop and flip"),
         ({"augmentation": "scale"}, "makes images of many sizes; add crop"),
         ({"foreground": "disk"}, "unknown foreground class 'disk'.* Did you mean 'disc'"),
@@ -537,7 +537,7 @@ def test_a_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[
     text = explain(runs, tmp_path / "page.html", figures_in=tmp_path / "figures").read_text()
     for title in ("Validation mIoU while training", "Classes of pixels", "nl-context: attention"):
         assert f"<h2>{title}</h2>" in text
-    assert text.count(": what the network sees</h2>") == 3
+    assert text.count(": predicted masks</h2>") == 3
     assert "validation mIoU %" in text
     names = {file.name for file in (tmp_path / "figures").iterdir()}
     assert {"iou.svg", "pictures-none.png", "distances-nl-context.csv"} <= names
@@ -559,7 +559,7 @@ def test_a_page_about_a_gater_of_pixels(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_runs_judged_differently_are_refused(recipe: Recipe, done: Path, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, foreground="disc", epochs=1), tmp_path / "disc")
-    with pytest.raises(InvalidValueError, match=r"judged differently, .* Explain them one at a time"):
+    with pytest.raises(InvalidValueError, match=r"have different scores: .* Explain them one at a time"):
         explain([done, tmp_path / "disc"], tmp_path / "page.html")
 
 
@@ -643,7 +643,7 @@ def _empty(folder: Path) -> list[Path]:
     [
         (_two_of_one_name, "would write the same mask"),
         (_no_image, "notes.png: truncated or unreadable image"),
-        (_empty, "holds no images"),
+        (_empty, "contains no images"),
         (lambda folder: [folder / "gone.png"], "does not exist"),
     ],
 )
@@ -689,7 +689,7 @@ def test_masks_need_a_folder(done: Path, folder: Path, capsys: pytest.CaptureFix
 
 def test_a_foreground_that_no_mask_holds_is_refused_with_its_name(recipe: Recipe, tmp_path: Path) -> None:
     chosen = dataclasses.replace(recipe, class_names="wall,disc,square,moon", foreground="moon", epochs=1)
-    with pytest.raises(DataError, match="validation masks hold nothing of moon, so IoU is not defined"):
+    with pytest.raises(DataError, match="no validation mask has a pixel of moon, so IoU is not defined"):
         train(chosen, tmp_path / "run")
 
 

@@ -63,7 +63,7 @@ def test_two_machines_train_the_run_of_two_processes_though_one_loses_its_power(
     logs = [out.with_name(f"{machine.name}.log") for machine in machines]
     ended(launched[0], *logs)
     ended(again, *logs)
-    assert "has lost another one" in logs[0].read_text()
+    assert "lost the connection to another process" in logs[0].read_text()
     assert equal(weights(out), weights(undisturbed))
     assert log(out, *TIMES) == log(undisturbed, *TIMES)
 

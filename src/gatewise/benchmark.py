@@ -1,4 +1,4 @@
-"""What skipping closed filters saves on this machine: a trained GaterNet dense, masked, skipped and compacted."""
+"""Benchmark a trained GaterNet on this machine: dense, masked, skipped and compacted."""
 
 import copy
 import functools
@@ -25,8 +25,8 @@ from gatewise.training import Progress
 
 _SCHEMA = 1
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_TURNS = 8  # batches of different images that are run one after another
-_GAIN = 0.97  # of the time of the dense network; what takes more is no gain
+_TURNS = 8  # batches of different images that one timed call runs in sequence
+_GAIN = 0.97  # a form must take less than this fraction of the dense time to be recommended
 _FORMS = ("dense", "masked", "skipped", "compacted", "compacted, skipped")
 
 
@@ -41,25 +41,32 @@ def bench(
     data: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Time a run's network in every form, in turn, on its validation images; write bench.json and bench.svg.
+    """Time all forms of a run's network on its validation images, in turn, and write bench.json and bench.svg.
 
-    The forms: "dense" computes all filters, without a gater, batch norms folded, in the faster memory format; "masked"
-    multiplies, as in training; "skipped" is `skip_closed_filters`; "compacted" is `compact`, with what remains
-    multiplied or skipped. The gater's time is in all but the first.
+    The forms:
+
+    - "dense": all filters, no gater, batch norms folded, in the faster memory format.
+    - "masked": all filters, multiplied by the gates, as in training.
+    - "skipped": `skip_closed_filters`.
+    - "compacted": `compact`, with the remaining gates multiplied; "compacted, skipped" with them skipped.
+
+    All times but the dense one include the gater.
 
     Args:
-        folder: of a finished run with a gater.
-        out: where to write; None takes the run's folder.
-        batch_sizes: images at once.
-        rounds: of each form.
-        threads: of torch; None leaves what is set.
-        images: of the training set, over which constant gates are found for compaction.
-        data: a data set in the place of the run's own.
+        folder: folder of a finished run with a gater.
+        out: folder to write to; None takes the run folder.
+        batch_sizes: batch sizes to time.
+        rounds: number of timed rounds; each round times every form once.
+        threads: number of torch threads; None keeps the current number.
+        images: number of training images over which constant gates are found for compaction.
+        data: data set to use instead of the run's own.
         progress: where to show progress; None shows nothing.
 
-    Returns what bench.json holds.
+    Returns:
+        The content of bench.json.
 
-    Refused with ValueError: a run without a gater or without images, numbers that are too small.
+    Raises:
+        ValueError: the run has no gater, its images cannot be found, or a number is too small.
     """
     _validation.check_integer_at_least(2, rounds=rounds)
     _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
@@ -83,13 +90,13 @@ def bench(
 
 
 class _Bench:
-    """One network in all its forms."""
+    """A network in all its forms, and their measurements."""
 
     def __init__(self, run: Run, images: int, rounds: int, say: Callable[[str], None]) -> None:
         self.run, self.rounds, self.say = run, rounds, say
         self.net: Any = run.model
-        say("compacting, and preparing to skip")
-        self.small = compact(self.net, _split(_first(run.of("train"), images), 250))
+        say("compacting the network, and preparing to skip filters")
+        self.compacted = compact(self.net, _split(_first(run.of("train"), images), 250))
         plain = folded(self.net.backbone, _first(run, 2))
         self.fast = skip_closed_filters(self.net)
         self.forms: dict[str, Callable[[Tensor], Any]] = {
@@ -98,36 +105,35 @@ class _Bench:
             "masked": self.net,
             "skipped": self.fast,
         }
-        if isinstance(self.small, GaterNet):
-            self.forms |= {"compacted": self.small, "compacted, skipped": skip_closed_filters(self.small)}
+        if isinstance(self.compacted, GaterNet):
+            self.forms |= {"compacted": self.compacted, "compacted, skipped": skip_closed_filters(self.compacted)}
         else:
-            self.forms["compacted"] = folded(self.small, _first(run, 2))
+            self.forms["compacted"] = folded(self.compacted, _first(run, 2))
 
     def results(self, batch_sizes: Sequence[int]) -> dict[str, Any]:
-        most = max(batch_sizes)
-        found = _first(self.run, most * _TURNS)
+        images = _first(self.run, max(batch_sizes) * _TURNS)
         batches = {}
         for size in batch_sizes:
-            self.say(f"measuring {size} image{'s' if size > 1 else ''} at once")
-            batches[str(size)] = _described(self._times(_split(found[: size * _TURNS], size)))
-        self.say("measuring shares of open filters")
-        curve = self._curve(found[:1])
+            self.say(f"measuring batches of {size}")
+            batches[str(size)] = _described(self._times(_split(images[: size * _TURNS], size)))
+        self.say("measuring latency against the fraction of open filters")
+        curve = self._curve(images[:1])
         results = {
             "schema": _SCHEMA,
             "run": self.run.name,
             "environment": environment(self.run.device),
             "rounds": self.rounds,
             "batches": batches,
-            "macs": self._macs(found[: 4 * _TURNS]),
-            "compaction": str(self.small.compaction),
+            "macs": self._macs(images[: 4 * _TURNS]),
+            "compaction": str(self.compacted.compaction),
             "curve": curve,
             "pays_up_to": _pays_up_to(curve),
-            "layers": self._layers(found[:_TURNS]),
+            "layers": self._layers(images[:_TURNS]),
         }
         return {**results, "verdict": _verdict(results)}
 
     def _times(self, batches: Sequence[Tensor]) -> dict[str, Latency]:
-        """Return the seconds of one batch for each form, of several different ones run one after another."""
+        """Return the latency of one batch for each form, averaged over `batches` run in sequence."""
 
         def through(form: Callable[[Tensor], Any]) -> Callable[[], None]:
             def call() -> None:
@@ -139,21 +145,21 @@ class _Bench:
         return _timed({name: through(form) for name, form in self.forms.items()}, self.rounds, len(batches))
 
     def _curve(self, x: Tensor) -> list[dict[str, float]]:
-        """Return the milliseconds of one image, dense and with gates at random of which a share is open."""
+        """Return milliseconds per image, for random gates with different open fractions."""
         generator = torch.Generator().manual_seed(0)
         rows: list[dict[str, float]] = []
         for share in _SHARES:
             gates = [(torch.rand(1, self.net.gate_count, generator=generator) < share).to(x) for _ in range(4)]
             dense = ("dense", "dense, channels last")
-            ways: dict[str, Callable[[], Any]] = {name: functools.partial(self.forms[name], x) for name in dense}
+            calls: dict[str, Callable[[], Any]] = {name: functools.partial(self.forms[name], x) for name in dense}
             for name, net in (("masked", self.net), ("skipped", self.fast)):
-                ways[name] = _deciding(self.net, net, x, gates)
-            times = _timed(ways, self.rounds, 1)
+                calls[name] = _with_gates(self.net, net, x, gates)
+            times = _timed(calls, self.rounds, 1)
             rows.append({"open": share, **{name: 1e3 * latency.median_s for name, latency in times.items()}})
         return rows
 
     def _macs(self, images: Tensor) -> dict[str, float]:
-        """Return multiply-adds of an image: dense, as the net tells, and as counted while open filters alone run."""
+        """Return MACs per image: dense, executed according to `executed_macs`, and counted while skipping."""
         skipping = skip_closed_filters(self.net, mode="skip")
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
@@ -166,7 +172,7 @@ class _Bench:
         }
 
     def _layers(self, images: Tensor) -> list[dict[str, Any]]:
-        """Return what each gated layer takes for one image, and up to which open share leaving filters out pays."""
+        """Return the time of each gated layer for one image, and the open fraction up to which skipping is faster."""
         plan = self.fast.plan(images[:1])
         seconds, work = plan.measured[1], plan.work
         with torch.no_grad():
@@ -187,7 +193,7 @@ class _Bench:
 
 
 def _first(run: Run, count: int) -> Tensor:
-    """Return the first images of a run, over again if it has fewer."""
+    """Return the first `count` images of a run, repeated if it has fewer."""
     images = torch.cat(list(run.first(count)))
     return images.repeat(math.ceil(count / len(images)), 1, 1, 1)[:count]
 
@@ -201,8 +207,8 @@ def _channels_last(network: nn.Module) -> Callable[[Tensor], Any]:
     return lambda x: other(x.contiguous(memory_format=torch.channels_last))
 
 
-def _deciding(net: GaterNet, form: Callable[..., Any], x: Tensor, gates: Sequence[Tensor]) -> Callable[[], Any]:
-    """Return a call that runs the gater, and then each time the next of these patterns in the place of its own."""
+def _with_gates(net: GaterNet, form: Callable[..., Any], x: Tensor, gates: Sequence[Tensor]) -> Callable[[], Any]:
+    """Return a call that runs the gater, then `form` with the next of the given gates instead of the gater's."""
     turn = iter(range(2**62))
 
     def call() -> Any:
@@ -213,19 +219,19 @@ def _deciding(net: GaterNet, form: Callable[..., Any], x: Tensor, gates: Sequenc
     return call
 
 
-def _timed(ways: Mapping[str, Callable[[], Any]], rounds: int, batches: int) -> dict[str, Latency]:
-    """Return the time of each way for one batch; of the dense forms the faster one counts."""
+def _timed(calls: Mapping[str, Callable[[], Any]], rounds: int, batches: int) -> dict[str, Latency]:
+    """Return the latency per batch of each call; "dense" is the faster of its two memory formats."""
     with torch.inference_mode():
-        times = interleaved_latency(ways, rounds=rounds)
-    found = {name: latency.divided(batches) for name, latency in times.items()}
-    other = found.pop("dense, channels last", None)
-    if other is not None and other.median_s < found["dense"].median_s:
-        found["dense"] = other
-    return found
+        times = interleaved_latency(calls, rounds=rounds)
+    latencies = {name: latency.divided(batches) for name, latency in times.items()}
+    other = latencies.pop("dense, channels last", None)
+    if other is not None and other.median_s < latencies["dense"].median_s:
+        latencies["dense"] = other
+    return latencies
 
 
 def _described(times: dict[str, Latency]) -> dict[str, Any]:
-    """Return milliseconds with quartiles, and how much faster than dense and masked, round by round."""
+    """Return milliseconds with quartiles, and the per-round speed-up over dense and masked."""
     rows: dict[str, Any] = {}
     for name, latency in times.items():
         rows[name] = {
@@ -240,7 +246,7 @@ def _described(times: dict[str, Latency]) -> dict[str, Any]:
 
 
 def _pays_up_to(curve: list[dict[str, float]]) -> float | None:
-    """Return the largest open share, between those measured, at which skipping is faster than dense; None if never.
+    """Return the largest open fraction at which skipping is faster than dense, interpolated; None if there is none.
 
     >>> _pays_up_to([{"open": 0.1, "dense": 2, "skipped": 1}, {"open": 0.2, "dense": 2, "skipped": 3}])
     0.15...
@@ -255,34 +261,35 @@ def _pays_up_to(curve: list[dict[str, float]]) -> float | None:
 
 
 def _verdict(results: dict[str, Any]) -> str:
-    """Say in one sentence what to use here."""
+    """Return the recommended form for each batch size, as one sentence."""
     sentences: list[str] = []
     for size, forms in results["batches"].items():
         name = min(forms, key=lambda form: forms[form]["median_ms"])
         factor = forms[name]["dense_over_this"][0]
-        worth = name != "dense" and 1 / factor < _GAIN
+        is_gain = name != "dense" and 1 / factor < _GAIN
         images = "one image" if size == "1" else f"{size} images"
-        what = f"{name}, {factor:.2f} times as fast as dense" if worth else "dense: do not skip here"
-        sentences.append(f"{images} at once: {what}")
+        advice = f"{name}, {factor:.2f} times as fast as dense" if is_gain else "dense: do not skip here"
+        sentences.append(f"{images} at once: {advice}")
     return "; ".join(sentences)
 
 
 def table(results: dict[str, Any]) -> Table:
-    """Return a row for each form and a column for each number of images."""
+    """Return a table with a row per form and a column per batch size."""
     batches = results["batches"]
     rows: list[list[Cell]] = []
     for form in _FORMS:
         if form in next(iter(batches.values())):
             cells = [Cell(form)]
             for forms in batches.values():
-                its = forms[form]
-                cells.append(Cell(f"{its['median_ms']:.2f} ms ({its['dense_over_this'][0]:.2f}x)", its["median_ms"]))
+                times = forms[form]
+                text = f"{times['median_ms']:.2f} ms ({times['dense_over_this'][0]:.2f}x)"
+                cells.append(Cell(text, times["median_ms"]))
             rows.append(cells)
     return Table(["form", *(f"batch of {size}" for size in batches)], rows)
 
 
 def drawing(results: dict[str, Any]) -> Drawing:
-    """Draw how the time of one image depends on the share of open gates."""
+    """Draw the time of one image against the fraction of open gates."""
     figure, axes = new_figure(7, 3.6)
     curve = results["curve"]
     for index, name in enumerate(("dense", "masked", "skipped")):
@@ -292,14 +299,14 @@ def drawing(results: dict[str, Any]) -> Drawing:
         )
     limit = results["pays_up_to"]
     if limit is not None and limit < 1:
-        axes.axvline(100 * limit, color="grey", ls="--", label=f"skipping pays up to {100 * limit:.0f} % open")
-    axes.set(xlabel="open gates (%), at random", ylabel="one image (ms)", ylim=(0, None))
+        axes.axvline(100 * limit, color="grey", ls="--", label=f"skipping is faster up to {100 * limit:.0f} % open")
+    axes.set(xlabel="open gates (%), random", ylabel="one image (ms)", ylim=(0, None))
     add_legend(figure, loc="outside lower left")
     rows = [[Cell(f"{value:.4f}", value) for value in row.values()] for row in curve]
     return Drawing(
         "bench",
         figure,
-        shows="The time of one image against the share of open gates, the gater included.",
-        look_for="Where the skipping curve crosses the dense one: with more filters open than that, do not skip.",
+        shows="The time of one image, including the gater, against the fraction of open gates.",
+        look_for="The crossing of the skipped and the dense curve: with more filters open, do not skip.",
         table=Table(["open", "dense ms", "masked ms", "skipped ms"], rows),
     )

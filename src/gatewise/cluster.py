@@ -1,7 +1,7 @@
-"""The runs of a comparison spread over a Ray cluster: a task each, which trains into the run's folder.
+"""Train the runs of a comparison on a Ray cluster, one task per run.
 
-A task gets a recipe and returns a few words; weights stay in the folder, which all machines share. What is finished is
-what the folders say, so a task that Ray starts again, on whatever machine, goes on behind the run's last checkpoint.
+A task receives a recipe, trains into the run's folder and returns a short summary. All machines share the folders, and
+only the folders record what is finished: a task that Ray restarts on any machine resumes from the last checkpoint.
 """
 
 # pyright: basic
@@ -25,10 +25,10 @@ from gatewise.training.progress import epoch_line
 from gatewise.training.signals import Interruption
 from gatewise.tuning import set_total_steps
 
-_RETRIES = 10  # of a run whose process or machine is lost; each goes on where the last one saved
+_RETRIES = 10  # of a run whose process or machine is lost; each resumes from the last checkpoint
 _POLL_S = 1.0
-_GRACE_S = 120.0  # for runs that are asked to stop: they finish their step and save it
-_STORE_BYTES = 100 * 2**20  # what tasks return are words
+_GRACE_S = 120.0  # seconds in which cancelled runs finish their step and save it
+_STORE_BYTES = 100 * 2**20  # tasks return short texts only
 
 
 def train_on_cluster(
@@ -38,21 +38,24 @@ def train_on_cluster(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> dict[Path, str]:
-    """Train every recipe into its folder, and return why runs failed, by folder.
+    """Train every recipe into its folder, and return the reasons of failed runs.
 
     Args:
-        recipes: by run folder, in the order in which they shall begin; runs that are finished are left alone.
-        address: HOST:PORT of a cluster, or auto for one that runs here. None takes the environment's RAY_ADDRESS, and
-            where that is not set starts Ray on this machine for as long as it takes.
-        workers: processes of each run that decode images; None takes the share of the processors that a GPU has.
+        recipes: recipes by run folder, in the order in which to start them; finished runs are skipped.
+        address: HOST:PORT of a cluster, or auto for the cluster of this machine. None takes the environment variable
+            RAY_ADDRESS; if it is not set, Ray is started on this machine and stopped at the end.
+        workers: processes per run that decode images; None takes the number of processors per GPU, less one.
         progress: where to show progress; None shows nothing.
 
+    Returns:
+        The reasons of failed runs by folder.
+
     Raises:
-        Interrupted: SIGINT or SIGTERM came; runs were asked to save their step, and what is finished stays.
-        MissingExtraError: there is no Ray.
+        Interrupted: SIGINT or SIGTERM was received; running trainings were stopped after saving a checkpoint.
+        MissingExtraError: Ray is not installed.
         UnsavedError: a file of a run could not be written.
-        InvalidValueError: there is no cluster at the address, a machine cannot do what this one can, or machines would
-            train in different precisions.
+        InvalidValueError: there is no cluster at the address, a machine rejects a recipe or lacks a folder, or machines
+            would train in different precisions.
     """
     todo = {folder: recipe for folder, recipe in recipes.items() if not (folder / "metrics.json").exists()}
     ray = _validation.import_optional("ray", "compare --ray", "ray")
@@ -62,7 +65,7 @@ def train_on_cluster(
     if own:
         _connect(ray, address)
     try:
-        with Interruption() as interruption:  # behind the connection, which has handlers of its own
+        with Interruption() as interruption:  # after ray.init, which installs its own signal handlers
             return _Runs(ray, todo, len(recipes), workers, progress or Progress(quiet=True)).finish(interruption)
     finally:
         if own:
@@ -85,13 +88,14 @@ def _connect(ray: ModuleType, address: str | None) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Refuse an address where nobody listens, for which Ray itself would wait long."""
+    """Raise if the address is invalid or does not accept connections; Ray itself would wait for minutes."""
     if address in {"auto", "local"}:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise errors.InvalidValueError(
-            f"--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got {address!r}. Alone it starts Ray here."
+            f"--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got {address!r}. Without an address, it "
+            f"starts Ray on this machine."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
@@ -102,32 +106,32 @@ def _check_reachable(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> errors.InvalidValueError:
     reason = " ".join(str(error).split())[:200]
     return errors.InvalidValueError(
-        f"no Ray cluster at {address!r} ({reason}). Start one with ray start --head and take the address that it "
-        f"prints, or give --ray alone, which starts Ray on this machine."
+        f"no Ray cluster at {address!r} ({reason}). Start one with ray start --head and use the address that it "
+        f"prints, or give --ray without an address to start Ray on this machine."
     )
 
 
 def check_one_precision(trained: Mapping[str, str]) -> None:
-    """Refuse runs of which "auto" made more than one precision; `trained` says for each of them where that was."""
+    """Raise if runs were trained in different precisions; `trained` maps each precision to where it was used."""
     if len(trained) > 1:
         raise errors.InvalidValueError(
-            f"runs were trained in {' and '.join(trained.values())}, which compares machines and not gates. Choose one "
-            f"--precision for all, and another --out."
+            f"runs were trained in {' and '.join(trained.values())}, which compares machines and not gates. Give one "
+            f"--precision for all runs, and another --out."
         )
 
 
 class _Runs:
-    """The runs that are missing, as tasks of a cluster."""
+    """The unfinished runs, as tasks of a cluster."""
 
     def __init__(
         self, ray: Any, todo: Mapping[Path, Recipe], count: int, workers: int | None, progress: Progress
     ) -> None:
         self.ray, self.todo, self.count, self.progress = ray, todo, count, progress
         self.failed: dict[Path, str] = {}
-        self.seen = {folder: len(_rows(folder)) for folder in todo}  # epochs that were told, or there before
+        self.seen = {folder: len(_rows(folder)) for folder in todo}  # epochs that were logged or shown before
         self.trained_by: dict[str, str] = {}  # each precision, and its first machine
-        there = ray.cluster_resources()
-        processors, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+        resources = ray.cluster_resources()
+        processors, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         if workers is None:
             workers = max(0, processors // gpus - 1) if gpus else 0
         machines = sum(node["Alive"] for node in ray.nodes())
@@ -135,21 +139,21 @@ class _Runs:
             f"{len(todo)} of {count} runs to train on {machines} machine{'s' * (machines > 1)} with {processors} "
             f"processors and {gpus} GPUs"
         )
-        # Spread, because runs on one machine slow each other down.
+        # SPREAD: runs on the same machine slow each other down.
         options = {"max_retries": _RETRIES, "scheduling_strategy": "SPREAD", "num_cpus": 1 + workers}
         task = ray.remote(**options, num_gpus=1 if gpus else 0)(train_run)
-        here = str(Path.cwd())
+        working_folder = str(Path.cwd())
         self.pending = {
-            task.remote(dataclasses.asdict(recipe), str(folder.absolute()), here, workers): folder
+            task.remote(dataclasses.asdict(recipe), str(folder.absolute()), working_folder, workers): folder
             for folder, recipe in todo.items()
         }
 
     def finish(self, interruption: Interruption) -> dict[Path, str]:
-        """Wait for all runs, tell what they do, and return why some failed."""
+        """Wait for all runs, show their progress, and return the reasons of failed runs."""
         try:
             while self.pending and interruption.signal is None:
                 done, _ = self.ray.wait(list(self.pending), timeout=_POLL_S)
-                self._tell_epochs()
+                self._show_epochs()
                 for task in done:
                     self._take(task, self.pending.pop(task))
         except BaseException:
@@ -158,51 +162,51 @@ class _Runs:
         if interruption.signal is not None:
             self._stop()
             finished = self.count - sum(not (folder / "metrics.json").exists() for folder in self.todo)
-            message = f"stopped with {finished} of {self.count} runs finished; go on with the same command"
+            message = f"stopped with {finished} of {self.count} runs finished; run the same command again to continue"
             raise Interrupted(message, interruption.signal)
         return self.failed
 
     def _stop(self) -> None:
-        """Ask runs to stop; those that are running save their step."""
+        """Cancel all runs; running trainings finish their step and save a checkpoint."""
         for task in self.pending:
             self.ray.cancel(task)
         if self.pending:
             self.ray.wait(list(self.pending), num_returns=len(self.pending), timeout=_GRACE_S)
 
     def _take(self, task: Any, folder: Path) -> None:
-        """Take what a task has returned."""
+        """Handle the return value of a finished task."""
         recipe, exceptions = self.todo[folder], self.ray.exceptions
         name = f"{recipe.gate}, seed {recipe.seed}"
         try:
-            found = self.ray.get(task)
+            outcome = self.ray.get(task)
         except exceptions.RayTaskError as error:
             if "failed to import on the worker" not in str(error):
-                raise  # a defect, with its traceback
+                raise  # a bug: keep the traceback
             raise errors.InvalidValueError(
                 "a machine of the cluster cannot import gatewise. Install the same version on all of them."
             ) from None
         except exceptions.RayError as error:
-            found = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
-        if "refused" in found:
-            raise errors.InvalidValueError(found["refused"])
-        if "unsaved" in found:  # the next one would find the disk as full
-            raise errors.UnsavedError(found["unsaved"])
-        if "failed" in found:
-            self.failed[folder] = found["failed"]
-            self.progress.say(f"{name} failed, {found['failed']}")
+            outcome = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
+        if "invalid" in outcome:
+            raise errors.InvalidValueError(outcome["invalid"])
+        if "unsaved" in outcome:  # the next run would fail for the same reason
+            raise errors.UnsavedError(outcome["unsaved"])
+        if "failed" in outcome:
+            self.failed[folder] = outcome["failed"]
+            self.progress.say(f"{name} failed, {outcome['failed']}")
             return
         if not (folder / "metrics.json").exists():
             raise errors.InvalidValueError(
-                f"{found['host']} has finished {folder}, which is not there on {platform.node()}. Choose an --out that "
-                f"all machines share."
+                f"{outcome['host']} has finished {folder}, which does not exist on {platform.node()}. Choose an --out "
+                f"that all machines share."
             )
-        self.trained_by.setdefault(found["precision"], f"{found['precision']} on {found['host']}")
+        self.trained_by.setdefault(outcome["precision"], f"{outcome['precision']} on {outcome['host']}")
         check_one_precision(self.trained_by)
-        left = len(self.pending)
-        self.progress.say(f"{name} is done on {found['host']}; {self.count - left} of {self.count} runs")
+        finished = self.count - len(self.pending)
+        self.progress.say(f"{name} is done on {outcome['host']}; {finished} of {self.count} runs")
 
-    def _tell_epochs(self) -> None:
-        """Show the epochs that runs have logged since the last look."""
+    def _show_epochs(self) -> None:
+        """Show the epochs that runs have logged since the last call."""
         if self.progress.quiet:
             return
         for folder in self.pending.values():
@@ -217,18 +221,24 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> dict[str, str]:
-    """Train one run in a process of the cluster; return where and in which precision, or why not.
+    """Train one run in a process of the cluster.
 
     Args:
-        fields: of the recipe.
-        folder: of the run.
-        here: the folder from which the recipe's paths are meant.
+        fields: fields of the recipe.
+        folder: run folder.
+        here: working folder, to which the recipe's paths are relative.
         workers: see `train`.
+
+    Returns:
+        "host" and "precision" of a finished run; or the reason under "failed" (the training failed), "unsaved" (a file
+        could not be written) or "invalid" (the recipe or a folder is invalid on this machine).
     """
     host = platform.node()
     missing = [path for path in (here, str(Path(folder).parents[2])) if not Path(path).is_dir()]
     if missing:
-        return {"refused": f"{host} has no folder {missing[0]}. Work in a folder, and with an --out, that all share."}
+        return {
+            "invalid": f"{host} has no folder {missing[0]}. Use a working folder and an --out that all machines share."
+        }
     os.chdir(here)
     recipe = Recipe.from_dict(fields)
     try:
@@ -238,20 +248,20 @@ def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> d
     except errors.TrainingError as error:
         return {"failed": str(error)}
     except errors.GatewiseError as error:
-        return {"refused": f"{host}: {error}"}
+        return {"invalid": f"{host}: {error}"}
     return {"host": host, "precision": metrics["precision"]}
 
 
 @functools.lru_cache(maxsize=1)
 def _dataset(source: DataSource) -> Dataset | SegmentationDataset:
-    """Return the images, which the next run of this process needs too."""
+    """Load the images; cached for the next run in this process."""
     return source.load()
 
 
 def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | SegmentationDataset) -> dict[str, float]:
-    """Return images per second in a step of each recipe, timed in turn on this machine.
+    """Return the training speed of each recipe in images per second, timed in turn on this machine.
 
-    Runs of a cluster were trained on several machines and beside each other, so their own speeds compare nothing.
+    The speeds logged by runs of a cluster are not comparable: machines differ, and runs share them.
     """
     calls = {}
     for name, recipe in recipes.items():
@@ -275,6 +285,6 @@ def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | Segmentati
 
 
 def _step(learner: Learner, images: Any, labels: Any) -> float:
-    """Take a step that changes no weight; waits for the device."""
+    """Run a training step with learning rate 0 and wait for the device."""
     loss, _ = learner.step(images, labels, 0.0, 0)
     return float(loss)

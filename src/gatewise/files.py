@@ -1,7 +1,8 @@
-"""Files that survive: written beside and renamed, so that a kill at any moment leaves the old one or the new one.
+"""Atomic file writes, folder locks, and JSON records with a format number.
 
-What is read again later as the truth is a record: JSON with the number of its format, so that an older version refuses
-what it does not understand. A person may edit its values, which `details` checks.
+A file is written under a temporary name, flushed and renamed: after a kill at any moment, the old or the new file is
+there, complete. A record is a JSON object with a format number, so that older versions reject newer formats instead of
+misreading them. Users may edit the values of a record; `gatewise.schema` validates them.
 """
 
 # pyright: basic
@@ -20,60 +21,67 @@ from typing import Any
 from gatewise import _validation, errors
 
 FORMAT = "format"
-_LOCK = ".lock"  # in a folder while a process is at work there
-_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}\.(\d+)\.part")  # see beside_name
+_LOCK = ".lock"  # exists in a folder while a process is using it
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.(\d+)\.part")  # see beside_name
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to the disk, then rename: at no moment is there half a file under that name.
+    """Write to a temporary file in the same folder, flush it to disk, and rename it to `path`.
 
-    A link is followed. What cannot be written, and a pipe or device, is refused with `StorageError`.
+    Symbolic links are followed; missing parent folders are created.
+
+    Raises:
+        StorageError: `path` cannot be written, or is a pipe or device.
     """
     content = content.encode() if isinstance(content, str) else content
     path = path.resolve() if path.is_symlink() else path
-    beside = beside_name(path)
+    temporary = beside_name(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise errors.StorageError(f"{path} is a pipe or device, and a file is to be written. Choose another path.")
+        raise errors.StorageError(f"{path} is a pipe or device, expected a regular file. Choose another path.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
         raise _validation.cannot_write(path, error, len(content)) from error
     finally:
-        with contextlib.suppress(OSError):  # a folder that cannot be written to holds nothing to take away
-            beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a read-only folder there is nothing to delete
+            temporary.unlink(missing_ok=True)
 
 
 def beside_name(path: Path) -> Path:
-    """Return the name under which `path` is written: no two processes or threads share one, on any machine."""
+    """Return a temporary name next to `path`, unique across threads, processes and machines."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.part")
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill, which gets the name `folder` when all is written; there may be an empty one already."""
+    """Yield a temporary folder that is renamed to `folder` when the block succeeds and deleted when it fails.
+
+    Raises:
+        StorageError: a file cannot be written, or `folder` exists and is not empty.
+    """
     folder = folder.resolve()
-    beside = beside_name(folder)
+    temporary = beside_name(folder)
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        beside.rename(folder)
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
         flush_folder(folder.parent)
     except errors.StorageError as error:
-        raise errors.StorageError(str(error).replace(beside.name, folder.name)) from error
+        raise errors.StorageError(str(error).replace(temporary.name, folder.name)) from error
     except OSError as error:
         raise _validation.cannot_write(folder, error) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)  # on a full disk, half of it takes the room of the whole
+        shutil.rmtree(temporary, ignore_errors=True)  # so that a failed write on a full disk frees its space
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the disk keep the names in a folder, where the system can: else a power cut may undo a rename."""
+    """Flush a folder's entries to disk, if the system can; otherwise a power cut may undo a rename."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -83,9 +91,12 @@ def flush_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made: before hours of work, not after them. It is not made yet."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    probe = beside_name(there / "writable")
+    """Raise `StorageError` if no file can be created in `folder`; the folder itself is not created.
+
+    Call it before long work, so that the work is not lost to an unwritable folder.
+    """
+    existing_parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    probe = beside_name(existing_parent / "writable")
     try:
         probe.write_bytes(b"x")
     except OSError as error:
@@ -97,13 +108,17 @@ def check_writable(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make a folder and refuse it to others who ask likewise; what was made goes again if nothing has come into it.
+    """Create `folder` and hold its lock; on exit, delete the folders created here that are still empty.
 
-    The lock is the system's, on the file `.lock` in the folder, which is removed at the end. It ends with the process,
-    though workers that were forked live on; a `.lock` that a kill leaves keeps nobody out. Nor does a disk without
-    locks, or a folder that cannot be written to.
+    The system locks the file `.lock` in the folder, which is deleted on exit. It releases the lock when the process
+    ends, even if forked workers are still alive, so a `.lock` left by a kill does not block later processes. On file
+    systems without locks and in read-only folders there is no protection against concurrent writers.
+
+    Raises:
+        InvalidValueError: another process holds the lock.
+        StorageError: the folder cannot be created, or another user owns its lock file.
     """
-    from filelock import FileLock, Timeout  # loads asyncio
+    from filelock import FileLock, Timeout  # imported here because it loads asyncio
 
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     file = folder / _LOCK
@@ -116,10 +131,10 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise errors.InvalidValueError(
-            f"another process is at work in {folder}. Wait until it is done, or choose another --out."
+            f"another process is using {folder}. Wait until it has finished, or choose another --out."
         ) from None
     except OSError as error:
-        if isinstance(error, PermissionError) and file.exists():  # somebody else's
+        if isinstance(error, PermissionError) and file.exists():  # owned by another user
             raise _validation.cannot_write(file, error) from error
     try:
         yield
@@ -132,10 +147,10 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Take away what a kill left half-written or half-removed in `folder`, but not what a living process writes."""
+    """Delete temporary files and folders that a killed process left in `folder`; keep those of running processes."""
     for leftover in folder.glob(".*.part"):
-        found = _BESIDE.fullmatch(leftover.name)
-        if found is None or _is_alive(int(found[1])):
+        match = _TEMPORARY.fullmatch(leftover.name)
+        if match is None or _is_alive(int(match[1])):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -144,7 +159,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether another process with this number runs on this machine; where that cannot be asked, it does not."""
+    """Return whether another process with this ID runs on this machine; False on systems other than POSIX."""
     if process == os.getpid() or os.name != "posix":
         return False
     try:
@@ -157,12 +172,12 @@ def _is_alive(process: int) -> bool:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically."""
+    """Write `values` as JSON, atomically."""
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a file that is none is refused with its name."""
+    """Read a JSON file; raise `DataError` if it is not valid JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -171,14 +186,18 @@ def read_json(path: Path) -> Any:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; what is missing, is no regular file (a device has no end) or cannot be read is refused by name."""
+    """Read a regular file.
+
+    Raises:
+        DataError: the file does not exist, cannot be read, or is a folder or device (which may never end).
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise errors.DataError(f"{path} is no file: a folder or a device. Check the path.")
+            raise errors.DataError(f"{path} is not a regular file. Check the path.")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise errors.DataError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:  # ValueError: of a zero byte in the name, and GatewiseErrors pass
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name; GatewiseErrors pass
         if isinstance(error, errors.GatewiseError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
@@ -186,7 +205,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a text in UTF-8; what is none is refused with its name."""
+    """Read a UTF-8 text file; raise `DataError` if it is not valid UTF-8."""
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
@@ -198,31 +217,45 @@ def _reason(error: Exception) -> str:
 
 
 def check_format_not_newer(path: Path, newest: int, key: str = FORMAT) -> None:
-    """Refuse to write over a JSON file of a newer format; one that is missing or damaged may be written anew."""
+    """Raise `NewerFormatError` if the JSON file at `path` has a newer format.
+
+    Missing and damaged files pass: they may be overwritten.
+
+    Args:
+        path: file that is about to be written.
+        newest: newest format number known to this version.
+        key: entry that holds the format number.
+    """
     try:
         values = read_json(path)
     except errors.DataError:
         return
-    found = values.get(key) if isinstance(values, dict) else None
-    if isinstance(found, int) and found > newest:
-        _validation.check_format_number(path, found, newest)
+    number = values.get(key) if isinstance(values, dict) else None
+    if isinstance(number, int) and number > newest:
+        _validation.check_format_number(path, number, newest)
 
 
 def write_record(path: Path, values: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Write JSON with the number of its format, atomically; return what is in the file."""
+    """Write `values` as JSON with format number `number`, atomically; return the contents of the file."""
     plain = json.loads(json.dumps({FORMAT: number, **values}, allow_nan=False))
     write_json(path, plain)
     return plain
 
 
 def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
-    """Read what `write_record` wrote; files from before formats have no number.
+    """Read a file of `write_record`; files older than format numbers are accepted without one.
 
-    Refused with `DataError`: what is no such JSON or lacks one of the keys, and a newer format than `newest`.
+    Args:
+        path: the file.
+        newest: newest format number known to this version.
+        keys: entries that the file must have.
+
+    Raises:
+        DataError: the file is not a JSON object, lacks one of `keys`, or has an invalid or newer format number.
     """
     values = read_json(path)
     if not isinstance(values, dict):
-        raise errors.DataError(f"{path} holds no values by name. Was it written by gatewise? Restore it from a copy.")
+        raise errors.DataError(f"{path} is not a JSON object. Was it written by gatewise? Restore it from a copy.")
     if FORMAT in values:
         _validation.check_format_number(path, values[FORMAT], newest)
     _validation.entries_of(path, values, *keys)
@@ -230,7 +263,7 @@ def read_record(path: Path, newest: int, *keys: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Read JSON, one value a line; a line that is none is refused with the file's name and its number."""
+    """Read a JSON Lines file; raise `DataError` with the line number if a line is not valid JSON."""
     rows = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         try:

@@ -1,4 +1,4 @@
-"""Trained networks as folders to share: `config.json`, `model.safetensors` and a model card, offline or on a hub."""
+"""Share trained networks as folders or on the Hugging Face Hub: weights, `config.json` and a model card."""
 
 import tempfile
 from collections.abc import Mapping
@@ -18,24 +18,25 @@ _WRITTEN = (WEIGHTS, CONFIG, _CARD)  # in this order: the config holds the check
 
 
 class PretrainedNet(nn.Module, ModelHubMixin):
-    """A trained network and all that is needed to build it again: (N, C, H, W) normalised images -> its output.
+    """A trained network with the metadata to rebuild it: (N, C, H, W) normalised images -> output of the network.
 
-    `save_pretrained(folder)` writes `model.safetensors`, `config.json` and, for a run, a model card with its results;
-    `from_pretrained(folder or "user/name")` builds it again, from a folder without a network connection;
-    `push_to_hub("user/name")` shares it. These are huggingface_hub's, with all their options. A folder is also what
-    `gatewise predict` and `load_model` take.
+    `save_pretrained(folder)` writes `model.safetensors`, `config.json` and a model card, for a run with its results.
+    `from_pretrained(folder or "user/name")` rebuilds the network; a folder needs no internet connection.
+    `push_to_hub("user/name")` uploads it. All three take the options of `huggingface_hub.ModelHubMixin`.
+    `gatewise predict` and `load_model` read the same folders.
 
     Args:
-        network: to be shared.
-        spec: what builds it, as `make_model` takes it: "resnet50+gct".
-        details: what else is to be known: num_classes, in_chans and image_size as far as `make_model` is to be told;
-            for predictions also classes, mean and std.
-
-    Refused at saving, with `DataError`: a network that is not what `spec` builds.
+        network: the trained network.
+        spec: specification that `make_model` builds the network from, for example "resnet50+gct".
+        details: further entries of `config.json`: num_classes, in_chans and image_size if `make_model` needs them;
+            classes, mean and std for `gatewise predict`.
 
     Attributes:
-        network: itself.
-        config: `spec` and `details`, as `config.json` has them.
+        network: the trained network.
+        config: `spec` and `details`, as in `config.json`.
+
+    Raises:
+        DataError: on saving, if `spec` does not build this network.
 
     >>> import gatewise as gw
     >>> net = PretrainedNet(gw.make_model("resnet20+gct", num_classes=7), "resnet20+gct", num_classes=7)
@@ -54,7 +55,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
     @classmethod
     def of_run(cls, run: str | Path) -> Self:
-        """Open a run folder that `train` or `compact` wrote; with `DataError` refused: damaged, not ended."""
+        """Open a run folder of `train` or `compact`; raise `DataError` if the run is damaged or has not finished."""
         network, config = load_model(run)
         net = cls._of(network, config)
         net._results = Results.of(Path(run), config)
@@ -71,44 +72,56 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
     @property
     def spec(self) -> ModelSpec:
-        """What builds the network."""
+        """Specification of the network."""
         return ModelSpec.from_dict(self.config["spec"])
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """Return the card: of a run with its results, otherwise the name of the network alone."""
-        told = f"---\nlibrary_name: gatewise\n---\n\n# {self.spec}\n"
-        return ModelCard(told if self._results is None else model_card(self._results))
+        """Return the model card: with results for a run, otherwise only the name of the network."""
+        header = f"---\nlibrary_name: gatewise\n---\n\n# {self.spec}\n"
+        return ModelCard(header if self._results is None else model_card(self._results))
 
     def save_pretrained(
         self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
     ) -> str | None:
-        """Write the folder; files appear in it only when all are written and the network was built again from them.
+        """Write weights, `config.json` and model card to a folder; an existing model card is kept.
 
-        A model card that is there already is kept.
+        The files are moved into the folder only after all are written and the network has been rebuilt from them.
+
+        Args:
+            save_directory: folder to write.
+            repo_id: name on the hub; None takes the name of the folder.
+            push_to_hub: whether to upload the folder as well.
+            options: for `push_to_hub`.
+
+        Returns:
+            The URL of the upload, or None.
+
+        Raises:
+            DataError: `spec` does not build this network.
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
-            self._write(Path(beside), folder)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as temporary:
+            self._write(Path(temporary), folder)
             for file in _WRITTEN:
                 if file != _CARD or not (folder / file).exists():
-                    Path(beside, file).replace(folder / file)
+                    Path(temporary, file).replace(folder / file)
         return self.push_to_hub(repo_id or folder.resolve().name, **options) if push_to_hub else None
 
-    def _write(self, beside: Path, folder: Path) -> None:
+    def _write(self, temporary: Path, folder: Path) -> None:
         details = {key: value for key, value in self.config.items() if key != "spec"}
-        save_model(beside, self.network, self.spec, details)
+        save_model(temporary, self.network, self.spec, details)
         try:
-            load_model(beside)
+            load_model(temporary)
         except errors.GatewiseError as error:
-            reason = str(error).replace(f"{beside}/", "")
+            reason = str(error).replace(f"{temporary}/", "")
             raise errors.DataError(
                 f"{folder} was not written: {self.spec} does not build this network ({reason})"
             ) from None
-        (beside / _CARD).write_text(str(self.generate_model_card()))
+        (temporary / _CARD).write_text(str(self.generate_model_card()))
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  (the rest would be for the constructor)
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]  (no further options: the mixin would pass them to the constructor)
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
@@ -118,20 +131,23 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> Self:
-        """Build a network again, in eval mode, from a folder or from the hub's "user/name"; see `load_model`.
+        """Rebuild a network, in eval mode, from a folder or from "user/name" on the hub.
 
-        Refused with `DataError`: what is neither, and damaged files.
+        The options after the name are those of `huggingface_hub.snapshot_download`.
+
+        Raises:
+            DataError: there is no such folder and no such name on the hub, or a file is damaged.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             name = str(pretrained_model_name_or_path)
-            asked: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
-            asked |= {"force_download": force_download, "local_files_only": local_files_only}
+            options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+            options |= {"force_download": force_download, "local_files_only": local_files_only}
             try:
-                folder = Path(str(snapshot_download(name, allow_patterns=list(_WRITTEN), **asked)))
-            except (OSError, ValueError) as error:  # all that huggingface_hub raises of files, names and connections
+                folder = Path(str(snapshot_download(name, allow_patterns=list(_WRITTEN), **options)))
+            except (OSError, ValueError) as error:  # huggingface_hub raises these for files, names and connections
                 reason = " ".join(str(error).split())[:200]
                 raise errors.DataError(
-                    f"there is no folder {name!r} here, and the hub did not give a network of that name: {reason}"
+                    f"{name!r} is not a folder, and cannot be downloaded from the hub: {reason}"
                 ) from error
         return cls._of(*load_model(folder)).eval()

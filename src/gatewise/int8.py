@@ -1,4 +1,4 @@
-"""Convolutions and matrix products of an ONNX file in int8, by ONNX Runtime's static quantisation."""
+"""Quantise the convolutions and matrix products of an ONNX file with ONNX Runtime's static quantisation."""
 
 # pyright: basic
 
@@ -14,17 +14,18 @@ from torch import Tensor
 from gatewise import _validation, errors
 from gatewise.log_filters import without_records
 
-_TYPES = ["Conv", "Gemm", "MatMul"]  # what takes the time; gates, norms and additions between them stay in float32
+_TYPES = ["Conv", "Gemm", "MatMul"]  # the expensive operators; gates, norms and additions between them stay in float32
 
 
 def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
-    """Rewrite an ONNX file: weights in int8 for each output channel, inputs of the layers in uint8.
+    """Quantise an ONNX file in place: weights to int8 per output channel, inputs of the layers to uint8.
 
     Args:
-        file: as `export_run` writes it.
-        batches: images that show the range of every map: its smallest and largest value.
+        file: ONNX file of `export_run`.
+        batches: calibration images, (N, C, H, W), over which the minimum and maximum of each activation are measured.
 
-    Refused with `TrainingError`: a network that ONNX Runtime cannot quantise; the file stays as it was.
+    Raises:
+        TrainingError: ONNX Runtime cannot quantise this network; the file is not changed.
     """
     quantization = _validation.import_optional("onnxruntime.quantization", "int8", "export")
     shapes = _validation.import_optional("onnxruntime.quantization.shape_inference", "int8", "export")
@@ -38,7 +39,9 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         prepared, written = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         try:
-            shapes.quant_pre_process(file, prepared, skip_symbolic_shape=True)  # that stumbles over norms, as gct has
+            shapes.quant_pre_process(
+                file, prepared, skip_symbolic_shape=True
+            )  # symbolic shape inference fails on norms as in gct
             quantization.quantize_static(
                 prepared,
                 written,
@@ -48,7 +51,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
-        except Exception as error:  # whatever ONNX Runtime stumbles over
+        except Exception as error:  # the errors of ONNX Runtime have no other common base class
             reason = " ".join(str(error).split())[:200]
             raise errors.TrainingError(f"ONNX Runtime cannot quantise this network: {reason}.") from None
         file.write_bytes(written.read_bytes())
@@ -56,7 +59,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Drop ONNX Runtime's general advice on graphs, which it gives as warnings and in the root logger."""
+    """Drop the general advice of ONNX Runtime on graphs, given as warnings and as records of the root logger."""
     folder = Path(str(_validation.import_optional("onnxruntime", "int8", "export").__file__)).parent
     with without_records(None, lambda record: folder in Path(record.pathname).parents), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"onnxruntime\b")

@@ -1,4 +1,4 @@
-"""Keep single messages of other libraries from the user, and nothing else."""
+"""Drop single log records of other libraries."""
 
 import logging
 from collections.abc import Callable, Generator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_records(logger: str | None, unwanted: Callable[[logging.LogRecord], bool]) -> Generator[None]:
-    """Drop the unwanted records of one logger; its level, its handlers and all other records stay as they are.
+    """Drop the unwanted records of one logger while the block runs; its level and handlers are not changed.
 
     Args:
-        logger: its name; None is the root logger. Records of its children do not pass through it.
-        unwanted: whether to drop a record.
+        logger: name of the logger; None is the root logger. Records of child loggers are not filtered.
+        unwanted: returns True for records to drop.
     """
 
     def wanted(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""A run's model card: what it is, what was measured, how it was trained and how to use it, in the hub's Markdown."""
+"""Write the model card of a run: results, use and training recipe, as Markdown with the hub's YAML header."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -22,25 +22,25 @@ _USE = """\
 import torch
 import gatewise as gw
 
-net = gw.PretrainedNet.from_pretrained("FOLDER")  # or, of a hub, "user/name"
+net = gw.PretrainedNet.from_pretrained("FOLDER")  # or "user/name" on the hub
 pixels = torch.zeros(1, {in_chans}, {size})  # 0 to 255
 mean, std = (torch.tensor(net.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
 logits = net((pixels - mean) / std)
 ```
 
-or, of a downloaded folder, `gatewise predict FOLDER photo.jpg`.
+Or, with a downloaded folder: `gatewise predict FOLDER photo.jpg`.
 """
 
 
 @dataclass(frozen=True)
 class Results:
-    """What a run tells of itself.
+    """Config, metrics and recipe of a finished run.
 
     Attributes:
-        config: its `config.json`.
-        metrics: its `metrics.json`.
-        recipe: that it was trained with.
-        images: how many validation images the score is of; None where that is not known.
+        config: content of `config.json`.
+        metrics: content of `metrics.json`.
+        recipe: recipe of the training.
+        images: number of validation images that the score was computed on, or None if unknown.
     """
 
     config: Mapping[str, Any]
@@ -50,13 +50,13 @@ class Results:
 
     @classmethod
     def of(cls, folder: Path, config: Mapping[str, Any]) -> "Results":
-        """Read the files of a run folder; refused with `DataError` is a run that has not ended."""
+        """Read the files of a run folder; raise `DataError` if the run has not finished."""
         if absent := [key for key in ("classes", "image_size", "in_chans") if key not in config]:
             raise errors.DataError(f"{folder / 'config.json'} has no {', '.join(absent)}. Was it written by gatewise?")
         metrics = folder / "metrics.json"
         if not metrics.exists():
             raise errors.DataError(
-                f"{folder} has no metrics.json: the run has not ended. Go on with gatewise train --resume."
+                f"{folder} has no metrics.json: the run has not finished. Resume it with gatewise train --resume."
             )
         predictions = folder / "predictions.safetensors"
         images = len(next(iter(read_tensors(predictions).values()))) if predictions.exists() else None
@@ -64,18 +64,18 @@ class Results:
 
     @property
     def score(self) -> str:
-        """What the network is judged by, a key of `TITLES`."""
+        """Name of the main metric, a key of `TITLES`."""
         return self.metrics.get("score", "accuracy")
 
     @property
     def data(self) -> str:
-        """The data set's name, without the folders that it lay in."""
+        """Name of the data set, without parent folders."""
         data = self.recipe.data
         return data.removeprefix(_HUB) if data.startswith(_HUB) else Path(data).name
 
 
 def model_card(results: Results) -> str:
-    """Return the card: YAML for the hub, then Markdown for people."""
+    """Return the model card: a YAML header for the hub, then Markdown."""
     header = yaml.safe_dump(_header(results), sort_keys=False, allow_unicode=True)
     return f"---\n{header}---\n\n" + "\n".join(_sections(results))
 
@@ -104,30 +104,30 @@ def _sections(results: Results) -> Iterator[str]:
     yield "## Results\n\n| | |\n| --- | --- |"
     yield from (f"| {what} | {value} |" for what, value in _rows(results))
     yield (
-        "\nAfter the last epoch, not the best one. One training with one seed: how far another would differ it "
-        "does not tell.\n"
+        "\nAfter the last epoch, not the best epoch. From one training with one seed; the variation between seeds is "
+        "not known.\n"
     )
     size = ", ".join(map(str, config["image_size"]))
     yield "## Use\n\n" + _USE.format(in_chans=config["in_chans"], size=size)
-    yield "## How it was trained\n\n```yaml\n" + yaml.safe_dump(_told(recipe), sort_keys=False) + "```"
+    yield "## How it was trained\n\n```yaml\n" + yaml.safe_dump(_shareable(recipe), sort_keys=False) + "```"
     hardware = ", ".join(f"{key} {value}" for key, value in results.metrics["environment"].items())
     yield f"\nPrecision {results.metrics['precision']}; {hardware}.\n"
 
 
 def _rows(results: Results) -> Iterator[tuple[str, str]]:
     metrics = results.metrics
-    of = f" on {results.images:,} validation images" if results.images else ""
-    yield TITLES[results.score], f"**{100 * metrics[results.score]:.2f} %**{of}"
+    images = f" on {results.images:,} validation images" if results.images else ""
+    yield TITLES[results.score], f"**{100 * metrics[results.score]:.2f} %**{images}"
     yield "parameters", f"{metrics['parameters']:,}"
     if "open_fraction" in metrics:
         yield "open gates", f"{100 * metrics['open_fraction']:.1f} % on average"
     if "executed_macs" in metrics:
-        yield "multiply-adds executed for an image, on average", f"{metrics['executed_macs'] / 1e6:,.1f} million"
+        yield "MACs executed per image, on average", f"{metrics['executed_macs'] / 1e6:,.1f} million"
     yield "epochs", str(metrics["epochs"])
 
 
-def _told(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as anyone may read it: of paths the last part."""
+def _shareable(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe with paths cut to their last part, so that no local folders are published."""
     values = dataclasses.asdict(recipe)
     paths = ("data", "init", "gater_init", "class_names")
     return {

@@ -1,4 +1,4 @@
-"""What a trained network says of images: classes with their probabilities, or a mask and an overlay for each."""
+"""Predict images with a trained network: class probabilities, or a mask and an overlay per image."""
 
 import io
 import sys
@@ -23,18 +23,18 @@ from gatewise.training import Recipe, pixel_classes
 
 _STANDARD_INPUT = Path("-")
 _NEEDED = ("classes", "mean", "std", "image_size", "in_chans")
-_TOLD = 5  # classes of a mask that are told in one line
+_SHOWN = 5  # classes of a mask that format_prediction shows
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network, ready for images of any size.
+    """A trained network with its preprocessing, for images of any size.
 
     Attributes:
-        network: a batch of normalised images -> logits, or logits and gates.
-        config: classes, mean and std, size of the images.
-        scale: side to which images with a label at each pixel are scaled, or None.
-        device: where the network is.
+        network: (N, C, H, W) normalised images -> logits, or logits and gates.
+        config: content of `config.json`: classes, mean, std, image size.
+        scale: for segmentation, the length to which the shorter side of an image is scaled, or None.
+        device: device of the network.
     """
 
     network: Callable[[Tensor], Any]
@@ -44,9 +44,10 @@ class Predictor:
 
     @classmethod
     def of(cls, source: str | Path) -> "Predictor":
-        """Open a run folder, one of `save_pretrained`, or an ONNX file of `gatewise export`.
+        """Open a run folder, a folder of `save_pretrained`, or an ONNX file of `gatewise export`.
 
-        Refused with `DataError`: what is damaged, or does not say what its classes are and how it takes images.
+        Raises:
+            DataError: a file is damaged, or has no classes, mean, std, image_size or in_chans.
         """
         source = _validation.check_path_exists("run folder or ONNX file", source)
         if source.is_file():
@@ -55,7 +56,7 @@ class Predictor:
             _check_complete(source, config)
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
         model, config = load_model(source)
-        check_weights_finite(source / WEIGHTS, model, "Train the run anew")
+        check_weights_finite(source / WEIGHTS, model, "Train the run again")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         _check_complete(source / "config.json", config)
         recipe = source / "recipe.yaml"
@@ -64,20 +65,20 @@ class Predictor:
 
     @property
     def labels_pixels(self) -> bool:
-        """Whether the network gives each pixel a class."""
+        """Whether the network is a segmentation network."""
         return self.config.get("task", "classify") == "segment"
 
     @property
     def classes(self) -> list[str]:
-        """Names, in the order of the numbers in a mask."""
+        """Names of the classes by index; for segmentation networks by the values in a mask."""
         return list(with_background(self.config["classes"]))
 
     @torch.inference_mode()
     def logits(self, picture: Any) -> tuple[Tensor, float | None]:
-        """Return a PIL image's logits, and of a GaterNet the share of open gates.
+        """Return the logits of a PIL image, and the fraction of open gates of a GaterNet (otherwise None).
 
-        The image is read as the validation images of the training were: scaled and its centre cropped to their size
-        where a class for the whole image is asked for, and otherwise scaled to the recipe's image_size.
+        The image is preprocessed like the validation images of the training: for classification scaled and centre
+        cropped to their size, for segmentation scaled to the recipe's image_size.
         """
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         pixels = self._pixels(picture).float()
@@ -101,8 +102,8 @@ class Predictor:
 
 
 def _check_complete(file: Path, config: Mapping[str, Any]) -> None:
-    if absent := [key for key in _NEEDED if config.get(key) is None]:
-        raise errors.DataError(f"{file} has no {', '.join(absent)}, which predictions need.")
+    if missing := [key for key in _NEEDED if config.get(key) is None]:
+        raise errors.DataError(f"{file} has no {', '.join(missing)}, which predict needs. Restore the file.")
     for key in ("mean", "std"):
         if len(config[key]) != config["in_chans"]:
             raise errors.DataError(
@@ -113,40 +114,47 @@ def _check_complete(file: Path, config: Mapping[str, Any]) -> None:
 def predict(
     source: str | Path, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
 ) -> Iterator[dict[str, Any]]:
-    """Yield for each image what a trained network says of it, as JSON takes it.
+    """Yield one prediction per image, as a dict of JSON values.
 
     Args:
-        source: a run folder, one of `save_pretrained`, or an ONNX file that `gatewise export` wrote.
-        images: image files, folders of them at any depth, or "-" for an image on standard input.
-        out: where pixels are labelled, the folder for NAME_mask.png (class indices with a palette) and
-            NAME_overlay.png, both of the image's own size.
-        top_k: how many classes are told of an image, the most probable first.
+        source: run folder, folder of `save_pretrained`, or ONNX file of `gatewise export`.
+        images: image files, folders (searched recursively), or "-" for one image on standard input.
+        out: for segmentation, the folder for NAME_mask.png (class indices with a palette) and NAME_overlay.png, both
+            in the size of the image.
+        top_k: for classification, the number of classes per image, most probable first.
 
-    Refused with `DataError`: no image, an unreadable one, two of one name whose masks would overwrite each other; with
-    ValueError, no `out` where one is needed, top_k below 1.
+    Yields:
+        "image", and "classes" (probability by name) for classification, or "mask", "overlay" (paths) and "shares"
+        (fraction of pixels by class) for segmentation; "open_gates" (fraction) for a GaterNet.
+
+    Raises:
+        DataError: there is no image, an image cannot be read, or two images of one name would write the same mask.
+        ValueError: `out` is missing for a segmentation network, or top_k is below 1.
     """
     _validation.check_integer_at_least(1, top_k=top_k)
     files = dict(_files(images))
     predictor = Predictor.of(source)
     if predictor.labels_pixels:
         if out is None:
-            raise errors.InvalidValueError("this run labels pixels; give a folder for its masks with out (--out).")
+            raise errors.InvalidValueError(
+                "this is a segmentation network; give a folder for its masks with out (--out)."
+            )
         _check_not_overwriting(files, Path(out))
     for file, name in files.items():
         picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
         logits, open_gates = predictor.logits(picture)
-        found: dict[str, Any] = {"image": str(file)}
+        prediction: dict[str, Any] = {"image": str(file)}
         if predictor.labels_pixels:
-            found |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / name)
+            prediction |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / name)
         else:
             best = logits.softmax(0).topk(min(top_k, len(logits)))
             pairs = zip(best.indices, best.values, strict=True)
-            found["classes"] = {predictor.classes[int(index)]: float(share) for index, share in pairs}
-        yield found if open_gates is None else {**found, "open_gates": open_gates}
+            prediction["classes"] = {predictor.classes[int(index)]: float(share) for index, share in pairs}
+        yield prediction if open_gates is None else {**prediction, "open_gates": open_gates}
 
 
 def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
-    """Yield image files and what their masks are called: the path inside a folder that was given, without suffix."""
+    """Yield each image file with the name of its mask: its path inside the given folder, without suffix."""
     for given in images:
         if Path(given) == _STANDARD_INPUT:
             yield _STANDARD_INPUT, Path("image")
@@ -158,33 +166,35 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
         try:
             inside = sorted(file for file in path.rglob("*") if is_image(file.name))
         except OSError as error:
-            raise errors.DataError(f"{path} cannot be looked through ({error.strerror}).") from None
+            raise errors.DataError(f"{path} cannot be searched ({error.strerror}).") from None
         if not inside:
-            raise errors.DataError(f"{path} holds no images.")
+            raise errors.DataError(f"{path} contains no images.")
         for file in inside:
             yield file, file.relative_to(path).with_suffix("")
 
 
 def _check_not_overwriting(files: Mapping[Path, Path], out: Path) -> None:
     if out.resolve() in {file.parent.resolve() for file in files}:
-        raise errors.DataError(f"{out} holds the images themselves. Give a folder of its own for masks and overlays.")
+        raise errors.DataError(f"{out} is the folder of the images. Give another folder for masks and overlays.")
     seen: dict[Path, Path] = {}
     for file, name in files.items():
         if (other := seen.setdefault(name, file)) != file:
-            raise errors.DataError(f"{other} and {file} would write the same mask. Predict them one after the other.")
+            raise errors.DataError(
+                f"{other} and {file} would write the same mask. Predict them in two calls with different --out."
+            )
 
 
 def _write_masks(classes: Sequence[str], picture: Any, logits: Tensor, name: Path) -> dict[str, Any]:
-    """Write an image's mask and overlay, and return their paths with the share of each class."""
+    """Write the mask and overlay of an image; return their paths and the fraction of pixels of each class."""
     from PIL import Image
 
-    whole = nn.functional.interpolate(logits.unsqueeze(0).float(), (picture.height, picture.width), mode="bilinear")
-    mask = pixel_classes(whole)[0].cpu()
+    upsampled = nn.functional.interpolate(logits.unsqueeze(0).float(), (picture.height, picture.width), mode="bilinear")
+    mask = pixel_classes(upsampled)[0].cpu()
     colours = class_colours(len(classes))
     indexed = Image.fromarray(mask.to(torch.uint8).numpy())
     indexed.putpalette(colours.flatten().tolist())
     overlay = Image.blend(picture, Image.fromarray(coloured(mask, colours).numpy()), 0.5)
-    if len(classes) == 2:  # background stays as it is
+    if len(classes) == 2:  # keep the background uncoloured
         overlay = Image.composite(overlay, picture, Image.fromarray((mask > 0).numpy()))
     paths = {kind: name.with_name(f"{name.name}_{kind}.png") for kind in ("mask", "overlay")}
     for path, image in zip(paths.values(), (indexed, overlay), strict=True):
@@ -199,12 +209,12 @@ def _png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def format_prediction(found: dict[str, Any]) -> str:
-    """Return one line for people."""
-    if "classes" in found:
-        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in found["classes"].items())
+def format_prediction(prediction: dict[str, Any]) -> str:
+    """Return a prediction of `predict` as one line of text."""
+    if "classes" in prediction:
+        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction["classes"].items())
     else:
-        most = sorted(found["shares"].items(), key=lambda item: -item[1])[:_TOLD]
-        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {found['overlay']}"
-    opened = f"; {100 * found['open_gates']:.0f} % of the gates open" if "open_gates" in found else ""
-    return f"{found['image']}: {what}{opened}"
+        most = sorted(prediction["shares"].items(), key=lambda item: -item[1])[:_SHOWN]
+        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {prediction['overlay']}"
+    gates_open = f"; {100 * prediction['open_gates']:.0f} % of the gates open" if "open_gates" in prediction else ""
+    return f"{prediction['image']}: {what}{gates_open}"

@@ -1,4 +1,4 @@
-"""Make of a trained run another one without the filters that are closed for all images."""
+"""Compact a run: write a new run without the filters that are closed for all training images."""
 
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,20 @@ def compact_run(
     data: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compact the GaterNet of a run over its training images, and write a run folder that opens like any other.
+    """Compact the GaterNet of a run over its training images, and write it as a new run folder.
 
     Args:
-        folder: of a finished run.
-        out: the new run folder.
-        images: how many training images decide which gates are constant; None takes all.
-        data: a data set in the place of the run's own.
+        folder: folder of a finished run.
+        out: new run folder.
+        images: number of training images over which constant gates are found; None takes all.
+        data: data set to use instead of the run's own.
         progress: where to show progress; None shows nothing.
 
-    Returns the metrics of the new run: its score and the old one's, the work of both, and the compaction.
+    Returns:
+        The metrics of the new run, with the score before compaction and the compaction itself.
 
-    Refused with ValueError: a run without a gater, one whose images cannot be found, an `out` that holds something,
-    images below 1.
+    Raises:
+        ValueError: the run has no gater, its images cannot be found, `out` is not empty, or `images` is below 1.
     """
     if images is not None:
         _validation.check_integer_at_least(1, images=images)
@@ -44,11 +45,11 @@ def compact_run(
     (run,) = open_runs([folder], data)
     if not isinstance(run.model, GaterNet):
         raise errors.InvalidValueError(
-            f"{folder} has no gater: all its filters are open. Train one with gatewise train --budget 0.5 ..."
+            f"{folder} has no gater: all its filters are open. Train one with a gater: gatewise train --budget 0.5 ..."
         )
     if run.dataset is None:
         raise errors.DataError(f"the images of {folder} are needed: {run.missing}")
-    say("finding the gates that never change")
+    say("finding constant gates")
     small = compact(run.model, run.of("train").first(images), check=run.first())
     compaction: Compaction = small.compaction
     say("evaluating both networks")
@@ -63,9 +64,9 @@ def compact_run(
         "compaction": compaction.to_dict(),
     }
     steps = [*run.config.get("compacted", []), compaction.to_dict()]
-    with new_folder(out) as beside:
+    with new_folder(out) as temporary:
         for name in ("recipe.yaml", "log.jsonl"):
             if (Path(folder) / name).exists():
-                write_atomically(beside / name, read_bytes(Path(folder) / name))
-        save_model(beside, small, run.spec, {**details_in(run.config), "compacted": steps})
-        return write_metrics(beside, metrics)
+                write_atomically(temporary / name, read_bytes(Path(folder) / name))
+        save_model(temporary, small, run.spec, {**details_in(run.config), "compacted": steps})
+        return write_metrics(temporary, metrics)

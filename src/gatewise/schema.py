@@ -1,4 +1,4 @@
-"""What a file says of its network and images: each value is checked before anything is built or allocated from it."""
+"""Schema of stored metadata, validated before a model is built from it."""
 
 # pyright: basic
 
@@ -53,10 +53,10 @@ def _scores_of_classes(name: str, value: Any) -> None:
 
 def _environment(name: str, value: Any) -> None:
     if "hardware" not in _validation.check_mapping(name, value):
-        raise errors.InvalidValueError(f"{name} must name the hardware, got {_validation.safe_repr(value)}.")
+        raise errors.InvalidValueError(f"{name} must have an entry 'hardware', got {_validation.safe_repr(value)}.")
 
 
-_EACH: dict[str, Callable[[str, Any], Any]] = {
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "num_classes": _count_or_none,
     "in_chans": _count_or_none,
     "image_size": _validation.check_image_size,
@@ -71,10 +71,14 @@ _EACH: dict[str, Callable[[str, Any], Any]] = {
 
 
 def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
-    """Return `config`, what `file` says of a network, if each value that is there can be used.
+    """Return `config` if every known entry in it is valid; entries may be missing.
 
-    Refused with `DataError`, which names the file: what is no mapping; sizes, classes, mean and std of other types, out
-    of range, or that contradict each other.
+    Args:
+        file: file that `config` was read from, named in errors.
+        config: parsed JSON: num_classes, in_chans, image_size, classes, mean, std, task, scale, sha256, spec.
+
+    Raises:
+        DataError: `config` is not a mapping, or an entry has the wrong type, is out of range or contradicts another.
 
     >>> checked_details(Path("config.json"), {"mean": [3.0], "std": [0.0]})
     Traceback (most recent call last):
@@ -82,8 +86,8 @@ def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
     gatewise.errors.DataError: config.json: std must be between 1e-06 and 1e+06, got 0.0. Restore the file.
     """
     try:
-        _validation.check_mapping("what it holds", config)
-        for name, check in _EACH.items():
+        _validation.check_mapping("the content", config)
+        for name, check in _CHECKS.items():
             if name in config:
                 check(name, config[name])
         _check_consistent(config)
@@ -92,7 +96,7 @@ def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
     return config
 
 
-_OF_METRICS: dict[str, Callable[[str, Any], Any]] = {
+_METRICS_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "parameters": lambda name, value: _validation.check_integer_at_least(0, **{name: value}),
     "epochs": lambda name, value: _validation.check_integer_at_least(0, **{name: value}),
     "precision": _validation.check_str,
@@ -107,14 +111,18 @@ _OF_METRICS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
-    """Return what a run's `metrics.json` holds, if each value that a page or report shows is there and can be used."""
+    """Return `metrics`, the content of a run's `metrics.json`, if every value that reports show is there and valid.
+
+    Raises:
+        DataError: `metrics` is not a mapping, or an entry is missing, has the wrong type or is out of range.
+    """
     try:
-        _validation.check_mapping("what it holds", metrics)
+        _validation.check_mapping("the content", metrics)
         score = metrics.get("score", "accuracy")
         for name in ("parameters", "epochs", "precision", "environment", score, "images_per_second"):
             if not isinstance(name, str) or name not in metrics:
                 raise errors.InvalidValueError(f"it has no {_validation.safe_repr(name)}. Was it written by gatewise?")
-        for name, check in _OF_METRICS.items():
+        for name, check in _METRICS_CHECKS.items():
             if name in metrics:
                 check(name, metrics[name])
     except errors.GatewiseError as error:
@@ -123,7 +131,7 @@ def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
 
 
 def _check_consistent(config: Mapping[str, Any]) -> None:
-    """Refuse lists whose lengths do not agree with the counts beside them."""
-    for name, of in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
-        if name in config and isinstance(config.get(of), int) and len(config[name]) != config[of]:
-            raise errors.InvalidValueError(f"{name} has {len(config[name])} entries, but {of} is {config[of]}.")
+    """Raise if the length of mean or std is not in_chans, or the length of classes is not num_classes."""
+    for name, count in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
+        if name in config and isinstance(config.get(count), int) and len(config[name]) != config[count]:
+            raise errors.InvalidValueError(f"{name} has {len(config[name])} entries, but {count} is {config[count]}.")

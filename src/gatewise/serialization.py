@@ -1,6 +1,6 @@
-"""Files that survive: weights with a checksum and the spec to rebuild them, written atomically.
+"""Save and load networks: weights as safetensors with a checksum, and the spec to rebuild the network as JSON.
 
-Everything is safetensors and JSON; nothing is ever unpickled. The JSON files are records, which have a format number.
+Nothing is ever unpickled. Files are written atomically; JSON files are records with a format number (see `files`).
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from gatewise.schema import checked_details, checked_metrics
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
-RUN_FORMAT = 1  # of config.json, metrics.json and state.json; raise it when an older version would misread them
-_OF_A_RECORD = {FORMAT, "values_sha256"}  # entries that are no values; the second, of older versions, is ignored
-_OF_THE_FILE = {"spec", "sha256", *_OF_A_RECORD}  # entries of config.json that are not details
+RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them
+_RECORD_KEYS = {FORMAT, "values_sha256"}  # not values; values_sha256 was written by older versions and is ignored
+_CONFIG_KEYS = {"spec", "sha256", *_RECORD_KEYS}  # entries of config.json that are not details
 
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
-    """Write `model.safetensors`, then `config.json` with its sha256, the spec and `details`."""
+    """Write `model.safetensors`, then `config.json` with the spec, `details` and the sha256 of the weights."""
     content = save_tensors(plain_tensors(model.state_dict()))
     write_atomically(folder / WEIGHTS, content)
     config = {"spec": spec.to_dict(), **details_in(details), "sha256": hashlib.sha256(content).hexdigest()}
@@ -36,31 +36,38 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping
 
 
 def details_in(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `details` that `save_model` was given, out of a `config.json`."""
-    return {key: value for key, value in config.items() if key not in _OF_THE_FILE}
+    """Return the `details` that were passed to `save_model`, from the content of `config.json`."""
+    return {key: value for key, value in config.items() if key not in _CONFIG_KEYS}
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `metrics.json`, by which a run is complete; return what is in the file."""
-    return write_record(folder / METRICS, {k: v for k, v in metrics.items() if k not in _OF_A_RECORD}, RUN_FORMAT)
+    """Write `metrics.json`, which marks a run as finished; return the contents of the file."""
+    return write_record(folder / METRICS, {k: v for k, v in metrics.items() if k not in _RECORD_KEYS}, RUN_FORMAT)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read `metrics.json`; a damaged one, or one of a newer format, is refused with `DataError`."""
+    """Read and validate `metrics.json`; raise `DataError` if it is damaged or of a newer format."""
     metrics = read_record(folder / METRICS, RUN_FORMAT)
     checked_metrics(folder / METRICS, metrics)
     return metrics
 
 
 def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Rebuild the model of a run folder, in eval mode; return it with its `config.json`.
+    """Rebuild the network of a run folder and load its weights.
 
-    Weights whose checksum differs from the recorded one, or that do not fit the recorded network, are refused with
-    `DataError`.
+    Args:
+        folder: a run folder, or a folder of `save_pretrained`.
+
+    Returns:
+        The network in eval mode, and the content of `config.json`.
+
+    Raises:
+        DataError: a file is missing or damaged, the checksum of the weights is not the recorded one, or the weights do
+            not fit the network.
     """
     folder = _validation.check_path_exists("run folder", folder)
     if not (folder / CONFIG).exists():
-        raise errors.DataError(f"{str(folder)!r} is no run folder: it has no {CONFIG}. Check the path.")
+        raise errors.DataError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path.")
     config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
     checked_details(folder / CONFIG, config)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
@@ -76,7 +83,9 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
     """Build the network that a config describes, with fresh weights."""
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
     spec = ModelSpec.from_dict(config["spec"])
-    built = {key: value for key, value in spec.model_options.items() if key != "pretrained"}  # the file has it all
+    built = {
+        key: value for key, value in spec.model_options.items() if key != "pretrained"
+    }  # model.safetensors has all weights
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
     steps = config.get("compacted", [])
     if not isinstance(steps, list):
@@ -87,27 +96,37 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
 
 
 def of_gater_net(weights: Mapping[str, Tensor]) -> bool:
-    """Whether weights are those of a GaterNet, gater and backbone."""
+    """Return whether the weights are those of a GaterNet (gater and backbone)."""
     return any(name.startswith("gater.") for name in weights)
 
 
 def load_gater(net: nn.Module, source: str | Path) -> None:
-    """Start the features of a GaterNet's gater from a trained network of the same form, whose classifier is left out.
+    """Load the features of a GaterNet's gater from a trained network of the same architecture, without its classifier.
 
     Args:
         net: a `GaterNet` with a gater built by name.
         source: a run folder, whose checksum is verified, or a safetensors file.
+
+    Raises:
+        InvalidValueError: the gater was not built by name.
+        DataError: the weights cannot be read or do not fit.
     """
     features = getattr(getattr(net, "gater", None), "features", None)
     if not isinstance(features, nn.Module):
-        raise errors.InvalidValueError("only a gater built by name, light or resnet20, has features to start from.")
+        raise errors.InvalidValueError(
+            "only a gater built by name (light or resnet20) has features that can be initialised from weights."
+        )
     file, weights, _ = read_source(source)
     own = features.state_dict()
     fill(features, {name: value for name, value in weights.items() if name in own or not name.startswith("fc.")}, file)
 
 
 def read_source(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """Return the file, its weights, and the `config.json` beside them ({} for a bare file) of a run folder or file."""
+    """Read weights from a run folder or a safetensors file.
+
+    Returns:
+        The file with the weights, the weights by name, and the content of `config.json` ({} for a bare file).
+    """
     source = _validation.check_path_exists("weights", source)
     config = read_record(source / CONFIG, RUN_FORMAT) if source.is_dir() else {}
     checked_details(source / CONFIG, config)
@@ -128,10 +147,10 @@ def ruined_parameter(model: nn.Module) -> str | None:
 def not_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter or buffer with a value that is not finite, or None.
 
-    A buffer may hold -inf, as masks of attention do; the statistics of a norm may not.
+    Buffers may contain -inf, as attention masks do; running_mean and running_var may not.
     """
-    if (found := ruined_parameter(model)) is not None:
-        return found
+    if (name := ruined_parameter(model)) is not None:
+        return name
     for name, buffer in model.named_buffers():
         if not buffer.is_floating_point():
             continue
@@ -141,14 +160,20 @@ def not_finite(model: nn.Module) -> str | None:
     return None
 
 
-def check_weights_finite(source: object, model: nn.Module, way_out: str) -> None:
-    """Refuse a network whose weights are not all finite: no number that it gives would mean anything."""
+def check_weights_finite(source: object, model: nn.Module, remedy: str) -> None:
+    """Raise `DataError` if a parameter or buffer of `model` is not finite.
+
+    Args:
+        source: file of the weights, named in the error.
+        model: network to check.
+        remedy: what to do about it, the last sentence of the error.
+    """
     if (name := not_finite(model)) is not None:
-        raise errors.DataError(f"{source}: {name} holds values that are not finite. {way_out}.")
+        raise errors.DataError(f"{source}: {name} holds values that are not finite. {remedy}.")
 
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
-    """Load weights that were read from `file`; refuse those of another network."""
+    """Load `weights` into `model`; raise `DataError`, naming `file`, if they do not fit."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -157,21 +182,21 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: s
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies that share no memory, as safetensors demands."""
+    """Return contiguous CPU copies that share no memory, as safetensors requires."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file, which must have this checksum if one is given."""
+    """Read a safetensors file; raise `DataError` if it is damaged or its checksum is not `sha256` (None: any)."""
     _validation.check_path_exists("safetensors file", path)
     content = read_bytes(path)
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
+    actual = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and actual != sha256:
         raise errors.DataError(
-            f"{path} is damaged: its sha256 is {found[:12]}..., recorded is {sha256[:12]}.... Restore it from a copy."
+            f"{path} is damaged: its sha256 is {actual[:12]}..., expected {sha256[:12]}.... Restore it from a copy."
         )
     try:
         return load_tensors(content)
-    except Exception as error:  # SafetensorError, and what types lead to that this torch does not have
+    except Exception as error:  # SafetensorError, or a dtype that this torch does not have
         reason = " ".join(str(error).split())[:200]
-        raise errors.DataError(f"{path} is no safetensors file ({reason}).") from None
+        raise errors.DataError(f"{path} is not a valid safetensors file ({reason}).") from None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gatewise import _validation, errors
 from gatewise.insertion import gates_in
+from gatewise.mixins import add_mixin, remove_mixin
 from gatewise.registry import Gate
 
 _BEFORE = "_requires_grad_before_freezing"  # attribute of a module: requires_grad of its parameters, by name
@@ -71,11 +72,13 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
     return [group for group in groups if group["params"]]
 
 
-def _keep_evaluating(layer: nn.Module, mode: bool = True) -> nn.Module:
-    """Replace `layer.train` for a frozen normalisation layer: it stays in eval mode, its children follow `mode`."""
-    nn.Module.train(layer, mode)
-    layer.training = False
-    return layer
+class _KeepsStatistics(nn.Module):
+    """`train` of a frozen normalisation layer: it stays in eval mode, its children follow `mode`."""
+
+    def train(self, mode: bool = True) -> "_KeepsStatistics":
+        super().train(mode)
+        self.training = False
+        return self
 
 
 def train_only_gates(model: nn.Module) -> None:
@@ -103,7 +106,7 @@ def train_only_gates(model: nn.Module) -> None:
         parameter.requires_grad_(id(parameter) in own)
     for layer in model.modules():
         if isinstance(getattr(layer, "running_mean", None), Tensor) and id(layer) not in inside:
-            layer.train = functools.partial(_keep_evaluating, layer)
+            add_mixin(layer, _KeepsStatistics)
             layer.training = False
 
 
@@ -112,6 +115,9 @@ def train_everything(model: nn.Module) -> None:
 
     Every parameter gets the `requires_grad` it had before the first `train_only_gates`, so parameters that were frozen
     then stay frozen. Without an earlier `train_only_gates` nothing changes.
+
+    Raises:
+        InvalidValueError: the class of a frozen layer was changed in between, for example by a parametrization.
     """
     _validation.check_module("train_everything", model)
     for owner in model.modules():
@@ -119,7 +125,8 @@ def train_everything(model: nn.Module) -> None:
             parameter = owner._parameters.get(name)
             if parameter is not None:
                 parameter.requires_grad_(requires_grad)
-        if owner.__dict__.pop("train", None) is not None:
+        if isinstance(owner, _KeepsStatistics):
+            remove_mixin(owner, _KeepsStatistics)
             owner.train(model.training)
 
 

@@ -1,4 +1,4 @@
-"""Numbers, figures and pages made from networks and runs."""
+"""Statistics, figures and HTML pages about gates and trained runs."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GateRecorder", "GateStats"]
 
-if not TYPE_CHECKING:  # or every misspelt name would have a type
+if not TYPE_CHECKING:  # otherwise type checkers would accept misspelt names
 
     def __getattr__(name: str) -> Any:
-        """Import `GateStats` and `GateRecorder` when they are first used; the former loads torchmetrics."""
+        """Import `GateStats` and `GateRecorder` on first use, because `GateStats` loads torchmetrics."""
         if name not in __all__:
             raise AttributeError(f"module 'gatewise.analysis' has no attribute {name!r}")
         if name == "GateStats":

@@ -1,4 +1,4 @@
-"""Where gates look: attention maps of chosen positions, and how much they differ from position to position."""
+"""Attention maps of gates at chosen query positions, and how much they differ between positions."""
 
 # pyright: basic
 
@@ -18,19 +18,19 @@ from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
 from gatewise.registry import Gate
 
-QUERIES = 64  # positions whose maps are compared, spread evenly
-_GOLDEN = 0.61803398875  # of which no few multiples come close, whole numbers apart
+QUERIES = 64  # evenly spaced query positions whose maps are compared
+_GOLDEN = 0.61803398875  # fractional part of the golden ratio: its multiples modulo 1 cover [0, 1) evenly
 
 
 @dataclass(frozen=True)
 class QueryDistances:
-    """How much one gate's parts differ between query positions: means of (1 - cosine) / 2 over pairs, in [0, 1].
+    """Mean distances between query positions of one gate: (1 - cosine) / 2 over pairs, in [0, 1].
 
     Attributes:
-        path: of the gate.
-        inputs: between the feature vectors at the positions.
-        attention: between the positions' attention maps.
-        outputs: between what is added at the positions.
+        path: path of the gate.
+        inputs: mean distance between the feature vectors at the positions.
+        attention: mean distance between the attention maps of the positions.
+        outputs: mean distance between the vectors that the gate adds at the positions.
     """
 
     path: str
@@ -40,7 +40,7 @@ class QueryDistances:
 
 
 def even_positions(count: int, positions: int) -> Tensor:
-    """Return `count` of `positions` numbers, spread evenly; all of them if there are no more.
+    """Return `count` evenly spaced integers in [0, positions), or all of them if there are at most `count`.
 
     >>> even_positions(3, 9), even_positions(5, 2)
     (tensor([1, 4, 7]), tensor([0, 1]))
@@ -51,10 +51,10 @@ def even_positions(count: int, positions: int) -> Tensor:
 
 
 def scattered_positions(count: int, sides: Sequence[int]) -> Tensor:
-    """Return `count` positions of a map, numbered along it flattened: rows at equal distances, columns by golden steps.
+    """Return `count` flat indices into a map: evenly spaced rows, columns advanced by the golden ratio.
 
-    So a few of them do not lie below each other, as `even_positions` would in a map whose width divides its step. Maps
-    that do not have two axes, or too few positions, get those.
+    `even_positions` would put them all in one column if the map's width divides the step. It is used for maps without
+    exactly two axes and for maps with at most `count` positions.
 
     >>> scattered_positions(3, (6, 10))  # rows 1, 3, 5, columns 3, 9, 5
     tensor([13, 39, 55])
@@ -70,7 +70,8 @@ def scattered_positions(count: int, sides: Sequence[int]) -> Tensor:
 def mean_distance(vectors: Tensor) -> Tensor:
     """Return the mean of (1 - cosine) / 2 over all pairs of different rows: (N, Q, F) -> (N,).
 
-    Two vectors at a right angle are 1/2 apart, opposite ones 1. A row of zeros is at a right angle to all.
+    Orthogonal vectors have distance 1/2, opposite vectors 1. A row of zeros counts as orthogonal to all others. With
+    fewer than two rows the result is 0.
 
     >>> mean_distance(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[1.0, 0.0], [-1.0, 0.0]]]))
     tensor([0.5000, 1.0000])
@@ -79,79 +80,87 @@ def mean_distance(vectors: Tensor) -> Tensor:
     count = rows.shape[1]
     if count < 2:
         return rows.new_zeros(len(rows))
-    cosines = rows.sum(1).square().sum(1) - rows.square().sum((1, 2))  # over all ordered pairs of different rows
-    return ((1 - cosines / (count * (count - 1))) / 2).clamp(min=0)  # rounding may leave less
+    cosines = rows.sum(1).square().sum(1) - rows.square().sum((1, 2))  # summed over ordered pairs of different rows
+    return ((1 - cosines / (count * (count - 1))) / 2).clamp(min=0)  # rounding can make it negative
 
 
-Seen = Callable[[str, Tensor, Tensor, Tensor, Tensor], None]
+_Callback = Callable[[str, Tensor, Tensor, Tensor, Tensor], None]
 
 
 @contextmanager
-def _watching(model: nn.Module, choose: Callable[[Sequence[int]], Tensor], see: Seen) -> Iterator[None]:
-    """Let `see` have path, input, output, positions and maps of each gate that attends, in eval mode without gradients.
+def _attention_hooks(
+    model: nn.Module, choose: Callable[[Sequence[int]], Tensor], callback: _Callback
+) -> Iterator[None]:
+    """Call `callback(path, x, output, positions, maps)` for each gate with attention, in eval mode without gradients.
 
-    `choose` gives the positions in a map of some sides. `see` is called before a later layer can overwrite the output.
+    `choose` returns the query positions for the spatial shape of a map. `callback` runs before a later layer can
+    overwrite the output in place.
     """
     attending = {path: gate for path, gate in gates_in(model).items() if type(gate).attention != Gate.attention}
 
-    def watch(path: str) -> Hook:
+    def make_hook(path: str) -> Hook:
         def hook(gate: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = args[0]
             positions = choose(x.shape[2:]).to(x.device)
             maps = gate.attention(x, positions)
             if maps is not None:
-                see(path, x, output, positions, maps)
+                callback(path, x, output, positions, maps)
 
         return hook
 
-    with hooks_on(attending, watch), evaluation_mode(model), torch.no_grad():
+    with hooks_on(attending, make_hook), evaluation_mode(model), torch.no_grad():
         yield
 
 
 def attention_maps(model: nn.Module, images: Tensor, queries: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return for each gate that attends the maps of some positions, and the positions.
+    """Return the attention maps of each gate with attention at some query positions.
 
     Args:
         model: any network, on the device of `images`.
         images: (N, C, H, W), normalised.
-        queries: how many positions, scattered over each gate's map.
+        queries: number of query positions, scattered over each gate's map.
 
-    Returns: path -> (maps (N, Q, *S), positions (Q,)), empty if no gate attends. Gates whose map is the same for all
-    positions (gc, snl) give it Q times.
+    Returns:
+        Gate path -> (maps (N, Q, *S), flat positions (Q,)); empty if no gate has attention. Gates that use one map for
+        all positions (gc, snl) repeat it Q times.
     """
     _validation.check_integer_at_least(1, queries=queries)
-    found = {}
+    by_path = {}
 
-    def see(path: str, _x: Tensor, _y: Tensor, positions: Tensor, maps: Tensor) -> None:
-        found[path] = maps.cpu(), positions.cpu()
+    def record(path: str, _x: Tensor, _y: Tensor, positions: Tensor, maps: Tensor) -> None:
+        by_path[path] = maps.cpu(), positions.cpu()
 
-    with _watching(model, partial(scattered_positions, queries), see):
+    with _attention_hooks(model, partial(scattered_positions, queries), record):
         model(images)
-    return found
+    return by_path
 
 
 def query_distances(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[QueryDistances]:
-    """Return for each gate that attends how much inputs, attention and outputs differ between positions.
+    """Return, for each gate with attention, the mean distances of inputs, attention maps and outputs between positions.
 
-    GCNet (Cao et al., ICCVW 2019, section 3) found by this that the non-local block's attention hardly depends on the
-    query. Up to 64 positions of each map are compared; the mean is over images.
+    GCNet (Cao et al., ICCVW 2019, section 3) shows with this measure that the attention of a non-local block hardly
+    depends on the query. At most 64 positions of each map are compared; distances are averaged over images.
+
+    Args:
+        model: any network.
+        batches: images (N, C, H, W) and labels; the labels are not used.
     """
     device = next(model.parameters()).device
     sums: dict[str, Tensor] = {}
     images_seen: dict[str, int] = {}
 
-    def see(path: str, x: Tensor, y: Tensor, positions: Tensor, maps: Tensor) -> None:
+    def record(path: str, x: Tensor, y: Tensor, positions: Tensor, maps: Tensor) -> None:
         parts = (_rows(x, positions), maps.flatten(2), _rows(y - x, positions))
         distances = torch.stack([mean_distance(part).double().sum() for part in parts]).cpu()
         sums[path] = sums.get(path, torch.zeros(3, dtype=torch.float64)) + distances
         images_seen[path] = images_seen.get(path, 0) + len(x)
 
-    with _watching(model, lambda sides: even_positions(QUERIES, math.prod(sides)), see):
+    with _attention_hooks(model, lambda sides: even_positions(QUERIES, math.prod(sides)), record):
         for images, _ in batches:
             model(images.to(device))
     return [QueryDistances(path, *(total / images_seen[path]).tolist()) for path, total in sums.items()]
 
 
 def _rows(x: Tensor, positions: Tensor) -> Tensor:
-    """Return the vectors of a map at some positions: (N, C, *S) -> (N, Q, C)."""
+    """Return the feature vectors of a map at some positions: (N, C, *S) -> (N, Q, C)."""
     return x.flatten(2)[:, :, positions].mT

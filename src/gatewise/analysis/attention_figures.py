@@ -1,4 +1,4 @@
-"""Where gates look, laid over images, and how much that depends on the position that asks."""
+"""Figures of attention maps over images, and of how much attention depends on the query position."""
 
 # pyright: basic
 
@@ -17,17 +17,17 @@ _GCNET = "Cao et al., GCNet, ICCVW 2019"
 
 
 def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Tensor) -> Drawing:
-    """Draw the attention of one gate over pictures: a row a picture, a column a query position, marked by a cross.
+    """Draw the attention of one gate over pictures: one row per picture, one column per query position.
 
-    Weights are in multiples of that of uniform attention, 1 / (h w), on one scale for all pictures that spans a tenth
-    of it at least, so that maps that are practically uniform look it, and grows as the square root, so that one peak
-    does not hide the rest. Pictures lie in grey below the colour.
+    Crosses mark the query positions. Weights are given in multiples of uniform attention, 1 / (h w). All pictures share
+    one colour scale. It covers at least 0.95 to 1.05, so that nearly uniform maps look uniform, and follows the square
+    root of the weight, so that one peak does not hide the rest. The pictures are drawn in grey under the colours.
 
     Args:
-        path: of the gate.
-        pictures: (N, 3, H, W) or (N, 1, H, W) in [0, 1], for the eye.
-        maps: their attention, (N, Q, h, w).
-        positions: the queries, numbered along the flattened (h, w), (Q,).
+        path: path of the gate.
+        pictures: (N, 3, H, W) or (N, 1, H, W) in [0, 1], not normalised.
+        maps: their attention maps, (N, Q, h, w).
+        positions: query positions as flat indices into (h, w), (Q,).
     """
     same = bool(torch.equal(maps, maps[:, :1].expand_as(maps)))
     maps = (maps[:, :1] if same else maps).float() * maps[0, 0].numel()
@@ -49,41 +49,41 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
             own.imshow(shown[row].mean(-1).numpy(), cmap="gray", vmin=0, vmax=1)
             drawn = own.imshow(smooth[row, column - 1].numpy(), cmap="cividis", alpha=0.7, norm=colours)
             y, x = divmod(int(positions[column - 1]), width)
-            found = maps[row, column - 1]
-            rows.append([Cell(f"{v:.4g}", v) for v in (row + 1, y, x, float(found.min()), float(found.max()))])
+            weights = maps[row, column - 1]
+            rows.append([Cell(f"{v:.4g}", v) for v in (row + 1, y, x, float(weights.min()), float(weights.max()))])
             if not same:
                 at = (x + 0.5) * sides[1] / width - 0.5, (y + 0.5) * sides[0] / height - 0.5
                 own.plot(*at, marker="+", color="#D55E00", markersize=9, markeredgewidth=2)
     for query in range(queries):
         axes[0][1 + query].set_title("all positions" if same else f"query {query + 1}", fontsize=9)
-    add_colour_bar(figure, drawn, "weight, in multiples of uniform", axes)
+    add_colour_bar(figure, drawn, "weight (multiples of uniform attention)", axes)
     uniform = float(maps.min()) > 0.95 and float(maps.max()) < 1.05
     look_for = (
-        "Yellow places are what the gate takes its context from, whatever the position."
+        "Yellow areas: the gate takes its context from there, for every query position."
         if same
-        else f"Columns that look alike: then the position that asks hardly matters ({_GCNET})."
+        else f"Columns that look alike: the attention hardly depends on the query position ({_GCNET})."
     )
     return Drawing(
         f"attention-{path.replace('.', '-')}",
         figure,
         shows=f"Attention of {path} over {count} images of the data set"
         + ("" if same else f", for {queries} query positions (crosses)")
-        + f"; weights go from {float(maps.min()):.3g} to {float(maps.max()):.3g} times that of uniform attention"
+        + f"; weights range from {float(maps.min()):.3g} to {float(maps.max()):.3g} times uniform attention"
         + (", so it is practically uniform." if uniform else "."),
         look_for=look_for,
-        table=Table(["image", "query y", "query x", "smallest weight x positions", "largest weight x positions"], rows),
+        table=Table(["image", "query y", "query x", "smallest weight (x uniform)", "largest weight (x uniform)"], rows),
     )
 
 
 def _scale(weights: Tensor) -> Any:
-    """Return how weights become colours: in a line where they may be negative, or else as the square root."""
+    """Return the colour normalisation: linear if weights can be negative, square root otherwise."""
     colours = _validation.import_optional("matplotlib.colors", "drawing figures")
     low, high = min(0.95, float(weights.min())), max(1.05, float(weights.max()))
     return colours.Normalize(low, high) if low < 0 else colours.PowerNorm(0.5, low, high)
 
 
 def distances_by_gate(distances: Sequence[QueryDistances]) -> Drawing:
-    """Draw how far inputs, attention and outputs of different positions lie apart, gate by gate."""
+    """Draw the mean distances between query positions of inputs, attention maps and outputs, gate by gate."""
     figure, axes = new_figure(7, 3.2)
     parts = ("inputs", "attention", "outputs")
     for number, (part, colour, hatch) in enumerate(zip(parts, COLOURS[1:], ("", "//", ".."), strict=False)):
@@ -97,9 +97,9 @@ def distances_by_gate(distances: Sequence[QueryDistances]) -> Drawing:
     return Drawing(
         "distances",
         figure,
-        shows="Mean distance, (1 - cosine) / 2, between different positions of an image: of their inputs, of their "
-        "attention maps, and of what the gate adds to them.",
-        look_for=f"Attention near zero although inputs differ: then one map for all positions would do ({_GCNET}).",
+        shows="Mean distance, (1 - cosine) / 2, between different positions of an image: of the gate's inputs, of its "
+        "attention maps, and of the vectors that it adds.",
+        look_for=f"Attention near zero although inputs differ: one map for all positions would be enough ({_GCNET}).",
         table=Table(
             ["gate", *parts],
             [[Cell(d.path), *(Cell(f"{getattr(d, p):.4f}", getattr(d, p)) for p in parts)] for d in distances],

@@ -1,4 +1,4 @@
-"""A figure as a value: drawn once, shown as SVG in a page, kept as PNG and CSV, explained in two sentences."""
+"""A figure with its captions, tooltips and numbers, exported as SVG, PNG and CSV."""
 
 # pyright: basic
 
@@ -14,9 +14,9 @@ from gatewise import _validation
 from gatewise.analysis.table import Table
 from gatewise.analysis.thumbnails import Thumbnails
 
-# Okabe and Ito's eight colours, told apart by people with any common colour blindness, and two that differ from them in
-# lightness; markers for print.
-INK = "#1b1b1c"  # what is black on paper takes the page's own colour in an SVG, so that dark pages can be read
+# Okabe and Ito's eight colours, distinguishable with any common colour blindness, and two that differ from them in
+# lightness. Markers distinguish series in black-and-white print.
+INK = "#1b1b1c"  # black on paper; inline SVGs replace it by the page's text colour, so that dark pages stay readable
 COLOURS = (INK, "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#882255", "#8A8A8A")
 MARKERS = "osD^vPX*"
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -24,17 +24,17 @@ _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "yti
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure with what its reader needs beside it.
+    """One figure with its captions, tooltips and numbers.
 
     Attributes:
-        name: what its files and the ids of its SVG begin with.
-        figure: of matplotlib. Artists with the gid "series-N" or "series-N-..." appear and disappear together when the
-            legend's text "legend-N" is pressed.
-        shows: one sentence that says what it shows.
-        look_for: one that says what to look for, with the paper where there is one.
-        table: the numbers that were drawn.
-        tips: gid of an artist -> what is read when the pointer or the keyboard is on it.
-        thumbnails: pictures of the figure's points, if it has any.
+        name: prefix of its file names and of the ids in its SVG.
+        figure: the matplotlib figure. In a page, the legend text with gid "legend-N" hides and shows all artists with
+            gid "series-N" or "series-N-...".
+        shows: caption: what the figure shows.
+        look_for: caption: what to look for, with the paper if there is one.
+        table: the numbers that are drawn.
+        tips: gid of an artist -> tooltip, shown on hover and on keyboard focus.
+        thumbnails: pictures of the figure's points, if there are any.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Drawing:
 
     def __post_init__(self) -> None:
         self.figure.draw_without_rendering()
-        self.figure.set_layout_engine("none")  # laid out once: each further saving would move things a little
+        self.figure.set_layout_engine("none")  # fix the layout: each further saving would shift it slightly
 
     def renamed(self, suffix: str) -> Self:
-        """Return the same drawing under a name of its own."""
+        """Return the same drawing with `suffix` appended to its name."""
         return replace(self, name=f"{self.name}-{suffix}")
 
     def svg(self, **options: Any) -> str:
-        """Return the figure on white as SVG text, the same for the same content."""
+        """Return the figure on white as SVG text; the same content gives the same text."""
         buffer = io.StringIO()
         rc_context = _validation.import_optional("matplotlib", "drawing figures").rc_context
         with rc_context({"svg.hashsalt": "gatewise", "svg.fonttype": "none"}):
@@ -63,23 +63,23 @@ class Drawing:
         return text[text.index("<svg") :]
 
     def inline_svg(self) -> str:
-        """Return SVG text for a page: with tips and a text alternative, in the page's colours, its ids its own."""
-        text = re.sub(r' id="image[0-9a-f]+"', "", self.svg(transparent=True))  # equal images have equal ones
+        """Return SVG text to embed in a page: with tooltips, a text alternative, the page's colours, unique ids."""
+        text = re.sub(r' id="image[0-9a-f]+"', "", self.svg(transparent=True))  # equal images would have equal ids
         text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", text)
         for gid, tip in self.tips.items():
-            named = f'<g id="{self.name}-{gid}">'
-            text = text.replace(named, f'{named[:-1]} class="tip" tabindex="0" role="img"><title>{escape(tip)}</title>')
+            tag = f'<g id="{self.name}-{gid}">'
+            text = text.replace(tag, f'{tag[:-1]} class="tip" tabindex="0" role="img"><title>{escape(tip)}</title>')
         text = text.replace("<svg ", f'<svg role="group" aria-label="{escape(self.shows)}" ', 1)
         return text.replace(INK, "currentColor")
 
     def png(self) -> bytes:
-        """Return the figure on white, 200 dots an inch."""
+        """Return the figure on white as PNG, 200 dpi."""
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format="png", dpi=200, facecolor="white")
         return buffer.getvalue()
 
     def csv(self) -> str:
-        """Return the numbers that were drawn."""
+        """Return the drawn numbers as CSV."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.table.columns)
@@ -88,7 +88,7 @@ class Drawing:
 
 
 def series_style(index: int) -> tuple[str, str]:
-    """Return colour and marker of variant number `index`; no two of the first 80 share both.
+    """Return colour and marker of series `index`; the first 80 pairs are all different.
 
     >>> series_style(2), series_style(12)
     (('#0072B2', 'D'), ('#0072B2', 'P'))
@@ -97,7 +97,7 @@ def series_style(index: int) -> tuple[str, str]:
 
 
 def escape_mathtext(name: str) -> str:
-    r"""Return a name as matplotlib must be given it to draw it as it is: no mathematics, nothing left out of legends.
+    r"""Return `name` escaped for matplotlib, which reads $...$ as math and omits labels with a leading _ from legends.
 
     >>> print(escape_mathtext("a$b$"), escape_mathtext("_background"))
     a\$b\$  _background
@@ -106,7 +106,7 @@ def escape_mathtext(name: str) -> str:
 
 
 def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    """Return a figure that no global state knows of, and its axes: one, or an array of rows x columns."""
+    """Return a figure outside pyplot's global state, and its axes: one, or an array (rows, columns)."""
     matplotlib = _validation.import_optional("matplotlib", "drawing figures")
     figures = _validation.import_optional("matplotlib.figure", "drawing figures")
     with matplotlib.rc_context(dict.fromkeys(_INKED, INK)):
@@ -120,12 +120,12 @@ def new_figure(width: float, height: float, *, rows: int = 1, columns: int = 1) 
 
 
 def count_along(axes: Any) -> None:
-    """Let the horizontal axis have ticks at whole numbers only, be it one."""
+    """Put ticks of the x axis at integers only, even if there is only one."""
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
 def add_colour_bar(figure: Any, drawn: Any, label: str, axes: Any = None) -> None:
-    """Add a bar that tells what the colours of an image or a mesh mean, beside `axes` if it stands for several."""
+    """Add a labelled colour bar for an image or a mesh, next to `axes` if it applies to several."""
     bar = figure.colorbar(drawn, ax=axes)
     bar.set_label(label, color=INK)
     bar.ax.tick_params(colors=INK)
@@ -133,7 +133,7 @@ def add_colour_bar(figure: Any, drawn: Any, label: str, axes: Any = None) -> Non
 
 
 def add_legend(figure: Any, **place: Any) -> None:
-    """Add a legend of all labelled series, whose texts a page can make buttons of: see `Drawing.figure`."""
+    """Add a legend of all labelled series; a page turns its texts into buttons (see `Drawing.figure`)."""
     handles, labels = {}, []
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""One page that shows what the gates of trained runs learned."""
+"""Write an HTML page about the gates of trained runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from gatewise.files import write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.training import Progress
 
-_PATTERNS = 4000  # on a page, over all its runs: their pictures are most of its size
+_PATTERNS = 4000  # shared by all runs of a page: their thumbnails are most of its size
 
 
 def explain(
@@ -26,17 +26,19 @@ def explain(
     figures_in: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write one HTML page about one run or several, and return its path.
-
-    Refused as by `open_runs`, before anything is written.
+    """Write one HTML page about the gates of one or more runs, and return its path.
 
     Args:
         runs: run folders; several are shown side by side.
-        out: the page, a single file that needs nothing else.
-        data: images to show the gates instead of the runs' own.
-        split: which of the images.
-        figures_in: a folder for each figure as SVG, PNG and CSV too.
-        progress: where to show progress; None shows nothing.
+        out: path of the page, a single self-contained file.
+        data: data set whose images are shown to the gates; None uses the data set of each run.
+        split: "validation" or "train" images of the data set.
+        figures_in: folder where each figure is also written as SVG, PNG and CSV; None writes none.
+        progress: where to report progress; None is silent.
+
+    Raises:
+        InvalidValueError: as `open_runs`, or if the runs have different scores. No file is written.
+        DataError: as `open_runs`, or if `out` is a folder or `figures_in` is a file. No file is written.
     """
     progress, out = progress or Progress(quiet=True), Path(out)
     _check_writable(out, figures_in)
@@ -45,7 +47,7 @@ def explain(
     gaters = sum(isinstance(run.model, GaterNet) for run in opened)
     found: list[Findings] = []
     for run in opened:
-        progress.say(f"looking at {run.name}")
+        progress.say(f"analysing {run.name}")
         found.append(find(run, keep=min(2000, _PATTERNS // max(1, gaters))))
     sections = [*overview(opened), *beside_each_other(found)]
     for each in found:
@@ -66,7 +68,7 @@ def explain(
 
 
 def _check_writable(out: Path, figures_in: str | Path | None) -> None:
-    """Refuse before the work what could not be written after it."""
+    """Raise if the output cannot be written, before any computation."""
     if out.is_dir():
         raise errors.DataError(f"{out} is a folder; give a file for the page, for example {out / 'gates.html'}.")
     if figures_in is not None and Path(figures_in).exists() and not Path(figures_in).is_dir():

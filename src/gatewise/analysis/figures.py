@@ -1,4 +1,4 @@
-"""The figures of a comparison: accuracy while training, and accuracy against latency."""
+"""Figures of a comparison: accuracy during training, and accuracy against latency."""
 
 # pyright: basic
 
@@ -12,10 +12,10 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
     """Draw validation accuracy over epochs: the mean over seeds as a line, lowest to highest seed as a band.
 
     Args:
-        accuracies: for each variant, for each seed, one value in [0, 1] per epoch.
-        score: what the values are called.
+        accuracies: variant -> seeds -> one value in [0, 1] per epoch.
+        score: name of the values.
     """
-    figure, axes = new_figure(7, 3.6 + 0.2 * len(accuracies))  # the legend stands below, however long its names
+    figure, axes = new_figure(7, 3.6 + 0.2 * len(accuracies))  # leaves room for the legend below, one line per variant
     rows, tips = [], {}
     several = any(len(seeds) > 1 for seeds in accuracies.values())
     for index, (name, seeds) in enumerate(accuracies.items()):
@@ -49,11 +49,11 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
         "curves",
         figure,
         shows=f"Validation {score} after each epoch"
-        + (": lines are means over seeds, bands go from the lowest to the highest seed." if several else ".")
-        + (f" The axis begins at {bottom:.0f} %; {below} of the points lie below." if below else ""),
-        look_for="Bands that overlap at the end: then luck may decide which line is above."
+        + (": lines are means over seeds, bands range from the lowest to the highest seed." if several else ".")
+        + (f" The axis begins at {bottom:.0f} %; {below} of the points are below it." if below else ""),
+        look_for="Bands that overlap at the end: the order of their lines may be chance."
         if several
-        else "Which line is above at the end, not on the way; one training each cannot tell gain from luck.",
+        else "Which line is highest after the last epoch; one training per variant cannot separate a gain from chance.",
         table=Table(["variant", "epoch", "mean %", "lowest %", "highest %"], rows),
         tips=tips,
     )
@@ -62,7 +62,13 @@ def curves(accuracies: Mapping[str, Sequence[Sequence[float]]], score: str = "ac
 def accuracy_against_latency(
     points: Mapping[str, tuple[float, float, float | None, float | None]], score: str = "accuracy"
 ) -> Drawing:
-    """Draw one point per variant: milliseconds for one image, accuracy with its interval, both from `points`."""
+    """Draw accuracy against latency, one point per variant.
+
+    Args:
+        points: variant -> (milliseconds for one image, accuracy in [0, 1], lower and upper bound of its 95 % interval);
+            None for a bound that is not known.
+        score: name of the accuracy.
+    """
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     rows, tips = [], {}
     for index, (name, (milliseconds, accuracy, low, high)) in enumerate(points.items()):
@@ -78,13 +84,12 @@ def accuracy_against_latency(
     axes.set(xlabel="latency of one image (ms)", ylabel=f"validation {score} (%)")
     axes.margins(x=0.15)
     bottom, top = axes.get_ylim()
-    axes.set_ylim(max(0, bottom), min(100.5, top))  # an interval over two seeds may reach far beyond
+    axes.set_ylim(max(0, bottom), min(100.5, top))  # the interval of two seeds can be much wider
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "accuracy_latency",
         figure,
-        shows=f"The {score} of each variant against the time it takes for one image; "
-        "bars are 95 % intervals over seeds.",
+        shows=f"The {score} of each variant against its latency for one image; bars are 95 % intervals over seeds.",
         look_for="Variants above and to the left of others: better and faster.",
         table=Table(["variant", "ms", f"{score} %", "low %", "high %"], rows),
         tips=tips,

@@ -1,4 +1,4 @@
-"""All numbers about one run's gates, gathered from its images before anything is drawn."""
+"""Collect all statistics of one run's gates before anything is drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
 from gatewise.training import pixel_classes
 
-_PICTURES = 4  # images that attention is laid over
+_PICTURES = 4  # images with attention maps drawn over them
 _QUERIES = 3
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Where gates look.
+    """Attention of a run's gates.
 
     Attributes:
         pictures: a few images, (N, C, H, W) in [0, 1].
-        maps: gate's path -> its maps over those images and the positions that ask; see `attention_maps`.
-        distances: over all images.
+        maps: gate path -> (attention maps of those images, query positions); see `attention_maps`.
+        distances: distances between query positions, averaged over all images.
     """
 
     pictures: Tensor
@@ -37,13 +37,13 @@ class Attention:
 
 @dataclass(frozen=True)
 class GaterFindings:
-    """What a gater does.
+    """Statistics of a gater.
 
     Attributes:
-        net: whose gater it is.
-        patterns: which gates it opens.
-        expected_macs: multiply-adds of an image if each gate opened as often as it does, but independently of others.
-        exchange: accuracy on each class's images with each class's gates; None where images have no class.
+        net: the GaterNet.
+        patterns: counts of the gates that it opens.
+        expected_macs: multiply-adds per image if gates opened at the same rates, but independently of each other.
+        exchange: accuracy on the images of each class with the gates of each class; None if images have no class.
     """
 
     net: GaterNet
@@ -54,12 +54,12 @@ class GaterFindings:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a network labels a few images.
+    """Masks and predicted masks of a few images.
 
     Attributes:
         pictures: the images, (N, C, H, W) in [0, 1].
-        masks: the class of each pixel, 255 where it does not count, (N, H, W).
-        predicted: the class that the network gives it, (N, H, W).
+        masks: class of each pixel, 255 where it is ignored, (N, H, W).
+        predicted: predicted class of each pixel, (N, H, W).
     """
 
     pictures: Tensor
@@ -69,16 +69,16 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of one run; what it has no gates or images for is empty or None.
+    """All statistics of one run; fields without such gates or without images are empty or None.
 
     Attributes:
         run: the run.
-        gates: a summary of each gate that was reached, from input to output.
-        unreached: paths of the others.
-        removal: what leaving out the gates near the identity costs.
-        attention: of gates that attend.
-        gater: of a GaterNet.
-        pixels: of a network that labels every pixel.
+        gates: summaries of the gates that were reached, from input to output.
+        unreached: paths of the other gates.
+        removal: accuracy with and without the gates near the identity.
+        attention: attention of the gates that have it.
+        gater: statistics of the gater of a GaterNet.
+        pixels: predicted masks of a segmentation network.
     """
 
     run: Run
@@ -91,11 +91,11 @@ class Findings:
 
 
 def find(run: Run, keep: int = 2000) -> Findings:
-    """Show a run's images to its network, once for each kind of number, and return what its gates did.
+    """Run a network over the images of its run, once per kind of statistic, and return the statistics of its gates.
 
     Args:
-        run: opened, with images or without.
-        keep: how many whole patterns of a GaterNet are kept for laying them out in the plane.
+        run: an opened run, with or without images.
+        keep: number of full gate patterns of a GaterNet that are kept for the 2D embedding.
     """
     from gatewise.analysis.gate_stats import gate_statistics  # torchmetrics takes seconds to import
 
@@ -106,9 +106,9 @@ def find(run: Run, keep: int = 2000) -> Findings:
     inserted = gates_in(run.model)
     if not inserted:
         return Findings(run, gater=gater, pixels=pixels)
-    found = gate_statistics(run.model, run.batches(), len(run.image_classes))
-    gates = tuple(found.values())
-    unreached = tuple(path for path in inserted if path not in found)
+    summaries = gate_statistics(run.model, run.batches(), len(run.image_classes))
+    gates = tuple(summaries.values())
+    unreached = tuple(path for path in inserted if path not in summaries)
     removal = removal_cost(run.model, idle_gates(gates), run.batches())
     return Findings(run, gates, unreached, removal, _attention(run), gater, pixels)
 

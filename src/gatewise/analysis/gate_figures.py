@@ -1,4 +1,4 @@
-"""What gates do, layer by layer from input to output, drawn from their statistics and parameters."""
+"""Figures of gate statistics and gct parameters, layer by layer from input to output."""
 
 # pyright: basic
 
@@ -27,11 +27,11 @@ from gatewise.insertion import gates_in
 _GCT = "Yang et al., CVPR 2020"
 _SE = "Hu et al., CVPR 2018"
 _LOOK_FOR = {
-    "alpha": "Layers whose alpha spreads: there some channels' norms count more than others'. A move that all channels "
-    "of a gate share, such as that of weight decay, cancels in its normalisation.",
-    "beta": "Layers whose beta moved away from 0: there channels are scaled whatever their norm.",
-    "gamma": "Layers of mostly negative gamma shrink differences between channels (cooperation), those of mostly "
-    f"positive gamma enlarge them (competition); the paper finds the former early and the latter late ({_GCT}).",
+    "alpha": "Layers with a wide spread of alpha: the norms of some channels count more than those of others. A change "
+    "that all channels of a gate share, such as that of weight decay, cancels in the normalisation.",
+    "beta": "Layers whose beta moved away from 0: their channels are scaled regardless of their norm.",
+    "gamma": "Layers with mostly negative gamma reduce differences between channels (cooperation), layers with mostly "
+    f"positive gamma increase them (competition); the paper finds cooperation early and competition late ({_GCT}).",
 }
 _DEPTH = "gate, from input to output"
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
@@ -39,13 +39,13 @@ _BLUE, _ORANGE = "#0072B2", "#E69F00"
 
 @dataclass(frozen=True)
 class Depth:
-    """One layer's share of a density over depth.
+    """Distribution of the values of one gate.
 
     Attributes:
-        path: of the gate.
-        counts: how many values lie in each bin, (bins,).
-        mean: of the values.
-        deviation: likewise.
+        path: path of the gate.
+        counts: number of values in each bin, (bins,).
+        mean: mean of the values.
+        deviation: standard deviation of the values.
     """
 
     path: str
@@ -55,12 +55,17 @@ class Depth:
 
 
 def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
-    """Draw log(1 + count) of values over layers as colour, and mean and standard deviation as points with bars."""
+    """Draw log(1 + count) of values by layer as colour, and mean and standard deviation as points with bars."""
     counts = torch.stack([layer.counts for layer in layers], 1).double().log1p()
     sides = torch.arange(len(layers) + 1) + 0.5
     axes.pcolormesh(sides.tolist(), edges.tolist(), counts.tolist(), cmap="Blues", rasterized=True)
     for number, layer in enumerate(layers):
-        bar = {"color": "#000000", "marker": "o", "markersize": 3, "lw": 0.8}  # not the page's ink
+        bar = {
+            "color": "#000000",
+            "marker": "o",
+            "markersize": 3,
+            "lw": 0.8,
+        }  # not INK: it must not change with the page's colours
         drawn = axes.errorbar([number + 1], [layer.mean], yerr=[layer.deviation], **bar)
         drawn.lines[0].set_gid(f"layer-{number}")
     axes.set(xlim=(0.5, len(layers) + 0.5), ylim=(float(edges[0]), float(edges[-1])))
@@ -69,14 +74,14 @@ def draw_density(layers: Sequence[Depth], edges: Tensor, axes: Any) -> None:
 
 
 def draw_values_by_depth(summaries: Sequence[GateSummary], axes: Any = None) -> tuple[Any, Any]:
-    """Draw the distribution of gate values over depth on `axes`, or on new ones; return figure and axes.
+    """Draw the distribution of gate values over depth on `axes`, or on new axes; return figure and axes.
 
-    If some gates multiply and some add, values are drawn by how far they are from doing nothing.
+    If some gates multiply and some add, the neutral value (1 or 0) is subtracted from the values.
     """
     if axes is None:
         _, axes = new_figure(7, 3.6)
     mixed = len({s.is_additive for s in summaries}) > 1
-    shift = summaries[0].neutral if mixed else 0.0  # factors and what is added have bins of one width
+    shift = summaries[0].neutral if mixed else 0.0  # bins of factors and of added values have the same width
     layers = [Depth(s.path, s.histogram, s.average - s.neutral * mixed, s.overall_deviation) for s in summaries]
     draw_density(layers, summaries[0].edges - shift, axes)
     axes.axhline(summaries[0].neutral - shift, color="#D55E00", lw=0.8, ls="--")
@@ -90,16 +95,18 @@ def values_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
     figure, _ = draw_values_by_depth(summaries)
     rows = [[Cell(s.path), *_numbers(s.average, s.overall_deviation, s.near_identity)] for s in summaries]
     what = (
-        "what gates add to each channel" if summaries[0].is_additive else "the factors by which gates multiply channels"
+        "the values that gates add to each channel"
+        if summaries[0].is_additive
+        else "the factors by which gates multiply channels"
     )
     return Drawing(
         "values",
         figure,
         shows=f"Distribution of {what}, layer by layer: colour is log(1 + count) over images and channels, points are "
-        f"means, bars one standard deviation, the dashed line is doing nothing; what lies beyond the axis counts at "
-        f"its end.",
-        look_for="Layers whose values stay at the dashed line (they could be left out), and layers that spread widely "
-        f"(for SE the late ones hardly do: {_SE}).",
+        f"means, bars one standard deviation, the dashed line is the identity; values beyond the axis are counted in "
+        f"the outermost bins.",
+        look_for="Layers whose values stay at the dashed line (these gates could be removed), and layers with widely "
+        f"spread values (for SE, late layers hardly spread: {_SE}).",
         table=Table(["gate", "mean", "standard deviation", "share near the identity"], rows),
         tips={f"layer-{n}": _tip(s) for n, s in enumerate(summaries)},
     )
@@ -117,7 +124,7 @@ def _numbers(*values: float) -> list[Cell]:
 
 
 def gct_parameters(model: nn.Module, parameter: str) -> list[tuple[str, Tensor]]:
-    """Return "alpha", "gamma" or "beta" of every gct of the network, (C,), by the gate's path.
+    """Return "alpha", "gamma" or "beta" of every gct of the network, as pairs (gate path, values (C,)).
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
@@ -130,7 +137,7 @@ def gct_parameters(model: nn.Module, parameter: str) -> list[tuple[str, Tensor]]
 
 
 def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Drawing:
-    """Draw the distribution of one gct parameter over depth, as in the paper."""
+    """Draw the distribution of one gct parameter over depth, as in the paper (Yang et al., CVPR 2020)."""
     values = torch.cat([value for _, value in rows])
     start = 1.0 if parameter == "alpha" else 0.0
     low, high = min(start, float(values.min())), max(start, float(values.max()))
@@ -148,7 +155,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
         parameter,
         figure,
         shows=f"Distribution of {parameter} over channels, layer by layer: colour is log(1 + count), points are means, "
-        f"bars one standard deviation, the dashed line is the start of training.",
+        f"bars one standard deviation, the dashed line is the value at the start of training.",
         look_for=_LOOK_FOR[parameter],
         table=Table(
             ["gate", "mean", "standard deviation"], [[Cell(d.path), *_numbers(d.mean, d.deviation)] for d in layers]
@@ -158,7 +165,7 @@ def parameter_by_depth(rows: Sequence[tuple[str, Tensor]], parameter: str) -> Dr
 
 
 def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
-    """Draw by how much each gate changes the spread between channels, measured at its input and output."""
+    """Draw the change of the spread between channels from input to output of each gate."""
     figure, axes = new_figure(7, 3.2)
     changes = [100 * (s.competition - 1) for s in summaries]
     for number, change in enumerate(changes):
@@ -167,28 +174,28 @@ def competition_by_depth(summaries: Sequence[GateSummary]) -> Drawing:
         (bar,) = axes.bar([number + 1], [change], color=colour, width=0.8, hatch=hatch, edgecolor="white", lw=0)
         bar.set_gid(f"layer-{number}")
     axes.axhline(0, color=INK, lw=0.8)
-    axes.set(xlabel=_DEPTH, ylabel="spread between channels (%)")
+    axes.set(xlabel=_DEPTH, ylabel="change of the spread between channels (%)")
     count_along(axes)
     rows = [[Cell(s.path), *_numbers(s.spread_before, s.spread_after, s.competition)] for s in summaries]
     return Drawing(
         "competition",
         figure,
-        shows="By how much each gate makes the spread between channels (standard deviation over mean of their root "
-        "mean squares, averaged over images) larger or smaller.",
-        look_for="Bars above zero are competition, bars below it (hatched) cooperation, as measured on images and not "
-        f"read from the sign of gamma as by {_GCT}.",
+        shows="Change of the spread between channels from input to output of each gate. The spread is the standard "
+        "deviation over the mean of the channels' root mean squares, averaged over images.",
+        look_for="Bars above zero: competition. Bars below zero (hatched): cooperation. Both are measured on "
+        f"images, not read from the sign of gamma as in {_GCT}.",
         table=Table(["gate", "spread before", "spread after", "ratio"], rows),
         tips={f"layer-{n}": f"{s.path}: {c:+.1f} %" for n, (s, c) in enumerate(zip(summaries, changes, strict=True))},
     )
 
 
 def dependence_by_depth(summaries: Sequence[GateSummary], *, by_class: bool = True) -> Drawing:
-    """Draw how much of each gate's variance lies between images, and, by class, how much of that between classes."""
+    """Draw the share of each gate's variance between images and, with `by_class`, the share of that between classes."""
     figure, axes = new_figure(7, 3.2)
     depth = range(1, len(summaries) + 1)
     lines = (
-        ("between_images", "between images, of all", _BLUE, "o"),
-        ("between_classes", "between classes, of that between images", _ORANGE, "s"),
+        ("between_images", "between images (of the total)", _BLUE, "o"),
+        ("between_classes", "between classes (of that between images)", _ORANGE, "s"),
     )[: 1 + by_class]
     for number, (field, label, colour, marker) in enumerate(lines):
         shares = [100 * getattr(s, field) for s in summaries]
@@ -201,21 +208,21 @@ def dependence_by_depth(summaries: Sequence[GateSummary], *, by_class: bool = Tr
     return Drawing(
         "dependence",
         figure,
-        shows="How much of the variance of each gate's values lies between images (the rest lies between channels)"
-        + (", and how much of that between classes (less what chance gives)." if by_class else "."),
-        look_for="Gates near zero do the same to every image, so that a constant per channel would do; the last gates "
-        f"of SE tend to that, those before them depend on the class ({_SE}).",
+        shows="Share of the variance of each gate's values that is between images (the rest is between channels)"
+        + (", and share of this part that is between classes (corrected for chance)." if by_class else "."),
+        look_for="Gates near zero treat every image the same, so a constant per channel would be enough. The last "
+        f"gates of SE tend to this, the gates before them depend on the class ({_SE}).",
         table=Table(["gate", *(line[0].replace("_", " ") for line in lines)], rows),
     )
 
 
 def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], most: int = 16) -> Drawing:
-    """Draw how far each class's gates lie from the mean over images, gate by gate.
+    """Draw the distance between the mean gate values of each class and the overall mean, gate by gate.
 
     Args:
-        summaries: of gates from input to output.
-        classes: their names; those without images are left out.
-        most: how many classes are drawn, those farthest away.
+        summaries: summaries of gates from input to output.
+        classes: names of the classes; classes without images are omitted.
+        most: maximum number of classes; those with the largest distances are drawn.
     """
     away = torch.stack([(s.by_class - s.mean).square().nanmean(1).sqrt() for s in summaries], 1)
     order = _farthest(away, most)
@@ -226,17 +233,18 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
         colour, marker = series_style(index)
         style = {"color": colour, "marker": marker, "markersize": 4, "lw": 1, "label": escape_mathtext(classes[number])}
         axes.plot(depth, away[number].tolist(), gid=f"series-{index}", **style)
-        farthest = int(away[number].nan_to_num().argmax())
-        tips[f"series-{index}"] = f"{classes[number]}: farthest at {summaries[farthest].path}"
+        farthest = summaries[int(away[number].nan_to_num().argmax())]
+        tips[f"series-{index}"] = f"{classes[number]}: largest distance at {farthest.path}"
     axes.set(xlabel=_DEPTH, ylabel="distance of the class mean", ylim=(0, None))
     count_along(axes)
     add_legend(figure, loc="outside right upper")
     return Drawing(
         "classes_by_depth",
         figure,
-        shows="How far the mean gate values of each class's images lie from those of all images (root mean square over "
+        shows="Distance of the mean gate values of each class from those of all images (root mean square over "
         f"channels), layer by layer{_of_all(order, classes)}.",
-        look_for=f"Lines that leave zero late: early gates treat all classes alike, late ones are for some ({_SE}).",
+        look_for=f"Lines that leave zero late: early gates treat all classes alike, late gates are specific to classes "
+        f"({_SE}).",
         table=Table(
             ["class", *(s.path for s in summaries)],
             [[Cell(classes[number]), *_numbers(*away[number].tolist())] for number in order],
@@ -248,13 +256,13 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
 def classes_by_channel(
     summary: GateSummary, classes: Sequence[str], most_channels: int = 64, most_classes: int = 32
 ) -> Drawing:
-    """Draw, for one gate, how far each class's mean lies from the mean over images, channel by channel.
+    """Draw, for one gate, the difference between the mean of each class and the overall mean, channel by channel.
 
     Args:
-        summary: of the gate.
-        classes: their names; those without images are left out.
-        most_channels: how many channels are drawn, those that differ most between classes.
-        most_classes: how many classes, those farthest from the mean.
+        summary: summary of the gate.
+        classes: names of the classes; classes without images are omitted.
+        most_channels: maximum number of channels; those that differ most between classes are drawn.
+        most_classes: maximum number of classes; those farthest from the overall mean are drawn.
     """
     differences = summary.by_class - summary.mean
     chosen = _farthest(differences, most_classes)
@@ -265,7 +273,7 @@ def classes_by_channel(
     mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
     axes.set_yticks(range(len(chosen)), [escape_mathtext(classes[number]) for number in chosen], fontsize=8)
-    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most)")
+    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most between classes)")
     axes.set_xticks([])
     add_colour_bar(figure, mesh, "class mean - mean")
     channels: list[int] = order.tolist()
@@ -279,14 +287,14 @@ def classes_by_channel(
         figure,
         shows=f"Gate {summary.path}: mean value for the images of each class minus the mean over all images, channel "
         f"by channel{_of_all(chosen, classes)}.",
-        look_for="Rows that look alike: classes that the gate treats alike. A pale map: a gate that does not care "
-        f"({_SE}).",
+        look_for="Rows that look alike: classes that the gate treats alike. A pale map: a gate that hardly depends on "
+        f"the class ({_SE}).",
         table=Table(["class", "channel", "difference"], rows),
     )
 
 
 def _farthest(away: Tensor, most: int) -> list[int]:
-    """Return which rows are largest, in their own order; rows that are all not numbers are left out."""
+    """Return the indices of the `most` rows with the largest norm, in increasing order; all-NaN rows are omitted."""
     size = away.square().nansum(1).where(~away.isnan().all(1), -1.0)
     order: list[int] = size.argsort(descending=True)[:most].sort().values.tolist()
     return [row for row in order if size[row] >= 0]
@@ -294,4 +302,8 @@ def _farthest(away: Tensor, most: int) -> list[int]:
 
 def _of_all(shown: Sequence[int], classes: Sequence[str]) -> str:
     missing = len(shown) < len(classes)
-    return f"; {len(shown)} of {len(classes)} classes, those farthest away that have images" if missing else ""
+    return (
+        f"; {len(shown)} of {len(classes)} classes, those with images that are farthest from the mean"
+        if missing
+        else ""
+    )

@@ -1,4 +1,4 @@
-"""What gates do over many images: numbers only, gathered batch by batch in memory that does not grow."""
+"""Statistics of gates over many images, accumulated batch by batch in constant memory."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -13,23 +13,25 @@ from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.recording import GateRecorder, Recorded
 from gatewise.insertion import gates_in
 
-NEAR = 0.05  # a value this close to doing nothing counts as near the identity
+NEAR = 0.05  # relative change below which a value counts as near the identity
 BINS = 100
-_RANGES = {False: (0.0, 2.0), True: (-1.0, 1.0)}  # of the histograms, by whether the gate adds
+_RANGES = {False: (0.0, 2.0), True: (-1.0, 1.0)}  # of the histograms, by is_additive
 
 
 class GateStats(Metric):
-    """Statistics of every gate of a network over all images, as a torchmetrics metric: (path -> `Recorded`) in.
+    """Accumulate statistics of every gate of a network over images, as a torchmetrics metric.
 
-    Its states are sums, whose size does not depend on the number of images, so it works in anyone's loop and over
-    several processes (`compute` and `summaries` add up those of all).
+    `update` takes the records of `GateRecorder.take`. The states are sums of a fixed size, so the metric works in any
+    loop and with several processes: `compute` and `summaries` add up the states of all of them.
 
     Args:
-        model: the network, which is only read, now.
-        classes: number of classes for the statistics by class; 0 leaves them out.
+        model: the network; only its gates are read, when the metric is created.
+        classes: number of classes for the statistics by class; 0 omits these.
+        options: further options of `torchmetrics.Metric`.
 
-    Refused with ValueError: a network without gates; labels without classes or classes without labels; numbers asked
-    for before any image.
+    Raises:
+        InvalidValueError: if the network has no gates, if labels are given without classes or classes without labels,
+            or if results are computed before the first update.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
@@ -39,7 +41,7 @@ class GateStats(Metric):
     ...     for batch in torch.randn(2, 4, 3, 5, 5):
     ...         _ = net(batch)
     ...         stats.update(recorder.take())
-    >>> stats.summaries()["0.gct"].mean  # a fresh gct multiplies by 1
+    >>> stats.summaries()["0.gct"].mean  # a new gct multiplies by 1
     tensor([1., 1., 1.], dtype=torch.float64)
     >>> stats.compute()["0.gct/near_identity"]
     tensor(1.)
@@ -78,27 +80,34 @@ class GateStats(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, recorded: Mapping[str, Recorded], labels: Tensor | None = None) -> None:
-        """Count one forward: what each gate did (a gate that was not reached is left out), and the labels, (N,)."""
+        """Add the records of one forward.
+
+        Args:
+            recorded: gate path -> record; gates that were not reached are missing.
+            labels: class of each image, (N,), int64; None without classes.
+        """
         if (labels is None) is bool(self.classes):
-            raise errors.InvalidValueError("give labels with every update if there are classes, and else never.")
+            raise errors.InvalidValueError(
+                "give labels with every update if `classes` is not 0, and with none if it is 0."
+            )
         if labels is not None:
             self._check_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
         for number, (path, own) in enumerate(self.slices.items()):
             if path not in recorded:
                 continue
-            seen, neutral = recorded[path], self._neutral(path)
-            known = ~seen.values.isnan()
-            values = seen.values.double().where(known, neutral)
+            record, neutral = recorded[path], self._neutral(path)
+            known = ~record.values.isnan()
+            values = record.values.double().where(known, neutral)
             self.seen[number] += len(values)
             self.count[own] += known.sum(0)
             self.total[own] += (values - neutral).sum(0)
             self.squares[own] += (values - neutral).square().sum(0)
-            self.near[own] += (seen.changes < NEAR).sum(0)
+            self.near[own] += (record.changes < NEAR).sum(0)
             if labels is not None:
                 self.count_by_class[:, own] = self.count_by_class[:, own].index_add(0, labels, known.double())
                 self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values - neutral)
             self.histogram[number] += _histogram(values[known], *_RANGES[self.is_additive[path]])
-            self.spread[number] += torch.stack([_spread(seen.before), _spread(seen.after)])
+            self.spread[number] += torch.stack([_spread(record.before), _spread(record.after)])
 
     def _check_labels(self, labels: Tensor, images: int) -> None:
         if labels.dtype != torch.long or tuple(labels.shape) != (images,):
@@ -107,7 +116,7 @@ class GateStats(Metric):
             )
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             raise errors.InvalidValueError(
-                f"labels must lie between 0 and {self.classes - 1}, got {int(labels.min())} to {int(labels.max())}. "
+                f"labels must be between 0 and {self.classes - 1}, got {int(labels.min())} to {int(labels.max())}. "
                 f"Give GateStats the number of classes."
             )
 
@@ -115,35 +124,36 @@ class GateStats(Metric):
         return 0.0 if self.is_additive[path] else 1.0
 
     def compute(self) -> dict[str, Tensor]:
-        """Return each gate's numbers as scalars under "PATH/NAME", as loggers take them.
+        """Return the statistics of each gate as scalars by "PATH/NAME", ready for a logger.
 
         NAME is mean, near_identity, between_images or competition.
         """
         return {
             f"{path}/{name}": torch.tensor(value)
-            for path, found in self._summaries().items()
+            for path, summary in self._summaries().items()
             for name, value in (
-                ("mean", float(found.mean.mean())),
-                *((name, getattr(found, name)) for name in ("near_identity", "between_images", "competition")),
+                ("mean", float(summary.mean.mean())),
+                *((name, getattr(summary, name)) for name in ("near_identity", "between_images", "competition")),
             )
         }
 
     def summaries(self) -> dict[str, GateSummary]:
-        """Return a summary of each gate that was reached, by its path, of the images of all processes."""
+        """Return gate path -> summary over the images of all processes, for each gate that was reached."""
         with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
             return self._summaries()
 
     def _summaries(self) -> dict[str, GateSummary]:
         if not bool(self.seen.any()):
-            raise errors.InvalidValueError("no image has been counted yet; update with what a GateRecorder took.")
+            raise errors.InvalidValueError(
+                "no image has been counted yet; call update with the result of GateRecorder.take first."
+            )
         return {path: self._summary(number, path) for number, path in enumerate(self.slices) if self.seen[number]}
 
     def _summary(self, number: int, path: str) -> GateSummary:
         own, neutral = self.slices[path], self._neutral(path)
-        count, mean = self.count[own], self.total[own] / self.count[own]  # of what lies beyond the neutral value
-        within = (
-            self.squares[own].sum() - (count * mean.square()).nansum()
-        )  # sums of squares around the channels' means
+        count, mean = self.count[own], self.total[own] / self.count[own]  # mean of value - neutral
+        # sum of squared deviations from the channels' means
+        within = self.squares[own].sum() - (count * mean.square()).nansum()
         average = self.total[own].sum() / count.sum()
         across = (count * (mean - average).square()).nansum()
         before, after = map(float, self.spread[number] / self.seen[number])
@@ -165,7 +175,7 @@ class GateStats(Metric):
         )
 
     def _between_classes(self, own: slice, mean: Tensor, within: Tensor) -> float:
-        """Return epsilon squared of the classes, over all channels of one gate."""
+        """Return epsilon squared of the classes (eta squared corrected for chance, at least 0), over all channels."""
         counts = self.count_by_class[:, own]
         between = (counts * (self.by_class[:, own] / counts - mean).square()).nansum()
         groups, values = ((counts > 0).sum(0) - 1).clamp(min=0).sum(), counts.sum()
@@ -174,9 +184,9 @@ class GateStats(Metric):
         return max(0.0, _share(between - by_chance, within, values))
 
     def plot(self, val: Any = None, ax: Any = None) -> tuple[Any, Any]:  # noqa: ARG002
-        """Draw the distribution of values gate by gate, on `ax` if given; return figure and axes, as torchmetrics.
+        """Draw the distribution of values gate by gate, on `ax` if given; return figure and axes, as torchmetrics does.
 
-        In a network in which some gates multiply and some add, values are drawn by how far they are from doing nothing.
+        If some gates multiply and some add, the neutral value (1 or 0) is subtracted from the values.
         """
         from gatewise.analysis.gate_figures import draw_values_by_depth
 
@@ -189,22 +199,27 @@ def _histogram(values: Tensor, low: float, high: float) -> Tensor:
 
 
 def _spread(sizes: Tensor) -> Tensor:
-    """Return the sum over images of the channels' deviation over their mean: (N, C) -> ()."""
+    """Return the sum over images of standard deviation / mean over channels: (N, C) -> ()."""
     sizes = sizes.double()
     mean = sizes.mean(1)
     return torch.where(mean > 0, sizes.std(1, correction=0) / mean, 0.0).sum()
 
 
-def _share(part: Tensor, whole: Tensor, count: Tensor) -> float:
-    tiny = 1e-12 * count  # what rounding leaves of a variance of nothing
-    return float(part / whole) if whole > tiny else 0.0
+def _share(part: Tensor, total: Tensor, count: Tensor) -> float:
+    rounding_error = 1e-12 * count  # upper bound of `total` if all values are equal
+    return float(part / total) if total > rounding_error else 0.0
 
 
 def gate_statistics(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> dict[str, GateSummary]:
-    """Run `model` in eval mode over batches of images and labels and return the statistics of its gates.
+    """Run `model` in eval mode over batches and return the statistics of its gates; restore the training flags.
 
-    Without classes labels may be anything, masks too.
-    Training flags are afterwards as before, whatever happens.
+    Args:
+        model: a network with gates.
+        batches: images and labels; without classes the labels are not used and may be masks.
+        classes: number of classes, or 0.
+
+    Returns:
+        Gate path -> summary, for each gate that was reached.
     """
     device = next(model.parameters()).device
     stats = GateStats(model, classes).to(device)

@@ -1,4 +1,4 @@
-"""What is told of a gate when it has been seen over many images."""
+"""The statistics of one gate over many images."""
 
 from dataclasses import dataclass
 
@@ -7,29 +7,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class GateSummary:
-    """What one gate did over all images that reached it.
+    """Statistics of one gate over all images that reached it.
 
-    Values are factors of channels, or for a gate that adds what it adds to them; see `Recorded`. A channel that is zero
-    in an image tells nothing of its factor, and is left out for that image.
+    Values are the factors of channels or, for additive gates, the values added to channels; see `Recorded`. A channel
+    that is zero in an image has no factor and is omitted for that image.
 
     Attributes:
-        path: of the gate in the network.
-        is_additive: whether it adds, so that doing nothing is 0 and not 1.
-        mean: over images, of each channel, (C,); not a number for a channel that is always zero.
-        deviation: likewise.
-        average: over images and channels.
+        path: path of the gate in the network.
+        is_additive: whether the gate adds, so that its neutral value is 0 instead of 1.
+        mean: mean over images for each channel, (C,); NaN for a channel that is always zero.
+        deviation: standard deviation over images for each channel, (C,); NaN for a channel that is always zero.
+        average: mean over images and channels.
         overall_deviation: standard deviation over images and channels.
-        by_class: mean over the images of each class, (classes, C); not a number for a class without images.
-        histogram: how many values lie in each of the bins, the outermost of which take what lies beyond, (bins,).
-        edges: of the bins, (bins + 1,).
-        near_identity: share of channels that an image's map leaves unchanged but for 5 % of their size.
-        between_images: share of the values' variance that lies between images, the rest lying between channels: 0 for a
-            gate that does the same to all images.
-        between_classes: share of the variance between images that lies between classes, less what chance gives to so
-            many classes (epsilon squared), at least 0.
-        spread_before: spread between channels at the input: standard deviation of the channels' root mean squares over
-            their mean, averaged over images.
-        spread_after: likewise at the output.
+        by_class: mean over the images of each class, (classes, C); NaN for a class without images.
+        histogram: number of values in each bin, (bins,); values out of range count in the outermost bins.
+        edges: edges of the bins, (bins + 1,).
+        near_identity: share of values, over images and channels, with `Recorded.changes` below 5 %.
+        between_images: share of the variance that is between images, the rest being between channels; 0 if the gate
+            treats all images the same.
+        between_classes: share of the variance between images that is between classes, corrected for the share expected
+            by chance with that many classes (epsilon squared), at least 0.
+        spread_before: spread between channels at the input: standard deviation over mean of the channels' root mean
+            squares, averaged over images.
+        spread_after: the same at the output.
     """
 
     path: str
@@ -49,10 +49,10 @@ class GateSummary:
 
     @property
     def neutral(self) -> float:
-        """The value of doing nothing."""
+        """Value of the identity: 0 for additive gates, 1 for others."""
         return 0.0 if self.is_additive else 1.0
 
     @property
     def competition(self) -> float:
-        """spread_after / spread_before: above 1 channels compete (strong ones win), below 1 they cooperate."""
+        """spread_after / spread_before: channels compete above 1 (strong channels gain), and cooperate below 1."""
         return self.spread_after / self.spread_before if self.spread_before else 1.0

@@ -1,4 +1,4 @@
-"""The figures of GaterNet's paper, from counted patterns."""
+"""The figures of the GaterNet paper (Chen et al., CVPR 2019), drawn from `GatePatterns`."""
 
 # pyright: basic
 
@@ -22,7 +22,7 @@ _KINDS = (
 
 
 def kinds_by_unit(patterns: GatePatterns) -> Drawing:
-    """Draw, unit by unit from input to output, the share of gates always open, dependent, and always closed."""
+    """Draw the shares of gates that are always open, depend on the image, or are always closed, layer by layer."""
     rows = patterns.kinds()
     figure, axes = new_figure(7, 3.5)
     bottom = torch.zeros(len(rows))
@@ -60,7 +60,7 @@ def kinds_by_unit(patterns: GatePatterns) -> Drawing:
 
 
 def images_by_gate(patterns: GatePatterns) -> Drawing:
-    """Draw how many of the dependent gates open for how many images."""
+    """Draw a histogram of the gates that depend on the image, by the number of images that open them."""
     counts = patterns.images_by_gate
     dependent = counts[(counts > 0) & (counts < patterns.images)]
     figure, axes = new_figure(7, 3.5)
@@ -70,14 +70,15 @@ def images_by_gate(patterns: GatePatterns) -> Drawing:
     return Drawing(
         "images_by_gate",
         figure,
-        shows=f"Of the {len(dependent):,} gates that depend on the image: how many open for how many images.",
-        look_for=f"Mass away from both ends: gates at the ends hardly choose ({_PAPER}).",
+        shows=f"Histogram of the {len(dependent):,} gates that depend on the image, by the number of images that open "
+        f"them.",
+        look_for=f"Gates away from both ends: gates at the ends hardly depend on the image ({_PAPER}).",
         table=_histogram("images", "gates", heights, edges),
     )
 
 
 def open_gates_by_image(patterns: GatePatterns) -> Drawing:
-    """Draw how many images open how many gates."""
+    """Draw a histogram of the images, by the number of gates that they open."""
     numbers = patterns.images_by_open_gates
     lowest, mean, highest = patterns.open_gates()
     figure, axes = new_figure(7, 3.5)
@@ -89,14 +90,14 @@ def open_gates_by_image(patterns: GatePatterns) -> Drawing:
     return Drawing(
         "open_gates_by_image",
         figure,
-        shows=f"How many images open how many of the {gates:,} gates; the mean is {mean:,.0f}.",
-        look_for=f"A wide range: then some images get more work than others ({_PAPER}).",
+        shows=f"Histogram of the images, by the number of gates that they open, of {gates:,}; the mean is {mean:,.0f}.",
+        look_for=f"A wide range: some images get more computation than others ({_PAPER}).",
         table=_histogram("open gates", "images", heights, edges),
     )
 
 
 def _whole_bins(lowest: int, highest: int, most: int) -> list[float]:
-    """Return edges of at most so many bins, each of as many whole numbers as the others.
+    """Return the edges of at most `most` bins that each contain the same number of integers.
 
     >>> _whole_bins(3, 7, 3)
     [2.5, 4.5, 6.5, 8.5]
@@ -116,14 +117,13 @@ def _histogram(what: str, counted: str, heights: Sequence[float], edges: Sequenc
 def patterns_in_the_plane(
     patterns: GatePatterns, classes: Sequence[str], pictures: Iterable[Any] | None = None, most: int = 16
 ) -> Drawing:
-    """Draw each kept image's gates as a point (PCA, then t-SNE), its class by colour and marker.
+    """Draw the gate vector of each kept image as a point in 2D (PCA, then t-SNE), with the class as colour and marker.
 
     Args:
-        patterns: what was counted.
-        classes: their names.
-        pictures: the kept images, in the order of `GatePatterns.kept`, as PIL images; without any, points have no
-            thumbnails.
-        most: how many classes have a look of their own, those with most images.
+        patterns: counts and gate vectors.
+        classes: names of the classes.
+        pictures: the kept images as PIL images, in the order of `GatePatterns.kept`; None draws no thumbnails.
+        most: maximum number of classes with their own colour; those with the most images are chosen.
     """
     points, labels = patterns.embedding()
     figure, axes = new_figure(7, 5.5)
@@ -149,8 +149,8 @@ def patterns_in_the_plane(
     return Drawing(
         "patterns",
         figure,
-        shows=f"The gate vectors of {len(points):,} images in the plane (PCA, then t-SNE): near means alike.",
-        look_for=f"Classes that lie apart: the gater knows them ({_PAPER}).",
+        shows=f"The gate vectors of {len(points):,} images in 2D (PCA, then t-SNE); close points have similar gates.",
+        look_for=f"Classes in separate clusters: the gater distinguishes them ({_PAPER}).",
         table=Table(["image", "class", "x", "y"], rows),
         thumbnails=None if pictures is None else Thumbnails.of(pictures, places, series.tolist(), names),
     )
@@ -167,7 +167,7 @@ def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
     axes.set(xlabel="with the typical gates of", ylabel="images of")
-    add_colour_bar(figure, drawn, "classified rightly (%)")
+    add_colour_bar(figure, drawn, "classified correctly (%)")
     columns = [classes[number] for number in exchange.classes]
     rows = [
         [Cell(name), *(Cell(f"{value:.2f}", value) for value in values)]
@@ -176,13 +176,14 @@ def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
     return Drawing(
         "accuracy_by_gates",
         figure,
-        shows=f"Share of each class's images that is classified rightly when the gates are not the image's own but "
-        f"those that open for more than half of the images of a class (a column){_of_all(len(names), len(classes))}.",
-        look_for="A dark diagonal on a pale ground: gates that fit their own class only. Columns that look alike: the "
-        "choice of filters hardly matters.",
+        shows=f"Share of the images of each class (row) that are classified correctly when the image's own gates are "
+        f"replaced by those that open for more than half of the images of a class (column)"
+        f"{_of_all(len(names), len(classes))}.",
+        look_for="A dark diagonal on a pale background: gates that only fit their own class. Columns that look alike: "
+        "the choice of filters hardly matters.",
         table=Table(["images of", *columns], rows),
     )
 
 
 def _of_all(shown: int, classes: int) -> str:
-    return f"; {shown} of {classes} classes, the first that have images" if shown < classes else ""
+    return f"; {shown} of {classes} classes, the first ones with images" if shown < classes else ""

@@ -1,4 +1,4 @@
-"""What gates are worth, by taking them away or exchanging them and counting again."""
+"""Measure the accuracy of a network without some of its gates, or with the gates of another class."""
 
 # pyright: basic
 
@@ -22,13 +22,13 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Removal:
-    """What leaving gates out costs.
+    """Accuracy of a network with and without some of its gates.
 
     Attributes:
-        paths: of the gates that were left out.
-        images: how many were counted.
-        accuracy_with: of the network as it is.
-        accuracy_without: of the network without them.
+        paths: paths of the gates that were removed.
+        images: number of images.
+        accuracy_with: accuracy with all gates.
+        accuracy_without: accuracy without these gates.
     """
 
     paths: tuple[str, ...]
@@ -38,7 +38,7 @@ class Removal:
 
 
 def idle_gates(summaries: Iterable[GateSummary], share: float = 0.95) -> tuple[str, ...]:
-    """Return the gates of whose values at least this share is near the identity."""
+    """Return the paths of the gates with at least this share of values near the identity."""
     _validation.check_number_between(0, 1, share=share)
     return tuple(summary.path for summary in summaries if summary.near_identity >= share)
 
@@ -46,9 +46,10 @@ def idle_gates(summaries: Iterable[GateSummary], share: float = 0.95) -> tuple[s
 def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Removal:
     """Return the accuracy of `model` with and without some of its gates, on the same batches, in eval mode.
 
-    Where labels are masks it is the share of rightly classified pixels, the mean over images.
+    If labels are masks, it is the share of correctly classified pixels, averaged over images.
 
-    A path that is no gate is refused with ValueError, and no batch at all too.
+    Raises:
+        InvalidValueError: if a path is not the path of a gate, or if there are no batches.
     """
     gates = gates_in(model)
     chosen = {_validation.check_one_of("gate", path, gates): gates[path] for path in paths}
@@ -57,12 +58,12 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
     count = 0
     with evaluation_mode(model), torch.no_grad():
         for images, labels in batches:
-            right = _right(model(images.to(device)), labels).sum()
-            hits[0] += right
-            if chosen:  # without any, the network is the same
+            correct = _correct(model(images.to(device)), labels).sum()
+            hits[0] += correct
+            if chosen:  # otherwise the network is the same
                 with gates_bypassed(chosen):
-                    right = _right(model(images.to(device)), labels).sum()
-            hits[1] += right
+                    correct = _correct(model(images.to(device)), labels).sum()
+            hits[1] += correct
             count += len(labels)
     if not count:
         raise errors.InvalidValueError("there are no images to count; an iterator may be used up already.")
@@ -71,13 +72,13 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
 
 @dataclass(frozen=True)
 class Exchange:
-    """What gates of another class cost.
+    """Accuracy of a GaterNet with the gates of another class.
 
     Attributes:
-        classes: which were tried, K of them.
+        classes: the K classes that were tried.
         own: accuracy on their images with each image's own gates.
-        accuracy: on the images of each class (row) with the typical gates of each (column), (K, K). A class's typical
-            gates are those that open for more than half of its images.
+        accuracy: accuracy on the images of each class (row) with the typical gates of each class (column), (K, K).
+            The typical gates of a class are those that open for more than half of its images.
     """
 
     classes: tuple[int, ...]
@@ -86,19 +87,19 @@ class Exchange:
 
     @property
     def same(self) -> float:
-        """Accuracy with the typical gates of an image's own class, the mean over classes."""
+        """Accuracy with the typical gates of an image's own class, averaged over classes."""
         return float(self.accuracy.diagonal().mean())
 
     @property
     def other(self) -> float:
-        """Accuracy with those of another class, the mean over pairs of classes; not a number for a single class."""
+        """Accuracy with the typical gates of another class, averaged over pairs of classes; NaN for a single class."""
         return float(self.accuracy[~torch.eye(len(self.classes), dtype=torch.bool)].mean())
 
 
 def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most: int = 20) -> Exchange:
     """Return the accuracy on the images of each class with the typical gates of each class.
 
-    Each image is run once for each class, so only the first `most` classes that have images are tried.
+    Each image runs once for each class, so only the first `most` classes with images are tried.
     """
     _validation.check_integer_at_least(1, most=most)
     classes = patterns.images_by_class.nonzero().flatten()[:most]
@@ -108,22 +109,22 @@ def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most
     place[classes] = torch.arange(len(classes))
     hits, counts = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64), torch.zeros(len(classes))
     with evaluation_mode(net), torch.no_grad():
-        for batch, of in batches:
-            chosen = place[of.cpu()] >= 0
-            images, labels = batch[chosen.to(batch.device)].to(device), of.cpu()[chosen]
+        for batch, batch_labels in batches:
+            chosen = place[batch_labels.cpu()] >= 0
+            images, labels = batch[chosen.to(batch.device)].to(device), batch_labels.cpu()[chosen]
             if not len(labels):
                 continue
             counts += place[labels].bincount(minlength=len(classes))
             patterns_to_try = [None, *(gates.expand(len(images), -1) for gates in typical)]
             for column, gates in enumerate(patterns_to_try):
-                right = _right(net(images, gates=gates), labels)
-                hits[:, column] += place[labels[right]].bincount(minlength=len(classes))
+                correct = _correct(net(images, gates=gates), labels)
+                hits[:, column] += place[labels[correct]].bincount(minlength=len(classes))
     own, accuracy = hits[:, 0].sum() / counts.sum(), hits[:, 1:] / counts.unsqueeze(1)
     return Exchange(tuple(classes.tolist()), float(own), accuracy)
 
 
-def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return for each image whether it was classified rightly, or of which share the pixels that count were, (N,)."""
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether each image is classified correctly, or for masks the share of its correct pixels, (N,)."""
     if labels.dim() == 1:
         return logits.argmax(1).cpu() == labels.cpu()
     return pixel_hits(logits, labels.to(logits.device)).cpu()

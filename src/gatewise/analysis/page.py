@@ -1,4 +1,4 @@
-"""A self-contained HTML page: one file that opens from disk and asks nothing of the network."""
+"""A self-contained HTML page: a single file that opens from disk and loads nothing from the network."""
 
 # pyright: basic
 
@@ -22,14 +22,14 @@ class Section:
     drawings: Sequence[Drawing] = ()
 
     def under(self, name: str, slug: str) -> Self:
-        """Return the same section as that of one run among several, its figures' names ending with `slug`."""
+        """Return the section titled "name: title", with `slug` appended to the names of its figures."""
         drawings = [drawing.renamed(slug) for drawing in self.drawings]
         return replace(self, title=f"{name}: {self.title}", drawings=drawings)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A titled list of sections with a list of facts at the end."""
+    """A title, a lead, sections, and a list of facts at the end."""
 
     title: str
     lead: str
@@ -37,7 +37,7 @@ class Page:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def render(self) -> str:
-        """Return the HTML."""
+        """Return the page as HTML."""
         jinja2 = _validation.import_optional("jinja2", "writing reports")
         source = resources.files("gatewise.analysis").joinpath("page.html").read_text("utf-8")
         template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)

@@ -1,4 +1,4 @@
-"""What a gater does over a data set: numbers only, gathered batch by batch in bounded memory."""
+"""Statistics of a gater over a data set, accumulated batch by batch in bounded memory."""
 
 # pyright: basic
 
@@ -13,19 +13,19 @@ from gatewise import _validation, errors
 from gatewise.gaternet import GaterNet, Site
 from gatewise.places import evaluation_mode
 
-NEARLY = 0.01  # a gate that opens for fewer images than this share, or all but so many, is nearly constant
-_LEARNED_DIMENSIONS = 400  # of PCA before t-SNE, as in the paper
+NEARLY = 0.01  # a gate is nearly constant if it opens for less than this share of images, or for more than 1 - this
+_LEARNED_DIMENSIONS = 400  # of PCA before t-SNE, as in the GaterNet paper (Chen et al., CVPR 2019)
 
 
 @dataclass(frozen=True)
 class UnitKinds:
-    """How the gates of one site behave: numbers of gates.
+    """Numbers of constant and of image-dependent gates of one gated layer.
 
     Attributes:
-        name: the site's convolution.
-        always_open: open for every image.
-        always_closed: closed for every image.
-        dependent: open for some.
+        name: path of the convolution.
+        always_open: number of gates that are open for every image.
+        always_closed: number of gates that are closed for every image.
+        dependent: number of gates that are open for some images.
     """
 
     name: str
@@ -35,12 +35,12 @@ class UnitKinds:
 
 
 class GatePatterns:
-    """Counts of open gates over images, by class, and a sample of whole patterns.
+    """Accumulate counts of open gates over images, by class, and a random sample of gate vectors.
 
     Args:
-        sites: of the net, which give gates their units.
-        classes: how many classes there are.
-        keep: how many whole patterns are kept for `embedding`, spread evenly by chance over all images.
+        sites: gated layers of the GaterNet (`GaterNet.sites`).
+        classes: number of classes.
+        keep: number of gate vectors kept for `embedding`, a uniform sample of all images.
 
     >>> net = GaterNet(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Conv2d(2, 2, 3)), image_size=(8, 8))
     >>> patterns = GatePatterns(net.sites, classes=2)
@@ -64,7 +64,7 @@ class GatePatterns:
         self._generator = torch.Generator().manual_seed(0)
 
     def update(self, gates: Tensor, labels: Tensor, executed_macs: Tensor) -> None:
-        """Count one batch: gates (N, c) of 0 and 1, labels (N,), multiply-adds of each image (N,)."""
+        """Add one batch: gates (N, c) of 0 and 1, labels (N,), executed multiply-adds of each image (N,)."""
         opened, labels = gates.detach().cpu() > 0.5, labels.cpu()
         places = self.images + torch.arange(len(labels))
         classes = len(self.images_by_class)
@@ -82,31 +82,31 @@ class GatePatterns:
 
     @property
     def images(self) -> int:
-        """How many images were counted."""
+        """Number of images."""
         return int(self.images_by_class.sum())
 
     @property
     def kept(self) -> Tensor:
-        """Which images' whole patterns are kept: their numbers in the order of counting, (K,), as in `embedding`."""
+        """Indices of the images whose gate vectors are kept, (K,), in the order of `embedding`."""
         return self._places
 
     @property
     def executed_macs(self) -> float:
-        """Mean multiply-adds of an image, the gater's own included."""
+        """Mean executed multiply-adds per image, including those of the gater."""
         return self._macs / max(1, self.images)
 
     @property
     def images_by_gate(self) -> Tensor:
-        """How many images opened each gate, (c,)."""
+        """Number of images that opened each gate, (c,)."""
         return self.opened_by_class.sum(0)
 
     @property
     def rate_by_class(self) -> Tensor:
-        """Share of each class's images that opened each gate, (classes, c); 0 for a class without images."""
+        """Share of the images of each class that opened each gate, (classes, c); 0 for a class without images."""
         return self.opened_by_class / self.images_by_class.clamp(min=1).unsqueeze(1)
 
     def kinds(self) -> list[UnitKinds]:
-        """Return, unit by unit, how many gates are always open, always closed, and dependent on the image."""
+        """Return the numbers of gates that are always open, always closed and dependent on the image, by layer."""
         rows = []
         for site in self.sites:
             counts = self.images_by_gate[site.first : site.first + site.gates]
@@ -115,12 +115,12 @@ class GatePatterns:
         return rows
 
     def open_shares(self) -> list[float]:
-        """Return, unit by unit, the share of gates that an image opens in the mean."""
+        """Return the mean share of gates that an image opens, by layer."""
         shares = self.images_by_gate.double() / max(1, self.images)
         return [float(shares[site.first : site.first + site.gates].mean()) for site in self.sites]
 
     def nearly_constant(self) -> int:
-        """Return how many dependent gates open for less than 1 % or more than 99 % of the images."""
+        """Return the number of dependent gates that open for less than 1 % or more than 99 % of the images."""
         share = self.images_by_gate / max(1, self.images)
         dependent = (share > 0) & (share < 1)
         return int((dependent & ((share < NEARLY) | (share > 1 - NEARLY))).sum())
@@ -132,10 +132,13 @@ class GatePatterns:
         return int(numbers.min()), mean, int(numbers.max())
 
     def embedding(self) -> tuple[Tensor, Tensor]:
-        """Return a point in the plane for each kept pattern, (K, 2), and its label, (K,).
+        """Embed the kept gate vectors in 2D: PCA with at most 400 components, then t-SNE, as in the GaterNet paper.
 
-        Patterns are projected on at most 400 principal components, then laid out by t-SNE, as in the paper. Fewer than
-        four patterns, a single gate, or patterns that are all the same are refused with ValueError.
+        Returns:
+            Points (K, 2) and labels (K,).
+
+        Raises:
+            InvalidValueError: if there are fewer than four vectors, only one gate, or only equal vectors.
         """
         decomposition = _validation.import_optional("sklearn.decomposition", "PCA")
         manifold = _validation.import_optional("sklearn.manifold", "t-SNE")
@@ -143,7 +146,7 @@ class GatePatterns:
         dimensions = min(_LEARNED_DIMENSIONS, *patterns.shape)
         if len(patterns) < 4 or not patterns.var(0).any() or dimensions < 2:
             raise errors.InvalidValueError(
-                f"{len(patterns)} patterns of which {len(patterns.unique(dim=0))} differ cannot be laid out; "
+                f"{len(patterns)} gate vectors of which {len(patterns.unique(dim=0))} differ cannot be embedded in 2D; "
                 f"expected at least four images whose gates are not all the same, and two gates."
             )
         components = decomposition.PCA(dimensions, random_state=0).fit_transform(patterns.numpy())
@@ -155,9 +158,10 @@ class GatePatterns:
 def record_patterns(
     net: GaterNet, batches: Iterable[tuple[Tensor, Tensor]], classes: int, keep: int = 2000
 ) -> GatePatterns:
-    """Run `net` in eval mode over batches of images and labels and return what its gates did.
+    """Run `net` in eval mode over batches of images and labels and count its open gates; restore the training flags.
 
-    Training flags are afterwards as before, whatever happens. No batch at all is refused with ValueError.
+    Raises:
+        InvalidValueError: if there are no batches.
     """
     patterns: Any = GatePatterns(net.sites, classes, keep)
     device = next(net.parameters()).device

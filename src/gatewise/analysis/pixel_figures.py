@@ -1,4 +1,4 @@
-"""How networks label pixels: pictures, and each class's IoU."""
+"""Figures of segmentation: predicted masks, and the IoU of each class."""
 
 # pyright: basic
 
@@ -11,17 +11,17 @@ from gatewise.analysis.table import Cell, Table
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.masks import IGNORED, with_background
 
-_COLUMNS = ("image", "mask", "network")
+_COLUMNS = ("image", "mask", "prediction")
 
 
 def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classes: Sequence[str]) -> Drawing:
-    """Draw images beside their masks and what a network makes of them, a colour for each class.
+    """Draw images, their masks and the predicted masks side by side, with one colour per class.
 
     Args:
         pictures: (N, 3, H, W) or (N, 1, H, W) in [0, 1].
-        masks: classes, (N, H, W), 255 where a pixel does not count.
-        predicted: likewise.
-        classes: names; a single one stands beside "background".
+        masks: class of each pixel, (N, H, W), 255 where it is ignored.
+        predicted: predicted class of each pixel, (N, H, W).
+        classes: names of the classes; "background" is added to a single one.
     """
     names = with_background(classes)
     colours = class_colours(len(names))
@@ -40,23 +40,22 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
             if row == 0:
                 own.set_title(title, fontsize=9)
         counted = masks[row] != IGNORED
-        right = float(((predicted[row] == masks[row]) & counted).sum() / counted.sum().clamp(min=1))
-        rows.append([Cell(str(row + 1), row + 1), Cell(f"{100 * right:.1f}", 100 * right)])
+        correct = float(((predicted[row] == masks[row]) & counted).sum() / counted.sum().clamp(min=1))
+        rows.append([Cell(str(row + 1), row + 1), Cell(f"{100 * correct:.1f}", 100 * correct)])
     for name, colour in zip(names, colours.tolist(), strict=True):
         axes[0][0].plot([], [], ls="", marker="s", label=escape_mathtext(name), color=[part / 255 for part in colour])
     add_legend(figure, loc="outside lower center", ncols=5)
     return Drawing(
         "pictures",
         figure,
-        shows=f"{count} images, the classes of their pixels, and those that the network gives them; white does not "
-        f"count.",
-        look_for="Thin things and borders: these are where networks that label pixels mostly err.",
-        table=Table(["image", "pixels labelled rightly %"], rows),
+        shows=f"{count} images, their masks, and the masks that the network predicts; white pixels are ignored.",
+        look_for="Thin objects and borders: most errors of segmentation networks are there.",
+        table=Table(["image", "pixels classified correctly %"], rows),
     )
 
 
 def iou_by_class(runs: Mapping[str, Mapping[str, float | None]]) -> Drawing:
-    """Draw the IoU of each class, in [0, 1], run beside run; None where a class is neither there nor predicted."""
+    """Draw the IoU in [0, 1] of each class for each run; None for a class that is neither present nor predicted."""
     names = list(next(iter(runs.values())))
     figure, axes = new_figure(7, 3.0 + 0.2 * len(runs))
     width, tips = 0.8 / len(runs), {}
@@ -80,8 +79,8 @@ def iou_by_class(runs: Mapping[str, Mapping[str, float | None]]) -> Drawing:
     return Drawing(
         "iou",
         figure,
-        shows="IoU of each class on the validation images: pixels that mask and network share over those of either.",
-        look_for="Rare and thin classes: the mean over classes hangs on them, and few pixels decide them.",
+        shows="IoU of each class on the validation images: pixels in both mask and prediction over pixels in either.",
+        look_for="Rare and thin classes: the mean over classes depends on them, and few pixels decide their IoU.",
         table=Table(["class", *runs], rows),
         tips=tips,
     )

@@ -1,4 +1,4 @@
-"""See what every gate of a network does while it runs, forward by forward, and keep nothing but the last."""
+"""Record the effect of every gate of a network during a forward."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,17 +17,16 @@ from gatewise.registry import Gate
 
 @dataclass(frozen=True)
 class Recorded:
-    """What one gate did to a batch; all (N, C).
+    """Effect of one gate on a batch, from its input x and output y; all tensors have shape (N, C).
 
     Attributes:
-        values: of a gate that multiplies, the factor of each channel; where it differs between positions, the one that
-            fits them best: sum x y / sum x^2; not a number where the channel is zero everywhere, which tells nothing.
-            Of a gate that adds, the mean over positions of what it adds to each channel, in units of the root mean
-            square of the image's whole map.
-        changes: root mean square over positions of y - x, in units of that of x, of the same channel or, for a gate
-            that adds, of the whole map; not a number where `values` is none.
-        before: root mean square of each channel at the input.
-        after: and at the output.
+        values: factor of each channel for a gate that multiplies: the least-squares factor over positions,
+            sum x y / sum x^2, and NaN for a channel that is zero everywhere. For a gate that adds: the mean over
+            positions of y - x, divided by the root mean square of all of x in the image.
+        changes: root mean square of y - x over positions, divided by that of x over the same channel or, for a gate
+            that adds, over all of x in the image; NaN where `values` is NaN.
+        before: root mean square of each channel of x.
+        after: root mean square of each channel of y.
     """
 
     values: Tensor
@@ -37,7 +36,7 @@ class Recorded:
 
     @classmethod
     def of(cls, gate: Gate, x: Tensor, y: Tensor) -> Self:
-        """Compare a gate's input and output, (N, C, *S) each.
+        """Return the record of a gate from its input and output, both (N, C, *S).
 
         >>> from gatewise.registry import make_gate
         >>> x = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
@@ -61,14 +60,17 @@ Hook = Callable[[Any, tuple[Tensor, ...], Tensor], Tensor | None]
 
 @contextmanager
 def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Generator[None]:
-    """Let `make(path)` see each gate's input and output while the `with` block is open.
+    """Register the forward hook `make(path)` on each gate while the `with` block is open.
 
-    What it returns, if not None, takes the place of the output.
+    As in PyTorch, a hook replaces the output by what it returns, unless that is None.
+
+    Raises:
+        InvalidValueError: if the network is optimised for inference.
     """
     if any("forward" in gate.__dict__ for gate in gates.values()):
         raise errors.InvalidValueError(
-            "gates of a network that is optimised for inference write over their maps, so nothing is seen there or "
-            "changed. Take it back with undo() first."
+            "the network is optimised for inference: its gates overwrite their inputs, so they cannot be recorded or "
+            "bypassed. Call undo() of the optimised network first."
         )
     with ExitStack() as stack:
         for path, gate in gates.items():
@@ -77,20 +79,21 @@ def hooks_on(gates: Mapping[str, Gate], make: Callable[[str], Hook]) -> Generato
 
 
 class GateRecorder:
-    """Record every gate of a network at each forward, in eval mode, while the `with` block is open.
+    """Record every gate of a network during each forward, in eval mode, while the `with` block is open.
 
-    Behind it the hooks are gone and all training flags as before, whatever happened inside. Only the last forward of
-    the network itself is held; hand it on with `take`. A gate that a forward calls several times counts with the mean
-    of its calls; what reaches gates in another way (`forward_features`) adds to the calls until they are taken.
+    The end of the block removes the hooks and restores all training flags, also after an exception. Only the last
+    forward of the network is kept; get it with `take`. If a forward calls a gate several times, its record is the mean
+    over the calls. Calls outside the network's own forward (such as `forward_features`) are added until `take`.
 
-    A network without gates is refused with ValueError.
+    Raises:
+        InvalidValueError: if the network has no gates.
 
     >>> from gatewise.insertion import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
     >>> _ = insert_gates(net, "gct")
     >>> with GateRecorder(net) as recorder:
     ...     _ = net(torch.randn(4, 3, 5, 5))
-    >>> {path: tuple(seen.values.shape) for path, seen in recorder.take().items()}
+    >>> {path: tuple(record.values.shape) for path, record in recorder.take().items()}
     {'0.gct': (4, 3)}
     """
 
@@ -125,9 +128,9 @@ class GateRecorder:
         return note
 
     def take(self) -> dict[str, Recorded]:
-        """Return what each gate that was reached did in the last forward, by its path, and forget it."""
+        """Return gate path -> record of the last forward, for each gate that was reached, and clear the records."""
         calls, self._calls = self._calls, {}
-        return {path: _mean(seen) for path, seen in calls.items()}
+        return {path: _mean(records) for path, records in calls.items()}
 
 
 def _mean(calls: list[Recorded]) -> Recorded:
@@ -139,7 +142,7 @@ def _mean(calls: list[Recorded]) -> Recorded:
 
 @contextmanager
 def gates_bypassed(gates: Mapping[str, Gate]) -> Generator[None]:
-    """Let these gates return their input as it is while the `with` block is open.
+    """Make these gates return their input unchanged while the `with` block is open.
 
     >>> from gatewise.registry import make_gate
     >>> gate, x = make_gate("se", 8), torch.ones(1, 8, 1, 1)

@@ -1,4 +1,4 @@
-"""Several runs in one figure: what they reach for what cost, and what their gates do layer by layer."""
+"""Figures that compare several runs: accuracy against cost, and statistics of their gates by layer."""
 
 # pyright: basic
 
@@ -11,7 +11,12 @@ from gatewise.analysis.table import Cell, Table
 
 
 def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: str = "accuracy") -> Drawing:
-    """Draw one point per run: millions of multiply-adds of an image, accuracy (or what `score` says) in [0, 1]."""
+    """Draw accuracy against multiply-adds, one point per run.
+
+    Args:
+        points: run -> (millions of multiply-adds per image, accuracy in [0, 1]).
+        score: name of the accuracy.
+    """
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     for index, (name, (macs, accuracy)) in enumerate(points.items()):
         colour, marker = series_style(index)
@@ -24,15 +29,15 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: str 
             marker=marker,
             gid=f"series-{index}",
         )
-    axes.set(xlabel="multiply-adds of an image (M)", ylabel=f"validation {score} (%)")
+    axes.set(xlabel="multiply-adds per image (M)", ylabel=f"validation {score} (%)")
     axes.margins(0.15)
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "accuracy_macs",
         figure,
-        shows=f"The {score} of each run against the multiply-adds of an image, of runs that choose their filters "
-        "those that are executed.",
-        look_for="Runs above and to the left of others: better with less work.",
+        shows=f"The {score} of each run against its multiply-adds per image; for runs that choose their filters, the "
+        "executed ones.",
+        look_for="Runs above and to the left of others: better with less computation.",
         table=Table(
             ["run", "MACs (M)", f"{score} %"],
             [
@@ -46,7 +51,7 @@ def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: str 
 
 _ACROSS = "depth (% of the run's gates, from input to output)"
 
-# What of a gate can be compared between gates of any kind: how it is computed, and what it is called.
+# Statistics that are comparable between gates of any kind: label, and how to compute it from a GateSummary.
 _COMPARED = (
     ("near the identity (% of values)", lambda summary: 100 * summary.near_identity),
     ("between images (% of variance)", lambda summary: 100 * summary.between_images),
@@ -55,9 +60,11 @@ _COMPARED = (
 
 
 def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str]) -> Drawing:
-    """Draw what the gates of several runs do over depth: one panel for each number, one line for each run.
+    """Draw statistics of the gates of several runs over depth: one panel per statistic, one line per run.
 
-    `runs` are all runs of the page, also those without such gates, so that each keeps its colour.
+    Args:
+        found: run -> summaries of its gates, from input to output.
+        runs: all runs of the page, also those without gates, so that each run has the same colour in all figures.
     """
     figure, panels = new_figure(7, 6.5 + 0.2 * len(found), rows=len(_COMPARED), columns=1)
     tips = {}
@@ -76,10 +83,10 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str
     return Drawing(
         "gates_of_runs",
         figure,
-        shows="The gates of each run, at equal distances from its first to its last: the share of values within 5 % of "
-        "doing nothing, the share of variance between images, and by how much the spread between channels changes.",
-        look_for="Depths where lines part: there the runs learned different things. Lines that agree: what gates do is "
-        "decided by the depth more than by the run.",
+        shows="The gates of each run, evenly spaced from first to last: share of values within 5 % of the identity, "
+        "share of variance between images, and change of the spread between channels.",
+        look_for="Depths where lines differ: the runs learned different things there. Lines that agree: the effect of "
+        "gates depends more on the depth than on the run.",
         table=Table(
             ["run", "number", "gate", *(label for label, _ in _COMPARED)],
             [
@@ -93,7 +100,7 @@ def gates_of_runs(found: Mapping[str, Sequence[GateSummary]], runs: Sequence[str
 
 
 def open_gates_of_runs(found: Mapping[str, GatePatterns], runs: Sequence[str]) -> Drawing:
-    """Draw which share of each gated layer's gates an image opens in the mean, one line for each run; see above."""
+    """Draw the mean share of gates that an image opens, by gated layer, one line per run (see `gates_of_runs`)."""
     figure, axes = new_figure(7, 3.2 + 0.2 * len(found))
     tips, rows = {}, []
     for index, (run, patterns) in enumerate(found.items()):
@@ -111,16 +118,16 @@ def open_gates_of_runs(found: Mapping[str, GatePatterns], runs: Sequence[str]) -
     return Drawing(
         "open_gates_of_runs",
         figure,
-        shows="Share of each gated layer's gates that an image opens, in the mean over images; the layers of each run "
-        "at equal distances from its first to its last.",
-        look_for="Where a run with less work saves it: in all layers alike, or in a few.",
+        shows="Share of the gates of each gated layer that an image opens, averaged over images; the layers of each "
+        "run are evenly spaced from first to last.",
+        look_for="Layers where a run with less computation saves it: all layers alike, or a few.",
         table=Table(["run", "number", "layer", "open %"], rows),
         tips=tips,
     )
 
 
 def _depth(count: int) -> list[float]:
-    """Return where so many gates stand between input (0) and output (100)."""
+    """Return `count` evenly spaced depths between input (0) and output (100)."""
     return [100 * (number + 0.5) / count for number in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""Trained runs, opened to be looked at."""
+"""Open trained runs for analysis."""
 
 # pyright: basic
 
@@ -34,8 +34,8 @@ from gatewise.spec import ModelSpec
 from gatewise.training import BatchResults, Recipe, make_task
 
 Split = Literal["validation", "train"]
-_BATCH, _VALUES = 250, 2**24  # images in a batch at most, and numbers in it
-_REQUIRED = ("spec", "classes", "mean", "std", "in_chans", "image_size")  # of a config, by what its page needs
+_BATCH, _VALUES = 250, 2**24  # maximum number of images and of values in a batch
+_REQUIRED = ("spec", "classes", "mean", "std", "in_chans", "image_size")  # entries of config.json that a page needs
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Run:
     """A trained run, opened.
 
     Attributes:
-        name: what it is called on a page.
-        slug: what names of its figures end with.
-        model: in eval mode.
-        config: its `config.json`.
-        rows: of its log.
-        metrics: its `metrics.json`.
-        recipe: that it was trained with.
-        dataset: whose images are shown to the gates, or None.
-        shown: what those images are called.
-        split: which of the data set's images they are.
-        missing: why there are none.
+        name: name of the run on a page.
+        slug: suffix of the names of its figures.
+        model: the network, in eval mode.
+        config: content of `config.json`.
+        rows: rows of the training log.
+        metrics: content of `metrics.json`.
+        recipe: the recipe of its training.
+        dataset: data set whose images are shown to the gates, or None.
+        shown: name of that data set.
+        split: "validation" or "train".
+        missing: reason why there is no data set, or "".
     """
 
     name: str
@@ -70,42 +70,42 @@ class Run:
 
     @property
     def images(self) -> Images | EncodedImages | SegmentationSplit | None:
-        """What is shown to the gates, or None."""
+        """Images that are shown to the gates, or None."""
         return getattr(self.dataset, self.split, None)
 
     @property
     def source(self) -> DataSource:
-        """Where the images are that it was trained on."""
+        """Source of the images of the training."""
         return self.recipe.source
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def classes(self) -> list[str]:
-        """Names, in the order of the labels."""
+        """Names of the classes, in the order of the labels."""
         return self.config["classes"]
 
     @property
     def task(self) -> str:
-        """What the network was trained for."""
+        """Task of the network: "classify" or "segment"."""
         return self.config.get("task", "classify")
 
     @property
     def score(self) -> str:
-        """What the run is judged by, a key of `TITLES`."""
+        """Name of the main score, a key of `TITLES`."""
         return self.metrics.get("score", "accuracy")
 
     @property
     def image_classes(self) -> list[str]:
-        """Names of the classes that a whole image can have: none where each pixel has its own."""
+        """Names of the classes of images; empty for segmentation, where each pixel has a class."""
         return self.classes if self.task == "classify" else []
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model was built from."""
+        """Specification that the model was built from."""
         return ModelSpec.from_dict(self.config["spec"])
 
     def of(self, split: Split) -> "Run":
@@ -113,34 +113,34 @@ class Run:
         return dataclasses.replace(self, split=split)
 
     def new_results(self) -> BatchResults:
-        """Return what scores the network on the images."""
+        """Return an empty accumulator of the scores on the images."""
         assert self.dataset is not None
         return make_task(self.recipe, self.dataset).new_results(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images in their own order, as the network takes them, and their labels or masks."""
+        """Yield batches of the images in order, normalised, and of their labels or masks."""
         assert self.images is not None
         return self._batches(self.images)
 
     def first(self, count: int | None = None) -> "FirstImages":
-        """Return batches of the first images, or of all, without labels, as often as they are asked for."""
+        """Return an iterable over batches of the first `count` images (None: all), without labels."""
         return FirstImages(self, count)
 
     def by_class(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the images and their labels, all 0 where images have no class as a whole."""
+        """Yield batches of images and labels; all labels are 0 if images have no class."""
         for images, labels in self.batches():
             yield images, labels if self.image_classes else labels.new_zeros(len(labels))
 
     def pictures(self, images: Tensor) -> Tensor:
-        """Return images as the network takes them as they are for the eye: (N, C, H, W) in [0, 1]."""
+        """Undo the normalisation of images: (N, C, H, W), in [0, 1] afterwards."""
         mean, std = (torch.tensor(self.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
         return (images.cpu() * std + mean) / 255
 
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return a few images, as the network takes them, and their labels or masks.
+        """Return a few normalised images and their labels or masks.
 
-        They are the first of each of the first `count` classes; of images with masks `count` at equal distances that
-        have the size of the first.
+        For classification: the first image of each of the first `count` classes. For segmentation: of `count` evenly
+        spaced images, those with the size of the first.
         """
         images = self.images
         assert images is not None
@@ -152,8 +152,8 @@ class Run:
             chosen = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()[:count].tolist()]
             pixels, labels = torch.stack([images[index] for index in chosen]), images.labels[chosen]
         parts = zip(*self._batches(Images(pixels, labels)), strict=True)
-        found, labels = (torch.cat(part) for part in parts)
-        return found, labels
+        batched, labels = (torch.cat(part) for part in parts)
+        return batched, labels
 
     def _batches(self, images: Images | EncodedImages | SegmentationSplit) -> Iterator[tuple[Tensor, Tensor]]:
         mean, std = torch.tensor(self.config["mean"]), torch.tensor(self.config["std"])
@@ -164,7 +164,7 @@ class Run:
 
 @dataclass(frozen=True)
 class FirstImages:
-    """The first `count` images of a run, or all, in batches; can be gone through again and again."""
+    """Batches of the first `count` images of a run (None: all); can be iterated over repeatedly."""
 
     run: Run
     count: int | None
@@ -179,21 +179,26 @@ class FirstImages:
 
 
 def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Split = "validation") -> list[Run]:
-    """Open run folders, named by the shortest ends of their paths that tell them apart.
+    """Open run folders; each run is named by the shortest end of its path that is unique.
 
     Args:
-        folders: of finished runs.
-        data: images to show the gates instead of the runs' own.
-        split: which of the images.
+        folders: folders of finished runs.
+        data: data set whose images are shown to the gates; None uses the data set of each run. If a run's own data set
+            is not available, its `dataset` is None and `missing` has the reason.
+        split: "validation" or "train" images of the data set.
 
-    Refused with ValueError: no folder, the same twice. With `DataError`: a folder that is no finished run, damaged
-    weights or files, a data set with other classes, image channels or image size. If a run's own images are gone, the
-    reason is noted instead.
+    Returns:
+        The runs, in the order of `folders`.
+
+    Raises:
+        InvalidValueError: if there is no folder, or the same folder twice.
+        DataError: if a folder is not a finished run, if weights or files are damaged, or if the data set has other
+            classes, image channels or image sizes.
     """
     _validation.check_one_of("split", split, ("validation", "train"))
     if not folders:
         raise errors.InvalidValueError("no run to explain; give at least one run folder.")
-    load = functools.cache(DataSource.load)  # runs of one comparison share their images
+    load = functools.cache(DataSource.load)  # runs of a comparison share one data set
     names = _names(folders)
     return [
         _open(Path(folder), name, slug, data, split, load)
@@ -205,7 +210,7 @@ def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, lo
     if (folder / "results.json").exists():
         raise errors.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
     model, config = load_model(folder)
-    check_weights_finite(folder / WEIGHTS, model, "Train the run anew")
+    check_weights_finite(folder / WEIGHTS, model, "Train the run again")
     recipe = Recipe.load(folder / "recipe.yaml")
     log, metrics = folder / "log.jsonl", read_metrics(folder)
     rows = read_json_lines(log) if log.exists() else []
@@ -240,15 +245,15 @@ def _check_same_data(dataset: Dataset | SegmentationDataset, config: dict[str, A
             f"({', '.join(config['classes'][:5])}, ...) and {config['in_chans']}. Give the data it was trained with."
         )
     if isinstance(dataset, Dataset) and list(dataset.size) != list(config["image_size"]):
-        came, expected = ("x".join(map(str, size)) for size in (dataset.size, config["image_size"]))
+        given, expected = ("x".join(map(str, size)) for size in (dataset.size, config["image_size"]))
         raise errors.DataError(
-            f"{dataset.name} has images of {came}; the run in {folder} was trained with {expected}. "
+            f"{dataset.name} has images of {given}; the run in {folder} was trained with {expected}. "
             f"Give images of that size."
         )
 
 
 def _names(folders: Sequence[str | Path]) -> list[str]:
-    """Return what of the paths tells the runs apart, without the folders that all begin and end with."""
+    """Return the shortest unique ends of the paths, after removing the last folders that all paths share."""
     paths = [Path(folder).resolve().parts for folder in folders]
     if len(set(paths)) < len(paths):
         raise errors.InvalidValueError("the same run is given twice. Give each once.")
@@ -259,7 +264,7 @@ def _names(folders: Sequence[str | Path]) -> list[str]:
 
 
 def _slugs(names: Sequence[str]) -> list[str]:
-    """Return names as files and ids can bear them, each different from the others."""
+    """Return the names as unique strings that are valid in file names and ids."""
     readable = ["".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name) for name in names]
     count = Counter(readable)
     return [slug if count[slug] == 1 else f"{slug}-{number}" for number, slug in enumerate(readable, 1)]

@@ -1,4 +1,4 @@
-"""From what was found about runs to the sections of a page."""
+"""Build the sections of a page from the statistics of runs."""
 
 # pyright: basic
 
@@ -25,7 +25,7 @@ _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
 
 
 def overview(runs: Sequence[Run]) -> Iterator[Section]:
-    """Yield the runs as a table with accuracy against cost, and their curves."""
+    """Yield the sections about all runs: table, accuracy against cost, curves, and IoU of classes."""
     score = common_score(runs)
     costs = {run.name: (_macs(run) / 1e6, run.metrics[run.score]) for run in runs}
     columns = ["run", "network", "data", f"validation {score} %", "parameters", "MACs (M), as executed", "epochs"]
@@ -41,7 +41,9 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         ]
         for run in runs
     ]
-    alike = len({replace(run.source, loading="auto", crop_size=None) for run in runs}) == 1  # those measured on
+    alike = (
+        len({replace(run.source, loading="auto", crop_size=None) for run in runs}) == 1
+    )  # same images for training and validation
     drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 and alike else []
     yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score), Table(columns, rows), drawings)
     if not alike:
@@ -55,17 +57,21 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
 
 
 _OTHER_IMAGES = (
-    "These runs were trained and measured on different images, or on the same read in different ways, so no figure "
-    "puts them side by side, and their {score} cannot be compared."
+    "These runs were trained and measured on different images, or read the same images in different ways. Their "
+    "{score} cannot be compared, so no figure shows it side by side."
 )
 
 
 def common_score(runs: Sequence[Run]) -> str:
-    """Return what all runs are judged by; runs of different tasks are refused."""
+    """Return the title of the score that all runs share.
+
+    Raises:
+        InvalidValueError: if the runs have different scores.
+    """
     scores = {run.score: run.name for run in runs}
     if len(scores) > 1:
-        told = ", ".join(f"{name} by {TITLES[score]}" for score, name in scores.items())
-        raise errors.InvalidValueError(f"these runs are judged differently, {told}. Explain them one at a time.")
+        by_run = ", ".join(f"{name} by {TITLES[score]}" for score, name in scores.items())
+        raise errors.InvalidValueError(f"these runs have different scores: {by_run}. Explain them one at a time.")
     return TITLES[runs[0].score]
 
 
@@ -77,7 +83,7 @@ def _macs(run: Run) -> float:
 
 
 def beside_each_other(found: Sequence[Findings]) -> Iterator[Section]:
-    """Yield what the gates of several runs do, layer by layer, in the same figures."""
+    """Yield the section that compares the gates of several runs, layer by layer."""
     runs = [each.run.name for each in found]
     gates = {each.run.name: each.gates for each in found if each.gates}
     gaters = {each.run.name: each.gater.patterns for each in found if each.gater is not None}
@@ -88,7 +94,7 @@ def beside_each_other(found: Sequence[Findings]) -> Iterator[Section]:
 
 
 def of_run(found: Findings, *, several: bool) -> list[Section]:
-    """Return the sections about one run's gates; among several they bear its name."""
+    """Return the sections about one run; their titles contain its name if there are several runs."""
     sections = list(_of_run(found))
     if not several:
         return [replace(section, title=section.title[0].upper() + section.title[1:]) for section in sections]
@@ -98,23 +104,23 @@ def of_run(found: Findings, *, several: bool) -> list[Section]:
 def _of_run(found: Findings) -> Iterator[Section]:
     run = found.run
     if found.pixels is not None:
-        seen = found.pixels
-        drawing = pixel_figures.labelled_pictures(seen.pictures, seen.masks, seen.predicted, run.classes)
-        yield Section("what the network sees", drawings=[drawing])
+        pixels = found.pixels
+        drawing = pixel_figures.labelled_pictures(pixels.pictures, pixels.masks, pixels.predicted, run.classes)
+        yield Section("predicted masks", drawings=[drawing])
     if not gates_in(run.model) and not isinstance(run.model, GaterNet):
-        yield Section("no gates", "This network has no gates, so there is nothing to show of them.")
+        yield Section("no gates", "This network has no gates, so there are no statistics of gates.")
         return
     if gate_figures.gct_parameters(run.model, "gamma"):
         yield Section("parameters of gct by depth", drawings=_gct_drawings(run))
     if run.images is None:
-        yield Section("without images", f"What needs images is left out. {run.missing}")
-    for is_additive, title in ((False, "factors of gates by depth"), (True, "what gates add by depth")):
+        yield Section("without images", f"Statistics that need images are omitted. {run.missing}")
+    for is_additive, title in ((False, "factors of gates by depth"), (True, "values added by gates by depth")):
         if kind := [summary for summary in found.gates if summary.is_additive is is_additive]:
             yield Section(title, drawings=_value_drawings(kind, run.image_classes))
     if found.removal is not None and found.removal.paths:
         yield _of_removal(found.removal, found)
     elif found.removal is not None:
-        text = f"None of the {len(found.gates)} gates changes 95 % of the channels that it gets by less than 5 %."
+        text = f"None of the {len(found.gates)} gates changes 95 % of its input channels by less than 5 %."
         yield Section("gates near the identity", text)
     if found.unreached:
         yield Section("gates that were not reached", f"No image reached {', '.join(found.unreached)}.")
@@ -148,11 +154,11 @@ def _of_removal(cost: Removal, found: Findings) -> Section:
     what = (
         f"{cost.images:,} images"
         if found.run.image_classes
-        else f"the pixels of an image, the mean over {cost.images:,}"
+        else f"the pixels of an image (mean over {cost.images:,} images)"
     )
     text = (
-        f"{len(cost.paths)} of {len(found.gates)} gates change 95 % of the channels that they get by less than 5 % "
-        f"({', '.join(cost.paths)}). Of {what} {100 * cost.accuracy_with:.2f} % are classified rightly with all "
+        f"{len(cost.paths)} of {len(found.gates)} gates change 95 % of their input channels by less than 5 % "
+        f"({', '.join(cost.paths)}). Of {what}, {100 * cost.accuracy_with:.2f} % are classified correctly with all "
         f"gates, {100 * cost.accuracy_without:.2f} % without these (in float32, on the images shown here)."
     )
     return Section("gates near the identity", text)
@@ -170,10 +176,10 @@ def _of_gater(run: Run, found: GaterFindings) -> Section:
     lowest, mean, highest = patterns.open_gates()
     text = (
         f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
-        f"{mean:,.0f} in the mean. Multiply-adds of an image: {patterns.executed_macs / 1e6:.2f} M executed (in "
-        f"float32), the gater's own {net.gater_macs / 1e6:.2f} M included, of {net.dense_macs / 1e6:.2f} M of the "
-        f"plain network; {found.expected_macs / 1e6:.2f} M would be expected if gates opened as often, but "
-        f"independently of each other."
+        f"{mean:,.0f} on average. Multiply-adds per image: {patterns.executed_macs / 1e6:.2f} M executed (in "
+        f"float32), including {net.gater_macs / 1e6:.2f} M of the gater; the plain network has "
+        f"{net.dense_macs / 1e6:.2f} M. If gates opened at the same rates, but independently of each other, the "
+        f"expected number would be {found.expected_macs / 1e6:.2f} M."
     )
     drawings = [
         gater_figures.kinds_by_unit(patterns),
@@ -182,9 +188,9 @@ def _of_gater(run: Run, found: GaterFindings) -> Section:
     ]
     if exchange is not None:
         text += (
-            f" Classified rightly are {100 * exchange.own:.1f} % of the images with their own gates, "
-            f"{100 * exchange.same:.1f} % with the typical gates of their class, {100 * exchange.other:.1f} % with "
-            f"those of another (means over classes)."
+            f" Classified correctly are {100 * exchange.own:.1f} % of the images with their own gates, "
+            f"{100 * exchange.same:.1f} % with the typical gates of their class, and {100 * exchange.other:.1f} % with "
+            f"those of another class (means over classes)."
         )
         drawings.append(gater_figures.accuracy_by_gates(exchange, run.classes))
     assert run.images is not None

@@ -1,4 +1,4 @@
-"""Is a difference more than luck? Intervals, paired tests and the correction for asking several times."""
+"""Confidence intervals, paired tests and the correction for multiple comparisons."""
 
 # pyright: basic
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from gatewise import _validation
 
 LEVEL = 0.95
-# Accuracies are float32: equal differences such as 1/360 come out up to 1.2e-7 apart. That is no spread to test with.
+# Accuracies are float32: equal differences such as 1/360 differ by up to 1.2e-7. Such a spread must not be tested.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval; low and high are None where one value or no spread allows none."""
+    """A mean with its interval; low and high are None if there is only one value or no spread."""
 
     mean: float
     low: float | None
@@ -29,13 +29,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference(Estimate):
-    """A mean of paired differences; p is None where it cannot be tested."""
+    """A mean of paired differences with its interval; p is None if it cannot be tested."""
 
     p: float | None
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
-    """Return the mean with its 95 % t interval.
+    """Return the mean with its 95 % t interval, mean +- t(0.975, n - 1) * std / sqrt(n).
 
     >>> mean_interval([1.0, 2.0, 3.0])  # 2 +- 4.303 / sqrt(3)
     Estimate(mean=2.0, low=-0.48..., high=4.48...)
@@ -49,9 +49,9 @@ def mean_interval(values: Sequence[float]) -> Estimate:
 
 
 def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
-    """Return the mean of values - baseline, pair by pair, with its t interval and two-sided p.
+    """Return the mean of values - baseline, pair by pair, with its 95 % t interval and two-sided p.
 
-    Differences without any spread (one seed, or all equal) cannot be tested: interval and p are None.
+    Differences without spread (one seed, or all equal) cannot be tested: interval and p are None.
 
     >>> paired_difference([0.5, 0.75], [0.25, 0.5])
     PairedDifference(mean=0.25, low=None, high=None, p=None)
@@ -67,12 +67,12 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
 def image_bootstrap(correct: Tensor, baseline: Tensor, resamples: int = 9999) -> Estimate:
     """Return the mean accuracy difference with a 95 % percentile bootstrap interval over images.
 
-    Args:
-        correct: (seeds, images) booleans, whether each image was classified rightly.
-        baseline: the same for the baseline, of the same seeds and images.
-        resamples: how often the images are drawn anew.
+    The question differs from that of `paired_difference`: would these trained networks differ on other images?
 
-    It answers another question than `paired_difference`: would these trained networks differ on other images?
+    Args:
+        correct: whether each image was classified correctly, (seeds, images), bool.
+        baseline: the same for the baseline, with the same seeds and images.
+        resamples: number of bootstrap resamples of the images.
     """
     differences = (correct.double().mean(0) - baseline.double().mean(0)).numpy()  # (images,)
     mean = float(differences.mean())
@@ -85,10 +85,11 @@ def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = Fals
     """Return the mean difference of mIoU with a 95 % percentile bootstrap interval over images.
 
     Args:
-        overlaps: (seeds, images, K, 2), of each image and class pixels in common and pixels of either.
-        baseline: the same for the baseline, of the same seeds and images.
-        foreground: whether the IoU of class 1 counts, and not the mean over classes.
-        resamples: how often the images are drawn anew; draws in which no score is defined are left out.
+        overlaps: pixels in the intersection and in the union of mask and prediction for each image and class,
+            (seeds, images, K, 2).
+        baseline: the same for the baseline, with the same seeds and images.
+        foreground: use the IoU of class 1 instead of the mean over classes.
+        resamples: number of bootstrap resamples of the images; resamples with an undefined score are omitted.
     """
     both = torch.stack([overlaps, baseline]).double()
     if torch.equal(overlaps, baseline):
@@ -100,7 +101,7 @@ def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = Fals
         once = torch.ones_like(drawn, dtype=torch.float64)
         counts = torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)
         common, either = (counts @ both.flatten(3)).unflatten(-1, both.shape[3:]).unbind(-1)  # (2, seeds, resamples, K)
-        ious = common / either  # not a number for a class that is neither there nor predicted
+        ious = common / either  # NaN for a class that is neither present nor predicted
         scores = (ious[..., 1] if foreground else ious.nanmean(-1)).mean(1)
         return (scores[0] - scores[1]).reshape(indices.shape[:-1]).numpy()
 
@@ -109,11 +110,11 @@ def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = Fals
 
 
 def _bootstrap(mean: float, values: Any, statistic: Any, resamples: int) -> Estimate:
-    """Return `mean` with the interval that 95 % of the resamples' statistics lie in, undefined ones left out."""
+    """Return `mean` with the central 95 % interval of the resampled statistics; undefined ones are omitted."""
     import numpy as np
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of undefined ones, which its own interval would not leave out
+        warnings.simplefilter("ignore")  # about undefined statistics, which SciPy's own interval would not omit
         result = _stats().bootstrap(
             (values,), statistic, n_resamples=resamples, batch=500, method="percentile", rng=0, vectorized=True
         )
@@ -126,9 +127,11 @@ def _bootstrap(mean: float, values: Any, statistic: Any, resamples: int) -> Esti
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p values corrected for asking len(p_values) questions at once (Holm, 1979); None stays None.
+    """Return p values corrected for testing all of them at once (Holm, 1979); None stays None.
 
-    >>> holm([0.01, 0.04, 0.03])  # 3*0.01, then 2*0.03, then at least as much
+    The i-th smallest of the m p values becomes the maximum over j <= i of min(1, (m - j + 1) p_j).
+
+    >>> holm([0.01, 0.04, 0.03])  # 3 * 0.01, then 2 * 0.03, then the maximum so far
     [0.03, 0.06, 0.06]
     """
     asked = sorted((p, index) for index, p in enumerate(p_values) if p is not None)

@@ -1,4 +1,4 @@
-"""A table as a value: shown on a terminal, in Markdown, or in a page where it can be sorted."""
+"""A table for terminals, Markdown, and pages, where it can be sorted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read, and the number or text that it is sorted by."""
+    """One cell: the text that is shown, and the number or text that it is sorted by."""
 
     text: str
     order: float | str = ""

@@ -1,4 +1,4 @@
-"""Small pictures of the points of a figure, on one sheet that a page carries with it."""
+"""Thumbnails of the points of a figure, as one image that is embedded in a page."""
 
 import base64
 import io
@@ -9,19 +9,19 @@ from typing import Any, Self
 from gatewise.data.decode import fit
 
 Point = tuple[float, float]
-SIDE = 32  # pixels of a picture on the sheet
+SIDE = 32  # of a thumbnail in pixels
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """What a page shows when the pointer is near a point of a scatter plot.
+    """Pictures that a page shows when the pointer is near a point of a scatter plot.
 
     Attributes:
-        points: in the figure's data coordinates.
-        series: number of the series that each point belongs to; it is passed over while that is not shown.
-        labels: what is read with each picture.
-        sheet: all pictures as one JPEG, row by row.
-        columns: pictures in a row of it.
+        points: coordinates of the points, in the data coordinates of the axes.
+        series: number of the series of each point; points of hidden series are skipped.
+        labels: text shown with each picture.
+        sheet: all pictures in one JPEG, row by row.
+        columns: number of pictures in a row of `sheet`.
     """
 
     points: Sequence[Point]
@@ -32,7 +32,7 @@ class Thumbnails:
 
     @classmethod
     def of(cls, pictures: Iterable[Any], points: Sequence[Point], series: Sequence[int], labels: Sequence[str]) -> Self:
-        """Lay PIL images of any size on a sheet, one for each point, scaled and cropped to squares of 32 pixels."""
+        """Combine PIL images of any size, one per point, on one sheet, scaled and cropped to squares of 32 pixels."""
         from PIL import Image
 
         columns = max(1, round(len(points) ** 0.5))
@@ -45,7 +45,7 @@ class Thumbnails:
         return cls(points, series, labels, buffer.getvalue(), columns)
 
     def for_page(self, figure: Any) -> dict[str, Any]:
-        """Return what the page's script needs, each point as shares of the figure's width and height from the top."""
+        """Return the data for the page's script; points become fractions of the figure's size, from the top left."""
         width, height = figure.bbox.size
         places = figure.axes[0].transData.transform(self.points)
         return {

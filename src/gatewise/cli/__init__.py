@@ -1,6 +1,6 @@
-"""The command line: parse, call, print."""
+"""Command-line interface: parse arguments, call the library, print results."""
 
-from gatewise.cli import execution as execution  # importing these adds their commands
+from gatewise.cli import execution as execution  # importing a module registers its commands
 from gatewise.cli import explanation as explanation
 from gatewise.cli import gates as gates
 from gatewise.cli import prediction as prediction

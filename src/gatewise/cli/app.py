@@ -1,4 +1,4 @@
-"""What the commands share: the application, its errors and exit codes, numbers, JSON and tables."""
+"""Shared parts of the command line: the application, exit codes, error output, argument types and tables."""
 
 import contextlib
 import os
@@ -21,24 +21,24 @@ from gatewise.training import Interrupted
 app = cyclopts.App(
     name="gatewise",
     help="Compare, train and insert gates on the channels of convolutional networks.",
-    suppress_keyboard_interrupt=False,  # run() says how to go on
+    suppress_keyboard_interrupt=False,  # run() prints how to continue
 )
 
 
-def whole(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
-    """Read an integer; cyclopts itself would round 1.5."""
+def parse_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: ARG001
+    """Parse an integer; cyclopts would round 1.5."""
     try:
         return int(tokens[0].value)
     except ValueError:
-        raise ValueError(f"expected a whole number, got {tokens[0].value!r}.") from None
+        raise ValueError(f"expected an integer, got {tokens[0].value!r}.") from None
 
 
-Whole = Annotated[int, Parameter(converter=whole)]
+Integer = Annotated[int, Parameter(converter=parse_integer)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 def print_table(table: Table) -> None:
-    """Print a table as wide as the terminal, or as a wide one where there is none."""
+    """Print a table at the width of the terminal, or 220 columns wide if standard output is not a terminal."""
     console = Console(width=None if sys.stdout.isatty() else 220)
     rich_table = RichTable(*table.columns)
     for row in table.rows:
@@ -47,7 +47,7 @@ def print_table(table: Table) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, which is taken as Ctrl-C is."""
+    """Raised on SIGTERM, which is handled like Ctrl-C."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -55,8 +55,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 @contextlib.contextmanager
-def _taking_sigterm_as_ctrl_c() -> Generator[None]:
-    """Raise `Terminated` at SIGTERM; outside the main thread, where Python allows no handlers, leave it alone."""
+def _sigterm_as_ctrl_c() -> Generator[None]:
+    """Raise `Terminated` on SIGTERM; do nothing outside the main thread, where Python allows no signal handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -68,45 +68,52 @@ def _taking_sigterm_as_ctrl_c() -> Generator[None]:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 for a failed training, 2 for a user's mistake."""
-    with _taking_sigterm_as_ctrl_c():
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: words of the command line; None reads `sys.argv`.
+
+    Returns:
+        0 for success, 1 for a failed training, 2 for invalid input, 128 + N after signal N.
+    """
+    with _sigterm_as_ctrl_c():
         return _run(arguments)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments, print_error=False, exit_on_error=False, result_action="return_value")
-        sys.stdout.flush()  # what cannot be printed is said here, and not by Python at its end
+        sys.stdout.flush()  # report a failed write here, not at interpreter exit
     except cyclopts.MissingArgumentError as error:
         given = error.argument is not None and bool(error.argument.tokens or error.keyword)
-        return _complain(error if given or error.argument is None else f"{error.argument.name} is missing.", 2)
+        return _print_error(error if given or error.argument is None else f"{error.argument.name} is missing.", 2)
     except cyclopts.CycloptsError as error:
-        return _complain(error, 2)
-    except BrokenPipeError:  # whoever read what is printed has gone, as head does
-        _leave_standard_output()
+        return _print_error(error, 2)
+    except BrokenPipeError:  # the reader closed the pipe, as head does
+        _discard_standard_output()
         return 128 + 13
     except errors.TrainingError as error:
-        return _complain(error, 1)
+        return _print_error(error, 1)
     except errors.GatewiseError as error:
-        return _complain(error, 2)
+        return _print_error(error, 2)
     except OSError as error:
         if error.filename is not None:
-            return _complain(error, 2)
-        _leave_standard_output()  # the one file without a name
-        return _complain(f"the result cannot be printed: {error.strerror}. What was written to files is whole.", 2)
+            return _print_error(error, 2)
+        _discard_standard_output()  # standard output is the only file without a name
+        return _print_error(f"cannot write to standard output: {error.strerror}. All output files are complete.", 2)
     except Interrupted as error:
-        return _complain(error, 128 + error.signal)
+        return _print_error(error, 128 + error.signal)
     except KeyboardInterrupt as error:
         code = 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
-        return _complain("interrupted; give the same command again to go on (train: with --resume)", code)
+        return _print_error("interrupted; run the same command again to continue (train: with --resume)", code)
     return 0
 
 
-def _leave_standard_output() -> None:
-    """Let what is still to be printed go nowhere, so that Python does not complain once more at its end."""
+def _discard_standard_output() -> None:
+    """Redirect standard output to the null device, so that the flush at interpreter exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(error: object, code: int) -> int:
+def _print_error(error: object, code: int) -> int:
     print(f"gatewise: {' '.join(str(error).split())}", file=sys.stderr)
     return code

@@ -1,4 +1,4 @@
-"""The commands that turn closed gates into time saved, here and elsewhere: compact, bench and export."""
+"""The commands that make a trained network faster or portable: compact, bench and export."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from gatewise import errors
 from gatewise.benchmark import bench as bench_run
 from gatewise.benchmark import table as bench_table
-from gatewise.cli.app import Json, Whole, app, print_table
+from gatewise.cli.app import Integer, Json, app, print_table
 from gatewise.execution import Compaction
 from gatewise.exporting import export_run
 from gatewise.run_compaction import compact_run
@@ -22,24 +22,24 @@ def compact(
     /,
     *,
     out: Path,
-    images: Whole | None = None,
+    images: Integer | None = None,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
-    """Take the filters that are closed for all training images out of a run's network, and write it as a new run.
+    """Remove the filters that are closed for all training images, and write the smaller network as a new run.
 
     Example: gatewise compact runs/gater --out runs/gater_compact
 
     Parameters
     ----------
     run
-        The run folder, of a network with a gater.
+        Folder of a finished run with a gater.
     out
-        The new run folder.
+        Folder of the new run.
     images
-        How many training images decide which gates are constant [all].
+        Number of training images over which constant gates are found [all].
     data
-        Images in the place of the run's own.
+        Data set to use instead of the run's own.
     json_output
         Print the new run's metrics as JSON.
     """
@@ -59,34 +59,34 @@ def bench(
     *,
     out: Path | None = None,
     batch_sizes: str = "1,8,32",
-    rounds: Whole = 15,
-    threads: Whole | None = None,
-    images: Whole = 1000,
+    rounds: Integer = 15,
+    threads: Integer | None = None,
+    images: Integer = 1000,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
-    """Time a run's network on this machine: with all filters, multiplied, skipped, compacted; say what to use.
+    """Time a run's network on this machine as dense, masked, skipped and compacted, and recommend the fastest form.
 
     Example: gatewise bench runs/gater --batch-sizes 1,8
 
     Parameters
     ----------
     run
-        The run folder, of a network with a gater.
+        Folder of a finished run with a gater.
     out
-        Where to write bench.json and bench.svg [the run folder].
+        Folder for bench.json and bench.svg [the run folder].
     batch_sizes
-        Images at once, separated by commas.
+        Batch sizes to time, separated by commas.
     rounds
-        How often each form is timed, in turn.
+        Number of timed rounds; each round times every form once.
     threads
-        Of torch [as many as it takes by itself].
+        Number of torch threads [torch's default].
     images
-        Training images over which constant gates are found for compaction.
+        Number of training images over which constant gates are found for compaction.
     data
-        Images in the place of the run's own.
+        Data set to use instead of the run's own.
     json_output
-        Print what bench.json holds.
+        Print the contents of bench.json.
     """
     sizes = [_number(text) for text in batch_sizes.split(",")]
     options: Any = {"rounds": rounds, "threads": threads, "images": images, "data": data, "progress": Progress()}
@@ -96,7 +96,7 @@ def bench(
         return
     print_table(bench_table(results))
     macs = results["macs"]
-    print(f"an image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+    print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
     print(f"{results['environment']['hardware']}; {results['verdict']}")
     print(f"written: {((out or run) / 'bench.json').resolve()}, {((out or run) / 'bench.svg').resolve()}")
 
@@ -105,7 +105,7 @@ def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise errors.InvalidValueError(f"--batch-sizes must be whole numbers such as 1,8,32, got {text!r}.") from None
+        raise errors.InvalidValueError(f"--batch-sizes must be integers such as 1,8,32, got {text!r}.") from None
 
 
 @app.command
@@ -116,39 +116,40 @@ def export(
     out: Path,
     to: str = "onnx",
     form: str = "masked",
-    images: Whole = 256,
+    images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
-    calibration: Whole = 512,
+    calibration: Integer = 512,
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
-    """Write a run's network as one file for other programs, and compare that with the network on real images.
+    """Export a run's network to one file, and compare its outputs with the network on validation images.
 
     Example: gatewise export runs/gater --to onnx --form skip --out gater.onnx
 
     Parameters
     ----------
     run
-        The run folder.
+        Folder of a finished run.
     out
-        The file.
+        File to write: *.onnx or *.pt2.
     to
-        onnx or torch (torch.export's archive).
+        Format: onnx, or torch (an archive of torch.export).
     form
-        masked computes all filters and multiplies, compact removes those that are closed for all training images, skip
-        picks the open ones inside the graph.
+        masked computes all filters and multiplies them by the gates; compact first removes the filters that are closed
+        for all training images; skip computes only the open filters, selected inside the graph.
     images
-        Validation images to compare on.
+        Number of validation images to compare on.
     int8
-        Quantise convolutions and matrix products (onnx; masked and compact), and score both on all validation images.
+        Quantise convolutions and matrix products to int8 (onnx; masked and compact), and score the file before and
+        after on all validation images.
     calibration
-        Training images that show the range of each map.
+        Number of training images over which the range of each activation is measured.
     data
-        Images in the place of the run's own.
+        Data set to use instead of the run's own.
     json_output
-        Print what was found as JSON.
+        Print the results of the comparison as JSON.
     """
-    found = export_run(
+    results = export_run(
         run,
         out,
         to=to,
@@ -160,15 +161,17 @@ def export(
         progress=Progress(),
     )
     if json_output:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
     if int8:
         print(
-            f"{TITLES[found['score']]}: {100 * found['float32']:.2f} % in float32, {100 * found['int8']:.2f} % in "
-            f"int8, where {100 * found['other_gates']:.1f} % of the images have other gates"
+            f"{TITLES[results['score']]}: {100 * results['float32']:.2f} % in float32, {100 * results['int8']:.2f} % "
+            f"in int8; {100 * results['other_gates']:.1f} % of the images have different gates in int8"
         )
-    gates = f", {found['kinds']} kinds of gates, {found['flipped']} images with other gates" if found["kinds"] else ""
+    gates = ""
+    if results["kinds"]:
+        gates = f"; {results['kinds']} distinct gate vectors, {results['flipped']} images with different gates"
     print(
-        f"{found['images']} images: logits differ by at most {found['difference']:.1e} of the largest{gates}; "
-        f"written: {out.resolve()} ({found['bytes'] / 1e6:.2f} MB)"
+        f"{results['images']} images: logits differ by at most {results['difference']:.1e} of the largest{gates}; "
+        f"written: {out.resolve()} ({results['bytes'] / 1e6:.2f} MB)"
     )

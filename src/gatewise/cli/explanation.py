@@ -1,4 +1,4 @@
-"""The command that explains what the gates of trained runs do."""
+"""The explain command."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,22 +21,22 @@ def explain(
     split: Split = "validation",
     figures: Path | None = None,
 ) -> None:
-    """Write one page that shows what the gates of a run, or of several beside each other, have learned.
+    """Write an HTML page that shows what the gates of one or more runs have learned, side by side.
 
     Example: gatewise explain runs/gct runs/plain --out gates.html
 
     Parameters
     ----------
     runs
-        Run folders.
+        Folders of finished runs.
     out
-        The page: one HTML file that needs no network.
+        The HTML file to write; it loads nothing from the internet.
     data
-        Images to show the gates; the run's own otherwise.
+        Data set to use instead of the runs' own.
     split
-        Which of the images: validation or train.
+        Split to read images from: validation or train.
     figures
-        A folder for each figure as SVG, PNG and CSV.
+        Folder in which every figure is also written as SVG, PNG and CSV.
     """
     page = explain_runs(runs, out, data=data, split=split, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")

@@ -1,4 +1,4 @@
-"""The command that predicts."""
+"""The predict command."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Json, Whole, app
+from gatewise.cli.app import Integer, Json, app
 from gatewise.prediction import format_prediction
 from gatewise.prediction import predict as predict_images
 
@@ -18,25 +18,25 @@ def predict(
     /,
     *,
     out: Path | None = None,
-    top_k: Whole = 5,
+    top_k: Integer = 5,
     json_output: Json = False,
 ) -> None:
-    """Tell the class of each image, or write a mask and an overlay where a run labels pixels.
+    """Print the class of each image; for segmentation runs write a mask and an overlay.
 
     Example: gatewise predict runs/gct photo.jpg folder_of_photos
 
     Parameters
     ----------
     run
-        The run folder, one of save_pretrained, or a file of gatewise export.
+        Run folder, folder of save_pretrained, or ONNX file of gatewise export.
     images
-        Image files, folders of them at any depth, or - for an image on standard input.
+        Image files, folders (searched recursively), or - for one image on standard input.
     out
-        The folder for masks and overlays.
+        Folder for masks and overlays (segmentation runs only).
     top_k
-        How many classes to tell of an image.
+        Number of classes to print per image, most probable first.
     json_output
-        Print one JSON object a line, an image each.
+        Print one JSON object per image and line.
     """
-    for found in predict_images(run, images, out, top_k=top_k):
-        print(json.dumps(found) if json_output else format_prediction(found), flush=True)
+    for prediction in predict_images(run, images, out, top_k=top_k):
+        print(json.dumps(prediction) if json_output else format_prediction(prediction), flush=True)

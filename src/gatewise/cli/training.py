@@ -1,4 +1,4 @@
-"""The commands that train: train and compare."""
+"""The train and compare commands."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import _validation, errors
-from gatewise.cli.app import Json, Whole, app, print_table, whole
+from gatewise.cli.app import Integer, Json, app, parse_integer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
@@ -18,18 +18,18 @@ from gatewise.training import TITLES, Processes, Progress, Recipe
 from gatewise.training import train as train_recipe
 
 
-def _flags(name: str, *left_out: str) -> type:
-    """Make a dataclass with one optional flag for each field of the recipe, its help taken from the recipe's text."""
+def _flags(name: str, *omitted: str) -> type:
+    """Return a dataclass with one optional flag per recipe field; the help texts are read from `Recipe.__doc__`."""
     described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)$", Recipe.__doc__ or "", flags=re.MULTILINE))
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
-        if field.name not in left_out:
+        if field.name not in omitted:
             text = f"{' '.join(described[field.name].split()).rstrip('.')} [{field.default}]"
-            convert = whole if field.type in {int, int | None} else None
-            parameter = Parameter(help=text, show_default=False, converter=convert)
+            converter = parse_integer if field.type in {int, int | None} else None
+            parameter = Parameter(help=text, show_default=False, converter=converter)
             kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]
             fields.append((field.name, kind, dataclasses.field(default=None)))
-    # cyclopts reads the fields of classes that belong to a module of ours, and make_dataclass says "types".
+    # cyclopts reads the fields only if __module__ is one of our modules; make_dataclass would set "types".
     return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
 
 
@@ -38,14 +38,14 @@ CompareFlags: Any = _flags("CompareFlags", "gate", "seed")
 
 
 def _recipe(file: Path | None, flags: Any) -> Recipe:
-    """Return the recipe of `file` (or the default one) with the flags that were given."""
+    """Return the recipe in `file`, or the default recipe, with the given flags applied."""
     base = Recipe.load(file) if file else Recipe()
     given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
     return dataclasses.replace(base, **given)
 
 
 def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
-    """Return the recipe with a gater of these options, those that are None left out; without any, as it is."""
+    """Return the recipe with a gater added that has the options that are not None; unchanged if all are None."""
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return recipe
@@ -70,32 +70,32 @@ def train(
     gater: str | None = None,
     sites: str | None = None,
     budget: float | None = None,
-    workers: Whole | None = None,
+    workers: Integer | None = None,
     json_output: Json = False,
 ) -> None:
-    """Train one network, with or without gates, into a run folder.
+    """Train one network, with or without gates, and write a run folder.
 
     Example: gatewise train --data digits --model resnet20 --gate gct --epochs 20 --seed 0 --out runs/gct
 
     Parameters
     ----------
     out
-        The run folder.
+        Run folder to write.
     recipe
-        A YAML file with the flags below; flags given here win over it.
+        YAML file with values for the recipe flags below; flags on the command line override it.
     flags
         The recipe.
     resume
-        Go on behind the last checkpoint of an interrupted run; start afresh where there is none.
+        Resume from the last checkpoint, or start if there is none.
     gater
-        Put a GaterNet around the network, with this gater: light, resnet20 or local [light, where --sites or
-        --budget is given].
+        Wrap the network in a GaterNet with this gater: light, resnet20 or local [light if --sites or --budget is
+        given, otherwise no gater].
     sites
-        Which of its filters are gated: inner or residual.
+        Filters that the GaterNet gates: inner or residual.
     budget
-        Share of their multiply-adds that shall be open.
+        Target fraction of the gated filters' MACs.
     workers
-        Processes that decode and augment images where that is done one by one [one for each processor].
+        Number of worker processes that decode and augment images [one per processor].
     json_output
         Print the metrics as JSON.
     """
@@ -114,10 +114,10 @@ def train(
 
 
 def _work_done(metrics: dict[str, Any]) -> str:
-    """Say what a network that chooses its filters did."""
+    """Return the open fraction and executed MACs of a GaterNet as text, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
-    return f"{metrics['open_fraction']:.3f} open, {metrics['executed_macs'] / 1e6:.2f} M MACs an image, "
+    return f"{metrics['open_fraction']:.3f} open, {metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
 
 
 @app.command
@@ -125,38 +125,39 @@ def compare(
     *,
     out: Path,
     gates: str = "none,se,gct,gc",
-    seeds: Whole = 3,
+    seeds: Integer = 3,
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
-    workers: Whole | None = None,
+    workers: Integer | None = None,
     ray: Annotated[bool | str, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> None:
-    """Train several gates with several seeds and tell which helps, by how much, if it is more than luck, at what cost.
+    """Train every gate with every seed, and report each gate's gain, its significance and its cost.
 
     Example: gatewise compare --data digits --model resnet20 --gates none,se,gct --seeds 3 --epochs 20 --out comparison
 
-    An interrupted comparison goes on when the same command is given again.
+    Run the same command again to continue an interrupted comparison.
 
     Parameters
     ----------
     out
-        The folder of the comparison.
+        Folder of the comparison.
     gates
-        What to compare, separated by commas: none, gct, gct:mode=l1@before_conv, gct+se, ... Differences are to
-        none, or to the first where none is not listed.
+        Gates to compare, separated by commas: none, gct, gct:mode=l1@before_conv, gct+se, ... The baseline is none,
+        or the first entry if none is not listed.
     seeds
-        How many seeds, counted from 0.
+        Number of seeds: 0 to N - 1.
     recipe
-        A YAML file with the flags below; flags given here win over it, and --gates and --seeds over its gate and seed.
+        YAML file with values for the recipe flags below; flags on the command line override it, and --gates and --seeds
+        override its gate and seed.
     flags
         The recipe.
     workers
-        Processes that decode and augment images where that is done one by one [one for each processor; with --ray the
-        share of the processors that a GPU has].
+        Number of worker processes per run that decode and augment images [one per processor; with --ray the number of
+        processors per GPU].
     ray
-        Spread the runs over a Ray cluster, by its address (192.168.0.1:6379, or auto for the one that runs here); alone
-        over the processors or GPUs of this machine. All machines must share --out and the data.
+        Run on the Ray cluster at this address (192.168.0.1:6379, or auto for the cluster of this machine). Without an
+        address: start Ray on this machine. All machines must share --out and the data.
     json_output
         Print the results as JSON.
     """
@@ -175,9 +176,12 @@ def compare(
         print(json.dumps(results, indent=2))
     else:
         print_table(comparison_table(results))
-        where = results["environment"]
-        print(f"{where['hardware']}, torch {where['torch']}, {results['precision']}; latency: {results['latency']}")
+        environment = results["environment"]
+        print(
+            f"{environment['hardware']}, torch {environment['torch']}, {results['precision']}; "
+            f"latency: {results['latency']}"
+        )
         print(f"report: {(out / 'report.html').resolve()}")
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())
-        raise errors.TrainingError(f"left out of the table: {reasons}")
+        raise errors.TrainingError(f"failed and missing from the table: {reasons}")

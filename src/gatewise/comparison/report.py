@@ -1,4 +1,4 @@
-"""A finished comparison as a table and a report, from what `results.json` holds."""
+"""Table and HTML report of a finished comparison, built from the content of `results.json`."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from gatewise.training import TITLES
 
 
 def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
-    """Write "mean [low, high]" in percent."""
+    """Return "mean [low, high]" in percent, or "mean" without an interval."""
     mean = f"{100 * estimate['mean']:{sign}.2f}"
     if estimate["low"] is None:
         return mean
@@ -19,11 +19,15 @@ def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
 
 
 def table(results: dict[str, Any]) -> Table:
-    """Return the comparison as a table, for a terminal or a page."""
+    """Return the comparison as a table with one row per choice of gates.
+
+    Args:
+        results: content of `results.json`, as returned by `compare`.
+    """
     baseline = results["baseline"]
     score = results.get("score", "accuracy")
     batch = max(results["variants"][0]["latency_ms"], key=int)
-    chooses = any("open_fraction" in variant for variant in results["variants"])
+    has_gater = any("open_fraction" in variant for variant in results["variants"])
     columns = [
         "gates",
         f"{TITLES[score]} % [95 % interval]",
@@ -32,7 +36,7 @@ def table(results: dict[str, Any]) -> Table:
         "difference, over images",
         "parameters",
         "MACs (M)",
-        *(["open"] if chooses else []),
+        *(["open"] if has_gater else []),
         "1 image (ms)",
         f"{batch} images (ms)",
         "training images/s",
@@ -43,8 +47,8 @@ def table(results: dict[str, Any]) -> Table:
         one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))
         speeds = sorted(variant["training_images_per_second"])
         speed = speeds[len(speeds) // 2]
-        opened = variant.get("open_fraction")
-        opened = sum(opened) / len(opened) if opened else 1.0
+        fractions = variant.get("open_fraction")
+        open_fraction = sum(fractions) / len(fractions) if fractions else 1.0
         rows.append([
             Cell(variant["gates"], variant["gates"]),
             Cell(_interval(variant[score]), variant[score]["mean"]),
@@ -56,7 +60,7 @@ def table(results: dict[str, Any]) -> Table:
             ),
             Cell(f"{variant['parameters']:,}", variant["parameters"]),
             Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
-            *([Cell(f"{opened:.3f}", opened)] if chooses else []),
+            *([Cell(f"{open_fraction:.3f}", open_fraction)] if has_gater else []),
             Cell(f"{one:.2f}", one),
             Cell(f"{several:.2f}", several),
             Cell(f"{speed:,.0f}", speed),
@@ -65,7 +69,7 @@ def table(results: dict[str, Any]) -> Table:
 
 
 def write_report(results: dict[str, Any], out: Path) -> None:
-    """Write the page, its figures and the table beside the results."""
+    """Write report.html, its figures and results.md to the folder `out`."""
     variants, score = results["variants"], results["score"]
     title = TITLES[score]
     curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, title)
@@ -99,11 +103,11 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 
 
 _EXPLANATION = (
-    "Every gate of a seed starts from the same backbone weights and sees the same images in the same order. "
-    "Differences over seeds are paired by seed, with a t interval: would another training give the same? "
-    "Differences over images are a paired bootstrap with these trained networks: would other images? "
-    "The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
-    "'no difference shown' is not 'equal'. MACs count convolutions and matrix products; of networks that choose their "
-    "filters those of the open filters, the gater's own included. Their latency is that of the masked form, which "
-    "computes closed filters too; 'open' is the share of the gated filters' MACs that is open."
+    "For each seed, all gates start from the same backbone weights and train on the same images in the same order. "
+    "Differences over seeds are paired by seed, with a t interval: they estimate the variation between trainings. "
+    "Differences over images are a paired bootstrap of these trained networks: they estimate the variation between "
+    "validation images. The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
+    "'no difference shown' does not mean 'equal'. MACs count convolutions and matrix products; for a GaterNet they "
+    "count the open filters and the gater. The latency of a GaterNet is that of the masked form, which also computes "
+    "closed filters; 'open' is the fraction of the gated filters' MACs that belongs to open filters."
 )

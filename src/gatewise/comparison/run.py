@@ -1,7 +1,7 @@
-"""Compare gates on equal terms: same recipe, data order and initial backbone for every gate of a seed.
+"""Compare gates under equal conditions: for each seed, the same recipe, data order and initial backbone.
 
-`out/runs/GATES/seed_N` are ordinary run folders; runs that are there already are not run again. `results.json`,
-`results.md`, `report.html` and two figures are written at the end, from the runs alone.
+`out/runs/GATES/seed_N` are ordinary run folders; finished runs are not trained again. `results.json`, `results.md`,
+`report.html` and two figures are written at the end, from the run folders only.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from gatewise.spec import Gates, format_gates
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
 
 SCHEMA = 1
-BATCHES = {"classify": 32, "segment": 8}  # images of the second latency
+BATCHES = {"classify": 32, "segment": 8}  # batch size of the second latency
 _ROUNDS = 15
 
 
@@ -46,32 +46,39 @@ def compare(
     progress: Progress | None = None,
     ray: bool | str = False,
 ) -> dict[str, Any]:
-    """Train every choice of gates with every seed, and return what `results.json` holds.
+    """Train every choice of gates with every seed, compare the results, and write a report.
+
+    A choice whose training fails for any seed is omitted from the table and listed under "failed".
 
     Args:
-        recipe: what all runs share; its gate and seed are replaced.
-        gates: one entry per network to compare; () is the network without gates. The first () is the baseline of
-            all differences, or the first entry where there is none.
-        seeds: how many, counted from 0.
-        out: the folder of the comparison; an interrupted one goes on.
-        workers: see `train`; on a cluster None takes the share of the processors that a GPU has.
+        recipe: recipe of all runs; its gate and seed are replaced.
+        gates: one entry per network to compare; () is the network without gates. The baseline of all differences is (),
+            or the first entry if () is not listed.
+        seeds: number of seeds, counted from 0.
+        out: folder of the comparison; an interrupted comparison is resumed.
+        workers: see `train`; with `ray`, None takes the number of processors per GPU.
         progress: where to show progress; None shows nothing.
-        ray: spreads the runs over a Ray cluster: True one on this machine, or text with the address of another, whose
-            machines must share `out` and the data (see `cluster`). Speed of training is then timed here, at the end.
+        ray: run on a Ray cluster: True starts one on this machine, a string is the address of a cluster whose machines
+            share `out` and the data (see `cluster`). Training speed is then measured on this machine, at the end.
 
-    A choice whose training fails with one of the seeds is left out of the table and listed under "failed"; if all fail,
-    `TrainingError` is raised, and so it is where files cannot be written. Refused with ValueError: fewer than one seed,
-    no gates, a folder that holds runs of another recipe or files of a newer format, or in which another process is at
-    work.
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        ValueError: fewer than one seed or no gates are given, `out` contains runs of another recipe or files of a newer
+            format, or another process is using `out`.
+        TrainingError: all choices fail, or a file cannot be written.
     """
     _validation.check_integer_at_least(1, seeds=seeds)
     if not gates:
         raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     if ray is not False and processes.count > 1:
-        raise errors.InvalidValueError(f"{processes.count} processes cannot share a cluster. Start compare --ray once.")
+        raise errors.InvalidValueError(
+            f"{processes.count} processes cannot share one Ray cluster. Start compare --ray in a single process."
+        )
     if holds_run(out):
-        raise errors.InvalidValueError(f"{out} holds a single run. Choose another --out.")
+        raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
         return _compare(recipe, gates, seeds, out, workers, progress, ray, processes)
@@ -87,7 +94,7 @@ def _compare(
     ray: bool | str,
     processes: Processes,
 ) -> dict[str, Any]:
-    """Compare as `compare` says, in a folder where nobody else compares."""
+    """Run `compare` after its arguments were checked and the folder was locked."""
     check_format_not_newer(out / "results.json", SCHEMA, "schema")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
@@ -109,10 +116,10 @@ def _compare(
         processes.all_gather_object("waits for the results")
         return read_json(out / "results.json")
     progress.say("measuring latency")
-    left = {name: folders for name, folders in runs.items() if name not in failed}
-    results = {**_results(recipe, left, seeds), "failed": failed}
+    finished = {name: folders for name, folders in runs.items() if name not in failed}
+    results = {**_results(recipe, finished, seeds), "failed": failed}
     if ray is not False:
-        _time_training(results, {name: recipes[folders[0]] for name, folders in left.items()}, dataset)
+        _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)
     processes.all_gather_object("has written the results")
     return results
@@ -125,10 +132,10 @@ def _train_in_turn(
     workers: int,
     progress: Progress,
 ) -> dict[str, str]:
-    """Train every run, one after another, and return which choices failed and why."""
+    """Train all runs one after another, and return the reason of failure by choice."""
     failed: dict[str, str] = {}
     seeds = len(next(iter(runs.values())))
-    for seed in range(seeds):  # seed by seed, so that a slow hour of the machine meets all gates
+    for seed in range(seeds):  # seed by seed, so that a temporary slowdown of the machine affects all gates
         for name, folders in runs.items():
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
             run = recipes[folders[seed]]
@@ -136,7 +143,7 @@ def _train_in_turn(
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
                 raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
-            except errors.UnsavedError:  # the next one would find the disk as full
+            except errors.UnsavedError:  # the next run would fail for the same reason
                 raise
             except errors.TrainingError as error:
                 failed.setdefault(name, f"seed {seed}: {error}")
@@ -151,8 +158,8 @@ def _train_on_cluster(
     workers: int | None,
     progress: Progress,
 ) -> dict[str, str]:
-    """Train every run on a Ray cluster, seed by seed too, and return which choices failed and why."""
-    ordered = {folder: recipes[folder] for of_a_seed in zip(*runs.values(), strict=True) for folder in of_a_seed}
+    """Train all runs on a Ray cluster, ordered by seed, and return the reason of failure by choice."""
+    ordered = {folder: recipes[folder] for folders in zip(*runs.values(), strict=True) for folder in folders}
     reasons = train_on_cluster(ordered, address, workers=workers, progress=progress)
     return {
         recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}" for folder, reason in reversed(reasons.items())
@@ -160,7 +167,7 @@ def _train_on_cluster(
 
 
 def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | SegmentationDataset) -> None:
-    """Put the speeds of training into results of a cluster, whose machines' own are not comparable."""
+    """Replace the training speeds by ones measured on this machine; those of a cluster are not comparable."""
     speeds = training_speeds(recipes, dataset)
     results["training_speed"] = "steps timed in turn on one machine after all trainings"
     for variant in results["variants"]:
@@ -172,24 +179,24 @@ def _save(results: dict[str, Any], out: Path) -> None:
         write_json(out / "results.json", results)
         write_report(results, out)
     except errors.StorageError as error:
-        raise errors.UnsavedError(f"{error} All runs are saved; then give the same command again.") from error
+        raise errors.UnsavedError(f"{error} All runs are saved; then run the same command again.") from error
 
 
 def _checked_dataset(
     recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path
 ) -> Dataset | SegmentationDataset:
-    """Return the images after refusing all that can be refused at once: before hours of training, not after them."""
+    """Return the images; raise on everything that can be checked before training starts."""
     for field, unused in (("gate_epochs", 0), ("gater_init", None)):
         if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
             raise errors.InvalidValueError(
-                f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} has a use for it. Leave it out."
+                f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
             )
     for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
         if not holds_run(file.parent):
             continue
         check_run_format(file.parent)
-        there = Recipe.load(file)
-        there.check_same_recipe(recipe.of_comparison(there.gate, there.seed), file.parent)
+        existing = Recipe.load(file)
+        existing.check_same_recipe(recipe.of_comparison(existing.gate, existing.seed), file.parent)
     dataset = recipe.source.load()
     for name in names:
         build_model(recipe.of_comparison(name, 0), dataset)
@@ -205,19 +212,19 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
 
 
 def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
-    """Gather the numbers of finished runs."""
+    """Return the content of `results.json`, from finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
     check_one_precision({
         run["precision"]: f"{run['precision']} ({name}, seed {seed})"
-        for name, of in metrics.items()
-        for seed, run in enumerate(of)
+        for name, of_seeds in metrics.items()
+        for seed, run in enumerate(of_seeds)
     })
     score = metrics[baseline][0].get("score", "accuracy")
-    accuracies = {name: [run[score] for run in seeds_of] for name, seeds_of in metrics.items()}
+    scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
     images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}
     differences = {
-        name: statistics.paired_difference(accuracies[name], accuracies[baseline]) for name in runs if name != baseline
+        name: statistics.paired_difference(scores[name], scores[baseline]) for name in runs if name != baseline
     }
     corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
     models = {name: load_model(folders[0]) for name, folders in runs.items()}
@@ -229,7 +236,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         rows = [_log(folder) for folder in folders]
         variant: dict[str, Any] = {
             "gates": name,
-            score: {**dataclasses.asdict(statistics.mean_interval(accuracies[name])), "values": accuracies[name]},
+            score: {**dataclasses.asdict(statistics.mean_interval(scores[name])), "values": scores[name]},
             "parameters": metrics[name][0]["parameters"],
             **costs[name],
             **_work(metrics[name]),
@@ -258,7 +265,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
 
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what networks that choose their filters did on the validation images, over seeds."""
+    """Return executed MACs and open fraction of GaterNets on the validation images; {} for other networks."""
     if not all({"executed_macs", "open_fraction"} <= run.keys() for run in runs):
         return {}
     return {
@@ -268,7 +275,7 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> dict[str, dict[str, Any]]:
-    """Measure multiply-adds and latency of one image and several of all models, interleaved."""
+    """Measure MACs, and latency for one image and for a batch of `images`; the models are timed in turn."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = next(iter(models.values()))[1]
     image = torch.randn(1, config["in_chans"], *config["image_size"], device=device)
@@ -288,7 +295,7 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> 
 
 
 def _by_image(folder: Path) -> Tensor:
-    """Return which validation images a run classified rightly, or what masks and predictions share of each."""
+    """Return which validation images were classified correctly, or the overlap of mask and prediction per image."""
     tensors = read_tensors(folder / "predictions.safetensors")
     return tensors["overlaps"] if "overlaps" in tensors else tensors["predictions"] == tensors["labels"]
 

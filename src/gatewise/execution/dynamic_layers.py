@@ -146,7 +146,7 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
     )
 
 
-def is_dynamic(
+def dynamic_layer(
     layer: Any, picked: Picked, active_filters: ActiveFilters, reads: int | None, writes: int | None
 ) -> nn.Module:
     """Return the layer that does the work of `layer` with these weights; see `replace_with_dynamic_layers`."""

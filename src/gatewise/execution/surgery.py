@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from gatewise._types import Example
 from gatewise.execution.active_filters import ActiveFilters
 from gatewise.execution.constant_gates import ConstantGates, call_last
-from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, is_dynamic, weights_of
+from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of
 from gatewise.gaternet import Site
+from gatewise.mixins import own_class
 from gatewise.places import ChannelDependency, change_map, find_channel_dependencies
 from gatewise.registry import Gate
 
@@ -29,7 +30,7 @@ def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str,
     layers = dict(backbone.named_modules())
     for path in (*dependency.producers, *dependency.consumers):
         layer: Any = layers[path]
-        if type(layer) not in _WEIGHTED:
+        if own_class(layer) not in _WEIGHTED:
             return f"{path} is a {type(layer).__name__}, which is run as a whole"
         if getattr(layer, "groups", 1) > 1:
             return f"{path} is a grouped convolution, which is run as a whole"
@@ -43,9 +44,9 @@ def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str,
 
 
 def _passes(layer: nn.Module) -> bool:
-    if type(layer) in _NORMS:
+    if own_class(layer) in _NORMS:
         return layer.running_mean is not None  # type: ignore[union-attr]
-    return type(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
+    return own_class(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
 
 
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
@@ -55,12 +56,12 @@ def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
 
 
 def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
-    if type(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
+    if own_class(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
         return False
     if convolution._forward_hooks or norm._forward_pre_hooks or norm.running_mean is None:
         return False
     with_activation = type(norm).__name__ == "BatchNormAct2d" and not any(isinstance(c, Gate) for c in norm.children())
-    return type(norm) in _NORMS or with_activation
+    return own_class(norm) in _NORMS or with_activation
 
 
 class ScatterChannels:
@@ -104,14 +105,14 @@ def replace_with_dynamic_layers(
     passes = {path: number for number, dependency in enumerate(dependencies) for path in dependency.elementwise}
     for path, layer in layers.items():
         norm = layers[folds[path]] if path in folds else None
-        picked: Any = weights_of(layer, norm) if type(layer) in _WEIGHTED else None
-        if path in passes and type(layer) in CONVOLUTIONS:
+        picked: Any = weights_of(layer, norm) if own_class(layer) in _WEIGHTED else None
+        if path in passes and own_class(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], active_filters, passes[path]))
         elif path in reads or path in writes or path in folds:
-            _exchange(backbone, path, is_dynamic(layer, picked, active_filters, reads.get(path), writes.get(path)))
+            _exchange(backbone, path, dynamic_layer(layer, picked, active_filters, reads.get(path), writes.get(path)))
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
-        elif path in passes and type(layer) in _NORMS and path not in folds.values():
+        elif path in passes and own_class(layer) in _NORMS and path not in folds.values():
             _exchange(backbone, path, OpenNorm(layer, active_filters, passes[path]))
     for number, (site, dependency) in enumerate(zip(sites, dependencies, strict=True)):
         if dependency.zero_fill:
@@ -154,7 +155,7 @@ def folded(network: nn.Module, example: Example = None) -> nn.Module:
 
 def _without_norm(norm: Any) -> nn.Module:
     """Return what is left of a norm: nothing, or the activation that timm's BatchNormAct2d holds."""
-    return nn.Identity() if type(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
+    return nn.Identity() if own_class(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
 
 
 def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Write a trained network as a file for other runtimes (writer), and open such files (reader)."""
+"""Export a trained network to a file for other runtimes (`writer`), and open such files (`reader`)."""
 
 from gatewise.exporting.reader import Exported as Exported
 from gatewise.exporting.reader import details_of as details_of

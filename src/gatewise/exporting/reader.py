@@ -1,4 +1,4 @@
-"""ONNX files that `export` wrote, opened by ONNX Runtime."""
+"""Open ONNX files of `gatewise export` with ONNX Runtime."""
 
 import json
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from gatewise import _validation, errors
 from gatewise.files import FORMAT
 from gatewise.schema import checked_details
 
-KEY = "gatewise"  # of what is written into the file beside the graph
-FILE_FORMAT = 1  # of what a file says of itself
+KEY = "gatewise"  # key of the metadata in the file
+FILE_FORMAT = 1  # format number of the metadata
 
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX file, open: a function of images that gives logits, or logits and gates.
+    """An open ONNX file: (N, C, H, W) normalised images -> logits, or logits and gates.
 
     Attributes:
-        file: that it was read from.
-        run: the function.
-        text: what the file says of itself, as JSON; "" where it says nothing.
+        file: the ONNX file.
+        run: function that runs the network.
+        text: metadata stored in the file, as JSON; "" if there is none.
     """
 
     file: Path
@@ -36,22 +36,26 @@ class Exported:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Classes, mean and std, form, versions; with `DataError` refused: written by others, or of a newer format."""
+        """Metadata of the file: classes, mean, std, form, versions.
+
+        Raises:
+            DataError: the file was not written by `gatewise export`, or its metadata is invalid or of a newer format.
+        """
         if not self.text:
             raise errors.DataError(
-                f"{self.file} was not written by gatewise export: it does not say what its classes are."
+                f"{self.file} was not written by gatewise export: it has no metadata such as class names."
             )
         try:
             details = json.loads(self.text)
         except (ValueError, RecursionError):
-            raise errors.DataError(f"{self.file} says of itself what is no JSON. Export the run again.") from None
-        found = cast(dict[str, Any], details).get(FORMAT, FILE_FORMAT) if isinstance(details, dict) else FILE_FORMAT
-        _validation.check_format_number(self.file, found, FILE_FORMAT)
+            raise errors.DataError(f"the metadata of {self.file} is not valid JSON. Export the run again.") from None
+        number = cast(dict[str, Any], details).get(FORMAT, FILE_FORMAT) if isinstance(details, dict) else FILE_FORMAT
+        _validation.check_format_number(self.file, number, FILE_FORMAT)
         return dict(checked_details(self.file, details))
 
 
 def opened(file: str | Path) -> Exported:
-    """Open an ONNX file by ONNX Runtime; others are refused with `DataError`, unopened."""
+    """Open an ONNX file with ONNX Runtime; raise `DataError`, without opening it, for a file of another format."""
     file = _validation.check_path_exists("exported file", file)
     if file.suffix != ".onnx":
         raise errors.DataError(
@@ -62,24 +66,24 @@ def opened(file: str | Path) -> Exported:
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map.get(KEY, "")
-    except Exception as error:  # ONNX Runtime's own kinds have no common base but this
-        raise _refusal(file, "opened", error) from None
+    except Exception as error:  # the errors of ONNX Runtime have no other common base class
+        raise _runtime_error(file, "opened", error) from None
 
     def run(image: Tensor) -> Any:
         try:
-            found = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
+            outputs = [torch.from_numpy(output) for output in session.run(None, {"image": image.numpy()})]
         except Exception as error:
-            raise _refusal(file, "run", error) from None
-        return tuple(found) if len(found) > 1 else found[0]
+            raise _runtime_error(file, "run", error) from None
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     return Exported(file, run, text)
 
 
-def _refusal(file: Path, what: str, error: Exception) -> errors.DataError:
+def _runtime_error(file: Path, what: str, error: Exception) -> errors.DataError:
     reason = " ".join(str(error).split())[:200]
     return errors.DataError(f"{file} cannot be {what} by ONNX Runtime: {reason}.")
 
 
 def details_of(file: str | Path) -> dict[str, Any]:
-    """Return what an ONNX file of `export` says of itself: classes, mean and std, form, versions."""
+    """Return the metadata of an ONNX file of `gatewise export`; see `Exported.details`."""
     return opened(file).details

@@ -1,4 +1,4 @@
-"""A trained run as one file that other programs run, and the proof that it does what the network does."""
+"""Export a trained run to one file, and check that the file computes the same outputs as the network."""
 
 import io
 import json
@@ -24,12 +24,12 @@ from gatewise.training import Progress
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 FORMS = ("masked", "compact", "skip")
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
-_TOLERANCE = 1e-3  # of the largest logit
-_FLIPPED = 0.01  # of the images may have a gate whose logit is so near zero that rounding decides
+_TOLERANCE = 1e-3  # largest difference of logits, relative to the largest logit
+_FLIPPED = 0.01  # fraction of images that may have different gates, because a gate logit near 0 is rounded differently
 
 
 class WithGates(nn.Module):
-    """What is exported: (N, C, H, W) -> logits, and of a GaterNet the gates too."""
+    """Wrap a network for export: (N, C, H, W) -> logits, or (logits, gates) for a GaterNet."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -51,33 +51,36 @@ def export_run(
     data: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write a run's network as one file, open that again, and compare it with the network on validation images.
+    """Export a run's network to one file, reopen the file, and compare it with the network on validation images.
+
+    The input of the file is "image", float32 (N, C, H, W), normalised with the mean and std in its metadata. N is
+    dynamic; for segmentation networks H and W are too. The outputs are "logits" and, for a GaterNet, "gates". The
+    metadata also has the classes, versions and opset: read it with `details_of` from ONNX, and with
+    `torch.export.load(file, extra_files={"gatewise": ""})` from an archive of torch.export.
 
     Args:
-        folder: of a finished run.
-        out: the file, *.onnx or *.pt2.
-        to: "onnx" (for ONNX Runtime and whatever reads ONNX) or "torch" (torch.export's archive).
-        form: "masked" computes all filters and multiplies; "compact" first removes those that are closed for all
-            training images, and decides no more about those that are always open; "skip" picks the open filters inside
-            the graph, so that a batch computes those only that some image of it opens.
-        images: validation images to compare on.
-        int8: quantise what agreed in float32, and score both on all validation images.
-        calibration: training images that show the quantiser the range of each map.
-        data: a data set in the place of the run's own.
+        folder: folder of a finished run.
+        out: file to write, *.onnx or *.pt2.
+        to: "onnx", or "torch" (an archive of torch.export).
+        form: "masked" computes all filters and multiplies them by the gates; "compact" first removes the filters that
+            are closed for all training images, and freezes the gates that are always open; "skip" selects the open
+            filters inside the graph, so that a batch computes only filters that are open for one of its images.
+        images: number of validation images to compare on.
+        int8: quantise the exported file to int8, and compute the score before and after on all validation images.
+        calibration: number of training images over which the range of each activation is measured, for int8.
+        data: data set to use instead of the run's own.
         progress: where to show progress; None shows nothing.
 
-    The input is "image", float32 (N, C, H, W), normalised with the mean and std that the file holds; N is free, and for
-    networks that label pixels H and W too. The outputs are "logits" and, of a GaterNet, "gates". Versions, opset,
-    classes and normalisation are in the file: `details_of` reads them from ONNX, and torch.export.load with
-    `extra_files={"gatewise": ""}` from its own.
+    Returns:
+        "file", "to", "form", "bytes"; "images"; "difference", the largest difference of logits over images with equal
+        gates, relative to the largest logit; "flipped", the number of images with different gates; "kinds", the number
+        of distinct gate vectors. With int8 also "score" (name of the metric), "float32" and "int8" (its values), and
+        "other_gates", the fraction of validation images whose gates differ between both.
 
-    Returns what was written and how well it agrees: the largest difference of logits as a share of the largest logit,
-    over images whose gates are equal; how many images have other gates; how many kinds of gates were seen. With int8
-    also the score in float32 and in int8, and on how large a share of the validation images gates differ between both.
-
-    Refused with ValueError: an unknown kind or form, forms compact and skip of a run without a gater, no images, a file
-    of another suffix, int8 of an archive of torch or of form skip. With `TrainingError`: a file that does not agree,
-    which is not written; an older one stays.
+    Raises:
+        ValueError: the format or form is unknown, the suffix of `out` does not match the format, the run has no images,
+            form compact or skip is used without a gater, or int8 with torch or with form skip.
+        TrainingError: the outputs of the file differ from those of the network; `out` is then not written.
     """
     out = Path(out)
     _check_format(out, to, form, int8=int8)
@@ -94,77 +97,78 @@ def export_run(
         content = _CONTENTS[to](program, details)
     except errors.GatewiseError:
         raise
-    except Exception as error:  # of operations that torch's writers do not know; torch 2.11 knows none of "skip"
+    except Exception as error:  # an operation that this version of torch cannot export
         reason = " ".join(str(error).split())[:200]
         raise errors.InvalidValueError(
-            f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another kind or form."
+            f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another "
+            f"format (to) or form."
         ) from None
-    with _beside(out) as file:
+    with _temporary_file(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
-        found = _check_agreement(out, agreement(reference, _reopened(file, to), run.first(images)))
+        results = _check_agreement(out, agreement(reference, _reopened(file, to), run.first(images)))
         if int8:
             say("quantising")
-            found |= _quantised(file, run, calibration)
+            results |= _quantised(file, run, calibration)
         write_atomically(out, file.read_bytes())
-    return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **found}
+    return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **results}
 
 
 def _check_format(out: Path, to: str, form: str, *, int8: bool) -> None:
-    _validation.check_one_of("kind", to, _SUFFIXES)
+    _validation.check_one_of("format", to, _SUFFIXES)
     _validation.check_one_of("form", form, FORMS)
     if int8 and (to != "onnx" or form == "skip"):
-        raise errors.InvalidValueError(
-            f"int8 is for onnx in the forms masked and compact, whose weights are fixed; got {to}, {form}."
-        )
+        raise errors.InvalidValueError(f"int8 needs format onnx and form masked or compact, got {to} and {form}.")
     if out.suffix != _SUFFIXES[to]:
-        raise errors.InvalidValueError(f"a file for {to} is called *{_SUFFIXES[to]}, got {out.name}. Rename it.")
+        raise errors.InvalidValueError(
+            f"a file of format {to} must be named *{_SUFFIXES[to]}, got {out.name}. Rename it."
+        )
 
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:
     """Open a run with its images, on the CPU."""
     (run,) = open_runs([folder], data)
     if run.dataset is None:
-        raise errors.DataError(f"the images of {folder} are needed, to compare on: {run.missing}")
+        raise errors.DataError(f"the images of {folder} are needed to compare outputs: {run.missing}")
     if form != "masked" and not isinstance(run.model, GaterNet):
-        raise errors.InvalidValueError(f"{folder} has no gater, and so only the form masked, where all is computed.")
+        raise errors.InvalidValueError(f"{folder} has no gater, so it has only the form masked. Give --form masked.")
     run.model.cpu()
     return run
 
 
 def _details(run: Run, form: str) -> dict[str, Any]:
-    """Return what a file says of itself besides versions."""
+    """Return the metadata to store in a file, without versions."""
     known = {key: run.config[key] for key in _DETAILS if key in run.config}
     return {**known, "form": form, "run": run.name, "scale": run.source.image_size}
 
 
 @contextmanager
-def _beside(out: Path) -> Generator[Path]:
-    """Give the path of a file to try before `out` is written, which is gone afterwards."""
-    beside = out.with_name(f".{os.getpid()}.{out.name}")
+def _temporary_file(out: Path) -> Generator[Path]:
+    """Yield the path of a temporary file next to `out`, which is deleted at the end."""
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")
     try:
-        yield beside
+        yield temporary
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _reopened(file: Path, to: str) -> Callable[[Tensor], Any]:
-    """Return the network in a file that was just written; torch.export.load runs what is in a file, so no others."""
+    """Return the network of a file that was just written; torch.export.load executes code, so open no other files."""
     return opened(file) if to == "onnx" else torch.export.load(file).module()
 
 
-def _check_agreement(out: Path, found: dict[str, Any]) -> dict[str, Any]:
-    if found["difference"] > _TOLERANCE or found["flipped"] > _FLIPPED * found["images"]:
+def _check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:
+    if results["difference"] > _TOLERANCE or results["flipped"] > _FLIPPED * results["images"]:
         raise errors.TrainingError(
-            f"{out} was not written: on {found['images']} images its logits differ by up to "
-            f"{found['difference']:.1e} of the largest (allowed {_TOLERANCE:g}), and {found['flipped']} images have "
-            f"other gates. Please report this network."
+            f"{out} was not written: on {results['images']} images its logits differ by up to "
+            f"{results['difference']:.1e} of the largest logit (allowed {_TOLERANCE:g}), and the gates of "
+            f"{results['flipped']} images differ. Please report this network."
         )
-    return found
+    return results
 
 
 def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:
-    """Rewrite a file in int8; return the scores before and after, and the share of images whose gates differ."""
+    """Quantise a file to int8; return the scores before and after, and the fraction of images whose gates differ."""
     plain = opened(file)
     to_int8(file, run.of("train").first(calibration))
     small = opened(file)
@@ -174,26 +178,26 @@ def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:
 
 
 def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
-    """Return what the run is judged by, over all its images."""
-    tally = run.new_results()
+    """Return the main metric of the run on all its validation images."""
+    evaluation = run.new_results()
     for images, labels in run.batches():
-        tally.update(_as_pair(exported(images))[0], labels)
-    return tally.results()[run.score]
+        evaluation.update(_as_pair(exported(images))[0], labels)
+    return evaluation.results()[run.score]
 
 
 def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
-    """Return a run's network as it is to be exported."""
+    """Return a run's network in the given form, in eval mode."""
     model: Any = run.model.eval()
     if form == "skip":
         return ConditionalNet(model).eval()
     if form == "compact":
-        say("finding the gates that never change")
+        say("finding constant gates")
         model = compact(model, run.of("train").first()).eval()
     return WithGates(model).eval()
 
 
 def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) -> Any:
-    """Return torch.export's program of a network with a free batch and, if asked for, a free height and width."""
+    """Export a network with a dynamic batch size and, if `free_size`, dynamic height and width."""
     free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=2**16)}
     if free_size:
         free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -225,23 +229,32 @@ _CONTENTS: dict[str, Callable[[Any, dict[str, Any]], bytes]] = {"onnx": _onnx, "
 def agreement(
     network: Callable[[Tensor], Any], other: Callable[[Tensor], Any], batches: Iterable[Tensor]
 ) -> dict[str, Any]:
-    """Compare what a file computes with the network: logits where the gates are equal, and the gates."""
+    """Compare two networks: the gates, and the logits of images with equal gates.
+
+    Args:
+        network: the reference: (N, C, H, W) images -> logits, or (logits, gates).
+        other: the network to check, of the same signature.
+        batches: images; each batch is run as its first image and as the rest.
+
+    Returns:
+        "images", "difference", "flipped" and "kinds"; see `export_run`.
+    """
     difference = largest = 0.0
     count = flipped = 0
     kinds: set[bytes] = set()
     for batch in batches:
-        for images in (batch[:1], batch[1:]):  # batches of one and of many
+        for images in (batch[:1], batch[1:]):  # a batch of one image and a larger one
             if not len(images):
                 continue
-            (expected, gates), (found, own) = (_as_pair(form(images)) for form in (network, other))
+            (expected, gates), (logits, other_gates) = (_as_pair(form(images)) for form in (network, other))
             same = torch.ones(len(images), dtype=torch.bool)
             if gates is not None:
-                same = (own == gates).all(1)
+                same = (other_gates == gates).all(1)
                 kinds |= {row.numpy().tobytes() for row in gates}
             count, flipped = count + len(images), flipped + int((~same).sum())
             largest = max(largest, float(expected.abs().max()))
             if same.any():
-                difference = max(difference, float((found - expected)[same].abs().max()))
+                difference = max(difference, float((logits - expected)[same].abs().max()))
     return {"images": count, "difference": difference / max(largest, 1e-12), "flipped": flipped, "kinds": len(kinds)}
 
 

@@ -1,4 +1,4 @@
-"""GaterNet: a network looks at the image and decides which filters of another one run."""
+"""GaterNet: a gater network selects, for each image, which filters of a backbone are used."""
 
 from gatewise.gaternet.diagnostics import gate_warnings as gate_warnings
 from gatewise.gaternet.network import ESTIMATORS as ESTIMATORS

@@ -1,20 +1,20 @@
-"""The price of open gates: what training adds to its loss, and the controller that makes a budget be met."""
+"""Loss terms for open gates: a fixed price (`Sparsity`), or a controlled one that meets a target (`Budget`)."""
 
 import torch
 from torch import Tensor, distributed, nn
 
 from gatewise.gaternet.hooks import recomputing
 
-_FRESH = [0.0, 0.0, 1.0]  # steps taken, the integral's price, mean open fraction
+_FRESH = [0.0, 0.0, 1.0]  # number of steps, integral part of the price, mean open fraction
 
 
 def open_share(gates: Tensor, share: Tensor) -> Tensor:
-    """Return sum g s over gates, (N, c), (c,) -> (N,); no matrix product, which autocast would compute in bf16."""
+    """Return sum(g s) over gates: (N, c), (c,) -> (N,). Not as a matmul: autocast would run that in bf16."""
     return (gates.to(share.dtype) * share).sum(1)
 
 
 def _over_processes(mean: Tensor) -> Tensor:
-    """Return the mean of what all processes of a distributed training have, each with as many images."""
+    """Return the mean over all processes of a distributed training, which have equal numbers of images."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(mean)
         return mean / distributed.get_world_size()
@@ -22,7 +22,7 @@ def _over_processes(mean: Tensor) -> Tensor:
 
 
 class Sparsity(nn.Module):
-    """The paper's term: `weight` times the mean gate, each gate counted by `share` (equal, or its multiply-adds)."""
+    """The paper's loss term: `weight` times the mean gate, weighted by `share` (equal, or by multiply-adds)."""
 
     share: Tensor
 
@@ -35,22 +35,22 @@ class Sparsity(nn.Module):
         return self.weight * open_share(gates, self.share).mean()
 
     def of_some(self, chosen: list[int], always_open: list[int]) -> "Sparsity":  # noqa: ARG002
-        """Return the same price for some of the gates, the others being constant."""
+        """Return the same price for the gates `chosen`; the others are constant."""
         share = self.share[chosen]
         return Sparsity(share / share.sum(), self.weight * float(share.sum()))
 
 
 class Budget(nn.Module):
-    """A price on the open fraction that rises while more than the target is open and falls while less is.
+    """A price of open gates that a controller adjusts until the open fraction equals the target.
 
-    The open fraction is sum g m / sum m, with m each gate's own multiply-adds (`share` is m / sum m). The price is a
-    proportional-integral controller of the error e = (open fraction of the hard gates, averaged) - (target now):
-    p e + sum i e, times the fraction of the gates at hand. It may become negative: then open gates are rewarded, so
-    that the budget is used up as well as kept. The target falls in a line from 1 to `target` over the first half of
-    the training, whose length `schedule` tells; without that it takes 1,000 steps. In a distributed training the open
-    fraction is that of all processes' images.
+    The open fraction is sum(g m) / sum(m), with m the multiply-adds of each gate's filters (`share` is m / sum(m)). The
+    loss is (p e + sum(i e)) times the open fraction of `gates`: a proportional-integral controller of the error
+    e = (running mean of the open fraction of the hard gates) - (current target). A negative price rewards open gates,
+    so the target is met from both sides. The target decreases linearly from 1 to `target` over the first half of the
+    training (`schedule` sets its steps; 1,000 steps without it). In a distributed training the open fraction is the
+    mean over all processes.
 
-    Its state is in a buffer, so that an interrupted training goes on with the same price.
+    The state is a buffer, so that a resumed training continues with the same price.
     """
 
     share: Tensor
@@ -62,10 +62,10 @@ class Budget(nn.Module):
         self.register_buffer("state", torch.tensor(_FRESH))
         self.target, self.proportional, self.integral = target, proportional, integral
         self.ramp = 1000
-        self._before = self.state.clone()  # what the last forward began with, if it is computed again
+        self._before = self.state.clone()  # state before the last forward, in case it is recomputed
 
     def of_some(self, chosen: list[int], always_open: list[int]) -> "Budget":
-        """Return the same budget for some of the gates, of which those always open use up a part."""
+        """Return the same budget for the gates `chosen`, reduced by the share of the gates that are always open."""
         share = self.share[chosen]
         left = (self.target - float(self.share[always_open].sum())) / float(share.sum())
         price = Budget(
@@ -75,12 +75,12 @@ class Budget(nn.Module):
         return price.to(share.device)
 
     def schedule(self, steps: int) -> None:
-        """Begin anew, for so many training steps."""
+        """Reset the state for a training of `steps` steps."""
         self.ramp = max(1, steps // 2)
         self.state.copy_(torch.tensor(_FRESH))
 
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:
-        """Return the price to pay for `gates` (N, c), and move it by what the noiseless gates `hard` say."""
+        """Return the loss term of `gates` (N, c), and update the price from the deterministic gates `hard` (N, c)."""
         again = recomputing()
         step, price, mean_open = (self._before if again else self.state).unbind()
         target = 1 - (1 - self.target) * (step / self.ramp).clamp(max=1)

@@ -1,4 +1,4 @@
-"""Gaters: networks from an image to the logits of all gates, built by name or given; and deciders for one site each."""
+"""Gaters, which compute the logits of all gates from an image, and local deciders for single sites."""
 
 import math
 from collections import OrderedDict
@@ -14,15 +14,15 @@ from gatewise.spec import ModelSpec
 
 GATERS = ("light", "resnet20", "local")
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
-_LIGHT_SIDE = 64  # larger images are averaged down to at most this
+_LIGHT_SIDE = 64  # pixels; larger images are average-pooled to at most this
 
 
 class Gater(nn.Module):
-    """Return W2 relu(norm(W1 features(x) + b1)) + b2: an image (N, C, H, W) -> logits (N, gates).
+    """Compute W2 relu(norm(W1 features(x) + b1)) + b2: image (N, C, H, W) -> logits (N, gates).
 
     Attributes:
-        features: from an image to a vector, (N, F).
-        head: FC to `bottleneck`, BatchNorm if asked for (the paper has it, its released code does not), ReLU, FC.
+        features: network from an image to a vector, (N, F).
+        head: linear to `bottleneck`, BatchNorm with head_norm (as in the paper, not in its code), ReLU, linear.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Gater(nn.Module):
 
 
 class ChosenLogits(nn.Module):
-    """Return some of a gater's logits: (N, C, H, W) -> (N, len(chosen))."""
+    """Select some logits of a gater: (N, C, H, W) -> (N, len(chosen))."""
 
     chosen: Tensor
 
@@ -51,7 +51,7 @@ class ChosenLogits(nn.Module):
 
 
 def keep_logits(gater: nn.Module, chosen: list[int]) -> nn.Module:
-    """Return a gater that gives these logits only; one built by name has its last layer shrunk, in place."""
+    """Return a gater with these logits only; the last layer of a gater built by name is sliced in place."""
     if not isinstance(gater, Gater | LocalDecider):
         return ChosenLogits(gater, chosen)
     last: Any = gater.head.fc2
@@ -61,7 +61,7 @@ def keep_logits(gater: nn.Module, chosen: list[int]) -> nn.Module:
 
 
 def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool, gate_bias: float) -> nn.Sequential:
-    """Return FC-b-(BatchNorm)-ReLU-FC from `width` features to `gates` logits whose bias starts at `gate_bias`."""
+    """Return linear-(BatchNorm)-ReLU-linear, `width` features -> `gates` logits, with final bias `gate_bias`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(fc1=nn.Linear(width, bottleneck))
     if head_norm:
         layers["norm"] = nn.BatchNorm1d(bottleneck)
@@ -74,15 +74,15 @@ def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool, g
 def make_gater(
     gater: str | nn.Module | Callable[[int], nn.Module], gates: int, shape: tuple[int, ...], macs: int, **head: Any
 ) -> nn.Module:
-    """Build a gater by name, or with a function of the number of gates, or take a module as it is.
+    """Build a gater by name or with a function; return a module unchanged.
 
     Args:
-        gater: "resnet20" (GaterNet's official one), "light", a module (N, C, H, W) -> (N, gates), or a function that
-            builds one.
-        gates: how many logits it must give.
+        gater: "resnet20" (as in the paper), "light", a module (N, C, H, W) -> (N, gates), or a function from the number
+            of gates to such a module.
+        gates: number of logits.
         shape: (C, H, W) of an image.
-        macs: of the backbone, of which "light" takes at most 3 %.
-        **head: bottleneck, head_norm and gate_bias of the gaters built by name.
+        macs: multiply-adds of the backbone; "light" uses at most 3 % of them.
+        **head: bottleneck, head_norm and gate_bias, for gaters built by name.
     """
     if isinstance(gater, nn.Module):
         return gater
@@ -99,7 +99,7 @@ def make_gater(
 
 
 def _light(shape: tuple[int, ...], macs: float, gates: int, bottleneck: int) -> tuple[nn.Module, int]:
-    """Return three strided convolutions, as wide as `macs` multiply-adds allow, and their number of features."""
+    """Return three strided convolutions, as wide as `macs` multiply-adds allow, and the number of features."""
     channels, height, width = shape
     factor = max(1, math.ceil(max(height, width) / _LIGHT_SIDE))
 
@@ -122,10 +122,10 @@ def _light(shape: tuple[int, ...], macs: float, gates: int, bottleneck: int) -> 
 
 
 class LocalDecider(nn.Module):
-    """Decide a site's gates from the input of its own convolution: (N, C, *S) -> head(mean over positions), (N, gates).
+    """Compute the logits of a site from the input of its convolution: (N, C, *S) -> head(spatial mean), (N, gates).
 
-    The way of ConvNet-AIG (Veit and Belongie, ECCV 2018, arXiv 1711.11503), with a gate for each filter instead of one
-    for the whole block.
+    As in ConvNet-AIG (Veit and Belongie, ECCV 2018, arXiv 1711.11503), but with one gate for each filter instead of one
+    for each block.
     """
 
     def __init__(self, channels: int, channel_axis: int, gates: int, **head: Any) -> None:

@@ -1,4 +1,4 @@
-"""Hooks that gate a backbone's layers while its GaterNet runs, and do nothing otherwise."""
+"""Hooks that apply the gates to the backbone during a forward of its GaterNet, and do nothing otherwise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from gatewise.places import change_map, remove_changes
 
 @dataclass(eq=False)
 class GateContext:
-    """What the hooks in the backbone read while the network runs; no factors and no `decide` at other times.
+    """The state that the hooks in the backbone read; outside a forward there are no factors and no `decide`.
 
     Attributes:
-        sites: what each hook, known by its number, gates.
-        factors: by which the map at a site is multiplied, (N, its channels), for each site that is switched now.
-        gated: whether the network has ever run with gates and gradients.
-        decide: for local gating, turns a site's number and the input of its convolution into those factors.
+        sites: the gated layers; a hook has the index of its site.
+        factors: factors of the map at each gated site, (N, channels), by index of the site.
+        gated: whether the network has run with gates and gradients.
+        decide: for local gating, (index of the site, input of its convolution) -> factors.
     """
 
     sites: tuple[Site, ...]
@@ -32,7 +32,7 @@ class GateContext:
 
 @dataclass(frozen=True, eq=False)
 class _DecideLocally:
-    """Lets a site decide from the input of its convolution, in local gating; the map stays as it is."""
+    """Compute the factors of a site from the input of its convolution, in local gating; return the input unchanged."""
 
     gate_context: GateContext
     number: int
@@ -45,7 +45,7 @@ class _DecideLocally:
 
 @dataclass(frozen=True, eq=False)
 class _ApplyGates:
-    """Multiplies the map at a site by the site's factors while there are any."""
+    """Multiply the map at a site by the factors of the site, if there are any."""
 
     gate_context: GateContext
     number: int
@@ -67,7 +67,7 @@ class _ApplyGates:
 
 
 def attach(backbone: nn.Module, gate_context: GateContext, *, decide: bool) -> None:
-    """Let every site of the backbone listen to `gate_context`, and decide for itself first if asked to."""
+    """Add the hooks of all sites to the backbone; `decide` adds those of local gating, too."""
     for number, site in enumerate(gate_context.sites):
         if decide:
             change_map(backbone.get_submodule(site.name), "input", _DecideLocally(gate_context, number))
@@ -75,20 +75,20 @@ def attach(backbone: nn.Module, gate_context: GateContext, *, decide: bool) -> N
 
 
 def detach(backbone: nn.Module) -> None:
-    """Take all switches out of a backbone."""
+    """Remove the hooks of a GaterNet from a backbone."""
     remove_changes(backbone, (_DecideLocally, _ApplyGates))
 
 
 def recomputing() -> bool:
-    """Whether activation checkpointing computes a forward again in the backward pass (False under torch.compile)."""
+    """Return whether activation checkpointing is recomputing a forward; False under torch.compile."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def check_gates_not_recomputed() -> None:
-    """Raise if a part of a GaterNet's backbone is recomputed: its gates are gone, so gradients would be wrong."""
+    """Raise ValueError in a recomputed part of the backbone: without gates the gradients would be wrong."""
     if recomputing():
         raise errors.InvalidValueError(
-            "a part of GaterNet's backbone is computed again in the backward pass, where its gates are gone. Switch "
-            "activation checkpointing off in the backbone, and checkpoint the whole net instead: "
+            "activation checkpointing recomputes a part of GaterNet's backbone in the backward pass, without its gates. "
+            "Disable it in the backbone, and checkpoint the GaterNet instead: "
             "torch.utils.checkpoint.checkpoint(net, images, use_reentrant=False)"
         )

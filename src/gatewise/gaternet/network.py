@@ -1,4 +1,4 @@
-"""GaterNet: one network decides, per image, which filters of another run."""
+"""GaterNet: a gater network selects, for each image, which filters of a backbone are used."""
 
 import warnings
 from collections.abc import Callable
@@ -25,49 +25,49 @@ ESTIMATORS: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "straight_through": hard_sigmoid_gate,
 }
 WEIGHTINGS = ("equal", "macs")
-_SATURATED = 2.398 + 2  # SemHash's gradient is zero beyond 2.398; unit noise comes back from here in 2 draws of 100
+_SATURATED = 2.398 + 2  # SemHash has no gradient above 2.398; unit noise of 2 standard deviations still reaches it
 
 
 class GaterNet(nn.Module):
-    """Run `backbone` with each gated filter multiplied by 0 or 1, as `gater` decides from the image.
+    """Multiply each gated filter of `backbone` by a gate in {0, 1} that `gater` computes from the image.
 
-    (N, C, H, W) -> whatever the backbone returns. In training gates are drawn by the estimator; in eval mode they are
-    hard and without noise. Closed filters are computed and then multiplied by zero: this is the form to train and to
-    check against. Work is not skipped, in the backward pass neither.
+    (N, C, H, W) -> output of the backbone. In training mode the estimator samples the gates; in eval mode they are
+    hard and deterministic. Closed filters are computed and then multiplied by zero, in the backward pass too: use this
+    form for training and as the reference, and `skip_closed_filters` or `compact` to save the work.
 
     Args:
-        backbone: any network that takes one image tensor; `net.backbone` is this very module, and called alone it
-            runs plain.
-        sites: "inner" (behind normalisation and activation of the convolutions inside a block: a closed filter is
-            exactly zero for its reader, so both are saved), "residual" (the official place: the last convolution of
-            each residual branch, before the addition), or convolutions by name: a list, a regular expression, or a
-            function of name and module.
-        gater: "light" (at most 3 % of the backbone's multiply-adds), "resnet20" (official), "local" (each site decides
-            from its own convolution's input), a module (N, C, H, W) -> (N, gates) logits, or a function that builds
-            one from the number of gates.
-        bottleneck: width of the decision's hidden layer.
-        head_norm: BatchNorm in it, as in the paper; the released code has none. Without it hardly a gate of a light
-            gater comes to depend on the image; with it trainings of a few hundred steps miss their budget.
-        group_size: neighbouring filters that share one gate.
+        backbone: any network with one image tensor as input. It is kept as `net.backbone`, with hooks that do nothing
+            when it is called directly.
+        sites: "inner" (after normalisation and activation of the convolutions inside a block: a closed filter is
+            exactly zero, so its convolution and its consumer both save work), "residual" (as in the paper: the last
+            convolution of each residual branch, before the addition), or convolutions by name: a list, a regular
+            expression, or a function of name and module.
+        gater: "light" (at most 3 % of the backbone's multiply-adds), "resnet20" (official), "local" (each site has a
+            decider on the input of its convolution), a module (N, C, H, W) -> (N, gates) logits, or a function from
+            the number of gates to such a module.
+        bottleneck: width of the gater's hidden layer.
+        head_norm: whether that layer has a BatchNorm, as in the paper; the released code has none. Without it few
+            gates of a light gater depend on the image; with it trainings of a few hundred steps miss the budget.
+        group_size: number of neighbouring filters with a common gate.
         estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
-        gate_bias: at which the logits start; at 2 nearly all gates are open. None takes 2 with a budget, whose target
-            sinks from all open, and else 0.
-        budget: share of the gated filters' multiply-adds that shall be open, in (0, 1]; held by a controller, whose
-            target sinks over the first half of a training: tell its length with `schedule(steps)` (1,000 steps
-            otherwise). None leaves it to `sparsity`.
-        sparsity: weight of the mean gate in the loss, the paper's lambda.
-        weighting: how `sparsity` counts gates: "equal" as in the paper, or "macs".
-        image_size: (height, width) for counting work and building the light gater; None takes what the backbone
-            knows, and if it knows nothing 224, with a warning.
-        example: an input, for backbones whose input cannot be guessed.
+        gate_bias: initial bias of the logits; at 2 nearly all gates are open. None is 2 with a budget and 0 otherwise.
+        budget: target fraction of the gated filters' MACs, in (0, 1]. A controller adjusts the price of open gates.
+            The target decreases linearly from 1 over the first half of the training. Set its number of steps with
+            `schedule(steps)`; otherwise the decrease takes 1,000 steps. None uses `sparsity` instead.
+        sparsity: weight of the mean gate in the loss (lambda in the paper).
+        weighting: weight of each gate in the `sparsity` term: "equal" as in the paper, or "macs".
+        image_size: (height, width) for counting work and building the light gater; None reads it from
+            the backbone; if the backbone does not define it, 224 with a warning.
+        example: an input, for backbones with an input size that cannot be guessed.
 
-    Refused at construction, with ValueError: no filter to gate, a bottleneck of 0, a budget outside (0, 1], both budget
-    and sparsity, a gater that cannot take the image or gives another number of logits.
+    Raises:
+        ValueError: if there is no filter to gate, an option is out of range, both `budget` and `sparsity` are set, or
+            the gater fails on the image or returns a wrong number of logits.
 
     Paper: Chen et al., You Look Twice: GaterNet for Dynamic Filter Selection in CNNs, CVPR 2019, arXiv 1811.11205.
 
-    Differs from the paper: the paper gates the end of each residual unit ("residual"), with ResNet-20 as gater and a
-    lambda that it does not name; "inner", "light" and `budget` are for saving work.
+    Differs from the paper: the paper gates the end of each residual unit ("residual"), with ResNet-20 as gater and an
+    unspecified lambda; "inner", "light" and `budget` are additions that save work.
 
     >>> from gatewise import make_model
     >>> net = GaterNet(make_model("resnet20"), sites="residual", gater="resnet20")
@@ -106,7 +106,7 @@ class GaterNet(nn.Module):
         if budget is not None:
             _validation.check_number_between(1e-6, 1, budget=budget)
             if sparsity:
-                raise errors.InvalidValueError("give budget or sparsity, not both: each sets the price of open gates.")
+                raise errors.InvalidValueError("give budget or sparsity, not both: both set the price of open gates.")
         self.estimator = _validation.check_one_of("estimator", estimator, ESTIMATORS)
         _validation.check_one_of("weighting", weighting, WEIGHTINGS)
         example = _example(backbone, image_size) if example is None else example
@@ -128,7 +128,7 @@ class GaterNet(nn.Module):
         share = (share / share.sum()).to(example)
         self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
         self._due: Tensor | None = None
-        self.saturated = torch.zeros(())  # share of the last training batch's logits that hardly learn
+        self.saturated = torch.zeros(())  # fraction of saturated logits in the last training batch
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -142,11 +142,11 @@ class GaterNet(nn.Module):
 
     @property
     def is_local(self) -> bool:
-        """Whether each site decides for itself."""
+        """Whether each site has a decider (gater="local")."""
         return isinstance(self.gater, nn.ModuleList)
 
     def _check_gater(self, example: Tensor) -> int:
-        """Refuse a gater that cannot serve, and return its multiply-adds."""
+        """Raise if the gater fails or returns a wrong shape; return its multiply-adds."""
         gater = self.gater.to(example)
         try:
             with evaluation_mode(gater), torch.no_grad():
@@ -154,15 +154,15 @@ class GaterNet(nn.Module):
         except Exception as error:
             size = " x ".join(map(str, example.shape[1:]))
             raise errors.InvalidValueError(
-                f"the gater cannot take an image of {size}: {type(error).__name__}: {str(error).splitlines()[0]}. "
+                f"the gater fails on an image of {size}: {type(error).__name__}: {str(error).splitlines()[0]}. "
                 f"Choose another gater, or set image_size."
             ) from None
         expected = (len(example), self.gate_count)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise errors.InvalidValueError(
-                f"the gater must return logits of shape (N, {self.gate_count}), one for each gate; for {len(example)} "
-                f"images came {came}."
+                f"the gater must return logits of shape (N, {self.gate_count}), one for each gate; got {given} for "
+                f"{len(example)} images."
             )
         return _macs(gater, example)
 
@@ -170,7 +170,7 @@ class GaterNet(nn.Module):
         return self.forward_with_gates(x, gates)[0]
 
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
-        """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
+        """Return the backbone's output and the gates, (N, gate_count); `gates` replace those of the gater."""
         _validation.check_not_symbolic("GaterNet", x)
         if torch.is_grad_enabled():
             self.gate_context.gated = True
@@ -187,7 +187,7 @@ class GaterNet(nn.Module):
             self.gate_context.factors, self.gate_context.decide = {}, None
 
     def decide(self, x: Tensor) -> Tensor:
-        """Return the gates that the gater gives these images, (N, gate_count); not for local gating."""
+        """Return the gates of the gater for these images, (N, gate_count); not for local gating."""
         logits = self.gater(x)
         gates = ESTIMATORS[self.estimator](logits, self.training)
         self._note(gates, logits)
@@ -210,7 +210,7 @@ class GaterNet(nn.Module):
         return output, decided
 
     def check_gates(self, x: Tensor, gates: Tensor) -> None:
-        """Refuse gates that are not one row for each image, with ValueError."""
+        """Raise ValueError unless `gates` has the shape (len(x), gate_count)."""
         _check_gates(gates)
         if tuple(gates.shape) != (len(x), self.gate_count):
             raise errors.InvalidValueError(
@@ -218,7 +218,7 @@ class GaterNet(nn.Module):
             )
 
     def _note(self, gates: Tensor, logits: Tensor) -> None:
-        """In training, note what is due for these gates; `extra_loss` collects it."""
+        """In training mode, store the loss term of these gates for `extra_loss`."""
         if self.training:
             logits = logits.detach()
             due = self.price(gates, ESTIMATORS[self.estimator](logits, False))
@@ -226,20 +226,20 @@ class GaterNet(nn.Module):
             self.saturated = (logits.abs() > _SATURATED).float().mean()
 
     def decide_only(self, sites: tuple[Site, ...], chosen: list[int], always_open: list[int]) -> None:
-        """Gate these of the sites from now on, by the logits `chosen` of those there were; `compact` does this.
+        """Replace the sites, and keep only the gates that still depend on the image; used by `compact`.
 
         Args:
-            sites: with new numbers of filters and gates.
-            chosen: of the gates so far those that are still decided.
-            always_open: of the gates so far those that are open for every image; the rest is closed.
+            sites: the remaining sites, with new numbers of filters and gates.
+            chosen: indices of the present gates to keep.
+            always_open: indices of the present gates that are open for every image; all others are always closed.
         """
         if self.is_local:
             old = {site.name: (number, site) for number, site in enumerate(self.sites)}
             deciders: list[nn.Module] = []
             for site in sites:
-                number, before = old[site.name]
-                own = range(before.first, before.first + before.gates)
-                kept = [gate - before.first for gate in chosen if gate in own]
+                number, old_site = old[site.name]
+                own = range(old_site.first, old_site.first + old_site.gates)
+                kept = [gate - old_site.first for gate in chosen if gate in own]
                 deciders.append(keep_logits(self.gater[number], kept))  # type: ignore[index]
             self.gater = nn.ModuleList(deciders)
         else:
@@ -250,24 +250,24 @@ class GaterNet(nn.Module):
         self.price = self.price.of_some(chosen, always_open)
 
     def count_work(self) -> None:
-        """Count the multiply-adds of backbone and gater anew."""
+        """Recompute `dense_macs` and `gater_macs`."""
         anchor = next(self.backbone.parameters())
         example = torch.zeros(2, *self.input_shape, dtype=anchor.dtype, device=anchor.device)
         self.dense_macs = _macs(self.backbone, example)
         self.gater_macs = _macs_of_linears(self.gater) if self.is_local else _macs(self.gater, example)
 
     def extra_loss(self) -> Tensor | None:
-        """Return what the last training forward owes for its open gates, once."""
+        """Return the loss term of the last training forward and clear it; None if there is none."""
         due, self._due = self._due, None
         return due
 
     def schedule(self, steps: int) -> None:
-        """Let the budget's controller begin anew, for so many training steps."""
+        """Reset the controller of the budget for a training of `steps` steps."""
         if isinstance(self.price, Budget):
             self.price.schedule(steps)
 
     def open_fraction(self, gates: Tensor) -> Tensor:
-        """Return sum g m / sum m, with m the multiply-adds of each gate's own filters: (N, gate_count) -> (N,).
+        """Return sum(g m) / sum(m) with the multiply-adds m of each gate's filters: (N, gate_count) -> (N,).
 
         >>> net = GaterNet(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), image_size=(8, 8))
         >>> net.open_fraction(torch.tensor([[1.0, 1, 0, 0, 0, 0, 0, 0]]))
@@ -277,9 +277,9 @@ class GaterNet(nn.Module):
         return open_share(gates, own / own.sum())
 
     def executed_macs(self, gates: Tensor) -> Tensor:
-        """Return the multiply-adds of each image with these gates, the gater's included: (N, gate_count) -> (N,).
+        """Return the multiply-adds of each image with these gates, including the gater: (N, gate_count) -> (N,).
 
-        A convolution works for its open filters on its open inputs; what has no gates is counted whole.
+        A convolution counts with its open filters and open inputs; a layer without gates counts in full.
         """
         _check_gates(gates)
         if gates.dim() != 2 or gates.shape[1] != self.gate_count:
@@ -289,7 +289,7 @@ class GaterNet(nn.Module):
         return self.dense_macs + self.gater_macs - saved_macs(self.sites, gates)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_due": None}  # part of a graph, which cannot be copied
+        return {**self.__dict__, "_due": None}  # part of an autograd graph, which cannot be copied
 
     def extra_repr(self) -> str:
         return f"gates={self.gate_count}, sites={len(self.sites)}, estimator={self.estimator!r}"
@@ -303,7 +303,7 @@ def _check_gates(gates: object) -> None:
 
 
 def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
-    """Return two images of zeros that the backbone should take."""
+    """Return two images of zeros of the backbone's input size."""
     guesses = example_inputs(backbone)
     if not guesses:
         raise errors.InvalidValueError(f"{type(backbone).__name__} has no convolution; there is nothing to gate.")
@@ -311,7 +311,7 @@ def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
     if image_size is None and not known_input_size(backbone):
         size = "x".join(map(str, guess.shape[2:]))
         warnings.warn(
-            f"{type(backbone).__name__} does not tell its image size; work is counted for {size}. Give image_size=.",
+            f"{type(backbone).__name__} does not define its image size; work is counted for {size}. Set image_size=.",
             stacklevel=3,
         )
     return guess if image_size is None else guess.new_zeros(2, guess.shape[1], *image_size)
@@ -327,7 +327,7 @@ def _macs_of_linears(module: nn.Module) -> int:
 
 
 def _local_deciders(backbone: nn.Module, sites: tuple[Site, ...], head: dict[str, Any]) -> nn.ModuleList:
-    """Return a decider for each site."""
+    """Return one decider for each site."""
     deciders: list[nn.Module] = []
     for site in sites:
         layer: Any = backbone.get_submodule(site.name)

@@ -1,4 +1,4 @@
-"""The gated layers of a backbone, one row each, and what their filters cost."""
+"""Find the gated layers (sites) of a backbone and the multiply-adds of their filters."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,19 +20,19 @@ class Site:
     """One gated layer.
 
     Attributes:
-        name: the convolution whose filters are gated.
-        layer: where the gates act, which is behind its normalisation and activation for inner sites.
-        side: "output" or "input" of that layer.
-        channel_axis: of the map there.
-        axes: of the map there, samples and channels included.
-        filters: number of them.
-        gates: number of gates; each drives filters / gates neighbouring filters, unless `driven_by` says otherwise.
-        first: index of its first gate in the vector of all gates.
+        name: path of the convolution with the gated filters.
+        layer: path of the layer where the gates act; for inner sites after normalisation and activation.
+        side: side of that layer, "output" or "input".
+        channel_axis: channel axis of the map there.
+        axes: number of axes of the map there, including samples and channels.
+        filters: number of filters.
+        gates: number of gates; each one controls filters / gates neighbouring filters, unless `driven_by` is set.
+        first: index of the first gate of this site in the vector of all gates.
         producer: the convolution, with its multiply-adds.
-        depthwise: convolutions behind it, each of whose filters goes with one of these.
-        consumers: who reads these filters; closing one saves its share of each reader too.
-        driven_by: of a compacted network, the gate of each filter; `gates` where it is always open, `gates` + 1 where
-            it is always closed.
+        depthwise: depthwise convolutions between the convolution and the gates, with the same channels.
+        consumers: layers with these filters as input; closing a filter also saves its share of their work.
+        driven_by: in a compacted network, the gate of each filter: `gates` if it is always open, `gates` + 1 if it is
+            always closed.
     """
 
     name: str
@@ -50,22 +50,22 @@ class Site:
 
     @property
     def group_size(self) -> int:
-        """Filters that one gate drives, where `driven_by` does not say."""
+        """Number of filters per gate, if `driven_by` is None."""
         return self.filters // self.gates
 
     def own(self, gates: Tensor) -> Tensor:
-        """Return this site's part of all gates: (N, all) -> (N, gates)."""
+        """Return the gates of this site: (N, gate_count) -> (N, gates)."""
         return gates[:, self.first : self.first + self.gates]
 
     @property
     def gate_of_filters(self) -> tuple[int, ...]:
-        """The gate of each filter, counted as `driven_by` does."""
+        """The gate of each filter, with the indices of `driven_by`."""
         if self.driven_by is None:
             return tuple(filter_ // self.group_size for filter_ in range(self.filters))
         return self.driven_by
 
     def spread(self, gates: Tensor) -> Tensor:
-        """Return the gate of each filter: (N, gates of the site) -> (N, filters)."""
+        """Return the gate value of each filter: (N, gates) -> (N, filters)."""
         if self.driven_by is None:
             return gates if self.group_size == 1 else gates.repeat_interleave(self.group_size, 1)
         always = gates.new_tensor([1.0, 0.0]).expand(gates.shape[0], 2)
@@ -73,34 +73,35 @@ class Site:
 
     @property
     def filters_of_gates(self) -> Tensor:
-        """How many filters each gate drives, (gates,)."""
+        """Number of filters of each gate, (gates,)."""
         return torch.tensor([self.gate_of_filters.count(gate) for gate in range(self.gates)], dtype=torch.long)
 
     @property
     def macs_per_filter(self) -> float:
-        """Multiply-adds of one filter on its whole input, depthwise layers behind it included."""
+        """Multiply-adds of one filter with all inputs open, including its depthwise convolutions."""
         return sum(layer.macs for layer in (self.producer, *self.depthwise)) / self.filters
 
     @property
     def consumer_macs_per_filter(self) -> float:
-        """Multiply-adds that the readers spend on one filter if all of their own are open."""
+        """Multiply-adds of the consumers for one filter, with all of their own filters open."""
         return sum(reader.macs for reader in self.consumers) / self.filters
 
 
 def find_sites(
     backbone: nn.Module, chosen: Chosen, group_size: int, example: Example = None
 ) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
-    """Return the sites of `backbone`, which is only read, and the candidates that were left out with the reason.
+    """Return the sites of `backbone`, without changing it, and the skipped candidates with their reasons.
 
     Args:
         backbone: any network.
-        chosen: "inner", "residual", or by hand: a regular expression that is searched for in the names of the
-            convolutions, a list of their names, or a function of name and module; by hand a convolution is gated at
-            its inner place if it has one, and at the end of its branch otherwise.
-        group_size: neighbouring filters that share one gate.
-        example: an input, for networks whose input size cannot be guessed.
+        chosen: "inner", "residual", or a selection of convolutions: a regular expression for their names
+            (`re.search`), a list of names, or a function of name and module. A selected convolution is gated at its
+            inner place if it has one, otherwise at the end of its branch.
+        group_size: number of neighbouring filters with a common gate.
+        example: an input, for networks with an input size that cannot be guessed.
 
-    Refused with ValueError: no site, a listed name that is none, filters that group_size does not divide.
+    Raises:
+        ValueError: if there is no site, a listed name is unknown, or group_size does not divide a number of filters.
     """
     _validation.check_integer_at_least(1, group_size=group_size)
     if isinstance(chosen, str) and chosen in KINDS:
@@ -111,7 +112,7 @@ def find_sites(
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise errors.InvalidValueError(
             f"{type(backbone).__name__} has no filters to gate at sites={_validation.safe_repr(chosen)} ({reasons}). "
-            f"Choose sites='inner' or 'residual', or convolutions by name."
+            f"Choose sites='inner' or 'residual', or select convolutions by name."
         )
     sites: list[Site] = []
     for filters in found:
@@ -125,7 +126,7 @@ def _site(filters: Filters, group_size: int, first: int) -> Site:
     if place.channels % group_size:
         raise errors.InvalidValueError(
             f"group_size {group_size} does not divide the {place.channels} filters of {name!r}. "
-            f"Choose a divisor of all widths, or leave this layer out."
+            f"Choose a common divisor of all widths, or exclude this layer."
         )
     return Site(
         name=name,
@@ -143,12 +144,12 @@ def _site(filters: Filters, group_size: int, first: int) -> Site:
 
 
 def _by_hand(backbone: nn.Module, chosen: Chosen, example: Example) -> tuple[list[Filters], list[Skipped]]:
-    """Return the filters of chosen convolutions."""
+    """Return the filters of the selected convolutions, and the skipped candidates."""
     candidates: dict[str, Filters] = {}
     skipped: list[Skipped] = []
     for kind in KINDS.values():
-        found, left_out = find_filters(backbone, kind, example)
-        skipped += left_out
+        found, not_found = find_filters(backbone, kind, example)
+        skipped += not_found
         for filters in found:
             candidates.setdefault(filters.producer.layer, filters)
     modules: dict[str, nn.Module] = dict(backbone.named_modules())
@@ -159,7 +160,8 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Example) -> tuple[lis
         names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
         raise errors.InvalidTypeError(
-            f"sites must be inner, residual, an expression or a list, got {_validation.safe_repr(chosen)}."
+            f"sites must be 'inner', 'residual', a regular expression, a list of names or a function, got "
+            f"{_validation.safe_repr(chosen)}."
         )
     else:
         names = {_validation.check_one_of("gateable convolution", name, candidates) for name in chosen}

@@ -1,4 +1,4 @@
-"""Multiply-adds: what a gate's own filters cost, and what closed gates save."""
+"""Count the multiply-adds of gated filters, and those that closed gates save."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from gatewise.gaternet.sites import Site
 
 
 def own_macs(sites: Sequence[Site]) -> Tensor:
-    """Return the multiply-adds of each gate's own filters on their whole input, (gate_count,)."""
+    """Return the multiply-adds of each gate's filters with all inputs open, (gate_count,)."""
     return torch.cat([site.macs_per_filter * site.filters_of_gates for site in sites])
 
 
 def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
-    """Return the multiply-adds that each image saves with these gates: (N, gate_count) -> (N,), float64.
+    """Return the multiply-adds that closed gates save for each image: (N, gate_count) -> (N,), float64.
 
-    Of a convolution's work the share (open filters) x (open inputs) is left, group by group.
+    A convolution still costs the fraction (open filters) x (open inputs), averaged over its groups.
     """
     gates = gates.to(torch.float64)
     written = {site.producer.layer: (site.producer, site) for site in sites}
@@ -34,7 +34,7 @@ def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
 
 
 def _open_in_groups(gates: Tensor, site: Site | None, groups: int) -> Tensor:
-    """Return the open share of each of a convolution's groups, (N, groups); 1 where there are no gates."""
+    """Return the open fraction of each group of a convolution, (N, groups); 1 without gates."""
     if site is None:
         return gates.new_ones(len(gates), groups)
     return _filters_of(site, gates).unflatten(1, (groups, -1)).mean(2)  # pyright: ignore[reportUnknownVariableType]

@@ -7,7 +7,7 @@ from gatewise import _validation
 from gatewise.functional import attention_pool, attention_weights, average_pool
 from gatewise.kernels.attention_pool import pool_by_attention
 from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
-from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
+from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
 POOLINGS = ("attention", "average")
@@ -171,7 +171,7 @@ class GlobalContext(Gate):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         if takes_fused(self.backend, "gc", self.why_not_fused(x)):
-            link = Link(x)
+            link = SharedGradient(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
@@ -183,7 +183,7 @@ class GlobalContext(Gate):
             return "conv_mask has hooks, which a fused kernel would not call"
         return why_not_fusible(x, self.conv_mask.weight)
 
-    def channel_terms(self, x: Tensor, link: Link) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the arguments of `scale_channels`: x, the factor of each channel and the offset of each channel."""
         if self.conv_mask is None:
             x, context = mean_of_channels(x, link)

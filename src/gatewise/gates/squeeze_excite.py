@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from gatewise import _validation
 from gatewise.functional import average_pool
 from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
-from gatewise.kernels.channels import Link, mean_of_channels, scale_channels
+from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels
 from gatewise.registry import Gate, bottleneck_width, register_gate
 
 
@@ -113,7 +113,7 @@ class SqueezeExcite(Gate):
         # Without gradients the definition reads and writes the map no more often than the kernels do.
         fused_helps = torch.is_grad_enabled() or self.backend == "fused"
         if fused_helps and takes_fused(self.backend, "se", self.why_not_fused(x)):
-            link = Link(x)
+            link = SharedGradient(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
 
@@ -121,7 +121,7 @@ class SqueezeExcite(Gate):
         """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
         return why_not_fusible(x)
 
-    def channel_terms(self, x: Tensor, link: Link) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the arguments of `scale_channels`: x, the factor of each channel, and None for the offsets."""
         x, mean = mean_of_channels(x, link)
         return x, excitation(mean, self.fc1, self.fc2), None

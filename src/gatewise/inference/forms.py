@@ -1,7 +1,7 @@
-"""How layers and gates run while their network is optimised for inference: stand-ins for their `forward`.
+"""Optimised `forward` functions of layers and gates, used while their network is optimised for inference.
 
-A stand-in is set on the layer itself, so the layer keeps its class, name, hooks and parameters, and taking it off again
-is all that undoing needs. What it computes with is its own.
+An optimised forward is set as an attribute of the layer, so the layer keeps its class, name, hooks and parameters.
+Undoing only removes the attribute. Folded weights belong to the optimised forward, not to the layer.
 """
 
 import math
@@ -19,21 +19,22 @@ from gatewise.gates.gated_channel_transform import GatedChannelTransform, gated_
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.kernels.backend import kernels_for
-from gatewise.kernels.channels import Link, scale_channels
+from gatewise.kernels.channels import SharedGradient, scale_channels
 from gatewise.kernels.gated_channel_transform import kernel_options, kernel_parameters
 from gatewise.measure import interleaved_latency
+from gatewise.mixins import own_class
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
 def pass_on(x: Tensor) -> Tensor:
-    """Return x: the form of a layer whose work another does."""
+    """Return x: the forward of a layer that is folded into another one."""
     return x
 
 
 @dataclass
 class ActivationOnly:
-    """timm's batch norm with an activation in it, when another does the norm."""
+    """Apply the activation of timm's `BatchNormAct2d`, whose norm is folded into another layer."""
 
     layer: Any
 
@@ -42,9 +43,9 @@ class ActivationOnly:
 
 
 class FactorSlot(threading.local):
-    """The factors (1, C) that a gate leaves for the weights of the convolution behind it, in each thread its own.
+    """Pass a gate's factors (1, C) to the weights of the convolution after it, separately in each thread.
 
-    They belong to one map, so that factors which a failure left behind reach no other.
+    The factors belong to one feature map: after a failure they cannot be applied to a different map.
     """
 
     def __init__(self) -> None:
@@ -54,20 +55,20 @@ class FactorSlot(threading.local):
         return FactorSlot, ()
 
     def give(self, x: Tensor, factors: Tensor | None) -> None:
-        """Leave the factors of the map x."""
+        """Store the factors of the map x."""
         self._kept = x, factors
 
     def take(self, x: Tensor) -> Tensor | None:
-        """Return the factors of the map x, once, and forget any others."""
+        """Return the factors of the map x once, and clear the slot."""
         kept, self._kept = self._kept, None
         return kept[1] if kept is not None and kept[0] is x else None
 
 
 class FoldedConvolution:
-    """A convolution with the batch norm behind it in its weights, and with a gate's factors if it is handed some."""
+    """Run a convolution with the next batch norm folded into its weights, and with a gate's factors."""
 
     def __init__(self, layer: Any, norm: Any | None, factor_slot: FactorSlot | None = None) -> None:
-        self.layer, self.convolve = layer, CONVOLUTIONS[type(layer)]
+        self.layer, self.convolve = layer, CONVOLUTIONS[own_class(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         weight, bias = layer.weight, layer.bias
         if norm is not None:
@@ -85,12 +86,12 @@ class FoldedConvolution:
 
 
 def gated_weight(weight: Tensor, factors: Tensor) -> Tensor:
-    """Return the weights (outputs, C, ...) that do to a map what they do to it multiplied by factors (1, C)."""
+    """Return the weights (outputs, C, ...) multiplied by factors (1, C), which equals scaling the input's channels."""
     return weight * factors.to(weight.dtype).view(1, -1, *[1] * (weight.dim() - 2))
 
 
 def check_no_gradients(x: Tensor) -> None:
-    """Refuse a map whose gradient is wanted: what is written over is lost."""
+    """Raise if x requires a gradient: optimised layers overwrite maps that the backward pass would need."""
     if torch.is_grad_enabled() and x.requires_grad:
         raise errors.InvalidValueError(
             "a network that is optimised for inference has no gradients. Take it back with undo(), or run it under "
@@ -99,7 +100,7 @@ def check_no_gradients(x: Tensor) -> None:
 
 
 class InplacePooledGate:
-    """`se` or `gc` that writes over its map."""
+    """Run `se` or `gc` in place."""
 
     def __init__(self, gate: SqueezeExcite | GlobalContext) -> None:
         self.gate = gate
@@ -109,21 +110,21 @@ class InplacePooledGate:
         if self.gate.why_not_fused(x) or x.device.type != "cpu":
             forward: Any = type(self.gate).forward
             return forward(self.gate, x)
-        x, factors, offsets = self.gate.channel_terms(x, Link(x))
+        x, factors, offsets = self.gate.channel_terms(x, SharedGradient(x))
         return scale_channels(x, factors, offsets, out=x)
 
 
 @dataclass
 class FusedNormReluGate:
-    """`gct` that reads its map through the norm and the ReLU before it, which therefore do nothing.
+    """Run `gct` together with the batch norm and the ReLU before it, whose own forwards are then skipped.
 
     Attributes:
-        gate: whose parameters it reads.
+        gate: the gate whose parameters are used.
         norm: the batch norm that is applied here, or None.
         activates: whether a ReLU is applied here.
-        owned: whether the map may be written over; the result is a new one otherwise.
-        reader: the convolution behind, where it can be handed the factors of a single image, else None.
-        pays: for each shape of map, whether scaling the weights was faster than scaling the map.
+        owned: whether the input map may be overwritten; otherwise a new map is allocated.
+        reader: the convolution after the gate if it can take the factors of a single image, else None.
+        pays: for each map shape, whether scaling the weights was faster than scaling the map.
     """
 
     gate: GatedChannelTransform
@@ -151,7 +152,10 @@ class FusedNormReluGate:
 
     @property
     def _factor_slot(self) -> FactorSlot | None:
-        """Where the reader takes factors from; None if it takes none, or if a hook would see a map without them."""
+        """Return the slot from which the next convolution takes factors, or None.
+
+        None also if a hook would see the unscaled map.
+        """
         if self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1:
             return None
         return self.reader.factor_slot
@@ -161,7 +165,7 @@ class FusedNormReluGate:
         return 0.0 if self.activates else -math.inf
 
     def _defined(self, x: Tensor) -> Tensor:
-        """Return the result by the definitions of norm, ReLU and gate."""
+        """Return the result computed by the reference implementations of norm, ReLU and gate."""
         if self.norm is not None:
             x = self.norm_alone(x)
         if self.activates:
@@ -169,12 +173,12 @@ class FusedNormReluGate:
         return gated_channel_transform(x, *self.gate.numbers, **self.gate.channel_options)
 
     def norm_alone(self, x: Tensor) -> Tensor:
-        """Return what the norm makes of x, without an activation that it may have."""
+        """Apply the norm to x without its activation."""
         norm: Any = self.norm
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
 
     def _run(self, x: Tensor, *, hand_on: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return the gated map and None, or the map as it is read and the gate's factors."""
+        """Return (gated map, None), or (map after norm and ReLU, the gate's factors) if hand_on is set."""
         kernels = kernels_for(x.device, "gated_channel_transform")
         numbers = kernel_parameters((x, *self.gate.numbers))
         factors = numbers[0].new_empty(x.shape[:2]) if hand_on else None
@@ -186,7 +190,7 @@ class FusedNormReluGate:
         return x if y is None else y, factors
 
     def _affine(self, dtype: torch.dtype) -> Tensor | None:
-        """Return the norm as stretch and shift of each channel, (2, C)."""
+        """Return scale and shift of each channel of the norm, (2, C)."""
         if self.norm is None:
             return None
         weight = 1 if self.norm.weight is None else self.norm.weight.detach().to(dtype)
@@ -195,11 +199,11 @@ class FusedNormReluGate:
         return torch.stack([scale_c, shift if self.norm.bias is None else shift + self.norm.bias.detach().to(dtype)])
 
     def _weights_pay(self, x: Tensor) -> bool:
-        """Time both forms on a copy of the map, the convolution included."""
+        """Return whether scaling the weights is faster than scaling the map, timed on a copy with the convolution."""
         convolution: Any = self.reader
         if convolution.weight.numel() >= 4 * x.numel():
             return False
-        copy = x.clone()  # the gate may write over it, and what is timed is run again and again
+        copy = x.clone()  # the gate may overwrite it, and the timed function runs many times
 
         def by_map() -> Tensor:
             return convolution(self._run(copy.copy_(x))[0])

@@ -1,4 +1,4 @@
-"""One call that makes a network fast for inference, and one that takes it back."""
+"""Optimise a network for inference in place, and undo it."""
 
 import contextlib
 import functools
@@ -24,22 +24,41 @@ from gatewise.inference.forms import (
     pass_on,
 )
 from gatewise.insertion import gate_hosts, gates_in
+from gatewise.mixins import add_mixin, own_class, remove_mixin
 from gatewise.places import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
 from gatewise.places.trace import example_inputs
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-class InferenceNet(nn.Module):
-    """A network whose layers run in their forms for inference until `undo`; the network itself is `model`.
+class _ForInference(nn.Module):
+    """Methods of a network that is optimised for inference: training and moving raise."""
+
+    def train(self, mode: bool = True) -> "_ForInference":
+        if mode:
+            raise errors.InvalidValueError(
+                "a network that is optimised for inference cannot be trained. Call undo() first."
+            )
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "_ForInference":  # noqa: ARG002
+        raise errors.InvalidValueError(
+            "a network that is optimised for inference keeps its device and dtype. Call undo(), move it, "
+            "and optimise it again."
+        )
+
+
+class InferenceNet(_ForInference):
+    """A network that is optimised for inference until `undo` is called; `model` is the network itself.
 
     Attributes:
-        model: the network, changed in place. Its parameters, their names and its state dict are as before.
-        folded: for each convolution that took in a batch norm, that norm.
-        gates: how each gate runs: "in place", "new map", with "norm" and "relu" where it applies them itself.
+        model: the network, changed in place. Its parameters, their names and its state dict are unchanged.
+        folded: {path of a convolution: path of the batch norm folded into it}.
+        gates: {path of a gate: how it runs}: "in place" or "new map", with "norm" and "relu" if it applies them itself.
 
-    Refuses, with ValueError: training mode, loading of weights, and moving to another device or type, all of which need
-    the network as it was; and gradients of the input.
+    Raises:
+        InvalidValueError: on `train()`, `load_state_dict`, a move to another device or dtype, or an input that requires
+            a gradient. Call `undo()` first.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -50,55 +69,29 @@ class InferenceNet(nn.Module):
         self._flags = {module: module.training for module in model.modules()}
         self._changed: list[nn.Module] = []
         self._handles = [module.register_load_state_dict_pre_hook(_reject_weights) for module in model.modules()]
-        model.__dict__["train"] = functools.partial(_train, model)
-        model.__dict__["_apply"] = _reject_moves
-        super().train(False)
+        add_mixin(model, _ForInference)
+        self.eval()
 
     def forward(self, *args: Any, **named: Any) -> Output:
         with torch.no_grad():
             return self.model(*args, **named)
 
-    def train(self, mode: bool = True) -> "InferenceNet":
-        _train(self.model, mode)
-        self.training = False
-        return self
-
     def undo(self) -> nn.Module:
-        """Return the network as it was, bit for bit, training flags included."""
+        """Restore the network bit for bit, including training flags, and return it."""
         for layer in self._changed:
             layer.__dict__.pop("forward", None)
         for module, flag in self._flags.items():
             module.training = flag
-        for name in ("train", "_apply"):
-            self.model.__dict__.pop(name, None)
+        if isinstance(self.model, _ForInference):
+            remove_mixin(self.model, _ForInference)
         for handle in self._handles:
             handle.remove()
         self._changed, self.folded, self.gates = [], {}, {}
         return self.model
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "InferenceNet":
-        return _reject_moves(fn, recurse)
-
     def _set(self, layer: nn.Module, form: Any) -> None:
         layer.__dict__["forward"] = form
         self._changed.append(layer)
-
-
-def _train(model: nn.Module, mode: bool = True) -> nn.Module:
-    """Stand in for `train` of a network that is optimised for inference."""
-    if mode:
-        raise errors.InvalidValueError(
-            "a network that is optimised for inference cannot be trained. Take it back with undo() first."
-        )
-    return nn.Module.train(model, False)
-
-
-def _reject_moves(fn: Any, recurse: bool = True) -> Any:  # noqa: ARG001
-    """Stand in for what moves or converts such a network."""
-    raise errors.InvalidValueError(
-        "a network that is optimised for inference stays on its device and in its type. Take it back with undo(), "
-        "move it, and optimise it again."
-    )
 
 
 def _reject_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
@@ -109,19 +102,22 @@ def _reject_weights(module: nn.Module, *_: Any) -> None:  # noqa: ARG001
 
 
 def optimize_for_inference(model: nn.Module, example: Example = None) -> InferenceNet:
-    """Make a network, with gates or without, fast for inference in place; outputs stay the same within rounding.
+    """Optimise a network with or without gates for inference, in place; outputs are equal within rounding.
 
-    Batch norms go into the convolutions before them. A `gct` reads its map through the ReLU before it, and through a
-    norm that went into no convolution, so that norm, ReLU and gate together read it twice and write it once; it writes
-    over the map if nobody else reads it. For a single image its factors go into the weights of the convolution behind
-    it where that was measured to be faster, once for each size. `se` and `gc` write over their map where it is theirs.
+    Batch norms are folded into the convolutions before them. A `gct` applies the ReLU before it, and a norm that could
+    not be folded, in its own two passes, and works in place if no other layer reads the map. For a single image its
+    factors scale the weights of the next convolution if that was measured to be faster, once per map size. `se` and
+    `gc` work in place if no other layer reads the map.
 
     Args:
-        model: any network; what cannot be read in its graph stays as it is.
-        example: an input, or tuple of inputs, for networks whose input size cannot be guessed.
+        model: any network; layers that cannot be found in its graph are left unchanged.
+        example: an input or tuple of inputs, needed if the input size cannot be guessed.
 
-    Refused, with ValueError: a network that is optimised already; one whose structure cannot be read; one whose outputs
-    would change.
+    Returns:
+        The optimised network; `.undo()` restores the original.
+
+    Raises:
+        InvalidValueError: if the network is already optimised, its graph cannot be read, or its outputs would change.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     >>> x = torch.randn(2, 3, 6, 6)
@@ -139,7 +135,7 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
     with evaluation_mode(model), torch.no_grad(), _calls_of_gates(model) as calls:
         expected = _tensors(model(*inputs))
     inserted = {gate for *_, gate in hosts}
-    hosts += [(layer, "behind", gate) for gate, layer in calls.items() if layer and gate not in inserted]
+    hosts += [(layer, "after", gate) for gate, layer in calls.items() if layer and gate not in inserted]
     with evaluation_mode(model):
         patterns, norms = find_fusion_patterns(model, [(host, side) for host, side, _ in hosts], inputs)
     net = InferenceNet(model)
@@ -159,15 +155,19 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
 
 @contextlib.contextmanager
 def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
-    """Note for each gate that is called the layer that has just returned its map; '' for none, or a second call."""
+    """Return {gate path: path of the layer that returned its input}; '' if none did or the gate is called twice."""
     calls: dict[str, str] = {}
-    last: tuple[str, Tensor | None, int] = ("", None, 0)  # who returned what, and how often that was written over
+    last: tuple[str, Tensor | None, int] = (
+        "",
+        None,
+        0,
+    )  # path, output, version counter of the last layer
     gates = gates_in(model)
     nested = {inner for gate in gates.values() for inner in gate.modules() if inner is not gate}
 
     def returned(path: str, layer: nn.Module, _: Any, result: Any) -> None:
         nonlocal last
-        outer = next(layer.children(), None) is not None  # which may return what a layer inside has returned
+        outer = next(layer.children(), None) is not None  # it may return the output of an inner layer
         if isinstance(result, Tensor) and not result.is_inference() and not (outer and result is last[1]):
             last = path, result, result._version
 
@@ -186,15 +186,15 @@ def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
 
 
 def _alone(host: Any) -> bool:
-    """Whether nothing but the gate comes between the map and the convolution, which might not be linear."""
+    """Return whether the gate is the only operation between the map and the convolution."""
     return len(host._forward_pre_hooks) == 1
 
 
 def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> dict[str, FoldedConvolution]:
-    """Give convolutions their forms for inference, with the norms that can go into them; return them by path."""
+    """Set the optimised forward of convolutions, folding norms where possible; return them by path."""
     convolutions: dict[str, FoldedConvolution] = {}
     for path, layer in layers.items():
-        if type(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
+        if own_class(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
             continue
         norm = layers.get(norms.get(path, ""))
         if norm is not None and (layer._forward_hooks or not _foldable(norm)):
@@ -208,8 +208,10 @@ def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> d
 
 
 def _foldable(norm: Any) -> bool:
-    """Whether a norm is a plain batch norm, or timm's with an activation, whose work another layer can do."""
-    known = type(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or type(norm).__name__ == "BatchNormAct2d"
+    """Return whether a norm can be folded: a plain batch norm, or timm's with an activation."""
+    known = (
+        own_class(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or type(norm).__name__ == "BatchNormAct2d"
+    )
     return known and norm.running_mean is not None and not norm._forward_pre_hooks
 
 
@@ -225,7 +227,7 @@ def _place(
     pattern: FusionPattern,
     convolutions: dict[str, FoldedConvolution],
 ) -> None:
-    """Give a gate its form for inference."""
+    """Set the optimised forward of a gate."""
     gate = layers[path]
     if getattr(gate, "backend", "reference") == "reference":
         net.gates[path] = "as it was"
@@ -258,7 +260,7 @@ def _example(model: nn.Module, example: Example) -> tuple[Any, ...]:
             inputs = (torch.randn(guess.shape, generator=generator).to(guess),)
             try:
                 model(*inputs)
-            except Exception:  # this size does not fit: the next may
+            except Exception:  # try the next size
                 continue
             return inputs
     raise errors.InvalidValueError(
@@ -272,7 +274,7 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -> None:
-    """Refuse if outputs for the example are not what they were within rounding."""
+    """Raise if the outputs for the example differ by more than rounding."""
     for tensor, before in zip(_tensors(net(*inputs)), expected, strict=True):
         if not before.is_floating_point() or before.numel() == 0:
             if not torch.equal(tensor, before):
@@ -282,6 +284,6 @@ def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -
         error = float((tensor - before).abs().max())
         if not error <= bound:
             raise errors.InvalidValueError(
-                f"optimising would change the outputs of {type(net.model).__name__} by {error:.2g}, where rounding "
-                f"explains {bound:.2g}; it is left as it was. Does its forward read layers in an unusual way?"
+                f"optimising would change the outputs of {type(net.model).__name__} by {error:.2g}, but rounding "
+                f"allows only {bound:.2g}. The network is unchanged. Does its forward read attributes of layers?"
             )

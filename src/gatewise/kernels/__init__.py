@@ -1,1 +1,1 @@
-"""Fused forms in Triton; each says which definition it must match."""
+"""Fused kernels; each module names the reference implementation that it must match."""

@@ -1,6 +1,6 @@
-"""The context of a global context block: one pass over the map forward, and one backward that writes its gradient.
+"""Attention pooling of a global context block: one pass over the map forward, one backward.
 
-It goes together with `scale_channels`, as a mean of channels does: see `gatewise.kernels.channels`.
+It is used together with `scale_channels`: see `gatewise.kernels.channels`.
 """
 
 # pyright: basic
@@ -9,22 +9,23 @@ import torch
 from torch import Tensor
 
 from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable
-from gatewise.kernels.channels import Link, as_numbers, per_channel
+from gatewise.kernels.channels import SharedGradient, as_numbers, per_channel
 
 
-def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: Link) -> tuple[Tensor, Tensor]:
-    """Return x, for `scale_channels` with the same link alone, and sum_j softmax_j(w x_j + b) x_j.
+def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: SharedGradient) -> tuple[Tensor, Tensor]:
+    """Return x and the context sum_j softmax_j(w x_j + b) x_j; pass x only to `scale_channels` with the same link.
 
     Args:
         x: (N, C, *S).
-        weight: (1, C, 1, ...), of a pointwise convolution.
+        weight: (1, C, 1, ...), weight of a pointwise convolution.
         bias: (1,) or None.
         link: shared with the `scale_channels` that follows.
 
-    Returns: x and the context, (N, C, 1, ...).
+    Returns:
+        x and the context, (N, C, 1, ...).
 
     Raises:
-        TrainingError: in backward, if anything else has read the returned x.
+        TrainingError: in backward, if another operation has used the returned x.
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _AttentionPool.apply(x, weight, bias, link)  # type: ignore[return-value]
@@ -32,7 +33,7 @@ def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: Link
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-    """Return the context (N, C), and what the kernel's backward takes."""
+    """Return the context (N, C) and the tensors that backward needs."""
     bias = None if bias is None else as_numbers(bias, x)
     return kernels_for(x.device, "attention_pool").forward(x.detach(), as_numbers(weight, x), bias)
 
@@ -50,7 +51,7 @@ class _AttentionPool(torch.autograd.Function):
     def backward(ctx, grad_output, of_context):
         x, weight, bias, *kept = ctx.saved_tensors
         factors = ctx.link.take_factors(grad_output)
-        of_bias = None if bias is None else torch.zeros_like(bias)  # softmax does not see it
+        of_bias = None if bias is None else torch.zeros_like(bias)  # softmax is invariant to it
         if of_context is None:
             of_context = x.new_zeros(x.shape[:2] + (1,) * (x.dim() - 2))
         if must_be_differentiable(grad_output, of_context):
@@ -64,7 +65,7 @@ class _AttentionPool(torch.autograd.Function):
 
 
 def _defined(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the context by its definition, which can be differentiated again."""
+    """Return the context by the reference implementation, which supports second derivatives."""
     logits = (x * weight.to(x.dtype)).sum(1, keepdim=True) + (0 if bias is None else bias.to(x.dtype))
     attention = logits.flatten(1).softmax(1).view_as(logits)
     return (x * attention).sum(tuple(range(2, x.dim())), keepdim=True)

@@ -1,4 +1,4 @@
-"""Whether a gate runs its definition or a fused kernel: one rule for all gates, and a reason for every no."""
+"""Decide whether a gate runs its reference implementation or a fused kernel, with the reason if it cannot be fused."""
 
 # pyright: basic
 
@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-# By their own names: in torch's large tables an interpreter whose caches a convolution has swept finds them later.
+# Import the functions directly: attribute look-ups on `torch._C` are slow when caches are cold.
 from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batchedtensor
 from torch.autograd import forward_ad
@@ -25,27 +25,27 @@ _CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def takes_fused(backend: str, gate: str, why_not_fusible: str) -> bool:
-    """Whether to run the kernel, given what stands in its way ('' for nothing); "fused" is refused if something does.
+    """Return whether to run the kernel, which is possible if `why_not_fusible` is ''; raise if backend="fused" cannot.
 
     >>> takes_fused("auto", "gct", ""), takes_fused("auto", "gct", "it is empty"), takes_fused("reference", "gct", "")
     (True, False, False)
     """
     if backend == "fused" and why_not_fusible:
         raise errors.InvalidValueError(
-            f"{gate} with backend='fused' cannot run here: {why_not_fusible}. Choose backend='auto', which takes the "
-            f"definition where there is no kernel."
+            f"{gate} with backend='fused' cannot run here: {why_not_fusible}. Choose backend='auto', which uses "
+            f"the definition where there is no kernel."
         )
     return backend != "reference" and not why_not_fusible
 
 
 def why_not_fusible(x: Tensor, *others: Tensor) -> str:
-    """Return why no kernel can take the map x and the parameters `others` now, or ''.
+    """Return why no kernel can run on the map x and the parameters `others` now, or ''.
 
     >>> why_not_fusible(torch.zeros(2, 3, 4, 4, dtype=torch.int32))
     'there is no kernel for maps of torch.int32 on cpu'
     """
     if is_compiling():
-        return "torch.compile and torch.export read the definition, which the compiler fuses itself"
+        return "torch.compile and torch.export use the definition, which the compiler fuses itself"
     if type(x) is not Tensor and type(x) is not Parameter:
         return f"the map is a {type(x).__name__}, and kernels read plain tensors"
     device = x.device
@@ -53,7 +53,7 @@ def why_not_fusible(x: Tensor, *others: Tensor) -> str:
 
 
 def must_be_differentiable(*grad_output: Tensor | None) -> bool:
-    """Whether a backward pass is itself differentiated, vectorised or compiled, so that no kernel can do it."""
+    """Return whether the backward pass is differentiated, vectorised or compiled, so that no kernel can run it."""
     return (
         torch.is_grad_enabled()
         or is_compiling()
@@ -65,7 +65,7 @@ def must_be_differentiable(*grad_output: Tensor | None) -> bool:
 def gradients_through(
     definition: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], grad_output: Tensor
 ) -> list[Tensor | None]:
-    """Return the gradients of inputs that need one, through the definition; with a graph if one is recorded."""
+    """Return the gradients of `inputs` by autograd through `definition`, differentiable if grad mode is on."""
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=True) if need and tensor is not None]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -75,7 +75,7 @@ def gradients_through(
 
 
 def why_observed() -> str:
-    """Return who wants to see each operation of a gate, which a kernel hides, or ''."""
+    """Return which torch feature must observe each operation of a gate, which a kernel would hide, or ''."""
     if _get_tracing_state() is not None:
         return "torch.jit.trace records the definition"
     if _are_functorch_transforms_active():
@@ -83,7 +83,7 @@ def why_observed() -> str:
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation follows the definition"
     if _len_torch_dispatch_stack() > 0:
-        return "a dispatch mode watches the operations of the definition"
+        return "a dispatch mode observes the operations of the definition"
     return ""
 
 
@@ -115,7 +115,7 @@ def _why_unavailable(device: str, dtype: torch.dtype) -> str:
         from gatewise.kernels.cpu.openmp import runtime, supported_types
 
         if runtime() is None:
-            return "torch's OpenMP library, on whose threads kernels run, was not found beside it"
+            return "torch's OpenMP library, whose threads run the kernels, was not found in torch/lib"
         if dtype in supported_types():
             return ""
     if device == "cuda":

@@ -1,11 +1,11 @@
-"""Multiplying channels by factors and adding offsets to them, as most gates end, in one pass forward and two backward.
+"""Scale channels by factors and add offsets, as most gates do last: one pass forward and two backward.
 
-A gate's factors come from statistics of the same map, so two gradients meet in it: that of the product, and that of the
-statistic. Added by autograd they cost the map three more passes. Therefore the statistic and the product share a
-`Link`: the product hands its upstream gradient on as it is and leaves its factors in the link, and the statistic, whose
-backward comes later, writes both at once. Between them the factors are made by any operations on (N, C, 1, ...). The
-statistic's backward raises unless the gradient that reaches it is the one that the product handed on: the gradient of
-another consumer would have been added to it, and be multiplied by factors that are not its own.
+The factors depend on a statistic of the same map, so the map gets two gradients: from the product and from the
+statistic. Adding them in autograd would cost three more passes. The statistic and the product therefore share a
+`SharedGradient`: the backward of the product returns grad_output unchanged and stores its factors there. The backward
+of the statistic runs later and computes both gradients at once. The factors may be computed by any operations on
+(N, C, 1, ...). The backward of the statistic raises if the gradient that it gets is not the one that the product
+returned: another consumer of the map would have added its gradient, which must not be multiplied by the factors.
 """
 
 # pyright: basic
@@ -17,13 +17,13 @@ from gatewise import errors
 from gatewise.kernels.backend import kernels_for, must_be_differentiable
 
 
-class Link:
-    """What ties a product to the statistic of the same map.
+class SharedGradient:
+    """State shared by the product and the statistic of one feature map.
 
     Attributes:
-        x: the map itself, which second derivatives follow, until the product has taken it: then autograd holds it.
-        grad_output: the gradient that the product's backward handed on, until the statistic's backward takes it.
-        factors: what that gradient must still be multiplied by, (N, C), or None for 1.
+        x: the map, needed for second derivatives; released when the product has saved it in autograd.
+        grad_output: the gradient returned by the backward of the product, until the backward of the statistic takes it.
+        factors: (N, C), factors that this gradient must still be multiplied by; None for 1.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -32,14 +32,14 @@ class Link:
         self.factors: Tensor | None = None
 
     def leave(self, grad_output: Tensor | None, factors: Tensor | None) -> None:
-        """Leave what the product's backward handed on, None where it multiplied the gradient itself."""
+        """Store the gradient that the product's backward returned, or None if it has multiplied the gradient itself."""
         self.grad_output, self.factors = grad_output, factors
 
     def take_factors(self, gradient: Tensor | None) -> Tensor | None:
-        """Return the factors of the gradient that reached the statistic's backward; None for 1, or no gradient.
+        """Return the factors of the gradient that the statistic's backward got; None for 1 or no gradient.
 
         Raises:
-            TrainingError: it is not the gradient that the product handed on.
+            TrainingError: if it is not the gradient that the product returned.
         """
         handed_on, factors = self.grad_output, self.factors
         self.leave(None, None)
@@ -47,17 +47,18 @@ class Link:
             return None
         if gradient is not handed_on:
             raise errors.TrainingError(
-                "the map that mean_of_channels and pool_by_attention return is for one scale_channels with the same "
-                "link, and another operation reads it too, so its gradient would be wrong. Let that read their input."
+                "the map returned by mean_of_channels or pool_by_attention must only be passed to one scale_channels "
+                "with the same link, but another operation uses it too, so its gradient would be wrong. Use their "
+                "input there."
             )
         return factors
 
 
-def mean_of_channels(x: Tensor, link: Link) -> tuple[Tensor, Tensor]:
-    """Return x, for `scale_channels` with the same link alone, and its means (N, C, 1, ...).
+def mean_of_channels(x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor]:
+    """Return x and its means (N, C, 1, ...); pass x only to `scale_channels` with the same link.
 
     Raises:
-        TrainingError: in backward, if anything else has read the returned x.
+        TrainingError: in backward, if another operation has used the returned x.
     """
     if not (torch.is_grad_enabled() and x.requires_grad):
         return x, per_channel(kernels_for(x.device, "channel_affine").channel_means(x.detach()), x)
@@ -68,11 +69,11 @@ def scale_channels(
     x: Tensor,
     factors: Tensor | None,
     offsets: Tensor | None = None,
-    link: Link | None = None,
+    link: SharedGradient | None = None,
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Return x * factors + offsets, each (N, C, 1, ...) or None; at inference written into `out`, which may be x."""
+    """Return x * factors + offsets, each (N, C, 1, ...) or None, at inference written into `out`, which may be x."""
     inputs = (x, factors, offsets)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
         whole = None if link is None else link.x
@@ -83,17 +84,17 @@ def scale_channels(
 
 
 def as_numbers(values: Tensor, x: Tensor) -> Tensor:
-    """Return numbers of the channels of x as kernels read them: flat, in float32 at least."""
+    """Return per-channel values in the format of the kernels: flat, at least float32."""
     return values.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).flatten().contiguous()
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Return numbers (N, C) in the type of x, with its spatial axes: (N, C, 1, ...)."""
+    """Return values (N, C) in the dtype of x and with its spatial axes: (N, C, 1, ...)."""
     return values.to(x.dtype).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
 
 
 def _flat(x: Tensor, values: Tensor | None) -> Tensor | None:
-    """Return factors or offsets of channels as kernels read them."""
+    """Return factors or offsets in the format of the kernels."""
     if values is None:
         return None
     return as_numbers(values.expand(x.shape[0], *values.shape[1:]), x).view(x.shape[:2])
@@ -110,7 +111,7 @@ class _Mean(torch.autograd.Function):
     def backward(ctx, grad_output, of_mean):
         factors = ctx.link.take_factors(grad_output)
         slopes = None if of_mean is None else of_mean / ctx.shape[2:].numel()
-        if grad_output is None:  # no product came before, or one whose gradient can be differentiated again
+        if grad_output is None:  # no product ran, or its gradient supports second derivatives
             return None if slopes is None else slopes.expand(ctx.shape), None
         kernels = kernels_for(grad_output.device, "channel_affine")
         return kernels.channel_affine(grad_output, factors, _flat(grad_output, slopes)), None
@@ -151,7 +152,7 @@ class _Scale(torch.autograd.Function):
 
 
 def _differentiable(ctx, x: Tensor, factors: Tensor | None, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of map, factors and offsets by operations that can be differentiated again."""
+    """Return the gradients of map, factors and offsets by operations that support second derivatives."""
     of_map = grad_output if factors is None else grad_output * factors.to(grad_output.dtype)
     of_factors = of_offsets = None
     if factors is not None:

@@ -1,4 +1,4 @@
-"""`gct` as one operation: two passes over memory forward and two backward, and nothing of the map's size is kept."""
+"""`gct` as one autograd operation: two passes forward, two backward, without a saved copy of the map."""
 
 # pyright: basic
 
@@ -15,7 +15,7 @@ Definition = Callable[..., Tensor]
 
 
 def why_not_fused(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float, after_relu: bool) -> str:
-    """Return why this gate cannot run fused now, or ''."""
+    """Return why this gate cannot run a kernel now, or ''."""
     if after_relu and mode == "l1" and x.device.type != "cpu":
         return f"after_relu has no kernel on {x.device.type}"
     if not isinstance(mode, str):
@@ -35,9 +35,9 @@ def fused_gated_channel_transform(
     after_relu: bool,
     activation: str,
 ) -> Tensor:
-    """Return what `definition` returns; it is called itself only for second derivatives.
+    """Compute `definition(x, alpha, gamma, beta)` by a kernel; second derivatives use `definition` itself.
 
-    Of x (N, C, *S) is saved: x, which the graph holds anyway, and one norm for each channel, (N, C).
+    Saved for backward: x (N, C, *S), which the graph holds anyway, and one norm per channel, (N, C).
     """
     options = kernel_options(mode, eps, after_relu, activation)
     inputs = (x, alpha, gamma, beta)
@@ -51,12 +51,12 @@ def fused_gated_channel_transform(
 
 
 def kernel_options(mode: str, eps: float, after_relu: bool, activation: str) -> dict[str, Any]:
-    """Return a gate's options as kernels know them: "sum" is l1 of maps that are not negative."""
+    """Return a gate's options in the form of the kernels: mode "sum" is l1 of non-negative maps."""
     return {"mode": "sum" if after_relu and mode == "l1" else mode, "eps": eps, "activation": activation}
 
 
 def kernel_parameters(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return alpha, gamma and beta as kernels read them, in float32 at least; mostly they are themselves."""
+    """Return alpha, gamma and beta contiguous and at least float32, without a copy where possible."""
     real = float64 if inputs[0].dtype == float64 else float32
     return [p if p.dtype == real and p.is_contiguous() else p.detach().to(real).contiguous() for p in inputs[1:]]
 

@@ -1,13 +1,13 @@
-"""Where gates can go in any network, found by reading the network's graph; nothing is changed.
+"""Find the places for gates in any network, from its graph and without changing it.
 
 - `before_conv`: the input of every convolution (no graph needed).
-- `inner`: a map that one convolution alone reads and that comes from a convolution through per-channel operations,
-  after the last of them (normalisation, activation) but before a squeeze-and-excite of the network's own: closing a
-  filter there saves the filter and its reader's share.
+- `inner`: a map that a convolution produces and exactly one convolution consumes, with only per-channel operations
+  between them. The gate acts after normalisation and activation, and before a squeeze-and-excite block of the network.
+  Closing a filter there saves the filter and its share of the consumer.
 - `residual_end`: the end of each residual branch, after its last layer and before the addition.
-- `stage_end`: the last map of each resolution on the network's trunk, as timm's `feature_info` lists them.
-- `context`: where a network marks by a `ContextPlace` that it takes a block of global context (no graph needed).
-- `context_stages`: the residual ends of the stages that the mark names.
+- `stage_end`: the last map of each resolution on the network's trunk, as in timm's `feature_info`.
+- `context`: each `ContextPlace`, where a network accepts a global context block (no graph needed).
+- `context_stages`: the residual ends of the stages that a `ContextPlace` names.
 """
 
 from gatewise.places.channel_dependencies import ChannelDependency as ChannelDependency

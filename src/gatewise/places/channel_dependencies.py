@@ -1,4 +1,4 @@
-"""What follows when some filters of a layer go: which other layers have to change, and how far that reaches."""
+"""Find the layers that must change when filters of a layer are removed."""
 
 # pyright: basic
 
@@ -21,16 +21,16 @@ _PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.
 
 @dataclass(frozen=True)
 class ChannelDependency:
-    """The layers that change when filters of one layer go.
+    """The layers that change when filters of one layer are removed.
 
     Attributes:
-        producers: lose these filters as outputs: the layer itself, and what makes factors for the same channels, such
-            as the last layer of a squeeze-and-excite block on the way.
-        elementwise: work on each channel by itself with numbers for each, and lose those.
-        consumers: lose these channels as inputs.
-        zero_fill: whether the map is filled up with zeros at the place where it is gated, because what lies behind it
-            needs all channels; then there are no readers.
-        reason: why nothing can be taken out, or why nothing behind the place, or ''.
+        producers: layers that lose these filters as outputs: the layer itself, and layers that compute factors for the
+            same channels, such as the last layer of a squeeze-and-excite block between it and the gate.
+        elementwise: layers with parameters for each channel, such as a batch norm, which lose those of the filters.
+        consumers: layers that lose these channels as inputs.
+        zero_fill: whether zeros replace the removed channels at the gate, because later layers need all channels; then
+            there are no consumers.
+        reason: why no filter can be removed, or why zeros are needed, or ''.
     """
 
     producers: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class ChannelDependency:
 
     @property
     def possible(self) -> bool:
-        """Whether filters can be taken out at all."""
+        """Whether filters can be removed at all."""
         return bool(self.producers)
 
 
@@ -51,30 +51,30 @@ class _StopError(Exception):
 
 @dataclass
 class _Walk:
-    """Follows the channels of one layer through the network."""
+    """A breadth-first walk along the operations that carry the channels of one layer."""
 
     layers: Layers
     producers: dict[str, Op] = field(default_factory=dict)
     elementwise: dict[str, Op] = field(default_factory=dict)
     consumers: dict[str, Op] = field(default_factory=dict)
-    carrying: set[Op] = field(default_factory=set)  # operations whose results have these channels
-    unread: deque[Op] = field(default_factory=deque)  # those among them whose readers are still to be followed
+    carrying: set[Op] = field(default_factory=set)  # operations with these channels in their results
+    unread: deque[Op] = field(default_factory=deque)  # those of them with consumers still to follow
 
     def to(self, end: Op, producer: Op) -> "_Walk":
-        """Follow the filters of `producer` to where they are gated; until then nobody may mix them."""
+        """Follow the filters of `producer` to the gate; raise if an operation mixes channels before it."""
         self._make(producer)
         while self.unread:
             op = self.unread.popleft()
             for reader in op.consumers if op is not end else []:
                 if is_cross_channel(reader):
-                    raise _StopError(f"{innermost(reader)!r} reads the map before it is gated")
+                    raise _StopError(f"{innermost(reader)!r} uses the map before the gate")
                 self._follow(reader, op)
         if end not in self.carrying:
-            raise _StopError(f"the gates do not act behind {innermost(producer)!r}")
+            raise _StopError(f"the gate does not act on the output of {innermost(producer)!r}")
         return self
 
     def beyond(self, end: Op) -> "_Walk":
-        """Follow them on from there."""
+        """Follow the filters from the gate to their consumers."""
         self.unread.append(end)
         while self.unread:
             op = self.unread.popleft()
@@ -95,7 +95,7 @@ class _Walk:
         self.unread.append(op)
 
     def _stop_at_gates(self, path: str, side: str) -> None:
-        """Stop at a gate that was inserted on this side of a layer: the graph does not show it."""
+        """Raise if a gate is inserted on this side of a layer; the graph does not contain it."""
         layer = self.layers.modules[path]
         hooks = layer._forward_hooks if side == "output" else layer._forward_pre_hooks
         for hook in hooks.values():
@@ -110,14 +110,16 @@ class _Walk:
             self.consumers[path] = op
             return
         if op.kind in {"output", "cat", "mixing"}:
-            what = {"output": "is returned", "cat": "is concatenated with others"}.get(op.kind, "is mixed by channel")
-            raise _StopError(f"the map behind {innermost(source)!r} {what}")
+            what = {"output": "is returned", "cat": "is concatenated with other maps"}.get(
+                op.kind, "has its channels mixed"
+            )
+            raise _StopError(f"the output of {innermost(source)!r} {what}")
         if op.channels != source.channels:
             raise _StopError(f"{innermost(op) or 'the forward'} rearranges the channels")
         for other in op.inputs:
             if other not in self.carrying and other.channels == op.channels:
                 if op.kind != "mul":
-                    raise _StopError(f"the map behind {innermost(source)!r} is added to others")
+                    raise _StopError(f"the output of {innermost(source)!r} is added to other maps")
                 self._make_too(other)
         self._pass(op)
 
@@ -129,12 +131,12 @@ class _Walk:
         self._carry(op)
 
     def _make_too(self, op: Op) -> None:
-        """Let the makers of another operand, if nobody else reads it, lose the same filters."""
+        """Remove the same filters from the producers of another operand, if it has no other consumer."""
         if is_cross_channel(op):
             self._make(op)
             return
         if ends_filters(op) or not op.inputs:
-            raise _StopError(f"it meets other channels in {innermost(op) or 'the forward'}")
+            raise _StopError(f"{innermost(op) or 'the forward'} combines it with other channels")
         for source in op.inputs:
             if source.channels == op.channels and source not in self.carrying:
                 self._make_too(source)
@@ -144,9 +146,7 @@ class _Walk:
         path = innermost(op)
         module = self.layers.modules.get(path)
         if not isinstance(module, kinds) or len(op.inputs) > 1:
-            raise _StopError(
-                f"{path or 'the forward'} ({type(module).__name__}) has numbers of its own for each channel"
-            )
+            raise _StopError(f"{path or 'the forward'} ({type(module).__name__}) has parameters for each channel")
         if self.layers.calls[path] > 1:
             raise _StopError(f"{path} is called several times")
         return path
@@ -155,13 +155,22 @@ class _Walk:
 def find_channel_dependencies(
     model: nn.Module, sites: Iterable[tuple[str, str, str]], example: Example = None
 ) -> tuple[list[ChannelDependency], dict[str, str]]:
-    """Return the flow for each (maker's path, layer where its filters are gated, side), and norms that can be folded.
+    """Return the channel dependency of each site, and the batch norms that can be folded.
 
-    The second result maps each convolution that a batch norm alone reads to that norm.
+    Args:
+        model: the network to read.
+        sites: (path of the layer with the filters, path of the layer where the gate acts, side of that layer).
+        example: an input (or a tuple of inputs), for networks with an input size that cannot be guessed.
+
+    Returns:
+        The dependency of each site; and the path of the batch norm after each convolution without other consumers.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> find_channel_dependencies(net, [("0", "2", "output")])
-    ([Flow(makers=('0',), passes=('1',), readers=('3',), expands=False, reason='')], {'0': '1'})
+    >>> dependencies, norms = find_channel_dependencies(net, [("0", "2", "output")])
+    >>> dependencies
+    [ChannelDependency(producers=('0',), elementwise=('1',), consumers=('3',), zero_fill=False, reason='')]
+    >>> norms
+    {'0': '1'}
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
@@ -170,12 +179,12 @@ def find_channel_dependencies(
 
 def _dependency_of(operations: list[Op], layers: Layers, producer: str, layer: str, side: str) -> ChannelDependency:
     first = next((op for op in operations if innermost(op) == producer and is_cross_channel(op)), None)
-    if first is None:  # for example a grouped one that was left with one channel a group
-        return ChannelDependency(reason=f"{producer!r} is not seen to mix channels")
+    if first is None:  # e.g. a grouped convolution that was pruned to one channel per group
+        return ChannelDependency(reason=f"{producer!r} does not mix channels")
     boundary = layers.inside(layer) if side == "output" else layers.reads(layer)
     end = next((op for op in reversed(boundary) if op.is_map and op.channels == first.channels), None)
     if end is None:
-        return ChannelDependency(reason=f"no map of {first.channels} channels is found at {layer!r}")
+        return ChannelDependency(reason=f"{layer!r} has no map of {first.channels} channels")
     try:
         walk = _Walk(layers).to(end, first)
     except _StopError as error:
@@ -189,7 +198,7 @@ def _dependency_of(operations: list[Op], layers: Layers, producer: str, layer: s
 
 
 def followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]:
-    """Return each convolution that a batch norm alone reads, with that norm; both are called once."""
+    """Return the batch norm after each convolution without other consumers, both called once, by path."""
     found = {}
     for op in operations:
         if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].consumers) == 1:

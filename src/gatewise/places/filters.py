@@ -1,4 +1,4 @@
-"""Whose filters a place holds: the layers that make its channels, and those that read them."""
+"""Find the producer and the consumers of the channels at a place."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from gatewise.places.trace import Op, trace
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A convolution or linear layer at work.
+    """The cost of a convolution or linear layer.
 
     Attributes:
-        layer: its path.
-        macs: its multiply-adds for one sample.
-        groups: of a convolution; 1 otherwise.
+        layer: path of the layer.
+        macs: multiply-adds (MACs) for one sample.
+        groups: groups of a convolution; 1 for a linear layer.
     """
 
     layer: str
@@ -29,13 +29,13 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Filters:
-    """The channels at one place as filters.
+    """The filters that produce the channels at one place.
 
     Attributes:
-        place: where they can be gated.
-        producer: the layer whose filters they are.
-        depthwise: convolutions between it and the place, each of whose filters reads one channel.
-        consumers: the layers that read these channels and nothing else from them; none behind an addition.
+        place: where the filters can be gated.
+        producer: the layer with these filters.
+        depthwise: depthwise convolutions between the producer and the place.
+        consumers: layers with exactly these channels as input; empty after an addition.
     """
 
     place: Place
@@ -45,13 +45,13 @@ class Filters:
 
 
 def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple[list[Filters], list[Skipped]]:
-    """Return the filters at the places of one kind, "inner" or "residual_end", and what was left out and why.
+    """Return the filters at the places of one kind, "inner" or "residual_end", and the skipped candidates.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> net.input_size = (3, 8, 8)
     >>> (found,), _ = find_filters(net, "inner")
-    >>> found.producer, found.consumers  # 6 * 6 * 8 values of 3 * 9 products; 4 * 4 * 4 of 8 * 9
-    (Weighted(layer='0', macs=7776, groups=1), (Weighted(layer='2', macs=4608, groups=1),))
+    >>> found.producer, found.consumers  # MACs: 6 * 6 * 8 * (3 * 9) and 4 * 4 * 4 * (8 * 9)
+    (LayerCost(layer='0', macs=7776, groups=1), (LayerCost(layer='2', macs=4608, groups=1),))
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
@@ -62,9 +62,9 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
         producers = list(dict.fromkeys(_makers(op)))
         mixing = [producer for producer in producers if is_cross_channel(producer)]
         if len(mixing) != 1:
-            several = f"its channels are made by {len(mixing)} layers, not by one"
+            several = f"{len(mixing)} layers produce its channels, expected one"
             skipped.append(
-                Skipped(spot.layer, several if mixing else "its channels are those of several maps together")
+                Skipped(spot.layer, several if mixing else "its channels are a concatenation of several maps")
             )
             continue
         depthwise = tuple(_layer_cost(producer) for producer in producers if producer is not mixing[0])
@@ -83,7 +83,7 @@ def _map_at(place: Place, layers: Layers) -> Op:
 
 
 def _makers(op: Op) -> Iterator[Op]:
-    """Yield the weighted layers behind the channels of `op`, the mixing one last on each way."""
+    """Yield the layers that produce the channels of `op`: depthwise ones, then the cross-channel one of each path."""
     if op.macs:
         yield op
     if is_cross_channel(op) or ends_filters(op):
@@ -94,7 +94,7 @@ def _makers(op: Op) -> Iterator[Op]:
 
 
 def _consumers(op: Op) -> Iterator[Op]:
-    """Yield the layers that read all channels of `op`, per-channel operations later."""
+    """Yield the layers that use all channels of `op`, after any per-channel operations."""
     for reader in op.consumers:
         if is_cross_channel(reader):
             yield reader

@@ -1,4 +1,4 @@
-"""What a map goes through before a gate reads it, and who else holds it: what inference may do at once, or in place."""
+"""Find the batch norm and ReLU before each gate that inference can fuse with it, and maps it can overwrite."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from gatewise.places.channel_dependencies import followed_by_norm
 from gatewise.places.layers import Layers, innermost
 from gatewise.places.trace import Op, trace
 
-_WRITES = {"conv", "norm"}  # a map of its own
+_WRITES = {"conv", "norm"}  # operations that allocate their result
 
 
 @dataclass(frozen=True)
 class FusionPattern:
-    """How the map comes to a gate.
+    """The layers before a gate that can be fused with it.
 
     Attributes:
-        activation: path of the ReLU whose result only the gate reads, or ''.
-        norm: path of the batch norm before that, whose result only the ReLU, or the gate, reads, or ''.
-        owned: whether the map behind a norm that went into its convolution is written by one layer and read by the
-            gate alone, so that the gate may write over it.
+        activation: path of the ReLU before the gate if the gate is its only consumer, or ''.
+        norm: path of the batch norm before the ReLU, or before the gate, if that is its only consumer, or ''.
+        owned: whether the gate may overwrite its input once norms are folded into convolutions: one layer has
+            allocated it and nothing else reads it.
     """
 
     activation: str = ""
@@ -33,19 +33,25 @@ class FusionPattern:
 def find_fusion_patterns(
     model: nn.Module, places: Iterable[tuple[str, str]], example: Example = None
 ) -> tuple[dict[tuple[str, str], FusionPattern], dict[str, str]]:
-    """Return the approach to each place (layer, side), and each convolution with the batch norm that alone reads it.
+    """Return the fusion pattern of each place, and the batch norm after each convolution that has no other consumer.
 
-    The side "behind" is that of a gate which the network itself calls with the layer's result. Traces show no gates, so
-    it must be told where they are.
+    Args:
+        model: the network, with its gates.
+        places: (path of the layer, side) of each gate. The side is "input" or "output" for an inserted gate, and
+            "after" for a gate that the network itself calls with the output of the layer: traces do not contain gates.
+        example: an input (or a tuple of inputs), for networks with an input size that cannot be guessed.
+
+    Returns:
+        The pattern of each place, and the path of the norm for each convolution.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> find_fusion_patterns(net, [("3", "input")])
-    ({('3', 'input'): Approach(activation='2', norm='1', owned=True)}, {'0': '1'})
+    ({('3', 'input'): FusionPattern(activation='2', norm='1', owned=True)}, {'0': '1'})
     """
     operations = trace(model, example)
     layers = Layers(model, operations)
     places = list(places)
-    gated = {path for path, side in places if side == "behind"}
+    gated = {path for path, side in places if side == "after"}
     norms = {path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}
     return {place: _fusion_pattern(operations, layers, gated, *place) for place in places}, norms
 
@@ -55,10 +61,12 @@ def _fusion_pattern(operations: list[Op], layers: Layers, gated: set[str], path:
     if len(inside) != 1 or layers.calls[path] != 1:
         return FusionPattern()
     written = inside[0].kind in _WRITES
-    hooks = cast(dict[int, Any], layers.modules[path]._forward_hooks)  # the gate's own, perhaps one that keeps the map
+    hooks = cast(
+        dict[int, Any], layers.modules[path]._forward_hooks
+    )  # of the gate, and perhaps others that keep the map
     if side == "output":
         return FusionPattern(owned=written and len(hooks) == 1)
-    if side == "behind":
+    if side == "after":
         return FusionPattern(owned=written and not hooks and _read_alone(inside[0]))
     source, activation = inside[0].inputs[0], ""
     if len(source.consumers) != 1:
@@ -74,14 +82,14 @@ def _fusion_pattern(operations: list[Op], layers: Layers, gated: set[str], path:
 
 
 def _read_alone(op: Op) -> bool:
-    """Whether one operation reads a result, also through operations that may return what they are given."""
+    """Return whether `op` has one consumer; also through operations that may return their input."""
     while len(op.consumers) == 1 and op.consumers[0].kind in {"dropout", "other"}:
         op = op.consumers[0]
     return len(op.consumers) == 1
 
 
 def _called_once(layers: Layers, gated: set[str], op: Op) -> nn.Module | None:
-    """Return the layer that an operation is, if it is called once and no hook or gate sees or changes its map."""
+    """Return the layer of an operation if it is called once and has no hook or gate on its output."""
     path = innermost(op)
     layer = layers.modules.get(path)
     if layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks:

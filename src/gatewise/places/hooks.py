@@ -1,4 +1,4 @@
-"""Hooks that change the map at a place, on a layer's input or its output."""
+"""Hooks that replace the map at a place: the input or the output of a layer."""
 
 import inspect
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-Change = Callable[[nn.Module, Tensor], Tensor]  # of a layer and the map on its side
+Change = Callable[[nn.Module, Tensor], Tensor]  # (layer, map) -> map
 
 
 @dataclass(frozen=True, eq=False)
 class _OnInput:
     change: Change
-    argument: str  # under which the layer's forward takes the map, if it is called by keyword
+    argument: str  # name of the parameter of forward, for calls by keyword
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if args:
@@ -31,9 +31,17 @@ class _OnOutput:
 
 
 def change_map(layer: nn.Module, side: str, change: Change) -> RemovableHandle:
-    """Let `change(layer, map)` stand in for the map on one side of `layer`, "input" or "output", at every call.
+    """Replace the map on one side of `layer` with `change(layer, map)` at every call.
 
-    `change` must not hold the layer or its children, so that deepcopied and unpickled layers call their own.
+    `change` must not reference the layer or its children: deepcopied and unpickled layers would use the originals.
+
+    Args:
+        layer: the layer to hook.
+        side: "input" or "output".
+        change: (layer, map) -> map.
+
+    Returns:
+        The handle that removes the hook.
 
     >>> import torch
     >>> layer = nn.ReLU()
@@ -48,9 +56,9 @@ def change_map(layer: nn.Module, side: str, change: Change) -> RemovableHandle:
 
 
 def remove_changes(model: nn.Module, kinds: tuple[type, ...]) -> None:
-    """Take away what `change_map` put on the layers of `model` if it is of these classes; the rest stays.
+    """Remove the hooks of `change_map` from all layers of `model` if their `change` is an instance of `kinds`.
 
-    A copied network has no handles for its hooks, so they are found by what they do.
+    This also works on a copied network, for which there are no handles.
 
     >>> layer = nn.ReLU()
     >>> class Negate:

@@ -1,4 +1,4 @@
-"""What a rule finds: places, and candidates that were left out with the reason."""
+"""The result of a place rule: places, and skipped candidates with their reasons."""
 
 from dataclasses import dataclass, field
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Place:
-    """A spot where a gate can sit: the input or the output of one layer.
+    """A position for a gate: the input or the output of one layer.
 
     Attributes:
         layer: path of the layer in the network.
         side: "input" or "output".
-        channels: of the map there.
-        spatial_dims: axes of the map besides samples and channels.
-        channel_axis: where the channels are: 1, or the last axis in channels-last code such as ConvNeXt's.
+        channels: number of channels of the map.
+        spatial_dims: number of spatial axes of the map.
+        channel_axis: channel axis of the map: 1, or the last axis in channels-last code such as ConvNeXt's.
     """
 
     layer: str
@@ -25,11 +25,11 @@ class Place:
 
 
 class ContextPlace(nn.Module):
-    """Marks where a network takes a block of global context; does nothing itself: (N, C, H, W) -> the same.
+    """Identity that marks where a network accepts a global context block: (N, C, H, W) -> (N, C, H, W).
 
     Args:
         channels: C.
-        stages: paths of the layers in whose residual branches such blocks may lie instead.
+        stages: paths of the stages that accept such blocks in their residual branches instead.
     """
 
     def __init__(self, channels: int, stages: tuple[str, ...] = ()) -> None:
@@ -42,7 +42,7 @@ class ContextPlace(nn.Module):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A candidate that was left out."""
+    """A candidate without a gate, and the reason."""
 
     name: str
     reason: str
@@ -50,7 +50,7 @@ class Skipped:
 
 @dataclass
 class Places:
-    """What a rule found, and the candidates that it left out.
+    """The places that a rule has found, and the candidates that it has skipped.
 
     >>> places = Places()
     >>> places.take(Place("conv1", "output", 8, 2), "conv1", "no layer ends there")
@@ -63,12 +63,12 @@ class Places:
     skipped: list[Skipped] = field(default_factory=list[Skipped])
 
     def take(self, place: Place | None, candidate: str, reason: str) -> None:
-        """Note `place`, or where there is none, that `candidate` was left out for `reason`."""
+        """Add `place`; if it is None, add `candidate` to the skipped ones with `reason`."""
         if place is None:
             self.skip(candidate, reason)
         else:
             self.found.append(place)
 
     def skip(self, candidate: str, reason: str) -> None:
-        """Note that a candidate was left out."""
+        """Add a skipped candidate."""
         self.skipped.append(Skipped(candidate, reason))

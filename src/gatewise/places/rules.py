@@ -1,4 +1,4 @@
-"""The rules that find places, each a function from the network's operations to places."""
+"""Find the places of each kind in a network, one rule (a function) for each kind."""
 
 from collections import deque
 from collections.abc import Callable
@@ -16,9 +16,16 @@ _WEIGHTED = {"conv", "linear"}
 
 
 def find_places(model: nn.Module, place: str, example: Example = None) -> Places:
-    """Return the places of one kind in `model`, which is only read.
+    """Return the places of one kind in `model`, without changing it.
 
-    `example` is an input (or a tuple of inputs) for networks whose input size cannot be guessed.
+    Args:
+        model: the network to read.
+        place: a kind of place, as listed in `gatewise.places`.
+        example: an input (or a tuple of inputs), for networks with an input size that cannot be guessed.
+
+    Raises:
+        TypeError: if `model` is not a module.
+        ValueError: if `place` is unknown or the structure of `model` cannot be read.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> [(p.layer, p.side, p.channels) for p in find_places(net, "inner").found]
@@ -35,7 +42,7 @@ def find_places(model: nn.Module, place: str, example: Example = None) -> Places
 def boundary_places(
     model: nn.Module, side: str, chosen: Callable[[str, nn.Module], bool], example: Example = None
 ) -> Places:
-    """Return the inputs or outputs of the layers for which `chosen(name, layer)` holds."""
+    """Return the inputs or outputs (`side`) of all layers with `chosen(name, layer)` true."""
     operations = trace(model, example)
     layers = Layers(model, operations)
     places = Places()
@@ -52,9 +59,9 @@ def _before_conv(model: nn.Module) -> Places:
     places = Places()
     for name, layer in own_layers(model):
         if isinstance(layer, nn.modules.conv._LazyConvXdMixin):
-            places.skip(name, "its channels are not known before the first forward")
+            places.skip(name, "a lazy convolution: its channels are unknown before the first forward")
         elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
-            places.skip(name, "a transposed convolution; choose it with before= if it is meant")
+            places.skip(name, "a transposed convolution; select it with before= to gate it")
         elif isinstance(layer, nn.modules.conv._ConvNd):
             places.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
     return places
@@ -78,30 +85,30 @@ def _inner(operations: list[Op], layers: Layers) -> Places:
         if not (op.is_map and len(op.consumers) == 1 and is_cross_channel(op.consumers[0])):
             continue
         if not _private_filters(op):
-            places.skip(_where(op), "its channels are read elsewhere too, or are no filters")
+            places.skip(_where(op), "its channels are also used by another layer, or are not produced by a convolution")
             continue
         spot = _before_own_gate(_before_dropout(op))
         place = layers.output_at(spot) or layers.input_at(spot)
-        places.take(place, _where(op), "no layer that is called once ends or begins there")
+        places.take(place, _where(op), "no module that is called exactly once starts or ends here")
     return places
 
 
-def _layer_cost(op: Op) -> bool:
+def _is_weighted(op: Op) -> bool:
     return op.kind in _WEIGHTED
 
 
 def is_cross_channel(op: Op) -> bool:
-    """Whether every output channel of `op` reads every input channel of its group (a depthwise one does not)."""
-    return _layer_cost(op) and not (op.groups > 1 and op.groups == op.inputs[0].channels)
+    """Return whether `op` mixes channels: a convolution or linear layer that is not depthwise."""
+    return _is_weighted(op) and not (op.groups > 1 and op.groups == op.inputs[0].channels)
 
 
 def ends_filters(op: Op) -> bool:
-    """Whether behind `op` a channel is no longer one filter's alone."""
-    return op.kind in {"cat", "mixing", "input"} or (op.kind == "add" and len(op.inputs) > 1)  # a bias is no summand
+    """Return whether the output channels of `op` no longer belong to one filter each."""
+    return op.kind in {"cat", "mixing", "input"} or (op.kind == "add" and len(op.inputs) > 1)  # a bias is not an input
 
 
 def _private_filters(op: Op) -> bool:
-    """Whether these channels are a convolution's filters, per-channel operations later, that nothing else reads."""
+    """Return whether only `op` uses the filters that produce its channels, through per-channel operations."""
     if is_cross_channel(op):
         return True
     if ends_filters(op):
@@ -111,7 +118,7 @@ def _private_filters(op: Op) -> bool:
 
 
 def _leads_only_to(end: Op, source: Op) -> bool:
-    """Whether all that is made of `source` goes into `end`; a gate of the network's own reads its map twice."""
+    """Return whether every path from `source` leads to `end`; an SE block uses its input twice."""
     seen, unread = {source, end}, deque([source])
     while unread:
         op = unread.popleft()
@@ -124,14 +131,14 @@ def _leads_only_to(end: Op, source: Op) -> bool:
 
 
 def _before_dropout(op: Op) -> Op:
-    """Step back over dropout, so that a gate sees whole maps."""
+    """Return the operation before any dropout, so that a gate reads maps without dropped values."""
     while op.kind == "dropout" and len(op.inputs[0].consumers) == 1:
         op = op.inputs[0]
     return op
 
 
 def _before_own_gate(op: Op) -> Op:
-    """Step back over a gate of the network's own, such as SE: a closed filter must be closed for its squeeze too."""
+    """Return the map before a gate of the network, such as SE: closed filters must be zero in its squeeze, too."""
     maps = [source for source in op.inputs if source.is_map and source.channels == op.channels]
     return maps[0] if op.kind == "mul" and len(maps) == 1 and len(op.inputs) > 1 else op
 
@@ -151,42 +158,42 @@ def _residual_end(operations: list[Op], layers: Layers) -> Places:
         common = ancestors[first.index] & ancestors[second.index]
         if not common or first.shape != second.shape:
             continue
-        between = operations[common.bit_length() - 1 : op.index]  # begins with the fork of both
-        flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _layer_cost))
-        if reason := _why_no_shortcut(between, flatter, deeper):
+        between = operations[common.bit_length() - 1 : op.index]  # starts where the branches fork
+        shallow, deep = sorted(op.inputs, key=lambda branch: _depth(between, branch, _is_weighted))
+        if reason := _why_no_shortcut(between, shallow, deep):
             places.skip(_where(op), reason)
             continue
-        place = _branch_end(deeper, layers)
-        places.take(place, _where(op), "no layer that is called once ends the branch")
+        place = _branch_end(deep, layers)
+        places.take(place, _where(op), "no module that is called exactly once ends the branch")
     return places
 
 
-def _why_no_shortcut(between: list[Op], flatter: Op, deeper: Op) -> str:
-    """Return why the flatter summand is no shortcut around the deeper one, or ''."""
+def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str:
+    """Return why the shallow branch is not a shortcut around the deep branch, or ''."""
     if not between[0].shape:
-        return "the summands come from different parts of a map that was split"
-    depth = _depth(between, flatter, _layer_cost)
-    if depth == _depth(between, deeper, _layer_cost):
-        return f"both summands lie {depth} layers behind their fork: neither is the shortcut"
-    if _depth(between, flatter, is_cross_channel) > 1:  # a shortcut is a projection at most, depthwise layers apart
-        return f"the flatter summand lies {depth} layers behind their fork: it is no shortcut"
-    if depth == 0 and _depth(between, flatter, lambda op: op.kind == "norm"):
-        return "one summand is normalised and no more: both are parts of one layer"
+        return "the branches of the addition start from different chunks of a split map"
+    depth = _depth(between, shallow, _is_weighted)
+    if depth == _depth(between, deep, _is_weighted):
+        return f"both branches of the addition have depth {depth}: neither of them is a shortcut"
+    if _depth(between, shallow, is_cross_channel) > 1:  # a shortcut has at most a projection, and depthwise layers
+        return f"the shallow branch of the addition has depth {depth}: it is not a shortcut"
+    if depth == 0 and _depth(between, shallow, lambda op: op.kind == "norm"):
+        return "one branch of the addition has only a normalisation: both branches are parts of one layer"
     return ""
 
 
 def _depth(between: list[Op], end: Op, counts: Callable[[Op], bool]) -> int:
-    """Return the largest number of operations that count on a way from the first of `between`, excluded, to `end`."""
+    """Return the length of the longest path from `between[0]` (excluded) to `end`, in operations with `counts(op)`."""
     depths = {between[0].index: 0}
     for op in between[1:]:
-        ways = [depths[source.index] for source in op.inputs if source.index in depths]
-        if ways:
-            depths[op.index] = max(ways) + counts(op)
+        lengths = [depths[source.index] for source in op.inputs if source.index in depths]
+        if lengths:
+            depths[op.index] = max(lengths) + counts(op)
     return depths.get(end.index, 0)
 
 
 def _branch_end(op: Op, layers: Layers) -> Place | None:
-    """Walk back from the addition over scaling, dropout and permutations to the layer that ends the branch."""
+    """Return the output of the last layer of a branch, before any scaling, dropout or permutation."""
     while True:
         op = _before_dropout(op)
         place = layers.output_at(op) if op.is_map else None
@@ -205,17 +212,17 @@ def _stage_end(operations: list[Op], layers: Layers) -> Places:
             continue
         last = end if following is None else _before_reduction(trunk, end, operations)
         place = layers.output_at(last) or layers.input_at(last)
-        places.take(place, _where(last), "no layer that is called once ends the stage")
+        places.take(place, _where(last), "no module that is called exactly once ends the stage")
     return places
 
 
 def _trunk(operations: list[Op]) -> list[Op]:
-    """Return the maps that every way from input to the last result passes, whatever else is returned on the way.
+    """Return the maps on every path from the input to the last result; additional outputs are ignored.
 
-    Of the rank that convolutions work on: a channel shuffle's five axes are no other resolution.
+    Only maps with the rank of the convolutions count: the five axes of a channel shuffle are not a new resolution.
     """
     trunk, furthest = list[Op](), 0
-    rank = next((len(op.shape) for op in operations if op.is_map and _layer_cost(op)), 4)
+    rank = next((len(op.shape) for op in operations if op.is_map and _is_weighted(op)), 4)
     for op in operations:
         if op.is_map and len(op.shape) == rank and op.kind != "input" and furthest <= op.index:
             trunk.append(op)
@@ -224,24 +231,24 @@ def _trunk(operations: list[Op]) -> list[Op]:
 
 
 def _before_reduction(trunk: list[Op], end: Op, operations: list[Op]) -> Op:
-    """Return the trunk's last map before the block that leaves this resolution, which belongs to the next stage."""
+    """Return the last map of the trunk before the block that changes the resolution (it belongs to the next stage)."""
     later = (op for op in operations[end.index + 1 :] if op.is_map and len(op.shape) == len(end.shape))
     reduction = next(op for op in later if op.spatial_shape != end.spatial_shape)
     for call in reduction.calls:  # outermost first
         inside = [op for op in operations if call in op.calls]
         resolutions = {m.spatial_shape for op in inside for m in (op, *op.inputs) if m.is_map}
-        before = [op for op in trunk if op.index < inside[0].index and op.spatial_shape == end.spatial_shape]
-        if len(resolutions) == 2 and before:
-            return before[-1]
+        earlier = [op for op in trunk if op.index < inside[0].index and op.spatial_shape == end.spatial_shape]
+        if len(resolutions) == 2 and earlier:
+            return earlier[-1]
     return end
 
 
 def _where(op: Op) -> str:
-    """Name an operation for a report: the innermost layer that it ran in."""
+    """Return the name of an operation for a report: the path of its innermost module."""
     return next(reversed(op.calls.values()), "the network's own forward")
 
 
-# By the kind of place.
+# Rules by kind of place; the first two need no graph.
 _WITHOUT_GRAPH: dict[str, Callable[[nn.Module], Places]] = {"before_conv": _before_conv, "context": _context}
 RULES: dict[str, Callable[[list[Op], Layers], Places]] = {
     "inner": _inner,

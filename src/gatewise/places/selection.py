@@ -1,4 +1,4 @@
-"""Which of a network's places a call means: by the name of a place or types of layers, and by paths."""
+"""Select places of a network by kind of place, layer type or path."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def candidates(
     after: LayerTypes | None,
     example: Example,
 ) -> Places:
-    """Return the places of a choice, or those before or after layers of some types, and what was left out."""
+    """Return the places of a kind, or those before or after layers of the given types, and skipped candidates."""
     types = after if before is None else before
     if types is not None:
         if not all(isinstance(t, type) and issubclass(t, nn.Module) for t in _as_tuple(types)):
@@ -31,7 +31,7 @@ def candidates(
             )
         plain = Places()
         if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
-            for name, layer in own_layers(model):  # a convolution tells its own input: no graph needed
+            for name, layer in own_layers(model):  # its input is known without a graph
                 if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer, types):
                     plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
             return plain
@@ -53,7 +53,7 @@ def selection(
     exclude: Names | None,
     where: Callable[[str, nn.Module], bool] | None,
 ) -> Callable[[str], str]:
-    """Return a function from a layer's path to the reason why it is left out, or ''."""
+    """Return a function that maps the path of a layer to the reason for skipping it, or ''."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for what, names in (("include", include), ("exclude", exclude)):
         if names is not None and not isinstance(names, str | list | tuple | set):

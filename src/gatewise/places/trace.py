@@ -1,6 +1,6 @@
-"""A network as a list of tensor operations, read with torch.export (torch.fx where that fails), never changed.
+"""Trace a network into a list of tensor operations, with torch.export, or torch.fx if that fails.
 
-Both read a copy that shares the network's parameters: forwards write to buffers, attributes and caches.
+A copy is traced that shares the parameters, since a forward may write to buffers, attributes and caches.
 """
 
 # pyright: basic
@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from gatewise import errors
 from gatewise.registry import Gate
 
-# What an operation is, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
+# The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], "conv"),
     **dict.fromkeys(["linear", "addmm"], "linear"),
@@ -49,15 +49,15 @@ class Op:
 
     Attributes:
         index: position in the order of execution.
-        kind: "conv", "linear", "norm" (of each channel by itself), "mixing" (of channels, as a group norm),
-            "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
-        inputs: the operations whose results it reads (parameters are left out).
-        calls: the module calls inside which it ran, outermost first, as (identifier of the call, module path).
-        shape: of its result; () if that is no tensor.
-        channel_axis: which axis of the result holds the channels.
-        groups: of a convolution; 1 otherwise.
+        kind: "conv", "linear", "norm" (per channel, such as batch norm), "mixing" (across channels, such as group
+            norm), "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
+        inputs: the operations that produce its inputs, without parameters.
+        calls: the enclosing module calls, outermost first, as {identifier of the call: module path}.
+        shape: shape of the result; () if the result is not a tensor.
+        channel_axis: channel axis of the result.
+        groups: groups of a convolution; 1 otherwise.
         macs: multiply-adds of a convolution or linear layer for one sample; 0 otherwise.
-        consumers: the operations that read its result, as often as they do.
+        consumers: the operations that use the result, repeated for each use.
     """
 
     index: int
@@ -87,14 +87,14 @@ class Op:
         return 3 <= len(self.shape) <= 5 and not tokens and max(self.spatial_shape) > 1
 
     def ended_calls(self) -> list[tuple[str, str]]:
-        """Return (call, module path) of each module whose result this is, innermost first."""
+        """Return (call, module path) of each module that returns this result, innermost first."""
         ended = [call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.consumers)]
         return ended[::-1]
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode and give each module its own flag back, whatever happens inside."""
+    """Put `model` in eval mode, and restore the training flag of every module on exit, also after an exception."""
     flags = {module: module.training for module in model.modules()}
     try:
         for module in flags:
@@ -107,7 +107,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _gates_set_aside(model: nn.Module) -> Iterator[None]:
-    """Let every gate return its input as it is, so that places are those of the network without its gates."""
+    """Turn every gate into an identity, so that the trace is that of the network without gates."""
     forms = {module: module.__dict__.get("forward") for module in model.modules() if isinstance(module, Gate)}
     try:
         for gate in forms:
@@ -116,12 +116,12 @@ def _gates_set_aside(model: nn.Module) -> Iterator[None]:
     finally:
         for gate, form in forms.items():
             gate.__dict__.pop("forward", None)
-            if form is not None:  # that of optimize_for_inference
+            if form is not None:  # set by optimize_for_inference
                 gate.__dict__["forward"] = form
 
 
 def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
-    """Return (channels, height, width) as the network itself tells it, in `input_size` or timm's configuration."""
+    """Return the (channels, height, width) in `input_size` and in timm's `pretrained_cfg`, where they are set."""
     shapes = []
     for owner in (model, getattr(model, "pretrained_cfg", None) or {}):
         size = owner.get("input_size") if isinstance(owner, dict) else getattr(owner, "input_size", None)
@@ -131,7 +131,7 @@ def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
 
 
 def example_inputs(model: nn.Module) -> list[Tensor]:
-    """Return inputs that the network might take, the likeliest first."""
+    """Return inputs that the network may accept, the most likely first."""
     shapes = known_input_size(model)
     for module in model.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -143,10 +143,14 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
 
 
 def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> list[Op]:
-    """Return the network's operations in the order of execution, those of gates left out.
+    """Return the operations of `model` in the order of execution, without those of gates.
 
-    `example` is an input, or a tuple of all inputs; without it, sizes are guessed from the model. A network that
-    neither torch.export nor torch.fx can read is refused with both reasons.
+    Args:
+        model: the network; it is not changed.
+        example: an input, or a tuple of all inputs; None guesses the size from the model.
+
+    Raises:
+        ValueError: if both torch.export and torch.fx fail; the message contains both reasons.
     """
     if example is None:
         candidates = [(guess,) for guess in example_inputs(model)]
@@ -154,7 +158,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
         candidates = [example if isinstance(example, tuple) else (example,)]
     reasons = []
     with evaluation_mode(model), _gates_set_aside(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say of attributes that a forward assigns is true of a copy
+        warnings.simplefilter("ignore")  # about attributes that a forward assigns: the model is a copy
         for read in (_read_export, _read_fx):
             for inputs in candidates:
                 try:
@@ -165,13 +169,13 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
                     reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
     raise errors.InvalidValueError(
         f"cannot read the structure of {type(model).__name__} ({'; '.join(reasons) or 'it has no convolution'}). "
-        f"Pass example=, an input that the network takes; or insert into the part of it that takes one tensor, such as "
-        f"its backbone; or choose the convolutions themselves with before=torch.nn.Conv2d."
+        f"Pass a valid input as example=; or insert into the part of the network that takes one tensor, such as its "
+        f"backbone; or select the convolutions with before=torch.nn.Conv2d."
     )
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """Return a copy that shares the parameters, which no forward in eval mode changes."""
+    """Return a copy that shares the parameters, since a forward in eval mode does not change them."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
@@ -185,22 +189,22 @@ def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     from torch.fx.passes.shape_prop import ShapeProp
 
     graph_module = fx.symbolic_trace(model)
-    with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback besides raising
+    with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback and raises
         ShapeProp(graph_module).propagate(*inputs)
     modules: dict[str, nn.Module] = dict(graph_module.named_modules(remove_duplicate=False))
     return _operations(graph_module.graph, lambda _: True, modules, _first_names(model))
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
-    """Return for each name of a module the first of its names: one may hang at several places."""
+    """Map each path of a module to the first path of that module: shared modules have several."""
     names = {module: path for path, module in model.named_modules()}
     return {path: names[module] for path, module in model.named_modules(remove_duplicate=False)}
 
 
 def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], names: dict[str, str]) -> list[Op]:
-    """Translate a graph of either front end; what no activation reaches, and shapes and assertions, are left out."""
+    """Convert a graph of either front end to operations, without constants, shapes and assertions."""
     ops: list[Op] = []
-    results: dict[fx.Node, Op] = {}  # a layer that does nothing has the result of another operation
+    results: dict[fx.Node, Op] = {}  # an nn.Identity maps to the operation before it
     for node in graph.nodes:
         inputs = [results[source] for source in node.all_input_nodes if source in results]
         if not inputs and not (node.op == "placeholder" and is_input(node)):
@@ -226,7 +230,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
 
 
 def _reads(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes that a node reads, one that it reads twice (x + x) two times."""
+    """Return the input nodes of a node, with repetitions: two for x + x."""
     read: list[fx.Node] = []
     fx.map_arg((node.args, node.kwargs), read.append)
     return read
@@ -247,7 +251,7 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
 
 
 def _value(node: fx.Node) -> Any:
-    """Return what stands for the node's tensors, or None if it has none."""
+    """Return the metadata of the node's result (fake tensors or shapes), or None."""
     return node.meta.get("val", node.meta.get("tensor_meta"))
 
 
@@ -257,9 +261,9 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 
 
 def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, ...]) -> int:
-    """Follow the channel axis: last behind linear layers and layer norms, moved by permutations, otherwise kept.
+    """Return the channel axis: last after linear layers and layer norms, moved by permutations, otherwise kept.
 
-    Through a reshape it is kept where an axis of its size has as many elements before it as it had.
+    A reshape keeps it if the result has an axis of the same size with the same number of elements before it.
     """
     if kind == "linear" or ("layer_norm" in str(node.target) and inputs and len(inputs[0].shape) == len(shape)):
         return len(shape) - 1
@@ -284,7 +288,7 @@ def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, 
 
 
 def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tuple[int, ...]:
-    """Return the shape of a weighted layer's weight, (outputs, inputs of a group, ...); () for all else."""
+    """Return the weight's shape of a convolution or linear layer, (outputs, inputs per group, ...); otherwise ()."""
     if kind not in {"conv", "linear"}:
         return ()
     if node.op == "call_module":
@@ -297,7 +301,7 @@ def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tu
 
 
 def _groups(kind: str, inputs: list[Op], weight: tuple[int, ...]) -> int:
-    """Return a convolution's groups, from the width of its weight."""
+    """Return the groups of a convolution, from the shape of its weight; 1 for other kinds."""
     if kind != "conv":
         return 1
     width = weight[1] if len(weight) > 1 else inputs[0].channels
@@ -305,5 +309,5 @@ def _groups(kind: str, inputs: list[Op], weight: tuple[int, ...]) -> int:
 
 
 def _macs(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    """Return the multiply-adds of one sample: each output value reads one filter."""
+    """Return the multiply-adds of one sample: output elements times elements of a filter."""
     return math.prod(shape[1:]) * math.prod(weight[1:]) if weight else 0

@@ -1,4 +1,4 @@
-"""Train one network: the recipe, the loop, and what it shows meanwhile."""
+"""Train one network from a recipe, with checkpoints, evaluation and progress display."""
 
 from gatewise.training.distributed import Processes as Processes
 from gatewise.training.evaluation import Evaluation as Evaluation

@@ -1,6 +1,6 @@
-"""Where a training stands, as a folder that appears at once: tensors and a record, both with a checksum.
+"""Checkpoints of a training: a folder with tensors and a JSON record, both with a checksum, written atomically.
 
-What `checkpoint` says of files holds here: safetensors and JSON, nothing is ever unpickled.
+The files are safetensors and JSON; nothing is unpickled.
 """
 
 # pyright: basic
@@ -22,20 +22,27 @@ from gatewise.files import FORMAT, new_folder, read_record, write_atomically, wr
 from gatewise.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
 STATE = "state"
-_CHECKSUM = "values_sha256"  # of the record: no digit of a state may change, or the training ends with other bits
+_CHECKSUM = "values_sha256"  # of the record: one changed digit would change the final weights
 
 
 def save_state(
     folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> None:
-    """Write a training's state as a new folder `folder`: all files, then the folder's name, appear at once."""
+    """Write a training's state to `folder`, atomically: it appears under this name once all files are complete.
+
+    Args:
+        folder: replaced if it exists.
+        modules: modules to save, by name.
+        optimizer: its state is saved too.
+        progress: position in the training, as JSON values.
+    """
     tensors, record = _state(modules, optimizer, progress)
     content = save_tensors(plain_tensors(tensors))
     record["sha256"] = hashlib.sha256(content).hexdigest()
     record[_CHECKSUM] = _checksum({FORMAT: RUN_FORMAT, **record})
-    with new_folder(folder) as beside:
-        write_atomically(beside / f"{STATE}.safetensors", content)
-        write_record(beside / f"{STATE}.json", record, RUN_FORMAT)
+    with new_folder(folder) as temporary:
+        write_atomically(temporary / f"{STATE}.safetensors", content)
+        write_record(temporary / f"{STATE}.json", record, RUN_FORMAT)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -48,7 +55,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
 def _state(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a training's state, and the rest of it as JSON takes it."""
+    """Return the tensors of a training's state, and all other values as a JSON-serializable dict."""
     state = optimizer.state_dict()
     tensors = {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}
@@ -60,8 +67,8 @@ def _state(
                 scalars[f"{index}.{name}"] = value
             else:
                 raise errors.InvalidTypeError(
-                    f"{type(optimizer).__name__} keeps {name!r} as {type(value).__name__}, which no checkpoint can "
-                    f"hold; expected tensors and numbers. Choose another optimizer."
+                    f"cannot save {name!r} of {type(optimizer).__name__}: expected a tensor, a number or text, got "
+                    f"{type(value).__name__}. Choose another optimizer."
                 )
     groups = []
     for index, group in enumerate(state["param_groups"]):
@@ -71,16 +78,16 @@ def _state(
 
 
 def state_progress(folder: Path) -> dict[str, Any]:
-    """Return the progress that `save_state` recorded, without touching the tensors."""
+    """Return the progress that `save_state` recorded, without reading the tensors."""
     return _state_record(folder)["progress"]
 
 
 def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, steps: int) -> None:
-    """Refuse a recorded position that no training of so many epochs, of so many steps each, comes to."""
+    """Raise `DataError` if a recorded position is outside a training of `epochs` epochs of `steps` steps each."""
     try:
-        for key, most in (("epoch", epochs), ("step", steps)):
+        for key, maximum in (("epoch", epochs), ("step", steps)):
             _validation.check_integer_at_least(0, **{key: progress.get(key)})
-            _validation.check_number_between(0, most, **{key: progress[key]})
+            _validation.check_number_between(0, maximum, **{key: progress[key]})
         losses = progress.get("losses")
         if not isinstance(losses, list) or len(losses) != progress["step"]:
             raise errors.InvalidValueError(
@@ -95,22 +102,36 @@ def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, st
 def _state_record(folder: Path) -> dict[str, Any]:
     file = folder / f"{STATE}.json"
     record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", _CHECKSUM)
-    if record[_CHECKSUM] != (found := _checksum(record)):
+    if record[_CHECKSUM] != (actual := _checksum(record)):
         recorded = _validation.safe_repr(record[_CHECKSUM]).strip("'")[:12]
         raise errors.DataError(
-            f"{file} is damaged: the sha256 of its values is {found[:12]}..., recorded is {recorded}.... Restore it "
-            f"from a copy."
+            f"{file} is damaged: expected the recorded sha256 {recorded}... of its values, found {actual[:12]}.... "
+            f"Restore it from a copy."
         )
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
         if not isinstance(record[key], kind):
-            raise errors.DataError(f"{file} is damaged: its {key} is {_validation.safe_repr(record[key])}.")
+            raise errors.DataError(
+                f"{file} is damaged: expected a {kind.__name__} as {key}, found {_validation.safe_repr(record[key])}."
+            )
     return record
 
 
 def load_state(
     folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None
 ) -> dict[str, Any]:
-    """Restore what `save_state` wrote and return its progress; without an optimizer, the modules alone."""
+    """Restore a state that `save_state` wrote.
+
+    Args:
+        folder: the state's folder.
+        modules: modules to restore, by the names they were saved under.
+        optimizer: restored too unless None.
+
+    Returns:
+        The recorded progress.
+
+    Raises:
+        DataError: a file is missing, damaged or of another network or optimizer.
+    """
     record = _state_record(folder)
     tensors = read_tensors(folder / f"{STATE}.safetensors", record["sha256"])
     for key, module in modules.items():
@@ -121,8 +142,8 @@ def load_state(
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise errors.DataError(
-                f"{folder / STATE}.json does not hold the state of this optimizer ({type(error).__name__}: {reason}); "
-                f"it is damaged."
+                f"{folder / STATE}.json is damaged: it does not contain a state of this optimizer "
+                f"({type(error).__name__}: {reason})."
             ) from None
     return record["progress"]
 
@@ -141,28 +162,30 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     for parameter, state in optimizer.state.items():
         for slot, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:  # sums depend on the order in memory
+            if (
+                isinstance(value, Tensor) and value.shape == parameter.shape
+            ):  # keep the memory format: it decides the order of summation
                 state[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _below(tensors: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """Return the tensors whose name begins with "owner.", without that."""
+    """Return the tensors whose name starts with "owner.", without this prefix."""
     return {name.removeprefix(f"{owner}."): t for name, t in tensors.items() if name.startswith(f"{owner}.")}
 
 
 def complete_states(folder: Path) -> list[Path]:
-    """Return the states in `folder` that have all their files, oldest first."""
+    """Return the checkpoints in `folder` that have all their files, oldest first."""
     files = [f"{STATE}.{kind}" for kind in ("json", "safetensors")]
     return [state for state in _states(folder) if all((state / file).exists() for file in files)]
 
 
 def _states(folder: Path) -> list[Path]:
-    """Return the folders that are named as `save_state` names them; other trainers have a step_5000."""
+    """Return the folders named as the loop names checkpoints (nine digits); other trainers write step_5000."""
     return sorted(path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{9,}", path.name) and path.is_dir())
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a state can be read: both files are what was written, bit for bit, in a format that is known."""
+    """Return whether a checkpoint is intact: both files have their checksum and a known format."""
     try:
         read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
     except errors.DataError:
@@ -171,7 +194,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def keep_newest_states(folder: Path, count: int) -> None:
-    """Remove all states in `folder` but the newest `count` that have all their files."""
+    """Remove all checkpoints in `folder` except the newest `count` that have all their files."""
     kept = complete_states(folder)[-count:]
     for other in _states(folder):
         if other not in kept:

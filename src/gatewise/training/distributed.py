@@ -1,4 +1,4 @@
-"""What the processes of one training do together: which of them writes, what all agree on, what each has counted."""
+"""Distributed training: process start-up, collectives, and work that only the main process does."""
 
 # pyright: basic
 
@@ -19,21 +19,22 @@ from torch import Tensor, distributed, nn
 from gatewise import _validation, errors
 from gatewise.files import held
 
-_c10d: Any = distributed  # which has stores, without a word in its list of names
-_STORE = "gatewise/port"
-_LEFT = "gatewise/left"
-_KNOCK_S = 2.0
-_LEAVE_S = 5.0
+_c10d: Any = distributed  # TCPStore is not in `torch.distributed.__all__`
+_PORT_KEY = "gatewise/port"
+_EXITED_KEY = "gatewise/left"
+_CONNECT_TIMEOUT_S = 2.0
+_EXIT_TIMEOUT_S = 5.0
 
 
 class Processes:
-    """The processes of one training, as Accelerate finds them; without a launcher there is one.
+    """The processes of one training, as Accelerate detects them; without a launcher there is one.
 
-    They talk through gloo beside what moves gradients, so that a word between them never waits for a GPU.
+    Messages between them use a gloo group apart from the one for gradients, so they never wait for a GPU.
 
     Attributes:
-        rank: of this process, from 0; process 0 alone writes files and prints.
-        count: how many there are.
+        device: the device of this process.
+        rank: rank of this process, from 0; only process 0 writes files and prints.
+        count: number of processes.
     """
 
     def __init__(self) -> None:
@@ -41,8 +42,8 @@ class Processes:
         launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
         on_cpu = not torch.accelerator.is_available()
         if launched and not distributed.is_initialized() and (on_cpu or torch.cuda.is_available()):
-            _meet("gloo" if on_cpu else "nccl")
-        # Without being told, Accelerate takes processes without a GPU for as many trainings of one process.
+            _init_process_group("gloo" if on_cpu else "nccl")
+        # Without cpu=True, Accelerate treats processes without a GPU as independent single-process trainings.
         state = accelerate.PartialState(cpu=True) if launched and on_cpu else accelerate.PartialState()
         self.device: torch.device = state.device
         self.rank, self.count = int(state.process_index), int(state.num_processes)
@@ -53,7 +54,7 @@ class Processes:
         return self.rank == 0
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """Return the values of all processes, by rank; tensors must lie in the CPU's memory."""
+        """Return the values of all processes, by rank; tensors must be on the CPU."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -61,39 +62,39 @@ class Processes:
         return values
 
     def on_main_process(self, call: Callable[[], object]) -> None:
-        """Let process 0 alone do something, and raise in all processes what it refuses."""
-        refusal: errors.GatewiseError | None = None
+        """Call a function in process 0 only; a `GatewiseError` from it is raised in all processes."""
+        failure: errors.GatewiseError | None = None
         if self.is_main:
             try:
                 call()
             except errors.GatewiseError as error:
-                refusal = error
-        if (refusal := self.all_gather_object(refusal)[0]) is not None:
-            raise refusal
+                failure = error
+        if (failure := self.all_gather_object(failure)[0]) is not None:
+            raise failure
 
     @contextlib.contextmanager
     def holding_folder(self, folder: Path) -> Iterator[None]:
-        """Keep other trainings out of a folder: process 0 holds it, and all refuse it where it cannot."""
+        """Lock a folder against other trainings; all processes raise if process 0 cannot get the lock."""
         with contextlib.ExitStack() as stack:
             self.on_main_process(lambda: stack.enter_context(held(folder)))
             yield
 
     def all_reduce_max(self, *numbers: float) -> list[float]:
-        """Return the largest of each number over all processes: what one of them wishes, all do at the same step."""
+        """Return the maximum of each number over all processes."""
         if self.count == 1:
             return list(numbers)
-        found = torch.tensor(numbers, dtype=torch.float64)
-        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=_group())
-        return found.tolist()
+        largest = torch.tensor(numbers, dtype=torch.float64)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=_group())
+        return largest.tolist()
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Give all processes process 0's buffers, such as the statistics of BatchNorm."""
+        """Broadcast process 0's buffers, such as the running statistics of BatchNorm, to all processes."""
         if self.count > 1:
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
     def check_same_everywhere(self, what: str, value: Any) -> None:
-        """Refuse to go on where processes do not see the same."""
+        """Raise `DataError` if `value`, described by `what`, differs between processes."""
         values = self.all_gather_object(value)
         if any(other != values[0] for other in values):
             raise errors.DataError(
@@ -102,7 +103,7 @@ class Processes:
             )
 
     def check_divides_batch(self, batch_size: int) -> None:
-        """Refuse a batch of which processes would get unequal parts: their gradients count the same."""
+        """Raise if a batch cannot be split evenly: DDP gives the gradients of all processes the same weight."""
         if batch_size % self.count:
             raise errors.InvalidValueError(
                 f"{self.count} processes cannot share a batch of {batch_size} images evenly. Choose a batch_size that "
@@ -111,54 +112,55 @@ class Processes:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """Say in one line that another process has gone, which is no defect of this one."""
+        """Raise `TrainingError` with a one-line message if the connection to another process is lost."""
         try:
             with warnings.catch_warnings():
-                # DDP means weights of size 1 x 1, whose strides may be written in two ways.
+                # DDP warns about weights of size 1 x 1, whose strides are ambiguous.
                 warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
                 yield
         except RuntimeError as error:
-            if self.count == 1 or isinstance(error, errors.GatewiseError) or not _is_of_connection(error):
+            if self.count == 1 or isinstance(error, errors.GatewiseError) or not _is_connection_error(error):
                 raise
             reason = " ".join(str(error).split())[:120]
             raise errors.TrainingError(
-                f"process {self.rank} of {self.count} has lost another one ({reason}). Give the same command with "
-                f"--resume to go on; torchrun --max-restarts does so by itself."
+                f"process {self.rank} of {self.count} lost the connection to another process ({reason}). Give the same "
+                f"command with --resume to continue; torchrun --max-restarts does so automatically."
             ) from error
 
 
-def _meet(backend: str) -> None:
-    """Join the other processes through a store that dies with process 0.
+def _init_process_group(backend: str) -> None:
+    """Initialize the process group through a store that ends with process 0.
 
-    The store of torchrun outlives its workers. Workers that it starts again found there, with torch 2.14, where those
-    before them could be reached, waited for the dead, and used up a restart or half an hour.
+    torchrun's own store outlives its workers. With torch 2.14, restarted workers read the addresses of their dead
+    predecessors from it and waited for them until a timeout.
     """
     shared, rank, count = next(_c10d.rendezvous("env://"))
     host = os.environ["MASTER_ADDR"]
     if rank == 0:
         store = _c10d.TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
-        shared.set(_STORE, str(store.port))
+        shared.set(_PORT_KEY, str(store.port))
     else:
-        store = _living_store(shared, host, count)
+        store = _connect_to_store(shared, host, count)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
-    atexit.register(_leave_together, store, count)
+    atexit.register(_wait_for_all_to_exit, store, count)
 
 
-def _leave_together(store: Any, count: int) -> None:
-    """Wait until all have come to their end: who goes first may reset connections from which another still reads."""
-    with contextlib.suppress(RuntimeError):  # process 0 has gone, and the store with it
-        store.add(_LEFT, 1)
-        until = time.monotonic() + _LEAVE_S
-        while store.add(_LEFT, 0) < count and time.monotonic() < until:
+def _wait_for_all_to_exit(store: Any, count: int) -> None:
+    """Wait until all processes are about to exit: an early exit may reset connections that others still read from."""
+    with contextlib.suppress(RuntimeError):  # process 0 has exited, and the store with it
+        store.add(_EXITED_KEY, 1)
+        until = time.monotonic() + _EXIT_TIMEOUT_S
+        while store.add(_EXITED_KEY, 0) < count and time.monotonic() < until:
             time.sleep(0.02)
 
 
-def _living_store(shared: Any, host: str, count: int) -> Any:
-    """Return process 0's store; the port that is written down may still be that of one that has died."""
+def _connect_to_store(shared: Any, host: str, count: int) -> Any:
+    """Return process 0's store; retry, since the published port may still be that of a dead predecessor."""
     while True:
-        port = int(shared.get(_STORE))  # waits where there is none yet
+        port = int(shared.get(_PORT_KEY))  # blocks until a port is published
         try:
-            socket.create_connection((host, port), timeout=_KNOCK_S).close()  # TCPStore would print what it meets
+            # TCPStore itself would print connection errors
+            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
             return _c10d.TCPStore(host, port, count, wait_for_workers=False)
         except (OSError, distributed.DistError):
             time.sleep(0.1)
@@ -166,17 +168,17 @@ def _living_store(shared: Any, host: str, count: int) -> Any:
 
 @functools.cache
 def _group() -> Any:
-    """Return the processes as a group that talks through gloo."""
+    """Return a gloo process group of all processes."""
     return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
 
-def _is_of_connection(error: RuntimeError) -> bool:
+def _is_connection_error(error: RuntimeError) -> bool:
     words = ("gloo", "nccl", "Connection closed by peer", "Connection reset by peer")
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
 
 
 def of_all_processes(value: Tensor) -> Tensor:
-    """Return a tensor of each process by rank, without gradients: (...) -> (processes, ...)."""
+    """Return the tensors of all processes, stacked by rank and detached: (...) -> (processes, ...)."""
     value = value.detach().contiguous()
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return value[None]
@@ -186,9 +188,9 @@ def of_all_processes(value: Tensor) -> Tensor:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over all processes, without gradients; of one process, its own.
+    """Return the mean of a tensor over all processes, detached.
 
     >>> mean_over_processes(torch.tensor([1.0, 2.0]))
     tensor([1., 2.])
     """
-    return of_all_processes(value).mean(0)  # summed in the order of the processes, not of the network's packets
+    return of_all_processes(value).mean(0)  # sum by rank, so that the result does not depend on timing

@@ -1,4 +1,4 @@
-"""What a trained network does on a split: its score, and the work of one that chooses its filters."""
+"""Evaluate a network on a split: its scores and, for a GaterNet, its open fraction and executed MACs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from gatewise.training.tasks import BatchResults
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """The result of an evaluation.
 
     Attributes:
-        results: score, loss and the like; for a GaterNet also the means of its open fraction and executed MACs.
-        record: of each image.
-        images: how many there were.
-        opened: how many of them opened each gate, (gates,); None where there is no gater.
+        results: scores and loss; for a GaterNet also the means of its open fraction and executed MACs.
+        record: tensors with one row per image, as `BatchResults.record` returns them.
+        images: number of images.
+        opened: number of images that opened each gate, (gates,); None without a gater.
     """
 
     results: dict[str, Any]
@@ -33,9 +33,13 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], tally: BatchResults, processes: Processes | None = None
 ) -> Evaluation:
-    """Run a network in eval mode over images; it is left in that mode.
+    """Evaluate a network on batches of images and labels; afterwards it is in eval mode.
 
-    Where processes are given, each runs its own images, and all return what was found over the images of all.
+    Args:
+        model: a network, or a `GaterNet`.
+        batches: images (B, C, H, W) with labels (B,) or (B, H, W).
+        tally: empty results of the task, updated here.
+        processes: if given, each process evaluates its own images, and all return the result over all images.
     """
     model.eval()
     work, opened, count = list[Tensor](), list[Tensor](), 0

@@ -1,4 +1,4 @@
-"""One network that learns: its optimizer, stage by stage, its moving average, and its state in a checkpoint."""
+"""The network of one training, with its optimizer, the moving average of its weights, and its checkpoints."""
 
 import functools
 from collections.abc import Mapping
@@ -30,17 +30,17 @@ class Learner:
     """The recipe's network on its device, in its precision.
 
     Attributes:
-        details: what `make_model` needs besides the spec.
-        transfer: what became of a classifier's weights in a segmenter, or None.
-        mean: per channel on the scale 0 to 255, as the initial weights were trained with, or else of the data set.
-        std: likewise.
+        details: arguments of `make_model` apart from the spec.
+        transfer: report on loading a classifier's weights into a segmenter, or None.
+        mean: mean per channel on the scale 0 to 255, (C,): that of the initial weights' training, else of the data set.
+        std: standard deviation per channel, the same way.
     """
 
     def __init__(
         self, recipe: Recipe, dataset: Dataset | SegmentationDataset, processes: Processes | None = None
     ) -> None:
         accelerate = _validation.import_optional("accelerate", "training")
-        accelerate.state.AcceleratorState._reset_state()  # each run of a process may have its own precision
+        accelerate.state.AcceleratorState._reset_state()  # runs in one process may differ in precision
         self.processes = processes or Processes()
         device = self.processes.device
         self.precision = resolve_precision(recipe.precision, device)
@@ -53,7 +53,7 @@ class Learner:
         if recipe.gate_epochs and not any(True for _ in gate_parameters(model)):
             raise errors.InvalidValueError(
                 f"gate_epochs is {recipe.gate_epochs}, but there are no gates with parameters to train. "
-                f"Name some with gate, or set gate_epochs to 0."
+                f"Set gate, or set gate_epochs to 0."
             )
         config, self.transfer = _load_initial(model, recipe.initial_weights)
         _check_same_gates(recipe, config)
@@ -62,46 +62,55 @@ class Learner:
         check_weights_finite(recipe.initial_weights or recipe.spec, model, "Start from other weights")
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
         self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
-        self.optimizer: Any = _optimizer(recipe, self.model)  # refuses what cannot be, before anything is written
+        self.optimizer: Any = _optimizer(
+            recipe, self.model
+        )  # raises on an invalid optimizer before any file is written
         self.average = _average(recipe, self.model)
         self.mix = _mix(recipe, self.task.maps)
         self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
-        # Each step is looked at before it is taken where that waits for nothing, none is left out on purpose, and no
-        # other process waits for the gradients of one that has stopped.
+        # Check each step before it is applied only on a CPU (a GPU would have to synchronize), without a gradient
+        # scaler (it skips steps that overflow), and in one process (others would wait for the gradients of this one).
         alone = self.processes.count == 1
         self._watched = alone and device.type == "cpu" and self.accelerator.scaler is None
 
     @property
     def plain_model(self) -> nn.Module:
-        """The network that is trained, without what Accelerate put around it."""
+        """The trained network without Accelerate's wrappers."""
         return self.accelerator.unwrap_model(self.model)
 
     @property
     def side_weight(self) -> float:
-        """What the loss of each side output counts."""
+        """Weight of each side output's loss."""
         model: Any = self.plain_model
         return getattr(model.backbone if isinstance(model, GaterNet) else model, "side_weight", 1.0)
 
     @property
     def best_model(self) -> nn.Module:
-        """The network that is evaluated and kept: the moving average if there is one."""
+        """The network to evaluate and save: the moving average if there is one."""
         return self.plain_model if self.average is None else self.average.module
 
     def begin(self, stage: Stage) -> None:
-        """Freeze what the stage freezes, and make its optimizer."""
+        """Freeze the parameters that the stage does not train, and create its optimizer."""
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         stage.begin(model)
         self.accelerator.free_memory()
         self.model, self.optimizer = self.accelerator.prepare(model, _optimizer(self.recipe, model))
 
     def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
-        """Take one step at a learning rate; return the loss and the number of images that were classified rightly.
+        """Take one optimizer step; random numbers (dropout, mixup) depend only on the seed, `number` and the process.
 
-        Both are those of the whole batch, over all processes. What chance decides in it (dropout, mixup) depends on the
-        seed, the step's number and the process alone.
+        Args:
+            images: this process's part of the batch, (B, C, H, W).
+            labels: (B,), or (B, H, W) for masks.
+            rate: learning rate.
+            number: index of the step in the training.
 
-        On a CPU, in one process, a loss or a gradient that is not finite is refused with `NotFinite`, the weights being
-        as before.
+        Returns:
+            The mean loss, and the number of correctly classified images, both over all processes.
+
+        Raises:
+            NotFinite: the loss or a gradient is not finite; the weights are unchanged. Checked on a CPU in one process
+                only.
         """
         processes = self.processes
         seed_generators(((self.recipe.seed << 32) + number) * processes.count + processes.rank)
@@ -129,32 +138,32 @@ class Learner:
         return rows[:, 0].mean(), rows[:, 1].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
-        """Return what the network that is kept does on a split; for a GaterNet also warnings about its gates."""
+        """Evaluate `best_model` on a split; for a GaterNet, `results` also has warnings about its gates."""
         self.processes.share_buffers(self.best_model)
         with self.accelerator.autocast():
             tally = self.task.new_results(self.accelerator.device)
-            found = evaluate(self.best_model, batches.evaluation(), tally, self.processes)
-        if found.opened is not None:
+            evaluation = evaluate(self.best_model, batches.evaluation(), tally, self.processes)
+        if evaluation.opened is not None:
             net: Any = self.plain_model
-            found.results["warnings"] = gate_warnings(net, found.opened, found.images, self._opened)
-            self._opened = found.opened
-        return found
+            evaluation.results["warnings"] = gate_warnings(net, evaluation.opened, evaluation.images, self._opened)
+            self._opened = evaluation.opened
+        return evaluation
 
     def not_finite(self) -> str | None:
-        """Name the first tensor of a checkpoint that has a value that is not finite, or None."""
+        """Return the name of the first tensor of a checkpoint that is not finite, or None."""
         for kind, module in self._modules.items():
             if (name := not_finite(module)) is not None:
                 return name if kind == "model" else f"{name} of the moving average"
         return ruined_optimizer(self.plain_model, self.optimizer)
 
     def save(self, folder: Path, progress: dict[str, Any]) -> None:
-        """Write the state that `restore` reads."""
+        """Write a checkpoint as a new folder `folder`; `progress` is the position in the training."""
         scaler = self.accelerator.scaler
         progress = {**progress, "scaler": scaler.state_dict() if scaler is not None else None}
         save_state(folder, self._modules, self.optimizer, progress)
 
     def restore(self, folder: Path, *, stage_is_new: bool) -> None:
-        """Go back to a saved state; if the stage begins there, the saved optimizer was that of the stage before."""
+        """Restore a checkpoint, without the optimizer if a new stage begins there (it was the previous stage's)."""
         progress = load_state(folder, self._modules, None if stage_is_new else self.optimizer)
         if self.accelerator.scaler is not None and progress["scaler"]:
             self.accelerator.scaler.load_state_dict(progress["scaler"])
@@ -165,12 +174,16 @@ class Learner:
 
 
 def _as_tuple(output: Any) -> tuple[Tensor, ...]:
-    """Return a network's output with those of its sides behind it, which some have in training mode."""
+    """Return a network's output followed by its side outputs, which some networks have in training mode."""
     return cast(tuple[Tensor, ...], output) if isinstance(output, tuple) else (output,)
 
 
 def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:
-    """Return the recipe's network for a data set; one that cannot take its images is refused with ValueError."""
+    """Return the recipe's network for a data set.
+
+    Raises:
+        InvalidValueError: the network fails on an image of this size, or its output has an unexpected shape.
+    """
     options: dict[str, Any] = {
         "num_classes": len(dataset.classes),
         "in_chans": dataset.channels,
@@ -183,20 +196,20 @@ def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Mo
     except Exception as error:
         size = " x ".join(map(str, (dataset.channels, *dataset.size)))
         raise errors.InvalidValueError(
-            f"{recipe.spec} cannot take the data's images of {size}: {' '.join(str(error).split())[:200]}. "
+            f"{recipe.spec} fails on the data's images of {size}: {' '.join(str(error).split())[:200]}. "
             f"Choose another network, or set image_size."
         ) from None
     expected = make_task(recipe, dataset).shape(dataset.size)
     if tuple(output.shape) != expected:
         raise errors.InvalidValueError(
-            f"{recipe.spec} gives {tuple(output.shape)} for one image; expected {expected}, a number for each class"
-            f"{' at each pixel' if recipe.task == 'segment' else ''}."
+            f"{recipe.spec} returns shape {tuple(output.shape)} for one image; expected {expected}, one logit per class"
+            f"{' and pixel' if recipe.task == 'segment' else ''}. Choose another network."
         )
     return model
 
 
 def _load_initial(model: nn.Module, source: str | None) -> tuple[dict[str, Any], Transfer | None]:
-    """Load initial weights if there are any; return their `config.json`, and what a classifier's weights became."""
+    """Load initial weights if there are any; return their `config.json`, and the report of `load_backbone` if used."""
     if source is None:
         return {}, None
     plain = model.backbone if isinstance(model, GaterNet) else model
@@ -207,21 +220,21 @@ def _load_initial(model: nn.Module, source: str | None) -> tuple[dict[str, Any],
 
 
 def _check_same_gates(recipe: Recipe, config: dict[str, Any]) -> None:
-    """Refuse initial weights whose gates had other options: the same numbers would mean something else."""
+    """Raise if the initial weights were trained with other gate options, which would change their meaning."""
     trained = {gate["gate"]: gate["options"] for gate in config.get("spec", {}).get("gates", ())}
     for choice in recipe.spec.gates:
         there = trained.get(choice.name)
         if there is not None and not choice.is_gater and dict(there) != dict(choice.options):
             raise errors.InvalidValueError(
-                f"{recipe.initial_weights} was trained with {choice.name} and options {dict(there)}, not with "
-                f"{dict(choice.options)}, so its gates would mean something else. Take the same options."
+                f"{recipe.initial_weights} was trained with {choice.name} and options {dict(there)}, got "
+                f"{dict(choice.options)}. Use the same options: the weights have another meaning with others."
             )
 
 
 def _normalisation(
     recipe: Recipe, model: Any, config: dict[str, Any], dataset: Dataset | SegmentationDataset
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean and deviation that the initial weights were trained with, or those of the data set."""
+    """Return mean and standard deviation per channel: those of the initial weights' training, else of the data set."""
     if len(config.get("mean", ())) == len(config.get("std", ())) == dataset.channels:
         return torch.tensor(config["mean"]), torch.tensor(config["std"])
     model = model.backbone if isinstance(model, GaterNet) else model
@@ -232,17 +245,18 @@ def _normalisation(
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer for what is not frozen."""
+    """Return the recipe's optimizer for the parameters that are not frozen."""
     timm_optim = _validation.import_optional("timm.optim", "training")
     _validation.check_one_of("optimizer", recipe.optimizer.removeprefix("lookahead_"), timm_optim.list_optimizers())
     groups, options = parameter_groups(model, recipe.weight_decay), {"lr": recipe.lr, "momentum": recipe.momentum}
     if "hessian" in recipe.optimizer:
         raise errors.InvalidValueError(
-            f"optimizer {recipe.optimizer!r} needs second derivatives, which this loop does not take. Choose another."
+            f"optimizer {recipe.optimizer!r} needs second derivatives, which this training does not compute. "
+            f"Choose another."
         )
     try:
         return timm_optim.create_optimizer_v2(groups, opt=recipe.optimizer, **options)
-    except (AssertionError, ImportError, RuntimeError) as error:  # those that need a GPU or a package
+    except (AssertionError, ImportError, RuntimeError) as error:  # some need a GPU or a package
         raise errors.InvalidValueError(f"optimizer {recipe.optimizer!r} cannot be used here: {error}.") from None
 
 
@@ -254,7 +268,7 @@ def _average(recipe: Recipe, model: nn.Module) -> Any:
 
 
 def _mix(recipe: Recipe, classes: int) -> Any:
-    """Return timm's mixup and CutMix, or None; label smoothing is left to the loss."""
+    """Return timm's mixup and CutMix, or None; label smoothing is applied by the loss instead."""
     if not (recipe.mixup or recipe.cutmix):
         return None
     mixup = _validation.import_optional("timm.data", "mixup").Mixup

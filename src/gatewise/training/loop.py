@@ -1,8 +1,8 @@
-"""The training loop: one run folder from a recipe, resumable after any step.
+"""The training loop: train a recipe into a run folder, resumable after any step.
 
-A run folder holds `recipe.yaml`, `log.jsonl` (one line an epoch), `checkpoints/` (the last two), TensorBoard curves,
-and at the end `model.safetensors` with `config.json`, `predictions.safetensors`, and last of all `metrics.json`:
-a run is complete when that exists.
+A run folder contains `recipe.yaml`, `log.jsonl` (one line per epoch), `checkpoints/` (the last two) and TensorBoard
+logs. At the end of a training come `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
+`metrics.json`: a run is complete if that file exists.
 """
 
 import functools
@@ -34,10 +34,10 @@ from gatewise.training.tasks import TITLES
 from gatewise.training.tensorboard import Board
 from gatewise.tuning import Stage, set_total_steps
 
-_CHECK_EVERY = 50  # steps between looks at the losses on a GPU: each look waits for it
-_SAVE_EVERY_S = 600.0  # a long epoch is saved in between
-_KEEP = 2  # checkpoints
-_LOGGED = ("epoch", "train_accuracy", "images_per_second")  # what is read from the log again
+_CHECK_EVERY = 50  # steps between checks of the losses: each check synchronizes with the GPU
+_SAVE_EVERY_S = 600.0  # longest time without a checkpoint within an epoch
+_KEEP = 2  # number of checkpoints
+_LOGGED = ("epoch", "train_accuracy", "images_per_second")  # the numbers that a resumed training reads from the log
 
 
 def train(
@@ -53,24 +53,26 @@ def train(
 
     Args:
         recipe: what to train.
-        out: the run folder. One that holds a run already is refused unless `resume` is set; with it, a finished run
-            is left alone, an unfinished one goes on behind its last checkpoint and ends with bitwise the weights of
-            an undisturbed one, and where there is none it starts afresh.
-        resume: see above.
-        dataset: the recipe's data if it is loaded already.
-        workers: processes that decode and augment images where that is done one by one; the result does not depend
-            on their number.
+        out: the run folder.
+        resume: whether `out` may already contain a run of this recipe. A finished run is not trained again. An
+            unfinished run continues from its last checkpoint and ends with bitwise the same weights as an
+            uninterrupted run. Without a checkpoint, the training starts from the beginning.
+        dataset: the recipe's data, if already loaded.
+        workers: number of processes that decode and augment images one by one; the result does not depend on it.
         progress: where to show progress; None shows nothing.
+
+    Returns:
+        The metrics, as in `metrics.json`.
 
     Raises:
         TrainingError: a loss, a gradient or a weight is not finite; the message names it, the step, and the last good
             checkpoint.
         UnsavedError: a file could not be written; the message names it and the last good checkpoint.
         StorageError: the folder cannot be written to; nothing was trained.
-        InvalidValueError: another process is at work in the folder.
-        Interrupted: SIGINT or SIGTERM came; the step was finished and saved.
+        InvalidValueError: another process uses the folder, or it contains another run, or `resume` is not set.
+        Interrupted: SIGINT or SIGTERM was received; the step was finished and saved.
 
-    Several processes (`torchrun`, `accelerate launch`) train one network together, and process 0 writes its folder.
+    In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
     """
     processes = Processes()
     with processes.holding_folder(Path(out)):
@@ -86,7 +88,7 @@ def _train(
     progress: Progress,
     processes: Processes,
 ) -> dict[str, Any]:
-    """Train as `train` says, in a folder that nobody else trains in."""
+    """Train as `train` does, in a folder that this training has locked."""
     finished = claim(out, recipe, resume=resume)
     newest = "finished" if finished else max((state.name for state in complete_states(out / "checkpoints")), default="")
     processes.check_same_everywhere(f"state of {out}", newest)
@@ -111,7 +113,7 @@ def _train(
 
 
 class _Run:
-    """One training's position, batches and files."""
+    """The position, batches and files of one training."""
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class _Run:
         self.processes = processes
         self.augmentation = dataset.augmentation(recipe.augmentation)
         if self.augmentation.per_image and isinstance(dataset, Dataset):
-            self.augmentation.of_picture(dataset.size)  # refuses what timm cannot read before anything is written
+            self.augmentation.of_picture(dataset.size)  # raises on an invalid policy before any file is written
         self.learner = learner = Learner(recipe, dataset, processes)
         if isinstance(dataset, SegmentationDataset):
             progress.say(f"classes of pixels, {len(dataset.classes)}: {', '.join(dataset.classes)}")
@@ -144,9 +146,10 @@ class _Run:
         processes.check_divides_batch(self.batches.batch_size)
         if learner.mix is not None and self.batches.batch_size // share[1] % 2:
             raise errors.InvalidValueError(
-                f"mixup and cutmix mix pairs, but a batch has {self.batches.batch_size} images."
+                f"mixup and cutmix need an even number of images per process, got a batch of "
+                f"{self.batches.batch_size} for {share[1]}. Choose another batch_size."
             )
-        self.epoch = self.step = 0  # epochs that are complete, and steps behind them
+        self.epoch = self.step = 0  # complete epochs, and steps after them
         self.losses: list[Tensor] = []  # of this epoch's steps
         self.correct = torch.zeros((), device=accelerator.device)
         self.rows: list[dict[str, Any]] = []
@@ -154,7 +157,7 @@ class _Run:
         self._saved_at = time.monotonic()
 
     def train(self, interruption: Interruption) -> None:
-        """Train all epochs that are missing."""
+        """Train the remaining epochs."""
         checkpoint = self._find_checkpoint()
         self._open_log()
         title = f"{self.recipe.gate} seed {self.recipe.seed}"
@@ -170,17 +173,17 @@ class _Run:
             while self.epoch in stage.epochs:
                 self._train_epoch(stage, interruption)
                 self._stop_if_asked(interruption)
-        if checkpoint is not None:  # all epochs are done, their results not written
+        if checkpoint is not None:  # all epochs are trained, but their results are not written
             self.learner.begin(self.recipe.stages[-1])
             self._restore(checkpoint, stage_is_new=False)
 
     def _restore(self, checkpoint: Path, *, stage_is_new: bool) -> None:
-        """Go back to a checkpoint; a damaged one is refused with what else there is."""
+        """Restore a checkpoint; the error for a damaged one names an intact one."""
         with naming_what_is_left(checkpoint):
             self.learner.restore(checkpoint, stage_is_new=stage_is_new)
 
     def _find_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint, if there is one, and take over its position."""
+        """Return the newest checkpoint, or None, and restore its position."""
         if self.processes.is_main:
             for folder in (self.out, self.out / "checkpoints"):
                 remove_leftovers(folder)
@@ -199,21 +202,25 @@ class _Run:
         return checkpoint
 
     def _open_log(self) -> None:
-        """Keep the log's rows of epochs that are behind us, and no others."""
+        """Read the log's rows of completed epochs, drop later ones, and open the TensorBoard writer."""
         log = self.out / "log.jsonl"
         rows = read_json_lines(log) if log.exists() else []
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict) or not all(isinstance(row.get(key), int | float) for key in _LOGGED):
-                raise errors.DataError(f"{log}, line {number}: no numbers for {', '.join(_LOGGED)}. Restore the file.")
+                raise errors.DataError(
+                    f"{log}, line {number}: expected numbers for {', '.join(_LOGGED)}. Restore the file from a copy."
+                )
         self.rows = [row for row in rows if row["epoch"] <= self.epoch]
         if len(self.rows) < self.epoch:
-            raise errors.DataError(f"{log} has {len(self.rows)} of {self.epoch} epochs. Restore it from a copy.")
+            raise errors.DataError(
+                f"{log}: expected {self.epoch} epochs, found {len(self.rows)}. Restore the file from a copy."
+            )
         if not self.processes.is_main:
             return
         self._tensorboard = Board(self.out / "tensorboard", self.epoch + 1, self.progress.say)
 
     def _train_epoch(self, stage: Stage, interruption: Interruption) -> None:
-        """Train the rest of one epoch, evaluate, log and save."""
+        """Train the remaining steps of one epoch, then evaluate, log and save."""
         recipe, steps = self.recipe, self.batches.steps
         self.learner.model.train()
         started, first, rate = time.perf_counter(), self.step, 0.0
@@ -234,19 +241,19 @@ class _Run:
             self.progress.step()
             if self.step < steps:
                 self._stop_if_asked(interruption)
-        mean_loss = float(torch.stack(self.losses).mean())  # waits for the device, so the time below is whole
+        mean_loss = float(torch.stack(self.losses).mean())  # synchronizes with the device before the time is taken
         self._end_epoch(mean_loss, rate, time.perf_counter() - started, self.step - first)
 
     def _end_epoch(self, mean_loss: float, rate: float, seconds: float, steps: int) -> None:
-        """Evaluate, log and save the epoch whose last step is done; `seconds` is the time of its last `steps`."""
+        """Evaluate, log and save after the last step of an epoch; its last `steps` steps took `seconds`."""
         evaluation = self.learner.evaluate(self.validation).results
-        if not math.isfinite(evaluation["loss"]):  # the last step may ruin the weights after its own loss was seen
+        if not math.isfinite(evaluation["loss"]):  # the last step's loss can be finite and its update not
             raise self._failed(
-                f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}.{self._ruined()}"
+                f"the validation loss is {evaluation['loss']} after epoch {self.epoch + 1}.{self._not_finite_now()}"
             )
         if not math.isfinite(evaluation[self.learner.task.score]):
             raise errors.DataError(
-                f"{self.recipe.data}: the validation masks hold nothing of {', '.join(self.dataset.classes)}, so "
+                f"{self.recipe.data}: no validation mask has a pixel of {', '.join(self.dataset.classes)}, so "
                 f"{TITLES[self.learner.task.score]} is not defined. Choose another class or split."
             )
         images = self.batches.steps * self.batches.batch_size
@@ -270,7 +277,7 @@ class _Run:
         self._save()
 
     def _scores(self, evaluation: dict[str, Any]) -> list[str]:
-        """Return what an evaluation is judged by, the task's own score first."""
+        """Return the names of an evaluation's scores, the task's main score first."""
         first = self.learner.task.score
         return [first, *(name for name in ("pixel_accuracy", "iou_by_class") if name in evaluation)]
 
@@ -284,7 +291,7 @@ class _Run:
         if not signal:
             return
         where = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
-        message = f"stopped after {where}, which is saved in {self.out}; go on with the same command and --resume"
+        message = f"stopped after {where}, saved in {self.out}; continue with the same command and --resume"
         raise Interrupted(message, int(signal))
 
     def _check_scores_finite(self) -> None:
@@ -297,12 +304,12 @@ class _Run:
         if len(bad):
             step = len(self.losses) - len(recent) + int(bad[0]) + 1
             where = f"step {step} of epoch {self.epoch + 1}"
-            raise self._failed(f"the loss is {float(recent[bad[0]])} at {where}.{self._ruined()}")
+            raise self._failed(f"the loss is {float(recent[bad[0]])} at {where}.{self._not_finite_now()}")
 
-    def _ruined(self) -> str:
-        """Say which of the learner's tensors is not finite by now, if one is."""
+    def _not_finite_now(self) -> str:
+        """Return a sentence that names the first tensor that is not finite, or ""."""
         name = self.learner.not_finite()
-        return "" if name is None else f" By now {name} holds values that are not finite."
+        return "" if name is None else f" {name} has values that are not finite."
 
     def _failed(self, what: str) -> errors.TrainingError:
         return errors.TrainingError(
@@ -318,13 +325,13 @@ class _Run:
             self._tensorboard.add(row)
 
     def _save(self) -> None:
-        """Write a checkpoint and remove all but the newest; one in which not all is finite is never written."""
+        """Write a checkpoint and remove old ones; raise instead if a tensor of it is not finite."""
         self._check_scores_finite()
-        # each process has its own statistics of norms
-        found: list[str | None] = self.processes.all_gather_object(self.learner.not_finite())
-        if (name := next(filter(None, found), None)) is not None:
+        # each process has its own running statistics of normalization layers
+        names: list[str | None] = self.processes.all_gather_object(self.learner.not_finite())
+        if (name := next(filter(None, names), None)) is not None:
             at = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
-            raise self._failed(f"{name} holds values that are not finite after {at}.")
+            raise self._failed(f"{name} has values that are not finite after {at}.")
         self._saved_at = time.monotonic()
         if not self.processes.is_main:
             return
@@ -335,10 +342,10 @@ class _Run:
         keep_newest_states(folder, _KEEP)
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate, write weights and predictions, and last of all the metrics."""
+        """Evaluate, write weights and predictions, then the metrics as the last file; return the metrics."""
         learner = self.learner
-        found = learner.evaluate(self.validation)
-        evaluation = found.results
+        evaluated = learner.evaluate(self.validation)
+        evaluation = evaluated.results
         metrics = {
             "score": learner.task.score,
             **{name: evaluation[name] for name in (*self._scores(evaluation), "loss")},
@@ -360,7 +367,7 @@ class _Run:
                 "image_size": list(self.dataset.size),
             }
             save_model(self.out, learner.best_model, self.recipe.spec, details)
-            write_atomically(self.out / "predictions.safetensors", save_tensors(found.record))
+            write_atomically(self.out / "predictions.safetensors", save_tensors(evaluated.record))
             metrics = write_metrics(self.out, metrics)
         self.accelerator.wait_for_everyone()
         return metrics
@@ -371,5 +378,5 @@ class _Run:
 
 
 def _work(evaluation: dict[str, Any]) -> dict[str, float]:
-    """Return what a GaterNet's evaluation tells besides."""
+    """Return the open fraction and executed MACs of a GaterNet's evaluation, {} for other networks."""
     return {key: evaluation[key] for key in ("open_fraction", "executed_macs") if key in evaluation}

@@ -1,4 +1,4 @@
-"""What long work shows: a bar on a terminal, plain lines elsewhere."""
+"""Show the progress of a training: a bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -13,7 +13,13 @@ _logger = logging.getLogger(__name__)
 
 
 def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
-    """Return in one line what an epoch, a row of the log, has come to."""
+    """Return a one-line summary of an epoch.
+
+    Args:
+        title: name of the training.
+        epochs: number of epochs of the training.
+        row: the epoch's row of the log.
+    """
     score = next(score for score in TITLES if f"validation_{score}" in row)
     return (
         f"{title}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4f}, "
@@ -22,7 +28,7 @@ def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Shows one training after another on standard error.
+    """Show the progress of one training after another on standard error.
 
     Args:
         quiet: show nothing; the lines go to the logger "gatewise.training.progress" instead, at level INFO.
@@ -35,7 +41,7 @@ class Progress:
         self._task: Any = None
 
     def start(self, title: str, epochs: int, steps: int, done: int = 0, step: int = 0) -> None:
-        """Begin a training of `epochs` epochs of `steps` steps; `done` epochs and `step` steps exist already."""
+        """Start a training of `epochs` epochs of `steps` steps, after `done` completed epochs and `step` steps."""
         self._title, self._epochs, self._started = title, epochs, time.monotonic()
         if self.quiet or not sys.stderr.isatty():
             return
@@ -47,12 +53,12 @@ class Progress:
         self._task = self._bar.add_task(title, total=epochs * steps, completed=done * steps + step)
 
     def step(self) -> None:
-        """One step is done."""
+        """Advance by one step."""
         if self._bar is not None:
             self._bar.advance(self._task)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """One epoch is done; `row` is its line of the log."""
+        """Print a completed epoch; `row` is its row of the log."""
         line = f"{epoch_line(self._title, self._epochs, row)}, {time.monotonic() - self._started:.0f} s"
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)  # stays above the bar
@@ -67,7 +73,7 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def stop(self) -> None:
-        """End the bar; safe to call at any time."""
+        """Remove the bar, if there is one."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""Everything that decides a training's outcome, as one frozen value that is saved beside the results."""
+"""All options that determine the result of a training, as one frozen dataclass that is saved with the results."""
 
 import dataclasses
 import math
@@ -26,40 +26,43 @@ _SEGMENTATION_FIELDS = ("crop_size", "ignore_index", "class_names", "foreground"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one network is trained; the command line's flags are these fields.
+    """The options of one training; each field is also a flag of the command line.
 
     Attributes:
-        task: classify (a class for each image) or segment (a class for each pixel).
-        data: digits, cifar10, cifar100, hub:NAME, or a folder of parquet files or of train/CLASS/ and val/CLASS/; for
-            segment voc2007 to voc2012, or a folder of parquet files or of images/ and masks/.
-        model: network by name, options behind a colon (resnet18_cifar:width=32); for segment u2net, u2net_small or a
-            timm backbone (resnet18:output_stride=8).
+        task: classify (one class per image) or segment (one class per pixel).
+        data: digits, cifar10, cifar100, hub:NAME, or a folder with parquet files or with train/CLASS/ and val/CLASS/;
+            for segment voc2007 to voc2012, or a folder with parquet files or with images/ and masks/.
+        model: name of the network, with options after a colon (resnet18_cifar:width=32); for segment u2net,
+            u2net_small or a timm backbone (resnet18:output_stride=8).
         gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.
-        init: run folder or safetensors file to start from, {seed} standing for the seed; gates not in it are fresh.
-        gater_init: weights for a gater's features, of a plain network of the same form, in the same way.
-        epochs: passes over the training images.
-        gate_epochs: how many of them, at the beginning, train the gates alone, all else frozen.
-        seed: of weights, order and augmentation.
-        batch_size: images in a step, over all processes; what fills no batch is left to another epoch.
-        lr: learning rate at its peak, for this batch size.
-        warmup: share of a stage's steps in which the rate rises from 0 to its peak; it then falls as a cosine to 0.
-        momentum: of SGD (Nesterov's form) and other optimizers that have one; betas are timm's.
-        weight_decay: on all parameters but those whose gate forbids it.
-        optimizer: any name that timm's create_optimizer_v2 knows.
-        label_smoothing: share of the target spread over all classes.
-        mixup: alpha of mixup; 0 leaves it out.
-        cutmix: alpha of CutMix; 0 leaves it out, and with both each batch gets one of them.
-        ema: decay of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.
-        augmentation: auto (what suits the data), none, or shift, crop, flip and a timm policy (rand-m9) joined by
+        init: run folder or safetensors file with initial weights; {seed} is replaced by the seed, and gates without
+            stored weights are newly initialized.
+        gater_init: weights of a plain network with the gater's architecture, loaded into the gater's feature
+            extractor; {seed} is replaced by the seed.
+        epochs: number of passes over the training images.
+        gate_epochs: number of epochs, at the start, that train only the gates and freeze all other parameters.
+        seed: random seed of the initial weights, the data order and the augmentation.
+        batch_size: images per step over all processes; the last incomplete batch of an epoch is dropped.
+        lr: peak learning rate, for this batch size.
+        warmup: fraction of a stage's steps in which the learning rate rises linearly to lr; cosine decay to 0 follows.
+        momentum: momentum of SGD (Nesterov) and of other optimizers that have one; betas are timm's defaults.
+        weight_decay: weight decay of all parameters except those that a gate exempts.
+        optimizer: any optimizer name of timm's create_optimizer_v2.
+        label_smoothing: fraction of the target that is spread evenly over all classes.
+        mixup: alpha of mixup; 0 disables it.
+        cutmix: alpha of CutMix; 0 disables it; with mixup enabled too, each batch uses one of the two at random.
+        ema: decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it.
+        augmentation: auto (chosen for the data set), none, or shift, crop, flip and a timm policy (rand-m9) joined by
             +; for segment scale, crop and flip.
-        image_size: side to which images are scaled and cropped, for segment the shorter side; none leaves them.
-        crop_size: for segment, side of the square that a step sees; none takes the size of the first image.
-        ignore_index: for segment, value in the masks of pixels that do not count.
-        class_names: for segment, names of the masks' values joined by commas; none takes classes.txt or numbers.
-        foreground: for segment, the one class to find, all others being background; none tells all apart.
-        class_weights: for segment, none, or median_frequency for a loss in which rare classes weigh more.
-        loading: auto (decode once what fits into 1 GiB a split, stream the rest), memory, or stream.
-        precision: auto (bf16 where the hardware has it), fp32, bf16 or fp16 autocast.
+        image_size: side in pixels to which images are scaled and cropped, for segment the shorter side; none keeps
+            their size.
+        crop_size: for segment, side in pixels of the square training crop; none uses the size of the first image.
+        ignore_index: for segment, mask value of pixels that are excluded from loss and score.
+        class_names: for segment, names of the mask values, separated by commas; none reads classes.txt or uses numbers.
+        foreground: for segment, train a binary segmenter for this class; none keeps all classes.
+        class_weights: for segment, none, or median_frequency to give rare classes more weight in the loss.
+        loading: auto (decode a split of up to 1 GiB once, stream a larger one), memory, or stream.
+        precision: auto (bf16 where the hardware supports it), fp32, bf16 or fp16 autocast.
     """
 
     task: str = "classify"
@@ -126,19 +129,19 @@ class Recipe:
         fine_tuning_stages(self.epochs, self.gate_epochs)
 
     def _check_task_fields(self) -> None:
-        """Refuse what the task would pass over without a word."""
+        """Raise if options are set that this task ignores."""
         foreign = _CLASSIFICATION_FIELDS if self.task == "segment" else _SEGMENTATION_FIELDS
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in foreign and value != field.default:
                 raise errors.InvalidValueError(
-                    f"{field.name} is {_validation.safe_repr(value)}, which task {self.task} has no use for. "
-                    f"Leave it out, or set task."
+                    f"{field.name} is {_validation.safe_repr(value)}, but task {self.task} does not use it. "
+                    f"Omit it, or set task."
                 )
 
     @property
     def spec(self) -> ModelSpec:
-        """The network with its gates; for segment a backbone's name stands for the segmenter around it."""
+        """The network and its gates; for segment, the name of a backbone means a segmenter with that backbone."""
         plain = ModelSpec.parse(self.model)
         gates = plain.gates + parse_gates(self.gate)
         if self.task == "segment" and plain.model not in LABELS_PIXELS:
@@ -147,29 +150,29 @@ class Recipe:
 
     @property
     def source(self) -> DataSource:
-        """Which images, and how they are read."""
+        """The data set and the options for reading it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(DataSource)}
         return DataSource(**fields)
 
     @property
     def stages(self) -> list[Stage]:
-        """Which epochs train what."""
+        """The training stages, each with its epochs."""
         return fine_tuning_stages(self.epochs, self.gate_epochs)
 
     @property
     def initial_weights(self) -> str | None:
-        """`init` with the seed filled in."""
+        """`init` with {seed} replaced by the seed."""
         return self.init and self.init.replace("{seed}", str(self.seed))
 
     @property
     def initial_gater(self) -> str | None:
-        """`gater_init` with the seed filled in."""
+        """`gater_init` with {seed} replaced by the seed."""
         return self.gater_init and self.gater_init.replace("{seed}", str(self.seed))
 
     def of_comparison(self, gate: str, seed: int) -> Self:
-        """Return what a comparison trains for one gate and seed.
+        """Return the recipe of one run of a comparison, for this gate and seed.
 
-        A network without gates that learn has no stage for them, and one without a gater no weights to start it from.
+        `gate_epochs` is reset to 0 if no gate has parameters, and `gater_init` to None if there is no gater.
         """
         gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
         gate_epochs = self.gate_epochs if any(choice.learns for choice in gates) else 0
@@ -178,38 +181,47 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build from plain values; unknown names are refused with the nearest known one."""
+        """Build a recipe from plain values.
+
+        Raises:
+            InvalidValueError: a name is unknown; the message suggests the nearest known one.
+        """
         _validation.check_mapping("a recipe", values)
         _validation.check_known_options("the recipe", values, [field.name for field in dataclasses.fields(cls)])
         return cls(**values)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a YAML file."""
+        """Read a recipe from a YAML file.
+
+        Raises:
+            DataError: the file is not valid YAML or not a mapping.
+            InvalidValueError: an option is unknown or out of range.
+        """
         path = _validation.check_path_exists("recipe", path)
         text = read_text(path)
         try:
             content = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates that no calendar has
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             raise errors.DataError(f"{path} is not valid YAML ({reason}).") from None
         if not isinstance(content, dict):
-            raise errors.DataError(f"{path} holds no recipe; expected lines such as 'epochs: 20'.")
+            raise errors.DataError(f"{path} is not a recipe; expected lines such as 'epochs: 20'.")
         values = cast(dict[str, Any], content)
         for field in dataclasses.fields(cls):
             if field.type is float and isinstance(text := values.get(field.name), str):
-                values[field.name] = parse_value(text)  # YAML 1.1 takes 1e-3 for a word
+                values[field.name] = parse_value(text)  # YAML 1.1 reads 1e-3 as a string
         try:
             return cls.from_dict(values)
         except errors.GatewiseError as error:
             raise type(error)(f"{path}: {error}") from None
 
     def save(self, path: Path) -> None:
-        """Write a YAML file."""
+        """Write the recipe to a YAML file."""
         write_atomically(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
     def check_same_recipe(self, now: "Recipe", folder: Path) -> None:
-        """Refuse to go on in `folder`, which holds a run of this recipe, with another one."""
+        """Raise `InvalidValueError` if `now` differs from this recipe, that of the run in `folder`."""
         differing = [
             f"{field.name} {getattr(self, field.name)!r} there, {getattr(now, field.name)!r} now"
             for field in dataclasses.fields(self)
@@ -217,11 +229,15 @@ class Recipe:
         ]
         if differing:
             raise errors.InvalidValueError(
-                f"{folder} holds a run of another recipe: {'; '.join(differing)}. Choose another --out."
+                f"{folder} contains a run of another recipe: {'; '.join(differing)}. Choose another --out."
             )
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Return the rate of one step of a stage of `steps`: up in a line, down as half a cosine.
+        """Return the learning rate of one step: linear warm-up, then cosine decay to 0.
+
+        Args:
+            step: index of the step in its stage, from 0.
+            steps: number of steps of the stage.
 
         >>> recipe = Recipe(lr=1.0, warmup=0.5)
         >>> [round(recipe.learning_rate(step, 8), 2) for step in range(8)]
@@ -234,9 +250,13 @@ class Recipe:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Turn "auto" into what is fast and safe on `device`: bf16 where its hardware has it, fp32 elsewhere."""
+    """Return the precision, with "auto" resolved for `device`: bf16 where the hardware supports it, else fp32.
+
+    Raises:
+        InvalidValueError: fp16 was requested on a CPU.
+    """
     if precision == "fp16" and device.type == "cpu":
-        raise errors.InvalidValueError("precision fp16 needs a GPU, and this is a CPU; take bf16, fp32 or auto.")
+        raise errors.InvalidValueError("precision fp16 needs a GPU, got a CPU; use bf16, fp32 or auto.")
     if precision != "auto":
         return precision
     if device.type == "cuda":

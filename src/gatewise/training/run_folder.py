@@ -1,4 +1,4 @@
-"""A run folder before and after a training: whose it is, and what there is to go on from."""
+"""Check a run folder before a training, and find the checkpoint to resume from."""
 
 import contextlib
 from collections.abc import Generator
@@ -12,22 +12,30 @@ from gatewise.training.recipe import Recipe
 
 
 def holds_run(out: Path) -> bool:
-    """Whether a folder holds anything that a training has come to; a recipe alone is nothing yet."""
+    """Return whether a folder contains results or checkpoints of a training; a recipe alone does not count."""
     return (out / METRICS).exists() or bool(complete_states(out / "checkpoints"))
 
 
 def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
-    """Refuse a folder that holds another run; return the metrics of a finished one."""
+    """Return the metrics of a finished run, or None if there is something to train.
+
+    Raises:
+        InvalidValueError: the folder contains a comparison, a run of another recipe, files of another program, or a
+            run while `resume` is not set.
+        DataError: the folder contains checkpoints or metrics that cannot be used.
+    """
     if (out / "results.json").exists():
-        raise errors.InvalidValueError(f"{out} holds a comparison. Choose another --out.")
+        raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
     if not holds_run(out):
         _check_folder_is_ours(out)
         return None
     check_run_format(out)
     if not (out / "recipe.yaml").exists():
-        raise errors.DataError(f"{out} holds checkpoints or results but no recipe.yaml. Choose another --out.")
+        raise errors.DataError(f"{out} contains checkpoints or results but no recipe.yaml. Choose another --out.")
     if not resume:
-        raise errors.InvalidValueError(f"{out} holds a run already. Choose another --out, or go on with --resume.")
+        raise errors.InvalidValueError(
+            f"{out} already contains a run. Choose another --out, or continue with --resume."
+        )
     Recipe.load(out / "recipe.yaml").check_same_recipe(recipe, out)
     if (out / METRICS).exists():
         return _finished(out)
@@ -35,14 +43,14 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
 
 
 def _check_folder_is_ours(out: Path) -> None:
-    """Refuse a folder with weights or checkpoints that no training of ours has begun: they would be written over."""
+    """Raise if a folder contains weights or checkpoints but no recipe: a training would overwrite them."""
     for name in () if (out / "recipe.yaml").exists() else ("model.safetensors", "config.json", "checkpoints"):
         if (out / name).exists():
-            raise errors.InvalidValueError(f"{out} holds {name}, but no run of gatewise. Choose another --out.")
+            raise errors.InvalidValueError(f"{out} contains {name}, but not a gatewise run. Choose another --out.")
 
 
 def check_run_format(out: Path) -> None:
-    """Refuse a run of which a file is of a newer format; other damage is found where the file is needed."""
+    """Raise `NewerFormatError` if a newer version wrote a file of the run; other damage is reported on use."""
     readers = [(read_metrics, out)] if (out / METRICS).exists() else []
     for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / "checkpoints"))]:
         try:
@@ -58,39 +66,39 @@ def _finished(out: Path) -> dict[str, Any]:
         return read_metrics(out)
     except errors.DataError as error:
         raise errors.DataError(
-            f"{error} Or remove it: the same command with --resume then writes it again. {last_good(out)}"
+            f"{error} Or remove it: the same command with --resume writes it again. {last_good(out)}"
         ) from None
 
 
 @contextlib.contextmanager
 def naming_what_is_left(checkpoint: Path) -> Generator[None]:
-    """Add to the refusal of a damaged checkpoint which other, whole one there is to go on from."""
+    """Add to the error of a damaged checkpoint which older, intact one a training can resume from."""
     try:
         yield
     except errors.NewerFormatError:
         raise
     except errors.DataError as error:
-        damaged, whole = _damaged_and_whole(checkpoint.parent, checkpoint)
-        rest = "the beginning" if whole is None else whole.name
+        damaged, intact = _damaged_and_intact(checkpoint.parent, checkpoint)
+        start = "the beginning" if intact is None else intact.name
         names = " and ".join(map(str, damaged))
-        raise errors.DataError(f"{error} Or remove {names}: the training then goes on from {rest}.") from None
+        raise errors.DataError(f"{error} Or remove {names}: the training then continues from {start}.") from None
 
 
 def last_good(out: Path) -> str:
-    """Say which checkpoint a training can go on from: the newest that is whole."""
-    _, whole = _damaged_and_whole(out / "checkpoints")
-    if whole is None:
+    """Return a sentence that names the newest intact checkpoint, from which a training can resume."""
+    _, intact = _damaged_and_intact(out / "checkpoints")
+    if intact is None:
         return "No checkpoint had been written."
-    return f"The last good checkpoint is {whole}."
+    return f"The last good checkpoint is {intact}."
 
 
-def _damaged_and_whole(folder: Path, *damaged: Path) -> tuple[list[Path], Path | None]:
-    """Return the newest checkpoint that is whole, if there is one, and the damaged ones before which it comes."""
-    found = list(damaged)
+def _damaged_and_intact(folder: Path, *known_damaged: Path) -> tuple[list[Path], Path | None]:
+    """Return the damaged checkpoints that are newer than the newest intact one, and that one or None."""
+    damaged = list(known_damaged)
     for state in reversed(complete_states(folder)):
-        if state in damaged:
+        if state in known_damaged:
             continue
         if is_whole(state):
-            return found, state
-        found.append(state)
-    return found, None
+            return damaged, state
+        damaged.append(state)
+    return damaged, None

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish: the step that runs is finished, its result saved, and only then the training ends."""
+"""Graceful shutdown: on Ctrl-C or SIGTERM finish the current step, save a checkpoint, then exit."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ _ECHO_S = 5.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training that was asked to stop has stopped; the message says where, and how to go on.
+    """Raised after a signal has stopped a training; the message says after which step, and how to resume.
 
     Attributes:
-        signal: the number of the signal that asked.
+        signal: number of the signal.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -22,13 +22,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Notes a first SIGINT or SIGTERM while it is open; a second one acts as ever.
+    """Context manager that records the first SIGINT or SIGTERM; a second one has its usual effect.
 
-    Outside the main thread, where Python allows no handlers, it notes nothing.
+    Outside the main thread it records nothing, since Python allows signal handlers only there.
 
     Args:
-        launched: whether a launcher started this process. It passes on Ctrl-C, which the terminal has sent here
-            already, so what comes within seconds of the first signal is the same wish.
+        launched: whether a launcher started this process. A launcher forwards Ctrl-C, which the terminal has already
+            sent to this process, so signals within five seconds of the first are ignored.
+
+    Attributes:
+        signal: number of the recorded signal, or None.
     """
 
     def __init__(self, *, launched: bool = False) -> None:

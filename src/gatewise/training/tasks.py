@@ -1,4 +1,4 @@
-"""What a network is trained for: one class for each image, or one for each pixel."""
+"""The tasks: classification (one class per image) and segmentation (one class per pixel), each with loss and score."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -13,15 +13,15 @@ from gatewise.data import IGNORED, Dataset, SegmentationDataset, with_background
 from gatewise.training.distributed import Processes, mean_over_processes
 from gatewise.training.recipe import Recipe
 
-TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # of scores, as people write them
+TITLES = {"accuracy": "accuracy", "miou": "mIoU", "iou": "IoU"}  # display names of the scores
 
 
 class BatchResults(ABC):
-    """Counts one evaluation, batch by batch.
+    """Accumulates the results of one evaluation, batch by batch.
 
     Attributes:
-        kept: what is kept of each batch, by name.
-        metrics: torchmetrics whose states are sums; their numbers are over all processes once `merge` was called.
+        kept: tensors kept from each batch, by name.
+        metrics: torchmetrics whose states are sums; after `merge` they cover all processes.
     """
 
     def __init__(self, *metrics: Any) -> None:
@@ -29,12 +29,12 @@ class BatchResults(ABC):
         self.metrics = metrics
 
     def keep(self, **tensors: Tensor) -> None:
-        """Keep something of a batch."""
+        """Append tensors of one batch to `kept`."""
         for name, tensor in tensors.items():
             self.kept.setdefault(name, []).append(tensor)
 
     def merge(self, processes: Processes) -> None:
-        """Add what other processes have counted of their images, in the order of the processes."""
+        """Add the results of the other processes, in the order of their ranks."""
         sums = [{name: value.cpu() for name, value in metric.metric_state.items()} for metric in self.metrics]
         own = {name: [tensor.cpu() for tensor in tensors] for name, tensors in self.kept.items()}
         parts = processes.all_gather_object((sums, own))
@@ -47,23 +47,23 @@ class BatchResults(ABC):
 
     @abstractmethod
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Count one batch."""
+        """Add one batch."""
 
     @abstractmethod
     def results(self) -> dict[str, Any]:
-        """Return the score under its name, the loss, and what else there is to tell, as JSON takes it."""
+        """Return the score under its name, the loss and further metrics, as JSON values."""
 
     @abstractmethod
     def record(self) -> dict[str, Tensor]:
-        """Return what a comparison over images needs."""
+        """Return the tensors per image that a comparison of runs needs."""
 
 
 class Task(ABC):
-    """What a network is trained for on a data set.
+    """Loss, score and output shape of a recipe's task on a data set.
 
     Attributes:
-        score: what runs are judged by, a key of `TITLES`.
-        maps: how many numbers the network gives for an image, or a pixel.
+        score: the main score of a run, a key of `TITLES`.
+        maps: number of logits per image or pixel.
     """
 
     score: str
@@ -75,23 +75,23 @@ class Task(ABC):
 
     @abstractmethod
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Return the shape of the logits of one image of this size."""
+        """Return the shape of the logits for a batch of one image of `size` (height, width)."""
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss that is trained on."""
+        """Return the mean training loss of a batch, a scalar."""
 
     @abstractmethod
     def num_correct(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return how many images were classified rightly, where an image counts as the share of its right pixels."""
+        """Return the number of correctly classified images; for masks, an image counts as its pixel accuracy."""
 
     @abstractmethod
     def new_results(self, device: torch.device) -> BatchResults:
-        """Return an empty tally."""
+        """Return empty results for one evaluation."""
 
 
 class Classification(Task):
-    """One class for each image; judged by accuracy."""
+    """One class per image; the main score is accuracy."""
 
     score = "accuracy"
 
@@ -128,7 +128,7 @@ class _ClassificationResults(BatchResults):
 
 
 class Segmentation(Task):
-    """One class for each pixel, or foreground against background; judged by mIoU, or the foreground's IoU."""
+    """One class per pixel, or foreground and background; the main score is mIoU, or the IoU of the foreground."""
 
     def __init__(self, recipe: Recipe, dataset: SegmentationDataset) -> None:
         super().__init__(recipe, dataset)
@@ -138,7 +138,7 @@ class Segmentation(Task):
 
     @functools.cached_property
     def weights(self) -> Tensor | None:
-        """Of the classes in the loss, or None."""
+        """Class weights of the loss, (classes,), or None."""
         return _median_frequency(self.dataset) if self.recipe.class_weights == "median_frequency" else None
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
@@ -156,16 +156,16 @@ class Segmentation(Task):
 
 
 class _SegmentationResults(BatchResults):
-    """Counts pixels; memory does not grow with the images but for two numbers a class of each."""
+    """Accumulates pixel counts; memory grows with the images by two numbers per image and class."""
 
     def __init__(self, classes: tuple[str, ...], device: torch.device) -> None:
         metrics = _validation.import_optional("torchmetrics", "evaluation")
         self.names = with_background(classes)
         self.binary = len(classes) == 1
         options: dict[str, Any] = {"task": "multiclass", "num_classes": len(self.names), "ignore_index": IGNORED}
-        options |= {"validate_args": False, "sync_on_compute": False}  # the masks are checked where they are read
-        nowhere = {"zero_division": float("nan")}  # of a class that is neither in a mask nor predicted
-        self.iou = metrics.JaccardIndex(**options, average="none", **nowhere).to(device)
+        options |= {"validate_args": False, "sync_on_compute": False}  # masks are checked when they are read
+        absent = {"zero_division": float("nan")}  # IoU of a class that is neither in a mask nor predicted
+        self.iou = metrics.JaccardIndex(**options, average="none", **absent).to(device)
         self.accuracy = metrics.Accuracy(**options, average="micro").to(device)
         super().__init__(self.iou, self.accuracy)
 
@@ -182,16 +182,16 @@ class _SegmentationResults(BatchResults):
 
     def results(self) -> dict[str, Any]:
         iou = self.iou.compute()
-        there = torch.stack(self.kept["there"]).any(0)  # in the masks
+        there = torch.stack(self.kept["there"]).any(0)  # classes that occur in the masks
         if not there[1 if self.binary else slice(None)].any():
-            iou[:] = torch.nan  # nothing was asked for, so no score is defined
-        found: dict[str, Any] = {"iou": float(iou[1])} if self.binary else {"miou": float(iou.nanmean())}
+            iou[:] = torch.nan  # without a pixel of any class to find, no score is defined
+        score: dict[str, Any] = {"iou": float(iou[1])} if self.binary else {"miou": float(iou.nanmean())}
         by_class = {
             name: None if value != value else value for name, value in zip(self.names, iou.tolist(), strict=True)
         }
         total, count = map(float, torch.stack(self.kept["loss"]).sum(0))
         return {
-            **found,
+            **score,
             "iou_by_class": by_class,
             "pixel_accuracy": float(self.accuracy.compute()),
             "loss": total / max(1.0, count),
@@ -202,17 +202,17 @@ class _SegmentationResults(BatchResults):
 
 
 def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return for each image and class pixels in common and pixels of either: (N, H, W) twice -> (N, classes, 2), int64.
+    """Return intersection and union in pixels of each image and class: (N, H, W), (N, H, W) -> (N, classes, 2), int64.
 
     >>> overlaps(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]), 2)
     tensor([[[1, 2],
              [1, 2]]])
     """
     images = torch.arange(len(labels), device=labels.device).reshape(-1, 1, 1)
-    places = (images * classes + labels.clamp(max=classes - 1)) * classes + predicted
-    tables = places[labels != IGNORED].bincount(minlength=len(labels) * classes**2).reshape(-1, classes, classes)
-    common = tables.diagonal(dim1=1, dim2=2)
-    return torch.stack([common, tables.sum(1) + tables.sum(2) - common], 2)
+    cells = (images * classes + labels.clamp(max=classes - 1)) * classes + predicted
+    confusion = cells[labels != IGNORED].bincount(minlength=len(labels) * classes**2).reshape(-1, classes, classes)
+    intersection = confusion.diagonal(dim1=1, dim2=2)
+    return torch.stack([intersection, confusion.sum(1) + confusion.sum(2) - intersection], 2)
 
 
 def pixel_loss(
@@ -222,21 +222,21 @@ def pixel_loss(
     label_smoothing: float = 0.0,
     shared: Callable[[Tensor], Tensor] = lambda divisor: divisor,
 ) -> Tensor:
-    """Return the cross-entropy of pixels, the mean over those that count, weighted by their class.
+    """Return the mean cross-entropy over the pixels that are not ignored, weighted by class.
 
     Args:
-        logits: (N, K, H, W); of one map the cross-entropy is that of foreground and background.
-        targets: classes, (N, H, W), 255 where a pixel does not count; without any that counts the loss is 0.
-        weights: of the classes, (K,), or (2,) for one map.
-        label_smoothing: share of the target spread over all classes.
-        shared: takes the sum of weights to its mean over processes, so that every pixel counts the same in all of them.
+        logits: (N, K, H, W); with K = 1, the logit of foreground against background.
+        targets: class indices, (N, H, W), 255 for ignored pixels; if all are ignored the loss is 0.
+        weights: class weights, (K,), or (2,) if K = 1.
+        label_smoothing: fraction of the target that is spread evenly over all classes.
+        shared: function from the sum of weights to its mean over processes, so that all pixels have equal weight.
 
     >>> two = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
     >>> pixel_loss(two, torch.tensor([[[1]]])), pixel_loss(two[:, 1:], torch.tensor([[[1]]]))
     (tensor(0.3133), tensor(0.3133))
     """
     if logits.shape[1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], 1)  # the sigmoid is a softmax against 0
+        logits = torch.cat([torch.zeros_like(logits), logits], 1)  # sigmoid(x) = softmax([0, x])[1]
     total = nn.functional.cross_entropy(
         logits.float(), targets, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
     )
@@ -246,27 +246,27 @@ def pixel_loss(
 
 
 def pixel_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of rightly classified pixels of each image, of those that count: (N, K, H, W) -> (N,)."""
+    """Return the pixel accuracy of each image over pixels that are not ignored: (N, K, H, W), (N, H, W) -> (N,)."""
     counted = labels != IGNORED
-    right = ((pixel_classes(logits) == labels) & counted).flatten(1).sum(1)
-    return right / counted.flatten(1).sum(1).clamp(min=1)
+    correct = ((pixel_classes(logits) == labels) & counted).flatten(1).sum(1)
+    return correct / counted.flatten(1).sum(1).clamp(min=1)
 
 
 def pixel_classes(logits: Tensor) -> Tensor:
-    """Return the class of each pixel: (N, K, H, W) -> (N, H, W)."""
+    """Return the predicted class of each pixel: (N, K, H, W) -> (N, H, W)."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 
 def _median_frequency(dataset: SegmentationDataset) -> Tensor:
-    """Return the median frequency over a class's own (Eigen and Fergus, ICCV 2015), 0 for a class that is nowhere."""
+    """Return class weights median(f) / f for class frequencies f, or 0 if f is 0 (Eigen and Fergus, ICCV 2015)."""
     frequencies = dataset.frequencies
-    there = frequencies > 0
-    return torch.where(there, frequencies[there].median() / frequencies.clamp(min=1e-12), 0.0)
+    occurs = frequencies > 0
+    return torch.where(occurs, frequencies[occurs].median() / frequencies.clamp(min=1e-12), 0.0)
 
 
 _TASKS: Mapping[str, type[Task]] = {"classify": Classification, "segment": Segmentation}
 
 
 def make_task(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> Task:
-    """Return the recipe's task on a data set."""
+    """Return the recipe's task for a data set."""
     return _TASKS[recipe.task](recipe, dataset)

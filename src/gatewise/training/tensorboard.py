@@ -1,4 +1,4 @@
-"""TensorBoard's curves of a run: good to have, and no reason to stop a training."""
+"""Write a run's log to TensorBoard; a failure to write does not stop the training."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ from gatewise import _validation, errors
 
 
 class Board:
-    """Writes the rows of a log for TensorBoard, if that is installed.
+    """Write the rows of a log for TensorBoard, if it is installed.
 
-    Where its files cannot be written, that is said once, and there are no more curves.
+    If its files cannot be written, warn once and stop writing.
 
     Args:
-        folder: of its files.
-        epoch: from which earlier curves, of a training that was killed, are dropped.
-        say: is told what is wrong.
+        folder: where its files are written.
+        epoch: drop existing data from this epoch on, which an interrupted training left.
+        say: function that shows a warning.
     """
 
     def __init__(self, folder: Path, epoch: int, say: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ class Board:
             self._writer = tensorboard.SummaryWriter(str(self._folder), purge_step=self._epoch)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Draw every number of a row over its epoch; the first makes the file."""
+        """Write every number of a row at its epoch; the first row creates the file."""
         try:
             if self._writer is None and not self._given_up:
                 self._open()
@@ -41,12 +41,12 @@ class Board:
             for name, value in row.items():
                 if name not in {"epoch", "step"} and isinstance(value, int | float):
                     self._writer.add_scalar(name, value, row["epoch"])
-            self._writer.flush()  # so that a full disk is met here and not in the writer's thread
+            self._writer.flush()  # raises here on a full disk, instead of in the writer's thread
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
-        """End the curves; safe to call at any time."""
+        """Close the files, if any."""
         if self._writer is None:
             return
         try:
@@ -57,4 +57,4 @@ class Board:
 
     def _give_up(self, error: OSError) -> None:
         self._writer, self._given_up = None, True
-        self._say(f"warning: TensorBoard's curves end here: {error.strerror or error}")
+        self._say(f"warning: cannot write TensorBoard files, logging to them stops: {error.strerror or error}")

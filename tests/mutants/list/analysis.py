@@ -14,7 +14,7 @@ CHANGES = {
                 "rows.sum(1).square().sum(1) - rows.square().sum((1, 2))", "rows.sum(1).square().sum(1)"
             ),
         },
-        "query_distances.see": {
+        "query_distances.record": {
             "outputs with their inputs in them": replace("_rows(y - x, positions)", "_rows(y, positions)"),
         },
     },
@@ -242,7 +242,7 @@ CHANGES = {
             "images are loaded for each run": drop_call("cache"),
         },
         "_open": {
-            "ruined weights are drawn": remove("check_weights_finite(folder / WEIGHTS, model, 'Train the run anew')"),
+            "ruined weights are drawn": remove("check_weights_finite(folder / WEIGHTS, model, 'Train the run again')"),
             "other classes are taken": remove("_check_same_data(dataset, config, folder)"),
             "data that was asked for may be gone": remove("if data is not None:\n    ..."),
         },
@@ -269,7 +269,8 @@ CHANGES = {
         },
         "_of_run": {
             "the reason for missing images is not told": replace(
-                "f'What needs images is left out. {run.missing}'", "'What needs images is left out.'"
+                "f'Statistics that need images are omitted. {run.missing}'",
+                "'Statistics that need images are omitted.'",
             ),
         },
     },

@@ -7,17 +7,17 @@ CHANGES = {
         "": {
             "interruption swallowed": remove("suppress_keyboard_interrupt=False"),
         },
-        "whole": {
+        "parse_integer": {
             "whole numbers rounded": replace("int(tokens[0].value)", "round(float(tokens[0].value))"),
         },
         "run": {
-            "SIGTERM ends without a word": replace("with _taking_sigterm_as_ctrl_c():\n    ...", "..."),
+            "SIGTERM ends without a word": replace("with _sigterm_as_ctrl_c():\n    ...", "..."),
         },
         "_run": {
             "mistakes end in a traceback": replace("errors.GatewiseError", "errors.DataError"),
-            "failed training looks like a mistake": replace("_complain(error, 1)", "_complain(error, 2)"),
+            "failed training looks like a mistake": replace("_print_error(error, 1)", "_print_error(error, 2)"),
         },
-        "_complain": {
+        "_print_error": {
             "complaint on standard output": remove("file=sys.stderr"),
             "complaint of several lines": replace(
                 "f\"gatewise: {' '.join(str(error).split())}\"", "f'gatewise: {error}\\nsee --help'"
@@ -26,7 +26,7 @@ CHANGES = {
     },
     "cli/training.py": {
         "_flags": {
-            "a flag is missing": replace("field.name not in left_out", "field.name not in (*left_out, 'warmup')"),
+            "a flag is missing": replace("field.name not in omitted", "field.name not in (*left_out, 'warmup')"),
         },
         "_recipe": {
             "file wins over flags": replace(

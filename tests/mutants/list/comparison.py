@@ -25,7 +25,7 @@ CHANGES = {
             "newer run in a comparison found late": remove("check_run_format(file.parent)"),
             "weights for a gater where there is none": flip("getattr(run, field) == unused"),
             "other recipes not looked for": remove(
-                "there.check_same_recipe(recipe.of_comparison(there.gate, there.seed), file.parent)"
+                "existing.check_same_recipe(recipe.of_comparison(existing.gate, existing.seed), file.parent)"
             ),
         },
         "_folder": {

@@ -17,17 +17,17 @@ CHANGES = {
                 "_reopened(file, to)", "_reopened(file, to) if to == 'onnx' else network"
             ),
         },
-        "_beside": {
+        "_temporary_file": {
             "a failed export takes the old file along": drop_call("with_name"),
         },
         "_check_agreement": {
             "other gates pass": replace(
-                "found['difference'] > _TOLERANCE or found['flipped'] > _FLIPPED * found['images']",
-                "found['difference'] > _TOLERANCE",
+                "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
+                "results['difference'] > _TOLERANCE",
             ),
             "other logits pass": replace(
-                "found['difference'] > _TOLERANCE or found['flipped'] > _FLIPPED * found['images']",
-                "found['flipped'] > _FLIPPED * found['images']",
+                "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
+                "results['flipped'] > _FLIPPED * results['images']",
             ),
         },
         "_quantised": {

@@ -154,10 +154,7 @@ CHANGES = {
             "triton: on chip: no beta": replace("gamma * u + beta", "gamma * u"),
             "triton: on chip: no eps in the norm": replace("tl.sum(x * x, 1) + EPS", "tl.sum(x * x, 1)"),
             "triton: on chip: the tail of the channels is written": remove("mask=given", nth=1),
-            "triton: on chip: samples are found by 32 bits": replace(
-                "'One sample: its map is read once and written once.'; n = tl.program_id(0).to(tl.int64)",
-                "n = tl.program_id(0)",
-            ),
+            "triton: on chip: samples are found by 32 bits": drop_call("tl.program_id(0).to(tl.int64)"),
         },
         "backward_on_chip_kernel": {
             "triton: on chip: the map's gradient is pulled the wrong way": flip(
@@ -165,7 +162,7 @@ CHANGES = {
             ),
             "triton: on chip: gradients of gamma and beta exchanged": replace("dgamma", "dbeta"),
             "triton: on chip: the grad_output is read through the map's stride": replace(
-                "upstream_stride_c", "x_stride_c"
+                "grad_output_stride_c", "x_stride_c"
             ),
         },
     },

@@ -67,11 +67,11 @@ CHANGES = {
                 "not (folder / 'metrics.json').exists()", "False"
             ),
         },
-        "_Runs._tell_epochs": {
+        "_Runs._show_epochs": {
             "epochs told again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
         },
         "train_run": {
-            "a failed run refused": replace("{'failed': str(error)}", "{'refused': str(error)}"),
+            "a failed run refused": replace("{'failed': str(error)}", "{'invalid': str(error)}"),
             "a full disk met run by run": replace("{'unsaved': f'{host}: {error}'}", "{'failed': str(error)}"),
             "a machine without the folder trains into its own disk": replace(
                 "if missing:\n    ...", "if False:\n    ..."
@@ -86,20 +86,20 @@ CHANGES = {
     "files.py": {
         "write_atomically": {
             "file renamed before it is written": replace(
-                "file.write(content)", "beside.replace(path); file.write(content)"
+                "file.write(content)", "temporary.replace(path); file.write(content)"
             ),
             "half a file under its final name for a moment": replace(
-                "beside.replace(path)",
-                "path.write_bytes(content[:len(content) // 2]); os.fsync(os.open(path, os.O_RDWR)); beside.replace(path)",
+                "temporary.replace(path)",
+                "path.write_bytes(content[:len(content) // 2]); os.fsync(os.open(path, os.O_RDWR)); temporary.replace(path)",
             ),
             "links are replaced": remove("path = path.resolve() if path.is_symlink() else path"),
             "renames are not flushed": remove("flush_folder(path.parent)"),
-            "non-atomic write": replace("beside.open", "path.open"),
+            "non-atomic write": replace("temporary.open", "path.open"),
             "no flush to disk": remove("os.fsync(file.fileno())"),
-            "stray part file": replace("beside.unlink(missing_ok=True)", "pass"),
+            "stray part file": replace("temporary.unlink(missing_ok=True)", "pass"),
             "target written before it is safe": replace(
-                "with beside.open('wb') as file:\n    ...",
-                "path.write_bytes(content)\nwith beside.open('wb') as file:\n    ...",
+                "with temporary.open('wb') as file:\n    ...",
+                "path.write_bytes(content)\nwith temporary.open('wb') as file:\n    ...",
             ),
         },
         "beside_name": {
@@ -109,16 +109,16 @@ CHANGES = {
             ),
         },
         "new_folder": {
-            "half a state left on a full disk": replace("shutil.rmtree(beside, ignore_errors=True)", "pass"),
+            "half a state left on a full disk": replace("shutil.rmtree(temporary, ignore_errors=True)", "pass"),
             "a folder has its name before it is filled": replace(
-                "yield beside; beside.rename(folder)", "beside.rename(folder); yield folder"
+                "yield temporary; temporary.rename(folder)", "temporary.rename(folder); yield folder"
             ),
             "state written in place": drop_call("beside_name"),
         },
         "check_writable": {
             "folder made while it is asked": replace(
-                "there = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
-                "folder.mkdir(parents=True, exist_ok=True); there = folder",
+                "existing_parent = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
+                "folder.mkdir(parents=True, exist_ok=True); existing_parent = folder",
             ),
         },
         "held": {
@@ -137,7 +137,7 @@ CHANGES = {
         "remove_leftovers": {
             "half a file left by a kill": replace("leftover.unlink(missing_ok=True)", "pass"),
             "what a living process writes is taken away": replace(
-                "found is None or _is_alive(int(found[1]))", "found is None"
+                "match is None or _is_alive(int(match[1]))", "match is None"
             ),
         },
         "read_json": {
@@ -179,7 +179,7 @@ CHANGES = {
             "a card is overwritten": replace("file != _CARD or not (folder / file).exists()", "True"),
         },
         "PretrainedNet._write": {
-            "a shared network is not built again before it is written": replace("load_model(beside)", "pass"),
+            "a shared network is not built again before it is written": replace("load_model(temporary)", "pass"),
         },
     },
     "insertion.py": {
@@ -264,7 +264,7 @@ CHANGES = {
         },
     },
     "model_card.py": {
-        "_told": {
+        "_shareable": {
             "the card tells the folders of this machine": replace("key in paths", "False"),
         },
     },
@@ -299,7 +299,7 @@ CHANGES = {
     "run_compaction.py": {
         "compact_run": {
             "half a compacted run stays": replace(
-                "with new_folder(out) as beside:\n    ...", "out.mkdir(); beside = out\nif True:\n    ..."
+                "with new_folder(out) as temporary:\n    ...", "out.mkdir(); temporary = out\nif True:\n    ..."
             ),
         },
     },
@@ -359,7 +359,7 @@ CHANGES = {
             ),
         },
         "read_tensors": {
-            "checksum not verified": replace("sha256 is not None and found != sha256", "False"),
+            "checksum not verified": replace("sha256 is not None and actual != sha256", "False"),
         },
     },
     "spec.py": {
@@ -440,10 +440,10 @@ CHANGES = {
                 "decay['weight_decay'] = weight_decay or 0.0",
             ),
         },
-        "_keep_evaluating": {
-            "frozen norms follow model.train()": remove("layer.training = False"),
+        "_KeepsStatistics.train": {
+            "frozen norms follow model.train()": remove("self.training = False"),
             "gates inside frozen norms are frozen with them": replace(
-                "nn.Module.train(layer, mode)", "nn.Module.train(layer, mode=False)"
+                "super().train(mode)", "super().train(mode=False)"
             ),
         },
         "train_only_gates": {
@@ -454,9 +454,7 @@ CHANGES = {
             "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
         },
         "train_everything": {
-            "norms stay frozen when everything is trained": replace(
-                "owner.__dict__.pop('train', None)", "owner.__dict__.get('train')"
-            ),
+            "norms stay frozen when everything is trained": remove("remove_mixin(owner, _KeepsStatistics)"),
         },
         "Stage.begin": {
             "first stage trains everything": replace("train_only_gates", "train_everything"),

@@ -92,7 +92,7 @@ CHANGES = {
         },
         "is_cross_channel": {
             "a depthwise convolution counts as a reader of all channels": replace(
-                "_layer_cost(op) and (not (op.groups > 1 and op.groups == op.inputs[0].channels))", "_layer_cost(op)"
+                "_is_weighted(op) and (not (op.groups > 1 and op.groups == op.inputs[0].channels))", "_is_weighted(op)"
             ),
             "a grouped convolution counts as depthwise": replace(
                 "op.groups > 1 and op.groups == op.inputs[0].channels", "op.groups > 1"
@@ -125,19 +125,19 @@ CHANGES = {
         },
         "_residual_end": {
             "the flatter branch is the residual one": replace(
-                "flatter, deeper = sorted(op.inputs, key=lambda summand: _depth(between, summand, _layer_cost))",
-                "deeper, flatter = sorted(op.inputs, key=lambda summand: _depth(between, summand, _layer_cost))",
+                "shallow, deep = sorted(op.inputs, key=lambda branch: _depth(between, branch, _is_weighted))",
+                "deep, shallow = sorted(op.inputs, key=lambda branch: _depth(between, branch, _is_weighted))",
             ),
         },
         "_why_no_shortcut": {
-            "of two equal branches the first is the residual one": replace("_depth(between, deeper, _layer_cost)", "9"),
+            "of two equal branches the first is the residual one": replace("_depth(between, deep, _is_weighted)", "9"),
             "parts of a split map are shortcuts of each other": replace("not between[0].shape", "False"),
-            "a summand of any depth is a shortcut": replace("_depth(between, flatter, is_cross_channel) > 1", "False"),
+            "a summand of any depth is a shortcut": replace("_depth(between, shallow, is_cross_channel) > 1", "False"),
             "a depthwise layer counts against a shortcut": replace(
-                "_depth(between, flatter, is_cross_channel)", "_depth(between, flatter, _layer_cost)"
+                "_depth(between, shallow, is_cross_channel)", "_depth(between, shallow, _is_weighted)"
             ),
             "parallel forms of one layer are residual": replace(
-                "depth == 0 and _depth(between, flatter, lambda op: op.kind == 'norm')", "False"
+                "depth == 0 and _depth(between, shallow, lambda op: op.kind == 'norm')", "False"
             ),
         },
         "_branch_end": {

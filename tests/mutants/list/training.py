@@ -9,7 +9,7 @@ CHANGES = {
         },
         "check_position": {
             "a position behind the end is taken": remove(
-                "_validation.check_number_between(0, most, **{key: progress[key]})"
+                "_validation.check_number_between(0, maximum, **{key: progress[key]})"
             ),
         },
         "_state_record": {
@@ -18,7 +18,7 @@ CHANGES = {
                 "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256')",
             ),
             "checksum of a checkpoint's JSON not compared": replace(
-                "record[_CHECKSUM] != (found := _checksum(record))", "(found := _checksum(record)) and False"
+                "record[_CHECKSUM] != (actual := _checksum(record))", "(actual := _checksum(record)) and False"
             ),
         },
         "load_state": {
@@ -72,9 +72,9 @@ CHANGES = {
         },
     },
     "training/finite_checks.py": {
-        "first_layer.watch.look": {
+        "first_layer.watch.check": {
             "layer named for what it was given": replace(
-                "not found and all(map(_finite, _tensors(given))) and (not all(map(_finite, _tensors(output))))",
+                "not names and all(map(_finite, _tensors(inputs))) and (not all(map(_finite, _tensors(output))))",
                 "not all(map(_finite, _tensors(output)))",
             ),
         },
@@ -208,7 +208,7 @@ CHANGES = {
             "wrong step of nan": replace("len(self.losses) - len(recent) + int(bad[0])", "int(bad[0])"),
         },
         "_Run._save": {
-            "ruined statistics saved": replace("next(filter(None, found), None)", "None"),
+            "ruined statistics saved": replace("next(filter(None, names), None)", "None"),
         },
         "_Run.finish": {
             "best instead of last accuracy": replace(
@@ -261,7 +261,7 @@ CHANGES = {
             "finished run trained again": replace("return _finished(out)", "pass"),
             "results of somebody else taken over": replace("not (out / 'recipe.yaml').exists()", "False"),
         },
-        "_damaged_and_whole": {
+        "_damaged_and_intact": {
             "damaged checkpoint called good": replace("is_whole(state)", "True"),
             "oldest checkpoint named": drop_call("reversed"),
         },
@@ -295,7 +295,9 @@ CHANGES = {
             "the background's IoU": replace("float(iou[1])", "float(iou[0])"),
         },
         "overlaps": {
-            "the union forgets what was missed": replace("tables.sum(1) + tables.sum(2) - common", "tables.sum(1)"),
+            "the union forgets what was missed": replace(
+                "confusion.sum(1) + confusion.sum(2) - intersection", "confusion.sum(1)"
+            ),
         },
         "pixel_loss": {
             "ignored pixels are counted in the loss": replace(
@@ -309,8 +311,8 @@ CHANGES = {
         },
         "_median_frequency": {
             "weights by frequency and not against it": replace(
-                "frequencies[there].median() / frequencies.clamp(min=1e-12)",
-                "frequencies / frequencies[there].median()",
+                "frequencies[occurs].median() / frequencies.clamp(min=1e-12)",
+                "frequencies / frequencies[occurs].median()",
             ),
         },
     },

@@ -1,1 +1,1 @@
-"""Kernels for the CPU, compiled by numba and run by torch's own threads."""
+"""Kernels for the CPU, compiled by numba and run on torch's threads."""

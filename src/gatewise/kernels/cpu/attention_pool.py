@@ -1,6 +1,6 @@
-"""The context of `gc` for the CPU: softmax pooling in one pass with the running maximum, and one pass backward.
+"""Attention pooling of `gc` for the CPU: an online softmax in one pass forward, and one pass backward.
 
-The definition to match: `gatewise.functional.attention_pool` with logits w x_j + b.
+Reference implementation: `gatewise.functional.attention_pool` with logits w x_j + b.
 """
 
 # pyright: basic
@@ -20,9 +20,9 @@ from gatewise.kernels.cpu.numba_utils import fast_njit, narrow, wide
 from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
 from gatewise.kernels.cpu.scheduling import Layout, maps_at, match_memory_format, my_blocks, rows_of
 
-_BLOCK = 65536  # elements of a block of positions: what stays in a core's own cache
-_RUN = 256  # positions of a block at most: so many values are summed in the map's own precision, and then in float64
-_HIGHEST, _TOTAL = 0, 1  # where a part keeps its highest logit, and the sum of exponentials; the context follows
+_BLOCK = 65536  # elements of a block of positions, which fit into the cache of one core
+_RUN = 256  # positions per block at most: this many values are summed in the map's precision, then in float64
+_HIGHEST, _TOTAL = 0, 1  # offsets in a part's state: highest logit, sum of exponentials, then the context
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -47,7 +47,7 @@ def _project_pixel(values, weights):
 
 @fast_njit
 def _project(sample, last_axis, first, last, weights, out):
-    """Write sum_c weights_c x_cj for the positions from `first` to `last`, in float64, since most of it will cancel."""
+    """Write sum_c weights_c x_cj for the positions from `first` to `last`, in float64 because most of it cancels."""
     if last_axis:
         for m in range(first, last):
             out[m - first] = _project_pixel(sample[m], weights)
@@ -73,7 +73,7 @@ def _add_pixel(values, share, out):
 
 @fast_njit
 def _add_shares(sample, last_axis, first, last, shares, totals, scratch):
-    """Add sum_j shares_j x_cj over the positions from `first` to `last` to each channel's total, float64."""
+    """Add sum_j shares_j x_cj over the positions from `first` to `last` to the float64 total of each channel."""
     if last_axis:
         scratch[:] = 0
         for m in range(first, last):
@@ -87,7 +87,7 @@ def _add_shares(sample, last_axis, first, last, shares, totals, scratch):
 
 @fast_njit
 def _raise_highest(logits, state):
-    """Turn logits into exponentials below the running maximum; what was summed below a lower one shrinks."""
+    """Turn logits into exp(logit - running maximum); rescale the sums if the maximum has grown."""
     highest = max(state[_HIGHEST], np.float64(logits.max()))
     shrink = math.exp(state[_HIGHEST] - highest)
     for i in range(_TOTAL, state.size):
@@ -186,7 +186,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Ten
 
     Args:
         x: (N, C, *S).
-        weight: (C,), as the bias float32 (float64 for a map of float64).
+        weight: (C,), float32 like the bias (float64 for a float64 map).
         bias: (1,) or None.
     """
     layout = Layout.of(x, by_positions=True)
@@ -211,9 +211,9 @@ def backward(
     grad_output: Tensor | None = None,
     factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient of x, with upstream * factors added, and that of the weight for each sample, (N, C).
+    """Return the gradient of x, plus grad_output * factors, and the gradient of the weight per sample, (N, C).
 
-    That of the bias is zero, since softmax does not see it.
+    The gradient of the bias is zero, because softmax is invariant to it.
     """
     layout = Layout.of(x, by_positions=True)
     factors = torch.ones_like(of_context) if factors is None else factors

@@ -1,9 +1,9 @@
-"""Statistics and products of channels for the CPU, one pass over the map each; the second half of most gates.
+"""Channel statistics and channel-wise scaling for the CPU, one pass over the map each.
 
-Where torch has an operation that is one pass as well it is taken: a mean, and a product without offsets, of maps that
-are not bfloat16 (with numbers of channels in float32 torch would make a float32 map of these on the way).
+torch's own operation is used where it needs one pass too: a mean, and a product without offsets, except for bfloat16
+maps, for which torch would create a float32 copy.
 
-The definitions to match: `gatewise.functional.average_pool`, and x * factors + offsets.
+Reference implementations: `gatewise.functional.average_pool`, and x * factors + offsets.
 """
 
 # pyright: basic
@@ -45,7 +45,7 @@ def _sums(arguments):
 
 
 def _products(arguments):
-    """Write each part's sum of every channel of upstream * x, and of upstream."""
+    """Write each part's sum of every channel of grad_output * x, and of grad_output."""
     a = carray(words(arguments), 8)
     layout, parts = a[0:5], a[4]
     grad_output, x = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)
@@ -88,7 +88,7 @@ def _real(x: Tensor) -> torch.dtype:
 
 
 def channel_means(x: Tensor) -> Tensor:
-    """Return the mean of each channel of a dense map: (N, C, *S) -> (N, C), in float32 at least."""
+    """Return the mean of each channel of a dense map: (N, C, *S) -> (N, C), at least float32."""
     if x.dtype != torch.bfloat16:
         return x.mean(tuple(range(2, x.dim())))
     layout = Layout.of(x)
@@ -98,7 +98,7 @@ def channel_means(x: Tensor) -> Tensor:
 
 
 def channel_products(grad_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sum_j g_j x_j and sum_j g_j of each channel, (N, C) each, in float32 at least."""
+    """Return sum_j g_j x_j and sum_j g_j of each channel, (N, C) each, at least float32."""
     layout, grad_output = Layout.of(x), match_memory_format(grad_output, x)
     totals = layout.totals(2)
     _products_kernel(x, *layout, grad_output, x, totals)

@@ -1,6 +1,6 @@
-"""The kernels of `gct` for the CPU: two passes over each sample, the second while it is in the cache.
+"""The kernels of `gct` for the CPU: two passes over each sample, the second from the cache.
 
-The definition to match: `gatewise.gates.gated_channel_transform`.
+Reference implementation: `gatewise.gates.gated_channel_transform`.
 """
 
 # pyright: basic
@@ -42,7 +42,7 @@ STATISTICS = {"l2": SQUARES, "l1": MAGNITUDES, "sum": VALUES}
 
 @numba.njit(inline="always", error_model="numpy")
 def _factor(z, activation):
-    """Return the factor of a gate's logit and its derivative."""
+    """Return activation(logit) as the gate's factor, and its derivative."""
     if activation == 0:
         t = math.tanh(z)
         return 1 + t, 1 - t * t
@@ -67,7 +67,7 @@ def _reciprocal(norms, alpha, kind, eps):
 
 @fast_njit
 def _put_together(totals, kind, eps, norms):
-    """Write a sample's norms from the sums of its parts."""
+    """Combine the sums of a sample's parts into its norms."""
     for c in range(norms.size):
         total = 0.0
         for part in range(totals.shape[0]):
@@ -113,9 +113,9 @@ def _forward(arguments):
             if phase != MEASURE:
                 _put_together(totals[n], kind, eps, norms[n])
                 reciprocal = _reciprocal(norms[n], alpha, kind, eps)
-                begin, end = (0, channels) if last_axis or a[15] else (first, last)  # the channels that are needed here
+                begin, end = (0, channels) if last_axis or a[15] else (first, last)  # channels of this thread
                 for c in range(begin, end):
-                    factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c]  # in the channels' own type
+                    factors[c] = norms[n, c] * alpha[c] * (gamma[c] * reciprocal) + beta[c]  # in the parameters' dtype
                     factors[c] = _factor(factors[c], activation)[0]
                 if a[15]:
                     carray(real_at(arguments, a[15]), (samples, channels))[n] = factors[:channels]
@@ -160,7 +160,7 @@ def _backward(arguments):
 
 @fast_njit
 def _add_parts(totals, products):
-    """Write sum_j g_j x_j of each channel from the sums of a sample's parts, (parts, 2, C)."""
+    """Combine the sums of a sample's parts, (parts, 2, C), into sum_j g_j x_j per channel."""
     for c in range(products.size):
         products[c] = 0
         for part in range(totals.shape[0]):
@@ -169,9 +169,9 @@ def _add_parts(totals, products):
 
 @fast_njit
 def _gradients(products, norms, alpha, gamma, beta, kind, activation, eps, factors, slopes, parameters):
-    """Turn each channel's sum_j g_j x_j into its factor, the slope of the map and the gradients of parameters (3, C).
+    """Compute from sum_j g_j x_j of each channel its factor, the slope of the map and the parameters' gradients (3, C).
 
-    In float64, since what the shared divisor takes back nearly cancels the rest.
+    In float64, because the term of the shared divisor nearly cancels the rest.
     """
     reciprocal = _reciprocal(norms, alpha, kind, eps)
     shared = 0.0

@@ -1,6 +1,6 @@
-"""`gct` for the CPU: what its kernels are called with.
+"""Call the kernels of `gct` for the CPU.
 
-The definition to match: `gatewise.gates.gated_channel_transform`.
+Reference implementation: `gatewise.gates.gated_channel_transform`.
 """
 
 import math
@@ -14,11 +14,11 @@ from gatewise.kernels.cpu.scheduling import Layout, match_memory_format
 
 @dataclass(frozen=True)
 class Reading:
-    """Values read as max(x_c * stretch_c + shift_c, floor).
+    """Preprocessing of the input: max(x_c * scale_c + shift_c, lower_bound).
 
     Attributes:
-        affine: stretch and shift, (2, C), of a batch norm in eval mode; None for 1 and 0.
-        lower_bound: 0 for a ReLU.
+        affine: scale and shift, (2, C), of a batch norm in eval mode; None for 1 and 0.
+        lower_bound: 0 for a ReLU, -inf for none.
     """
 
     affine: Tensor | None = None
@@ -35,12 +35,12 @@ def forward(
 
     Args:
         x: (N, C, *S), dense.
-        alpha: (C,), as gamma and beta float32 (float64 for a map of float64).
+        alpha: (C,), float32 like gamma and beta (float64 for a float64 map).
         gamma: (C,).
         beta: (C,).
-        mode: "l2", "l1", or "sum", which is l1 for maps that are known not to be negative.
-        eps: of both roots.
-        activation: which factor.
+        mode: "l2", "l1", or "sum", which is l1 for non-negative maps.
+        eps: added in both roots.
+        activation: "tanh" or "sigmoid".
     """
     y = empty_like(x)
     return y, _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, _AS_IT_IS, None)
@@ -59,19 +59,19 @@ def infer(
     reading: Reading,
     factors: Tensor | None = None,
 ) -> None:
-    """Gate a map that is read through a norm and a ReLU which nobody has run.
+    """Apply norm, ReLU and gate to a map in one call.
 
     Args:
         x: (N, C, *S), dense.
-        y: takes the result, may be x; None writes none.
-        alpha: as the following options those of `forward`.
+        y: output, may be x; None writes no map.
+        alpha: like the following parameters and options, as in `forward`.
         gamma: (C,).
         beta: (C,).
-        mode: of the gate.
-        eps: of the gate.
-        activation: of the gate.
-        reading: what x is read through.
-        factors: (N, C), takes the factors; y is then what was read, not multiplied by them.
+        mode: "l2", "l1" or "sum".
+        eps: added in both roots.
+        activation: "tanh" or "sigmoid".
+        reading: norm and ReLU before the gate.
+        factors: (N, C), output for the factors; y is then the map after norm and ReLU, not multiplied by them.
     """
     _run_forward(x, y, (alpha, gamma, beta), mode, eps, activation, reading, factors)
 
@@ -108,7 +108,7 @@ def backward(
     activation: str,
     needs_map: bool = True,
 ) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients of x (None unless asked for) and of the parameters for each sample, (3, N, C)."""
+    """Return the gradient of x (None if not needed) and the parameters' gradients per sample, (3, N, C)."""
     layout = Layout.of(x)
     grad_output = match_memory_format(grad_output, x)
     gradient = empty_like(x) if needs_map else None

@@ -1,14 +1,14 @@
-"""The passes over one sample's map that kernels are made of, in either layout.
+"""Passes over the map of one sample, from which the kernels are built, for both memory layouts.
 
-A map (N, C, *S) of M positions lies in memory as N samples of two axes: channels first, (C, M), or channels last,
-(M, C). There a row holds several positions if C is small, and what belongs to channels is repeated as often (`lanes`).
-A pass covers rows `first` to `last` of a sample, so that a thread may take a whole sample or a part of it. Numbers of
-channels are float32 whatever the map's type (float64 for maps of float64). A sum runs in its own type over `_RUN`
-values and goes on in float64, so it is as exact as torch's, whose sums are pairwise.
+A map (N, C, *S) with M positions is stored as N samples of two axes: channels first, (C, M), or channels last, (M, C).
+In channels last, a row holds several positions if C is small, and per-channel values are repeated accordingly
+(`lanes`). A pass covers rows `first` to `last` of a sample, so that a thread can take a complete sample or a part of
+it. Per-channel values are float32 for every dtype of map (float64 for float64 maps). A sum uses its own dtype for
+`_RUN` values and then float64, which is as exact as torch's pairwise sums.
 
-A pass may read the map through a batch norm and a ReLU that nobody has run: `affine_relu` values, max(x_c * stretch_c +
-shift_c, floor). Without them stretch is 1, shift 0 and floor -inf, which changes no value. Loops that ask for `kind`
-are split by the compiler, so the question is asked once.
+A pass can apply a batch norm and a ReLU to the map while reading it: max(x_c * scale_c + shift_c, lower_bound).
+Without them scale is 1, shift 0 and lower_bound -inf, which changes no value. The compiler splits loops that depend on
+`kind`, so the branch is taken once.
 """
 
 # pyright: basic
@@ -59,12 +59,12 @@ _WORD = ir.IntType(32)
 
 
 def wide(stored):
-    """Return a stored element as a number to reckon with: bfloat16, which numba knows as its 16 bits, as float32."""
+    """Return a stored element as a number: bfloat16, stored as 16 bits because numba lacks it, becomes float32."""
     raise NotImplementedError
 
 
 def narrow(number, like):
-    """Return a number as an element to store beside `like`."""
+    """Convert a number to the storage type of `like`."""
     raise NotImplementedError
 
 
@@ -84,7 +84,7 @@ def _narrow(number, like):  # noqa: ARG001  # numba compares the names
 
 @numba.njit(inline="always", error_model="numpy")
 def affine_relu(x, scale_c, shift, lower_bound):
-    """Return x as what reads it sees it; NaN stays NaN."""
+    """Return max(x * scale_c + shift, lower_bound); NaN stays NaN."""
     value = x * scale_c + shift
     return lower_bound if value < lower_bound else value
 
@@ -98,7 +98,7 @@ def _term(value, kind):
 
 @numba.njit(inline="always", error_model="numpy")
 def _slope(value, kind):
-    """Return half the derivative of x^2, or that of |x| or x."""
+    """Return half the derivative of x^2, or the derivative of |x| or x."""
     if kind == SQUARES:
         return value
     one = value * 0 + 1
@@ -137,7 +137,7 @@ def add_sums(sample, last_axis, first, last, kind, scale_c, shift, lower_bound, 
 
 @fast_njit
 def _dot_run(grad_output, values):
-    """Return the sums of products and of the upstream gradient over one run of one channel."""
+    """Return the sums of grad_output * x and of grad_output over one run of one channel."""
     products = wide(values[0]) * 0
     plain = products
     for j in range(values.size):
@@ -177,7 +177,7 @@ def add_products(grad_output, sample, last_axis, first, last, totals, scratch):
 
 @fast_njit
 def repeat(values, channels):
-    """Repeat the first `channels` of the values in all that follow."""
+    """Repeat the first `channels` values over the rest of the array."""
     for lane in range(channels, values.size):
         values[lane] = values[lane - channels]
 
@@ -197,10 +197,10 @@ def _scale_pixel(values, scale_c, shift, lower_bound, factors, offsets, out):
 
 @fast_njit
 def scale(sample, last_axis, first, last, scale_c, shift, lower_bound, factors, offsets, out):
-    """Write bent x * factors_c + offsets_c into the rows of `out`, which may be `sample` itself.
+    """Write affine_relu(x) * factors_c + offsets_c into the rows of `out`, which may be `sample` itself.
 
-    From the first row to the last, though the pass before has left the last rows in the cache: backwards takes twice as
-    long, since memory is fetched ahead only forwards.
+    Rows run forwards, although the pass before has left the last rows in the cache: backwards took twice as long,
+    because the hardware prefetches forwards.
     """
     if last_axis:
         for m in range(first, last):

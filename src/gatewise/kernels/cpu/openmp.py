@@ -1,8 +1,8 @@
-"""Runs kernels that numba compiled on the threads that torch has already.
+"""Run numba-compiled kernels on torch's own threads.
 
-A second pool of threads beside torch's makes both crawl, because the threads of one keep the cores busy while they
-wait for work. So a kernel is a C function that torch's OpenMP runtime calls on each of its threads; which part of the
-work is whose, it asks the runtime. No compiler is needed: numba brings its own.
+A second thread pool would oversubscribe the CPU, because waiting threads keep spinning. So a kernel is a C function
+that torch's OpenMP runtime calls on each of its threads. The kernel asks the runtime for its thread number and takes
+its part of the work. No C compiler is needed: numba contains one.
 """
 
 # pyright: basic
@@ -22,25 +22,23 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor, get_num_threads
 
-MIN_PARALLEL_NUMEL = (
-    32768  # elements below which waking a second thread costs more than it brings; torch's own grain size
-)
-FASTMATH_FLAGS = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinity stay what they are
+MIN_PARALLEL_NUMEL = 32768  # elements below which one thread is faster; torch's own grain size
+FASTMATH_FLAGS = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinity are preserved
 
-# How a type lies in memory, as numba sees it: it has no bfloat16.
+# numba's storage type of each dtype; numba has no bfloat16.
 _STORAGE = {torch.float32: types.float32, torch.float64: types.float64, torch.bfloat16: types.uint16}
 
-_CALLED = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")  # by kernels
+_CALLED = ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")  # functions that kernels call
 
 
 def supported_types() -> tuple[torch.dtype, ...]:
-    """Return the types of maps that kernels take."""
+    """Return the dtypes of maps that the kernels support."""
     return tuple(_STORAGE)
 
 
 @functools.cache
 def runtime() -> ctypes.CDLL | None:
-    """Return torch's own OpenMP library, or None if it is not where torch's packages have it."""
+    """Return torch's own OpenMP library, or None if it is not in torch/lib."""
     for file in sorted(Path(torch.__file__).parent.glob("lib/lib*omp*")):
         library = ctypes.CDLL(str(file))
         if all(hasattr(library, name) for name in ("GOMP_parallel", *_CALLED)):
@@ -60,7 +58,7 @@ wait_for_all = types.ExternalFunction("gatewise_GOMP_barrier", types.void())
 
 @intrinsic
 def words(typing, arguments):  # noqa: ARG001
-    """Return a kernel's arguments as 64-bit words; the pointer that the kernel gets is typed by its maps instead."""
+    """Return a kernel's arguments as 64-bit words; the kernel's pointer has the element type of its maps instead."""
 
     def generate(context, builder, signature, args):  # noqa: ARG001
         return builder.bitcast(args[0], context.get_value_type(types.CPointer(types.int64)))
@@ -70,7 +68,7 @@ def words(typing, arguments):  # noqa: ARG001
 
 @intrinsic
 def stored_at(typing, arguments, address):  # noqa: ARG001
-    """Return an address as a pointer to elements of maps."""
+    """Return an address as a pointer to map elements."""
 
     def generate(context, builder, signature, args):
         return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
@@ -80,7 +78,7 @@ def stored_at(typing, arguments, address):  # noqa: ARG001
 
 @intrinsic
 def real_at(typing, arguments, address):  # noqa: ARG001
-    """Return an address as a pointer to numbers of channels: float64 for maps of float64, float32 for all others."""
+    """Return an address as a pointer to per-channel values: float64 for float64 maps, else float32."""
     real = types.CPointer(types.float64 if arguments.dtype == types.float64 else types.float32)
 
     def generate(context, builder, signature, args):
@@ -91,7 +89,7 @@ def real_at(typing, arguments, address):  # noqa: ARG001
 
 @intrinsic
 def address_of_float64(typing, address):  # noqa: ARG001
-    """Return an address as a pointer to sums, which are float64 for every type of map."""
+    """Return an address as a pointer to sums, which are float64 for every dtype of map."""
 
     def generate(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -110,7 +108,7 @@ def as_float64(typing, word):  # noqa: ARG001
 
 
 class Kernel:
-    """A function of a pointer to its arguments, compiled for a type of map when it is first run with that."""
+    """A function of a pointer to its arguments, compiled on first use for each dtype of map."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
@@ -119,17 +117,17 @@ class Kernel:
         self.__doc__ = function.__doc__
 
     def compile_for(self, dtype: torch.dtype) -> Any:
-        """Compile the function for maps of `dtype`; return how it is called on all threads, and on this one alone."""
-        library: Any = runtime()  # whoever calls a kernel has asked for it
+        """Compile the function for maps of `dtype`; return callables for all threads and for this thread only."""
+        library: Any = runtime()  # callers have checked that it exists
         compiled = _compile(self.function, types.void(types.CPointer(_STORAGE[dtype])))
         self.compiled[dtype] = functools.partial(library.GOMP_parallel, compiled.address), _ALONE(compiled.address)
         return self.compiled[dtype]
 
     def __call__(self, like: Tensor, *words: Tensor | int | None, reals: tuple[float, ...] = ()) -> None:
-        """Run on the threads of torch, or on this one if the map `like` is small.
+        """Run on torch's threads, or only on this thread if the map `like` is small.
 
-        The kernel finds its arguments in a block of 64-bit words: addresses of tensors (0 for None), integers, and then
-        the `reals`.
+        The kernel reads its arguments from a block of 64-bit words: addresses of tensors (0 for None), integers, and
+        then the `reals`.
         """
         values = [word if type(word) is int else 0 if word is None else word.data_ptr() for word in words]  # type: ignore[union-attr]
         block = _block_of(len(values), len(reals)).pack(*values, *reals)
@@ -143,21 +141,21 @@ class Kernel:
 
 @functools.cache
 def _block_of(words: int, reals: int) -> struct.Struct:
-    """Return how a kernel's arguments lie in memory."""
+    """Return the memory layout of a kernel's arguments."""
     return struct.Struct(f"={words}q{reals}d")
 
 
 def _compile(function: Callable[..., None], signature: Any) -> Any:
-    """Return the compiled function, from numba's folder of compiled functions where there is room for one."""
+    """Compile the function, using numba's on-disk cache if a folder is writable."""
     try:
         return numba.cfunc(signature, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder can be written
+    except RuntimeError:  # no writable cache folder
         return numba.cfunc(signature, error_model="numpy")(function)
 
 
 @functools.cache
 def _sources() -> str:
-    """Return a checksum of all kernels: numba looks whether a kernel's own file changed, but not those it calls."""
+    """Return a checksum of all kernel sources: numba's cache checks a kernel's own file, but not the files it calls."""
     content = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
     return hashlib.sha256(content).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""How the samples of a map are shared among threads: whole, or in parts where there are too few of them."""
+"""Divide the samples of a map between threads: complete samples, or parts of them if there are few."""
 
 # pyright: basic
 
@@ -17,19 +17,19 @@ from torch import Tensor, empty, float64, get_num_threads
 from gatewise.kernels.cpu.openmp import MIN_PARALLEL_NUMEL, stored_at, thread_count, thread_number, wait_for_all
 
 _CPU = torch.device("cpu")
-_LANES = 128  # a loop over fewer numbers than this is mostly its beginning and end
-BOTH, MEASURE, APPLY = 0, 1, 2  # what a kernel does with a block: both passes, or one of them
+_LANES = 128  # shorter loops spend most of their time on start and remainder
+BOTH, MEASURE, APPLY = 0, 1, 2  # passes that a kernel runs on a block
 
 
 class Layout(NamedTuple):
-    """A dense map as N samples of rows, and the parts that each sample is worked on in; kernels' first five arguments.
+    """Layout of a dense map and its division into parts; the first five arguments of every kernel.
 
     Attributes:
         samples: N.
         channels: C.
-        positions: of a channel.
-        last_axis: 0, or channels are last: how many positions are in a row.
-        parts: of a sample.
+        positions: number of positions M of one channel.
+        last_axis: 0 for channels first; for channels last, the number of positions in a row.
+        parts: number of parts into which each sample is divided.
     """
 
     samples: int
@@ -40,16 +40,16 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, *, by_positions: bool = False) -> "Layout":
-        """Read the layout of a dense map; `by_positions` says that parts are of positions in either layout."""
+        """Return the layout of a dense map; with `by_positions`, parts divide the positions in either memory format."""
         threads = get_num_threads() if x.numel() >= MIN_PARALLEL_NUMEL else 1
         return _layout(x.shape, x.is_contiguous(), by_positions, threads)
 
     def totals(self, sums: int) -> Tensor:
-        """Return room for the sums of each part of each sample: (N, parts, sums, C)."""
+        """Allocate the sums of each part of each sample: (N, parts, sums, C)."""
         return empty(self.samples, self.parts, sums, self.channels, dtype=float64, device=_CPU)
 
 
-@functools.lru_cache(1024)  # a gate at inference is mostly what Python does before it runs
+@functools.lru_cache(1024)  # Python's overhead dominates a gate at inference
 def _layout(shape: torch.Size, contiguous: bool, by_positions: bool, threads: int) -> Layout:
     samples, channels = shape[:2]
     positions = math.prod(shape[2:])
@@ -60,12 +60,12 @@ def _layout(shape: torch.Size, contiguous: bool, by_positions: bool, threads: in
 
 
 def _in_a_row(channels: int, positions: int) -> int:
-    """Return how many positions make a row of some vectors' length."""
+    """Return how many positions form a row that is long enough for vector instructions."""
     return next(count for count in range(max(1, _LANES // channels), 0, -1) if positions % count == 0)
 
 
 def match_memory_format(grad_output: Tensor, x: Tensor) -> Tensor:
-    """Return a gradient of the type and layout of the map that it belongs to."""
+    """Return a gradient in the dtype and memory format of its map x."""
     if x.is_contiguous():
         return grad_output.to(x.dtype).contiguous()
     last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
@@ -73,14 +73,14 @@ def match_memory_format(grad_output: Tensor, x: Tensor) -> Tensor:
 
 
 def dense(x: Tensor) -> Tensor:
-    """Return a map that is contiguous or channels last, itself if it is."""
+    """Return a contiguous or channels-last map; x itself if it already is."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     return x if last is not None and x.is_contiguous(memory_format=last) else x.contiguous()
 
 
 @numba.njit(inline="always", error_model="numpy")
 def phase_of(step, parts):
-    """Return what to do with blocks in a step: both passes if samples are whole, else the second when all are there."""
+    """Return which passes to run in a step: both for complete samples; else one, with a barrier before the second."""
     if parts == 1:
         return BOTH
     if step == 0:
@@ -91,7 +91,7 @@ def phase_of(step, parts):
 
 @numba.njit(inline="always", error_model="numpy")
 def my_blocks(samples, parts):
-    """Return the first and last of the blocks (a sample's part each) that are this thread's."""
+    """Return the range of blocks (parts of samples) of this thread."""
     blocks, number, count = samples * parts, thread_number(), thread_count()
     return blocks * number // count, blocks * (number + 1) // count
 
@@ -105,7 +105,7 @@ def rows_of(block, parts, rows):
 
 @numba.njit(inline="always", error_model="numpy")
 def maps_at(arguments, address, layout):
-    """Return the map at an address as (N, rows, columns); `layout` holds the numbers of a `Layout`."""
+    """Return the map at an address as (N, rows, columns); `layout` holds the fields of a `Layout`."""
     samples, channels, positions, in_a_row = layout[0], layout[1], layout[2], layout[3]
     rows, columns = (positions // in_a_row, channels * in_a_row) if in_a_row else (channels, positions)
     return carray(stored_at(arguments, address), (samples, rows, columns))
@@ -113,5 +113,5 @@ def maps_at(arguments, address, layout):
 
 @numba.njit(inline="always", error_model="numpy")
 def lanes_of(layout):
-    """Return how many numbers a loop over channels has: C, and in channels last those of all positions in a row."""
+    """Return the length of a loop over channels: C, times the positions in a row for channels last."""
     return layout[1] * max(layout[3], 1)

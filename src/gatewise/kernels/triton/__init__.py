@@ -1,1 +1,1 @@
-"""The gates that are fused in Triton; each module says which definition it must match."""
+"""Triton kernels of fused gates; each module names the reference implementation that it must match."""

@@ -4,8 +4,8 @@ With a the attention, g the gradient of the context, t_j = sum_c g_c x_cj and T 
 
     dl_j = a_j (t_j - T),   dx_cj = a_j g_c + weight_c dl_j,   dweight_c = sum_j dl_j x_cj
 
-One read of x must do, and T is known only behind it. Until then sums are taken of a_j (t_j - base) x_cj, and base stays
-t where a is largest. Sums of a_j t_j x_cj would cancel: where one a is near 1, all of dl is lost in the rounding of t.
+x is read once, but T is known only after that pass. The pass therefore sums a_j (t_j - base) x_cj, where base is t at
+the largest a so far. Sums of a_j t_j x_cj would cancel: if one a is close to 1, rounding of t would lose all of dl.
 """
 
 # pyright: basic
@@ -33,7 +33,7 @@ def gradient_sums_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Add up one chunk of positions of one sample, `rounds` tiles long; base is t where a is largest, top, so far."""
+    """Sum over one chunk of positions of one sample, `rounds` tiles long; base is t at the largest a so far (top)."""
     n, channel, chunk = locate(channels, chunks, BLOCK_C)
     dtype = pulls_ptr.dtype.element_ty
     dcontext = tl.load(dcontext_ptr + n * channels + channel, mask=channel < channels, other=0.0)
@@ -68,7 +68,7 @@ def gradient_sums_kernel(
 
 @triton.jit
 def map_gradient_kernel(
-    upstream_ptr,  # (N, C, M)
+    grad_output_ptr,  # (N, C, M)
     factors_ptr,  # (N, C), contiguous
     dcontext_ptr,  # (N, C), contiguous
     attention_ptr,  # (N, M), contiguous
@@ -79,9 +79,9 @@ def map_gradient_kernel(
     channels,
     positions,
     m_blocks,
-    upstream_stride_n,
-    upstream_stride_c,
-    upstream_stride_m,
+    grad_output_stride_n,
+    grad_output_stride_c,
+    grad_output_stride_m,
     dx_stride_n,
     dx_stride_c,
     dx_stride_m,
@@ -90,7 +90,7 @@ def map_gradient_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One tile of the map's gradient, which needs no look at the map."""
+    """Compute one tile of the map's gradient, which does not depend on the map itself."""
     n, channel, block = locate(channels, m_blocks, BLOCK_C)
     position = block * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = (channel < channels)[:, None] & (position < positions)[None, :]
@@ -102,8 +102,12 @@ def map_gradient_kernel(
     dlogit = attention * (grad_x - tl.load(bases_ptr + 2 * n) - tl.load(bases_ptr + 2 * n + 1))
     dx = attention[None, :] * dcontext[:, None] + weight[:, None] * dlogit[None, :]
     if HAS_UPSTREAM:
-        source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-        grad_output = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dcontext.dtype)
+        source = (
+            n * grad_output_stride_n
+            + channel[:, None] * grad_output_stride_c
+            + position[None, :] * grad_output_stride_m
+        )
+        grad_output = tl.load(grad_output_ptr + source, mask=inside, other=0.0).to(dcontext.dtype)
         if HAS_FACTORS:
             grad_output *= tl.load(factors_ptr + row, mask=channel < channels, other=0.0)[:, None]
         dx += grad_output

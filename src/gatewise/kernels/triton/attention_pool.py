@@ -1,8 +1,8 @@
 """Attention pooling over positions in one pass over the map, with the running maximum of an online softmax.
 
-The definition it must match: `functional.attention_pool(x, logits)` with logits_j = sum_c weight_c x_cj + bias, as the
-gate `gates.global_context.GlobalContext` pools, and its gradients by autograd, everything but maps in float32 (float64
-for float64 maps). Each direction reads x once.
+Reference implementation: `functional.attention_pool(x, logits)` with logits_j = sum_c weight_c x_cj + bias, as in
+`gates.global_context.GlobalContext`, and its gradients by autograd. Everything except maps is float32 (float64 for
+float64 maps). Forward and backward read x once each.
 
 Paper: Dao et al., FlashAttention, NeurIPS 2022, arXiv 2205.14135.
 """
@@ -23,7 +23,7 @@ from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, loca
 # Elements of a tile that has all channels of some positions: 32 for each of 512 threads. 2,048 channels leave
 # 8 positions, half a 32-byte sector of a contiguous map in bfloat16; the rest of it is in the cache for the next tile.
 ALL_CHANNELS_TILE = 16384
-COMBINED_CHANNELS = 16  # of one program that adds up to 512 (maps.PROGRAMS) chunks
+COMBINED_CHANNELS = 16  # channels of one program, which sums up to 512 (maps.PROGRAMS) chunks
 
 
 @triton.jit
@@ -90,7 +90,7 @@ def _combine_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Finish one block of one sample's channels, and one of its positions; either may lie behind the last."""
+    """Finish one block of channels and one block of positions of a sample; either may be out of range."""
     n = (tl.program_id(0) // blocks).to(tl.int64)
     block = (tl.program_id(0) % blocks).to(tl.int64)
     chunk = tl.arange(0, CHUNKS)
@@ -163,8 +163,8 @@ def backward(
         x: the map, (N, C, *S).
         attention: (N, M), as `forward` returns it.
         weight: (C,).
-        grad_output: what else reaches x, like x, added to its gradient.
-        factors: of upstream, (N, C).
+        grad_output: a second gradient of x, shaped like x, added to the result.
+        factors: (N, C), multiplied with grad_output.
     """
     flat = x.flatten(2)
     samples, channels, positions = flat.shape

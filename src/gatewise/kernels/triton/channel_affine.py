@@ -1,6 +1,6 @@
-"""A factor and an offset for each channel of each sample, and the sums that their gradients are made of.
+"""Scale and shift each channel of each sample, and compute the sums for their gradients.
 
-The definition it must match: x * factors[n, c] + offsets[n, c], computed in float32 (float64 for float64 maps) and
+Reference implementation: x * factors[n, c] + offsets[n, c], computed in float32 (float64 for float64 maps) and
 rounded once; `channel_products` are its gradients by autograd. Maps are (N, C, *S), contiguous or channels-last, also
 slices of channels; they are read through their strides.
 """
@@ -35,7 +35,7 @@ def _affine_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One tile of y = x * factor + offset."""
+    """Compute one tile of y = x * factor + offset."""
     n, channel, block = locate(channels, m_blocks, BLOCK_C)
     position = block * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = (channel < channels)[:, None] & (position < positions)[None, :]
@@ -52,7 +52,7 @@ def _affine_kernel(
 @triton.jit
 def _sums_kernel(
     x_ptr,  # (N, C, M)
-    upstream_ptr,  # (N, C, M)
+    grad_output_ptr,  # (N, C, M)
     sums_ptr,  # (1 or 2, N, chunks, C), contiguous
     channels,
     positions,
@@ -62,20 +62,20 @@ def _sums_kernel(
     x_stride_n,
     x_stride_c,
     x_stride_m,
-    upstream_stride_n,
-    upstream_stride_c,
-    upstream_stride_m,
+    grad_output_stride_n,
+    grad_output_stride_c,
+    grad_output_stride_m,
     OF: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """Add up one chunk of positions, `rounds` tiles long, of one block of channels."""
+    """Sum over one chunk of positions, `rounds` tiles long, of one block of channels."""
     n, channel, chunk = locate(channels, chunks, BLOCK_C)
     dtype = sums_ptr.dtype.element_ty
     total = tl.zeros((BLOCK_C, BLOCK_M), dtype)
     plain = tl.zeros((BLOCK_C, BLOCK_M), dtype)
     x_row = x_ptr + n * x_stride_n + channel[:, None] * x_stride_c
-    upstream_row = upstream_ptr + n * upstream_stride_n + channel[:, None] * upstream_stride_c
+    grad_output_row = grad_output_ptr + n * grad_output_stride_n + channel[:, None] * grad_output_stride_c
     for number in range(rounds):
         position = (chunk * rounds + number) * BLOCK_M + tl.arange(0, BLOCK_M)
         inside = (channel < channels)[:, None] & (position < positions)[None, :]
@@ -87,20 +87,20 @@ def _sums_kernel(
         elif OF == "values":
             total += x
         else:
-            grad_output = tl.load(upstream_row + position[None, :] * upstream_stride_m, mask=inside, other=0.0).to(
-                dtype
-            )
+            grad_output = tl.load(
+                grad_output_row + position[None, :] * grad_output_stride_m, mask=inside, other=0.0
+            ).to(dtype)
             total += grad_output * x
-            if OF == "products and upstream":
+            if OF == "products and grad_output":
                 plain += grad_output
     target = sums_ptr + (n * chunks + chunk) * channels + channel
     tl.store(target, tl.sum(total, 1), mask=channel < channels)
-    if OF == "products and upstream":
+    if OF == "products and grad_output":
         tl.store(target + sums_stride, tl.sum(plain, 1), mask=channel < channels)
 
 
 def channel_affine(x: Tensor, factors: Tensor | None, offsets: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """Return x * factors + offsets, each (N, C) or None for none, in the type and layout of x, or in `out` like it."""
+    """Return x * factors + offsets, each (N, C) or None, in the dtype and layout of x, or written into `out`."""
     flat = x.flatten(2)
     y = torch.empty_like(flat) if out is None else out.flatten(2)
     factors, offsets = (None if each is None else _for_maps(each, x) for each in (factors, offsets))
@@ -133,23 +133,23 @@ def channel_means(x: Tensor) -> Tensor:
 
 
 def channel_products(grad_output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over positions of upstream * x and of upstream, each (N, C) in float32 (float64 for float64)."""
-    products, plain = channel_sums("products and upstream", x.flatten(2), in_order_of(x.flatten(2), grad_output))
+    """Return the sums over positions of grad_output * x and of grad_output, each (N, C), at least float32."""
+    products, plain = channel_sums("products and grad_output", x.flatten(2), in_order_of(x.flatten(2), grad_output))
     return products, plain
 
 
 def channel_sums(of: str, x: Tensor, grad_output: Tensor | None = None) -> Tensor:
-    """Return sums over positions of x (N, C, M): (1, N, C), or (2, N, C) of "products and upstream".
+    """Return sums over positions of x (N, C, M): (1, N, C), or (2, N, C) of "products and grad_output".
 
     Args:
-        of: "squares" x^2, "sizes" |x|, "values" x, "products" upstream * x, or "products and upstream".
+        of: "squares" x^2, "sizes" |x|, "values" x, "products" grad_output * x, or "products and grad_output".
         x: the map.
-        grad_output: another, where `of` needs it.
+        grad_output: a second map, if `of` needs it.
     """
     samples, channels, positions = x.shape
     tile = tile_of(x)
     rounds, chunks = rounds_of(x, tile)
-    count = 2 if of == "products and upstream" else 1
+    count = 2 if of == "products and grad_output" else 1
     sums = torch.empty((count, samples, chunks, channels), dtype=reduction_type(x), device=x.device)
     grad_output = x if grad_output is None else grad_output
     launch(
@@ -172,7 +172,7 @@ def channel_sums(of: str, x: Tensor, grad_output: Tensor | None = None) -> Tenso
 
 
 def reduction_type(x: Tensor) -> torch.dtype:
-    """Return the type that maps like x are reduced in: float32, or float64 for float64."""
+    """Return the dtype for reductions of x: float32, or float64 for float64."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

@@ -1,6 +1,6 @@
 """The kernels of the gated channel transformation for maps of which one program can hold a whole sample.
 
-The definition they must match: `gates.gated_channel_transform.gated_channel_transform` and its gradients by autograd.
+Reference implementation: `gates.gated_channel_transform.gated_channel_transform` and its gradients by autograd.
 """
 
 # pyright: basic
@@ -33,7 +33,7 @@ def forward_on_chip_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One sample: its map is read once and written once."""
+    """Process one sample: read its map once and write it once."""
     n = tl.program_id(0).to(tl.int64)
     channel, position = tl.arange(0, BLOCK_C).to(tl.int64), tl.arange(0, BLOCK_M).to(tl.int64)
     given = channel < channels
@@ -53,7 +53,7 @@ def forward_on_chip_kernel(
 
 @triton.jit
 def backward_on_chip_kernel(
-    upstream_ptr,  # (N, C, M)
+    grad_output_ptr,  # (N, C, M)
     x_ptr,  # (N, C, M)
     norms_ptr,  # (N, C), contiguous
     alpha_ptr,  # (C,)
@@ -64,9 +64,9 @@ def backward_on_chip_kernel(
     channels,
     positions,
     dparams_stride,  # from one parameter to the next
-    upstream_stride_n,
-    upstream_stride_c,
-    upstream_stride_m,
+    grad_output_stride_n,
+    grad_output_stride_c,
+    grad_output_stride_m,
     x_stride_n,
     x_stride_c,
     x_stride_m,
@@ -80,7 +80,7 @@ def backward_on_chip_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One sample: map and upstream are read once."""
+    """Process one sample: read map and grad_output once."""
     n = tl.program_id(0).to(tl.int64)
     channel, position = tl.arange(0, BLOCK_C).to(tl.int64), tl.arange(0, BLOCK_M).to(tl.int64)
     given = channel < channels
@@ -88,8 +88,10 @@ def backward_on_chip_kernel(
     dtype = norms_ptr.dtype.element_ty
     source = n * x_stride_n + channel[:, None] * x_stride_c + position[None, :] * x_stride_m
     x = tl.load(x_ptr + source, mask=inside, other=0.0).to(dtype)
-    source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-    grad_output = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(dtype)
+    source = (
+        n * grad_output_stride_n + channel[:, None] * grad_output_stride_c + position[None, :] * grad_output_stride_m
+    )
+    grad_output = tl.load(grad_output_ptr + source, mask=inside, other=0.0).to(dtype)
     norm = tl.load(norms_ptr + n * channels + channel, mask=given, other=1.0)
     alpha = tl.load(alpha_ptr + channel, mask=given, other=0.0)
     gamma = tl.load(gamma_ptr + channel, mask=given, other=0.0)

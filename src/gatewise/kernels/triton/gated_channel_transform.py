@@ -1,6 +1,6 @@
-"""The gated channel transformation in one pass over memory where a sample's map stays on chip, in two where not.
+"""The gated channel transformation: one pass over memory if a sample's map fits on chip, else two.
 
-The definition it must match: `gates.gated_channel_transform.gated_channel_transform` and its gradients by autograd,
+Reference implementation: `gates.gated_channel_transform.gated_channel_transform` and its gradients by autograd,
 with everything but the map in float32 (float64 for float64 maps).
 """
 
@@ -37,7 +37,7 @@ def _factors_kernel(
     ACTIVATION: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Norms and factors of one sample."""
+    """Compute norms and factors of one sample."""
     channel = tl.arange(0, BLOCK_C)
     given = channel < channels
     row = tl.program_id(0).to(tl.int64) * channels + channel
@@ -68,7 +68,7 @@ def _gradients_kernel(
     ACTIVATION: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Gradients of the parameters from one sample, and what its map's gradient is made of."""
+    """Compute the parameters' gradients from one sample, and the coefficients of its map's gradient."""
     channel = tl.arange(0, BLOCK_C)
     given = channel < channels
     row = tl.program_id(0).to(tl.int64) * channels + channel
@@ -92,7 +92,7 @@ def _gradients_kernel(
 
 @triton.jit
 def _map_gradient_kernel(
-    upstream_ptr,  # (N, C, M)
+    grad_output_ptr,  # (N, C, M)
     x_ptr,  # (N, C, M)
     factors_ptr,  # (N, C), contiguous
     pulls_ptr,  # (N, C), contiguous
@@ -100,9 +100,9 @@ def _map_gradient_kernel(
     channels,
     positions,
     m_blocks,
-    upstream_stride_n,
-    upstream_stride_c,
-    upstream_stride_m,
+    grad_output_stride_n,
+    grad_output_stride_c,
+    grad_output_stride_m,
     x_stride_n,
     x_stride_c,
     x_stride_m,
@@ -113,7 +113,7 @@ def _map_gradient_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One tile of the map's gradient."""
+    """Compute one tile of the map's gradient."""
     n, channel, block = locate(channels, m_blocks, BLOCK_C)
     position = block * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = (channel < channels)[:, None] & (position < positions)[None, :]
@@ -121,8 +121,10 @@ def _map_gradient_kernel(
     grad_x = tl.load(pulls_ptr + n * channels + channel, mask=channel < channels, other=0.0)
     source = n * x_stride_n + channel[:, None] * x_stride_c + position[None, :] * x_stride_m
     x = tl.load(x_ptr + source, mask=inside, other=0.0).to(factor.dtype)
-    source = n * upstream_stride_n + channel[:, None] * upstream_stride_c + position[None, :] * upstream_stride_m
-    grad_output = tl.load(upstream_ptr + source, mask=inside, other=0.0).to(factor.dtype)
+    source = (
+        n * grad_output_stride_n + channel[:, None] * grad_output_stride_c + position[None, :] * grad_output_stride_m
+    )
+    grad_output = tl.load(grad_output_ptr + source, mask=inside, other=0.0).to(factor.dtype)
     dx = grad_output * factor[:, None] + (x if MODE == "l2" else sign(x)) * grad_x[:, None]
     target = n * dx_stride_n + channel[:, None] * dx_stride_c + position[None, :] * dx_stride_m
     tl.store(dx_ptr + target, dx.to(dx_ptr.dtype.element_ty), mask=inside)
@@ -131,16 +133,16 @@ def _map_gradient_kernel(
 def forward(
     x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str, eps: float, activation: str
 ) -> tuple[Tensor, Tensor]:
-    """Return x times its factors, in x's type and layout, and the norms (N, C) that `backward` takes.
+    """Return x times its factors, in the dtype and layout of x, and the norms (N, C) for `backward`.
 
     Args:
         x: the map, (N, C, *S), contiguous or channels-last.
-        alpha: (C,), contiguous and of the type of the norms, like gamma and beta.
+        alpha: (C,), contiguous and in the dtype of the norms, like gamma and beta.
         gamma: (C,).
         beta: (C,).
         mode: "l2" or "l1".
-        eps: inside both roots.
-        activation: as the definition's.
+        eps: added in both roots.
+        activation: "tanh" or "sigmoid".
     """
     flat = x.flatten(2)
     samples, channels, positions = flat.shape
@@ -222,6 +224,6 @@ def _map_gradient(grad_output: Tensor, x: Tensor, factors: Tensor, pulls: Tensor
 
 
 def _on_chip(x: Tensor) -> dict[str, int]:
-    """Return the blocks of a program that holds a sample of x (N, C, M), as far as ON_CHIP allows it."""
+    """Return the block sizes of a program that holds a sample of x (N, C, M), or None if it exceeds ON_CHIP."""
     block_c, block_m = (triton.next_power_of_2(max(1, size)) for size in x.shape[1:])
     return {"BLOCK_C": block_c, "BLOCK_M": block_m, "num_warps": warps_of(min(block_c * block_m, ON_CHIP))}

@@ -1,4 +1,4 @@
-"""How kernels see maps (N, C, *S): as (N, C, M) with three strides, in tiles, with several tiles for one program."""
+"""Layout of maps (N, C, *S) in kernels: (N, C, M) with three strides, in tiles, several tiles per program."""
 
 # pyright: basic
 
@@ -9,14 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 4096  # elements: 32 for each of 128 threads, so that every thread has 64 or 128 bytes on their way
-LONGEST_RUN = 1024  # positions of one channel in a tile; what remains of TILE goes to further channels
+TILE = 4096  # elements: 32 for each of 128 threads, so that every thread loads 64 or 128 bytes
+LONGEST_RUN = 1024  # positions of one channel in a tile; the rest of TILE is used for more channels
 WIDEST_RUN = 128  # channels of one position in a channels-last tile: 256 bytes of bfloat16
-PROGRAMS = 512  # that a reduction is split into where it can: about four for each processor of a large GPU
+PROGRAMS = 512  # programs per reduction, if possible: about four for each multiprocessor of a large GPU
 
 
 def in_order_of(x: Tensor, grad_output: Tensor) -> Tensor:
-    """Return `grad_output` (N, C, *S) as (N, C, M), copied only where x (N, C, M) has its axes in another order.
+    """Return `grad_output` (N, C, *S) as (N, C, M), copied only if its memory order differs from that of x (N, C, M).
 
     An expanded tensor is read in place, through its strides of 0.
 
@@ -30,7 +30,7 @@ def in_order_of(x: Tensor, grad_output: Tensor) -> Tensor:
 
 
 def tile_of(x: Tensor) -> tuple[int, int]:
-    """Return how many channels and positions of x (N, C, M) one tile has: powers of two, longer along the memory.
+    """Return the channels and positions per tile of x (N, C, M): powers of two, longer along the contiguous axis.
 
     >>> tile_of(torch.zeros(1, 100, 49)), tile_of(torch.zeros(1, 49, 100).mT)
     ((64, 64), (128, 32))
@@ -46,7 +46,7 @@ def tile_of(x: Tensor) -> tuple[int, int]:
 
 
 def rounds_of(x: Tensor, tile: tuple[int, int]) -> tuple[int, int]:
-    """Return how many tiles of positions one program of a reduction walks over, and how many programs share them.
+    """Return how many tiles of positions one program of a reduction loops over, and how many programs there are.
 
     >>> rounds_of(torch.zeros(1, 3, 5000), (4, 1024)), rounds_of(torch.zeros(512, 3, 5000), (4, 1024))
     ((1, 5), (5, 1))
@@ -58,7 +58,7 @@ def rounds_of(x: Tensor, tile: tuple[int, int]) -> tuple[int, int]:
 
 
 def warps_of(elements: int) -> int:
-    """Return how many warps keep `elements` values in registers, 32 a thread, as far as 16 warps go.
+    """Return how many warps hold `elements` values in registers, 32 per thread, at most 16 warps.
 
     >>> warps_of(64), warps_of(4096), warps_of(65536)
     (1, 4, 16)
@@ -67,7 +67,7 @@ def warps_of(elements: int) -> int:
 
 
 def constants_of(tile: tuple[int, int]) -> dict[str, Any]:
-    """Return a tile's sizes, and the warps for them, as kernels are given them.
+    """Return the launch constants of a tile: its sizes and number of warps.
 
     >>> constants_of((4, 1024))
     {'BLOCK_C': 4, 'BLOCK_M': 1024, 'num_warps': 4}
@@ -76,7 +76,7 @@ def constants_of(tile: tuple[int, int]) -> dict[str, Any]:
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-    """Run `programs` programs of a kernel on the device of its first argument, be it the current one or not."""
+    """Run `programs` programs of a kernel on the device of its first argument, current or not."""
     with torch.cuda.device_of(arguments[0]):
         kernel[(programs,)](*arguments, **constants)
 
@@ -87,7 +87,7 @@ def _channels_last(x: Tensor) -> bool:
 
 @triton.jit
 def locate(channels, m_blocks, BLOCK_C: tl.constexpr):
-    """Return sample, channels, and which of `m_blocks` blocks of positions this program has, all as 64-bit numbers."""
+    """Return this program's sample, channels, and block of positions out of `m_blocks`, as 64-bit integers."""
     program = tl.program_id(0)
     c_blocks = tl.cdiv(channels, BLOCK_C)
     rest = program // m_blocks

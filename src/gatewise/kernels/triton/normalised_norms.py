@@ -1,12 +1,12 @@
-"""What the gated channel transformation computes of one sample's norms, for its kernels to share.
+"""Compute one sample's factors and their gradients from its norms, for all kernels of the gated channel transformation.
 
-The definition it must match: `gates.gated_channel_transform.gated_channel_transform` between its norms and its factors.
+Reference implementation: `gates.gated_channel_transform.gated_channel_transform` between its norms and its factors.
 With u = s * r, the normalised norms, and z = gamma * u + beta:
 
     l2: r = 1 / sqrt(mean_c s^2 + eps),  ds = r * (dz * gamma - u * mean_c(dz * gamma * u))
     l1: r = 1 / (mean_c |s| + eps),      ds = r * (dz * gamma - sign(u) * mean_c(dz * gamma * u))
 
-Vectors are (BLOCK_C,), and alpha, gamma and beta are zero behind the last channel.
+Vectors are (BLOCK_C,), and alpha, gamma and beta are zero after the last channel.
 """
 
 # pyright: basic
@@ -27,7 +27,7 @@ def factor_and_slope(z, ACTIVATION: tl.constexpr):
         slope = decay
     else:
         scale = 2 if ACTIVATION == "tanh" else 1
-        small = tl.exp(-scale * tl.abs(z))  # of the two exponentials the one that cannot overflow
+        small = tl.exp(-scale * tl.abs(z))  # the one of the two exponentials that cannot overflow
         factor = scale * tl.where(z < 0, small, 1.0) / (1 + small)
         slope = scale * scale * small / ((1 + small) * (1 + small))
     return factor, slope
@@ -35,7 +35,7 @@ def factor_and_slope(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def normalise(norm, alpha, channels, EPS: tl.constexpr, MODE: tl.constexpr):
-    """Return u = s * r and r of one sample; alpha is zero behind the last channel."""
+    """Return u = s * r and r of one sample; alpha is zero after the last channel."""
     s = alpha * norm
     r = 1 / tl.sqrt(tl.sum(s * s, 0) / channels + EPS) if MODE == "l2" else 1 / (tl.sum(tl.abs(s), 0) / channels + EPS)
     return s * r, r
@@ -43,7 +43,7 @@ def normalise(norm, alpha, channels, EPS: tl.constexpr, MODE: tl.constexpr):
 
 @triton.jit
 def sign(x):
-    """Return 1, 0 or -1, as the gradient of torch.abs has it."""
+    """Return 1, 0 or -1, like the gradient of torch.abs."""
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0)).to(x.dtype)
 
 
