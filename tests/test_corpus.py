@@ -253,7 +253,7 @@ def test_names_of_classes_that_are_no_text_are_refused(tmp_path: Path, names: An
         for kind in ("images", "masks"):
             (tmp_path / split / kind).mkdir(parents=True)
             shutil.copyfile(picture(tmp_path), tmp_path / split / kind / "0.png")
-    with pytest.raises(GatewiseError, match="class_names must be text"):
+    with pytest.raises(GatewiseError, match="class_names must be a string"):
         load_pairs(tmp_path, class_names=names)
 
 

@@ -115,8 +115,8 @@ class NonLocal(Gate):
     """Add a weighted mean over all positions: z_i = x_i + W_z sum_j f(x_i, x_j) W_g x_j.
 
     Modules have the names and shapes of mmcv's NonLocal1d to NonLocal3d without sub-sampling (`g.conv`, `theta.conv`,
-    `phi.conv`, `concat_project.conv`, `conv_out.conv`), whose weights load. `conv_out` starts at zero, so a new gate is
-    exactly the identity; the other convolutions start with a standard deviation of 0.01, as in mmcv.
+    `phi.conv`, `concat_project.conv`, `conv_out.conv`); mmcv's weights load. `conv_out` starts at zero, so a new gate
+    is exactly the identity; the other convolutions start with a standard deviation of 0.01, as in mmcv.
 
     Time grows with P^2, except for "dot_product". The softmax forms do not allocate a P x P matrix where torch has a
     fused kernel; "concatenation" does: 630 MB in float32 for one map of 112 x 112.

@@ -57,7 +57,7 @@ def excitation(mean: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
 class SqueezeExcite(Gate):
     """Scale each channel by sigmoid(W2 relu(W1 mean(x) + b1) + b2).
 
-    `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm, whose weights load. A new gate is not the
+    `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm; timm's weights load. A new gate is not the
     identity: its factors are about 0.5.
 
     Args:

@@ -26,7 +26,7 @@ class Layout:
 
     Attributes:
         name: as in `load_weights(source=...)`.
-        whose: description of the files.
+        description: the files that have this layout.
         sign: regular expression; a file has this layout if one of its tensor names matches.
         read: rules from their names to ours; the first match is applied, other names do not change.
         write: rules from our names to theirs.
@@ -36,7 +36,7 @@ class Layout:
     """
 
     name: str
-    whose: str
+    description: str
     sign: str
     read: Rules
     write: Rules
@@ -110,7 +110,7 @@ def _stride_objection(model: nn.Module) -> str:
 
 _GCT = Layout(
     name="gct",
-    whose="the released GCT (z-x-yang/GCT, PyTorch)",
+    description="the released GCT (z-x-yang/GCT, PyTorch)",
     sign=r"(conv\d|downsample)\.0\.(alpha|beta|gamma)$",
     read=(
         (r"stem\.conv1\.0\.(alpha|beta|gamma)", r"conv1.gct.\1"),
@@ -138,7 +138,7 @@ _GCT = Layout(
 
 _MMCV = Layout(
     name="mmcv",
-    whose="mmcv and mmdetection (ContextBlock, NonLocal2d), and xvjiarui/GCNet",
+    description="mmcv and mmdetection (ContextBlock, NonLocal2d), and xvjiarui/GCNet",
     sign=r"(^|\.)(context_block|nonlocal_block)\.",
     read=(
         (r"(?:(.+)\.)?context_block\.(.+)", r"\1@gc.\2"),
@@ -154,7 +154,7 @@ _MMCV = Layout(
 _NAMES = r"(.+)\.(?:triplet_attention|triplet|pcam)"  # names of the block in the released files
 _TRIPLET = Layout(
     name="triplet",
-    whose="triplet attention (landskape-ai/triplet-attention), both layouts, any of the three names of the block",
+    description="triplet attention (landskape-ai/triplet-attention), both layouts, any of the three names of the block",
     sign=r"(^|\.)(triplet_attention|pcam)\.|ChannelGate[HW]\.",
     read=(
         (rf"{_NAMES}\.ChannelGateH\.spatial\.(.+)", r"\1@triplet.cw.conv.\2"),
@@ -183,7 +183,7 @@ def _unit(form: str, shift: int) -> Callable[[re.Match[str]], str]:
 
 _GATERNET = Layout(
     name="gaternet",
-    whose="the released GaterNet (google-research/gaternet), ResNet-20 and ResNet-56",
+    description="the released GaterNet (google-research/gaternet), ResNet-20 and ResNet-56",
     sign=r"^(backbone|gater)_state_dict\.",
     read=(
         (r"backbone_state_dict\.(conv|bn)\.(.+)", r"backbone.\g<1>1.\2"),
@@ -266,7 +266,7 @@ def _start_timm(weights: Weights, model: nn.Module) -> Weights:
 
 _TIMM = Layout(
     name="timm",
-    whose="timm's networks with gc, gca, nl, se or eca",
+    description="timm's networks with gc, gca, nl, se or eca",
     sign=r"\.(se|attn|self_attn)\.(conv_attn|mlp_add|mlp_scale|fc1|conv|t)\.",
     read=(
         (_SLOT + r"conv_attn\.(.+)", r"\1@gc.conv_mask.\2"),
