@@ -57,16 +57,16 @@ TOOLS = [
 
 _GATERS = ("GaterNet", "local", "compacted")
 _INFERENCE = ExpectedError(
-    "InvalidValueError", "a skipping net is for inference; train the GaterNet that it was made from."
+    "InvalidValueError", "a skipping net is for inference only. Train the GaterNet that it was made from."
 )
 _RECORDED = (
-    "a skipping net looks at the gates of each batch in Python, which torch.export, torch.fx and torch.func cannot "
-    "record. Give them the GaterNet that it was made from; a run is exported by: gatewise export RUN --form skip"
+    "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func cannot "
+    "trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
 )
 _UNCOMPILED = ExpectedError(
     "Unsupported",
-    "a skipping net looks at the gates of each batch in Python and picks weights by them, so it runs as it is, "
-    "uncompiled. Compile the GaterNet that it was made from, or leave out fullgraph=True.",
+    "a skipping net reads the gates of each batch in Python to select weights, so it runs uncompiled. Compile the "
+    "GaterNet that it was made from, or omit fullgraph=True.",
 )
 _TRACED = ExpectedError(
     "InvalidTypeError",

@@ -100,7 +100,7 @@ def test_behind_an_addition_zeros_take_the_place_of_what_is_gone() -> None:
     assert body(images(1).new_zeros(1, 8, 8, 8)).shape[1] == 8
     (site,) = small.compaction.sites
     assert site.removed == 3
-    assert site.kept == "all inputs behind it kept, as the output of '3.body.4' is added to other maps"
+    assert site.kept == "inputs of later layers kept: the output of '3.body.4' is added to other maps"
 
 
 def test_a_squeeze_on_the_way_loses_the_same_channels() -> None:
@@ -127,7 +127,7 @@ def test_filters_that_a_norm_over_channels_needs_stay_and_that_is_said() -> None
     small = gw.compact(net, [images(2)])
     (site,) = small.compaction.sites
     assert (small[3].body[0].out_channels, site.removed) == (8, 0)
-    assert site.kept == "closed filters kept, as without them the network computes something else"
+    assert site.kept == "closed filters kept: without them the network computes something else"
     assert_close(small(images(2)), net(images(2)), **CLOSE)
 
 
@@ -209,7 +209,7 @@ def test_batches_may_be_tuples_and_loaders() -> None:
 
 @pytest.mark.parametrize(
     ("loader", "error", "match"),
-    [([], InvalidValueError, "the loader gave none"), (iter([images(1)]), InvalidTypeError, "can be read once")],
+    [([], InvalidValueError, "the loader has none"), (iter([images(1)]), InvalidTypeError, "can be read once")],
 )
 def test_loaders_without_images_or_for_one_reading_are_refused(loader: object, error: type, match: str) -> None:
     with pytest.raises(error, match=match):

@@ -305,7 +305,7 @@ def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch
 def test_a_cache_file_that_is_none_is_said_to_be_so_and_replaced(own_cache: Path, content: bytes) -> None:
     own_cache.write_bytes(content)
     net = gater_net(["basic"], letters="?")
-    with pytest.warns(UserWarning, match="holds no costs that can be read"):
+    with pytest.warns(UserWarning, match="is not a valid file of costs"):
         gw.skip_closed_filters(net).plan(images(1))
     assert json.loads(own_cache.read_text())["format"] == 1
 
@@ -324,7 +324,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     net = gater_net(["basic"], letters="?")
     fast = gw.skip_closed_filters(net, cache=tmp_path / "file" / "costs.json")
-    with pytest.warns(UserWarning, match="cannot be kept"):
+    with pytest.warns(UserWarning, match="cannot write the measured costs"):
         assert_close(fast(images(2)), net(images(2)), **CLOSE)
 
 

@@ -1,4 +1,4 @@
-"""Run a trained network without the filters that are closed: removed for good, or skipped image by image."""
+"""Run a trained GaterNet without its closed filters: remove them permanently, or skip them for each image."""
 
 from gatewise.execution.compaction import Compaction as Compaction
 from gatewise.execution.compaction import compact as compact

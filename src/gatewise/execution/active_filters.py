@@ -1,4 +1,4 @@
-"""Which filters are open just now, and the weights that were picked for them."""
+"""Hold the filters that are active in the current call, and cache the weights sliced for them."""
 
 # pyright: basic
 
@@ -14,19 +14,19 @@ from torch import Tensor
 from gatewise.gaternet import Site
 
 _MEMORY_FOR_WHOLE = 2**28
-_MANY_PATTERNS = 20_000  # of sites, whose indices are kept
+_MANY_PATTERNS = 20_000  # cached filter indices; all are dropped beyond this number
 
 Picked = tuple[Tensor, Tensor | None]  # weight and bias
 
 
 @dataclass(frozen=True, eq=False)
 class FilterIndices:
-    """Some filters of one site, in runs of equal length.
+    """Indices of some filters of one site, in runs of equal length.
 
     Attributes:
-        units: which runs.
-        run: how long they are.
-        channels: the filters themselves.
+        units: indices of the runs.
+        run: length of a run.
+        channels: indices of the filters.
     """
 
     units: Tensor
@@ -34,7 +34,7 @@ class FilterIndices:
     channels: Tensor
 
     def pick(self, tensor: Tensor, axis: int) -> Tensor:
-        """Return these filters of a tensor that has all of them on one axis; whole runs are copied at once.
+        """Return these filters of a tensor with all filters on `axis`; runs are copied as blocks.
 
         >>> some = FilterIndices(torch.tensor([1]), 2, torch.tensor([2, 3]))
         >>> some.pick(torch.tensor([[0, 1, 2, 3]]), 1)
@@ -47,13 +47,13 @@ class FilterIndices:
 
 @dataclass(eq=False)
 class ActiveFilters:
-    """What the layers of a skipping network read at each call.
+    """The active filters of the current call, and LRU caches of sliced weights, shared by the layers of a network.
 
     Attributes:
-        memory: bytes that picked weights may take; those not used for longest go first. Weights of layers that run
-            whole, in the order that suits this machine, are kept besides, up to as much as 256 MiB.
-        chosen: the open filters of each site that is narrow now, by the site's number.
-        packs: whether picked weights may be kept in the order that suits this machine best.
+        memory: size limit of the cache of sliced weights in bytes. A second cache of 256 MiB holds the packed weights
+            of layers with all filters active.
+        chosen: the active filters, by index of the site; a site without an entry computes all filters.
+        packs: whether weights may be cached in the packed layout of oneDNN.
     """
 
     packs: ClassVar[bool] = True
@@ -68,23 +68,23 @@ class ActiveFilters:
         self._picked, self._whole = _LRUWeightCache(self.memory), _LRUWeightCache(_MEMORY_FOR_WHOLE)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy, or a pickle, begins with: nothing picked."""
+        """Return the state for a copy or pickle, with empty caches."""
         empty = {"_picked": _LRUWeightCache(self.memory), "_whole": _LRUWeightCache(_MEMORY_FOR_WHOLE)}
         return {**self.__dict__, "chosen": {}, "_known": {}, **empty}
 
     def close(self) -> None:
-        """Let nothing be open or closed any more, until the next call."""
+        """Clear the active filters at the end of a call."""
         self.chosen = {}
 
     def forget(self) -> None:
-        """Drop everything that was picked, for example because the weights have moved."""
+        """Clear the active filters and all caches, for example because the weights have moved to another device."""
         self.close()
         self._known.clear()
         self._picked.clear()
         self._whole.clear()
 
     def filters(self, number: int, site: Site, pattern: bytes, device: torch.device) -> FilterIndices:
-        """Return the open filters of a site for the gates `pattern`, a byte each; the first unit if none is open."""
+        """Return the open filters of a site for a pattern with one byte per gate; the first unit if none is open."""
         known = self._known.get((number, pattern))
         if known is None:
             if len(self._known) >= _MANY_PATTERNS:
@@ -93,9 +93,14 @@ class ActiveFilters:
         return known
 
     def open(self, number: int, site: Site, own: Tensor, union: np.ndarray, *, alike: bool) -> Tensor | None:
-        """Let layers run those filters of a site that some image opens; return what its narrow map is multiplied by.
+        """Activate the filters of a site that some image opens, and return the factors of its map, or None.
 
-        `own` are the site's gates, (N, gates), `union` those that some image opens, `alike` whether all open the same.
+        Args:
+            number: index of the site.
+            site: the site.
+            own: gates of the site, (N, gates).
+            union: which gates are open for some image, (gates,).
+            alike: whether all images have the same gates.
         """
         if union.all() and site.driven_by is None:
             return None if alike else site.spread(own)
@@ -103,16 +108,16 @@ class ActiveFilters:
         return None if alike and union.any() else site.spread(own)[:, chosen.channels]
 
     def picked(self, key: tuple[object, ...], pick: Callable[[], Picked]) -> Picked:
-        """Return what `pick` gives for this key, from memory if it is there."""
+        """Return the sliced weights for `key`, from the cache or from `pick`."""
         return self._picked.of(key, pick)
 
     def whole(self, key: tuple[object, ...], pack: Callable[[], Picked]) -> Picked:
-        """Return what `pack` gives for a layer of which nothing is left out, from memory if it is there."""
+        """Return the packed weights for `key` of a layer with all filters active, from the cache or from `pack`."""
         return self._whole.of(key, pack)
 
 
 class _LRUWeightCache:
-    """Weights by what they are for, up to so many bytes; those not used for longest go first."""
+    """An LRU cache of weights with a limit in bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.bytes = limit, 0

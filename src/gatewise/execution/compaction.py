@@ -1,4 +1,4 @@
-"""Find gates that never change, and rebuild the network without them."""
+"""Find the gates that are constant over a set of images, and rebuild the network without them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,14 @@ from gatewise.places import ChannelDependency, evaluation_mode
 
 @dataclass(frozen=True)
 class CompactSite:
-    """What became of one gated layer.
+    """The result of `compact` for one gated layer.
 
     Attributes:
-        name: the convolution.
-        filters: that it had.
-        removed: filters that are gone.
-        decided: gates that are still decided for each image.
-        kept: why closed filters, or the inputs of those that read them, are still there; '' if nothing is.
+        name: path of the convolution.
+        filters: number of filters before.
+        removed: number of removed filters.
+        decided: number of gates that still depend on the image.
+        kept: why closed filters, or the inputs of their consumers, could not be removed; '' if all were.
     """
 
     name: str
@@ -37,20 +37,20 @@ class CompactSite:
 
 @dataclass(frozen=True)
 class Compaction:
-    """What `compact` did to one network.
+    """The report of `compact` for one network.
 
     Attributes:
-        states: one letter a gate: "1" always open, "0" always closed, "?" still decided.
-        images: on which that was found.
-        sites: what became of each gated layer.
-        difference: largest |small - net| / max |net| of the outputs of these images.
-        whole: names of those whose filters all stay, closed ones too.
-        checked: images of the second set.
-        disagreeing: of those, images for which `net` opens or closes a gate that is constant here.
-        macs_before: multiply-adds of an image by `net`, all filters computed, the gater included.
-        macs_after: the same of the compacted network.
-        parameters_before: of `net`.
-        parameters_after: of the compacted network.
+        states: one character per gate: "1" always open, "0" always closed, "?" still depends on the image.
+        images: number of images that determined the states.
+        sites: the result for each gated layer.
+        whole: names of the sites that keep all filters, including closed ones.
+        difference: max |small - net| / max |net| over the outputs of these images.
+        checked: number of images in the second set.
+        disagreeing: number of those for which `net` changes a gate that is constant in the compacted network.
+        macs_before: multiply-adds of `net` for one image, with all filters and the gater.
+        macs_after: multiply-adds of the compacted network.
+        parameters_before: number of parameters of `net`.
+        parameters_after: number of parameters of the compacted network.
     """
 
     states: str
@@ -66,32 +66,38 @@ class Compaction:
     parameters_after: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return a dict that can be written as JSON."""
         return asdict(self)
 
     def apply(self, net: GaterNet) -> Any:
-        """Return a copy of a net of the same form without the gates and filters that are constant here."""
+        """Return a copy of `net`, which has the same architecture, without the constant gates and closed filters.
+
+        Raises:
+            TypeError: if `net` is not a GaterNet.
+            ValueError: if `net` has another number of gates.
+        """
         if not isinstance(net, GaterNet):
             raise errors.InvalidTypeError(
-                f"a compaction is of a GaterNet, got {type(net).__name__}. Is the spec beside it that of another run?"
+                f"a compaction applies to a GaterNet, got {type(net).__name__}. Use the spec of the same run."
             )
         if len(self.states) != net.gate_count:
             raise errors.InvalidValueError(
-                f"the compaction has {len(self.states)} gates, the network {net.gate_count}: it is that of another one."
+                f"the compaction has {len(self.states)} gates, and the network has {net.gate_count}. "
+                f"Use the compaction of the same run."
             )
         return restructure(net, self.states, self.whole)[0]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
-        """Read what `to_dict` gave."""
+        """Restore a compaction from the result of `to_dict`."""
         known = [field.name for field in fields(cls)]
         _validation.check_known_options("a compaction", _validation.check_mapping("a compaction", values), known)
         if absent := [name for name in known if name not in values]:
-            raise errors.InvalidValueError(f"a compaction needs {', '.join(absent)}, which are not there.")
+            raise errors.InvalidValueError(f"the compaction lacks {', '.join(absent)}.")
         letters = set(_validation.check_str("states of a compaction", values["states"]))
         if not letters <= set(_NAMES):
             raise errors.InvalidValueError(
-                f"the states of a compaction are 1, 0 and ?, got {_validation.safe_repr(letters)}."
+                f"the states of a compaction must be 1, 0 or ?, got {_validation.safe_repr(letters)}."
             )
         for name in ("sites", "whole"):
             if not isinstance(values[name], list | tuple):
@@ -111,9 +117,9 @@ class Compaction:
             *(f"{count} x {reason}" for reason, count in list(kept.items())[:_REASONS]),
         ]
         if len(kept) > _REASONS:
-            lines.append(f"and {len(kept) - _REASONS} more such reasons")
+            lines.append(f"and {len(kept) - _REASONS} more reasons")
         if self.checked:
-            lines.append(f"{self.disagreeing} of {self.checked} other images would have opened or closed others")
+            lines.append(f"{self.disagreeing} of {self.checked} other images change a constant gate")
         return "\n".join(lines)
 
 
@@ -121,30 +127,35 @@ def _site_of(values: Any) -> CompactSite:
     known = {field.name for field in fields(CompactSite)}
     if set(_validation.check_mapping("a site of a compaction", values)) != known:
         raise errors.InvalidValueError(
-            f"a site of a compaction has {', '.join(sorted(known))}, got {_validation.safe_repr(values)}."
+            f"a site of a compaction must have {', '.join(sorted(known))}, got {_validation.safe_repr(values)}."
         )
     return CompactSite(**values)
 
 
-_REASONS = 5  # that are told in full; `sites` has all
+_REASONS = 5  # number of reasons in the text; `sites` has all of them
 _NAMES = {OPEN: "gates always open", CLOSED: "always closed", DECIDED: "still decided"}
 
 
 def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) -> Any:
-    """Return a copy of `net` without the filters that are closed, and the gates that are the same, for all images.
+    """Return a copy of `net` without the filters that are closed for all images, and without constant gates.
 
-    Always-closed filters go, with their entries in norms and the inputs of what reads them; where that cannot be (an
-    addition behind them, a concatenation, a gate that sees all channels) zeros take their place. Always-open filters
-    lose their gates. The gater's last layer keeps the gates that still change. The result is an ordinary module: the
-    plain backbone if none does, a `GaterNet` otherwise; its `compaction` tells what was done.
+    Always-closed filters are removed with their norm parameters and the inputs of their consumers. If that is not
+    possible (before an addition, a concatenation or a gate over all channels), zeros replace their outputs. The gates
+    of always-open filters are removed. The gater's last layer keeps only the gates that still depend on the image. The
+    result is an ordinary module: the plain backbone if all gates are constant, otherwise a `GaterNet`.
 
     Args:
-        net: is only read; it is run in eval mode.
-        loader: batches of images (N, C, H, W), or tuples that begin with such; gates that never change over these are
-            taken for constant. It is read twice.
-        check: batches of other images, to count those for which that does not hold.
+        net: the trained network; it is not changed, and runs in eval mode.
+        loader: batches of images (N, C, H, W), or tuples that start with images. Gates that are constant over these
+            images are treated as constant. It is read twice.
+        check: batches of other images, to count those with other values of the constant gates.
 
-    Refused: what is no GaterNet, with TypeError; a loader without images, with ValueError.
+    Returns:
+        The compacted network, with its report in the attribute `compaction`.
+
+    Raises:
+        TypeError: if `net` is not a GaterNet, or `loader` can be read only once.
+        ValueError: if `loader` has no images.
 
     >>> _ = torch.manual_seed(0)
     >>> backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
@@ -155,13 +166,13 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
     """
     if not isinstance(net, GaterNet):
         raise errors.InvalidTypeError(
-            f"compact expects a GaterNet, got {type(net).__name__}. Put one around the network: gw.GaterNet(network)."
+            f"compact expects a GaterNet, got {type(net).__name__}. Wrap the network first: gw.GaterNet(network)."
         )
     device = next(net.parameters()).device
     batches = loader if isinstance(loader, list | tuple) else _Again(loader)
     opened, images = _count_open(net, batches, device)
     if not images:
-        raise errors.InvalidValueError("compact needs images to see which gates change, and the loader gave none.")
+        raise errors.InvalidValueError("compact needs images to find the constant gates, and the loader has none.")
     letters = {0: CLOSED, images: OPEN}
     states = "".join(letters.get(int(count), DECIDED) for count in opened)
     small, dependencies = restructure(net, states)
@@ -198,12 +209,12 @@ class Constant(nn.Module):
 
 
 class _Again:
-    """An iterable that can be read again, or says why not."""
+    """An iterable that can be read twice; raise TypeError for a generator."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
         if iter(loader) is loader:
             raise errors.InvalidTypeError(
-                "compact reads the images twice, and a generator can be read once. Give a list or a DataLoader."
+                "compact reads the images twice, and a generator can be read once. Pass a list or a DataLoader."
             )
         self.loader = loader
 
@@ -227,7 +238,7 @@ def _count_open(net: GaterNet, batches: Iterable[Any], device: torch.device) -> 
 
 
 def _disagreeing(net: GaterNet, batches: Iterable[Any], states: str, device: torch.device) -> tuple[int, int]:
-    """Return how many images there are, and how many have another gate where it was found constant."""
+    """Return the number of images, and of those with another value of a constant gate."""
     constant = torch.tensor([state != DECIDED for state in states], device=device)
     expected = torch.tensor([float(state == OPEN) for state in states], device=device)
     checked = disagreeing = 0
@@ -267,4 +278,4 @@ def _sites(
 def _kept(dependency: ChannelDependency, own: str) -> str:
     if CLOSED not in own or not dependency.reason:
         return ""
-    return f"{'all inputs behind it' if dependency.possible else 'closed filters'} kept, as {dependency.reason}"
+    return f"{'inputs of later layers' if dependency.possible else 'closed filters'} kept: {dependency.reason}"

@@ -1,4 +1,4 @@
-"""A GaterNet whose graph itself picks the open filters: to be exported, and to run where there is no Python."""
+"""A GaterNet that selects its open filters with tensor operations, for export and for runtimes without Python."""
 
 import copy
 from collections.abc import Callable
@@ -16,24 +16,25 @@ from gatewise.gaternet import GaterNet, Site
 
 
 class ConditionalNet(nn.Module):
-    """(N, C, H, W) -> output and gates, as `net.eval()` gives them, with filters that no image opens left out.
+    """(N, C, H, W) -> output and gates of `net.eval()`, without computing filters that are closed for all images.
 
-    Weights and maps are picked by the indices of the open filters, which are data of the graph: torch.export and ONNX
-    keep them so. Images of one batch run together: a filter that one of them opens is computed for all, and multiplied.
-    Where all filters of a site are closed, its first unit runs and is multiplied by zero.
-
-    Refused with ValueError: local gating, whose gates are decided on the way.
+    Weights and maps are indexed with the open filters, which are tensors in the graph of torch.export and ONNX. The
+    images of a batch run together: filters that only some of them open are computed for all and multiplied. If all
+    filters of a site are closed, its first unit runs and is multiplied by zero.
 
     Attributes:
-        skipped: sites whose filters are computed and multiplied as before, each with the reason.
+        skipped: sites that still compute all filters and multiply, with the reasons.
+
+    Raises:
+        ValueError: for local gating, which computes its gates during the forward.
     """
 
     def __init__(self, net: GaterNet) -> None:
         super().__init__()
         if net.is_local:
             raise errors.InvalidValueError(
-                "local gating decides on the way through the network, and has no conditional form. Choose form masked "
-                "or compact."
+                "local gating computes its gates during the forward, and has no conditional form. Choose form masked or "
+                "compact."
             )
         self.dependencies, folds = skippable(net)
         self.skipped = kept_whole(net, self.dependencies)
@@ -59,7 +60,7 @@ class ConditionalNet(nn.Module):
 
 
 class _UncachedFilters(ActiveFilters):
-    """Picks anew each time: while a graph is recorded there is nothing to remember, and no machine to suit."""
+    """Slices weights at each call, without cache and packing: the slicing must be part of the exported graph."""
 
     packs: ClassVar[bool] = False
 
@@ -68,7 +69,7 @@ class _UncachedFilters(ActiveFilters):
 
 
 def _open_for_some(site: Site, gates: Tensor) -> FilterIndices:
-    """Return the filters that some image opens; the first unit if there are none: (N, own gates)."""
+    """Return the filters that some image opens, or the first unit if there are none; `gates` is (N, site.gates)."""
     if site.driven_by is None:
         states, run = gates.amax(0) > 0, site.group_size
     else:

@@ -1,4 +1,4 @@
-"""Gates that are the same for every image, as a layer: zeros for what is closed, whether still computed or not."""
+"""Constant gates as a layer, with zeros for closed channels."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ _NAME = "constant_gates"
 
 
 class ConstantGates(nn.Module):
-    """Return a map of `channels` channels: those that `source` names, and zeros elsewhere.
+    """Gather the channels in `source`, and set all others to zero.
 
     (N, k, *S) -> (N, channels, *S), with the channels on axis `channel_axis`.
 
     Args:
-        source: for each channel the channel of the input it is, or -1 where it is closed.
-        channel_axis: of the map.
+        source: for each output channel the index of the input channel, or -1 if it is closed.
+        channel_axis: channel axis of the map.
 
     >>> gates = ConstantGates([1, -1, 0])
     >>> gates(torch.tensor([[[5.0], [7.0]]]))
@@ -49,7 +49,7 @@ class ConstantGates(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """Calls the constant gates that are a child of the layer; it holds their name, so that copies call their own."""
+    """Call the constant gates of the layer, by name, so that a copied layer calls its own."""
 
     name: str = _NAME
 
@@ -58,14 +58,14 @@ class _Call:
 
 
 def call_last(layer: nn.Module, side: str) -> None:
-    """Let the constant gates of a layer, if it has some, act behind everything else on that side."""
+    """Move the hook of the constant gates of a layer, if there are any, after all other hooks on that side."""
     if hasattr(layer, _NAME):
         remove_changes(layer, (_Call,))
         change_map(layer, side, _Call())
 
 
 def hold_constant(layer: nn.Module, side: str, source: list[int], channel_axis: int) -> None:
-    """Put constant gates on one side of a layer, as its child."""
+    """Add constant gates to one side of a layer, as a child module and a hook."""
     anchor = next(layer.parameters(), None)
     gates = ConstantGates(source, channel_axis)
     layer.add_module(_NAME, gates if anchor is None else gates.to(anchor.device))

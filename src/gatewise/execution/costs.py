@@ -1,4 +1,4 @@
-"""What layers cost on this machine: measured once, and kept in a file with the machine's description."""
+"""A persistent cache of measured layer times, by machine."""
 
 import logging
 import os
@@ -24,10 +24,9 @@ def default_cache() -> Path:
 
 
 class Costs:
-    """Seconds by what was measured, for this machine and this number of threads, kept in a JSON file.
+    """Measured seconds for this machine and number of threads, stored in a JSON file.
 
-    A file that cannot be read or is no such file is said to be so, and replaced when something new is measured; what
-    other machines have measured stays in it.
+    An invalid file causes a warning and is replaced at the next `save`; entries of other machines are kept.
     """
 
     def __init__(self, file: Path, device: torch.device, dtype: torch.dtype) -> None:
@@ -38,40 +37,37 @@ class Costs:
         self._own = dict(self._all.get(self.machine, {}))
         self._new: dict[str, list[float]] = {}
         if self._all and not self._own:
-            _logger.info("%s has no costs for this machine (%s); layers are measured once.", file, self.machine)
+            _logger.info("%s has no costs for this machine (%s); the layers are measured now.", file, self.machine)
 
     def of(self, what: str, count: int, measure: Callable[[], list[float]]) -> list[float]:
-        """Return the `count` numbers that were measured, or measure them and remember."""
+        """Return the `count` stored numbers of `what`; call `measure` and store the result if there are none."""
         if len(self._own.get(what, ())) != count:
             self._own[what] = self._new[what] = measure()
         return self._own[what]
 
     def save(self) -> None:
-        """Write what is new beside what others have written meanwhile.
-
-        A folder that cannot be written to costs a warning, and a measurement next time.
-        """
+        """Merge the new measurements into the file; warn if it cannot be written."""
         if not self._new:
             return
-        with warnings.catch_warnings(action="ignore"):  # it was said when the file was read first
+        with warnings.catch_warnings(action="ignore"):  # it has warned on the first read
             self._all = _read(self.file)
         self._all[self.machine] = self._all.get(self.machine, {}) | self._new
         try:
             write_json(self.file, {"format": _FORMAT, "machines": self._all})
             self._new = {}
         except OSError as error:
-            warnings.warn(f"the costs measured cannot be kept in {self.file}: {error}.", stacklevel=2)
+            warnings.warn(f"cannot write the measured costs to {self.file}: {error}.", stacklevel=2)
 
 
 def _read(file: Path) -> dict[str, dict[str, list[float]]]:
-    """Return what the file has for each machine, nothing if it is none of ours."""
+    """Return the costs of each machine in the file; empty with a warning if it is invalid."""
     if not file.exists():
         return {}
     try:
         return _checked(read_json(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        warnings.warn(f"{file} holds no costs that can be read ({reason}); layers are measured anew.", stacklevel=2)
+        warnings.warn(f"{file} is not a valid file of costs ({reason}); the layers are measured again.", stacklevel=2)
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Layers that compute only the filters that are open, from the inputs that are open: for inference."""
+"""Layers for inference that compute only their active filters from their active inputs."""
 
 # pyright: basic
 
@@ -15,12 +15,12 @@ CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Co
 
 
 class _OpenLayer(nn.Module):
-    """A layer with the weights of all filters, which runs those that are open now.
+    """A layer that holds the weights of all filters and runs the active ones.
 
     Args:
-        active_filters: where it reads which are open.
-        reads: number of the site whose filters are its inputs, if any.
-        writes: number of the site whose filters are its outputs, if any.
+        active_filters: the active filters of all sites.
+        reads: index of the site with its inputs, or None.
+        writes: index of the site with its outputs, or None.
     """
 
     weight: Tensor
@@ -48,7 +48,7 @@ class _OpenLayer(nn.Module):
         return chosen.get(self.reads), chosen.get(self.writes)
 
     def _pick(self, inputs: Any, outputs: Any) -> Picked:
-        """Return weights of the layout (outputs, inputs, ...)."""
+        """Return weight, (outputs, inputs, ...), and bias of the active filters."""
         weight, bias = self.weight, self.bias
         if outputs is not None:
             weight = outputs.pick(weight, 0)
@@ -72,7 +72,7 @@ class OpenLinear(_OpenLayer):
 
 
 class OpenConvolution(_OpenLayer):
-    """A convolution of any size; weights are stored as (outputs, *window, inputs), where inputs are picked in runs."""
+    """A convolution; the weight is stored as (outputs, *kernel, inputs), so that inputs are sliced in contiguous runs."""
 
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)
@@ -99,7 +99,7 @@ class OpenConvolution(_OpenLayer):
 
 
 class OpenDepthwise(_OpenLayer):
-    """A convolution of each channel by itself; closed channels are neither its inputs nor its outputs."""
+    """A depthwise convolution of the active channels."""
 
     def __init__(
         self, layer: Any, weight: Tensor, bias: Tensor | None, active_filters: ActiveFilters, passes: int
@@ -115,7 +115,7 @@ class OpenDepthwise(_OpenLayer):
 
 
 class OpenNorm(_OpenLayer):
-    """A batch norm in eval mode that no convolution could take in: x scale + shift for each channel."""
+    """A batch norm in eval mode that cannot be folded into a convolution: x * scale + shift per channel."""
 
     def __init__(self, norm: Any, active_filters: ActiveFilters, passes: int) -> None:
         super().__init__(active_filters, None, passes)
@@ -138,7 +138,7 @@ def folded_norm(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def weights_of(layer: Any, norm: Any = None) -> Picked:
-    """Return weight and bias of a layer, with the batch norm behind it taken in."""
+    """Return weight and bias of a layer, with the batch norm after it folded in."""
     if norm is None:
         return layer.weight, layer.bias
     return fuse_conv_bn_weights(
@@ -149,7 +149,7 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
 def dynamic_layer(
     layer: Any, picked: Picked, active_filters: ActiveFilters, reads: int | None, writes: int | None
 ) -> nn.Module:
-    """Return the layer that does the work of `layer` with these weights; see `replace_with_dynamic_layers`."""
+    """Return the dynamic layer that replaces `layer`, with these weights; see `replace_with_dynamic_layers`."""
     if isinstance(layer, nn.Linear):
         return OpenLinear(*picked, active_filters, reads, writes)
     return OpenConvolution(layer, *picked, active_filters, reads, writes)

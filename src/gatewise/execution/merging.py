@@ -1,4 +1,4 @@
-"""The outputs of images that ran apart, put together again."""
+"""Merge the outputs of sub-batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,15 @@ from gatewise import errors
 
 
 def merged(outputs: Sequence[Any], images: Sequence[np.ndarray]) -> Any:
-    """Put the outputs of parts of a batch together in the order of the batch, whatever their nesting.
+    """Concatenate the outputs of sub-batches in the order of the batch.
 
-    A tensor may have several rows for each image, one image's behind the other's. Refused with ValueError: one whose
-    rows are not those of images.
+    Args:
+        outputs: for each sub-batch a tensor, or any nesting of lists, tuples and dicts of tensors. A tensor may have
+            several consecutive rows for each image.
+        images: for each sub-batch the rows of its images in the batch.
+
+    Raises:
+        ValueError: if the number of rows is not a multiple of the number of images.
     """
     if len(outputs) == 1:
         return outputs[0]
@@ -31,8 +36,8 @@ def _column(parts: Sequence[Any], images: Sequence[np.ndarray], order: Tensor) -
     counts = [len(own) for own in images]
     if any(part.dim() == 0 or len(part) % count for part, count in zip(parts, counts, strict=True)):
         raise errors.InvalidValueError(
-            f"images of this batch run apart, and an output of shape {tuple(parts[0].shape)} for {counts[0]} of them "
-            f"cannot be put together. Choose mode='mask'."
+            f"cannot merge the outputs of sub-batches: expected rows for {counts[0]} images, got shape "
+            f"{tuple(parts[0].shape)}. Choose mode='mask'."
         )
     rows = [part.unflatten(0, (count, -1)) for part, count in zip(parts, counts, strict=True)]
     return torch.cat(rows)[order.to(parts[0].device)].flatten(0, 1)

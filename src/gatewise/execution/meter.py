@@ -1,4 +1,4 @@
-"""What a network's layers cost on this machine, measured one by one."""
+"""Measure the time of each layer of a network on this machine."""
 
 # pyright: basic
 
@@ -20,15 +20,20 @@ from gatewise.gaternet import GaterNet, Site
 from gatewise.measure import interleaved_latency
 
 _SHARES = (0.25, 0.5, 0.75)
-_SPREAD = 0.05  # of the open work, below which it tells nothing: most filters may be always open
+_SPREAD = 0.05  # minimum range of the open work for a linear fit: most filters may be always open
 
 
 def measured_plan(
     work: Work, nets: tuple[GaterNet, GaterNet], active_filters: ActiveFilters, x: Tensor, costs: Costs
 ) -> Plan:
-    """Measure the layers of a net for one image and for len(x), as far as `costs` does not know them.
+    """Return a plan from the times of all layers for one image and for len(x) images.
 
-    `nets` are the net as it was, and opened up.
+    Args:
+        work: the layers that gates change.
+        nets: the original net, and its copy with dynamic layers.
+        active_filters: the active filters of that copy.
+        x: a batch of the largest size.
+        costs: cache of measurements; missing ones are added and saved.
     """
     meter = _Meter(work, nets, active_filters, x, costs)
     measured = {images: meter.seconds(images) for images in sorted({1, len(x)})}
@@ -38,7 +43,7 @@ def measured_plan(
 
 
 def fingerprint(net: GaterNet) -> str:
-    """Return what tells networks apart that take different times: their layers, shapes of weights, and sites."""
+    """Return a hash of the layers, weight shapes and sites, on which the time of a network depends."""
     layers = [(path, type(layer).__name__, layer.extra_repr()) for path, layer in net.backbone.named_modules()]
     tensors = itertools.chain(net.backbone.named_parameters(), net.backbone.named_buffers())
     shapes = [(name, tuple(tensor.shape)) for name, tensor in tensors]
@@ -47,7 +52,7 @@ def fingerprint(net: GaterNet) -> str:
 
 
 class _Meter:
-    """Measures layers one by one; equal ones share a measurement."""
+    """Measure the layers of a net; layers of equal configuration share a measurement."""
 
     def __init__(
         self, work: Work, nets: tuple[GaterNet, GaterNet], active_filters: ActiveFilters, x: Tensor, costs: Costs
@@ -67,22 +72,22 @@ class _Meter:
         fixed, slope = table[[1, 3]], table[[2, 4]]
         half = np.append(self._half(), 1.0)
         expected = (fixed[1] + slope[1] * half[self.work.inputs] * half[self.work.outputs]).sum()
-        more = max(1.0, (narrow - rest) / expected) if len(rows) else 1.0  # what layers alone do not show
+        more = max(1.0, (narrow - rest) / expected) if len(rows) else 1.0  # overhead between the layers
         return Seconds(table[0], more * fixed, more * slope, np.array(masks), np.array(rest), np.array(plain))
 
     def weights(self) -> np.ndarray:
-        """Return the bytes of each layer's weights."""
+        """Return the weight size of each layer in bytes."""
         weights = [self.layers[path].weight for path in self.work.paths]
         return np.array([weight.numel() * weight.element_size() for weight in weights])
 
     def _half(self) -> np.ndarray:
-        """Return the open share of each site when half of its gates are open."""
+        """Return the open fraction of each site with half of its gates open."""
         halves = [self._some(number, site, 0.5) for number, site in enumerate(self.net.sites)]
         shares = [len(half.channels) / site.filters for half, site in zip(halves, self.net.sites, strict=True)]
         return np.where(self.work.narrows, shares, 1.0)
 
     def _narrow(self, x: Tensor) -> Tensor:
-        """Run with half the gates of each site open, and the narrow maps multiplied if there are several images."""
+        """Run with half of the gates of each site open, and multiply the narrow maps if there are several images."""
         gate_context, sites = self.net.gate_context, self.net.sites
         chosen = {n: self._some(n, sites[n], 0.5) for n in np.flatnonzero(self.work.narrows).tolist()}
         several = chosen.items() if len(x) > 1 else ()
@@ -94,7 +99,7 @@ class _Meter:
             self.active_filters.chosen, gate_context.factors = {}, {}
 
     def _whole(self, images: int) -> list[float]:
-        """Return the seconds of the network: all filters, half of them, and as it was with its multiplications."""
+        """Return the seconds of the network with all filters, with half of them, and of the original network."""
         x = self.x[:images]
         gates = x.new_ones(images, self.net.gate_count)
         plain = x.contiguous()
@@ -114,7 +119,7 @@ class _Meter:
         return tuple(None if number is None else sites[number] for number in (layer.reads, layer.writes))  # type: ignore[return-value]
 
     def _layer(self, path: str, images: int) -> list[float]:
-        """Return the seconds of a layer: dense, then narrow as fixed and slope, with weights picked now and before."""
+        """Return the seconds of a layer: dense, then (fixed, slope) with a cold and with a warm weight cache."""
         layer, shape = self.layers[path], (images, *self.shapes[path])
         work, calls = [], []
         for share in _SHARES:
@@ -168,7 +173,7 @@ class _Meter:
         return self.costs.of(f"a product of {shape}, axis {site.channel_axis}", 1, measure)[0]
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each layer's input and of each site's map, without the samples."""
+        """Return the shape of each layer's input and of each site's map, without the batch axis."""
         shapes: dict[str, tuple[int, ...]] = {}
         handles = []
         for path in self.work.paths:
@@ -195,7 +200,7 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None
 
 
 def local_pays(x: Tensor, ways: list[Callable[[], Any]], net: GaterNet, costs: Costs) -> bool:
-    """Whether a net with local gating takes less without its closed filters, for a batch like this: [without, with]."""
+    """Return whether skipping closed filters saves time with local gating; `ways` are [skipping, original]."""
     without, whole = costs.of(f"local gating {fingerprint(net)}, {tuple(x.shape)}", 2, lambda: _times(ways))
     costs.save()
     return without < PROMISING * whole

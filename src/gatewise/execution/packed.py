@@ -1,8 +1,7 @@
-"""Convolutions whose weights lie in memory as oneDNN wants them: on the CPU, in float32, at inference.
+"""Convolutions with weights packed in the layout of oneDNN, for float32 inference on the CPU.
 
-Handed plain weights, oneDNN brings them into its own order at every call, which for small maps takes as long as the
-convolution. And for one image and small maps torch does not ask oneDNN at all. These are the operations that
-torch.compile uses when it freezes a network.
+With plain weights oneDNN reorders them at every call, which takes as long as the convolution for small maps; and for one
+small image torch does not use oneDNN at all. torch.compile uses the same operators for frozen networks.
 """
 
 # pyright: basic
@@ -33,18 +32,18 @@ if _KNOWN is not None:
 
 
 def can_pack(x: Tensor, weight: Tensor, options: tuple[Any, ...]) -> bool:
-    """Whether a convolution of this map can run with packed weights."""
+    """Return whether a convolution of `x` can use packed weights."""
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return _KNOWN is not None and plain and x.dim() == 4 and not isinstance(options[1], str) and x.numel() > 0
 
 
 def pack(weight: Tensor, shape: tuple[int, ...], options: Options) -> Tensor:
-    """Return the weights, (outputs, inputs, height, width), in oneDNN's order for maps of this shape."""
+    """Return the weight, (outputs, inputs, height, width), in oneDNN's layout for inputs of this shape."""
     stride, padding, dilation, groups = options
     return _KNOWN[0](weight, padding, stride, dilation, groups, shape)  # type: ignore[index]
 
 
 def packed_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
-    """Convolve with weights of `pack`."""
+    """Return the convolution of `x` with a weight from `pack`."""
     stride, padding, dilation, groups = options
     return _KNOWN[1](x, weight, bias, padding, stride, dilation, groups, "none", [], "")  # type: ignore[index]

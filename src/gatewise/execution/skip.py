@@ -1,4 +1,4 @@
-"""Run a GaterNet so that each image computes its open filters only."""
+"""Run a GaterNet at inference with the open filters of each image only."""
 
 import copy
 import warnings
@@ -24,20 +24,20 @@ from gatewise.gaternet import GaterNet
 
 MODES = ("mask", "skip", "bucket", "auto")
 _NO_STATE = (
-    "a skipping net has no state dict: its weights are copies, folded and picked. Save and load the GaterNet that it "
-    "was made from; torch.save takes the whole skipping net."
+    "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
+    "was made from, or use torch.save on the skipping net itself."
 )
 
 
 class SkippingNet(nn.Module):
-    """A GaterNet at inference: (N, C, H, W) -> what the net gives in eval mode, without computing closed filters.
+    """A GaterNet for inference: (N, C, H, W) -> output of `net.eval()`, without computing closed filters.
 
-    Made by `skip_closed_filters`, from a copy of the net's weights as they are then. Not for several threads at once.
+    Use `skip_closed_filters` to make one; it copies the weights of the net. Not thread-safe.
 
     Attributes:
         mode: "mask", "skip", "bucket" or "auto".
-        skipped: sites whose filters are computed and multiplied as before, each with the reason.
-        last_parts: how the last batch was run: for each part its images and the sites where it was narrow.
+        skipped: sites that still compute all filters and multiply, with the reasons.
+        last_parts: the sub-batches of the last batch, with their images and the sites computed with open filters only.
     """
 
     def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path) -> None:
@@ -63,14 +63,16 @@ class SkippingNet(nn.Module):
 
     @torch.no_grad()
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
-        """Return the backbone's output and the gates, (N, gate_count); `gates` forces a pattern."""
+        """Return the backbone's output and the gates, (N, gate_count); `gates` replace those of the gater."""
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            from gatewise.execution.uncompiled import run_uncompiled  # loads torch's compiler
+            from gatewise.execution.uncompiled import run_uncompiled  # slow import: loads torch._dynamo
 
             return run_uncompiled(self, x, gates)
         _check_not_traced(x)
         if self.training:
-            raise errors.InvalidValueError("a skipping net is for inference; train the GaterNet that it was made from.")
+            raise errors.InvalidValueError(
+                "a skipping net is for inference only. Train the GaterNet that it was made from."
+            )
         if self.mode == "mask":
             return self.net.forward_with_gates(x, gates)
         self._follow_weights()
@@ -97,7 +99,7 @@ class SkippingNet(nn.Module):
         return merged(outputs, [part.images for part in self.last_parts]), gates
 
     def plan(self, x: Tensor) -> Plan:
-        """Return the measured costs for batches like `x`, smaller ones included; measured now if they are not known."""
+        """Return the plan for batches like `x` or smaller; measure the layers if their costs are not known."""
         kind = (*x.shape[1:], torch.get_num_threads())
         plan = self._plans.get(kind)
         if plan is None or max(plan.measured) < len(x):
@@ -108,7 +110,7 @@ class SkippingNet(nn.Module):
         return plan
 
     def _local_pays(self, x: Tensor) -> bool:
-        """Whether to leave out what local gates close: in mode auto measured, once for each shape of batch."""
+        """Return whether skipping is faster with local gating; "auto" measures it once for each batch shape."""
         if self.mode != "auto":
             return True
         kind = (*x.shape, torch.get_num_threads())
@@ -118,11 +120,11 @@ class SkippingNet(nn.Module):
         return self._locally[kind]
 
     def state_dict(self, *_: Any, **__: Any) -> Any:
-        """Refuse: weights lie here as they are picked, under no name. Save the GaterNet."""
+        """Raise ValueError: the weights are sliced copies. Save the GaterNet instead."""
         raise errors.InvalidValueError(_NO_STATE)
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
-        """Refuse: load into the GaterNet, and make a skipping net of that."""
+        """Raise ValueError: load into the GaterNet, and make a new skipping net from it."""
         raise errors.InvalidValueError(_NO_STATE)
 
     def _partition(self, gates: Tensor, x: Tensor) -> list[SubBatch]:
@@ -134,7 +136,7 @@ class SkippingNet(nn.Module):
         return self.plan(x).parts(patterns)
 
     def _run(self, x: Tensor, gates: Tensor, part: SubBatch) -> Any:
-        """Run images that share their open filters, or differ in a few: those are computed for all and multiplied."""
+        """Run images with similar patterns: filters that only some of them open are computed for all and multiplied."""
         factors: dict[int, Tensor | None] = {}
         for number, site in enumerate(self.net.sites):
             union = part.union[site.first : site.first + site.gates]
@@ -147,9 +149,14 @@ class SkippingNet(nn.Module):
             self.net.gate_context.factors = {}
 
     def _open(self, number: int, gates: Tensor, union: np.ndarray, *, narrow: bool, alike: bool) -> Tensor | None:
-        """Let layers run those filters of a site that some image opens; return what its map is multiplied by.
+        """Activate the filters of a site that some image opens, and return the factors of its map, or None.
 
-        `gates` are those of all sites, `union` the gates of this one that some image opens.
+        Args:
+            number: index of the site.
+            gates: gates of all sites, (N, gate_count).
+            union: which gates of this site are open for some image, (gates,).
+            narrow: whether to compute the open filters only.
+            alike: whether all images have the same gates.
         """
         site = self.net.sites[number]
         if narrow:
@@ -158,27 +165,27 @@ class SkippingNet(nn.Module):
         return None if everything and alike else site.spread(site.own(gates))
 
     def _run_local(self, x: Tensor) -> tuple[Output, Tensor]:
-        """Run each image alone, or where filters of several are picked at once all together."""
+        """Run images with local gating: one by one in mode "skip", otherwise all together."""
         x = _channels_last(x)
-        whole = self.mode != "skip"
-        parts: list[Tensor] = [x] if whole else list(x.split(1))
+        together = self.mode != "skip"
+        parts: list[Tensor] = [x] if together else list(x.split(1))
         runs = [self._run_deciding(part) for part in parts]
         images = np.arange(len(x))
         outputs, gates = zip(*runs, strict=True)
-        return merged(list(outputs), [images] if whole else list(images[:, None])), torch.cat(gates)
+        return merged(list(outputs), [images] if together else list(images[:, None])), torch.cat(gates)
 
     def _run_deciding(self, x: Tensor) -> tuple[Output, Tensor]:
-        """Run images with local gating: each site decides when its input is there."""
+        """Run images with local gating: each site computes its gates when its input is available."""
         net, gate_context = self.net, self.net.gate_context
         gates = x.new_zeros(len(x), net.gate_count)
 
         def decide(number: int, features: Tensor) -> Tensor | None:
             decider = cast(Any, net.gater)[number]
             pooled = decider.pool(features)
-            source = self.active_filters.chosen.get(self.work.reads.get(net.sites[number].name, -1))
-            if source is not None:
-                whole = pooled.new_zeros(len(pooled), decider.head.fc1.in_features)
-                pooled = whole.index_copy_(1, source.channels, pooled)
+            active = self.active_filters.chosen.get(self.work.reads.get(net.sites[number].name, -1))
+            if active is not None:
+                padded = pooled.new_zeros(len(pooled), decider.head.fc1.in_features)
+                pooled = padded.index_copy_(1, active.channels, pooled)
             own = hard_sigmoid_gate(decider.head(pooled), False)
             gates[:, net.sites[number].first :][:, : own.shape[1]] = own
             union = own.bool().any(0).cpu().numpy()
@@ -198,12 +205,12 @@ class SkippingNet(nn.Module):
         return anchor.device, anchor.dtype
 
     def _follow_weights(self) -> None:
-        """Pick weights anew if the network has been moved to another device or type."""
+        """Clear all caches if the network has been moved to another device or dtype."""
         now = self._anchor()
         if now != self._where:
             warnings.warn(
                 f"the network was planned for {self._where[0]}, {self._where[1]} and is now on {now[0]}, {now[1]}; "
-                f"weights are picked, and layers measured, anew.",
+                f"its weights are sliced and its layers measured again.",
                 stacklevel=3,
             )
             self.active_filters.forget()
@@ -212,7 +219,7 @@ class SkippingNet(nn.Module):
             self._where = now
 
     def extra_repr(self) -> str:
-        return f"mode={self.mode!r}, sites={len(self.net.sites)}, kept whole={len(self.skipped)}"
+        return f"mode={self.mode!r}, sites={len(self.net.sites)}, skipped={len(self.skipped)}"
 
 
 def skip_closed_filters(
@@ -222,18 +229,20 @@ def skip_closed_filters(
     memory: int = 2**28,
     cache: str | Path | None = None,
 ) -> SkippingNet:
-    """Return `net` for inference, where closed filters are not computed; same logits as `net.eval()`.
+    """Return a copy of `net` for inference that does not compute closed filters; same outputs as `net.eval()`.
 
     Args:
-        net: a GaterNet, which is only read: its weights are copied, and batch norms folded into convolutions.
-        mode: "mask" computes all filters and multiplies, as the net itself does. "skip" runs each pattern of a batch
-            for itself, with its open filters only. "bucket" runs images with the same or nearly the same pattern
-            together: a filter that one of them needs is computed for all of them, and multiplied. "auto" measures the
-            layers on this machine, once for each size of image and largest batch, and chooses for each batch.
-        memory: bytes for weights picked for patterns seen before.
-        cache: file for what "auto" measures; None takes $GATEWISE_CACHE, or costs.json in the user's cache folder.
+        net: a GaterNet; it is not changed. Its weights are copied, with batch norms folded into convolutions.
+        mode: "mask" computes all filters and multiplies, as the net itself does. "skip" splits a batch by gate pattern
+            and runs each part with its open filters only. "bucket" runs images with the same or a similar pattern
+            together: filters that only some of them open are computed for all and multiplied. "auto" measures the
+            layers on this machine, once for each image size and each new largest batch, and chooses for each batch.
+        memory: bytes of the cache of sliced weights.
+        cache: file for the measurements of "auto"; None is $GATEWISE_CACHE, or costs.json in the user's cache folder.
 
-    Refused: what is no GaterNet, with TypeError; an unknown mode, with ValueError.
+    Raises:
+        TypeError: if `net` is not a GaterNet.
+        ValueError: if `mode` is unknown.
 
     >>> _ = torch.manual_seed(0)
     >>> net = GaterNet(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), image_size=(8, 8)).eval()
@@ -244,8 +253,8 @@ def skip_closed_filters(
     """
     if not isinstance(net, GaterNet):
         raise errors.InvalidTypeError(
-            f"skip_closed_filters expects a GaterNet, got {type(net).__name__}. A compacted net without decided gates "
-            f"is fast as it is."
+            f"skip_closed_filters expects a GaterNet, got {type(net).__name__}. If compaction "
+            f"has removed all gates, use the network directly."
         )
     _validation.check_one_of("mode", mode, MODES)
     _validation.check_integer_at_least(0, memory=memory)
@@ -253,14 +262,13 @@ def skip_closed_filters(
 
 
 def _check_not_traced(x: Tensor) -> None:
-    """Refuse to be written down as one graph or function: what runs is decided in Python, batch by batch."""
+    """Raise ValueError if `x` is traced: the control flow depends on the data of each batch."""
     core: Any = torch._C
     wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
     if wrapped or core._functorch.is_functorch_wrapped_tensor(x):
         raise errors.InvalidValueError(
-            "a skipping net looks at the gates of each batch in Python, which torch.export, torch.fx and torch.func "
-            "cannot record. Give them the GaterNet that it was made from; a run is exported by: gatewise export RUN "
-            "--form skip"
+            "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func "
+            "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
         )
 
 

@@ -1,4 +1,4 @@
-"""The way out of torch.compile for a network that looks at each batch in Python; importing it loads the compiler."""
+"""Exclude skipping networks from torch.compile: their control flow depends on the data. Importing it loads dynamo."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 _REASON = (
-    "a skipping net looks at the gates of each batch in Python and picks weights by them, so it runs as it is, "
-    "uncompiled. Compile the GaterNet that it was made from, or leave out fullgraph=True."
+    "a skipping net reads the gates of each batch in Python to select weights, so it runs uncompiled. Compile the "
+    "GaterNet that it was made from, or omit fullgraph=True."
 )
 
 

@@ -88,7 +88,7 @@ def check_gates_not_recomputed() -> None:
     """Raise ValueError in a recomputed part of the backbone: without gates the gradients would be wrong."""
     if recomputing():
         raise errors.InvalidValueError(
-            "activation checkpointing recomputes a part of GaterNet's backbone in the backward pass without its gates. "
-            "Disable it in the backbone, and checkpoint the GaterNet instead: "
+            "activation checkpointing recomputes a part of GaterNet's backbone in the backward pass, without its "
+            "gates. Disable it in the backbone, and checkpoint the GaterNet instead: "
             "torch.utils.checkpoint.checkpoint(net, images, use_reentrant=False)"
         )
