@@ -502,12 +502,12 @@ def test_the_words_of_an_augmentation_of_pairs(text: str, expected: Augmentation
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shift", "augmentation 'shift' is for images with one label; for masks take scale, crop and flip"),
+        ("shift", "augmentation 'shift' is for images with one label; for masks use scale, crop and flip"),
         ("shift+flip", "is for images with one label"),
         ("rand-m9", "is for images with one label"),
         ("crop+augmix-m3", "is for images with one label"),
-        ("scale", "augmentation 'scale' makes images of many sizes; add crop"),
-        ("scale+flip", "add crop"),
+        ("scale", "augmentation 'scale' makes images of different sizes. Add crop"),
+        ("scale+flip", "Add crop"),
         ("scales", r"unknown augmentation 'scales'.* Did you mean 'scale'\?"),
         ("auto+crop", "cannot combine the options"),
     ],

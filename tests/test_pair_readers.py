@@ -535,7 +535,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no mask in a row": (_no_mask_in_row, ("train.parquet, row 1: no image bytes",)),
     "not parquet": (
         lambda root: (tables(root) / "train.parquet").write_bytes(b"no parquet"),
-        ("train.parquet: cannot be read as parquet",),
+        ("train.parquet: not a valid parquet file",),
     ),
     "a mask of another size": (
         _replaced("train/masks/003.png", Image.new("L", (5, 4))),

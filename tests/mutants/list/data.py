@@ -299,10 +299,10 @@ CHANGES = {
             "first file only": replace("[label for part in parts for label in part[1]]", "parts[0][1]"),
             "class names of files not compared": replace("part[2] != names", "False"),
         },
-        "_told_names": {
+        "_metadata_names": {
             "metadata of a table may be anything": replace(
-                "not isinstance(found, list) or not all((isinstance(name, str) for name in found))",
-                "False and (not all((isinstance(name, str) for name in found)))",
+                "not isinstance(names, list) or not all((isinstance(name, str) for name in names))",
+                "False and (not all((isinstance(name, str) for name in names)))",
             ),
         },
         "check_labels": {
