@@ -55,7 +55,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
 def _state(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a training's state, and all other values as a JSON-serializable dict."""
+    """Return the tensors of a training's state, and all other values as a JSON-compatible dict."""
     state = optimizer.state_dict()
     tensors = {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}

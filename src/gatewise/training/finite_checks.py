@@ -32,7 +32,7 @@ def check_loss_finite(loss: Tensor, parts: Mapping[str, Tensor], model: nn.Modul
     """Raise `NotFinite` if a loss is not finite, before a step makes all weights so.
 
     Args:
-        loss: a scalar; reading it synchronizes with the device.
+        loss: a scalar; reading it synchronises with the device.
         parts: terms of the loss, by name.
         model: the network, with the weights that gave this loss.
         images: its input, (B, C, H, W).
