@@ -185,7 +185,7 @@ def _states(folder: Path) -> list[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a checkpoint is intact: both files have their checksum and a known format."""
+    """Return whether a checkpoint is intact: both files match their checksums and have a known format."""
     try:
         read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
     except errors.DataError:

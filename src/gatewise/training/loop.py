@@ -1,8 +1,8 @@
 """The training loop: train a recipe into a run folder, resumable after any step.
 
 A run folder contains `recipe.yaml`, `log.jsonl` (one line per epoch), `checkpoints/` (the last two) and TensorBoard
-logs. At the end of a training come `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
-`metrics.json`: a run is complete if that file exists.
+logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
+`metrics.json` are added: a run is complete if `metrics.json` exists.
 """
 
 import functools
@@ -69,7 +69,8 @@ def train(
             checkpoint.
         UnsavedError: a file could not be written; the message names it and the last good checkpoint.
         StorageError: the folder cannot be written to; nothing was trained.
-        InvalidValueError: another process uses the folder, or it contains another run, or `resume` is not set.
+        InvalidValueError: another process uses the folder, the folder contains a run of another recipe, or it contains
+            a run and `resume` is not set.
         Interrupted: SIGINT or SIGTERM was received; the step was finished and saved.
 
     In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
