@@ -192,7 +192,7 @@ def test_a_log_without_numbers_is_refused_when_a_training_goes_on(trained: Path,
 
 METADATA = {
     b"3": "class names",
-    b"{": "no JSON",
+    b"{": "not valid JSON",
     b'{"info": []}': None,
     b'{"info": {"features": {"label": {"names": 3}}}}': "class names",
 }

@@ -277,15 +277,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no file at all": (
         lambda folder: [file.unlink() for file in folder.iterdir()],
-        ("no train split", "expected train/CLASS/ and val/CLASS/ full of images"),
+        ("no train split", "expected train/CLASS/ and val/CLASS/ with images"),
     ),
     "not parquet": (
         lambda folder: (folder / "train.parquet").write_bytes(b"no parquet"),
-        ("train.parquet", "cannot be read as parquet"),
+        ("train.parquet", "not a valid parquet file"),
     ),
     "half a parquet file": (
         lambda folder: (folder / "train.parquet").write_bytes((folder / "train.parquet").read_bytes()[:300]),
-        ("train.parquet", "cannot be read as parquet"),
+        ("train.parquet", "not a valid parquet file"),
     ),
     "wrong columns": (_only_labels, ("train.parquet", "'image' and 'label'", "label, text")),
     "truncated image": (
@@ -295,11 +295,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no image": (_three([b"text"]), ("train.parquet, row 0", "truncated or unreadable image")),
     "no image bytes": (_three([encoded(picture(0)), None]), ("train.parquet, row 1", "no image bytes")),
     "empty image bytes": (_three([b""]), ("train.parquet, row 0", "no image bytes")),
-    "negative label": (_three(labels=[0, 1, -1]), ("train.parquet, row 2", "label -1")),
-    "missing label": (_three(labels=[0, None, 1]), ("train.parquet, row 1", "label None")),
-    "label that is no number": (_three(labels=["0", "1", "2"]), ("train.parquet, row 0", "label '0'")),
-    "label beyond the names": (_three(labels=[0, 1, 3]), ("train.parquet", "label 3", "only 3 class names")),
-    "one class": (_three(labels=[1, 1, 1]), ("train.parquet", "all 3 images have one class", "at least two")),
+    "negative label": (_three(labels=[0, 1, -1]), ("train.parquet, row 2", "as label, got -1")),
+    "missing label": (_three(labels=[0, None, 1]), ("train.parquet, row 1", "as label, got None")),
+    "label that is no number": (_three(labels=["0", "1", "2"]), ("train.parquet, row 0", "as label, got '0'")),
+    "label beyond the names": (
+        _three(labels=[0, 1, 3]),
+        ("train.parquet", "labels below 3 (one per class name), got 3"),
+    ),
+    "one class": (_three(labels=[1, 1, 1]), ("train.parquet", "all 3 images have the same", "at least two")),
     "empty class": (_three(labels=[0, 2, 2]), ("no train image of class", "(1 of 3 classes are empty)")),
     "no rows": (
         lambda folder: write_split(folder / "train.parquet", [], pa.array([], pa.int64())),
@@ -312,7 +315,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "splits of different sizes": (_larger_validation, ("(6, 6)", "(7, 9)", "image_size")),
     "splits of different classes": (_other_classes, ("different classes", "'cat'", "'dog'")),
     "splits with classes in another order": (_other_order, ("different classes", "another order")),
-    "broken validation": (_three(labels=[0, -2, 1], file="validation"), ("validation.parquet, row 1", "label -2")),
+    "broken validation": (
+        _three(labels=[0, -2, 1], file="validation"),
+        ("validation.parquet, row 1", "as label, got -2"),
+    ),
 }
 
 

@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[bytes | None, str]] = {
     "JPEG": (saved(GREY, "JPEG"), "saved as JPEG, which changes class indices; expected PNG"),
     "GIF": (saved(GREY, "GIF"), "saved as GIF, which changes class indices"),
     "two JPEGs in one file": (saved(GREY, "MPO", save_all=True, append_images=[GREY]), "saved as MPO"),
-    "RGB": (saved(GREY.convert("RGB")), "mode RGB, colours and not classes"),
+    "RGB": (saved(GREY.convert("RGB")), "1 or I;16), got mode RGB with colours"),
     "RGBA": (saved(GREY.convert("RGBA")), "mode RGBA"),
     "grey with transparency": (saved(GREY.convert("LA")), "mode LA"),
     "floating point": (saved(GREY.convert("F"), "TIFF"), "mode F"),
@@ -206,7 +206,7 @@ def test_a_value_beyond_the_classes_is_refused_with_its_file_and_its_pixels(valu
     with pytest.raises(DataError) as caught:
         MaskEncoding(NAMES)(values, "b/7.png")
     assert str(caught.value).startswith(f"b/7.png: value {value} in {count} pixels; expected 0 to 2 for 3 classes")
-    assert "or 255 for what does not count" in str(caught.value)
+    assert "or 255 for ignored pixels" in str(caught.value)
     assert "classes.txt" in str(caught.value)
 
 
@@ -222,7 +222,7 @@ def test_what_is_ignored_is_no_foreground() -> None:
 
 @pytest.mark.parametrize(("names", "ignored"), [(("road",), 255), (("road", "void"), 1), (("void", "road"), 0)])
 def test_one_class_alone_is_refused(names: tuple[str, ...], ignored: int) -> None:
-    with pytest.raises(DataError, match="there is one class, road; expected at least two"):
+    with pytest.raises(DataError, match="expected at least two classes in the masks, got road"):
         MaskEncoding(names, ignored)
 
 
@@ -234,7 +234,7 @@ def test_one_class_beside_the_background_can_be_the_foreground() -> None:
 def test_no_more_than_255_classes_fit_a_byte() -> None:
     names = tuple(map(str, range(256)))
     assert MaskEncoding(names[:255])(torch.tensor([[254, 255]]), "a").tolist() == [[254, 255]]
-    with pytest.raises(DataError, match="there are 256 classes; expected at most 255"):
+    with pytest.raises(DataError, match="expected at most 255 classes in the masks, got 256"):
         MaskEncoding(names)
 
 
@@ -267,7 +267,7 @@ def test_there_is_one_class_more_than_the_highest_value_that_counts(
 
 @pytest.mark.parametrize("values", [[[0, 0]], [[255, 255]]])
 def test_one_value_alone_is_refused(values: list[list[int]]) -> None:
-    with pytest.raises(DataError, match="there is one class, 0; expected at least two"):
+    with pytest.raises(DataError, match="expected at least two classes in the masks, got 0"):
         infer_mask_encoding([rows("masks", [grey(values)])], (), 255)
 
 
@@ -502,12 +502,12 @@ def test_the_words_of_an_augmentation_of_pairs(text: str, expected: Augmentation
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shift", "augmentation 'shift' is for images with one label; for masks take scale, crop and flip"),
+        ("shift", "augmentation 'shift' is for images with one label; for masks use scale, crop and flip"),
         ("shift+flip", "is for images with one label"),
         ("rand-m9", "is for images with one label"),
         ("crop+augmix-m3", "is for images with one label"),
-        ("scale", "augmentation 'scale' makes images of many sizes; add crop"),
-        ("scale+flip", "add crop"),
+        ("scale", "augmentation 'scale' makes images of different sizes. Add crop"),
+        ("scale+flip", "Add crop"),
         ("scales", r"unknown augmentation 'scales'.* Did you mean 'scale'\?"),
         ("auto+crop", "cannot combine the options"),
     ],
@@ -519,7 +519,7 @@ def test_what_masks_cannot_follow_is_refused(text: str, message: str) -> None:
 
 def test_images_with_one_label_are_not_scaled_by_that_word() -> None:
     images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2))
-    with pytest.raises(InvalidValueError, match="scale is for masks; take crop"):
+    with pytest.raises(InvalidValueError, match=r"scale is only for masks\. Use crop"):
         Dataset("", ("a", "b"), images, images, padding=1, flip=True).augmentation("scale+crop")
 
 

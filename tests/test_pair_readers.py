@@ -408,7 +408,7 @@ def test_missing_voc_is_downloaded_by_name_alone(
     monkeypatch.chdir(tmp_path)
     if not by_name:
         (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
-    message = "VOCdevkit/VOC2012 could not be downloaded" if by_name else "VOCdevkit/VOC2012 is not complete"
+    message = "VOCdevkit/VOC2012 could not be downloaded" if by_name else "VOCdevkit/VOC2012 is incomplete"
     with pytest.raises(DataError, match=rf"{message} \(no network\)\.$"):
         load_pairs("voc2012" if by_name else tmp_path)
     assert asked == [by_name]
@@ -418,7 +418,7 @@ def test_voc_that_is_there_is_not_downloaded_again(tmp_path: Path, monkeypatch: 
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation").mkdir(parents=True)
     monkeypatch.setattr(pair_readers, "default_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"VOC2012 is not complete \(.*train\.txt"):
+    with pytest.raises(DataError, match=r"VOC2012 is incomplete \(.*train\.txt"):
         load_pairs("voc2012")
 
 
@@ -517,22 +517,25 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "two images of one name": (
         _second_name,
-        ("train/images/001.png and {root}/train/images/001.bmp have one name", "Remove one"),
+        ("train/images/001.png and {root}/train/images/001.bmp have the same name", "Remove one"),
     ),
     "one label an image": (
         _one_label,
-        ("train.parquet: column 'label' holds int64, not image files", "leave task at classify"),
+        ("train.parquet: expected image files in column 'label', found int64", "set task to classify"),
     ),
     "no column of masks": (
         _no_mask_column,
-        ("train.parquet: expected columns 'image' and 'mask'", "image, text; no mask"),
+        ("train.parquet: expected columns 'image' and 'mask'", "image, text; mask is missing"),
     ),
-    "no column of images": (_no_image_column, ("train.parquet: expected columns 'image'", "mask, text; no image")),
+    "no column of images": (
+        _no_image_column,
+        ("train.parquet: expected columns 'image'", "mask, text; image is missing"),
+    ),
     "no rows": (lambda root: write_table(tables(root) / "train.parquet", []), ("train.parquet has no rows",)),
     "no mask in a row": (_no_mask_in_row, ("train.parquet, row 1: no image bytes",)),
     "not parquet": (
         lambda root: (tables(root) / "train.parquet").write_bytes(b"no parquet"),
-        ("train.parquet: cannot be read as parquet",),
+        ("train.parquet: not a valid parquet file",),
     ),
     "a mask of another size": (
         _replaced("train/masks/003.png", Image.new("L", (5, 4))),
@@ -540,7 +543,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "a mask of colours": (
         _replaced("val/masks/010.png", image_of(0)),
-        ("val/masks/010.png: a mask of mode RGB, colours and not classes",),
+        ("val/masks/010.png: expected a mask with one class index per pixel",),
     ),
     "a mask as JPEG": (
         _replaced("val/masks/010.png", Image.new("L", (6, 4)), format="JPEG"),
@@ -556,7 +559,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "one class": (
         lambda root: [Image.new("L", (6, 4)).save(path) for path in split_first(root).glob("*/masks/*")],
-        ("there is one class, 0; expected at least two",),
+        ("expected at least two classes in the masks, got 0",),
     ),
 }
 
@@ -677,7 +680,7 @@ def test_without_names_the_classes_of_camvid_are_numbers_below_the_ignored(camvi
 def test_two_years_in_one_folder_are_refused(tmp_path: Path) -> None:
     for year in (2007, 2012):
         write_voc(tmp_path, year)
-    with pytest.raises(DataError, match=r"VOC2007 and .*VOC2012; which is meant"):
+    with pytest.raises(DataError, match=r"several years: .*VOC2007 and .*VOC2012"):
         load_pairs(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What a data set is: two splits of labelled images, in memory or still encoded."""
+"""Data sets of labelled images: two splits, each decoded in memory or still encoded."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -13,12 +13,12 @@ from gatewise import errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import decode, fit, picture_of, pixels_of
 
-_SAMPLE = 2048  # images from which the mean and deviation of a streamed split are estimated
+_SAMPLE = 2048  # number of images from which mean and standard deviation of a streamed split are estimated
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split in memory.
+    """One split, decoded in memory.
 
     Attributes:
         pixels: (N, C, H, W), uint8.
@@ -46,11 +46,12 @@ class Images:
 
 
 class EncodedImages(ABC):
-    """One split whose images stay encoded until they are needed.
+    """One split whose images are decoded when they are needed.
 
     Attributes:
         labels: (N,), int64.
-        image_size: side to which an image is scaled and cropped; None leaves it, and then all must have one size.
+        image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
+            same for all.
     """
 
     def __init__(self, labels: Tensor, image_size: int | None) -> None:
@@ -59,17 +60,17 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def content(self, index: int) -> bytes | None:
-        """Return the bytes of one image file."""
+        """Return the encoded bytes of one image, or None if there are none."""
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """Name one image for a message: its file, or its file and row."""
+        """Return the name of one image for error messages: its file, or its file and row."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one image as (3, H, W), uint8; refuse it if its size is not that of the first."""
+        """Return one image, (3, H, W), uint8; raise `DataError` if its size differs from that of the first."""
         image = self._fitted(index)
         if tuple(image.shape) != self.shape:
             sizes = [f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape)]
@@ -81,7 +82,7 @@ class EncodedImages(ABC):
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of the first image, which all others must have."""
+        """(3, H, W) of the first image, and of all others."""
         _, height, width = self._fitted(0).shape
         return 3, height, width
 
@@ -90,28 +91,28 @@ class EncodedImages(ABC):
         return pixels_of(image if self.image_size is None else fit(image, self.image_size))
 
     def picture(self, index: int) -> Any:
-        """Return one image as a PIL image in RGB, of its own size."""
+        """Return one image as a PIL image in RGB, in its original size."""
         return decode(self.where(index), self.content(index))
 
     def decoded(self) -> Images:
-        """Return the whole split in memory."""
-        found = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        """Decode all images."""
+        pixels = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         for index in range(len(self)):
-            found[index] = self[index]
-        return Images(found, self.labels)
+            pixels[index] = self[index]
+        return Images(pixels, self.labels)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Two splits and what a training must know of them.
+    """A data set of labelled images with two splits.
 
     Attributes:
-        name: what `load_dataset` was given.
-        classes: names, in the order of the labels.
-        train: images to learn from.
-        validation: images to measure on.
-        padding: pixels by which training images are shifted at most, in each direction.
-        flip: whether a mirror image is as good an example as the image (not so for digits).
+        name: the source given to `load_dataset`.
+        classes: class names, in the order of the labels.
+        train: training images.
+        validation: validation images.
+        padding: largest shift of training images, in pixels and in each direction.
+        flip: whether horizontal flips keep the label valid (not so for digits).
     """
 
     name: str
@@ -123,7 +124,7 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """Number of channels of an image."""
         return self.train.shape[0]
 
     @property
@@ -132,14 +133,19 @@ class Dataset:
         return self.train.shape[1:]
 
     def augmentation(self, text: str) -> Augmentation:
-        """Return what `text` (see `parse_augmentation`) means for these images.
+        """Return the augmentation that `text` (see `parse_augmentation`) specifies for these images.
 
-        "auto" is moves, and mirror images where they are as good: for images that are streamed random crops instead
-        of moves. A policy alone comes on top of that.
+        "auto" means shift (crop for encoded images), and flip if `self.flip` is set. A policy without a geometry is
+        added to "auto".
+
+        Raises:
+            InvalidValueError: `text` is invalid or contains scale, which is only for masks.
         """
         geometry, policy = parse_augmentation(text)
         if "scale" in geometry:
-            raise errors.InvalidValueError(f"augmentation {text!r}: scale is for masks; take crop, which scales too.")
+            raise errors.InvalidValueError(
+                f"augmentation {text!r}: scale is only for masks. Use crop, which scales too."
+            )
         if "auto" in geometry or not geometry:
             move = "crop" if isinstance(self.train, EncodedImages) else "shift"
             geometry = {move, "flip"} if self.flip else {move}
@@ -147,9 +153,9 @@ class Dataset:
         return Augmentation(padding, "crop" in geometry, "flip" in geometry, policy=policy)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation per channel of the training images, on the scale 0 to 255.
+        """Return mean and standard deviation per channel of the training images, on the scale 0 to 255: (C,), (C,).
 
-        Of a split that is still encoded, 2,048 images at equal distances are looked at, or all if there are fewer.
+        For an encoded split they are estimated from up to 2,048 evenly spaced images.
         """
         return self._statistics
 
@@ -162,7 +168,7 @@ class Dataset:
 
 
 def mean_and_deviation(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return both per channel, over all pixels of parts (N, C, H, W); a deviation is at least 1."""
+    """Return mean and standard deviation per channel over batches (N, C, H, W); the deviation is at least 1."""
     totals, count = torch.zeros(()), 0
     for part in parts:
         values = part.to(torch.float64)

@@ -1,4 +1,4 @@
-"""Find a data set by its name or folder, and decide whether it is held in memory."""
+"""Load a data set by name or folder, in memory or streamed."""
 
 import math
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvis
 
 LOADINGS = ("auto", "memory", "stream")
 HUB = "hub:"
-_HELD_PAIRS = 2000  # in one split up to which "auto" does so: decoding more would delay the start
-_MEMORY_LIMIT = 2**30  # bytes of pixels in one split up to which "auto" decodes it once
+_HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
+_MEMORY_LIMIT = 2**30  # most bytes of pixels of a split that "auto" decodes at the start
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Which images, and how they are read; `load_dataset` and `load_pairs` explain the fields."""
+    """A data set and the options for reading it; `load_dataset` and `load_pairs` document the fields."""
 
     task: str
     data: str
@@ -37,7 +37,7 @@ class DataSource:
     class_names: str | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
-        """Return images with labels, or for task segment with masks."""
+        """Return images with labels or, for task segment, images with masks."""
         if self.task == "classify":
             return load_dataset(self.data, self.image_size, self.loading)
         return load_pairs(
@@ -55,62 +55,65 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     """Load labelled images by name or from a folder.
 
     Args:
-        source: "digits" (bundled with scikit-learn); "cifar10" or "cifar100" (torchvision's files, downloaded if they
-            are missing); "hub:NAME" (a data set that the library `datasets` can load); or a folder that holds
-            train*.parquet and validation*, val* or test*.parquet in the Hugging Face layout, or torchvision's CIFAR
-            files, or train/CLASS/ and val/CLASS/ with images.
-        image_size: scale the shorter side to this and crop the centre; needed where sizes differ.
-        loading: "memory" decodes every image once, "stream" when it is needed, "auto" streams what would take more
-            than 1 GiB a split.
+        source: "digits" (bundled with scikit-learn); "cifar10" or "cifar100" (torchvision's files, downloaded if
+            missing); "hub:NAME" (a data set that the library `datasets` can load); or a folder with train*.parquet and
+            validation*, val* or test*.parquet in the Hugging Face layout, with torchvision's CIFAR files, or with
+            images in train/CLASS/ and val/CLASS/.
+        image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
+        loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
+            splits that would take more than 1 GiB.
 
-    Refused with `DataError`, which names the file: a missing folder or split, an unreadable file, a truncated image,
-    images of several sizes, a missing or negative label, a class without train images, fewer than two classes, classes
-    that differ between splits. In streaming, an image is looked at when its turn comes; the encoded images of parquet
-    files stay in memory, so a set larger than that wants "hub:FOLDER", which `datasets` maps from the disk.
+    Raises:
+        DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
+            label is missing or negative, a class has no training images, there are fewer than two classes, or the
+            splits have different classes. The message names the file. Streamed images are checked when they are used.
+        InvalidValueError: an option is invalid.
+
+    The encoded images of parquet files are kept in memory; use "hub:FOLDER", which memory-maps them, for larger data.
     """
     if image_size is not None:
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     if str(source) == "digits":
         if image_size is not None:
-            raise errors.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Leave it out.")
+            raise errors.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Omit it.")
         return read_digits()
     splits = _read(source, image_size)
     (train, classes), (validation, other) = splits["train"], splits["validation"]
     _check_classes(str(source), classes, other)
     _check_no_empty_class(str(source), classes, train.labels)
-    train, validation = (_held(images, loading) for images in (train, validation))
+    train, validation = (_decoded_if_small(images, loading) for images in (train, validation))
     if train.shape != validation.shape:
         sizes = [images.shape[1:] for images in (train, validation)]
-        raise errors.DataError(f"{source}: train images are {sizes[0]}, validation images {sizes[1]}; set image_size.")
+        raise errors.DataError(f"{source}: train images are {sizes[0]}, validation images {sizes[1]}. Set image_size.")
     return Dataset(str(source), classes, train, validation, padding=max(1, train.shape[1] // 8), flip=True)
 
 
 def _read(source: str | Path, image_size: int | None) -> dict[str, Any]:
-    """Return both splits, with their class names, of whatever `source` is."""
+    """Return both splits of a source of any kind, with their class names."""
     name = str(source)
     if name.startswith(HUB):
         return read_hub(name.removeprefix(HUB), image_size)
     if name in FOLDERS and not Path(name).exists():
-        return _own_size(read_torchvision(name, default_root()), name, image_size)
+        return _with_fixed_size(read_torchvision(name, default_root()), name, image_size)
     folder = Path(source)
     if not folder.exists():
         raise errors.DataError(
             f"data folder {name!r} does not exist; expected digits, cifar10, cifar100, a folder, "
-            f"or {HUB}NAME for a data set of the Hugging Face hub."
+            f"or {HUB}NAME for a data set on the Hugging Face hub."
         )
     if not folder.is_dir():
         raise errors.DataError(f"{folder} is a file; expected 'digits' or a folder with train*.parquet or train/.")
-    if found := holds_torchvision_files(folder):
-        return _own_size(read_torchvision(found, folder), str(folder), image_size)
+    if data_set := holds_torchvision_files(folder):
+        return _with_fixed_size(read_torchvision(data_set, folder), str(folder), image_size)
     if class_folders(folder) and not any(folder.rglob("*.parquet")):
         return read_class_folders(folder, image_size)
     return read_parquet(folder, image_size)
 
 
-def _own_size(splits: dict[str, Any], name: str, image_size: int | None) -> dict[str, Any]:
+def _with_fixed_size(splits: dict[str, Any], name: str, image_size: int | None) -> dict[str, Any]:
     if image_size not in {None, 32}:
-        raise errors.InvalidValueError(f"{name} has images of 32x32, got image_size {image_size}. Leave it out.")
+        raise errors.InvalidValueError(f"{name} has images of 32x32, got image_size {image_size}. Omit it.")
     return splits
 
 
@@ -131,12 +134,12 @@ def _check_no_empty_class(source: str, classes: tuple[str, ...], labels: Tensor)
         listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise errors.DataError(
             f"{source}: no train image of class {listed} ({len(missing)} of {len(classes)} classes are empty). "
-            f"Labels count from 0; take the class out, or add images."
+            f"Labels start at 0; remove the class, or add images."
         )
 
 
-def _held(images: Images | EncodedImages, loading: str) -> Images | EncodedImages:
-    """Decode a split if it is to be held in memory."""
+def _decoded_if_small(images: Images | EncodedImages, loading: str) -> Images | EncodedImages:
+    """Return a split decoded if `loading` is "memory", or "auto" and its size is within the limit."""
     if isinstance(images, Images) or loading == "stream":
         return images
     channels, height, width = images.shape
@@ -157,23 +160,26 @@ def load_pairs(
     """Load images with masks by name or from a folder.
 
     Args:
-        source: a folder that holds train*.parquet and val*.parquet with columns image and mask (encoded files); or
-            train/ and val/ with images/ and masks/ in each (or the other way round), where files of one name belong
-            together; or images/ and masks/ undivided, of which every tenth pair becomes validation; or "voc2007" to
-            "voc2012" (torchvision's files, downloaded if they are missing), or the folder that holds them.
-        image_size: length to which the shorter side of images and masks is scaled; None leaves them as they are.
-        loading: "memory" decodes every pair once, "stream" when it is needed, "auto" streams what is more than 2,000
-            pairs or 1 GiB a split.
-        crop_size: side of the square that a training step sees; None takes the size of the first image.
-        ignore_index: value of pixels that count neither in the loss nor in the score.
-        foreground: name of the one class to find, all others being background.
-        class_names: names in the order of the masks' values, joined by commas; None takes those of classes.txt in the
-            folder, or numbers up to the highest value of 256 masks; values of 0 and 255 alone are background and
-            foreground.
+        source: a folder with train*.parquet and val*.parquet that have columns image and mask (encoded files); a
+            folder with SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/, for the splits train and
+            val, where an image and its mask have the same name; a folder with images/ and masks/ without splits, where
+            every tenth pair is used for validation; "voc2007" to "voc2012" (torchvision's files, downloaded if
+            missing); or a folder with these files.
+        image_size: length in pixels to which the shorter side of images and masks is scaled; None keeps their size.
+        loading: "memory" decodes all pairs at the start, "stream" decodes each when it is needed, "auto" streams
+            splits of more than 2,000 pairs or 1 GiB.
+        crop_size: side in pixels of the square training crop; None uses the size of the first image.
+        ignore_index: mask value of pixels that are excluded from loss and score.
+        foreground: name of the class to find; all other classes become background.
+        class_names: names in the order of the mask values, separated by commas. None reads classes.txt in the folder
+            if it exists. Otherwise 256 masks are sampled per split: if their only values are 0 and 255, the classes
+            are background and foreground, else they are numbered up to the highest value.
 
-    Refused with `DataError`, which names the file: a missing folder, split or partner, an unreadable file, a mask of
-    another size than its image, of colours instead of class indices, or with values beyond the classes. A pair that is
-    streamed is looked at when its turn comes.
+    Raises:
+        DataError: a folder, split, image or mask is missing, a file cannot be read, or a mask has another size than
+            its image, colours instead of class indices, or values without a class. The message names the file.
+            Streamed pairs are checked when they are used.
+        InvalidValueError: an option is invalid.
     """
     for name, value in (("image_size", image_size), ("crop_size", crop_size)):
         if value is not None:

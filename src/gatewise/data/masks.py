@@ -1,4 +1,4 @@
-"""From the bytes of a mask file to the class of each pixel, or one line that names the file."""
+"""Decode mask files to class indices, and infer the classes that the values in masks stand for."""
 
 # pyright: basic
 
@@ -13,16 +13,20 @@ from gatewise import _validation, errors
 from gatewise.data.decode import open_image
 from gatewise.data.images import EncodedImages
 
-IGNORED = 255  # in a mask: a pixel that neither the loss nor the score counts
-_INDEXED = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes of one number a pixel
-_LOOKED_AT = 256  # masks of a split at most, at equal distances, whose values are read before a training
+IGNORED = 255  # class index of pixels that are excluded from loss and score
+_INDEXED = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes with one integer per pixel
+_SAMPLED_MASKS = 256  # most masks of a split that are read to infer the classes
 
 
 def decode_mask(where: str, content: bytes | None) -> Tensor:
-    """Return an encoded mask as class indices, (H, W), int32; of a palette image the indices, not the colours.
+    """Decode a mask to its pixel values, (H, W), int32; for palette images the indices, not the colours.
 
-    Refused with `DataError`, which begins with `where`: no image, colours instead of indices, and JPEG and GIF, which
-    change indices.
+    Args:
+        where: name of the mask, with which an error message begins.
+        content: the bytes of the file.
+
+    Raises:
+        DataError: the content is not an image, has colours instead of indices, or is JPEG or GIF, which change indices.
     """
     import numpy as np
 
@@ -31,21 +35,25 @@ def decode_mask(where: str, content: bytes | None) -> Tensor:
         raise errors.DataError(f"{where}: saved as {image.format}, which changes class indices; expected PNG.")
     if image.mode not in _INDEXED:
         raise errors.DataError(
-            f"{where}: a mask of mode {image.mode}, colours and not classes; expected one class index a pixel "
-            f"(modes L, P, 1 or I;16). Map each colour to its class first."
+            f"{where}: expected a mask with one class index per pixel (modes L, P, 1 or I;16), got mode {image.mode} "
+            f"with colours. Map each colour to its class first."
         )
     return torch.from_numpy(np.asarray(image).astype(np.int32))
 
 
 @dataclass(frozen=True)
 class MaskEncoding:
-    """What the values in mask files stand for.
+    """Mapping from the values in mask files to class indices.
 
     Attributes:
         classes: names of all classes in the files, in the order of their values.
-        ignored: the value of pixels that do not count, which may also be one of the classes.
-        foreground: the one class to find; the others are then background.
-        values: of the classes in the files; None counts from 0.
+        ignored: value of pixels that are excluded from loss and score; a class with this value is dropped.
+        foreground: name of the class to find; all other classes become background. None keeps all classes.
+        values: value of each class in the files; None means 0, 1, 2, ...
+
+    Raises:
+        DataError: there are fewer than two classes, or more than 255.
+        InvalidValueError: the foreground is not one of the classes.
 
     >>> MaskEncoding(("road", "car", "void"), ignored=2).kept
     ('road', 'car')
@@ -62,9 +70,9 @@ class MaskEncoding:
         if self.foreground is not None:
             _validation.check_one_of("foreground class", self.foreground, self._counted)
         if self.foreground is None and len(self._counted) < 2:
-            raise errors.DataError(f"there is one class, {', '.join(self._counted)}; expected at least two.")
+            raise errors.DataError(f"expected at least two classes in the masks, got {', '.join(self._counted)}.")
         if len(self.classes) > IGNORED:
-            raise errors.DataError(f"there are {len(self.classes)} classes; expected at most {IGNORED}.")
+            raise errors.DataError(f"expected at most {IGNORED} classes in the masks, got {len(self.classes)}.")
 
     @property
     def _values(self) -> tuple[int, ...]:
@@ -76,12 +84,12 @@ class MaskEncoding:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """Names of the classes to tell apart: those that count, or the foreground alone."""
+        """Names of the classes to predict: all that are not ignored, or only the foreground."""
         return self._counted if self.foreground is None else (self.foreground,)
 
     @functools.cached_property
     def _indices(self) -> Tensor:
-        """Class index of each value in a file up to the highest, or -1 where it stands for nothing."""
+        """Class index of each value in a file, -1 for values without a class; (highest value + 1,)."""
         indices = torch.full((max(*self._values, self.ignored) + 1,), -1, dtype=torch.int16)
         for name, value in zip(self.classes, self._values, strict=True):
             if name in self._counted:
@@ -90,14 +98,25 @@ class MaskEncoding:
         return indices
 
     def __call__(self, values: Tensor, where: str) -> Tensor:
-        """Return the class index of each pixel, (H, W), uint8, 255 where it does not count."""
+        """Return the class index of each pixel, 255 where it is ignored.
+
+        Args:
+            values: pixel values of a mask, (H, W).
+            where: name of the mask, with which an error message begins.
+
+        Returns:
+            (H, W), uint8.
+
+        Raises:
+            DataError: a value has no class.
+        """
         highest = len(self._indices) - 1
         indices = self._indices[values.clamp(0, highest).long()]
-        wrong = values[(indices < 0) | (values < 0) | (values > highest)]
-        if len(wrong):
+        unknown = values[(indices < 0) | (values < 0) | (values > highest)]
+        if len(unknown):
             raise errors.DataError(
-                f"{where}: value {int(wrong[0])} in {len(wrong)} pixels; expected {self._expected} "
-                f"for {len(self.classes)} classes, or {self.ignored} for what does not count. "
+                f"{where}: value {int(unknown[0])} in {len(unknown)} pixels; expected {self._expected} "
+                f"for {len(self.classes)} classes, or {self.ignored} for ignored pixels. "
                 f"Set ignore_index, or name all classes in classes.txt."
             )
         return indices.to(torch.uint8)
@@ -110,37 +129,46 @@ class MaskEncoding:
 def infer_mask_encoding(
     masks: Sequence[EncodedImages], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
 ) -> MaskEncoding:
-    """Return what the values in masks stand for, of which 256 of each split are looked at.
+    """Infer the mapping from mask values to classes from up to 256 evenly spaced masks of each split.
 
-    Values of 0 and 255 alone, as in masks of salient objects, are two classes; otherwise they are class numbers. Where
-    the classes are named and not two, nothing is looked at.
+    If the only values are 0 and 255, as in masks of salient objects, they are background and foreground; otherwise
+    values are class indices. With names for other than two classes, no mask is read.
+
+    Args:
+        masks: the masks of each split.
+        names: class names in the order of the values, or ().
+        ignored: value of ignored pixels.
+        foreground: see `MaskEncoding`.
+
+    Raises:
+        DataError: a mask cannot be read, or its values are too high for class indices.
     """
     if names and len(names) != 2:
         return MaskEncoding(tuple(names), ignored, foreground)
     values = torch.cat([_values_in(split) for split in masks]).unique().tolist()
     if values == [0, IGNORED]:
-        nothing = IGNORED + 1 if ignored == IGNORED else ignored
-        return MaskEncoding(tuple(names) or ("background", "foreground"), nothing, foreground, values=(0, IGNORED))
+        unused = IGNORED + 1 if ignored == IGNORED else ignored
+        return MaskEncoding(tuple(names) or ("background", "foreground"), unused, foreground, values=(0, IGNORED))
     if names:
         return MaskEncoding(tuple(names), ignored, foreground)
     highest = max((value for value in values if value != ignored), default=0)
     if highest >= IGNORED:
         raise errors.DataError(
             f"{masks[0].where(0)} and other masks have values up to {highest}; expected class indices below {IGNORED}. "
-            f"If that value marks what does not count, set ignore_index to it."
+            f"If that value marks ignored pixels, set ignore_index to it."
         )
     return MaskEncoding(tuple(str(value) for value in range(highest + 1)), ignored, foreground)
 
 
 def _values_in(masks: EncodedImages) -> Tensor:
-    looked_at = (
-        decode_mask(masks.where(index), masks.content(index)) for index in evenly_spaced(len(masks), _LOOKED_AT)
+    sample = (
+        decode_mask(masks.where(index), masks.content(index)) for index in evenly_spaced(len(masks), _SAMPLED_MASKS)
     )
-    return torch.cat([mask.unique() for mask in looked_at]).unique()
+    return torch.cat([mask.unique() for mask in sample]).unique()
 
 
 def with_background(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the indices in a mask: those of the classes, or background before a single one.
+    """Return the names of the class indices in a mask; a single class is preceded by "background".
 
     >>> with_background(["car"]), with_background(["sky", "road"])
     (('background', 'car'), ('sky', 'road'))
@@ -149,7 +177,7 @@ def with_background(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
-    """Return up to `most` indices below `count`, at equal distances.
+    """Return up to `most` evenly spaced indices from 0 to `count` - 1.
 
     >>> evenly_spaced(9, 3), evenly_spaced(2, 3)
     ([0, 4, 8], [0, 1])

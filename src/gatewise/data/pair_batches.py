@@ -1,4 +1,4 @@
-"""Batches of images and masks, changed together: the same for the same seed and epoch."""
+"""Batches of images with masks, augmented together and determined by seed and epoch."""
 
 # pyright: basic
 
@@ -16,25 +16,26 @@ from gatewise.data.images import EncodedImages, Images
 from gatewise.data.masks import IGNORED, with_background
 from gatewise.data.pairs import SegmentationSplit, resized
 
-_VALUES = 2**26  # of the maps of one evaluation batch, at most
-SCALES = (0.5, 2.0)  # between which an image is scaled at random, as GCNet's segmentation recipe does
+_VALUES = 2**26  # most logits of one evaluation batch
+SCALES = (0.5, 2.0)  # range of the random scale factor, as in GCNet's segmentation recipe
 
 
 class SegmentationBatches(StreamedBatches):
-    """Batches (N, C, H, W) of normalised images with masks (N, H, W), int64, 255 where a pixel does not count.
+    """Batches of normalised images (N, C, H, W) with masks (N, H, W), int64, 255 for ignored pixels.
 
-    In training every image has the size of a crop; in evaluation images are whole, and neighbours of one size share a
-    batch.
+    Training batches contain crops. Evaluation batches contain uncropped images, consecutive ones of the same size.
 
     Args:
-        pairs: the split, whose `crop_size` is that of a training crop.
-        *args: as of `StreamedBatches`, and the options too.
+        pairs: the split, whose `crop_size` is the size of training crops.
+        *args: as for `StreamedBatches`.
+        workers: as for `StreamedBatches`.
+        **options: as for `StreamedBatches`.
     """
 
     def __init__(self, pairs: SegmentationSplit, *args: Any, workers: int = 0, **options: Any) -> None:
         self.pairs = pairs
         super().__init__(pairs, *args, workers=workers, **options)
-        self._fill = (-self._shift / self._scale).round().to("cpu", torch.uint8)[0]  # the mean colour
+        self._fill = (-self._shift / self._scale).round().to("cpu", torch.uint8)[0]  # mean colour, (C, 1, 1)
 
     def _hold(self) -> None:
         pass
@@ -51,19 +52,19 @@ class SegmentationBatches(StreamedBatches):
                 self.batch_size, max(1, _VALUES // (pair[1].numel() * len(with_background(self.pairs.meaning.kept))))
             )
             if waiting and (len(waiting) >= most or pair[1].shape != waiting[0][1].shape):
-                yield self._together(waiting)
+                yield self._collate(waiting)
                 waiting = []
             waiting.append(pair)
         if waiting:
-            yield self._together(waiting)
+            yield self._collate(waiting)
 
-    def _together(self, pairs: list[tuple[Tensor, Tensor]]) -> Batch:
+    def _collate(self, pairs: list[tuple[Tensor, Tensor]]) -> Batch:
         pixels, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return self._normalised(pixels.to(self.device)), masks.to(self.device).long()
 
 
 class _WholeImages(torch.utils.data.Dataset):
-    """From an index to a pair, or to the message why it cannot be had: a worker would wrap an error in a traceback."""
+    """Map an index to a pair, or to an error message: a worker process would wrap an exception in its own traceback."""
 
     def __init__(self, pairs: SegmentationSplit) -> None:
         self.pairs = pairs
@@ -76,7 +77,7 @@ class _WholeImages(torch.utils.data.Dataset):
 
 
 class _RandomCrops(_WholeImages):
-    """From a draw to its augmented images (B, 3, H, W) and masks (B, H, W), both uint8, or to a message."""
+    """Map `BatchParams` to augmented images (B, 3, H, W) and masks (B, H, W), both uint8, or to an error message."""
 
     def __init__(self, pairs: SegmentationSplit, augmentation: Augmentation, fill: Tensor) -> None:
         super().__init__(pairs)
@@ -86,10 +87,10 @@ class _RandomCrops(_WholeImages):
         seed_generators(draw.number)
         try:
             drawn = zip(draw.samples.tolist(), draw.flips.tolist(), strict=True)
-            found = [self._augmented(index, flips=flips) for index, flips in drawn]
+            pairs = [self._augmented(index, flips=flips) for index, flips in drawn]
         except errors.DataError as error:
             return str(error)
-        pixels, masks = (torch.stack(parts) for parts in zip(*found, strict=True))
+        pixels, masks = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return pixels, masks
 
     def _augmented(self, index: int, *, flips: bool) -> tuple[Tensor, Tensor]:
@@ -114,14 +115,15 @@ class _RandomCrops(_WholeImages):
 def cropped(
     pixels: Tensor, mask: Tensor, size: tuple[int, int], fill: Tensor, at: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Return a part of an image (C, H, W) and its mask (H, W), padded where the image is smaller.
+    """Return a crop of an image and its mask, padded along axes where the image is smaller than the crop.
 
     Args:
-        pixels: the image.
-        mask: its mask.
-        size: (height, width) of the part.
-        fill: the colour of padding, (C, 1, 1); its mask is 255.
-        at: where the part lies in what is left over, from 0 (top, left) to 1.
+        pixels: the image, (C, H, W).
+        mask: its mask, (H, W).
+        size: (height, width) of the crop.
+        fill: colour of the padding, (C, 1, 1); its mask is 255.
+        at: vertical and horizontal position of the crop in the image, or of the image in the crop, from 0 (top, left)
+            to 1.
 
     >>> cropped(torch.tensor([[[1, 2, 3]]]), torch.tensor([[4, 5, 6]]), (2, 2), torch.tensor([[[9]]]), (0.0, 1.0))
     (tensor([[[2, 3],
@@ -132,7 +134,7 @@ def cropped(
     taken, placed = [], []
     for own, wanted, share in zip(mask.shape, size, at, strict=True):
         left = abs(own - wanted)
-        start, length = min(left, int(share * (left + 1))), min(own, wanted)  # each start as likely as any other
+        start, length = min(left, int(share * (left + 1))), min(own, wanted)  # all starts are equally likely
         taken.append(slice(start, start + length) if own > wanted else slice(0, length))
         placed.append(slice(0, length) if own >= wanted else slice(start, start + length))
     part[:, placed[0], placed[1]] = pixels[:, taken[0], taken[1]]
@@ -141,7 +143,7 @@ def cropped(
 
 
 def _between(low: float, high: float) -> float:
-    """Draw from torch's global generator."""
+    """Return a uniform random number, drawn from torch's global generator."""
     return low + (high - low) * float(torch.rand(()))
 
 
@@ -152,7 +154,15 @@ def make_batches(
     workers: int = 0,
     **options: Any,
 ) -> Batches:
-    """Return the batches that suit a split and what is done to its images; other arguments are those of `Batches`."""
+    """Return batches of the class that fits a split and its augmentation.
+
+    Args:
+        images: the split.
+        *args: as for `Batches`.
+        augmentation: if it needs PIL images, images in memory are augmented one by one too.
+        workers: as for `StreamedBatches`.
+        **options: as for `Batches`.
+    """
     if isinstance(images, SegmentationSplit):
         return SegmentationBatches(images, *args, workers=workers, **options)
     if isinstance(images, Images) and not augmentation.per_image:

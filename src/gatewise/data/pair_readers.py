@@ -1,4 +1,4 @@
-"""Images with masks: in parquet files, in folders images/ and masks/, or as torchvision lays out Pascal VOC."""
+"""Read images with masks from parquet files, folders images/ and masks/, or torchvision's files of Pascal VOC."""
 
 # pyright: basic
 
@@ -14,32 +14,39 @@ from gatewise.data.torchvision_sets import default_root
 from gatewise.files import read_text
 
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
-VOC = {  # where torchvision puts each year
+VOC = {  # torchvision's folder for each year
     f"voc{year}": f"{'TrainVal/' if year == 2011 else ''}VOCdevkit/VOC{year}" for year in range(2007, 2013)
 }
 VOC_CLASSES = (
     "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,"
     "pottedplant,sheep,sofa,train,tvmonitor"
 )
-_HELD_OUT = 10  # where there are no splits, every tenth pair is for validation
+_HELD_OUT = 10  # without splits, every tenth pair is used for validation
 Encoded = tuple[EncodedImages, EncodedImages]  # images and masks
 
 
 def read_pairs(source: str | Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Return both splits of whatever `source` is, and the names of the classes, () where they are not told."""
+    """Return both splits of a data set with masks, and its class names, () if they are not stored.
+
+    Args:
+        source: a name or folder as in `load_pairs`.
+
+    Raises:
+        DataError: a folder, split, image or mask is missing, or a file cannot be read.
+    """
     name, folder = str(source), Path(source)
     if name in VOC and not folder.exists():
         return _read_voc(default_root(), name, download=True)
     if not folder.is_dir():
-        there = "is a file" if folder.exists() else "does not exist"
+        problem = "is a file" if folder.exists() else "does not exist"
         raise errors.DataError(
-            f"data folder {name!r} {there}; for task segment expected a folder with images and masks, or one of "
+            f"data folder {name!r} {problem}; for task segment expected a folder with images and masks, or one of "
             f"{', '.join(VOC)}."
         )
     if years := sorted(name for name, inside in VOC.items() if (folder / inside).is_dir()):
         if len(years) > 1:
             listed = " and ".join(str(folder / VOC[name]) for name in years)
-            raise errors.DataError(f"{folder} holds {listed}; which is meant? Give a folder with one of them.")
+            raise errors.DataError(f"{folder} contains several years: {listed}. Expected a folder with one of them.")
         return _read_voc(folder, years[0], download=False)
     if next(folder.rglob("*.parquet"), None) is not None:
         return _read_parquet(folder), named_classes(folder)
@@ -47,7 +54,7 @@ def read_pairs(source: str | Path) -> tuple[dict[str, Encoded], tuple[str, ...]]
 
 
 def named_classes(folder: Path) -> tuple[str, ...]:
-    """Return the names in classes.txt, one a line in the order of the values; () where there is no such file."""
+    """Return the class names in classes.txt (one per line, in the order of the values), or () without this file."""
     file = folder / "classes.txt"
     if not file.exists():
         return ()
@@ -55,13 +62,13 @@ def named_classes(folder: Path) -> tuple[str, ...]:
 
 
 def checked_names(where: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of classes in the order of their values; an empty one and one given twice are refused."""
+    """Return class names without surrounding spaces; raise `DataError` if one is empty or occurs twice."""
     names = tuple(name.strip() for name in names)
     for value, name in enumerate(names):
         if not name:
-            raise errors.DataError(f"{where}: class {value} has no name. Give each value of the masks a name.")
+            raise errors.DataError(f"{where}: class {value} has no name. Give each mask value a name.")
         if name in names[:value]:
-            raise errors.DataError(f"{where}: {name!r} is given twice. Give each class a name of its own.")
+            raise errors.DataError(f"{where}: {name!r} is given twice. Give each class a different name.")
     return names
 
 
@@ -85,56 +92,58 @@ def _column(where: str, table: Any, what: str, known: tuple[str, ...]) -> str:
     found = next((name for name in known if name in table.column_names), None)
     if found is None:
         found = listed(table.column_names)
-        raise errors.DataError(f"{where}: expected columns 'image' and 'mask', found {found}; no {what}.")
+        raise errors.DataError(f"{where}: expected columns 'image' and 'mask', found {found}; {what} is missing.")
     if not any(kind in str(table.schema.field(found).type) for kind in ("struct", "binary", "string")):
         raise errors.DataError(
-            f"{where}: column {found!r} holds {table.schema.field(found).type}, not image files. "
-            f"For one label an image leave task at classify."
+            f"{where}: expected image files in column {found!r}, found {table.schema.field(found).type}. "
+            f"For one label per image set task to classify."
         )
     return found
 
 
 def _read_folders(folder: Path) -> dict[str, Encoded]:
-    """Return both splits of train/images + train/masks, images/train + masks/train, or images + masks undivided."""
+    """Return both splits from train/images and train/masks, images/train and masks/train, or images and masks."""
     splits: dict[str, Encoded] = {}
     for split, names in SPLITS.items():
-        ways = [(folder / name / "images", folder / name / "masks") for name in names]
-        ways += [(folder / "images" / name, folder / "masks" / name) for name in names]
-        found = next((way for way in ways if way[0].is_dir() or way[1].is_dir()), None)
-        if found is not None:
-            splits[split] = _encoded(list(_matched(*found)))
+        layouts = [(folder / name / "images", folder / name / "masks") for name in names]
+        layouts += [(folder / "images" / name, folder / "masks" / name) for name in names]
+        layout = next((paths for paths in layouts if paths[0].is_dir() or paths[1].is_dir()), None)
+        if layout is not None:
+            splits[split] = _encoded(list(_matched(*layout)))
     if set(splits) == set(SPLITS):
         return splits
     if not splits and (folder / "images").is_dir():
         pairs = list(_matched(folder / "images", folder / "masks"))
         if len(pairs) < _HELD_OUT:
             raise errors.DataError(
-                f"{folder} has {len(pairs)} pairs and no splits; expected at least {_HELD_OUT}, of which every tenth "
-                f"is held out for validation, or train/ and val/ with images/ and masks/ in each."
+                f"{folder} has {len(pairs)} pairs and no splits; expected at least {_HELD_OUT} pairs (every tenth is "
+                f"used for validation), or train/ and val/ with images/ and masks/ in each."
             )
         train = [pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]
         return {"train": _encoded(train), "validation": _encoded(pairs[_HELD_OUT - 1 :: _HELD_OUT])}
-    there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    existing = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     missing = " and ".join(split for split in SPLITS if split not in splits)
     raise errors.DataError(
         f"{folder} has no {missing} split: expected train/ and val/ with images/ and masks/ in each, images/ and "
-        f"masks/ with train/ and val/ in each, or parquet files; found {there}. "
-        f"For folders of classes leave task at classify."
+        f"masks/ with train/ and val/ in each, or parquet files; found {existing}. "
+        f"For class folders set task to classify."
     )
 
 
 def _matched(images: Path, masks: Path) -> Iterator[tuple[str, str]]:
-    """Yield the files of images and masks of one name, in the order of their names; refuse any without a partner."""
+    """Yield the paths of each image and its mask, sorted by name; raise `DataError` if one is missing."""
     for path in (images, masks):
         if not path.is_dir():
-            raise errors.DataError(f"{path} does not exist; expected a folder of files as in its neighbour.")
+            raise errors.DataError(
+                f"{path} does not exist; expected {images} and {masks} with files of the same names."
+            )
     own, other = _by_stem(images), _by_stem(masks)
     for stem in sorted(own.keys() ^ other.keys()):
-        lonely, where, kind = (own[stem], masks, "mask") if stem in own else (other[stem], images, "image")
+        single, where, kind = (own[stem], masks, "mask") if stem in own else (other[stem], images, "image")
         count = len(own.keys() ^ other.keys())
         raise errors.DataError(
-            f"{lonely} has no {kind}: expected {where / stem}.* ({count} files have no partner). "
-            f"Add it, or remove this."
+            f"{single} has no {kind}: expected {where / stem}.* ({count} files have no partner). "
+            f"Add the {kind}, or remove this file."
         )
     if not own:
         raise errors.DataError(f"{images} has no image files.")
@@ -143,16 +152,16 @@ def _matched(images: Path, masks: Path) -> Iterator[tuple[str, str]]:
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    """Return the image files at any depth by their path without suffix."""
-    found: dict[str, str] = {}
+    """Return the image files at any depth, by relative path without suffix."""
+    files: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if not is_image(path.name):
             continue
         stem = str(path.relative_to(folder).with_suffix(""))
-        if stem in found:
-            raise errors.DataError(f"{path} and {found[stem]} have one name; which of them is meant? Remove one.")
-        found[stem] = str(path)
-    return found
+        if stem in files:
+            raise errors.DataError(f"{path} and {files[stem]} have the same name apart from the suffix. Remove one.")
+        files[stem] = str(path)
+    return files
 
 
 def _encoded(pairs: list[tuple[str, str]]) -> Encoded:
@@ -162,16 +171,16 @@ def _encoded(pairs: list[tuple[str, str]]) -> Encoded:
 
 
 def _read_voc(root: Path, name: str, *, download: bool) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Return the splits train and val of Pascal VOC's segmentation from torchvision's files under `root`."""
+    """Return the splits train and val of Pascal VOC segmentation, and its class names, from torchvision's files."""
     datasets = _validation.import_optional("torchvision.datasets", f"the data set {name}")
-    there = (root / VOC[name]).is_dir()
+    exists = (root / VOC[name]).is_dir()
     splits = {}
     for split, image_set in (("train", "train"), ("validation", "val")):
         try:
-            found = datasets.VOCSegmentation(str(root), name[3:], image_set, download=download and not there)
+            dataset = datasets.VOCSegmentation(str(root), name[3:], image_set, download=download and not exists)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            todo = "is not complete" if there else "could not be downloaded"
-            raise errors.DataError(f"{root / VOC[name]} {todo} ({reason}).") from None
-        splits[split] = _encoded([(str(a), str(b)) for a, b in zip(found.images, found.masks, strict=True)])
+            problem = "is incomplete" if exists else "could not be downloaded"
+            raise errors.DataError(f"{root / VOC[name]} {problem} ({reason}).") from None
+        splits[split] = _encoded([(str(a), str(b)) for a, b in zip(dataset.images, dataset.masks, strict=True)])
     return splits, tuple(VOC_CLASSES.split(","))

@@ -1,4 +1,4 @@
-"""One split of images with a class for each pixel, and what a training must know of two of them."""
+"""Data sets of images with masks: two splits, each decoded in memory or still encoded."""
 
 import functools
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from gatewise.data.decode import pixels_of
 from gatewise.data.images import EncodedImages, mean_and_deviation
 from gatewise.data.masks import IGNORED, MaskEncoding, decode_mask, evenly_spaced, with_background
 
-_SAMPLE = 512  # images from which a split's mean and deviation are estimated
+_SAMPLE = 512  # number of images from which mean and standard deviation are estimated
 
 
 class SegmentationSplit:
-    """One split: images and their masks, encoded, or decoded once.
+    """One split of images with masks, encoded or decoded in memory.
 
     Args:
-        images: encoded; their labels are not used.
-        masks: encoded, in the same order.
-        meaning: of the masks' values.
-        side: length to which the shorter side is scaled; None leaves images as they are.
-        crop: side of the square that a training step sees; None takes the size of the first image.
+        images: encoded images; their labels are not used.
+        masks: encoded masks, in the same order.
+        meaning: mapping from mask values to classes.
+        side: length in pixels to which the shorter side is scaled; None keeps the size.
+        crop: side in pixels of the square training crop; None uses the size of the first image.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class SegmentationSplit:
 
     @property
     def held(self) -> bool:
-        """Whether the pairs are decoded already."""
+        """Whether the pairs are decoded in memory."""
         return bool(self._held)
 
     def hold(self) -> None:
-        """Decode all pairs now."""
+        """Decode all pairs and keep them in memory."""
         self._held = [self._decoded(index) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -56,22 +56,22 @@ class SegmentationSplit:
         return self._held[index] if self._held else self._decoded(index)
 
     def picture(self, index: int) -> Any:
-        """Return one image as a PIL image in RGB, of its own size."""
+        """Return one image as a PIL image in RGB, in its original size."""
         return self.images.picture(index)
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of the first image; others may have another."""
+        """(3, H, W) of the first image; other images may differ in size."""
         _, height, width = self[0][0].shape
         return 3, height, width
 
     @property
     def crop_size(self) -> tuple[int, int]:
-        """(height, width) of what a training step sees of an image."""
+        """(height, width) of a training crop."""
         return (self.crop, self.crop) if self.crop else self.shape[1:]
 
     def mask(self, index: int) -> Tensor:
-        """Return one mask alone, of its own size or, where the pairs are held, scaled."""
+        """Return one mask, (H, W), uint8: in its original size, or scaled if the pairs are in memory."""
         if self._held:
             return self._held[index][1]
         where = self.masks.where(index)
@@ -88,7 +88,7 @@ class SegmentationSplit:
 
 
 def scaled_to(side: int | None, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale an image (3, H, W) and its mask (H, W) so that the shorter side is `side`; None leaves them."""
+    """Scale an image (3, H, W) and its mask (H, W) so that the shorter side has `side` pixels; None keeps the size."""
     height, width = mask.shape
     if side is None or min(height, width) == side:
         return pixels, mask
@@ -97,9 +97,9 @@ def scaled_to(side: int | None, pixels: Tensor, mask: Tensor) -> tuple[Tensor, T
 
 
 def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scale an image (3, H, W) bilinearly with antialiasing, and its mask (H, W) to the nearest pixel's class.
+    """Scale an image (3, H, W) bilinearly with antialiasing, and its mask (H, W) by nearest neighbour.
 
-    No side becomes shorter than two pixels, which torch cannot scale to.
+    Sides shorter than two pixels, which torch cannot scale to, become two pixels.
     """
     size = max(2, size[0]), max(2, size[1])
     transforms = _validation.import_optional("torchvision.transforms.v2.functional", "scaling images")
@@ -112,12 +112,12 @@ def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor
 
 @dataclass(frozen=True)
 class SegmentationDataset:
-    """Two splits of images and masks.
+    """A data set of images with masks, with two splits.
 
     Attributes:
-        name: what `load_pairs` was given.
-        train: pairs to learn from.
-        validation: pairs to measure on.
+        name: the source given to `load_pairs`.
+        train: training pairs.
+        validation: validation pairs.
     """
 
     name: str
@@ -126,40 +126,45 @@ class SegmentationDataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the network's maps."""
+        """Class names, in the order of the network's output channels."""
         return self.train.meaning.kept
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """Number of channels of an image."""
         return self.train.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of a whole image, the first for validation."""
+        """Height and width of the first validation image, uncropped."""
         return self.validation.shape[1:]
 
     def augmentation(self, text: str) -> Augmentation:
-        """Return what `text` (see `parse_augmentation`) means for these images; auto is scale, crop and flip."""
+        """Return the augmentation that `text` (see `parse_augmentation`) specifies; auto means scale, crop and flip.
+
+        Raises:
+            InvalidValueError: `text` is invalid, contains shift or a policy, or lacks the crop that scale or
+                `crop_size` needs.
+        """
         geometry, policy = parse_augmentation(text)
         if policy or "shift" in geometry:
             raise errors.InvalidValueError(
-                f"augmentation {text!r} is for images with one label; for masks take scale, crop and flip, joined by +."
+                f"augmentation {text!r} is for images with one label; for masks use scale, crop and flip, joined by +."
             )
         if "auto" in geometry:
             geometry = frozenset({"scale", "crop", "flip"})
         if self.train.crop is not None and "crop" not in geometry:
             raise errors.InvalidValueError(
-                f"crop_size is {self.train.crop}, but augmentation {text!r} crops nothing. Add crop, or leave it out."
+                f"crop_size is {self.train.crop}, but augmentation {text!r} has no crop. Add crop, or omit crop_size."
             )
         if "scale" in geometry and "crop" not in geometry:
-            raise errors.InvalidValueError(f"augmentation {text!r} makes images of many sizes; add crop to it.")
+            raise errors.InvalidValueError(f"augmentation {text!r} makes images of different sizes. Add crop.")
         return Augmentation(crop="crop" in geometry, flip="flip" in geometry, scale="scale" in geometry)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation per channel of the training images, on the scale 0 to 255.
+        """Return mean and standard deviation per channel of the training images, on the scale 0 to 255: (C,), (C,).
 
-        512 images at equal distances are looked at, or all if there are fewer.
+        They are estimated from up to 512 evenly spaced images.
         """
         return self._statistics
 
@@ -171,16 +176,16 @@ class SegmentationDataset:
 
     @functools.cached_property
     def frequencies(self) -> Tensor:
-        """How often each class fills a pixel, in the training images in which it occurs at all.
+        """Frequency of each class: its pixels over all pixels that are not ignored, in training images that contain it.
 
-        That is, pixels of the class over all pixels that count in those images (Eigen and Fergus, ICCV 2015), 0 for a
-        class that is nowhere; (classes,), or (2,) for background and foreground. All masks are read for it.
+        The frequency is 0 for a class without pixels (Eigen and Fergus, ICCV 2015). Shape (classes,), or (2,) for
+        background and foreground. The first access reads all masks.
         """
         count = len(with_background(self.classes))
-        own, present = torch.zeros(2, count, dtype=torch.float64)
+        of_class, of_images = torch.zeros(2, count, dtype=torch.float64)
         for index in range(len(self.train)):
             mask = self.train.mask(index)
             pixels = mask[mask != IGNORED].long().bincount(minlength=count)
-            own += pixels
-            present += torch.where(pixels > 0, pixels.sum(), 0)
-        return (own / present.clamp(min=1)).float()
+            of_class += pixels
+            of_images += torch.where(pixels > 0, pixels.sum(), 0)
+        return (of_class / of_images.clamp(min=1)).float()

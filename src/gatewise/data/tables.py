@@ -1,4 +1,4 @@
-"""Images in tables of the Hugging Face layout, from parquet files or from the hub: rows of image bytes and labels."""
+"""Read images and labels from tables in the Hugging Face layout, from parquet files or the hub."""
 
 # pyright: basic
 
@@ -20,11 +20,11 @@ Split = tuple[EncodedImages, tuple[str, ...]]
 
 
 class EncodedRows(EncodedImages):
-    """Images in rows, each the bytes of a file or {"bytes": ..., "path": ...}.
+    """Images in rows of tables, each the bytes of a file or {"bytes": ..., "path": ...}.
 
     Args:
-        tables: parts of the split, one behind the other: what to call it in a message, and its rows.
-        labels: of all rows.
+        tables: the parts of the split in order, each with its name for error messages and its image column.
+        labels: class index of each row, over all parts.
         image_size: see `EncodedImages`.
     """
 
@@ -50,27 +50,31 @@ class EncodedRows(EncodedImages):
             path = value.get("path")
             value = value.get("bytes") or (read_bytes(Path(path)) if path and Path(path).is_file() else None)
         if value is not None and not isinstance(value, bytes):
-            came = f"{type(value).__name__} {str(value)[:50]!r}"
-            raise errors.DataError(f"{self.where(index)}: the image is {came}; expected the bytes of a file.")
+            shown = f"{type(value).__name__} {str(value)[:50]!r}"
+            raise errors.DataError(f"{self.where(index)}: expected the bytes of an image file, got {shown}.")
         return value
 
 
 def read_parquet(folder: Path, image_size: int | None) -> dict[str, Split]:
-    """Return both splits of a folder of parquet files, at any depth: train*, and validation*, val* or test*."""
+    """Return both splits of a folder with parquet files, at any depth: train*, and validation*, val* or test*.
+
+    Raises:
+        DataError: a split is missing, a file or label is invalid, or the files have different class names.
+    """
     return {split: _read_split(split_files(folder, split), image_size) for split in SPLITS}
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """Return a split's parquet files at any depth, those of the first prefix in `SPLITS` that there is."""
+    """Return the parquet files of a split at any depth: those with the first prefix in `SPLITS` that has files."""
     parquet = sorted(folder.rglob("*.parquet"))
     for prefix in SPLITS[split]:
         if files := [file for file in parquet if file.name.startswith(prefix)]:
             return files
-    listed = parquet or sorted(folder.iterdir())
-    found = ", ".join(file.name for file in listed[:5]) + (", ..." if len(listed) > 5 else "")
-    wanted = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
-    wanted = wanted if parquet else f"train/CLASS/ and val/CLASS/ full of images, or {wanted}"
-    raise errors.DataError(f"{folder} has no {split} split: expected {wanted}, found {found or 'nothing'}.")
+    existing = parquet or sorted(folder.iterdir())
+    found = ", ".join(file.name for file in existing[:5]) + (", ..." if len(existing) > 5 else "")
+    expected = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
+    expected = expected if parquet else f"train/CLASS/ and val/CLASS/ with images, or {expected}"
+    raise errors.DataError(f"{folder} has no {split} split: expected {expected}, found {found or 'nothing'}.")
 
 
 def _read_split(files: list[Path], image_size: int | None) -> Split:
@@ -78,66 +82,73 @@ def _read_split(files: list[Path], image_size: int | None) -> Split:
     names = parts[0][2]
     for file, part in zip(files, parts, strict=True):
         if part[2] != names:
-            raise errors.DataError(f"{file}: its classes or their order differ from those of {files[0]}.")
+            raise errors.DataError(f"{file}: expected the same class names in the same order as in {files[0]}.")
     tables = [(str(file), part[0]) for file, part in zip(files, parts, strict=True)]
     labels = [label for part in parts for label in part[1]]
     return EncodedRows(tables, labels, image_size), class_names(str(files[0]), labels, names)
 
 
 def read_table(file: Path) -> Any:
-    """Read one parquet file; one that cannot be read is refused with its name."""
+    """Read one parquet file; raise `DataError` with its name if that fails."""
     parquet = _validation.import_optional("pyarrow.parquet", "reading parquet files")
     try:
         return parquet.read_table(file)
     except Exception as error:
-        raise errors.DataError(f"{file}: cannot be read as parquet: {str(error).splitlines()[0]}") from None
+        raise errors.DataError(f"{file}: not a valid parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
-    """Return the image column, labels and class names ((), where the file has none) of one parquet file."""
+    """Return the image column, labels and class names of one parquet file; the names are () if it has none."""
     table = read_table(file)
     image, label = columns(str(file), table.column_names)
     labels = table[label].to_pylist()
     check_labels(str(file), labels)
-    return table[image], labels, _told_names(str(file), table, label)
+    return table[image], labels, _metadata_names(str(file), table, label)
 
 
-def _told_names(where: str, table: Any, label: str) -> tuple[str, ...]:
-    """Return the names that Hugging Face's metadata give to the classes, () where there are none."""
+def _metadata_names(where: str, table: Any, label: str) -> tuple[str, ...]:
+    """Return the class names in a table's Hugging Face metadata, or () if there are none."""
     metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        found = json.loads(metadata)
+        names = json.loads(metadata)
     except (ValueError, RecursionError):
-        raise errors.DataError(f"{where}: its Hugging Face metadata are no JSON. Write the file anew.") from None
+        raise errors.DataError(f"{where}: its Hugging Face metadata is not valid JSON. Recreate the file.") from None
     for key in ("info", "features", label, "names"):
-        found = (found.get(key) or {}) if isinstance(found, dict) else found
-    if not found:
+        names = (names.get(key) or {}) if isinstance(names, dict) else names
+    if not names:
         return ()
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise errors.DataError(
-            f"{where}: the class names in its metadata are {_validation.safe_repr(found)}; expected a list."
+            f"{where}: expected a list of class names in its metadata, got {_validation.safe_repr(names)}."
         )
-    return tuple(found)
+    return tuple(names)
 
 
 def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
-    """Return both splits of a data set that `datasets` can load: a name on the hub, or a folder of its layout.
+    """Return both splits of a data set that `datasets` can load.
 
-    Its rows are read from the library's memory-mapped cache, so the set may be larger than memory.
+    Rows are read from the library's memory-mapped cache, so the data may be larger than memory.
+
+    Args:
+        name: name of a data set on the hub, or a folder in its layout.
+        image_size: see `EncodedImages`.
+
+    Raises:
+        DataError: the data set cannot be loaded, or a split, column or label is missing or invalid.
     """
     datasets = _validation.import_optional("datasets", f"the hub's data set {name!r}", extra="hub")
     try:
         found: Any = datasets.load_dataset(name)
-    except Exception as error:  # whatever its network and file layers raise
+    except Exception as error:  # its network and file layers can raise any error
         reason = " ".join(str(error).split())[:200]
         raise errors.DataError(f"datasets cannot load {name!r} ({type(error).__name__}: {reason}).") from None
     splits = {}
     for split, names in SPLITS.items():
-        own = next((own for own in names if own in found), None)
-        if own is None:
-            listed = ", ".join(found)
-            raise errors.DataError(f"{name} has no {split} split: expected {' or '.join(names)}, found {listed}.")
-        where, rows = f"{name}, {own}", found[own]
+        key = next((key for key in names if key in found), None)
+        if key is None:
+            keys = ", ".join(found)
+            raise errors.DataError(f"{name} has no {split} split: expected {' or '.join(names)}, found {keys}.")
+        where, rows = f"{name}, {key}", found[key]
         image, label = columns(where, rows.column_names)
         labels = rows[label][:]
         check_labels(where, labels)
@@ -166,35 +177,39 @@ def columns(where: str, names: Sequence[str]) -> tuple[str, str]:
     image = next((name for name in IMAGE_COLUMNS if name in names), None)
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     if image is None or label is None:
-        masks = " For masks, which have a class for each pixel, set task to segment." if "mask" in names else ""
-        raise errors.DataError(f"{where}: expected columns 'image' and 'label', found {listed(names)}.{masks}")
+        hint = " For masks set task to segment." if "mask" in names else ""
+        raise errors.DataError(f"{where}: expected columns 'image' and 'label', found {listed(names)}.{hint}")
     return image, label
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names of columns as a refusal shows them, each cut where it is long."""
+    """Return column names as text for an error message: at most 20, each truncated to 60 characters."""
     shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:20]]
     return ", ".join(" ".join(name.split()) for name in shown) + (", ..." if len(names) > 20 else "")
 
 
 def check_labels(where: str, labels: Sequence[object]) -> None:
-    """Refuse labels that are not integers from 0."""
+    """Raise `DataError` if a label is not a non-negative integer."""
     for row, label in enumerate(labels):
         if isinstance(label, dict | bytes | list):
             raise errors.DataError(
-                f"{where}, row {row}: the label is an image or a list, perhaps a mask; expected one integer from 0."
+                f"{where}, row {row}: expected a non-negative integer as label, got an image or a list, perhaps a mask."
             )
         if isinstance(label, bool) or not isinstance(label, int) or label < 0:
             raise errors.DataError(
-                f"{where}, row {row}: label {_validation.safe_repr(label)}; expected an integer from 0."
+                f"{where}, row {row}: expected a non-negative integer as label, got {_validation.safe_repr(label)}."
             )
 
 
 def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the given names, or numbers where there are none; refuse labels beyond them and a single class."""
+    """Return the class names, or the numbers of the classes if `names` is ().
+
+    Raises:
+        DataError: all images have the same class, or a label has no name.
+    """
     if len(set(labels)) < 2:
-        raise errors.DataError(f"{where}: all {len(labels)} images have one class; expected at least two.")
+        raise errors.DataError(f"{where}: expected at least two classes, but all {len(labels)} images have the same.")
     highest = max(labels)
     if names and highest >= len(names):
-        raise errors.DataError(f"{where}: label {highest}, but only {len(names)} class names.")
+        raise errors.DataError(f"{where}: expected labels below {len(names)} (one per class name), got {highest}.")
     return names or tuple(str(label) for label in range(highest + 1))

@@ -55,7 +55,7 @@ def _checksum(record: Mapping[str, Any]) -> str:
 def _state(
     modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a training's state, and all other values as a JSON-serializable dict."""
+    """Return the tensors of a training's state, and all other values as a JSON-compatible dict."""
     state = optimizer.state_dict()
     tensors = {f"{key}.{name}": value for key, module in modules.items() for name, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}
@@ -185,7 +185,7 @@ def _states(folder: Path) -> list[Path]:
 
 
 def is_whole(folder: Path) -> bool:
-    """Return whether a checkpoint is intact: both files have their checksum and a known format."""
+    """Return whether a checkpoint is intact: both files match their checksums and have a known format."""
     try:
         read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
     except errors.DataError:

@@ -129,7 +129,7 @@ class Processes:
 
 
 def _init_process_group(backend: str) -> None:
-    """Initialize the process group through a store that ends with process 0.
+    """Initialise the process group through a store that ends with process 0.
 
     torchrun's own store outlives its workers. With torch 2.14, restarted workers read the addresses of their dead
     predecessors from it and waited for them until a timeout.

@@ -29,10 +29,10 @@ class NotFinite(Exception):  # noqa: N818
 
 
 def check_loss_finite(loss: Tensor, parts: Mapping[str, Tensor], model: nn.Module, images: Tensor) -> None:
-    """Raise `NotFinite` if a loss is not finite, before a step makes all weights so.
+    """Raise `NotFinite` if a loss is not finite, before a step spreads it to all weights.
 
     Args:
-        loss: a scalar; reading it synchronizes with the device.
+        loss: a scalar; reading it synchronises with the device.
         parts: terms of the loss, by name.
         model: the network, with the weights that gave this loss.
         images: its input, (B, C, H, W).

@@ -62,13 +62,12 @@ class Learner:
         check_weights_finite(recipe.initial_weights or recipe.spec, model, "Start from other weights")
         self.mean, self.std = _normalisation(recipe, model, config, dataset)
         self.model: Any = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
-        self.optimizer: Any = _optimizer(
-            recipe, self.model
-        )  # raises on an invalid optimizer before any file is written
+        # raises on an invalid optimizer before any file is written
+        self.optimizer: Any = _optimizer(recipe, self.model)
         self.average = _average(recipe, self.model)
         self.mix = _mix(recipe, self.task.maps)
         self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
-        # Check each step before it is applied only on a CPU (a GPU would have to synchronize), without a gradient
+        # Check each step before it is applied only on a CPU (a GPU would have to synchronise), without a gradient
         # scaler (it skips steps that overflow), and in one process (others would wait for the gradients of this one).
         alone = self.processes.count == 1
         self._watched = alone and device.type == "cpu" and self.accelerator.scaler is None

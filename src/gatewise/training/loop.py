@@ -1,8 +1,8 @@
 """The training loop: train a recipe into a run folder, resumable after any step.
 
 A run folder contains `recipe.yaml`, `log.jsonl` (one line per epoch), `checkpoints/` (the last two) and TensorBoard
-logs. At the end of a training come `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
-`metrics.json`: a run is complete if that file exists.
+logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
+`metrics.json` are added: a run is complete if `metrics.json` exists.
 """
 
 import functools
@@ -34,7 +34,7 @@ from gatewise.training.tasks import TITLES
 from gatewise.training.tensorboard import Board
 from gatewise.tuning import Stage, set_total_steps
 
-_CHECK_EVERY = 50  # steps between checks of the losses: each check synchronizes with the GPU
+_CHECK_EVERY = 50  # steps between checks of the losses: each check synchronises with the GPU
 _SAVE_EVERY_S = 600.0  # longest time without a checkpoint within an epoch
 _KEEP = 2  # number of checkpoints
 _LOGGED = ("epoch", "train_accuracy", "images_per_second")  # the numbers that a resumed training reads from the log
@@ -69,7 +69,8 @@ def train(
             checkpoint.
         UnsavedError: a file could not be written; the message names it and the last good checkpoint.
         StorageError: the folder cannot be written to; nothing was trained.
-        InvalidValueError: another process uses the folder, or it contains another run, or `resume` is not set.
+        InvalidValueError: another process uses the folder, the folder contains a run of another recipe, or it contains
+            a run and `resume` is not set.
         Interrupted: SIGINT or SIGTERM was received; the step was finished and saved.
 
     In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
@@ -241,7 +242,7 @@ class _Run:
             self.progress.step()
             if self.step < steps:
                 self._stop_if_asked(interruption)
-        mean_loss = float(torch.stack(self.losses).mean())  # synchronizes with the device before the time is taken
+        mean_loss = float(torch.stack(self.losses).mean())  # synchronises with the device before the time is taken
         self._end_epoch(mean_loss, rate, time.perf_counter() - started, self.step - first)
 
     def _end_epoch(self, mean_loss: float, rate: float, seconds: float, steps: int) -> None:
@@ -327,7 +328,7 @@ class _Run:
     def _save(self) -> None:
         """Write a checkpoint and remove old ones; raise instead if a tensor of it is not finite."""
         self._check_scores_finite()
-        # each process has its own running statistics of normalization layers
+        # each process has its own running statistics of normalisation layers
         names: list[str | None] = self.processes.all_gather_object(self.learner.not_finite())
         if (name := next(filter(None, names), None)) is not None:
             at = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"

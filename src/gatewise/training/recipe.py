@@ -36,7 +36,7 @@ class Recipe:
             u2net_small or a timm backbone (resnet18:output_stride=8).
         gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.
         init: run folder or safetensors file with initial weights; {seed} is replaced by the seed, and gates without
-            stored weights are newly initialized.
+            stored weights are newly initialised.
         gater_init: weights of a plain network with the gater's architecture, loaded into the gater's feature
             extractor; {seed} is replaced by the seed.
         epochs: number of passes over the training images.

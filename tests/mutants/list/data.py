@@ -105,7 +105,7 @@ CHANGES = {
         "_check_classes": {
             "classes of splits not compared": replace("train != validation", "False"),
         },
-        "_held": {
+        "_decoded_if_small": {
             "everything decoded": replace(
                 "images if large and loading == 'auto' else images.decoded()", "images.decoded()"
             ),
@@ -137,7 +137,7 @@ CHANGES = {
             "classes behind the ignored one stay": replace("self._counted.index(name)", "value"),
         },
         "MaskEncoding.__call__": {
-            "values beyond are ignored": replace("if len(wrong):\n    ...", "if False:\n    ..."),
+            "values beyond are ignored": replace("if len(unknown):\n    ...", "if False:\n    ..."),
             "negative values wrap": replace("(indices < 0) | (values < 0)", "indices < 0"),
         },
         "infer_mask_encoding": {
@@ -148,9 +148,9 @@ CHANGES = {
         },
         "_values_in": {
             "the first masks tell the values": replace(
-                "evenly_spaced(len(masks), _LOOKED_AT)", "range(min(len(masks), _LOOKED_AT))"
+                "evenly_spaced(len(masks), _SAMPLED_MASKS)", "range(min(len(masks), _SAMPLED_MASKS))"
             ),
-            "all masks tell the values": replace("evenly_spaced(len(masks), _LOOKED_AT)", "range(len(masks))"),
+            "all masks tell the values": replace("evenly_spaced(len(masks), _SAMPLED_MASKS)", "range(len(masks))"),
         },
     },
     "data/pair_batches.py": {
@@ -231,8 +231,8 @@ CHANGES = {
                 "[pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]", "pairs"
             ),
             "test is preferred to validation": replace(
-                "ways = [(folder / name / 'images', folder / name / 'masks') for name in names]",
-                "names = names[::-1]; ways = [(folder / name / 'images', folder / name / 'masks') for name in names]",
+                "layouts = [(folder / name / 'images', folder / name / 'masks') for name in names]",
+                "names = names[::-1]; layouts = [(folder / name / 'images', folder / name / 'masks') for name in names]",
             ),
             "nine pairs are divided": replace("len(pairs) < _HELD_OUT", "len(pairs) < _HELD_OUT - 1"),
         },
@@ -246,13 +246,13 @@ CHANGES = {
             ),
         },
         "_by_stem": {
-            "duplicate stems win silently": replace("stem in found", "False"),
+            "duplicate stems win silently": replace("stem in files", "False"),
             "only one level of files is read": replace("folder.rglob", "folder.glob"),
             "files that are no images are images": replace("not is_image(path.name)", "path.is_dir()"),
         },
         "_read_voc": {
             "VOC trains on its validation images": replace("('train', 'train')", "('train', 'trainval')"),
-            "VOC is downloaded again": replace("download and (not there)", "download"),
+            "VOC is downloaded again": replace("download and (not exists)", "download"),
             "VOC's classes are shifted": replace('tuple(VOC_CLASSES.split(","))', 'tuple(VOC_CLASSES.split(",")[1:])'),
         },
     },
@@ -299,10 +299,10 @@ CHANGES = {
             "first file only": replace("[label for part in parts for label in part[1]]", "parts[0][1]"),
             "class names of files not compared": replace("part[2] != names", "False"),
         },
-        "_told_names": {
+        "_metadata_names": {
             "metadata of a table may be anything": replace(
-                "not isinstance(found, list) or not all((isinstance(name, str) for name in found))",
-                "False and (not all((isinstance(name, str) for name in found)))",
+                "not isinstance(names, list) or not all((isinstance(name, str) for name in names))",
+                "False and (not all((isinstance(name, str) for name in names)))",
             ),
         },
         "check_labels": {
@@ -315,7 +315,8 @@ CHANGES = {
     "data/torchvision_sets.py": {
         "read_torchvision": {
             "planes of CIFAR transposed": replace(
-                "torch.from_numpy(found.data).permute(0, 3, 1, 2)", "torch.from_numpy(found.data).permute(0, 3, 2, 1)"
+                "torch.from_numpy(dataset.data).permute(0, 3, 1, 2)",
+                "torch.from_numpy(dataset.data).permute(0, 3, 2, 1)",
             ),
         },
     },
