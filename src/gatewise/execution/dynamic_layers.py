@@ -146,7 +146,7 @@ def weights_of(layer: Any, norm: Any = None) -> Picked:
     )
 
 
-def is_dynamic(
+def make_dynamic(
     layer: Any, picked: Picked, active_filters: ActiveFilters, reads: int | None, writes: int | None
 ) -> nn.Module:
     """Return the dynamic layer that replaces `layer`, with these weights; see `replace_with_dynamic_layers`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gatewise._types import Example
 from gatewise.execution.active_filters import ActiveFilters
 from gatewise.execution.constant_gates import ConstantGates, call_last
-from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, is_dynamic, weights_of
+from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, make_dynamic, weights_of
 from gatewise.gaternet import Site
 from gatewise.places import ChannelDependency, change_map, find_channel_dependencies
 from gatewise.registry import Gate
@@ -108,7 +108,7 @@ def replace_with_dynamic_layers(
         if path in passes and type(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], active_filters, passes[path]))
         elif path in reads or path in writes or path in folds:
-            _exchange(backbone, path, is_dynamic(layer, picked, active_filters, reads.get(path), writes.get(path)))
+            _exchange(backbone, path, make_dynamic(layer, picked, active_filters, reads.get(path), writes.get(path)))
         if norm is not None:
             _exchange(backbone, folds[path], _without_norm(norm))
         elif path in passes and type(layer) in _NORMS and path not in folds.values():

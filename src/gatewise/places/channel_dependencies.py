@@ -65,10 +65,10 @@ class _Walk:
         self._make(producer)
         while self.unread:
             op = self.unread.popleft()
-            for reader in op.consumers if op is not end else []:
-                if is_cross_channel(reader):
-                    raise _StopError(f"{innermost(reader)!r} uses the map before the gate")
-                self._follow(reader, op)
+            for consumer in op.consumers if op is not end else []:
+                if is_cross_channel(consumer):
+                    raise _StopError(f"{innermost(consumer)!r} uses the map before the gate")
+                self._follow(consumer, op)
         if end not in self.carrying:
             raise _StopError(f"the gate does not act on the output of {innermost(producer)!r}")
         return self
@@ -78,8 +78,8 @@ class _Walk:
         self.unread.append(end)
         while self.unread:
             op = self.unread.popleft()
-            for reader in op.consumers:
-                self._follow(reader, op)
+            for consumer in op.consumers:
+                self._follow(consumer, op)
         return self
 
     def _make(self, op: Op) -> None:
