@@ -22,8 +22,8 @@ def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDepende
         tried: whether to compare outputs, too; otherwise only the graph is read.
 
     Returns:
-        The dependencies, with `possible` false and a reason for sites that must compute all filters; and the paths of
-        convolutions with those of their batch norms.
+        The dependencies, with `possible` false and a reason for sites that must compute all filters; and a dict from
+        the path of a convolution to the path of its batch norm.
     """
     dependencies, followed = channel_dependencies_of(net)
     folds = foldable(net.backbone, followed)
