@@ -127,7 +127,7 @@ def test_filters_that_a_norm_over_channels_needs_stay_and_that_is_said() -> None
     small = gw.compact(net, [images(2)])
     (site,) = small.compaction.sites
     assert (small[3].body[0].out_channels, site.removed) == (8, 0)
-    assert site.kept == "closed filters kept: without them the network computes something else"
+    assert site.kept == "closed filters kept: removing them changes the output of the network"
     assert_close(small(images(2)), net(images(2)), **CLOSE)
 
 

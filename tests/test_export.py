@@ -77,7 +77,7 @@ def test_it_computes_only_what_some_image_opens() -> None:
 
 
 def test_local_gating_has_no_conditional_form() -> None:
-    with pytest.raises(GatewiseError, match=r"decides on the way.*masked or compact"):
+    with pytest.raises(GatewiseError, match=r"during the forward.*masked or compact"):
         ConditionalNet(gater_net(["basic"], gater="local"))
 
 

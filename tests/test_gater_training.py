@@ -195,10 +195,10 @@ def test_gates_that_die_saturate_or_stop_are_told() -> None:
     ]
     constant = torch.where(torch.arange(336) % 2 == 0, 10, 0)
     assert "no gate depends on the image" in gate_warnings(net, constant, 10)[0]
-    assert "since the epoch before" in gate_warnings(net, some, 10, before=some)[0]
+    assert "since the previous epoch" in gate_warnings(net, some, 10, before=some)[0]
     net.gater.head.fc2.bias.data.fill_(9.0)
     net.train()(torch.randn(2, 3, 32, 32))
-    assert "100 % of the gates' logits" in gate_warnings(net, some, 10)[0]
+    assert "100 % of the gate logits" in gate_warnings(net, some, 10)[0]
 
 
 def test_a_training_prints_what_is_wrong_with_its_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -700,7 +700,7 @@ def test_a_network_that_neither_can_read_is_refused_with_both_reasons() -> None:
         gw.find_places(Undecided(), "inner")
     assert "export on [(2, 3, 224, 224)]: " in str(refusal.value)
     assert "fx on [(2, 3, 32, 32)]: TraceError: symbolically traced variables" in str(refusal.value)
-    assert str(refusal.value).endswith("or choose the convolutions themselves with before=torch.nn.Conv2d.")
+    assert str(refusal.value).endswith("or select the convolutions with before=torch.nn.Conv2d.")
 
 
 def test_what_comes_out_of_a_linear_layer_has_its_channels_last() -> None:

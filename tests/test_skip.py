@@ -119,7 +119,7 @@ def test_networks_with_gates_of_other_kinds_are_compacted_and_skipped(gates: str
     small = gw.compact(net, [x])
     assert_close(small(x), net(x), **CLOSE)
     sees_all = {"inner": {"gct", "gct+se"}, "residual": {"se", "gct+se", "gc"}}[sites]
-    assert ("would see fewer channels" in str(small.compaction)) == (gates in sees_all)
+    assert ("would receive fewer channels" in str(small.compaction)) == (gates in sees_all)
     removed = any(site.removed for site in small.compaction.sites)
     assert removed != (sites == "residual" and gates in sees_all)  # inner: zeros are put back in front of the gct
 
@@ -148,7 +148,7 @@ def test_a_pattern_alone_gives_bit_for_bit_what_it_gives_in_company() -> None:
 def test_filters_that_cannot_be_skipped_are_named() -> None:
     fast = gw.skip_closed_filters(gater_net(["grouped"], letters="?"), "skip")
     reasons = {skipped.name: skipped.reason for skipped in fast.skipped}
-    assert reasons["3.body.0"] == "3.body.3 is a grouped convolution, which is run as a whole"
+    assert reasons["3.body.0"] == "3.body.3 is a grouped convolution, which cannot run a part of its filters"
 
 
 def test_outputs_of_any_nesting_are_put_together() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gatewise.gaternet import Site
 
-_MEMORY_FOR_WHOLE = 2**28
+_PACKED_CACHE_BYTES = 2**28
 _MANY_PATTERNS = 20_000  # cached filter indices; all are dropped beyond this number
 
 Picked = tuple[Tensor, Tensor | None]  # weight and bias
@@ -65,11 +65,11 @@ class ActiveFilters:
     _whole: "_LRUWeightCache" = field(init=False)
 
     def __post_init__(self) -> None:
-        self._picked, self._whole = _LRUWeightCache(self.memory), _LRUWeightCache(_MEMORY_FOR_WHOLE)
+        self._picked, self._whole = _LRUWeightCache(self.memory), _LRUWeightCache(_PACKED_CACHE_BYTES)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a copy or pickle, with empty caches."""
-        empty = {"_picked": _LRUWeightCache(self.memory), "_whole": _LRUWeightCache(_MEMORY_FOR_WHOLE)}
+        empty = {"_picked": _LRUWeightCache(self.memory), "_whole": _LRUWeightCache(_PACKED_CACHE_BYTES)}
         return {**self.__dict__, "chosen": {}, "_known": {}, **empty}
 
     def close(self) -> None:

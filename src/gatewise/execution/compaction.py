@@ -169,7 +169,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
             f"compact expects a GaterNet, got {type(net).__name__}. Wrap the network first: gw.GaterNet(network)."
         )
     device = next(net.parameters()).device
-    batches = loader if isinstance(loader, list | tuple) else _Again(loader)
+    batches = loader if isinstance(loader, list | tuple) else _Rereadable(loader)
     opened, images = _count_open(net, batches, device)
     if not images:
         raise errors.InvalidValueError("compact needs images to find the constant gates, and the loader has none.")
@@ -208,7 +208,7 @@ class Constant(nn.Module):
         return self.logits.expand(x.shape[0], -1)
 
 
-class _Again:
+class _Rereadable:
     """An iterable that can be read twice; raise TypeError for a generator."""
 
     def __init__(self, loader: Iterable[Any]) -> None:

@@ -33,8 +33,8 @@ class ConditionalNet(nn.Module):
         super().__init__()
         if net.is_local:
             raise errors.InvalidValueError(
-                "local gating computes its gates during the forward, and has no conditional form. Choose form masked or "
-                "compact."
+                "local gating computes its gates during the forward, and has no conditional form. Choose form masked "
+                "or compact."
             )
         self.dependencies, folds = skippable(net)
         self.skipped = kept_whole(net, self.dependencies)

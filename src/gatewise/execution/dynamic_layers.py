@@ -72,7 +72,7 @@ class OpenLinear(_OpenLayer):
 
 
 class OpenConvolution(_OpenLayer):
-    """A convolution; the weight is stored as (outputs, *kernel, inputs), so that inputs are sliced in contiguous runs."""
+    """A convolution; its weight is stored as (outputs, *kernel, inputs), to slice inputs in contiguous runs."""
 
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)

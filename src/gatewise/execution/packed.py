@@ -1,7 +1,7 @@
 """Convolutions with weights packed in the layout of oneDNN, for float32 inference on the CPU.
 
-With plain weights oneDNN reorders them at every call, which takes as long as the convolution for small maps; and for one
-small image torch does not use oneDNN at all. torch.compile uses the same operators for frozen networks.
+With plain weights oneDNN reorders them at every call, which takes as long as the convolution for small maps; and for
+one small image torch does not use oneDNN at all. torch.compile uses the same operators for frozen networks.
 """
 
 # pyright: basic

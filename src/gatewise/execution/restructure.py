@@ -1,4 +1,4 @@
-"""Rebuild a GaterNet around gates that are known to be constant: without the closed filters, without those gates."""
+"""Rebuild a GaterNet without its constant gates and closed filters."""
 
 # pyright: basic
 
@@ -18,21 +18,24 @@ from gatewise.gaternet import GaterNet, Site
 from gatewise.gaternet.hooks import detach
 from gatewise.places import ChannelDependency, LayerCost
 
-OPEN, CLOSED, DECIDED = "1", "0", "?"  # what a gate is, one letter each
+OPEN, CLOSED, DECIDED = "1", "0", "?"  # the states of a gate
 
 
 def restructure(
     net: GaterNet, states: str, whole: Sequence[str] | None = None
 ) -> tuple[nn.Module, list[ChannelDependency]]:
-    """Return a copy of `net` in which constant gates are no longer decided, and what could be taken out at each site.
+    """Return a copy of `net` without constant gates and closed filters, and the channel dependency of each site.
+
+    The copy is compared with `net` in float64. A site keeps its closed filters, multiplied by 0, if removing them
+    changes the output.
 
     Args:
-        net: is only read.
-        states: one letter a gate, "1" always open, "0" always closed, "?" still decided.
-        whole: names of the sites whose filters all stay, where that is known already; None finds out.
+        net: the network; it is not changed.
+        states: one character per gate: "1" always open, "0" always closed, "?" depends on the image.
+        whole: names of the sites that keep all filters, if known; None compares outputs to find them.
 
-    The copy is the plain backbone if nothing is decided any more, and a GaterNet otherwise. It is compared with `net`
-    in float64; where taking filters out of a site changes what the network computes, they stay there, multiplied by 0.
+    Returns:
+        The plain backbone if all gates are constant, otherwise a GaterNet; and the dependencies.
     """
     letters = torch.tensor([[state == DECIDED, state == OPEN] for state in states])
     decided, opened = letters.unbind(1)
@@ -47,7 +50,7 @@ def restructure(
             net, dependencies, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates))
         )
     else:
-        left = ChannelDependency(reason="left whole")
+        left = ChannelDependency(reason="kept unchanged")
         dependencies = [
             left if site.name in whole else dependency for site, dependency in zip(net.sites, dependencies, strict=True)
         ]
@@ -78,7 +81,7 @@ def _cut(net: GaterNet, states: str, dependencies: Sequence[ChannelDependency]) 
 
 
 class _Plan:
-    """What is to be done at one site."""
+    """The changes at one site."""
 
     def __init__(self, net: GaterNet, site: Site, dependency: ChannelDependency, states: str) -> None:
         own = states[site.first : site.first + site.gates]
@@ -104,7 +107,7 @@ class _Plan:
                 silence_inputs(layer, torch.tensor(closed))
 
     def _consumers(self, net: GaterNet) -> list[nn.Module]:
-        """Return who reads these filters: layers of the backbone, and deciders that look at what one of those reads."""
+        """Return the consumers of these filters: layers of the backbone, and local deciders on their inputs."""
         consumers = [net.backbone.get_submodule(path) for path in self.dependency.consumers]
         if net.is_local:
             names = [site.name for site in net.sites]
@@ -139,19 +142,19 @@ class _Plan:
         )
 
     def hold(self, backbone: nn.Module) -> None:
-        """Let zeros stand for what is closed where its readers have not lost it."""
+        """Insert zeros for closed channels that the consumers still need."""
         if CLOSED not in self.letters or self.dependency.consumers:
             return
         places = {filter_: place for place, filter_ in enumerate(self.kept) if self.letters[filter_] != CLOSED}
         source = [places.get(filter_, -1) for filter_ in range(self.site.filters)]
         if self.decided and len(self.kept) == self.site.filters:
-            return  # the switch does it
+            return  # the hooks of the GaterNet do this
         layer = backbone.get_submodule(self.site.layer)
         hold_constant(layer, self.site.side, source, self.site.channel_axis)
 
 
 def _balanced(wanted: list[bool], groups: int) -> list[int]:
-    """Return the filters to keep: those wanted, filled up to as many in each of `groups` groups, and at least one.
+    """Return the filters to keep: those wanted, plus others to make all `groups` groups equal, and at least one.
 
     >>> _balanced([True, True, False, False], groups=2)
     [0, 1, 2, 3]
@@ -159,7 +162,7 @@ def _balanced(wanted: list[bool], groups: int) -> list[int]:
     [0, 2]
     >>> _balanced([False, False], groups=1)
     [0]
-    >>> _balanced([True, False], groups=0)  # nothing can go
+    >>> _balanced([True, False], groups=0)  # no filter can be removed
     [0, 1]
     """
     if not groups:

@@ -1,4 +1,4 @@
-"""Which filters of a GaterNet can be left out at run time: read from its graph, then tried."""
+"""Find the sites of a GaterNet with filters that can be skipped, from its graph and by comparing outputs."""
 
 import copy
 import functools
@@ -15,9 +15,15 @@ from gatewise.places import ChannelDependency, Skipped
 
 
 def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDependency], dict[str, str]]:
-    """Return what changes with the filters of each site, and the batch norms that convolutions take in.
+    """Return the channel dependency of each site, and the batch norm to fold into each convolution.
 
-    A site whose filters cannot be left out, as the graph or a trial says, has an impossible flow with the reason.
+    Args:
+        net: the network; it is not changed.
+        tried: whether to compare outputs, too; otherwise only the graph is read.
+
+    Returns:
+        The dependencies, with `possible` false and a reason for sites that must compute all filters; and a dict from
+        the path of a convolution to the path of its batch norm.
     """
     dependencies, followed = channel_dependencies_of(net)
     folds = foldable(net.backbone, followed)
@@ -31,7 +37,7 @@ def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDepende
 
 
 def kept_whole(net: GaterNet, dependencies: Sequence[ChannelDependency]) -> tuple[Skipped, ...]:
-    """Return the sites whose filters are all computed, each with the reason."""
+    """Return the sites that compute all filters, with the reasons."""
     sites = zip(net.sites, dependencies, strict=True)
     return tuple(Skipped(site.name, dependency.reason) for site, dependency in sites if not dependency.possible)
 
@@ -39,7 +45,7 @@ def kept_whole(net: GaterNet, dependencies: Sequence[ChannelDependency]) -> tupl
 def _run_open(
     folds: dict[str, str], exact: GaterNet, dependencies: Sequence[ChannelDependency], x: Tensor, gates: Tensor
 ) -> Any:
-    """Run a net with its open filters only, all images having the same."""
+    """Run a copy of a net with its open filters only; all images have the gates of the first."""
     copied = copy.deepcopy(exact)
     active_filters = ActiveFilters(2**40)
     replace_with_dynamic_layers(copied.backbone, copied.sites, dependencies, folds, active_filters)

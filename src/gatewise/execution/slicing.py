@@ -1,4 +1,4 @@
-"""Take filters out of one layer, in place: its outputs, its inputs, or channels that it treats one by one."""
+"""Remove outputs, inputs or channels of one layer, in place."""
 
 # pyright: basic
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def keep_outputs(layer: Any, kept: Tensor) -> None:
-    """Keep these filters of a convolution or linear layer; of a grouped one, as many of each group.
+    """Keep these outputs of a convolution or linear layer; an equal number per group of a grouped convolution.
 
     >>> layer = nn.Conv2d(2, 3, 1)
     >>> second = layer.weight[1].clone()
@@ -24,7 +24,7 @@ def keep_outputs(layer: Any, kept: Tensor) -> None:
 
 
 def keep_inputs(layer: Any, kept: Tensor) -> None:
-    """Keep these inputs of a convolution or linear layer; of a grouped one, as many of each group.
+    """Keep these inputs of a convolution or linear layer; an equal number per group of a grouped convolution.
 
     >>> layer = nn.Linear(4, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[1.0, 2, 3, 4]])
@@ -41,7 +41,7 @@ def keep_inputs(layer: Any, kept: Tensor) -> None:
 
 
 def silence_inputs(layer: Any, closed: Tensor) -> None:
-    """Let a convolution or linear layer give nothing on these inputs, which it keeps.
+    """Zero the weights of these inputs of a convolution or linear layer; the inputs are kept.
 
     >>> layer = nn.Linear(3, 1, bias=False)
     >>> layer.weight.data = torch.tensor([[1.0, 2, 3]])
@@ -67,7 +67,7 @@ def keep_channels(layer: Any, kept: Tensor) -> None:
     """
     for name in ("weight", "bias", "running_mean", "running_var"):
         value = getattr(layer, name, None)
-        if value is not None and value.shape[0] > 1:  # a PReLU may have one number for all
+        if value is not None and value.shape[0] > 1:  # a PReLU may have one parameter for all channels
             _replace(layer, name, value[kept])
     if isinstance(layer, nn.modules.batchnorm._NormBase):
         layer.num_features = len(kept)

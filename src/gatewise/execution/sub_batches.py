@@ -1,4 +1,4 @@
-"""Which images of a batch are run together: those with the same open filters, or nearly the same."""
+"""Split a batch into images that run together: those with equal or similar open filters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from gatewise.places import ChannelDependency
 
 @dataclass(frozen=True, eq=False)
 class SubBatch:
-    """Images that are run together.
+    """Images of a batch that run together.
 
     Attributes:
-        images: their rows in the batch.
-        union: for each gate whether one of them opens it.
-        alike: whether all of them open the same.
-        narrow: for each site whether only the open filters are computed.
-        plain: whether all filters are computed and multiplied, as the network itself does.
+        images: rows of the images in the batch.
+        union: for each gate whether some image opens it, (gates,).
+        alike: whether all images have the same gates.
+        narrow: for each site whether only open filters are computed, (sites,).
+        plain: whether the original network runs, which computes all filters and multiplies.
     """
 
     images: np.ndarray
@@ -30,31 +30,31 @@ class SubBatch:
 
 
 class Costing(Protocol):
-    """What ways to run images cost, in whatever unit; R of them are asked for at once."""
+    """A cost model of sub-batches, in any unit, for R sub-batches at once."""
 
     def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return for each site whether to leave out its closed filters: (R, gates), (R,) -> (R, sites)."""
+        """Return for each site whether to skip its closed filters: (R, gates), (R,) -> (R, sites)."""
         ...
 
     def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return the cost of so many images that have these filters open: (R, gates), (R,) -> (R,)."""
+        """Return the cost of R sub-batches: open gates (R, gates), images (R,) -> (R,)."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a network's layers cost, by the open shares of the sites they read and write.
+    """The cost model in multiply-adds: macs * (open fraction of the inputs) * (open fraction of the outputs) per layer.
 
     Attributes:
-        paths: of the layers that a site changes.
-        macs: of each of them, for one image.
-        inputs: the site whose filters each of them reads, or the number of sites for none.
-        outputs: the site whose filters each of them makes, or the number of sites for none.
-        narrows: for each site whether its closed filters can be left out.
-        starts: where each site's gates begin.
-        part: of each gate, the share of its site's filters that it drives.
-        always: for each site the share of filters that are always open.
-        reads: for each convolution with gates the site whose filters it reads, if any.
+        paths: paths of the layers that gates change.
+        macs: multiply-adds of each layer for one image, (layers,).
+        inputs: index of the site with the inputs of each layer, or the number of sites if they have no gates.
+        outputs: index of the site with the outputs of each layer, or the number of sites if they have no gates.
+        narrows: for each site whether its closed filters can be skipped.
+        starts: index of the first gate of each site.
+        part: for each gate the fraction of its site's filters that it controls.
+        always: for each site the fraction of filters that are always open.
+        reads: index of the site with the inputs, by path of the gated convolution.
     """
 
     paths: tuple[str, ...]
@@ -69,7 +69,7 @@ class Work:
 
     @classmethod
     def of(cls, net: GaterNet, dependencies: Sequence[ChannelDependency]) -> "Work":
-        """Collect the layers of a net."""
+        """Return the cost model of a net with these channel dependencies."""
         nothing = len(net.sites)
         macs: dict[str, int] = {}
         inputs: dict[str, int] = {}
@@ -93,30 +93,30 @@ class Work:
         )
 
     def shares(self, unions: np.ndarray) -> np.ndarray:
-        """Return the open share of each site, and 1 for none: (R, gates) -> (R, sites + 1)."""
+        """Return the open fraction of each site, and a last column of 1: (R, gates) -> (R, sites + 1)."""
         open_ = np.add.reduceat(unions * self.part, self.starts, axis=1) + self.always
         return np.concatenate([open_, np.ones((len(unions), 1))], 1)
 
     def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        """Return for each site whether to leave out its closed filters: wherever that is possible."""
+        """Return for each site whether its closed filters can be skipped: (R, gates), (R,) -> (R, sites)."""
         return np.broadcast_to(self.narrows, (len(unions), len(self.narrows)))
 
     def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return the multiply-adds of these layers for so many images: (R, gates), (R,) -> (R,)."""
+        """Return the multiply-adds of R sub-batches: open gates (R, gates), images (R,) -> (R,)."""
         shares = self.shares(unions)
         return images * (self.macs * shares[:, self.inputs] * shares[:, self.outputs]).sum(1)
 
 
 def one_by_pattern(patterns: np.ndarray, work: Costing) -> list[SubBatch]:
-    """Return a part for each pattern of a batch: (N, gates) of bool -> parts."""
+    """Return one sub-batch for each distinct pattern: bool (N, gates) -> sub-batches."""
     return [part_of(patterns, images, work) for images in alike(patterns)]
 
 
 def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[SubBatch]:
-    """Return parts of images whose patterns are nearly the same: (N, gates) of bool -> parts.
+    """Return sub-batches of images with similar patterns: bool (N, gates) -> sub-batches.
 
-    Patterns, the most frequent first, join the bucket where they add the least cost, if the bucket then costs at most
-    `slack` times what both cost apart.
+    Greedy, most frequent pattern first: a pattern joins the bucket with the smallest additional cost if the merged cost
+    is at most `slack` times the sum of the separate costs; otherwise it starts a new bucket.
     """
     groups = sorted(alike(patterns), key=len, reverse=True)
     own = np.stack([patterns[images[0]] for images in groups])
@@ -137,7 +137,7 @@ def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Su
 
 
 def alike(patterns: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each pattern of a batch."""
+    """Return the rows of each distinct pattern."""
     rows: dict[bytes, list[int]] = {}
     for number, pattern in enumerate(patterns):
         rows.setdefault(pattern.tobytes(), []).append(number)
@@ -145,7 +145,7 @@ def alike(patterns: np.ndarray) -> list[np.ndarray]:
 
 
 def part_of(patterns: np.ndarray, images: np.ndarray, work: Costing) -> SubBatch:
-    """Return these images of a batch as one part."""
+    """Return these images of a batch as one sub-batch."""
     own = patterns[images]
     union: np.ndarray = np.any(own, axis=0)
     narrow = work.narrow(union[None], np.array([len(images)]))[0]

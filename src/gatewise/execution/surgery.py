@@ -1,4 +1,4 @@
-"""Give a copied network layers that run their open filters only, with batch norms folded into convolutions."""
+"""Replace layers of a network with dynamic layers, and fold batch norms into convolutions."""
 
 # pyright: basic
 
@@ -24,18 +24,18 @@ _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 
 def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str:
-    """Return why the filters of a site cannot be skipped, or ''."""
+    """Return why the filters of a site cannot be skipped, or '' if they can."""
     if not dependency.possible:
         return dependency.reason
     layers = dict(backbone.named_modules())
     for path in (*dependency.producers, *dependency.consumers):
         layer: Any = layers[path]
         if own_class(layer) not in _WEIGHTED:
-            return f"{path} is a {type(layer).__name__}, which is run as a whole"
+            return f"{path} is a {type(layer).__name__}, which cannot run a part of its filters"
         if getattr(layer, "groups", 1) > 1:
-            return f"{path} is a grouped convolution, which is run as a whole"
+            return f"{path} is a grouped convolution, which cannot run a part of its filters"
         if getattr(layer, "padding_mode", "zeros") != "zeros":
-            return f"{path} pads with {layer.padding_mode}, and is run as a whole"
+            return f"{path} has padding_mode={layer.padding_mode!r}, and cannot run a part of its filters"
     for path in dependency.elementwise:
         layer = layers[path]
         if path not in folds.values() and not _passes(layer):
@@ -50,7 +50,7 @@ def _passes(layer: nn.Module) -> bool:
 
 
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
-    """Return those convolutions that can take in the batch norm behind them, with that norm."""
+    """Return the paths of convolutions that can absorb the batch norm after them, with the path of the norm."""
     layers = dict(backbone.named_modules())
     return {path: norm for path, norm in followed.items() if _folds(layers[path], layers[norm])}
 
@@ -65,7 +65,7 @@ def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
 
 
 class ScatterChannels:
-    """Puts a narrow map back among zeros, where what lies behind a site needs all channels."""
+    """Scatter the active channels into a map of zeros, for later layers that need all channels."""
 
     def __init__(self, active_filters: ActiveFilters, number: int, site: Site) -> None:
         self.active_filters, self.number, self.site = active_filters, number, site
@@ -89,14 +89,14 @@ def replace_with_dynamic_layers(
     folds: dict[str, str],
     active_filters: ActiveFilters,
 ) -> None:
-    """Exchange the layers of `backbone`, which is in eval mode, for such as read `active_filters`, in place.
+    """Replace the gated layers of `backbone`, in eval mode, with dynamic layers, in place.
 
     Args:
-        backbone: with the switches of its GaterNet.
-        sites: of the GaterNet.
-        dependencies: what changes with the filters of each site; impossible ones are left as they are.
-        folds: for convolutions the batch norm behind them that they take in.
-        active_filters: which filters are open.
+        backbone: the backbone of a GaterNet, with its hooks.
+        sites: the sites of the GaterNet.
+        dependencies: channel dependency of each site; layers of impossible ones are not replaced.
+        folds: batch norm to fold into each convolution, by path.
+        active_filters: the active filters that the dynamic layers read.
     """
     _make_channels_last(backbone)
     layers: dict[str, Any] = dict(backbone.named_modules())
@@ -123,22 +123,22 @@ def replace_with_dynamic_layers(
 
 def _make_channels_last(backbone: nn.Module) -> None:
     for tensor in itertools.chain(backbone.parameters(), backbone.buffers()):
-        if tensor.dim() == 4:  # torch's own way stumbles over convolutions of volumes
+        if tensor.dim() == 4:  # module.to(memory_format=channels_last) fails for Conv3d
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
-    """Let convolutions take in the batch norms behind them, in place; for eval mode."""
+    """Fold batch norms into the convolutions before them, in place; for eval mode."""
     layers: dict[str, Any] = dict(backbone.named_modules())
-    for path, behind in folds.items():
-        layer, norm = layers[path], layers[behind]
+    for path, norm_path in folds.items():
+        layer, norm = layers[path], layers[norm_path]
         weight, bias = weights_of(layer, norm)
         layer.weight, layer.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)  # type: ignore[union-attr]  # pyright: ignore
-        _exchange(backbone, behind, _without_norm(norm))
+        _exchange(backbone, norm_path, _without_norm(norm))
 
 
 def folded(network: nn.Module, example: Example = None) -> nn.Module:
-    """Return a copy in eval mode whose convolutions have taken in the batch norms behind them.
+    """Return a copy in eval mode with batch norms folded into the convolutions before them.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)).eval()
     >>> folded(net)
@@ -154,12 +154,12 @@ def folded(network: nn.Module, example: Example = None) -> nn.Module:
 
 
 def _without_norm(norm: Any) -> nn.Module:
-    """Return what is left of a norm: nothing, or the activation that timm's BatchNormAct2d holds."""
+    """Return the replacement of a folded norm: identity, or the dropout and activation of timm's BatchNormAct2d."""
     return nn.Identity() if own_class(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
 
 
 def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
-    """Put a layer in the place of another, with the hooks of that and the gates that they call."""
+    """Replace a layer, and keep its hooks and the gates that they call."""
     parent, _, name = path.rpartition(".")
     owner = backbone.get_submodule(parent)
     old = getattr(owner, name)

@@ -1,4 +1,4 @@
-"""What can be taken out of a network without changing what it computes: read from its graph, then tried."""
+"""Verify by comparing outputs that filters can be removed without changing the network."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ _AGREE = 1e-9  # relative, in float64
 
 
 def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dict[str, str]]:
-    """Return the flow of each site's filters, and for convolutions the batch norm that alone reads them.
+    """Return the channel dependency of each site, and the batch norm after each convolution without other consumers.
 
-    Two sites never change the same side of a layer: the later one is then impossible.
+    If two sites would change the same side of a layer, only the first one is possible.
     """
     sites = [(site.name, site.layer, site.side) for site in net.sites]
     anchor = next(net.backbone.parameters())
@@ -30,7 +30,7 @@ def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dic
         ]
         rivals = {taken[side] for side in sides if side in taken}
         if rivals:
-            dependencies[number] = ChannelDependency(reason=f"its filters meet those of {rivals.pop()!r}")
+            dependencies[number] = ChannelDependency(reason=f"it shares a layer with the filters of {rivals.pop()!r}")
         else:
             taken |= dict.fromkeys(sides, site.name)
     return dependencies, followed
@@ -39,22 +39,22 @@ def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dic
 def drop_unsafe(
     net: GaterNet, dependencies: list[ChannelDependency], run: Run, pattern: Callable[[Tensor], Tensor]
 ) -> list[ChannelDependency]:
-    """Return the flows, without those that would change what `net` computes or that its forward cannot bear.
+    """Return the dependencies; those that would change the output of `net`, or make its forward fail, are impossible.
+
+    Outputs are compared in float64, on noise, for random gates with at least one closed gate per site, and for their
+    complement: for all sites together, and after a difference for each site alone.
 
     Args:
-        net: is only read.
-        dependencies: as read from the graph.
-        run: runs a copy of the net without its closed filters: (net, flows, images, gates) -> output.
-        pattern: turns random gates (N, gate_count) into those to try.
-
-    Tried in float64, on noise, with random gates that leave something out of each site, and with those closed that were
-    open: all sites together, and if that goes wrong one by one.
+        net: the network; it is not changed.
+        dependencies: channel dependency of each site, from the graph.
+        run: runs a copy of the net without its closed filters: (net, dependencies, images, gates) -> output.
+        pattern: maps random gates, (N, gate_count), to the gates to test.
     """
     exact = copy.deepcopy(net).double().eval()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
     gates = (torch.rand(1, net.gate_count, generator=generator) < 0.5).double().expand(2, -1).clone()
-    for site in net.sites:  # something is left out of each, and something left
+    for site in net.sites:  # at least one gate is closed, and one open
         gates[:, site.first] = 1 - gates[:, site.first + site.gates - 1]
     device = next(net.parameters()).device
     x, tried = x.to(device), [pattern(chosen.to(device)) for chosen in (gates, 1 - gates)]
@@ -63,14 +63,14 @@ def drop_unsafe(
 
         def agrees(dependencies: Sequence[ChannelDependency]) -> bool:
             try:
-                found = [run(exact, dependencies, x, chosen) for chosen in tried]
-            except (RuntimeError, ValueError, IndexError):  # a shape that a forward has written down somewhere
+                outputs = [run(exact, dependencies, x, chosen) for chosen in tried]
+            except (RuntimeError, ValueError, IndexError):  # for example a hard-coded shape in a forward
                 return False
-            return all(largest_difference(*pair) < _AGREE for pair in zip(found, expected, strict=True))
+            return all(largest_difference(*pair) < _AGREE for pair in zip(outputs, expected, strict=True))
 
         if agrees(dependencies):
             return dependencies
-        wrong = ChannelDependency(reason="without them the network computes something else")
+        wrong = ChannelDependency(reason="removing them changes the output of the network")
         alone = [
             [dependency if dependency is own or not dependency.possible else wrong for dependency in dependencies]
             for own in dependencies
@@ -78,16 +78,16 @@ def drop_unsafe(
         return [own if agrees(only) else wrong for own, only in zip(dependencies, alone, strict=True)]
 
 
-def largest_difference(came: Any, expected: Any) -> float:
-    """Return max |a - b| / max |b| over all tensors of two outputs of one network.
+def largest_difference(actual: Any, expected: Any) -> float:
+    """Return the largest max |a - b| / max |b| over the tensors of two outputs of equal structure.
 
     >>> largest_difference(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 5.0]))
     0.2...
     """
-    pairs = zip(tensors_of(came), tensors_of(expected), strict=True)
+    pairs = zip(tensors_of(actual), tensors_of(expected), strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """Return the tensors of an output in order: a tensor, or any nesting of lists, tuples and dicts of such."""
+    """Return the tensors of an output in order: a tensor, or any nesting of lists, tuples and dicts of tensors."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

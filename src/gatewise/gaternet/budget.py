@@ -5,7 +5,7 @@ from torch import Tensor, distributed, nn
 
 from gatewise.gaternet.hooks import recomputing
 
-_FRESH = [0.0, 0.0, 1.0]  # number of steps, integral part of the price, mean open fraction
+_INITIAL_STATE = [0.0, 0.0, 1.0]  # number of steps, integral part of the price, mean open fraction
 
 
 def open_share(gates: Tensor, share: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Budget(nn.Module):
     def __init__(self, share: Tensor, target: float, *, proportional: float = 20.0, integral: float = 0.05) -> None:
         super().__init__()
         self.register_buffer("share", share, persistent=False)
-        self.register_buffer("state", torch.tensor(_FRESH))
+        self.register_buffer("state", torch.tensor(_INITIAL_STATE))
         self.target, self.proportional, self.integral = target, proportional, integral
         self.ramp = 1000
         self._before = self.state.clone()  # state before the last forward, in case it is recomputed
@@ -77,7 +77,7 @@ class Budget(nn.Module):
     def schedule(self, steps: int) -> None:
         """Reset the state for a training of `steps` steps."""
         self.ramp = max(1, steps // 2)
-        self.state.copy_(torch.tensor(_FRESH))
+        self.state.copy_(torch.tensor(_INITIAL_STATE))
 
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:
         """Return the loss term of `gates` (N, c), and update the price from the deterministic gates `hard` (N, c)."""

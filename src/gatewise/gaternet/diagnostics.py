@@ -4,7 +4,7 @@ from torch import Tensor
 
 from gatewise.gaternet.network import GaterNet
 
-_MOST = 0.99
+_MAX_SATURATED = 0.99
 
 
 def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | None = None) -> list[str]:
@@ -33,6 +33,6 @@ def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | N
     if before is not None and bool((opened == before).all()):
         lines.append("no gate has changed since the previous epoch: each is open for the same number of images")
     saturated = float(net.saturated)
-    if saturated > _MOST:
+    if saturated > _MAX_SATURATED:
         lines.append(f"{100 * saturated:.0f} % of the gate logits are saturated (zero gradient)")
     return lines

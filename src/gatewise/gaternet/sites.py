@@ -84,7 +84,7 @@ class Site:
     @property
     def consumer_macs_per_filter(self) -> float:
         """Multiply-adds of the consumers for one filter, with all of their own filters open."""
-        return sum(reader.macs for reader in self.consumers) / self.filters
+        return sum(consumer.macs for consumer in self.consumers) / self.filters
 
 
 def find_sites(

@@ -20,7 +20,7 @@ def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
     """
     gates = gates.to(torch.float64)
     written = {site.producer.layer: (site.producer, site) for site in sites}
-    read = {reader.layer: (reader, site) for site in sites for reader in site.consumers}
+    read = {consumer.layer: (consumer, site) for site in sites for consumer in site.consumers}
     saved = gates.new_zeros(len(gates))
     for name in written | read:
         layer = (written.get(name) or read[name])[0]

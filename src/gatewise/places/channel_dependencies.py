@@ -65,10 +65,10 @@ class _Walk:
         self._make(producer)
         while self.unread:
             op = self.unread.popleft()
-            for reader in op.consumers if op is not end else []:
-                if is_cross_channel(reader):
-                    raise _StopError(f"{innermost(reader)!r} uses the map before the gate")
-                self._follow(reader, op)
+            for consumer in op.consumers if op is not end else []:
+                if is_cross_channel(consumer):
+                    raise _StopError(f"{innermost(consumer)!r} uses the map before the gate")
+                self._follow(consumer, op)
         if end not in self.carrying:
             raise _StopError(f"the gate does not act on the output of {innermost(producer)!r}")
         return self
@@ -78,8 +78,8 @@ class _Walk:
         self.unread.append(end)
         while self.unread:
             op = self.unread.popleft()
-            for reader in op.consumers:
-                self._follow(reader, op)
+            for consumer in op.consumers:
+                self._follow(consumer, op)
         return self
 
     def _make(self, op: Op) -> None:
@@ -101,7 +101,7 @@ class _Walk:
         for hook in hooks.values():
             name = getattr(getattr(hook, "change", None), "gate", None)
             if isinstance(getattr(layer, str(name), None), Gate):
-                raise _StopError(f"the gate {path}.{name} would see fewer channels")
+                raise _StopError(f"the gate {path}.{name} would receive fewer channels")
 
     def _follow(self, op: Op, source: Op) -> None:
         if is_cross_channel(op):

@@ -59,7 +59,7 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
     found, skipped = list[Filters](), list(places.skipped)
     for spot in places.found:
         op = _map_at(spot, layers)
-        producers = list(dict.fromkeys(_makers(op)))
+        producers = list(dict.fromkeys(_producers(op)))
         mixing = [producer for producer in producers if is_cross_channel(producer)]
         if len(mixing) != 1:
             several = f"{len(mixing)} layers produce its channels, expected one"
@@ -68,7 +68,7 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
             )
             continue
         depthwise = tuple(_layer_cost(producer) for producer in producers if producer is not mixing[0])
-        consumers = tuple(_layer_cost(reader) for reader in dict.fromkeys(_consumers(op)))
+        consumers = tuple(_layer_cost(consumer) for consumer in dict.fromkeys(_consumers(op)))
         found.append(Filters(spot, _layer_cost(mixing[0]), depthwise, consumers))
     return found, skipped
 
@@ -82,7 +82,7 @@ def _map_at(place: Place, layers: Layers) -> Op:
     return next(op for op in reversed(boundary) if op.is_map and op.channels == place.channels)
 
 
-def _makers(op: Op) -> Iterator[Op]:
+def _producers(op: Op) -> Iterator[Op]:
     """Yield the layers that produce the channels of `op`: depthwise ones, then the cross-channel one of each path."""
     if op.macs:
         yield op
@@ -90,13 +90,13 @@ def _makers(op: Op) -> Iterator[Op]:
         return
     for source in op.inputs:
         if source.is_map and source.channels == op.channels:
-            yield from _makers(source)
+            yield from _producers(source)
 
 
 def _consumers(op: Op) -> Iterator[Op]:
     """Yield the layers that use all channels of `op`, after any per-channel operations."""
-    for reader in op.consumers:
-        if is_cross_channel(reader):
-            yield reader
-        elif not ends_filters(reader) and reader.is_map and reader.channels == op.channels:
-            yield from _consumers(reader)
+    for consumer in op.consumers:
+        if is_cross_channel(consumer):
+            yield consumer
+        elif not ends_filters(consumer) and consumer.is_map and consumer.channels == op.channels:
+            yield from _consumers(consumer)

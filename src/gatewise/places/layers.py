@@ -68,8 +68,8 @@ class Layers:
 
     def input_at(self, op: Op) -> Place | None:
         """Return the input of the innermost layer that is the only consumer of `op` and is called once, or None."""
-        for reader in op.consumers[:1] if len(op.consumers) == 1 else []:
-            entered = [path for call, path in reader.calls.items() if call not in op.calls]
+        for consumer in op.consumers[:1] if len(op.consumers) == 1 else []:
+            entered = [path for call, path in consumer.calls.items() if call not in op.calls]
             for path in reversed(entered):
                 if self.attachable(path):
                     return place_at(path, "input", op)

@@ -124,7 +124,7 @@ def _leads_only_to(end: Op, source: Op) -> bool:
         op = unread.popleft()
         if op.index > end.index:
             return False
-        new = [reader for reader in dict.fromkeys(op.consumers) if reader not in seen]
+        new = [consumer for consumer in dict.fromkeys(op.consumers) if consumer not in seen]
         seen.update(new)
         unread.extend(new)
     return True
@@ -226,7 +226,7 @@ def _trunk(operations: list[Op]) -> list[Op]:
     for op in operations:
         if op.is_map and len(op.shape) == rank and op.kind != "input" and furthest <= op.index:
             trunk.append(op)
-        furthest = max([furthest, *(reader.index for reader in op.consumers if reader.kind != "output")])
+        furthest = max([furthest, *(consumer.index for consumer in op.consumers if consumer.kind != "output")])
     return trunk
 
 

@@ -88,7 +88,9 @@ class Op:
 
     def ended_calls(self) -> list[tuple[str, str]]:
         """Return (call, module path) of each module that returns this result, innermost first."""
-        ended = [call for call in self.calls.items() if any(call[0] not in reader.calls for reader in self.consumers)]
+        ended = [
+            call for call in self.calls.items() if any(call[0] not in consumer.calls for consumer in self.consumers)
+        ]
         return ended[::-1]
 
 

@@ -10,7 +10,7 @@ CHANGES = {
             ),
         },
         "Budget.schedule": {
-            "a plan goes on from an old one": remove("self.state.copy_(torch.tensor(_FRESH))"),
+            "a plan goes on from an old one": remove("self.state.copy_(torch.tensor(_INITIAL_STATE))"),
         },
         "Budget.forward": {
             "price never negative": replace(

@@ -5,7 +5,7 @@ from mutants import drop_call, remove, replace
 CHANGES = {
     "places/channel_dependencies.py": {
         "_Walk.to": {
-            "maps read before their gates": remove("if is_cross_channel(reader):\n    ..."),
+            "maps read before their gates": remove("if is_cross_channel(consumer):\n    ..."),
         },
         "_Walk._make": {
             "squeeze of all channels": replace(
@@ -21,7 +21,7 @@ CHANGES = {
         },
     },
     "places/filters.py": {
-        "_makers": {
+        "_producers": {
             "a producer behind an addition": replace(
                 "is_cross_channel(op) or ends_filters(op)", "is_cross_channel(op)"
             ),
@@ -155,8 +155,8 @@ CHANGES = {
         },
         "_trunk": {
             "a map that is returned ends the trunk": replace(
-                "(reader.index for reader in op.consumers if reader.kind != 'output')",
-                "(reader.index for reader in op.consumers)",
+                "(consumer.index for consumer in op.consumers if consumer.kind != 'output')",
+                "(consumer.index for consumer in op.consumers)",
             ),
             "a channel shuffle is a resolution": replace(
                 "op.is_map and len(op.shape) == rank and (op.kind != 'input') and (furthest <= op.index)",
