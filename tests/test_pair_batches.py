@@ -42,7 +42,7 @@ def content(values: np.ndarray) -> bytes:
 def pairs_of(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], times: int = 1, **options: int) -> Pairs:
     """Return pairs of images (H, W, 3) and masks (H, W), whose classes are their values, all `times` over."""
     parts = [("images", [content(image) for image in images])], [("masks", [content(mask) for mask in masks])]
-    encoded = [EncodedRows([(name, rows * times)], [0] * len(rows) * times, None) for ((name, rows),) in parts]
+    encoded = [EncodedRows([(name, rows * times)]) for ((name, rows),) in parts]
     return Pairs(encoded[0], encoded[1], Meaning(tuple(map(str, range(240)))), **options)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatewise import _checks
 from gatewise.data.decode import open_image
-from gatewise.data.images import EncodedImages
+from gatewise.data.images import Encoded
 
 IGNORED = 255  # in a mask: a pixel that neither the loss nor the score counts
 _INDEXED = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes of one number a pixel
@@ -106,7 +106,7 @@ class Meaning:
 
 
 def meaning_of(
-    masks: Sequence[EncodedImages], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
+    masks: Sequence[Encoded], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
 ) -> Meaning:
     """Return what the values in masks stand for, of which 256 of each split are looked at.
 
@@ -130,7 +130,7 @@ def meaning_of(
     return Meaning(tuple(str(value) for value in range(highest + 1)), ignored, foreground)
 
 
-def _values_in(masks: EncodedImages) -> Tensor:
+def _values_in(masks: Encoded) -> Tensor:
     looked_at = (decode_mask(masks.where(index), masks.content(index)) for index in spread(len(masks), _LOOKED_AT))
     return torch.cat([mask.unique() for mask in looked_at]).unique()
 

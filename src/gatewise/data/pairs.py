@@ -10,7 +10,7 @@ from torch import Tensor
 from gatewise import _checks
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
-from gatewise.data.images import EncodedImages, mean_and_deviation
+from gatewise.data.images import Encoded, mean_and_deviation
 from gatewise.data.masks import IGNORED, Meaning, decode_mask, named, spread
 
 _SAMPLE = 512  # images from which a split's mean and deviation are estimated
@@ -20,7 +20,7 @@ class Pairs:
     """One split: images and their masks, encoded, or decoded once.
 
     Args:
-        images: encoded; their labels are not used.
+        images: encoded.
         masks: encoded, in the same order.
         meaning: of the masks' values.
         side: length to which the shorter side is scaled; None leaves images as they are.
@@ -29,8 +29,8 @@ class Pairs:
 
     def __init__(
         self,
-        images: EncodedImages,
-        masks: EncodedImages,
+        images: Encoded,
+        masks: Encoded,
         meaning: Meaning,
         *,
         side: int | None = None,
