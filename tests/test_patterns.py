@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.analysis import gater_figures, run_figures
-from gatewise.analysis.drawing import Drawing, look
+from gatewise.analysis.drawing import Drawing, series_style
 from gatewise.analysis.patterns import GatePatterns, UnitKinds, record_patterns
 from gatewise.errors import InvalidValueError
 
@@ -171,7 +171,7 @@ def test_runs_are_drawn_by_the_share_of_open_gates_of_each_layer(patterns: GateP
     drawing = run_figures.open_gates_of_runs({"some": patterns, "all": other}, ["all", "none", "some"])
     assert drawing.csv().splitlines()[1:] == ["some,1,0,50.0", "some,2,2,50.0", "all,1,0,100.0", "all,2,2,100.0"]
     colours = [line.get_color() for line in drawing.figure.axes[0].lines]
-    assert colours == [look(2)[0], look(0)[0]], "those of the runs on the whole page"
+    assert colours == [series_style(2)[0], series_style(0)[0]], "those of the runs on the whole page"
 
 
 def texts(drawing: Drawing) -> list[str]:

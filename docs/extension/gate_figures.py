@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatewise.analysis.drawing import Drawing, add_colour_bar, look, new_figure
+from gatewise.analysis.drawing import Drawing, add_colour_bar, new_figure, series_style
 from gatewise.analysis.recording import Recorded
 from gatewise.registry import Gate, GateSpec
 
@@ -81,9 +81,9 @@ def _draw_response(spec: GateSpec) -> Drawing:
     figure, axes = new_figure(4.2, 3.2)
     sizes = torch.linspace(0.02, 4, 100, dtype=torch.float64)
     for seed in range(SETTINGS if any(True for _ in gate_at_random(spec, 0).parameters()) else 1):
-        axes.plot(sizes, responses(spec, sizes, seed), color=look(seed)[0])
+        axes.plot(sizes, responses(spec, sizes, seed), color=series_style(seed)[0])
     is_additive = gate_at_random(spec, 0).is_additive
-    axes.axhline(0.0 if is_additive else 1.0, color=look(9)[0], linestyle=":")
+    axes.axhline(0.0 if is_additive else 1.0, color=series_style(9)[0], linestyle=":")
     axes.set_xlabel("size of the channel; the others have size 1")
     axes.set_ylabel("added value / size of the map" if is_additive else "factor of the channel")
     axes.set_title("response", fontsize="medium")
