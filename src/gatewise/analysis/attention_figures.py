@@ -40,20 +40,20 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     colours = _scale(smooth)
     rows = []
     for row in range(count):
-        for column, own in enumerate(axes[row]):
-            own.set(xticks=[], yticks=[])
-            own.grid(visible=False)
+        for column, panel in enumerate(axes[row]):
+            panel.set(xticks=[], yticks=[])
+            panel.grid(visible=False)
             if column == 0:
-                own.imshow(shown[row].numpy())
+                panel.imshow(shown[row].numpy())
                 continue
-            own.imshow(shown[row].mean(-1).numpy(), cmap="gray", vmin=0, vmax=1)
-            drawn = own.imshow(smooth[row, column - 1].numpy(), cmap="cividis", alpha=0.7, norm=colours)
+            panel.imshow(shown[row].mean(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+            drawn = panel.imshow(smooth[row, column - 1].numpy(), cmap="cividis", alpha=0.7, norm=colours)
             y, x = divmod(int(positions[column - 1]), width)
             weights = maps[row, column - 1]
             rows.append([Cell(f"{v:.4g}", v) for v in (row + 1, y, x, float(weights.min()), float(weights.max()))])
             if not same:
                 at = (x + 0.5) * sides[1] / width - 0.5, (y + 0.5) * sides[0] / height - 0.5
-                own.plot(*at, marker="+", color="#D55E00", markersize=9, markeredgewidth=2)
+                panel.plot(*at, marker="+", color="#D55E00", markersize=9, markeredgewidth=2)
     for query in range(queries):
         axes[0][1 + query].set_title("all positions" if same else f"query {query + 1}", fontsize=9)
     add_colour_bar(figure, drawn, "weight (multiples of uniform attention)", axes)

@@ -127,16 +127,16 @@ def patterns_in_the_plane(
     """
     points, labels = patterns.embedding()
     figure, axes = new_figure(7, 5.5)
-    own: list[int] = sorted(
+    coloured: list[int] = sorted(
         labels.bincount(minlength=len(classes)).argsort(descending=True, stable=True)[:most].tolist()
     )
-    series = torch.tensor([own.index(label) if label in own else len(own) for label in labels.tolist()])
+    series = torch.tensor([coloured.index(label) if label in coloured else len(coloured) for label in labels.tolist()])
     shown: list[int] = series.unique().tolist()
     for index in shown:
-        colour, marker = series_style(index) if index < len(own) else ("#CCCCCC", ".")
+        colour, marker = series_style(index) if index < len(coloured) else ("#CCCCCC", ".")
         x, y = points[series == index].T.tolist()
         style = {"s": 8, "lw": 0, "alpha": 0.8, "color": colour, "marker": marker}
-        label = escape_mathtext(classes[own[index]]) if index < len(own) else "other classes"
+        label = escape_mathtext(classes[coloured[index]]) if index < len(coloured) else "other classes"
         axes.scatter(x, y, label=label, gid=f"series-{index}", **style)
     axes.set(xticks=[], yticks=[])
     add_legend(figure, loc="outside right upper", markerscale=2)

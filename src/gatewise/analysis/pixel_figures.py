@@ -33,12 +33,12 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
     rows = []
     for row in range(count):
         panels = (shown[row], coloured(masks[row], colours), coloured(predicted[row], colours))
-        for own, title, panel in zip(axes[row], _COLUMNS, panels, strict=True):
-            own.set(xticks=[], yticks=[])
-            own.grid(visible=False)
-            own.imshow(panel.numpy())
+        for ax, title, panel in zip(axes[row], _COLUMNS, panels, strict=True):
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            ax.imshow(panel.numpy())
             if row == 0:
-                own.set_title(title, fontsize=9)
+                ax.set_title(title, fontsize=9)
         counted = masks[row] != IGNORED
         correct = float(((predicted[row] == masks[row]) & counted).sum() / counted.sum().clamp(min=1))
         rows.append([Cell(str(row + 1), row + 1), Cell(f"{100 * correct:.1f}", 100 * correct)])

@@ -41,9 +41,8 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         ]
         for run in runs
     ]
-    alike = (
-        len({replace(run.source, loading="auto", crop_size=None) for run in runs}) == 1
-    )  # same images for training and validation
+    # loading and crop_size do not change the validation images
+    alike = len({replace(run.source, loading="auto", crop_size=None) for run in runs}) == 1
     drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 and alike else []
     yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score), Table(columns, rows), drawings)
     if not alike:
