@@ -103,9 +103,9 @@ def test_leftovers_of_the_dead_go_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_probe_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from gatewise.files import refuse_unwritable\n"
+        "import resource, signal, sys; from pathlib import Path; from gatewise.files import check_writable\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        "try: refuse_unwritable(Path(sys.argv[1]))\n"
+        "try: check_writable(Path(sys.argv[1]))\n"
         "except OSError: print('refused')"
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "a/b"], capture_output=True, text=True, check=True)
