@@ -486,7 +486,7 @@ def test_int8_on_the_command_line(gated: Path, tmp_path: Path, capsys: pytest.Ca
     ]
     assert run(command) == 0
     assert re.search(
-        r"accuracy: [0-9.]+ % in float32, [0-9.]+ % in int8, where [0-9.]+ % of the images", capsys.readouterr().out
+        r"accuracy: [0-9.]+ % in float32, [0-9.]+ % in int8; [0-9.]+ % of the images have", capsys.readouterr().out
     )
     Image.new("L", (20, 10), 120).save(tmp_path / "photo.png")
     assert run(["predict", str(tmp_path / "a.onnx"), str(tmp_path / "photo.png")]) == 0

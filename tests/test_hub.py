@@ -65,7 +65,7 @@ def test_a_segmenter_keeps_the_size_of_its_images(done: Path, tmp_path: Path) ->
 def test_a_compacted_run_is_shared_too(small: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(small).save_pretrained(tmp_path)
     assert torch.equal(logits_of(PretrainedNet.from_pretrained(tmp_path)), logits_of(gw.load_model(small)[0]))
-    assert "multiply-adds" in (tmp_path / "README.md").read_text()
+    assert "MACs executed" in (tmp_path / "README.md").read_text()
 
 
 def card(folder: Path) -> tuple[dict[str, Any], str]:
@@ -86,7 +86,7 @@ def test_the_card_tells_what_the_run_measured(gated: Path, tmp_path: Path) -> No
         f"{metrics['parameters']:,}",
         f"{100 * metrics['open_fraction']:.1f} % on average",
         f"{metrics['executed_macs'] / 1e6:,.1f} million",
-        "One training with one seed",
+        "From one training with one seed",
         "seed: 0",
         metrics["environment"]["hardware"],
     ):

@@ -103,7 +103,7 @@ class Predictor:
 
 def _check_complete(file: Path, config: Mapping[str, Any]) -> None:
     if missing := [key for key in _NEEDED if config.get(key) is None]:
-        raise errors.DataError(f"{file} has no {', '.join(missing)}, which predict needs. Restore the file.")
+        raise errors.DataError(f"{file} has no {', '.join(missing)}, which predict needs.")
     for key in ("mean", "std"):
         if len(config[key]) != config["in_chans"]:
             raise errors.DataError(
