@@ -302,7 +302,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         _three(labels=[0, 1, 3]),
         ("train.parquet", "labels below 3 (one per class name), got 3"),
     ),
-    "one class": (_three(labels=[1, 1, 1]), ("train.parquet", "all 3 images have the same", "at least two")),
+    "one class": (_three(labels=[1, 1, 1]), ("train.parquet", "all 3 images have one class", "at least two")),
     "empty class": (_three(labels=[0, 2, 2]), ("no train image of class", "(1 of 3 classes are empty)")),
     "no rows": (
         lambda folder: write_split(folder / "train.parquet", [], pa.array([], pa.int64())),

@@ -216,7 +216,7 @@ def test_a_layer_is_named_where_finite_numbers_became_others() -> None:
 def test_a_statistic_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     with pytest.raises(
-        TrainingError, match=r"stages\.2\.0\.bn1\.running_var holds values .* after epoch 2\. .*step_000000003"
+        TrainingError, match=r"stages\.2\.0\.bn1\.running_var has values .* after epoch 2\. .*step_000000003"
     ):
         trained(out, progress=At(5, fill("stages.2.0.bn1.running_var", INF), monkeypatch))
     assert [folder.name for folder in (out / "checkpoints").iterdir()] == ["step_000000003"]
@@ -230,7 +230,7 @@ def test_an_optimizer_that_has_overflowed_is_not_saved(tmp_path: Path, monkeypat
 
     recipe = dataclasses.replace(RECIPE, optimizer="adamw", lr=0.002)
     with pytest.raises(
-        TrainingError, match=r"exp_avg_sq of conv1\.weight in the optimizer holds values .* after epoch 2"
+        TrainingError, match=r"exp_avg_sq of conv1\.weight in the optimizer has values .* after epoch 2"
     ):
         trained(tmp_path / "run", recipe, progress=At(5, overflow, monkeypatch))
 
@@ -241,7 +241,7 @@ def test_a_moving_average_that_is_not_finite_is_named(tmp_path: Path, monkeypatc
 
     look_seldom(monkeypatch)
     recipe = dataclasses.replace(RECIPE, ema=0.9)
-    with pytest.raises(TrainingError, match=r"bn1\.running_var of the moving average holds values .* after epoch 1"):
+    with pytest.raises(TrainingError, match=r"bn1\.running_var of the moving average has values .* after epoch 1"):
         trained(tmp_path / "run", recipe, progress=At(3, ruin, monkeypatch))
 
 

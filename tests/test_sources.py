@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "class only in train": (lambda f: shutil.rmtree(f / "val/bee"), ("val", "one class")),
     "one class": (
         lambda f: [shutil.rmtree(f / split / "bee") for split in ("train", "val")],
-        ("train", "all 3 images have the same"),
+        ("train", "all 3 images have one class"),
     ),
     "other classes": (
         lambda f: (f / "val/bee").rename(f / "val/cat"),

@@ -212,7 +212,7 @@ def test_what_has_a_side_is_not_mirrored_unless_asked_for() -> None:
         ("shift+shift", "cannot combine the options"),
         ("rand-m9+augmix-m3", "at most one policy"),
         ("rand-q", "cannot parse 'q' in augmentation 'rand-q'"),
-        ("crop+rand-m9-mx", "cannot read 'mx'"),
+        ("crop+rand-m9-mx", "cannot parse 'mx'"),
     ],
 )
 def test_words_that_mean_nothing_are_refused(text: str, message: str) -> None:

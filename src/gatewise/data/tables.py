@@ -209,7 +209,7 @@ def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tu
         DataError: all images have the same class, or a label has no name.
     """
     if len(set(labels)) < 2:
-        raise errors.DataError(f"{where}: expected at least two classes, but all {len(labels)} images have the same.")
+        raise errors.DataError(f"{where}: expected at least two classes, but all {len(labels)} images have one class.")
     highest = max(labels)
     if names and highest >= len(names):
         raise errors.DataError(f"{where}: expected labels below {len(names)} (one per class name), got {highest}.")
