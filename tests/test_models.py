@@ -186,7 +186,7 @@ def test_a_network_that_cannot_be_is_refused() -> None:
         gw.make_model("resnet20:shortcut=paddin")
     with pytest.raises(ValueError, match=r"shortcut='padding' cannot reduce 32 channels to 16\. Choose"):
         CifarResNet([1, 1], [32, 16], shortcut="padding")
-    with pytest.raises(ValueError, match=r"output width must be a multiple of 4, got 18\."):
+    with pytest.raises(ValueError, match=r"output width of a bottleneck unit must be a multiple of 4, got 18\."):
         CifarResNet([1], [18], bottleneck=True)
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         CifarResNet([1], [16], stem=0)

@@ -366,8 +366,8 @@ def test_ge_refuses_a_map_of_another_size_with_both(size: tuple[int, int]) -> No
     ("options", "kind", "message"),
     [
         ({"map_size": 7}, ValueError, r"map_size is for learned=True with extent=0 only, got map_size=7"),
-        ({"map_size": 7, "extent": 2, "learned": True}, ValueError, r"only, got map_size=7 .* extent=2\. Leave it out"),
-        ({"map_size": (7, 7, 7), "learned": True}, ValueError, r"one for each of 2 axes, got \(7, 7, 7\)"),
+        ({"map_size": 7, "extent": 2, "learned": True}, ValueError, r"only, got map_size=7 .* extent=2\. Omit it"),
+        ({"map_size": (7, 7, 7), "learned": True}, ValueError, r"one for each of the 2 axes, got \(7, 7, 7\)"),
         ({"map_size": 0, "learned": True}, ValueError, r"map_size must be at least 1, got 0"),
         ({"map_size": 7.5, "learned": True}, TypeError, r"map_size must be an integer, got 7\.5"),
         ({"extent": -2}, ValueError, r"extent must be at least 0, got -2"),
