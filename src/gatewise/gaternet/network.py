@@ -32,8 +32,8 @@ class GaterNet(nn.Module):
     """Multiply each gated filter of `backbone` by a gate in {0, 1} that `gater` computes from the image.
 
     (N, C, H, W) -> output of the backbone. In training mode the estimator samples the gates; in eval mode they are
-    hard and deterministic. Closed filters are computed and then multiplied by zero, which saves no work. Use this form for
-    training and as the reference; `skip_closed_filters` and `compact` return faster forms.
+    hard and deterministic. Closed filters are computed and then multiplied by zero, which saves no work. Use this form
+    for training and as the reference; `skip_closed_filters` and `compact` return faster forms.
 
     Args:
         backbone: any network with one image tensor as input. It is kept as `net.backbone`, with hooks that do nothing
