@@ -280,7 +280,7 @@ def test_an_interruption_says_how_to_go_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe_of(monkeypatch, "train")
-    assert printed(capsys)[1].startswith("gatewise: interrupted; give the same command again")
+    assert printed(capsys)[1].startswith("gatewise: interrupted; run the same command again")
 
 
 @pytest.mark.parametrize(

@@ -386,7 +386,7 @@ def test_backward_raises_where_another_operation_reads_the_shared_map(
     link = SharedGradient(x)
     shared, number = statistic(x, link)
     loss = OTHER_CONSUMERS[other](shared, scale_channels(shared, number.sigmoid(), None, link), link)
-    with pytest.raises(gw.GatewiseError, match="another operation reads it too"):
+    with pytest.raises(gw.GatewiseError, match="another operation uses it too"):
         torch.autograd.grad(loss, x, create_graph=create_graph)
 
 

@@ -667,7 +667,7 @@ def test_masks_are_not_written_among_the_images(
     shutil.copytree(folder / "val" / "images", tmp_path / "photos")
     before = sorted(file.name for file in (tmp_path / "photos").iterdir())
     assert run(["predict", str(done), str(tmp_path / "photos"), "--out", str(tmp_path / "photos")]) == 2
-    assert "Give a folder of its own" in capsys.readouterr().err
+    assert "Give another folder" in capsys.readouterr().err
     assert sorted(file.name for file in (tmp_path / "photos").iterdir()) == before
 
 

@@ -42,9 +42,9 @@ def test_examples_of_the_extension_are_true(name: str) -> None:
 @pytest.mark.parametrize("name", gw.gate_names())
 def test_a_gate_s_page_has_all_that_is_promised(name: str, pages: ModuleType) -> None:
     spec = gw.gate_spec(name)
-    assert spec.use, f"say in the registration of {name} when to use it (use=)"
+    assert spec.guidance, f"say in the registration of {name} when to use it (guidance=)"
     page = pages.gate_page(spec)
-    assert page.startswith(f"# `{name}`: {spec.title}\n\n{spec.use}\n\n{spec.paper}.")
+    assert page.startswith(f"# `{name}`: {spec.title}\n\n{spec.guidance}\n\n{spec.paper}.")
     assert f"```text\n{name}(x) = {pages.formula(spec)}\n```" in page
     assert page.count("<svg ") == 3
     assert f"autoclass:: gatewise.{spec.gate.__name__}" in page

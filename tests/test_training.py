@@ -625,7 +625,7 @@ def _damage(run: Path, file: str, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "log.jsonl").unlink(), r"log\.jsonl has 0 of 3 epochs"),
+        (lambda run: (run / "log.jsonl").unlink(), r"log\.jsonl: expected 3 epochs, found 0"),
         (_cut_log, r"log\.jsonl, line 3: not valid JSON"),
         (
             lambda run: _damage(run, "state.json", b"{}"),
