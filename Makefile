@@ -51,7 +51,7 @@ coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included;
 	$(BIN)/python tests/coverage_summary.py docs/results/reliability/coverage.json
 
 examples: $(VENV)/.developed  ## run every example for seconds and check its output
-	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not whole"
+	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not full_example"
 
 check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, generated pages, and that the mutants apply
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What all tests share: a fixed seed, one table of tolerances, reproducible property tests."""
+"""Shared fixtures and settings: a fixed seed, tolerances by type, reproducible property tests."""
 
 import gc
 import os
@@ -31,14 +31,14 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def what_stays_is_no_garbage() -> None:
-    """Look once at a million objects of imported modules, and not at each collection: a training begins with one."""
+    """Freeze the million objects of imported modules, so that garbage collections do not scan them again."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def moments_suffice() -> Iterator[None]:
-    """Call what is timed once a turn: no test asks how fast anything is, and seconds of turns add up to minutes."""
+    """Time one call per round: no test depends on speed, and longer rounds would add up to minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_calls_within", lambda *_: 1)
         yield
@@ -46,9 +46,9 @@ def moments_suffice() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_costs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep what is measured here apart from the user's."""
+    """Keep the measured costs of tests separate from the user's cache."""
     os.environ["GATEWISE_CACHE"] = str(tmp_path_factory.mktemp("costs") / "costs.json")
 
 
-# Tests use small tensors: more threads cost more than they bring, and crawl where another process is busy.
+# Tests use small tensors: more threads are slower, most of all on a busy machine.
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Networks of others, written from their formulas and the names in their files, to test loading against."""
+"""Networks of other projects, written from their formulas and file formats, to test loading their weights."""
 
 from collections import OrderedDict
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter and statistic a value at random, so that none may be lost unseen; in eval mode."""
+    """Set every parameter and statistic to a random value, so that a lost one is detected; in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
@@ -69,7 +69,7 @@ class GctBottleneck(nn.Module):
 
 
 class GctResNet50(nn.Module):
-    """The released GCT ResNet-50 (3, 4, 6, 3 blocks), stem under a name of its own."""
+    """The released GCT ResNet-50 (3, 4, 6, 3 blocks), whose stem has a different name."""
 
     def __init__(self, blocks: tuple[int, ...] = (3, 4, 6, 3), classes: int = 1000) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def _module(conv: nn.Module, bn: nn.Module | None = None) -> nn.Sequential:
 
 
 class MmcvNonLocal(nn.Module):
-    """x + W softmax(theta phi / sqrt(inner)) g, a batch norm behind W if asked for."""
+    """x + W softmax(theta phi / sqrt(inner)) g, with an optional batch norm after W."""
 
     def __init__(self, channels: int, *, norm: bool = False) -> None:
         super().__init__()
@@ -234,6 +234,6 @@ class ReleasedGaterNet(nn.Module):
         return self.backbone(x, gates), gates
 
     def checkpoint(self) -> dict[str, Any]:
-        """Return what their file holds: two dictionaries, with the prefix of DataParallel."""
+        """Return the content of their file: two dictionaries, with the prefix of DataParallel."""
         parts = {"backbone_state_dict": self.backbone, "gater_state_dict": self.gater}
         return {name: {f"module.{k}": v for k, v in part.state_dict().items()} for name, part in parts.items()}

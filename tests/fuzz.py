@@ -1,12 +1,12 @@
-"""Give the package spoiled files and hostile values, and see that it refuses each in its own words and harms nothing.
+"""Call the package with corrupt files and hostile values: it must raise its own errors and do no harm.
 
     python tests/fuzz.py --inputs 10000 --commands 200 --seed 0 --out docs/results/reliability/fuzz.json
 
 Every input is drawn from its seed alone: `--again "0/recipe file/17"` makes one again. For each it is checked that the
 package returns or raises a `GatewiseError`; that it needs neither more time nor more memory than the limits; that no
-file it was given has changed, and none was written but where it was told to; that nothing in it was executed. Commands
-are whole command lines in processes of their own: exit code 0, 2, or 1 for a training that failed, and for a refusal
-one line on standard error. Exit code 1 if any input failed.
+file it was given has changed, and none was written except at the requested
+paths; that nothing in it was executed. Commands are complete command lines in separate processes: exit code 0, 2, or 1
+for a training that failed, and one line on standard error for an error. Exit code 1 if any input failed.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def jobs_of(inputs: int, seed: int, *, exported: bool) -> list[tuple[str, str]]:
 
 
 def make_base(folder: Path, *, exported: bool) -> None:
-    """Write the good files in a process of its own."""
+    """Write the good files in a separate process."""
     code = f"from pathlib import Path; from fuzzing.base import make; make(Path({str(folder)!r}), exported={exported})"
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True)
 
@@ -55,7 +55,7 @@ def make_base(folder: Path, *, exported: bool) -> None:
 def fuzz(
     inputs: int, commands: int, seed: int, *, workers: int = 1, again: str | None = None, base: Path | None = None
 ) -> dict[str, Any]:
-    """Make all inputs, or one again, and return the record; `base` has the good files if they are there already."""
+    """Make all inputs, or repeat one, and return the record; `base` is a folder of good files made earlier."""
     started = time.time()
     exported = inputs >= 1000
     root = Path(tempfile.mkdtemp(prefix="fuzz"))
@@ -67,15 +67,15 @@ def fuzz(
         jobs, seeds = [job for job in jobs if job[0] != "command"], [given for given in seeds if "/command/" in given]
         base = base or root / "base"
         served = [Worker(root / f"worker{number}", base, LIMIT_S, MOST_BYTES) for number in range(workers)]
-        found = list(told("inputs", made(jobs, served), len(jobs), started))
-        found += told("commands", commands_run(root, base, seeds, workers), len(seeds), started)
+        found = list(reported("inputs", made(jobs, served), len(jobs), started))
+        found += reported("commands", commands_run(root, base, seeds, workers), len(seeds), started)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     return record(found, seed, time.time() - started, sum(worker.replaced for worker in served))
 
 
 def commands_run(root: Path, base: Path, seeds: list[str], workers: int) -> Iterator[dict[str, Any]]:
-    """Yield what became of each command line; as many run at once as there are workers."""
+    """Yield the outcome of each command line; at most `workers` run at the same time."""
     if not seeds:
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -83,7 +83,7 @@ def commands_run(root: Path, base: Path, seeds: list[str], workers: int) -> Iter
         yield from pool.map(command, folders, repeat(base), seeds, repeat(COMMAND_S))
 
 
-def told(what: str, answers: Iterable[dict[str, Any]], count: int, started: float) -> Iterator[dict[str, Any]]:
+def reported(what: str, answers: Iterable[dict[str, Any]], count: int, started: float) -> Iterator[dict[str, Any]]:
     """Pass answers on, and print failures and every twentieth part."""
     for number, answer in enumerate(answers, 1):
         if number % max(1, count // 20) == 0:
@@ -94,10 +94,10 @@ def told(what: str, answers: Iterable[dict[str, Any]], count: int, started: floa
 
 
 def record(found: list[dict[str, Any]], seed: int, seconds: float, replaced: int) -> dict[str, Any]:
-    """Return what is kept of a run."""
+    """Return the record of a run."""
     by_target: dict[str, dict[str, int]] = {}
     for answer in found:
-        counts = by_target.setdefault(answer["target"], {"accepted": 0, "refused": 0, "failed": 0})
+        counts = by_target.setdefault(answer["target"], {"accepted": 0, "rejected": 0, "failed": 0})
         counts[answer["outcome"]] += 1
     failures = [
         {key: answer[key] for key in ("seed", "kind", "message")} for answer in found if answer["outcome"] == "failed"
@@ -107,7 +107,7 @@ def record(found: list[dict[str, Any]], seed: int, seconds: float, replaced: int
         "commands": sum(answer["target"] == "command" for answer in found),
         "seed": seed,
         "outcomes": dict(Counter(answer["outcome"] for answer in found)),
-        "refusals": dict(Counter(answer["kind"] for answer in found if answer["outcome"] == "refused").most_common()),
+        "errors": dict(Counter(answer["kind"] for answer in found if answer["outcome"] == "rejected").most_common()),
         "targets": by_target,
         "longest_s": round(max((a["seconds"] for a in found if a["target"] != "command"), default=0), 2),
         "longest_command_s": round(max((a["seconds"] for a in found if a["target"] == "command"), default=0), 2),

@@ -1,4 +1,4 @@
-"""The gates of the registry as test cases, with default options and in each variant; a new gate needs no line here."""
+"""The registered gates as test cases, with default options and in each variant; new gates are included."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def random_map(gate: Gate, samples: int = 2, side: int = 5, **kwargs: Any) -> Te
 
 
 def perturbed(gate: Gate) -> Gate:
-    """Move every parameter away from its initial value, so that no zero hides what is behind it."""
+    """Move every parameter away from its initial value, so that no zero hides the layers after it."""
     with torch.no_grad():
         for parameter in gate.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -51,7 +51,7 @@ def perturbed(gate: Gate) -> Gate:
 def settled(gate: Gate) -> Gate:
     """Set running statistics to those of some maps of positive values, as training would; return in eval mode.
 
-    With fresh ones, a batch norm behind perturbed weights passes logits of any size on.
+    With fresh ones, a batch norm after perturbed weights passes logits of any size on.
     """
     norms = [layer for layer in gate.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]

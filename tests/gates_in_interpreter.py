@@ -65,7 +65,7 @@ class Guarded:
             self.kernel[grid](*given, **constants)
             for original, whole in wholes.values():
                 assert whole[:MARGIN].isnan().all(), f"{self.name} wrote before a tensor"
-                assert whole[MARGIN + len(original) :].isnan().all(), f"{self.name} wrote behind a tensor"
+                assert whole[MARGIN + len(original) :].isnan().all(), f"{self.name} wrote past the end of a tensor"
                 original.copy_(whole[MARGIN : MARGIN + len(original)])
 
         return launch
@@ -97,14 +97,14 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype, layout: str = "contiguous"
     return x
 
 
-def hold(what: str, came: Tensor, exact: Tensor, plain: Tensor, more: float = 0.0) -> None:
+def hold(what: str, actual: Tensor, exact: Tensor, plain: Tensor, more: float = 0.0) -> None:
     """Hold a result against the error of plain PyTorch, some roundings and what `more` the case has a reason for."""
-    came, exact, plain = came.detach(), exact.detach(), plain.detach()
-    assert came.shape == exact.shape, (what, came.shape, exact.shape)
+    actual, exact, plain = actual.detach(), exact.detach(), plain.detach()
+    assert actual.shape == exact.shape, (what, actual.shape, exact.shape)
     if not exact.numel():
         return
-    error, others = ((each.double() - exact).abs().max().item() for each in (came, plain))
-    budget = 2 * others + ROUNDINGS[came.dtype] * torch.finfo(came.dtype).eps * exact.abs().max().item() + more
+    error, others = ((each.double() - exact).abs().max().item() for each in (actual, plain))
+    budget = 2 * others + ROUNDINGS[actual.dtype] * torch.finfo(actual.dtype).eps * exact.abs().max().item() + more
     assert error <= budget, f"{what}: error {error:.3g}, budget {budget:.3g}, of plain PyTorch {others:.3g}"
 
 
@@ -116,9 +116,9 @@ def same_layout(y: Tensor, x: Tensor) -> bool:
 
 def expect(**names: int) -> None:
     """Hold the launches since the last call against a count for each kernel."""
-    came = dict(launched)
+    actual = dict(launched)
     launched.clear()
-    assert came == names, f"launched {came}, expected {names}"
+    assert actual == names, f"launched {actual}, expected {names}"
 
 
 def choose(way: str) -> None:
@@ -225,7 +225,7 @@ def gc_case(x: Tensor, grad_output: Tensor, way: str, fusion: str, biased: bool)
     expect(**{"pool.gradient_sums": 1, "pool.map_gradient": 1})
     assert context.dtype == attention.dtype == dweight.dtype == dbias.dtype == reduced
     assert all(same_layout(each, x) for each in (y, dx, alone))
-    # An exponential makes a relative error of the rounding of its logit, and so of everything behind it.
+    # An exponential makes a relative error of the rounding of its logit, and so of everything after it.
     logit = torch.finfo(reduced).eps * (weight.view(1, -1, 1) * x.flatten(2)).abs().sum(1).max().item()
     results = {
         "context": (context, exact_pool[0], reduced_pool[0]),
@@ -239,8 +239,8 @@ def gc_case(x: Tensor, grad_output: Tensor, way: str, fusion: str, biased: bool)
     pulls = (dcontext.double()[:, :, None] * wide).sum(1)
     dlogits = (exact_pool[1] * (pulls - (exact_pool[1] * pulls).sum(1, keepdim=True))).abs()
     summands = 2 * (dlogits.sum(1)[:, None] * wide.abs().amax(2)).max().item()
-    for name, (came, of, theirs) in results.items():
-        hold(name, came, of, theirs, more=logit * (summands if name == "dweight" else of.abs().max().item()))
+    for name, (actual, of, theirs) in results.items():
+        hold(name, actual, of, theirs, more=logit * (summands if name == "dweight" else of.abs().max().item()))
     if biased:  # a softmax knows no common offset: the gradient is what rounding leaves of a sum of these
         more = 16 * torch.finfo(reduced).eps * pulls.abs().max().item()
         hold("dbias", dbias.sum()[None], torch.zeros(1).double(), reduced_plain[3], more=more)
@@ -291,7 +291,7 @@ def edge_cases() -> int:
 
 
 def samples_far_apart() -> None:
-    """Compare maps whose last sample lies behind the 2^31st element with copies; that memory is never touched."""
+    """Compare maps whose last sample lies after the 2^31st element with copies; that memory is never touched."""
     x = torch.empty(2**31 + 64, dtype=torch.float16).as_strided((3, 3, 5), (2**30, 5, 1))
     x.copy_(drawn((3, 3, 5), torch.float16))
     one = torch.ones(3)

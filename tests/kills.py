@@ -1,10 +1,10 @@
-"""Kill trainings and comparisons at any moment, go on each time, and see that nothing was lost.
+"""Kill trainings and comparisons at any moment, resume each time, and check that nothing was lost.
 
     python tests/kills.py [--kills 40] [--signals 16] [--seed 0] [--json FILE]
 
 Half of the kills are for `gatewise train`, half for `gatewise compare`. After each, every file that bears its final
-name is opened; in the end all that was written must be, bit for bit and but for times, what an undisturbed process
-wrote. Ends with exit code 1 if anything was torn, lost or different.
+name is opened; in the end all that was written must be, bit for bit and but for times, what an uninterrupted process
+wrote. Ends with exit code 1 if any file was corrupt, lost or different.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from whole_files import leftovers, outcome, torn
+from whole_files import corrupt_files, leftovers, outcome
 
 from gatewise.cli import run
 
@@ -41,7 +41,7 @@ COLD = 8  # of so many processes one is started from nothing, seconds before it 
 
 @dataclass
 class Record:
-    """What was done, and what became of it."""
+    """The kills and signals that were sent, and their outcomes."""
 
     kills: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Record:
     epochs_again: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the record as JSON values."""
         killed = [kill for kill in self.kills if kill["signal"] == "SIGKILL"]
         return {
             "kills": len(killed),
@@ -59,7 +59,7 @@ class Record:
             "by_phase": dict(Counter(kill["phase"] for kill in self.kills)),
             "by_start": dict(Counter(kill["started"] for kill in self.kills)),
             "files_opened": sum(kill["files"] for kill in self.kills),
-            "torn_files": sum(kill["torn"] for kill in self.kills),
+            "corrupt_files": sum(kill["corrupt"] for kill in self.kills),
             "runs_compared_bit_for_bit": dict(self.rounds),
             "epochs_trained_again": dict(self.epochs_again),
             "lost": self.failures or "nothing",
@@ -68,13 +68,13 @@ class Record:
 
 
 class Process:
-    """A command that runs, and the lines that it has written to standard error.
+    """A running command and the lines that it has written to standard error.
 
     Args:
         command: train or compare.
         out: its folder.
         slow_disk: let every flush to the disk take a third of a second.
-        cold: start Python anew; otherwise fork this process, which has the packages loaded.
+        cold: start a new Python process; otherwise fork this process, which has the packages loaded.
     """
 
     def __init__(self, command: str, out: Path, *, slow_disk: bool = False, cold: bool = False) -> None:
@@ -101,7 +101,7 @@ class Process:
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the command is still running."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.code = os.waitstatus_to_exitcode(status) if pid else None
@@ -109,15 +109,15 @@ class Process:
 
     @property
     def epochs(self) -> int:
-        """How many epochs it has told of."""
+        """Return the number of epochs it has reported."""
         return sum(": epoch " in line for line in self.lines)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         os.kill(self.pid, number)
 
     def end(self) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait until the process ends and return its exit code."""
         while self.runs:
             time.sleep(0.01)
         self._reader.join()
@@ -142,12 +142,12 @@ def _become(arguments: list[str], printed: int, *, slow_disk: bool) -> NoReturn:
 
 
 def names_in(out: Path) -> list[str]:
-    """Return the names of all files and folders of a folder in which another process makes and removes some."""
+    """Return the names of all files and folders of a folder that another process is changing."""
     return [name for _, folders, files in os.walk(out) for name in (*folders, *files)]
 
 
 def being_written(out: Path, pid: int) -> Path | None:
-    """Return a file or folder that a process is writing, or was when it was killed, if there is one."""
+    """Return a file or folder that a process is writing, or was writing when it was killed, or None."""
     for folder, folders, files in os.walk(out):
         for name in (*folders, *files):
             if name.endswith(f".{pid}.part"):
@@ -156,7 +156,7 @@ def being_written(out: Path, pid: int) -> Path | None:
 
 
 def wait(process: Process, out: Path, way: str, epochs: int, rng: random.Random) -> None:
-    """Wait for the moment to kill it; it may have ended before."""
+    """Wait for the moment to kill the process; it may end before."""
     if way == "random moment":
         after, delay = rng.randrange(epochs), rng.uniform(0, 1.5)
         delay += rng.uniform(0, 6) if after == 0 else 0
@@ -171,7 +171,7 @@ def wait(process: Process, out: Path, way: str, epochs: int, rng: random.Random)
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
     else:
-        after = rng.randrange(2 if "checkpoint" in way else 4)  # saves that are left alone
+        after = rng.randrange(2 if "checkpoint" in way else 4)  # saves that are not interrupted
         seen: set[Path] = set()
         while process.runs and len(seen) <= after:
             found = being_written(out, process.pid)
@@ -182,7 +182,7 @@ def wait(process: Process, out: Path, way: str, epochs: int, rng: random.Random)
 
 
 def phase(process: Process, out: Path) -> str:
-    """Say what a process that was just killed was doing."""
+    """Return what a process was doing when it was killed."""
     part = being_written(out, process.pid)
     if part is not None:
         return "writing a checkpoint" if part.name.startswith(".step") else "writing another file"
@@ -194,7 +194,7 @@ def phase(process: Process, out: Path) -> str:
 
 
 def newest_step(out: Path) -> int:
-    """Return the step of the newest checkpoint, 0 where there is none."""
+    """Return the step of the newest checkpoint, or 0."""
     return max((int(name[5:]) for name in names_in(out) if name.startswith("step_")), default=0)
 
 
@@ -212,7 +212,7 @@ def disturb(
     if code == 0:  # it was at its end
         return None, process, []
     after = phase(process, out) if number == signal.SIGKILL else before
-    complaints = torn(out) if out.exists() else []
+    complaints = corrupt_files(out) if out.exists() else []
     files = sum(path.is_file() for path in out.rglob("*"))
     record = {
         "command": command,
@@ -222,7 +222,7 @@ def disturb(
         "phase": after,
         "newest_step": newest_step(out),
         "files": files,
-        "torn": len(complaints),
+        "corrupt": len(complaints),
     }
     if number != signal.SIGKILL:
         last = process.lines[-1] if process.lines else ""
@@ -235,27 +235,27 @@ def disturb(
 
 
 def finish(command: str, out: Path) -> Process:
-    """Let a command come to its end."""
+    """Run a command to its end."""
     process = Process(command, out)
     if process.end() != 0:
         raise RuntimeError(f"{command} failed: {process.lines[-3:]}")
     return process
 
 
-def compare_with_undisturbed(command: str, out: Path, expected: dict[str, Any]) -> list[str]:
+def compare_with_uninterrupted(command: str, out: Path, expected: dict[str, Any]) -> list[str]:
     """Return what differs."""
     found = outcome(out)
     names = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    complaints = [f"{command}: {name} differs from that of the undisturbed process" for name in names]
-    return [*complaints, *(f"{command}: {name} was left behind" for name in leftovers(out))]
+    complaints = [f"{command}: {name} differs from that of the uninterrupted process" for name in names]
+    return [*complaints, *(f"{command}: {name} was not removed" for name in leftovers(out))]
 
 
 def series(
     command: str, plan: list[tuple[signal.Signals, str]], root: Path, rng: random.Random, record: Record
 ) -> None:
-    """Disturb one command as planned, going on each time, in a new folder whenever it has come to its end."""
-    finish(command, root / f"{command}-undisturbed")
-    expected = outcome(root / f"{command}-undisturbed")
+    """Interrupt one command as planned and resume it each time; use a new folder whenever it has finished."""
+    finish(command, root / f"{command}-uninterrupted")
+    expected = outcome(root / f"{command}-uninterrupted")
     left, number, epochs, kills = list(plan), 0, 0, 0
     while left:
         out = root / f"{command}-{number}"
@@ -269,7 +269,7 @@ def series(
             print(json.dumps(kill), flush=True)
         if kill is None or not left:
             epochs += finish(command, out).epochs
-            record.failures += compare_with_undisturbed(command, out, expected)
+            record.failures += compare_with_uninterrupted(command, out, expected)
             record.rounds[command] += 1
             record.epochs_again[command] += (again := epochs - EPOCHS[command])
             if again > kills:
@@ -278,7 +278,7 @@ def series(
 
 
 def plan(kills: int, signals: int, rng: random.Random) -> list[tuple[signal.Signals, str]]:
-    """Return in which order a command is killed, and how."""
+    """Return the planned kills and signals of a command, in order."""
     found = [(signal.SIGKILL, WAYS[index % len(WAYS)]) for index in range(kills)]
     found += [((signal.SIGTERM, signal.SIGINT)[index % 2], "random moment") for index in range(signals)]
     rng.shuffle(found)

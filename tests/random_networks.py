@@ -1,4 +1,4 @@
-"""Networks drawn at random from the blocks that CNNs are made of, and gaters that do as they are told."""
+"""Networks drawn at random from the blocks that CNNs are made of, and gaters that return given gates."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ SIZE = 8
 
 
 class Squeeze(nn.Module):
-    """Squeeze-and-excite, as networks bring it along."""
+    """Squeeze-and-excitation as part of a plain network."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def network(blocks: list[str], width: int, *, residual: bool = True) -> nn.Modul
 
 
 class Scripted(nn.Module):
-    """A gater whose gates are as `states` says: "1" open, "0" closed, "?" as the image happens to be."""
+    """A gater with gates given by `states`: "1" open, "0" closed, "?" depending on the image."""
 
     def __init__(self, states: str) -> None:
         super().__init__()

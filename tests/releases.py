@@ -1,4 +1,4 @@
-"""Which release of a package is there, for tests that the oldest one cannot pass."""
+"""Installed versions of packages, for tests that the oldest supported version cannot pass."""
 
 
 def release(version: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Gates in networks of every kind: nothing changes until they are trained, undo undoes, refusals are clear."""
+"""Gates in networks of every kind: fresh gates change nothing, undo restores the network, errors are clear."""
 
 import re
 from pathlib import Path
@@ -54,7 +54,7 @@ def open_unevenly(model: nn.Module) -> None:
     [pytest.param(n, marks=[pytest.mark.slow] if n.slow else [], id=f"{n.library}-{n.name}") for n in NETWORKS],
 )
 @torch.no_grad()
-def test_gates_go_in_and_out_without_a_trace(network: Network) -> None:
+def test_insert_and_undo_leave_network_unchanged(network: Network) -> None:
     model, x = network.build(), network.image()
     before, count, plain = snapshot(model), hooks(model), model(x)
     assert all(out.isfinite().all() for out in tensors(plain))
@@ -83,14 +83,14 @@ def test_gates_go_in_and_out_without_a_trace(network: Network) -> None:
     assert same(model(x), plain)
 
 
-def test_the_page_lists_exactly_these_networks_and_says_what_the_generator_says() -> None:
+def test_page_lists_these_networks_and_matches_generator() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if re.match(r"\| \w+ \| (timm|torchvision) \|", line)]
     assert [tuple(re.findall(r"\w+", line)[:2]) for line in rows] == [(n.name, n.library) for n in NETWORKS]
     without_versions = re.compile(r"timm [\d.]+\S* and torchvision [\d.]+\d")
     assert without_versions.sub("", PAGE.read_text()) == without_versions.sub("", page(rows))
 
 
-def test_the_list_is_broad() -> None:
+def test_list_covers_many_kinds_of_network() -> None:
     quick = [n for n in NETWORKS if not n.slow]
     assert len([n for n in quick if n.library == "timm"]) >= 24
     assert len([n for n in quick if n.library == "torchvision"]) >= 6
@@ -111,7 +111,7 @@ def detector() -> FasterRCNN:
     return FasterRCNN(backbone, num_classes=3, min_size=64, max_size=96, rpn_post_nms_top_n_test=20)
 
 
-def test_a_detector_trains_with_gates_and_its_frozen_norms_stay() -> None:
+def test_detector_trains_with_gates_and_keeps_frozen_norms() -> None:
     model = detector().eval()
     images = [torch.rand(3, 64, 80), torch.rand(3, 64, 64)]
     targets = [
@@ -154,13 +154,13 @@ def test_a_detector_trains_with_gates_and_its_frozen_norms_stay() -> None:
     assert list(model.state_dict()) == list(before)
 
 
-def test_a_detector_has_no_graph_of_its_own_and_the_refusal_names_the_way() -> None:
-    with pytest.raises(ValueError, match="cannot read the structure of FasterRCNN") as refusal:
+def test_detector_without_graph_error_suggests_backbone() -> None:
+    with pytest.raises(ValueError, match="cannot read the structure of FasterRCNN") as error:
         gw.insert_gates(detector(), "gc")
-    assert "insert into the part of the network that takes one tensor, such as its backbone" in str(refusal.value)
+    assert "insert into the part of the network that takes one tensor, such as its backbone" in str(error.value)
 
 
-def test_frozen_norms_are_norms_of_each_channel_by_itself() -> None:
+def test_frozen_norms_count_as_per_channel_norms() -> None:
     """They are written as a product and a sum with constants, which are no gate and no shortcut."""
     body = detector().backbone.body
     inner = gw.find_places(body, "inner", torch.zeros(1, 3, 64, 64)).found
@@ -169,7 +169,7 @@ def test_frozen_norms_are_norms_of_each_channel_by_itself() -> None:
     assert [(p.layer, p.side) for p in gw.find_places(plain, "inner").found] == [("1", "output")]
 
 
-def test_a_network_that_returns_several_maps_has_all_its_stages() -> None:
+def test_network_with_several_outputs_has_all_stages() -> None:
     body = detector().backbone.body
     assert isinstance(body, IntermediateLayerGetter)
     stages = gw.find_places(body, "stage_end", torch.zeros(1, 3, 64, 64)).found
@@ -200,7 +200,7 @@ class Units(nn.Module):
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @torch.no_grad()
-def test_one_two_and_three_dimensions_with_grouped_and_depthwise_convolutions(dims: int) -> None:
+def test_networks_of_1d_2d_3d_with_grouped_and_depthwise_convolutions(dims: int) -> None:
     torch.manual_seed(0)
     model, x = Units(dims).eval(), torch.randn(2, 3, *[8] * dims)
     plain, before = model(x), snapshot(model)
@@ -231,7 +231,7 @@ class CalledTwice(nn.Module):
 
 
 @torch.no_grad()
-def test_a_shared_convolution_has_one_gate_that_runs_at_each_call() -> None:
+def test_shared_convolution_has_one_gate_that_runs_at_each_call() -> None:
     model, x = CalledTwice(), torch.randn(2, 3, 6, 6)
     plain = model(x)
     insertion = gw.insert_gates(model, "gct")
@@ -255,7 +255,7 @@ class ByKeyword(nn.Module):
 
 
 @torch.no_grad()
-def test_a_layer_that_is_called_by_keyword_is_gated_like_any() -> None:
+def test_layer_called_by_keyword_is_gated() -> None:
     model, x = ByKeyword().eval(), torch.randn(2, 3, 6, 6)
     plain = model(x)
     for options in ({}, {"place": "inner"}, {"after": nn.BatchNorm2d}, {"before": nn.BatchNorm2d}):
@@ -278,7 +278,7 @@ class PartlyFunctional(nn.Module):
 
 
 @torch.no_grad()
-def test_gates_that_functional_code_passes_by_are_reported() -> None:
+def test_gates_bypassed_by_functional_code_are_reported() -> None:
     model, x = PartlyFunctional(), torch.randn(2, 3, 6, 6)
     plain = model(x)
     insertion = gw.insert_gates(model, "gct")
@@ -287,7 +287,7 @@ def test_gates_that_functional_code_passes_by_are_reported() -> None:
 
 
 @torch.no_grad()
-def test_two_gates_on_one_layer_leave_one_by_one() -> None:
+def test_two_gates_on_one_layer_are_removed_one_by_one() -> None:
     torch.manual_seed(0)
     model, x = Units(2).eval(), torch.randn(2, 3, 8, 8)
     plain, before = model(x), snapshot(model)
@@ -307,7 +307,7 @@ def test_two_gates_on_one_layer_leave_one_by_one() -> None:
     assert list(model.state_dict()) == list(before)
 
 
-def test_a_plain_checkpoint_loads_where_the_whole_and_a_part_were_given_gates() -> None:
+def test_plain_checkpoint_loads_after_gating_network_and_part() -> None:
     model = nn.Sequential(Units(2), nn.Conv2d(12, 4, 1))
     before = snapshot(model)
     gw.insert_gates(model, "gct")
@@ -337,7 +337,7 @@ class Caching(nn.Module):
 
 
 @torch.no_grad()
-def test_reading_the_graph_leaves_nothing_in_the_networks_caches() -> None:
+def test_reading_graph_leaves_caches_of_network_empty() -> None:
     model = Caching()
     gw.find_places(model, "inner")
     assert model.cache == {}
@@ -345,7 +345,7 @@ def test_reading_the_graph_leaves_nothing_in_the_networks_caches() -> None:
     assert type(model(torch.zeros(1, 3, 4, 4))) is Tensor
 
 
-def test_a_channel_shuffle_is_no_stage() -> None:
+def test_channel_shuffle_is_not_a_stage() -> None:
     class Shuffling(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -361,7 +361,7 @@ def test_a_channel_shuffle_is_no_stage() -> None:
     assert {p.spatial_dims for p in stages} == {2}
 
 
-def test_parts_of_a_split_map_are_no_shortcuts_of_each_other() -> None:
+def test_parts_of_split_map_are_not_shortcuts() -> None:
     class Split(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -391,7 +391,7 @@ def convs(count: int) -> list[nn.Module]:
     return [nn.Conv2d(3, 3, 3, padding=1) for _ in range(count)]
 
 
-def test_parallel_forms_of_one_layer_and_deep_summands_are_no_shortcuts() -> None:
+def test_parallel_layers_and_deep_summands_are_not_shortcuts() -> None:
     cases = [
         (
             nn.Sequential(*convs(1), nn.BatchNorm2d(3)),
@@ -407,14 +407,14 @@ def test_parallel_forms_of_one_layer_and_deep_summands_are_no_shortcuts() -> Non
             assert [s.reason.startswith(reason) for s in result.skipped] == [True]
 
 
-def test_a_shortcut_may_have_a_depthwise_layer_before_its_projection() -> None:
+def test_shortcut_may_have_depthwise_layer_before_projection() -> None:
     """GhostNet's has."""
     shortcut = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
     found = gw.find_places(Sum(nn.Sequential(*convs(3)), shortcut), "residual_end").found
     assert [p.layer for p in found] == ["left.2"]
 
 
-def test_a_layer_scale_is_no_gate_of_the_networks_own() -> None:
+def test_layer_scale_is_not_an_own_gate_of_network() -> None:
     class Scale(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -427,7 +427,7 @@ def test_a_layer_scale_is_no_gate_of_the_networks_own() -> None:
     assert [p.layer for p in gw.find_places(model, "inner").found] == ["2"]
 
 
-def test_the_channels_of_tokens_stay_the_last_axis_through_a_reshape() -> None:
+def test_token_channels_stay_last_axis_through_reshape() -> None:
     class Tokens(nn.Module):
         """Normalises tokens over samples and positions at once, as LeViT does."""
 

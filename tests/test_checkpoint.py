@@ -1,4 +1,4 @@
-"""Files survive: written whole or not at all, read back bit for bit, refused where damaged, never unpickled."""
+"""Checkpoints: written completely or not at all, read back bitwise, rejected if damaged, never unpickled."""
 
 import copy
 import functools
@@ -29,7 +29,7 @@ DETAILS = {"num_classes": 7, "in_chans": 1, "classes": list("abcdefg")}
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Return the model with every parameter and statistic away from its initial value."""
+    """Return the model with every parameter and statistic changed from its initial value."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -44,7 +44,7 @@ def model_of_spec() -> nn.Module:
 
 
 def make() -> nn.Module:
-    """Return the same model at every call, each time another copy."""
+    """Return a new copy of the same model at every call."""
     return copy.deepcopy(model_of_spec())
 
 
@@ -62,14 +62,14 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_unpickling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let everything that unpickles fail; numba reads what it compiled before, which is not the run's, first."""
+    """Make all unpickling fail, after numba has read its cache of compiled kernels."""
     gw.make_gate("gct", 2)(torch.ones(1, 2, 3, 3)).sum().backward()
 
-    def refuse(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("something was unpickled")
 
     for owner, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
-        monkeypatch.setattr(owner, name, refuse)
+        monkeypatch.setattr(owner, name, fail)
 
 
 def fail_to_flush(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,15 +83,13 @@ def fail_to_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\x00\xff", "text with \u00e9"])
-def test_a_file_holds_what_was_written_and_its_folder_is_made(tmp_path: Path, content: bytes | str) -> None:
+def test_atomic_write_stores_content_and_makes_folder(tmp_path: Path, content: bytes | str) -> None:
     write_atomically(tmp_path / "a" / "b" / "file", content)
     assert (tmp_path / "a/b/file").read_bytes() == (content if isinstance(content, bytes) else content.encode())
     assert [file.name for file in (tmp_path / "a/b").iterdir()] == ["file"]
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_keeps_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_atomically(tmp_path / "file", "old")
     fail_to_flush(monkeypatch)
     with pytest.raises(OSError, match="No space left"):
@@ -100,16 +98,14 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_first_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_to_flush(monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "file", "new")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_new_content_is_on_the_disk_before_it_takes_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_is_on_disk_before_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_atomically(tmp_path / "file", "old")
     flushed = []
 
@@ -125,19 +121,19 @@ def test_the_new_content_is_on_the_disk_before_it_takes_the_name(
     assert (tmp_path / "file").read_text() == "newer"
 
 
-def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     values = {"a": [1, 2.5, None], "b": {"c": "d"}, "third": 1 / 3}
     write_json(tmp_path / "file.json", values)
     assert read_json(tmp_path / "file.json") == values
 
 
-def test_numbers_that_json_does_not_know_are_not_written(tmp_path: Path) -> None:
+def test_json_rejects_nonfinite_numbers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "file.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_json_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_file_not_json_rejected_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config\.json is not valid JSON"):
         read_json(tmp_path / "config.json")
@@ -148,14 +144,14 @@ def test_a_file_that_is_no_json_is_refused_with_its_name(tmp_path: Path) -> None
 # Models
 
 
-def test_a_model_comes_back_bit_for_bit(saved: Path, no_unpickling: None) -> None:
+def test_model_round_trip_is_bitwise(saved: Path, no_unpickling: None) -> None:
     model, config = load_model(saved)
     assert equal(model.state_dict(), make().state_dict())
     assert ModelSpec.from_dict(config["spec"]) == SPEC
     assert {key: config[key] for key in DETAILS} == DETAILS
 
 
-def test_a_model_comes_back_with_its_gates_their_options_and_their_places(saved: Path) -> None:
+def test_model_round_trip_keeps_gates_options_and_places(saved: Path) -> None:
     model, _ = load_model(saved)
     gates = gw.gates_in(model)
     assert list(gates) == list(gw.gates_in(make()))
@@ -165,30 +161,30 @@ def test_a_model_comes_back_with_its_gates_their_options_and_their_places(saved:
     assert [g.fc1.out_channels for g in gates.values() if isinstance(g, gw.SqueezeExcite)] == [2, 4, 8, 16]
 
 
-def test_a_model_comes_back_in_eval_mode_and_gives_the_same_output(saved: Path) -> None:
+def test_loaded_model_is_in_eval_mode_with_same_output(saved: Path) -> None:
     model, _ = load_model(saved)
     x = torch.randn(2, 1, 8, 8)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), make().eval()(x))
 
 
-def test_saving_does_not_change_the_mode_of_the_model(tmp_path: Path) -> None:
+def test_saving_keeps_mode_of_model(tmp_path: Path) -> None:
     model = make().train()
     save_model(tmp_path, model, SPEC, DETAILS)
     assert all(module.training for module in model.modules())
 
 
-def test_the_weights_are_an_ordinary_safetensors_file_under_the_model_s_own_names(saved: Path) -> None:
+def test_weights_are_safetensors_with_names_of_model(saved: Path) -> None:
     assert equal(load_file(saved / "model.safetensors"), make().state_dict())
 
 
-def test_the_config_records_the_checksum_of_the_weights(saved: Path) -> None:
+def test_config_records_checksum_of_weights(saved: Path) -> None:
     checksum = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
     assert json.loads((saved / "config.json").read_text())["sha256"] == checksum
 
 
 @pytest.mark.parametrize("position", [0, 9, -1])
-def test_a_flipped_bit_is_refused_with_the_file_and_both_checksums(saved: Path, position: int) -> None:
+def test_flipped_bit_rejected_with_file_and_both_checksums(saved: Path, position: int) -> None:
     content = bytearray((saved / "model.safetensors").read_bytes())
     before = hashlib.sha256(content).hexdigest()
     content[position] ^= 1
@@ -200,7 +196,7 @@ def test_a_flipped_bit_is_refused_with_the_file_and_both_checksums(saved: Path, 
 
 
 def change_config(folder: Path, **changes: object) -> None:
-    """Overwrite entries of the config; None takes one out."""
+    """Overwrite entries of the config; None removes one."""
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
@@ -215,14 +211,14 @@ def change_config(folder: Path, **changes: object) -> None:
         ({"num_classes": 8}, r"config\.json: classes has 7 entries, but num_classes is 8"),
     ],
 )
-def test_a_config_that_does_not_fit_the_weights_is_refused(saved: Path, changes: dict, message: str) -> None:
+def test_config_of_other_weights_rejected(saved: Path, changes: dict, message: str) -> None:
     change_config(saved, **changes)
     with pytest.raises(DataError, match=message) as caught:
         load_model(saved)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_holds_no_tensors_is_refused(saved: Path) -> None:
+def test_file_without_tensors_rejected(saved: Path) -> None:
     (saved / "model.safetensors").write_bytes(b"nothing")
     change_config(saved, sha256=hashlib.sha256(b"nothing").hexdigest())
     with pytest.raises(DataError, match=r"model\.safetensors is not a valid safetensors file"):
@@ -230,15 +226,13 @@ def test_a_file_that_holds_no_tensors_is_refused(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_missing_file_is_refused_with_its_name(saved: Path, name: str) -> None:
+def test_missing_file_rejected_with_its_name(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(DataError, match=rf"{name}'? does not exist|is not a run folder: it has no {name}"):
         load_model(saved)
 
 
-def test_a_network_that_began_with_pretrained_weights_is_rebuilt_without_fetching_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_network_is_rebuilt_without_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def create(*args: object, **options: object) -> nn.Module:
@@ -254,7 +248,7 @@ def test_a_network_that_began_with_pretrained_weights_is_rebuilt_without_fetchin
     assert not any(asked)
 
 
-def test_a_missing_run_is_refused(tmp_path: Path) -> None:
+def test_missing_run_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere' does not exist"):
         load_model(tmp_path / "nowhere")
 
@@ -298,11 +292,9 @@ def steps(net: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: in
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_training_goes_on_from_its_state_as_if_nothing_had_happened(
-    tmp_path: Path, name: str, no_unpickling: None
-) -> None:
-    undisturbed = start(name)
-    steps(*undisturbed, 0, 8)
+def test_training_state_round_trip_resumes_exactly(tmp_path: Path, name: str, no_unpickling: None) -> None:
+    uninterrupted = start(name)
+    steps(*uninterrupted, 0, 8)
     interrupted = start(name)
     steps(*interrupted, 0, 4)
     net, optimizer = interrupted
@@ -312,10 +304,10 @@ def test_a_training_goes_on_from_its_state_as_if_nothing_had_happened(
     net, optimizer = resumed
     assert load_state(tmp_path / "state", {"model": net}, optimizer) == {"epochs": 4, "note": "x"}
     steps(*resumed, 4, 8)
-    assert equal(resumed[0].state_dict(), undisturbed[0].state_dict())
+    assert equal(resumed[0].state_dict(), uninterrupted[0].state_dict())
 
 
-def test_the_optimizer_s_groups_come_back(tmp_path: Path) -> None:
+def test_optimizer_groups_round_trip(tmp_path: Path) -> None:
     net, optimizer = start("adamw")
     steps(net, optimizer, 0, 2)
     save_state(tmp_path / "state", {"model": net}, optimizer, {})
@@ -327,7 +319,7 @@ def test_the_optimizer_s_groups_come_back(tmp_path: Path) -> None:
     assert settings == [(0.02, 0.01, (0.7, 0.95)), (0.02, 0.0, (0.7, 0.95))]
 
 
-def test_an_optimizer_whose_state_no_checkpoint_can_hold_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_unsavable_optimizer_state_rejected_with_its_name(tmp_path: Path) -> None:
     net, optimizer = start("sgd")
     steps(net, optimizer, 0, 1)
     optimizer.state[net[0].weight]["factors"] = [torch.ones(2)]
@@ -351,7 +343,7 @@ def test_shared_weights_can_be_saved(tmp_path: Path) -> None:
     assert other[1].weight is other[0].weight
 
 
-def test_a_damaged_state_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_damaged_state_rejected_with_its_name(tmp_path: Path) -> None:
     net, optimizer = start("sgd")
     save_state(tmp_path / "state", {"model": net}, optimizer, {})
     content = bytearray((tmp_path / "state/state.safetensors").read_bytes())
@@ -361,7 +353,7 @@ def test_a_damaged_state_is_refused_with_its_name(tmp_path: Path) -> None:
         load_state(tmp_path / "state", {"model": net}, optimizer)
 
 
-def test_a_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+def test_state_replaces_older_one(tmp_path: Path) -> None:
     net, optimizer = start("sgd")
     for epochs in (1, 2):
         save_state(tmp_path / "state", {"model": net}, optimizer, {"epochs": epochs})
@@ -369,7 +361,7 @@ def test_a_state_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
-def test_a_state_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_state_write_keeps_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net, optimizer = start("sgd")
     save_state(tmp_path / "state", {"model": net}, optimizer, {"epochs": 1})
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Every refusal says what was expected, what came, and what to do next."""
+"""Every error says what was expected, what was given, and what to do next."""
 
 import re
 from pathlib import Path
@@ -22,9 +22,7 @@ from gatewise import _validation, errors
         (errors.TrainingError, RuntimeError),
     ],
 )
-def test_every_refusal_is_a_gatewise_error_and_the_builtin_that_callers_expect(
-    kind: type[Exception], builtin: type[Exception]
-) -> None:
+def test_every_error_is_gatewise_error_and_builtin_error(kind: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(kind, gw.GatewiseError)
     assert issubclass(kind, builtin)
 
@@ -32,29 +30,29 @@ def test_every_refusal_is_a_gatewise_error_and_the_builtin_that_callers_expect(
 # ---- one_of ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_of_returns_an_option_that_is_known() -> None:
+def test_one_of_returns_known_option() -> None:
     assert _validation.check_one_of("mode", "l2", ["l1", "l2"]) == "l2"
 
 
-def test_one_of_lists_the_options_in_order_and_suggests_the_nearest() -> None:
+def test_one_of_lists_options_in_order_and_suggests_nearest() -> None:
     with pytest.raises(ValueError, match=re.escape("unknown fusion 'ad'; expected one of 'add', 'both', 'multiply'.")):
         _validation.check_one_of("fusion", "ad", ["multiply", "both", "add"])
     with pytest.raises(ValueError, match=r"Did you mean 'add'\?$"):
         _validation.check_one_of("fusion", "ad", ["multiply", "both", "add"])
 
 
-def test_one_of_suggests_nothing_that_is_far_off() -> None:
+def test_one_of_suggests_nothing_far_off() -> None:
     with pytest.raises(ValueError, match=r"unknown mode 'zzz'; expected one of 'l1', 'l2'\.$"):
         _validation.check_one_of("mode", "zzz", ["l1", "l2"])
 
 
-def test_one_of_says_so_if_there_is_nothing_to_choose_from() -> None:
+def test_one_of_reports_empty_options() -> None:
     with pytest.raises(ValueError, match=r"unknown layer 'x'; expected one of nothing \(there are none\)\.$"):
         _validation.check_one_of("layer", "x", [])
 
 
 @pytest.mark.parametrize("value", [None, 1, ["l1"]])
-def test_one_of_refuses_what_is_no_word(value: object) -> None:
+def test_one_of_rejects_non_string(value: object) -> None:
     with pytest.raises(ValueError, match=re.escape(f"unknown mode {value!r}")):
         _validation.check_one_of("mode", value, ["l1", "l2"])
 
@@ -62,14 +60,14 @@ def test_one_of_refuses_what_is_no_word(value: object) -> None:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_integer_at_least_takes_the_minimum() -> None:
+def test_integer_at_least_accepts_minimum() -> None:
     _validation.check_integer_at_least(2, width=2, depth=99)
     with pytest.raises(ValueError, match=r"width must be at least 2, got 1\."):
         _validation.check_integer_at_least(2, width=1)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(2.0, "float"), ("2", "str"), (True, "bool"), (None, "NoneType")])
-def test_integer_at_least_refuses_other_types_with_value_and_type(value: object, kind: str) -> None:
+def test_integer_at_least_rejects_other_types(value: object, kind: str) -> None:
     with pytest.raises(TypeError, match=re.escape(f"width must be an integer, got {value!r} ({kind}).")):
         _validation.check_integer_at_least(1, width=value)
 
@@ -80,18 +78,18 @@ def test_integer_at_least_checks_every_value() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 1])
-def test_number_between_takes_both_ends(value: float) -> None:
+def test_number_between_accepts_both_ends(value: float) -> None:
     _validation.check_number_between(0, 1, rate=value)
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.5, float("nan"), float("inf"), -float("inf")])
-def test_number_between_refuses_what_lies_outside_with_value_and_bounds(value: float) -> None:
+def test_number_between_rejects_value_out_of_bounds(value: float) -> None:
     with pytest.raises(ValueError, match=re.escape(f"rate must be between 0 and 1, got {value!r}.")):
         _validation.check_number_between(0, 1, rate=value)
 
 
 @pytest.mark.parametrize(("value", "kind"), [("0.5", "str"), (True, "bool"), (None, "NoneType"), (1j, "complex")])
-def test_number_between_refuses_other_types_with_value_and_type(value: object, kind: str) -> None:
+def test_number_between_rejects_other_types(value: object, kind: str) -> None:
     with pytest.raises(TypeError, match=re.escape(f"rate must be a number, got {value!r} ({kind}).")):
         _validation.check_number_between(0, 1, rate=value)
 
@@ -105,7 +103,7 @@ def test_number_between_checks_every_value() -> None:
 
 
 @pytest.mark.parametrize(("spatial_dims", "axes"), [(1, "L"), (2, "H, W"), (3, "D, H, W")])
-def test_feature_map_names_the_axes_of_its_rank(spatial_dims: int, axes: str) -> None:
+def test_feature_map_names_axes_of_its_rank(spatial_dims: int, axes: str) -> None:
     shape = (2, 4) + (3,) * spatial_dims
     _validation.check_feature_map("Owner", torch.zeros(shape), 4, spatial_dims)
     with pytest.raises(
@@ -115,7 +113,7 @@ def test_feature_map_names_the_axes_of_its_rank(spatial_dims: int, axes: str) ->
 
 
 @every_case
-def test_other_channels_are_refused_with_both_numbers_and_the_next_step(name: str, options: dict[str, Any]) -> None:
+def test_other_channels_rejected_with_numbers_and_next_step(name: str, options: dict[str, Any]) -> None:
     gate = make(name, options)
     x = random_map(gate)
     wide = torch.cat([x, x[:, :5]], 1)
@@ -126,7 +124,7 @@ def test_other_channels_are_refused_with_both_numbers_and_the_next_step(name: st
 
 
 @every_case
-def test_another_rank_is_refused_with_both_shapes_and_the_next_step(name: str, options: dict[str, Any]) -> None:
+def test_other_rank_rejected_with_shapes_and_next_step(name: str, options: dict[str, Any]) -> None:
     gate = make(name, options)
     for x in (random_map(gate)[..., 0], random_map(gate).unsqueeze(-1)):
         message = rf"\(N, 8, .*got {x.dim()} axes: {re.escape(str(tuple(x.shape)))}.*spatial_dims"
@@ -136,9 +134,7 @@ def test_another_rank_is_refused_with_both_shapes_and_the_next_step(name: str, o
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
-def test_an_integer_map_is_refused_with_its_type_and_the_next_step(
-    name: str, options: dict[str, Any], dtype: torch.dtype
-) -> None:
+def test_integer_map_rejected_with_type_and_next_step(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     gate = make(name, options)
     with pytest.raises(TypeError, match=rf"got {dtype}\. .*\.float\(\)"):
         gate(random_map(gate).to(dtype))
@@ -147,7 +143,7 @@ def test_an_integer_map_is_refused_with_its_type_and_the_next_step(
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-def test_options_of_names_the_owner_the_option_and_the_known_ones() -> None:
+def test_options_error_names_owner_option_and_known_options() -> None:
     _validation.check_known_options("gate 'x'", {"eps": 1, "mode": 2}, ["mode", "eps"])
     message = "unknown option of gate 'x' 'epps'; expected one of 'eps', 'mode'. Did you mean 'eps'?"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -155,17 +151,15 @@ def test_options_of_names_the_owner_the_option_and_the_known_ones() -> None:
 
 
 @every_gate
-def test_an_unknown_option_is_refused_with_its_name_and_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=f"gate '{name}' 'no_such_option'; expected one of ") as refusal:
+def test_unknown_option_rejected_with_known_options(name: str) -> None:
+    with pytest.raises(ValueError, match=f"gate '{name}' 'no_such_option'; expected one of ") as error:
         gw.make_gate(name, 8, no_such_option=1)
-    assert all(repr(option) in str(refusal.value) for option in gw.gate_spec(name).options)
+    assert all(repr(option) in str(error.value) for option in gw.gate_spec(name).options)
 
 
 @every_gate
 @pytest.mark.parametrize(("channels", "kind"), [(0, ValueError), (-3, ValueError), (2.5, TypeError), (True, TypeError)])
-def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
-    name: str, channels: Any, kind: type[Exception]
-) -> None:
+def test_invalid_number_of_channels_rejected(name: str, channels: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=f"channels must .*got {channels}"):
         gw.make_gate(name, channels)
 
@@ -204,38 +198,38 @@ def test_a_number_of_channels_that_is_none_is_refused_with_its_value(
         ("se", {"spatial_dims": True}, ValueError, r"unknown spatial_dims True; expected one of 1, 2, 3\."),
     ],
 )
-def test_an_option_value_is_refused_with_what_is_allowed(
+def test_invalid_option_value_rejected_with_allowed_values(
     name: str, options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         gw.make_gate(name, 64, **options)
 
 
-def test_epsilon_of_the_official_gct_is_an_alias_of_eps() -> None:
+def test_official_gct_epsilon_is_alias_of_eps() -> None:
     assert [gw.GatedChannelTransform(8, **{name: 0.25}).eps for name in ("eps", "epsilon")] == [0.25, 0.25]
 
 
 # ---- the world around ------------------------------------------------------------------------------------------------
 
 
-def test_optional_module_returns_the_module() -> None:
+def test_optional_module_returns_module() -> None:
     assert _validation.import_optional("math", "counting").sqrt(4) == 2
 
 
-def test_optional_module_says_for_what_it_is_needed_and_which_extra_brings_it() -> None:
+def test_optional_module_error_names_purpose_and_extra() -> None:
     message = "drawing needs the package 'no_such_package', which is not installed. "
-    with pytest.raises(ImportError, match=re.escape(message)) as refusal:
+    with pytest.raises(ImportError, match=re.escape(message)) as error:
         _validation.import_optional("no_such_package", "drawing")
-    assert str(refusal.value).endswith("pip install 'gatewise[train]'")
+    assert str(error.value).endswith("pip install 'gatewise[train]'")
     with pytest.raises(ImportError, match=re.escape("pip install 'gatewise[export]'")):
         _validation.import_optional("no_such_package.inner", "drawing", extra="export")
 
 
-def test_existing_path_returns_a_path_that_exists(tmp_path: Path) -> None:
+def test_existing_path_returns_path_that_exists(tmp_path: Path) -> None:
     assert _validation.check_path_exists("data folder", str(tmp_path)) == tmp_path
 
 
-def test_existing_path_names_what_is_missing(tmp_path: Path) -> None:
+def test_existing_path_error_names_missing_path(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     with pytest.raises(errors.DataError, match=re.escape(f"data folder {str(missing)!r} does not exist. Check")):
         _validation.check_path_exists("data folder", missing)

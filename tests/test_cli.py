@@ -1,4 +1,4 @@
-"""The command line: what it prints can be read by a script, and a mistake costs one line and exit code 2."""
+"""The command line: output is readable by scripts; a usage error is one line and exit code 2."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def small() -> Dataset:
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let "digits" be a handful, and measure latency briefly; other data is loaded as ever."""
+    """Use a few digits as "digits", and measure latency briefly; other data is loaded as usual."""
 
     def load(source: str, image_size: int | None, loading: str) -> Dataset:
         return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size, loading)
@@ -67,7 +67,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 # Real processes
 
 
-def test_a_process_trains_shows_progress_aside_and_prints_json(tmp_path: Path) -> None:
+def test_process_trains_with_progress_on_stderr_and_json_on_stdout(tmp_path: Path) -> None:
     result = command("train", "--gate", "se", *QUICK, "--out", "run", "--json", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == json.loads((tmp_path / "run/metrics.json").read_text())
@@ -75,14 +75,14 @@ def test_a_process_trains_shows_progress_aside_and_prints_json(tmp_path: Path) -
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_process_answers_a_mistake_with_one_line_and_code_2(tmp_path: Path) -> None:
+def test_process_reports_usage_error_in_one_line_with_code_2(tmp_path: Path) -> None:
     result = command("train", "--gate", "gcct", "--out", "run", folder=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("gatewise: unknown gate 'gcct'")
     assert result.stderr.count("\n") == 1
 
 
-def test_a_process_answers_a_failed_training_with_one_line_and_code_1(tmp_path: Path) -> None:
+def test_process_reports_failed_training_in_one_line_with_code_1(tmp_path: Path) -> None:
     result = command("train", "--lr", "1000", "--warmup", "0", *QUICK, "--out", "run", folder=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     overflow = (
@@ -96,9 +96,7 @@ def test_a_process_answers_a_failed_training_with_one_line_and_code_1(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["gates", "train", "compare"])
-def test_the_help_of_every_command_shows_an_example_that_can_be_parsed(
-    capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_help_of_every_command_has_valid_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert run([name, "--help"]) == 0
     text, complaints = printed(capsys)
     assert complaints == ""
@@ -108,7 +106,7 @@ def test_the_help_of_every_command_shows_an_example_that_can_be_parsed(
     assert called.__name__ == name
 
 
-def test_the_help_of_a_flag_is_the_whole_text_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_flag_is_text_of_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--help"]) == 0
     shown = re.sub(r"[│\s]", "", capsys.readouterr().out)
     documented = re.findall(r"^ {8}\w+: (.+(?:\n {12}.+)*)\.$", Recipe.__doc__ or "", flags=re.MULTILINE)
@@ -117,14 +115,14 @@ def test_the_help_of_a_flag_is_the_whole_text_of_the_recipe(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("arguments", [["--help"], []])
-def test_the_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert run(arguments) == 0
     text, _ = printed(capsys)
     assert all(f"│ {name} " in text for name in ("gates", "train", "compare"))
 
 
 @pytest.mark.parametrize(("name", "left_out"), [("train", set()), ("compare", {"gate", "seed"})])
-def test_every_field_of_the_recipe_is_a_flag_with_its_default(
+def test_every_recipe_field_is_flag_with_its_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, left_out: set[str]
 ) -> None:
     monkeypatch.setattr(cli.app, "console", Console(width=250))  # made once for a process, with the width of its day
@@ -138,7 +136,7 @@ def test_every_field_of_the_recipe_is_a_flag_with_its_default(
             assert f"[{field.default}]" in line
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert printed(capsys)[0].strip() == gw.measure.environment()["gatewise"]
 
@@ -146,7 +144,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 # Gates
 
 
-def test_gates_as_json_are_those_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gates_json_matches_registry(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gates", "--json"]) == 0
     rows = json.loads(printed(capsys)[0])
     assert [row["name"] for row in rows] == list(gw.gate_names())
@@ -156,7 +154,7 @@ def test_gates_as_json_are_those_of_the_registry(capsys: pytest.CaptureFixture[s
         assert (row["title"], row["place"], row["options"], row["paper"]) == expected
 
 
-def test_gates_as_a_table_are_those_of_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gates"]) == 0
     rows = [[cell.strip() for cell in line.split("│")] for line in printed(capsys)[0].splitlines() if "│" in line]
     named = {row[1]: row for row in rows if row[1]}
@@ -167,7 +165,7 @@ def test_gates_as_a_table_are_those_of_the_registry(capsys: pytest.CaptureFixtur
         assert row[2:5] == [facts.title, facts.place, identity]
 
 
-def test_gates_as_markdown_have_a_section_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gates_markdown_has_section_per_gate(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gates", "--markdown"]) == 0
     heads = [line for line in printed(capsys)[0].splitlines() if line.startswith("## ")]
     assert heads[:-1] == [f"## `{name}`: {gw.gate_spec(name).title}" for name in gw.gate_names()]
@@ -177,7 +175,7 @@ def test_gates_as_markdown_have_a_section_each(capsys: pytest.CaptureFixture[str
 # Training
 
 
-def test_training_prints_the_accuracy_and_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_prints_accuracy_and_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *QUICK, "--out", "run"]) == 0
     metrics = json.loads((here / "run/metrics.json").read_text())
     out, _ = printed(capsys)
@@ -232,7 +230,7 @@ OF_PIXELS = {
 }
 
 
-def test_every_flag_reaches_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flag_reaches_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {*OTHER, *OF_PIXELS} == {field.name for field in dataclasses.fields(Recipe)}
     flags, of_pixels = (
         [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
@@ -250,7 +248,7 @@ def test_every_flag_reaches_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["train", "compare"])
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(
+def test_flags_override_file_and_file_overrides_defaults(
     here: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     Recipe(epochs=3, lr=0.5, momentum=0.25).save(here / "mine.yaml")
@@ -258,16 +256,14 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(
     assert found == Recipe(epochs=4, lr=0.5, momentum=0.0)
 
 
-def test_a_saved_recipe_gives_the_same_run_again(here: Path) -> None:
+def test_saved_recipe_reproduces_run(here: Path) -> None:
     assert run(["train", "--gate", "gct", "--seed", "2", *QUICK, "--out", "first"]) == 0
     assert run(["train", "--recipe", "first/recipe.yaml", "--out", "again"]) == 0
     first, again = (load_file(here / name / "model.safetensors") for name in ("first", "again"))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_resume_leaves_a_finished_run_alone_and_starts_where_there_is_none(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_skips_finished_run_and_starts_missing_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert run(["train", *QUICK, "--out", "run", "--resume", "--json"]) == 0
     out, progress = printed(capsys)
@@ -276,7 +272,7 @@ def test_resume_leaves_a_finished_run_alone_and_starts_where_there_is_none(
     assert len(progress.splitlines()) == 1
 
 
-def test_an_interruption_says_how_to_go_on(
+def test_interruption_message_says_how_to_resume(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe_of(monkeypatch, "train")
@@ -292,12 +288,12 @@ def test_an_interruption_says_how_to_go_on(
         ([], "none"),
     ],
 )
-def test_a_gater_has_flags_of_its_own(monkeypatch: pytest.MonkeyPatch, flags: list[str], gate: str) -> None:
+def test_gater_has_its_own_flags(monkeypatch: pytest.MonkeyPatch, flags: list[str], gate: str) -> None:
     assert recipe_of(monkeypatch, "train", *flags).gate == gate
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])
-def test_workers_are_one_for_each_processor_unless_said(
+def test_default_workers_is_one_per_processor(
     command: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[int] = []
@@ -324,7 +320,7 @@ def test_compare_prints_its_results_as_json(here: Path, capsys: pytest.CaptureFi
     assert [variant["gates"] for variant in results["variants"]] == ["none", "se"]
 
 
-def test_compare_prints_a_table_and_where_the_report_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_table_and_path_of_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", "--gates", "none,gct:mode=l1,eps=1e-4@inner", "--seeds", "1", *QUICK, "--out", "all"]) == 0
     out, _ = printed(capsys)
     results = json.loads((here / "all/results.json").read_text())
@@ -335,7 +331,7 @@ def test_compare_prints_a_table_and_where_the_report_is(here: Path, capsys: pyte
     assert (here / "all/report.html").exists()
 
 
-def test_compare_takes_its_gates_and_seeds_from_the_flags(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_takes_gates_and_seeds_from_flags(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def remember(_: Recipe, gates: Any, seeds: int, out: Path, **__: Any) -> None:
@@ -351,7 +347,7 @@ def test_compare_takes_its_gates_and_seeds_from_the_flags(here: Path, monkeypatc
 
 
 def _begun(run: Path) -> None:
-    """Write what a training leaves that was stopped behind its first step."""
+    """Write the files of a training that was stopped after its first step."""
     Recipe(epochs=1).save(run / "recipe.yaml")
     (run / "checkpoints" / "step_000000001").mkdir(parents=True)
     for kind in ("json", "safetensors"):
@@ -415,9 +411,7 @@ PREPARED: dict[str, tuple[Callable[[Path], None], str, str]] = {
 
 
 @pytest.mark.parametrize("case", [*MISTAKES, *PREPARED])
-def test_a_mistake_is_answered_with_one_line_and_code_2(
-    here: Path, capsys: pytest.CaptureFixture[str], case: str
-) -> None:
+def test_usage_error_is_one_line_with_code_2(here: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     _a_file(here)
     prepare, line, expected = PREPARED.get(case) or (lambda _: None, *MISTAKES[case])
     prepare(here)
@@ -431,16 +425,14 @@ def test_a_mistake_is_answered_with_one_line_and_code_2(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_a_mistake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_folder_is_usage_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here.chmod(0o500)
     assert run(["train", *QUICK, "--out", "run"]) == 2
     assert printed(capsys)[1].startswith("gatewise: ")
     here.chmod(0o700)
 
 
-def test_a_full_disk_is_answered_with_one_line(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_full_disk_is_one_line(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -453,7 +445,7 @@ def test_a_full_disk_is_answered_with_one_line(
     assert said.count("\n") == 1
 
 
-def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_is_not_reported_as_usage_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
@@ -462,21 +454,21 @@ def test_a_defect_is_not_disguised_as_a_mistake(here: Path, monkeypatch: pytest.
         run(["train", "--out", "run"])
 
 
-def test_a_missing_flag_is_said_to_be_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "somewhere"]) == 2
     assert capsys.readouterr().err == "gatewise: --out is missing.\n"
     assert run(["export", "somewhere", "--out"]) == 2
     assert "requires an argument" in capsys.readouterr().err
 
 
-def test_who_stops_reading_is_not_complained_to() -> None:
+def test_closed_pipe_of_reader_is_silent() -> None:
     command = f"{sys.executable} -m gatewise gates --markdown | head -1"
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert result.stdout.startswith("#")
     assert result.stderr == ""
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_run_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(tmp_path), "x.png"]) == 2
     assert "image 'x.png' does not exist" in capsys.readouterr().err
     (tmp_path / "x.png").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""A comparison on a Ray cluster: the table of the sequential one, whatever is killed, and refusals in one line."""
+"""A comparison on a Ray cluster: the same table as in sequence, if any worker is killed, and errors in one line."""
 
 import dataclasses
 import importlib.util
@@ -30,11 +30,11 @@ COMMAND = ["compare", "--data", "digits", "--gates", "none,gct", "--seeds", "1",
 FLAGS = ["--data", "digits", "--gates", "none,gct", "--seeds", "2", "--precision", "fp32", "--batch-size", "256"]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
-# Refusals
+# Errors
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return the one line that a command says."""
+    """Return the one line that a command prints."""
     assert run(arguments) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
@@ -62,23 +62,23 @@ def test_without_ray_one_line_says_what_to_install(
         ("somewhere", "--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got 'somewhere'. Without an address"),
     ],
 )
-def test_an_address_without_a_cluster_is_one_line(
+def test_address_without_cluster_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, address: str, expected: str
 ) -> None:
     import ray
 
-    def nobody(*_: object, **__: object) -> None:
+    def no_cluster(*_: object, **__: object) -> None:
         raise ConnectionError("Could not find any running Ray instance. Please specify ...")
 
-    monkeypatch.setattr(ray, "init", nobody)  # another test may have a cluster on this machine
+    monkeypatch.setattr(ray, "init", no_cluster)  # another test may have a cluster on this machine
     line = complaint(capsys, *COMMAND, "--ray", address, "--out", str(tmp_path / "out"))
     assert line.startswith(f"gatewise: {expected}")
 
 
-# What a task does
+# Tasks
 
 
-def test_a_task_trains_into_the_folder_and_returns_a_few_words(few_digits: None, tmp_path: Path) -> None:
+def test_task_trains_into_folder_and_returns_short_result(few_digits: None, tmp_path: Path) -> None:
     folder = tmp_path / "out/runs/none/seed_0"
     (tmp_path / "out").mkdir()
     found = train_run(dataclasses.asdict(QUICK), str(folder), str(tmp_path), 0)
@@ -87,7 +87,7 @@ def test_a_task_trains_into_the_folder_and_returns_a_few_words(few_digits: None,
     assert (folder / "metrics.json").exists()
 
 
-def test_a_task_on_a_machine_without_the_folders_refuses(tmp_path: Path) -> None:
+def test_task_on_machine_without_folders_rejected(tmp_path: Path) -> None:
     folder = tmp_path / "out/runs/none/seed_0"
     host = os.uname().nodename
     for here, out in ((tmp_path / "gone", tmp_path / "out"), (tmp_path, tmp_path / "out")):
@@ -98,7 +98,7 @@ def test_a_task_on_a_machine_without_the_folders_refuses(tmp_path: Path) -> None
         )
 
 
-def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_separates_failed_training_from_invalid_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     folder = str(tmp_path / "out/runs/none/seed_0")
 
@@ -116,11 +116,11 @@ def test_a_task_tells_a_failed_training_from_a_refusal(tmp_path: Path, monkeypat
     assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == invalid
 
 
-# What the driver does, with tasks that run at once
+# The driver, with tasks that run immediately
 
 
 class Ray:
-    """A cluster that does each task when its result is asked for."""
+    """A cluster that runs each task when its result is requested."""
 
     class exceptions:  # noqa: N801
         class RayError(Exception):
@@ -171,7 +171,7 @@ class Ray:
 
 
 class Listening(Progress):
-    """Keeps what is said."""
+    """Records reported lines."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,9 @@ def spread(monkeypatch: pytest.MonkeyPatch, ray: Ray, runs: dict[Path, Recipe], 
     return train_on_cluster(runs, None, **options)
 
 
-def test_finished_runs_are_left_alone_and_tasks_get_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_runs_are_skipped_and_task_arguments_are_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = recipes(tmp_path, "none", "se", "gct")
     first = next(iter(runs))
     first.mkdir(parents=True)
@@ -228,7 +230,7 @@ def test_finished_runs_are_left_alone_and_tasks_get_little(tmp_path: Path, monke
     assert train_on_cluster(runs, None) == {}
 
 
-def test_a_run_gets_a_gpu_and_its_share_of_the_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_gets_gpu_and_share_of_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = {"max_retries": 10, "scheduling_strategy": "SPREAD"}
     for resources, workers, expected in (
         ({}, None, {"num_cpus": 1, "num_gpus": 0}),
@@ -241,7 +243,7 @@ def test_a_run_gets_a_gpu_and_its_share_of_the_processors(tmp_path: Path, monkey
         assert ray.arguments[0][3] == expected["num_cpus"] - 1
 
 
-def test_failed_and_lost_runs_are_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_and_lost_runs_are_reported_and_others_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost = Ray.exceptions.RayError("the worker died")
     ray, runs = (
         Ray({"none": {"failed": "the loss is nan"}, "se": lost, "gct": DONE}),
@@ -263,7 +265,7 @@ def test_failed_and_lost_runs_are_told_and_the_others_go_on(tmp_path: Path, monk
         (Ray.exceptions.RayTaskError("The remote function failed to import on the worker."), "cannot import gatewise"),
     ],
 )
-def test_what_no_machine_can_mend_stops_all_runs(
+def test_permanent_error_stops_all_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Any, expected: str
 ) -> None:
     ray = Ray({"none": DONE, "se": found, "gct": DONE})
@@ -272,14 +274,14 @@ def test_what_no_machine_can_mend_stops_all_runs(
     assert ray.cancelled == ["gct"]
 
 
-def test_a_full_disk_stops_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_stops_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = Ray({"none": DONE, "se": {"unsaved": "b: no space left"}, "gct": DONE})
     with pytest.raises(UnsavedError, match=r"^b: no space left$"):
         spread(monkeypatch, ray, recipes(tmp_path, "none", "se", "gct"))
     assert ray.cancelled == ["gct"]
 
 
-def test_a_signal_cancels_what_is_left_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_cancels_remaining_runs_and_says_how_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray, runs = Ray({"none": DONE, "se": DONE, "gct": DONE}), recipes(tmp_path, "none", "se", "gct")
 
     def note(self: Any, task: str, folder: Path, take: Any = cluster._Runs._take) -> None:
@@ -295,7 +297,7 @@ def test_a_signal_cancels_what_is_left_and_says_how_to_go_on(tmp_path: Path, mon
     assert ray.cancelled == ["se", "gct"]
 
 
-def test_epochs_are_told_once_as_the_runs_log_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epochs_are_reported_once_as_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, listening = recipes(tmp_path, "se"), Listening()
     folder = next(iter(runs))
     folder.mkdir(parents=True)
@@ -314,13 +316,11 @@ def test_epochs_are_told_once_as_the_runs_log_them(tmp_path: Path, monkeypatch: 
     assert listening.lines[1:-1] == ["se seed 0: epoch 2/1, loss 0.5000, accuracy 25.00 %, 10 images/s"]
 
 
-def test_speeds_of_training_are_a_batch_over_the_median_of_steps_timed_in_turn(
-    few_digits: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_speed_is_batch_over_median_step_time(few_digits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: dict[str, list[float]] = {}
 
     def clock(calls: Mapping[str, Callable[[], float]], **_: Any) -> dict[str, Latency]:
-        """Say that a step took half a second, or twice that; each must give the same loss again."""
+        """Report half a second or one second per step; repeated steps must give the same loss."""
         timed.update({name: [call(), call()] for name, call in calls.items()})
         return {name: Latency(s, s, s, (s,)) for name, s in zip(calls, (0.5, 1.0), strict=True)}
 
@@ -342,14 +342,14 @@ def start(out: Path, *more: str, epochs: int = 8) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    """Return what a command has said on standard error until its good end."""
+    """Return the standard error of a command that ended successfully."""
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return errors
 
 
 def without_times(out: Path) -> dict[str, Any]:
-    """Return a comparison's results without what depends on the clock."""
+    """Return a comparison's results without times."""
     results = read_json(out / "results.json")
     times = ("latency_ms", "training_images_per_second")
     results["variants"] = [{k: v for k, v in variant.items() if k not in times} for variant in results["variants"]]
@@ -401,9 +401,7 @@ def same_runs(a: Path, b: Path) -> bool:
 
 @needs_ray
 @pytest.mark.slow
-def test_killed_workers_are_replaced_and_the_table_is_that_of_the_sequential_comparison(
-    sequential: Path, tmp_path: Path
-) -> None:
+def test_killed_workers_are_replaced_and_table_is_unchanged(sequential: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(out, "--ray")
     kept: dict[Path, str] = {}
@@ -429,7 +427,7 @@ def test_killed_workers_are_replaced_and_the_table_is_that_of_the_sequential_com
 
 @needs_ray
 @pytest.mark.slow
-def test_ctrl_c_saves_the_running_steps_and_the_same_command_goes_on(sequential: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_steps_and_same_command_resumes(sequential: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(out, "--ray")
     wait_for_epochs(out, 2, process)

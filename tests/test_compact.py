@@ -1,4 +1,4 @@
-"""Compaction: the same outputs with less, whatever the network; saved, loaded, exported, trained on."""
+"""Compaction: the same outputs with less, for any network; saved, loaded, exported, trained on."""
 
 import copy
 from pathlib import Path
@@ -33,7 +33,7 @@ def made(drawn: tuple[list[str], int, int, str], **options: object) -> gw.GaterN
 
 
 @given(drawn_networks)
-def test_a_compacted_network_gives_what_the_masked_one_gives(drawn: tuple[list[str], int, int, str]) -> None:
+def test_compacted_network_equals_masked_network(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn), images(8)
     small = gw.compact(net, [x])
     assert_close(small(x), net(x), **CLOSE)
@@ -42,7 +42,7 @@ def test_a_compacted_network_gives_what_the_masked_one_gives(drawn: tuple[list[s
 
 @settings(max_examples=20)
 @given(drawn_networks)
-def test_without_decided_gates_the_plain_network_is_left(drawn: tuple[list[str], int, int, str]) -> None:
+def test_without_decided_gates_plain_network_remains(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01"), images(4)
     small = gw.compact(net, [x])
     assert type(small) is type(net.backbone)
@@ -51,14 +51,14 @@ def test_without_decided_gates_the_plain_network_is_left(drawn: tuple[list[str],
 
 
 def hooks(net: nn.Module) -> list[object]:
-    """Return what changes maps in a network."""
+    """Return the layers that change maps in a network."""
     of_layers = ((*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()) for layer in net.modules())
     return [hook.change for hooks in of_layers for hook in hooks if hasattr(hook, "change")]
 
 
 @settings(max_examples=20)  # each compacts a network
 @given(drawn_networks)
-def test_work_is_that_of_the_masked_network_less_what_is_gone(drawn: tuple[list[str], int, int, str]) -> None:
+def test_macs_are_those_of_masked_network_minus_removed(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn), images(4)
     small = gw.compact(net, [x])
     if isinstance(small, gw.GaterNet):
@@ -79,7 +79,7 @@ def test_work_is_that_of_the_masked_network_less_what_is_gone(drawn: tuple[list[
             assert own.macs == positions * layer.weight.numel()  # type: ignore[union-attr,operator]
 
 
-def test_filters_norms_and_inputs_of_readers_go() -> None:
+def test_filters_norms_and_reader_inputs_are_removed() -> None:
     net = gater_net(["basic"], 8, states="11010011")
     small = gw.compact(net, [images(2)])
     body = small[3].body
@@ -92,7 +92,7 @@ def test_filters_norms_and_inputs_of_readers_go() -> None:
     assert small.compaction.parameters_after == parameter_count(small)
 
 
-def test_behind_an_addition_zeros_take_the_place_of_what_is_gone() -> None:
+def test_removed_channels_become_zeros_after_addition() -> None:
     net = gater_net(["basic"], 8, states="11010011", sites="residual")
     small = gw.compact(net, [images(2)])
     body = small[3].body
@@ -103,7 +103,7 @@ def test_behind_an_addition_zeros_take_the_place_of_what_is_gone() -> None:
     assert site.kept == "inputs of later layers kept: the output of '3.body.4' is added to other maps"
 
 
-def test_a_squeeze_on_the_way_loses_the_same_channels() -> None:
+def test_squeeze_loses_same_channels() -> None:
     net = gater_net(["inverted"], 8, states="11010011")
     small = gw.compact(net, [images(2)])
     squeeze = small[3].body[6]
@@ -111,7 +111,7 @@ def test_a_squeeze_on_the_way_loses_the_same_channels() -> None:
     assert small[3].body[3].groups == 5
 
 
-def test_groups_keep_as_many_filters_each() -> None:
+def test_groups_keep_equal_numbers_of_filters() -> None:
     net = gater_net(["grouped"], 8, states="1111" + "1000" + "1" * 8)
     small = gw.compact(net, [images(2)])
     assert small[3].body[0].out_channels == 8
@@ -122,7 +122,7 @@ def test_groups_keep_as_many_filters_each() -> None:
     assert_close(small(images(2)), net(images(2)), **CLOSE)
 
 
-def test_filters_that_a_norm_over_channels_needs_stay_and_that_is_said() -> None:
+def test_filters_of_norm_over_channels_are_kept_and_reported() -> None:
     net = gater_net(["gated"], 8, states="11010011")
     small = gw.compact(net, [images(2)])
     (site,) = small.compaction.sites
@@ -147,7 +147,7 @@ def test_all_closed_all_open_and_all_decided(block: str, sites: str, letters: st
         assert parameter_count(small) == parameter_count(net.backbone)
 
 
-def test_always_open_gates_are_decided_no_more() -> None:
+def test_always_open_gates_are_removed() -> None:
     net = gater_net(["basic", "bottleneck"], states="1?" * 12, gater="light", head_norm=True)
     with torch.no_grad():
         net.gater.head.fc2.weight.zero_()
@@ -163,7 +163,7 @@ def test_always_open_gates_are_decided_no_more() -> None:
         assert_close(small(x), net(x), **CLOSE)
 
 
-def test_images_that_would_have_disagreed_are_counted() -> None:
+def test_images_that_disagree_are_counted() -> None:
     net = gater_net(["basic"], states="1" * 7 + "?")
     x = images(40)
     gates = net.forward_with_gates(x)[1][:, 7]
@@ -174,7 +174,7 @@ def test_images_that_would_have_disagreed_are_counted() -> None:
     assert f"{int((gates == 0).sum())} of 40 other images" in str(small.compaction)
 
 
-def test_one_image_is_enough_for_a_gate_to_be_decided() -> None:
+def test_one_image_can_decide_gates() -> None:
     net = gater_net(["basic"], states="1" * 7 + "?")
     x = images(40)
     gates = net.forward_with_gates(x)[1][:, 7]
@@ -182,13 +182,13 @@ def test_one_image_is_enough_for_a_gate_to_be_decided() -> None:
     assert small.compaction.states == "1" * 7 + "?"
 
 
-def test_images_with_other_decided_gates_do_not_disagree() -> None:
+def test_images_with_other_undecided_gates_agree() -> None:
     net = gater_net(["basic"], states="1" * 7 + "?")
     small = gw.compact(net, [images(40)], check=[images(40, seed=2)])
     assert (small.compaction.states, small.compaction.disagreeing) == ("1" * 7 + "?", 0)
 
 
-def test_the_given_network_is_only_read() -> None:
+def test_given_network_is_not_modified() -> None:
     net = gater_net(["basic", "inverted"], letters="01?").train()
     before = copy.deepcopy(net.state_dict())
     x = images(4)
@@ -211,19 +211,19 @@ def test_batches_may_be_tuples_and_loaders() -> None:
     ("loader", "error", "match"),
     [([], InvalidValueError, "the loader has none"), (iter([images(1)]), InvalidTypeError, "can be read once")],
 )
-def test_loaders_without_images_or_for_one_reading_are_refused(loader: object, error: type, match: str) -> None:
+def test_empty_and_single_use_loaders_rejected(loader: object, error: type, match: str) -> None:
     with pytest.raises(error, match=match):
         gw.compact(gater_net(["basic"]), loader)  # type: ignore[arg-type]
 
 
-def test_what_is_no_gater_net_is_refused() -> None:
+def test_non_gater_net_rejected() -> None:
     with pytest.raises(InvalidTypeError, match="expects a GaterNet, got Linear"):
         gw.compact(nn.Linear(2, 2), [images(1)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("gater", ["light", "local"])
 @pytest.mark.parametrize("options", [{"budget": 0.5}, {"sparsity": 0.1}, {"sparsity": 0.1, "weighting": "macs"}])
-def test_a_compacted_net_trains_on(gater: str, options: dict[str, float]) -> None:
+def test_compacted_net_can_be_trained(gater: str, options: dict[str, float]) -> None:
     torch.manual_seed(0)
     net = gw.make_model("resnet20", num_classes=5)
     net = gw.GaterNet(net, gater=gater, image_size=(8, 8), head_norm=True, **options).eval()  # type: ignore[arg-type]
@@ -243,14 +243,14 @@ def test_a_compacted_net_trains_on(gater: str, options: dict[str, float]) -> Non
     assert torch.isfinite(loss)
 
 
-def test_what_is_always_open_uses_up_its_part_of_the_budget() -> None:
+def test_always_open_filters_use_up_their_share_of_budget() -> None:
     net = gater_net(["basic"], states="11??????", budget=0.5)
     small = gw.compact(net, [images(64)])
     assert small.price.target == pytest.approx((0.5 - 0.25) / 0.75)
     assert float(small.price.share.sum()) == pytest.approx(1)
 
 
-def test_it_is_saved_and_loaded_like_any_network(tmp_path: Path) -> None:
+def test_compacted_net_is_saved_and_loaded(tmp_path: Path) -> None:
     spec = gw.ModelSpec.parse("resnet20+gaternet:gater=light")
     torch.manual_seed(3)
     net = gw.make_model(spec, num_classes=5, image_size=(8, 8)).eval()
@@ -269,7 +269,7 @@ def test_it_is_saved_and_loaded_like_any_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("letters", ["01", "01?"])
-def test_it_is_exported_and_copied(letters: str) -> None:
+def test_compacted_net_is_exported_and_copied(letters: str) -> None:
     net = gater_net(["basic", "inverted", "bottleneck"], letters=letters, seed=4)
     small, x = gw.compact(net, [images(16)]), images(5)
     expected = small(x)
@@ -278,7 +278,7 @@ def test_it_is_exported_and_copied(letters: str) -> None:
     assert_close(program.module()(x[:2]), expected[:2], **CLOSE)
 
 
-def test_a_forward_with_shapes_written_down_keeps_its_filters() -> None:
+def test_forward_with_fixed_shapes_keeps_its_filters() -> None:
     class Written(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -295,16 +295,16 @@ def test_a_forward_with_shapes_written_down_keeps_its_filters() -> None:
     assert_close(small(images(2)), net(images(2)), **CLOSE)
 
 
-def test_balanced_filters_fill_up_with_the_first_closed_ones() -> None:
+def test_balanced_filters_are_filled_with_first_closed_ones() -> None:
     assert _balanced([False, True, False, False, True, True], 2) == [0, 1, 4, 5]
 
 
-def test_constant_gates_of_channels_last_maps() -> None:
+def test_constant_gates_of_channels_last_maps_are_removed() -> None:
     gates = ConstantGates([-1, 0, 1], channel_axis=2)
     assert torch.equal(gates(torch.tensor([[[1.0, 2.0]]])), torch.tensor([[[0.0, 1.0, 2.0]]]))
 
 
-def test_a_flow_stops_where_something_reads_the_map_before_its_gates() -> None:
+def test_flow_stops_where_ungated_map_is_read() -> None:
     net = gw.make_model("seresnet18", num_classes=5)
     gated = gw.GaterNet(net, sites="residual", image_size=(64, 64))
     site = gated.sites[0]
@@ -313,7 +313,7 @@ def test_a_flow_stops_where_something_reads_the_map_before_its_gates() -> None:
     assert dependencies[0].reason == "'layer1.0.se.fc1' uses the map before the gate"
 
 
-def test_a_wrong_flow_is_found_out_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_flow_is_detected_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     net = gater_net(["basic", "basic"], states="1101" * 4)
 
     def wrong(net: gw.GaterNet) -> tuple[list[object], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Comparisons: equal terms for every gate, numbers that can be recomputed from the runs, nothing trained twice."""
+"""Comparisons: equal conditions for every gate, numbers that follow from the runs, nothing trained twice."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ QUICK = dataclasses.replace(RECIPE, epochs=1, batch_size=32)
 
 @dataclasses.dataclass
 class Comparison:
-    """A finished comparison and what was seen while it ran; tests only read it."""
+    """A finished comparison and the recorded calls of its runs; tests only read it."""
 
     out: Path
     results: dict[str, Any]
@@ -50,7 +50,7 @@ class Comparison:
 
 @pytest.fixture(scope="module")
 def few_rounds() -> Iterator[None]:
-    """Measure latency as briefly as possible: no test asks how fast anything is."""
+    """Measure latency as briefly as possible: no test depends on speed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "_ROUNDS", 2)
         original = comparing.measure.inference_latency
@@ -86,7 +86,7 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
 
 @pytest.fixture
 def few_digits(few_rounds: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare on a handful of digits, which takes no time."""
+    """Compare on a few digits, which is fast."""
     digits = load_dataset("digits")
     parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
     small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
@@ -98,7 +98,7 @@ def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(f): (f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def test_a_config_without_a_size_is_named(done: Comparison, few_rounds: None, tmp_path: Path) -> None:
+def test_config_without_size_is_named(done: Comparison, few_rounds: None, tmp_path: Path) -> None:
     """It was a KeyError; a person may edit the file."""
     out = shutil.copytree(done.out, tmp_path / "out")
     config = out / "runs/none/seed_0/config.json"
@@ -109,10 +109,10 @@ def test_a_config_without_a_size_is_named(done: Comparison, few_rounds: None, tm
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
 
 
-# Equal terms
+# Equal conditions
 
 
-def test_every_gate_of_a_seed_starts_from_the_same_backbone(done: Comparison) -> None:
+def test_gates_of_one_seed_start_from_same_backbone(done: Comparison) -> None:
     assert len(done.backbones) == 6
     first, second = done.backbones[:3], done.backbones[3:]
     for group in (first, second):
@@ -122,14 +122,14 @@ def test_every_gate_of_a_seed_starts_from_the_same_backbone(done: Comparison) ->
     assert not torch.equal(first[0]["conv1.weight"], second[0]["conv1.weight"])
 
 
-def test_every_gate_of_a_seed_sees_the_same_images_in_the_same_order(done: Comparison) -> None:
+def test_gates_of_one_seed_see_same_images_in_same_order(done: Comparison) -> None:
     assert len(done.batches[0]) == 2 * 2 * 11 * 128
     assert done.batches[0] == done.batches[1] == done.batches[2]
     assert done.batches[3] == done.batches[4] == done.batches[5]
     assert done.batches[0] != done.batches[3]
 
 
-def test_every_run_has_the_recipe_of_the_comparison_with_its_own_gate_and_seed(done: Comparison) -> None:
+def test_every_run_has_recipe_with_its_gate_and_seed(done: Comparison) -> None:
     for gates in GATES:
         for seed, folder in enumerate(done.runs(gates)):
             assert Recipe.load(folder / "recipe.yaml") == dataclasses.replace(RECIPE, gate=gates, seed=seed)
@@ -142,11 +142,11 @@ def accuracies(done: Comparison, gates: str) -> list[float]:
     return [json.loads((folder / "metrics.json").read_text())["accuracy"] for folder in done.runs(gates)]
 
 
-def test_the_results_are_written_as_they_are_returned(done: Comparison) -> None:
+def test_written_results_equal_returned_results(done: Comparison) -> None:
     assert json.loads((done.out / "results.json").read_text()) == done.results
 
 
-def test_the_results_have_their_schema(done: Comparison) -> None:
+def test_results_match_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
         *("score", "variants", "failed"),
@@ -166,7 +166,7 @@ def test_the_results_have_their_schema(done: Comparison) -> None:
 
 
 @pytest.mark.parametrize("gates", GATES)
-def test_accuracy_and_its_interval_follow_from_the_runs(done: Comparison, gates: str) -> None:
+def test_accuracy_and_its_interval_follow_from_runs(done: Comparison, gates: str) -> None:
     found, values = done.variants[gates]["accuracy"], accuracies(done, gates)
     assert found["values"] == values
     assert found["mean"] == pytest.approx(sum(values) / 2)
@@ -175,7 +175,7 @@ def test_accuracy_and_its_interval_follow_from_the_runs(done: Comparison, gates:
 
 
 @pytest.mark.parametrize("gates", ["se", "gc@stage_end"])
-def test_differences_follow_from_the_runs_pair_by_pair(done: Comparison, gates: str) -> None:
+def test_differences_follow_from_runs_pair_by_pair(done: Comparison, gates: str) -> None:
     found, pairs = done.variants[gates]["difference"], (accuracies(done, gates), accuracies(done, "none"))
     expected = stats.ttest_rel(*pairs)
     assert found["mean"] == pytest.approx(sum(pairs[0]) / 2 - sum(pairs[1]) / 2)
@@ -183,7 +183,7 @@ def test_differences_follow_from_the_runs_pair_by_pair(done: Comparison, gates: 
     assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
 
-def test_the_tests_are_corrected_for_their_number(done: Comparison) -> None:
+def test_p_values_are_corrected_for_number_of_tests(done: Comparison) -> None:
     compared = [variant for name, variant in done.variants.items() if name != "none"]
     p_values = sorted(variant["difference"]["p"] for variant in compared)
     corrected = sorted(variant["p_holm"] for variant in compared)
@@ -195,7 +195,7 @@ def test_the_tests_are_corrected_for_their_number(done: Comparison) -> None:
 
 
 @pytest.mark.parametrize("gates", ["se", "gc@stage_end"])
-def test_differences_over_images_follow_from_the_predictions(done: Comparison, gates: str) -> None:
+def test_differences_over_images_follow_from_predictions(done: Comparison, gates: str) -> None:
     right = []
     for name in (gates, "none"):
         files = [load_file(folder / "predictions.safetensors") for folder in done.runs(name)]
@@ -210,7 +210,7 @@ def test_differences_over_images_follow_from_the_predictions(done: Comparison, g
 
 
 @pytest.mark.parametrize("gates", GATES)
-def test_costs_and_curves_follow_from_the_runs(done: Comparison, gates: str) -> None:
+def test_costs_and_curves_follow_from_runs(done: Comparison, gates: str) -> None:
     found = done.variants[gates]
     model, _ = load_model(done.runs(gates)[0])
     logs = [[json.loads(row) for row in (f / "log.jsonl").read_text().splitlines()] for f in done.runs(gates)]
@@ -221,14 +221,14 @@ def test_costs_and_curves_follow_from_the_runs(done: Comparison, gates: str) -> 
     assert found["training_images_per_second"] == [run["images_per_second"] for run in metrics]
 
 
-def test_latency_is_given_for_one_image_and_for_a_batch_with_quartiles(done: Comparison) -> None:
+def test_latency_of_one_image_and_batch_has_quartiles(done: Comparison) -> None:
     for variant in done.variants.values():
         assert set(variant["latency_ms"]) == {"1", "32"}
         for latency in variant["latency_ms"].values():
             assert 0 < latency["low"] <= latency["median"] <= latency["high"]
 
 
-def test_gates_cost_parameters_and_multiply_adds(done: Comparison) -> None:
+def test_costs_of_gates_are_parameters_and_multiply_adds(done: Comparison) -> None:
     none, se = done.variants["none"], done.variants["se"]
     assert se["parameters"] > none["parameters"]
     assert se["macs"] > none["macs"]
@@ -237,7 +237,7 @@ def test_gates_cost_parameters_and_multiply_adds(done: Comparison) -> None:
 # Files
 
 
-def test_the_folder_holds_the_report_and_its_parts(done: Comparison) -> None:
+def test_folder_holds_report_and_its_parts(done: Comparison) -> None:
     names = {file.name for file in done.out.iterdir()}
     assert names == {"runs", "results.json", "results.md", "report.html", "curves.svg", "accuracy_latency.svg"}
     curves, page = (done.out / "curves.svg").read_text(), (done.out / "report.html").read_text()
@@ -246,7 +246,7 @@ def test_the_folder_holds_the_report_and_its_parts(done: Comparison) -> None:
     assert all(f">{word}</text>" in page for word in words)
 
 
-def test_the_table_has_a_row_for_each_gate(done: Comparison) -> None:
+def test_table_has_row_for_each_gate(done: Comparison) -> None:
     shown = table(done.results)
     assert [row[0].text for row in shown.rows] == GATES
     assert {len(row) for row in shown.rows} == {len(shown.columns)}
@@ -257,15 +257,15 @@ def test_the_table_has_a_row_for_each_gate(done: Comparison) -> None:
     assert shown.columns[2] == "difference to none, over seeds"
 
 
-def test_the_markdown_table_has_a_row_for_each_gate(done: Comparison) -> None:
+def test_markdown_table_has_row_for_each_gate(done: Comparison) -> None:
     lines = (done.out / "results.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines] == ["gates", "---", *GATES]
 
 
-# Again
+# Repeated and resumed
 
 
-def test_the_same_comparison_again_trains_nothing_but_writes_the_report(
+def test_repeated_comparison_only_writes_report(
     done: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(done.out, tmp_path / "out")
@@ -288,7 +288,7 @@ def test_the_same_comparison_again_trains_nothing_but_writes_the_report(
     assert without_times[0] == without_times[1]
 
 
-def test_an_interrupted_comparison_goes_on_where_it_stopped(few_digits: None, tmp_path: Path) -> None:
+def test_interrupted_comparison_resumes(few_digits: None, tmp_path: Path) -> None:
     class Stop(Exception):  # noqa: N818
         pass
 
@@ -308,12 +308,12 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(few_digits: None, tm
     assert not (tmp_path / "out" / "results.json").exists()
     results = compare(QUICK, gates, 2, tmp_path / "out")
     assert {folder: content_of(folder) for folder in finished} == finished
-    undisturbed = compare(QUICK, gates, 2, tmp_path / "undisturbed")
-    curves = [[variant["curves"] for variant in r["variants"]] for r in (results, undisturbed)]
+    uninterrupted = compare(QUICK, gates, 2, tmp_path / "uninterrupted")
+    curves = [[variant["curves"] for variant in r["variants"]] for r in (results, uninterrupted)]
     assert curves[0] == curves[1]
 
 
-def test_one_more_seed_and_one_more_gate_use_the_runs_that_are_there(few_digits: None, tmp_path: Path) -> None:
+def test_added_seed_and_gate_reuse_existing_runs(few_digits: None, tmp_path: Path) -> None:
     compare(QUICK, parse_gates_list("none"), 1, tmp_path)
     before = content_of(tmp_path / "runs")
     compare(QUICK, parse_gates_list("none,se"), 2, tmp_path)
@@ -322,9 +322,7 @@ def test_one_more_seed_and_one_more_gate_use_the_runs_that_are_there(few_digits:
     assert len(list((tmp_path / "runs").glob("*/seed_*/metrics.json"))) == 4
 
 
-def test_another_recipe_in_the_same_folder_is_refused_before_anything_is_trained(
-    few_digits: None, tmp_path: Path
-) -> None:
+def test_other_recipe_in_same_folder_rejected_first(few_digits: None, tmp_path: Path) -> None:
     compare(QUICK, parse_gates_list("none"), 1, tmp_path)
     before = content_of(tmp_path)
     for gates in ("none", "se,none", "se"):
@@ -335,10 +333,10 @@ def test_another_recipe_in_the_same_folder_is_refused_before_anything_is_trained
     assert content_of(tmp_path) == before
 
 
-# What is compared
+# Choices to compare
 
 
-def test_without_none_the_first_is_the_baseline_and_one_seed_tests_nothing(few_digits: None, tmp_path: Path) -> None:
+def test_without_none_first_gate_is_baseline(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, parse_gates_list("se,gc"), 1, tmp_path)
     se, gc = results["variants"]
     assert results["baseline"] == "se"
@@ -349,7 +347,7 @@ def test_without_none_the_first_is_the_baseline_and_one_seed_tests_nothing(few_d
     assert "difference to se, over seeds" in (tmp_path / "report.html").read_text()
 
 
-def test_the_gates_of_the_model_are_those_of_every_variant(few_digits: None, tmp_path: Path) -> None:
+def test_gates_of_model_are_those_of_every_variant(few_digits: None, tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, model="resnet20+se@stage_end", gate="gct")
     compare(recipe, parse_gates_list("none,gc@stage_end"), 1, tmp_path)
     kinds = {
@@ -359,7 +357,7 @@ def test_the_gates_of_the_model_are_those_of_every_variant(few_digits: None, tmp
     assert kinds == {"none": ["SqueezeExcite"] * 3, "gc-stage_end": ["SqueezeExcite", "GlobalContext"] * 3}
 
 
-def test_progress_tells_which_run_of_how_many_it_is(
+def test_progress_shows_run_and_number_of_runs(
     few_digits: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compare(QUICK, parse_gates_list("none,se"), 2, tmp_path, progress=Progress())
@@ -400,7 +398,7 @@ def test_distinct_gates_have_distinct_folders(tmp_path: Path) -> None:
         ("", 1, InvalidValueError, "no gates"),
     ],
 )
-def test_nothing_to_compare_is_refused(
+def test_empty_comparison_rejected(
     tmp_path: Path, gates: str, seeds: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -411,9 +409,7 @@ def test_nothing_to_compare_is_refused(
 # Tuning, options, places
 
 
-def test_each_seed_tunes_its_own_network_in_two_stages_and_the_plain_one_in_one(
-    few_digits: None, tmp_path: Path
-) -> None:
+def test_seeds_tune_own_network_in_two_stages_and_plain_in_one(few_digits: None, tmp_path: Path) -> None:
     gates = [parse_gates(text) for text in ("none", "gct")]
     compare(QUICK, gates[:1], 2, tmp_path / "plain")
     init = f"{tmp_path}/plain/runs/none/seed_{{seed}}"
@@ -440,7 +436,7 @@ def test_options_and_places_are_compared_like_gates(few_digits: None, tmp_path: 
     assert list(sites.values()) == [21, 21, 21, 9, 9, 21]
 
 
-def test_a_choice_that_diverges_is_listed_and_the_others_are_compared(
+def test_diverging_run_is_listed_and_others_are_compared(
     few_digits: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = comparing.train
@@ -459,7 +455,7 @@ def test_a_choice_that_diverges_is_listed_and_the_others_are_compared(
         compare(QUICK, parse_gates_list("se"), 2, tmp_path)
 
 
-def test_what_a_run_begins_with_is_looked_for_before_anything_is_trained(few_digits: None, tmp_path: Path) -> None:
+def test_initial_weights_are_checked_first(few_digits: None, tmp_path: Path) -> None:
     (tmp_path / "seed_0").mkdir()
     recipe = dataclasses.replace(QUICK, init=f"{tmp_path}/seed_{{seed}}")
     with pytest.raises(DataError, match="seed_1' does not exist"):
@@ -467,7 +463,7 @@ def test_what_a_run_begins_with_is_looked_for_before_anything_is_trained(few_dig
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_s_folder_is_not_taken_for_a_comparison(few_digits: None, tmp_path: Path) -> None:
+def test_folder_of_run_rejected(few_digits: None, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(InvalidValueError, match="is the folder of a single run"):
         compare(QUICK, parse_gates_list("none"), 1, tmp_path)
@@ -482,7 +478,7 @@ def test_damaged_predictions_are_named(few_digits: None, tmp_path: Path) -> None
 
 
 def test_runs_of_two_precisions_are_not_compared(done: Comparison, tmp_path: Path) -> None:
-    """What "auto" is differs by machine: a comparison that went on elsewhere mixed both without a word."""
+    """The value of "auto" depends on the machine: a comparison resumed elsewhere mixed two precisions silently."""
     shutil.copytree(done.out, tmp_path / "out")
     folder = tmp_path / "out" / "runs" / "se" / "seed_1"
     write_metrics(folder, {**read_metrics(folder), "precision": "bf16"})
@@ -490,7 +486,7 @@ def test_runs_of_two_precisions_are_not_compared(done: Comparison, tmp_path: Pat
         compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")
 
 
-def test_results_that_cannot_be_written_say_that_the_runs_are_there(done: Comparison, tmp_path: Path) -> None:
+def test_unwritable_results_error_says_runs_are_kept(done: Comparison, tmp_path: Path) -> None:
     shutil.copytree(done.out, tmp_path / "out")
     (tmp_path / "out" / "results.json").unlink()
     (tmp_path / "out" / "results.json").mkdir()

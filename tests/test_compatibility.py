@@ -1,4 +1,4 @@
-"""Tools of others and networks with gates: each pair works, or says what the page says."""
+"""Networks with gates in other tools: each pair works, or raises the error on the page."""
 
 import re
 from pathlib import Path
@@ -29,44 +29,44 @@ pytestmark = pytest.mark.filterwarnings("ignore:the network was planned for")  #
         for tool, kind in PAIRS
     ],
 )
-def test_a_tool_does_with_a_network_what_the_page_says(tool: Tool, kind: str) -> None:
+def test_tool_result_matches_page(tool: Tool, kind: str) -> None:
     expected = EXCEPTIONS.get((tool.check, kind), "")
     if not isinstance(expected, ExpectedError):
         assert tool.check(kind) == expected
         return
     message = ".*".join(re.escape(part) for part in expected.message.split("*"))
-    with pytest.raises(Exception, match=message) as refusal:
+    with pytest.raises(Exception, match=message) as error:
         tool.check(kind)
-    assert refusal.type.__name__ == expected.error
+    assert error.type.__name__ == expected.error
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["`gct`", "GaterNet", "local"])
-def test_inductor_agrees_too(kind: str) -> None:
+def test_inductor_output_agrees(kind: str) -> None:
     assert compiles_in_training(kind, backend="inductor") == ""
 
 
-def test_the_page_is_what_its_generator_says() -> None:
+def test_page_matches_generator() -> None:
     versions = re.compile(r"(?<=`make docs` with ).*?\.$", flags=re.MULTILINE)
     assert versions.sub("", PAGE.read_text()) == versions.sub("", page()), "docs/compatibility.md is stale: make docs"
 
 
-def test_the_list_holds_nothing_that_is_not_tried() -> None:
+def test_every_listed_tool_is_tested() -> None:
     assert set(EXCEPTIONS) <= {(tool.check, kind) for tool, kind in PAIRS}
     assert {f"`{name}`" for name in gw.gate_names()} < set(KINDS)
     assert len({tool.check for tool in TOOLS}) == len(TOOLS)
 
 
-# ---- what the page adds --------------------------------------------------------------------------------------------
+# ---- additions to the page -----------------------------------------------------------------------------------------
 
 
 @every_gate
-def test_symbolic_tracing_of_a_gate_itself_is_refused(name: str) -> None:
+def test_symbolic_tracing_of_gate_itself_rejected(name: str) -> None:
     with pytest.raises(InvalidTypeError, match=r"got a Proxy of torch\.fx\.symbolic_trace.*torch\.export\.export"):
         torch.fx.symbolic_trace(nn.Sequential(gw.make_gate(name, 8)))
 
 
-def test_a_gate_that_is_a_leaf_is_traced() -> None:
+def test_gate_as_leaf_is_traced() -> None:
     class Tracer(torch.fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return isinstance(m, gw.Gate) or super().is_leaf_module(m, module_qualified_name)
@@ -84,7 +84,7 @@ def test_a_gate_that_is_a_leaf_is_traced() -> None:
     [("light", "skip"), pytest.param("local", "skip", marks=pytest.mark.slow)]
     + [pytest.param(gater, "auto", marks=pytest.mark.slow) for gater in ("light", "local")],
 )
-def test_a_skipping_net_runs_as_it_is_in_a_compiled_program(gater: str, mode: str) -> None:
+def test_skipping_net_runs_uncompiled_in_compiled_program(gater: str, mode: str) -> None:
     fast = gw.skip_closed_filters(gater_net(gater).eval(), mode)
     seen = []
     torch.compiler.reset()
@@ -92,11 +92,11 @@ def test_a_skipping_net_runs_as_it_is_in_a_compiled_program(gater: str, mode: st
     for seed in range(3):
         close(program(batch(seed=seed)), 2 * fast(batch(seed=seed) + 1))
     operations = {node.target for graph in seen for node in graph.graph.nodes if node.op == "call_function"}
-    assert len(seen) == 2, "what is before it, and what is behind"
+    assert len(seen) == 2, "the parts before and after it"
     assert len(operations) == 2, "a sum and a product, and no convolution"
 
 
-def test_a_pruned_network_takes_a_gater_around_it() -> None:
+def test_pruned_network_accepts_gater() -> None:
     net, x = plain(), batch().float()
     prune(net)
     gated = gw.GaterNet(net, image_size=(8, 8))
@@ -104,7 +104,7 @@ def test_a_pruned_network_takes_a_gater_around_it() -> None:
     assert gated(x).shape == (6, 5)
 
 
-def test_a_gate_without_weights_is_taken_out_for_pruning() -> None:
+def test_gate_without_weights_is_removed_for_pruning() -> None:
     net, x = plain(), batch().float()
     gw.insert_gates(net, "ge", example=x).undo()
     prune(net)
@@ -114,7 +114,7 @@ def test_a_gate_without_weights_is_taken_out_for_pruning() -> None:
 
 
 @pytest.mark.slow
-def test_a_quantised_gater_net_is_compacted_and_skipped() -> None:
+def test_quantised_gater_net_is_compacted_and_skipped() -> None:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     net, x = made("GaterNet").float().eval(), batch().float()
@@ -125,7 +125,7 @@ def test_a_quantised_gater_net_is_compacted_and_skipped() -> None:
             torch.testing.assert_close(smaller(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_checkpointed_step_moves_the_budget_once_and_owes_nothing_afterwards() -> None:
+def test_checkpointed_step_counts_budget_once() -> None:
     net, twin = made("GaterNet").train(), made("GaterNet").train()
     loss = nn.functional.cross_entropy(checkpoint(net, batch(), use_reentrant=False), labels()) + gw.gate_loss(net)
     loss.backward()
@@ -136,7 +136,7 @@ def test_a_checkpointed_step_moves_the_budget_once_and_owes_nothing_afterwards()
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of the evaluation in between
-def test_wrong_gradients_of_reentrant_checkpoints_are_refused_after_an_evaluation_too() -> None:
+def test_wrong_gradients_of_reentrant_checkpoints_rejected_after_eval() -> None:
     net = made("GaterNet").train()
     unit = net.backbone[3]
     unit.forward = (lambda forward: lambda x: checkpoint(forward, x, use_reentrant=True))(unit.forward)
@@ -147,7 +147,7 @@ def test_wrong_gradients_of_reentrant_checkpoints_are_refused_after_an_evaluatio
         loss.backward()
 
 
-def test_the_backbone_of_a_net_that_never_ran_is_checkpointed_as_any() -> None:
+def test_backbone_of_unused_net_can_be_checkpointed() -> None:
     net = made("GaterNet").train()
     checkpoint(net.backbone, batch(), use_reentrant=False).sum().backward()
     assert net.backbone[0].weight.grad is not None

@@ -1,4 +1,4 @@
-"""Inputs that once went wrong, each with what it was: they are refused in one line, and nothing is executed."""
+"""Inputs that once caused a defect: they raise a one-line error, and nothing is executed."""
 
 import inspect
 import json
@@ -32,7 +32,7 @@ def listed(name: str) -> list[dict[str, Any]]:
 
 
 def revived(value: Any) -> Any:
-    """Return what a value in the corpus stands for: {"tensor": shape}, {"network": 0}, {"repeat": [text, times]}."""
+    """Return the decoded value of a corpus entry: {"tensor": shape}, {"network": 0}, {"repeat": [text, times]}."""
     if isinstance(value, dict) and set(value) == {"tensor"}:
         return torch.zeros(value["tensor"])
     if isinstance(value, dict) and set(value) == {"network"}:
@@ -49,7 +49,7 @@ def one_line(error: GatewiseError) -> None:
 
 
 @pytest.mark.parametrize("case", listed("calls"), ids=lambda case: f"{case['call']}: {case['was'][:60]}")
-def test_a_call_that_went_wrong_is_refused(case: dict[str, Any]) -> None:
+def test_call_in_corpus_rejected(case: dict[str, Any]) -> None:
     call: Any = {"Recipe": Recipe, "Recipe.from_dict": Recipe.from_dict}.get(case["call"])
     if call is None:
         call = gw
@@ -62,12 +62,12 @@ def test_a_call_that_went_wrong_is_refused(case: dict[str, Any]) -> None:
     one_line(caught.value)
 
 
-def test_a_refusal_is_never_longer_than_a_screen() -> None:
+def test_error_fits_on_a_screen() -> None:
     assert len(str(DataError("x" * 10**6))) < 2600
     assert str(DataError("x" * 2000 + "end")).endswith("xend")
 
 
-def test_a_network_beyond_memory_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_larger_than_memory_rejected_before_building(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was the allocator's RuntimeError, or the end of the process."""
     with pytest.raises(InvalidValueError, match=r"would have [\d,]+ weights; the maximum is 2,147,483,648"):
         gw.make_model(f"resnet18_cifar:width={2**20}")
@@ -97,7 +97,7 @@ def files() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", files())
-def test_a_file_that_went_wrong_is_refused_with_its_name(name: str) -> None:
+def test_file_in_corpus_rejected_with_its_name(name: str) -> None:
     before = (CORPUS / name).read_bytes()
     with pytest.raises(GatewiseError, match=name.replace(".", r"\.")) as caught:
         READERS[files()[name]["read"]](CORPUS / name)
@@ -105,7 +105,7 @@ def test_a_file_that_went_wrong_is_refused_with_its_name(name: str) -> None:
     assert (CORPUS / name).read_bytes() == before
 
 
-def test_every_file_of_the_corpus_is_replayed() -> None:
+def test_every_corpus_file_is_replayed() -> None:
     kept = {path.name for path in CORPUS.iterdir()}
     lists = {"calls.json", "files.json", "configs.json", "metrics.json", "states.json"}
     assert kept == set(files()) | lists
@@ -127,7 +127,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(file: Path, changes: dict[str, Any]) -> None:
     values = json.loads(file.read_text()) | changes
     if file.name == "state.json":
-        values["values_sha256"] = _checksum(values)  # so that the values are looked at
+        values["values_sha256"] = _checksum(values)  # so that the values are checked
     file.write_text(json.dumps(values))
 
 
@@ -139,7 +139,7 @@ def picture(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", listed("configs"), ids=lambda case: case["was"][:60])
-def test_a_config_that_went_wrong_is_refused(trained: Path, tmp_path: Path, case: dict[str, Any]) -> None:
+def test_config_in_corpus_rejected(trained: Path, tmp_path: Path, case: dict[str, Any]) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     changed(run / "config.json", case["changes"])
     for call in (gw.load_model, gw.PretrainedNet.from_pretrained, lambda run: list(predict(run, [picture(tmp_path)]))):
@@ -149,7 +149,7 @@ def test_a_config_that_went_wrong_is_refused(trained: Path, tmp_path: Path, case
 
 
 @pytest.mark.parametrize("case", listed("metrics"), ids=lambda case: case["was"][:60])
-def test_metrics_that_went_wrong_are_refused(trained: Path, tmp_path: Path, case: dict[str, Any]) -> None:
+def test_metrics_in_corpus_rejected(trained: Path, tmp_path: Path, case: dict[str, Any]) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     changed(run / "metrics.json", case["changes"])
     for call in (gw.PretrainedNet.of_run, lambda run: open_runs([run])):
@@ -158,7 +158,7 @@ def test_metrics_that_went_wrong_are_refused(trained: Path, tmp_path: Path, case
 
 
 @pytest.mark.parametrize("case", listed("states"), ids=lambda case: case["was"][:60])
-def test_a_checkpoint_that_went_wrong_is_refused(trained: Path, tmp_path: Path, case: dict[str, Any]) -> None:
+def test_checkpoint_in_corpus_rejected(trained: Path, tmp_path: Path, case: dict[str, Any]) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "metrics.json").unlink()
     (state,) = (run / "checkpoints").iterdir()
@@ -170,7 +170,7 @@ def test_a_checkpoint_that_went_wrong_is_refused(trained: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["config.json", "recipe.yaml", "metrics.json", "model.safetensors", "log.jsonl"])
-def test_a_folder_in_the_place_of_a_file_is_refused(trained: Path, tmp_path: Path, name: str) -> None:
+def test_folder_instead_of_file_rejected(trained: Path, tmp_path: Path, name: str) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / name).unlink()
     (run / name).mkdir()
@@ -179,7 +179,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(trained: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("rows", [b"3\n", b"{}\n", b'{"epoch": "x"}\n'])
-def test_a_log_without_numbers_is_refused_when_a_training_goes_on(trained: Path, tmp_path: Path, rows: bytes) -> None:
+def test_log_without_numbers_rejected_on_resume(trained: Path, tmp_path: Path, rows: bytes) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "metrics.json").unlink()
     (run / "log.jsonl").write_bytes(rows)
@@ -199,7 +199,7 @@ METADATA = {
 
 
 @pytest.mark.parametrize("metadata", METADATA)
-def test_metadata_of_another_form_are_refused_or_passed_over(tmp_path: Path, metadata: bytes) -> None:
+def test_metadata_of_other_form_rejected_or_ignored(tmp_path: Path, metadata: bytes) -> None:
     """They were AttributeError: 'float' object has no attribute 'get', and JSONDecodeError (tables.py)."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -216,7 +216,7 @@ def test_metadata_of_another_form_are_refused_or_passed_over(tmp_path: Path, met
         load_dataset(tmp_path)
 
 
-def test_an_image_that_is_a_device_without_an_end_is_refused(tmp_path: Path) -> None:
+def test_endless_device_as_image_rejected(tmp_path: Path) -> None:
     """It was read until the memory was full."""
     for split in ("train", "val"):
         for name in ("cat", "dog"):
@@ -229,7 +229,7 @@ def test_an_image_that_is_a_device_without_an_end_is_refused(tmp_path: Path) -> 
         load_dataset(tmp_path, 8, "memory")
 
 
-def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
+def test_circular_links_rejected(tmp_path: Path) -> None:
     """Two of them were followed 2 to the power of 40 times (torchvision's ImageFolder)."""
     for split in ("train", "val"):
         for name in ("cat", "dog"):
@@ -247,7 +247,7 @@ def test_links_that_lead_back_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [3, {"a": 1}, 10**30])
-def test_names_of_classes_that_are_no_text_are_refused(tmp_path: Path, names: Any) -> None:
+def test_non_text_class_names_rejected(tmp_path: Path, names: Any) -> None:
     """It was AttributeError: 'dict' object has no attribute 'split' (load.py)."""
     for split in ("train", "val"):
         for kind in ("images", "masks"):
@@ -257,8 +257,8 @@ def test_names_of_classes_that_are_no_text_are_refused(tmp_path: Path, names: An
         load_pairs(tmp_path, class_names=names)
 
 
-def test_every_case_says_what_it_was() -> None:
+def test_every_case_is_described() -> None:
     for name in ("calls", "configs", "metrics", "states"):
         assert all(case["was"] for case in listed(name))
     assert all(case["was"] for case in files().values())
-    assert inspect.getdoc(test_an_image_that_is_a_device_without_an_end_is_refused)
+    assert inspect.getdoc(test_endless_device_as_image_rejected)

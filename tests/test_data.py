@@ -1,4 +1,4 @@
-"""Data sets: what is read is what the files hold, what is broken is named, and batches are what they promise."""
+"""Data sets: files are read correctly, broken files are named, batches are complete and reproducible."""
 
 import io
 import json
@@ -82,7 +82,7 @@ def digits() -> Dataset:
     return load_dataset("digits")
 
 
-def test_digits_are_split_into_1437_and_360_grey_images_of_8_by_8(digits: Dataset) -> None:
+def test_digits_split_has_1437_and_360_grey_8x8_images(digits: Dataset) -> None:
     assert digits.train.pixels.shape == (1437, 1, 8, 8)
     assert digits.validation.pixels.shape == (360, 1, 8, 8)
     assert (digits.channels, digits.size, len(digits.train)) == (1, (8, 8), 1437)
@@ -91,7 +91,7 @@ def test_digits_are_split_into_1437_and_360_grey_images_of_8_by_8(digits: Datase
     assert digits.classes == tuple("0123456789")
 
 
-def test_digits_hold_every_image_of_scikit_learn_once_in_one_of_the_splits(digits: Dataset) -> None:
+def test_digits_hold_every_scikit_learn_image_once(digits: Dataset) -> None:
     bunch = load_digits()
     expected = sorted(
         (*(int(v) for v in image), int(label)) for image, label in zip(bunch.data, bunch.target, strict=True)
@@ -103,16 +103,16 @@ def test_digits_hold_every_image_of_scikit_learn_once_in_one_of_the_splits(digit
     assert sorted(found) == expected
 
 
-def test_digits_use_the_whole_range_of_a_byte(digits: Dataset) -> None:
+def test_digits_use_full_byte_range(digits: Dataset) -> None:
     assert (int(digits.train.pixels.min()), int(digits.train.pixels.max())) == (0, 255)
 
 
-def test_the_validation_digits_have_the_classes_in_the_shares_of_all_digits(digits: Dataset) -> None:
+def test_validation_digits_are_stratified(digits: Dataset) -> None:
     everything = torch.cat([digits.train.labels, digits.validation.labels]).bincount()
     assert (digits.validation.labels.bincount() - everything * 360 / 1797).abs().max() < 1
 
 
-def test_digits_are_the_same_whatever_the_global_generators_say(digits: Dataset) -> None:
+def test_digits_do_not_depend_on_global_generators(digits: Dataset) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     again = load_dataset("digits")
@@ -127,7 +127,7 @@ def test_digits_are_shifted_by_one_pixel_and_never_mirrored(digits: Dataset) -> 
 # Folders
 
 
-def test_a_folder_gives_the_pixels_labels_and_class_names_of_its_files(tmp_path: Path) -> None:
+def test_folder_gives_pixels_labels_and_class_names_of_its_files(tmp_path: Path) -> None:
     dataset = load_dataset(make_folder(tmp_path))
     assert dataset.classes == ("ant", "bee", "cat")
     assert dataset.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
@@ -138,16 +138,16 @@ def test_a_folder_gives_the_pixels_labels_and_class_names_of_its_files(tmp_path:
     assert dataset.name == str(tmp_path)
 
 
-def test_a_folder_may_be_given_as_text(tmp_path: Path) -> None:
+def test_folder_path_may_be_text(tmp_path: Path) -> None:
     assert torch.equal(load_dataset(str(make_folder(tmp_path))).train.pixels, load_dataset(tmp_path).train.pixels)
 
 
-def test_without_metadata_the_classes_are_numbers(tmp_path: Path) -> None:
+def test_class_names_without_metadata_are_numbers(tmp_path: Path) -> None:
     assert load_dataset(make_folder(tmp_path, names=None)).classes == ("0", "1", "2")
 
 
 @pytest.mark.parametrize("columns", [("img", "label"), ("image", "labels"), ("img", "fine_label")])
-def test_the_usual_column_names_are_known(tmp_path: Path, columns: tuple[str, str]) -> None:
+def test_usual_column_names_are_recognized(tmp_path: Path, columns: tuple[str, str]) -> None:
     dataset = load_dataset(make_folder(tmp_path, columns=columns))
     assert dataset.classes == ("ant", "bee", "cat")
     assert dataset.train.labels.tolist() == [0, 1, 2, 0, 1, 2]
@@ -170,7 +170,7 @@ def test_grey_images_become_three_equal_channels(tmp_path: Path) -> None:
     assert torch.equal(pixels[:, 0], pixels[:, 2])
 
 
-def test_several_files_make_one_split_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_files_of_one_split_are_joined_in_order_of_names(tmp_path: Path) -> None:
     make_folder(tmp_path)
     (tmp_path / "train.parquet").unlink()
     for part in (1, 0):
@@ -181,32 +181,32 @@ def test_several_files_make_one_split_in_the_order_of_their_names(tmp_path: Path
     np.testing.assert_array_equal(dataset.train.pixels[3].permute(1, 2, 0).numpy(), picture(10))
 
 
-def test_files_may_lie_in_a_folder_below(tmp_path: Path) -> None:
+def test_files_in_subfolders_are_found(tmp_path: Path) -> None:
     make_folder(tmp_path / "data")
     assert len(load_dataset(tmp_path).train) == 6
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "test"])
-def test_the_second_split_has_any_of_its_usual_names(tmp_path: Path, name: str) -> None:
+def test_second_split_has_any_usual_name(tmp_path: Path, name: str) -> None:
     make_folder(tmp_path)
     (tmp_path / "validation.parquet").rename(tmp_path / f"{name}-00000-of-00001.parquet")
     assert load_dataset(tmp_path).validation.labels.tolist() == [2, 1, 0]
 
 
-def test_validation_is_preferred_to_test(tmp_path: Path) -> None:
+def test_validation_split_wins_over_test(tmp_path: Path) -> None:
     make_folder(tmp_path)
     write_split(tmp_path / "test.parquet", [encoded(picture(i)) for i in range(2)], [0, 1])
     assert len(load_dataset(tmp_path).validation) == 3
 
 
-def test_images_of_a_folder_may_be_mirrored_and_shifted_by_an_eighth(tmp_path: Path) -> None:
+def test_images_of_folder_are_mirrored_and_shifted_by_eighth(tmp_path: Path) -> None:
     small = load_dataset(make_folder(tmp_path / "small"))
     large = load_dataset(make_folder(tmp_path / "large"), image_size=32)
     assert (small.padding, large.padding) == (1, 4)
     assert small.flip
 
 
-def test_image_size_scales_the_shorter_side_and_crops_the_centre(tmp_path: Path) -> None:
+def test_image_size_scales_shorter_side_and_crops_centre(tmp_path: Path) -> None:
     make_folder(tmp_path)
     wide = np.zeros((8, 16, 3), np.uint8)
     wide[:, 4:12, 2] = 200  # the middle square is blue, the rest is black
@@ -219,7 +219,7 @@ def test_image_size_scales_the_shorter_side_and_crops_the_centre(tmp_path: Path)
 
 
 @pytest.mark.skipif(not CIFAR10.exists(), reason=f"{CIFAR10} is not here")
-def test_cifar10_is_read_as_pillow_decodes_it(tmp_path: Path) -> None:
+def test_cifar10_matches_pillow(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         shutil.copy(CIFAR10 / "validation.parquet", tmp_path / f"{split}.parquet")
     dataset = load_dataset(tmp_path)
@@ -239,7 +239,7 @@ def test_cifar10_is_read_as_pillow_decodes_it(tmp_path: Path) -> None:
 
 
 def _three(images: Sequence[bytes | None] = (), labels: Sequence[object] = (0, 1, 2), file: str = "train") -> Callable:
-    """Return what replaces a split by three images, of which the first are given."""
+    """Return a function that replaces a split by three images, of which the first are given."""
 
     def break_it(folder: Path) -> None:
         good = [encoded(picture(i)) for i in range(3)]
@@ -323,7 +323,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_folder_is_refused_in_one_line_that_names_the_place(tmp_path: Path, case: str) -> None:
+def test_broken_folder_rejected_with_its_name(tmp_path: Path, case: str) -> None:
     break_it, expected = BROKEN[case]
     break_it(make_folder(tmp_path))
     with pytest.raises(DataError) as caught:
@@ -335,7 +335,7 @@ def test_a_broken_folder_is_refused_in_one_line_that_names_the_place(tmp_path: P
         assert part in message
 
 
-def test_files_of_one_split_must_have_the_same_class_names(tmp_path: Path) -> None:
+def test_files_of_one_split_must_have_same_class_names(tmp_path: Path) -> None:
     make_folder(tmp_path)
     images = [encoded(picture(i)) for i in range(2)]
     write_split(tmp_path / "train-2.parquet", images, [0, 1], names=["bee", "ant", "cat"])
@@ -344,30 +344,30 @@ def test_files_of_one_split_must_have_the_same_class_names(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("break_it", [_three([encoded(picture(0, 6, 9))]), _larger_validation])
-def test_image_size_mends_differing_sizes(tmp_path: Path, break_it: Callable[[Path], None]) -> None:
+def test_image_size_resizes_images_of_different_sizes(tmp_path: Path, break_it: Callable[[Path], None]) -> None:
     break_it(make_folder(tmp_path))
     dataset = load_dataset(tmp_path, image_size=5)
     assert dataset.train.pixels.shape[1:] == dataset.validation.pixels.shape[1:] == (3, 5, 5)
 
 
-def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+def test_file_instead_of_folder_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path)
     with pytest.raises(DataError, match=r"train\.parquet is a file; expected 'digits' or a folder"):
         load_dataset(tmp_path / "train.parquet")
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_missing_folder_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere' does not exist"):
         load_dataset(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("size", "error"), [(3, InvalidValueError), (8.0, InvalidTypeError)])
-def test_an_impossible_image_size_is_refused(tmp_path: Path, size: object, error: type[Exception]) -> None:
+def test_impossible_image_size_rejected(tmp_path: Path, size: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"image_size .* got {size}"):
         load_dataset(make_folder(tmp_path), image_size=size)
 
 
-def test_digits_have_one_size_only() -> None:
+def test_digits_reject_image_size() -> None:
     with pytest.raises(InvalidValueError, match="digits are 8x8, got image_size 16"):
         load_dataset("digits", image_size=16)
 
@@ -375,7 +375,7 @@ def test_digits_have_one_size_only() -> None:
 # Statistics
 
 
-def test_mean_and_deviation_are_those_of_each_channel_of_the_training_images() -> None:
+def test_mean_and_std_are_per_channel_of_training_images() -> None:
     pixels = torch.randint(0, 256, (5000, 3, 2, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels[:, 1] //= 3
     other = Images(torch.zeros(2, 3, 2, 3, dtype=torch.uint8), torch.arange(2))
@@ -385,7 +385,7 @@ def test_mean_and_deviation_are_those_of_each_channel_of_the_training_images() -
     torch.testing.assert_close(std, values.std(1, correction=0).float())
 
 
-def test_a_channel_without_any_spread_is_not_divided_by_zero() -> None:
+def test_constant_channel_is_not_divided_by_zero() -> None:
     images = Images(torch.full((4, 1, 2, 2), 7, dtype=torch.uint8), torch.arange(4))
     mean, std = Dataset("", (), images, images, 1, flip=True).statistics()
     assert (mean.tolist(), std.tolist()) == ([7.0], [1.0])
@@ -395,9 +395,7 @@ def test_a_channel_without_any_spread_is_not_divided_by_zero() -> None:
 
 
 @pytest.mark.parametrize(("count", "batch_size", "steps"), [(50, 8, 6), (48, 8, 6), (7, 3, 2), (5, 1, 5)])
-def test_an_epoch_shows_every_image_once_but_the_rest_that_fills_no_batch(
-    count: int, batch_size: int, steps: int
-) -> None:
+def test_epoch_shows_every_image_once_except_incomplete_batch(count: int, batch_size: int, steps: int) -> None:
     batches = Batches(numbered(count), batch_size, ZERO, ONE)
     epoch = seen(batches, 0, 0)
     assert [len(batch) for batch in epoch] == [batch_size] * steps
@@ -412,63 +410,63 @@ def test_labels_stay_with_their_images() -> None:
         assert images.flatten().tolist() == labels.tolist()
 
 
-def test_over_the_epochs_no_image_is_left_out_for_good() -> None:
+def test_no_image_is_dropped_in_every_epoch() -> None:
     batches = Batches(numbered(10), 8, ZERO, ONE)
     assert {number for epoch in range(8) for batch in seen(batches, epoch, 0) for number in batch} == set(range(10))
 
 
-def test_the_order_depends_on_seed_and_epoch() -> None:
+def test_order_depends_on_seed_and_epoch() -> None:
     batches = Batches(numbered(50), 8, ZERO, ONE)
     orders = [seen(batches, epoch, seed) for epoch in range(3) for seed in range(3)]
     assert all(a != b for index, a in enumerate(orders) for b in orders[:index])
 
 
-def test_the_order_depends_on_nothing_but_seed_and_epoch() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     torch.manual_seed(1)
     first = seen(Batches(numbered(50), 8, ZERO, ONE), 3, 2)
     torch.manual_seed(2)
     assert seen(Batches(numbered(50), 8, ZERO, ONE), 3, 2) == first
 
 
-def test_batches_leave_the_global_generator_alone() -> None:
+def test_batches_leave_global_generator_alone() -> None:
     before = torch.get_rng_state()
     seen(Batches(numbered(50), 8, ZERO, ONE), 3, 2, padding=1, flip=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_epoch_is_the_same_whether_others_came_before_it_or_not() -> None:
+def test_epoch_does_not_depend_on_earlier_epochs() -> None:
     images = Images(torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8), torch.arange(20))
-    undisturbed, resumed = (Batches(images, 8, torch.zeros(3), torch.ones(3)) for _ in range(2))
+    uninterrupted, resumed = (Batches(images, 8, torch.zeros(3), torch.ones(3)) for _ in range(2))
     for epoch in range(2):
-        list(undisturbed.training(epoch, seed=4, augmentation=Augmentation(padding=1, flip=True)))
+        list(uninterrupted.training(epoch, seed=4, augmentation=Augmentation(padding=1, flip=True)))
     pairs = zip(
-        *(b.training(2, seed=4, augmentation=Augmentation(padding=1, flip=True)) for b in (undisturbed, resumed)),
+        *(b.training(2, seed=4, augmentation=Augmentation(padding=1, flip=True)) for b in (uninterrupted, resumed)),
         strict=True,
     )
     for (expected, _), (found, _) in pairs:
         assert torch.equal(found, expected)
 
 
-def test_evaluation_shows_all_images_in_their_order_as_they_are() -> None:
+def test_evaluation_shows_all_images_unchanged_in_order() -> None:
     shown = list(Batches(numbered(21), 8, ZERO, ONE).evaluation())
     assert [len(labels) for _, labels in shown] == [8, 8, 5]
     assert torch.cat([labels for _, labels in shown]).tolist() == list(range(21))
     assert torch.cat([images for images, _ in shown]).flatten().tolist() == list(range(21))
 
 
-def test_a_batch_larger_than_the_data_set_is_the_whole_data_set() -> None:
+def test_batch_larger_than_data_set_is_complete_data_set() -> None:
     batches = Batches(numbered(5), 100, ZERO, ONE)
     assert batches.steps == 1
     assert sorted(seen(batches, 0, 0)[0]) == [0, 1, 2, 3, 4]
     assert [labels.tolist() for _, labels in batches.evaluation()] == [[0, 1, 2, 3, 4]]
 
 
-def test_a_batch_of_nothing_is_refused() -> None:
+def test_batch_size_zero_rejected() -> None:
     with pytest.raises(InvalidValueError, match="batch_size must be at least 1, got 0"):
         Batches(numbered(5), 0, ZERO, ONE)
 
 
-def test_batches_have_mean_0_and_deviation_1_in_every_channel(digits: Dataset) -> None:
+def test_batches_have_mean_0_and_std_1_per_channel(digits: Dataset) -> None:
     coloured = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     coloured[:, 1] //= 5
     other = Dataset("", (), Images(coloured, torch.zeros(300).long()), digits.validation, 1, flip=True)
@@ -479,7 +477,7 @@ def test_batches_have_mean_0_and_deviation_1_in_every_channel(digits: Dataset) -
         torch.testing.assert_close(values.std(1), torch.ones(dataset.channels).double(), atol=1e-3, rtol=0)
 
 
-def test_training_and_evaluation_are_normalised_alike() -> None:
+def test_training_and_evaluation_use_same_normalisation() -> None:
     mean, std = torch.tensor([3.0]), torch.tensor([2.0])
     batches = Batches(numbered(6), 6, mean, std)
     ((images, labels),) = batches.training(0, seed=0, augmentation=Augmentation(padding=0, flip=False))
@@ -501,7 +499,7 @@ def test_batches_are_float32_in_channels_last_layout(padding: int, flip: bool) -
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> None:
+def test_process_shares_make_up_each_batch(processes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = Images(torch.randint(0, 256, (26, 3, 4, 4), dtype=torch.uint8, generator=generator), torch.arange(26))
 
@@ -520,7 +518,7 @@ def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> N
 
 
 def shift_by_loops(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Return what `shift` promises, pixel by pixel."""
+    """Return the expected result of `shift`, pixel by pixel."""
     result = torch.zeros_like(images)
     count, channels, height, width = images.shape
     for n in range(count):
@@ -555,7 +553,7 @@ def shown_once(flip: bool, padding: int, count: int = 4000) -> Tensor:
     return shown.reshape(count, 3, 3)
 
 
-def test_half_of_the_images_are_mirrored_and_the_others_are_left() -> None:
+def test_half_of_images_are_mirrored() -> None:
     image = torch.arange(1.0, 10.0).reshape(3, 3)
     shown = shown_once(flip=True, padding=0)
     flips = (shown == image.flip(1)).flatten(1).all(1)
@@ -563,17 +561,17 @@ def test_half_of_the_images_are_mirrored_and_the_others_are_left() -> None:
     assert abs(float(flips.double().mean()) - 0.5) < 5 * 0.5 / 4000**0.5
 
 
-def test_without_flip_and_padding_images_stay_as_they_are() -> None:
+def test_images_without_flip_and_padding_are_unchanged() -> None:
     assert (shown_once(flip=False, padding=0) == torch.arange(1.0, 10.0).reshape(3, 3)).all()
 
 
-def test_all_moves_within_the_padding_are_equally_frequent() -> None:
+def test_shifts_within_padding_are_equally_frequent() -> None:
     shown, counts = shown_once(flip=False, padding=1).unique(dim=0, return_counts=True)
     assert len(shown) == 9
     assert (counts - 4000 / 9).abs().max() < 5 * (4000 / 9) ** 0.5
 
 
-def test_mirroring_and_moves_are_independent() -> None:
+def test_flips_and_shifts_are_independent() -> None:
     shown, counts = shown_once(flip=True, padding=1).unique(dim=0, return_counts=True)
     assert len(shown) == 18
     assert (counts - 4000 / 18).abs().max() < 5 * (4000 / 18) ** 0.5

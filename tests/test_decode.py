@@ -1,4 +1,4 @@
-"""Image files: the pixels that a viewer shows, or one line that names the file."""
+"""Image files: decoded as a viewer shows them, or one line that names the file."""
 
 import io
 from typing import Any
@@ -35,7 +35,7 @@ def at(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
     ("orientation", "corner_of_red"),
     [(1, (0, 0)), (2, (3, 0)), (3, (3, 1)), (6, (0, 0)), (8, (1, 3))],
 )
-def test_exif_orientation_turns_the_image(orientation: int, corner_of_red: tuple[int, int]) -> None:
+def test_exif_orientation_is_applied(orientation: int, corner_of_red: tuple[int, int]) -> None:
     image = two_colours()
     exif = image.getexif()
     exif[0x0112] = orientation
@@ -47,7 +47,7 @@ def test_exif_orientation_turns_the_image(orientation: int, corner_of_red: tuple
 
 
 @pytest.mark.parametrize("block", [b"MM\x00*garbage", b"II*\x00", b"nothing", b""])
-def test_a_broken_exif_block_does_not_keep_us_from_the_pixels(block: bytes) -> None:
+def test_broken_exif_block_is_ignored(block: bytes) -> None:
     content = saved(two_colours(), "JPEG", exif=b"Exif\x00\x00" + block)
     assert decode("file", content).size == (4, 2)
 
@@ -59,7 +59,7 @@ def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     assert [at(image, x, 0) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
 
 
-def test_cmyk_becomes_the_colours_it_shows() -> None:
+def test_cmyk_is_converted_to_its_colours() -> None:
     image = decode("file", saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
     red, green, blue = at(image, 4, 4)
     assert red > 240
@@ -68,7 +68,7 @@ def test_cmyk_becomes_the_colours_it_shows() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
+def test_first_frame_of_animation_is_used(kind: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -77,7 +77,7 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "YCbCr"])
-def test_other_kinds_of_pixels_become_rgb(mode: str) -> None:
+def test_other_pixel_formats_become_rgb(mode: str) -> None:
     kind = "TIFF" if mode == "YCbCr" else "PNG"
     image = decode("file", saved(Image.new("RGB", (3, 2), (255, 255, 255)).convert(mode), kind))
     assert (image.mode, image.size) == ("RGB", (3, 2))
@@ -96,7 +96,7 @@ def test_other_kinds_of_pixels_become_rgb(mode: str) -> None:
     ],
     ids=["none", "empty", "text", "half a JPEG", "half a PNG", "floats"],
 )
-def test_what_is_no_image_is_refused_in_one_line_that_names_it(content: bytes | None, message: str) -> None:
+def test_non_image_rejected_with_its_name(content: bytes | None, message: str) -> None:
     with pytest.raises(DataError) as caught:
         decode("some/file.png", content)
     assert str(caught.value).startswith("some/file.png: ")
@@ -104,7 +104,7 @@ def test_what_is_no_image_is_refused_in_one_line_that_names_it(content: bytes | 
     assert "\n" not in str(caught.value)
 
 
-def test_whatever_a_decoder_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_decoder_exception_becomes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("Failed to decode image")
 
@@ -114,7 +114,7 @@ def test_whatever_a_decoder_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(np.int32, "32-bit"), (np.float32, "floating-point")])
-def test_pixels_whose_range_nobody_knows_are_refused(kind: Any, expected: str) -> None:
+def test_pixels_of_unknown_range_rejected(kind: Any, expected: str) -> None:
     content = saved(Image.fromarray(np.arange(4, dtype=kind).reshape(2, 2)), "TIFF")
     with pytest.raises(DataError, match=f"x: expected 8 or 16 bits per channel, got {expected} pixels"):
         decode("x", content)
@@ -124,7 +124,7 @@ def test_transparency_is_dropped() -> None:
     assert at(decode("x", saved(Image.new("RGBA", (2, 2), (9, 8, 7, 0)))), 0, 0) == (9, 8, 7)
 
 
-def test_a_picture_too_large_to_be_honest_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(DataError, match=r"^file: truncated or unreadable image .*bomb"):
         decode("file", saved(two_colours(16, 16)))
@@ -136,7 +136,7 @@ def test_pixels_and_pictures_are_inverse() -> None:
     assert torch.equal(pixels_of(picture_of(pixels[:1])), pixels[:1].expand(3, -1, -1))
 
 
-def test_fit_scales_the_shorter_side_and_crops_the_centre() -> None:
+def test_fit_scales_shorter_side_and_crops_centre() -> None:
     image = Image.new("RGB", (16, 8))
     image.paste(BLUE, (4, 0, 12, 8))
     assert at(fit(image, 8), 0, 4) == BLUE

@@ -1,4 +1,4 @@
-"""The README, the examples and the generated pages say what is true."""
+"""The README, the pages and the generated pages are correct."""
 
 import dataclasses
 import doctest
@@ -32,7 +32,7 @@ WRITTEN_BY_THE_SITE = [ROOT / "docs" / name for name in ("api", "gates", "comman
 
 
 def pages() -> list[str]:
-    """Return the Markdown that people read, without tables of results and what the site's build writes."""
+    """Return the Markdown pages without result tables and files written by the site build."""
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/guides").glob("*.md")]
     return sorted(str(page.relative_to(ROOT)) for page in found if page not in WRITTEN_BY_THE_SITE)
 
@@ -103,7 +103,7 @@ def prepared_comparison() -> dict[str, Any]:
     return {}
 
 
-# What stands ready where a page's Python begins, beside an empty folder.
+# Files that a page's Python finds in its otherwise empty folder.
 PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/weights.md": prepared_weights,
     "docs/gates.md": prepared_gates,
@@ -123,7 +123,7 @@ def timm_s_page_is_right(names: dict[str, Any]) -> bool:
     return names["optimizer"].param_groups[1]["weight_decay"] == 0 and gates == 16 and sorted(listed) == sorted(PRESETS)
 
 
-# What must be so where a page's Python has ended.
+# What must hold after a page's Python has run.
 PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "README.md": lambda names: len(names["insertion"].gates) == 53,
     "docs/weights.md": lambda names: (
@@ -137,14 +137,14 @@ PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if blocks(p, "python") and p not in ELSEWHERE])
-def test_a_page_s_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_blocks(page, PREPARED.get(page, dict)())
     with torch.no_grad():
         assert PROOFS.get(page, lambda _: True)(names)
 
 
-def test_what_a_page_says_is_printed_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_printed_output_of_page_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("```python\na = 1\n```\n\n```python\n>>> a + 1\n3\n```\n")
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
@@ -156,13 +156,13 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if commands(p)])
-def test_a_page_s_commands_parse(page: str) -> None:
+def test_commands_of_page_parse(page: str) -> None:
     for command in commands(page):
         refuse_wrong_command(command)
 
 
 def refuse_wrong_command(command: str) -> None:
-    """Parse a command as the command line does, and what it says of networks and gates as training would."""
+    """Parse a command as the command line does, and its networks and gates as training would."""
     words = shlex.split(command, comments=True)[1:]
     _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     given = bound.arguments
@@ -175,18 +175,18 @@ def refuse_wrong_command(command: str) -> None:
     "wrong",
     ["gatewise trane --out x", "gatewise train --out x --gate gtc", "gatewise compare --out x --gates none,se:width=3"],
 )
-def test_a_wrong_command_is_refused(wrong: str) -> None:
+def test_wrong_command_rejected(wrong: str) -> None:
     with pytest.raises((cyclopts.CycloptsError, gw.GatewiseError)):
         refuse_wrong_command(wrong)
 
 
-def test_the_readme_names_every_gate() -> None:
+def test_readme_names_every_gate() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert sorted(listed) == list(gw.gate_names())
 
 
 @pytest.mark.parametrize("page", pages())
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_have_targets(page: str) -> None:
     targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
     files = {target: ((ROOT / page).parent / target).resolve() for target in targets}
     broken = [
@@ -198,13 +198,13 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """Return what a link to a heading is written with, on GitHub and in the site."""
+    """Return the anchors of a page's headings, on GitHub and in the site."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", pages())
-def test_links_to_headings_lead_somewhere(page: str) -> None:
+def test_links_to_headings_have_targets(page: str) -> None:
     links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", (ROOT / page).read_text())
     broken = [
         (file, part)
@@ -214,7 +214,7 @@ def test_links_to_headings_lead_somewhere(page: str) -> None:
     assert not broken
 
 
-def test_the_design_names_every_module_of_the_package() -> None:
+def test_design_names_every_module() -> None:
     design = (ROOT / "docs/design.md").read_text()
     top = [
         path for path in (ROOT / "src/gatewise").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()

@@ -1,4 +1,4 @@
-"""Every example runs, stays short, uses public names and prints what it promises."""
+"""Every example runs, is short, uses public names and prints the expected output."""
 
 import ast
 import os
@@ -26,21 +26,21 @@ def run(name: str, *arguments: str) -> str:
 
 
 def number(printed: str, label: str) -> float:
-    """Return the first number behind a label."""
+    """Return the first number after a label."""
     found = re.search(rf"^{re.escape(label)}:\s+([-+.\de]+)", printed, flags=re.MULTILINE)
     assert found, f"{label!r} is not in {printed}"
     return float(found[1])
 
 
 def tunes(printed: str) -> None:
-    """See that inserting gates lost nothing."""
+    """Check that inserting gates kept the output."""
     assert number(printed, "trained") == number(printed, "21 gates inserted")
     assert 0 <= number(printed, "gates tuned") <= 1
     assert 0 <= number(printed, "everything tuned") <= 1
 
 
 def compares(printed: str) -> None:
-    """See a line for each gate, and a report that is there."""
+    """Check for a line for each gate and an existing report."""
     lines = re.findall(r"^(\w+) +accuracy (0\.\d+), +[\d.]+ ms an image: (.+)$", printed, flags=re.MULTILINE)
     assert [gate for gate, _, _ in lines] == ["none", "se"]
     assert lines[0][2] == "baseline"
@@ -48,7 +48,7 @@ def compares(printed: str) -> None:
 
 
 def explains(printed: str) -> None:
-    """See a share for each of 21 gates, their mean, and a page that is there."""
+    """Check for a share for each of 21 gates, their mean, and an existing page."""
     shares = [float(share) for share in re.findall(r"^\S+\.gct +([\d.]+)% near", printed, flags=re.MULTILINE)]
     assert len(shares) == 21
     mean = re.search(r"^mean of 21 gates: ([\d.]+)% near the identity$", printed, flags=re.MULTILINE)
@@ -58,7 +58,7 @@ def explains(printed: str) -> None:
 
 
 def skips(printed: str) -> None:
-    """See fewer filters and the same logits."""
+    """Check for fewer filters and the same logits."""
     assert 0 < number(printed, "open") < 1
     assert re.search(
         r"^compaction: +\d+ gates always open, \d+ always closed, \d+ still decided", printed, re.MULTILINE
@@ -69,13 +69,16 @@ def skips(printed: str) -> None:
 
 
 def predicts(printed: str) -> None:
-    """See that without torch the file says of each picture what the network says."""
+    """Check that without torch the file predicts the same classes as the network."""
     assert printed.endswith("torch was loaded: False\n")
-    told = re.findall(r"^(\S+\.png): (\d)$", printed, flags=re.MULTILINE)
-    assert len(told) == 4
-    run_folder = Path(told[0][0]).parent / "run"
-    expected = [max(row["classes"], key=row["classes"].get) for row in predict(run_folder, [file for file, _ in told])]
-    assert [digit for _, digit in told] == expected
+    printed_classes = re.findall(r"^(\S+\.png): (\d)$", printed, flags=re.MULTILINE)
+    assert len(printed_classes) == 4
+    run_folder = Path(printed_classes[0][0]).parent / "run"
+    expected = [
+        max(row["classes"], key=row["classes"].get)
+        for row in predict(run_folder, [file for file, _ in printed_classes])
+    ]
+    assert [digit for _, digit in printed_classes] == expected
 
 
 PROMISES: dict[str, Callable[[str], None]] = {
@@ -92,7 +95,7 @@ def test_every_example_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", PROMISES)
-def test_an_example_is_short_and_uses_public_names(name: str) -> None:
+def test_example_is_short_and_uses_public_names(name: str) -> None:
     text = (EXAMPLES / name).read_text()
     assert len(text.splitlines()) < 80
     assert f"examples/{name}" in text.split('"""')[1], "the top says how it is run"
@@ -108,13 +111,13 @@ def test_an_example_is_short_and_uses_public_names(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROMISES)
-def test_an_example_prints_what_it_promises(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_prints_expected_output(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where it writes
     PROMISES[name](run(name, "--smoke"))
 
 
 @pytest.mark.slow
-def test_the_tuned_network_of_the_whole_example_is_good() -> None:
+def test_tuned_network_of_full_example_is_accurate() -> None:
     printed = run("tune_gates_in_your_loop.py")
     tunes(printed)
     assert number(printed, "everything tuned") > 0.9

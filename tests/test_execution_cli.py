@@ -24,7 +24,7 @@ TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "-
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn anew."""
+    """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
     from gatewise.serialization import save_model
     from gatewise.spec import ModelSpec
 
@@ -64,7 +64,7 @@ def images_of(folder: Path) -> torch.Tensor:
     return torch.cat([images for images, _ in opened.batches()])
 
 
-def test_a_compacted_run_is_a_run(gated: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compacted_run_is_a_run(gated: Path, small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net, _ = load_model(gated)
     compacted, config = load_model(small)
     x = images_of(gated)
@@ -87,17 +87,17 @@ def accuracy(net: nn.Module, folder: Path) -> torch.Tensor:
         return torch.cat([net(x).argmax(1) == labels for x, labels in opened.batches()]).float().mean()
 
 
-def test_what_was_done_is_told(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compact_prints_its_result(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compact", str(gated), "--out", str(tmp_path / "a"), "--images", "7"]) == 0
-    told = capsys.readouterr().out
-    assert "still decided on 7 images" in told
-    assert "of 360 other images change a constant gate" in told
-    assert f"run: {tmp_path / 'a'}" in told
+    message = capsys.readouterr().out
+    assert "still decided on 7 images" in message
+    assert "of 360 other images change a constant gate" in message
+    assert f"run: {tmp_path / 'a'}" in message
     assert run(["compact", str(gated), "--out", str(tmp_path / "b"), "--images", "7", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["compaction"]["images"] == 7
 
 
-def test_half_a_compacted_run_is_never_there(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_compaction_leaves_no_run(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(folder: Path, _: object) -> None:
         raise StorageError(f"{folder / 'metrics.json'} cannot be written")
 
@@ -125,14 +125,14 @@ def test_without_progress_nothing_is_printed(
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_a_compacted_run_is_compacted_predicted_and_explained(small: Path, tmp_path: Path) -> None:
+def test_compacted_run_can_be_compacted_predicted_and_explained(small: Path, tmp_path: Path) -> None:
     assert run(["compact", str(small), "--out", str(tmp_path / "twice"), "--images", "50"]) == 0
     assert len(load_model(tmp_path / "twice")[1]["compacted"]) == 2
     assert run(["explain", str(small), "--out", str(tmp_path / "page.html")]) == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["compact", "PLAIN", "--out", "NEW"], "has no gater: all its filters are open"),
         (["compact", "GATED", "--out", "GATED"], "is not empty. Give a new folder."),
@@ -145,19 +145,19 @@ def test_a_compacted_run_is_compacted_predicted_and_explained(small: Path, tmp_p
         (["bench", "GATED", "--threads", "0"], "threads must be at least 1, got 0"),
     ],
 )
-def test_mistakes_are_one_line(
-    arguments: list[str], told: str, gated: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_usage_errors_are_one_line(
+    arguments: list[str], message: str, gated: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = {"PLAIN": plain, "GATED": gated, "NEW": tmp_path / "new"}
     assert run([str(paths.get(argument, argument)) for argument in arguments]) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.strip().count("\n") == 0
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
-def test_bench_times_all_forms_and_says_what_to_use(gated: Path, tmp_path: Path) -> None:
+def test_bench_times_all_forms_and_recommends_one(gated: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gatewise", "bench", str(gated), "--out", str(tmp_path), "--rounds", "2"]
     command += ["--batch-sizes", "1,3", "--threads", "1", "--images", "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""One page about runs: what it shows is what the runs hold, in a real browser, and what is missing is said."""
+"""The page about runs, in a real browser: correct numbers, and missing parts reported."""
 
 import base64
 import csv
@@ -77,14 +77,14 @@ def test_each_kind_of_gate_has_its_sections(page: Path) -> None:
     ]
 
 
-def test_the_page_is_one_small_file_whose_ids_are_its_own(page: Path) -> None:
+def test_page_is_one_small_file_with_unique_ids(page: Path) -> None:
     text = page.read_text()
     assert page.stat().st_size < 6e6
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
 
 
-def test_numbers_are_those_of_the_runs(page: Path, runs: Path) -> None:
+def test_numbers_equal_those_of_runs(page: Path, runs: Path) -> None:
     text = page.read_text()
     for name in GATES:
         metrics = json.loads((runs / name / "metrics.json").read_text())
@@ -94,7 +94,7 @@ def test_numbers_are_those_of_the_runs(page: Path, runs: Path) -> None:
     assert f"{executed / 1e6:.2f} M executed" in text
 
 
-def test_every_figure_is_kept_in_three_forms_on_request(page: Path) -> None:
+def test_figures_are_kept_in_three_formats_on_request(page: Path) -> None:
     files = {file.name for file in (page.parent / "figures").iterdir()}
     names = {file.rpartition(".")[0] for file in files}
     assert {"curves", "gates_of_runs", "gamma-gct", "kinds-gated", "distances-attending"} <= names
@@ -103,7 +103,7 @@ def test_every_figure_is_kept_in_three_forms_on_request(page: Path) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_in_a_browser_it_shows_tells_and_toggles_without_the_network(browser: Browser, page: Path) -> None:
+def test_page_works_in_browser_without_network(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figures = opened.page.locator("figure svg")
     assert figures.count() == len(list((page.parent / "figures").glob("*.svg")))
@@ -179,7 +179,7 @@ def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> N
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_marks_are_one_stop_of_the_keyboard_and_arrows_go_on(browser: Browser, page: Path) -> None:
+def test_marks_are_one_tab_stop_with_arrow_keys(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figure = opened.page.locator("figure", has=opened.page.locator("[id=competition-factors-gct-layer-0]"))
     marks = figure.locator(".tip")
@@ -203,11 +203,11 @@ def test_marks_are_one_stop_of_the_keyboard_and_arrows_go_on(browser: Browser, p
         (["/x/gct/seed_0", "/y/gct/seed_1", "/y/gct/seed_0"], ["x/gct/seed_0", "y/gct/seed_1", "y/gct/seed_0"]),
     ],
 )
-def test_runs_are_called_by_what_tells_their_folders_apart(folders: list[str], names: list[str]) -> None:
+def test_runs_are_labelled_by_distinct_parts_of_their_paths(folders: list[str], names: list[str]) -> None:
     assert opening._names(folders) == names
 
 
-def test_names_of_figures_differ_whatever_runs_are_called() -> None:
+def test_figure_names_are_unique_for_any_run_names() -> None:
     assert opening._slugs(["gct", "se"]) == ["gct", "se"]
     slugs = opening._slugs(["lr_0.1", "lr-0-1", "../../etc", "é"])
     assert len(set(slugs)) == 4
@@ -222,14 +222,14 @@ def test_examples_are_of_different_classes(runs: Path) -> None:
     assert labels.tolist() == [0, 1, 2]
 
 
-def test_runs_share_their_images(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_share_images(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *arguments: asked.append(arguments) or DATASET)
     opening.open_runs([runs / "gct", runs / "plain"])
     assert len(asked) == 1
 
 
-def test_a_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatewise.data.load.load_dataset", load_dataset)
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", 12), ("val", 6)):
@@ -248,7 +248,7 @@ def test_a_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch:
     assert "Which filters the gater opens" in text
 
 
-def test_the_images_shown_are_those_asked_for(runs: Path, tmp_path: Path) -> None:
+def test_requested_images_are_shown(runs: Path, tmp_path: Path) -> None:
     for split, count in (("validation", 30), ("train", 48)):
         page = explain([runs / "gated"], tmp_path / "page.html", split=split)
         assert f"gates were shown {count} {split} images" in page.read_text()
@@ -256,7 +256,7 @@ def test_the_images_shown_are_those_asked_for(runs: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
-def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path) -> None:
+def test_numbers_of_figure_can_be_read_and_sorted(browser: Browser, page: Path) -> None:
     opened = open_file(browser, page)
     figure = opened.page.locator("figure", has=opened.page.locator("[id=competition-factors-gct-layer-0]"))
     figure.locator("summary").press("Enter")
@@ -286,7 +286,7 @@ def test_numbers_of_a_figure_can_be_read_and_sorted(browser: Browser, page: Path
         ("config.json", None, "has no 'mean'"),
     ],
 )
-def test_damaged_files_of_a_run_are_one_line(
+def test_damaged_files_of_run_are_one_line(
     runs: Path, tmp_path: Path, file: str, content: bytes | None, message: str
 ) -> None:
     shutil.copytree(runs / "gct", tmp_path / "run")
@@ -299,7 +299,7 @@ def test_damaged_files_of_a_run_are_one_line(
         explain([tmp_path / "run"], tmp_path / "page.html")
 
 
-def test_without_its_images_the_rest_is_shown_and_the_reason_said(
+def test_missing_images_are_reported_and_rest_is_shown(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
@@ -311,7 +311,7 @@ def test_without_its_images_the_rest_is_shown_and_the_reason_said(
     assert "Statistics that need images are omitted. data folder &#39;memory&#39; does not exist" in page.read_text()
 
 
-def test_what_cannot_be_explained_is_one_line(
+def test_invalid_input_is_one_line(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(runs / "gct", tmp_path / "cut")
@@ -342,7 +342,7 @@ def test_what_cannot_be_explained_is_one_line(
     assert not (tmp_path / "page.html").exists()
 
 
-def test_runs_on_different_images_are_not_put_side_by_side(runs: Path, tmp_path: Path) -> None:
+def test_runs_on_different_images_are_not_shown_side_by_side(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "plain", tmp_path / "elsewhere")
     recipe = opening.Recipe.load(tmp_path / "elsewhere" / "recipe.yaml")
     dataclasses.replace(recipe, data="other images").save(tmp_path / "elsewhere" / "recipe.yaml")
@@ -355,19 +355,19 @@ def test_runs_on_different_images_are_not_put_side_by_side(runs: Path, tmp_path:
     assert "Validation accuracy while training" in explain([runs / "gct", runs / "plain"], page).read_text()
 
 
-def test_a_page_names_the_images_that_gates_were_shown(runs: Path, tmp_path: Path) -> None:
+def test_page_names_images_shown_to_gates(runs: Path, tmp_path: Path) -> None:
     text = explain([runs / "gct"], tmp_path / "page.html").read_text()
     assert "memory, 2 epochs" in text
     assert "gates were shown 30 validation images of memory" in text
 
 
-def test_a_comparison_is_refused_with_what_to_give_instead(tmp_path: Path) -> None:
+def test_comparison_rejected_with_alternative(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(DataError, match=r"holds a comparison; give its runs, for example .*/runs/\*/seed_0"):
         explain([tmp_path], tmp_path / "page.html")
 
 
-def test_ruined_weights_are_refused_with_their_name(runs: Path, tmp_path: Path) -> None:
+def test_nonfinite_weights_rejected_with_their_name(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "gct", tmp_path / "run")
     model, config = opening.load_model(tmp_path / "run")
     path, gate = next(iter(gates_in(model).items()))
@@ -378,6 +378,6 @@ def test_ruined_weights_are_refused_with_their_name(runs: Path, tmp_path: Path) 
         explain([tmp_path / "run"], tmp_path / "page.html")
 
 
-def test_where_no_gate_is_idle_nothing_is_counted_again(runs: Path, tmp_path: Path) -> None:
+def test_without_idle_gates_nothing_is_counted_again(runs: Path, tmp_path: Path) -> None:
     text = explain([runs / "attending"], tmp_path / "page.html").read_text()
     assert ("None of the" in text) is not ("without these" in text)

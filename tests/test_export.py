@@ -1,4 +1,4 @@
-"""Exported files, reopened by what reads them elsewhere, do what the network does, on other routes and sizes too."""
+"""Exported files, reopened in ONNX Runtime and torch, equal the network, on other routes and sizes too."""
 
 import json
 import logging
@@ -37,11 +37,11 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-# The network that picks its filters in the graph
+# The conditional network
 
 
 @given(drawn_networks)
-def test_the_conditional_network_gives_what_the_masked_one_gives(drawn: tuple[list[str], int, int, str]) -> None:
+def test_conditional_network_equals_masked_network(drawn: tuple[list[str], int, int, str]) -> None:
     blocks, width, seed, sites = drawn
     assume(sites == "residual" or set(blocks) != {"normalised_over_channels"})
     net, x = gater_net(blocks, width, seed=seed, sites=sites), images(4)
@@ -66,7 +66,7 @@ def macs(network: Any, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_it_computes_only_what_some_image_opens() -> None:
+def test_conditional_network_computes_only_open_filters() -> None:
     net = gater_net(["basic"], 8, states="11010000")
     assert macs(net, images(1)) - macs(ConditionalNet(net), images(1)) == 5 * 64 * 9 * (8 + 8)
     free = gater_net(["basic"], 8, letters="?")
@@ -120,7 +120,7 @@ def details_in(file: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_does_what_the_network_does_whatever_the_route(
+def test_exported_file_equals_network_on_any_route(
     gated: Path,
     files: dict[str, Path],
     form: str,
@@ -147,7 +147,7 @@ def test_a_file_does_what_the_network_does_whatever_the_route(
 
 
 @of_torch_that_picks
-def test_a_file_says_what_it_is(gated: Path, files: dict[str, Path]) -> None:
+def test_exported_file_has_metadata(gated: Path, files: dict[str, Path]) -> None:
     config = load_model(gated)[1]
     for form, file in files.items():
         details = details_in(file)
@@ -165,7 +165,7 @@ def test_a_file_says_what_it_is(gated: Path, files: dict[str, Path]) -> None:
     onnx.checker.check_model(model)
 
 
-def test_a_run_without_gater_has_logits_alone(plain: Path, tmp_path: Path) -> None:
+def test_run_without_gater_has_only_logits(plain: Path, tmp_path: Path) -> None:
     found = export_run(plain, tmp_path / "plain.onnx")
     assert (found["kinds"], found["flipped"]) == (0, 0)
     logits = opened(tmp_path / "plain.onnx")(images_of(plain)[:3])
@@ -174,7 +174,7 @@ def test_a_run_without_gater_has_logits_alone(plain: Path, tmp_path: Path) -> No
         export_run(plain, tmp_path / "none.onnx", form="skip")
 
 
-def test_a_frozen_route_is_caught_and_leaves_no_file(
+def test_constant_route_is_detected_and_leaves_no_file(
     gated: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -201,7 +201,7 @@ def test_without_progress_nothing_is_printed(gated: Path, tmp_path: Path, capfd:
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_other_logits_are_caught(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_logits_are_detected(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(file: Path) -> Any:
         reader = opened(file)
         return lambda x: (reader(x)[0] + 0.1, reader(x)[1])
@@ -211,8 +211,8 @@ def test_other_logits_are_caught(gated: Path, tmp_path: Path, monkeypatch: pytes
         export_run(gated, tmp_path / "shifted.onnx", images=10)
 
 
-def test_a_file_for_torch_is_compared_too(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is compared is what lies on the disk: here another network was written."""
+def test_torch_file_is_compared_too(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file on disk is compared: here another network was written."""
     other = load_model(gated)[0]
     with torch.no_grad():
         other.backbone.get_submodule("fc").bias += 1
@@ -227,7 +227,7 @@ def test_a_file_for_torch_is_compared_too(gated: Path, tmp_path: Path, monkeypat
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
 
 
-def test_agreement_counts_by_hand() -> None:
+def test_agreement_matches_hand_count() -> None:
     def network(x: torch.Tensor) -> Any:
         return x * 2, (x > 0).float()
 
@@ -238,7 +238,7 @@ def test_agreement_counts_by_hand() -> None:
     assert agreement(network, other, [x]) == {"images": 3, "difference": 1 / 8, "flipped": 1, "kinds": 2}  # type: ignore[arg-type]
 
 
-def test_a_segmenter_is_exported_with_free_sizes(done: Path, folder: Path, tmp_path: Path) -> None:
+def test_segmenter_is_exported_with_dynamic_sizes(done: Path, folder: Path, tmp_path: Path) -> None:
     export_run(done, tmp_path / "seg.onnx", images=4)
     model, reader = load_model(done)[0], opened(tmp_path / "seg.onnx")
     for shape in ((1, 3, 32, 48), (2, 3, 40, 24)):
@@ -247,7 +247,7 @@ def test_a_segmenter_is_exported_with_free_sizes(done: Path, folder: Path, tmp_p
             close(reader(x), model(x))
 
 
-def test_wrong_arguments(
+def test_wrong_arguments_rejected(
     gated: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -280,7 +280,7 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", ONNX)
-def test_a_file_predicts_what_the_run_predicts(
+def test_exported_file_predicts_like_run(
     gated: Path,
     files: dict[str, Path],
     form: str,
@@ -314,8 +314,8 @@ def test_top_k_and_standard_input(gated: Path, tmp_path: Path) -> None:
     assert (answer.returncode, answer.stderr.decode().count("\n")) == (2, 1)
 
 
-def test_files_of_others_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "torn.onnx").write_bytes(b"no graph")
+def test_files_from_other_sources_rejected_with_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corrupt.onnx").write_bytes(b"no graph")
     program = exported_program(torch.nn.Sequential(torch.nn.Flatten()), torch.zeros(2, 3, 4, 4), free_size=False)
     exported: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     exported.save(tmp_path / "foreign.onnx")
@@ -333,7 +333,7 @@ def test_files_of_others_are_refused_by_name(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "net.pt2").write_bytes(b"a program")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for name, message in (
-        ("torn.onnx", "cannot be opened by ONNX Runtime"),
+        ("corrupt.onnx", "cannot be opened by ONNX Runtime"),
         ("bytes.onnx", "cannot be opened by ONNX Runtime: 'utf-8' codec can't decode byte 0xff"),
         ("sizes.onnx", "cannot be run by ONNX Runtime"),
         ("foreign.onnx", "was not written by gatewise export"),
@@ -358,7 +358,7 @@ def small_numbers(gated: Path) -> tuple[Path, dict[str, Any]]:
     return file, export_run(gated, file, int8=True, calibration=64)
 
 
-def test_int8_is_scored_beside_float32(small_numbers: tuple[Path, dict[str, Any]], gated: Path) -> None:
+def test_int8_and_float32_are_both_scored(small_numbers: tuple[Path, dict[str, Any]], gated: Path) -> None:
     file, found = small_numbers
     (opened_run,) = open_runs([gated])
     scores, gates = [], []
@@ -372,7 +372,7 @@ def test_int8_is_scored_beside_float32(small_numbers: tuple[Path, dict[str, Any]
     assert found["other_gates"] == pytest.approx(float((gates[0] != gates[1]).any(1).float().mean()), abs=1e-6)
 
 
-def test_int8_weights_are_bytes_and_the_file_says_so(small_numbers: tuple[Path, dict[str, Any]], gated: Path) -> None:
+def test_int8_weights_are_bytes_and_metadata_says_int8(small_numbers: tuple[Path, dict[str, Any]], gated: Path) -> None:
     file, found = small_numbers
     graph = onnx.load(file).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -389,7 +389,9 @@ def test_int8_weights_are_bytes_and_the_file_says_so(small_numbers: tuple[Path, 
     assert "int8" not in details_of(plain_file)
 
 
-def test_ranges_come_from_so_many_training_images(monkeypatch: pytest.MonkeyPatch, gated: Path, tmp_path: Path) -> None:
+def test_ranges_come_from_given_number_of_training_images(
+    monkeypatch: pytest.MonkeyPatch, gated: Path, tmp_path: Path
+) -> None:
     seen: list[torch.Tensor] = []
 
     def noted(file: Path, batches: Any) -> None:
@@ -428,10 +430,10 @@ warnings.warn("the ranges are narrow", UserWarning, stacklevel=1)
 """
 
 
-def test_the_quantiser_s_advice_is_dropped_and_everybody_else_s_messages_are_kept(
+def test_quantiser_advice_is_hidden_and_other_messages_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The batches are read while ONNX Runtime works, by code that has messages of its own."""
+    """The batches are read while ONNX Runtime works, by code that prints its own messages."""
     import onnxruntime.quantization
 
     quantize, module = onnxruntime.quantization.quantize_static, "onnxruntime.quantization.quantize"
@@ -460,19 +462,19 @@ def test_the_quantiser_s_advice_is_dropped_and_everybody_else_s_messages_are_kep
     assert list(warnings.filters) == filters
 
 
-def test_what_cannot_be_quantised_is_said_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "torn.onnx").write_bytes(b"no graph")
+def test_unquantisable_input_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.onnx").write_bytes(b"no graph")
     with pytest.raises(GatewiseError, match="ONNX Runtime cannot quantise this network"):
-        to_int8(tmp_path / "torn.onnx", [])
+        to_int8(tmp_path / "corrupt.onnx", [])
 
 
 @pytest.mark.parametrize("options", [["--to", "torch", "--out", "a.pt2"], ["--form", "skip", "--out", "a.onnx"]])
-def test_int8_is_for_fixed_weights(gated: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_needs_fixed_weights(gated: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", str(gated), "--int8", *options]) == 2
     assert "int8 needs format onnx and form masked or compact" in capsys.readouterr().err
 
 
-def test_int8_on_the_command_line(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_on_command_line(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "export",
         str(gated),

@@ -1,4 +1,4 @@
-"""Full disks, folders that cannot be written, changed and cut files, newer formats: one line, and nothing is lost."""
+"""Full disks, unwritable folders, changed and truncated files, newer formats: one line, and nothing is lost."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import pytest
 import torch
 from test_training import DATASET, RECIPE, content_of, equal, trained, weights
 from torch import Tensor, nn
-from whole_files import leftovers, outcome, torn
+from whole_files import corrupt_files, leftovers, outcome
 
 from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
@@ -41,7 +41,7 @@ COMPARE = ["compare", *FLAGS, "--gates", "none,gct", "--seeds", "1", "--epochs",
 
 
 def mounted(folder: Path, options: str) -> None:
-    """Put a file system in memory there, or skip the test with the reason."""
+    """Mount a file system in memory there, or skip the test with the reason."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
     folder.mkdir()
@@ -57,7 +57,7 @@ def remount(folder: Path, options: str) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a disk on which two checkpoints have room, but not a third beside them."""
+    """Return a disk on which two checkpoints have room, but not a third."""
     mounted(tmp_path / "disk", "size=5500k")
     yield tmp_path / "disk"
     subprocess.run(["umount", str(tmp_path / "disk")], check=True)
@@ -73,14 +73,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unfinished(finished: Path, tmp_path: Path) -> Path:
-    """Return a run of which all but the results is there."""
+    """Return a run without its results."""
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     return tmp_path / "run"
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line of complaint, which is the last on standard error."""
+    """Return the one error line, the last on standard error."""
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith("gatewise: ") for line in lines) == 1
     assert lines[-1].startswith("gatewise: ")
@@ -90,7 +90,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 # Full disks
 
 
-def test_on_a_full_disk_a_training_keeps_its_last_checkpoint_and_names_it(
+def test_training_on_full_disk_keeps_and_names_last_checkpoint(
     disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = disk / "run"
@@ -99,22 +99,22 @@ def test_on_a_full_disk_a_training_keeps_its_last_checkpoint_and_names_it(
     assert re.search(r"step_000000033 cannot be written|step_000000033/state\.safetensors cannot be written", line)
     assert "No space left on device. Free some space there" in line
     assert f"The last good checkpoint is {out / 'checkpoints/step_000000022'}." in line
-    assert torn(out) == leftovers(out) == []
+    assert corrupt_files(out) == leftovers(out) == []
     assert len(list(out.glob("checkpoints/step_*"))) == 2
     remount(disk, "size=20m")
     assert run([*TRAIN, "--out", str(out), "--resume"]) == 0
-    assert run([*TRAIN, "--out", str(tmp_path / "undisturbed")]) == 0
-    assert outcome(out) == outcome(tmp_path / "undisturbed")
+    assert run([*TRAIN, "--out", str(tmp_path / "uninterrupted")]) == 0
+    assert outcome(out) == outcome(tmp_path / "uninterrupted")
 
 
-def test_a_comparison_stops_at_the_first_file_that_has_no_room(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_stops_at_first_unwritable_file(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     remount(disk, "size=1m")
     assert run([*COMPARE, "--out", str(disk / "all")]) == 1
     printed = capsys.readouterr().err
     assert "run 1 of 2" in printed
     assert "run 2 of 2" not in printed
     assert "No space left on device" in printed.splitlines()[-1]
-    assert torn(disk) == leftovers(disk) == []
+    assert corrupt_files(disk) == leftovers(disk) == []
 
 
 @pytest.fixture
@@ -126,14 +126,14 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_file_above_the_limit_is_said_to_be_so(small_files: None, tmp_path: Path) -> None:
+def test_file_above_limit_error_says_so(small_files: None, tmp_path: Path) -> None:
     with pytest.raises(UnsavedError, match=r"File too large\. Raise the limit .*No checkpoint had been written"):
         trained(tmp_path / "run")
     assert leftovers(tmp_path) == []
-    assert torn(tmp_path) == []
+    assert corrupt_files(tmp_path) == []
 
 
-def test_a_refusal_to_write_has_the_file_its_size_and_the_reason(small_files: None, tmp_path: Path) -> None:
+def test_write_error_has_file_size_and_reason(small_files: None, tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", "old")
     with pytest.raises(StorageError) as caught:
         write_atomically(tmp_path / "file", b"x" * 2_000_000)
@@ -143,9 +143,7 @@ def test_a_refusal_to_write_has_the_file_its_size_and_the_reason(small_files: No
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_what_cannot_be_printed_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unprintable_output_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         monkeypatch.setattr(sys, "stdout", full)
         assert run(["gates", "--markdown"]) == 2
@@ -154,7 +152,7 @@ def test_what_cannot_be_printed_is_one_line(
     )
 
 
-def test_curves_that_cannot_be_written_do_not_stop_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_curves_do_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def __init__(self, *_: object, **__: object) -> None:
             pass
@@ -187,14 +185,16 @@ def read_only(tmp_path: Path, finished: Path, unfinished: Path) -> Iterator[Path
     subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(
+def test_unwritable_folder_rejected_first(
     read_only: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for line in (TRAIN, COMPARE):
         assert run([*line, "--out", str(read_only / "new" / "run")]) == 2
-        told = said(capsys)
-        assert f"{read_only / 'new' / 'run'} cannot be written: Read-only file system. Make its folder writable" in told
-        assert "epoch" not in told
+        error = said(capsys)
+        assert (
+            f"{read_only / 'new' / 'run'} cannot be written: Read-only file system. Make its folder writable" in error
+        )
+        assert "epoch" not in error
     monkeypatch.setattr("gatewise.training.loop._Run", lambda *_: pytest.fail("something was begun"))
     with pytest.raises(StorageError, match="unfinished cannot be written: Read-only"):
         train(RECIPE, read_only / "unfinished", dataset=DATASET, resume=True)
@@ -202,12 +202,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_trained(
     assert metrics == json.loads((read_only / "finished/metrics.json").read_text())
 
 
-def test_whether_a_folder_can_be_written_is_asked_without_making_it(tmp_path: Path) -> None:
+def test_writability_check_does_not_make_folder(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
 
-# Changed and cut files
+# Changed and truncated files
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def loaded(state: Path) -> tuple[dict[str, object], dict[str, Tensor], object]:
-    """Return all that a checkpoint brings back."""
+    """Return everything that a checkpoint restores."""
     net = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     progress = load_state(state, {"model": net}, optimizer)
@@ -232,7 +232,7 @@ def loaded(state: Path) -> tuple[dict[str, object], dict[str, Tensor], object]:
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
 @pytest.mark.parametrize("change", [1, 128, 0x2A])
-def test_a_checkpoint_with_any_byte_changed_is_refused(state: Path, name: str, change: int) -> None:
+def test_checkpoint_with_changed_byte_rejected(state: Path, name: str, change: int) -> None:
     whole = (state / name).read_bytes()
     for position in range(len(whole)):
         content = bytearray(whole)
@@ -248,7 +248,7 @@ def test_a_checkpoint_with_any_byte_changed_is_refused(state: Path, name: str, c
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
-def test_a_checkpoint_cut_anywhere_is_refused(state: Path, name: str) -> None:
+def test_truncated_checkpoint_rejected(state: Path, name: str) -> None:
     whole = (state / name).read_bytes()
     for length in range(len(whole) - 1):  # the last byte of JSON is a line's end
         (state / name).write_bytes(whole[:length])
@@ -256,8 +256,8 @@ def test_a_checkpoint_cut_anywhere_is_refused(state: Path, name: str) -> None:
             loaded(state)
 
 
-def test_of_a_saved_network_any_changed_byte_is_refused_or_an_edit_of_its_config(tmp_path: Path) -> None:
-    """The weights have a checksum; the values beside them may be edited, and are checked one by one."""
+def test_saved_network_with_changed_byte_rejected_or_config_edit(tmp_path: Path) -> None:
+    """The weights have a checksum; the values in config.json may be edited, and are checked one by one."""
     net = nn.Linear(2, 2)
     save_model(tmp_path, net, ModelSpec("resnet20"), {"num_classes": 2, "mean": [0.5], "std": [0.25]})
     for name in ("model.safetensors", "config.json"):
@@ -289,7 +289,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, cut])
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
-def test_of_a_damaged_checkpoint_the_last_good_one_is_named_and_the_training_goes_on_there(
+def test_damaged_checkpoint_error_names_last_good_one_to_resume_from(
     unfinished: Path, finished: Path, damage: Callable[[Path], None], name: str
 ) -> None:
     newest = unfinished / "checkpoints/step_000000009"
@@ -303,7 +303,7 @@ def test_of_a_damaged_checkpoint_the_last_good_one_is_named_and_the_training_goe
     assert outcome(unfinished) == outcome(finished)
 
 
-def test_a_checkpoint_that_is_damaged_too_is_not_called_good(unfinished: Path, finished: Path) -> None:
+def test_damaged_checkpoint_is_not_called_good(unfinished: Path, finished: Path) -> None:
     states = [unfinished / "checkpoints" / name for name in ("step_000000009", "step_000000006")]
     flip(states[0] / "state.json")
     flip(states[1] / "state.safetensors")
@@ -315,12 +315,12 @@ def test_a_checkpoint_that_is_damaged_too_is_not_called_good(unfinished: Path, f
 
 
 def spoil(path: Path) -> None:
-    """Put a value where none like it can be."""
+    """Write an invalid value into a file."""
     edit(path, parameters=None)
 
 
 @pytest.mark.parametrize("damage", [spoil, cut])
-def test_damaged_metrics_can_be_written_again(finished: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_damaged_metrics_can_be_rewritten(finished: Path, tmp_path: Path, damage: Callable[[Path], None]) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     damage(out / "metrics.json")
@@ -333,14 +333,14 @@ def test_damaged_metrics_can_be_written_again(finished: Path, tmp_path: Path, da
     assert outcome(out) == outcome(finished)
 
 
-def test_half_a_file_that_a_kill_left_is_taken_away(unfinished: Path) -> None:
+def test_partial_file_of_killed_process_is_removed(unfinished: Path) -> None:
     (unfinished / ".model.safetensors.0123abcd.4000077.part").write_bytes(b"half")
     (unfinished / "checkpoints/.step_000000009.0123abcd.4000077.part").mkdir()
     trained(unfinished, resume=True)
     assert leftovers(unfinished) == []
 
 
-def test_a_half_removed_checkpoint_does_not_count_among_those_that_stay(state: Path) -> None:
+def test_half_removed_checkpoint_is_not_counted(state: Path) -> None:
     folder = state.parent / "checkpoints"
     for number in range(3):
         shutil.copytree(state, folder / f"step_00000000{number}")
@@ -349,7 +349,7 @@ def test_a_half_removed_checkpoint_does_not_count_among_those_that_stay(state: P
     assert [path.name for path in folder.iterdir()] == ["step_000000001"]
 
 
-def test_what_a_state_could_not_write_takes_no_room(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_state_write_frees_its_space(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, *_: object) -> None:
         raise StorageError(f"{path} cannot be written")
 
@@ -360,7 +360,7 @@ def test_what_a_state_could_not_write_takes_no_room(state: Path, monkeypatch: py
     assert [path.name for path in state.parent.iterdir()] == ["state"]
 
 
-def test_a_checkpoint_of_another_network_is_one_line(state: Path) -> None:
+def test_checkpoint_of_other_network_is_one_line(state: Path) -> None:
     with pytest.raises(DataError, match=r"state\.safetensors does not fit the network: .*size mismatch") as caught:
         load_state(state, {"model": nn.Linear(4, 2)}, None)
     assert "\n" not in str(caught.value)
@@ -380,7 +380,7 @@ NEWER = r"{} has format 2, but this version of gatewise supports formats up to 1
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "checkpoints/step_000000006/state.json"])
-def test_a_run_of_a_newer_version_is_left_alone(finished: Path, tmp_path: Path, name: str) -> None:
+def test_run_of_newer_version_is_not_modified(finished: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     if name != "metrics.json":
@@ -405,7 +405,7 @@ def test_a_run_of_a_newer_version_is_left_alone(finished: Path, tmp_path: Path, 
         ("config.json", "train --data digits --init RUN --out new"),
     ],
 )
-def test_every_command_refuses_a_run_of_a_newer_version_with_both_numbers(
+def test_every_command_rejects_run_of_newer_version(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, line: str
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
@@ -418,9 +418,7 @@ def test_every_command_refuses_a_run_of_a_newer_version_with_both_numbers(
     assert content_of(tmp_path) == before
 
 
-def test_a_comparison_of_a_newer_version_is_not_written_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_comparison_of_newer_version_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "results.json").write_text('{"schema": 2}')
     assert run([*COMPARE, "--out", str(tmp_path)]) == 2
     assert re.search(NEWER.format(f"{tmp_path}/results.json"), said(capsys))
@@ -428,7 +426,7 @@ def test_a_comparison_of_a_newer_version_is_not_written_over(
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_run_of_a_newer_version_in_a_comparison_is_found_before_anything_is_trained(
+def test_run_of_newer_version_in_comparison_is_found_first(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "runs/gct/seed_0"
@@ -440,7 +438,7 @@ def test_a_run_of_a_newer_version_in_a_comparison_is_found_before_anything_is_tr
 
 
 @pytest.mark.parametrize("number", [0, "1", True, None, 1.5])
-def test_a_format_that_is_no_number_is_refused(tmp_path: Path, number: object) -> None:
+def test_non_numeric_format_rejected(tmp_path: Path, number: object) -> None:
     write_record(tmp_path / "file.json", {"a": 1}, 1)
     of_format(tmp_path / "file.json", number)
     with pytest.raises(DataError, match=rf"has format {re.escape(repr(number))}; expected a number from 1 to 1"):
@@ -466,7 +464,7 @@ def test_files_of_older_versions_are_read(finished: Path, tmp_path: Path, checks
     assert "values_sha256" not in write_metrics(tmp_path, read_metrics(tmp_path / "run"))
 
 
-def test_a_person_may_edit_config_and_metrics(finished: Path, tmp_path: Path) -> None:
+def test_config_and_metrics_may_be_edited(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     edit(tmp_path / "run/config.json", classes=["cat", "dog", "cow"])
     edit(tmp_path / "run/metrics.json", note="the second of three", accuracy=0.5)
@@ -487,7 +485,7 @@ def test_a_person_may_edit_config_and_metrics(finished: Path, tmp_path: Path) ->
         ("metrics.json", "images_per_second", "fast", "images_per_second must be a number, got 'fast' (str)"),
     ],
 )
-def test_an_edited_value_that_cannot_be_is_named_with_its_file_and_what_was_expected(
+def test_invalid_edited_value_is_named_with_file_and_expectation(
     finished: Path, tmp_path: Path, file: str, key: str, value: object, message: str
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Writing files: beside and renamed, whoever else writes there, and nothing that is not ours is taken away."""
+"""Writing files: under a temporary name, then renamed; safe with other writers; files of others are never removed."""
 
 import os
 import resource
@@ -21,8 +21,8 @@ from gatewise.training.checkpoint import complete_states, keep_newest_states
 from gatewise.training.learner import Learner
 
 
-def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
-    """They shared a name beside it: one renamed what the other had half written."""
+def test_concurrent_writers_do_not_conflict(tmp_path: Path) -> None:
+    """They shared a temporary name: one renamed what the other had half written."""
     path, failed = tmp_path / "file", list[BaseException]()
 
     def write(letter: str) -> None:
@@ -42,20 +42,20 @@ def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_has_its_name_when_all_is_written(tmp_path: Path) -> None:
+def test_folder_is_renamed_when_complete(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "new"
 
     def half_written() -> None:
-        with new_folder(folder) as beside:
-            write_atomically(beside / "other", "there")
-            raise StorageError(f"{beside}/file cannot be written")
+        with new_folder(folder) as temporary:
+            write_atomically(temporary / "other", "there")
+            raise StorageError(f"{temporary}/file cannot be written")
 
     with pytest.raises(StorageError, match=r"/runs/new/file cannot be written"):
         half_written()
     assert list(folder.parent.iterdir()) == []
     folder.mkdir()
-    with new_folder(folder) as beside:
-        write_atomically(beside / "file", "new")
+    with new_folder(folder) as temporary:
+        write_atomically(temporary / "file", "new")
         assert list(folder.iterdir()) == []
     assert [path.name for path in folder.parent.rglob("*")] == ["new", "file"]
     with pytest.raises(StorageError, match=r"/runs/new cannot be written: Directory not empty"), new_folder(folder):
@@ -63,7 +63,7 @@ def test_a_folder_has_its_name_when_all_is_written(tmp_path: Path) -> None:
     assert [path.name for path in folder.parent.rglob("*")] == ["new", "file"]
 
 
-def test_a_link_is_followed_and_a_pipe_refused(tmp_path: Path) -> None:
+def test_link_is_followed_and_pipe_rejected(tmp_path: Path) -> None:
     target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
     target.write_text("old")
     link.symlink_to(target)
@@ -75,7 +75,7 @@ def test_a_link_is_followed_and_a_pipe_refused(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
-def test_a_rename_is_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rename_is_flushed_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed, flush = [], os.fsync
 
     def record(descriptor: int) -> None:
@@ -87,8 +87,8 @@ def test_a_rename_is_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.Mon
     assert flushed[-1] == str(tmp_path.resolve())
 
 
-def test_leftovers_of_the_dead_go_and_nothing_else(tmp_path: Path) -> None:
-    """A process that began while another wrote took its half-written file away, and whatever else ended in .part."""
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    """A process that began while another wrote removed its half-written file and every other file ending in .part."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     gone = tmp_path / f".weights.0123abcd.{dead.pid}.part"
@@ -101,25 +101,25 @@ def test_leftovers_of_the_dead_go_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, ".movie.mkv.part", "log.part"])
 
 
-def test_a_probe_that_cannot_be_written_is_not_left(tmp_path: Path) -> None:
+def test_failed_write_probe_is_removed(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path; from gatewise.files import check_writable\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "try: check_writable(Path(sys.argv[1]))\n"
-        "except OSError: print('refused')"
+        "except OSError: print('rejected')"
     )
     found = subprocess.run([sys.executable, "-c", code, tmp_path / "a/b"], capture_output=True, text=True, check=True)
-    assert (found.stdout, list(tmp_path.iterdir())) == ("refused\n", [])
+    assert (found.stdout, list(tmp_path.iterdir())) == ("rejected\n", [])
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 0
     check_writable(tmp_path / "a/b")
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- folders that are not ours ---------------------------------------------------------------------------------------
+# ---- folders of others -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checkpoints"])
-def test_a_folder_with_work_of_others_is_refused(name: str, tmp_path: Path) -> None:
+def test_folder_with_other_files_rejected(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "step_5000").write_text("not ours")
     with pytest.raises(InvalidValueError, match=f"contains {name}, but not a gatewise run. Choose another --out"):
@@ -127,7 +127,7 @@ def test_a_folder_with_work_of_others_is_refused(name: str, tmp_path: Path) -> N
     assert (tmp_path / name / "step_5000").read_text() == "not ours"
 
 
-def test_checkpoints_of_other_trainers_stay(tmp_path: Path) -> None:
+def test_checkpoints_of_other_trainers_are_kept(tmp_path: Path) -> None:
     for name in ("step_5000", "step_000000001", "step_000000002"):
         (tmp_path / name).mkdir()
         for kind in ("json", "safetensors"):
@@ -138,8 +138,8 @@ def test_checkpoints_of_other_trainers_stay(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"step_5000", "step_000000002", "step_notes.txt"}
 
 
-def test_a_training_goes_on_and_does_not_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bytes would come of beginning again, so steps are counted."""
+def test_training_resumes_and_does_not_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart would give the same bytes, so steps are counted."""
     train(RECIPE, tmp_path, dataset=DATASET)
     (tmp_path / METRICS).unlink()
     steps, step = [], Learner.step
@@ -160,10 +160,10 @@ def test_a_training_goes_on_and_does_not_begin_again(tmp_path: Path, monkeypatch
     assert steps == list(range(int(older.name[5:]), int(newest.name[5:])))
 
 
-# ---- what is read ----------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_weights_that_hold_themselves_are_refused(tmp_path: Path) -> None:
+def test_weights_containing_themselves_rejected(tmp_path: Path) -> None:
     """A kilobyte ran forever, or ended in a RecursionError."""
     wrapped: dict[str, object] = {}
     wrapped["state_dict"] = wrapped
@@ -175,7 +175,7 @@ def test_weights_that_hold_themselves_are_refused(tmp_path: Path) -> None:
             read_weights(tmp_path / f"{number}.pt")
 
 
-def test_a_statistic_of_minus_infinity_is_seen_and_a_mask_is_not() -> None:
+def test_infinite_statistic_is_detected_and_mask_is_not() -> None:
     norm = nn.BatchNorm2d(2)
     norm.register_buffer("mask", torch.full((2,), -torch.inf))
     assert not_finite(norm) is None

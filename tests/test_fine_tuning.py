@@ -1,4 +1,4 @@
-"""Fine-tuning: it starts from what was learned, tunes the gates first if asked to, and keeps an average if asked to."""
+"""Fine-tuning: initial weights, an optional first stage for the gates, and an optional moving average."""
 
 import copy
 import dataclasses
@@ -34,10 +34,10 @@ def is_gate(name: str) -> bool:
     return ".gct." in name
 
 
-# Where it starts
+# Initial weights
 
 
-def test_a_run_starts_from_the_weights_of_another(plain: Path, tmp_path: Path) -> None:
+def test_run_starts_from_weights_of_other_run(plain: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, init=str(plain), epochs=1, lr=1e-8)
     found, before = trained(tmp_path / "run", recipe), weights(plain)
     for name in before:
@@ -45,7 +45,7 @@ def test_a_run_starts_from_the_weights_of_another(plain: Path, tmp_path: Path) -
             torch.testing.assert_close(found[name], before[name], atol=1e-6, rtol=0)
 
 
-def test_gates_that_the_weights_lack_start_fresh_and_change_nothing(plain: Path, tmp_path: Path) -> None:
+def test_gates_missing_in_weights_start_fresh_as_identity(plain: Path, tmp_path: Path) -> None:
     model = gw.make_model("resnet20+gct", num_classes=3, in_chans=1)
     config = load_weights(model, plain).config
     assert config["classes"] == ["a", "b", "c"]
@@ -53,7 +53,7 @@ def test_gates_that_the_weights_lack_start_fresh_and_change_nothing(plain: Path,
     assert torch.equal(model.eval()(x), load_model(plain)[0](x))
 
 
-def test_a_bare_file_of_weights_will_do(plain: Path, tmp_path: Path) -> None:
+def test_plain_weights_file_is_accepted(plain: Path, tmp_path: Path) -> None:
     save_file(weights(plain), tmp_path / "weights.safetensors")
     files = (str(plain), str(tmp_path / "weights.safetensors"))
     recipes = [dataclasses.replace(RECIPE, init=file, epochs=1) for file in files]
@@ -61,12 +61,12 @@ def test_a_bare_file_of_weights_will_do(plain: Path, tmp_path: Path) -> None:
     assert equal(first, second)
 
 
-def test_the_seed_stands_in_the_name_of_the_weights() -> None:
+def test_name_of_weights_may_contain_seed() -> None:
     assert Recipe(init="runs/none/seed_{seed}", seed=3).initial_weights == "runs/none/seed_3"
     assert Recipe().initial_weights is None
 
 
-def test_images_are_normalised_as_those_that_the_weights_were_trained_on(plain: Path, tmp_path: Path) -> None:
+def test_images_are_normalised_as_for_initial_weights(plain: Path, tmp_path: Path) -> None:
     brighter = DATASET.train.pixels // 2 + 100
     dataset = dataclasses.replace(DATASET, train=dataclasses.replace(DATASET.train, pixels=brighter))
     train(dataclasses.replace(RECIPE, init=str(plain), epochs=1), tmp_path / "run", dataset=dataset)
@@ -75,7 +75,7 @@ def test_images_are_normalised_as_those_that_the_weights_were_trained_on(plain: 
     assert load_model(tmp_path / "fresh")[1]["mean"] == dataset.statistics()[0].tolist()
 
 
-def test_pretrained_networks_of_timm_keep_their_own_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_timm_networks_keep_their_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
     model = gw.make_model("resnet18", num_classes=3)
     coloured = Dataset("", ("a", "b", "c"), *[_coloured()] * 2, padding=1, flip=True)
     recipe = Recipe(model="resnet18:pretrained=true")
@@ -95,13 +95,13 @@ def _coloured() -> Any:
     ("spec", "message"),
     [("resnet32", "does not fit the network. .*missing \\("), ("resnet20_wider", "does not fit the network")],
 )
-def test_weights_of_another_network_are_refused(plain: Path, tmp_path: Path, spec: str, message: str) -> None:
+def test_weights_of_another_network_rejected(plain: Path, tmp_path: Path, spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, model=spec, init=str(plain)))
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
-def test_damaged_and_missing_weights_are_refused(plain: Path, tmp_path: Path) -> None:
+def test_damaged_and_missing_weights_rejected(plain: Path, tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json"):
         (tmp_path / name).write_bytes((plain / name).read_bytes())
     content = bytearray((plain / "model.safetensors").read_bytes())
@@ -116,14 +116,14 @@ def test_damaged_and_missing_weights_are_refused(plain: Path, tmp_path: Path) ->
 # Two stages
 
 
-def test_the_first_stage_trains_the_gates_and_nothing_else_statistics_included(plain: Path, tmp_path: Path) -> None:
+def test_first_stage_trains_only_gates_and_no_statistics(plain: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(TUNED, init=str(plain), epochs=1)
     found, before = trained(tmp_path / "run", recipe), weights(plain)
     assert all(torch.equal(found[name], before[name]) for name in before)
     assert any(float(value.abs().max()) > 0 for name, value in found.items() if name.endswith(".gamma"))
 
 
-def test_the_second_stage_trains_everything(plain: Path, tmp_path: Path) -> None:
+def test_second_stage_trains_everything(plain: Path, tmp_path: Path) -> None:
     found, before = trained(tmp_path / "run", dataclasses.replace(TUNED, init=str(plain))), weights(plain)
     assert all(not torch.equal(found[name], before[name]) for name in before)
 
@@ -152,14 +152,14 @@ def by_hand(recipe: Recipe, plain: Path) -> nn.Module:
     return model
 
 
-def test_two_stages_are_what_the_plain_functions_do(plain: Path, tmp_path: Path) -> None:
+def test_two_stages_equal_plain_functions(plain: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(TUNED, init=str(plain), epochs=4, gate_epochs=2)
     found = trained(tmp_path / "run", recipe)
     for name, expected in by_hand(recipe, plain).state_dict().items():
         torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_the_rate_is_warmed_again_in_the_second_stage(tmp_path: Path) -> None:
+def test_rate_warms_up_again_in_second_stage(tmp_path: Path) -> None:
     recipe = dataclasses.replace(TUNED, epochs=4, gate_epochs=2)
     trained(tmp_path / "run", recipe)
     assert [row["lr"] for row in log(tmp_path / "run")] == pytest.approx([
@@ -168,13 +168,13 @@ def test_the_rate_is_warmed_again_in_the_second_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_two_stages_end_the_same_after_an_interruption_in_either(tmp_path: Path, epoch: int) -> None:
+def test_two_stages_are_unchanged_by_interruption(tmp_path: Path, epoch: int) -> None:
     with pytest.raises(Stop):
         trained(tmp_path / "resumed", TUNED, progress=Interrupting(epoch))
-    assert equal(trained(tmp_path / "resumed", TUNED, resume=True), trained(tmp_path / "undisturbed", TUNED))
+    assert equal(trained(tmp_path / "resumed", TUNED, resume=True), trained(tmp_path / "uninterrupted", TUNED))
 
 
-def test_gates_alone_may_be_all_that_is_trained(plain: Path, tmp_path: Path) -> None:
+def test_gates_only_training_is_possible(plain: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(TUNED, init=str(plain), epochs=2, gate_epochs=2)
     found, before = trained(tmp_path / "run", recipe), weights(plain)
     assert all(torch.equal(found[name], before[name]) for name in before)
@@ -187,18 +187,18 @@ def test_gates_alone_may_be_all_that_is_trained(plain: Path, tmp_path: Path) -> 
         ({"gate_epochs": -1}, "gate_epochs must be at least 0, got -1"),
     ],
 )
-def test_stages_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_stages_rejected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         dataclasses.replace(TUNED, **changes)
 
 
-def test_a_stage_for_gates_needs_gates(tmp_path: Path) -> None:
+def test_stage_for_gates_needs_gates(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="gate_epochs is 1, but there are no gates with parameters to train"):
         trained(tmp_path / "run", dataclasses.replace(TUNED, gate="none"))
     assert not (tmp_path / "run").exists()
 
 
-def test_in_a_comparison_a_network_without_gates_has_one_stage() -> None:
+def test_network_without_gates_has_one_stage_in_comparison() -> None:
     recipe = dataclasses.replace(RECIPE, epochs=3)
     tuned = dataclasses.replace(recipe, gate="se", gate_epochs=2)
     assert tuned.of_comparison("none", 4) == dataclasses.replace(recipe, seed=4)
@@ -208,7 +208,7 @@ def test_in_a_comparison_a_network_without_gates_has_one_stage() -> None:
 # Moving average and mixtures
 
 
-def test_the_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_average_is_evaluated_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[dict[str, Tensor]] = []
     step = learner.Learner.step
 
@@ -244,14 +244,14 @@ def test_the_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkey
     ],
     ids=str,
 )
-def test_what_is_on_request_is_the_same_after_an_interruption(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_optional_techniques_are_unchanged_by_interruption(tmp_path: Path, changes: dict[str, Any]) -> None:
     recipe = dataclasses.replace(RECIPE, **changes)
     with pytest.raises(Stop):
         trained(tmp_path / "resumed", recipe, progress=Interrupting(2))
-    assert equal(trained(tmp_path / "resumed", recipe, resume=True), trained(tmp_path / "undisturbed", recipe))
+    assert equal(trained(tmp_path / "resumed", recipe, resume=True), trained(tmp_path / "uninterrupted", recipe))
 
 
-def test_mixup_learns_from_mixed_images_and_mixed_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixup_mixes_images_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECIPE, mixup=0.4, label_smoothing=0.1)
     network = learner.Learner(recipe, DATASET)
     network.begin(recipe.stages[0])
@@ -270,7 +270,7 @@ def test_mixup_learns_from_mixed_images_and_mixed_labels(tmp_path: Path, monkeyp
     assert len(share[share >= 0].round(decimals=4).unique()) == 1  # one share for the batch, smoothing not in it
 
 
-def test_seeds_mix_differently() -> None:
+def test_mixup_depends_on_seed() -> None:
     import numpy as np
 
     draws = []
@@ -281,7 +281,7 @@ def test_seeds_mix_differently() -> None:
 
 
 @pytest.mark.parametrize("words", [{"mixup": 0.2}, {"cutmix": 1.0}], ids=str)
-def test_an_odd_batch_cannot_be_mixed(words: dict[str, float], tmp_path: Path) -> None:
+def test_odd_batch_rejected_by_mixup(words: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="batch_size must be even, got 15"):
         dataclasses.replace(RECIPE, batch_size=15, **words)
     odd = dataclasses.replace(DATASET.train, pixels=DATASET.train.pixels[:7], labels=DATASET.train.labels[:7])
@@ -290,7 +290,7 @@ def test_an_odd_batch_cannot_be_mixed(words: dict[str, float], tmp_path: Path) -
         train(dataclasses.replace(RECIPE, **words), tmp_path / "run", dataset=few)
 
 
-def test_the_metrics_of_a_tuned_run_are_those_of_any_run(plain: Path, tmp_path: Path) -> None:
+def test_tuned_run_has_usual_metrics(plain: Path, tmp_path: Path) -> None:
     trained(tmp_path / "run", dataclasses.replace(TUNED, init=str(plain)))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     model = load_model(tmp_path / "run")[0]
@@ -298,7 +298,7 @@ def test_the_metrics_of_a_tuned_run_are_those_of_any_run(plain: Path, tmp_path: 
     assert sum(is_gate(name) for name, _ in model.named_parameters()) == 3 * 21
 
 
-def test_gates_without_parameters_have_no_stage_of_their_own(tmp_path: Path) -> None:
+def test_gates_without_parameters_have_no_stage(tmp_path: Path) -> None:
     net = gw.make_model("resnet20+ge")
     with pytest.raises(InvalidValueError, match="its gates have no parameters"):
         gw.train_only_gates(net)
@@ -310,7 +310,7 @@ def test_gates_without_parameters_have_no_stage_of_their_own(tmp_path: Path) -> 
     assert stages == {"none": 0, "ge": 0, "lrn": 0, "gct": 1, "gct+ge": 1}
 
 
-def test_gates_trained_with_other_options_are_refused(tmp_path: Path) -> None:
+def test_gates_trained_with_other_options_rejected(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     trained(tmp_path / "l2", dataclasses.replace(one, gate="gct"))
     start = {"init": str(tmp_path / "l2"), "epochs": 1}

@@ -1,4 +1,4 @@
-"""Training the gates alone, training everything again, and the extra losses that gates ask for."""
+"""Freezing: training only the gates, training everything again, and the extra losses of gates."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ import gatewise as gw
 
 
 class NormGate(gw.Gate):
-    """A gate with a BatchNorm and a dropout of its own."""
+    """A gate that has a BatchNorm and a dropout."""
 
     def __init__(self, channels: int, *, spatial_dims: int = 2, device: Any = None, dtype: Any = None) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
@@ -42,7 +42,7 @@ def statistics(net: nn.Module) -> dict[str, Tensor]:
 
 
 def train_once(net: nn.Module) -> None:
-    """Take one optimizer step as any training loop would."""
+    """Make one optimizer step."""
     net.train()
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 3 + 1
     optimizer = torch.optim.SGD(gw.parameter_groups(net), lr=0.1)
@@ -66,7 +66,7 @@ def pickled(net: nn.Module) -> nn.Module:
     return pickle.loads(pickle.dumps(net))
 
 
-def test_only_the_gates_parameters_are_trainable() -> None:
+def test_only_gates_parameters_are_trainable() -> None:
     net = network()
     gw.train_only_gates(net)
     assert {name for name, p in net.named_parameters() if p.requires_grad} == {
@@ -76,7 +76,7 @@ def test_only_the_gates_parameters_are_trainable() -> None:
 
 @pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
 @pytest.mark.parametrize("place", ["before_conv", "residual_end"])
-def test_a_training_step_changes_gates_and_nothing_else_statistics_included(
+def test_training_step_changes_only_gates_and_no_statistics(
     place: str, after: Callable[[nn.Module], nn.Module]
 ) -> None:
     net = network(place=place)
@@ -90,7 +90,7 @@ def test_a_training_step_changes_gates_and_nothing_else_statistics_included(
 
 
 @pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
-def test_through_train_and_eval_frozen_norms_keep_evaluating(after: Callable[[nn.Module], nn.Module]) -> None:
+def test_frozen_norms_stay_in_eval_mode(after: Callable[[nn.Module], nn.Module]) -> None:
     net = network()
     gw.train_only_gates(net)
     net = after(net)
@@ -103,7 +103,7 @@ def test_through_train_and_eval_frozen_norms_keep_evaluating(after: Callable[[nn
         assert all(gate.training is mode for gate in gw.gates_in(net).values())
 
 
-def test_a_copy_of_a_frozen_network_steers_its_own_layers() -> None:
+def test_copy_of_frozen_network_controls_its_own_layers() -> None:
     net = network()
     gw.train_only_gates(net)
     twin = copy.deepcopy(net)
@@ -115,7 +115,7 @@ def test_a_copy_of_a_frozen_network_steers_its_own_layers() -> None:
 
 
 @pytest.mark.parametrize("place", ["before_conv", "residual_end"])
-def test_a_gates_own_norm_still_trains_even_inside_a_frozen_norm(place: str) -> None:
+def test_own_norm_of_gate_trains_inside_frozen_norm(place: str) -> None:
     """At residual_end a gate is a child of a BatchNorm that is frozen."""
     net = network(NormGate, place)
     gw.train_only_gates(net)
@@ -129,7 +129,7 @@ def test_a_gates_own_norm_still_trains_even_inside_a_frozen_norm(place: str) -> 
         assert gate.drop.training
 
 
-def test_timms_norm_layers_are_frozen_too() -> None:
+def test_timm_norm_layers_are_frozen() -> None:
     net = timm.create_model("regnety_002", num_classes=10)
     gw.insert_gates(net, "gct")
     gw.train_only_gates(net)
@@ -139,13 +139,13 @@ def test_timms_norm_layers_are_frozen_too() -> None:
     assert all(torch.equal(value, before[name]) for name, value in statistics(net).items())
 
 
-def test_freezing_does_not_put_a_network_into_training_mode() -> None:
+def test_freezing_keeps_eval_mode() -> None:
     net = network().eval()
     gw.train_only_gates(net)
     assert not any(module.training for module in net.modules())
 
 
-def test_freezing_a_network_without_gates_is_refused() -> None:
+def test_freezing_network_without_gates_rejected() -> None:
     net = gw.make_model("resnet20")
     with pytest.raises(
         ValueError, match=r"CifarResNet has no gates to train \(it has no gates\)\. Insert gates with parameters"
@@ -155,7 +155,7 @@ def test_freezing_a_network_without_gates_is_refused() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_train_everything_restores_the_behaviour(training: bool) -> None:
+def test_train_everything_restores_behaviour(training: bool) -> None:
     net = network().train(training)
     before, state = [set(module.__dict__) for module in net.modules()], snapshot(net)
     flags = [module.training for module in net.modules()]
@@ -172,9 +172,7 @@ def test_train_everything_restores_the_behaviour(training: bool) -> None:
 
 @pytest.mark.parametrize("after", [again, copy.deepcopy, pickled])
 @pytest.mark.parametrize("calls", [1, 3])
-def test_train_everything_thaws_what_was_frozen_for_it_and_nothing_else(
-    calls: int, after: Callable[[nn.Module], nn.Module]
-) -> None:
+def test_train_everything_unfreezes_only_what_was_frozen(calls: int, after: Callable[[nn.Module], nn.Module]) -> None:
     net = network()
     net.conv1.requires_grad_(False)
     net.bn1.bias.requires_grad_(False)
@@ -193,7 +191,7 @@ def test_train_everything_thaws_what_was_frozen_for_it_and_nothing_else(
     assert {name: p.requires_grad for name, p in net.named_parameters()} == before
 
 
-def test_gates_that_come_between_two_freezings_are_remembered_too() -> None:
+def test_gates_inserted_between_two_freezings_are_remembered() -> None:
     net = network()
     net.fc.requires_grad_(False)
     gw.train_only_gates(net)
@@ -205,14 +203,14 @@ def test_gates_that_come_between_two_freezings_are_remembered_too() -> None:
     assert frozen == {"fc.weight", "fc.bias", "conv1.gct.beta"}
 
 
-def test_without_a_freezing_before_nothing_is_thawed() -> None:
+def test_train_everything_without_freezing_changes_nothing() -> None:
     net = network()
     net.fc.requires_grad_(False)
     gw.train_everything(net)
     assert {name for name, p in net.named_parameters() if not p.requires_grad} == {"fc.weight", "fc.bias"}
 
 
-def test_a_part_can_be_thawed_by_itself() -> None:
+def test_part_can_be_unfrozen() -> None:
     net = network()
     gw.train_only_gates(net)
     gw.train_everything(net.stages[2])
@@ -224,8 +222,8 @@ def test_a_part_can_be_thawed_by_itself() -> None:
     assert all(p.requires_grad for p in net.parameters())
 
 
-def test_a_network_with_frozen_norms_is_made_fast_as_any_other() -> None:
-    """Whoever folds a norm asks for its class, which a frozen norm shows changed."""
+def test_network_with_frozen_norms_is_optimized() -> None:
+    """Code that folds a norm checks its class, which differs for a frozen norm."""
     net = gw.make_model("resnet20+gaternet:budget=0.5", seed=0)
     gw.insert_gates(net.backbone, "gct", place="before_conv", include=["conv1"])
     ways = (
@@ -242,7 +240,7 @@ def test_a_network_with_frozen_norms_is_made_fast_as_any_other() -> None:
     assert layers(net) == plain
 
 
-def test_freezing_twice_is_freezing_once() -> None:
+def test_freezing_twice_equals_freezing_once() -> None:
     net = network()
     gw.train_only_gates(net)
     gw.train_only_gates(net)
@@ -251,7 +249,7 @@ def test_freezing_twice_is_freezing_once() -> None:
     assert net.bn1.training
 
 
-def test_undo_after_freezing_leaves_the_state_dict_as_it_was() -> None:
+def test_undo_after_freezing_restores_state_dict() -> None:
     net = gw.make_model("resnet20")
     before = snapshot(net)
     insertion = gw.insert_gates(net, "gct")
@@ -263,7 +261,7 @@ def test_undo_after_freezing_leaves_the_state_dict_as_it_was() -> None:
 
 
 class Sparse(gw.Gate):
-    """Asks for its factors' sum to be small."""
+    """A gate whose extra loss is the sum of its factors."""
 
     def __init__(self, channels: int, *, spatial_dims: int = 2, device: Any = None, dtype: Any = None) -> None:
         super().__init__(channels, spatial_dims=spatial_dims)
@@ -280,7 +278,7 @@ def convolutions() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
 
 
-def test_gate_loss_is_zero_where_no_gate_asks_for_one() -> None:
+def test_gate_loss_is_zero_without_extra_losses() -> None:
     net = convolutions()
     assert torch.equal(gw.gate_loss(net), torch.zeros(()))
     gw.insert_gates(net, "gct")
@@ -290,17 +288,17 @@ def test_gate_loss_is_zero_where_no_gate_asks_for_one() -> None:
     assert gw.gate_loss(nn.ReLU()) == 0
 
 
-def test_gate_loss_sums_what_the_gates_ask_for() -> None:
+def test_gate_loss_sums_extra_losses() -> None:
     net = convolutions()
     gw.insert_gates(net, Sparse, place="before_conv")
-    gw.insert_gates(net, "gct")  # asks for nothing
+    gw.insert_gates(net, "gct")  # without an extra loss
     assert gw.gate_loss(net) == 3 + 8
     with torch.no_grad():
         net[2].sparse.factor *= 2
     assert gw.gate_loss(net) == 3 + 16
 
 
-def test_gate_loss_is_differentiable_and_moves_the_gate() -> None:
+def test_gate_loss_is_differentiable_and_moves_gate() -> None:
     net = convolutions()
     gw.insert_gates(net, Sparse, place="before_conv")
     gw.gate_loss(net).backward()
@@ -308,13 +306,13 @@ def test_gate_loss_is_differentiable_and_moves_the_gate() -> None:
     assert net[0].weight.grad is None
 
 
-def test_gate_loss_lies_on_the_networks_device() -> None:
+def test_gate_loss_is_on_device_of_network() -> None:
     with torch.device("meta"):
         net = convolutions()
     assert gw.gate_loss(net).device.type == "meta"
 
 
-def test_gate_loss_without_extra_losses_can_be_added_to_any_loss() -> None:
+def test_zero_gate_loss_can_be_added_to_any_loss() -> None:
     net = convolutions()
     loss = net(torch.ones(1, 3, 8, 8)).sum()
     (loss + gw.gate_loss(net)).backward()

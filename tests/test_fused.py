@@ -1,4 +1,4 @@
-"""Fused gates give what their definitions give, say why where they cannot, and keep nothing of the map's size."""
+"""Fused gates equal their definitions, give a reason if they cannot run, and keep nothing of the map's size."""
 
 import contextlib
 import math
@@ -72,7 +72,7 @@ def torch_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 def twins(name: str, channels: int, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, nn.Module]:
-    """Return a fused gate and its definition in float64, with the same weights away from their start."""
+    """Return a fused gate and its definition in float64, with the same perturbed weights."""
     torch.manual_seed(channels)
     exact = perturbed(gw.make_gate(name, channels, backend="reference", dtype=torch.float64, **options))
     gate = gw.make_gate(name, channels, backend="fused", dtype=dtype, **options)
@@ -96,7 +96,7 @@ def within_budget(gate: nn.Module, exact: nn.Module, x: Tensor, grad_output: Ten
     """At most twice as far from float64 as the definition in the same type is, and four of that type's smallest steps.
 
     Far is the root of the mean square over several draws of maps like x, of all parameters' gradients together: one
-    draw's largest error is a matter of luck, the more so behind the layer norm of a context block.
+    draw's largest error is a matter of luck, the more so after the layer norm of a context block.
     """
     squares: dict[tuple[str, str], float] = defaultdict(float)
     for draw in range(DRAWS):
@@ -132,7 +132,7 @@ def redrawn(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "options"), CASES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_values_and_gradients_are_within_twice_the_error_of_plain_torch(
+def test_values_and_gradients_within_twice_error_of_torch(
     name: str, options: dict[str, Any], dtype: torch.dtype, last: bool, launches: list[str]
 ) -> None:
     for samples, channels, sides in ((3, 5, (7, 9)), (2, 48, (13, 11)), (1, 33, (1, 1))):
@@ -157,7 +157,9 @@ def test_values_and_gradients_are_within_twice_the_error_of_plain_torch(
     last=st.booleans(),
     data=st.data(),
 )
-def test_any_shape(name: str, samples: int, channels: int, sides: list[int], last: bool, data: st.DataObject) -> None:
+def test_any_shape_matches_torch(
+    name: str, samples: int, channels: int, sides: list[int], last: bool, data: st.DataObject
+) -> None:
     sides = sides if len(sides) < 3 else [min(side, 9) for side in sides]
     options = data.draw(st.sampled_from(FUSED[name]))
     gate, exact = twins(name, channels, torch.float32, spatial_dims=len(sides), **options)
@@ -170,21 +172,21 @@ def test_any_shape(name: str, samples: int, channels: int, sides: list[int], las
 @pytest.mark.parametrize("name", sorted(FUSED))
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("samples", [1, 2, 5, 8])
-def test_any_number_of_threads(name: str, last: bool, samples: int, torch_threads: int) -> None:
+def test_any_number_of_threads_gives_same_values(name: str, last: bool, samples: int, torch_threads: int) -> None:
     gate, exact = twins(name, 24, torch.float32)
     x = torch.randn(samples, 24, 9, 70)
     within_budget(gate, exact, x.contiguous(memory_format=torch.channels_last) if last else x)
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))
-def test_long_rows_and_many_positions(name: str) -> None:
+def test_long_rows_and_many_positions_match_torch(name: str) -> None:
     for shape in ((2, 3, 70, 130), (1, 300, 30, 30)):  # several runs in a row, several blocks of positions
         gate, exact = twins(name, shape[1], torch.float32)
         within_budget(gate, exact, 3 * torch.randn(shape))
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))
-def test_upstream_gradients_of_any_layout(name: str) -> None:
+def test_upstream_gradients_of_any_layout_match_torch(name: str) -> None:
     gate, exact = twins(name, 6, torch.float32)
     x = torch.randn(2, 6, 5, 4)
     within_budget(gate, exact, x, torch.ones(1).expand_as(x))
@@ -192,7 +194,7 @@ def test_upstream_gradients_of_any_layout(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_nan_and_infinity_are_not_hidden(name: str, options: dict[str, Any]) -> None:
+def test_nan_and_infinity_are_propagated(name: str, options: dict[str, Any]) -> None:
     for value in (float("nan"), float("inf")):
         x = torch.randn(2, 4, 5, 5)
         x[0, 1, 2, 3] = value
@@ -208,7 +210,7 @@ def test_nan_and_infinity_are_not_hidden(name: str, options: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_second_derivatives_are_right(name: str, options: dict[str, Any]) -> None:
+def test_second_derivatives_are_correct(name: str, options: dict[str, Any]) -> None:
     gate, _ = twins(name, 3, torch.float64, **options)
     x = (torch.randn(2, 3, 2, 3, dtype=torch.float64).abs() + 0.1).requires_grad_()
     parameters = dict(gate.named_parameters())
@@ -221,7 +223,7 @@ def test_second_derivatives_are_right(name: str, options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))
-def test_a_gradient_penalty_trains_as_by_the_definition(name: str) -> None:
+def test_gradient_penalty_trains_like_definition(name: str) -> None:
     """First and second derivatives in one backward pass, through the same graph."""
     gate, exact = twins(name, 4, torch.float64)
     x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
@@ -236,7 +238,7 @@ def test_a_gradient_penalty_trains_as_by_the_definition(name: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_value_of_zero_has_no_sign() -> None:
+def test_sign_of_zero_is_zero() -> None:
     gate, exact = twins("gct", 6, torch.float64, mode="l1")
     x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
     x[:, :, ::2] = 0
@@ -244,13 +246,13 @@ def test_a_value_of_zero_has_no_sign() -> None:
     torch.testing.assert_close(results(gate, x, grad_output), results(exact, x, grad_output))
 
 
-def test_bfloat16_is_rounded_to_the_nearest() -> None:
+def test_bfloat16_is_rounded_to_nearest() -> None:
     gate, exact = twins("gct", 16, torch.float32)
     x = torch.randn(4, 16, 16, 16).bfloat16()
     grad_output = torch.randn_like(x)
     of_maps = zip(results(gate, x, grad_output)[:2], results(exact, x.double(), grad_output.double())[:2], strict=True)
-    for came, true in of_maps:
-        assert float((came == true.bfloat16()).float().mean()) > 0.98  # of numbers that are cut off half are
+    for actual, true in of_maps:
+        assert float((actual == true.bfloat16()).float().mean()) > 0.98  # of numbers that are cut off half are
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch scripts its own rules for forward mode
@@ -283,7 +285,7 @@ def test_auto_is_transparent_to_functorch_and_compilers(name: str, launches: lis
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_a_backward_pass_that_is_compiled_gives_the_same(launches: list[str]) -> None:
+def test_compiled_backward_gives_same_gradients(launches: list[str]) -> None:
     for name, options in (("gct", {}), ("gct", {"mode": "l1"}), ("se", {}), ("gc", {}), ("gc", {"fusion": "both"})):
         gate, exact = twins(name, 4, torch.float64, **options)
         for size in (5, 6):  # what was compiled for one gate and map is not taken for another
@@ -302,7 +304,7 @@ def test_a_backward_pass_that_is_compiled_gives_the_same(launches: list[str]) ->
     assert not {"_backward", "_products"} & set(launches)  # it is the definition's
 
 
-def test_autocast_gives_the_type_of_the_map() -> None:
+def test_autocast_gives_dtype_of_map() -> None:
     for name in sorted(FUSED):
         gate, exact = twins(name, 16, torch.float32)
         x = torch.randn(2, 16, 8, 8)
@@ -313,11 +315,11 @@ def test_autocast_gives_the_type_of_the_map() -> None:
         torch.testing.assert_close(half.double(), exact(x.double()), rtol=0.05, atol=0.05)
 
 
-# ---- what is kept ---------------------------------------------------------------------------------------------------
+# ---- memory ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_nothing_of_the_maps_size_is_kept_but_the_map(name: str, options: dict[str, Any]) -> None:
+def test_backward_keeps_only_the_map(name: str, options: dict[str, Any]) -> None:
     gate, _ = twins(name, 16, torch.float32, **options)
     x = torch.randn(2, 16, 20, 20, requires_grad=True)
     kept: dict[int, int] = {}
@@ -349,7 +351,7 @@ def test_frozen_maps_and_frozen_gates() -> None:
         torch.testing.assert_close(of_map.double(), true, rtol=1e-4, atol=1e-5)
 
 
-def test_a_gate_multiplication_alone() -> None:
+def test_gate_multiplication_alone() -> None:
     x, factors = torch.randn(3, 4, 5, 6, requires_grad=True), torch.rand(3, 4, 1, 1, requires_grad=True)
     grad_output = torch.randn(3, 4, 5, 6)
     own = torch.autograd.grad(scale_channels(x, factors), (x, factors), grad_output)
@@ -379,7 +381,7 @@ OTHER_CONSUMERS: dict[str, Callable[[Tensor, Tensor, SharedGradient], Tensor]] =
 @pytest.mark.parametrize("statistic", [_mean, _attention])
 @pytest.mark.parametrize("other", OTHER_CONSUMERS)
 @pytest.mark.parametrize("create_graph", [False, True])
-def test_backward_raises_where_another_operation_reads_the_shared_map(
+def test_backward_raises_if_shared_map_is_read_elsewhere(
     statistic: Callable[[Tensor, SharedGradient], tuple[Tensor, Tensor]], other: str, *, create_graph: bool
 ) -> None:
     x = torch.randn(2, 3, 4, 5, requires_grad=True)
@@ -391,10 +393,10 @@ def test_backward_raises_where_another_operation_reads_the_shared_map(
 
 
 @pytest.mark.parametrize("statistic", [_mean, _attention])
-def test_one_product_may_go_backward_often_and_in_part(
+def test_product_may_go_backward_repeatedly_and_in_part(
     statistic: Callable[[Tensor, SharedGradient], tuple[Tensor, Tensor]],
 ) -> None:
-    """A pass that stops before the map leaves nothing behind for the next, be that one differentiable or not."""
+    """A pass that stops before the map leaves no state for the next, be that one differentiable or not."""
     x, bias = torch.randn(2, 3, 4, 5, requires_grad=True), torch.zeros(2, 3, 1, 1, requires_grad=True)
     link = SharedGradient(x)
     shared, number = statistic(x, link)
@@ -406,10 +408,10 @@ def test_one_product_may_go_backward_often_and_in_part(
         torch.testing.assert_close(again, first)
 
 
-# ---- which backend runs ----------------------------------------------------------------------------------------------
+# ---- choice of backend -----------------------------------------------------------------------------------------------
 
 
-def test_backends_are_chosen_as_asked(launches: list[str]) -> None:
+def test_requested_backend_is_used(launches: list[str]) -> None:
     x = torch.randn(2, 8, 5, 5, requires_grad=True)
     for name in sorted(FUSED):
         gw.make_gate(name, 8, backend="reference")(x).sum().backward()
@@ -457,7 +459,7 @@ REASONS: list[tuple[str, Callable[[nn.Module, Tensor], Any], Callable[[Tensor], 
 @pytest.mark.parametrize("name", sorted(FUSED))
 @pytest.mark.parametrize(("call", "changed", "reason"), [pytest.param(*row, id=key) for key, *row in REASONS])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_fused_says_why_it_cannot_and_auto_takes_the_definition(
+def test_fused_raises_with_reason_and_auto_falls_back(
     name: str, call: Any, changed: Any, reason: str, launches: list[str]
 ) -> None:
     x = changed(torch.randn(2, 8, 6, 6))
@@ -472,7 +474,7 @@ def test_general_norms_have_no_kernel() -> None:
         gw.make_gate("gct", 8, mode=1.5, backend="fused")(torch.randn(1, 8, 4, 4))
 
 
-def test_hooks_on_the_mask_are_called() -> None:
+def test_hooks_on_mask_are_called() -> None:
     gate, seen = gw.make_gate("gc", 8), []
     gate.conv_mask.register_forward_hook(lambda *_: seen.append(1))
     gate(torch.randn(1, 8, 4, 4))
@@ -486,7 +488,7 @@ def test_hooks_on_the_mask_are_called() -> None:
     ("missing", "reason"),
     [("numba", r"kernels for the CPU need numba; pip install 'gatewise\[fast\]'"), ("runtime", "OpenMP library")],
 )
-def test_what_is_missing_is_said(missing: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirement_is_named(missing: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing == "numba":
         monkeypatch.setattr(backend_module.importlib.util, "find_spec", lambda _: None)
     else:
@@ -500,14 +502,14 @@ def test_what_is_missing_is_said(missing: str, reason: str, monkeypatch: pytest.
         backend_module._why_unavailable.cache_clear()
 
 
-def test_a_gate_and_a_map_on_two_devices_are_told_apart() -> None:
+def test_gate_and_map_on_two_devices_rejected() -> None:
     assert (
         why_not_fusible(torch.zeros(1, 2, 3, 3), torch.zeros(2, device="meta"))
         == "the map is on cpu and the gate on meta"
     )
 
 
-def test_without_numba_everything_runs_by_the_definitions() -> None:
+def test_without_numba_definitions_are_used() -> None:
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "import torch, gatewise as gw\n"
@@ -524,7 +526,7 @@ def test_importing_gatewise_does_not_import_numba() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_kernels_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compile_without_writable_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def cfunc(signature: Any, **options: Any) -> Any:
@@ -538,19 +540,19 @@ def test_kernels_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest
     assert [bool(options.get("cache")) for options in calls] == [True, False]
 
 
-def test_changed_sources_are_compiled_anew() -> None:
-    """Numba looks at a kernel's own file only, so the name of what it keeps has a checksum of all of them."""
+def test_changed_sources_are_compiled_again() -> None:
+    """Numba checks only the file of a kernel, so the name of its cache has a checksum of all files."""
     from gatewise.kernels.cpu.gated_channel_kernels import forward_kernel
 
     assert forward_kernel.function.__qualname__.endswith(openmp._sources())
 
 
-# ---- what a kernel must not do ---------------------------------------------------------------------------------------
+# ---- side effects of kernels -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))
-def test_a_default_device_does_not_reach_a_kernel(name: str) -> None:
-    """Its room for sums was made there, and the process ended."""
+def test_default_device_does_not_affect_kernel(name: str) -> None:
+    """Its buffer for sums was made on that device, and the process crashed."""
     gate, x = gw.make_gate(name, 4), torch.randn(2, 4, 5, 5, requires_grad=True)
     with torch.device("meta"):
         gate(x).sum().backward()
@@ -569,7 +571,7 @@ def test_no_map_outlives_its_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FUSED))
-def test_vectorised_gradients_follow_the_definition(name: str) -> None:
+def test_vectorised_gradients_match_definition(name: str) -> None:
     x = torch.randn(1, 4, 3, 3)
     gate = gw.make_gate(name, 4)
     expected = torch.autograd.functional.jacobian(gate, x)

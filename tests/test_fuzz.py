@@ -1,4 +1,4 @@
-"""Spoiled files and hostile values, drawn by hypothesis and by the fuzzer: refused in our words, nothing harmed."""
+"""Corrupt files and hostile values, drawn by hypothesis and by the fuzzer: they raise our errors and do no harm."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ FIELDS = list(Recipe.__dataclass_fields__)
 
 
 def outcome(call: Callable[[Any], Any], value: Any) -> str:
-    """Return what a call says: what it was given was taken, or why it was refused. Anything else is raised."""
+    """Return the result of a call or the text of its GatewiseError; other errors are raised."""
     try:
         return f"taken: {call(value)!r}"
     except GatewiseError as error:
@@ -42,41 +42,41 @@ def outcome(call: Callable[[Any], Any], value: Any) -> str:
 
 @settings(max_examples=200)
 @given(st.text(alphabet=st.sampled_from("gctsenl:=,+@/.-_ 019x\n\0é"), max_size=40))
-def test_every_text_is_a_spec_or_refused(text: str) -> None:
+def test_every_text_is_spec_or_rejected(text: str) -> None:
     for read in (gw.ModelSpec.parse, gw.GateChoice.parse, parse_gates, parse_gates_list):
         assert outcome(read, text)
     parse_value(text)
 
 
 @given(st.sampled_from(["none", "se", "gct:mode=l1@inner", "gct+se@stage_end", "ge:map_size=7x8,learned=true"]))
-def test_gates_that_are_read_are_written_as_they_are_read_again(text: str) -> None:
+def test_parsed_gates_round_trip(text: str) -> None:
     assert parse_gates(format_gates(parse_gates(text))) == parse_gates(text)
 
 
 @settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), PLAIN, max_size=3))
-def test_every_mapping_is_a_recipe_or_refused(values: dict[str, Any]) -> None:
+def test_every_mapping_is_recipe_or_rejected(values: dict[str, Any]) -> None:
     assert outcome(Recipe.from_dict, values)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
-def test_every_file_is_a_recipe_or_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+def test_every_file_is_recipe_or_rejected_with_its_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(content)
     try:
         Recipe.load(file)
     except GatewiseError as error:
-        refused = str(error)
+        message = str(error)
     else:
-        refused = str(file)
-    assert "mine.yaml" in refused
+        message = str(file)
+    assert "mine.yaml" in message
     assert file.read_bytes() == content
 
 
 @settings(max_examples=100)
 @given(PLAIN)
-def test_every_config_is_taken_or_refused_with_its_file(values: Any) -> None:
+def test_every_config_is_accepted_or_rejected_with_its_file(values: Any) -> None:
     config = {"mean": values, "std": [1.0], "image_size": values, "in_chans": values}
     with pytest.raises(GatewiseError, match=r"^config\.json: .*Restore the file\.$"):
         checked_details(Path("config.json"), config)
@@ -84,13 +84,13 @@ def test_every_config_is_taken_or_refused_with_its_file(values: Any) -> None:
 
 @settings(max_examples=100)
 @given(PLAIN)
-def test_what_a_refusal_shows_is_one_bounded_line(values: Any) -> None:
+def test_safe_repr_is_one_bounded_line(values: Any) -> None:
     text = safe_repr(values)
     assert len(text) <= 403
     assert "\n" not in text
 
 
-def test_what_a_refusal_shows_ends_at_the_third_level() -> None:
+def test_safe_repr_stops_at_third_level() -> None:
     """A few kilobytes of YAML can name a list of lists with billions of entries."""
     assert safe_repr([[[[["x"]]]]]) == "[[[[...]]]]"
     assert safe_repr({"a": {"b": {"c": {"d": 1}}}}) == "{'a': {'b': {'c': {...}}}}"
@@ -99,16 +99,16 @@ def test_what_a_refusal_shows_ends_at_the_third_level() -> None:
 # The fuzzer
 
 
-def test_a_few_hundred_inputs_do_no_harm(tmp_path: Path) -> None:
+def test_300_inputs_do_no_harm(tmp_path: Path) -> None:
     make_files(tmp_path / "base", exported=False)
     found = fuzz(300, 0, seed=1, base=tmp_path / "base")
     assert found["failures"] == []
     assert found["inputs"] >= 300
-    assert found["outcomes"]["refused"] > 150
+    assert found["outcomes"]["rejected"] > 150
 
 
 @pytest.mark.slow
-def test_more_inputs_and_whole_commands_do_no_harm() -> None:
+def test_more_inputs_and_commands_do_no_harm() -> None:
     found = fuzz(3000, 30, seed=2, workers=2)
     assert found["failures"] == []
     assert (found["commands"], set(found["targets"])) == (30, {*TARGETS, "command"})
@@ -128,9 +128,9 @@ def a_box(tmp_path: Path) -> Box:
         (lambda _: {}["x"], "KeyError"),
         (lambda _: 1 / 0, "ZeroDivisionError"),
     ],
-    ids=["executed", "changed", "written beside", "removed", "traceback", "another traceback"],
+    ids=["executed", "changed", "written elsewhere", "removed", "traceback", "another traceback"],
 )
-def test_the_fuzzer_sees_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any, kind: str) -> None:
+def test_fuzzer_detects_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
     box = a_box(tmp_path)
     (box.inputs / "file").write_text("x")
@@ -138,7 +138,7 @@ def test_the_fuzzer_sees_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, h
     assert (found["outcome"], found["kind"]) == ("failed", kind)
 
 
-def test_the_fuzzer_lets_a_run_be_written_where_it_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzzer_allows_writing_to_requested_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     box = a_box(tmp_path)
     assert make(box, lambda box: box.out.mkdir)["outcome"] == "accepted"
@@ -160,7 +160,7 @@ worker.main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
 
 
 @pytest.mark.parametrize("way", ["hang", pytest.param("die", marks=pytest.mark.slow)])
-def test_a_worker_that_hangs_dies_or_grows_is_told_of_and_replaced(
+def test_hanging_dead_or_growing_worker_is_reported_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     whole = subprocess.Popen
@@ -178,7 +178,7 @@ def test_a_worker_that_hangs_dies_or_grows_is_told_of_and_replaced(
     assert worker.replaced == 1
 
 
-def test_the_record_that_is_published_is_of_as_many_inputs_as_promised() -> None:
+def test_published_record_has_promised_number_of_inputs() -> None:
     file = Path(__file__).parent.parent / "docs/results/reliability/fuzz.json"
     if not file.exists():
         pytest.skip("no run is recorded yet: python tests/fuzz.py --inputs 10000 --commands 200 --out docs/results/...")

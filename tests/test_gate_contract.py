@@ -1,4 +1,4 @@
-"""What every gate in the registry promises, with its default options and in each of its variants.
+"""The contract of every registered gate, with its default options and in each of its variants.
 
 The cases are read from the registry: a new gate is tested without a line here.
 """
@@ -33,7 +33,7 @@ every_option = pytest.mark.parametrize(
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF_TYPES])
-def test_shape_and_dtype_are_kept_and_the_input_is_left_alone(
+def test_shape_and_dtype_are_kept_and_input_is_unchanged(
     name: str, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
     gate = perturbed(make(name, options, dtype=dtype))
@@ -69,7 +69,7 @@ def test_samples_do_not_mix_in_eval_mode(name: str, options: dict[str, Any]) -> 
 
 
 @every_case
-def test_an_empty_batch_passes_through(name: str, options: dict[str, Any]) -> None:
+def test_empty_batch_passes_through(name: str, options: dict[str, Any]) -> None:
     gate = perturbed(make(name, options)).eval()
     x = random_map(gate, samples=0).requires_grad_()
     y = gate(x)
@@ -91,9 +91,7 @@ def test_one_sample_of_one_position_is_finite_in_eval_mode(name: str, options: d
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES])
-def test_a_map_of_zeros_has_finite_outputs_and_gradients(
-    name: str, options: dict[str, Any], dtype: torch.dtype
-) -> None:
+def test_map_of_zeros_has_finite_outputs_and_gradients(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     gate = perturbed(make(name, options, dtype=dtype))
     x = torch.zeros_like(random_map(gate, dtype=dtype))
     assert gate(x).isfinite().all()
@@ -104,9 +102,7 @@ def test_a_map_of_zeros_has_finite_outputs_and_gradients(
 
 
 @every_case
-def test_module_returns_what_its_registered_function_returns(
-    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_module_equals_registered_function(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = gw.gate_spec(name)
     reference = {"backend": "reference"} if "backend" in spec.options else {}
     gate = make(name, options | reference)
@@ -126,7 +122,7 @@ def test_module_returns_what_its_registered_function_returns(
 
 
 @every_case
-def test_gradients_agree_with_finite_differences_in_float64(name: str, options: dict[str, Any]) -> None:
+def test_gradients_match_finite_differences_in_float64(name: str, options: dict[str, Any]) -> None:
     gate = perturbed(gw.make_gate(name, 4, **options, dtype=torch.float64)).eval()
     x = random_map(gate, side=2, dtype=torch.float64).requires_grad_()
     names = [name for name, _ in gate.named_parameters()]
@@ -139,16 +135,14 @@ def test_gradients_agree_with_finite_differences_in_float64(name: str, options: 
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES])
-def test_a_fresh_gate_is_the_identity_exactly_if_it_says_so(
-    name: str, options: dict[str, Any], dtype: torch.dtype
-) -> None:
+def test_fresh_gate_is_identity_exactly_if_declared(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     gate = make(name, options, dtype=dtype)
     x = random_map(gate, dtype=dtype)
     assert torch.equal(gate(x), x) == gate.identity_at_init
 
 
 @every_case
-def test_a_fresh_gate_begins_to_learn(name: str, options: dict[str, Any]) -> None:
+def test_fresh_gate_gets_gradients(name: str, options: dict[str, Any]) -> None:
     gate = make(name, options)
     if not list(gate.parameters()):
         pytest.skip("has no parameters")
@@ -182,20 +176,20 @@ def output(spec: GateSpec, options: dict[str, Any]) -> Tensor:
 
 
 def changes_something(spec: GateSpec, option: str) -> bool:
-    """Whether some value of the option, beside the defaults or a variant, changes the output."""
+    """Whether some value of the option, in addition to the defaults or a variant, changes the output."""
     for base in ({}, *spec.variants.values()):
         for value in alternatives(spec, option):
             try:
                 before, after = output(spec, dict(base)), output(spec, {**base, option: value})
             except gw.GatewiseError:
-                continue  # a combination that the gate refuses
+                continue  # a combination that the gate rejects
             if before.shape == after.shape and after.isfinite().all() and not torch.equal(before, after):
                 return True
     return False
 
 
 @every_option
-def test_an_option_changes_the_output_unless_it_is_declared_inert(name: str, option: str) -> None:
+def test_option_changes_output_unless_declared_inert(name: str, option: str) -> None:
     spec = gw.gate_spec(name)
     assert changes_something(spec, option) == (option not in spec.no_effect_at_init)
 
@@ -214,9 +208,7 @@ def large_map(gate: Gate, dtype: torch.dtype) -> Tensor:
 @cases("nl-concatenation")
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @torch.no_grad()
-def test_half_precision_neither_overflows_nor_strays_from_float32(
-    name: str, options: dict[str, Any], dtype: torch.dtype
-) -> None:
+def test_half_precision_stays_close_to_float32(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     half = settled(perturbed(make(name, options))).to(dtype)
     full = copy.deepcopy(half).float()
     x = large_map(half, dtype)
@@ -243,7 +235,7 @@ def test_half_precision_gradients_are_finite(name: str, options: dict[str, Any],
 
 
 @every_case
-def test_the_state_dict_makes_the_round_trip_through_a_file_bit_for_bit(name: str, options: dict[str, Any]) -> None:
+def test_state_dict_round_trip_is_bitwise(name: str, options: dict[str, Any]) -> None:
     gate = perturbed(make(name, options))
     gate(random_map(gate, samples=4))  # moves running statistics where there are any
     file = io.BytesIO()
@@ -258,9 +250,7 @@ def test_the_state_dict_makes_the_round_trip_through_a_file_bit_for_bit(name: st
 
 @every_case
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda gate: pickle.loads(pickle.dumps(gate))])
-def test_a_copy_computes_the_same_with_parameters_of_its_own(
-    name: str, options: dict[str, Any], duplicate: Any
-) -> None:
+def test_copy_has_own_parameters_and_same_output(name: str, options: dict[str, Any], duplicate: Any) -> None:
     gate = perturbed(make(name, options)).eval()
     other, x = duplicate(gate), random_map(gate)
     expected = gate(x)
@@ -272,9 +262,7 @@ def test_a_copy_computes_the_same_with_parameters_of_its_own(
 
 
 @every_case
-def test_reset_parameters_writes_everything_after_construction_on_the_meta_device(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_reset_parameters_completes_meta_construction(name: str, options: dict[str, Any]) -> None:
     fresh, states = make(name, options), []
     for garbage in (float("nan"), 7.0):
         gate = make(name, options, device="meta")
@@ -294,7 +282,7 @@ def test_reset_parameters_writes_everything_after_construction_on_the_meta_devic
 
 
 @every_case
-def test_device_and_dtype_are_those_asked_for(name: str, options: dict[str, Any]) -> None:
+def test_requested_device_and_dtype_are_used(name: str, options: dict[str, Any]) -> None:
     tensors = make(name, options, device="meta", dtype=torch.float64).state_dict().values()
     assert all(tensor.is_meta for tensor in tensors)
     assert all(tensor.dtype == torch.float64 for tensor in tensors if tensor.is_floating_point())
@@ -304,7 +292,7 @@ def test_device_and_dtype_are_those_asked_for(name: str, options: dict[str, Any]
 
 
 @every_case
-def test_an_exported_gate_agrees_at_another_batch_size(name: str, options: dict[str, Any]) -> None:
+def test_exported_gate_agrees_at_other_batch_size(name: str, options: dict[str, Any]) -> None:
     gate = perturbed(make(name, options, dtype=torch.float64)).eval()
     example = random_map(gate, samples=3, dtype=torch.float64)
     program = torch.export.export(gate, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
@@ -323,18 +311,18 @@ def check_compiled(gate: Gate, backend: str) -> None:
 
 
 @every_case
-def test_a_compiled_gate_agrees_forward_and_backward(name: str, options: dict[str, Any]) -> None:
+def test_compiled_gate_agrees_forward_and_backward(name: str, options: dict[str, Any]) -> None:
     check_compiled(perturbed(make(name, options, dtype=torch.float64)).eval(), "aot_eager")
 
 
 @pytest.mark.slow
 @every_case
-def test_a_gate_compiled_by_inductor_agrees_forward_and_backward(name: str, options: dict[str, Any]) -> None:
+def test_inductor_gate_agrees_forward_and_backward(name: str, options: dict[str, Any]) -> None:
     check_compiled(perturbed(make(name, options, dtype=torch.float64)).eval(), "inductor")
 
 
 @every_gate
-def test_timm_takes_the_class_as_attention_layer(name: str) -> None:
+def test_timm_accepts_class_as_attention_layer(name: str) -> None:
     timm = pytest.importorskip("timm")
     net = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": gw.gate_spec(name).gate})
     assert len(gw.gates_in(net)) == 8
@@ -345,7 +333,7 @@ def test_timm_takes_the_class_as_attention_layer(name: str) -> None:
 
 
 @every_gate
-def test_the_facts_in_the_registry_are_complete(name: str) -> None:
+def test_facts_in_registry_are_complete(name: str) -> None:
     spec = gw.gate_spec(name)
     assert spec.place in PLACES
     assert spec.title
@@ -356,7 +344,7 @@ def test_the_facts_in_the_registry_are_complete(name: str) -> None:
 
 
 @every_gate
-def test_an_inert_option_exists_and_has_a_reason(name: str) -> None:
+def test_inert_option_exists_and_has_reason(name: str) -> None:
     spec = gw.gate_spec(name)
     assert set(spec.no_effect_at_init) <= set(spec.options)
     assert all(len(reason.split()) > 1 for reason in spec.no_effect_at_init.values())
@@ -369,7 +357,7 @@ def test_parameters_exempt_from_weight_decay_exist(name: str, options: dict[str,
 
 
 @every_case
-def test_an_extra_loss_is_a_scalar_or_none(name: str, options: dict[str, Any]) -> None:
+def test_extra_loss_is_scalar_or_none(name: str, options: dict[str, Any]) -> None:
     gate = make(name, options)
     gate(random_map(gate))
     loss = gate.extra_loss()

@@ -1,4 +1,4 @@
-"""Figures of gates: what is drawn is what was counted, in pictures that can be read by ear and by machine."""
+"""Figures of gates: the drawn values are the counted ones, with captions and machine-readable data."""
 
 import csv
 import dataclasses
@@ -66,7 +66,7 @@ def rows(drawing: Drawing) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(drawing.csv())))
 
 
-def test_every_drawing_is_svg_png_and_csv_and_says_what_it_shows(drawings: list[Drawing]) -> None:
+def test_every_drawing_is_svg_png_and_csv_with_caption(drawings: list[Drawing]) -> None:
     assert len({drawing.name for drawing in drawings}) == len(drawings)
     for drawing in drawings:
         for svg in (drawing.svg(), drawing.inline_svg()):
@@ -78,7 +78,7 @@ def test_every_drawing_is_svg_png_and_csv_and_says_what_it_shows(drawings: list[
         assert drawing.svg() == drawing.svg(), "the same for the same content"
 
 
-def test_a_drawing_in_a_page_has_ids_of_its_own_and_the_page_s_ink(drawings: list[Drawing]) -> None:
+def test_drawing_in_page_has_own_ids_and_page_colours(drawings: list[Drawing]) -> None:
     ids: list[str] = []
     for drawing in drawings:
         inline = drawing.inline_svg()
@@ -94,7 +94,7 @@ def test_a_drawing_in_a_page_has_ids_of_its_own_and_the_page_s_ink(drawings: lis
     assert len(ids) == len(set(ids))
 
 
-def test_tips_stand_at_their_marks_and_are_escaped(drawings: list[Drawing]) -> None:
+def test_tooltips_are_at_their_marks_and_escaped(drawings: list[Drawing]) -> None:
     for drawing in drawings:
         tree = ElementTree.fromstring(drawing.inline_svg())
         titles = {
@@ -106,7 +106,7 @@ def test_tips_stand_at_their_marks_and_are_escaped(drawings: list[Drawing]) -> N
     assert drawings[-1].tips["series-1"].startswith("<gct & se>: 60.00 %")
 
 
-def test_depth_is_in_the_network_s_order_with_the_numbers_that_were_counted(
+def test_depth_follows_network_order_with_counted_numbers(
     drawings: list[Drawing], summaries: list[GateSummary]
 ) -> None:
     gates = gw.gates_in(net("gct"))
@@ -123,7 +123,7 @@ def test_depth_is_in_the_network_s_order_with_the_numbers_that_were_counted(
         assert float(row["ratio"]) == pytest.approx(summary.competition)
 
 
-def test_the_standard_deviation_is_that_over_images_and_channels() -> None:
+def test_standard_deviation_is_over_images_and_channels() -> None:
     model, ((images, labels),) = net("gct"), batches()
     (first, *_) = gate_statistics(model, [(images, labels)], 3).values()
     with GateRecorder(model) as recorder, torch.no_grad():
@@ -133,7 +133,7 @@ def test_the_standard_deviation_is_that_over_images_and_channels() -> None:
     assert float(rows(gate_figures.values_by_depth([first]))[0]["standard deviation"]) == pytest.approx(expected)
 
 
-def test_classes_are_shown_by_the_channels_that_tell_them_apart(summaries: list[GateSummary]) -> None:
+def test_classes_are_shown_by_most_distinctive_channels(summaries: list[GateSummary]) -> None:
     drawing = gate_figures.classes_by_channel(summaries[5], CLASSES, most_channels=3)
     differences = summaries[5].by_class - summaries[5].mean
     shown = {int(row["channel"]) for row in rows(drawing)}
@@ -143,7 +143,7 @@ def test_classes_are_shown_by_the_channels_that_tell_them_apart(summaries: list[
         assert float(row["difference"]) == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_classes_are_drawn_by_how_far_their_gates_lie_from_the_mean(summaries: list[GateSummary]) -> None:
+def test_classes_are_ordered_by_distance_of_gates_from_mean(summaries: list[GateSummary]) -> None:
     (first, second, third) = rows(gate_figures.classes_by_depth(summaries, CLASSES))
     for number, row in enumerate((first, second, third)):
         assert row["class"] == CLASSES[number]
@@ -156,7 +156,7 @@ def test_classes_are_drawn_by_how_far_their_gates_lie_from_the_mean(summaries: l
     assert "2 of 3 classes" in drawing.shows
 
 
-def test_gates_of_runs_stand_beside_each_other_with_their_own_numbers(summaries: list[GateSummary]) -> None:
+def test_gates_of_runs_are_side_by_side_with_own_numbers(summaries: list[GateSummary]) -> None:
     drawing = run_figures.gates_of_runs({"a": summaries, "b": summaries[:3]}, ["plain", "a", "b"])
     found = rows(drawing)
     assert [(row["run"], row["gate"]) for row in found] == [
@@ -174,7 +174,7 @@ def test_gates_of_runs_stand_beside_each_other_with_their_own_numbers(summaries:
     assert all(f'id="series-{run}-{panel}"' in svg for run in range(2) for panel in range(3))
 
 
-def test_the_accuracy_with_gates_of_another_class_is_at_its_place() -> None:
+def test_accuracy_with_gates_of_other_class_is_at_its_place() -> None:
     exchange = Exchange((0, 2), 0.9, torch.tensor([[0.8, 0.1], [0.25, 1.0]]))
     drawing = gater_figures.accuracy_by_gates(exchange, CLASSES)
     assert drawing.csv().splitlines()[1].startswith("ant,80.0")
@@ -182,12 +182,12 @@ def test_the_accuracy_with_gates_of_another_class_is_at_its_place() -> None:
     assert "2 of 3 classes" in drawing.shows
 
 
-def test_one_training_each_has_no_bands() -> None:
+def test_single_training_has_no_bands() -> None:
     assert "seeds" not in figures.curves({"a": [[0.1, 0.5]], "b": [[0.2, 0.4]]}).shows
     assert "seeds" in figures.curves({"a": [[0.1, 0.5], [0.2, 0.6]]}).shows
 
 
-def test_classes_without_images_are_left_out(summaries: list[GateSummary]) -> None:
+def test_classes_without_images_are_omitted(summaries: list[GateSummary]) -> None:
     seen = [
         dataclasses.replace(s, by_class=torch.cat([s.by_class, torch.full_like(s.by_class[:1], torch.nan)]))
         for s in summaries
@@ -200,7 +200,7 @@ def test_classes_without_images_are_left_out(summaries: list[GateSummary]) -> No
     assert len({row["class"] for row in rows(few)}) == 2
 
 
-def test_names_are_drawn_as_they_are(summaries: list[GateSummary]) -> None:
+def test_names_are_drawn_literally(summaries: list[GateSummary]) -> None:
     drawing = gate_figures.classes_by_depth(summaries, CLASSES)
     written = [
         element.text for element in ElementTree.fromstring(drawing.svg()).iter("{http://www.w3.org/2000/svg}text")
@@ -210,7 +210,7 @@ def test_names_are_drawn_as_they_are(summaries: list[GateSummary]) -> None:
     drawing.png()
 
 
-def test_the_metric_draws_gates_of_both_kinds_around_doing_nothing() -> None:
+def test_metric_draws_both_kinds_of_gate_around_identity() -> None:
     model, ((images, labels),) = net("se+gc:rd_ratio=1/4"), batches()
     found = list(gate_statistics(model, [(images, labels)], 3).values())
     assert {s.is_additive for s in found} == {True, False}
@@ -220,14 +220,14 @@ def test_the_metric_draws_gates_of_both_kinds_around_doing_nothing() -> None:
     assert middles == pytest.approx([s.average - s.neutral for s in found])
 
 
-def test_gates_that_add_are_drawn_around_zero() -> None:
+def test_additive_gates_are_drawn_around_zero() -> None:
     found = list(gate_statistics(net("gc:rd_ratio=1/4"), batches(), 3).values())
     drawing = gate_figures.values_by_depth(found)
     assert "the values that gates add to each channel" in drawing.shows
     assert "added / rms of the map" in drawing.svg()
 
 
-def test_the_metric_plots_itself_on_new_axes_or_given_ones() -> None:
+def test_metric_plots_on_new_or_given_axes() -> None:
     model, ((images, _),) = net("gct"), batches()
     stats = GateStats(model)
     with GateRecorder(model) as recorder, torch.no_grad():
@@ -239,7 +239,7 @@ def test_the_metric_plots_itself_on_new_axes_or_given_ones() -> None:
 
 
 @pytest.mark.parametrize(("parameter", "start"), [("alpha", 1.0), ("beta", 0.0), ("gamma", 0.0)])
-def test_the_start_of_training_lies_on_the_axis_however_far_values_moved(parameter: str, start: float) -> None:
+def test_start_of_training_is_on_axis_for_any_range(parameter: str, start: float) -> None:
     drawing = gate_figures.parameter_by_depth(
         [("a.gct", torch.tensor([3.0, 3.1])), ("b.gct", torch.tensor([3.2]))], parameter
     )

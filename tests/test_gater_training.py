@@ -1,4 +1,4 @@
-"""A gater in a training and in a comparison: its budget, what is logged, what is kept."""
+"""A gater in a training and in a comparison: its budget, its log, its saved state."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from gatewise.training import Progress, Recipe, learner, train
 GATED = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=2)
 
 
-def test_log_and_metrics_tell_the_work_of_the_validation_images(tmp_path: Path) -> None:
+def test_log_and_metrics_have_macs_of_validation_images(tmp_path: Path) -> None:
     metrics = train(GATED, tmp_path / "run", dataset=DATASET)
     net, config = load_model(tmp_path / "run")
     assert isinstance(net, gw.GaterNet)
@@ -45,28 +45,28 @@ def test_log_and_metrics_tell_the_work_of_the_validation_images(tmp_path: Path) 
     assert all("executed_macs" in row for row in rows)
 
 
-def test_a_plain_network_has_no_such_rows(tmp_path: Path) -> None:
+def test_plain_network_has_no_gater_columns(tmp_path: Path) -> None:
     trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=1))
     assert "open_fraction" not in log(tmp_path / "run")[0]
 
 
-def test_the_controller_learns_how_long_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-    monkeypatch.setattr(gw.GaterNet, "schedule", lambda _, steps: told.append(steps))
+def test_controller_gets_length_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled: list[int] = []
+    monkeypatch.setattr(gw.GaterNet, "schedule", lambda _, steps: scheduled.append(steps))
     trained(tmp_path / "run", dataclasses.replace(GATED, epochs=3))
-    assert told == [9]
+    assert scheduled == [9]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [0.3, 0.7])
-def test_digits_are_learned_within_a_budget(tmp_path: Path, budget: float) -> None:
+def test_digits_are_learned_within_budget(tmp_path: Path, budget: float) -> None:
     gate = f"gaternet:budget={budget},gate_bias=2"
     metrics = train(Recipe(data="digits", gate=gate, epochs=20, precision="fp32"), tmp_path / "run")
     assert metrics["open_fraction"] == pytest.approx(budget, abs=0.03)
     assert metrics["accuracy"] > 0.95
 
 
-def test_a_comparison_counts_what_is_executed(few_digits: None, tmp_path: Path) -> None:
+def test_comparison_counts_executed_macs(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, [parse_gates(text) for text in ("none", "gaternet")], 2, tmp_path / "out")
     none, gated = results["variants"]
     runs = [json.loads((tmp_path / f"out/runs/gaternet/seed_{s}/metrics.json").read_text()) for s in (0, 1)]
@@ -78,12 +78,12 @@ def test_a_comparison_counts_what_is_executed(few_digits: None, tmp_path: Path) 
     assert [row[column].text for row in shown.rows] == ["1.000", f"{sum(gated['open_fraction']) / 2:.3f}"]
 
 
-def test_without_gaters_a_comparison_has_no_such_column(few_digits: None, tmp_path: Path) -> None:
+def test_comparison_without_gaters_has_no_macs_column(few_digits: None, tmp_path: Path) -> None:
     results = compare(QUICK, [parse_gates("none")], 1, tmp_path / "out")
     assert "open" not in table(results).columns
 
 
-def test_what_cannot_be_built_is_refused_before_anything_is_trained(
+def test_invalid_gater_rejected_first(
     few_digits: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -97,7 +97,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_trained(
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_the_spec_in_the_run_builds_the_same_net_again(tmp_path: Path) -> None:
+def test_spec_of_run_rebuilds_net(tmp_path: Path) -> None:
     trained(tmp_path / "run", dataclasses.replace(GATED, gate="se+gaternet:sites=residual,gater=resnet20", epochs=1))
     net, config = load_model(tmp_path / "run")
     assert config["spec"]["gates"][1]["options"] == {"sites": "residual", "gater": "resnet20"}
@@ -108,7 +108,7 @@ def test_the_spec_in_the_run_builds_the_same_net_again(tmp_path: Path) -> None:
 # A warm start
 
 
-def test_a_gater_and_its_backbone_start_from_plain_networks(tmp_path: Path) -> None:
+def test_gater_and_its_backbone_start_from_plain_networks(tmp_path: Path) -> None:
     trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
     plain = load_file(tmp_path / "plain" / "model.safetensors")
     gate = "gaternet:gater=resnet20,sites=residual"
@@ -121,7 +121,7 @@ def test_a_gater_and_its_backbone_start_from_plain_networks(tmp_path: Path) -> N
             torch.testing.assert_close(found[f"gater.features.{name}"], plain[name], atol=1e-6, rtol=0)
 
 
-def test_a_gater_of_another_form_cannot_start_there(tmp_path: Path) -> None:
+def test_gater_of_other_form_rejected_as_start(tmp_path: Path) -> None:
     trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
     net = gw.make_model("resnet20+gaternet", num_classes=3, in_chans=1)
     with pytest.raises(DataError, match="does not fit the network"):
@@ -130,7 +130,7 @@ def test_a_gater_of_another_form_cannot_start_there(tmp_path: Path) -> None:
         load_gater(gw.make_model("resnet20+gaternet:gater=local", in_chans=1), tmp_path / "plain")
 
 
-def test_weights_for_a_gater_are_refused_where_there_is_none(
+def test_weights_of_gater_rejected_for_plain_network(
     few_digits: None,
     tmp_path: Path,
 ) -> None:
@@ -145,7 +145,7 @@ def test_weights_for_a_gater_are_refused_where_there_is_none(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_s_plan_covers_all_stages_and_begins_anew_from_other_weights(tmp_path: Path) -> None:
+def test_budget_plan_covers_stages_and_restarts_from_other_weights(tmp_path: Path) -> None:
     gated = dataclasses.replace(GATED, gate="gct+gaternet:budget=0.5")
     trained(tmp_path / "first", gated)
     steps = load_model(tmp_path / "first")[0].price.state[0]
@@ -154,9 +154,7 @@ def test_a_budget_s_plan_covers_all_stages_and_begins_anew_from_other_weights(tm
         assert network["price.state"][0] == steps > 0, "each step is counted once, those of the weights are not"
 
 
-def test_the_plan_is_that_of_the_whole_training_in_its_last_stage_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_covers_complete_training_in_last_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nets: list[Any] = []
     make = learner.make_model
     monkeypatch.setattr(learner, "make_model", lambda *a, **k: nets.append(make(*a, **k)) or nets[-1])
@@ -169,7 +167,7 @@ def test_the_plan_is_that_of_the_whole_training_in_its_last_stage_too(
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_gater_to_the_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_gater_to_same_weights_as_one(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("gater_in_processes.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for arguments in ([script], [*launcher, script]):
@@ -184,7 +182,7 @@ def test_two_processes_train_a_gater_to_the_weights_of_one(tmp_path: Path) -> No
 # Health
 
 
-def test_gates_that_die_saturate_or_stop_are_told() -> None:
+def test_dead_saturated_or_constant_gates_are_reported() -> None:
     net = gw.make_model("resnet20+gaternet:sites=residual")
     some = torch.full((336,), 5)
     assert gate_warnings(net, some, 10) == []
@@ -201,14 +199,14 @@ def test_gates_that_die_saturate_or_stop_are_told() -> None:
     assert "100 % of the gate logits" in gate_warnings(net, some, 10)[0]
 
 
-def test_a_training_prints_what_is_wrong_with_its_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_prints_problems_of_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = dataclasses.replace(GATED, gate="gaternet:gate_bias=50", epochs=1)
     train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())
     assert "warning: no gate depends on the image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gate", ["gaternet:budget=0.5", "gaternet:sparsity=0.1", "gaternet:gater=local,budget=0.5"])
-def test_a_gater_trains_in_bf16_and_its_numbers_are_those_of_float32(tmp_path: Path, gate: str) -> None:
+def test_gater_in_bf16_matches_float32_numbers(tmp_path: Path, gate: str) -> None:
     metrics = train(
         dataclasses.replace(GATED, gate=gate, precision="bf16", epochs=1), tmp_path / "run", dataset=DATASET
     )
@@ -220,7 +218,7 @@ def test_a_gater_trains_in_bf16_and_its_numbers_are_those_of_float32(tmp_path: P
     assert 0 <= metrics["open_fraction"] <= 1
 
 
-def test_a_gater_around_a_pretrained_network_keeps_its_normalisation() -> None:
+def test_gater_on_pretrained_network_keeps_its_normalisation() -> None:
     net = gw.make_model("resnet18+gaternet:gater=light", num_classes=3, image_size=(32, 32))
     recipe = Recipe(model="resnet18:pretrained=true")
     pixels = dataclasses.replace(DATASET.train, pixels=DATASET.train.pixels.expand(-1, 3, -1, -1))
@@ -229,7 +227,7 @@ def test_a_gater_around_a_pretrained_network_keeps_its_normalisation() -> None:
     torch.testing.assert_close(mean, 255 * torch.tensor([0.485, 0.456, 0.406]))
 
 
-def test_a_gater_has_no_stage_for_gates_in_a_comparison() -> None:
+def test_gater_has_no_gates_stage_in_comparison() -> None:
     recipe = dataclasses.replace(RECIPE, gate="gct", gate_epochs=1)
     assert recipe.of_comparison("gaternet", 0).gate_epochs == 0
     assert recipe.of_comparison("se+gaternet", 0).gate_epochs == 1

@@ -1,4 +1,4 @@
-"""GaterNet: the official counts, gates that do what they say, work that is counted, a budget that is held."""
+"""GaterNet: the published counts, the effect of gates, executed work, the budget."""
 
 import copy
 import io
@@ -59,14 +59,14 @@ class ByKeyword(nn.Module):
     ("model", "gates", "parameters"),
     [("resnet20", 336, 547_842), ("resnet56", 1008, 1_137_186), ("resnet164_gaternet", 7200, 1_957_202)],
 )
-def test_the_official_form_has_the_official_numbers(model: str, gates: int, parameters: int) -> None:
+def test_official_form_has_published_numbers(model: str, gates: int, parameters: int) -> None:
     net = gw.GaterNet(gw.make_model(model), sites="residual", gater="resnet20", bottleneck=8)
     assert net.gate_count == gates
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 @pytest.mark.parametrize("gater", ["light", "local"])
-def test_layers_that_are_called_by_keyword_are_gated(gater: str) -> None:
+def test_layers_called_by_keyword_are_gated(gater: str) -> None:
     net = gw.GaterNet(ByKeyword(), gater=gater, gate_bias=-50.0, image_size=(8, 8)).eval()
     assert [site.side for site in net.sites] == ["input"]
     output, gates = net.forward_with_gates(images())
@@ -74,13 +74,13 @@ def test_layers_that_are_called_by_keyword_are_gated(gater: str) -> None:
     assert_close(output, net.backbone.conv2.bias.reshape(1, 4, 1, 1).expand_as(output))
 
 
-def test_the_official_place_is_behind_the_last_norm_and_before_the_addition() -> None:
+def test_official_place_is_after_last_norm_before_addition() -> None:
     net = small(sites="residual")
     assert [site.layer for site in net.sites][:2] == ["stages.0.0.bn2", "stages.0.1.bn2"]
     assert all(site.consumers == () for site in net.sites)
 
 
-def test_the_paper_s_batchnorm_in_the_head_is_an_option() -> None:
+def test_batchnorm_in_head_is_option() -> None:
     plain, normed = (small(sites="residual", gater="resnet20", head_norm=norm) for norm in (False, True))
     count = [sum(p.numel() for p in net.parameters()) for net in (plain, normed)]
     assert count[1] - count[0] == 2 * 8
@@ -105,7 +105,7 @@ def semhash_by_loops(logits: list[list[float]], noise: list[list[float]], coins:
     return rows
 
 
-def test_semhash_equals_its_loop_form_gradient_included(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_semhash_equals_loop_form_with_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     logits = (3 * torch.randn(8, 5, dtype=torch.float64)).requires_grad_()
     noise, coins = torch.randn(8, 5, dtype=torch.float64), torch.rand(8, 1)
@@ -121,7 +121,7 @@ def test_semhash_equals_its_loop_form_gradient_included(monkeypatch: pytest.Monk
     assert {0.0, 1.0} <= set(gates.flatten().tolist())
 
 
-def test_semhash_draws_unit_normal_noise_and_a_coin_for_each_sample() -> None:
+def test_semhash_draws_normal_noise_and_coin_per_sample() -> None:
     torch.manual_seed(0)
     gates = gw.functional.semhash(torch.full((20_000, 4), 0.5))
     hard = ((gates == 0) | (gates == 1)).all(1)
@@ -132,7 +132,7 @@ def test_semhash_draws_unit_normal_noise_and_a_coin_for_each_sample() -> None:
     assert ((gates[~hard] == 0) | (gates[~hard] == 1)).double().mean() < saturated
 
 
-def test_semhash_evaluates_hard_without_noise_and_opens_a_tie() -> None:
+def test_semhash_eval_is_hard_without_noise_and_tie_opens() -> None:
     logits = torch.tensor([[-1e-3, 0.0, 1e-3, -9.0, 9.0]])
     assert gw.functional.semhash(logits, training=False).tolist() == [[0.0, 1.0, 1.0, 0.0, 1.0]]
 
@@ -151,7 +151,7 @@ def test_estimators_give_gates_and_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "scale"), [("gumbel", 1.0), ("semhash", 1.0)])
-def test_noise_opens_gates_in_the_share_that_its_distribution_says(name: str, scale: float) -> None:
+def test_noise_opens_share_of_gates_given_by_its_distribution(name: str, scale: float) -> None:
     torch.manual_seed(0)
     logits = torch.full((40_000, 1), 0.7)
     opened = (ESTIMATORS[name](logits, True) > 0.49999).double().mean().item()
@@ -163,11 +163,11 @@ def test_noise_opens_gates_in_the_share_that_its_distribution_says(name: str, sc
     assert opened == pytest.approx(expected.item(), abs=0.01)
 
 
-# What gates do
+# Effect of gates
 
 
 @pytest.mark.parametrize("sites", ["inner", "residual"])
-def test_a_closed_filter_is_zero_where_it_is_gated_and_an_open_one_untouched(sites: str) -> None:
+def test_closed_filter_is_zero_and_open_filter_unchanged(sites: str) -> None:
     net = small(sites=sites)
     gates = random_gates(net)
     seen: dict[str, Tensor] = {}
@@ -181,12 +181,12 @@ def test_a_closed_filter_is_zero_where_it_is_gated_and_an_open_one_untouched(sit
         assert (seen[site.name][opened] != 0).any()
 
 
-def test_all_gates_open_is_the_plain_network_bit_for_bit() -> None:
+def test_all_gates_open_equals_plain_network_bitwise() -> None:
     net = small()
     assert torch.equal(net(images(), gates=torch.ones(3, net.gate_count)), net.backbone(images()))
 
 
-def test_the_backbone_is_the_module_given_and_runs_plain_when_called_alone() -> None:
+def test_backbone_is_given_module_and_runs_plain_alone() -> None:
     backbone = gw.make_model("resnet20").eval()
     expected = backbone(images())
     net = gw.GaterNet(backbone, image_size=(8, 8)).eval()
@@ -195,10 +195,10 @@ def test_the_backbone_is_the_module_given_and_runs_plain_when_called_alone() -> 
     assert torch.equal(backbone(images()), expected)
     with pytest.raises(RuntimeError):
         net(torch.zeros(1, 7, 8, 8), gates=torch.zeros(1, net.gate_count))
-    assert torch.equal(backbone(images()), expected), "a failed forward left its gates behind"
+    assert torch.equal(backbone(images()), expected), "a failed forward did not remove its gates"
 
 
-def test_evaluation_is_deterministic_and_hard_and_gives_logits() -> None:
+def test_evaluation_is_deterministic_and_hard_and_returns_logits() -> None:
     net = small(gate_bias=0.5)
     logits, gates = net.forward_with_gates(images())
     assert torch.equal(net(images()), logits)
@@ -206,7 +206,7 @@ def test_evaluation_is_deterministic_and_hard_and_gives_logits() -> None:
     assert torch.equal(net(images(), gates=gates), logits)
 
 
-def test_images_of_a_batch_are_gated_each_by_its_own() -> None:
+def test_images_of_batch_have_own_gates() -> None:
     net = small(sites="residual")
     gates = random_gates(net)
     together = net(images(), gates=gates)
@@ -215,14 +215,14 @@ def test_images_of_a_batch_are_gated_each_by_its_own() -> None:
         assert_close(together[index : index + 1], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_a_group_of_filters_shares_a_gate() -> None:
+def test_group_of_filters_shares_gate() -> None:
     single, grouped = small(), small(group_size=4)
     assert grouped.gate_count == single.gate_count // 4
     gates = random_gates(grouped)
     assert torch.equal(grouped(images(), gates=gates), single(images(), gates=gates.repeat_interleave(4, 1)))
 
 
-def test_gates_in_channels_last_code_close_filters_too() -> None:
+def test_gates_in_channels_last_code_close_filters() -> None:
     timm = pytest.importorskip("timm")
     net = gw.GaterNet(timm.create_model("convnext_atto", num_classes=3, conv_mlp=False), image_size=(64, 64)).eval()
     site = next(site for site in net.sites if site.channel_axis == 3)
@@ -251,7 +251,7 @@ def test_gates_in_channels_last_code_close_filters_too() -> None:
         ("inception_v3", {"image_size": (128, 128)}),
     ],
 )
-def test_families_of_timm_can_be_gated(name: str, options: dict[str, Any]) -> None:
+def test_timm_families_can_be_gated(name: str, options: dict[str, Any]) -> None:
     timm = pytest.importorskip("timm")
     image_size = options.get("image_size", (64, 64))
     net = gw.GaterNet(timm.create_model(name, num_classes=3), image_size=image_size).eval()
@@ -266,7 +266,7 @@ def test_families_of_timm_can_be_gated(name: str, options: dict[str, Any]) -> No
 
 
 class Nested(nn.Module):
-    """A residual branch that ends behind an addition of its own."""
+    """A residual branch that ends after an addition inside the branch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -279,13 +279,13 @@ class Nested(nn.Module):
         return x + self.act(branch + self.conv2(branch))
 
 
-def test_channels_that_are_sums_of_several_maps_cannot_be_gated_as_filters() -> None:
+def test_sums_of_several_maps_cannot_be_gated() -> None:
     net = gw.GaterNet(Nested(), sites="residual", image_size=(8, 8))
     assert [site.name for site in net.sites] == ["conv2"]
     assert [(s.name, s.reason) for s in net.skipped] == [("act", "its channels are a concatenation of several maps")]
 
 
-def test_sites_may_be_chosen_by_list_expression_and_function() -> None:
+def test_sites_are_chosen_by_list_expression_or_function() -> None:
     names = [site.name for site in small().sites]
     assert names[0] == "stages.0.0.conv1"
     by_list = small(sites=["stages.2.0.conv1", "stages.0.0.conv1"])
@@ -298,7 +298,7 @@ def test_sites_may_be_chosen_by_list_expression_and_function() -> None:
     assert {site.name.rpartition(".")[2] for site in wide.sites} == {"conv1", "conv2"}
 
 
-def test_a_site_tells_filters_readers_and_work() -> None:
+def test_site_has_filters_readers_and_macs() -> None:
     site = small().sites[4]
     assert (site.name, site.layer, site.filters, site.gates) == ("stages.1.1.conv1", "stages.1.1.act1", 32, 32)
     assert [reader.layer for reader in site.consumers] == ["stages.1.1.conv2"]
@@ -348,7 +348,7 @@ def executed_by_loops(net: gw.GaterNet, gates: list[float]) -> float:
 
 
 class Grouped(nn.Module):
-    """A convolution in groups between two others, and a depthwise one behind the first."""
+    """A convolution in groups between two others, and a depthwise one after the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -375,7 +375,7 @@ class Grouped(nn.Module):
     ],
     ids=["inner", "residual", "groups of filters", "chains of sites", "grouped and depthwise"],
 )
-def test_executed_macs_are_those_of_the_open_filters_on_their_open_inputs(make: Callable[[], gw.GaterNet]) -> None:
+def test_executed_macs_count_open_filters_on_open_inputs(make: Callable[[], gw.GaterNet]) -> None:
     net = make()
     gates = random_gates(net, 2, share=0.4)
     found = net.executed_macs(gates)
@@ -383,26 +383,26 @@ def test_executed_macs_are_those_of_the_open_filters_on_their_open_inputs(make: 
         assert value == pytest.approx(executed_by_loops(net, row), rel=1e-9)
 
 
-def test_dense_macs_are_those_of_the_plain_backbone() -> None:
+def test_dense_macs_equal_plain_backbone() -> None:
     net = small()
     assert net.dense_macs == macs_per_sample(net.backbone, images())
     assert net.gater_macs == macs_per_sample(net.gater, images())
 
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet56", "resnet18_cifar:width=32"])
-def test_the_light_gater_takes_at_most_three_percent_and_uses_them(model: str) -> None:
+def test_light_gater_uses_at_most_three_percent(model: str) -> None:
     net = gw.make_model(f"{model}+gaternet")
     assert 0.005 * net.dense_macs < net.gater_macs <= 0.03 * net.dense_macs
 
 
-def test_the_light_gater_looks_at_large_images_in_small() -> None:
+def test_light_gater_shrinks_large_images() -> None:
     timm = pytest.importorskip("timm")
     net = gw.GaterNet(timm.create_model("resnet18", num_classes=3)).eval()
     assert net.gater_macs <= 0.03 * net.dense_macs
     assert net(images(1, 224)).shape == (1, 3)
 
 
-def test_the_open_fraction_counts_gates_by_the_work_of_their_filters() -> None:
+def test_open_fraction_weighs_gates_by_macs() -> None:
     net = small(sites=["stages.0.0.conv1", "stages.1.0.conv1"])
     first, second = (site.macs_per_filter * site.filters for site in net.sites)
     gates = torch.zeros(1, 16 + 32)
@@ -410,10 +410,10 @@ def test_the_open_fraction_counts_gates_by_the_work_of_their_filters() -> None:
     assert_close(net.open_fraction(gates), torch.tensor([first / (first + second)]))
 
 
-# Who decides
+# Gaters
 
 
-def test_a_gater_of_one_s_own_as_module_or_as_function() -> None:
+def test_custom_gater_as_module_or_function() -> None:
     class Own(nn.Module):
         def __init__(self, gates: int) -> None:
             super().__init__()
@@ -428,7 +428,7 @@ def test_a_gater_of_one_s_own_as_module_or_as_function() -> None:
     assert small(gater=module).gater is module
 
 
-def test_local_gating_decides_at_each_site_from_its_own_input() -> None:
+def test_local_gating_decides_from_input_of_each_site() -> None:
     net = small(gater="local", bottleneck=4)
     logits, gates = net.forward_with_gates(images())
     assert gates.shape == (3, net.gate_count)
@@ -444,7 +444,7 @@ def test_local_gating_decides_at_each_site_from_its_own_input() -> None:
     assert net.gater_macs == sum(p.numel() for p in net.gater.parameters() if p.dim() == 2)
 
 
-def test_with_a_budget_gates_start_open_and_else_undecided() -> None:
+def test_gates_start_open_with_budget_else_undecided() -> None:
     for gater in ("light", "local"):
         budgeted, free = (small(gater=gater, budget=budget) for budget in (0.5, None))
         for net, bias in ((budgeted, 2.0), (free, 0.0)):
@@ -453,7 +453,7 @@ def test_with_a_budget_gates_start_open_and_else_undecided() -> None:
             assert all(bool((layer.bias == bias).all()) for layer in layers)
 
 
-def test_a_guessed_image_size_is_told() -> None:
+def test_guessed_image_size_is_reported() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     with pytest.warns(UserWarning, match="Sequential does not define its image size; work is counted for 224x224"):
         gw.GaterNet(backbone)
@@ -479,20 +479,20 @@ def test_every_parameter_of_backbone_and_gater_learns() -> None:
         assert silent == []
 
 
-def test_the_paper_s_term_is_lambda_times_the_mean_gate() -> None:
+def test_gate_loss_is_lambda_times_mean_gate() -> None:
     net = small(sparsity=0.25).train()
     _, gates = net.forward_with_gates(images())
     assert_close(gw.gate_loss(net), 0.25 * gates.mean())
-    assert gw.gate_loss(net) == 0, "a forward owes once"
+    assert gw.gate_loss(net) == 0, "the loss of a forward counts once"
 
 
-def test_the_term_may_count_work_instead() -> None:
+def test_gate_loss_may_count_macs() -> None:
     net = small(sparsity=2.0, weighting="macs").train()
     _, gates = net.forward_with_gates(images())
     assert_close(gw.gate_loss(net), 2 * net.open_fraction(gates).mean())
 
 
-def test_nothing_is_owed_in_evaluation() -> None:
+def test_gate_loss_is_zero_in_evaluation() -> None:
     net = small(budget=0.5)
     net(images())
     assert gw.gate_loss(net) == 0
@@ -502,7 +502,7 @@ def controller(target: float = 0.5, gates: int = 4) -> Budget:
     return Budget(torch.full((gates,), 1 / gates), target)
 
 
-def test_the_price_follows_the_controller_s_formula() -> None:
+def test_price_follows_controller_formula() -> None:
     budget = controller()
     budget.schedule(20)
     price, mean_open = 0.0, 1.0
@@ -517,7 +517,7 @@ def test_the_price_follows_the_controller_s_formula() -> None:
     assert price < 0, "too little open for long is rewarded, by the integral too"
 
 
-def test_the_budget_is_met_by_a_toy_that_wants_all_gates_open() -> None:
+def test_toy_that_prefers_open_gates_meets_budget() -> None:
     torch.manual_seed(0)
     logits = nn.Parameter(torch.full((1, 100), 2.0))
     budget = Budget(torch.full((100,), 0.01), 0.3)
@@ -525,16 +525,16 @@ def test_the_budget_is_met_by_a_toy_that_wants_all_gates_open() -> None:
     optimizer = torch.optim.SGD([logits], lr=0.5)
     for _ in range(2000):
         gates = gw.functional.semhash(logits.expand(16, -1))
-        wish = -(gates * torch.linspace(0.5, 1.5, 100)).mean()
+        task_loss = -(gates * torch.linspace(0.5, 1.5, 100)).mean()
         optimizer.zero_grad()
-        (wish + budget(gates, gw.functional.semhash(logits, training=False))).backward()
+        (task_loss + budget(gates, gw.functional.semhash(logits, training=False))).backward()
         optimizer.step()
     opened = (logits >= 0).float().flatten()
     assert opened.mean().item() == pytest.approx(0.3, abs=0.03)
     assert opened[50:].mean() > opened[:50].mean() + 0.3, "the gates that matter most stay open"
 
 
-def test_the_controller_goes_on_from_its_saved_state() -> None:
+def test_controller_resumes_from_saved_state() -> None:
     first, second = controller(), controller()
     for _ in range(5):
         first(torch.ones(2, 4), torch.ones(2, 4))
@@ -542,7 +542,7 @@ def test_the_controller_goes_on_from_its_saved_state() -> None:
     assert torch.equal(first(torch.ones(2, 4), torch.ones(2, 4)), second(torch.ones(2, 4), torch.ones(2, 4)))
 
 
-def test_a_plan_of_steps_reaches_the_controller() -> None:
+def test_schedule_reaches_controller() -> None:
     net = small(budget=0.5)
     gw.tuning.set_total_steps(net, 600)
     assert isinstance(net.price, Budget)
@@ -550,7 +550,7 @@ def test_a_plan_of_steps_reaches_the_controller() -> None:
     assert isinstance(small().price, Sparsity)
 
 
-def test_a_new_plan_begins_anew() -> None:
+def test_new_schedule_restarts_controller() -> None:
     used, fresh = controller(), controller()
     used(torch.zeros(2, 4), torch.zeros(2, 4))
     for budget in (used, fresh):
@@ -563,9 +563,9 @@ def test_a_new_plan_begins_anew() -> None:
 
 @pytest.mark.parametrize("gater", ["light", "local"])
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_a_copy_gates_by_itself(gater: str, duplicate: Callable[[Any], Any]) -> None:
+def test_copy_has_independent_gates(gater: str, duplicate: Callable[[Any], Any]) -> None:
     net = small(gater=gater, budget=0.5)
-    net.train()(images())  # leaves something due
+    net.train()(images())  # leaves a pending loss
     net.eval()
     other = duplicate(net)
     expected = net(images())
@@ -577,7 +577,7 @@ def test_a_copy_gates_by_itself(gater: str, duplicate: Callable[[Any], Any]) -> 
     assert not torch.equal(other(images()), expected)
 
 
-def test_gates_of_a_bf16_model_are_those_of_its_saved_and_reloaded_copy() -> None:
+def test_bf16_gates_survive_save_and_load() -> None:
     net = small(budget=0.5).to(torch.bfloat16)
     file = io.BytesIO()
     torch.save(net.state_dict(), file)
@@ -591,7 +591,7 @@ def test_gates_of_a_bf16_model_are_those_of_its_saved_and_reloaded_copy() -> Non
 
 
 @pytest.mark.parametrize("gater", ["light", pytest.param("local", marks=pytest.mark.slow)])
-def test_a_compiled_net_agrees(gater: str) -> None:
+def test_compiled_net_agrees(gater: str) -> None:
     net = small(gater=gater)
     torch.compiler.reset()
     compiled = torch.compile(net, backend="aot_eager")
@@ -600,7 +600,7 @@ def test_a_compiled_net_agrees(gater: str) -> None:
 
 
 @pytest.mark.parametrize("gater", ["light", "local"])
-def test_an_exported_net_agrees_at_another_batch_size_and_on_other_routes(gater: str) -> None:
+def test_exported_net_agrees_at_other_batch_size_and_routes(gater: str) -> None:
     net = small(gater=gater)
     program = torch.export.export(net, (images(),), dynamic_shapes={"x": {0: torch.export.Dim.DYNAMIC}})
     x = 3 * images(5).flip(0)
@@ -610,7 +610,7 @@ def test_an_exported_net_agrees_at_another_batch_size_and_on_other_routes(gater:
 # By name
 
 
-def test_a_spec_builds_it_and_the_backbone_s_weights_do_not_depend_on_it() -> None:
+def test_spec_builds_gater_net_with_same_backbone_weights() -> None:
     net = gw.make_model("resnet20+gaternet:sites=residual,gater=resnet20,budget=0.5", num_classes=7, seed=3)
     plain = gw.make_model("resnet20", num_classes=7, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(net.backbone.parameters(), plain.parameters(), strict=True))
@@ -619,20 +619,20 @@ def test_a_spec_builds_it_and_the_backbone_s_weights_do_not_depend_on_it() -> No
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
 
 
-def test_gates_and_a_gater_go_together() -> None:
+def test_gates_and_gater_can_be_combined() -> None:
     net = gw.make_model("resnet20+se+gaternet")
     assert len(gw.gates_in(net)) == 9
     assert isinstance(net, gw.GaterNet)
 
 
-def test_the_options_in_a_spec_are_those_of_the_class() -> None:
+def test_spec_options_equal_class_options() -> None:
     import inspect
 
     parameters = set(inspect.signature(gw.GaterNet).parameters) - {"backbone", "image_size", "example"}
     assert set(spec.GATER_OPTIONS) == parameters
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -655,21 +655,21 @@ def test_the_options_in_a_spec_are_those_of_the_class() -> None:
         ({"gater": nn.Linear(7, 1)}, InvalidValueError, "the gater fails on an image of 3 x 8 x 8: RuntimeError"),
     ],
 )
-def test_what_cannot_be_is_refused_at_construction(
+def test_invalid_options_rejected_at_construction(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         small(**options)
 
 
-def test_a_backbone_without_filters_to_gate_is_refused() -> None:
+def test_backbone_without_gateable_filters_rejected() -> None:
     with pytest.raises(InvalidValueError, match="Sequential has no filters to gate at sites='inner'"):
         gw.GaterNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), image_size=(8, 8))
     with pytest.raises(InvalidValueError, match="Linear has no convolution"):
         gw.GaterNet(nn.Linear(3, 4))
 
 
-def test_gates_of_another_shape_are_refused() -> None:
+def test_gates_of_other_shape_rejected() -> None:
     with pytest.raises(InvalidValueError, match=r"gates must have shape \(3, 336\).*got \(3, 335\)"):
         small()(images(), gates=torch.ones(3, 335))
 
@@ -681,11 +681,11 @@ def test_gates_of_another_shape_are_refused() -> None:
         ("gaternet@inner", "gaternet has no place, got"),
     ],
 )
-def test_a_spec_that_means_nothing_is_refused(text: str, message: str) -> None:
+def test_meaningless_spec_rejected(text: str, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         spec.GateChoice.parse(text)
 
 
-def test_two_gaters_are_refused() -> None:
+def test_two_gaters_rejected() -> None:
     with pytest.raises(InvalidValueError, match="expected at most one gater, got 2"):
         gw.make_model("resnet20+gaternet+gaternet:budget=0.5")

@@ -1,4 +1,4 @@
-"""What must hold on a CUDA device as on the CPU."""
+"""Tests on a CUDA device."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def randomised(gate: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", gw.gate_names())
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_gate_gives_on_the_device_what_it_gives_on_the_cpu(name: str, layout: torch.memory_format) -> None:
+def test_gate_on_gpu_equals_cpu(name: str, layout: torch.memory_format) -> None:
     gate = randomised(gw.make_gate(name, 24))
     x = torch.randn(3, 24, 17, 9).contiguous(memory_format=layout).requires_grad_()
     gate(x).square().sum().backward()
@@ -48,14 +48,14 @@ def test_half_precision_does_not_overflow(name: str, dtype: torch.dtype) -> None
         torch.testing.assert_close(result.float(), exact, rtol=0.05, atol=0.5)
 
 
-def test_training_on_the_device_learns_and_uses_bf16(tmp_path) -> None:
+def test_training_on_gpu_learns_and_uses_bf16(tmp_path) -> None:
     metrics = train(Recipe(gate="gct", epochs=15), tmp_path / "run")
     assert metrics["environment"]["device"] == "cuda"
     assert metrics["precision"] == "bf16"
     assert metrics["accuracy"] > 0.95
 
 
-def test_an_interrupted_training_resumes_on_the_device(tmp_path) -> None:
+def test_interrupted_training_resumes_on_gpu(tmp_path) -> None:
     class Stop(Exception):  # noqa: N818
         pass
 
@@ -72,7 +72,7 @@ def test_an_interrupted_training_resumes_on_the_device(tmp_path) -> None:
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck", "inverted", "Branches"])
 @pytest.mark.parametrize("mode", ["skip", "bucket", "auto"])
-def test_skipping_on_the_device_gives_what_the_masked_network_gives(block: str, mode: str, tmp_path: Path) -> None:
+def test_skipping_on_gpu_equals_masked_network(block: str, mode: str, tmp_path: Path) -> None:
     net = gater_net([block, block], 16, group_size=4)
     x = images(6)
     with torch.no_grad():
@@ -87,17 +87,17 @@ def gradients_of(result: torch.Tensor, leaves: list[torch.Tensor], grad_output: 
     return [result.detach(), *torch.autograd.grad(result, leaves, grad_output)]
 
 
-def hold(came: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor) -> None:
+def hold(actual: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor) -> None:
     """Allow twice the error of plain PyTorch and 16 roundings: a GPU's exp and division are off by one or two."""
-    error, others = ((each.double() - exact).abs().max().item() for each in (came, plain))
-    assert error <= 2 * others + 16 * torch.finfo(came.dtype).eps * exact.abs().max().item()
+    error, others = ((each.double() - exact).abs().max().item() for each in (actual, plain))
+    assert error <= 2 * others + 16 * torch.finfo(actual.dtype).eps * exact.abs().max().item()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(3, 33, 7, 9), (2, 64, 16, 16), (2, 100, 28, 28), (1, 512, 14, 14)])
 @pytest.mark.parametrize(("mode", "activation"), [("l2", "tanh"), ("l1", "elu"), ("l2", "sigmoid"), ("l1", "relu")])
-def test_the_compiled_kernels_of_gct_give_what_is_defined(
+def test_compiled_gct_kernels_match_definition(
     shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, mode: str, activation: str
 ) -> None:
     pytest.importorskip("triton")
@@ -123,16 +123,16 @@ def test_the_compiled_kernels_of_gct_give_what_is_defined(
     y, norms = kernels.forward(x, *parameters, **settings)
     dx, dparams = kernels.backward(grad_output, x, norms, *parameters, **settings)
     assert y.is_contiguous(memory_format=layout)
-    for came, of, theirs in zip((y, dx), exact[:2], plain[:2], strict=True):
-        hold(came, of, theirs)
-    for came, of, theirs in zip(dparams.sum(1), exact[2:], plain_reduced[2:], strict=True):
-        hold(came, of, theirs)
+    for actual, of, theirs in zip((y, dx), exact[:2], plain[:2], strict=True):
+        hold(actual, of, theirs)
+    for actual, of, theirs in zip(dparams.sum(1), exact[2:], plain_reduced[2:], strict=True):
+        hold(actual, of, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(3, 33, 7, 9), (2, 64, 56, 56), (1, 2048, 14, 14), (1, 1, 1, 1)])
-def test_the_compiled_kernels_of_gc_give_what_is_defined(
+def test_compiled_gc_kernels_match_definition(
     shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     pytest.importorskip("triton")
@@ -168,8 +168,8 @@ def test_the_compiled_kernels_of_gc_give_what_is_defined(
 
 
 @pytest.mark.parametrize("kernel", ["gct", "gc"])
-def test_the_compiled_kernels_reach_behind_the_2_147_483_648th_element(kernel: str) -> None:
-    """That map is 4.3 GB in float16; what is compared is its last sample, which no 32-bit offset finds."""
+def test_compiled_kernels_work_beyond_2_31_elements(kernel: str) -> None:
+    """That map is 4.3 GB in float16; its last sample, beyond 32-bit offsets, is compared."""
     pytest.importorskip("triton")
     from gatewise.kernels.triton import attention_pool, gated_channel_transform
 

@@ -1,4 +1,4 @@
-"""Two trainings want one folder: the second is refused, and nothing that ends a process leaves the folder locked."""
+"""Two trainings use one folder: the second raises an error; no process leaves the folder locked when it ends."""
 
 import errno
 import fcntl
@@ -36,9 +36,7 @@ def at_work(folder: Path) -> str:
     return f"another process is using {folder}. Wait until it has finished, or choose another --out."
 
 
-def test_a_second_training_is_refused_while_the_first_goes_on_as_if_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_second_training_rejected_while_first_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     first = start(out, epochs=3)
     wait_for_an_epoch(first)
@@ -54,7 +52,7 @@ def test_a_second_training_is_refused_while_the_first_goes_on_as_if_alone(
     assert (out / "metrics.json").exists()
 
 
-def test_trainings_and_comparisons_ask_for_their_folders(tmp_path: Path) -> None:
+def test_trainings_and_comparisons_lock_their_folders(tmp_path: Path) -> None:
     with held(tmp_path / "runs" / "a"):
         for resume in (False, True):
             with pytest.raises(InvalidValueError, match=at_work(tmp_path / "runs" / "a")):
@@ -63,11 +61,11 @@ def test_trainings_and_comparisons_ask_for_their_folders(tmp_path: Path) -> None
             compare(RECIPE, [()], 1, tmp_path / "runs" / "a")
         trained(tmp_path / "runs" / "b")
     assert not (tmp_path / "runs" / "a").exists()
-    for resume in (False, True):  # each gives the folder back
+    for resume in (False, True):  # each releases the folder
         trained(tmp_path / "runs" / "a", resume=resume)
 
 
-def test_a_process_that_is_killed_holds_no_folder_though_its_workers_live(tmp_path: Path) -> None:
+def test_killed_process_releases_folder_while_workers_live(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -87,7 +85,7 @@ def test_a_process_that_is_killed_holds_no_folder_though_its_workers_live(tmp_pa
         process.stdout.close()
 
 
-def test_what_was_made_for_nothing_goes_again_and_nothing_else(tmp_path: Path) -> None:
+def test_only_folders_made_by_failed_call_are_removed(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "new" / "run", tmp_path / "empty"):
         with held(folder):
@@ -102,9 +100,7 @@ def test_what_was_made_for_nothing_goes_again_and_nothing_else(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_where_there_are_no_locks_nobody_is_kept_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+def test_without_file_locks_folder_is_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def no_locks(lock: int, how: int) -> None:
         raise OSError(error, os.strerror(error))
 
@@ -117,10 +113,8 @@ def test_where_there_are_no_locks_nobody_is_kept_out(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_lock_that_only_its_owner_may_open_is_refused_and_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a colleague who works, or was killed, in a folder that both write to."""
+def test_unreadable_lock_rejected_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock of another user who works, or was killed, in a shared folder."""
 
     def denied(lock: filelock.FileLock) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lock.lock_file)

@@ -1,4 +1,4 @@
-"""Networks shared as folders: saved, built again, predicted from, carded with what the run measured."""
+"""Networks shared as folders: saved, rebuilt, used for predictions, with a model card of the run's metrics."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def logits_of(network: torch.nn.Module, shape: tuple[int, ...] = (2, 1, 8, 8)) -
         return network(torch.linspace(-1, 1, torch.Size(shape).numel()).reshape(shape))
 
 
-def test_a_run_is_saved_and_built_again(gated: Path, tmp_path: Path) -> None:
+def test_run_is_saved_and_rebuilt(gated: Path, tmp_path: Path) -> None:
     net = PretrainedNet.of_run(gated)
     net.save_pretrained(tmp_path / "shared")
     assert sorted(file.name for file in (tmp_path / "shared").iterdir()) == [
@@ -41,20 +41,20 @@ def test_a_run_is_saved_and_built_again(gated: Path, tmp_path: Path) -> None:
         assert set(file.keys()) == set(net.network.state_dict())
 
 
-def test_predictions_from_the_folder_are_those_of_the_run(
+def test_predictions_from_folder_equal_those_of_run(
     gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("L", (20, 10), 120).save(tmp_path / "photo.png")
     PretrainedNet.of_run(gated).save_pretrained(tmp_path / "shared")
-    told = []
+    printed = []
     for source in (gated, tmp_path / "shared"):
         assert run(["predict", str(source), str(tmp_path / "photo.png"), "--json"]) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
-    assert "open_gates" in told[0]
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "open_gates" in printed[0]
 
 
-def test_a_segmenter_keeps_the_size_of_its_images(done: Path, tmp_path: Path) -> None:
+def test_segmenter_keeps_image_size(done: Path, tmp_path: Path) -> None:
     net = PretrainedNet.of_run(done)
     assert "scale" in net.config
     net.save_pretrained(tmp_path)
@@ -62,7 +62,7 @@ def test_a_segmenter_keeps_the_size_of_its_images(done: Path, tmp_path: Path) ->
     assert read_json(tmp_path / "config.json")["scale"] == net.config["scale"]
 
 
-def test_a_compacted_run_is_shared_too(small: Path, tmp_path: Path) -> None:
+def test_compacted_run_can_be_shared(small: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(small).save_pretrained(tmp_path)
     assert torch.equal(logits_of(PretrainedNet.from_pretrained(tmp_path)), logits_of(gw.load_model(small)[0]))
     assert "MACs executed" in (tmp_path / "README.md").read_text()
@@ -73,7 +73,7 @@ def card(folder: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(header), text
 
 
-def test_the_card_tells_what_the_run_measured(gated: Path, tmp_path: Path) -> None:
+def test_card_has_metrics_of_run(gated: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(gated).save_pretrained(tmp_path)
     metrics = read_json(gated / "metrics.json")
     header, text = card(tmp_path)
@@ -81,7 +81,7 @@ def test_the_card_tells_what_the_run_measured(gated: Path, tmp_path: Path) -> No
     assert result["metrics"] == [{"type": "accuracy", "value": round(metrics["accuracy"], 6)}]
     assert header["library_name"] == "gatewise"
     assert "gaternet" in header["tags"]
-    for told in (
+    for expected in (
         f"**{100 * metrics['accuracy']:.2f} %** on 360 validation images",
         f"{metrics['parameters']:,}",
         f"{100 * metrics['open_fraction']:.1f} % on average",
@@ -90,12 +90,12 @@ def test_the_card_tells_what_the_run_measured(gated: Path, tmp_path: Path) -> No
         "seed: 0",
         metrics["environment"]["hardware"],
     ):
-        assert told in text
+        assert expected in text
     loaded = huggingface_hub.ModelCard.load(tmp_path / "README.md")
     assert loaded.data.eval_results[0].metric_value == round(metrics["accuracy"], 6)  # the hub's own reader
 
 
-def test_the_card_s_code_runs(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_card_runs(gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     PretrainedNet.of_run(gated).save_pretrained(tmp_path / "FOLDER")
     monkeypatch.chdir(tmp_path)
     code = card(tmp_path / "FOLDER")[1].split("```python\n")[1].split("```")[0]
@@ -104,7 +104,7 @@ def test_the_card_s_code_runs(gated: Path, tmp_path: Path, monkeypatch: pytest.M
     assert names["logits"].shape == (1, 10)
 
 
-def test_the_card_tells_no_folders_of_this_machine(gated: Path, tmp_path: Path) -> None:
+def test_card_has_no_local_paths(gated: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     shutil.copytree(gated, run_folder)
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
@@ -118,7 +118,7 @@ def test_the_card_tells_no_folders_of_this_machine(gated: Path, tmp_path: Path) 
     assert "datasets" not in header, "a folder is no data set of the hub"
 
 
-def test_a_data_set_of_the_hub_is_named_as_such(gated: Path, tmp_path: Path) -> None:
+def test_hub_data_set_is_linked_in_card(gated: Path, tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     shutil.copytree(gated, run_folder)
     recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
@@ -127,7 +127,7 @@ def test_a_data_set_of_the_hub_is_named_as_such(gated: Path, tmp_path: Path) -> 
     assert card(tmp_path / "shared")[0]["datasets"] == ["someone/birds"]
 
 
-def test_a_card_that_is_there_is_kept_and_the_rest_is_new(gated: Path, plain: Path, tmp_path: Path) -> None:
+def test_existing_card_is_kept_and_rest_is_replaced(gated: Path, plain: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(plain).save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text("my own words")
     PretrainedNet.of_run(gated).save_pretrained(tmp_path)
@@ -135,33 +135,33 @@ def test_a_card_that_is_there_is_kept_and_the_rest_is_new(gated: Path, plain: Pa
     assert torch.equal(logits_of(PretrainedNet.from_pretrained(tmp_path)), logits_of(gw.load_model(gated)[0]))
 
 
-def test_any_network_and_its_spec(tmp_path: Path) -> None:
+def test_any_network_with_its_spec_can_be_saved(tmp_path: Path) -> None:
     network = gw.make_model("resnet20+gct:mode=l1", num_classes=7, in_chans=1).eval()
     PretrainedNet(network, "resnet20+gct:mode=l1", num_classes=7, in_chans=1).save_pretrained(tmp_path)
     assert torch.equal(logits_of(PretrainedNet.from_pretrained(tmp_path)), logits_of(network))
     assert run(["predict", str(tmp_path), __file__]) == 2
 
 
-def test_a_folder_without_classes_is_not_predicted_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_classes_cannot_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     PretrainedNet(gw.make_model("resnet20"), "resnet20").save_pretrained(tmp_path)
     assert run(["predict", str(tmp_path), __file__]) == 2
     assert "config.json has no classes, mean, std, image_size, in_chans" in capsys.readouterr().err
 
 
-def test_a_network_that_the_spec_does_not_build_is_refused_and_nothing_written(tmp_path: Path) -> None:
+def test_network_not_matching_spec_rejected_and_nothing_written(tmp_path: Path) -> None:
     with pytest.raises(GatewiseError, match=r"was not written: resnet20 does not build this network .*fc"):
         PretrainedNet(gw.make_model("resnet20", num_classes=7), "resnet20").save_pretrained(tmp_path / "shared")
     assert list((tmp_path / "shared").iterdir()) == []
 
 
-def test_a_run_that_has_not_ended_is_refused(gated: Path, tmp_path: Path) -> None:
+def test_unfinished_run_rejected(gated: Path, tmp_path: Path) -> None:
     shutil.copytree(gated, tmp_path / "run")
     (tmp_path / "run/metrics.json").unlink()
     with pytest.raises(GatewiseError, match=r"no metrics.json: the run has not finished.*--resume"):
         PretrainedNet.of_run(tmp_path / "run")
 
 
-def test_damaged_weights_are_refused(gated: Path, tmp_path: Path) -> None:
+def test_damaged_weights_rejected(gated: Path, tmp_path: Path) -> None:
     PretrainedNet.of_run(gated).save_pretrained(tmp_path)
     content = bytearray((tmp_path / "model.safetensors").read_bytes())
     content[-1] ^= 1
@@ -170,7 +170,7 @@ def test_damaged_weights_are_refused(gated: Path, tmp_path: Path) -> None:
         PretrainedNet.from_pretrained(tmp_path)
 
 
-def test_a_network_of_the_hub_is_read_from_the_cache_without_a_connection(gated: Path, tmp_path: Path) -> None:
+def test_hub_network_is_read_from_cache_offline(gated: Path, tmp_path: Path) -> None:
     commit, own = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--birds"
     PretrainedNet.of_run(gated).save_pretrained(own / "snapshots" / commit)
     (own / "refs").mkdir()
@@ -182,7 +182,7 @@ def test_a_network_of_the_hub_is_read_from_the_cache_without_a_connection(gated:
             PretrainedNet.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)
 
 
-def test_what_is_pushed_is_the_folder(gated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_uploads_the_folder(gated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: dict[str, Any] = {}
 
     def upload(self: object, *, repo_id: str, folder_path: Path, **_: object) -> str:
@@ -200,7 +200,7 @@ def test_what_is_pushed_is_the_folder(gated: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads(files["config.json"])["sha256"]
 
 
-def test_a_config_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_config_rejected(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"spec": {"model": "resnet20"}})
     with pytest.raises(GatewiseError, match="has no 'sha256'"):
         PretrainedNet.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""`import gatewise` is light, its public names are there, and the command line says what it misses."""
+"""`import gatewise` is light, its public names exist, and the command line names missing packages."""
 
 import ast
 import inspect
@@ -27,19 +27,19 @@ def packages_behind(code: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
-def test_importing_loads_nothing_heavy() -> None:
+def test_import_loads_no_heavy_packages() -> None:
     loaded = packages_behind("import gatewise")
     assert "torch" in loaded
     assert not set(HEAVY) & loaded
 
 
-def test_the_command_line_loads_what_is_heavy_only_for_commands_that_need_it() -> None:
+def test_cli_loads_heavy_packages_only_for_commands_that_need_them() -> None:
     assert not {"torchmetrics", "torchvision", "timm", "matplotlib", "scipy"} & packages_behind(
         "from gatewise.cli import run; run(['gates'])"
     )
 
 
-def test_the_public_names_are_the_documented_ones() -> None:
+def test_public_names_equal_documented_names() -> None:
     contract = """
         gate_names make_gate gate_spec register_gate Gate functional analysis errors data insert_gates gates_in
         parameter_groups train_only_gates train_everything gate_loss make_model make_segmenter GaterNet compact
@@ -52,12 +52,12 @@ def test_the_public_names_are_the_documented_ones() -> None:
         assert getattr(gw, name) is not None
 
 
-def test_public_names_can_be_imported_one_by_one() -> None:
+def test_public_names_can_be_imported_separately() -> None:
     result = python(f"from gatewise import {', '.join(gw.__all__)}")
     assert result.returncode == 0, result.stderr
 
 
-def test_the_classes_of_gates_in_the_public_names_are_those_of_the_registry() -> None:
+def test_public_gate_classes_equal_registry() -> None:
     tree = ast.parse(Path(gw.__file__).read_text())
     modules = {node.module: node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     listed = {
@@ -88,7 +88,7 @@ print(*sorted(name for name in sys.modules if name.startswith("gatewise.")))
 """
 
 
-def test_no_module_takes_the_place_of_a_public_name() -> None:
+def test_no_module_shadows_public_name() -> None:
     result = python(EVERY_MODULE)
     assert result.returncode == 0, result.stderr
     replaced, modules = result.stdout.splitlines()
@@ -99,14 +99,14 @@ def test_no_module_takes_the_place_of_a_public_name() -> None:
     assert not [name for name in modules.split() if name.rpartition(".")[2] in functions]
 
 
-def test_statistics_of_gates_are_public() -> None:
+def test_gate_statistics_are_public() -> None:
     result = python("import gatewise as gw; print(gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__)")
     assert result.stdout == "GateStats GateRecorder\n", result.stderr
     with pytest.raises(AttributeError, match="no attribute 'GateStat'"):
         gw.analysis.GateStat  # noqa: B018
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'GatedChanelTransform'"):
         gw.GatedChanelTransform  # noqa: B018
 
@@ -123,7 +123,7 @@ logging.getLogger("torch.utils.cpp_extension").warning("No CUDA runtime is found
 """
 
 
-def test_a_cuda_toolkit_without_a_gpu_is_no_message_and_torch_s_others_are_heard(tmp_path: Path) -> None:
+def test_cuda_toolkit_message_is_hidden_and_others_are_kept(tmp_path: Path) -> None:
     """The import of torch's timer logs it, which every comparison and benchmark does."""
     environment = {**os.environ, "CUDA_HOME": str(tmp_path)}
     command = [sys.executable, "-c", NO_GPU]
@@ -149,13 +149,13 @@ runpy.run_module("gatewise", run_name="__main__")
 
 
 @pytest.mark.parametrize("missing", ["cyclopts", "rich"])
-def test_without_its_packages_the_command_line_says_how_to_get_them(missing: str) -> None:
+def test_cli_without_packages_says_how_to_install(missing: str) -> None:
     result = python(BLOCK, missing, "gates")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"gatewise: the command line needs {missing!r}: pip install 'gatewise[train]'\n"
 
 
-def test_without_the_extra_s_packages_the_library_still_works() -> None:
+def test_library_works_without_extra_packages() -> None:
     code = BLOCK.replace(
         'runpy.run_module("gatewise", run_name="__main__")',
         "import torch, gatewise as gw\n"
@@ -167,7 +167,7 @@ def test_without_the_extra_s_packages_the_library_still_works() -> None:
     assert result.stdout == "21 (1, 10)\n"
 
 
-def test_a_missing_package_of_a_training_is_one_line_that_says_how_to_get_it(tmp_path: Path) -> None:
+def test_missing_training_package_is_one_line(tmp_path: Path) -> None:
     result = python(BLOCK, "accelerate", "train", "--epochs", "1", "--out", str(tmp_path / "run"))
     assert result.returncode == 2
     what, how = "training needs the package 'accelerate', which is not installed", "pip install 'gatewise[train]'"

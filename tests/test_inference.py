@@ -1,4 +1,4 @@
-"""A network that is optimised for inference gives what it gave, says how its gates run, and becomes what it was."""
+"""Optimizing for inference: same outputs, a report on each gate, and undo."""
 
 import copy
 import pickle
@@ -20,7 +20,7 @@ pytest.importorskip("numba")
 
 
 def trained(spec: str, **options: Any) -> nn.Module:
-    """Return a network whose gates and running statistics are away from where they started, in eval mode."""
+    """Return a network with perturbed gates and running statistics, in eval mode."""
     torch.manual_seed(0)
     net = gw.make_model(spec, num_classes=5, **options)
     for gate in gw.gates_in(net).values():
@@ -55,7 +55,7 @@ LARGE = ("densenet121+gct", "resnet26d+gct")
 @pytest.mark.parametrize(
     "spec", [pytest.param(spec, marks=pytest.mark.slow) if spec in LARGE else spec for spec in NETWORKS]
 )
-def test_outputs_are_the_same_and_everything_is_taken_back(spec: str) -> None:
+def test_optimized_outputs_are_equal_and_undo_restores(spec: str) -> None:
     net = trained(spec)
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     for samples in (1, 3):
@@ -73,7 +73,7 @@ def test_outputs_are_the_same_and_everything_is_taken_back(spec: str) -> None:
     assert not any("forward" in module.__dict__ for module in net.modules())
 
 
-def test_norms_go_into_the_convolutions_before_them() -> None:
+def test_norms_are_folded_into_preceding_convolutions() -> None:
     net = trained("resnet20+gct")
     fast = gw.optimize_for_inference(net)
     assert len(fast.folded) == sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
@@ -81,7 +81,7 @@ def test_norms_go_into_the_convolutions_before_them() -> None:
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.BatchNorm2d):
-                layer.running_mean.add_(100)  # nobody reads it any more
+                layer.running_mean.add_(100)  # not read any more
     x = torch.randn(1, 3, 32, 32)
     y = fast(x)
     fast.undo()
@@ -89,7 +89,7 @@ def test_norms_go_into_the_convolutions_before_them() -> None:
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_the_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, asked = trained("resnet20+gct"), []
 
     def choose(form: FusedNormReluGate, x: Tensor) -> bool:
@@ -114,7 +114,7 @@ def test_the_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch
 
 
 @pytest.mark.parametrize("why_observed", ["gate", "convolution"])
-def test_a_hook_on_the_way_to_the_convolution_sees_the_gated_map_and_may_change_it(
+def test_hook_before_convolution_sees_and_may_change_gated_map(
     why_observed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, x, seen = trained("resnet20+gct"), torch.randn(1, 3, 32, 32), []
@@ -139,7 +139,7 @@ def test_a_hook_on_the_way_to_the_convolution_sees_the_gated_map_and_may_change_
     assert not torch.allclose(expected, unwatched, rtol=1e-2, atol=1e-2)
 
 
-def test_what_pays_is_measured_with_the_convolution() -> None:
+def test_faster_form_is_chosen_by_timing_with_convolution() -> None:
     net = trained("resnet20+gct")
     fast = gw.optimize_for_inference(net)
     x = torch.randn(1, 3, 32, 32)
@@ -149,8 +149,8 @@ def test_what_pays_is_measured_with_the_convolution() -> None:
     torch.testing.assert_close(fast(x), y, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["before the relu", "behind the relu alone"])
-def test_maps_that_others_read_are_not_written_over(behind: bool) -> None:
+@pytest.mark.parametrize("after_relu", [False, True], ids=["before the relu", "after the relu alone"])
+def test_maps_read_elsewhere_are_not_overwritten(after_relu: bool) -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -160,7 +160,7 @@ def test_maps_that_others_read_are_not_written_over(behind: bool) -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
             y = self.act(x)
-            return self.third(self.second(y)) + y + (0 if behind else x)
+            return self.third(self.second(y)) + y + (0 if after_relu else x)
 
     net = Shared().eval()
     insertion = gw.insert_gates(net, "gct")
@@ -175,7 +175,7 @@ def test_maps_that_others_read_are_not_written_over(behind: bool) -> None:
 
 
 def block_with(gate: nn.Module, read: Any) -> nn.Module:
-    """Return a network that calls a gate itself, and then reads the gated map and the map before as `read` says."""
+    """Return a network that calls a gate itself, and then reads the gated and the ungated map by `read`."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -195,22 +195,22 @@ def block_with(gate: nn.Module, read: Any) -> nn.Module:
 CALLED = {
     "alone": (lambda net, x: net.gate(x), "in place"),
     "before a relu": (lambda net, x: net.act(net.gate(x)), "in place"),
-    "behind a relu": (lambda net, x: net.gate(net.act(x)), "new map"),
-    "beside its map": (lambda net, x: net.gate(x) + x, "new map"),
+    "after a relu": (lambda net, x: net.gate(net.act(x)), "new map"),
+    "next to its map": (lambda net, x: net.gate(x) + x, "new map"),
     "before its map": (lambda net, x: (net.act(net.gate(x)), x)[0] * x.mean(), "new map"),
-    "behind a relu in place, beside its map": (lambda net, x: (lambda a: a + net.gate(a))(x.relu_()), None),
-    "behind a dropout, beside its map": (
+    "after a relu in place, next to its map": (lambda net, x: (lambda a: a + net.gate(a))(x.relu_()), None),
+    "after a dropout, next to its map": (
         lambda net, x: (lambda a: a + net.gate(a))(F.dropout(x, 0.5, False)),
         "new map",
     ),
     "twice": (lambda net, x: net.gate(net.gate(x)), None),
-    "behind a sum": (lambda net, x: net.gate(x + 1), None),
+    "after a sum": (lambda net, x: net.gate(x + 1), None),
 }
 
 
 @pytest.mark.parametrize("reads", CALLED)
 @pytest.mark.parametrize("name", ["se", "gc", "gct"])
-def test_gates_that_the_network_calls_itself(name: str, reads: str) -> None:
+def test_gates_called_by_network(name: str, reads: str) -> None:
     read, form = CALLED[reads]
     net = block_with(perturbed(gw.make_gate(name, 8)), read)
     for samples in (1, 2):
@@ -224,7 +224,7 @@ def test_gates_that_the_network_calls_itself(name: str, reads: str) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-def test_gates_inside_gates_and_inference_mode_are_left_alone() -> None:
+def test_nested_gates_and_inference_mode_are_unchanged() -> None:
     class Double(gw.Gate):
         def __init__(self) -> None:
             super().__init__(8)
@@ -248,8 +248,8 @@ def test_gates_inside_gates_and_inference_mode_are_left_alone() -> None:
         torch.testing.assert_close(gw.optimize_for_inference(net)(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_gate_that_the_network_calls_stands_between_a_layer_and_another_gate() -> None:
-    """Else the convolution would take in the norm behind the gate, or `gct` the norm and the ReLU before it."""
+def test_called_gate_between_layer_and_other_gate() -> None:
+    """Else the convolution would absorb the norm after the gate, or `gct` the norm and the ReLU before it."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -276,7 +276,7 @@ def test_a_gate_that_the_network_calls_stands_between_a_layer_and_another_gate()
 
 
 @pytest.mark.parametrize("gate", [gw.SqueezeExcite, gw.GlobalContext, gw.GatedChannelTransform])
-def test_gates_as_attn_layer_of_timm(gate: type) -> None:
+def test_gates_as_timm_attn_layer(gate: type) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     net = timm.create_model("resnet26", num_classes=5, block_args={"attn_layer": gate}).eval()
@@ -289,7 +289,7 @@ def test_gates_as_attn_layer_of_timm(gate: type) -> None:
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_a_relu_that_is_called_twice_stays() -> None:
+def test_relu_called_twice_is_kept() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -308,10 +308,10 @@ def test_a_relu_that_is_called_twice_stays() -> None:
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_without_gates_and_one_with_a_hook_on_its_norm() -> None:
+def test_network_without_gates_and_with_hook_on_norm() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)).eval()
     assert gw.optimize_for_inference(net).undo() is net
-    net[0].register_forward_hook(lambda *_: None)  # wants to see what the convolution gives
+    net[0].register_forward_hook(lambda *_: None)  # reads the convolution's output
     assert gw.optimize_for_inference(net).folded == {"3": "4"}
 
 
@@ -338,7 +338,7 @@ def test_half_precision() -> None:
     torch.testing.assert_close(gw.optimize_for_inference(net, x)(x), expected, rtol=0.1, atol=0.1)
 
 
-def test_what_needs_the_network_as_it_was_is_refused() -> None:
+def test_operations_that_need_original_network_rejected() -> None:
     net = trained("resnet20+gct").train()
     fast = gw.optimize_for_inference(net)
     with pytest.raises(gw.GatewiseError, match="is optimised already"):
@@ -359,9 +359,9 @@ def test_what_needs_the_network_as_it_was_is_refused() -> None:
     net.load_state_dict(net.state_dict())
 
 
-def test_a_network_that_cannot_be_read_or_would_change_is_left_as_it_was() -> None:
+def test_unreadable_network_is_unchanged() -> None:
     class Reads(nn.Module):
-        """Looks at its norm's statistics beside calling it."""
+        """Reads its norm's statistics and also calls it."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -378,7 +378,7 @@ def test_a_network_that_cannot_be_read_or_would_change_is_left_as_it_was() -> No
         gw.optimize_for_inference(nn.Sequential(nn.Linear(3, 4)))
 
 
-def test_factors_that_a_failure_left_behind_reach_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factors_of_failed_forward_reach_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained("resnet20+gct")
     monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
@@ -386,17 +386,17 @@ def test_factors_that_a_failure_left_behind_reach_no_other_image(monkeypatch: py
     fast = gw.optimize_for_inference(net)
     gate = gw.gates_in(net)[next(iter(fast.gates))]
     with torch.no_grad():
-        gate(torch.randn(1, gate.channels, 32, 32))  # called by itself: nobody takes the factors
+        gate(torch.randn(1, gate.channels, 32, 32))  # called by itself: no convolution takes the factors
     torch.testing.assert_close(fast(two), expected, rtol=1e-4, atol=1e-4)
     assert fast(one).isfinite().all()
 
 
-def test_the_network_itself_refuses_what_its_wrapper_refuses() -> None:
+def test_network_rejects_what_its_wrapper_rejects() -> None:
     net = trained("resnet20+gct")
     fast = gw.optimize_for_inference(net)
-    for refused in (net.train, net.double, lambda: net.conv1.load_state_dict(net.conv1.state_dict())):
+    for forbidden in (net.train, net.double, lambda: net.conv1.load_state_dict(net.conv1.state_dict())):
         with pytest.raises(ValueError, match="optimised for inference"):
-            refused()
+            forbidden()
     with pytest.raises(ValueError, match="optimised for inference"), GateRecorder(net):
         pass
     assert net.eval() is net
@@ -407,7 +407,7 @@ def test_the_network_itself_refuses_what_its_wrapper_refuses() -> None:
 
 
 @pytest.mark.parametrize("copied", [lambda fast: fast, copy.deepcopy, lambda fast: pickle.loads(pickle.dumps(fast))])
-def test_freezing_and_optimising_undo_themselves_and_not_each_other(copied: Callable[[Any], Any]) -> None:
+def test_freezing_and_optimizing_undo_independently(copied: Callable[[Any], Any]) -> None:
     net = trained("resnet20+gct")
     net.fc.requires_grad_(False)
     x, kinds = torch.randn(2, 3, 32, 32), [type(module) for module in net.modules()]
@@ -416,9 +416,9 @@ def test_freezing_and_optimising_undo_themselves_and_not_each_other(copied: Call
     fast = copied(gw.optimize_for_inference(net))
     net = fast.model
     gw.train_everything(fast)
-    for refused in (net.train, net.double, fast.train, fast.double):
+    for forbidden in (net.train, net.double, fast.train, fast.double):
         with pytest.raises(ValueError, match="optimised for inference"):
-            refused()
+            forbidden()
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
     gw.train_only_gates(net)
     assert fast.undo() is net
@@ -429,7 +429,7 @@ def test_freezing_and_optimising_undo_themselves_and_not_each_other(copied: Call
     assert {name for name, p in net.named_parameters() if not p.requires_grad} == {"fc.weight", "fc.bias"}
 
 
-def test_other_outputs_are_compared_and_a_failure_leaves_the_network_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_outputs_are_compared_and_failure_undoes_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -449,8 +449,8 @@ def test_other_outputs_are_compared_and_a_failure_leaves_the_network_as_it_was(m
     assert net.train().training
 
 
-def test_a_map_that_is_timed_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gate that writes over its map was run on what it had written, hundreds of times."""
+def test_timed_map_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate that overwrites its map was timed on its own output, hundreds of times."""
     from gatewise.inference import forms
 
     seen, original = [], forms.interleaved_latency

@@ -1,4 +1,4 @@
-"""Gates in real networks: nothing changes until they are trained, everything else goes on working, and undo undoes."""
+"""Inserting gates in real networks: outputs unchanged until trained, all tools still work, undo restores."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ LARGE = ("densenet121", "vgg11_bn", "convnext_tiny")
 
 
 def network(name: str) -> nn.Module:
-    """Return a network without branches that start at zero, where any gate at all would change nothing."""
+    """Return a network without branches that start at zero, where no gate would have an effect."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     for path, parameter in model.named_parameters():
@@ -63,7 +63,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-# --- A fresh identity gate changes nothing, undo leaves nothing ------------------------------------------------------
+# --- Fresh identity gates and undo -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in MODELS])
@@ -72,15 +72,15 @@ def real(request: pytest.FixtureRequest) -> nn.Module:
 
 
 @torch.no_grad()
-def test_identity_gates_leave_every_output_bit_for_bit_as_it_was_and_undo_the_state_dict(real: nn.Module) -> None:
+def test_identity_gates_keep_outputs_bitwise_and_undo_state_dict(real: nn.Module) -> None:
     x, before, count = image(2, 3, 32, 32), snapshot(real), hooks(real)
     plain = real(x)
     inserted = 0
     for gate, place in [("gct", p) for p in gw.registry.PLACES] + [("gc", "residual_end"), ("gc", "stage_end")]:
         try:
             insertion = gw.insert_gates(real, gate, place=place, example=x)
-        except ValueError as refusal:
-            assert place == "residual_end", refusal  # noqa: PT017  (DenseNet and VGG have no residual branches)
+        except ValueError as error:
+            assert place == "residual_end", error  # noqa: PT017  (DenseNet and VGG have no residual branches)
             continue
         inserted += 1
         assert insertion.check(x) == ()
@@ -94,7 +94,7 @@ def test_identity_gates_leave_every_output_bit_for_bit_as_it_was_and_undo_the_st
 
 
 @torch.no_grad()
-def test_trained_gates_do_change_the_output_at_every_place() -> None:
+def test_trained_gates_change_output_at_every_place() -> None:
     x = image(2, 3, 32, 32)
     for place in gw.registry.PLACES:
         model = network("resnet18")
@@ -113,7 +113,7 @@ def test_official_gct_resnet50_has_53_gates_and_25624625_parameters() -> None:
     assert sum(p.numel() for p in model.parameters()) == 25_624_625
 
 
-def test_the_networks_own_parameters_keep_their_names_and_identity() -> None:
+def test_network_parameters_keep_names_and_identity() -> None:
     model = network("resnet18")
     own = dict(model.named_parameters())
     gw.insert_gates(model, "gct")
@@ -122,7 +122,7 @@ def test_the_networks_own_parameters_keep_their_names_and_identity() -> None:
     assert all(after[name] is own[name] for name in own)
 
 
-def test_undo_can_be_called_twice_and_empties_the_handle() -> None:
+def test_undo_can_be_called_twice_and_empties_insertion() -> None:
     net = chain()
     insertion = gw.insert_gates(net, "gct")
     insertion.undo()
@@ -134,7 +134,7 @@ def test_undo_can_be_called_twice_and_empties_the_handle() -> None:
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
 
 
-def test_a_plain_checkpoint_loads_strictly_before_and_after_insertion_and_gates_keep_their_values() -> None:
+def test_plain_checkpoint_loads_strictly_and_gates_keep_values() -> None:
     checkpoint = network("resnet18").state_dict()
     torch.manual_seed(7)
     model = timm.create_model("resnet18")
@@ -147,7 +147,7 @@ def test_a_plain_checkpoint_loads_strictly_before_and_after_insertion_and_gates_
     assert len(state) == len(checkpoint) + len(gates)
 
 
-def test_a_gated_checkpoint_loads_strictly() -> None:
+def test_gated_checkpoint_loads_strictly() -> None:
     model, other = network("resnet18"), network("resnet18")
     for one in (model, other):
         gw.insert_gates(one, "gct")
@@ -156,7 +156,7 @@ def test_a_gated_checkpoint_loads_strictly() -> None:
     assert same_bits(other.state_dict(), model.state_dict())
 
 
-def test_a_gated_checkpoint_that_lacks_one_gate_is_still_reported() -> None:
+def test_missing_gate_in_gated_checkpoint_is_reported() -> None:
     model = network("resnet18")
     gw.insert_gates(model, "gct")
     checkpoint = {k: v for k, v in model.state_dict().items() if not k.startswith("layer3.0.conv1.gct.")}
@@ -164,7 +164,7 @@ def test_a_gated_checkpoint_that_lacks_one_gate_is_still_reported() -> None:
         model.load_state_dict(checkpoint, strict=True)
 
 
-def test_a_plain_checkpoint_that_lacks_a_weight_is_still_reported() -> None:
+def test_missing_weight_in_plain_checkpoint_is_reported() -> None:
     model = network("resnet18")
     checkpoint = model.state_dict()
     gw.insert_gates(model, "gct")
@@ -173,7 +173,7 @@ def test_a_plain_checkpoint_that_lacks_a_weight_is_still_reported() -> None:
         model.load_state_dict(checkpoint, strict=True)
 
 
-def test_a_plain_checkpoint_loads_into_the_gated_network_inside_another_module() -> None:
+def test_plain_checkpoint_loads_into_gated_submodule() -> None:
     model = chain()
     checkpoint = {f"net.inner.{key}": value for key, value in model.state_dict().items()}
     gw.insert_gates(model, "gct")
@@ -181,7 +181,7 @@ def test_a_plain_checkpoint_loads_into_the_gated_network_inside_another_module()
     assert wrapped.load_state_dict(checkpoint, strict=True).missing_keys == []
 
 
-def test_a_plain_checkpoint_loads_after_one_of_two_insertions_is_undone() -> None:
+def test_plain_checkpoint_loads_after_one_of_two_undos() -> None:
     model = chain()
     checkpoint = snapshot(model)
     first = gw.insert_gates(model, "gct")
@@ -191,18 +191,18 @@ def test_a_plain_checkpoint_loads_after_one_of_two_insertions_is_undone() -> Non
     assert model.load_state_dict(checkpoint, strict=True).missing_keys == []
 
 
-def test_a_plain_network_refuses_a_gated_checkpoint() -> None:
+def test_plain_network_rejects_gated_checkpoint() -> None:
     model = chain()
     gw.insert_gates(model, "gct")
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\).*"0\.gct\.alpha"'):
         chain().load_state_dict(model.state_dict(), strict=True)
 
 
-# --- What torch does with modules goes on working --------------------------------------------------------------------
+# --- Copying, saving, exporting, compiling ---------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_a_deepcopy_calls_its_own_gates() -> None:
+def test_deepcopy_calls_its_own_gates() -> None:
     model, x = network("resnet18"), image()
     gw.insert_gates(model, "gct")
     twin, plain = copy.deepcopy(model), model(x)
@@ -212,7 +212,7 @@ def test_a_deepcopy_calls_its_own_gates() -> None:
 
 
 @torch.no_grad()
-def test_pickle_keeps_gates_that_work_and_are_the_copys_own() -> None:
+def test_pickle_keeps_working_gates_of_the_copy() -> None:
     model, x = network("resnet18"), image()
     checkpoint = snapshot(model)
     gw.insert_gates(model, "gct", place="residual_end", example=x)
@@ -229,7 +229,7 @@ def test_pickle_keeps_gates_that_work_and_are_the_copys_own() -> None:
 
 
 @torch.no_grad()
-def test_torch_save_and_load_of_the_whole_network(tmp_path: Path) -> None:
+def test_torch_save_and_load_of_network(tmp_path: Path) -> None:
     model, x = chain(), image(2, 3, 8, 8)
     gw.insert_gates(model, "se", place="inner")
     torch.save(model, tmp_path / "model.pt")
@@ -273,7 +273,7 @@ def test_onnx_runtime_agrees(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(output), model(x).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_timms_methods_still_work() -> None:
+def test_timm_methods_still_work() -> None:
     model, x = network("resnet18"), image()
     insertion = gw.insert_gates(model, "gct", place="residual_end", example=x)
     assert model.forward_features(x).shape == (2, 512, 2, 2)
@@ -284,7 +284,7 @@ def test_timms_methods_still_work() -> None:
 
 
 @pytest.mark.parametrize("gate", ["gct", "se", "gc"])
-def test_a_training_step_changes_the_gates(gate: str) -> None:
+def test_training_step_changes_gates(gate: str) -> None:
     model = network("resnet18").train()
     insertion = gw.insert_gates(model, gate, example=image())
     before = snapshot(model)
@@ -313,12 +313,12 @@ class Scale(gw.Gate):
 
 
 class Shift(Scale):
-    """Another class, for other names."""
+    """A second class, for other names."""
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_two_gates_on_one_layer_both_run_in_the_order_of_insertion(side: str) -> None:
+def test_two_gates_on_one_layer_run_in_order_of_insertion(side: str) -> None:
     net, x = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1)), image(2, 3, 4, 4)
     gw.insert_gates(net, Scale, factor=2.0, **{side: nn.ReLU}, example=x)
     gw.insert_gates(net, Scale, factor=10.0, **{side: nn.ReLU}, example=x)
@@ -331,7 +331,7 @@ def test_two_gates_on_one_layer_both_run_in_the_order_of_insertion(side: str) ->
 
 
 @torch.no_grad()
-def test_undoing_one_of_two_gates_leaves_the_other() -> None:
+def test_undoing_one_of_two_gates_keeps_the_other() -> None:
     net, x = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1)), image(2, 3, 4, 4)
     first = gw.insert_gates(net, Scale, after=nn.ReLU, factor=2.0, example=x)
     gw.insert_gates(net, Shift, after=nn.ReLU, factor=10.0, example=x)
@@ -340,7 +340,7 @@ def test_undoing_one_of_two_gates_leaves_the_other() -> None:
     assert torch.equal(net(x), net[1](x.relu() * 10 + 1))
 
 
-def test_gates_in_lists_gates_by_their_own_path() -> None:
+def test_gates_in_uses_own_path_of_gate() -> None:
     net = chain()
     insertion = gw.insert_gates(net, "gct")
     assert list(gw.gates_in(net)) == ["0.gct", "2.gct"] == list(insertion.gates)
@@ -350,8 +350,8 @@ def test_gates_in_lists_gates_by_their_own_path() -> None:
 
 @pytest.mark.parametrize("first", ["gct", "se"])
 @pytest.mark.parametrize("options", [{"place": "before_conv"}, {"before": nn.Conv2d}, {"after": nn.Conv2d}])
-def test_no_gate_is_put_inside_another(first: str, options: dict[str, Any]) -> None:
-    """The convolutions of a squeeze-and-excitation are its own."""
+def test_no_gate_is_inserted_inside_another(first: str, options: dict[str, Any]) -> None:
+    """The convolutions of a squeeze-and-excitation belong to it."""
     net = chain()
     gw.insert_gates(net, first, place="inner")
     insertion = gw.insert_gates(net, "gct", **options)
@@ -360,13 +360,13 @@ def test_no_gate_is_put_inside_another(first: str, options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("text", ["se+gct", "gct+gct@inner", "gct@inner+se@inner", "gc+gc@residual_end+gct@stage_end"])
-def test_insert_all_puts_each_gate_where_it_would_stand_alone(text: str) -> None:
+def test_insert_all_places_each_gate_as_if_alone(text: str) -> None:
     together = insert_all(network("resnet18"), parse_gates(text), image())
     alone = [gw.insert_gates(network("resnet18"), choice, example=image()) for choice in parse_gates(text)]
     assert [i.places for i in together] == [i.places for i in alone]
 
 
-def test_a_gate_takes_a_name_that_the_layer_does_not_use() -> None:
+def test_gate_gets_name_unused_by_layer() -> None:
     net = chain()
     net[0].gct = "taken"
     insertion = gw.insert_gates(net, "gct", include=["0"])
@@ -378,7 +378,7 @@ def test_a_gate_takes_a_name_that_the_layer_does_not_use() -> None:
 # --- Choosing layers -------------------------------------------------------------------------------------------------
 
 
-def test_without_a_place_the_gate_goes_where_its_paper_puts_it() -> None:
+def test_default_place_is_that_of_paper() -> None:
     assert gw.insert_gates(network("resnet18"), "gct").names[0] == "conv1"
     assert gw.insert_gates(network("resnet18"), "se", example=image()).names[0] == "layer1.0.bn2"
 
@@ -405,7 +405,7 @@ def test_include_exclude_and_where_choose_layers(options: dict[str, Any], names:
     assert len(insertion.skipped) + len(insertion.names) == 20
 
 
-def test_a_listed_layer_stands_for_itself_and_what_is_inside_it_not_for_names_that_begin_like_it() -> None:
+def test_listed_layer_matches_itself_and_children_not_prefixes() -> None:
     net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(12)))
     assert gw.insert_gates(net, "gct", include=["1"]).names == ("1",)
     assert gw.insert_gates(net, "gct", include="^1").names == ("1", "10", "11")
@@ -428,7 +428,7 @@ def test_before_and_after_choose_layers_by_type() -> None:
     }
 
 
-def test_before_a_convolution_needs_no_graph() -> None:
+def test_before_convolution_needs_no_graph() -> None:
     class Undecided(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -442,7 +442,7 @@ def test_before_a_convolution_needs_no_graph() -> None:
         gw.insert_gates(Undecided(), "gct", after=nn.Conv2d)
 
 
-def test_a_sequential_is_skipped_because_it_would_run_the_gate_itself() -> None:
+def test_sequential_is_skipped() -> None:
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Conv2d(8, 4, 3))
     with pytest.raises(ValueError, match="0: a Sequential would also run the gate as one of its children"):
         gw.insert_gates(net, "gct", after=nn.Sequential)
@@ -479,7 +479,7 @@ class Parts(nn.Module):
         (nn.Linear, "fc", "its output is not a feature map, or forward does not call it"),
     ],
 )
-def test_a_layer_that_no_single_gate_fits_is_skipped_with_the_reason(kind: type, name: str, reason: str) -> None:
+def test_layer_without_fitting_gate_is_skipped_with_reason(kind: type, name: str, reason: str) -> None:
     insertion = gw.insert_gates(Parts(), "gct", after=(kind, nn.Conv2d))
     assert insertion.names == ("stem", "wide")
     assert [(s.name, s.reason) for s in insertion.skipped] == [(name, reason)]
@@ -488,7 +488,7 @@ def test_a_layer_that_no_single_gate_fits_is_skipped_with_the_reason(kind: type,
 
 
 @torch.no_grad()
-def test_a_convolution_that_is_used_twice_has_one_gate_that_runs_twice() -> None:
+def test_convolution_used_twice_has_one_gate_that_runs_twice() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -505,7 +505,7 @@ def test_a_convolution_that_is_used_twice_has_one_gate_that_runs_twice() -> None
     assert gw.insert_gates(Shared(), "gct", after=nn.Conv2d).names == ("conv",)
 
 
-def test_a_network_that_is_a_single_convolution_can_be_gated() -> None:
+def test_single_convolution_can_be_gated() -> None:
     net = nn.Conv2d(3, 8, 3)
     insertion = gw.insert_gates(net, "gct")
     assert list(insertion.gates) == ["gct"]
@@ -514,7 +514,7 @@ def test_a_network_that_is_a_single_convolution_can_be_gated() -> None:
 
 
 @torch.no_grad()
-def test_the_gate_stands_on_the_channel_axis_of_channels_last_code() -> None:
+def test_gate_is_on_channel_axis_of_channels_last_code() -> None:
     model, x = network("convnext_tiny"), image(2, 3, 32, 32)
     insertion = gw.insert_gates(model, "gct", place="inner", include=["stages.0.blocks.0"], example=x)
     (gate,) = insertion.gates.values()
@@ -527,10 +527,10 @@ def test_the_gate_stands_on_the_channel_axis_of_channels_last_code() -> None:
     maps.clear()
     gate.beta.view(-1)[7] = -100.0  # closes channel 7: 1 + tanh(-100) = 0
     model(x)
-    behind = maps[-1]
-    assert behind.shape[-1] == 384
-    assert not behind[..., 7].any()
-    assert behind.count_nonzero() > 0.9 * behind.numel() * 383 / 384
+    after_gate = maps[-1]
+    assert after_gate.shape[-1] == 384
+    assert not after_gate[..., 7].any()
+    assert after_gate.count_nonzero() > 0.9 * after_gate.numel() * 383 / 384
 
 
 # --- Shapes, types, modes --------------------------------------------------------------------------------------------
@@ -539,7 +539,7 @@ def test_the_gate_stands_on_the_channel_axis_of_channels_last_code() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("dims", [1, 3])
 @pytest.mark.parametrize("gate", ["gct", "gc"])
-def test_gates_take_the_rank_of_the_network(dims: int, gate: str) -> None:
+def test_gates_have_rank_of_network(dims: int, gate: str) -> None:
     net, x = chain(dims), image(2, 3, *[8] * dims)
     plain = net(x)
     for place in ("before_conv", "inner"):
@@ -548,7 +548,7 @@ def test_gates_take_the_rank_of_the_network(dims: int, gate: str) -> None:
         assert torch.equal(net(x), plain)
 
 
-def test_a_gate_is_made_in_the_layers_type_and_on_its_device() -> None:
+def test_gate_has_dtype_and_device_of_layer() -> None:
     net = chain().double()
     gw.insert_gates(net, "se", place="inner")
     assert {p.dtype for p in net.parameters()} == {torch.float64}
@@ -560,7 +560,7 @@ def test_a_gate_is_made_in_the_layers_type_and_on_its_device() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_gate_takes_over_its_layers_mode(training: bool) -> None:
+def test_gate_has_mode_of_layer(training: bool) -> None:
     net = chain().train(not training)
     net[2].train(training)
     insertion = gw.insert_gates(net, "gct")
@@ -583,19 +583,19 @@ class Bypassing(nn.Module):
         self.forwards += 1
         x = self.norm(self.called(x))
         if self.fails:
-            raise RuntimeError("refuses to run")
+            raise RuntimeError("cannot run")
         return F.conv2d(x, self.read.weight)
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_check_names_gates_that_a_forward_never_reaches_and_leaves_no_trace(fails: bool) -> None:
+def test_check_reports_unreached_gates_and_restores_network(fails: bool) -> None:
     net = Bypassing(fails).train()
     net.norm.eval()
     insertion = gw.insert_gates(net, "gct")
     before, count = snapshot(net), hooks(net)
     flags = [module.training for module in net.modules()]
     if fails:
-        with pytest.raises(RuntimeError, match="refuses to run"):
+        with pytest.raises(RuntimeError, match="cannot run"):
             insertion.check(image(2, 3, 4, 4))
     else:
         assert insertion.check(image(2, 3, 4, 4)) == ("read.gct",)
@@ -605,7 +605,7 @@ def test_check_names_gates_that_a_forward_never_reaches_and_leaves_no_trace(fail
     assert torch.is_grad_enabled()
 
 
-def test_check_runs_in_eval_mode_so_that_statistics_stay() -> None:
+def test_check_runs_in_eval_mode_and_keeps_statistics() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU()).train()
     insertion = gw.insert_gates(net, "gct", after=nn.BatchNorm2d)
     assert insertion.check(image(1, 3, 1, 1)) == ()  # one value per channel: BatchNorm cannot train on it
@@ -613,7 +613,7 @@ def test_check_runs_in_eval_mode_so_that_statistics_stay() -> None:
     assert net.training
 
 
-def test_check_takes_all_inputs_of_the_network() -> None:
+def test_check_accepts_all_inputs_of_network() -> None:
     class TwoInputs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -627,13 +627,13 @@ def test_check_takes_all_inputs_of_the_network() -> None:
     assert gw.insert_gates(TwoInputs(), "gct", after=nn.Conv2d, example=(x, scale)).names == ("conv",)
 
 
-# --- Refusals --------------------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_matching_nothing_is_refused_with_the_reasons_and_the_next_step() -> None:
-    with pytest.raises(ValueError, match=r"no place for se in DenseNet.*Choose another place, for example") as refusal:
+def test_no_match_rejected_with_reasons_and_next_step() -> None:
+    with pytest.raises(ValueError, match=r"no place for se in DenseNet.*Choose another place, for example") as error:
         gw.insert_gates(network("densenet121"), "se", example=image())
-    assert "the network has no such place" in str(refusal.value)
+    assert "the network has no such place" in str(error.value)
     with pytest.raises(ValueError, match=r"no place for gct in Sequential \(0: not in include; 2: not in include\)"):
         gw.insert_gates(chain(), "gct", include="layer9")
     with pytest.raises(ValueError, match="no place for gct"):
@@ -643,7 +643,7 @@ def test_matching_nothing_is_refused_with_the_reasons_and_the_next_step() -> Non
 
 
 @pytest.mark.parametrize("side", ["include", "exclude"])
-def test_a_listed_layer_that_does_not_exist_is_refused_with_the_nearest(side: str) -> None:
+def test_missing_listed_layer_rejected_with_suggestion(side: str) -> None:
     with pytest.raises(ValueError, match=r"unknown layer 'layer2\.0\.cnv1'.*Did you mean 'layer2\.0\.conv1'\?"):
         gw.insert_gates(network("resnet18"), "gct", **{side: ["layer2.0.cnv1"]})
 
@@ -657,12 +657,12 @@ def test_a_listed_layer_that_does_not_exist_is_refused_with_the_nearest(side: st
     ],
 )
 @pytest.mark.parametrize("gate", ["gct", Scale])
-def test_more_than_one_of_place_before_and_after_is_refused(gate: Any, options: dict[str, Any]) -> None:
+def test_combined_place_before_and_after_rejected(gate: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="give only one of place=, before= and after="):
         gw.insert_gates(chain(), gate, **options)
 
 
-def test_a_place_in_the_string_counts_as_a_place() -> None:
+def test_place_in_string_is_used() -> None:
     with pytest.raises(ValueError, match="give only one of place=, before= and after="):
         gw.insert_gates(chain(), "gct@inner", before=nn.Conv2d)
     with pytest.raises(ValueError, match="'gct@inner' has a place and place='before_conv' is given; give only one"):
@@ -670,7 +670,7 @@ def test_a_place_in_the_string_counts_as_a_place() -> None:
     assert gw.insert_gates(chain(), "gct@inner", place="inner").names == ("1",)
 
 
-def test_an_unknown_gate_option_or_place_is_refused_with_the_nearest() -> None:
+def test_unknown_gate_option_or_place_rejected_with_suggestion() -> None:
     with pytest.raises(ValueError, match=r"unknown gate 'gctt'; expected one of .*Did you mean 'gct'\?"):
         gw.insert_gates(chain(), "gctt")
     with pytest.raises(ValueError, match=r"unknown option of gate 'gct' 'mod'; .*Did you mean 'mode'\?"):
@@ -680,20 +680,20 @@ def test_an_unknown_gate_option_or_place_is_refused_with_the_nearest() -> None:
             gw.insert_gates(chain(), gate, place="residual")
 
 
-def test_what_is_no_gate_is_refused() -> None:
+def test_non_gate_rejected() -> None:
     with pytest.raises(TypeError, match="gate must be a name such as 'gct', a GateChoice or a Gate class, got"):
         gw.insert_gates(chain(), nn.ReLU)
     with pytest.raises(TypeError, match="gate must be a name such as 'gct', a GateChoice or a Gate class, got 3"):
         gw.insert_gates(chain(), 3)
 
 
-def test_a_class_needs_a_place() -> None:
+def test_class_needs_place() -> None:
     with pytest.raises(ValueError, match="a gate given as a class needs place=, before= or after="):
         gw.insert_gates(chain(), Scale)
 
 
 class Fussy(Scale):
-    """Refuses maps of 8 channels, as a gate may, after others were inserted."""
+    """Rejects maps of 8 channels, as a gate may, after others were inserted."""
 
     def __init__(self, channels: int, **options: Any) -> None:
         if channels == 8:
@@ -701,7 +701,7 @@ class Fussy(Scale):
         super().__init__(channels, **options)
 
 
-def test_an_insertion_that_fails_midway_leaves_the_network_as_it_was() -> None:
+def test_failed_insertion_is_undone() -> None:
     net = chain()
     before, count = snapshot(net), hooks(net)
     with pytest.raises(RuntimeError, match="not 8 channels"):
@@ -712,7 +712,7 @@ def test_an_insertion_that_fails_midway_leaves_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"place": "residual_end"}, {"include": ["9"]}])
-def test_a_refused_insertion_leaves_the_network_as_it_was(options: dict[str, Any]) -> None:
+def test_rejected_insertion_leaves_network_unchanged(options: dict[str, Any]) -> None:
     net = chain().train()
     before, count = snapshot(net), hooks(net)
     with pytest.raises(ValueError, match=r"no place for|unknown layer|unknown mode"):
@@ -725,7 +725,7 @@ def test_a_refused_insertion_leaves_the_network_as_it_was(options: dict[str, Any
 # --- Forms of a gate -------------------------------------------------------------------------------------------------
 
 
-def test_a_gate_is_given_as_a_string_a_choice_or_a_class() -> None:
+def test_gate_may_be_string_choice_or_class() -> None:
     for gate, options in [
         ("gct:mode=l1,eps=1e-4@inner", {}),
         ("gct", {"mode": "l1", "eps": 1e-4, "place": "inner"}),
@@ -741,7 +741,7 @@ def test_a_gate_is_given_as_a_string_a_choice_or_a_class() -> None:
     assert insertion.gates["1.gated_channel_transform"].mode == "l1"
 
 
-def test_gates_can_be_added_to_a_network_that_has_others() -> None:
+def test_gates_can_be_added_to_gated_network() -> None:
     first, second = gw.make_model("resnet20+gct"), gw.make_model("resnet20+gct+se")
     second.load_state_dict(first.state_dict())
     damaged = {name: value for name, value in first.state_dict().items() if name != "conv1.gct.gamma"}
@@ -759,7 +759,7 @@ def test_gates_can_be_added_to_a_network_that_has_others() -> None:
         ),
     ],
 )
-def test_what_gates_cannot_go_into_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+def test_invalid_targets_of_gates_rejected(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(GatewiseError, match=message):
         gw.insert_gates(*arguments)
 
@@ -772,16 +772,16 @@ def test_what_gates_cannot_go_into_is_refused(arguments: tuple[Any, ...], messag
         ({"before": "conv"}, "take layer types such as torch.nn.Conv2d"),
     ],
 )
-def test_choices_that_cannot_be_read_are_refused(options: dict[str, Any], message: str) -> None:
+def test_unreadable_choices_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(GatewiseError, match=message):
         gw.insert_gates(gw.make_model("resnet20"), "gct", **options)
 
 
-def test_an_insertion_is_shown_in_one_line() -> None:
+def test_insertion_repr_is_one_line() -> None:
     insertion = gw.insert_gates(gw.make_model("resnet20"), "gct", exclude=["conv1"])
     assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 skipped)"
 
 
-def test_the_network_that_has_no_place_is_told_in_the_gate_s_own_words() -> None:
+def test_network_without_place_error_uses_words_of_gate() -> None:
     with pytest.raises(InvalidValueError, match=r"no place for se in Sequential .* for example se@before_conv"):
         gw.insert_gates(nn.Sequential(nn.Conv2d(3, 8, 3)), "se")

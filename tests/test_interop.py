@@ -1,4 +1,4 @@
-"""Files of others load into our networks, which then compute what theirs do; and ours go back under their names."""
+"""Weights of other projects load into our networks with equal outputs, and are written back in their format."""
 
 import io
 import pickle
@@ -39,7 +39,7 @@ def tiny(gate: str, block: Any = timm.models.resnet.Bottleneck, **options: Any) 
 
 
 def with_blocks(kind: Callable[[int], nn.Module], name: str, block: Any = timm.models.resnet.Bottleneck) -> nn.Module:
-    """Return their network: a plain ResNet with a block at the end of each residual branch, kept in the unit."""
+    """Return a plain ResNet with a block at the end of each residual branch, stored in the unit."""
     model = timm.models.ResNet(block, TINY, num_classes=7)
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
         unit: Any = stage[0]
@@ -54,7 +54,7 @@ def with_blocks(kind: Callable[[int], nn.Module], name: str, block: Any = timm.m
 def agree(ours: nn.Module, theirs: nn.Module, images: Tensor = IMAGES) -> bool:
     expected = theirs(images)
     torch.testing.assert_close(ours(images), expected, rtol=2e-4, atol=2e-4 * float(expected.abs().max()))
-    return bool((expected[0] - expected[1]).abs().max() > 1e-6)  # the images are told apart
+    return bool((expected[0] - expected[1]).abs().max() > 1e-6)  # the images differ
 
 
 def written(weights: Any, file: Path) -> Path:
@@ -62,7 +62,7 @@ def written(weights: Any, file: Path) -> Path:
     return file
 
 
-def test_the_released_gct_network_is_loaded_whole(tmp_path: Path) -> None:
+def test_released_gct_network_loads_completely(tmp_path: Path) -> None:
     theirs = shaken(GctResNet50())
     weights = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
     ours = gw.make_model("resnet50_v1+gct").eval()
@@ -73,20 +73,20 @@ def test_the_released_gct_network_is_loaded_whole(tmp_path: Path) -> None:
     assert agree(ours, theirs)
 
 
-def test_resnet50_v1_has_the_multiply_adds_that_are_published() -> None:
+def test_resnet50_v1_has_published_multiply_adds() -> None:
     from gatewise.measure import macs_per_sample
 
     assert round(macs_per_sample(gw.make_model("resnet50_v1"), torch.zeros(1, 3, 224, 224)) / 1e9, 2) == 3.86
 
 
-def test_a_network_that_only_looks_like_the_released_one_is_refused(tmp_path: Path) -> None:
+def test_network_similar_to_released_one_rejected(tmp_path: Path) -> None:
     file = written(GctResNet50(TINY, 7).state_dict(), tmp_path / "gct.pth")
     with pytest.raises(GatewiseError, match=r"stride of each stage in its first 1x1.*resnet50_v1"):
         gw.load_weights(tiny("gct"), file)
 
 
 @pytest.mark.parametrize("multiply", [False, True])
-def test_context_blocks_of_mmcv(tmp_path: Path, *, multiply: bool) -> None:
+def test_context_blocks_of_mmcv_load(tmp_path: Path, *, multiply: bool) -> None:
     theirs = with_blocks(lambda c: MmcvContext(c, 1 / 16, multiply=multiply), "context_block")
     ours = tiny("gc", fusion="both" if multiply else "add")
     loaded = gw.load_weights(ours, written({"state_dict": theirs.state_dict()}, tmp_path / "gc.pth"))
@@ -95,7 +95,7 @@ def test_context_blocks_of_mmcv(tmp_path: Path, *, multiply: bool) -> None:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_non_local_blocks_of_mmcv(tmp_path: Path, *, norm: bool) -> None:
+def test_non_local_blocks_of_mmcv_load(tmp_path: Path, *, norm: bool) -> None:
     theirs = with_blocks(lambda c: MmcvNonLocal(c, norm=norm), "nonlocal_block")
     ours = tiny("nl")
     loaded = gw.load_weights(ours, written(theirs.state_dict(), tmp_path / "nl.pth"))
@@ -106,7 +106,7 @@ def test_non_local_blocks_of_mmcv(tmp_path: Path, *, norm: bool) -> None:
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("block", [timm.models.resnet.Bottleneck, timm.models.resnet.BasicBlock])
-def test_both_layouts_of_triplet_attention(tmp_path: Path, block: Any, *, old: bool) -> None:
+def test_both_layouts_of_triplet_attention_load(tmp_path: Path, block: Any, *, old: bool) -> None:
     theirs = with_blocks(lambda _: Triplet(old=old), "triplet_attention", block)
     ours = tiny("triplet", block)
     assert gw.load_weights(ours, written(theirs.state_dict(), tmp_path / "triplet.pth")).source == "triplet"
@@ -115,7 +115,7 @@ def test_both_layouts_of_triplet_attention(tmp_path: Path, block: Any, *, old: b
 
 
 @pytest.mark.parametrize("name", ["pcam", "triplet"])
-def test_triplet_attention_by_its_earlier_names(tmp_path: Path, name: str) -> None:
+def test_triplet_attention_loads_by_earlier_names(tmp_path: Path, name: str) -> None:
     theirs, ours = with_blocks(lambda _: Triplet(old=True), name), tiny("triplet")
     gw.load_weights(ours, written(theirs.state_dict(), tmp_path / "triplet.pth"))
     assert agree(ours, theirs)
@@ -134,7 +134,7 @@ def test_triplet_attention_by_its_earlier_names(tmp_path: Path, name: str) -> No
         ("nl", "nl", {"rd_ratio": 1 / 8}),
     ],
 )
-def test_attention_layers_of_timm(tmp_path: Path, layer: str, gate: str, options: dict[str, Any]) -> None:
+def test_attention_layers_of_timm_load(tmp_path: Path, layer: str, gate: str, options: dict[str, Any]) -> None:
     block = timm.models.resnet.Bottleneck
     theirs = shaken(timm.models.ResNet(block, TINY, num_classes=7, block_args={"attn_layer": layer}))
     save_file(theirs.state_dict(), tmp_path / "timm.safetensors")
@@ -145,7 +145,7 @@ def test_attention_layers_of_timm(tmp_path: Path, layer: str, gate: str, options
     assert agree(ours, theirs)
 
 
-def test_where_timm_differs_by_default_it_is_said(tmp_path: Path) -> None:
+def test_different_timm_default_is_reported(tmp_path: Path) -> None:
     options = {"num_classes": 7, "block_args": {"attn_layer": "gca"}}
     theirs = timm.models.ResNet(timm.models.resnet.Bottleneck, TINY, **options)
     file = written(theirs.state_dict(), tmp_path / "timm.pth")
@@ -156,7 +156,7 @@ def test_where_timm_differs_by_default_it_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [20, 56])
-def test_the_released_gaternet(tmp_path: Path, depth: int) -> None:
+def test_released_gaternet_loads(tmp_path: Path, depth: int) -> None:
     theirs = shaken(ReleasedGaterNet(depth))
     ours = gw.make_model(f"resnet{depth}+gaternet:sites=residual,gater=resnet20", num_classes=10)
     loaded = gw.load_weights(ours.eval(), written(theirs.checkpoint(), tmp_path / "gaternet.pt"))
@@ -186,7 +186,7 @@ def test_the_released_gaternet(tmp_path: Path, depth: int) -> None:
         ("gaternet", lambda: gw.make_model("resnet20+gaternet:sites=residual,gater=resnet20")),
     ],
 )
-def test_there_and_back_nothing_changes(tmp_path: Path, to: str, make: Callable[[], nn.Module]) -> None:
+def test_export_and_import_round_trip(tmp_path: Path, to: str, make: Callable[[], nn.Module]) -> None:
     trained, fresh = shaken(make()), make()
     theirs = gw.convert_weights(trained, to)
     loaded = gw.load_weights(fresh, written(theirs, tmp_path / "theirs.pt"))
@@ -194,7 +194,7 @@ def test_there_and_back_nothing_changes(tmp_path: Path, to: str, make: Callable[
     assert all(torch.equal(tensor, fresh.state_dict()[name]) for name, tensor in trained.state_dict().items())
 
 
-def test_what_is_written_has_their_names_and_shapes() -> None:
+def test_exported_weights_have_original_names_and_shapes() -> None:
     theirs = GctResNet50(TINY, 7).state_dict()
     ours = gw.convert_weights(tiny_v1(), "gct")
     assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in theirs.items()}
@@ -207,7 +207,7 @@ def test_what_is_written_has_their_names_and_shapes() -> None:
     released.gater.load_state_dict(parts["gater_state_dict"])
 
 
-def test_what_has_no_form_of_theirs_is_refused() -> None:
+def test_gate_without_foreign_form_rejected() -> None:
     with pytest.raises(GatewiseError, match="batch norm and another scale"):
         gw.convert_weights(tiny("nl"), "timm")
     with pytest.raises(GatewiseError, match="stride of each stage"):
@@ -217,7 +217,7 @@ def test_what_has_no_form_of_theirs_is_refused() -> None:
 
 
 @pytest.mark.parametrize("detector", ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn"])
-def test_detectors_of_torchvision_take_a_backbone_of_mmdetection(tmp_path: Path, detector: str) -> None:
+def test_torchvision_detectors_load_mmdetection_backbone(tmp_path: Path, detector: str) -> None:
     import torchvision
 
     theirs = timm.create_model("resnet50")
@@ -241,7 +241,7 @@ def test_detectors_of_torchvision_take_a_backbone_of_mmdetection(tmp_path: Path,
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in head.items())
 
 
-def test_detectors_take_the_released_gct_network_too(tmp_path: Path) -> None:
+def test_torchvision_detectors_load_released_gct_network(tmp_path: Path) -> None:
     import torchvision
 
     theirs = shaken(GctResNet50())
@@ -258,7 +258,7 @@ def test_detectors_take_the_released_gct_network_too(tmp_path: Path) -> None:
     assert gw.load_weights(ours, file).left_out == ("fc.weight", "fc.bias")
 
 
-def test_a_plain_network_leaves_gates_as_they_are(tmp_path: Path) -> None:
+def test_plain_checkpoint_leaves_gates_unchanged(tmp_path: Path) -> None:
     plain = shaken(timm.models.ResNet(timm.models.resnet.Bottleneck, TINY, num_classes=7))
     ours = tiny("gct")
     loaded = gw.load_weights(ours, written(plain.state_dict(), tmp_path / "plain.pth"))
@@ -267,15 +267,15 @@ def test_a_plain_network_leaves_gates_as_they_are(tmp_path: Path) -> None:
     assert agree(ours, plain)
 
 
-def test_weights_of_a_plain_network_fill_the_backbone_of_a_gaternet(tmp_path: Path) -> None:
+def test_plain_weights_fill_backbone_of_gaternet(tmp_path: Path) -> None:
     plain = shaken(gw.make_model("resnet20"))
     net: Any = gw.make_model("resnet20+gaternet:budget=0.5")
     gw.load_weights(net, written(plain.state_dict(), tmp_path / "plain.pth"))
     assert torch.equal(net.backbone.fc.weight, plain.fc.weight)  # type: ignore[union-attr]
 
 
-def test_wrappers_prefixes_are_stripped_and_names_that_contain_them_are_kept(tmp_path: Path) -> None:
-    """`submodule.` and a submodule that is named `module` are the network's own; the rest is of its wrappers."""
+def test_wrapper_prefixes_are_stripped_only_at_start(tmp_path: Path) -> None:
+    """`submodule.` and a submodule named `module` belong to the network; other prefixes belong to wrappers."""
 
     def network() -> nn.Module:
         parts = {"submodule": nn.Conv2d(3, 4, 3), "module": nn.Conv2d(4, 4, 3), "head": nn.Conv2d(4, 2, 1)}
@@ -291,7 +291,7 @@ def test_wrappers_prefixes_are_stripped_and_names_that_contain_them_are_kept(tmp
     assert torch.equal(ours.trunk.module.weight, saved.trunk.module.weight)
 
 
-def test_what_does_not_fit_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
+def test_mismatch_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
     weights = shaken(tiny("gct")).state_dict()
     del weights["layer1.0.conv1.weight"]
     weights["layer9.weight"] = torch.zeros(1)
@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_touched(tmp_path: Path) -> No
     assert torch.equal(ours.state_dict()["fc.weight"], before["fc.weight"])
 
 
-def test_half_of_the_gates_missing_is_no_plain_checkpoint(tmp_path: Path) -> None:
+def test_half_missing_gates_are_not_plain_checkpoint(tmp_path: Path) -> None:
     weights = {n: t for n, t in tiny("gct").state_dict().items() if not n.startswith("layer4.0.conv1.gct")}
     with pytest.raises(GatewiseError, match=r"missing \(3\): layer4.0.conv1.gct.alpha"):
         gw.load_weights(tiny("gct"), written(weights, tmp_path / "half.pth"))
@@ -329,7 +329,7 @@ class _Shell:
         return Path.touch, (self.marker,)
 
 
-def test_nothing_of_a_malicious_pickle_runs(tmp_path: Path) -> None:
+def test_malicious_pickle_is_not_executed(tmp_path: Path) -> None:
     marker = tmp_path / "it ran"
     content = {"state_dict": {"fc.weight": torch.zeros(1)}, "meta": _Shell(marker)}
     file = written(content, tmp_path / "evil.pth")
@@ -340,19 +340,19 @@ def test_nothing_of_a_malicious_pickle_runs(tmp_path: Path) -> None:
     with pytest.raises(GatewiseError):
         gw.load_weights(tiny("gct"), tmp_path / "plain.pkl")
     assert not marker.exists()
-    torch.load(file, weights_only=False)  # the trap is a real one
+    torch.load(file, weights_only=False)  # the pickle does execute code
     assert marker.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no pickle at all", pickle.dumps([1, 2])])
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_files_that_hold_no_weights(tmp_path: Path, content: bytes, name: str) -> None:
+def test_files_without_weights_rejected(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GatewiseError, match=name):
         gw.load_weights(tiny("gct"), tmp_path / name)
 
 
-def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
+def test_damaged_zip_rejected(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(tiny("gct").state_dict(), buffer)
     for length in (10, 1000, len(buffer.getvalue()) // 2):
@@ -361,7 +361,7 @@ def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
             gw.load_weights(tiny("gct"), tmp_path / "cut.pth")
 
 
-def test_wrong_arguments(tmp_path: Path) -> None:
+def test_wrong_arguments_rejected(tmp_path: Path) -> None:
     file = written({}, tmp_path / "empty.pth")
     with pytest.raises(GatewiseError, match="has no named tensors"):
         gw.load_weights(tiny("gct"), file)
@@ -375,7 +375,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         gw.load_weights(tiny("gct"), tmp_path)
 
 
-def test_every_layout_is_a_source_and_is_told_by_itself() -> None:
+def test_every_layout_is_listed_and_detected() -> None:
     assert ("auto", "gatewise", *LAYOUTS) == SOURCES
     names = {
         "gct": "layer1.0.conv1.0.alpha",

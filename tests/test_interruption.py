@@ -1,4 +1,4 @@
-"""Stopping and going on: by Ctrl-C, by SIGTERM, by a kill at any moment; in the end the weights are the same bits."""
+"""Stopping by Ctrl-C, SIGTERM or a kill at any moment, and resuming: the final weights have the same bits."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ class Signalling(Progress):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("interruption") / "run"
     trained(out)
     return out
@@ -46,8 +46,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("step", "where"), [(2, "step 2 of epoch 1"), (3, "epoch 1"), (4, "step 1 of epoch 2"), (9, "epoch 3")]
 )
-def test_a_signal_ends_the_training_behind_its_step_and_it_goes_on_there(
-    undisturbed: Path, tmp_path: Path, number: signal.Signals, step: int, where: str
+def test_signal_ends_training_after_step_and_training_resumes(
+    uninterrupted: Path, tmp_path: Path, number: signal.Signals, step: int, where: str
 ) -> None:
     out = tmp_path / "run"
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -58,19 +58,19 @@ def test_a_signal_ends_the_training_behind_its_step_and_it_goes_on_there(
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     newest = sorted(folder.name for folder in (out / "checkpoints").iterdir())[-1]
     assert newest == f"step_{step:09d}"
-    assert equal(trained(out, resume=True), weights(undisturbed))
-    assert log(out, *TIMES) == log(undisturbed, *TIMES)
+    assert equal(trained(out, resume=True), weights(uninterrupted))
+    assert log(out, *TIMES) == log(uninterrupted, *TIMES)
 
 
-def test_a_training_may_be_stopped_at_every_step(undisturbed: Path, tmp_path: Path) -> None:
+def test_training_may_be_stopped_at_every_step(uninterrupted: Path, tmp_path: Path) -> None:
     for _ in range(9):
         with pytest.raises(Interrupted):
             trained(tmp_path / "run", resume=True, progress=Signalling(1, signal.SIGINT))
-    assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
-    assert log(tmp_path / "run", *TIMES) == log(undisturbed, *TIMES)
+    assert equal(trained(tmp_path / "run", resume=True), weights(uninterrupted))
+    assert log(tmp_path / "run", *TIMES) == log(uninterrupted, *TIMES)
 
 
-def test_a_second_signal_acts_at_once() -> None:
+def test_second_signal_acts_at_once() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         _interrupt_twice()
@@ -86,19 +86,19 @@ def _interrupt_twice() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_outside_the_main_thread_training_works_and_leaves_signals_alone(undisturbed: Path, tmp_path: Path) -> None:
+def test_training_outside_main_thread_ignores_signals(uninterrupted: Path, tmp_path: Path) -> None:
     thread = threading.Thread(target=train, args=(RECIPE, tmp_path / "run"), kwargs={"dataset": DATASET})
     thread.start()
     thread.join()
-    assert equal(weights(tmp_path / "run"), weights(undisturbed))
+    assert equal(weights(tmp_path / "run"), weights(uninterrupted))
 
 
-def test_a_long_epoch_is_saved_in_between(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_epoch_is_saved_in_between(uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[str] = []
     save_state = checkpoint.save_state
     monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.0)
     monkeypatch.setattr("gatewise.training.learner.save_state", lambda f, *a: saved.append(f.name) or save_state(f, *a))
-    assert equal(trained(tmp_path / "run"), weights(undisturbed))
+    assert equal(trained(tmp_path / "run"), weights(uninterrupted))
     assert saved == [f"step_{step:09d}" for step in range(1, 10)]
 
 
@@ -122,8 +122,8 @@ def writes(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("count", range(1, 15))
-def test_a_kill_while_writing_any_file_loses_nothing(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+def test_kill_during_any_write_loses_nothing(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     with monkeypatch.context() as patch:
         dying = writes(count, write_atomically)
@@ -131,24 +131,22 @@ def test_a_kill_while_writing_any_file_loses_nothing(
             patch.setattr(f"gatewise.{module}.write_atomically", dying)
         with pytest.raises(Killed):
             trained(tmp_path / "run")
-    assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
-    assert log(tmp_path / "run", *TIMES) == log(undisturbed, *TIMES)
+    assert equal(trained(tmp_path / "run", resume=True), weights(uninterrupted))
+    assert log(tmp_path / "run", *TIMES) == log(uninterrupted, *TIMES)
 
 
 @pytest.mark.parametrize("lost", ["state.json", "state.safetensors"])
-def test_a_checkpoint_that_a_kill_left_half_removed_is_passed_over(
-    undisturbed: Path, tmp_path: Path, lost: str
-) -> None:
+def test_half_removed_checkpoint_is_skipped(uninterrupted: Path, tmp_path: Path, lost: str) -> None:
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         trained(out, progress=Signalling(7, signal.SIGINT))
     (sorted((out / "checkpoints").iterdir())[-1] / lost).unlink()
     (out / "checkpoints" / ".step_000000009.0123abcd.4000077.part").mkdir()
-    assert equal(trained(out, resume=True), weights(undisturbed))
+    assert equal(trained(out, resume=True), weights(uninterrupted))
     assert all(folder.name.startswith("step_") for folder in (out / "checkpoints").iterdir())
 
 
-# As a process of its own
+# In a separate process
 
 FLAGS = ["--data", "digits", "--model", "resnet20", "--gate", "gct", "--precision", "fp32"]
 
@@ -168,7 +166,7 @@ def wait_for_an_epoch(process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_the_command_line_stops_with_one_line_that_says_how_to_go_on(
+def test_command_line_stops_with_one_line_saying_how_to_resume(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     process = start(tmp_path / "run")

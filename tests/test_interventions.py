@@ -1,4 +1,4 @@
-"""Taking gates away and exchanging them: counted as by hand."""
+"""Removing and exchanging gates: the counts match those by hand."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def accuracy(model: nn.Module) -> float:
         return (model.eval()(images).argmax(1) == labels).double().mean().item()
 
 
-def test_gates_near_the_identity_are_idle() -> None:
+def test_gates_near_identity_are_idle() -> None:
     model = net("gct")
     for path in ("conv1.gct", "stages.0.1.conv2.gct"):
         gate = gw.gates_in(model)[path]
@@ -30,7 +30,7 @@ def test_gates_near_the_identity_are_idle() -> None:
 
 
 @pytest.mark.parametrize("paths", [(), ("conv1.gct",), tuple(gw.gates_in(net("gct")))])
-def test_the_cost_is_the_difference_of_two_accuracies(paths: tuple[str, ...]) -> None:
+def test_cost_is_difference_of_accuracies(paths: tuple[str, ...]) -> None:
     model = net("gct").train()
     found = removal_cost(model, paths, batches())
     assert model.training
@@ -42,7 +42,7 @@ def test_the_cost_is_the_difference_of_two_accuracies(paths: tuple[str, ...]) ->
     assert found.accuracy_without == pytest.approx(accuracy(model))
 
 
-def test_a_gate_that_turns_the_answer_around_is_missed_when_it_is_gone() -> None:
+def test_removing_essential_gate_changes_accuracy() -> None:
     gate = gw.make_gate("gct", 2)
     gate.beta.data.copy_(torch.tensor([-5.0, 5.0]).reshape(gate.beta.shape))  # factors of nearly 0 and 2
     model = nn.Sequential(gate, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -51,7 +51,7 @@ def test_a_gate_that_turns_the_answer_around_is_missed_when_it_is_gone() -> None
     assert (found.accuracy_with, found.accuracy_without) == (0, 1)
 
 
-def test_what_cannot_be_removed_is_refused() -> None:
+def test_unremovable_gates_rejected() -> None:
     with pytest.raises(InvalidValueError, match=r"unknown gate 'conv1.gc'.*Did you mean 'conv1.gct'"):
         removal_cost(net("gct"), ["conv1.gc"], batches())
     with pytest.raises(InvalidValueError, match="there are no images to count"):
@@ -65,8 +65,8 @@ class Oracle(nn.Module):
         return 20 * torch.nn.functional.one_hot(x.mean((1, 2, 3)).round().long(), 2).float() - 10
 
 
-def test_gates_of_another_class_are_tried_on_every_class() -> None:
-    # Two filters, of which each says its own class loudly if it is open: the open gate alone decides.
+def test_gates_of_other_class_are_tried_on_every_class() -> None:
+    # Two filters, each with a large logit for its class if it is open: only the open gate decides.
     backbone = nn.Sequential(*(
         nn.Conv2d(1, 2, 1),
         nn.ReLU(),

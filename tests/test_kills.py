@@ -1,4 +1,4 @@
-"""Killed at any moment: no file is torn, and the training ends with the same bytes. `kills.py` does more of it."""
+"""Killed at any moment: no file is corrupt, and the training ends with the same bytes. `kills.py` does more of it."""
 
 import json
 import multiprocessing
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from kills import being_written
 from test_training import DATASET, RECIPE
-from whole_files import leftovers, outcome, torn
+from whole_files import corrupt_files, leftovers, outcome
 
 from gatewise.__main__ import main
 from gatewise.cli import run as command
@@ -32,7 +32,7 @@ def train_slowly(out: Path, flush_s: float) -> None:
 
 
 def killed(out: Path, rng: random.Random, *, in_a_save: bool) -> str:
-    """Let a training go on for a while, kill it, and say what it was doing."""
+    """Let a training run for a while, kill it, and return what it was doing."""
     process = multiprocessing.get_context("fork").Process(target=train_slowly, args=(out, 0.05 if in_a_save else 0))
     process.start()
     assert process.pid is not None
@@ -49,14 +49,14 @@ def killed(out: Path, rng: random.Random, *, in_a_save: bool) -> str:
     return "saving" if being_written(out, process.pid) else "training"
 
 
-def test_a_training_that_is_killed_again_and_again_tears_no_file_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    train(RECIPE, tmp_path / "undisturbed", dataset=DATASET)
-    expected = outcome(tmp_path / "undisturbed")
+def test_killed_training_has_no_corrupt_file_and_same_final_bytes(tmp_path: Path) -> None:
+    train(RECIPE, tmp_path / "uninterrupted", dataset=DATASET)
+    expected = outcome(tmp_path / "uninterrupted")
     assert {"model.safetensors", "config.json", "metrics.json", "log.jsonl", "recipe.yaml"} <= set(expected)
     rng, doing, out = random.Random(0), Counter[str](), tmp_path / "killed"
     for number in range(12):
         doing[killed(out, rng, in_a_save=number % 4 != 0)] += 1
-        assert torn(out) == []
+        assert corrupt_files(out) == []
         if (out / "metrics.json").exists():
             assert outcome(out) == expected
             out = tmp_path / f"killed-{number}"
@@ -66,19 +66,21 @@ def test_a_training_that_is_killed_again_and_again_tears_no_file_and_ends_with_t
     assert leftovers(out) == []
 
 
-def test_torn_files_would_be_seen(tmp_path: Path) -> None:
+def test_corrupt_files_are_detected(tmp_path: Path) -> None:
     train(RECIPE, tmp_path / "run", dataset=DATASET)
-    assert torn(tmp_path / "run") == []
+    assert corrupt_files(tmp_path / "run") == []
     for path in (path for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 3])
         if not path.name.startswith("events."):  # which readers take as far as they go
-            assert any(str(path.relative_to(tmp_path / "run")) in complaint for complaint in torn(tmp_path / "run"))
+            assert any(
+                str(path.relative_to(tmp_path / "run")) in complaint for complaint in corrupt_files(tmp_path / "run")
+            )
         path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_outside_a_training_is_one_line_that_says_how_to_go_on(
+def test_signal_outside_training_is_one_line_saying_how_to_resume(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
 ) -> None:
     def signalled(*_: object, **__: object) -> None:
@@ -102,7 +104,7 @@ def test_a_signal_outside_a_training_is_one_line_that_says_how_to_go_on(
 
 
 def end_and_be_signalled(number: signal.Signals) -> None:
-    """Let the command line come to its end, and be signalled before the process has."""
+    """Run the command line to its end, and send a signal before the process ends."""
     code = main()
     signal.raise_signal(number)
     os._exit(code)
@@ -110,7 +112,7 @@ def end_and_be_signalled(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_signal_behind_the_end_of_a_command_does_not_change_how_it_ended(
+def test_signal_after_end_does_not_change_exit_code(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     monkeypatch.setattr("gatewise.cli.run", lambda: code)
@@ -121,20 +123,20 @@ def test_a_signal_behind_the_end_of_a_command_does_not_change_how_it_ended(
 
 
 @pytest.mark.slow
-def test_commands_that_are_killed_and_signalled_lose_nothing(tmp_path: Path) -> None:
+def test_killed_and_signalled_commands_lose_nothing(tmp_path: Path) -> None:
     script = Path(__file__).parent / "kills.py"
     arguments = ["--kills", "8", "--signals", "4", "--json", str(tmp_path / "kills.json")]
     result = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     record = json.loads((tmp_path / "kills.json").read_text())
-    assert (record["kills"], record["signals"], record["torn_files"], record["lost"]) == (8, 4, 0, "nothing")
+    assert (record["kills"], record["signals"], record["corrupt_files"], record["lost"]) == (8, 4, 0, "nothing")
 
 
-def test_the_record_that_is_kept_tells_of_many_kills_and_no_loss() -> None:
+def test_published_record_has_many_kills_and_no_loss() -> None:
     record = json.loads((Path(__file__).parent.parent / "docs/results/reliability/kills.json").read_text())
     assert record["kills"] >= 40
     assert record["signals"] >= 8
     assert record["lost"] == "nothing"
-    assert record["torn_files"] == 0
+    assert record["corrupt_files"] == 0
     assert len(record["each"]) == record["kills"] + record["signals"]
     assert sum(kill["phase"].startswith("writing") for kill in record["each"]) >= 8

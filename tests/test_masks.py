@@ -1,4 +1,4 @@
-"""Masks: what a file's values mean, images and masks scaled together, and what a training must know of a split."""
+"""Masks: meaning of their values, scaling of images with masks, and properties of a split."""
 
 import io
 import itertools
@@ -69,7 +69,7 @@ def some_pairs(
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
-def test_a_grey_mask_is_its_values(form: str) -> None:
+def test_grey_mask_is_read_as_its_values(form: str) -> None:
     values = random_values(0)
     found = decode_mask("a", saved(Image.fromarray(values), form))
     assert found.dtype == torch.int32
@@ -78,7 +78,7 @@ def test_a_grey_mask_is_its_values(form: str) -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 16, 200])
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_of_a_palette_mask_the_indices_count_and_not_the_colours(count: int, form: str) -> None:
+def test_palette_mask_is_read_as_indices(count: int, form: str) -> None:
     values = random_values(1, below=count)
     values.flat[:count] = np.arange(count)[: values.size]
     image = Image.fromarray(values)
@@ -87,18 +87,18 @@ def test_of_a_palette_mask_the_indices_count_and_not_the_colours(count: int, for
     np.testing.assert_array_equal(decode_mask("a", saved(image, form)).numpy(), values)
 
 
-def test_a_mask_of_one_bit_has_classes_0_and_1() -> None:
+def test_1_bit_mask_has_classes_0_and_1() -> None:
     values = random_values(2) > 100
     np.testing.assert_array_equal(decode_mask("a", saved(Image.fromarray(values))).numpy(), values.astype(int))
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_a_mask_of_16_bits_is_not_scaled(form: str) -> None:
+def test_16_bit_mask_is_not_scaled(form: str) -> None:
     values = np.array([[0, 1, 255], [256, 300, 65535]], dtype=np.uint16)
     np.testing.assert_array_equal(decode_mask("a", saved(Image.fromarray(values), form)).numpy(), values)
 
 
-def test_masks_of_16_bits_in_the_other_order_and_of_32_bits_are_read() -> None:
+def test_big_endian_16_bit_and_32_bit_masks_are_read() -> None:
     values = np.array([[0, 1, 300], [2, 70_000, 5]], dtype=np.int32)
     np.testing.assert_array_equal(decode_mask("a", saved(Image.fromarray(values), "TIFF")).numpy(), values)
     entries = [(256, 3, 2), (257, 3, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 1)]
@@ -112,7 +112,7 @@ def test_masks_of_16_bits_in_the_other_order_and_of_32_bits_are_read() -> None:
 
 
 GREY = Image.fromarray(random_values(3, 16, 16))
-REFUSED: dict[str, tuple[bytes | None, str]] = {
+INVALID: dict[str, tuple[bytes | None, str]] = {
     "JPEG": (saved(GREY, "JPEG"), "saved as JPEG, which changes class indices; expected PNG"),
     "GIF": (saved(GREY, "GIF"), "saved as GIF, which changes class indices"),
     "two JPEGs in one file": (saved(GREY, "MPO", save_all=True, append_images=[GREY]), "saved as MPO"),
@@ -128,9 +128,9 @@ REFUSED: dict[str, tuple[bytes | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_mask_is_refused_in_one_line_that_begins_with_its_file(case: str) -> None:
-    content, expected = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_non_mask_rejected_in_one_line_with_its_file(case: str) -> None:
+    content, expected = INVALID[case]
     with pytest.raises(DataError) as caught:
         decode_mask("folder/a.png", content)
     message = str(caught.value)
@@ -139,7 +139,7 @@ def test_what_is_no_mask_is_refused_in_one_line_that_begins_with_its_file(case: 
     assert "\n" not in message
 
 
-# --- What values mean ------------------------------------------------------------------------------------------------
+# --- Meaning of values -----------------------------------------------------------------------------------------------
 
 
 def test_values_are_classes_and_255_is_ignored() -> None:
@@ -149,18 +149,18 @@ def test_values_are_classes_and_255_is_ignored() -> None:
     assert MaskEncoding(NAMES).kept == NAMES
 
 
-def test_classes_behind_an_ignored_one_move_up() -> None:
+def test_classes_after_ignored_one_are_shifted_down() -> None:
     meaning = MaskEncoding(NAMES, ignored=0)
     assert meaning.kept == ("car", "tree")
     assert meaning(torch.tensor([[0, 1, 2]]), "a").tolist() == [[IGNORED, 0, 1]]
 
 
-def test_255_is_a_mistake_where_another_value_is_ignored() -> None:
+def test_255_rejected_where_other_value_is_ignored() -> None:
     with pytest.raises(DataError, match="a: value 255 in 1 pixels; expected 0 to 2 for 3 classes, or 7 for"):
         MaskEncoding(NAMES, ignored=7)(torch.tensor([[0, 255, 7]]), "a")
 
 
-def test_the_foreground_is_1_and_all_else_that_counts_is_0() -> None:
+def test_foreground_is_1_and_other_classes_are_0() -> None:
     meaning = MaskEncoding((*NAMES, "void"), ignored=3, foreground="car")
     assert meaning.kept == ("car",)
     assert meaning(torch.tensor([[0, 1, 2, 3]]), "a").tolist() == [[0, 1, 0, IGNORED]]
@@ -183,7 +183,7 @@ def meaning_by_loops(values: Tensor, names: Sequence[str], ignored: int, foregro
 
 
 @given(st.data())
-def test_each_pixel_gets_the_class_of_its_name(data: st.DataObject) -> None:
+def test_each_pixel_gets_class_of_its_name(data: st.DataObject) -> None:
     count = data.draw(st.integers(3, 6))
     names = tuple("abcdef"[:count])
     ignored = data.draw(st.sampled_from([*range(count), count, count + 1, 255, 300, 65535]))
@@ -200,7 +200,7 @@ def test_each_pixel_gets_the_class_of_its_name(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(("value", "count"), [(3, 1), (200, 2), (-1, 1), (65535, 3)])
-def test_a_value_beyond_the_classes_is_refused_with_its_file_and_its_pixels(value: int, count: int) -> None:
+def test_value_above_classes_rejected_with_file_and_pixels(value: int, count: int) -> None:
     values = torch.zeros(4, 4, dtype=torch.int32)
     values.view(-1)[:count] = value
     with pytest.raises(DataError) as caught:
@@ -210,35 +210,35 @@ def test_a_value_beyond_the_classes_is_refused_with_its_file_and_its_pixels(valu
     assert "classes.txt" in str(caught.value)
 
 
-def test_an_unknown_foreground_is_refused_with_the_nearest_name() -> None:
+def test_unknown_foreground_rejected_with_suggestion() -> None:
     with pytest.raises(InvalidValueError, match=r"unknown foreground class 'cars'; .*Did you mean 'car'\?"):
         MaskEncoding(NAMES, foreground="cars")
 
 
-def test_what_is_ignored_is_no_foreground() -> None:
+def test_ignored_class_cannot_be_foreground() -> None:
     with pytest.raises(InvalidValueError, match="unknown foreground class 'car'; expected one of 'road', 'tree'"):
         MaskEncoding(NAMES, ignored=1, foreground="car")
 
 
 @pytest.mark.parametrize(("names", "ignored"), [(("road",), 255), (("road", "void"), 1), (("void", "road"), 0)])
-def test_one_class_alone_is_refused(names: tuple[str, ...], ignored: int) -> None:
+def test_single_class_rejected(names: tuple[str, ...], ignored: int) -> None:
     with pytest.raises(DataError, match="expected at least two classes in the masks, got road"):
         MaskEncoding(names, ignored)
 
 
-def test_one_class_beside_the_background_can_be_the_foreground() -> None:
+def test_one_class_with_background_can_be_foreground() -> None:
     meaning = MaskEncoding(("back", "void", "car"), ignored=1, foreground="car")
     assert meaning(torch.tensor([[0, 1, 2]]), "a").tolist() == [[0, 255, 1]]
 
 
-def test_no_more_than_255_classes_fit_a_byte() -> None:
+def test_at_most_255_classes() -> None:
     names = tuple(map(str, range(256)))
     assert MaskEncoding(names[:255])(torch.tensor([[254, 255]]), "a").tolist() == [[254, 255]]
     with pytest.raises(DataError, match="expected at most 255 classes in the masks, got 256"):
         MaskEncoding(names)
 
 
-def test_a_meaning_can_be_sent_to_workers() -> None:
+def test_mask_reader_can_be_sent_to_workers() -> None:
     meaning = MaskEncoding(NAMES, ignored=0, foreground="tree")
     again = pickle.loads(pickle.dumps(meaning))
     assert again == meaning
@@ -258,31 +258,29 @@ def test_a_meaning_can_be_sent_to_workers() -> None:
         ([[[254]]], 255, 255),
     ],
 )
-def test_there_is_one_class_more_than_the_highest_value_that_counts(
-    masks: list[list[list[int]]], ignored: int, expected: int
-) -> None:
+def test_classes_are_highest_counted_value_plus_one(masks: list[list[list[int]]], ignored: int, expected: int) -> None:
     meaning = infer_mask_encoding([rows("masks", [grey(mask) for mask in masks])], (), ignored)
     assert meaning.classes == tuple(map(str, range(expected)))
 
 
 @pytest.mark.parametrize("values", [[[0, 0]], [[255, 255]]])
-def test_one_value_alone_is_refused(values: list[list[int]]) -> None:
+def test_single_value_rejected(values: list[list[int]]) -> None:
     with pytest.raises(DataError, match="expected at least two classes in the masks, got 0"):
         infer_mask_encoding([rows("masks", [grey(values)])], (), 255)
 
 
-def test_splits_are_looked_at_together() -> None:
+def test_splits_are_read_together() -> None:
     splits = [rows("train", [grey([[0, 1]])]), rows("val", [grey([[0, 3]])])]
     assert len(infer_mask_encoding(splits, ()).classes) == 4
 
 
-def test_a_highest_value_of_255_asks_for_ignore_index() -> None:
+def test_highest_value_255_error_suggests_ignore_index() -> None:
     with pytest.raises(DataError, match=r"masks, row 0 .*values up to 255; .*set ignore_index to it") as caught:
         infer_mask_encoding([rows("masks", [grey([[0, 1]]), grey([[255, 2]])])], (), 11)
     assert "\n" not in str(caught.value)
 
 
-def test_256_masks_at_equal_distances_tell_the_number_of_classes() -> None:
+def test_256_evenly_spaced_masks_give_number_of_classes() -> None:
     low, high = grey([[1]]), grey([[9]])
     looked_at = evenly_spaced(600, 256)
     between = next(index for index in range(600) if index not in looked_at)
@@ -296,7 +294,7 @@ def test_256_masks_at_equal_distances_tell_the_number_of_classes() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(2, 600))
-def test_indices_are_spread_over_all_at_equal_distances(count: int, most: int) -> None:
+def test_indices_are_evenly_spaced(count: int, most: int) -> None:
     found = evenly_spaced(count, most)
     assert found == sorted(set(found))
     assert (found[0], found[-1], len(found)) == (0, count - 1, min(count, most))
@@ -307,7 +305,7 @@ def test_indices_are_spread_over_all_at_equal_distances(count: int, most: int) -
 # --- Pairs -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_pair_is_the_pixels_of_its_image_and_the_classes_of_its_mask() -> None:
+def test_pair_has_pixels_of_image_and_classes_of_mask() -> None:
     image, mask = np.random.default_rng(0).integers(0, 256, (4, 6, 3)), random_values(0, 4, 6, below=3)
     pairs = make_pairs([image], [mask], MaskEncoding(NAMES, ignored=0))
     pixels, classes = pairs[0]
@@ -319,11 +317,11 @@ def test_a_pair_is_the_pixels_of_its_image_and_the_classes_of_its_mask() -> None
     assert pairs.picture(0).size == (6, 4)
 
 
-def test_a_crop_is_a_square_of_its_side() -> None:
+def test_crop_is_square() -> None:
     assert some_pairs([(4, 6)], crop=5).crop_size == (5, 5)
 
 
-def test_pairs_that_are_held_are_those_that_are_streamed() -> None:
+def test_held_pairs_equal_streamed_pairs() -> None:
     pairs = some_pairs([(8, 6), (5, 9), (7, 7)], MaskEncoding(NAMES, ignored=1), side=4)
     streamed = [pairs[index] for index in range(3)]
     assert not pairs.held
@@ -337,7 +335,7 @@ def test_pairs_that_are_held_are_those_that_are_streamed() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 7), (6, 4), (3, 6)])
-def test_a_mask_of_another_size_than_its_image_is_refused_with_both_files(shape: tuple[int, int]) -> None:
+def test_mask_of_other_size_than_image_rejected_with_both_files(shape: tuple[int, int]) -> None:
     good = random_values(0, 4, 6, below=3)
     pairs = make_pairs([np.zeros((4, 6, 3))] * 2, [good, random_values(1, *shape, below=3)])
     pairs[0]
@@ -350,13 +348,13 @@ def test_a_mask_of_another_size_than_its_image_is_refused_with_both_files(shape:
         pairs.hold()
 
 
-def test_a_mask_beyond_the_classes_is_refused_with_its_file() -> None:
+def test_mask_above_classes_rejected_with_file() -> None:
     with pytest.raises(DataError, match="masks, row 0: value 9 in 4 pixels"):
         make_pairs([np.zeros((2, 2, 3))], [np.full((2, 2), 9)])[0]
 
 
 @given(st.data())
-def test_the_mask_is_scaled_to_the_class_at_the_centre_of_each_new_pixel(data: st.DataObject) -> None:
+def test_mask_is_scaled_to_class_at_centre_of_new_pixel(data: st.DataObject) -> None:
     height, width, new_height, new_width = (data.draw(st.integers(2, 12)) for _ in range(4))
     mask = torch.arange(height * width, dtype=torch.uint8).reshape(height, width)
     _, found = resized(torch.zeros(3, height, width, dtype=torch.uint8), mask, (new_height, new_width))
@@ -370,7 +368,7 @@ def test_the_mask_is_scaled_to_the_class_at_the_centre_of_each_new_pixel(data: s
 
 
 @given(st.data())
-def test_image_and_mask_stay_aligned_when_they_are_scaled(data: st.DataObject) -> None:
+def test_scaled_image_and_mask_stay_aligned(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(20, 60)), data.draw(st.integers(20, 60))
     border, axis = data.draw(st.integers(8, 12)), data.draw(st.integers(0, 1))
     size = data.draw(st.integers(10, 120)), data.draw(st.integers(10, 120))
@@ -386,7 +384,7 @@ def test_image_and_mask_stay_aligned_when_they_are_scaled(data: st.DataObject) -
 
 
 @pytest.mark.parametrize("column", range(4))
-def test_an_image_is_scaled_with_antialiasing_and_the_classes_of_a_mask_are_not_mixed(column: int) -> None:
+def test_image_is_scaled_with_antialiasing_and_mask_is_not(column: int) -> None:
     stripes = (torch.arange(64) % 4 == column).to(torch.uint8).expand(64, 64)
     image, mask = resized((stripes * 255).expand(3, -1, -1).contiguous(), stripes * 200, (16, 16))
     assert (image[:, :, 1:-1].int() - 64).abs().max() < 5  # every fourth column is white
@@ -397,9 +395,7 @@ def test_an_image_is_scaled_with_antialiasing_and_the_classes_of_a_mask_are_not_
     ("size", "side", "expected"),
     [((40, 60), 20, (20, 30)), ((60, 40), 20, (30, 20)), ((10, 15), 20, (20, 30)), ((20, 33), 20, (20, 33))],
 )
-def test_the_shorter_side_is_scaled_and_the_shape_is_kept(
-    size: tuple[int, int], side: int, expected: tuple[int, int]
-) -> None:
+def test_shorter_side_is_scaled_and_aspect_is_kept(size: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
     image, mask = torch.zeros(3, *size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     found = scaled_to(side, image, mask)
     assert (found[0].shape, found[1].shape) == ((3, *expected), expected)
@@ -418,14 +414,14 @@ def of(train: SegmentationSplit, validation: SegmentationSplit | None = None) ->
     return SegmentationDataset("", train, validation or train)
 
 
-def test_a_data_set_knows_its_classes_channels_and_the_size_of_what_is_measured() -> None:
+def test_data_set_has_classes_channels_and_size() -> None:
     dataset = of(some_pairs([(4, 6)], MaskEncoding(NAMES, ignored=0)), some_pairs([(5, 9), (4, 4)]))
     assert (dataset.classes, dataset.channels, dataset.size) == (("car", "tree"), 3, (5, 9))
     assert of(some_pairs([(4, 6)], MaskEncoding(NAMES, foreground="car"))).classes == ("car",)
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_mean_and_deviation_are_those_of_all_pixels_whatever_the_sizes(held: bool) -> None:
+def test_mean_and_std_are_over_all_pixels_for_any_sizes(held: bool) -> None:
     pairs = some_pairs([(4, 6), (9, 5), (7, 7)])
     if held:
         pairs.hold()
@@ -436,13 +432,13 @@ def test_mean_and_deviation_are_those_of_all_pixels_whatever_the_sizes(held: boo
     assert mean.dtype == std.dtype == torch.float32
 
 
-def test_a_channel_without_any_spread_is_not_divided_by_zero() -> None:
+def test_constant_channel_is_not_divided_by_zero() -> None:
     flat = np.broadcast_to([7, 0, 200], (3, 3, 3))
     mean, std = of(make_pairs([flat], [np.zeros((3, 3))])).statistics()
     assert (mean.tolist(), std.tolist()) == ([7, 0, 200], [1, 1, 1])
 
 
-def test_512_images_at_equal_distances_and_all_masks_are_looked_at() -> None:
+def test_512_evenly_spaced_images_and_all_masks_are_read() -> None:
     looked_at = set(evenly_spaced(700, 512))
     images = [np.full((1, 1, 3), 200 if index in looked_at else 0) for index in range(700)]
     masks = [np.full((1, 1), 1 if index in looked_at else 2) for index in range(700)]
@@ -466,7 +462,7 @@ def frequencies_by_loops(masks: Sequence[Tensor], count: int) -> list[float]:
 
 
 @given(st.data())
-def test_frequencies_are_counted_in_the_images_in_which_a_class_occurs(data: st.DataObject) -> None:
+def test_frequencies_are_counted_in_images_with_the_class(data: st.DataObject) -> None:
     side, foreground = st.integers(1, 4), data.draw(st.sampled_from([None, "car"]))
     pixel = st.sampled_from([0, 1, 2, 3, 255] if data.draw(st.booleans()) else [0, 2, 255])
     masks = []
@@ -495,7 +491,7 @@ def test_frequencies_are_counted_in_the_images_in_which_a_class_occurs(data: st.
         ("flip+crop+scale", Augmentation(scale=True, crop=True, flip=True)),
     ],
 )
-def test_the_words_of_an_augmentation_of_pairs(text: str, expected: Augmentation) -> None:
+def test_words_of_augmentation_of_pairs(text: str, expected: Augmentation) -> None:
     assert of(some_pairs([(4, 4)])).augmentation(text) == expected
 
 
@@ -512,17 +508,17 @@ def test_the_words_of_an_augmentation_of_pairs(text: str, expected: Augmentation
         ("auto+crop", "cannot combine the options"),
     ],
 )
-def test_what_masks_cannot_follow_is_refused(text: str, message: str) -> None:
+def test_augmentations_unsuitable_for_masks_rejected(text: str, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         of(some_pairs([(4, 4)])).augmentation(text)
 
 
-def test_images_with_one_label_are_not_scaled_by_that_word() -> None:
+def test_scale_rejected_for_classification() -> None:
     images = Images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(2))
     with pytest.raises(InvalidValueError, match=r"scale is only for masks\. Use crop"):
         Dataset("", ("a", "b"), images, images, padding=1, flip=True).augmentation("scale+crop")
 
 
-def test_no_side_vanishes() -> None:
+def test_no_side_becomes_zero() -> None:
     pixels, mask = resized(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8), (0, 1))
     assert (pixels.shape, mask.shape) == ((3, 2, 2), (2, 2))

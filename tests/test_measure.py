@@ -1,4 +1,4 @@
-"""Counts against numbers worked by hand, and timing that takes turns; how fast anything is, no test asks."""
+"""Counts of parameters and multiply-adds against hand-computed numbers, and interleaved timing."""
 
 import importlib.metadata
 import math
@@ -40,7 +40,7 @@ def test_multiply_adds_are_those_of_one_sample(net: nn.Module, example: Tensor, 
     assert measure.macs_per_sample(net, example.repeat(batch, *[1] * (example.dim() - 1))) == expected
 
 
-def test_the_layers_of_a_gate_count() -> None:
+def test_layers_of_gate_are_counted() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3))
     image = torch.zeros(1, 3, 6, 6)
     plain = measure.macs_per_sample(net, image)
@@ -48,7 +48,7 @@ def test_the_layers_of_a_gate_count() -> None:
     assert measure.macs_per_sample(net, image) == plain + 8 * 2 + 2 * 8
 
 
-def test_parameters_are_counted_with_weights_biases_and_frozen_ones() -> None:
+def test_parameters_count_weights_biases_and_frozen_ones() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 2, bias=False))
     net[0].weight.requires_grad_(False)
     assert measure.parameter_count(net) == 3 * 8 * 9 + 8 + 16 + 16
@@ -59,7 +59,7 @@ def flags(net: nn.Module) -> list[bool]:
 
 
 class Recording(nn.Module):
-    """Remembers in which mode it was called; fails if told to."""
+    """Remembers in which mode it was called; fails on request."""
 
     def __init__(self, fail: bool = False) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Recording(nn.Module):
 
 
 @pytest.mark.parametrize("fail", [False, True])
-def test_counting_runs_in_eval_mode_and_gives_each_module_its_own_mode_back(fail: bool) -> None:
+def test_counting_runs_in_eval_mode_and_restores_modes(fail: bool) -> None:
     net = Recording(fail)
     if fail:
         with pytest.raises(RuntimeError, match="broken network"):
@@ -87,7 +87,7 @@ def test_counting_runs_in_eval_mode_and_gives_each_module_its_own_mode_back(fail
 
 
 @pytest.mark.parametrize("fail", [False, True])
-def test_timing_runs_in_eval_mode_and_gives_each_module_its_own_mode_back(fail: bool) -> None:
+def test_timing_runs_in_eval_mode_and_restores_modes(fail: bool) -> None:
     net, image = Recording(fail), torch.zeros(1, 3, 2, 2)
     if fail:
         with pytest.raises(RuntimeError, match="broken network"):
@@ -99,7 +99,7 @@ def test_timing_runs_in_eval_mode_and_gives_each_module_its_own_mode_back(fail: 
     assert flags(net) == [True, False]
 
 
-def test_variants_take_turns() -> None:
+def test_variants_are_timed_in_turn() -> None:
     order: list[str] = []
     measure.interleaved_latency(
         {name: lambda name=name: order.append(name) for name in "abc"}, rounds=4, seconds_per_turn=1e-9
@@ -109,7 +109,7 @@ def test_variants_take_turns() -> None:
     assert len(turns) >= 15  # one round of warming up
 
 
-def test_a_turn_is_filled_with_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_round_is_filled_with_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [calls_within(0.05, each) for each in (0.01, 0.02, 0.05, 0.06, 3.0)] == [5, 2, 1, 1, 1]
     assert calls_within(2.5e-9, 0.0) == 2
     asked, calls = [], []
@@ -125,7 +125,7 @@ def test_a_turn_is_filled_with_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("rounds", [2, 7])
-def test_a_summary_has_ordered_quartiles_of_all_rounds(rounds: int) -> None:
+def test_summary_has_ordered_quartiles_of_all_rounds(rounds: int) -> None:
     found = measure.interleaved_latency(
         {"a": lambda: None, "b": lambda: sum(range(100))}, rounds=rounds, seconds_per_turn=1e-4
     )
@@ -135,9 +135,9 @@ def test_a_summary_has_ordered_quartiles_of_all_rounds(rounds: int) -> None:
         assert latency.rounds == rounds
 
 
-def test_the_quartiles_are_those_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quartiles_are_those_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     class Timer:
-        """Stands in for torch's timer: each turn takes a second more."""
+        """Replaces torch's timer: each round takes one second more."""
 
         def __init__(self, *_: object, **__: object) -> None:
             self.turn = -1.0
@@ -153,12 +153,12 @@ def test_the_quartiles_are_those_of_the_rounds(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("rounds", "error"), [(1, InvalidValueError), (2.5, InvalidTypeError)])
-def test_fewer_than_two_rounds_are_refused(rounds: object, error: type[Exception]) -> None:
+def test_fewer_than_two_rounds_rejected(rounds: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"rounds .* got {rounds}"):
         measure.interleaved_latency({"a": lambda: None}, rounds=rounds)  # pyright: ignore
 
 
-def test_the_environment_names_hardware_and_versions() -> None:
+def test_environment_names_hardware_and_versions() -> None:
     found = measure.environment()
     assert set(found) == {"hardware", "device", "python", "torch", "gatewise", "system"}
     assert all(isinstance(value, str) and value for value in found.values())
@@ -167,7 +167,7 @@ def test_the_environment_names_hardware_and_versions() -> None:
     assert f"{torch.get_num_threads()} threads" in found["hardware"]
 
 
-def test_a_package_that_runs_from_its_sources_says_that_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uninstalled_package_is_reported_as_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -175,7 +175,7 @@ def test_a_package_that_runs_from_its_sources_says_that_it_is_not_installed(monk
     assert measure.environment()["gatewise"] == "not installed"
 
 
-def test_the_environment_of_a_gpu_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_of_gpu_names_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
     found = measure.environment("cuda:1")
     assert (found["hardware"], found["device"]) == ("card 1", "cuda")

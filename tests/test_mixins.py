@@ -1,4 +1,4 @@
-"""A module's class with mixins in front of it: it keeps its name, is copied and pickled with them, and comes back."""
+"""Mixins in front of a module's class: name kept, copied and pickled with them, removable."""
 
 import copy
 import pickle
@@ -39,9 +39,9 @@ def in_the_oldest_protocol(module: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("copied", [lambda module: module, copy.copy, copy.deepcopy, pickled, in_the_oldest_protocol])
 @pytest.mark.parametrize("first", [Doubles, Named])
-def test_mixins_come_and_go_in_any_order(first: Any, copied: Callable[[nn.Module], nn.Module]) -> None:
+def test_mixins_are_added_and_removed_in_any_order(first: Any, copied: Callable[[nn.Module], nn.Module]) -> None:
     layer, plain = nn.BatchNorm2d(4), repr(nn.BatchNorm2d(4))
-    for mixin in (Doubles, Named, Doubles):  # the last is there already
+    for mixin in (Doubles, Named, Doubles):  # the last exists already
         add_mixin(layer, mixin)
     layer = copied(layer)
     assert repr(layer) == plain.replace("(4,", "(named doubled 4,")
@@ -54,7 +54,7 @@ def test_mixins_come_and_go_in_any_order(first: Any, copied: Callable[[nn.Module
     assert type(layer) is nn.BatchNorm2d
 
 
-def test_a_network_of_torch_fx_is_copied_with_its_mixin() -> None:
+def test_torch_fx_network_is_copied_with_its_mixin() -> None:
     traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))
     kind = type(traced)
     add_mixin(traced, Doubles)
@@ -66,7 +66,7 @@ def test_a_network_of_torch_fx_is_copied_with_its_mixin() -> None:
     assert type(traced) is kind
 
 
-def test_a_class_that_somebody_else_has_changed_since_is_left_alone() -> None:
+def test_class_changed_by_other_code_is_left_alone() -> None:
     layer = nn.BatchNorm2d(4)
     add_mixin(layer, Doubles)
     parametrize.register_parametrization(layer, "weight", Square())

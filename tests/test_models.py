@@ -1,4 +1,4 @@
-"""Networks by name: sizes as in the papers, weights from the seed alone, and refusals that name the nearest."""
+"""Networks by name: sizes as in the papers, weights from the seed alone, and errors that name the nearest."""
 
 import inspect
 import math
@@ -36,27 +36,27 @@ def cifar_size(depth: int, classes: int = 10) -> int:
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(20, 272_474), (32, None), (44, None), (56, 855_770), (110, None)])
-def test_cifar_resnets_have_the_papers_sizes(depth: int, expected: int | None) -> None:
+def test_cifar_resnets_have_published_sizes(depth: int, expected: int | None) -> None:
     assert size(gw.make_model(f"resnet{depth}")) == cifar_size(depth)
     assert expected in {None, cifar_size(depth)}
     assert size(gw.make_model(f"resnet{depth}", num_classes=100)) == cifar_size(depth, 100)
 
 
 @pytest.mark.parametrize("depth", [20, 56])
-def test_a_cifar_resnet_has_as_many_convolutions_as_its_name_says(depth: int) -> None:
+def test_cifar_resnet_has_number_of_convolutions_in_its_name(depth: int) -> None:
     model = gw.make_model(f"resnet{depth}")
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert len(convolutions) + 1 == depth  # and the classifier
     assert [m.out_channels for m in convolutions].count(64) == (depth - 2) // 3
 
 
-def test_gct_adds_the_papers_parameters() -> None:
+def test_gct_adds_published_parameters() -> None:
     """FACTS 1.3: one gate before each convolution, shortcuts included."""
     for depth, added in [(20, 2_025), (56, 6_057), (110, 12_105)]:
         assert size(gw.make_model(f"resnet{depth}+gct")) - cifar_size(depth) == added
 
 
-def test_resnet18_cifar_is_timms_resnet18_with_a_small_stem() -> None:
+def test_resnet18_cifar_is_timm_resnet18_with_small_stem() -> None:
     reference = timm.create_model("resnet18", num_classes=10)
     assert size(gw.make_model("resnet18_cifar")) == size(reference) - 64 * 3 * 7 * 7 + 64 * 3 * 3 * 3
 
@@ -78,13 +78,13 @@ def test_classes_and_image_channels_are_options(name: str) -> None:
     assert gw.make_model(name, num_classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
-def test_without_num_classes_the_network_keeps_its_own() -> None:
+def test_without_num_classes_default_is_kept() -> None:
     assert gw.make_model("resnet20").fc.out_features == 10
     assert gw.make_model("resnet18").num_classes == 1000
     assert gw.make_model("resnet20:num_classes=3").fc.out_features == 3
 
 
-def test_every_stage_but_the_first_halves_the_resolution_and_other_sizes_work() -> None:
+def test_every_stage_but_first_halves_resolution() -> None:
     model = gw.make_model("resnet20").eval()
     sizes: list[tuple[int, ...]] = []
     for stage in model.stages:
@@ -95,7 +95,7 @@ def test_every_stage_but_the_first_halves_the_resolution_and_other_sizes_work() 
     assert model.input_size == (3, 32, 32)
 
 
-def test_a_block_is_its_formula() -> None:
+def test_block_matches_formula() -> None:
     model = gw.make_model("resnet20", seed=0).eval()
     for block, inputs in ((model.stages[0][0], 16), (model.stages[1][0], 16)):
         x = torch.randn(2, inputs, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def test_a_block_is_its_formula() -> None:
 # --- Bottleneck units and shortcuts without parameters ---------------------------------------------------------------
 
 
-def test_resnet164_has_the_papers_sizes() -> None:
+def test_resnet164_has_published_sizes() -> None:
     """1.62 million parameters and 7,200 filters of last convolutions with GaterNet's widths, 1.70 and 8,064 else."""
     for name, expected, filters in [("resnet164", 1_704_154, 8_064), ("resnet164_gaternet", 1_620_058, 7_200)]:
         model = gw.make_model(name)
@@ -120,7 +120,7 @@ def test_resnet164_has_the_papers_sizes() -> None:
         assert model.conv1.out_channels == 16
 
 
-def test_shortcuts_are_the_identity_where_width_and_resolution_stay() -> None:
+def test_shortcuts_are_identity_where_width_and_resolution_stay() -> None:
     projections = {
         name: [len(unit.shortcut) > 0 for stage in gw.make_model(name).stages for unit in stage]
         for name in ("resnet164", "resnet164_gaternet", "resnet20")
@@ -131,7 +131,7 @@ def test_shortcuts_are_the_identity_where_width_and_resolution_stay() -> None:
 
 
 @torch.no_grad()
-def test_a_bottleneck_unit_is_its_formula() -> None:
+def test_bottleneck_unit_matches_formula() -> None:
     torch.manual_seed(0)
     model = CifarResNet([1, 2], [16, 32], stem=8, bottleneck=True).eval()
     for unit, inputs in ((model.stages[0][0], 8), (model.stages[1][0], 16), (model.stages[1][1], 32)):
@@ -146,7 +146,7 @@ def test_a_bottleneck_unit_is_its_formula() -> None:
 
 @pytest.mark.parametrize("side", [8, 7])
 @torch.no_grad()
-def test_a_padding_shortcut_takes_every_second_position_and_appends_zeros(side: int) -> None:
+def test_padding_shortcut_subsamples_and_appends_zeros(side: int) -> None:
     unit = gw.make_model("resnet20:shortcut=padding").stages[1][0].eval()
     x = torch.randn(2, 16, side, side)
     shortcut = torch.zeros(2, 32, (side + 1) // 2, (side + 1) // 2)
@@ -158,7 +158,7 @@ def test_a_padding_shortcut_takes_every_second_position_and_appends_zeros(side: 
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet164", "resnet18_cifar:width=8", "resnet20_wider:parameters=90000"])
-def test_padding_leaves_out_the_projections_and_nothing_else(name: str) -> None:
+def test_padding_removes_only_projections(name: str) -> None:
     if "wider" in name:
         assert abs(size(gw.make_model(name, shortcut="padding")) - 90_000) < 2_000
         return
@@ -167,7 +167,7 @@ def test_padding_leaves_out_the_projections_and_nothing_else(name: str) -> None:
     assert len(padded) < len(plain)
 
 
-def test_the_published_size_of_resnet20_with_padding() -> None:
+def test_published_size_of_resnet20_with_padding() -> None:
     """He et al. (2016), table 6: 0.27 and 0.85 million, with parameter-free shortcuts."""
     assert size(gw.make_model("resnet20:shortcut=padding")) == 269_722
     assert size(gw.make_model("resnet56:shortcut=padding")) == 853_018
@@ -175,13 +175,13 @@ def test_the_published_size_of_resnet20_with_padding() -> None:
 
 @pytest.mark.parametrize("shortcut", ["projection", "padding"])
 @pytest.mark.parametrize(("bottleneck", "layer"), [(False, "bn2"), (True, "bn3")])
-def test_gates_find_their_places_beside_either_shortcut(shortcut: str, bottleneck: bool, layer: str) -> None:
+def test_gates_find_places_with_either_shortcut(shortcut: str, bottleneck: bool, layer: str) -> None:
     model = CifarResNet([2, 2], [16, 32], stem=8, bottleneck=bottleneck, shortcut=shortcut)
     gw.insert_gates(model, "se")
     assert list(gw.gates_in(model)) == [f"stages.{s}.{u}.{layer}.se" for s in range(2) for u in range(2)]
 
 
-def test_a_network_that_cannot_be_is_refused() -> None:
+def test_invalid_network_rejected() -> None:
     with pytest.raises(ValueError, match=r"unknown shortcut 'paddin'; .*Did you mean 'padding'\?"):
         gw.make_model("resnet20:shortcut=paddin")
     with pytest.raises(ValueError, match=r"shortcut='padding' cannot reduce 32 channels to 16\. Choose"):
@@ -204,7 +204,7 @@ def test_a_network_that_cannot_be_is_refused() -> None:
         ("resnet164", 2_049_074, 2_041_464),
     ],
 )
-def test_a_wider_network_is_as_large_as_the_plain_one_with_its_gater(name: str, with_gater: int, found: int) -> None:
+def test_wider_network_is_as_large_as_plain_one_with_gater(name: str, with_gater: int, found: int) -> None:
     assert FAMILIES[name].build.__self__.gater_parameter_count() + size(gw.make_model(name)) == with_gater
     assert size(gw.make_model(f"{name}_wider")) == found
     assert size(gw.make_model(f"{name}_wider", parameters=with_gater)) == found
@@ -227,7 +227,7 @@ def every_wider(form: ResNetConfig, up_to: float) -> dict[tuple[int, ...], int]:
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet56", "resnet164", "resnet164_gaternet"])
-def test_no_other_factor_comes_nearer_to_the_budget(name: str) -> None:
+def test_no_other_factor_is_closer_to_budget(name: str) -> None:
     form = FAMILIES[name].build.__self__
     counts = every_wider(form, up_to=1.6)
     plain = form.parameter_count()
@@ -239,7 +239,7 @@ def test_no_other_factor_comes_nearer_to_the_budget(name: str) -> None:
     assert form.wider(smallest).parameter_count() == smallest
 
 
-def test_widths_of_a_wider_network_are_rounded_multiples_of_one_factor() -> None:
+def test_widths_of_wider_network_are_multiples_of_one_factor() -> None:
     def widths(name: str) -> list[int]:
         model = gw.make_model(name)
         return [model.conv1.out_channels, *(stage[0].conv1.out_channels for stage in model.stages)]
@@ -251,14 +251,14 @@ def test_widths_of_a_wider_network_are_rounded_multiples_of_one_factor() -> None
     assert widths("resnet20_wider:parameters=272474") == [16, 16, 32, 64]
 
 
-def test_a_wider_network_keeps_its_form() -> None:
+def test_wider_network_keeps_its_form() -> None:
     for name in ("resnet20", "resnet164_gaternet"):
         plain, wider = (gw.make_model(n) for n in (name, f"{name}_wider"))
         assert list(wider.state_dict()) == list(plain.state_dict())
     assert wider(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_parameters_sizes_a_wider_network() -> None:
+def test_parameters_sizes_wider_network() -> None:
     for budget in (100_000, 400_000, 3_000_000):
         found = size(gw.make_model(f"resnet20_wider:parameters={budget}", num_classes=100))
         assert abs(found / budget - 1) < 0.015
@@ -268,7 +268,7 @@ def test_parameters_sizes_a_wider_network() -> None:
         gw.make_model("resnet20_wider:parameters=4e5")
 
 
-def test_the_budget_follows_the_classes_and_the_image() -> None:
+def test_budget_follows_classes_and_image() -> None:
     """CIFAR-100 adds 90 * 65 parameters to plain ResNet-20 and nothing to its gater; a grey image two stems' less."""
     form = FAMILIES["resnet20"].build.__self__
     assert size(gw.make_model("resnet20_wider", num_classes=100)) == form.wider(
@@ -281,7 +281,7 @@ def test_the_budget_follows_the_classes_and_the_image() -> None:
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet164", "resnet164_gaternet", "resnet110"])
 @pytest.mark.parametrize("options", [{}, {"shortcut": "padding", "num_classes": 7, "in_chans": 1}])
-def test_the_count_of_a_form_is_that_of_its_network(name: str, options: dict) -> None:
+def test_parameter_count_of_form_equals_network(name: str, options: dict) -> None:
     form = FAMILIES[name].build.__self__
     assert form.parameter_count(**options) == size(form.build(**options))
 
@@ -289,7 +289,7 @@ def test_the_count_of_a_form_is_that_of_its_network(name: str, options: dict) ->
 # --- Names and specs -------------------------------------------------------------------------------------------------
 
 
-def test_a_name_of_the_hub_is_handed_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_name_is_passed_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[tuple[str, dict]] = []
 
     def create_model(name: str, **options: object) -> nn.Module:
@@ -302,14 +302,14 @@ def test_a_name_of_the_hub_is_handed_to_timm(monkeypatch: pytest.MonkeyPatch) ->
     assert list(gw.gates_in(model)) == ["0.gct"]
 
 
-def test_names_that_are_not_built_here_come_from_timm() -> None:
+def test_other_names_come_from_timm() -> None:
     assert type(gw.make_model("mobilenetv3_small_050", num_classes=4)).__module__.startswith("timm.")
     assert type(gw.make_model("resnet20")) is CifarResNet
     assert not set(model_names()) & set(timm.list_models())
     assert gw.make_model("resnet18.a1_in1k", num_classes=4).num_classes == 4
 
 
-def test_a_spec_is_built_with_its_gates_and_options() -> None:
+def test_spec_is_built_with_its_gates_and_options() -> None:
     model = gw.make_model("resnet20:num_classes=4+gct:mode=l1@inner+se")
     gates = gw.gates_in(model)
     assert [path for path in gates if path.startswith("stages.0.0.")] == ["stages.0.0.act1.gct", "stages.0.0.bn2.se"]
@@ -320,27 +320,25 @@ def test_a_spec_is_built_with_its_gates_and_options() -> None:
     assert list(same.state_dict()) == list(model.state_dict())
 
 
-def test_an_argument_overrides_the_specs_option() -> None:
+def test_argument_overrides_option_of_spec() -> None:
     assert gw.make_model("resnet18_cifar:width=8", width=4).fc.in_features == 4 * 8
 
 
-# --- Refusals --------------------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_name_is_refused_in_one_line_with_the_nearest() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown model 'resnet18_cifr'; .*Did you mean 'resnet18_cifar'\?"
-    ) as refusal:
+def test_unknown_name_rejected_in_one_line_with_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"unknown model 'resnet18_cifr'; .*Did you mean 'resnet18_cifar'\?") as error:
         gw.make_model("resnet18_cifr")
-    assert "expected one of resnet20, resnet32," in str(refusal.value)
-    assert len(str(refusal.value)) < 300
+    assert "expected one of resnet20, resnet32," in str(error.value)
+    assert len(str(error.value)) < 300
     with pytest.raises(ValueError, match=r"unknown model 'convnext_tinny'; .*Did you mean 'convnext_tiny'\?"):
         gw.make_model("convnext_tinny.fb_in1k")
     with pytest.raises(ValueError, match=r"timm\.list_models\(\)\.$"):
         gw.make_model("qqqq")
 
 
-def test_an_unknown_option_is_refused_with_the_nearest() -> None:
+def test_unknown_option_rejected_with_suggestion() -> None:
     with pytest.raises(ValueError, match=r"unknown option of model 'resnet18_cifar' 'with'; .*Did you mean 'width'\?"):
         gw.make_model("resnet18_cifar:with=32")
     with pytest.raises(ValueError, match="unknown option of model 'resnet20' 'width'"):
@@ -350,7 +348,7 @@ def test_an_unknown_option_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18"])
-def test_classes_must_be_a_positive_number(name: str) -> None:
+def test_classes_must_be_positive_number(name: str) -> None:
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         gw.make_model(name, num_classes=0)
     with pytest.raises(TypeError, match="num_classes must be an integer, got '5'"):
@@ -362,21 +360,21 @@ def test_classes_must_be_a_positive_number(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenetv3_small_050"])
 @pytest.mark.parametrize("gates", ["se", "gct+gc@stage_end"])
-def test_the_backbones_weights_depend_on_the_seed_and_not_on_the_gates(name: str, gates: str) -> None:
+def test_backbone_weights_depend_on_seed_not_on_gates(name: str, gates: str) -> None:
     plain = gw.make_model(name, num_classes=4, seed=3).state_dict()
     gated = gw.make_model(f"{name}+{gates}", num_classes=4, seed=3).state_dict()
     assert len(gated) > len(plain)
     assert all(torch.equal(gated[key], value) for key, value in plain.items())
 
 
-def test_the_same_seed_gives_the_same_gates_and_another_seed_others() -> None:
+def test_gates_depend_on_seed() -> None:
     one, same, other = (gw.make_model("resnet20+se", seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[key], value) for key, value in same.items())
     for key in ("conv1.weight", "fc.weight", "stages.0.0.bn2.se.fc1.weight"):
         assert not torch.equal(one[key], other[key])
 
 
-def test_the_seed_leaves_torchs_global_generator_alone() -> None:
+def test_seed_leaves_global_generator_unchanged() -> None:
     torch.manual_seed(11)
     before = torch.random.get_rng_state()
     first = gw.make_model("resnet20+se", seed=3).state_dict()
@@ -386,7 +384,7 @@ def test_the_seed_leaves_torchs_global_generator_alone() -> None:
     assert all(torch.equal(first[key], value) for key, value in second.items())
 
 
-def test_the_seed_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_leaves_gpu_generators_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     seeded: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     gw.make_model("resnet20", seed=3)
@@ -395,7 +393,7 @@ def test_the_seed_leaves_the_generators_of_gpus_alone(monkeypatch: pytest.Monkey
     assert seeded == [3]  # which is how torch seeds them
 
 
-def test_without_a_seed_weights_come_from_the_global_generator() -> None:
+def test_without_seed_weights_use_global_generator() -> None:
     torch.manual_seed(5)
     one = gw.make_model("resnet20").conv1.weight
     two = gw.make_model("resnet20").conv1.weight
@@ -404,14 +402,14 @@ def test_without_a_seed_weights_come_from_the_global_generator() -> None:
     assert not torch.equal(one, two)
 
 
-def test_the_seed_holds_for_options_given_as_arguments_too() -> None:
+def test_seed_applies_to_options_given_as_arguments() -> None:
     model = gw.make_model("resnet18_cifar+se", seed=1, width=8, num_classes=3, in_chans=1)
     twin = gw.make_model("resnet18_cifar:width=8,num_classes=3+se", seed=1, in_chans=1)
     assert all(torch.equal(twin.state_dict()[key], value) for key, value in model.state_dict().items())
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
 
-def test_options_of_the_networks_built_here_are_those_of_their_class() -> None:
+def test_options_of_own_networks_equal_those_of_class() -> None:
     """`blocks` and `widths` are chosen by the name."""
     hidden_options = {"blocks", "widths", "stem", "bottleneck"}
     own = set(inspect.signature(CifarResNet).parameters) - hidden_options
@@ -422,19 +420,19 @@ def test_options_of_the_networks_built_here_are_those_of_their_class() -> None:
             gw.make_model("resnet20", **{hidden: [1, 1, 1]})
 
 
-def test_options_in_the_text_count() -> None:
+def test_options_in_text_are_used() -> None:
     assert gw.make_model("resnet20:in_chans=1,num_classes=7").conv1.in_channels == 1
     assert gw.make_model("resnet20:in_chans=1", in_chans=1, seed=3).conv1.in_channels == 1
 
 
 @pytest.mark.parametrize("seed", [None, 0])
-def test_text_and_call_must_not_disagree(seed: int | None) -> None:
+def test_text_and_call_must_agree(seed: int | None) -> None:
     with pytest.raises(InvalidValueError, match=r"the spec of .* has num_classes=7, but num_classes=2 is required"):
         gw.make_model("resnet20:num_classes=7", num_classes=2, seed=seed)
 
 
 @pytest.mark.parametrize("model", ["resnet18:global_pool=foo", "resnet18.nope:pretrained=true"])
-def test_what_timm_cannot_build_is_one_line(model: str) -> None:
+def test_timm_error_is_one_line(model: str) -> None:
     with pytest.raises(InvalidValueError, match="timm cannot build 'resnet18"):
         gw.make_model(model)
 
@@ -448,7 +446,7 @@ def test_what_timm_cannot_build_is_one_line(model: str) -> None:
         ("gct", {"after_relu": "off"}),
     ],
 )
-def test_a_word_is_no_yes(gate: str, options: dict[str, Any]) -> None:
+def test_text_option_is_not_true(gate: str, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTypeError, match="must be true or false, got"):
         gw.make_gate(gate, 8, **options)
 
@@ -460,6 +458,6 @@ def test_a_word_is_no_yes(gate: str, options: dict[str, Any]) -> None:
         ("eca", {"kernel_size": 5, "gamma": 7}, "give either them or kernel_size, not both"),
     ],
 )
-def test_options_without_a_use_are_refused(gate: str, options: dict[str, Any], message: str) -> None:
+def test_unused_options_rejected(gate: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         gw.make_gate(gate, 8, **options)

@@ -1,4 +1,4 @@
-"""The mutants' machinery: what a change does to a source, which tests run, and what a run says and ends with."""
+"""The mutants' machinery: changes to sources, choice of tests, output and exit codes of runs."""
 
 import ast
 import json
@@ -91,7 +91,7 @@ def mutated(folder: Path, symbol: str, change: object, source: str = SOURCE) -> 
     ],
     ids=str,
 )
-def test_a_change_is_made_where_its_old_code_stands(tmp_path: Path, change: object, old: str | None, new: str) -> None:
+def test_change_is_made_at_its_old_code(tmp_path: Path, change: object, old: str | None, new: str) -> None:
     if old is None:
         with pytest.raises(DoesNotApplyError, match="0 times"):  # an expression inside another is no statement
             mutated(tmp_path, "Box.area", change)
@@ -104,14 +104,14 @@ def test_a_change_is_made_where_its_old_code_stands(tmp_path: Path, change: obje
     assert ast.dump(wanted) != ast.dump(ast.parse(SOURCE))
 
 
-def test_other_lines_stay_where_they_are(tmp_path: Path) -> None:
+def test_other_lines_are_unchanged(tmp_path: Path) -> None:
     before, after = SOURCE.splitlines(), mutated(tmp_path, "Box.area", drop_call("relu")).splitlines()
     assert len(before) == len(after)
     assert sum(old != new for old, new in zip(before, after, strict=True)) == 3
     assert after[before.index("        if a < b and not self.closed:  # a comment") + 1].strip() == "a = a.detach()"
 
 
-def test_layout_comments_quotes_and_moves_change_nothing(tmp_path: Path) -> None:
+def test_layout_comments_quotes_and_moves_do_not_matter(tmp_path: Path) -> None:
     module = ast.parse(SOURCE)
     module.body.reverse()
     elsewhere = ast.unparse(module)  # without comments, in one line where SOURCE has three
@@ -138,23 +138,23 @@ def test_layout_comments_quotes_and_moves_change_nothing(tmp_path: Path) -> None
         ("", replace_text("area", "x"), "stands 4 times in the file"),
     ],
 )
-def test_what_does_not_stand_once_does_not_apply(tmp_path: Path, symbol: str, change: object, reason: str) -> None:
+def test_code_that_is_not_unique_does_not_apply(tmp_path: Path, symbol: str, change: object, reason: str) -> None:
     with pytest.raises(DoesNotApplyError, match=reason):
         mutated(tmp_path, symbol, change)
 
 
-def test_a_missing_module_does_not_apply(tmp_path: Path) -> None:
+def test_missing_module_does_not_apply(tmp_path: Path) -> None:
     mutant = Mutant("name", "gone.py", "f", flip("a < 2"))
     assert catalogue.not_applicable([mutant], tmp_path) == {mutant: "there is no gone.py"}
 
 
 @pytest.mark.parametrize("change", [flip("a.b"), swap("f(a)"), drop_call("a + b")], ids=str)
-def test_an_operator_says_what_it_expects(tmp_path: Path, change: object) -> None:
+def test_operator_error_names_expected_code(tmp_path: Path, change: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         mutated(tmp_path, "area", change)
 
 
-def test_the_draw_is_a_function_of_the_commit_and_changed_modules_come_first() -> None:
+def test_draw_depends_on_commit_and_changed_modules_come_first() -> None:
     mutants = [Mutant(str(number), f"{number % 4}.py", "", flip("a < b")) for number in range(40)]
     first = draw.drawn(mutants, "abc", {"1.py", "2.py"})
     assert first == draw.drawn(reversed(mutants), "abc", {"1.py", "2.py"})
@@ -163,7 +163,7 @@ def test_the_draw_is_a_function_of_the_commit_and_changed_modules_come_first() -
     assert sorted(first, key=mutants.index) == mutants
 
 
-def test_tests_of_a_symbol_else_of_its_module_else_of_modules_that_import_it(tmp_path: Path) -> None:
+def test_tests_are_chosen_by_symbol_module_then_importers(tmp_path: Path) -> None:
     package = tmp_path / "src/gatewise"
     package.mkdir(parents=True)
     (tmp_path / "tests").mkdir()
@@ -184,7 +184,7 @@ def test_tests_of_a_symbol_else_of_its_module_else_of_modules_that_import_it(tmp
     assert executing("unknown.py", "") == []
 
 
-def test_each_file_of_tests_has_a_turn() -> None:
+def test_each_test_file_takes_turns() -> None:
     tests = [f"tests/test_{file}.py::test_{number}" for file in "ab" for number in range(30)]
     known = {test: Known(1.0, 1 + ("_b" in test)) for test in tests}
     chosen = tests_found.specific_first(tests, known)
@@ -203,7 +203,7 @@ def test_each_file_of_tests_has_a_turn() -> None:
         ("fixture tests/test_a.py::box", "fixture tests/test_a.py::box"),
     ],
 )
-def test_a_context_names_its_test(context: str, test: str) -> None:
+def test_context_names_its_test(context: str, test: str) -> None:
     assert mapping.test_of(context) == test
 
 
@@ -318,7 +318,7 @@ def whole(mapped: Path) -> subprocess.CompletedProcess[str]:
     return python(mapped, "mutants")
 
 
-def test_the_map_has_processes_fixtures_and_what_is_cached_but_no_imports(mapped: Path) -> None:
+def test_map_has_processes_fixtures_and_caches_but_no_imports(mapped: Path) -> None:
     written = json.loads((mapped / "tests/mutants/tests.json").read_text())
     names = [test.partition("::")[2] for test in written["tests"]]
     found = {
@@ -336,7 +336,7 @@ def test_the_map_has_processes_fixtures_and_what_is_cached_but_no_imports(mapped
     }
 
 
-def test_a_run_prints_each_mutant_survivors_and_last_a_line_of_numbers(whole: subprocess.CompletedProcess[str]) -> None:
+def test_run_prints_mutants_survivors_and_summary_line(whole: subprocess.CompletedProcess[str]) -> None:
     lines = whole.stdout.splitlines()
     assert whole.returncode == 1, whole.stderr
     assert lines[-1] == "mutants: 8 run, 5 caught, 3 survived, 1 do not apply"
@@ -351,10 +351,10 @@ def test_a_run_prints_each_mutant_survivors_and_last_a_line_of_numbers(whole: su
     assert "without the mutant fails too: tests/test_module.py::test_unsound" in said["unsure"]
     assert "survived: module.py survives: unseen ('a + 2' becomes 'a'): none of 1 tests fails" in lines
     assert "does not apply  module.py gone: old: module.py has no gone" in lines
-    assert "1 of 9 mutants do not apply, more than 5%: mend or remove them" in lines
+    assert "1 of 9 mutants do not apply, more than 5%: fix or remove them" in lines
 
 
-def test_what_caught_a_mutant_is_remembered_and_the_sources_are_untouched(
+def test_catching_test_is_remembered_and_sources_are_unchanged(
     mapped: Path, whole: subprocess.CompletedProcess[str]
 ) -> None:
     remembered = json.loads((mapped / "tests/mutants/caught_by.json").read_text())
@@ -363,7 +363,7 @@ def test_what_caught_a_mutant_is_remembered_and_the_sources_are_untouched(
     assert (mapped / "src/gatewise/module.py").read_text() == MODULE
 
 
-def test_the_exit_code_tells_survivors_and_more_than_5_percent_that_do_not_apply(mapped: Path) -> None:
+def test_exit_code_reports_survivors_and_over_5_percent_not_applied(mapped: Path) -> None:
     listed = mapped / "tests/mutants/list/area.py"
     for others, code in ((19, 0), (18, 1)):
         caught = ", ".join(f'"{number}": replace("a + 1", "{number}")' for number in range(others))
@@ -384,6 +384,6 @@ def test_the_exit_code_tells_survivors_and_more_than_5_percent_that_do_not_apply
     listed.write_text(CHANGES)
 
 
-def test_the_list_applies_and_its_names_are_told_apart() -> None:
+def test_list_applies_and_names_are_unique() -> None:
     mutants = catalogue.all_mutants()
     assert len(catalogue.not_applicable(mutants, Path(__file__).parents[1] / "src/gatewise")) <= 0.05 * len(mutants)

@@ -1,4 +1,4 @@
-"""Adding a gate is one file and one line: a copy of the package with CONTRIBUTING.md's example knows it everywhere."""
+"""Adding a gate is one file and one line: tested on a copy of the package with CONTRIBUTING.md's example."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the project with the page's example: one more file, and the line that makes its class public."""
+    """Return a copy of the project with the page's example: one new file, and the line that makes its class public."""
     folder = tmp_path_factory.mktemp("project")
     for part in ("src", "tests", "benchmarks"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
@@ -39,19 +39,19 @@ def run(copy: Path, *command: str) -> str:
     return result.stdout
 
 
-def test_the_command_line_lists_it(copy: Path) -> None:
+def test_command_line_lists_new_gate(copy: Path) -> None:
     names = [gate["name"] for gate in json.loads(run(copy, "-m", "gatewise", "gates", "--json"))]
     assert "ls" in names
 
 
-def test_the_documentation_describes_it(copy: Path) -> None:
+def test_documentation_describes_new_gate(copy: Path) -> None:
     page = run(copy, "-m", "gatewise", "gates", "--markdown")
     assert "## `ls`: Layer scale" in page
     assert "`init=1.0`" in page
 
 
 @pytest.mark.slow
-def test_the_contract_tests_and_its_own_example_run_for_it(copy: Path) -> None:
+def test_contract_tests_and_example_of_new_gate_run(copy: Path) -> None:
     report = run(
         copy,
         "-m",
@@ -71,14 +71,14 @@ def test_the_contract_tests_and_its_own_example_run_for_it(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_times_it(copy: Path) -> None:
+def test_benchmark_times_new_gate(copy: Path) -> None:
     run(copy, "benchmarks/gates.py", "--quick", "--out", "gates.json")
     tables = json.loads((copy / "gates.json").read_text())["tables"]
     assert all("ls" in table for table in tables.values())
 
 
 @pytest.mark.slow
-def test_a_comparison_takes_it(copy: Path) -> None:
+def test_comparison_accepts_new_gate(copy: Path) -> None:
     printed = run(
         copy,
         "-m",
@@ -97,7 +97,7 @@ def test_a_comparison_takes_it(copy: Path) -> None:
     assert [variant["gates"] for variant in json.loads(printed)["variants"]] == ["none", "ls:init=0.5"]
 
 
-def test_its_class_is_a_name_of_the_package(copy: Path) -> None:
+def test_class_of_new_gate_is_public(copy: Path) -> None:
     printed = run(copy, "-c", "import gatewise; print(gatewise.LayerScale(3).scale.shape, gatewise.__file__)")
     assert printed.startswith("torch.Size([1, 3, 1, 1])")
     assert str(copy) in printed

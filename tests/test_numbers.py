@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found at the step where they arise, named, and never written into a checkpoint."""
+"""Nonfinite numbers: found at the step where they arise, named, and never written into a checkpoint."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_training import DATASET, RECIPE, content_of, equal, log, look_seldom, trained, weights
+from test_training import DATASET, RECIPE, content_of, equal, log, look_rarely, trained, weights
 from torch import Tensor, nn
 
 import gatewise as gw
@@ -27,14 +27,14 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("numbers") / "run"
     trained(out)
     return out
 
 
 class At(Progress):
-    """Does something to the network after a number of steps, counted from 1."""
+    """Changes the network after a number of steps, counted from 1."""
 
     learners: list[Any]
 
@@ -72,8 +72,8 @@ def fill(name: str, value: float) -> Callable[[learner.Learner], None]:
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_images_that_are_not_finite_are_named(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+def test_nonfinite_images_are_named(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     training = Batches.training
 
@@ -90,24 +90,24 @@ def test_images_that_are_not_finite_are_named(
             match=r"at step 2 of epoch 2\. Its images are not finite: 1 of 16 in the batch, the first at index 3\.",
         ):
             trained(tmp_path / "run")
-    assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
+    assert equal(trained(tmp_path / "run", resume=True), weights(uninterrupted))
 
 
 @pytest.mark.parametrize("name", ["stages.1.0.conv2.weight", "fc.bias"])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_weights_that_are_not_finite_are_named_with_the_step_and_the_last_good_checkpoint(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
+def test_nonfinite_weights_are_named_with_step_and_checkpoint(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
         trained(out, progress=At(4, fill(name, value), patch))
-    told = str(caught.value)
-    assert f"at step 2 of epoch 2. It begins in the weights: {name} has values that are not finite." in told
-    assert told.endswith(f"The last good checkpoint is {out / 'checkpoints/step_000000003'}.")
+    message = str(caught.value)
+    assert f"at step 2 of epoch 2. It begins in the weights: {name} has values that are not finite." in message
+    assert message.endswith(f"The last good checkpoint is {out / 'checkpoints/step_000000003'}.")
     assert [folder.name for folder in (out / "checkpoints").iterdir()] == ["step_000000003"]
     assert not_finite_in(out) == []
-    assert equal(trained(out, resume=True), weights(undisturbed))
-    assert log(out, "seconds", "images_per_second") == log(undisturbed, "seconds", "images_per_second")
+    assert equal(trained(out, resume=True), weights(uninterrupted))
+    assert log(out, "seconds", "images_per_second") == log(uninterrupted, "seconds", "images_per_second")
 
 
 def not_finite_in(out: Path) -> list[str]:
@@ -116,13 +116,13 @@ def not_finite_in(out: Path) -> list[str]:
     return [f"{path}: {name}" for path, found in files.items() for name, t in found.items() if not t.isfinite().all()]
 
 
-def test_before_the_first_checkpoint_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_before_first_checkpoint_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match=r"at step 2 of epoch 1\. .*No checkpoint had been written\.$"):
         trained(tmp_path / "run", progress=At(1, fill("conv1.weight", NAN), monkeypatch))
 
 
 def gate_that(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor], own_loss: float = 0.0) -> None:
-    """Register the gate "odd", which does something to its map."""
+    """Register the gate "odd", which applies a function to its map."""
 
     class Odd(registry.Gate):
         def __init__(self, channels: int, *, device: Any = None, dtype: Any = None) -> None:
@@ -144,7 +144,7 @@ def gate_that(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor
     [lambda x: x * INF, lambda x: (x - x) / (x - x), lambda x: (x.half() * 60_000).float(), lambda x: x * 3e38 * 9],
     ids=["infinity", "nan", "overflow of float16", "overflow of float32"],
 )
-def test_a_gate_that_gives_what_is_not_finite_is_named(
+def test_gate_with_nonfinite_output_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]
 ) -> None:
     gate_that(monkeypatch, change)
@@ -154,13 +154,13 @@ def test_a_gate_that_gives_what_is_not_finite_is_named(
         trained(tmp_path / "run", dataclasses.replace(RECIPE, gate="odd"))
 
 
-def test_a_gate_whose_own_loss_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gate_with_nonfinite_loss_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate_that(monkeypatch, lambda x: x, own_loss=INF)
     with pytest.raises(TrainingError, match=r"It begins in the extra loss of stages\.0\.2\.act2\.odd \(Odd\)\."):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, gate="odd"))
 
 
-def test_a_part_of_the_loss_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonfinite_part_of_loss_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "gate_loss", lambda _: torch.tensor(INF))
     with pytest.raises(
         TrainingError, match=r"the loss is inf .* The outputs of all layers are finite\. Not finite: the gates'"
@@ -168,8 +168,8 @@ def test_a_part_of_the_loss_that_is_not_finite_is_named(tmp_path: Path, monkeypa
         trained(tmp_path / "run")
 
 
-def test_a_gradient_that_is_not_finite_is_named_before_it_reaches_the_weights(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nonfinite_gradient_is_named_before_it_reaches_weights(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = [0]
 
@@ -185,10 +185,10 @@ def test_a_gradient_that_is_not_finite_is_named_before_it_reaches_the_weights(
             match=r"the gradient of stages\.0\.0\.conv1\.weight is not finite at step 2 of epoch 2\. The loss and all",
         ):
             trained(tmp_path / "run")
-    assert equal(trained(tmp_path / "run", resume=True), weights(undisturbed))
+    assert equal(trained(tmp_path / "run", resume=True), weights(uninterrupted))
 
 
-def test_a_layer_is_named_where_finite_numbers_became_others() -> None:
+def test_first_layer_with_nonfinite_output_is_named() -> None:
     class Doubling(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x + x
@@ -199,7 +199,7 @@ def test_a_layer_is_named_where_finite_numbers_became_others() -> None:
             self.inner = nn.Identity()
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x + x)  # the block is to blame, not the layer that only passes it on
+            return self.inner(x + x)  # the block is named, not the layer that only passes the values on
 
     block = nn.Sequential(nn.Identity(), Block(), nn.ReLU())
     assert first_layer(block, lambda: block(torch.full((1, 1, 2, 2), 3e38))) == "1 (Block)"
@@ -210,10 +210,10 @@ def test_a_layer_is_named_where_finite_numbers_became_others() -> None:
     assert all(not module._forward_hooks for module in net.modules())
 
 
-# What is not seen in the loss
+# Values that do not affect the loss
 
 
-def test_a_statistic_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonfinite_statistic_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     with pytest.raises(
         TrainingError, match=r"stages\.2\.0\.bn1\.running_var has values .* after epoch 2\. .*step_000000003"
@@ -223,7 +223,7 @@ def test_a_statistic_that_is_not_finite_is_not_saved(tmp_path: Path, monkeypatch
     assert not (out / "metrics.json").exists()
 
 
-def test_an_optimizer_that_has_overflowed_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflowed_optimizer_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def overflow(trained: learner.Learner) -> None:
         optimizer: Any = trained.optimizer.optimizer
         optimizer.state[trained.plain_model.conv1.weight]["exp_avg_sq"].fill_(INF)  # it will never move again
@@ -235,17 +235,17 @@ def test_an_optimizer_that_has_overflowed_is_not_saved(tmp_path: Path, monkeypat
         trained(tmp_path / "run", recipe, progress=At(5, overflow, monkeypatch))
 
 
-def test_a_moving_average_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonfinite_moving_average_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ruin(trained: learner.Learner) -> None:
         trained.average.module.bn1.running_var.fill_(INF)
 
-    look_seldom(monkeypatch)
+    look_rarely(monkeypatch)
     recipe = dataclasses.replace(RECIPE, ema=0.9)
     with pytest.raises(TrainingError, match=r"bn1\.running_var of the moving average has values .* after epoch 1"):
         trained(tmp_path / "run", recipe, progress=At(3, ruin, monkeypatch))
 
 
-def test_a_buffer_may_hide_places_with_minus_infinity_and_nothing_else() -> None:
+def test_buffer_may_mask_with_minus_infinity_only() -> None:
     net = nn.Linear(2, 2)
     net.register_buffer("mask", torch.tensor([0.0, -INF]))
     assert not_finite(net) is None
@@ -259,7 +259,7 @@ def test_a_buffer_may_hide_places_with_minus_infinity_and_nothing_else() -> None
 
 
 class Scaler:
-    """What a GradScaler tells of itself; it leaves losses as they are."""
+    """The attributes of a GradScaler; it leaves losses as they are."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -274,7 +274,7 @@ class Scaler:
         return {"scale": self.value}
 
 
-def test_a_scale_of_the_loss_that_has_fallen_to_nothing_is_said_to_be_hopeless() -> None:
+def test_loss_scale_of_zero_is_reported() -> None:
     assert hopeless_scale(None) is None
     assert hopeless_scale(Scaler(2.0**-14)) is None
     assert hopeless_scale(Scaler(2.0**-15)) == (
@@ -282,7 +282,7 @@ def test_a_scale_of_the_loss_that_has_fallen_to_nothing_is_said_to_be_hopeless()
     )
 
 
-def test_a_training_whose_steps_are_all_left_out_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_that_skips_all_steps_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lose_scale(trained: learner.Learner) -> None:
         trained.accelerator.scaler = Scaler(2.0**-20)
 
@@ -293,16 +293,14 @@ def test_a_training_whose_steps_are_all_left_out_is_stopped(tmp_path: Path, monk
 # Learning rates, initial weights
 
 
-def test_a_learning_rate_of_a_billion_is_refused_with_its_bounds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_learning_rate_of_a_billion_rejected_with_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["train", "--data", "digits", "--lr", "1e9", "--out", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err == "gatewise: lr must be between 1e-08 and 1000, got 1000000000.0.\n"
     with pytest.raises(InvalidValueError, match="lr must be between"):
         dataclasses.replace(RECIPE, lr=1e9)
 
 
-def test_a_training_that_a_learning_rate_of_a_billion_blows_up_ends_with_code_1_and_its_last_good_state(
+def test_diverged_training_ends_with_code_1_and_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rate = Recipe.learning_rate
@@ -319,16 +317,14 @@ def test_a_training_that_a_learning_rate_of_a_billion_blows_up_ends_with_code_1_
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_initial_weights_that_are_not_finite_are_refused_before_anything_is_written(
-    undisturbed: Path, tmp_path: Path, value: float
-) -> None:
-    ruined = weights(undisturbed)
-    ruined["stages.0.1.conv2.weight"][0, 0, 0, 0] = value
-    save_file(ruined, tmp_path / "ruined.safetensors")
-    recipe = dataclasses.replace(RECIPE, init=str(tmp_path / "ruined.safetensors"))
+def test_nonfinite_initial_weights_rejected_first(uninterrupted: Path, tmp_path: Path, value: float) -> None:
+    nonfinite = weights(uninterrupted)
+    nonfinite["stages.0.1.conv2.weight"][0, 0, 0, 0] = value
+    save_file(nonfinite, tmp_path / "nonfinite.safetensors")
+    recipe = dataclasses.replace(RECIPE, init=str(tmp_path / "nonfinite.safetensors"))
     before = content_of(tmp_path)
     with pytest.raises(
-        DataError, match=r"ruined\.safetensors: stages\.0\.1\.conv2\.weight holds values .* other weights"
+        DataError, match=r"nonfinite\.safetensors: stages\.0\.1\.conv2\.weight holds values .* other weights"
     ):
         trained(tmp_path / "run", recipe)
     assert content_of(tmp_path) == before
@@ -336,10 +332,10 @@ def test_initial_weights_that_are_not_finite_are_refused_before_anything_is_writ
 
 
 @pytest.mark.parametrize(("mean", "std"), [([NAN], [1.0]), ([0.5], [0.0]), ([0.5], [INF]), ([0.5], [-1.0])])
-def test_a_mean_or_std_that_would_ruin_all_images_is_refused(
-    undisturbed: Path, tmp_path: Path, mean: list[float], std: list[float]
+def test_nonfinite_mean_or_zero_std_rejected(
+    uninterrupted: Path, tmp_path: Path, mean: list[float], std: list[float]
 ) -> None:
-    shutil.copytree(undisturbed, tmp_path / "initial")
+    shutil.copytree(uninterrupted, tmp_path / "initial")
     config = (tmp_path / "initial" / "config.json").read_text()
     values = json.loads(config) | {"mean": mean, "std": std}
     (tmp_path / "initial" / "config.json").write_text(json.dumps(values))
@@ -347,10 +343,10 @@ def test_a_mean_or_std_that_would_ruin_all_images_is_refused(
         trained(tmp_path / "run", dataclasses.replace(RECIPE, init=str(tmp_path / "initial")))
 
 
-def test_predictions_of_ruined_weights_are_refused(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_predictions_of_nonfinite_weights_rejected(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, config = gw.load_model(undisturbed)
+    model, config = gw.load_model(uninterrupted)
     nn.init.constant_(model.fc.bias, NAN)
     save_model(tmp_path / "run", model, ModelSpec.from_dict(config["spec"]), details_in(config))
     (tmp_path / "a.png").write_bytes(b"")
@@ -361,9 +357,7 @@ def test_predictions_of_ruined_weights_are_refused(
 # All gates of a layer closed
 
 
-def test_a_layer_whose_gates_are_all_closed_is_named_and_what_it_gives_stays_finite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layer_with_all_gates_closed_is_named_and_stays_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def close(trained: learner.Learner) -> None:
         net: Any = trained.plain_model
         last = [module for module in net.gater.modules() if isinstance(module, nn.Linear)][-1]
@@ -381,8 +375,6 @@ def test_a_layer_whose_gates_are_all_closed_is_named_and_what_it_gives_stays_fin
         assert bool(model(torch.randn(2, 1, 8, 8)).isfinite().all())
 
 
-def test_the_means_of_telling_change_nothing(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look_seldom(monkeypatch)
-    assert equal(trained(tmp_path / "run"), weights(undisturbed))
+def test_numeric_checks_change_nothing(uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_rarely(monkeypatch)
+    assert equal(trained(tmp_path / "run"), weights(uninterrupted))

@@ -1,4 +1,4 @@
-"""The modules against independent versions: slow loops, the official formulas, mmcv's and timm's modules."""
+"""Modules against independent versions: slow loops, the official formulas, mmcv's and timm's modules."""
 
 import math
 
@@ -73,7 +73,7 @@ def with_statistics(gate: nn.Module, seed: int = 0) -> nn.Module:
     activation=st.sampled_from(sorted(oracles.FACTORS)),
     eps=st.sampled_from([1e-5, 1e-2]),
 )
-def test_gct_equals_its_loop_form(
+def test_gct_equals_loop_form(
     shape: tuple[int, ...],
     layout: str,
     scale: float,
@@ -100,7 +100,7 @@ def test_gct_equals_its_loop_form(
     fusion=st.sampled_from(["add", "multiply", "both"]),
     width=st.sampled_from([None, 2, 3, 5]),
 )
-def test_gc_equals_its_loop_form(
+def test_gc_equals_loop_form(
     shape: tuple[int, ...], layout: str, scale: float, seed: int, pooling: str, fusion: str, width: int | None
 ) -> None:
     x = random_map(shape, layout, scale, seed)
@@ -110,16 +110,14 @@ def test_gc_equals_its_loop_form(
 
 
 @given(shape=shapes, layout=st.sampled_from(LAYOUTS), scale=scales, seed=seeds, width=st.sampled_from([None, 1, 2, 5]))
-def test_se_equals_its_loop_form(
-    shape: tuple[int, ...], layout: str, scale: float, seed: int, width: int | None
-) -> None:
+def test_se_equals_loop_form(shape: tuple[int, ...], layout: str, scale: float, seed: int, width: int | None) -> None:
     x = random_map(shape, layout, scale, seed)
     gate = randomised(gw.make_gate("se", shape[1], spatial_dims=len(shape) - 2, rd_channels=width), seed)
     assert_close(gate(x), oracles.se(x, gate.state_dict()), **DOUBLE)
 
 
 @given(shape=shapes, layout=st.sampled_from(LAYOUTS), scale=scales, seed=seeds)
-def test_snl_equals_its_loop_form(shape: tuple[int, ...], layout: str, scale: float, seed: int) -> None:
+def test_snl_equals_loop_form(shape: tuple[int, ...], layout: str, scale: float, seed: int) -> None:
     x = random_map(shape, layout, scale, seed)
     gate = randomised(gw.make_gate("snl", shape[1], spatial_dims=len(shape) - 2), seed)
     assert_close(gate(x), oracles.snl(x, gate.state_dict()), **DOUBLE)
@@ -134,7 +132,7 @@ def test_snl_equals_its_loop_form(shape: tuple[int, ...], layout: str, scale: fl
     pairwise=st.sampled_from(["embedded_gaussian", "gaussian", "dot_product", "concatenation"]),
     width=st.sampled_from([None, 1, 2, 5]),
 )
-def test_nl_equals_its_loop_form(
+def test_nl_equals_loop_form(
     shape: tuple[int, ...], layout: str, scale: float, seed: int, pairwise: str, width: int | None
 ) -> None:
     x = random_map(shape, layout, scale, seed)
@@ -157,7 +155,7 @@ def test_nl_equals_its_loop_form(
     mlp=st.booleans(),
     width=st.sampled_from([None, 1, 3]),
 )
-def test_ge_equals_its_loop_form(
+def test_ge_equals_loop_form(
     shape: tuple[int, ...],
     layout: str,
     scale: float,
@@ -180,7 +178,7 @@ def test_ge_equals_its_loop_form(
 
 @pytest.mark.parametrize(("extent", "learned"), [(e, False) for e in (2, 3, 4, 5, 8)] + [(e, True) for e in (2, 4, 8)])
 @pytest.mark.parametrize("side", [7, 9, 13, 14, 28])
-def test_ge_equals_its_loop_form_on_maps_that_its_extent_does_not_divide(extent: int, learned: bool, side: int) -> None:
+def test_ge_equals_loop_form_with_uneven_extent(extent: int, learned: bool, side: int) -> None:
     options = {"extent": extent, "learned": learned}
     gate = with_statistics(randomised(gw.make_gate("ge", 2, **options)))
     x = random_map((1, 2, side, 11))
@@ -195,7 +193,7 @@ def test_ge_equals_its_loop_form_on_maps_that_its_extent_does_not_divide(extent:
     kernel_size=st.sampled_from([1, 3, 5, 7]),
     no_spatial=st.booleans(),
 )
-def test_triplet_equals_its_loop_form(
+def test_triplet_equals_loop_form(
     shape: tuple[int, ...], layout: str, scale: float, seed: int, kernel_size: int, no_spatial: bool
 ) -> None:
     x = random_map(shape, layout, scale, seed)
@@ -211,7 +209,7 @@ def test_triplet_equals_its_loop_form(
     seed=seeds,
     kernel_size=st.sampled_from([None, 1, 3, 5, 9]),
 )
-def test_eca_equals_its_loop_form(
+def test_eca_equals_loop_form(
     shape: tuple[int, ...], layout: str, scale: float, seed: int, kernel_size: int | None
 ) -> None:
     x = random_map(shape, layout, scale, seed)
@@ -229,7 +227,7 @@ def test_eca_equals_its_loop_form(
     beta=st.sampled_from([0.75, 0.5, 1.0]),
     k=st.sampled_from([2.0, 1.0, 0.1]),
 )
-def test_lrn_equals_its_loop_form(
+def test_lrn_equals_loop_form(
     shape: tuple[int, ...], layout: str, scale: float, seed: int, size: int, alpha: float, beta: float, k: float
 ) -> None:
     x = random_map(shape, layout, scale, seed)
@@ -238,7 +236,7 @@ def test_lrn_equals_its_loop_form(
     assert_close(gate(x), oracles.lrn(x, **options), **DOUBLE)
 
 
-def test_the_loop_forms_give_answers_worked_by_hand() -> None:
+def test_loop_forms_match_hand_computed_values() -> None:
     two_channels = torch.tensor([[[3.0], [4.0]]])  # norms 3 and 4, root of their mean square 3.5355
     one, zero = torch.ones(1, 2, 1), torch.zeros(1, 2, 1)
     gct = oracles.gct(two_channels, one, one, zero)
@@ -283,7 +281,7 @@ def test_the_loop_forms_give_answers_worked_by_hand() -> None:
         ("embedded_gaussian", [1 + 2.7615942, 3 + 2.9950547]),
     ],
 )
-def test_the_loop_form_of_nl_gives_answers_worked_by_hand(pairwise: str, expected: list[float]) -> None:
+def test_loop_form_of_nl_matches_hand_computed_values(pairwise: str, expected: list[float]) -> None:
     state = {f"{name}.conv.weight": torch.ones(1, 1, 1) for name in ("g", "theta", "phi", "conv_out")}
     state |= {f"{name}.conv.bias": torch.zeros(1) for name in ("g", "theta", "phi", "conv_out")}
     state["concat_project.conv.weight"] = torch.ones(1, 2, 1)
@@ -291,7 +289,7 @@ def test_the_loop_form_of_nl_gives_answers_worked_by_hand(pairwise: str, expecte
     assert y.flatten().tolist() == pytest.approx(expected)
 
 
-def test_the_loop_forms_of_ge_and_triplet_give_answers_worked_by_hand() -> None:
+def test_loop_forms_of_ge_and_triplet_match_hand_computed_values() -> None:
     x = torch.tensor([[[1.0, 3.0, 8.0]]])
     assert (oracles.ge(x, {}) / x).flatten().tolist() == pytest.approx([0.9820138] * 3)  # sigmoid(4)
     halved = oracles.ge(x, {}, extent=2) / x  # means 2 and 5.5
@@ -325,14 +323,14 @@ def official_gct(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, mode: st
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 1.0, 50.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_gct_equals_the_official_formula(mode: str, scale: float, dtype: torch.dtype, backend: str) -> None:
+def test_gct_equals_official_formula(mode: str, scale: float, dtype: torch.dtype, backend: str) -> None:
     gate = randomised(gw.make_gate("gct", 32, mode=mode, backend=backend)).to(dtype)
     x = random_map((2, 32, 7, 5), scale=scale).to(dtype)
     tolerance = {**TOLERANCE[dtype], "atol": TOLERANCE[dtype]["atol"] * scale}
     assert_close(gate(x), official_gct(x, gate.alpha, gate.gamma, gate.beta, mode, 1e-5), **tolerance)
 
 
-def test_a_state_dict_of_the_official_gct_loads_and_is_used() -> None:
+def test_official_gct_state_dict_loads_and_is_used() -> None:
     official = {name: torch.randn(1, 6, 1, 1) for name in ("alpha", "beta", "gamma")}
     gate = gw.make_gate("gct", 6)
     gate.load_state_dict(official, strict=True)
@@ -370,9 +368,7 @@ class ContextBlock(nn.Module):
 @pytest.mark.parametrize("pooling", ["attention", "average"])
 @pytest.mark.parametrize("fusion", ["add", "multiply", "both"])
 @pytest.mark.parametrize(("channels", "planes"), [(64, 4), (32, 2), (48, 3)])
-def test_gc_loads_weights_with_mmcv_names_and_shapes_and_agrees(
-    pooling: str, fusion: str, channels: int, planes: int
-) -> None:
+def test_gc_loads_mmcv_weights_and_agrees(pooling: str, fusion: str, channels: int, planes: int) -> None:
     theirs = randomised(ContextBlock(channels, planes, pooling, fusion))
     ours = gw.make_gate("gc", channels, pooling=pooling, fusion=fusion, dtype=torch.float64)
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -394,7 +390,7 @@ def test_gc_weights_load_back_under_mmcv_names() -> None:
 
 
 @pytest.mark.parametrize(("channels", "width"), [(16, 1), (33, 8), (64, 4)])
-def test_se_loads_weights_of_timm_and_agrees(channels: int, width: int) -> None:
+def test_se_loads_timm_weights_and_agrees(channels: int, width: int) -> None:
     layers = pytest.importorskip("timm.layers")
     theirs = randomised(layers.SEModule(channels, rd_channels=width))
     ours = gw.make_gate("se", channels, rd_channels=width, dtype=torch.float64)
@@ -406,17 +402,17 @@ def test_se_loads_weights_of_timm_and_agrees(channels: int, width: int) -> None:
 @pytest.mark.parametrize(
     ("options", "rd_ratio"), [({"rd_divisor": 8}, 1 / 4), ({"rd_channels": 3}, 1 / 16), ({"rd_divisor": 1}, 1 / 16)]
 )
-def test_se_takes_the_width_options_of_timm(options: dict[str, int], rd_ratio: float) -> None:
+def test_se_accepts_timm_width_options(options: dict[str, int], rd_ratio: float) -> None:
     layers = pytest.importorskip("timm.layers")
     theirs = layers.SEModule(96, rd_ratio=rd_ratio, **options)
     assert gw.make_gate("se", 96, rd_ratio=rd_ratio, **options).fc1.weight.shape == theirs.fc1.weight.shape
 
 
-# ---- the other gates against other people's modules ------------------------------------------------------------------
+# ---- the other gates against modules of other projects ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [8, 16, 33, 64, 256, 1024, 2048])
-def test_eca_loads_weights_of_timm_and_agrees(channels: int) -> None:
+def test_eca_loads_timm_weights_and_agrees(channels: int) -> None:
     layers = pytest.importorskip("timm.layers")
     theirs = randomised(layers.EcaModule(channels))
     ours = gw.make_gate("eca", channels, dtype=torch.float64)
@@ -426,7 +422,7 @@ def test_eca_loads_weights_of_timm_and_agrees(channels: int) -> None:
 
 
 @pytest.mark.parametrize(("gamma", "beta"), [(1, 1), (2, 4), (1.5, 0)])
-def test_eca_takes_the_kernel_options_of_timm(gamma: float, beta: float) -> None:
+def test_eca_accepts_timm_kernel_options(gamma: float, beta: float) -> None:
     layers = pytest.importorskip("timm.layers")
     for channels in (32, 100, 512, 4096):
         theirs = layers.EcaModule(channels, gamma=gamma, beta=beta)
@@ -436,7 +432,7 @@ def test_eca_takes_the_kernel_options_of_timm(gamma: float, beta: float) -> None
 @pytest.mark.parametrize(
     ("channels", "kernel_size"), [(1, 1), (4, 1), (8, 3), (32, 3), (64, 3), (128, 5), (512, 5), (1024, 5), (2048, 7)]
 )
-def test_ecas_kernel_is_the_odd_number_nearest_to_the_formula(channels: int, kernel_size: int) -> None:
+def test_eca_kernel_is_odd_number_nearest_to_formula(channels: int, kernel_size: int) -> None:
     assert gw.make_gate("eca", channels).conv.kernel_size == (kernel_size,)
     assert abs((math.log2(channels) + 1) / 2 - kernel_size) <= 1
 
@@ -444,13 +440,13 @@ def test_ecas_kernel_is_the_odd_number_nearest_to_the_formula(channels: int, ker
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 100.0])
 @pytest.mark.parametrize("sides", [(7,), (5, 6), (3, 4, 5)])
-def test_lrn_equals_torchs_with_alpha_times_the_size(size: int, scale: float, sides: tuple[int, ...]) -> None:
+def test_lrn_equals_torch_with_alpha_times_size(size: int, scale: float, sides: tuple[int, ...]) -> None:
     theirs = nn.LocalResponseNorm(size, alpha=size * 1e-4, beta=0.75, k=2.0)
     x = random_map((2, 9, *sides), scale=scale)
     assert_close(gw.make_gate("lrn", 9, size=size, spatial_dims=len(sides))(x), theirs(x), **DOUBLE)
 
 
-def test_alexnets_normalisation_is_the_default() -> None:
+def test_lrn_defaults_are_those_of_alexnet() -> None:
     x = random_map((2, 96, 5, 5), scale=100)
     assert_close(gw.make_gate("lrn", 96)(x), nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)(x), **DOUBLE)
 
@@ -481,9 +477,7 @@ class OfficialTriplet(nn.Module):
 @pytest.mark.parametrize("no_spatial", [False, True])
 @pytest.mark.parametrize("kernel_size", [3, 7])
 @pytest.mark.parametrize("training", [False, True])
-def test_triplet_loads_weights_with_the_official_names_and_agrees(
-    no_spatial: bool, kernel_size: int, training: bool
-) -> None:
+def test_triplet_loads_official_weights_and_agrees(no_spatial: bool, kernel_size: int, training: bool) -> None:
     theirs = with_statistics(randomised(OfficialTriplet(kernel_size, no_spatial))).train(training)
     options = {"kernel_size": kernel_size, "no_spatial": no_spatial}
     ours = gw.make_gate("triplet", 6, **options, dtype=torch.float64).train(training)
@@ -535,7 +529,7 @@ class NonLocal2d(nn.Module):
 
 @pytest.mark.parametrize("pairwise", ["embedded_gaussian", "gaussian", "dot_product", "concatenation"])
 @pytest.mark.parametrize(("channels", "width"), [(64, 32), (9, 4), (6, 10)])
-def test_nl_loads_weights_with_mmcv_names_and_agrees(pairwise: str, channels: int, width: int) -> None:
+def test_nl_loads_mmcv_weights_and_agrees(pairwise: str, channels: int, width: int) -> None:
     theirs = randomised(NonLocal2d(channels, width, pairwise))
     ours = gw.make_gate("nl", channels, pairwise=pairwise, rd_channels=width, dtype=torch.float64)
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -559,14 +553,14 @@ def test_nl_weights_have_mmcv_names_and_shapes() -> None:
     }
 
 
-def test_ge_of_the_whole_map_with_a_bottleneck_is_squeeze_and_excitation() -> None:
+def test_global_ge_with_bottleneck_equals_se() -> None:
     ge, se = randomised(gw.make_gate("ge", 16, mlp=True, rd_channels=3)), gw.make_gate("se", 16, rd_channels=3).double()
     se.load_state_dict({name.removeprefix("mlp."): value for name, value in ge.state_dict().items()}, strict=True)
     x = random_map((2, 16, 5, 7))
     assert_close(ge(x), se(x), **DOUBLE)
 
 
-# ---- how many parameters ---------------------------------------------------------------------------------------------
+# ---- number of parameters --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -585,13 +579,13 @@ def test_ge_of_the_whole_map_with_a_bottleneck_is_squeeze_and_excitation() -> No
         ("ge", 64, {"extent": 8, "learned": True}, 3 * 64 * (9 + 2)),
     ],
 )
-def test_the_number_of_parameters(name: str, channels: int, options: dict[str, int], count: int) -> None:
+def test_number_of_parameters_matches_papers(name: str, channels: int, options: dict[str, int], count: int) -> None:
     gate = gw.make_gate(name, channels, **options, device="meta")
     assert sum(p.numel() for p in gate.parameters()) == count
 
 
 @pytest.mark.parametrize(("mlp", "millions"), [(False, 5.550), (True, 8.081)])
-def test_ge_adds_the_papers_number_of_parameters_to_a_resnet50(mlp: bool, millions: float) -> None:
+def test_ge_adds_published_parameters_to_resnet50(mlp: bool, millions: float) -> None:
     """25.56 M become 31.12 M for theta and about 33.6 M for theta-plus."""
     stages = [(256, 56, 3), (512, 28, 4), (1024, 14, 6), (2048, 7, 3)]  # channels, map size, blocks
     count = 0

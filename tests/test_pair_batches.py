@@ -1,4 +1,4 @@
-"""Batches of pairs: image and mask are changed together, the same for the same seed and epoch, whoever decodes them."""
+"""Batches of pairs: image and mask change together; same seed and epoch, same batches, with any number of workers."""
 
 import io
 import itertools
@@ -49,7 +49,7 @@ def pairs_of(
 
 
 def telling(sizes: Sequence[tuple[int, int]], block: int = 1, **options: int) -> SegmentationSplit:
-    """Return pairs whose red tells each pixel's class and whose green its image; classes 0 to 4 in random blocks."""
+    """Return pairs whose red is the class of a pixel and whose green is the image number; random blocks of 0 to 4."""
     images, masks = [], []
     for number, (height, width) in enumerate(sizes):
         coarse = np.random.default_rng(number).integers(0, 5, (-(-height // block), -(-width // block)))
@@ -85,7 +85,7 @@ MIXED = [(10, 12), (7, 9), (16, 6), (12, 12), (6, 20), (10, 12), (9, 9)]
 
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
-def test_batches_depend_on_seed_and_epoch_and_on_nothing_else(augmentation: Augmentation) -> None:
+def test_batches_depend_only_on_seed_and_epoch(augmentation: Augmentation) -> None:
     first = epoch(SegmentationBatches(telling(SAME, crop=8), 4, ZERO, ONE), augmentation)
     torch.manual_seed(9)
     np.random.seed(9)
@@ -96,7 +96,7 @@ def test_batches_depend_on_seed_and_epoch_and_on_nothing_else(augmentation: Augm
     assert not equal(epoch(batches, augmentation, seed=4), first)
 
 
-def test_an_epoch_shows_every_pair_once_but_the_rest_that_fills_no_batch() -> None:
+def test_epoch_shows_every_pair_once_except_incomplete_batch() -> None:
     batches = SegmentationBatches(telling(SAME), 4, ZERO, ONE)
     shown = order(epoch(batches, Augmentation()))
     assert [len(batch) for batch in shown] == [4, 4, 4]
@@ -108,13 +108,13 @@ def test_an_epoch_shows_every_pair_once_but_the_rest_that_fills_no_batch() -> No
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
 @pytest.mark.parametrize("start", [0, 1, 3])
-def test_an_epoch_can_begin_at_any_batch(augmentation: Augmentation, start: int) -> None:
+def test_epoch_can_start_at_any_batch(augmentation: Augmentation, start: int) -> None:
     batches = SegmentationBatches(telling(SAME, crop=8), 4, ZERO, ONE)
     assert equal(epoch(batches, augmentation, start=start), epoch(batches, augmentation)[start:])
 
 
 @pytest.mark.parametrize("augmentation", KINDS[1:], ids=str)
-def test_pairs_that_are_held_make_the_batches_of_those_that_are_streamed(augmentation: Augmentation) -> None:
+def test_held_pairs_make_same_batches_as_streamed_pairs(augmentation: Augmentation) -> None:
     held, streamed = telling(SAME, crop=8, side=9), telling(SAME, crop=8, side=9)
     held.hold()
     first, second = (SegmentationBatches(pairs, 4, MEAN, STD) for pairs in (held, streamed))
@@ -122,7 +122,7 @@ def test_pairs_that_are_held_make_the_batches_of_those_that_are_streamed(augment
     assert equal(list(first.evaluation()), list(second.evaluation()))
 
 
-def test_the_number_of_workers_changes_nothing() -> None:
+def test_number_of_workers_does_not_matter() -> None:
     alone, two = (SegmentationBatches(telling(MIXED, crop=8), 3, MEAN, STD, workers=workers) for workers in (0, 2))
     assert two.workers == 2
     assert equal(epoch(alone, KINDS[3]), epoch(two, KINDS[3]))
@@ -130,7 +130,7 @@ def test_the_number_of_workers_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> None:
+def test_process_shares_make_up_each_batch(processes: int) -> None:
     shares = [SegmentationBatches(telling(SAME), 6, MEAN, STD, share=(rank, processes)) for rank in range(processes)]
     whole = epoch(SegmentationBatches(telling(SAME), 6, MEAN, STD), Augmentation(flip=True))
     parts = [epoch(share, Augmentation(flip=True)) for share in shares]
@@ -142,7 +142,7 @@ def test_the_shares_of_several_processes_make_up_each_batch(processes: int) -> N
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_shares_hold_the_same_images_whatever_is_cropped_and_crop_them_otherwise(processes: int) -> None:
+def test_process_shares_have_same_images_with_other_crops(processes: int) -> None:
     crop = Augmentation(crop=True)
     whole = order(epoch(SegmentationBatches(telling(SAME, crop=8), 6, ZERO, ONE), crop))
     same = pairs_of([np.arange(192).reshape(8, 8, 3)], [np.zeros((8, 8))], 12, crop=3)
@@ -154,7 +154,7 @@ def test_shares_hold_the_same_images_whatever_is_cropped_and_crop_them_otherwise
     assert not equal(*shown[:2])
 
 
-def test_make_batches_serves_pairs() -> None:
+def test_make_batches_accepts_pairs() -> None:
     streamed, held = telling(SAME), telling(SAME)
     held.hold()
     for pairs in (streamed, held):
@@ -163,7 +163,7 @@ def test_make_batches_serves_pairs() -> None:
         assert batches.workers == 2
 
 
-def test_an_evaluation_batch_holds_so_many_maps_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_batch_has_limited_number_of_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = telling(SAME)
     values = 2 * pairs[0][1].numel() * len(pairs.meaning.kept)
     monkeypatch.setattr("gatewise.data.pair_batches._VALUES", values)
@@ -174,7 +174,7 @@ def test_an_evaluation_batch_holds_so_many_maps_at_most(monkeypatch: pytest.Monk
 # --- Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_shows_all_pairs_whole_in_their_order_neighbours_of_one_size_together() -> None:
+def test_evaluation_shows_complete_pairs_in_order_grouped_by_size() -> None:
     sizes = [(6, 8)] * 5 + [(8, 6)] * 2 + [(6, 8)] + [(4, 4)] * 3
     pairs = telling(sizes, crop=3)
     shown = list(SegmentationBatches(pairs, 3, ZERO, ONE).evaluation())
@@ -185,14 +185,14 @@ def test_evaluation_shows_all_pairs_whole_in_their_order_neighbours_of_one_size_
         assert torch.equal(mask, pairs[index][1].long())
 
 
-def test_evaluation_keeps_the_pixels_that_do_not_count() -> None:
+def test_evaluation_keeps_ignored_pixels() -> None:
     pairs = pairs_of([np.zeros((2, 2, 3))], [np.array([[0, 255], [1, 255]])])
     ((_, masks),) = SegmentationBatches(pairs, 4, ZERO, ONE).evaluation()
     assert masks.tolist() == [[[0, IGNORED], [1, IGNORED]]]
 
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
-def test_images_are_normalised_floats_in_channels_last_layout_and_masks_are_integers(
+def test_images_are_channels_last_floats_and_masks_are_integers(
     augmentation: Augmentation,
 ) -> None:
     batches = SegmentationBatches(telling(SAME, crop=8), 4, MEAN, STD)
@@ -210,13 +210,13 @@ def test_images_are_normalised_floats_in_channels_last_layout_and_masks_are_inte
             assert_close(images[inside], expected[inside])
 
 
-# --- What is done to image and mask ----------------------------------------------------------------------------------
+# --- Augmentation ----------------------------------------------------------------------------------------------------
 
 
 def cropped_by_loops(
     pixels: Tensor, mask: Tensor, size: tuple[int, int], fill: Tensor, start: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Return what `cropped` promises, pixel by pixel; `start` is where the smaller lies in the larger."""
+    """Return the expected result of `cropped`, pixel by pixel; `start` is the offset of the smaller in the larger."""
     part, labels = torch.empty(len(pixels), *size, dtype=pixels.dtype), torch.empty(size, dtype=mask.dtype)
     for row in range(size[0]):
         for column in range(size[1]):
@@ -229,7 +229,7 @@ def cropped_by_loops(
 
 
 @given(st.data())
-def test_a_crop_is_a_part_of_the_image_or_the_image_in_a_frame(data: st.DataObject) -> None:
+def test_crop_is_part_of_image_or_padded_image(data: st.DataObject) -> None:
     height, width, *size = (data.draw(st.integers(1, 7)) for _ in range(4))
     start = tuple(data.draw(st.integers(0, abs(a - b))) for a, b in zip((height, width), size, strict=True))
     at = tuple(
@@ -247,7 +247,7 @@ def test_a_crop_is_a_part_of_the_image_or_the_image_in_a_frame(data: st.DataObje
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.floats(0, 1), st.floats(0, 1))
-def test_a_crop_may_lie_anywhere(own: int, wanted: int, down: float, right: float) -> None:
+def test_crop_may_be_anywhere(own: int, wanted: int, down: float, right: float) -> None:
     mask = torch.arange(own * own).reshape(own, own)
     pixels, labels = cropped(mask.expand(1, -1, -1), mask, (wanted, wanted), torch.full((1, 1, 1), -1), (down, right))
     assert torch.equal(torch.where(labels == IGNORED, -1, labels), pixels[0])
@@ -255,7 +255,7 @@ def test_a_crop_may_lie_anywhere(own: int, wanted: int, down: float, right: floa
 
 
 @pytest.mark.parametrize("augmentation", KINDS[:3], ids=str)
-def test_image_and_mask_move_together_exactly(augmentation: Augmentation) -> None:
+def test_image_and_mask_are_moved_together(augmentation: Augmentation) -> None:
     batches = SegmentationBatches(telling(MIXED if augmentation.crop else SAME, crop=8), 4, ZERO, ONE)
     for number in range(4):
         for images, masks in epoch(batches, augmentation, number):
@@ -285,7 +285,7 @@ def ramps(count: int) -> SegmentationBatches:
     return SegmentationBatches(pairs_of([np.stack([columns, rows, rows], 2)], [columns], count, crop=32), 40, ZERO, ONE)
 
 
-def test_scales_are_as_often_below_as_above_1_and_lie_between_a_half_and_2() -> None:
+def test_scales_are_log_symmetric_between_half_and_2() -> None:
     assert SCALES == (0.5, 2.0)
     steepness = []
     for images, masks in epoch(ramps(400), Augmentation(scale=True, crop=True)):
@@ -302,7 +302,7 @@ def test_scales_are_as_often_below_as_above_1_and_lie_between_a_half_and_2() -> 
     assert abs(float((found < 2**-0.5).double().mean()) - 0.25) < 5 * (0.25 * 0.75 / 400) ** 0.5
 
 
-def test_without_scale_a_crop_has_the_size_of_the_pixels_of_its_image() -> None:
+def test_crop_without_scale_keeps_pixels_of_image() -> None:
     for images, masks in epoch(ramps(40), Augmentation(crop=True)):
         assert images.shape == (40, 3, 32, 32)
         assert torch.equal(masks - masks[:, :, :1], torch.arange(32).expand(40, 32, 32))
@@ -310,7 +310,7 @@ def test_without_scale_a_crop_has_the_size_of_the_pixels_of_its_image() -> None:
         assert len(images[:, 1, 0, 0].unique()) > 20
 
 
-def test_half_of_the_pairs_are_mirrored_and_the_others_are_left() -> None:
+def test_half_of_pairs_are_mirrored() -> None:
     image = np.arange(9).reshape(3, 3)
     pairs = pairs_of([np.stack([image] * 3, 2)], [image], 600)
     ((images, masks),) = epoch(SegmentationBatches(pairs, 600, ZERO, ONE), Augmentation(flip=True))
@@ -321,7 +321,7 @@ def test_half_of_the_pairs_are_mirrored_and_the_others_are_left() -> None:
     assert torch.equal(images[:, 0], masks.float())
 
 
-def test_without_augmentation_pairs_stay_as_they_are() -> None:
+def test_pairs_without_augmentation_are_unchanged() -> None:
     pairs = telling(SAME, crop=4)
     for images, masks in epoch(SegmentationBatches(pairs, 4, ZERO, ONE), Augmentation()):
         for image, mask in zip(images, masks, strict=True):
@@ -330,7 +330,7 @@ def test_without_augmentation_pairs_stay_as_they_are() -> None:
             assert torch.equal(mask, pairs[number][1].long())
 
 
-def test_padding_is_the_mean_colour_and_does_not_count() -> None:
+def test_padding_is_mean_colour_and_ignored() -> None:
     pairs = telling([(4, 5)] * 4, crop=9)
     ((images, masks),) = epoch(SegmentationBatches(pairs, 4, MEAN, STD), Augmentation(crop=True))
     assert images.shape == (4, 3, 9, 9)
@@ -340,23 +340,23 @@ def test_padding_is_the_mean_colour_and_does_not_count() -> None:
     assert (images.movedim(1, -1)[~outside].abs().amax(1) > 0.1).all()
 
 
-def test_padding_is_as_near_to_a_mean_between_two_values_as_a_byte_can_be() -> None:
+def test_padding_is_byte_nearest_to_mean() -> None:
     mean = torch.tensor([100.4, 99.6, 0.0])
     ((images, masks),) = epoch(SegmentationBatches(telling([(4, 5)], crop=9), 1, mean, ONE), Augmentation(crop=True))
     padding = images.movedim(1, -1)[masks == IGNORED]
     assert_close(padding, torch.tensor([-0.4, 0.4, 0.0]).expand_as(padding), atol=1e-4, rtol=0)
 
 
-def test_a_crop_without_a_size_has_that_of_the_first_image() -> None:
+def test_default_crop_has_size_of_first_image() -> None:
     for images, masks in epoch(SegmentationBatches(telling(MIXED), 3, ZERO, ONE), Augmentation(crop=True)):
         assert images.shape == (3, 3, 10, 12)
         assert masks.shape == (3, 10, 12)
 
 
-# --- Refusals --------------------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_different_sizes_are_refused_without_crop_with_both_files() -> None:
+def test_different_sizes_without_crop_rejected_with_both_files() -> None:
     with pytest.raises(DataError) as caught:
         epoch(SegmentationBatches(telling([(10, 12), (10, 12), (12, 10)]), 3, ZERO, ONE), Augmentation(flip=True))
     assert str(caught.value) == (
@@ -364,7 +364,7 @@ def test_different_sizes_are_refused_without_crop_with_both_files() -> None:
     )
 
 
-def test_a_batch_of_nothing_is_refused() -> None:
+def test_batch_size_zero_rejected() -> None:
     with pytest.raises(InvalidValueError, match="batch_size must be at least 1, got 0"):
         SegmentationBatches(telling(SAME), 0, ZERO, ONE)
 
@@ -403,7 +403,7 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("case", "workers"), [*((case, 0) for case in BROKEN), ("truncated image", 2), ("file that is gone", 2)]
 )
-def test_a_broken_pair_is_one_line_with_its_file_when_its_turn_comes(tmp_path: Path, case: str, workers: int) -> None:
+def test_broken_pair_is_one_line_with_its_file_when_read(tmp_path: Path, case: str, workers: int) -> None:
     part, break_it, message = BROKEN[case]
     pairs = load_pairs(write_pairs(tmp_path), loading="stream", class_names="a,b,c").train
     broken = tmp_path / "train" / part / "3.png"
@@ -417,7 +417,7 @@ def test_a_broken_pair_is_one_line_with_its_file_when_its_turn_comes(tmp_path: P
         assert "\n" not in str(caught.value)
 
 
-def test_every_start_of_a_crop_is_as_likely() -> None:
+def test_every_start_of_crop_is_equally_likely() -> None:
     mask = torch.arange(4).expand(1, 4)
     shares = (torch.arange(400) + 0.5) / 400
     fill = torch.zeros(1, 1, 1, dtype=torch.long)

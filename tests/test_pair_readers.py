@@ -1,4 +1,4 @@
-"""Images with masks: found in every layout that is promised, each with its own mask, or refused by name."""
+"""Images with masks: found in every supported layout, each with its own mask, or rejected by name."""
 
 import io
 import os
@@ -33,12 +33,12 @@ CLASSES = 3
 
 
 def image_of(number: int) -> Image.Image:
-    """Return an image whose red tells its number."""
+    """Return an image whose red is its number."""
     return Image.new("RGB", (6, 4), (number, 100, 50))
 
 
 def mask_of(number: int) -> Image.Image:
-    """Return a mask that tells the number of its image: of the classes number % 3 and (number + 1) % 3."""
+    """Return a mask that encodes the number of its image: of the classes number % 3 and (number + 1) % 3."""
     values = np.full((4, 6), number % CLASSES, dtype=np.uint8)
     values[number % 4, number % 6] = (number + 1) % CLASSES
     return Image.fromarray(values)
@@ -84,14 +84,14 @@ def write_files(
 
 
 def split_first(root: Path, validation: str = "val") -> Path:
-    """Write train/images, train/masks and their like."""
+    """Write train/images, train/masks and so on."""
     write_files(root / "train/images", root / "train/masks", range(6))
     write_files(root / validation / "images", root / validation / "masks", range(10, 13))
     return root
 
 
 def split_last(root: Path, validation: str = "val") -> Path:
-    """Write images/train, masks/train and their like."""
+    """Write images/train, masks/train and so on."""
     write_files(root / "images/train", root / "masks/train", range(6))
     write_files(root / "images" / validation, root / "masks" / validation, range(10, 13))
     return root
@@ -115,7 +115,7 @@ LAYOUTS: dict[str, Callable[..., Path]] = {
 
 @pytest.mark.parametrize("loading", ["memory", "stream", "auto"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_its_images_in_order_each_with_its_mask(tmp_path: Path, layout: str, loading: str) -> None:
+def test_every_layout_gives_images_in_order_with_their_masks(tmp_path: Path, layout: str, loading: str) -> None:
     dataset = load_pairs(LAYOUTS[layout](tmp_path), loading=loading)
     assert numbers(dataset.train) == list(range(6))
     assert numbers(dataset.validation) == [10, 11, 12]
@@ -133,23 +133,23 @@ def test_pairs_are_files_and_have_no_labels(tmp_path: Path, layout: str) -> None
 
 @pytest.mark.parametrize("validation", ["validation", "valid", "val", "test"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_second_split_has_any_of_its_usual_names(tmp_path: Path, layout: str, validation: str) -> None:
+def test_second_split_has_any_usual_name(tmp_path: Path, layout: str, validation: str) -> None:
     assert numbers(load_pairs(LAYOUTS[layout](tmp_path, validation)).validation) == [10, 11, 12]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_validation_is_preferred_to_test(tmp_path: Path, layout: str) -> None:
+def test_validation_split_wins_over_test(tmp_path: Path, layout: str) -> None:
     LAYOUTS[layout](tmp_path, "test")
     LAYOUTS[layout](tmp_path, "validation")
     where = load_pairs(tmp_path).validation.images.where(0)
     assert "test" not in where.removeprefix(str(tmp_path))
 
 
-def test_a_folder_may_be_given_as_text(tmp_path: Path) -> None:
+def test_folder_path_may_be_text(tmp_path: Path) -> None:
     assert numbers(load_pairs(str(split_first(tmp_path))).train) == list(range(6))
 
 
-def test_several_parquet_files_make_one_split_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_parquet_files_of_split_are_joined_in_order_of_names(tmp_path: Path) -> None:
     tables(tmp_path)
     (tmp_path / "train.parquet").unlink()
     write_table(tmp_path / "data/train-00001-of-00002.parquet", [3, 4, 5])
@@ -161,13 +161,13 @@ def test_several_parquet_files_make_one_split_in_the_order_of_their_names(tmp_pa
 
 @pytest.mark.parametrize("mask", ["mask", "label", "annotation", "segmentation"])
 @pytest.mark.parametrize("image", ["image", "img"])
-def test_the_usual_column_names_are_known(tmp_path: Path, image: str, mask: str) -> None:
+def test_usual_column_names_are_recognized(tmp_path: Path, image: str, mask: str) -> None:
     for split in ("train", "val"):
         write_table(tmp_path / f"{split}.parquet", range(3), (image, mask))
     assert numbers(load_pairs(tmp_path).train) == [0, 1, 2]
 
 
-def test_a_mask_is_preferred_to_a_label(tmp_path: Path) -> None:
+def test_mask_column_wins_over_label(tmp_path: Path) -> None:
     write_table(tmp_path / "val.parquet", range(3))
     write_table(tmp_path / "train.parquet", range(3))
     table = pq.read_table(tmp_path / "train.parquet").append_column("label", pa.array([0, 1, 2]))
@@ -181,7 +181,7 @@ def test_images_and_masks_may_be_plain_bytes(tmp_path: Path) -> None:
     assert numbers(load_pairs(tmp_path).train) == [0, 1, 2]
 
 
-def test_files_lie_at_any_depth_and_images_and_masks_have_suffixes_of_their_own(tmp_path: Path) -> None:
+def test_files_may_be_at_any_depth_with_own_suffixes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for town in ("b", "a"):
             folders = tmp_path / split / "images", tmp_path / split / "masks"
@@ -195,7 +195,7 @@ def test_files_lie_at_any_depth_and_images_and_masks_have_suffixes_of_their_own(
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(10, [9]), (19, [9]), (35, [9, 19, 29])])
-def test_of_undivided_folders_every_tenth_pair_is_held_out(tmp_path: Path, count: int, held_out: list[int]) -> None:
+def test_every_tenth_pair_of_undivided_folder_is_held_out(tmp_path: Path, count: int, held_out: list[int]) -> None:
     write_files(tmp_path / "images", tmp_path / "masks", range(count))
     dataset = load_pairs(tmp_path)
     assert numbers(dataset.validation) == held_out
@@ -212,7 +212,7 @@ def test_folders_with_splits_are_not_divided_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["train/images", "parquet"])
-def test_classes_txt_names_the_classes_in_the_order_of_the_values(tmp_path: Path, layout: str) -> None:
+def test_classes_txt_names_classes_in_order(tmp_path: Path, layout: str) -> None:
     LAYOUTS[layout](tmp_path)
     (tmp_path / "classes.txt").write_text("sky\n road \ncar\nnever seen\n\n")
     dataset = load_pairs(tmp_path)
@@ -220,19 +220,19 @@ def test_classes_txt_names_the_classes_in_the_order_of_the_values(tmp_path: Path
     assert numbers(dataset.train) == list(range(6))
 
 
-def test_class_names_win_over_classes_txt(tmp_path: Path) -> None:
+def test_class_names_override_classes_txt(tmp_path: Path) -> None:
     split_first(tmp_path)
     (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
     assert load_pairs(tmp_path, class_names="a, b ,c,d").classes == ("a", "b", "c", "d")
 
 
-def test_the_highest_value_of_both_splits_counts(tmp_path: Path) -> None:
+def test_highest_value_of_both_splits_gives_classes(tmp_path: Path) -> None:
     split_first(tmp_path)
     Image.fromarray(np.full((4, 6), 6, dtype=np.uint8)).save(tmp_path / "val/masks/011.png")
     assert load_pairs(tmp_path).classes == tuple("0123456")
 
 
-def test_what_is_ignored_is_no_class(tmp_path: Path) -> None:
+def test_ignored_value_is_not_a_class(tmp_path: Path) -> None:
     dataset = load_pairs(split_first(tmp_path), ignore_index=1)
     assert dataset.classes == ("0", "2")
     mask = np.asarray(mask_of(2))
@@ -241,7 +241,7 @@ def test_what_is_ignored_is_no_class(tmp_path: Path) -> None:
     assert torch.equal(dataset.train[0][1], torch.from_numpy(np.where(mask == 1, 255, mask)))
 
 
-def test_the_foreground_is_one_class_against_all_others(tmp_path: Path) -> None:
+def test_foreground_is_one_class_against_all_others(tmp_path: Path) -> None:
     dataset = load_pairs(split_first(tmp_path), class_names="sky,road,car", foreground="road")
     assert dataset.classes == ("road",)
     assert torch.equal(dataset.train[3][1], torch.from_numpy((np.asarray(mask_of(3)) == 1).astype(np.uint8)))
@@ -249,7 +249,7 @@ def test_the_foreground_is_one_class_against_all_others(tmp_path: Path) -> None:
         load_pairs(tmp_path, class_names="sky,road,car", foreground="rode")
 
 
-def test_a_value_beyond_the_names_is_refused_with_its_file_when_its_turn_comes(tmp_path: Path) -> None:
+def test_value_above_names_rejected_with_its_file_when_read(tmp_path: Path) -> None:
     write_files(tmp_path / "train/images", tmp_path / "train/masks", range(3))
     write_files(tmp_path / "val/images", tmp_path / "val/masks", [0])
     beyond = r"train/masks/001\.png: value 2 in 1 pixels; expected 0 to 1 for 2 classes"
@@ -261,7 +261,7 @@ def test_a_value_beyond_the_names_is_refused_with_its_file_when_its_turn_comes(t
         train[1]
 
 
-def test_a_value_of_255_asks_for_ignore_index_where_another_is_ignored(tmp_path: Path) -> None:
+def test_value_255_error_suggests_ignore_index(tmp_path: Path) -> None:
     split_first(tmp_path)
     Image.fromarray(np.full((4, 6), 255, dtype=np.uint8)).save(tmp_path / "train/masks/001.png")
     assert load_pairs(tmp_path).classes == ("0", "1", "2")
@@ -272,7 +272,7 @@ def test_a_value_of_255_asks_for_ignore_index_where_another_is_ignored(tmp_path:
 # --- Options ---------------------------------------------------------------------------------------------------------
 
 
-def test_image_size_scales_and_crop_size_is_what_training_sees(tmp_path: Path) -> None:
+def test_image_size_scales_and_crop_size_crops_training_images(tmp_path: Path) -> None:
     dataset = load_pairs(split_first(tmp_path), image_size=8, crop_size=5)
     assert dataset.train.shape == (3, 8, 12)
     assert dataset.train[0][1].shape == (8, 12)
@@ -281,7 +281,7 @@ def test_image_size_scales_and_crop_size_is_what_training_sees(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["image_size", "crop_size"])
-def test_an_impossible_size_is_refused(tmp_path: Path, name: str) -> None:
+def test_impossible_size_rejected(tmp_path: Path, name: str) -> None:
     split_first(tmp_path)
     with pytest.raises(InvalidValueError, match=f"{name} must be at least 4, got 3"):
         load_pairs(tmp_path, **{name: 3})
@@ -298,23 +298,19 @@ def test_other_options_are_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "held"), [(6 * 3 * 4 * 6, True), (6 * 3 * 4 * 6 - 1, False)])
-def test_auto_streams_what_is_larger_than_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, held: bool
-) -> None:
+def test_auto_streams_large_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, held: bool) -> None:
     monkeypatch.setattr(load, "_MEMORY_LIMIT", limit)
     dataset = load_pairs(split_first(tmp_path))
     assert (dataset.train.held, dataset.validation.held) == (held, True)
 
 
 @pytest.mark.parametrize(("most", "held"), [(6, True), (5, False)])
-def test_auto_streams_what_are_many_pairs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, held: bool
-) -> None:
+def test_auto_streams_many_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, held: bool) -> None:
     monkeypatch.setattr(load, "_HELD_PAIRS", most)
     assert load_pairs(split_first(tmp_path)).train.held == held
 
 
-def test_a_source_hands_on_its_options(tmp_path: Path) -> None:
+def test_source_passes_its_options_on(tmp_path: Path) -> None:
     split_first(tmp_path)
     source = DataSource(
         task="segment",
@@ -365,27 +361,27 @@ def check_voc(dataset: SegmentationDataset) -> None:
 
 
 @pytest.mark.parametrize("loading", ["memory", "stream"])
-def test_voc_is_read_as_torchvision_lays_it_out(tmp_path: Path, loading: str) -> None:
+def test_voc_matches_torchvision_layout(tmp_path: Path, loading: str) -> None:
     check_voc(load_pairs(write_voc(tmp_path), loading=loading))
 
 
-def test_voc_has_the_21_classes_of_its_page() -> None:
+def test_voc_has_21_published_classes() -> None:
     names = VOC_CLASSES.split(",")
     assert len(set(names)) == 21
     assert [names[value] for value in (0, 1, 15, 20)] == ["background", "aeroplane", "person", "tvmonitor"]
 
 
 @pytest.mark.parametrize("year", [2007, 2008, 2009, 2010, 2011, 2012])
-def test_a_folder_may_hold_any_year(tmp_path: Path, year: int) -> None:
+def test_voc_folder_may_hold_any_year(tmp_path: Path, year: int) -> None:
     check_voc(load_pairs(write_voc(tmp_path, year), loading="stream"))
 
 
 @pytest.mark.parametrize("year", [2007, 2008, 2009, 2010, 2011, 2012])
-def test_a_year_is_looked_for_where_torchvision_puts_it(year: int) -> None:
+def test_voc_year_is_found_in_torchvision_folder(year: int) -> None:
     assert VOC[f"voc{year}"] == torchvision.datasets.voc.DATASET_YEAR_DICT[str(year)]["base_dir"]
 
 
-def test_voc_by_name_is_read_from_the_folder_of_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voc_by_name_is_read_from_download_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_voc(tmp_path)
     monkeypatch.setattr(pair_readers, "default_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -394,16 +390,14 @@ def test_voc_by_name_is_read_from_the_folder_of_downloads(tmp_path: Path, monkey
         load_pairs("voc2012", foreground="persons")
 
 
-def test_a_folder_of_the_same_name_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_same_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split_first(tmp_path / "voc2012")
     monkeypatch.chdir(tmp_path)
     assert numbers(load_pairs("voc2012").train) == list(range(6))
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_missing_voc_is_downloaded_by_name_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool
-) -> None:
+def test_missing_voc_is_downloaded_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool) -> None:
     asked: list[bool] = []
 
     def offline(*names: str, download: bool) -> None:
@@ -421,7 +415,7 @@ def test_missing_voc_is_downloaded_by_name_alone(
     assert asked == [by_name]
 
 
-def test_voc_that_is_there_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_voc_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation").mkdir(parents=True)
     monkeypatch.setattr(pair_readers, "default_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -429,7 +423,7 @@ def test_voc_that_is_there_is_not_downloaded_again(tmp_path: Path, monkeypatch: 
         load_pairs("voc2012")
 
 
-def test_a_missing_file_of_voc_is_one_line_with_its_name(tmp_path: Path) -> None:
+def test_missing_voc_file_is_one_line_with_its_name(tmp_path: Path) -> None:
     missing = write_voc(tmp_path) / "VOCdevkit/VOC2012/SegmentationClass/2012_0.png"
     missing.unlink()
     with pytest.raises(DataError) as caught:
@@ -437,7 +431,7 @@ def test_a_missing_file_of_voc_is_one_line_with_its_name(tmp_path: Path) -> None
     assert str(caught.value).startswith(f"{missing} does not exist")
 
 
-# --- Refusals --------------------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 def _without(name: str) -> Callable[[Path], object]:
@@ -572,7 +566,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_refused_in_one_line_that_names_it(tmp_path: Path, case: str) -> None:
+def test_broken_data_rejected_with_its_name(tmp_path: Path, case: str) -> None:
     break_it, expected = BROKEN[case]
     break_it(tmp_path)
     with pytest.raises(DataError) as caught:
@@ -583,19 +577,19 @@ def test_what_is_broken_is_refused_in_one_line_that_names_it(tmp_path: Path, cas
         assert part.format(root=tmp_path) in message
 
 
-def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+def test_missing_folder_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere' does not exist; for task segment expected a folder .* voc2012"):
         load_pairs(tmp_path / "nowhere")
 
 
-def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+def test_file_instead_of_folder_rejected(tmp_path: Path) -> None:
     tables(tmp_path)
     with pytest.raises(DataError, match=r"train\.parquet' is a file; for task segment expected a folder"):
         load_pairs(tmp_path / "train.parquet")
 
 
 @pytest.mark.parametrize("layout", ["train/images", "parquet"])
-def test_who_takes_masks_for_labels_is_told_the_task(tmp_path: Path, layout: str) -> None:
+def test_masks_as_labels_error_names_task(tmp_path: Path, layout: str) -> None:
     LAYOUTS[layout](tmp_path)
     with pytest.raises(DataError, match="set task to segment"):
         load_dataset(tmp_path)
@@ -635,7 +629,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_10000_pairs_open_by_reading_some_of_their_masks(many: Path, opened: list[str]) -> None:
+def test_10000_pairs_open_by_reading_some_masks(many: Path, opened: list[str]) -> None:
     dataset = load_pairs(many, loading="stream")
     assert (len(dataset.train), len(dataset.validation)) == (9000, 1000)
     assert dataset.classes == ("0", "1", "2")
@@ -646,7 +640,7 @@ def test_10000_pairs_open_by_reading_some_of_their_masks(many: Path, opened: lis
     assert dataset.validation.images.where(1) == str(many / "images/00019.png")
 
 
-def test_10000_pairs_whose_classes_are_named_open_by_reading_one_for_its_size(
+def test_10000_pairs_with_class_names_open_by_reading_one(
     many: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "_MEMORY_LIMIT", 10_000)
@@ -664,13 +658,13 @@ def camvid() -> SegmentationDataset:
     return load_pairs(CAMVID, loading="stream", ignore_index=11, class_names=CAMVID_CLASSES)
 
 
-def test_camvid_has_its_published_splits_and_11_classes(camvid: SegmentationDataset) -> None:
+def test_camvid_has_published_splits_and_11_classes(camvid: SegmentationDataset) -> None:
     assert (len(camvid.train), len(camvid.validation)) == (367, 101)
     assert camvid.train.shape == camvid.validation.shape == (3, 360, 480)
     assert camvid.classes == tuple(CAMVID_CLASSES.split(",")[:11])
 
 
-def test_camvid_is_read_as_pillow_decodes_it(camvid: SegmentationDataset) -> None:
+def test_camvid_matches_pillow(camvid: SegmentationDataset) -> None:
     table = pq.read_table(CAMVID / "val.parquet")
     for row in range(0, 101, 25):
         image, mask = (Image.open(io.BytesIO(table[name][row].as_py()["bytes"])) for name in ("image", "mask"))
@@ -680,11 +674,11 @@ def test_camvid_is_read_as_pillow_decodes_it(camvid: SegmentationDataset) -> Non
         assert torch.equal(classes, torch.from_numpy(np.where(values == 11, 255, values).astype(np.uint8)))
 
 
-def test_without_names_the_classes_of_camvid_are_numbers_below_the_ignored(camvid: SegmentationDataset) -> None:
+def test_camvid_classes_without_names_are_numbers(camvid: SegmentationDataset) -> None:
     assert load_pairs(CAMVID, loading="stream", ignore_index=11).classes == tuple(map(str, range(11)))
 
 
-def test_two_years_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_years_in_one_folder_rejected(tmp_path: Path) -> None:
     for year in (2007, 2012):
         write_voc(tmp_path, year)
     with pytest.raises(DataError, match=r"several years: .*VOC2007 and .*VOC2012"):
@@ -699,18 +693,18 @@ def test_two_years_in_one_folder_are_refused(tmp_path: Path) -> None:
         ("stra\u00dfe\nb\nc\n".encode("latin1"), "is not UTF-8 text"),
     ],
 )
-def test_names_of_classes_that_cannot_be_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_class_names_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (split_first(tmp_path) / "classes.txt").write_bytes(content)
     with pytest.raises(DataError, match=f"classes.txt.*{message}"):
         load_pairs(tmp_path)
 
 
 @pytest.mark.parametrize(("names", "message"), [("a,,b", "class 1 has no name"), ("a,a,b", "'a' is given twice")])
-def test_names_of_classes_in_a_recipe_are_checked_too(tmp_path: Path, names: str, message: str) -> None:
+def test_class_names_in_recipe_are_checked(tmp_path: Path, names: str, message: str) -> None:
     with pytest.raises(DataError, match=f"class_names: {message}"):
         load_pairs(split_first(tmp_path), class_names=names)
 
 
-def test_names_of_classes_may_begin_with_a_mark(tmp_path: Path) -> None:
+def test_class_names_may_begin_with_byte_order_mark(tmp_path: Path) -> None:
     (split_first(tmp_path) / "classes.txt").write_bytes("stra\u00dfe\nb\nc\n\n".encode("utf-8-sig"))
     assert load_pairs(tmp_path).classes == ("stra\u00dfe", "b", "c")

@@ -1,4 +1,4 @@
-"""What must not decay does not: parameters are recognised by the gate that owns them, not by their names."""
+"""Parameter groups: parameters are exempt from weight decay by the gate that owns them, not by name."""
 
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ def names(net: nn.Module, groups: list[dict[str, Any]]) -> tuple[set[str], set[s
     return decay
 
 
-def test_beta_does_not_decay_and_everything_else_does() -> None:
+def test_only_beta_does_not_decay() -> None:
     net = gated()
     decaying, exempt = names(net, gw.parameter_groups(net, 1e-4))
     assert exempt == {"0.gct.beta", "3.gct.beta"}
@@ -34,12 +34,12 @@ def test_beta_does_not_decay_and_everything_else_does() -> None:
     assert {"0.gct.alpha", "0.gct.gamma", "0.weight", "0.bias", "1.weight", "1.bias"} <= decaying
 
 
-def test_the_weight_decay_is_that_of_the_first_group_alone() -> None:
+def test_weight_decay_applies_to_first_group_only() -> None:
     assert [group["weight_decay"] for group in gw.parameter_groups(gated(), 1e-4)] == [1e-4, 0.0]
     assert [group["weight_decay"] for group in gw.parameter_groups(gated(), 0.0)] == [0.0, 0.0]
 
 
-def test_without_a_weight_decay_the_optimizers_own_holds_for_the_first_group() -> None:
+def test_default_weight_decay_is_that_of_optimizer() -> None:
     groups = gw.parameter_groups(gated())
     assert "weight_decay" not in groups[0]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.3)
@@ -54,14 +54,14 @@ def test_every_trainable_parameter_is_in_exactly_one_group(model: str) -> None:
     assert set(grouped) == {id(parameter) for parameter in net.parameters()}
 
 
-def test_a_shared_parameter_is_listed_once() -> None:
+def test_shared_parameter_is_listed_once() -> None:
     net = gated()
     net[0].twin = net[3]
     grouped = [id(parameter) for group in gw.parameter_groups(net) for parameter in group["params"]]
     assert len(grouped) == len(set(grouped)) == 12
 
 
-def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
+def test_frozen_parameters_and_empty_groups_are_omitted() -> None:
     net = gated()
     net[0].weight.requires_grad_(False)
     net[0].gct.beta.requires_grad_(False)
@@ -73,7 +73,7 @@ def test_frozen_parameters_and_empty_groups_are_left_out() -> None:
     assert len(gw.parameter_groups(net, 0.1)) == 1
 
 
-def test_ownership_counts_not_the_name() -> None:
+def test_exemption_is_by_owner_not_by_name() -> None:
     """The official code looks for "beta" in names; here a backbone's beta decays and a renamed gate's does not."""
 
     class Affine(nn.Module):
@@ -89,7 +89,7 @@ def test_ownership_counts_not_the_name() -> None:
 
 
 class Offset(gw.Gate):
-    """A gate of the user's own with a parameter of another name that must not decay, and one inside a submodule."""
+    """A custom gate with an exempt parameter of another name, and one inside a submodule."""
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ("offset", "inner.bias")
 
@@ -102,7 +102,7 @@ class Offset(gw.Gate):
         return self.inner(x) + self.offset
 
 
-def test_a_gate_of_the_users_own_declares_what_does_not_decay() -> None:
+def test_custom_gate_declares_exempt_parameters() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3))
     gw.insert_gates(net, Offset, place="before_conv")
     decaying, exempt = names(net, gw.parameter_groups(net, 0.1))
@@ -110,7 +110,7 @@ def test_a_gate_of_the_users_own_declares_what_does_not_decay() -> None:
     assert decaying == {"0.weight", "0.bias", "0.offset.inner.weight"}
 
 
-def test_what_the_network_itself_declares_as_timms_do_is_honoured() -> None:
+def test_no_weight_decay_of_timm_network_is_used() -> None:
     class Declaring(nn.Sequential):
         def no_weight_decay(self) -> set[str]:
             return {"0.bias"}
@@ -121,13 +121,13 @@ def test_what_the_network_itself_declares_as_timms_do_is_honoured() -> None:
     assert exempt == {"0.bias", "0.gct.beta", "1.gct.beta"}
 
 
-def test_a_gate_by_itself_is_a_network_too() -> None:
+def test_single_gate_is_accepted() -> None:
     gate = gw.make_gate("gct", 8)
     assert names(gate, gw.parameter_groups(gate, 0.1)) == ({"alpha", "gamma"}, {"beta"})
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb"])
-def test_timms_optimizer_factory_takes_it(optimizer: str) -> None:
+def test_timm_optimizer_factory_accepts_groups(optimizer: str) -> None:
     net = timm.create_model("resnet18", num_classes=4)
     gw.insert_gates(net, "gct")
     made = create_optimizer_v2(net, opt=optimizer, lr=0.1, weight_decay=0.05, param_group_fn=gw.parameter_groups)
@@ -137,7 +137,7 @@ def test_timms_optimizer_factory_takes_it(optimizer: str) -> None:
     assert {group["weight_decay"] for group in made.param_groups} == {0.05, 0.0}
 
 
-def test_one_step_with_a_huge_weight_decay_moves_everything_but_beta() -> None:
+def test_step_with_huge_weight_decay_moves_all_but_beta() -> None:
     net = gated()
     for parameter in net.parameters():
         nn.init.ones_(parameter)
@@ -148,7 +148,7 @@ def test_one_step_with_a_huge_weight_decay_moves_everything_but_beta() -> None:
         assert torch.equal(parameter, torch.full_like(parameter, expected)), name
 
 
-def test_a_part_declares_for_itself_what_does_not_decay() -> None:
+def test_submodule_declares_exempt_parameters() -> None:
     backbone = timm.create_model("convit_tiny")
     assert backbone.no_weight_decay()
     net = nn.Sequential(nn.Identity(), backbone)

@@ -1,4 +1,4 @@
-"""What a gater did: numbers worked out by hand, gathered in pieces, drawn."""
+"""Patterns of gates: hand-computed numbers, collected batch by batch, drawn."""
 
 import re
 
@@ -35,7 +35,7 @@ def patterns() -> GatePatterns:
     return found
 
 
-def test_numbers_are_those_counted_by_hand(patterns: GatePatterns) -> None:
+def test_numbers_match_hand_count(patterns: GatePatterns) -> None:
     assert patterns.images == 4
     assert patterns.images_by_gate.tolist() == [4, 0, 2, 2]
     assert patterns.kinds() == [UnitKinds("0", 1, 1, 0), UnitKinds("2", 0, 0, 2)]
@@ -46,7 +46,7 @@ def test_numbers_are_those_counted_by_hand(patterns: GatePatterns) -> None:
     assert patterns.nearly_constant() == 0
 
 
-def test_gates_that_hardly_ever_change_are_told() -> None:
+def test_nearly_constant_gates_are_reported() -> None:
     found = GatePatterns(tiny().sites, classes=1)
     gates = torch.zeros(1000, 4)
     gates[0, 0] = 1  # once
@@ -58,7 +58,7 @@ def test_gates_that_hardly_ever_change_are_told() -> None:
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 10])
-def test_pieces_add_up_and_the_kept_sample_does_not_grow(pieces: int) -> None:
+def test_batches_add_up_and_sample_does_not_grow(pieces: int) -> None:
     generator = torch.Generator().manual_seed(0)
     gates = (torch.rand(60, 4, generator=generator) < 0.5).float()
     labels = torch.randint(0, 3, (60,), generator=generator)
@@ -77,7 +77,7 @@ def test_pieces_add_up_and_the_kept_sample_does_not_grow(pieces: int) -> None:
     assert torch.equal(labels[whole.kept], whole._labels)
 
 
-def test_the_kept_sample_is_spread_over_all_images() -> None:
+def test_sample_is_spread_over_all_images() -> None:
     found = GatePatterns(tiny().sites, classes=10, keep=200)
     for batch in range(10):
         found.update(torch.ones(100, 4), torch.full((100,), batch), torch.ones(100))
@@ -86,7 +86,7 @@ def test_the_kept_sample_is_spread_over_all_images() -> None:
     assert counts.min() >= 8
 
 
-def test_patterns_of_different_classes_lie_apart() -> None:
+def test_patterns_of_different_classes_are_apart() -> None:
     found = GatePatterns(tiny().sites, classes=2)
     noise = torch.rand(80, 4) < 0.1
     labels = torch.arange(80) % 2
@@ -97,7 +97,7 @@ def test_patterns_of_different_classes_lie_apart() -> None:
     assert (kept[distance.argmin(1)] == kept).double().mean() > 0.8
 
 
-def test_bars_hold_as_many_whole_numbers_as_each_other() -> None:
+def test_histogram_bars_hold_equal_numbers_of_integers() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 90, 1), nn.ReLU(), nn.Conv2d(90, 3, 1))
     found = GatePatterns(gw.GaterNet(backbone, image_size=(8, 8)).sites, classes=1)
     found.update((torch.arange(90) <= torch.arange(90)[:, None]).float(), torch.zeros(90).long(), torch.ones(90))
@@ -112,7 +112,7 @@ def open_rows(drawing: Drawing) -> list[list[float]]:
     return [[float(value) for value in line.split(",")] for line in drawing.csv().splitlines()[1:]]
 
 
-def test_a_single_gate_has_no_plane() -> None:
+def test_single_gate_has_no_plane() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU(), nn.Conv2d(1, 3, 1))
     found = GatePatterns(gw.GaterNet(backbone, image_size=(8, 8)).sites, classes=1)
     found.update((torch.arange(8) % 2).float().unsqueeze(1), torch.zeros(8).long(), torch.ones(8))
@@ -120,7 +120,7 @@ def test_a_single_gate_has_no_plane() -> None:
         found.embedding()
 
 
-def test_of_many_classes_those_with_most_images_have_a_look_of_their_own() -> None:
+def test_classes_with_most_images_have_own_style() -> None:
     found = GatePatterns(tiny().sites, classes=5)
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([0, 1, 1, 2, 3, 3, 3, 4] * 4)
@@ -132,14 +132,14 @@ def test_of_many_classes_those_with_most_images_have_a_look_of_their_own() -> No
 
 
 @pytest.mark.parametrize("count", [2, 10])
-def test_patterns_that_cannot_be_laid_out_are_refused(count: int) -> None:
+def test_unprojectable_patterns_rejected(count: int) -> None:
     found = GatePatterns(tiny().sites, classes=1)
     found.update(torch.ones(count, 4), torch.zeros(count).long(), torch.ones(count))
     with pytest.raises(InvalidValueError, match=f"{count} gate vectors of which 1 differ"):
         found.embedding()
 
 
-def test_recording_runs_the_net_as_in_evaluation_and_leaves_it_as_it_was() -> None:
+def test_recording_uses_eval_mode_and_restores_net() -> None:
     net = tiny().train()
     images, labels = torch.randn(6, 3, 8, 8), torch.arange(6) % 3
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -151,20 +151,20 @@ def test_recording_runs_the_net_as_in_evaluation_and_leaves_it_as_it_was() -> No
     assert found.executed_macs == pytest.approx(float(net.executed_macs(gates).mean()))
 
 
-def test_no_image_at_all_is_refused() -> None:
+def test_empty_data_rejected() -> None:
     net = gw.make_model("resnet20+gaternet")
     with pytest.raises(InvalidValueError, match="there are no images to record"):
         record_patterns(net, iter(()), classes=2)
 
 
-def test_a_failed_recording_leaves_training_flags_alone() -> None:
+def test_failed_recording_restores_training_flags() -> None:
     net = tiny().train()
     with pytest.raises(RuntimeError):
         record_patterns(net, [(torch.zeros(1, 9, 8, 8), torch.zeros(1).long())], classes=3)
     assert all(module.training for module in net.modules())
 
 
-def test_runs_are_drawn_by_the_share_of_open_gates_of_each_layer(patterns: GatePatterns) -> None:
+def test_runs_are_drawn_by_share_of_open_gates_per_layer(patterns: GatePatterns) -> None:
     other = GatePatterns(tiny().sites, classes=3)
     other.update(torch.ones(2, 4), torch.tensor([0, 1]), torch.ones(2))
     assert patterns.open_shares() == [0.5, 0.5]
@@ -178,7 +178,7 @@ def texts(drawing: Drawing) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg())
 
 
-def test_figures_say_what_they_show() -> None:
+def test_figures_have_captions() -> None:
     found = GatePatterns(tiny().sites, classes=2)
     generator = torch.Generator().manual_seed(0)
     gates: Tensor = (torch.rand(50, 4, generator=generator) < 0.5).float()

@@ -1,4 +1,4 @@
-"""Where gates can go: the places found in real and hand-made networks, checked by what the networks compute there."""
+"""Places for gates found in real and hand-made networks, checked by the computed values."""
 
 import contextlib
 import copy
@@ -52,7 +52,7 @@ def blocks(counts: dict[str, int], start: int, pattern: str) -> list[str]:
 
 @contextlib.contextmanager
 def changed(model: nn.Module, place: Place, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Apply `change` to the map at a place, as a gate there would."""
+    """Apply `change` to the map at a place, as a gate would."""
     layer = model.get_submodule(place.layer)
     if place.side == "input":
         handle = layer.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
@@ -87,7 +87,7 @@ INNER = {
     "densenet121": blocks(DENSENET121, 1, "{stage}.denselayer{block}.norm2.act"),
     # After pooling where a pooling follows; the last one is read by the convolution that timm calls pre_logits.
     "vgg11_bn": [f"features.{layer}" for layer in (3, 7, 10, 14, 17, 21, 24, 28)],
-    # Besides each block's expanded map, the two narrow ones that no shortcut reads.
+    # In addition to each block's expanded map, the two narrow ones that no shortcut reads.
     "efficientnet_b0": [
         "blocks.0.0.bn1.act",
         "blocks.0.0.bn2",
@@ -130,29 +130,29 @@ STAGE_END = {
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_before_conv_is_the_input_of_every_convolution(name: str) -> None:
+def test_before_conv_is_input_of_every_convolution(name: str) -> None:
     convolutions = [(path, m.in_channels) for path, m in network(name).named_modules() if isinstance(m, nn.Conv2d)]
     assert [(p.layer, p.channels) for p in places(name, "before_conv").found] == convolutions
     assert {(p.side, p.spatial_dims, p.channel_axis) for p in places(name, "before_conv").found} == {("input", 2, 1)}
 
 
 @pytest.mark.parametrize("name", INNER)
-def test_inner_is_the_end_of_what_is_made_of_a_filter_before_its_only_reader(name: str) -> None:
+def test_inner_is_last_map_of_filter_before_its_only_reader(name: str) -> None:
     assert [p.layer for p in places(name, "inner").found] == INNER[name]
 
 
 @pytest.mark.parametrize("name", RESIDUAL_END)
-def test_residual_end_is_the_last_layer_of_each_branch(name: str) -> None:
+def test_residual_end_is_last_layer_of_each_branch(name: str) -> None:
     assert [p.layer for p in places(name, "residual_end").found] == RESIDUAL_END[name]
 
 
 @pytest.mark.parametrize("name", STAGE_END)
-def test_stage_end_is_the_last_map_of_each_resolution(name: str) -> None:
+def test_stage_end_is_last_map_of_each_resolution(name: str) -> None:
     assert [p.layer for p in places(name, "stage_end").found] == STAGE_END[name]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "densenet121", "convnext_tiny", "regnety_004"])
-def test_stage_end_agrees_with_timms_feature_info(name: str) -> None:
+def test_stage_end_agrees_with_timm_feature_info(name: str) -> None:
     """In number and channels, and in the resolution that a forward has there."""
     stages = places(name, "stage_end").found
     expected = [(info["num_chs"], 64 // info["reduction"]) for info in network(name).feature_info]
@@ -161,25 +161,25 @@ def test_stage_end_agrees_with_timms_feature_info(name: str) -> None:
 
 @pytest.mark.parametrize("name", INNER)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_place_has_the_channels_that_a_forward_finds_there(name: str, place: str) -> None:
+def test_place_has_channels_of_forward(name: str, place: str) -> None:
     some = places(name, place).found[::5]
     maps = [map_at(network(name), p, IMAGE) for p in some]
     assert [p.channels for p in some] == [m.shape[p.channel_axis] for p, m in zip(some, maps, strict=True)]
     assert [p.spatial_dims for p in some] == [m.dim() - 2 for m in maps]
 
 
-def test_behind_a_linear_layer_of_channels_last_code_the_channels_are_the_last_axis() -> None:
+def test_channels_after_linear_in_channels_last_code_are_last_axis() -> None:
     for place in ("inner", "residual_end"):
         assert {p.channel_axis for p in places("convnext_tiny", place).found} == {3}
     assert {p.channel_axis for p in places("convnext_tiny", "stage_end").found} == {1}
 
 
-def test_a_reused_relu_moves_the_place_to_the_input_of_the_next_layer() -> None:
+def test_reused_relu_moves_place_to_input_of_next_layer() -> None:
     assert {p.side for p in places("torchvision resnet18", "inner").found} == {"input"}
     assert {p.side for p in places("resnet18", "inner").found} == {"output"}
 
 
-# --- What inner and residual_end mean, in numbers --------------------------------------------------------------------
+# --- inner and residual_end, in numbers ------------------------------------------------------------------------------
 
 
 def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
@@ -187,7 +187,7 @@ def layers_with_weights(model: nn.Module) -> dict[str, nn.Module]:
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def filters_behind(value: Tensor, layers: dict[str, nn.Module]) -> dict[str, set[int]]:
+def filters_read(value: Tensor, layers: dict[str, nn.Module]) -> dict[str, set[int]]:
     """Return for each layer the filters that `value` depends on."""
     weights = [layer.weight for layer in layers.values()]
     gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
@@ -240,21 +240,21 @@ def consumers(model: nn.Module, place: Place, index: int, x: Tensor) -> list[str
 
 
 def check_inner(model: nn.Module, place: Place, x: Tensor) -> None:
-    """Check that closing a filter there puts zeros into one reader and that nothing else depends on the filter."""
+    """Check that closing a filter gives zeros to one reader and that nothing else depends on the filter."""
     maps: list[Tensor] = []
     with changed(model, place, lambda m: maps.append(m) or m):
         output = model(x)
     index = most_active(maps[0], place)
     candidates = {p: m for p, m in layers_with_weights(model).items() if m.weight.shape[0] == place.channels}
-    behind = filters_behind(maps[0].select(place.channel_axis, index).sum(), candidates)
-    producers = {path: candidates[path] for path, filters in behind.items() if filters == {index}}
+    filters_of = filters_read(maps[0].select(place.channel_axis, index).sum(), candidates)
+    producers = {path: candidates[path] for path, filters in filters_of.items() if filters == {index}}
     assert producers, f"{place.layer}: no layer makes channel {index} with one filter"
 
     direction = torch.linspace(-1, 1, output.numel()).view_as(output)
-    assert all(index in filters for filters in filters_behind((output * direction).sum(), producers).values())
+    assert all(index in filters for filters in filters_read((output * direction).sum(), producers).values())
     with changed(model, place, close(place, index)):
         output = model(x)
-    for path, filters in filters_behind((output * direction).sum(), producers).items():
+    for path, filters in filters_read((output * direction).sum(), producers).items():
         assert index not in filters, f"filter {index} of {path} is read elsewhere too"
         assert filters  # the others still count
     assert len(consumers(model, place, index, x)) == 1
@@ -264,12 +264,12 @@ def check_inner(model: nn.Module, place: Place, x: Tensor) -> None:
     ("name", "step"),
     [("resnet18", 1), ("torchvision resnet18", 1), ("resnet50", 7), ("vgg11_bn", 5), ("densenet121", 19)],
 )
-def test_a_closed_inner_filter_is_zero_for_its_only_reader_and_nothing_else_reads_it(name: str, step: int) -> None:
+def test_closed_inner_filter_is_zero_for_its_only_reader(name: str, step: int) -> None:
     for place in places(name, "inner").found[::step]:
         check_inner(network(name), place, IMAGE)
 
 
-def test_so_it_is_where_the_channels_are_the_last_axis() -> None:
+def test_closed_inner_filter_is_zero_for_channels_last() -> None:
     for place in places("convnext_tiny", "inner").found[::5]:
         check_inner(network("convnext_tiny"), place, IMAGE)
 
@@ -281,9 +281,7 @@ def test_so_it_is_where_the_channels_are_the_last_axis() -> None:
         ("regnety_004", "s1.b1.conv2.bn.act", "s1.b1.conv2.conv", "s1.b1.conv3.conv"),
     ],
 )
-def test_before_squeeze_and_excitation_a_closed_filter_is_closed_for_it_too(
-    name: str, place: str, producer: str, reader: str
-) -> None:
+def test_filter_closed_before_squeeze_is_closed_for_squeeze(name: str, place: str, producer: str, reader: str) -> None:
     model = network(name)
     (chosen,) = [p for p in places(name, "inner").found if p.layer == place]
     index = most_active(map_at(model, chosen, IMAGE), chosen)
@@ -293,7 +291,7 @@ def test_before_squeeze_and_excitation_a_closed_filter_is_closed_for_it_too(
         output = model(IMAGE)
     handle.remove()
     direction = torch.linspace(-1, 1, output.numel()).view_as(output)
-    filters = filters_behind((output * direction).sum(), {producer: model.get_submodule(producer)})
+    filters = filters_read((output * direction).sum(), {producer: model.get_submodule(producer)})
     assert index not in filters[producer]
     assert not read[0][:, index].any()
     assert read[0].any()
@@ -314,7 +312,7 @@ SHORTCUTS: dict[str, tuple[str, Callable[[nn.Module, Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", SHORTCUTS)
-def test_zero_at_every_residual_end_turns_each_block_into_its_shortcut(name: str) -> None:
+def test_zero_at_residual_ends_turns_blocks_into_shortcuts(name: str) -> None:
     model, (kind, shortcut) = network(name), SHORTCUTS[name]
     residual = [m for m in model.modules() if type(m).__name__ == kind and getattr(m, "has_skip", True)]
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
@@ -357,21 +355,21 @@ class Chain(nn.Module):
         return x + y if self.shortcut else y
 
 
-def test_inner_lies_behind_norm_activation_and_pooling() -> None:
+def test_inner_is_after_norm_activation_and_pooling() -> None:
     layers = nn.Sequential(nn.BatchNorm2d(8), nn.GELU(), nn.MaxPool2d(2))
     assert found(Chain(layers), "inner") == [("between.2", "output", 8)]
 
 
-def test_inner_lies_at_the_convolution_itself_where_nothing_follows_it() -> None:
+def test_inner_is_at_convolution_without_following_layers() -> None:
     assert found(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)), "inner") == [("0", "output", 8)]
 
 
-def test_inner_lies_before_dropout_so_that_a_gate_sees_whole_maps() -> None:
+def test_inner_is_before_dropout() -> None:
     assert found(Chain(nn.Sequential(nn.ReLU(), nn.Dropout2d(0.5))), "inner") == [("between.0", "output", 8)]
 
 
 @pytest.mark.parametrize("dims", [1, 3])
-def test_networks_of_one_and_three_spatial_axes_are_read(dims: int) -> None:
+def test_networks_with_one_and_three_spatial_axes_are_read(dims: int) -> None:
     net = Chain(nn.ReLU(), dims)
     inner = gw.find_places(net, "inner").found
     assert inner == [Place("between", "output", 8, dims)]
@@ -380,14 +378,14 @@ def test_networks_of_one_and_three_spatial_axes_are_read(dims: int) -> None:
     assert found(Chain(nn.ReLU(), dims, shortcut=True), "residual_end") == [("second", "output", 8)]
 
 
-def test_a_grouped_reader_is_a_reader_and_grouped_filters_are_filters() -> None:
+def test_grouped_readers_and_filters_are_found() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
     assert found(net, "inner") == [("0", "output", 8), ("2", "output", 8)]
     for place in gw.find_places(net, "inner").found:
         check_inner(net, place, torch.randn(1, 3, 8, 8))
 
 
-def test_a_depthwise_convolution_belongs_to_the_filter_that_it_follows() -> None:
+def test_depthwise_convolution_belongs_to_preceding_filter() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 4, 1)
     ).eval()
@@ -395,7 +393,7 @@ def test_a_depthwise_convolution_belongs_to_the_filter_that_it_follows() -> None
     check_inner(net, gw.find_places(net, "inner").found[0], torch.randn(1, 3, 8, 8))
 
 
-def test_a_depthwise_convolution_that_widens_its_map_is_skipped() -> None:
+def test_widening_depthwise_convolution_is_skipped() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 4, 1))
     result = gw.find_places(net, "inner")
     assert result.found == []
@@ -415,8 +413,8 @@ def test_a_depthwise_convolution_that_widens_its_map_is_skipped() -> None:
     ids=lambda m: type(m).__name__,
 )
 @pytest.mark.parametrize("front_end", ["export", "fx"])
-def test_what_mixes_channels_ends_a_filter(mixing: nn.Module, front_end: str, request: pytest.FixtureRequest) -> None:
-    """Behind a group norm every channel depends on every filter, so closing one would not save it."""
+def test_channel_mixing_ends_filter(mixing: nn.Module, front_end: str, request: pytest.FixtureRequest) -> None:
+    """After a group norm every channel depends on every filter, so closing one would not save it."""
     if front_end == "fx":
         request.getfixturevalue("no_export")
     result = gw.find_places(Chain(nn.Sequential(mixing, nn.ReLU())), "inner", torch.zeros(2, 3, 32, 32))
@@ -427,19 +425,19 @@ def test_what_mixes_channels_ends_a_filter(mixing: nn.Module, front_end: str, re
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), nn.InstanceNorm2d(8)], ids=lambda m: type(m).__name__)
-def test_a_norm_of_each_channel_by_itself_does_not(norm: nn.Module) -> None:
+def test_per_channel_norm_does_not_end_filter(norm: nn.Module) -> None:
     net = Chain(nn.Sequential(norm, nn.ReLU())).eval()
     assert found(net, "inner") == [("between.1", "output", 8)]
     check_inner(net, gw.find_places(net, "inner").found[0], torch.randn(1, 3, 8, 8))
 
 
-def test_a_map_that_a_shortcut_reads_too_is_not_inner() -> None:
+def test_map_read_by_shortcut_is_not_inner() -> None:
     assert found(Chain(nn.ReLU(), shortcut=True), "inner") == []
     assert found(Chain(nn.ReLU(), shortcut=False), "inner") == [("between", "output", 8)]
 
 
 class OwnGate(nn.Module):
-    """A gate of the network's own: the map is read by the mean and by the product."""
+    """A gate that is part of the network: the map is read by the mean and by the product."""
 
     def __init__(self, factor_first: bool) -> None:
         super().__init__()
@@ -452,7 +450,7 @@ class OwnGate(nn.Module):
 
 
 @pytest.mark.parametrize("factor_first", [False, True])
-def test_inner_lies_before_a_gate_of_the_networks_own_unless_a_shortcut_reads_the_map_too(factor_first: bool) -> None:
+def test_inner_is_before_own_gate_unless_shortcut_reads_map(factor_first: bool) -> None:
     assert found(Chain(OwnGate(factor_first)), "inner") == [("first", "output", 8)]
     assert found(Chain(OwnGate(factor_first), shortcut=True), "inner") == []
 
@@ -471,12 +469,12 @@ class TwoMaps(nn.Module):
         return y * right if self.again else y
 
 
-def test_every_map_that_an_operation_combines_must_be_private() -> None:
+def test_every_combined_map_must_have_one_reader() -> None:
     assert found(TwoMaps(again=False), "inner") == [("last", "input", 8)]
     assert found(TwoMaps(again=True), "inner") == []
 
 
-def test_input_channels_are_no_filters() -> None:
+def test_input_channels_are_not_filters() -> None:
     result = gw.find_places(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3)), "inner")
     assert result.found == []
     assert result.skipped[0].name == "0"
@@ -494,7 +492,7 @@ class SharedConvolution(nn.Module):
         return self.conv(F.relu(self.conv(F.relu(self.stem(x)))))
 
 
-def test_a_map_that_is_added_to_itself_is_one_map() -> None:
+def test_map_added_to_itself_is_one_map() -> None:
     class Doubled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -509,7 +507,7 @@ def test_a_map_that_is_added_to_itself_is_one_map() -> None:
     assert gw.find_places(net, "residual_end").skipped == []
 
 
-def test_a_layer_that_is_called_twice_gets_no_place_and_the_report_says_so() -> None:
+def test_layer_called_twice_gets_no_place_and_is_reported() -> None:
     result = gw.find_places(SharedConvolution(), "inner")
     assert result.found == []
     assert {s.reason for s in result.skipped[1:]} == {"no module that is called exactly once starts or ends here"}
@@ -529,7 +527,7 @@ def conv(width: int = 3) -> nn.Conv2d:
     return nn.Conv2d(3, width, 3, padding=1)
 
 
-def test_branches_of_equal_depth_are_skipped_because_neither_is_the_shortcut() -> None:
+def test_branches_of_equal_depth_are_skipped() -> None:
     result = gw.find_places(Branches(conv(), conv()), "residual_end")
     assert result.found == []
     assert [s.reason for s in result.skipped] == [
@@ -538,18 +536,18 @@ def test_branches_of_equal_depth_are_skipped_because_neither_is_the_shortcut() -
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_the_deeper_branch_is_the_residual_one_on_either_side_of_the_sum(swapped: bool) -> None:
+def test_deeper_branch_is_residual_on_either_side_of_sum(swapped: bool) -> None:
     deep, flat = nn.Sequential(conv(), nn.ReLU(), conv(), nn.BatchNorm2d(3)), conv()
     model = Branches(flat, deep) if swapped else Branches(deep, flat)
     assert found(model, "residual_end") == [("right.3" if swapped else "left.3", "output", 3)]
 
 
-def test_the_branch_ends_before_scaling_and_dropout() -> None:
+def test_residual_end_is_before_scaling_and_dropout() -> None:
     deep = nn.Sequential(conv(), nn.ReLU(), conv(), nn.Dropout2d(0.5))
     assert found(Branches(deep, nn.Identity(), scale=0.1), "residual_end") == [("left.2", "output", 3)]
 
 
-def test_the_branch_ends_behind_a_group_norm() -> None:
+def test_residual_end_is_after_group_norm() -> None:
     deep = nn.Sequential(conv(6), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 3, 1), nn.GroupNorm(3, 3))
     assert found(Branches(deep, nn.Identity()), "residual_end") == [("left.4", "output", 3)]
 
@@ -565,11 +563,11 @@ class InPlaceSum(nn.Module):
         return y
 
 
-def test_a_sum_in_place_is_a_sum() -> None:
+def test_in_place_sum_is_found() -> None:
     assert found(InPlaceSum(), "residual_end") == [("conv", "output", 3)]
 
 
-def test_stage_end_is_the_last_map_before_the_resolution_changes() -> None:
+def test_stage_end_is_last_map_before_resolution_changes() -> None:
     net = nn.Sequential(conv(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     assert found(net, "stage_end") == [("1", "output", 8), ("3", "output", 8), ("4", "output", 8)]
 
@@ -583,7 +581,7 @@ class TwoInputs(nn.Module):
         return self.last(torch.cat([self.image(image), self.other(other)], 1))
 
 
-def test_a_network_of_two_inputs_is_read_with_a_tuple() -> None:
+def test_network_with_two_inputs_is_read_with_tuple() -> None:
     example = (torch.zeros(2, 3, 8, 8), torch.zeros(2, 5, 8, 8))
     assert found(TwoInputs(), "stage_end", example) == [("last", "output", 4)]
     assert found(TwoInputs(), "before_conv") == [("image", "input", 3), ("other", "input", 5), ("last", "input", 16)]
@@ -602,24 +600,24 @@ class Doubled(nn.Module):
         return self.second(self.first(torch.cat([x, x], 1)))
 
 
-def test_example_tells_the_input_that_cannot_be_guessed() -> None:
+def test_example_gives_unguessable_input() -> None:
     assert found(Doubled(), "inner", torch.zeros(1, 3, 4, 4)) == [("first", "output", 8)]
     with pytest.raises(ValueError, match=r"export on \[\(2, 6, 224, 224\)\].*Pass a valid input as example="):
         gw.find_places(Doubled(), "inner")
 
 
-def test_an_example_that_is_needed_for_its_size_is_guessed_from_what_the_network_says_of_itself() -> None:
+def test_needed_example_is_guessed_from_attributes_of_network() -> None:
     """CIFAR networks and timm's carry their input size; a fixed linear layer takes no other."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 5 * 7, 2))
     net.input_size = (3, 9, 11)
     assert found(net, "inner") == [("0", "output", 8)]
 
 
-def test_networks_in_double_precision_are_read() -> None:
+def test_double_precision_networks_are_read() -> None:
     assert found(Chain(nn.ReLU()).double(), "inner") == [("between", "output", 8)]
 
 
-def test_lazy_and_transposed_convolutions_are_skipped_with_the_reason() -> None:
+def test_lazy_and_transposed_convolutions_are_skipped_with_reason() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LazyConv2d(8, 3), nn.ConvTranspose2d(8, 8, 3))
     result = gw.find_places(net, "before_conv")
     assert [p.layer for p in result.found] == ["0"]
@@ -629,7 +627,7 @@ def test_lazy_and_transposed_convolutions_are_skipped_with_the_reason() -> None:
     ]
 
 
-def test_an_unknown_place_is_refused_with_the_nearest() -> None:
+def test_unknown_place_rejected_with_suggestion() -> None:
     with pytest.raises(ValueError, match=r"unknown place 'inside'.*Did you mean 'inner'"):
         gw.find_places(nn.Conv2d(3, 8, 3), "inside")
 
@@ -639,14 +637,14 @@ def test_an_unknown_place_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("inserted", ["gct", "se"])
-def test_places_are_those_of_the_network_without_its_gates(place: str, inserted: str) -> None:
+def test_places_ignore_existing_gates(place: str, inserted: str) -> None:
     plain = timm.create_model("resnet18")
     gated = copy.deepcopy(plain)
     gw.insert_gates(gated, inserted, example=SMALL)
     assert gw.find_places(gated, place, SMALL) == gw.find_places(plain, place, SMALL)
 
 
-def test_gates_work_again_after_the_analysis() -> None:
+def test_gates_work_again_after_analysis() -> None:
     net = Chain(nn.ReLU())
     gw.insert_gates(net, "se", place="inner")
     before = net(SMALL + 1)
@@ -656,7 +654,7 @@ def test_gates_work_again_after_the_analysis() -> None:
     assert all("forward" not in gate.__dict__ for gate in gw.gates_in(net).values())
 
 
-def test_the_analysis_leaves_gates_their_forms_for_inference() -> None:
+def test_analysis_keeps_inference_forms_of_gates() -> None:
     net = Chain(nn.ReLU()).eval()
     gw.insert_gates(net, "gct", place="inner")
     fast = gw.optimize_for_inference(net, SMALL)
@@ -671,15 +669,15 @@ def test_the_analysis_leaves_gates_their_forms_for_inference() -> None:
 
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("export is out of order")
 
-    monkeypatch.setattr(torch.export, "export", refuse)
+    monkeypatch.setattr(torch.export, "export", fail)
 
 
 @pytest.mark.parametrize("name", sorted(set(INNER) - {"vgg11_bn"}))
 @pytest.mark.parametrize("place", ["inner", "residual_end", "stage_end"])
-def test_torch_fx_finds_the_same_where_torch_export_fails(name: str, place: str, no_export: None) -> None:
+def test_torch_fx_finds_same_places_if_torch_export_fails(name: str, place: str, no_export: None) -> None:
     layers = {"inner": INNER, "residual_end": RESIDUAL_END, "stage_end": STAGE_END}[place][name]
     assert [p.layer for p in gw.find_places(network(name), place).found] == layers
 
@@ -695,20 +693,20 @@ class Undecided(nn.Module):
         return self.conv(x) if x.sum() > 0 else self.conv(x) * 2
 
 
-def test_a_network_that_neither_can_read_is_refused_with_both_reasons() -> None:
-    with pytest.raises(ValueError, match="cannot read the structure of Undecided") as refusal:
+def test_unreadable_network_rejected_with_both_reasons() -> None:
+    with pytest.raises(ValueError, match="cannot read the structure of Undecided") as error:
         gw.find_places(Undecided(), "inner")
-    assert "export on [(2, 3, 224, 224)]: " in str(refusal.value)
-    assert "fx on [(2, 3, 32, 32)]: TraceError: symbolically traced variables" in str(refusal.value)
-    assert str(refusal.value).endswith("or select the convolutions with before=torch.nn.Conv2d.")
+    assert "export on [(2, 3, 224, 224)]: " in str(error.value)
+    assert "fx on [(2, 3, 32, 32)]: TraceError: symbolically traced variables" in str(error.value)
+    assert str(error.value).endswith("or select the convolutions with before=torch.nn.Conv2d.")
 
 
-def test_what_comes_out_of_a_linear_layer_has_its_channels_last() -> None:
+def test_output_of_linear_layer_has_channels_last() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
     assert gw.find_places(net, "inner", torch.zeros(1, 5, 6, 4)).found == [Place("1", "output", 8, 2, channel_axis=3)]
 
 
-def test_a_network_without_convolutions_is_refused_unless_an_example_is_given() -> None:
+def test_network_without_convolutions_needs_example() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
     with pytest.raises(ValueError, match=r"\(it has no convolution\)"):
         gw.find_places(net, "inner")
@@ -719,7 +717,7 @@ def test_a_network_without_convolutions_is_refused_unless_an_example_is_given() 
 
 
 class Counting(nn.Module):
-    """Writes to a buffer and to an attribute in its forward, and fails if told to."""
+    """Writes to a buffer and to an attribute in its forward, and fails on request."""
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
@@ -736,12 +734,12 @@ class Counting(nn.Module):
         x = self.second(self.norm(x)) + x
         self.last = x
         if self.fails:
-            raise RuntimeError("refuses to run")
+            raise RuntimeError("cannot run")
         return x
 
 
 def everything(model: nn.Module) -> list[object]:
-    """Return all state that an analysis might disturb."""
+    """Return all state that an analysis might change."""
     tensors = [*model.state_dict(keep_vars=True).items(), *model.named_buffers()]
     return [
         [(name, id(tensor), tensor.clone().tolist()) for name, tensor in tensors],
@@ -757,7 +755,7 @@ def everything(model: nn.Module) -> list[object]:
 @pytest.mark.parametrize("front_end", ["export", "fx"])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
-def test_the_analysis_leaves_the_network_as_it_was(
+def test_analysis_leaves_network_unchanged(
     place: str, front_end: str, fails: bool, request: pytest.FixtureRequest
 ) -> None:
     if front_end == "fx":
@@ -768,7 +766,7 @@ def test_the_analysis_leaves_the_network_as_it_was(
     model.first.weight.requires_grad_(False)
     before = everything(model)
     if fails and place != "before_conv":
-        with pytest.raises(ValueError, match="refuses to run"):
+        with pytest.raises(ValueError, match="cannot run"):
             gw.find_places(model, place)
     else:
         result = gw.find_places(model, place)
@@ -776,7 +774,7 @@ def test_the_analysis_leaves_the_network_as_it_was(
     assert everything(model) == before
 
 
-def test_reading_happens_in_eval_mode_so_that_dropout_does_not_hide_the_structure() -> None:
+def test_analysis_runs_in_eval_mode_so_dropout_is_invisible() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Dropout(0.5), nn.Conv2d(8, 4, 3)).train()
     modes: list[bool] = []
     net[0].register_forward_pre_hook(lambda module, _: modes.append(module.training))

@@ -1,4 +1,4 @@
-"""Presets in timm's registry, and whatever timm's train.py does with them."""
+"""Presets in timm's registry, and their use in timm's train.py."""
 
 import copy
 import os
@@ -41,7 +41,7 @@ def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[str, str]]:
-    """Return a plain network with statistics that are not fresh, and an overlay that names its file."""
+    """Return a plain network with nontrivial statistics, and an overlay that names its file."""
     model = timm.create_model(name)
     for key, tensor in model.state_dict().items():
         if key.endswith(("running_mean", "bn2.weight", "bn3.weight")):
@@ -53,7 +53,7 @@ def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[st
 # ---- the registry --------------------------------------------------------------------------------------------------
 
 
-def test_the_names_are_there_once_presets_are_imported_and_not_before() -> None:
+def test_names_exist_only_after_import_of_presets() -> None:
     code = (
         "import timm, gatewise; before = timm.is_model('gct_resnet50')\n"
         "import gatewise.presets; print(before, timm.is_model('gct_resnet50'))"
@@ -61,7 +61,7 @@ def test_the_names_are_there_once_presets_are_imported_and_not_before() -> None:
     assert python("-c", code).stdout == "False True\n"
 
 
-def test_without_timm_the_presets_say_how_to_get_it() -> None:
+def test_presets_without_timm_say_how_to_install_it() -> None:
     result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.presets")
     assert result.stderr.splitlines()[-1].endswith(
         "gatewise.presets needs the package 'timm', which is not installed. "
@@ -69,7 +69,7 @@ def test_without_timm_the_presets_say_how_to_get_it() -> None:
     )
 
 
-def test_timm_lists_them() -> None:
+def test_timm_lists_presets() -> None:
     assert timm.list_models(module="presets") == sorted(PRESETS)
     assert timm.list_models("*.gatewise", include_tags=True) == sorted(f"{name}.{TAG}" for name in PRESETS)
     assert timm.list_models("*.gatewise", pretrained=True) == sorted(f"{name}.{TAG}" for name in IDENTITIES)
@@ -78,7 +78,7 @@ def test_timm_lists_them() -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in TIMMS[1:] else name for name in PRESETS]
 )
-def test_a_preset_is_the_network_of_its_spec(name: str) -> None:
+def test_preset_equals_network_of_its_spec(name: str) -> None:
     ours = gw.make_model(PRESETS[name], num_classes=7, in_chans=1)
     timms = timm.create_model(f"{name}.{TAG}", num_classes=7, in_chans=1)
     assert type(timms) is type(ours)
@@ -90,7 +90,7 @@ def test_a_preset_is_the_network_of_its_spec(name: str) -> None:
         assert timms.eval()(torch.zeros(2, 1, *size)).shape == (2, timms.num_classes) == (2, 7)
 
 
-def test_gater_resnet56_is_the_official_form() -> None:
+def test_gater_resnet56_has_official_form() -> None:
     net = timm.create_model("gater_resnet56.gatewise")
     assert isinstance(net, gw.GaterNet)
     assert net.gate_count == 1008
@@ -116,13 +116,13 @@ def test_no_classes_gives_pooled_features() -> None:
     assert timm.create_model("gct_resnet18", num_classes=0)(torch.randn(2, 3, 32, 32)).shape == (2, 512)
 
 
-def test_timm_s_own_options_go_through() -> None:
+def test_timm_options_are_passed_on() -> None:
     net = timm.create_model("gct_resnet18", drop_path_rate=0.1, output_stride=8, global_pool="max")
     assert net.global_pool.pool_type == "max"
     assert net.layer4[1].drop_path.drop_prob == pytest.approx(0.1)
 
 
-def test_a_network_of_ours_takes_train_py_s_zeros_and_refuses_a_rate() -> None:
+def test_own_network_accepts_zero_rates_of_train_py_only() -> None:
     zeros = {"drop_rate": 0.0, "drop_path_rate": None, "drop_block_rate": None, "global_pool": None}
     assert timm.create_model("gct_resnet20", **zeros).num_classes == 10
     with pytest.raises(InvalidValueError, match=r"unknown option of model 'resnet20' 'drop_rate'"):
@@ -130,14 +130,14 @@ def test_a_network_of_ours_takes_train_py_s_zeros_and_refuses_a_rate() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_network_of_ours_says_what_it_has_not(name: str) -> None:
+def test_own_network_reports_unsupported_option(name: str) -> None:
     with pytest.raises(InvalidValueError, match=f"{name} has no pretrained weights"):
         timm.create_model(name, pretrained=True)
     with pytest.raises(InvalidValueError, match=f"{name} does not support features_only.*gct_resnet18"):
         timm.create_model(name, features_only=True)
 
 
-def test_a_wrong_tag_is_refused() -> None:
+def test_unknown_tag_rejected() -> None:
     with pytest.raises(RuntimeError, match=r"Invalid pretrained tag \(a1_in1k\) for gct_resnet18"):
         timm.create_model("gct_resnet18.a1_in1k")
 
@@ -146,20 +146,20 @@ def test_a_wrong_tag_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
-def test_pretrained_weights_are_those_of_timm_s_plain_network(name: str) -> None:
+def test_pretrained_weights_equal_timm_plain_network(name: str) -> None:
     ours, plain = (timm.models.get_pretrained_cfg(each) for each in (name, name.partition("_")[2]))
     assert ours.hf_hub_id == plain.hf_hub_id
     assert ours.hf_hub_id.startswith("timm/resnet")
     assert (ours.mean, ours.crop_pct, ours.input_size) == (plain.mean, plain.crop_pct, plain.input_size)
 
 
-def test_a_gate_that_is_no_identity_has_no_pretrained_weights() -> None:
+def test_non_identity_gate_has_no_pretrained_weights() -> None:
     with pytest.raises(InvalidValueError, match="No pretrained weights exist for se_resnet50"):
         timm.create_model("se_resnet50", pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["gct_resnet18", "gc_resnet50"])
-def test_with_pretrained_weights_fresh_gates_change_no_output(name: str, tmp_path: Path) -> None:
+def test_fresh_gates_keep_pretrained_output(name: str, tmp_path: Path) -> None:
     plain, overlay = plain_file(tmp_path, name.partition("_")[2])
     gated = timm.create_model(f"{name}.{TAG}", pretrained=True, pretrained_cfg_overlay=overlay).eval()
     assert gw.gates_in(gated)
@@ -168,7 +168,7 @@ def test_with_pretrained_weights_fresh_gates_change_no_output(name: str, tmp_pat
         assert torch.equal(gated(x), plain(x))
 
 
-def test_pretrained_weights_are_fitted_to_classes_and_channels_as_timm_does(tmp_path: Path) -> None:
+def test_pretrained_weights_are_adapted_to_classes_and_channels(tmp_path: Path) -> None:
     _, overlay = plain_file(tmp_path)
     options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": 3, "in_chans": 1}
     gated, plain = (timm.create_model(name, **options).state_dict() for name in ("gct_resnet18", "resnet18"))
@@ -177,7 +177,7 @@ def test_pretrained_weights_are_fitted_to_classes_and_channels_as_timm_does(tmp_
         assert torch.equal(gated[key], plain[key]), key
 
 
-def test_a_plain_checkpoint_is_taken_and_a_gated_one_too(tmp_path: Path) -> None:
+def test_plain_and_gated_checkpoints_are_accepted(tmp_path: Path) -> None:
     _, overlay = plain_file(tmp_path)
     gated = timm.create_model("gct_resnet18", checkpoint_path=overlay["file"])
     with torch.no_grad():
@@ -197,7 +197,7 @@ def decays(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, floa
     return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-def test_parameter_groups_is_timm_s_param_group_fn() -> None:
+def test_parameter_groups_works_as_timm_param_group_fn() -> None:
     model = timm.create_model("gct_resnet18")
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4, param_group_fn=gw.parameter_groups)
     found = decays(model, optimizer)
@@ -213,7 +213,7 @@ def with_copies(model: nn.Module) -> list[nn.Module]:
     return [model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
 
 
-def test_timm_s_own_groups_spare_beta_too() -> None:
+def test_timm_groups_exempt_beta_too() -> None:
     for model in with_copies(timm.create_model("gct_resnet18")):
         found = decays(model, create_optimizer_v2(model, opt="adamw", lr=0.1, weight_decay=1e-4))
         betas = {name for name in found if name.endswith("gct.beta")}
@@ -223,7 +223,7 @@ def test_timm_s_own_groups_spare_beta_too() -> None:
         assert found["bn1.weight"] == 0, "timm spares what has one axis"
 
 
-def test_gates_inserted_by_hand_need_the_param_group_fn() -> None:
+def test_gates_inserted_manually_need_param_group_fn() -> None:
     model = timm.create_model("resnet18")
     gw.insert_gates(model, "gct")
     assert decays(model, create_optimizer_v2(model, opt="sgd", lr=0.1, weight_decay=1e-4))["conv1.gct.beta"] == 1e-4
@@ -233,8 +233,8 @@ def test_gates_inserted_by_hand_need_the_param_group_fn() -> None:
 
 
 @pytest.mark.parametrize("name", ["gct_resnet18", "gct_resnet20", "gater_resnet56"])
-def test_the_calls_of_train_py(name: str, tmp_path: Path) -> None:
-    """Build, describe, average, step, save and resume as the script does."""
+def test_calls_of_timm_train_py_work(name: str, tmp_path: Path) -> None:
+    """Build, describe, average, step, save and resume like the script."""
     model = timm.create_model(f"{name}.{TAG}", pretrained=False, num_classes=2, in_chans=3, drop_rate=0.0)
     data = resolve_data_config({"input_size": (3, 32, 32)}, model=model)
     assert data["input_size"] == (3, 32, 32)
@@ -270,7 +270,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gct_resnet20", "gct_resnet50", "gater_resnet56"])
-def test_timm_s_train_py_trains_a_preset_and_resumes(name: str, pictures: Path) -> None:
+def test_timm_train_py_trains_preset_and_resumes(name: str, pictures: Path) -> None:
     script = os.environ.get("TIMM_TRAIN_SCRIPT")
     if not script:
         pytest.skip("TIMM_TRAIN_SCRIPT does not name timm's train.py, which timm's wheel does not hold")
@@ -294,12 +294,12 @@ def test_timm_s_train_py_trains_a_preset_and_resumes(name: str, pictures: Path) 
 # ---- the launcher --------------------------------------------------------------------------------------------------
 
 
-def test_the_launcher_runs_a_script_as_python_does(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").write_text("value = 3\n")
+def test_launcher_runs_script_like_python(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("value = 3\n")
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, timm, beside\n"
-        "print(__name__, sys.argv, timm.is_model('gct_resnet50'), beside.value)\n"
+        "import sys, timm, helper\n"
+        "print(__name__, sys.argv, timm.is_model('gct_resnet50'), helper.value)\n"
         "raise SystemExit(7)\n"
     )
     result = launch(script, "--model", "x")
@@ -307,12 +307,12 @@ def test_the_launcher_runs_a_script_as_python_does(tmp_path: Path) -> None:
     assert result.returncode == 7
 
 
-def test_a_missing_script_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_script_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["nowhere.py"]) == 2
     assert capsys.readouterr() == ("", "gatewise: script 'nowhere.py' does not exist. Check the path.\n")
 
 
-def test_without_a_script_the_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_are_listed_without_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     printed = capsys.readouterr().out
     for name, spec in PRESETS.items():

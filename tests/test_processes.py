@@ -1,4 +1,4 @@
-"""Several processes train one network: to the result of one, with exact numbers, and one of them writes."""
+"""Several processes train one network: same result as one, exact metrics, one process writes."""
 
 import json
 import os
@@ -44,11 +44,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Pa
     return folder
 
 
-def told(folder: Path, rank: int, count: int = 2) -> dict[str, Any]:
+def result_of(folder: Path, rank: int, count: int = 2) -> dict[str, Any]:
     return json.loads((folder / f"{rank}_of_{count}.json").read_text())
 
 
-def test_two_processes_train_to_the_weights_and_the_log_of_one(trained: Path) -> None:
+def test_two_processes_train_to_weights_and_log_of_one(trained: Path) -> None:
     alone, together = (trained / f"of_{count}/plain" for count in (1, 2))
     for name, value in weights(alone).items():
         torch.testing.assert_close(weights(together)[name], value, atol=1e-5, rtol=1e-4)
@@ -62,7 +62,7 @@ def test_two_processes_train_to_the_weights_and_the_log_of_one(trained: Path) ->
 
 
 @pytest.mark.parametrize("case", ["plain", "normed", "gater", "scenes"])
-def test_metrics_are_those_of_the_kept_weights_over_each_validation_image_once(trained: Path, case: str) -> None:
+def test_metrics_use_kept_weights_and_each_validation_image_once(trained: Path, case: str) -> None:
     """29 images, in batches of 16, are evaluated by two processes; one process finds the same bits."""
     out = trained / "of_2" / case
     metrics = json.loads((out / "metrics.json").read_text())
@@ -77,11 +77,11 @@ def test_metrics_are_those_of_the_kept_weights_over_each_validation_image_once(t
     assert {name: metrics[name] for name in found.results} == found.results
     assert equal(read_tensors(out / "predictions.safetensors"), found.record)
     for rank in (0, 1):
-        assert {name: told(trained, rank)[case][name] for name in found.results} == found.results
+        assert {name: result_of(trained, rank)[case][name] for name in found.results} == found.results
 
 
-def test_one_process_writes_and_the_other_nothing(trained: Path) -> None:
-    main_process, other = (told(trained, rank)["written"] for rank in (0, 1))
+def test_only_main_process_writes(trained: Path) -> None:
+    main_process, other = (result_of(trained, rank)["written"] for rank in (0, 1))
     assert any("metrics.json" in line for line in main_process)
     assert other == []
     for case in CASES:
@@ -91,7 +91,7 @@ def test_one_process_writes_and_the_other_nothing(trained: Path) -> None:
     assert not list((trained / "of_2").rglob("*.part"))
 
 
-def test_batch_norm_takes_its_statistics_from_each_process_s_part_and_keeps_those_of_process_0(trained: Path) -> None:
+def test_batch_norm_statistics_are_those_of_process_0(trained: Path) -> None:
     recipe = recipe_of("one_step", trained)
     data = data_of(recipe)
     model = build_model(recipe, data)
@@ -105,35 +105,35 @@ def test_batch_norm_takes_its_statistics_from_each_process_s_part_and_keeps_thos
     torch.testing.assert_close(kept, expected.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_a_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
-    results, other = (told(trained, rank)["comparison"] for rank in (0, 1))
+def test_comparison_trains_each_run_with_all_processes(trained: Path) -> None:
+    results, other = (result_of(trained, rank)["comparison"] for rank in (0, 1))
     assert results == other == json.loads((trained / "of_2/comparison/results.json").read_text())
-    alone = told(trained, 0, 1)["comparison"]
+    alone = result_of(trained, 0, 1)["comparison"]
     for found, expected in zip(results["variants"], alone["variants"], strict=True):
         assert found["accuracy"] == expected["accuracy"]
         assert found["macs"] == expected["macs"]
 
 
-def test_noise_differs_by_process_and_by_step(trained: Path) -> None:
-    seeds = [told(trained, rank)["seeds"] for rank in (0, 1)]
+def test_noise_depends_on_process_and_step(trained: Path) -> None:
+    seeds = [result_of(trained, rank)["seeds"] for rank in (0, 1)]
     assert len(seeds[0]) == len(seeds[1]) > 10
     assert not set(seeds[0]) & set(seeds[1])
 
 
-def test_a_pixel_counts_the_same_in_every_process(trained: Path) -> None:
-    assert told(trained, 0)["gradient"] == pytest.approx(told(trained, 0, 1)["gradient"])
-    assert any(told(trained, 0)["gradient"])
+def test_pixel_has_same_weight_in_every_process(trained: Path) -> None:
+    assert result_of(trained, 0)["gradient"] == pytest.approx(result_of(trained, 0, 1)["gradient"])
+    assert any(result_of(trained, 0)["gradient"])
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused(trained: Path) -> None:
+def test_unevenly_shared_batch_rejected(trained: Path) -> None:
     expected = (
         "2 processes cannot share a batch of 15 images evenly. "
         "Choose a batch_size that is a multiple of 2, for example 14."
     )
-    assert [told(trained, rank)["uneven"] for rank in (0, 1)] == [expected, expected]
+    assert [result_of(trained, rank)["uneven"] for rank in (0, 1)] == [expected, expected]
 
 
-def test_processes_that_see_different_folders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_with_different_folders_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
     processes.check_same_everywhere("state of out", "step_000000002")
     monkeypatch.setattr(processes, "all_gather_object", lambda value: [value, ""])
@@ -141,7 +141,7 @@ def test_processes_that_see_different_folders_are_refused(monkeypatch: pytest.Mo
         processes.check_same_everywhere("state of out", "step_000000002")
 
 
-def test_a_signal_that_the_launcher_passes_on_is_the_same_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_from_launcher_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with Interruption(launched=True) as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -153,7 +153,7 @@ def test_a_signal_that_the_launcher_passes_on_is_the_same_wish(monkeypatch: pyte
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-# Lost and started again
+# Lost and restarted processes
 
 
 def descendants(process: int) -> Iterator[int]:
@@ -195,7 +195,7 @@ def start(out: Path, *more: str, epochs: int = 6) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of two processes by the command line."""
     out = tmp_path_factory.mktemp("elastic") / "run"
     process = start(out)
@@ -209,9 +209,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes to kill in /proc")
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(
-    undisturbed: Path, tmp_path: Path, rank: int
-) -> None:
+def test_killed_process_restarts_and_run_has_same_bits(uninterrupted: Path, tmp_path: Path, rank: int) -> None:
     out = tmp_path / "run"
     process = start(out, "--max-restarts", "3")
     for rows in (2, 4):
@@ -223,15 +221,13 @@ def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(
     assert process.returncode == 0, errors
     assert errors.count("exitcode: ") == errors.count("exitcode: -9") == 2, "nothing failed but what was killed"
     assert "Traceback" not in errors
-    assert equal(weights(out), weights(undisturbed))
-    assert log(out, *TIMES) == log(undisturbed, *TIMES)
+    assert equal(weights(out), weights(uninterrupted))
+    assert log(out, *TIMES) == log(uninterrupted, *TIMES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_processes_ends_them_behind_the_same_step(
-    undisturbed: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_signal_ends_all_processes_after_same_step(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     process = start(out)
     wait_for_rows(out, 2, process)
@@ -244,5 +240,5 @@ def test_a_signal_to_all_processes_ends_them_behind_the_same_step(
     again = start(out)
     _, errors = again.communicate(timeout=600)
     assert again.returncode == 0, errors
-    assert equal(weights(out), weights(undisturbed))
-    assert log(out, *TIMES) == log(undisturbed, *TIMES)
+    assert equal(weights(out), weights(uninterrupted))
+    assert log(out, *TIMES) == log(uninterrupted, *TIMES)

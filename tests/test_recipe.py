@@ -1,4 +1,4 @@
-"""Recipes: read as written, refused at once where they cannot work, and a learning rate of the promised shape."""
+"""Recipes: read as written, rejected at once if invalid; the learning rate schedule and the precision."""
 
 import dataclasses
 import math
@@ -48,7 +48,7 @@ PIXELS = Recipe(
 )
 
 
-def test_the_example_sets_every_field() -> None:
+def test_example_sets_every_field() -> None:
     default = Recipe()
     same = [
         field.name
@@ -59,38 +59,38 @@ def test_the_example_sets_every_field() -> None:
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, PIXELS], ids=["default", "everything", "pixels"])
-def test_a_recipe_is_read_as_it_was_saved(tmp_path: Path, recipe: Recipe) -> None:
+def test_recipe_round_trip(tmp_path: Path, recipe: Recipe) -> None:
     recipe.save(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
 
 
-def test_a_file_may_leave_out_what_stays_at_its_default(tmp_path: Path) -> None:
+def test_file_may_omit_default_values(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("epochs: 3\ngate: gct\n")
     assert Recipe.load(tmp_path / "recipe.yaml") == Recipe(epochs=3, gate="gct")
 
 
-def test_numbers_may_be_written_as_elsewhere(tmp_path: Path) -> None:
+def test_numbers_may_use_common_notations(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("lr: 1e-3\nweight_decay: 1/16\nwarmup: 0.1\n")
     assert Recipe.load(tmp_path / "recipe.yaml") == Recipe(lr=1e-3, weight_decay=0.0625, warmup=0.1)
 
 
-def test_a_word_in_the_place_of_a_number_is_refused(tmp_path: Path) -> None:
+def test_text_instead_of_number_rejected(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("lr: fast\n")
     with pytest.raises(InvalidTypeError, match="lr must be a number, got 'fast'"):
         Recipe.load(tmp_path / "recipe.yaml")
 
 
-def test_a_recipe_cannot_be_changed() -> None:
+def test_recipe_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().epochs = 3  # pyright: ignore
 
 
-def test_the_gates_of_model_and_gate_are_joined() -> None:
+def test_gates_of_model_and_gate_are_joined() -> None:
     assert Recipe(model="resnet20+se", gate="gct@inner").spec == ModelSpec.parse("resnet20+se+gct@inner")
     assert Recipe(model="resnet18_cifar:width=8").spec == ModelSpec.parse("resnet18_cifar:width=8")
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+def test_unknown_name_rejected_with_suggestion(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("epoch: 3\n")
     with pytest.raises(InvalidValueError, match=r"'epoch'.*Did you mean 'epochs'\?"):
         Recipe.load(tmp_path / "recipe.yaml")
@@ -136,7 +136,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(tmp_path: Path) -
         ({"optimizer": 1}, InvalidTypeError, "optimizer must be text, got 1"),
     ],
 )
-def test_an_impossible_value_is_refused_and_named(values: dict, error: type[Exception], message: str) -> None:
+def test_invalid_value_rejected_and_named(values: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Recipe.from_dict(values)
 
@@ -150,14 +150,14 @@ def test_an_impossible_value_is_refused_and_named(values: dict, error: type[Exce
         (b"", "is not a recipe"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
+def test_file_not_recipe_rejected_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "mine.yaml").write_bytes(content)
     with pytest.raises(DataError, match=rf"mine\.yaml {message}") as caught:
         Recipe.load(tmp_path / "mine.yaml")
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mine\.yaml' does not exist"):
         Recipe.load(tmp_path / "mine.yaml")
 
@@ -167,7 +167,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(lr=st.floats(1e-4, 10), warmup=st.floats(0, 0.9), steps=st.integers(2, 400))
-def test_the_rate_rises_in_a_line_to_its_peak_and_falls_to_0(lr: float, warmup: float, steps: int) -> None:
+def test_rate_rises_linearly_and_falls_to_0(lr: float, warmup: float, steps: int) -> None:
     recipe = Recipe(lr=lr, warmup=warmup)
     rates = [recipe.learning_rate(step, steps) for step in range(steps)]
     rising = round(warmup * steps)
@@ -181,7 +181,7 @@ def test_the_rate_rises_in_a_line_to_its_peak_and_falls_to_0(lr: float, warmup: 
         assert rates[-1] <= lr * (math.pi / (2 * falling)) ** 2 * (1 + 1e-9)
 
 
-def test_the_fall_is_half_a_cosine() -> None:
+def test_rate_falls_as_half_cosine() -> None:
     rates = [Recipe(lr=2.0, warmup=0.0).learning_rate(step, 6) for step in range(6)]
     expected = [2.0, 1 + math.sqrt(3) / 2, 1.5, 1.0, 0.5, 1 - math.sqrt(3) / 2]
     assert rates == pytest.approx(expected)
@@ -192,7 +192,7 @@ def test_the_fall_is_half_a_cosine() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-def test_a_chosen_precision_is_kept(precision: str, device: str) -> None:
+def test_chosen_precision_is_kept(precision: str, device: str) -> None:
     if (precision, device) == ("fp16", "cpu"):
         with pytest.raises(InvalidValueError, match="fp16 needs a GPU, got a CPU; use bf16"):
             resolve_precision(precision, torch.device(device))
@@ -204,7 +204,7 @@ def test_a_chosen_precision_is_kept(precision: str, device: str) -> None:
     ("capabilities", "expected"),
     [({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32")],
 )
-def test_auto_is_bf16_on_a_processor_that_has_it(
+def test_auto_is_bf16_on_supporting_processor(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -212,7 +212,7 @@ def test_auto_is_bf16_on_a_processor_that_has_it(
 
 
 @pytest.mark.parametrize(("supported", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, supported: bool, expected: str) -> None:
+def test_auto_is_bf16_on_supporting_gpu(monkeypatch: pytest.MonkeyPatch, supported: bool, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
     assert resolve_precision("auto", torch.device("cuda")) == expected
 

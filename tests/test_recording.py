@@ -1,4 +1,4 @@
-"""What gates do is recorded as it is, added up without keeping it, and maps are those that the forward used."""
+"""Recording of gates: exact values, statistics without keeping them, attention maps of the forward."""
 
 import math
 import subprocess
@@ -23,7 +23,7 @@ from gatewise.errors import InvalidValueError
 
 
 def gated(*gates: str) -> nn.Sequential:
-    """Return three convolutions whose maps are gated, with all weights away from their start, in training mode."""
+    """Return three convolutions with gated maps and perturbed weights, in training mode."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 1))
     for gate in gates:
         gw.insert_gates(net, gate, place="before_conv", include=["3", "4"])
@@ -38,7 +38,7 @@ def images(count: int = 6) -> Tensor:
 
 
 @every_case
-def test_every_gate_of_the_registry_is_recorded_as_its_formula_says(name: str, options: dict[str, Any]) -> None:
+def test_every_registered_gate_is_recorded_by_its_formula(name: str, options: dict[str, Any]) -> None:
     gate = settled(perturbed(make(name, options)))
     x = random_map(gate)
     with GateRecorder(gate) as recorder, torch.no_grad():
@@ -58,7 +58,7 @@ def test_every_gate_of_the_registry_is_recorded_as_its_formula_says(name: str, o
             assert_close(seen.after[image, channel], after.square().mean().sqrt(), rtol=1e-4, atol=1e-5)
 
 
-def test_factors_of_channels_are_those_that_the_gate_multiplied_by() -> None:
+def test_factors_of_channels_equal_those_of_gate() -> None:
     gate = perturbed(gw.make_gate("se", 8))
     x = torch.randn(3, 8, 4, 4)
     with GateRecorder(gate) as recorder:
@@ -66,7 +66,7 @@ def test_factors_of_channels_are_those_that_the_gate_multiplied_by() -> None:
     assert_close(recorder.take()[""].values[..., None, None] * x, y)
 
 
-def test_a_channel_of_zeros_tells_nothing_of_its_factor() -> None:
+def test_channel_of_zeros_has_no_factor() -> None:
     x = torch.zeros(2, 8, 4, 4)
     x[:, 0] = 1
     seen = Recorded.of(gw.make_gate("se", 8), x, 3 * x)
@@ -80,7 +80,7 @@ def test_a_channel_of_zeros_tells_nothing_of_its_factor() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_behind_the_recorder_the_net_is_as_it_was(fails: bool) -> None:
+def test_recorder_restores_net(fails: bool) -> None:
     net = gated("gct")
     net[1].eval()
     before = [module.training for module in net.modules()]
@@ -101,7 +101,7 @@ def test_behind_the_recorder_the_net_is_as_it_was(fails: bool) -> None:
     assert not net._forward_pre_hooks
 
 
-def test_only_the_last_forward_is_held_and_handed_on_once() -> None:
+def test_only_last_forward_is_held_and_returned_once() -> None:
     net = gated("gct")
     with GateRecorder(net) as recorder:
         net(images(6))
@@ -110,7 +110,7 @@ def test_only_the_last_forward_is_held_and_handed_on_once() -> None:
         assert recorder.take() == {}
 
 
-def test_a_gate_that_is_called_twice_counts_with_its_mean() -> None:
+def test_gate_called_twice_counts_with_its_mean() -> None:
     gate = perturbed(gw.make_gate("gct", 4))
     net = nn.Sequential(gate, gate)
     x = 1 + torch.rand(2, 4, 3, 3)
@@ -121,14 +121,14 @@ def test_a_gate_that_is_called_twice_counts_with_its_mean() -> None:
     assert_close(recorder.take()["0"].values, (first + second) / 2)
 
 
-def test_a_net_without_gates_is_refused() -> None:
+def test_net_without_gates_rejected() -> None:
     with pytest.raises(InvalidValueError, match="Sequential has no gates to record"):
         GateRecorder(nn.Sequential(nn.Conv2d(3, 3, 1)))
     with pytest.raises(InvalidValueError, match="Sequential has no gates to describe"):
         GateStats(nn.Sequential(nn.Conv2d(3, 3, 1)))
 
 
-def test_bypassed_gates_do_nothing_and_others_do_what_they_did() -> None:
+def test_bypassed_gates_do_nothing_and_others_are_unchanged() -> None:
     net = gated("gct", "se").eval()
     gates = gw.gates_in(net)
     some = {path: gate for path, gate in gates.items() if path.endswith("se")}
@@ -167,7 +167,7 @@ def cut(seen: dict[str, Recorded], part: slice) -> dict[str, Recorded]:
 
 
 @pytest.mark.parametrize("gate", ["gct", "se", "gc"])
-def test_statistics_are_those_of_all_values_together(gate: str) -> None:
+def test_statistics_cover_all_values(gate: str) -> None:
     net, labels = gated(gate), torch.tensor([0, 1, 1, 0, 2, 1])
     for parameter in nn.ModuleList(gw.gates_in(net).values()).parameters():
         parameter.data.mul_(3).abs_()  # so that values differ from image to image by more than rounding
@@ -203,7 +203,7 @@ def test_statistics_are_those_of_all_values_together(gate: str) -> None:
         assert found.competition == pytest.approx((spread[1].mean() / spread[0].mean()).item(), rel=1e-5)
 
 
-def test_labels_that_mean_nothing_share_no_variance() -> None:
+def test_random_labels_explain_no_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(200, 4, generator=generator)
     net = nn.Sequential(gw.make_gate("se", 4))
@@ -215,7 +215,7 @@ def test_labels_that_mean_nothing_share_no_variance() -> None:
     assert 0.1 < real.summaries()["0"].between_classes < 0.25, "two thirds of one channel's in four"
 
 
-def test_channels_that_are_zero_count_for_nothing() -> None:
+def test_channels_of_zeros_are_not_counted() -> None:
     net = nn.Sequential(gw.make_gate("gct", 3))
     net[0].beta.data.fill_(0.5)
     x = torch.rand(6, 3, 4, 4) + 0.1
@@ -235,7 +235,7 @@ def test_channels_that_are_zero_count_for_nothing() -> None:
     assert found.histogram.sum() == 6 + 3
 
 
-def test_classes_count_the_images_that_reached_the_gate() -> None:
+def test_classes_count_images_that_reached_gate() -> None:
     net = nn.Sequential(perturbed(gw.make_gate("se", 3)))
     x, labels = torch.rand(4, 3, 4, 4), torch.tensor([0, 1, 0, 1])
     stats, alone = GateStats(net, classes=2), GateStats(net, classes=2)
@@ -245,7 +245,7 @@ def test_classes_count_the_images_that_reached_the_gate() -> None:
     assert_close(stats.summaries()["0"].by_class, alone.summaries()["0"].by_class)
 
 
-def test_a_change_that_cancels_over_positions_is_a_change() -> None:
+def test_change_that_cancels_over_positions_is_counted() -> None:
     x = torch.ones(1, 2, 1, 2)
     y = x + torch.tensor([1.0, -1.0])
     net = nn.Sequential(gw.make_gate("nl", 2))
@@ -256,7 +256,7 @@ def test_a_change_that_cancels_over_positions_is_a_change() -> None:
     assert found.near_identity == 0
 
 
-def test_a_logger_gets_scalars() -> None:
+def test_logger_gets_scalars() -> None:
     net = gated("gct")
     stats = GateStats(net)
     stats.update(recorded(net, images()))
@@ -271,7 +271,7 @@ def test_a_logger_gets_scalars() -> None:
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.booleans())
-def test_pieces_add_up_whoever_counts_them(sizes: list[int], several: bool) -> None:
+def test_batches_add_up_for_any_split(sizes: list[int], several: bool) -> None:
     torch.manual_seed(sum(sizes))
     net, count = gated("gct"), sum(sizes)
     seen = recorded(net, images(count))
@@ -289,7 +289,7 @@ def test_pieces_add_up_whoever_counts_them(sizes: list[int], several: bool) -> N
 
 
 @pytest.mark.slow
-def test_two_processes_count_the_images_of_both(tmp_path: Path) -> None:
+def test_two_processes_count_images_of_both(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("stats_in_processes.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for arguments in ([script], [*launcher, script]):
@@ -302,7 +302,7 @@ def test_two_processes_count_the_images_of_both(tmp_path: Path) -> None:
     assert alone["0.gct/deviation"].max() > 0.01, "gates that differ between images"
 
 
-def test_a_reset_forgets_and_nothing_seen_is_refused() -> None:
+def test_reset_clears_and_empty_statistics_rejected() -> None:
     net = gated("gct")
     stats = GateStats(net)
     stats.update(recorded(net, images()))
@@ -311,7 +311,7 @@ def test_a_reset_forgets_and_nothing_seen_is_refused() -> None:
         stats.summaries()
 
 
-def test_labels_go_with_classes() -> None:
+def test_labels_need_classes() -> None:
     net = gated("gct")
     seen = recorded(net, images())
     with pytest.raises(InvalidValueError, match="give labels with every update"):
@@ -320,7 +320,7 @@ def test_labels_go_with_classes() -> None:
         GateStats(net).update(seen, torch.zeros(6).long())
 
 
-def test_the_states_do_not_grow() -> None:
+def test_states_do_not_grow() -> None:
     net = gated("gct", "gc")
     stats = GateStats(net, classes=3)
     sizes = []
@@ -330,7 +330,7 @@ def test_the_states_do_not_grow() -> None:
     assert sizes[0] == sizes[1]
 
 
-def test_a_gate_that_is_never_reached_is_left_out() -> None:
+def test_unreached_gate_is_omitted() -> None:
     net = gated("gct")
     seen = recorded(net, images())
     stats = GateStats(net)
@@ -338,7 +338,7 @@ def test_a_gate_that_is_never_reached_is_left_out() -> None:
     assert list(stats.summaries()) == ["4.gct"]
 
 
-def test_gates_that_do_the_same_to_all_images_do_not_depend_on_them() -> None:
+def test_gates_equal_for_all_images_do_not_depend_on_them() -> None:
     net = gated("gct")
     for gate in gw.gates_in(net).values():
         gate.gamma.data.zero_()
@@ -348,7 +348,7 @@ def test_gates_that_do_the_same_to_all_images_do_not_depend_on_them() -> None:
 
 
 @pytest.mark.parametrize(("gamma", "competes"), [(1.0, True), (-1.0, False)])
-def test_competition_is_measured_not_read_from_the_sign(gamma: float, competes: bool) -> None:
+def test_competition_is_measured_not_inferred_from_sign(gamma: float, competes: bool) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1))
     gw.insert_gates(net, "gct")
     net[0].gct.gamma.data.fill_(gamma)
@@ -365,7 +365,7 @@ ATTENDING = [("gc", {}), ("gc", {"fusion": "multiply"}), ("snl", {}), ("nl", {})
 
 
 @pytest.mark.parametrize(("name", "options"), ATTENDING)
-def test_attention_is_what_the_forward_used(name: str, options: dict[str, Any]) -> None:
+def test_attention_is_that_of_forward(name: str, options: dict[str, Any]) -> None:
     gate: Any = perturbed(make(name, options))
     x = random_map(gate)
     positions = torch.tensor([0, 7, 29])
@@ -386,12 +386,12 @@ def test_attention_is_what_the_forward_used(name: str, options: dict[str, Any]) 
         assert_close(gate(x).flatten(2)[:, :, positions], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gates_that_attend_to_nothing_have_no_maps() -> None:
+def test_gates_without_attention_have_no_maps() -> None:
     assert make("gc", {"pooling": "average"}).attention(torch.zeros(1, 8, 2, 2), torch.tensor([0])) is None
     assert attention_maps(gated("gct", "gc:pooling=average"), images(), queries=2) == {}
 
 
-def test_maps_of_a_network_come_with_their_positions() -> None:
+def test_maps_of_network_have_positions() -> None:
     net = gated("nl", "gc")
     found = attention_maps(net, images(), queries=3)
     assert set(found) == {"3.nl", "3.gc", "4.nl", "4.gc"}
@@ -404,7 +404,7 @@ def test_maps_of_a_network_come_with_their_positions() -> None:
 
 
 @given(st.integers(2, 6), st.integers(1, 4), st.integers(0, 1000))
-def test_the_mean_distance_equals_its_loop_form(rows: int, width: int, seed: int) -> None:
+def test_mean_distance_equals_loop_form(rows: int, width: int, seed: int) -> None:
     vectors = torch.randn(2, rows, width, generator=torch.Generator().manual_seed(seed))
     for image, found in zip(vectors, mean_distance(vectors), strict=True):
         pairs = [(i, j) for i in range(rows) for j in range(rows) if i != j]
@@ -412,7 +412,7 @@ def test_the_mean_distance_equals_its_loop_form(rows: int, width: int, seed: int
         assert float(found) == pytest.approx(sum((1 - c) / 2 for c in cosines) / len(cosines), abs=1e-5)
 
 
-def test_a_map_for_all_positions_has_no_distance_and_one_for_each_has() -> None:
+def test_distance_needs_a_map_per_position() -> None:
     batches = [(images(4), torch.zeros(4)), (images(2), torch.zeros(2))]
     found = {d.path: d for d in query_distances(gated("nl:rd_ratio=1", "gc"), batches)}
     assert found["3.gc"].attention == pytest.approx(0, abs=1e-6)
@@ -421,7 +421,7 @@ def test_a_map_for_all_positions_has_no_distance_and_one_for_each_has() -> None:
     assert found["3.gc"].inputs > 0.1
 
 
-def test_maps_are_compared_before_a_later_layer_overwrites_them() -> None:
+def test_maps_are_compared_before_later_layer_overwrites_them() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(perturbed(gw.make_gate("gc", 4, rd_ratio=0.5)), nn.Hardtanh(-0.1, 0.1, inplace=True))
     x = torch.randn(2, 4, 3, 3)
@@ -445,7 +445,7 @@ def test_distances_are_means_over_all_images() -> None:
         (torch.tensor([0.0, 1.0, 2.0]), "of torch.float32"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str) -> None:
+def test_invalid_labels_rejected(labels: torch.Tensor, message: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 1))
     gw.insert_gates(net, "gct")
     stats = gw.analysis.GateStats(net, classes=3)
@@ -455,5 +455,5 @@ def test_labels_that_do_not_fit_are_refused(labels: torch.Tensor, message: str) 
             stats.update(recorder.take(), labels)
 
 
-def test_the_names_of_analysis_are_listed() -> None:
+def test_names_of_analysis_are_listed() -> None:
     assert {"GateStats", "GateRecorder"} <= set(dir(gw.analysis))

@@ -1,4 +1,4 @@
-"""The registry: gates of one's own, refusals, facts, and how gates are made by name."""
+"""The registry: custom gates, errors, facts, and how gates are made by name."""
 
 import copy
 import re
@@ -19,7 +19,7 @@ def scale(x: Tensor, factor: Tensor) -> Tensor:
     return x * factor
 
 
-FACTS: dict[str, Any] = {"function": scale, "title": "Scale", "paper": "Nobody, 2020", "place": "inner"}
+FACTS: dict[str, Any] = {"function": scale, "title": "Scale", "paper": "Example, 2020", "place": "inner"}
 
 
 class ScaleEverything(Gate):
@@ -50,17 +50,17 @@ def registry_as_before() -> Iterator[None]:
     registry._registry.update(before)
 
 
-# ---- a gate of one's own ---------------------------------------------------------------------------------------------
+# ---- a custom gate ---------------------------------------------------------------------------------------------------
 
 
-def test_a_registered_class_is_made_by_name_with_its_options() -> None:
+def test_registered_class_is_made_by_name_with_options() -> None:
     assert gw.register_gate("scale", **FACTS)(ScaleEverything) is ScaleEverything
     gate = gw.make_gate("scale", 4, start=3.0, dtype=torch.float64)
     assert isinstance(gate, ScaleEverything)
     assert (gate.channels, gate.factor.item(), gate.factor.dtype) == (4, 3.0, torch.float64)
 
 
-def test_a_registered_class_is_listed_and_is_no_public_name_of_the_package() -> None:
+def test_registered_class_is_listed_but_not_public() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
     assert "scale" in gw.gate_names()
     assert gw.gate_spec("scale").gate is ScaleEverything
@@ -68,7 +68,7 @@ def test_a_registered_class_is_listed_and_is_no_public_name_of_the_package() -> 
         gw.ScaleEverything  # noqa: B018
 
 
-def test_a_registered_class_can_be_inserted_at_the_place_it_names() -> None:
+def test_registered_class_is_inserted_at_its_place() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
     x = torch.randn(1, 3, 8, 8)
@@ -78,7 +78,7 @@ def test_a_registered_class_can_be_inserted_at_the_place_it_names() -> None:
     torch.testing.assert_close(net(x), nn.functional.conv2d(before, net[2].weight, net[2].bias))
 
 
-def test_a_specs_facts_are_those_given_at_registration() -> None:
+def test_spec_has_facts_given_at_registration() -> None:
     gw.register_gate("scale", **FACTS, variants={"double": {"start": 2.0}}, no_effect_at_init={"spatial_dims": "rank"})(
         ScaleEverything
     )
@@ -92,54 +92,54 @@ def test_a_specs_facts_are_those_given_at_registration() -> None:
     )
 
 
-def test_options_are_the_constructors_keywords_without_device_and_dtype() -> None:
+def test_options_are_constructor_keywords_without_device_and_dtype() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
     options = gw.gate_spec("scale").options
     assert {name: option.default for name, option in options.items()} == {"start": 1.0, "spatial_dims": 2}
 
 
-# ---- refusals --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_in_use_is_refused_with_its_owner() -> None:
+def test_used_name_rejected_with_its_owner() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
     with pytest.raises(ValueError, match="gate 'scale' is already registered, by ScaleEverything"):
         gw.register_gate("scale", **FACTS)
 
 
-def test_a_place_that_does_not_exist_is_refused_with_the_nearest() -> None:
+def test_unknown_place_rejected_with_suggestion() -> None:
     with pytest.raises(ValueError, match=r"unknown place 'outer'; .*Did you mean 'inner'\?"):
         gw.register_gate("scale", **{**FACTS, "place": "outer"})
     assert "scale" not in gw.gate_names()
 
 
 @pytest.mark.parametrize("name", ["two words", "1st", "a-b", "", "a+b", "a@b"])
-def test_a_name_that_the_grammar_of_specs_could_not_read_is_refused(name: str) -> None:
+def test_name_unreadable_by_spec_grammar_rejected(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"must consist of letters, digits and '_', got {name!r}")):
         gw.register_gate(name, **FACTS)
 
 
 @pytest.mark.parametrize("ask", [gw.gate_spec, lambda name: gw.make_gate(name, 8)])
-def test_an_unknown_name_is_refused_with_all_names_and_the_nearest(ask: Any) -> None:
-    with pytest.raises(ValueError, match=r"unknown gate 'gcct'; expected one of .* Did you mean 'gct'\?") as refusal:
+def test_unknown_name_rejected_with_all_names_and_suggestion(ask: Any) -> None:
+    with pytest.raises(ValueError, match=r"unknown gate 'gcct'; expected one of .* Did you mean 'gct'\?") as error:
         ask("gcct")
-    assert all(repr(name) in str(refusal.value) for name in gw.gate_names())
+    assert all(repr(name) in str(error.value) for name in gw.gate_names())
 
 
-def test_making_from_a_spec_refuses_a_misspelt_option_with_the_nearest() -> None:
+def test_misspelt_option_in_spec_rejected_with_suggestion() -> None:
     gw.register_gate("scale", **FACTS)(ScaleEverything)
     with pytest.raises(ValueError, match=r"option of gate 'scale' 'stat'; .*Did you mean 'start'\?"):
         gw.gate_spec("scale").make(8, stat=2.0)
 
 
-def test_an_attribute_that_is_no_gate_is_an_attribute_error() -> None:
+def test_non_gate_attribute_raises_attribute_error() -> None:
     assert not hasattr(gw, "NoSuchGate")
 
 
 # ---- the gates that come with the package ----------------------------------------------------------------------------
 
 
-def test_names_are_sorted_and_every_class_is_an_attribute_of_the_package() -> None:
+def test_names_are_sorted_and_every_class_is_public() -> None:
     names = gw.gate_names()
     assert names == tuple(sorted(names))
     assert {"eca", "gc", "gct", "ge", "lrn", "nl", "se", "snl", "triplet"} <= set(names)
@@ -162,12 +162,12 @@ def test_names_are_sorted_and_every_class_is_an_attribute_of_the_package() -> No
         ("lrn", "LocalResponseNorm", "inner"),
     ],
 )
-def test_a_gate_has_the_class_and_the_place_of_its_paper(name: str, class_name: str, place: str) -> None:
+def test_gate_has_class_and_place_of_paper(name: str, class_name: str, place: str) -> None:
     spec = gw.gate_spec(name)
     assert (spec.name, spec.gate.__name__, spec.place) == (name, class_name, place)
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_are_those_of_paper() -> None:
     defaults = {name: {o: p.default for o, p in gw.gate_spec(name).options.items()} for name in gw.gate_names()}
     assert {"mode": "l2", "eps": 1e-5, "after_relu": False, "activation": "tanh"}.items() <= defaults["gct"].items()
     assert {"rd_ratio": 1 / 16, "rd_channels": None, "rd_divisor": 1}.items() <= defaults["se"].items()
@@ -179,14 +179,14 @@ def test_defaults_are_the_papers() -> None:
     assert {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}.items() <= defaults["lrn"].items()
 
 
-def test_places_are_the_four_of_the_documentation() -> None:
+def test_places_are_four_documented_ones() -> None:
     assert PLACES == ("before_conv", "inner", "residual_end", "stage_end")
 
 
 # ---- the base class --------------------------------------------------------------------------------------------------
 
 
-def test_a_gate_asks_for_no_loss_and_claims_no_identity_unless_it_says_so() -> None:
+def test_gate_has_no_loss_and_is_not_identity_by_default() -> None:
     gate = ScaleEverything(4)
     assert gate.extra_loss() is None
     assert gate.identity_at_init is False
@@ -194,7 +194,7 @@ def test_a_gate_asks_for_no_loss_and_claims_no_identity_unless_it_says_so() -> N
 
 
 @pytest.mark.parametrize(("spatial_dims", "kind"), [(1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)])
-def test_pointwise_is_a_convolution_of_size_one_for_the_gates_rank(spatial_dims: int, kind: type[nn.Module]) -> None:
+def test_pointwise_is_1x1_convolution_of_rank_of_gate(spatial_dims: int, kind: type[nn.Module]) -> None:
     layer = ScaleEverything(4, spatial_dims=spatial_dims).pointwise(4, 3, "meta", torch.float64)
     assert type(layer) is kind
     assert layer.weight.shape == (3, 4) + (1,) * spatial_dims
@@ -212,7 +212,7 @@ def test_pointwise_is_a_convolution_of_size_one_for_the_gates_rank(spatial_dims:
         (64, 1 / 16, 5, 8, 5),  # rd_channels wins
     ],
 )
-def test_the_bottlenecks_width(
+def test_bottleneck_has_expected_width(
     channels: int, rd_ratio: float, rd_channels: int | None, rd_divisor: int, width: int
 ) -> None:
     assert bottleneck_width(channels, rd_ratio, rd_channels, rd_divisor) == width

@@ -1,4 +1,4 @@
-"""The same bytes again: of the same seed, whatever the number of threads, of workers, and the seed of hashes."""
+"""Repeatability: the same bytes for the same seed, with any number of threads and workers and any hash seed."""
 
 import dataclasses
 import hashlib
@@ -43,7 +43,7 @@ def epochs(batches: Batches, augmentation: Augmentation) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("gate", ["none", "gct", "gaternet"])
-def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, gate: str) -> None:
+def test_same_seed_writes_same_bytes(tmp_path: Path, gate: str) -> None:
     recipe = dataclasses.replace(RECIPE, gate=gate, epochs=2)
     for name in ("first", "second"):
         torch.manual_seed(len(name))
@@ -54,13 +54,13 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, gate: str) -> None:
 
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
-def test_the_number_of_threads_changes_no_batch(threads: int, augmentation: Augmentation) -> None:
+def test_number_of_threads_does_not_change_batches(threads: int, augmentation: Augmentation) -> None:
     found = digest(epochs(make_batches(images(), 4, ZERO, ONE, augmentation=augmentation), augmentation))
     torch.set_num_threads(1)
     assert found == digest(epochs(make_batches(images(), 4, ZERO, ONE, augmentation=augmentation), augmentation))
 
 
-def test_the_number_of_workers_changes_no_byte_of_a_run(folder: Path, tmp_path: Path) -> None:
+def test_number_of_workers_does_not_change_bytes_of_run(folder: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(
         RECIPE, data=str(folder), batch_size=4, epochs=2, loading="stream", augmentation="crop"
     )
@@ -87,7 +87,7 @@ print(found.hexdigest())
 
 
 @pytest.mark.slow
-def test_processes_with_other_threads_workers_and_hash_seeds_show_the_same_images(folder: Path) -> None:
+def test_threads_workers_and_hash_seeds_do_not_change_images(folder: Path) -> None:
     shown = set()
     for threads, workers, hashes in ((1, 0, 0), (2, 0, 1), (1, 2, 2), (2, 3, 3)):
         environment = {"OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": str(hashes)}
@@ -97,7 +97,7 @@ def test_processes_with_other_threads_workers_and_hash_seeds_show_the_same_image
 
 
 @pytest.mark.slow
-def test_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
+def test_hash_seeds_do_not_change_bytes(tmp_path: Path) -> None:
     flags = ["--data", "digits", "--model", "resnet20", "--gate", "se", "--epochs", "2", "--precision", "fp32"]
     for hashes in ("1", "2"):
         command = [sys.executable, "-m", "gatewise", "train", *flags, "--workers", hashes, "--out", hashes]

@@ -1,4 +1,4 @@
-"""The report in a real browser: it shows the numbers, sorts, asks nothing of the network, and trusts no name."""
+"""The report in a real browser: shows the numbers, sorts, makes no requests, and escapes names."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ ACCURACY = {"none": [0.9, 0.8], "se": [0.95, 0.92], "gct:mode=l1@before_conv": [
 
 @dataclasses.dataclass
 class Opened:
-    """A page in the browser, with what it asked for and what it complained about."""
+    """A page in the browser, with its requests and its console messages."""
 
     page: Page
     requests: list[str]
@@ -90,13 +90,13 @@ def opened(browser: Browser, report: Path) -> Iterator[Opened]:
     opened.page.context.close()
 
 
-def test_the_page_asks_nothing_of_the_network_and_complains_of_nothing(opened: Opened, report: Path) -> None:
+def test_page_makes_no_requests_and_logs_no_errors(opened: Opened, report: Path) -> None:
     opened.head("accuracy").get_by_role("button").click()
     assert opened.requests == [report.as_uri()]
     assert opened.complaints == []
 
 
-def test_the_table_has_the_rows_of_the_comparison(opened: Opened, report: Path) -> None:
+def test_table_has_rows_of_comparison(opened: Opened, report: Path) -> None:
     results = json.loads((report.parent / "results.json").read_text())
     rows = opened.rows()
     assert opened.gates() == list(ACCURACY)
@@ -107,7 +107,7 @@ def test_the_table_has_the_rows_of_the_comparison(opened: Opened, report: Path) 
     assert [heads[0], heads[1], heads[5]] == ["gates", "accuracy % [95 % interval]", "parameters"]
 
 
-def test_a_click_on_a_head_sorts_upwards_and_another_one_downwards(opened: Opened) -> None:
+def test_click_on_header_sorts_ascending_then_descending(opened: Opened) -> None:
     head = opened.head("accuracy")
     upwards = ["gct:mode=l1@before_conv", "none", "se", "gc"]
     head.get_by_role("button").click()
@@ -118,7 +118,7 @@ def test_a_click_on_a_head_sorts_upwards_and_another_one_downwards(opened: Opene
     assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards, "ascending")
 
 
-def test_numbers_are_sorted_as_numbers(browser: Browser, tmp_path: Path) -> None:
+def test_numbers_are_sorted_numerically(browser: Browser, tmp_path: Path) -> None:
     rows = [[Cell(f"{number} ms", number)] for number in (9, 10, -1, 2.5, 100)]
     (tmp_path / "page.html").write_text(Document("t", "", [Section("s", table=Table(["latency"], rows))]).render())
     opened = open_file(browser, tmp_path / "page.html")
@@ -127,7 +127,7 @@ def test_numbers_are_sorted_as_numbers(browser: Browser, tmp_path: Path) -> None
     opened.page.context.close()
 
 
-def test_each_column_is_sorted_by_its_own_values(opened: Opened) -> None:
+def test_each_column_is_sorted_by_its_values(opened: Opened) -> None:
     parameters = {row[0]: int(row[5].replace(",", "")) for row in opened.rows()}
     opened.head("parameters").get_by_role("button").click()
     assert opened.gates() == sorted(parameters, key=parameters.get)
@@ -137,7 +137,7 @@ def test_each_column_is_sorted_by_its_own_values(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
-def test_the_table_sorts_by_keyboard_too(opened: Opened, key: str) -> None:
+def test_table_can_be_sorted_by_keyboard(opened: Opened, key: str) -> None:
     opened.page.keyboard.press("Tab")
     opened.page.keyboard.press("Tab")
     focused = opened.page.evaluate("document.activeElement.textContent")
@@ -148,7 +148,7 @@ def test_the_table_sorts_by_keyboard_too(opened: Opened, key: str) -> None:
     assert outline == "solid"
 
 
-def test_both_figures_are_seen_and_name_every_gate(opened: Opened) -> None:
+def test_both_figures_are_visible_and_name_every_gate(opened: Opened) -> None:
     drawn = opened.page.locator("figure svg")
     assert drawn.count() == 2
     for figure in drawn.all():
@@ -161,7 +161,7 @@ def test_both_figures_are_seen_and_name_every_gate(opened: Opened) -> None:
         assert set(ACCURACY) <= {word.strip() for word in words}
 
 
-def test_the_axes_have_whole_epochs_and_possible_accuracies(opened: Opened) -> None:
+def test_axes_have_integer_epochs_and_valid_accuracies(opened: Opened) -> None:
     curves, points = opened.page.locator("figure svg").all()
     assert curves.locator("[id^=curves-xtick] text").all_text_contents() == ["1"]
     for figure in (curves, points):
@@ -170,7 +170,7 @@ def test_the_axes_have_whole_epochs_and_possible_accuracies(opened: Opened) -> N
         assert all(0 <= float(label) <= 100 for label in labels)  # the interval of gct reaches from -273 to 363
 
 
-def test_the_page_says_how_it_was_made(opened: Opened) -> None:
+def test_page_says_how_it_was_made(opened: Opened) -> None:
     facts = dict(
         zip(opened.page.locator("dt").all_inner_texts(), opened.page.locator("dd").all_inner_texts(), strict=True)
     )
@@ -180,27 +180,27 @@ def test_the_page_says_how_it_was_made(opened: Opened) -> None:
     assert "2 seeds, 32 validation images; accuracy after the last epoch" in opened.page.locator(".lead").inner_text()
 
 
-def test_every_column_is_seen_on_a_wide_screen(browser: Browser, report: Path) -> None:
+def test_every_column_is_visible_on_wide_screen(browser: Browser, report: Path) -> None:
     opened = open_file(browser, report)
     opened.page.set_viewport_size({"width": 1500, "height": 900})
     assert opened.page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
     opened.page.context.close()
 
 
-def test_the_page_fits_a_narrow_screen(browser: Browser, report: Path) -> None:
+def test_page_fits_narrow_screen(browser: Browser, report: Path) -> None:
     opened = open_file(browser, report)
     opened.page.set_viewport_size({"width": 400, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
     opened.page.context.close()
 
 
-def test_a_hostile_name_is_shown_and_not_obeyed(opened: Opened) -> None:
+def test_hostile_name_is_escaped(opened: Opened) -> None:
     assert opened.page.title() == f"Gates compared on {Path(HOSTILE).name}"
     assert opened.page.locator("img").count() == 0
     assert opened.page.locator("script").count() == 1
 
 
-def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_path: Path) -> None:
+def test_hostile_text_is_escaped_everywhere(browser: Browser, tmp_path: Path) -> None:
     table = Table([HOSTILE], [[Cell(HOSTILE, HOSTILE)], [Cell("b", "b")]])
     drawn = figures.curves({HOSTILE: [[0.1, 0.2]]})
     points = figures.accuracy_against_latency({HOSTILE: (1.0, 0.5, None, None)})
@@ -217,18 +217,18 @@ def test_hostile_text_is_shown_and_not_obeyed_anywhere(browser: Browser, tmp_pat
     page.context.close()
 
 
-def test_no_two_variants_look_alike() -> None:
+def test_variants_have_distinct_styles() -> None:
     assert len({drawing.series_style(index) for index in range(80)}) == 80
     assert len({drawing.series_style(index)[0] for index in range(10)}) == 10
 
 
-def test_a_curve_that_begins_below_the_axis_is_told_of() -> None:
+def test_curve_below_axis_is_reported() -> None:
     late = figures.curves({"a": [[0.1, 0.2, 0.8, 0.9]], "b": [[0.7, 0.8, 0.85, 0.9]]})
     assert "The axis begins at 74 %; 3 of the points are below it." in late.shows
     assert "axis begins" not in figures.curves({"a": [[0.8, 0.8]]}).shows
 
 
-def test_a_caption_tells_what_to_look_for_apart() -> None:
+def test_caption_names_distinguishing_marks() -> None:
     drawn = figures.curves({"a": [[0.7, 0.8]]})
     text = Document("t", "l", [Section("s", drawings=[drawn, dataclasses.replace(drawn, look_for="")])]).render()
     assert f"{drawn.shows} <strong>What to look for:</strong> {drawn.look_for}</figcaption>" in text

@@ -1,4 +1,4 @@
-"""What SECURITY.md promises: nothing in a file is executed or handed to a shell, names are text on every page."""
+"""The promises of SECURITY.md: nothing in a file is executed, names are text on every page."""
 
 import ast
 import io
@@ -29,7 +29,7 @@ from gatewise.training import Recipe, train
 SOURCE = Path(__file__).parent.parent / "src/gatewise"
 TINY = "resnet20_wider:parameters=3000"
 
-# What runs a program, and where it is needed all the same. A call is named as it is written.
+# Calls that run a program, and why each is needed. A call is named as it is written.
 FORBIDDEN = {
     *("eval", "exec", "compile", "__import__", "input", "breakpoint"),
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "joblib.load", "dill.loads"),
@@ -41,7 +41,7 @@ FORBIDDEN = {
 ALLOWED = {
     ("_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
     ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
-    ("gates/__init__.py", "importlib.import_module"): "the files beside it",
+    ("gates/__init__.py", "importlib.import_module"): "the files of its folder",
     ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
     ("kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
@@ -63,11 +63,11 @@ def found_calls() -> set[tuple[str, str]]:
     return {(name, called(call)) for file, name in files for call in calls(file) if called(call) in FORBIDDEN}
 
 
-def test_the_source_calls_nothing_that_runs_programs_but_what_is_listed() -> None:
+def test_source_runs_only_listed_programs() -> None:
     assert found_calls() == set(ALLOWED)
 
 
-def test_torch_load_is_told_to_open_weights_only() -> None:
+def test_torch_load_uses_weights_only() -> None:
     for file in SOURCE.rglob("*.py"):
         for call in calls(file):
             if called(call) == "torch.load":
@@ -91,12 +91,12 @@ def test_modules_that_run_programs_are_not_imported() -> None:
 
 
 @pytest.mark.parametrize("line", ["eval(x)", "os.system(x)", "torch.load(f)", "yaml.load(f)", "subprocess.run(x)"])
-def test_the_walk_sees_what_it_should(line: str) -> None:
+def test_source_walk_finds_calls(line: str) -> None:
     (call,) = (node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
     assert called(call) in FORBIDDEN
 
 
-# What would run is not run
+# Code in files is not run
 
 
 class Evil:
@@ -123,8 +123,8 @@ def _few(classes: tuple[str, ...] | None = None) -> Dataset:
 
 
 @pytest.mark.parametrize("read", [details_of, Predictor.of])
-def test_an_archive_of_torch_export_is_not_opened(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    """torch.export.load unpickles, or evaluates as Python, what it finds in one."""
+def test_torch_export_archive_is_not_opened(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    """torch.export.load unpickles or evaluates the content of the archive."""
     canary, file = tmp_path / "executed", tmp_path / "net.pt2"
     code = f"__import__('pathlib').Path({str(canary)!r}).touch()"
     program = torch.export.export(torch.nn.Flatten(), (torch.zeros(2, 3),))
@@ -141,7 +141,7 @@ def test_an_archive_of_torch_export_is_not_opened(tmp_path: Path, read: Callable
 
 
 @pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
-def test_no_option_of_a_spec_opens_a_file(trained: Path, tmp_path: Path, option: str) -> None:
+def test_no_spec_option_opens_file(trained: Path, tmp_path: Path, option: str) -> None:
     canary = tmp_path / "executed"
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(canary)))
     with pytest.raises(InvalidValueError, match=rf"has the option {option}=.*a spec must not name a file"):
@@ -155,7 +155,7 @@ def test_no_option_of_a_spec_opens_a_file(trained: Path, tmp_path: Path, option:
     assert not canary.exists()
 
 
-def test_tags_of_yaml_are_not_followed(tmp_path: Path) -> None:
+def test_yaml_tags_are_not_followed(tmp_path: Path) -> None:
     canary = tmp_path / "executed"
     (tmp_path / "r.yaml").write_text(f"gate: !!python/object/apply:builtins.open ['{canary}', w]\n")
     with pytest.raises(DataError, match="is not valid YAML"):
@@ -203,7 +203,7 @@ def hostile_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @BROWSER
 @pytest.mark.parametrize("kind", ["explain", "compare"])
-def test_names_that_are_scripts_do_not_run_and_are_read(
+def test_script_like_names_are_only_text(
     browser: Browser,
     hostile_pages: dict[str, Path],
     kind: str,
@@ -229,7 +229,7 @@ def test_names_that_are_scripts_do_not_run_and_are_read(
     opened_page.page.context.close()
 
 
-def test_a_hostile_name_takes_nothing_out_of_its_folder(tmp_path: Path) -> None:
+def test_hostile_name_writes_only_inside_its_folder(tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     for gate in ("gct@../../up", "../gct", "gct:mode=../../up"):
         with pytest.raises(InvalidValueError):

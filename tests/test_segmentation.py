@@ -1,4 +1,4 @@
-"""Networks that label every pixel, from a folder of masks to predictions: trained, compared, explained, resumed."""
+"""Segmentation, from a folder of masks to predictions: trained, compared, explained, resumed."""
 
 import dataclasses
 import json
@@ -108,7 +108,7 @@ def rows_of(run_: Path) -> list[dict[str, Any]]:
 
 
 def overlaps_in_a_loop(predicted: Tensor, mask: Tensor, classes: int) -> Tensor:
-    """Return pixels in common and pixels of either, class by class."""
+    """Return the intersection and the union in pixels, class by class."""
     table = torch.zeros(classes, 2, dtype=torch.long)
     for a, b in zip(mask.flatten().tolist(), predicted.flatten().tolist(), strict=True):
         if a != IGNORED:
@@ -124,7 +124,7 @@ def masks(classes: int, seed: int = 0, count: int = 3) -> Tensor:
     return found
 
 
-def test_the_loss_is_the_mean_over_pixels_that_count() -> None:
+def test_loss_is_mean_over_counted_pixels() -> None:
     logits = torch.randn(3, 4, 5, 7, generator=torch.Generator().manual_seed(1))
     target = masks(4)
     expected = [
@@ -137,14 +137,14 @@ def test_the_loss_is_the_mean_over_pixels_that_count() -> None:
     torch.testing.assert_close(pixel_loss(logits, target), torch.stack(expected).mean())
 
 
-def test_the_loss_of_one_map_is_the_binary_cross_entropy() -> None:
+def test_loss_of_one_map_is_binary_cross_entropy() -> None:
     logits, target = torch.randn(3, 1, 5, 7), masks(2)
     counted = target != IGNORED
     expected = nn.functional.binary_cross_entropy_with_logits(logits[:, 0][counted], target[counted].float())
     torch.testing.assert_close(pixel_loss(logits, target), expected)
 
 
-def test_class_weights_and_smoothing_are_those_of_torch() -> None:
+def test_class_weights_and_smoothing_equal_torch() -> None:
     logits, target, weights = torch.randn(3, 4, 5, 7), masks(4), torch.tensor([0.5, 2.0, 0.0, 1.0])
     torch.testing.assert_close(
         pixel_loss(logits, target, weights), nn.functional.cross_entropy(logits, target, weights, ignore_index=IGNORED)
@@ -155,7 +155,7 @@ def test_class_weights_and_smoothing_are_those_of_torch() -> None:
     )
 
 
-def test_masks_without_a_pixel_that_counts_cost_nothing() -> None:
+def test_masks_without_counted_pixels_have_zero_loss() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     for weights in (None, torch.ones(3)):
         loss = pixel_loss(logits, torch.full((2, 4, 4), IGNORED), weights)
@@ -166,7 +166,7 @@ def test_masks_without_a_pixel_that_counts_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 4])
-def test_scores_are_those_of_a_count_in_loops_and_of_scikit_learn(classes: int) -> None:
+def test_scores_equal_loop_count_and_scikit_learn(classes: int) -> None:
     names = tuple("abcd"[:classes])
     kinds = max(2, classes)
     dataset: Any = type("D", (), {"classes": names})()
@@ -189,7 +189,7 @@ def test_scores_are_those_of_a_count_in_loops_and_of_scikit_learn(classes: int) 
         assert torch.equal(found[image], overlaps_in_a_loop(predicted[image], target[image], kinds))
 
 
-def test_a_class_that_is_nowhere_does_not_count() -> None:
+def test_absent_class_is_not_counted() -> None:
     dataset: Any = type("D", (), {"classes": ("a", "b", "c")})()
     tally = make_task(Recipe(task="segment"), dataset).new_results(torch.device("cpu"))
     logits = torch.tensor([[5.0, 0.0, -9.0], [0.0, 5.0, -9.0]]).reshape(2, 3, 1, 1)
@@ -206,7 +206,7 @@ def test_hits_are_shares_of_pixels() -> None:
     assert pixel_hits(logits, target).tolist() == [1.0, 0.5]
 
 
-def test_the_bootstrap_over_images_is_a_loop_over_resamples() -> None:
+def test_bootstrap_over_images_equals_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     found, baseline = (torch.randint(0, 50, (2, 9, 3, 2), generator=generator).cumsum(-1) for _ in range(2))
 
@@ -225,13 +225,13 @@ def test_the_bootstrap_over_images_is_a_loop_over_resamples() -> None:
     assert iou_bootstrap(found, found).low is None
 
 
-def test_the_bootstrap_of_one_class_takes_the_foreground() -> None:
+def test_bootstrap_of_one_class_uses_foreground() -> None:
     table = torch.tensor([[[[8, 8], [2, 2]], [[6, 10], [2, 6]]]])
     other = torch.tensor([[[[8, 8], [2, 2]], [[6, 8], [4, 6]]]])
     assert iou_bootstrap(table, other, foreground=True).mean == pytest.approx(4 / 8 - 6 / 8)
 
 
-def test_draws_in_which_no_score_is_defined_are_left_out() -> None:
+def test_undefined_bootstrap_draws_are_omitted() -> None:
     table = torch.tensor([[[[9, 9], [0, 0]]] * 9 + [[[5, 7], [2, 4]]]])
     other = torch.tensor([[[[9, 9], [0, 0]]] * 9 + [[[5, 8], [1, 4]]]])
     found = iou_bootstrap(table, other, foreground=True)
@@ -241,7 +241,7 @@ def test_draws_in_which_no_score_is_defined_are_left_out() -> None:
 # Training
 
 
-def test_a_network_learns_to_label_pixels(done: Path) -> None:
+def test_network_learns_to_label_pixels(done: Path) -> None:
     found = metrics_of(done)
     assert found["score"] == "miou"
     assert found["miou"] > 0.5
@@ -253,7 +253,7 @@ def test_a_network_learns_to_label_pixels(done: Path) -> None:
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
-def test_the_score_is_that_of_the_saved_network_on_whole_images(done: Path, folder: Path) -> None:
+def test_score_is_of_saved_network_on_complete_images(done: Path, folder: Path) -> None:
     model, config = load_model(done)
     assert (config["task"], config["classes"], config["image_size"]) == ("segment", list(CLASSES), [SIDE, SIDE + 4])
     dataset = load_pairs(folder, ignore_index=9)
@@ -289,9 +289,7 @@ def test_the_score_is_that_of_the_saved_network_on_whole_images(done: Path, fold
     ],
     ids=["foreground", "u2net", "gated u2net", "auxiliary", "gater", "streamed"],
 )
-def test_what_a_recipe_may_ask_for_is_trained(
-    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], score: str
-) -> None:
+def test_recipe_options_are_used(recipe: Recipe, tmp_path: Path, changes: dict[str, Any], score: str) -> None:
     found = train(dataclasses.replace(recipe, epochs=1, **changes), tmp_path / "run", workers=2)
     assert found["score"] == score
     assert 0 <= found[score] <= 1
@@ -302,7 +300,7 @@ def test_what_a_recipe_may_ask_for_is_trained(
 def test_side_outputs_are_trained_with_their_weight(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the weight at 0 the auxiliary head would stay where it began."""
+    """With weight 0 the auxiliary head would not change."""
     auxiliary = dataclasses.replace(recipe, model=f"{TINY},auxiliary=true", epochs=1, weight_decay=0.0)
 
     start = gw.make_model(auxiliary.spec, num_classes=3, seed=0).state_dict()["auxiliary.4.weight"]
@@ -316,7 +314,7 @@ def test_side_outputs_are_trained_with_their_weight(
     assert 0 < 2 * moved(1e-4, tmp_path / "hardly") < moved(0.4, tmp_path / "on")
 
 
-def test_rare_classes_weigh_more(folder: Path) -> None:
+def test_rare_classes_have_larger_weights(folder: Path) -> None:
     dataset = load_pairs(folder, ignore_index=9)
     task: Any = make_task(Recipe(task="segment", class_weights="median_frequency"), dataset)
     frequencies = dataset.frequencies
@@ -325,7 +323,7 @@ def test_rare_classes_weigh_more(folder: Path) -> None:
     assert make_task(Recipe(task="segment"), dataset).weights is None  # type: ignore[attr-defined]
 
 
-def test_class_weights_reach_the_loss(folder: Path) -> None:
+def test_class_weights_reach_loss(folder: Path) -> None:
     dataset = load_pairs(folder, ignore_index=9)
     logits, target = torch.randn(2, 3, 6, 6), masks(3, count=2)[:, :, :6].repeat(1, 2, 1)[:, :6]
     plain, weighted = (
@@ -349,15 +347,15 @@ class Stopping(Progress):
 
 
 @pytest.mark.parametrize("loading", ["memory", "stream"])
-def test_an_interrupted_training_ends_as_the_undisturbed_one(recipe: Recipe, tmp_path: Path, loading: str) -> None:
+def test_interrupted_training_ends_as_uninterrupted_one(recipe: Recipe, tmp_path: Path, loading: str) -> None:
     chosen = dataclasses.replace(recipe, gate="gct", loading=loading)
-    train(chosen, tmp_path / "undisturbed")
+    train(chosen, tmp_path / "uninterrupted")
     with pytest.raises(Interrupted):
         train(chosen, tmp_path / "stopped", progress=Stopping(after=6))
     train(chosen, tmp_path / "stopped", resume=True)
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("undisturbed", "stopped"))
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("uninterrupted", "stopped"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert rows_of(tmp_path / "undisturbed")[0]["loss"] == rows_of(tmp_path / "stopped")[0]["loss"]
+    assert rows_of(tmp_path / "uninterrupted")[0]["loss"] == rows_of(tmp_path / "stopped")[0]["loss"]
 
 
 @pytest.mark.parametrize(
@@ -378,15 +376,13 @@ def test_an_interrupted_training_ends_as_the_undisturbed_one(recipe: Recipe, tmp
         ({"task": "detect"}, "unknown task 'detect'"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
-    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_invalid_input_rejected_first(recipe: Recipe, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(dataclasses.replace(recipe, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_masks_for_classification_name_the_task(folder: Path) -> None:
+def test_masks_for_classification_error_names_task(folder: Path) -> None:
     with pytest.raises(DataError, match="set task to segment"):
         train(Recipe(data=str(folder), epochs=1), folder / "run")
 
@@ -394,7 +390,7 @@ def test_masks_for_classification_name_the_task(folder: Path) -> None:
 # From a classifier
 
 
-def test_a_classifier_s_weights_are_kept_by_name_and_the_rest_is_listed(tmp_path: Path) -> None:
+def test_classifier_weights_are_kept_by_name_and_rest_is_listed(tmp_path: Path) -> None:
     classifier = gw.make_model("test_resnet", num_classes=7, seed=5)
     save_file(classifier.state_dict(), tmp_path / "timm.safetensors")
     net: Any = gw.make_segmenter("test_resnet", num_classes=3, seed=0)
@@ -408,7 +404,7 @@ def test_a_classifier_s_weights_are_kept_by_name_and_the_rest_is_listed(tmp_path
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet"])
-def test_names_that_timm_changes_are_found_again(tmp_path: Path, name: str) -> None:
+def test_names_changed_by_timm_are_found(tmp_path: Path, name: str) -> None:
     classifier = gw.make_model(name, num_classes=7, seed=5).eval()
     save_file(classifier.state_dict(), tmp_path / "timm.safetensors")
     net: Any = gw.make_segmenter(name, num_classes=3, seed=0, output_stride=32).eval()
@@ -419,7 +415,7 @@ def test_names_that_timm_changes_are_found_again(tmp_path: Path, name: str) -> N
         torch.testing.assert_close(net.backbone(image)[-1], expected)
 
 
-def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_backbone_rejected(tmp_path: Path) -> None:
     net: Any = gw.make_segmenter("test_resnet", num_classes=3)
     save_file(gw.make_model("resnet20").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(DataError, match=r"other.safetensors has no .* of the backbone's .* tensors are missing"):
@@ -431,7 +427,7 @@ def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
         load_backbone(net, tmp_path / "cut.safetensors")
 
 
-def test_a_training_starts_from_a_classifier_and_says_what_it_kept(
+def test_training_from_classifier_reports_kept_weights(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classifier = gw.make_model("test_resnet", num_classes=7, seed=5)
@@ -451,9 +447,7 @@ def test_a_training_starts_from_a_classifier_and_says_what_it_kept(
     assert "not used" not in capsys.readouterr().err, "a segmenter's own weights are taken as a whole"
 
 
-def test_a_gater_is_put_around_a_trained_segmenter_and_a_segmenter_around_a_gated_classifier(
-    recipe: Recipe, done: Path, tmp_path: Path, folder: Path
-) -> None:
+def test_gaters_and_segmenters_start_from_each_other(recipe: Recipe, done: Path, tmp_path: Path, folder: Path) -> None:
     gater = "gaternet:budget=0.5"
     chosen = dataclasses.replace(recipe, model=f"{TINY},output_stride=8", epochs=1, lr=1e-8)
     train(dataclasses.replace(chosen, gate=f"gc@context+{gater}", init=str(done)), tmp_path / "gated")
@@ -467,9 +461,7 @@ def test_a_gater_is_put_around_a_trained_segmenter_and_a_segmenter_around_a_gate
     torch.testing.assert_close(load_file(tmp_path / "plain" / "model.safetensors")[name], value, atol=1e-4, rtol=0)
 
 
-def test_a_backbone_with_timm_s_weights_is_given_images_as_those_were(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timm_backbone_keeps_its_normalisation(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
     create = timm.create_model
@@ -493,7 +485,7 @@ def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         return out, compare(recipe, gates, 2, out)
 
 
-def test_a_comparison_is_judged_by_miou(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_comparison_uses_miou(compared: tuple[Path, dict[str, Any]]) -> None:
     out, results = compared
     assert results["score"] == "miou"
     for variant in results["variants"]:
@@ -508,14 +500,14 @@ def test_a_comparison_is_judged_by_miou(compared: tuple[Path, dict[str, Any]]) -
     assert "Validation mIoU while training" in (out / "report.html").read_text()
 
 
-def test_latency_is_that_of_whole_images(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_latency_is_for_complete_images(compared: tuple[Path, dict[str, Any]]) -> None:
     _, results = compared
     plain = gw.make_segmenter("test_resnet", num_classes=3, context="none", channels=8)
     macs = gw.measure.macs_per_sample(plain, torch.zeros(1, 3, SIDE, SIDE + 4))
     assert results["variants"][0]["macs"] == macs
 
 
-def test_differences_over_images_are_of_miou(compared: tuple[Path, dict[str, Any]]) -> None:
+def test_differences_over_images_use_miou(compared: tuple[Path, dict[str, Any]]) -> None:
     out, results = compared
     tables = [
         torch.stack([
@@ -531,7 +523,7 @@ def test_differences_over_images_are_of_miou(compared: tuple[Path, dict[str, Any
 # Pages
 
 
-def test_a_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, _ = compared
     runs = [out / "runs" / name / "seed_0" for name in ("gc-context", "nl-context", "none")]
     text = explain(runs, tmp_path / "page.html", figures_in=tmp_path / "figures").read_text()
@@ -550,14 +542,14 @@ def test_a_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[
     assert shown == pytest.approx(metrics_of(runs[2])["iou_by_class"]["disc"])
 
 
-def test_a_page_about_a_gater_of_pixels(recipe: Recipe, tmp_path: Path) -> None:
+def test_page_of_segmenter_with_gater(recipe: Recipe, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, gate="gaternet:budget=0.5,gate_bias=0", epochs=1), tmp_path / "run")
     text = explain([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "Which filters the gater opens" in text
     assert "typical gates of their class" not in text
 
 
-def test_runs_judged_differently_are_refused(recipe: Recipe, done: Path, tmp_path: Path) -> None:
+def test_runs_with_different_metrics_rejected(recipe: Recipe, done: Path, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, foreground="disc", epochs=1), tmp_path / "disc")
     with pytest.raises(InvalidValueError, match=r"have different scores: .* Explain them one at a time"):
         explain([done, tmp_path / "disc"], tmp_path / "page.html")
@@ -566,7 +558,7 @@ def test_runs_judged_differently_are_refused(recipe: Recipe, done: Path, tmp_pat
 # Predictions
 
 
-def test_masks_and_overlays_are_those_of_the_network(done: Path, folder: Path, tmp_path: Path) -> None:
+def test_masks_and_overlays_match_network(done: Path, folder: Path, tmp_path: Path) -> None:
     (found,) = predict(done, [folder / "val" / "images" / "30.png"], tmp_path / "out")
     picture, mask, overlay = (opened(found[kind]) for kind in ("image", "mask", "overlay"))
     assert (mask.mode, overlay.mode) == ("P", "RGB")
@@ -583,7 +575,7 @@ def test_masks_and_overlays_are_those_of_the_network(done: Path, folder: Path, t
         assert found["shares"][name] == pytest.approx(float((expected == index).double().mean()))
 
 
-def test_any_size_and_a_whole_folder_can_be_predicted(
+def test_any_size_and_folder_can_be_predicted(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(dataclasses.replace(recipe, image_size=16, foreground="disc", epochs=1), tmp_path / "run")
@@ -599,7 +591,7 @@ def test_any_size_and_a_whole_folder_can_be_predicted(
     assert re.search(r"a.png: (background|disc) \d+\.\d %", capsys.readouterr().out)
 
 
-def test_a_classifier_tells_its_most_likely_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classifier_predicts_most_likely_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(Recipe(epochs=1, precision="fp32", gate="gaternet"), tmp_path / "run")
     digits = gw.data.load_dataset("digits")
     picture = digits.validation.picture(3)
@@ -647,7 +639,7 @@ def _empty(folder: Path) -> list[Path]:
         (lambda folder: [folder / "gone.png"], "does not exist"),
     ],
 )
-def test_images_that_cannot_be_predicted_are_one_line(
+def test_unpredictable_images_are_one_line(
     done: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -661,7 +653,7 @@ def test_images_that_cannot_be_predicted_are_one_line(
     assert error.count("\n") == 1
 
 
-def test_masks_are_not_written_among_the_images(
+def test_masks_are_not_written_among_images(
     done: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(folder / "val" / "images", tmp_path / "photos")
@@ -671,7 +663,7 @@ def test_masks_are_not_written_among_the_images(
     assert sorted(file.name for file in (tmp_path / "photos").iterdir()) == before
 
 
-def test_folders_in_folders_are_mirrored(done: Path, tmp_path: Path) -> None:
+def test_nested_folders_are_mirrored(done: Path, tmp_path: Path) -> None:
     for name in ("a/x.png", "b/x.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True)
         scene(0)[0].save(tmp_path / "photos" / name)
@@ -682,25 +674,25 @@ def test_folders_in_folders_are_mirrored(done: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_masks_need_a_folder(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_need_folder(done: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["predict", str(done), str(folder / "val" / "images")]) == 2
     assert "give a folder for its masks with out (--out)" in capsys.readouterr().err
 
 
-def test_a_foreground_that_no_mask_holds_is_refused_with_its_name(recipe: Recipe, tmp_path: Path) -> None:
+def test_absent_foreground_rejected_with_its_name(recipe: Recipe, tmp_path: Path) -> None:
     chosen = dataclasses.replace(recipe, class_names="wall,disc,square,moon", foreground="moon", epochs=1)
     with pytest.raises(DataError, match="no validation mask has a pixel of moon, so IoU is not defined"):
         train(chosen, tmp_path / "run")
 
 
-def test_the_classes_are_told_before_the_first_epoch(
+def test_classes_are_printed_before_first_epoch(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(dataclasses.replace(recipe, epochs=1), tmp_path / "run", progress=Progress())
     assert capsys.readouterr().err.startswith("classes of pixels, 3: wall, disc, square\n")
 
 
-def test_masks_of_salient_objects_are_foreground_and_background(tmp_path: Path) -> None:
+def test_salient_object_masks_are_foreground_and_background(tmp_path: Path) -> None:
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
     for number in range(20):
@@ -716,7 +708,7 @@ def test_masks_of_salient_objects_are_foreground_and_background(tmp_path: Path) 
     assert load_pairs(tmp_path, foreground="foreground").classes == ("foreground",)
 
 
-def test_a_mask_beyond_the_classes_stops_a_training_with_its_name(
+def test_mask_above_classes_stops_training_with_its_name(
     recipe: Recipe, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(folder, tmp_path / "scenes")

@@ -1,4 +1,4 @@
-"""GCNet's segmenter: a dilated backbone whose weights mean what they meant, context where asked for, one map back."""
+"""GCNet's segmenter: a dilated backbone with unchanged weights, context blocks, one map as output."""
 
 import inspect
 from typing import Any
@@ -23,7 +23,7 @@ def noise(*shape: int) -> Tensor:
 
 
 def unsettled(model: nn.Module) -> nn.Module:
-    """Return the network in eval mode, its normalisation other than the identity."""
+    """Return the network in eval mode, with normalisation other than the identity."""
     generator = torch.Generator().manual_seed(1)
     for layer in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
         for tensor, low in (
@@ -52,14 +52,14 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", ["resnet18", SMALL, "mobilenetv2_050"])
 @pytest.mark.parametrize("stride", [8, 16, 32])
-def test_the_last_map_has_the_output_stride(backbone: str, stride: int) -> None:
+def test_last_map_has_output_stride(backbone: str, stride: int) -> None:
     model = Segmenter(backbone=backbone, num_classes=3, output_stride=stride).eval()
     for side in (64, 97):
         last = model.backbone(torch.zeros(1, 3, side, side))[-1]
         assert last.shape[2:] == (-(-side // stride), -(-side // stride))
 
 
-def test_without_a_word_the_output_stride_is_16() -> None:
+def test_default_output_stride_is_16() -> None:
     for build in (Segmenter, FAMILIES["segmenter"].build):
         assert inspect.signature(build).parameters["output_stride"].default == 16
     last = make_segmenter(SMALL, num_classes=3).eval().backbone(torch.zeros(1, 3, 64, 64))[-1]
@@ -76,7 +76,7 @@ def strided(request: pytest.FixtureRequest) -> tuple[str, Segmenter]:
 @torch.no_grad()
 @pytest.mark.parametrize("side", [(64, 64), (96, 64), (97, 61)])
 @pytest.mark.parametrize("stride", [8, 16])
-def test_a_dilated_backbone_sees_at_every_position_what_the_strided_one_sees(
+def test_dilated_backbone_equals_strided_one_at_shared_positions(
     strided: tuple[str, Segmenter], stride: int, side: tuple[int, int]
 ) -> None:
     """Each stage, sub-sampled by the stride that it lost, is that of the strided backbone with the same weights."""
@@ -92,26 +92,26 @@ def test_a_dilated_backbone_sees_at_every_position_what_the_strided_one_sees(
         torch.testing.assert_close(own[:, :, ::lost, ::lost], other, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_do_not_depend_on_the_stride() -> None:
+def test_weights_do_not_depend_on_stride() -> None:
     one, other = (make_segmenter(SMALL, num_classes=3, output_stride=stride, seed=2).state_dict() for stride in (8, 32))
     assert list(one) == list(other)
     assert all(torch.equal(one[key], value) for key, value in other.items())
 
 
-# --- The whole -------------------------------------------------------------------------------------------------------
+# --- The complete network --------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", [(64, 64), (97, 61), (33, 50)])
 @pytest.mark.parametrize(("classes", "channels"), [(1, 3), (5, 1)])
-def test_any_size_gives_one_map_a_class_of_that_size(side: tuple[int, int], classes: int, channels: int) -> None:
+def test_any_size_gives_one_map_per_class_of_that_size(side: tuple[int, int], classes: int, channels: int) -> None:
     model = make_segmenter(SMALL, num_classes=classes, in_chans=channels).eval()
     assert model(torch.zeros(2, channels, *side)).shape == (2, classes, *side)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("auxiliary", [False, True])
-def test_the_logits_are_those_of_the_head_behind_the_context_scaled_up(auxiliary: bool) -> None:
+def test_logits_are_upscaled_head_after_context(auxiliary: bool) -> None:
     options = {"output_stride": 8, "channels": 7, "auxiliary": auxiliary}
     model = unsettled(make_segmenter(SMALL, num_classes=3, context="se", **options))
     image = noise(2, 3, 45, 70)
@@ -129,12 +129,12 @@ def test_the_logits_are_those_of_the_head_behind_the_context_scaled_up(auxiliary
     assert model.head[0].out_channels == 7
     if auxiliary:
         model.training = True  # of the network alone: its normalisation and dropout stay as they are
-        logits, beside = model(image)
+        logits, auxiliary_logits = model(image)
         torch.testing.assert_close(logits, expected)
-        torch.testing.assert_close(beside, labelled(model.auxiliary, maps[-2]))
+        torch.testing.assert_close(auxiliary_logits, labelled(model.auxiliary, maps[-2]))
 
 
-def test_an_auxiliary_head_gives_its_map_in_training_only() -> None:
+def test_auxiliary_head_gives_map_in_training_only() -> None:
     model = make_segmenter(SMALL, num_classes=3, auxiliary=True)
     image = noise(2, 3, 40, 56)
     assert [tuple(found.shape) for found in model(image)] == [(2, 3, 40, 56)] * 2
@@ -156,19 +156,19 @@ def test_every_parameter_learns() -> None:
 
 
 @torch.no_grad()
-def test_dropout_takes_whole_channels_before_the_classifier_in_training() -> None:
+def test_dropout_drops_channels_before_classifier_in_training() -> None:
     model = unsettled(make_segmenter(SMALL, num_classes=3, dropout=0.25, channels=2000))
     seen: list[Tensor] = []
     model.head[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(2)))
     model(noise(2, 3, 64, 64))
     model.head.train()
     model(noise(2, 3, 64, 64))
-    before, behind = ((values == 0).all(2) for values in seen)
-    assert abs(float(behind[~before].double().mean()) - 0.25) < 5 * (0.25 * 0.75 / int((~before).sum())) ** 0.5
+    before, after = ((values == 0).all(2) for values in seen)
+    assert abs(float(after[~before].double().mean()) - 0.25) < 5 * (0.25 * 0.75 / int((~before).sum())) ** 0.5
     assert make_segmenter(SMALL, num_classes=3).head[3].p == 0.1
 
 
-def test_building_leaves_the_statistics_of_normalisation_and_training_mode_alone() -> None:
+def test_building_keeps_norm_statistics_and_training_mode() -> None:
     model = make_segmenter(SMALL, num_classes=3, context="gc", context_at="stages")
     assert all(layer.training for layer in model.modules())
     for layer in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
@@ -179,7 +179,7 @@ def test_building_leaves_the_statistics_of_normalisation_and_training_mode_alone
     )
 
 
-def test_pretrained_and_channels_are_handed_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_and_channels_are_passed_to_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
     def create_model(name: str, **options: object) -> nn.Module:
@@ -202,7 +202,7 @@ def test_pretrained_and_channels_are_handed_to_timm(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("context", ["gc", "nl", "snl", "se", "gc:rd_ratio=1/4", "gct"])
 @pytest.mark.parametrize("context_at", ["last", "stages"])
-def test_each_block_of_context_works_at_either_place(context: str, context_at: str) -> None:
+def test_each_context_block_works_at_either_place(context: str, context_at: str) -> None:
     model = make_segmenter(SMALL, num_classes=3, context=context, context_at=context_at, seed=0)
     unsettled(model).train()  # timm's residual branches begin with zeros
     gates = gw.gates_in(model)
@@ -225,7 +225,7 @@ def test_each_block_of_context_works_at_either_place(context: str, context_at: s
         assert any((parameter.grad != 0).any() for parameter in gate.parameters())
 
 
-def test_context_at_the_stages_ends_every_residual_branch_of_c3_to_c5() -> None:
+def test_context_at_stages_ends_residual_branches_of_c3_to_c5() -> None:
     gates = gw.gates_in(make_segmenter("resnet18", num_classes=3, context_at="stages", output_stride=8))
     assert list(gates) == [f"backbone.layer{stage}.{block}.bn2.gc" for stage in (2, 3, 4) for block in (0, 1)]
     assert [gate.channels for gate in gates.values()] == [128, 128, 256, 256, 512, 512]
@@ -233,7 +233,7 @@ def test_context_at_the_stages_ends_every_residual_branch_of_c3_to_c5() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "test_convnext"])
-def test_context_at_the_stages_is_behind_c2_in_other_families_too(backbone: str) -> None:
+def test_context_at_stages_is_after_c2_in_other_families(backbone: str) -> None:
     model = make_segmenter(backbone, num_classes=3, context_at="stages", output_stride=32).eval()
     gates = gw.gates_in(model)
     sides: set[int] = set()
@@ -244,20 +244,20 @@ def test_context_at_the_stages_is_behind_c2_in_other_families_too(backbone: str)
     assert sides == {16, 8, 4}  # of 128: strides 8, 16 and 32
 
 
-def test_gates_of_the_stages_are_those_of_the_residual_branches_behind_c2() -> None:
+def test_stage_gates_are_at_residual_branches_after_c2() -> None:
     model = make_segmenter("resnet18", num_classes=3, context="none")
     every = [place.layer for place in gw.find_places(model, "residual_end").found]
     gates = gw.gates_in(make_segmenter("resnet18", num_classes=3, context="se", context_at="stages"))
     assert [path.removesuffix(".se") for path in gates] == [path for path in every if "layer1" not in path]
 
 
-def test_context_is_gc_unless_none_is_asked_for() -> None:
+def test_default_context_is_gc() -> None:
     assert list(gw.gates_in(make_segmenter(SMALL, num_classes=2))) == ["context.gc"]
     assert gw.gates_in(make_segmenter(SMALL, num_classes=2, context="none")) == {}
     assert gw.gates_in(gw.make_model(f"segmenter:backbone={SMALL}")) == {}
 
 
-def test_options_of_the_context_reach_its_gate() -> None:
+def test_context_options_reach_gate() -> None:
     for context in ("gc:rd_ratio=1/4", gw.GateChoice("gc", {"rd_ratio": 0.25})):
         (gate,) = gw.gates_in(make_segmenter(SMALL, num_classes=2, context=context)).values()
         expected = gw.make_gate("gc", gate.channels, rd_ratio=0.25)
@@ -267,7 +267,7 @@ def test_options_of_the_context_reach_its_gate() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("context_at", ["last", "stages"])
-def test_fresh_global_context_leaves_every_output_bit_for_bit_as_it_was(context_at: str) -> None:
+def test_fresh_global_context_keeps_outputs_bitwise(context_at: str) -> None:
     image = noise(1, 3, 50, 60)
     plain, gated = (
         make_segmenter(SMALL, num_classes=3, context=context, context_at=context_at, seed=4).eval()
@@ -277,14 +277,14 @@ def test_fresh_global_context_leaves_every_output_bit_for_bit_as_it_was(context_
 
 
 @torch.no_grad()
-def test_a_plain_checkpoint_loads_strictly_beside_context() -> None:
+def test_plain_checkpoint_loads_strictly_with_context() -> None:
     plain, gated = (make_segmenter(SMALL, num_classes=3, context=c, seed=s).eval() for c, s in (("none", 1), ("gc", 2)))
     found = gated.load_state_dict(plain.state_dict(), strict=True)
     assert (found.missing_keys, found.unexpected_keys) == ([], [])
     assert torch.equal(plain(noise(1, 3, 50, 60)), gated(noise(1, 3, 50, 60)))
 
 
-def test_a_place_of_context_in_a_network_of_ones_own_is_found() -> None:
+def test_context_place_in_custom_network_is_found() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -312,7 +312,7 @@ def test_a_place_of_context_in_a_network_of_ones_own_is_found() -> None:
 
 
 @pytest.mark.parametrize("gate", ["gc", "gc@context"])
-def test_a_network_without_a_place_of_context_is_refused(gate: str) -> None:
+def test_network_without_context_place_rejected(gate: str) -> None:
     options = {} if "@" in gate else {"place": "context"}
     with pytest.raises(InvalidValueError, match=r"no place for gc@context in CifarResNet .*no such place.* @stage_end"):
         gw.insert_gates(gw.make_model("resnet20"), gate, **options)
@@ -321,14 +321,14 @@ def test_a_network_without_a_place_of_context_is_refused(gate: str) -> None:
 # --- Names and specs -------------------------------------------------------------------------------------------------
 
 
-def test_a_segmenter_is_built_from_a_spec() -> None:
+def test_segmenter_is_built_from_spec() -> None:
     model = gw.make_model("segmenter:backbone=resnet18+gc@context", num_classes=3)
     assert type(model) is Segmenter
     assert list(gw.gates_in(model)) == ["context.gc"]
     assert model.eval()(torch.zeros(1, 3, 50, 40)).shape == (1, 3, 50, 40)
 
 
-def test_all_options_can_be_given_in_a_spec() -> None:
+def test_all_options_can_be_given_in_spec() -> None:
     text = f"segmenter:backbone={SMALL},output_stride=8,channels=9,auxiliary=true,dropout=0.5+se@context_stages"
     model = gw.make_model(text, num_classes=4, in_chans=1, seed=3)
     assert len(gw.gates_in(model)) == 3
@@ -339,7 +339,7 @@ def test_all_options_can_be_given_in_a_spec() -> None:
     assert gw.make_model(f"segmenter:backbone={SMALL}").head[4].out_channels == 2
 
 
-def test_the_spec_takes_every_option_of_make_segmenter() -> None:
+def test_spec_accepts_every_option_of_make_segmenter() -> None:
     options = set(inspect.signature(make_segmenter).parameters) | set(inspect.signature(Segmenter).parameters)
     assert set(FAMILIES["segmenter"].options) == options - {"seed", "options", "context", "context_at"}
 
@@ -350,7 +350,7 @@ def test_the_spec_takes_every_option_of_make_segmenter() -> None:
 @pytest.mark.parametrize(
     ("context", "context_at"), [("gc", "last"), ("nl", "last"), ("se", "stages"), ("snl", "stages")]
 )
-def test_weights_of_backbone_and_head_do_not_depend_on_the_context(context: str, context_at: str) -> None:
+def test_backbone_and_head_weights_do_not_depend_on_context(context: str, context_at: str) -> None:
     options = {"num_classes": 3, "auxiliary": True, "seed": 5}
     plain = make_segmenter(SMALL, context="none", **options).state_dict()
     gated = make_segmenter(SMALL, context=context, context_at=context_at, **options)
@@ -361,7 +361,7 @@ def test_weights_of_backbone_and_head_do_not_depend_on_the_context(context: str,
     assert all(torch.equal(plain[key], value) for key, value in own_weights(spec).items())
 
 
-def test_the_seed_fixes_all_weights_and_leaves_the_global_generator_alone() -> None:
+def test_seed_fixes_weights_and_keeps_global_generator() -> None:
     before = torch.random.get_rng_state()
     one, same, other = (make_segmenter(SMALL, num_classes=3, seed=seed).state_dict() for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -372,7 +372,7 @@ def test_the_seed_fixes_all_weights_and_leaves_the_global_generator_alone() -> N
     assert not torch.equal(one[gate], other[gate])
 
 
-def test_without_a_seed_weights_come_from_the_global_generator() -> None:
+def test_without_seed_weights_use_global_generator() -> None:
     torch.manual_seed(5)
     one, two = (make_segmenter(SMALL, num_classes=3).head[0].weight for _ in range(2))
     torch.manual_seed(5)
@@ -380,12 +380,12 @@ def test_without_a_seed_weights_come_from_the_global_generator() -> None:
     assert not torch.equal(one, two)
 
 
-# --- Refusals --------------------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stride", [8, 16])
 @pytest.mark.parametrize("backbone", ["vgg11_bn", "densenet121"])
-def test_a_backbone_that_timm_cannot_dilate_is_refused_with_a_way_out(backbone: str, stride: int) -> None:
+def test_undilatable_timm_backbone_rejected_with_alternative(backbone: str, stride: int) -> None:
     with pytest.raises(InvalidValueError) as caught:
         make_segmenter(backbone, num_classes=3, output_stride=stride)
     message = str(caught.value)
@@ -397,20 +397,20 @@ def test_a_backbone_that_timm_cannot_dilate_is_refused_with_a_way_out(backbone: 
 
 
 @torch.no_grad()
-def test_a_backbone_that_cannot_be_dilated_works_with_the_stride_that_it_has() -> None:
+def test_undilatable_backbone_works_with_its_own_stride() -> None:
     model = make_segmenter("densenet121", num_classes=3, output_stride=32).eval()
     assert model(torch.zeros(1, 3, 40, 40)).shape == (1, 3, 40, 40)
 
 
 @pytest.mark.parametrize("backbone", ["resnet81", "resnet81.a1_in1k"])
-def test_an_unknown_backbone_is_refused_in_one_line_with_the_nearest(backbone: str) -> None:
+def test_unknown_backbone_rejected_in_one_line_with_suggestion(backbone: str) -> None:
     with pytest.raises(InvalidValueError, match=r"unknown backbone 'resnet81'; .*Did you mean 'resnet18'\?") as caught:
         make_segmenter(backbone, num_classes=3)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
 
 
-def test_a_backbone_for_images_of_one_size_is_refused() -> None:
+def test_backbone_of_fixed_image_size_rejected() -> None:
     with pytest.raises(InvalidValueError, match=r"timm cannot build 'test_vit' as a backbone .*output stride of 32"):
         make_segmenter("test_vit", num_classes=3, output_stride=32)
 
@@ -434,29 +434,27 @@ class _Stages(nn.Module):
         ([49, 25, 13, 13], r"returns 4 feature maps, the last of size \(13, 13\)"),
     ],
 )
-def test_a_backbone_of_other_maps_than_asked_for_is_refused(
-    monkeypatch: pytest.MonkeyPatch, sides: list[int], message: str
-) -> None:
+def test_backbone_with_other_maps_rejected(monkeypatch: pytest.MonkeyPatch, sides: list[int], message: str) -> None:
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: _Stages(sides))
     with pytest.raises(InvalidValueError, match=f"'resnet18' {message}"):
         make_segmenter("resnet18", num_classes=3, output_stride=16)
 
 
-def test_stages_are_refused_in_a_backbone_without_residual_branches() -> None:
+def test_stages_rejected_in_backbone_without_residual_branches() -> None:
     with pytest.raises(InvalidValueError, match="no place for gc@context_stages in Segmenter"):
         make_segmenter("test_efficientnet", num_classes=3, context_at="stages")
 
 
-def test_where_no_layer_ends_c2_there_are_no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbone_without_end_of_c2_has_no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = make_segmenter(SMALL, num_classes=3, context="none").backbone
     plain = backbone.forward
     monkeypatch.setattr(backbone, "forward", lambda x: [features * 1 for features in plain(x)])
     assert segmenter._late_layers(backbone, torch.zeros(1, 3, 97, 97)) == ()
 
 
-REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+INVALID: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "another stride": ({"output_stride": 12}, InvalidValueError, "unknown output_stride 12; expected one of"),
-    "a place beside context_at": (
+    "a place with context_at": (
         {"context": "gc@context"},
         InvalidValueError,
         "gate without a place.*Use context_at",
@@ -481,14 +479,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_makes_no_segmenter_is_refused(case: str) -> None:
-    options, error, message = REFUSED[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_segmenter_rejected(case: str) -> None:
+    options, error, message = INVALID[case]
     with pytest.raises(error, match=message):
         make_segmenter(SMALL, **{"num_classes": 3, **options})
 
 
-def test_an_unknown_option_in_a_spec_is_refused_with_the_nearest() -> None:
+def test_unknown_option_in_spec_rejected_with_suggestion() -> None:
     with pytest.raises(InvalidValueError, match=r"unknown option of model 'segmenter' 'bakbone'; .*'backbone'\?"):
         gw.make_model("segmenter:bakbone=resnet18")
     with pytest.raises(InvalidValueError, match=r"unknown backbone 'resnet81'"):
@@ -496,11 +494,11 @@ def test_an_unknown_option_in_a_spec_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("context", ["none", None])
-def test_a_segmenter_may_have_no_context(context: str | None) -> None:
+def test_segmenter_without_context(context: str | None) -> None:
     assert gw.gates_in(gw.make_segmenter("test_resnet", num_classes=2, context=context)) == {}
 
 
 @pytest.mark.parametrize("option", [{"context": 3}, {"backbone": 18}, {"output_stride": "8"}])
-def test_wrong_types_are_refused(option: dict[str, Any]) -> None:
+def test_wrong_types_rejected(option: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=f"{next(iter(option))} must be"):
         gw.make_segmenter(**{"backbone": "test_resnet", "num_classes": 3, **option})

@@ -1,4 +1,4 @@
-"""Two machines train together, or share a comparison; one of them loses its power on the way."""
+"""Two machines train together, or share a comparison; one of them fails during the work."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from test_cluster import FLAGS as COMPARISON
 from test_cluster import needs_ray, same_runs, sequential, without_times  # noqa: F401
 from test_interruption import TIMES
-from test_processes import FLAGS, undisturbed, wait_for_rows  # noqa: F401
+from test_processes import FLAGS, uninterrupted, wait_for_rows  # noqa: F401
 from test_training import equal, log, weights
 from two_machines import Machine, two_machines
 
@@ -47,8 +47,8 @@ def ended(process: subprocess.Popen[bytes], *logs: Path) -> None:
     assert process.wait(timeout=600) == 0, "\n".join(log.read_text()[-5000:] for log in logs)
 
 
-def test_two_machines_train_the_run_of_two_processes_though_one_loses_its_power(
-    undisturbed: Path,
+def test_two_machines_train_like_two_processes_after_power_loss(
+    uninterrupted: Path,
     machines: list[Machine],
     tmp_path: Path,
 ) -> None:
@@ -64,8 +64,8 @@ def test_two_machines_train_the_run_of_two_processes_though_one_loses_its_power(
     ended(launched[0], *logs)
     ended(again, *logs)
     assert "lost the connection to another process" in logs[0].read_text()
-    assert equal(weights(out), weights(undisturbed))
-    assert log(out, *TIMES) == log(undisturbed, *TIMES)
+    assert equal(weights(out), weights(uninterrupted))
+    assert log(out, *TIMES) == log(uninterrupted, *TIMES)
 
 
 def wait_for_logs(out: Path, count: int, driver: subprocess.Popen[bytes], said: Path) -> None:
@@ -88,7 +88,7 @@ def wait_for_ray(said: Path) -> None:
 
 
 @needs_ray
-def test_a_comparison_on_two_machines_ends_on_the_one_that_is_left(
+def test_comparison_on_two_machines_finishes_on_remaining_one(
     sequential: Path,
     machines: list[Machine],
     tmp_path: Path,

@@ -35,12 +35,12 @@ def pages() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in EXTENSION.glob("*.py")))
-def test_examples_of_the_extension_are_true(name: str) -> None:
+def test_extension_examples_are_correct(name: str) -> None:
     assert doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
 
 
 @pytest.mark.parametrize("name", gw.gate_names())
-def test_a_gate_s_page_has_all_that_is_promised(name: str, pages: ModuleType) -> None:
+def test_gate_page_has_all_sections(name: str, pages: ModuleType) -> None:
     spec = gw.gate_spec(name)
     assert spec.guidance, f"say in the registration of {name} when to use it (guidance=)"
     page = pages.gate_page(spec)
@@ -54,12 +54,12 @@ def test_a_gate_s_page_has_all_that_is_promised(name: str, pages: ModuleType) ->
     assert names["insertion"].gates
 
 
-def test_the_list_of_gates_leads_to_each_page(pages: ModuleType) -> None:
+def test_list_of_gates_links_to_each_page(pages: ModuleType) -> None:
     index = pages.index_page()
     assert all(f"[`{name}`]({name}.md)" in index and f"\n{name}\n" in index for name in gw.gate_names())
 
 
-def test_costs_are_those_of_a_network_with_the_gates() -> None:
+def test_costs_are_those_of_gated_network() -> None:
     costs = import_module("gate_costs")
     gated = gw.make_model("resnet50+se")
     added = costs.cost_of_gate(gw.gate_spec("se"))
@@ -70,7 +70,7 @@ def test_costs_are_those_of_a_network_with_the_gates() -> None:
     assert costs.shapes_at("before_conv")[0] == image.shape, "the first convolution's input is the image"
 
 
-def test_bytes_are_those_of_each_operator_and_views_move_none() -> None:
+def test_bytes_are_counted_per_operator_and_views_are_free() -> None:
     costs = import_module("gate_costs")
     x = torch.zeros(1, 4, 3, 3)  # 144 bytes
     assert costs.cost_of(nn.Flatten(), x).bytes_moved == 0
@@ -78,7 +78,7 @@ def test_bytes_are_those_of_each_operator_and_views_move_none() -> None:
     assert costs.cost_of(gw.make_gate("ge", 4), x).bytes_moved == (144 + 16) + (16 + 16) + (144 + 16 + 144)
 
 
-def test_pages_are_written_only_where_they_changed(tmp_path: Path) -> None:
+def test_only_changed_pages_are_written(tmp_path: Path) -> None:
     fill_folder = import_module("written").fill_folder
     fill_folder(tmp_path / "gates", {"gct.md": "one", "old.md": "two"})
     file = tmp_path / "gates/gct.md"
@@ -91,7 +91,7 @@ def test_pages_are_written_only_where_they_changed(tmp_path: Path) -> None:
 
 
 def receptive_field_of(name: str, **options: Any) -> torch.Tensor:
-    """Return which output values of a gate with these options depend on the middle input value."""
+    """Return the output values of a gate with these options that depend on the middle input value."""
     spec = gw.gate_spec(name)
 
     class WithOptions(GateSpec):
@@ -102,7 +102,7 @@ def receptive_field_of(name: str, **options: Any) -> torch.Tensor:
     return import_module("gate_figures").receptive_field(WithOptions(**facts)) > 0
 
 
-def test_the_receptive_field_is_that_of_the_formula() -> None:
+def test_receptive_field_matches_formula() -> None:
     middle = (8, 7, 7)
     everywhere = torch.ones(16, 15, 15, dtype=torch.bool)
     own_channel = torch.zeros_like(everywhere)
@@ -120,25 +120,25 @@ def test_the_receptive_field_is_that_of_the_formula() -> None:
 
 @pytest.fixture
 def undocumented_module() -> Iterator[ModuleType]:
-    module = ModuleType("told", "What it is.")
+    module = ModuleType("documented", "What it is.")
     exec(
         """
 from dataclasses import dataclass
 
-def told():
+def documented():
     'Say it.'
 
-def untold(): ...
+def undocumented(): ...
 
 @dataclass
-class Untold:
+class Undocumented:
     number: int
 
 class Half:
     'A class.'
-    def told(self):
+    def documented(self):
         'Say it.'
-    def untold(self): ...
+    def undocumented(self): ...
     @property
     def neither(self): ...
     def _private(self): ...
@@ -147,18 +147,18 @@ def _private(): ...
 """,
         vars(module),
     )
-    sys.modules["told"] = module
+    sys.modules["documented"] = module
     yield module
-    del sys.modules["told"]
+    del sys.modules["documented"]
 
 
-def test_what_has_no_docstring_is_found(undocumented_module: ModuleType) -> None:
+def test_missing_docstrings_are_found(undocumented_module: ModuleType) -> None:
     api = import_module("api_pages")
     assert api.undocumented(undocumented_module) == [
-        "told.untold",
-        "told.Untold",
-        "told.Half.untold",
-        "told.Half.neither",
+        "documented.undocumented",
+        "documented.Undocumented",
+        "documented.Half.undocumented",
+        "documented.Half.neither",
     ]
 
 
@@ -169,7 +169,7 @@ def build(source: Path, out: Path, package: Path = ROOT / "src") -> subprocess.C
 
 
 def copied(folder: Path) -> Path:
-    """Copy what the site is made from, without what earlier builds wrote."""
+    """Copy the sources of the site without earlier builds."""
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for written in ("api", "gates"):
         shutil.rmtree(folder / "docs" / written, ignore_errors=True)
@@ -180,7 +180,7 @@ def copied(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_public_name_without_docstring_stops_the_build(tmp_path: Path) -> None:
+def test_public_name_without_docstring_fails_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "src/gatewise/tuning.py"
     text, removed = re.subn(r'(def train_everything.*?:\n) +""".*?"""\n', r"\1", file.read_text(), flags=re.DOTALL)
@@ -193,7 +193,7 @@ def test_a_public_name_without_docstring_stops_the_build(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+def test_site_builds_without_warning(tmp_path: Path) -> None:
     result = build(copied(tmp_path), tmp_path / "site")
     assert result.returncode == 0, result.stderr[-3000:]
     for name in gw.gate_names():
@@ -208,7 +208,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_broken_link_stops_the_build(tmp_path: Path) -> None:
+def test_broken_link_fails_build(tmp_path: Path) -> None:
     page = copied(tmp_path) / "quick-start.md"
     page.write_text(page.read_text() + "\n[nowhere](guides/insert.md#no-such-part)\n")
     result = build(tmp_path / "docs", tmp_path / "site")

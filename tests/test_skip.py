@@ -1,4 +1,4 @@
-"""Skipping: every way to run gives the masked network's output, and runs only what is open."""
+"""Skipping: every mode equals the masked network and computes only open filters."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ def patterns(net: gw.GaterNet, seed: int) -> torch.Tensor:
 
 
 @given(drawn_networks, st.sampled_from(["mask", "skip", "bucket"]))
-def test_every_mode_gives_what_the_masked_network_gives(drawn: tuple[list[str], int, int, str], mode: str) -> None:
+def test_every_mode_equals_masked_network(drawn: tuple[list[str], int, int, str], mode: str) -> None:
     net, x = made(drawn, letters="?"), images(5)
     fast = gw.skip_closed_filters(net, mode)
     gates = patterns(net, drawn[2])
@@ -55,7 +55,7 @@ def test_every_mode_gives_what_the_masked_network_gives(drawn: tuple[list[str], 
 
 @settings(max_examples=15)  # each compacts a network
 @given(drawn_networks)
-def test_a_compacted_net_is_skipped_too(drawn: tuple[list[str], int, int, str]) -> None:
+def test_compacted_net_can_be_skipped(drawn: tuple[list[str], int, int, str]) -> None:
     net, x = made(drawn, letters="01??"), images(24)
     small = gw.compact(net, [x])
     if isinstance(small, gw.GaterNet):
@@ -63,7 +63,7 @@ def test_a_compacted_net_is_skipped_too(drawn: tuple[list[str], int, int, str]) 
             assert_close(gw.skip_closed_filters(small, mode)(x), net(x), **CLOSE)
 
 
-def test_a_grouped_convolution_that_compaction_left_depthwise_is_kept_whole() -> None:
+def test_grouped_convolution_compacted_to_depthwise_is_complete() -> None:
     net = gater_net(["grouped"], 4, states="?0?0?0?0")
     small = gw.compact(net, [images(24)])
     assert isinstance(small, gw.GaterNet)
@@ -76,7 +76,7 @@ def test_a_grouped_convolution_that_compaction_left_depthwise_is_kept_whole() ->
 
 @pytest.mark.parametrize("mode", ["skip", "bucket"])
 @pytest.mark.parametrize("sites", ["inner", "residual"])
-def test_local_gates_are_decided_on_the_way(mode: str, sites: str) -> None:
+def test_local_gates_are_decided_in_the_forward(mode: str, sites: str) -> None:
     torch.manual_seed(0)
     net = gw.GaterNet(gw.make_model("resnet20", num_classes=5), sites=sites, gater="local", image_size=(8, 8)).eval()
     for decider in net.gater:
@@ -91,7 +91,7 @@ def test_local_gates_are_decided_on_the_way(mode: str, sites: str) -> None:
 
 @pytest.mark.parametrize("model", ["resnet20", "resnet18_cifar:width=8"])
 @pytest.mark.parametrize("group_size", [1, 4])
-def test_what_runs_is_what_executed_macs_tells(model: str, group_size: int) -> None:
+def test_executed_work_equals_executed_macs(model: str, group_size: int) -> None:
     net = gw.GaterNet(gw.make_model(model, num_classes=5), group_size=group_size, image_size=(8, 8)).eval()
     fast = gw.skip_closed_filters(net, "skip")
     for seed in range(3):
@@ -106,7 +106,7 @@ def test_what_runs_is_what_executed_macs_tells(model: str, group_size: int) -> N
 
 @pytest.mark.parametrize("gates", ["gct", pytest.param("se", marks=pytest.mark.slow), "gct+se", "gc"])
 @pytest.mark.parametrize("sites", ["inner", "residual"])
-def test_networks_with_gates_of_other_kinds_are_compacted_and_skipped(gates: str, sites: str) -> None:
+def test_networks_with_other_gates_are_compacted_and_skipped(gates: str, sites: str) -> None:
     torch.manual_seed(0)
     net = gw.make_model(f"resnet20+{gates}+gaternet:sites={sites}", num_classes=5, image_size=(8, 8)).eval()
     for gate in gw.gates_in(net).values():
@@ -124,7 +124,7 @@ def test_networks_with_gates_of_other_kinds_are_compacted_and_skipped(gates: str
     assert removed != (sites == "residual" and gates in sees_all)  # inner: zeros are put back in front of the gct
 
 
-def test_a_norm_that_no_convolution_takes_in_is_narrow_too() -> None:
+def test_unfolded_norm_is_narrowed_too() -> None:
     torch.manual_seed(0)
     body = nn.Sequential(conv(3, 8, 3), nn.ReLU(), norm(8), nn.ReLU(), conv(8, 4, 3))
     net = gw.GaterNet(body, image_size=(8, 8)).eval()
@@ -133,25 +133,25 @@ def test_a_norm_that_no_convolution_takes_in_is_narrow_too() -> None:
     assert_close(fast(images(5), gates), net(images(5), gates), **CLOSE)
 
 
-def test_mask_mode_is_bit_for_bit_the_network() -> None:
+def test_mask_mode_equals_network_bitwise() -> None:
     net, x = gater_net(["basic", "inverted"], letters="?"), images(4)
     assert torch.equal(gw.skip_closed_filters(net, "mask")(x), net(x))
 
 
-def test_a_pattern_alone_gives_bit_for_bit_what_it_gives_in_company() -> None:
+def test_pattern_gives_same_bits_alone_and_in_batch() -> None:
     net = gater_net(["basic", "bottleneck"], letters="?")
     fast, x, gates = gw.skip_closed_filters(net, "skip"), images(5), patterns(net, 3)
     alone = torch.cat([fast(x[n : n + 1], gates[n : n + 1]) for n in (0, 2, 4)])
     assert torch.equal(fast(x, gates)[[0, 2, 4]], alone)
 
 
-def test_filters_that_cannot_be_skipped_are_named() -> None:
+def test_unskippable_filters_are_named() -> None:
     fast = gw.skip_closed_filters(gater_net(["grouped"], letters="?"), "skip")
     reasons = {skipped.name: skipped.reason for skipped in fast.skipped}
     assert reasons["3.body.0"] == "3.body.3 is a grouped convolution, which cannot run a part of its filters"
 
 
-def test_outputs_of_any_nesting_are_put_together() -> None:
+def test_nested_outputs_are_reassembled() -> None:
     class Several(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -163,20 +163,20 @@ def test_outputs_of_any_nesting_are_put_together() -> None:
 
     net = gw.GaterNet(Several(), image_size=(8, 8)).eval()
     fast, x, gates = gw.skip_closed_filters(net, "skip"), images(5), patterns(net, 0)
-    came, expected = fast(x, gates), net(x, gates)
-    assert_close(came["map"], expected["map"], **CLOSE)
-    assert_close(came["sums"][0], expected["sums"][0], **CLOSE)
-    assert_close(came["sums"][1][0], expected["sums"][1][0], **CLOSE)
+    actual, expected = fast(x, gates), net(x, gates)
+    assert_close(actual["map"], expected["map"], **CLOSE)
+    assert_close(actual["sums"][0], expected["sums"][0], **CLOSE)
+    assert_close(actual["sums"][1][0], expected["sums"][1][0], **CLOSE)
 
 
-def test_images_with_the_same_pattern_run_together() -> None:
+def test_images_with_same_pattern_run_together() -> None:
     net = gater_net(["basic"], letters="?")
     fast = gw.skip_closed_filters(net, "skip")
     fast(images(5), patterns(net, 0))
     assert [part.images.tolist() for part in fast.last_parts] == [[0], [1, 3], [2], [4]]
 
 
-def test_buckets_take_patterns_that_differ_in_little() -> None:
+def test_buckets_group_similar_patterns() -> None:
     net = gater_net(["basic"], 12, letters="?")
     work = gw.skip_closed_filters(net, "bucket").work
     gates = np.zeros((4, 12), bool)
@@ -188,7 +188,7 @@ def test_buckets_take_patterns_that_differ_in_little() -> None:
     assert [len(part.images) for part in one_by_pattern(gates, work)] == [2, 1, 1]
 
 
-def test_buckets_multiply_what_an_image_does_not_open() -> None:
+def test_buckets_multiply_unopened_filters() -> None:
     net, x = gater_net(["basic"], 12, letters="?"), images(2)
     gates = torch.ones(2, 12)
     gates[1, 0], gates[:, 11] = 0, 0
@@ -198,7 +198,7 @@ def test_buckets_multiply_what_an_image_does_not_open() -> None:
     assert not torch.allclose(fast(x, gates)[1], net(x[1:], gates[:1])[0], atol=1e-4)
 
 
-def test_picked_weights_are_kept_within_the_memory_given() -> None:
+def test_picked_weights_stay_within_memory_limit() -> None:
     net = gater_net(["basic", "bottleneck"], letters="?")
     for memory in (0, 10_000):
         fast = gw.skip_closed_filters(net, "skip", memory=memory)
@@ -209,7 +209,7 @@ def test_picked_weights_are_kept_within_the_memory_given() -> None:
     assert len(fast.active_filters._picked)
 
 
-def test_weights_seen_before_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_weights_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     from gatewise.execution.active_filters import FilterIndices
 
     net = gater_net(["basic"], letters="?")
@@ -219,7 +219,7 @@ def test_weights_seen_before_are_not_picked_again(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(fast(images(1), gates), first)
 
 
-def test_it_is_copied_and_pickled() -> None:
+def test_skipping_net_is_copied_and_pickled() -> None:
     net = gater_net(["basic", "inverted"], letters="?")
     fast, x = gw.skip_closed_filters(net, "skip"), images(4)
     expected = fast(x)
@@ -227,7 +227,7 @@ def test_it_is_copied_and_pickled() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(fast))(x), expected)
 
 
-def test_the_given_network_is_only_read() -> None:
+def test_given_network_is_not_modified() -> None:
     net, x = gater_net(["basic", "inverted", "ChannelsLast"], letters="?"), images(4)
     before, expected = copy.deepcopy(net.state_dict()), net(x)
     gw.skip_closed_filters(net, "skip")(x)
@@ -235,7 +235,7 @@ def test_the_given_network_is_only_read() -> None:
     assert torch.equal(net(x), expected)
 
 
-def test_training_mode_is_refused() -> None:
+def test_training_mode_rejected() -> None:
     fast = gw.skip_closed_filters(gater_net(["basic"]), "skip").train()
     with pytest.raises(InvalidValueError, match="for inference"):
         fast(images(1))
@@ -249,12 +249,12 @@ def test_training_mode_is_refused() -> None:
         ({"net": nn.ReLU()}, InvalidTypeError, "expects a GaterNet, got ReLU"),
     ],
 )
-def test_mistakes_are_refused(arguments: dict[str, object], error: type, match: str) -> None:
+def test_invalid_arguments_rejected(arguments: dict[str, object], error: type, match: str) -> None:
     with pytest.raises(error, match=match):
         gw.skip_closed_filters(**{"net": gater_net(["basic"]), **arguments})  # type: ignore[arg-type]
 
 
-def test_gates_of_another_shape_are_refused() -> None:
+def test_gates_of_other_shape_rejected() -> None:
     fast = gw.skip_closed_filters(gater_net(["basic"]), "skip")
     with pytest.raises(InvalidValueError, match=r"gates must have shape \(2, 8\)"):
         fast(images(2), torch.ones(1, 8))
@@ -263,7 +263,7 @@ def test_gates_of_another_shape_are_refused() -> None:
 # auto
 
 
-def test_auto_agrees_on_a_real_clock(own_cache: Path) -> None:
+def test_auto_agrees_with_real_timing(own_cache: Path) -> None:
     net, x = gater_net(["bottleneck", "inverted"], letters="?"), images(6)
     fast = gw.skip_closed_filters(net)
     assert fast.mode == "auto"
@@ -278,7 +278,7 @@ def test_auto_agrees_on_a_real_clock(own_cache: Path) -> None:
     assert "threads" in machine
 
 
-def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_costs_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = gater_net(["basic"], letters="?")
     gw.skip_closed_filters(net).plan(images(2))
     monkeypatch.setattr("gatewise.execution.meter._times", lambda _: pytest.fail("measured again"))
@@ -302,7 +302,7 @@ def test_what_was_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch
         b'{"format": 1, "machines": {"x": 3}}',
     ],
 )
-def test_a_cache_file_that_is_none_is_said_to_be_so_and_replaced(own_cache: Path, content: bytes) -> None:
+def test_invalid_cache_file_is_reported_and_replaced(own_cache: Path, content: bytes) -> None:
     own_cache.write_bytes(content)
     net = gater_net(["basic"], letters="?")
     with pytest.warns(UserWarning, match="is not a valid file of costs"):
@@ -310,7 +310,7 @@ def test_a_cache_file_that_is_none_is_said_to_be_so_and_replaced(own_cache: Path
     assert json.loads(own_cache.read_text())["format"] == 1
 
 
-def test_costs_of_other_machines_stay_and_are_not_used(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_costs_of_other_machines_are_kept_and_not_used(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     own_cache.write_text('{"format": 1, "machines": {"another": {"x": [1.0]}}}')
     with caplog.at_level("INFO", "gatewise"):
         gw.skip_closed_filters(gater_net(["basic"], letters="?")).plan(images(1))
@@ -320,7 +320,7 @@ def test_costs_of_other_machines_stay_and_are_not_used(own_cache: Path, caplog: 
     assert len(stored) == 1
 
 
-def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
+def test_unwritable_cache_gives_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     net = gater_net(["basic"], letters="?")
     fast = gw.skip_closed_filters(net, cache=tmp_path / "file" / "costs.json")
@@ -328,27 +328,27 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
         assert_close(fast(images(2)), net(images(2)), **CLOSE)
 
 
-def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cache_path_comes_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert default_cache() == tmp_path / "costs.json"
     monkeypatch.delenv("GATEWISE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "gatewise" / "costs.json"
 
 
-def test_a_network_that_was_moved_is_planned_anew() -> None:
+def test_moved_network_is_planned_again() -> None:
     net, x = gater_net(["basic"], letters="?"), images(2)
     fast = gw.skip_closed_filters(net)
     fast(x)
     fast.double()
     with pytest.warns(UserWarning, match=r"was planned for cpu, torch.float32 and is now on cpu, torch.float64"):
-        came = fast(x.double())
-    assert_close(came, net.double()(x.double()), rtol=1e-6, atol=1e-6)
+        actual = fast(x.double())
+    assert_close(actual, net.double()(x.double()), rtol=1e-6, atol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fast(x.double())
 
 
-def test_a_machine_with_other_threads_is_another(own_cache: Path) -> None:
+def test_machine_with_other_threads_is_another(own_cache: Path) -> None:
     one = Costs(own_cache, torch.device("cpu"), torch.float32)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -360,7 +360,7 @@ def test_a_machine_with_other_threads_is_another(own_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [[1.0], [1], [1.0, 2.0]])
-def test_what_has_another_number_of_figures_is_measured_anew(own_cache: Path, damage: list[float]) -> None:
+def test_costs_of_other_length_are_measured_again(own_cache: Path, damage: list[float]) -> None:
     net = gater_net(["basic"], letters="?")
     gw.skip_closed_filters(net).plan(images(1))
     content = json.loads(own_cache.read_text())
@@ -373,7 +373,7 @@ def test_what_has_another_number_of_figures_is_measured_anew(own_cache: Path, da
     assert sorted(stored) == sorted(costs)
 
 
-def test_two_users_of_a_cache_keep_what_the_other_measured(own_cache: Path) -> None:
+def test_two_users_of_cache_keep_each_others_costs(own_cache: Path) -> None:
     one, two = (Costs(own_cache, torch.device("cpu"), dtype) for dtype in (torch.float32, torch.float64))
     same = Costs(own_cache, torch.device("cpu"), torch.float32)
     for costs, what in ((one, "a"), (two, "b"), (same, "c")):
@@ -395,7 +395,7 @@ def test_networks_of_other_widths_groups_or_depths_are_measured_apart() -> None:
     assert fingerprint(gw.skip_closed_filters(nets[0], "skip").net) == marks[0]
 
 
-def test_what_another_version_measured_is_measured_anew(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_of_other_version_are_measured_again(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = Costs(own_cache, torch.device("cpu"), torch.float32)
     facts = environment()
     monkeypatch.setattr("gatewise.execution.costs.environment", lambda _: {**facts, "gatewise": "another"})
@@ -403,7 +403,7 @@ def test_what_another_version_measured_is_measured_anew(own_cache: Path, monkeyp
 
 
 def plan_of(net: gw.GaterNet, memory: int = 2**28, **costs: float) -> Plan:
-    """Return a plan with these seconds for every layer, whatever the number of images."""
+    """Return a plan with these seconds for every layer, for any number of images."""
     work = gw.skip_closed_filters(net, "skip").work
     layers, sites = len(work.paths), len(work.narrows)
     given = {"dense": 1.0, "fixed": 0.0, "slope": 1.0, "mask": 0.0, "rest": 0.0, "plain": 1e9, **costs}
@@ -419,7 +419,7 @@ def plan_of(net: gw.GaterNet, memory: int = 2**28, **costs: float) -> Plan:
     return Plan(work, {1: seconds, 8: many}, np.full(layers, 100.0), memory)
 
 
-def test_narrowing_pays_up_to_where_its_own_cost_eats_the_gain() -> None:
+def test_narrowing_is_chosen_until_its_cost_exceeds_gain() -> None:
     net = gater_net(["basic"], letters="?")
     assert plan_of(net).limits[1].tolist() == [[1.0], [1.0]]
     assert plan_of(net, fixed=0.25).limits[1][0, 0] == pytest.approx(0.75, abs=0.02)
@@ -427,7 +427,7 @@ def test_narrowing_pays_up_to_where_its_own_cost_eats_the_gain() -> None:
     assert plan_of(net, fixed=1.1).limits[1].tolist() == [[-1.0], [-1.0]]
 
 
-def test_weights_are_thought_to_be_there_as_long_as_there_is_memory_for_them() -> None:
+def test_weights_count_as_cached_while_memory_lasts() -> None:
     net = gater_net(["basic"], letters="?")
     one, two = np.zeros((2, 8), bool)
     one[:2], two[6:] = True, True
@@ -449,7 +449,7 @@ def test_weights_are_thought_to_be_there_as_long_as_there_is_memory_for_them() -
     assert not plain._seen, "nothing was picked"
 
 
-def test_a_batch_is_run_the_way_that_takes_least() -> None:
+def test_batch_runs_in_fastest_mode() -> None:
     net = gater_net(["basic"], letters="?")
     gates = np.zeros((4, 8), bool)
     gates[:2, :2] = gates[2:, 6:] = True
@@ -461,11 +461,11 @@ def test_a_batch_is_run_the_way_that_takes_least() -> None:
     assert part.narrow.all()
 
 
-def test_every_mode_is_named_in_the_help() -> None:
+def test_help_names_every_mode() -> None:
     assert all(f'"{mode}"' in gw.skip_closed_filters.__doc__ for mode in MODES)
 
 
-def test_picked_weights_are_packed_where_onednn_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_picked_weights_are_packed_if_onednn_supports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[torch.Size] = []
 
     def noted(x: torch.Tensor, *others: object) -> torch.Tensor:
@@ -487,7 +487,7 @@ def test_picked_weights_are_packed_where_onednn_takes_them(monkeypatch: pytest.M
         assert not packed, "oneDNN's own order is for float32"
 
 
-def test_layers_that_run_whole_are_packed_once_however_little_memory_there_is_for_patterns(
+def test_complete_layers_are_packed_once_with_any_memory_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     packed: list[torch.Size] = []
@@ -500,11 +500,11 @@ def test_layers_that_run_whole_are_packed_once_however_little_memory_there_is_fo
     fast = gw.skip_closed_filters(gater_net(["basic"], 8, states="11010000"), "skip", memory=0)
     for _ in range(2):
         fast(images(1))
-    assert packed.count(torch.Size([3, 8, 3, 3])) == 2, "picked anew each time"
+    assert packed.count(torch.Size([3, 8, 3, 3])) == 2, "picked again each time"
     assert packed.count(torch.Size([8, 3, 3, 3])) == 1 + 2, "the stem once, the reader of the open filters each time"
 
 
-def test_a_copy_of_a_net_that_has_run_begins_with_nothing_picked() -> None:
+def test_copy_of_used_net_starts_with_empty_cache() -> None:
     fast = gw.skip_closed_filters(gater_net(["basic"], 8), mode="skip")
     with torch.no_grad():
         expected = fast(images(2))

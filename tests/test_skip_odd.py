@@ -1,4 +1,4 @@
-"""Skipping in networks that are unlike those of the papers: other ranks, odd outputs, shared layers, no images."""
+"""Skipping in unusual networks: other ranks, nested outputs, shared layers, no images."""
 
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from gatewise.execution.skip import MODES
 
 
 class Counting(nn.Module):
-    """Divides by the number of channels that it sees, which no graph tells."""
+    """Divides by the number of channels that it sees, which no graph shows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("states", ["0?10", "?", "1?", "0??1"])
-def test_what_is_tried_is_what_will_run(states: str) -> None:
+def test_executed_work_is_what_was_tried(states: str) -> None:
     net = gw.GaterNet(Counting(), gater=Scripted(states.ljust(4, "0")), image_size=(8, 8)).eval()
     small = gw.compact(net, [images(24)])
     for kept in (net, small):
@@ -66,7 +66,7 @@ def test_maps_of_other_ranks(mode: str, axes: int) -> None:
 
 
 class Answering(nn.Module):
-    """A network that answers with whatever `form` makes of its last map."""
+    """A network that returns `form` of its last map."""
 
     def __init__(self, form: Callable[[torch.Tensor], object]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ Pair = namedtuple("Pair", "map mean")
         lambda x: {"maps": (x,), "name": "last"},
     ],
 )
-def test_outputs_of_any_form_keep_it(form: Callable[[torch.Tensor], object]) -> None:
+def test_output_structure_is_kept(form: Callable[[torch.Tensor], object]) -> None:
     net = gw.GaterNet(Answering(form), gater=Scripted("?" * 8), image_size=(8, 8)).eval()
     fast = gw.skip_closed_filters(net, "skip")
     found, expected = fast(images(6)), net(images(6))
@@ -104,14 +104,14 @@ def test_outputs_of_any_form_keep_it(form: Callable[[torch.Tensor], object]) -> 
             assert own == other
 
 
-def test_an_output_that_belongs_to_no_image_is_refused() -> None:
+def test_output_without_batch_axis_rejected() -> None:
     net = gw.GaterNet(Answering(torch.mean), gater=Scripted("?" * 8), image_size=(8, 8)).eval()
     with pytest.raises(InvalidValueError, match=r"got shape \(\).*mode='mask'"):
         gw.skip_closed_filters(net, "skip")(images(6))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_empty_batch_and_gates_between(mode: str) -> None:
+def test_empty_batch_and_gates_between(mode: str) -> None:
     net = gater_net(["basic"], letters="?")
     fast = gw.skip_closed_filters(net, mode)
     assert fast(images(2)[:0]).shape == (0, 5)
@@ -119,14 +119,14 @@ def test_an_empty_batch_and_gates_between(mode: str) -> None:
     assert_close(fast(images(2), gates), net(images(2), gates), **CLOSE)
 
 
-def test_a_skipping_net_has_no_state_dict() -> None:
+def test_skipping_net_has_no_state_dict() -> None:
     fast = gw.skip_closed_filters(gater_net(["basic"]), "skip")
     for use in (fast.state_dict, lambda: fast.load_state_dict({})):
         with pytest.raises(InvalidValueError, match=r"no state dict.*Save and load the GaterNet"):
             use()
 
 
-def test_patterns_by_the_thousand_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_patterns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatewise.execution.active_filters._MANY_PATTERNS", 3)
     net = gater_net(["basic", "basic"], letters="?")
     fast = gw.skip_closed_filters(net, "skip")
@@ -137,7 +137,7 @@ def test_patterns_by_the_thousand_change_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("pays", [False, True])
-def test_auto_leaves_out_local_filters_where_that_pays(monkeypatch: pytest.MonkeyPatch, *, pays: bool) -> None:
+def test_auto_skips_no_local_filters_if_faster(monkeypatch: pytest.MonkeyPatch, *, pays: bool) -> None:
     monkeypatch.setattr("gatewise.execution.meter._times", lambda _: [0.5 if pays else 1.5, 1.0])
     net = gw.GaterNet(gw.make_model("resnet20", num_classes=5), gater="local", image_size=(8, 8)).eval()
     for decider in net.gater:

@@ -1,4 +1,4 @@
-"""Where images come from: class folders, torchvision's files, the hub's library; what is wrong there is named."""
+"""Sources of images: class folders, torchvision's files, the hub's library; errors name the file."""
 
 import hashlib
 import io
@@ -55,7 +55,7 @@ def test_class_folders_give_pixels_labels_and_names(tmp_path: Path, validation: 
     assert (dataset.size, dataset.channels, dataset.flip) == ((6, 6), 3, True)
 
 
-def test_files_that_are_no_images_by_their_name_are_left_out(tmp_path: Path) -> None:
+def test_files_without_image_suffix_are_ignored(tmp_path: Path) -> None:
     (class_folders(tmp_path) / "train" / "ant" / "notes.txt").write_text("about ants")
     assert len(load_dataset(tmp_path).train) == 6
 
@@ -65,7 +65,7 @@ def _empty_class(folder: Path) -> None:
     (folder / "train" / "bee").mkdir()
 
 
-def test_animations_in_class_folders_show_their_first_frame(tmp_path: Path) -> None:
+def test_animations_in_class_folders_show_first_frame(tmp_path: Path) -> None:
     class_folders(tmp_path)
     frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "train/bee/3.GIF", format="GIF", save_all=True, append_images=frames[1:])
@@ -74,7 +74,7 @@ def test_animations_in_class_folders_show_their_first_frame(tmp_path: Path) -> N
     assert train[6][:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_names_of_files_in_the_place_of_images_are_refused(tmp_path: Path) -> None:
+def test_file_names_instead_of_images_rejected(tmp_path: Path) -> None:
     for split in ("train", "val"):
         pq.write_table(pa.table({"image": ["a.jpg", "b.jpg"], "label": [0, 1]}), tmp_path / f"{split}.parquet")
     with pytest.raises(
@@ -126,7 +126,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_class_folders_are_refused_in_one_line_that_names_the_place(tmp_path: Path, case: str) -> None:
+def test_broken_class_folders_rejected_with_name(tmp_path: Path, case: str) -> None:
     break_it, expected = BROKEN[case]
     break_it(class_folders(tmp_path))
     with pytest.raises(DataError) as caught:
@@ -156,7 +156,7 @@ def public_folder() -> Iterator[Path]:
         ("train/bee/1.png", "train/bee/1.png cannot be read (Permission denied)"),
     ],
 )
-def test_what_may_not_be_read_is_named(public_folder: Path, path: str, expected: str) -> None:
+def test_unreadable_file_is_named(public_folder: Path, path: str, expected: str) -> None:
     class_folders(public_folder)
     (public_folder / path).chmod(0)
     code = (
@@ -198,7 +198,7 @@ def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kind, "meta", {"filename": filename, "key": "label_names", "md5": checksum})
 
 
-def test_torchvision_s_cifar_files_are_read_from_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_cifar_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch)
     dataset = load_dataset(tmp_path)
     assert dataset.classes == tuple(f"class{i}" for i in range(10))
@@ -209,7 +209,7 @@ def test_torchvision_s_cifar_files_are_read_from_their_folder(tmp_path: Path, mo
     assert (dataset.padding, dataset.flip) == (4, True)
 
 
-def test_cifar10_by_name_is_looked_for_in_the_usual_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_by_name_is_found_in_usual_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     write_cifar(tmp_path / "datasets", monkeypatch)
     assert len(load_dataset("cifar10").train) == 10
@@ -217,14 +217,14 @@ def test_cifar10_by_name_is_looked_for_in_the_usual_folder(tmp_path: Path, monke
         load_dataset("cifar10", 64)
 
 
-def test_a_damaged_cifar_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_cifar_file_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py/data_batch_1").write_bytes(b"other")
     with pytest.raises(DataError, match=r"cifar-10-batches-py is damaged; remove it"):
         load_dataset(tmp_path)
 
 
-def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise OSError("the network is unreachable")
 
@@ -239,7 +239,7 @@ def test_a_download_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.M
 
 
 def hub_folder(folder: Path, splits: tuple[str, ...] = ("train", "test")) -> Path:
-    """Write what the library `datasets` saves: parquet with Image and ClassLabel features."""
+    """Write a file as the library `datasets` saves it: parquet with Image and ClassLabel features."""
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
     for split in splits:
@@ -256,7 +256,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_hub_name_is_loaded_by_the_library(tmp_path: Path, cache: None) -> None:
+def test_hub_name_is_loaded_by_datasets(tmp_path: Path, cache: None) -> None:
     dataset = load_dataset(f"hub:{hub_folder(tmp_path / 'set')}")
     assert dataset.classes == ("ant", "bee")
     assert dataset.train.labels.tolist() == [0, 1, 1, 0]
@@ -264,14 +264,14 @@ def test_a_hub_name_is_loaded_by_the_library(tmp_path: Path, cache: None) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_hub_set_without_validation_is_refused(tmp_path: Path, cache: None) -> None:
+def test_hub_data_without_validation_rejected(tmp_path: Path, cache: None) -> None:
     with pytest.raises(DataError, match=r"has no validation split: expected validation or valid .* found train"):
         load_dataset(f"hub:{hub_folder(tmp_path / 'set', ('train',))}")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_hub_name_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch, cache: None) -> None:
+def test_unavailable_hub_name_is_one_line(monkeypatch: pytest.MonkeyPatch, cache: None) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match=r"^datasets cannot load 'no/such-set' \(") as caught:
         load_dataset("hub:no/such-set")
@@ -282,14 +282,14 @@ def test_a_hub_name_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(not CAMVID.exists(), reason=f"{CAMVID} is not here")
-def test_masks_in_the_place_of_labels_are_refused_in_real_data() -> None:
+def test_masks_instead_of_labels_rejected_in_real_data() -> None:
     with pytest.raises(
         DataError, match=r"train.*parquet: expected columns 'image' and 'label', found .*mask.*each pixel"
     ):
         load_dataset(CAMVID)
 
 
-def test_a_mask_in_the_label_column_is_refused(tmp_path: Path) -> None:
+def test_mask_in_label_column_rejected(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     picture(0).save(buffer, format="PNG")
     value = {"bytes": buffer.getvalue(), "path": None}
@@ -304,7 +304,7 @@ def test_a_mask_in_the_label_column_is_refused(tmp_path: Path) -> None:
 # In memory or streamed
 
 
-def test_auto_streams_what_would_take_too_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_streams_data_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path)
     assert isinstance(load_dataset(tmp_path).train, Images)
     assert isinstance(load_dataset(tmp_path, loading="stream").train, EncodedImages)
@@ -315,17 +315,17 @@ def test_auto_streams_what_would_take_too_much_memory(tmp_path: Path, monkeypatc
     assert isinstance(load_dataset(tmp_path, loading="memory").train, Images)
 
 
-def test_an_unknown_way_of_loading_is_refused(tmp_path: Path) -> None:
+def test_unknown_loading_mode_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"unknown loading 'steam'.* Did you mean 'stream'\?"):
         load_dataset(class_folders(tmp_path), loading="steam")
 
 
-def test_a_source_that_is_nothing_says_what_there_is() -> None:
+def test_unknown_source_error_lists_sources() -> None:
     with pytest.raises(DataError, match=r"'uoft/cifar10' does not exist; expected digits, cifar10, .* hub:NAME"):
         load_dataset("uoft/cifar10")
 
 
-def test_statistics_of_a_streamed_split_are_those_of_its_pixels(tmp_path: Path) -> None:
+def test_statistics_of_streamed_split_equal_its_pixels(tmp_path: Path) -> None:
     class_folders(tmp_path)
     mean, std = load_dataset(tmp_path, loading="memory").statistics()
     streamed = load_dataset(tmp_path, loading="stream").statistics()

@@ -1,4 +1,4 @@
-"""A network and its gates in one string: everything that is written is read back, everything else is refused."""
+"""A network and its gates in one string: everything that is written is read back, everything else is rejected."""
 
 import json
 from typing import Any
@@ -41,7 +41,7 @@ from gatewise.spec import GateChoice, ModelSpec, format_gates, parse_gates, pars
         ("1.5x", "1.5x"),
     ],
 )
-def test_a_value_is_a_word_a_number_a_fraction_or_text(text: str, value: object) -> None:
+def test_value_is_word_number_fraction_or_text(text: str, value: object) -> None:
     read = parse_value(text)
     assert (read, type(read)) == (value, type(value))
 
@@ -93,18 +93,18 @@ SPECS = st.builds(
 
 
 @given(CHOICES)
-def test_a_gate_is_read_back_from_its_string(choice: GateChoice) -> None:
+def test_gate_round_trip_through_string(choice: GateChoice) -> None:
     assert GateChoice.parse(str(choice)) == choice
 
 
 @given(SPECS)
-def test_a_spec_is_read_back_from_its_string_and_the_string_from_the_spec(spec: ModelSpec) -> None:
+def test_spec_round_trip_through_string(spec: ModelSpec) -> None:
     assert ModelSpec.parse(str(spec)) == spec
     assert str(ModelSpec.parse(str(spec))) == str(spec)
 
 
 @given(SPECS)
-def test_a_spec_is_read_back_from_its_dictionary_through_yaml_and_json(spec: ModelSpec) -> None:
+def test_spec_round_trip_through_dictionary_yaml_and_json(spec: ModelSpec) -> None:
     values = spec.to_dict()
     assert ModelSpec.from_dict(values) == spec
     assert ModelSpec.from_dict(json.loads(json.dumps(values))) == spec
@@ -112,8 +112,8 @@ def test_a_spec_is_read_back_from_its_dictionary_through_yaml_and_json(spec: Mod
 
 
 @given(st.lists(st.lists(CHOICES, max_size=3).map(tuple), min_size=1, max_size=5, unique_by=format_gates))
-def test_a_comparisons_list_is_read_back_from_its_string(chosen: list[tuple[GateChoice, ...]]) -> None:
-    """Commas separate networks and also options; each is read as what it was."""
+def test_comparison_list_round_trip_through_string(chosen: list[tuple[GateChoice, ...]]) -> None:
+    """Commas separate networks and also options; each is read correctly."""
     assert parse_gates_list(",".join(map(format_gates, chosen))) == chosen
 
 
@@ -137,17 +137,17 @@ def test_equal_specs_have_equal_hashes(spec: ModelSpec) -> None:
         ("gct: mode = l1 , eps = 0.1", "gct", {"mode": "l1", "eps": 0.1}, None),
     ],
 )
-def test_a_gate_in_one_string(text: str, name: str, options: dict[str, Any], place: str | None) -> None:
+def test_gate_in_one_string(text: str, name: str, options: dict[str, Any], place: str | None) -> None:
     assert GateChoice.parse(text) == GateChoice(name, options, place)
 
 
-def test_words_are_written_as_they_are_read() -> None:
+def test_words_round_trip() -> None:
     choice = GateChoice("gct", {"after_relu": True, "epsilon": None, "eps": 1e-4}, "inner")
     assert str(choice) == "gct:after_relu=true,epsilon=none,eps=0.0001@inner"
     assert str(ModelSpec("resnet20", {"num_classes": 5}, (choice,))) == f"resnet20:num_classes=5+{choice}"
 
 
-def test_a_model_in_one_string() -> None:
+def test_model_in_one_string() -> None:
     spec = ModelSpec.parse(" resnet18_cifar:width=32,num_classes=5+gct:mode=l1@before_conv+se ")
     assert spec.model == "resnet18_cifar"
     assert spec.model_options == {"width": 32, "num_classes": 5}
@@ -155,7 +155,7 @@ def test_a_model_in_one_string() -> None:
     assert ModelSpec.parse("resnet20") == ModelSpec("resnet20")
 
 
-def test_a_dictionary_holds_plain_values() -> None:
+def test_dictionary_holds_plain_values() -> None:
     assert ModelSpec.parse("resnet20:num_classes=5+gct:mode=l1@inner+se").to_dict() == {
         "model": "resnet20",
         "model_options": {"num_classes": 5},
@@ -166,7 +166,7 @@ def test_a_dictionary_holds_plain_values() -> None:
     }
 
 
-def test_a_dictionary_may_leave_out_what_is_empty() -> None:
+def test_dictionary_may_omit_empty_values() -> None:
     """As a person writes it in YAML."""
     text = "model: resnet20\ngates:\n- gate: gct\n- {gate: se, place: inner, options: }\n"
     assert ModelSpec.from_dict(yaml.safe_load(text)) == ModelSpec.parse("resnet20+gct+se@inner")
@@ -185,7 +185,7 @@ def test_a_dictionary_may_leave_out_what_is_empty() -> None:
         (" none , se , ", ["none", "se"]),
     ],
 )
-def test_a_comma_separates_networks_unless_an_option_follows_it(text: str, networks: list[str]) -> None:
+def test_comma_separates_networks_unless_option_follows(text: str, networks: list[str]) -> None:
     assert [format_gates(gates) for gates in parse_gates_list(text)] == networks
 
 
@@ -203,7 +203,7 @@ def test_choices_are_values() -> None:
         one.name = "se"
 
 
-# --- Refusals --------------------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_choices_are_values() -> None:
         ("se:rd_ratio=32", r"rd_ratio must be between 1e-09 and 1, got 32"),
     ],
 )
-def test_a_gate_that_cannot_be_is_refused_at_once(text: str, message: str) -> None:
+def test_invalid_gate_rejected_at_once(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GateChoice.parse(text)
     with pytest.raises(gw.GatewiseError, match=message):
@@ -233,7 +233,7 @@ def test_a_gate_that_cannot_be_is_refused_at_once(text: str, message: str) -> No
 
 
 @pytest.mark.parametrize("text", ["gct,gct@before_conv", "none,gct,gct:mode=l2", "se,se:rd_ratio=1/16@residual_end"])
-def test_the_same_gate_in_other_words_is_listed_twice(text: str) -> None:
+def test_equal_gates_in_other_words_rejected_as_duplicates(text: str) -> None:
     with pytest.raises(ValueError, match="gates listed twice: "):
         parse_gates_list(text)
 
@@ -246,12 +246,12 @@ def test_the_same_gate_in_other_words_is_listed_twice(text: str) -> None:
         ("gct:mode=l1,mode=l2", "option 'mode' is given twice"),
     ],
 )
-def test_text_that_says_too_little_or_too_much_is_refused(text: str, message: str) -> None:
+def test_incomplete_and_superfluous_text_rejected(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_gates(text)
 
 
-def test_sizes_survive_text_and_files() -> None:
+def test_sizes_round_trip_through_text_and_files() -> None:
     choice = GateChoice("ge", {"learned": True, "map_size": (7, 8)})
     spec = ModelSpec("resnet20", {}, (choice,))
     assert str(choice) == "ge:learned=true,map_size=7x8"
@@ -259,12 +259,12 @@ def test_sizes_survive_text_and_files() -> None:
 
 
 @pytest.mark.parametrize("sites", ["layer.+", "conv{1,2}", "a@b"])
-def test_an_expression_that_the_text_would_divide_is_refused(sites: str) -> None:
+def test_expression_split_by_grammar_rejected(sites: str) -> None:
     with pytest.raises(ValueError, match="which are separators"):
         GateChoice("gaternet", {"sites": sites})
 
 
-def test_an_option_of_the_wrong_type_is_refused() -> None:
+def test_option_of_wrong_type_rejected() -> None:
     with pytest.raises(TypeError, match=r"rd_divisor must be an integer, got 1\.5 \(float\)"):
         GateChoice.parse("se:rd_divisor=1.5")
 
@@ -281,12 +281,12 @@ def test_an_option_of_the_wrong_type_is_refused() -> None:
         ("none+gct", "'none' cannot be combined with other gates"),
     ],
 )
-def test_a_list_that_cannot_be_is_refused(text: str, message: str) -> None:
+def test_invalid_list_rejected(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_gates_list(text)
 
 
-def test_a_spec_without_a_model_is_refused() -> None:
+def test_spec_without_model_rejected() -> None:
     for text in ("", "+gct", ":width=3"):
         with pytest.raises(ValueError, match=r"no model name in .*; expected for example resnet20\+gct\."):
             ModelSpec.parse(text)
@@ -294,7 +294,7 @@ def test_a_spec_without_a_model_is_refused() -> None:
         ModelSpec.parse("resnet20:wide+gct")
 
 
-def test_unknown_keys_of_a_dictionary_are_refused_at_both_levels() -> None:
+def test_unknown_dictionary_keys_rejected_at_both_levels() -> None:
     with pytest.raises(ValueError, match=r"unknown option of a model spec 'gate'; .*Did you mean 'gates'\?"):
         ModelSpec.from_dict({"model": "resnet20", "gate": []})
     with pytest.raises(
@@ -313,18 +313,18 @@ def test_unknown_keys_of_a_dictionary_are_refused_at_both_levels() -> None:
         ({"model": "resnet20", "gates": [{"place": "inner"}]}, r"a gate of a model spec needs the key 'gate' with a"),
     ],
 )
-def test_a_dictionary_without_a_name_is_refused(values: dict[str, Any], message: str) -> None:
+def test_dictionary_without_name_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelSpec.from_dict(values)
 
 
 @pytest.mark.parametrize("values", [None, "resnet20", {"model": "resnet20", "gates": ["gct"]}])
-def test_what_is_no_dictionary_is_refused(values: Any) -> None:
+def test_non_dictionary_rejected(values: Any) -> None:
     with pytest.raises(TypeError, match=r"must be a mapping with the key '(model|gate)', got"):
         ModelSpec.from_dict(values)
 
 
-def test_a_name_of_the_hub_keeps_its_colon() -> None:
+def test_hub_name_keeps_colon() -> None:
     spec = ModelSpec.parse("hf-hub:timm/resnet18.a1_in1k:drop_rate=0.1+gct:mode=l1@inner")
     assert (spec.model, spec.model_options) == ("hf-hub:timm/resnet18.a1_in1k", {"drop_rate": 0.1})
     assert [str(gate) for gate in spec.gates] == ["gct:mode=l1@inner"]
@@ -335,7 +335,7 @@ def test_a_name_of_the_hub_keeps_its_colon() -> None:
         ModelSpec.parse("hf-hub:")
 
 
-def test_a_folder_of_timms_is_refused_because_no_string_can_hold_every_name() -> None:
+def test_timm_folder_name_rejected() -> None:
     with pytest.raises(ValueError, match=r"a string cannot contain a local folder, got 'local-dir:/a\+b'; build the"):
         ModelSpec.parse("local-dir:/a+b")
     assert ModelSpec("local-dir:/a+b").model == "local-dir:/a+b"

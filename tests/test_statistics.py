@@ -25,14 +25,14 @@ BASELINE = [0.90, 0.91, 0.89, 0.90, 0.9]
 # Means over seeds
 
 
-def test_the_interval_is_the_t_interval_of_scipy() -> None:
+def test_interval_equals_scipy_t_interval() -> None:
     expected = stats.t.interval(0.95, len(VALUES) - 1, loc=sum(VALUES) / len(VALUES), scale=stats.sem(VALUES))
     estimate = mean_interval(VALUES)
     assert (estimate.low, estimate.high) == pytest.approx(expected)
     assert estimate.mean == pytest.approx(0.914)
 
 
-def test_two_values_by_hand() -> None:
+def test_two_values_match_hand_computed_interval() -> None:
     estimate = mean_interval([1.0, 3.0])  # standard error 1, and the t quantile of one degree of freedom is 12.7062
     assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((2.0, 2 - 12.7062, 2 + 12.7062), abs=1e-4)
 
@@ -45,7 +45,7 @@ def test_one_value_or_no_spread_gives_no_interval(values: list[float]) -> None:
 # Paired differences
 
 
-def test_the_difference_is_the_paired_test_of_scipy() -> None:
+def test_difference_equals_scipy_paired_test() -> None:
     found = paired_difference(VALUES, BASELINE)
     expected = stats.ttest_rel(VALUES, BASELINE)
     interval = expected.confidence_interval(0.95)
@@ -54,13 +54,13 @@ def test_the_difference_is_the_paired_test_of_scipy() -> None:
     assert found.mean == pytest.approx(0.014)
 
 
-def test_the_difference_is_paired_by_position() -> None:
+def test_difference_is_paired_by_position() -> None:
     apart, noisy = [0.1, 0.5, 0.9], [0.11, 0.52, 0.91]
     assert paired_difference(noisy, apart).p == pytest.approx(stats.ttest_rel(noisy, apart).pvalue)
     assert paired_difference(noisy, apart).p < 0.06 < 0.9 < stats.ttest_ind(noisy, apart).pvalue
 
 
-def test_swapping_the_two_changes_the_sign_and_nothing_else() -> None:
+def test_swapping_groups_only_changes_sign() -> None:
     there, back = paired_difference(VALUES, BASELINE), paired_difference(BASELINE, VALUES)
     assert (back.mean, back.low, back.high) == pytest.approx((-there.mean, -there.high, -there.low))
     assert back.p == pytest.approx(there.p)
@@ -76,7 +76,7 @@ def test_differences_without_spread_cannot_be_tested(values: list[float], baseli
 
 @pytest.mark.parametrize("images", [360, 1000, 5000, 10_000, 50_000])
 @pytest.mark.parametrize("better", [1, 3])
-def test_equal_differences_have_no_spread_even_if_rounding_makes_one(images: int, better: int) -> None:
+def test_equal_differences_with_rounding_have_no_spread(images: int, better: int) -> None:
     right = [images - 7, images // 2 + 1, images // 3, images // 7]
     single = [float(torch.tensor(count / images)) for count in right]
     raised = [float(torch.tensor((count + better) / images)) for count in right]
@@ -85,17 +85,17 @@ def test_equal_differences_have_no_spread_even_if_rounding_makes_one(images: int
     assert (found.low, found.high, found.p) == (None, None, None)
 
 
-def test_one_image_of_many_is_a_spread() -> None:
+def test_one_different_image_is_a_spread() -> None:
     found = paired_difference([0.5, 0.5 + 1 / 50_000, 0.5], [0.5, 0.5, 0.5])
     assert found.p == pytest.approx(stats.ttest_rel([0, 1, 0], [0, 0, 0]).pvalue)
 
 
-def test_lists_of_different_lengths_are_refused() -> None:
+def test_lists_of_different_lengths_rejected() -> None:
     with pytest.raises(ValueError, match="longer"):
         paired_difference([0.5, 0.6], [0.5, 0.6, 0.7])
 
 
-# Several questions at once
+# Several tests at once
 
 
 def holm_by_definition(p_values: list[Fraction]) -> list[Fraction]:
@@ -115,7 +115,7 @@ def holm_by_definition(p_values: list[Fraction]) -> list[Fraction]:
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.integers(0, 40), max_size=6))
-def test_holm_gives_the_smallest_level_at_which_its_sequence_rejects(hundredths: list[int]) -> None:
+def test_holm_gives_smallest_rejecting_level(hundredths: list[int]) -> None:
     p_values = [Fraction(value, 40) for value in hundredths]
     expected = [min(Fraction(1), level) for level in holm_by_definition(p_values)]
     assert holm([float(p) for p in p_values]) == pytest.approx([float(level) for level in expected])
@@ -123,7 +123,7 @@ def test_holm_gives_the_smallest_level_at_which_its_sequence_rejects(hundredths:
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8))
-def test_corrected_values_keep_the_order_and_never_become_smaller(p_values: list[float | None]) -> None:
+def test_corrected_values_keep_order_and_never_decrease(p_values: list[float | None]) -> None:
     corrected = holm(p_values)
     pairs = [(p, c) for p, c in zip(p_values, corrected, strict=True) if p is not None]
     assert [c is None for c in corrected] == [p is None for p in p_values]
@@ -131,11 +131,11 @@ def test_corrected_values_keep_the_order_and_never_become_smaller(p_values: list
     assert all(a[1] <= b[1] for a in pairs for b in pairs if a[0] <= b[0])
 
 
-def test_questions_without_an_answer_do_not_count() -> None:
+def test_undefined_p_values_are_not_counted() -> None:
     assert holm([0.01, None, 0.03]) == pytest.approx([0.02, None, 0.03])
 
 
-def test_one_question_needs_no_correction() -> None:
+def test_single_test_needs_no_correction() -> None:
     assert holm([0.04]) == [0.04]
     assert holm([]) == []
 
@@ -153,13 +153,13 @@ def test_equal_classifiers_have_no_interval() -> None:
     assert image_bootstrap(correct, correct) == Estimate(0.0, None, None)
 
 
-def test_the_mean_is_the_difference_of_the_accuracies() -> None:
+def test_mean_is_difference_of_accuracies() -> None:
     one, other = drawn(0.8, 300, 0, seeds=3), drawn(0.6, 300, 1, seeds=3)
     estimate = image_bootstrap(one, other, resamples=99)
     assert estimate.mean == pytest.approx(float(one.double().mean() - other.double().mean()))
 
 
-def test_the_interval_is_that_of_the_normal_approximation_for_many_images() -> None:
+def test_interval_equals_normal_approximation_for_many_images() -> None:
     one, other = drawn(0.8, 4000, 0), drawn(0.7, 4000, 1)
     differences = (one.double() - other.double()).flatten()
     reach = 1.96 * float(differences.std()) / math.sqrt(4000)
@@ -168,7 +168,7 @@ def test_the_interval_is_that_of_the_normal_approximation_for_many_images() -> N
     assert estimate.high - estimate.mean == pytest.approx(reach, rel=0.1)
 
 
-def test_the_interval_uses_that_both_saw_the_same_images() -> None:
+def test_interval_is_paired_by_image() -> None:
     hard = drawn(0.5, 1000, 0)
     nearly = hard.clone()
     nearly[0, :10] = ~nearly[0, :10]
@@ -177,7 +177,7 @@ def test_the_interval_uses_that_both_saw_the_same_images() -> None:
     assert paired.high - paired.low < 0.3 * (unrelated.high - unrelated.low)
 
 
-def test_the_interval_is_the_same_each_time() -> None:
+def test_interval_is_deterministic() -> None:
     one, other = drawn(0.8, 100, 0), drawn(0.7, 100, 1)
     torch.manual_seed(0)
     first = image_bootstrap(one, other, 99)
@@ -185,7 +185,7 @@ def test_the_interval_is_the_same_each_time() -> None:
     assert image_bootstrap(one, other, 99) == first
 
 
-def test_about_95_of_100_intervals_hold_the_true_difference() -> None:
+def test_about_95_of_100_intervals_contain_true_difference() -> None:
     held = 0
     for trial in range(100):
         estimate = image_bootstrap(drawn(0.8, 200, 2 * trial), drawn(0.7, 200, 2 * trial + 1), resamples=199)
@@ -206,5 +206,5 @@ def test_about_95_of_100_intervals_hold_the_true_difference() -> None:
         (0.01, None, "no difference shown"),
     ],
 )
-def test_the_verdict_follows_the_sign_and_the_corrected_p(mean: float, corrected: float | None, expected: str) -> None:
+def test_verdict_follows_sign_and_corrected_p(mean: float, corrected: float | None, expected: str) -> None:
     assert verdict(PairedDifference(mean, None, None, 0.001), corrected) == expected

@@ -1,4 +1,4 @@
-"""Streamed batches are the batches in memory, whoever decodes them; augmentation is what its words say."""
+"""Streamed batches equal those in memory, with any number of workers; augmentation follows its words."""
 
 import dataclasses
 import pickle
@@ -58,7 +58,7 @@ def equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("augmentation", KINDS[:2], ids=["plain", "shift and flip"])
-def test_streamed_batches_are_those_in_memory_bit_for_bit(folder: Path, augmentation: Augmentation) -> None:
+def test_streamed_batches_equal_those_in_memory_bitwise(folder: Path, augmentation: Augmentation) -> None:
     memory, streamed = (load_dataset(folder, loading=loading).train for loading in ("memory", "stream"))
     options = (4, torch.tensor([100.0, 120, 140]), torch.tensor([50.0, 60, 70]))
     first, second = Batches(memory, *options), StreamedBatches(streamed, *options)
@@ -69,7 +69,7 @@ def test_streamed_batches_are_those_in_memory_bit_for_bit(folder: Path, augmenta
 
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
-def test_the_number_of_workers_changes_nothing(folder: Path, augmentation: Augmentation) -> None:
+def test_number_of_workers_does_not_matter(folder: Path, augmentation: Augmentation) -> None:
     split = load_dataset(folder, loading="stream").train
     alone, three = (StreamedBatches(split, 4, ZERO, ONE, workers=workers) for workers in (0, 3))
     assert equal(epoch(alone, augmentation), epoch(three, augmentation))
@@ -77,7 +77,7 @@ def test_the_number_of_workers_changes_nothing(folder: Path, augmentation: Augme
 
 @pytest.mark.parametrize("augmentation", KINDS, ids=str)
 @pytest.mark.parametrize("start", [0, 1, 3])
-def test_an_epoch_can_begin_at_any_batch(augmentation: Augmentation, start: int) -> None:
+def test_epoch_can_start_at_any_batch(augmentation: Augmentation, start: int) -> None:
     batches = make_batches(images(), 4, ZERO, ONE, augmentation=augmentation)
     whole = epoch(batches, augmentation)
     assert len(whole) == 6
@@ -85,7 +85,7 @@ def test_an_epoch_can_begin_at_any_batch(augmentation: Augmentation, start: int)
 
 
 @pytest.mark.parametrize("augmentation", KINDS[2:], ids=str)
-def test_what_is_done_to_an_image_depends_on_seed_and_epoch_alone(augmentation: Augmentation) -> None:
+def test_augmentation_depends_only_on_seed_and_epoch(augmentation: Augmentation) -> None:
     batches = make_batches(images(), 4, ZERO, ONE, augmentation=augmentation)
     first = epoch(batches, augmentation)
     random.seed(9)
@@ -95,7 +95,7 @@ def test_what_is_done_to_an_image_depends_on_seed_and_epoch_alone(augmentation: 
     assert not equal(epoch(batches, augmentation, number=2), first)
 
 
-def test_one_image_is_cropped_otherwise_each_time_that_it_comes() -> None:
+def test_one_image_is_cropped_differently_each_time() -> None:
     same = Images(images(1).pixels.expand(8, -1, -1, -1).contiguous(), torch.zeros(8).long())
     augmentation = Augmentation(crop=True)
     batches = make_batches(same, 4, ZERO, ONE, augmentation=augmentation)
@@ -103,14 +103,14 @@ def test_one_image_is_cropped_otherwise_each_time_that_it_comes() -> None:
     assert len(torch.cat(shown).unique(dim=0)) == 16
 
 
-def test_evaluation_shows_streamed_images_as_they_are(folder: Path) -> None:
+def test_evaluation_shows_streamed_images_unchanged(folder: Path) -> None:
     split = load_dataset(folder, loading="stream").validation
     shown = torch.cat([batch for batch, _ in StreamedBatches(split, 5, ZERO, ONE, workers=2).evaluation()])
     assert torch.equal(shown, images().pixels.float())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_one_line_with_its_name_when_its_turn_comes(tmp_path: Path, workers: int) -> None:
+def test_broken_image_is_one_line_with_its_name_when_read(tmp_path: Path, workers: int) -> None:
     for split in ("train", "val"):
         for index in range(4):
             path = tmp_path / split / "ab"[index % 2] / f"{index}.png"
@@ -125,13 +125,13 @@ def test_a_broken_image_is_one_line_with_its_name_when_its_turn_comes(tmp_path: 
     assert "\n" not in str(caught.value)
 
 
-def test_batches_in_memory_refuse_images_that_are_not(folder: Path) -> None:
+def test_in_memory_batches_reject_streamed_images(folder: Path) -> None:
     with pytest.raises(InvalidTypeError, match="Use StreamedBatches"):
         Batches(load_dataset(folder, loading="stream").train, 4, ZERO, ONE)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_shares_of_several_processes_make_up_each_streamed_batch(folder: Path, processes: int) -> None:
+def test_process_shares_make_up_each_streamed_batch(folder: Path, processes: int) -> None:
     split = load_dataset(folder, loading="stream").train
     shares = [StreamedBatches(split, 6, ZERO, ONE, share=(rank, processes)) for rank in range(processes)]
     whole = epoch(StreamedBatches(split, 6, ZERO, ONE), KINDS[1])
@@ -141,10 +141,10 @@ def test_the_shares_of_several_processes_make_up_each_streamed_batch(folder: Pat
         assert torch.equal(together, expected)
 
 
-# What the words mean
+# Words of an augmentation
 
 
-def test_a_crop_shows_a_part_of_the_image() -> None:
+def test_crop_is_part_of_image() -> None:
     rows = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 64, 1).expand(8, 3, 64, 64).clone()
     augmentation = Augmentation(crop=True)
     batches = make_batches(Images(rows, torch.zeros(8).long()), 8, ZERO, ONE, augmentation=augmentation)
@@ -156,7 +156,7 @@ def test_a_crop_shows_a_part_of_the_image() -> None:
     assert_close(shown[..., :1].expand_as(shown), shown, atol=1.0, rtol=0)
 
 
-def test_a_policy_changes_the_picture_and_none_does_not() -> None:
+def test_policy_changes_picture_and_none_does_not() -> None:
     plain, changed = (
         epoch(make_batches(images(), 12, ZERO, ONE, augmentation=a), a)[0]
         for a in (Augmentation(), Augmentation(policy="rand-m9-mstd0.5"))
@@ -165,13 +165,13 @@ def test_a_policy_changes_the_picture_and_none_does_not() -> None:
     assert ((plain != changed).flatten(1).any(1)).sum() > 6
 
 
-def test_grey_images_stay_grey_under_a_policy() -> None:
+def test_grey_images_stay_grey_under_policy() -> None:
     augmentation = Augmentation(policy="rand-m9-mstd0.5")
     batches = make_batches(images(channels=1), 4, ZERO[:1], ONE[:1], augmentation=augmentation)
     assert epoch(batches, augmentation)[0].shape == (4, 1, 16, 16)
 
 
-def test_what_is_simple_stays_in_memory() -> None:
+def test_simple_sources_stay_in_memory() -> None:
     for augmentation, kind in zip(KINDS, (Batches, Batches, *[StreamedBatches] * 3), strict=True):
         assert type(make_batches(images(), 4, ZERO, ONE, augmentation=augmentation)) is kind
 
@@ -191,12 +191,12 @@ def test_what_is_simple_stays_in_memory() -> None:
         ("none+augmix-m3", Augmentation(policy="augmix-m3"), Augmentation(policy="augmix-m3")),
     ],
 )
-def test_the_words_of_an_augmentation(folder: Path, text: str, memory: Augmentation, stream: Augmentation) -> None:
+def test_words_of_augmentation(folder: Path, text: str, memory: Augmentation, stream: Augmentation) -> None:
     assert load_dataset(folder, loading="memory").augmentation(text) == memory
     assert load_dataset(folder, loading="stream").augmentation(text) == stream
 
 
-def test_what_has_a_side_is_not_mirrored_unless_asked_for() -> None:
+def test_asymmetric_images_are_not_mirrored_by_default() -> None:
     digits = Dataset("", ("a", "b"), images(), images(), padding=1, flip=False)
     assert digits.augmentation("auto") == Augmentation(padding=1)
     assert digits.augmentation("shift+flip") == Augmentation(padding=1, flip=True)
@@ -215,18 +215,18 @@ def test_what_has_a_side_is_not_mirrored_unless_asked_for() -> None:
         ("crop+rand-m9-mx", "cannot parse 'mx'"),
     ],
 )
-def test_words_that_mean_nothing_are_refused(text: str, message: str) -> None:
+def test_unknown_words_rejected(text: str, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         parse_augmentation(text)
 
 
 @pytest.mark.parametrize("policy", ["rand-z9", "augmix-z3", "originals"])
-def test_a_policy_that_timm_cannot_read_is_refused(policy: str) -> None:
+def test_policy_unreadable_by_timm_rejected(policy: str) -> None:
     with pytest.raises(InvalidValueError, match=f"timm cannot parse the policy '{policy}'"):
         Augmentation(policy=policy).of_picture((8, 8))
 
 
-def test_a_large_image_set_streams_at_its_own_size(tmp_path: Path) -> None:
+def test_large_images_stream_at_their_own_size(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for index in range(4):
             path = tmp_path / split / "ab"[index % 2] / f"{index}.jpg"
@@ -240,7 +240,7 @@ def test_a_large_image_set_streams_at_its_own_size(tmp_path: Path) -> None:
     assert sorted(labels.tolist()) == [0, 0, 1, 1]
 
 
-def test_what_workers_do_to_a_picture_can_be_sent_to_them() -> None:
+def test_augmentation_can_be_sent_to_workers() -> None:
     change = dataclasses.replace(Augmentation(), crop=True, policy="rand-m9").of_picture((8, 8))
     picture = Image.new("RGB", (16, 16), (9, 8, 7))
     assert pickle.loads(pickle.dumps(change))(picture).size == (8, 8)

@@ -1,4 +1,4 @@
-"""Gates where timm takes attention layers of its own: which families do, and what the others say."""
+"""Gates as timm's attention layers: which families accept them, and the errors of the others."""
 
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ def attended(name: str, **options: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", BLOCK_ARGS)
-def test_families_that_take_gates_in_block_args(name: str) -> None:
+def test_families_accept_gates_in_block_args(name: str) -> None:
     attended(name, block_args={"attn_layer": gw.SqueezeExcite})
     net = attended(name, block_args={"attn_layer": partial(gw.GatedChannelTransform, mode="l1")})
     assert not any(isinstance(module, SEModule) for module in net.modules()), "in the place of the network's own"
@@ -36,14 +36,14 @@ def test_families_that_take_gates_in_block_args(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ATTN_LAYER)
-def test_families_that_take_gates_as_attn_layer(name: str) -> None:
+def test_families_accept_gates_as_attn_layer(name: str) -> None:
     net = attended(name, attn_layer=partial(gw.GlobalContext, rd_ratio=1 / 4), attn_kwargs={})
     gate = next(iter(gw.gates_in(net).values()))
     assert gate.channel_add_conv[0].out_channels == max(gate.channels // 4, 4 if gate.channels < 8 else 2)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tinynet_e"])
-def test_an_efficientnet_wants_a_function_that_drops_what_a_gate_has_not(name: str) -> None:
+def test_efficientnet_needs_function_that_drops_options(name: str) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'act_layer'"):
         timm.create_model(name, se_layer=gw.SqueezeExcite)
     attended(name, se_layer=lambda channels, **_: gw.SqueezeExcite(channels, rd_ratio=1 / 4))
@@ -62,12 +62,12 @@ def test_an_efficientnet_wants_a_function_that_drops_what_a_gate_has_not(name: s
         ("mobilenetv3_small_050", {"se_layer": gw.SqueezeExcite}, TypeError, "multiple values for keyword argument"),
     ],
 )
-def test_families_that_refuse(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_families_that_reject_gates(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         timm.create_model(name, **options)
 
 
-def test_timm_draws_convolutions_anew_so_that_gc_is_no_identity_there() -> None:
+def test_timm_reinitialises_convolutions_so_gc_is_not_identity() -> None:
     given = timm.create_model("resnet18", block_args={"attn_layer": gw.GlobalContext})
     inserted = timm.create_model("resnet18")
     gw.insert_gates(inserted, "gc")

@@ -1,4 +1,4 @@
-"""Training: reproducible, resumable after any epoch, what the recipe says reaches the optimizer, and honest numbers."""
+"""Training: reproducible, resumable after any epoch, every recipe option used, correct metrics."""
 
 import dataclasses
 import io
@@ -88,10 +88,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-# The same again
+# Reproducibility
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_the_same_log(run: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_same_weights_bitwise_and_same_log(run: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)
     assert equal(trained(tmp_path / "again"), weights(run))
     assert log(tmp_path / "again", *TIMES) == log(run, *TIMES)
@@ -118,14 +118,12 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_the_same_log(run: 
     ],
     ids=",".join,
 )
-def test_every_choice_of_the_recipe_changes_the_outcome(run: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_every_recipe_option_changes_outcome(run: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     assert not equal(trained(tmp_path / "run", dataclasses.replace(RECIPE, **changes)), weights(run))
 
 
 @pytest.mark.parametrize(("flip", "chosen"), [(False, "shift"), (True, "shift+flip")])
-def test_automatic_augmentation_mirrors_only_where_the_data_set_allows_it(
-    tmp_path: Path, flip: bool, chosen: str
-) -> None:
+def test_auto_augmentation_flips_only_where_data_set_allows(tmp_path: Path, flip: bool, chosen: str) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
     dataset = dataset_in_memory(flip)
     for name in ("auto", chosen):
@@ -133,14 +131,14 @@ def test_automatic_augmentation_mirrors_only_where_the_data_set_allows_it(
     assert equal(weights(tmp_path / "auto"), weights(tmp_path / chosen))
 
 
-def test_a_run_does_not_take_the_precision_of_the_one_before_it(run: Path, tmp_path: Path) -> None:
+def test_run_does_not_reuse_precision_of_previous_run(run: Path, tmp_path: Path) -> None:
     bf16 = train(dataclasses.replace(RECIPE, precision="bf16", epochs=1), tmp_path / "bf16", dataset=DATASET)
     assert bf16["precision"] == "bf16"
     assert equal(trained(tmp_path / "fp32"), weights(run))
 
 
 def by_hand(recipe: Recipe, make_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> nn.Module:
-    """Train in the plainest way."""
+    """Train in a plain loop."""
     model = gw.make_model(f"{recipe.model}+{recipe.gate}", num_classes=3, in_chans=1, seed=recipe.seed)
     model = model.to(memory_format=torch.channels_last).train()
     kept = [p for name, p in model.named_parameters() if name.endswith("gct.beta")]
@@ -168,7 +166,7 @@ def by_hand(recipe: Recipe, make_optimizer: Callable[[list[dict[str, Any]]], tor
         ("adamw", 0.002, lambda groups: torch.optim.AdamW(groups, lr=1)),
     ],
 )
-def test_training_is_what_a_plain_loop_does(
+def test_training_equals_plain_loop(
     tmp_path: Path, optimizer: str, lr: float, make_optimizer: Callable[..., torch.optim.Optimizer]
 ) -> None:
     choice = {"gate": "gct", "weight_decay": 0.3, "momentum": 0.7, "label_smoothing": 0.2, "warmup": 0.4, "seed": 3}
@@ -188,7 +186,7 @@ def test_digits_are_learned_within_20_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_an_interrupted_training_ends_as_the_undisturbed_one(run: Path, tmp_path: Path, epoch: int) -> None:
+def test_interrupted_training_ends_as_uninterrupted(run: Path, tmp_path: Path, epoch: int) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stop):
         trained(out, progress=Interrupting(epoch))
@@ -197,26 +195,26 @@ def test_an_interrupted_training_ends_as_the_undisturbed_one(run: Path, tmp_path
     assert log(out, *TIMES) == log(run, *TIMES)
 
 
-def test_an_interrupted_training_with_gates_and_adamw_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
+def test_interrupted_training_with_gates_and_adamw_is_identical(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, gate="gct", optimizer="adamw", lr=0.002)
     with pytest.raises(Stop):
         trained(tmp_path / "resumed", recipe, progress=Interrupting(2))
-    assert equal(trained(tmp_path / "resumed", recipe, resume=True), trained(tmp_path / "undisturbed", recipe))
+    assert equal(trained(tmp_path / "resumed", recipe, resume=True), trained(tmp_path / "uninterrupted", recipe))
 
 
-def test_dropout_is_the_same_after_a_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_is_same_after_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "make_model", lambda *a, **k: nn.Sequential(nn.Dropout(0.3), gw.make_model(*a, **k)))
     with pytest.raises(Stop):
         trained(tmp_path / "resumed", progress=Interrupting(2))
     torch.manual_seed(123)
     resumed = trained(tmp_path / "resumed", resume=True)
-    assert equal(resumed, trained(tmp_path / "undisturbed"))
+    assert equal(resumed, trained(tmp_path / "uninterrupted"))
     monkeypatch.setattr(learner, "make_model", lambda *a, **k: nn.Sequential(nn.Identity(), gw.make_model(*a, **k)))
     assert not equal(resumed, trained(tmp_path / "without"))
 
 
 @pytest.mark.parametrize("part", ["save_model", "save_tensors"])
-def test_a_run_is_complete_only_when_all_its_results_are_written(
+def test_run_is_complete_only_with_all_results(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     def stop(*_: object) -> None:
@@ -231,7 +229,7 @@ def test_a_run_is_complete_only_when_all_its_results_are_written(
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_only_the_epochs_that_are_missing_are_trained(tmp_path: Path) -> None:
+def test_only_missing_epochs_are_trained(tmp_path: Path) -> None:
     class Counting(Progress):
         epochs: ClassVar[list[int]] = []
 
@@ -245,7 +243,7 @@ def test_only_the_epochs_that_are_missing_are_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("leftovers", [False, True], ids=["nothing", "recipe only"])
-def test_resuming_where_no_checkpoint_is_starts_afresh(run: Path, tmp_path: Path, leftovers: bool) -> None:
+def test_resume_without_checkpoint_starts_from_scratch(run: Path, tmp_path: Path, leftovers: bool) -> None:
     if leftovers:
         RECIPE.save(tmp_path / "run" / "recipe.yaml")
     assert equal(trained(tmp_path / "run", resume=True), weights(run))
@@ -256,20 +254,20 @@ def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(f): (f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def test_resuming_a_finished_run_returns_its_metrics_and_touches_nothing(run: Path) -> None:
+def test_resume_of_finished_run_returns_metrics_and_writes_nothing(run: Path) -> None:
     before = content_of(run)
     assert train(RECIPE, run, resume=True) == json.loads((run / "metrics.json").read_text())
     assert content_of(run) == before
 
 
-def test_a_folder_with_a_run_is_refused_without_resume(run: Path) -> None:
+def test_folder_with_run_rejected_without_resume(run: Path) -> None:
     before = content_of(run)
     with pytest.raises(InvalidValueError, match=r"run already contains a run\. .*--resume"):
         train(RECIPE, run, dataset=DATASET)
     assert content_of(run) == before
 
 
-def test_a_run_of_another_recipe_is_refused_with_the_fields_and_both_values(run: Path) -> None:
+def test_run_of_other_recipe_rejected_with_fields_and_values(run: Path) -> None:
     before = content_of(run)
     other = dataclasses.replace(RECIPE, lr=0.07, seed=5)
     with pytest.raises(InvalidValueError, match=r"another recipe: seed 0 there, 5 now; lr 0\.02 there, 0\.07 now"):
@@ -291,21 +289,21 @@ def loss_that_fails_at(step: int, value: Callable[[nn.Module], Tensor]) -> Calla
     return loss
 
 
-def look_seldom(patch: pytest.MonkeyPatch) -> None:
-    """Look at losses every so many steps alone, as on a GPU, where each look waits for it."""
+def look_rarely(patch: pytest.MonkeyPatch) -> None:
+    """Check losses only every few steps, as on a GPU."""
     patch.setattr(learner, "check_loss_finite", lambda *_: None)
     patch.setattr(learner, "check_gradients_finite", lambda _: None)
 
 
-@pytest.mark.parametrize("seldom", [False, True])
+@pytest.mark.parametrize("rarely", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_training_with_its_step_and_epoch(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, seldom: bool
+def test_nonfinite_loss_stops_training_with_step_and_epoch(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, rarely: bool
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        if seldom:
-            look_seldom(patch)
+        if rarely:
+            look_rarely(patch)
         patch.setattr(learner, "gate_loss", loss_that_fails_at(5, lambda _: torch.tensor(value)))
         with pytest.raises(TrainingError, match=rf"the loss is {value} at step 2 of epoch 2\. .*0\.02"):
             trained(out)
@@ -315,38 +313,34 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_step_and_epoch(
     assert equal(trained(out, resume=True), weights(run))
 
 
-def test_the_step_is_named_in_an_epoch_of_more_steps_than_between_two_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look_seldom(monkeypatch)
+def test_step_is_named_between_two_loss_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_rarely(monkeypatch)
     monkeypatch.setattr(loop, "_CHECK_EVERY", 2)
     monkeypatch.setattr(learner, "gate_loss", loss_that_fails_at(9, lambda _: torch.tensor(float("nan"))))
     with pytest.raises(TrainingError, match="at step 3 of epoch 2"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, batch_size=8))
 
 
-def test_weights_ruined_by_the_last_step_of_an_epoch_are_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_nonfinite_after_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def harmless_until_its_gradient(model: nn.Module) -> Tensor:
         return (0 * next(model.parameters()).flatten()[0]).sqrt()  # 0, with the gradient 0 * inf
 
     monkeypatch.setattr(learner, "gate_loss", loss_that_fails_at(6, harmless_until_its_gradient))
-    look_seldom(monkeypatch)
+    look_rarely(monkeypatch)
     with pytest.raises(TrainingError, match=r"loss is nan after epoch 2\. conv1\.weight has values that are not"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=2))
     assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["step_000000003"]
     assert [row["epoch"] for row in log(tmp_path / "run")] == [1]
 
 
-def test_an_unknown_optimizer_is_refused_and_named(tmp_path: Path) -> None:
+def test_unknown_optimizer_rejected_and_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"unknown optimizer 'sdg'.* Did you mean 'sgd'\?"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, optimizer="sdg"))
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_an_optimizer_that_needs_what_is_not_here_is_refused_and_named(tmp_path: Path) -> None:
+def test_optimizer_with_missing_requirement_rejected_and_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"optimizer 'fusedadam' cannot be used here: CUDA required"):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, optimizer="fusedadam"))
 
@@ -356,9 +350,7 @@ def test_an_optimizer_that_needs_what_is_not_here_is_refused_and_named(tmp_path:
     [({"augmentation": "rand-z9"}, "timm cannot parse the policy"), ({"precision": "fp16"}, "fp16 needs a GPU")],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_what_cannot_be_trained_is_refused_before_anything_is_written(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_untrainable_input_rejected_first(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         trained(tmp_path / "run", dataclasses.replace(RECIPE, **changes))
     assert not (tmp_path / "run").exists()
@@ -367,18 +359,18 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 # The run folder
 
 
-def test_the_folder_holds_what_a_run_promises(run: Path) -> None:
+def test_folder_has_all_files_of_run(run: Path) -> None:
     names = {file.name for file in run.iterdir()}
     files = {"recipe.yaml", "log.jsonl", "metrics.json", "model.safetensors", "config.json", "predictions.safetensors"}
     assert names == files | {"checkpoints", "tensorboard"}
     assert Recipe.load(run / "recipe.yaml") == RECIPE
 
 
-def test_the_last_two_checkpoints_stay(run: Path) -> None:
+def test_last_two_checkpoints_are_kept(run: Path) -> None:
     assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["step_000000006", "step_000000009"]
 
 
-def test_the_log_has_one_row_an_epoch(run: Path) -> None:
+def test_log_has_one_row_per_epoch(run: Path) -> None:
     rows = log(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["step"] for row in rows] == [3, 6, 9]
@@ -393,7 +385,7 @@ def test_the_log_has_one_row_an_epoch(run: Path) -> None:
         assert row["train_accuracy"] * 48 == pytest.approx(round(row["train_accuracy"] * 48))
 
 
-def test_the_log_has_the_mean_loss_and_the_accuracy_of_the_training_batches(tmp_path: Path) -> None:
+def test_log_has_mean_loss_and_accuracy_of_training_batches(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e-8, label_smoothing=0.1)  # a rate that moves nothing
     trained(tmp_path / "run", recipe)
     model = gw.make_model("resnet20", num_classes=3, in_chans=1, seed=0).train()
@@ -407,7 +399,7 @@ def test_the_log_has_the_mean_loss_and_the_accuracy_of_the_training_batches(tmp_
     assert row["train_accuracy"] == pytest.approx(right / 48)
 
 
-def test_the_metrics_can_be_recomputed_from_the_folder(run: Path) -> None:
+def test_metrics_can_be_recomputed_from_folder(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     model, config = load_model(run)
     mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
@@ -425,7 +417,7 @@ def test_the_metrics_can_be_recomputed_from_the_folder(run: Path) -> None:
     assert (metrics["epochs"], metrics["precision"], metrics["environment"]["device"]) == (3, "fp32", "cpu")
 
 
-def test_the_config_says_how_to_feed_the_model(run: Path) -> None:
+def test_config_describes_inputs_of_model(run: Path) -> None:
     _, config = load_model(run)
     mean, std = DATASET.statistics()
     assert (config["mean"], config["std"]) == (mean.tolist(), std.tolist())
@@ -433,9 +425,7 @@ def test_the_config_says_how_to_feed_the_model(run: Path) -> None:
     assert (config["num_classes"], config["in_chans"]) == (3, 1)
 
 
-def test_the_result_is_that_of_the_last_epoch_and_not_of_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_is_that_of_last_epoch_not_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rate = Recipe.learning_rate
     rates = lambda self, step, steps: 0.2 if step >= steps - 3 else rate(self, step, steps)  # noqa: E731
     monkeypatch.setattr(Recipe, "learning_rate", rates)  # the last epoch destroys what the others learned
@@ -448,7 +438,7 @@ def test_the_result_is_that_of_the_last_epoch_and_not_of_the_best(
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
 
 
-def test_tensorboard_shows_every_number_of_the_log_over_the_epochs(tmp_path: Path) -> None:
+def test_tensorboard_has_every_logged_number(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stop):
         trained(out, progress=Interrupting(2))
@@ -467,7 +457,7 @@ def test_tensorboard_shows_every_number_of_the_log_over_the_epochs(tmp_path: Pat
 
 @pytest.fixture
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register a gate that changes nothing, whose extra loss pulls `level` to 3, and of whose others one may decay."""
+    """Register an identity gate whose extra loss pulls `level` to 3, and that has one decaying parameter."""
 
     class Pulled(registry.Gate):
         no_weight_decay: ClassVar[tuple[str, ...]] = ("kept", "level")
@@ -493,7 +483,7 @@ def parameter(state: Mapping[str, Tensor], name: str) -> list[float]:
     return [float(value) for key, value in state.items() if key.endswith(f"pulled.{name}")]
 
 
-def test_the_extra_loss_of_gates_enters_training(tmp_path: Path, pulled: None) -> None:
+def test_extra_loss_of_gates_is_trained(tmp_path: Path, pulled: None) -> None:
     without = trained(tmp_path / "without", dataclasses.replace(RECIPE, gate="pulled"))
     pulling = trained(tmp_path / "with", dataclasses.replace(RECIPE, gate="pulled:pull=1"))
     assert parameter(without, "level") == [1.0, 1.0, 1.0]
@@ -502,7 +492,7 @@ def test_the_extra_loss_of_gates_enters_training(tmp_path: Path, pulled: None) -
     assert losses[0] - losses[1] > 3
 
 
-def test_weight_decay_leaves_alone_what_a_gate_declares(tmp_path: Path, pulled: None) -> None:
+def test_weight_decay_skips_parameters_declared_by_gate(tmp_path: Path, pulled: None) -> None:
     found = trained(tmp_path / "run", dataclasses.replace(RECIPE, gate="pulled", weight_decay=0.5))
     assert parameter(found, "kept") == [1.0, 1.0, 1.0]
     assert all(value < 0.95 for value in parameter(found, "decayed"))
@@ -513,9 +503,7 @@ def test_weight_decay_leaves_alone_what_a_gate_declares(tmp_path: Path, pulled: 
 ROW = {"epoch": 2, "loss": 0.5, "validation_accuracy": 0.875, "images_per_second": 1234.5}
 
 
-def test_progress_is_one_plain_line_an_epoch_on_standard_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_one_line_per_epoch_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path / "run", dataclasses.replace(RECIPE, epochs=2, gate="se", seed=4), progress=Progress())
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -534,7 +522,7 @@ def test_quiet_training_prints_nothing(
     assert tuple(capfd.readouterr()) == ("", "")
 
 
-def test_the_bar_ends_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bar_always_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = []
     monkeypatch.setattr(Progress, "stop", lambda self: stopped.append(type(self)))
     with pytest.raises(Stop):
@@ -557,7 +545,7 @@ def test_quiet_progress_prints_nothing_and_logs_its_lines(
     assert capsys.readouterr().err == "something\n"
 
 
-def test_on_a_terminal_there_is_a_bar_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_has_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -575,7 +563,7 @@ def test_on_a_terminal_there_is_a_bar_that_ends(monkeypatch: pytest.MonkeyPatch)
     assert "11/40" in terminal.getvalue()
 
 
-def test_the_recipe_s_data_is_loaded_if_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_recipe_is_loaded_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load(source: str, image_size: int | None, loading: str) -> Dataset:
@@ -591,21 +579,19 @@ def test_the_recipe_s_data_is_loaded_if_none_is_given(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "inception_v3"])
-def test_a_network_that_cannot_take_the_images_is_refused_before_anything_is_written(
-    tmp_path: Path, model: str
-) -> None:
+def test_network_of_other_images_rejected_first(tmp_path: Path, model: str) -> None:
     with pytest.raises(InvalidValueError, match=f"{model} fails on the data's images of 1 x 8 x 8: .* set image_size"):
         train(dataclasses.replace(RECIPE, model=model), tmp_path / "run", dataset=DATASET)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_with_nothing_but_a_recipe_is_free(tmp_path: Path, run: Path) -> None:
+def test_folder_with_only_recipe_is_free(tmp_path: Path, run: Path) -> None:
     dataclasses.replace(RECIPE, lr=1.0).save(tmp_path / "recipe.yaml")
     train(RECIPE, tmp_path, dataset=DATASET)
     assert equal(weights(tmp_path), weights(run))
 
 
-def test_results_without_a_recipe_are_not_taken_for_one_s_own(run: Path, tmp_path: Path) -> None:
+def test_results_without_recipe_are_not_reused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "recipe.yaml").unlink()
     (tmp_path / "run" / "metrics.json").unlink()
@@ -634,7 +620,7 @@ def _damage(run: Path, file: str, content: bytes) -> None:
         (lambda run: _damage(run, "state.safetensors", b"x"), r"is damaged: .* continues from step_000000006"),
     ],
 )
-def test_damaged_files_are_named_with_what_is_left(
+def test_damaged_files_are_named_with_remaining_checkpoint(
     run: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     shutil.copytree(run, tmp_path / "run")
@@ -644,7 +630,7 @@ def test_damaged_files_are_named_with_what_is_left(
         train(RECIPE, tmp_path / "run", dataset=DATASET, resume=True)
 
 
-def test_a_comparison_s_folder_is_not_taken_for_a_run(tmp_path: Path) -> None:
+def test_folder_of_comparison_rejected(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(InvalidValueError, match="contains a comparison"):
         train(RECIPE, tmp_path, dataset=DATASET)

@@ -23,7 +23,7 @@ from gatewise.registry import Gate
 
 
 def factors(gate: nn.Module, x: Tensor) -> Tensor:
-    """Return what the gate multiplies each value by."""
+    """Return the factor of the gate for each value."""
     return gate(x) / x
 
 
@@ -58,7 +58,7 @@ def test_trap_02_general_p_takes_absolute_values(mode: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-4])
-def test_trap_03_epsilon_is_added_to_the_mean_over_channels(scale: float) -> None:
+def test_trap_03_epsilon_is_added_to_mean_over_channels(scale: float) -> None:
     """The paper's formula adds eps to the sum over channels, the code to their mean; small inputs tell them apart."""
     channels, eps = 32, 1e-5
     x = scale * double(1, channels, 4, 4)
@@ -71,7 +71,7 @@ def test_trap_03_epsilon_is_added_to_the_mean_over_channels(scale: float) -> Non
 
 
 @pytest.mark.parametrize("mode", ["l2", "l1", 3.0])
-def test_trap_03_epsilon_inside_the_first_root_keeps_gradients_finite(mode: str | float) -> None:
+def test_trap_03_epsilon_inside_first_root_keeps_gradients_finite(mode: str | float) -> None:
     """The square root has an infinite slope at 0, so an all-zero map would give NaN gradients."""
     x = torch.zeros(2, 4, 5, 6, requires_grad=True)
     gate = gct(4, mode=mode).float()
@@ -79,7 +79,7 @@ def test_trap_03_epsilon_inside_the_first_root_keeps_gradients_finite(mode: str 
     assert all(g is not None and g.isfinite().all() for g in (x.grad, *(p.grad for p in gate.parameters())))
 
 
-def test_trap_04_the_modes_normalise_differently() -> None:
+def test_trap_04_modes_normalise_differently() -> None:
     """l1 makes the mean of |s| one, l2 the root of the mean of s^2: gammas do not compare across modes."""
     x = double(3, 6, 5, 4) * torch.arange(1, 7, dtype=torch.float64).reshape(1, 6, 1, 1)
     one = torch.ones(3, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_trap_04_the_modes_normalise_differently() -> None:
     assert not torch.allclose(logits(gct(6, mode="l1"), x), logits(gct(6, mode="l2"), x), rtol=1e-2)
 
 
-def test_trap_05_after_instance_norm_the_l2_norm_says_nothing_until_a_relu() -> None:
+def test_trap_05_l2_norm_after_instance_norm_is_constant_until_relu() -> None:
     """Instance norm fixes every channel's l2 norm too, not only its mean; the argument needs a ReLU in between."""
     x = nn.functional.instance_norm(double(4, 6, 8, 8).exp())
     assert logits(gct(6), x).std(0).max() < 1e-5
@@ -96,7 +96,7 @@ def test_trap_05_after_instance_norm_the_l2_norm_says_nothing_until_a_relu() -> 
     assert logits(gct(6), positive).std(0).max() > 1e-2
 
 
-def test_trap_06_the_number_of_positions_cancels() -> None:
+def test_trap_06_number_of_positions_cancels() -> None:
     """The l1 norm is a sum, not a mean over positions: it equals average pooling only after the normalisation."""
     x = double(2, 4, 6, 6).abs()
     for mode in ("l1", "l2"):
@@ -107,7 +107,7 @@ def test_trap_06_the_number_of_positions_cancels() -> None:
 
 
 @pytest.mark.parametrize(("gamma", "sign"), [(0.7, 1), (-0.7, -1)])
-def test_trap_07_the_sign_of_gamma_decides_between_competition_and_cooperation(gamma: float, sign: int) -> None:
+def test_trap_07_sign_of_gamma_selects_competition_or_cooperation(gamma: float, sign: int) -> None:
     """The note reads it off sqrt(C)/||s||; it is gamma > 0 that favours channels with large norms."""
     x = torch.linspace(1, 3, 5, dtype=torch.float64).reshape(1, 5, 1, 1).expand(1, 5, 4, 4)
     steps = factors(gct(5, gamma=gamma), x)[0, :, 0, 0].diff()
@@ -124,21 +124,21 @@ def test_trap_08_half_precision_norm_is_reduced_in_float32(mode: str | float, va
     assert_close(gate(x).float(), gate.float()(x.float()), rtol=2e-3, atol=0)
 
 
-def test_trap_seed_001_the_root_of_c_is_in_the_mean() -> None:
-    """No sqrt(C) is written in the code: channels of equal norm have the logit gamma whatever their number."""
+def test_trap_seed_001_root_of_c_is_in_mean() -> None:
+    """No sqrt(C) is written in the code: channels of equal norm have the logit gamma for any number of channels."""
     for channels in (1, 3, 64):
         z = logits(gct(channels, gamma=0.3), torch.ones(1, channels, 4, 4, dtype=torch.float64))
         assert_close(z, torch.full_like(z, 0.3), rtol=1e-5, atol=0)
 
 
-def test_trap_seed_001_an_unknown_mode_is_refused_when_the_gate_is_made() -> None:
+def test_trap_seed_001_unknown_mode_rejected_when_gate_is_made() -> None:
     """The released code fails at the first forward, with a NameError or an UnboundLocalError."""
     with pytest.raises(ValueError, match="unknown mode 'l4'; expected one of 'l1', 'l2'"):
         gw.make_gate("gct", 8, mode="l4")
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_after_relu_only_leaves_out_the_absolute_value(backend: str) -> None:
+def test_after_relu_only_omits_absolute_value(backend: str) -> None:
     """In the released code the option is read in l1 mode and ignored in l2."""
     x, alike = double(2, 4, 5, 5), {"backend": backend}
     assert torch.equal(gct(4, after_relu=True, **alike)(x), gct(4, **alike)(x))
@@ -149,7 +149,7 @@ def test_after_relu_only_leaves_out_the_absolute_value(backend: str) -> None:
 # ---- global context block --------------------------------------------------------------------------------------------
 
 
-def test_trap_09_attention_is_a_softmax_over_positions() -> None:
+def test_trap_09_attention_is_softmax_over_positions() -> None:
     """The weights of one image sum to one over its positions, not over channels or samples."""
     constant = torch.randn(3, 4, 1, 1).expand(3, 4, 5, 6)
     assert_close(attention_pool(constant, torch.randn(3, 1, 5, 6)), constant[..., :1, :1])
@@ -158,22 +158,22 @@ def test_trap_09_attention_is_a_softmax_over_positions() -> None:
     assert_close(attention_pool(x, sharp)[..., 0, 0], torch.stack([x[0, :, 1, 2], x[1, :, 4, 0]]))
 
 
-def test_trap_10_the_last_convolution_starts_at_zero_bias_included() -> None:
-    """Without it a fresh block changes a trained network; timm's zeroes the weight alone."""
+def test_trap_10_last_convolution_starts_at_zero_with_bias() -> None:
+    """Otherwise a fresh block changes a trained network; timm's zeroes only the weight."""
     gate = gw.make_gate("gc", 64, fusion="both")
     for transform in (gate.channel_add_conv, gate.channel_mul_conv):
         assert transform[3].weight.abs().max() == transform[3].bias.abs().max() == 0
         assert transform[0].weight.abs().max() > 0
 
 
-def test_trap_10_the_mask_starts_as_kaiming_normal() -> None:
+def test_trap_10_mask_starts_as_kaiming_normal() -> None:
     """Torch's default for a convolution is 2.4 times smaller."""
     weight = gw.make_gate("gc", 8192).conv_mask.weight
     assert weight.std().item() == pytest.approx((2 / 8192) ** 0.5, rel=0.05)
     assert weight.abs().max() > 3 * weight.std()  # a uniform distribution ends at 1.73
 
 
-def test_a_fresh_multiplying_block_halves_its_input() -> None:
+def test_fresh_multiplying_block_halves_its_input() -> None:
     """Only the adding block starts as the identity: sigmoid(0) is 0.5."""
     x = torch.randn(2, 16, 4, 4)
     for fusion in ("multiply", "both"):
@@ -182,7 +182,7 @@ def test_a_fresh_multiplying_block_halves_its_input() -> None:
         assert not gate.identity_at_init
 
 
-def test_trap_11_every_position_gets_the_same_context() -> None:
+def test_trap_11_every_position_gets_same_context() -> None:
     """The simplified block removes the query; it does not share its weights with the key's."""
     gate = gw.make_gate("gc", 16)
     nn.init.normal_(gate.channel_add_conv[3].weight)
@@ -192,19 +192,19 @@ def test_trap_11_every_position_gets_the_same_context() -> None:
     assert_close(added, added[..., :1, :1].expand_as(added))
 
 
-def test_trap_11_the_ratio_is_a_fraction() -> None:
+def test_trap_11_ratio_is_a_fraction() -> None:
     """The note's port takes the divisor 16 instead."""
     assert gw.make_gate("gc", 64, rd_ratio=1 / 4).channel_add_conv[0].out_channels == 16
 
 
-def test_trap_12_the_block_sits_in_every_residual_block_after_its_last_norm() -> None:
-    """The note's example places a single one behind the whole backbone; the released code refuses basic blocks."""
+def test_trap_12_block_is_in_every_residual_block_after_last_norm() -> None:
+    """The note's example places a single one after the whole backbone; the released code rejects basic blocks."""
     net = gw.make_model("resnet20+gc")
     assert list(gw.gates_in(net)) == [f"stages.{stage}.{block}.bn2.gc" for stage in range(3) for block in range(3)]
 
 
 @pytest.mark.parametrize("channels", [4, 16, 17, 31])
-def test_trap_13_few_planes_do_not_make_the_block_blind(channels: int) -> None:
+def test_trap_13_few_planes_do_not_make_block_blind(channels: int) -> None:
     """A layer norm over one value is constant, over none an error: C / 16 is below 2 for networks of CIFAR's width."""
     gate = gw.make_gate("gc", channels)
     nn.init.normal_(gate.channel_add_conv[3].weight)
@@ -214,8 +214,8 @@ def test_trap_13_few_planes_do_not_make_the_block_blind(channels: int) -> None:
         gw.make_gate("gc", channels, rd_channels=1)
 
 
-def test_training_from_scratch_does_not_wipe_the_zero_start() -> None:
-    """Mmdet's init_weights(pretrained=None) draws every convolution anew, the block's last one too."""
+def test_trap_10_training_from_scratch_keeps_zero_start() -> None:
+    """Mmdet's init_weights(pretrained=None) draws every convolution again, the block's last one too."""
     x = torch.randn(2, 3, 16, 16)
     gated, plain = (gw.make_model(spec, seed=0).eval() for spec in ("resnet20+gc", "resnet20"))
     assert torch.equal(gated(x), plain(x))
@@ -224,7 +224,7 @@ def test_training_from_scratch_does_not_wipe_the_zero_start() -> None:
 # ---- the other gates -------------------------------------------------------------------------------------------------
 
 
-def test_trap_11_the_simplified_block_drops_query_and_w_z() -> None:
+def test_trap_11_simplified_block_drops_query_and_w_z() -> None:
     """The note says that query and key share their weights; there is no query, so every position gets the same."""
     gate = gw.make_gate("snl", 16)
     assert {name: tuple(p.shape[:2]) for name, p in gate.named_parameters() if name.endswith("weight")} == {
@@ -238,7 +238,7 @@ def test_trap_11_the_simplified_block_drops_query_and_w_z() -> None:
     assert_close(added, added[..., :1, :1].expand_as(added), rtol=1e-4, atol=1e-5)
 
 
-def test_the_non_local_block_depends_on_the_query() -> None:
+def test_non_local_block_depends_on_query() -> None:
     """What the simplified block leaves out: here positions get different additions."""
     gate = gw.make_gate("nl", 16)
     for parameter in gate.parameters():
@@ -249,7 +249,7 @@ def test_the_non_local_block_depends_on_the_query() -> None:
 
 
 @pytest.mark.parametrize("width", [4, 16, 64])
-def test_nl_divides_the_logits_by_the_root_of_the_inner_channels(width: int) -> None:
+def test_nl_divides_logits_by_root_of_inner_channels(width: int) -> None:
     """The released GCNet multiplies by it (`/= C**-0.5`); timm takes the root of the outer channels instead."""
     gate = gw.make_gate("nl", 3, rd_channels=width, spatial_dims=1, dtype=torch.float64)
     for name in ("theta", "phi", "g", "conv_out"):
@@ -264,8 +264,8 @@ def test_nl_divides_the_logits_by_the_root_of_the_inner_channels(width: int) -> 
 
 
 @pytest.mark.parametrize("pairwise", ["dot_product", "concatenation"])
-def test_nl_without_softmax_divides_by_the_number_of_positions(pairwise: str) -> None:
-    """So that repeating a map, which repeats every pair, changes nothing."""
+def test_nl_without_softmax_divides_by_number_of_positions(pairwise: str) -> None:
+    """Repeating a map, which repeats every pair, then changes nothing."""
     gate = gw.make_gate("nl", 4, pairwise=pairwise, dtype=torch.float64)
     for parameter in gate.parameters():
         nn.init.normal_(parameter)
@@ -290,7 +290,7 @@ def test_nl_does_not_hold_all_pairs_of_positions() -> None:
     assert max(elements) < 96**4 / 100
 
 
-def test_trap_22_triplets_batch_norm_moves_by_a_hundredth() -> None:
+def test_trap_22_triplet_batch_norm_momentum_is_a_hundredth() -> None:
     """A port to a framework whose momentum is the old share copied 0.01 and keeps the last batch alone."""
     gate = gw.make_gate("triplet", 4)
     norms = [layer for layer in gate.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -305,13 +305,13 @@ def test_trap_22_triplets_batch_norm_moves_by_a_hundredth() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 64, 2048])
-def test_triplet_has_300_parameters_whatever_the_channels(channels: int) -> None:
-    """It knows no channels: its kernel slides along them as along rows and columns."""
+def test_triplet_has_300_parameters_for_any_channels(channels: int) -> None:
+    """It is independent of the channels: its kernel slides along them as along rows and columns."""
     assert sum(p.numel() for p in gw.make_gate("triplet", channels).parameters()) == 300
 
 
 @pytest.mark.parametrize(("name", "option"), [("triplet", "kernel_size"), ("eca", "kernel_size"), ("lrn", "size")])
-def test_an_even_window_is_refused(name: str, option: str) -> None:
+def test_even_window_rejected(name: str, option: str) -> None:
     """With zeros on both sides it would change the map's size; AlexNet's formula would sum one channel more."""
     for value in (2, 6):
         with pytest.raises(ValueError, match=rf"{option} must be odd, got {value}\. Choose {value - 1} or {value + 1}"):
@@ -322,7 +322,7 @@ def test_an_even_window_is_refused(name: str, option: str) -> None:
         gw.make_gate(name, 8, **{option: 3.0})
 
 
-def test_lrns_alpha_is_not_divided_by_the_size() -> None:
+def test_lrn_alpha_is_not_divided_by_size() -> None:
     """Torch divides it: with the same numbers its effect is a fifth."""
     x = torch.full((1, 5, 1, 1), 10.0, dtype=torch.float64)
     middle = gw.make_gate("lrn", 5)(x)[0, 2, 0, 0].item()
@@ -338,14 +338,14 @@ def test_lrn_squares_in_float32() -> None:
     assert_close(gate(x).float(), gate(x.float()), rtol=2e-3, atol=0)
 
 
-def test_lrn_sits_between_two_convolutions_after_the_activation() -> None:
+def test_lrn_is_between_two_convolutions_after_activation() -> None:
     """AlexNet normalises rectified maps; the other places come before an activation or after an addition."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     insertion = gw.insert_gates(net, "lrn")
     assert [(place.layer, place.side) for place in insertion.places] == [("1", "output")]
 
 
-def test_ge_of_the_whole_map_learned_needs_the_maps_size() -> None:
+def test_learned_global_ge_needs_map_size() -> None:
     """Its one convolution is as large as the map."""
     with pytest.raises(ValueError, match=r"needs map_size, .* for example map_size=14"):
         gw.make_gate("ge", 8, learned=True)
@@ -355,8 +355,8 @@ def test_ge_of_the_whole_map_learned_needs_the_maps_size() -> None:
 
 
 @pytest.mark.parametrize("size", [(6, 5), (5, 7), (1, 1), (10, 12)])
-def test_ge_refuses_a_map_of_another_size_with_both(size: tuple[int, int]) -> None:
-    """A larger one would give several values, which would be broadcast or refused far from here."""
+def test_ge_rejects_map_of_other_size_with_both_sizes(size: tuple[int, int]) -> None:
+    """A larger one would give several values, which would be broadcast or rejected far from here."""
     gate = gw.make_gate("ge", 8, learned=True, map_size=(5, 6))
     with pytest.raises(ValueError, match=re.escape(f"map_size=(5, 6), got {size}. Build it with map_size={size}")):
         gate(torch.randn(2, 8, *size))
@@ -375,20 +375,20 @@ def test_ge_refuses_a_map_of_another_size_with_both(size: tuple[int, int]) -> No
         *(({"extent": e, "learned": True}, ValueError, rf"larger power of two, got {e}:") for e in (1, 3, 6, 12)),
     ],
 )
-def test_ge_refuses_extents_and_sizes_that_do_not_go_together(
+def test_ge_rejects_inconsistent_extents_and_sizes(
     options: dict[str, object], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         gw.make_gate("ge", 8, **options)
 
 
-def test_ge_does_not_count_what_lies_beyond_the_map() -> None:
+def test_ge_ignores_positions_outside_map() -> None:
     """Counting the padding would make the corners of a constant map a ninth of its middle's, or so."""
     x = torch.full((1, 2, 7, 9), 3.0, dtype=torch.float64)
     assert_close(factors(gw.make_gate("ge", 2, extent=4), x), torch.full_like(x, 3).sigmoid())
 
 
-def test_ge_gathers_each_channel_by_itself() -> None:
+def test_ge_gathers_each_channel_separately() -> None:
     """Every convolution is depthwise; only the bottleneck of theta-plus mixes channels."""
     x = double(1, 4, 9, 9)
     other = x.clone()
@@ -398,7 +398,7 @@ def test_ge_gathers_each_channel_by_itself() -> None:
         assert torch.equal(gate(x)[:, 1:], gate(other)[:, 1:]) != mixes
 
 
-def test_ge_has_a_relu_between_its_convolutions_and_none_behind() -> None:
+def test_ge_has_relu_between_its_convolutions_and_none_after() -> None:
     """The last batch norm's output is the logit: rectified, no factor could fall below a half."""
     names = [type(layer).__name__ for layer in gw.make_gate("ge", 4, extent=8, learned=True).gather]
     assert names == ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["Conv2d", "BatchNorm2d"]
@@ -408,7 +408,7 @@ def test_ge_has_a_relu_between_its_convolutions_and_none_behind() -> None:
 
 
 def step(net: nn.Module) -> None:
-    """Take one training step, and see that every gate's every parameter got a gradient."""
+    """Make one training step, and check that every parameter of every gate got a gradient."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     loss = nn.functional.cross_entropy(net.train()(torch.randn(2, 3, 64, 64)), torch.tensor([0, 2]))
     loss.backward()
@@ -420,7 +420,7 @@ def step(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", gw.gate_names())
-def test_a_resnet50_of_timm_trains_with_the_gate_as_its_attention_layer(name: str) -> None:
+def test_timm_resnet50_trains_with_gate_as_attention_layer(name: str) -> None:
     timm = pytest.importorskip("timm")
     net = timm.create_model("resnet50", num_classes=3, block_args={"attn_layer": gw.gate_spec(name).gate})
     assert len(gw.gates_in(net)) == 16
@@ -428,7 +428,7 @@ def test_a_resnet50_of_timm_trains_with_the_gate_as_its_attention_layer(name: st
 
 
 @pytest.mark.parametrize("name", gw.gate_names())
-def test_a_resnet18_trains_with_the_gate_inserted_at_its_papers_place(name: str) -> None:
+def test_resnet18_trains_with_gate_at_place_of_paper(name: str) -> None:
     timm = pytest.importorskip("timm")
     net = timm.create_model("resnet18", num_classes=3)
     insertion = gw.insert_gates(net, name)
@@ -440,7 +440,7 @@ def test_a_resnet18_trains_with_the_gate_inserted_at_its_papers_place(name: str)
 # ---- ports to other frameworks ---------------------------------------------------------------------------------------
 
 
-def test_trap_19_a_network_of_basic_blocks_gets_its_gates() -> None:
+def test_trap_19_network_of_basic_blocks_gets_its_gates() -> None:
     """The ported "GCT ResNet-18" gates bottlenecks only, so it holds no gate at all."""
     net = gw.make_model("resnet18_cifar:width=8+gct")
     convolutions = [path for path, layer in net.named_modules() if isinstance(layer, nn.Conv2d)]
@@ -448,8 +448,8 @@ def test_trap_19_a_network_of_basic_blocks_gets_its_gates() -> None:
     assert len(convolutions) == 20
 
 
-def test_trap_20_the_gates_sit_before_convolutions_as_in_the_paper() -> None:
-    """The port puts one behind each block's last norm, 45,312 parameters in a ResNet-50 instead of 67,593."""
+def test_trap_20_gates_are_before_convolutions_as_in_paper() -> None:
+    """The port puts one after each block's last norm, 45,312 parameters in a ResNet-50 instead of 67,593."""
     timm = pytest.importorskip("timm")
     net = timm.create_model("resnet50")
     insertion = gw.insert_gates(net, "gct")
@@ -461,7 +461,7 @@ def test_trap_20_the_gates_sit_before_convolutions_as_in_the_paper() -> None:
     assert sum(p.numel() for gate in insertion.gates.values() for p in gate.parameters()) == 67_593
 
 
-def test_trap_21_l1_averages_over_channels_of_the_same_sample() -> None:
+def test_trap_21_l1_averages_over_channels_of_same_sample() -> None:
     """The port's mean(dim=1) names an argument that its framework does not have."""
     x = torch.tensor([[[1.0], [3.0]], [[10.0], [10.0]]], dtype=torch.float64)
     expected = torch.tensor([[0.5, 1.5], [1.0, 1.0]], dtype=torch.float64)
@@ -469,8 +469,8 @@ def test_trap_21_l1_averages_over_channels_of_the_same_sample() -> None:
 
 
 @pytest.mark.parametrize("name", ["gct", "se"])
-def test_trap_24_the_gate_is_the_same_at_every_position(name: str) -> None:
-    """The port calls it channel and spatial attention; it knows channels only."""
+def test_trap_24_gate_is_same_at_every_position(name: str) -> None:
+    """The port calls it channel and spatial attention; it uses channels only."""
     gate = gw.make_gate(name, 4, dtype=torch.float64)
     for parameter in gate.parameters():
         nn.init.normal_(parameter)
@@ -497,7 +497,7 @@ class Shifted(Gate):
 
 
 class Swish(nn.Module):
-    """x sigmoid(beta x): an activation of the network's own, whose beta is an ordinary parameter."""
+    """x sigmoid(beta x): an activation of the network, whose beta is an ordinary parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -527,7 +527,7 @@ def test_trap_25_beta_is_exempt_by_ownership_not_by_name() -> None:
     assert {group["weight_decay"] for group in groups} == {0.0, 0.1}
 
 
-def test_trap_25_holds_inside_timms_optimizer_too() -> None:
+def test_trap_25_holds_inside_timm_optimizer() -> None:
     """Timm's own rule exempts vectors and biases, so it decays beta, which has four axes."""
     optim = pytest.importorskip("timm.optim")
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
@@ -580,7 +580,7 @@ LEFT: list[tuple[str, dict[str, object]]] = [
 
 
 def prune(gates: list[tuple[str, dict[str, object]]]) -> list[list[int]]:
-    """Prune half of a small network with each gate, elsewhere; return the widths around the gates and behind them."""
+    """Prune half of a small network with each gate in a separate process; return the widths at and after the gates."""
     pytest.importorskip("torch_pruning")
     command = [sys.executable, "-c", textwrap.dedent(PRUNE), json.dumps(gates)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -589,11 +589,11 @@ def prune(gates: list[tuple[str, dict[str, object]]]) -> list[list[int]]:
     return [json.loads(line) for line in done]
 
 
-def test_fact_9_pruning_cuts_the_gate_with_its_channels() -> None:
-    """A gate that remembers its first width refuses the pruned map."""
+def test_fact_9_pruning_cuts_gate_with_its_channels() -> None:
+    """A gate that remembers its first width rejects the pruned map."""
     assert prune(FOLLOWED) == [[8, 8, 8, 4]] * len(FOLLOWED)
 
 
-def test_fact_9_pruning_leaves_channels_that_it_cannot_follow() -> None:
-    """Torch-Pruning never ends on the usual view and matrix product; it leaves these channels and prunes the others."""
+def test_fact_9_pruning_skips_channels_it_cannot_follow() -> None:
+    """Torch-Pruning never ends on the usual view and matrix product; it skips these channels and prunes the others."""
     assert prune(LEFT) == [[16, 16, 16, 4]] * len(LEFT)

@@ -1,4 +1,4 @@
-"""The Triton kernels of the gates: what they compute in the interpreter, and that they compile for GPUs."""
+"""The Triton kernels of the gates: values in the interpreter, and compilation for GPUs."""
 
 import subprocess
 import sys
@@ -22,28 +22,28 @@ def printed(script: str, *arguments: str) -> str:
 
 
 @interpreted
-def test_the_kernels_in_the_interpreter_give_what_is_defined() -> None:
+def test_kernels_in_interpreter_match_definition() -> None:
     assert printed("gates_in_interpreter.py") == "264 cases\n"
 
 
-def test_the_kernels_compile_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compile_for_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert printed("gates_compiled.py") == "30 programs\n"
 
 
 @interpreted
 @pytest.mark.slow
-def test_every_combination_gives_what_is_defined() -> None:
+def test_every_combination_matches_definition() -> None:
     assert printed("gates_in_interpreter.py", "--all") == "1928 cases\n"
 
 
 @pytest.mark.slow
-def test_the_kernels_compile_for_two_generations_of_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compile_for_two_gpu_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert printed("gates_compiled.py", "--all") == "872 programs\n"
 
 
 @interpreted
-def test_gates_train_on_the_kernels_in_the_interpreter() -> None:
+def test_gates_train_on_kernels_in_interpreter() -> None:
     launches = int(printed("fused_in_interpreter.py").split()[0])
     assert launches >= 24

@@ -1,4 +1,4 @@
-"""What a type checker and an editor know of the public names, as pyright sees a script of a user."""
+"""The types of the public names, as pyright reports them for a user's script."""
 
 import importlib.util
 import json
@@ -42,14 +42,14 @@ def pyright(folder: Path, script: str) -> list[dict[str, object]]:
     return json.loads(result.stdout)["generalDiagnostics"]
 
 
-def test_a_type_checker_knows_every_public_name(tmp_path: Path) -> None:
+def test_type_checker_knows_every_public_name(tmp_path: Path) -> None:
     names = "\n".join(f"reveal_type(gw.{name})" for name in gw.__all__)
     found = pyright(tmp_path, f"import gatewise as gw\n{names}\n")
     assert len(found) == len(gw.__all__)
     assert not [line for line in found if line["severity"] != "information" or "Unknown" in str(line["message"])]
 
 
-def test_a_type_checker_knows_what_a_script_of_a_user_calls(tmp_path: Path) -> None:
+def test_type_checker_knows_calls_of_user_script(tmp_path: Path) -> None:
     found = pyright(tmp_path, SCRIPT)
     revealed = [
         re.findall(r'is "(.*)"$', str(line["message"]))[0] for line in found if line["severity"] == "information"

@@ -1,4 +1,4 @@
-"""U²-Net: sizes as published, the paper's formulas in plain calls, and gates in every REBNCONV and nowhere else."""
+"""U²-Net: published sizes, the paper's formulas in plain calls, and gates in every REBNCONV only."""
 
 import pytest
 import torch
@@ -40,11 +40,11 @@ def noise(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("u2net", 44_009_869), ("u2net_small", 1_131_181)])
-def test_the_networks_have_their_published_sizes(name: str, expected: int) -> None:
+def test_networks_have_published_sizes(name: str, expected: int) -> None:
     assert size(gw.make_model(name)) == expected
 
 
-def test_classes_and_image_channels_change_the_first_and_the_last_layers_alone() -> None:
+def test_classes_and_channels_change_only_first_and_last_layers() -> None:
     plain, other = gw.make_model("u2net_small"), gw.make_model("u2net_small", num_classes=5, in_chans=1)
     before, after = plain.state_dict(), other.state_dict()
     assert list(before) == list(after)
@@ -60,7 +60,7 @@ def test_any_size_gives_one_map_of_that_size(side: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(1, 3), (4, 1)])
-def test_training_gives_the_fused_map_and_six_sides(classes: int, channels: int) -> None:
+def test_training_gives_fused_map_and_six_sides(classes: int, channels: int) -> None:
     model = gw.make_model("u2net_small", num_classes=classes, in_chans=channels)
     maps = model(torch.zeros(2, channels, 33, 50))
     assert isinstance(maps, tuple)
@@ -69,7 +69,7 @@ def test_training_gives_the_fused_map_and_six_sides(classes: int, channels: int)
     assert model.eval()(torch.zeros(2, channels, 33, 50)).shape == (2, classes, 33, 50)
 
 
-def test_the_maps_are_logits_and_every_parameter_learns_from_them() -> None:
+def test_maps_are_logits_and_every_parameter_learns() -> None:
     model = gw.make_model("u2net_small_gct", num_classes=2, seed=0)
     maps = model(noise(2, 3, 64, 64).float())
     assert all((found < 0).any() for found in maps)  # no sigmoid
@@ -116,7 +116,7 @@ def residual_u_by_calls(block: ResidualU, x: Tensor, height: int, *, dilated: bo
 @torch.no_grad()
 @pytest.mark.parametrize("side", [(32, 48), (21, 35)])
 @pytest.mark.parametrize(("height", "dilated"), [(7, False), (6, False), (5, False), (4, False), (4, True)])
-def test_a_residual_u_is_its_formula(height: int, dilated: bool, side: tuple[int, int]) -> None:
+def test_residual_u_matches_formula(height: int, dilated: bool, side: tuple[int, int]) -> None:
     block = unsettled(ResidualU(height, 3, 4, 5, dilated=dilated))
     x = noise(2, 3, *side)
     found = block(x)
@@ -144,7 +144,7 @@ def u2net_by_calls(net: U2Net, image: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", [(64, 96), (37, 50)])
-def test_a_whole_u2net_is_its_formula(side: tuple[int, int]) -> None:
+def test_u2net_matches_formula(side: tuple[int, int]) -> None:
     net = unsettled(U2Net(TINY, num_classes=2))
     image = noise(1, 3, *side)
     fused, *sides = u2net_by_calls(net, image)
@@ -155,7 +155,7 @@ def test_a_whole_u2net_is_its_formula(side: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
-def test_each_stage_halves_the_map_and_the_decoder_doubles_it() -> None:
+def test_each_stage_halves_map_and_decoder_doubles_it() -> None:
     net, shapes = U2Net(TINY).eval(), []
     for stage in (*net.encoder, *net.decoder):
         stage.register_forward_hook(lambda *args: shapes.append(tuple(args[-1].shape[1:])))
@@ -176,7 +176,7 @@ def test_each_stage_halves_the_map_and_the_decoder_doubles_it() -> None:
 
 
 @pytest.mark.parametrize("form", [FULL, SMALL])
-def test_stages_are_as_high_as_in_the_paper(form: U2NetConfig) -> None:
+def test_stages_are_as_high_as_in_paper(form: U2NetConfig) -> None:
     with torch.device("meta"):
         net = U2Net(form)
     heights = [len(stage.down) for stage in (*net.encoder, *net.decoder)]
@@ -193,7 +193,7 @@ def test_stages_are_as_high_as_in_the_paper(form: U2NetConfig) -> None:
 
 
 @pytest.mark.parametrize("name", ["u2net", "u2net_small"])
-def test_every_rebnconv_has_one_gate_before_its_convolution_and_the_sides_have_none(name: str) -> None:
+def test_every_rebnconv_has_gate_before_convolution_and_sides_none(name: str) -> None:
     model = gw.make_model(f"{name}_gct")
     blocks = {path: layer for path, layer in model.named_modules() if isinstance(layer, REBNCONV)}
     gates = gw.gates_in(model)
@@ -203,7 +203,7 @@ def test_every_rebnconv_has_one_gate_before_its_convolution_and_the_sides_have_n
     assert size(model) == size(gw.make_model(name)) + 3 * sum(block.conv.in_channels for block in blocks.values())
 
 
-def test_a_gate_changes_what_its_convolution_reads() -> None:
+def test_gate_changes_input_of_its_convolution() -> None:
     model = gw.make_model("u2net_small_gct", seed=0).eval()
     block = model.encoder[0].down[2]
     x = noise(1, 16, 8, 8).float()
@@ -215,7 +215,7 @@ def test_a_gate_changes_what_its_convolution_reads() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
-def test_fresh_gates_leave_every_output_bit_for_bit_as_it_was(training: bool) -> None:
+def test_fresh_gates_keep_outputs_bitwise(training: bool) -> None:
     image = noise(2, 3, 45, 38).float()
     plain, gated = (gw.make_model(name, seed=3).train(training)(image) for name in ("u2net_small", "u2net_small_gct"))
     pairs = zip(plain, gated, strict=True) if training else [(plain, gated)]
@@ -223,7 +223,7 @@ def test_fresh_gates_leave_every_output_bit_for_bit_as_it_was(training: bool) ->
 
 
 @torch.no_grad()
-def test_a_plain_checkpoint_loads_strictly_into_the_gated_network() -> None:
+def test_plain_checkpoint_loads_strictly_into_gated_network() -> None:
     plain, gated = gw.make_model("u2net_small", seed=1).eval(), gw.make_model("u2net_small_gct", seed=2).eval()
     image = noise(1, 3, 40, 33).float()
     assert not torch.equal(gated(image), plain(image))
@@ -232,7 +232,7 @@ def test_a_plain_checkpoint_loads_strictly_into_the_gated_network() -> None:
     assert torch.equal(gated(image), plain(image))
 
 
-def test_the_seed_fixes_the_weights_and_leaves_the_global_generator_alone() -> None:
+def test_seed_fixes_weights_and_keeps_global_generator() -> None:
     before = torch.random.get_rng_state()
     one, same, other = (gw.make_model("u2net_small", seed=seed).state_dict() for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -240,21 +240,21 @@ def test_the_seed_fixes_the_weights_and_leaves_the_global_generator_alone() -> N
     assert not torch.equal(one["fuse.weight"], other["fuse.weight"])
 
 
-def test_other_gates_can_be_chosen_in_a_spec() -> None:
+def test_other_gates_can_be_chosen_in_spec() -> None:
     model = gw.make_model("u2net_small:num_classes=2+se@before_conv")
     assert len(gw.gates_in(model)) == 112 + 7  # the sides and the last convolution too
 
 
-# --- Names and refusals ----------------------------------------------------------------------------------------------
+# --- Names and errors ------------------------------------------------------------------------------------------------
 
 
-def test_the_names_of_networks_that_label_pixels_are_known() -> None:
+def test_names_of_segmentation_networks_are_known() -> None:
     assert set(LABELS_PIXELS) == {"segmenter", "u2net", "u2net_small", "u2net_gct", "u2net_small_gct"}
     assert set(LABELS_PIXELS) <= set(model_names())
 
 
 @pytest.mark.parametrize("name", ["u2net_small", "u2net_small_gct"])
-def test_impossible_options_are_refused(name: str) -> None:
+def test_invalid_options_rejected(name: str) -> None:
     with pytest.raises(InvalidValueError, match="num_classes must be at least 1, got 0"):
         gw.make_model(f"{name}:num_classes=0")
     with pytest.raises(InvalidTypeError, match=r"in_chans must be an integer, got 1\.5"):
@@ -265,6 +265,6 @@ def test_impossible_options_are_refused(name: str) -> None:
         gw.make_model(f"{name}:num_clases=2")
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+def test_unknown_name_rejected_with_suggestion() -> None:
     with pytest.raises(InvalidValueError, match=r"unknown model 'u2net_smal'; .*u2net.*Did you mean 'u2net_small'\?"):
         gw.make_model("u2net_smal")

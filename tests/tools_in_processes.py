@@ -2,7 +2,7 @@
 
 torchrun --standalone --nproc-per-node 2 tools_in_processes.py ddp|fsdp FILE
 
-What a process cannot do is saved as the text of the error.
+If a process fails, the text of the error is saved.
 """
 
 import sys
@@ -71,7 +71,7 @@ def main(wrapper: str, file: str) -> None:
     for kind in KINDS:
         try:
             found[kind] = result_of(kind, wrapper)
-        except Exception as error:  # told to whoever asked
+        except Exception as error:  # reported to the caller
             found[kind] = f"{type(error).__name__}: {error}"
     if distributed.get_rank() == 0:
         torch.save(found, file)

@@ -1,4 +1,4 @@
-"""Train small networks, alone or as one of several processes, and tell what this process saw and wrote.
+"""Train small networks, alone or as one of several processes, and save what this process read and wrote.
 
 python train_in_processes.py FOLDER CASE ...
 torchrun --standalone --nproc-per-node 2 train_in_processes.py FOLDER CASE ...
@@ -48,7 +48,7 @@ def data_of(recipe: Recipe) -> Dataset | SegmentationDataset:
 
 
 def why_observed(folder: Path, written: list[str]) -> None:
-    """Note from now on every file below `folder` that this process opens to write, renames, makes or removes."""
+    """Record every file below `folder` that this process opens for writing, renames, makes or removes."""
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"} or (

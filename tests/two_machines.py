@@ -1,4 +1,4 @@
-"""Two machines of one disk: network namespaces with a cable between them, where root may make them."""
+"""Two machines with one disk: network namespaces with a cable between them, which only root can make."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ class Machine:
     cable: str
 
     def start(self, command: list[str], log: Path, **variables: str) -> subprocess.Popen[bytes]:
-        """Start a command there, with what it says in a file; it talks through the cable."""
+        """Start a command there that uses the cable; its output goes to a file."""
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.cable, **variables}
         with log.open("ab") as file:
             inside = ["ip", "netns", "exec", self.name, *command]
@@ -50,7 +50,7 @@ def _ip(*words: str) -> None:
 
 @contextlib.contextmanager
 def two_machines() -> Iterator[list[Machine]]:
-    """Give two machines, and take them away with all that runs there; skip the test where they cannot be made."""
+    """Yield two machines, and remove them with their processes; skip the test if they cannot be made."""
     if shutil.which("ip") is None:
         pytest.skip("needs ip, of the package iproute2, to make two network namespaces")
     own = os.getpid()

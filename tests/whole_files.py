@@ -1,4 +1,4 @@
-"""Open every file of a run or a comparison that bears its final name: none may be torn, and what must fit must fit."""
+"""Open every finished file of a run or a comparison: none may be corrupt, and files that belong together must agree."""
 
 import dataclasses
 import hashlib
@@ -18,13 +18,13 @@ TIMES = {"seconds", "images_per_second", "latency_ms", "training_images_per_seco
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Return all files but those that are being written or taken away, which bear other names."""
+    """Return all files except those that are being written or removed, which have temporary names."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return [path for path in found if not any(part.endswith(".part") for part in path.relative_to(folder).parts)]
 
 
-def torn(folder: Path) -> list[str]:
-    """Return what is wrong with the files of a folder: nothing, whenever a process was killed."""
+def corrupt_files(folder: Path) -> list[str]:
+    """Return the errors in the files of a folder; there must be none, whenever a process was killed."""
     complaints = []
     for path in files_of(folder):
         try:
@@ -40,7 +40,7 @@ def torn(folder: Path) -> list[str]:
 
 
 def _open(path: Path) -> None:
-    """Read one file as whoever needs it does."""
+    """Read one file as its users do."""
     content = path.read_bytes()
     if path.suffix == ".safetensors":
         load_file(path)
@@ -57,16 +57,16 @@ def _open(path: Path) -> None:
         assert content.rstrip().endswith(b"</html>")
     elif path.suffix == ".md":
         assert content.endswith(b"|\n")
-    elif path.name.startswith("events."):  # appended to: readers stop before a last, torn event
+    elif path.name.startswith("events."):  # appended to: readers stop before a last, incomplete event
         _ = list(RawEventFileLoader(str(path)).Load())
     elif path.name == ".lock":
         assert content == b""
     else:
-        raise ValueError("nobody knows this file")
+        raise ValueError("unknown kind of file")
 
 
 def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield tensors with the record of their sha256, where both are there."""
+    """Yield tensors with the record of their sha256, if both exist."""
     for record in folder.rglob("*.json"):
         names = {"config.json": "model.safetensors", "state.json": "state.safetensors"}
         if record.name in names and not any(part.endswith(".part") for part in record.parts):
@@ -76,12 +76,12 @@ def _pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Return all that a training or comparison has come to, by file: bytes, or values where some of them are times."""
+    """Return the results of a training or comparison by file: bytes, or values where some of them are times."""
     found: dict[str, Any] = {}
     for path in files_of(folder):
         name = str(path.relative_to(folder))
         if path.parent.parent.name == "checkpoints" and path.parent != max(path.parent.parent.glob("step_*")):
-            continue  # which older one there is depends on where a training was stopped
+            continue  # the older one depends on where a training was stopped
         if path.name in {"metrics.json", "results.json"}:
             found[name] = _without_times(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
@@ -100,5 +100,5 @@ def _without_times(values: Any) -> Any:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Return what is still called .part."""
+    """Return the files still named .part."""
     return [str(path.relative_to(folder)) for path in folder.rglob(".*.part")]

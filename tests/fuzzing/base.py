@@ -1,4 +1,4 @@
-"""Good files, made once, that the fuzzer spoils: runs, exported files, weights, images, tables, folders of images."""
+"""Good files, made once, that the fuzzer corrupts: runs, exported files, weights, images, tables, folders of images."""
 
 import io
 import json
@@ -21,7 +21,7 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", 
 
 
 def make(folder: Path, *, exported: bool) -> None:
-    """Write all good files; those of `gatewise export`, which take half a minute, only if asked for."""
+    """Write all good files; those of `gatewise export`, which take half a minute, only if `exported`."""
     folder.mkdir(parents=True, exist_ok=True)
     _images(folder / "images")
     _tables(folder)

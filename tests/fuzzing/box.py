@@ -1,4 +1,4 @@
-"""The folder of one input: what is put into it, and what must be as it was afterwards."""
+"""The folder of one input: its files, and a snapshot that must be unchanged afterwards."""
 
 import hashlib
 import os
@@ -29,9 +29,9 @@ class Box:
         rng: from which all of this input is drawn.
         hostile: values drawn from it.
         base: folder of good files, which are only read.
-        inputs: where this input's files lie; none may change.
+        inputs: folder of this input's files; none may change.
         out: the only place where anything may be written.
-        home: the current folder meanwhile, which stays empty.
+        home: the current folder during the call, which stays empty.
         canary: a file that appears when something is executed.
     """
 
@@ -54,18 +54,18 @@ class Box:
             shutil.copyfile(source, target)
         return target
 
-    def spoiled(self, name: str) -> Path:
+    def corrupted(self, name: str) -> Path:
         """Copy a good file and change its bytes."""
         file = self.copied(name)
         file.write_bytes(self.hostile.changed_bytes(file.read_bytes()))
         return file
 
     def evil_pickle(self) -> bytes:
-        """Return a pickle that writes the canary if anybody opens it."""
+        """Return a pickle that writes the canary when it is opened."""
         return pickle.dumps({"state_dict": Evil(str(self.canary))}, protocol=self.rng.choice((0, 2, 4)))
 
     def snapshot(self) -> dict[str, str]:
-        """Return what lies in the folder, but for `out`: path -> digest."""
+        """Return the files of the folder except those in `out`: path -> digest."""
         found = {}
         for folder, folders, files in os.walk(self.root):
             if Path(folder) == self.root:

@@ -123,7 +123,7 @@ def inserted_gates(box: Box) -> Call:
             gw.insert_gates(net, gate, **options).undo()
         finally:
             after = net.state_dict()
-            assert list(before) == list(after), "a refused insertion has left something in the network"
+            assert list(before) == list(after), "a failed insertion has left something in the network"
 
     return call
 
@@ -155,9 +155,11 @@ def gater_around_a_network(box: Box) -> Call:
     hostile, rng = box.hostile, box.rng
     names = [p.name for p in inspect.signature(gw.GaterNet).parameters.values() if p.kind is p.KEYWORD_ONLY]
     options = hostile.options(names, 2)
-    options = {key: value for key, value in options.items() if not callable(value)}  # what those raise is their own
+    options = {
+        key: value for key, value in options.items() if not callable(value)
+    }  # errors of other packages pass through
     backbone = _net() if rng.random() < 0.9 else hostile.value()
-    x = torch.zeros(2, 3, 8, 8)  # what torch says of an image that a backbone cannot take is torch's
+    x = torch.zeros(2, 3, 8, 8)  # torch's own error for an image that a backbone cannot take
     gates = None if rng.random() < 0.4 else hostile.value()
 
     def call() -> None:

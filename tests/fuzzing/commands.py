@@ -1,4 +1,4 @@
-"""Whole command lines with mistakes in them, each in a process of its own."""
+"""Complete command lines with mistakes in them, each in a separate process."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from fuzzing.base import TINY
 from fuzzing.box import Box
 from fuzzing.pictures import changed_folder, hostile_image
 from fuzzing.pool import environment
-from fuzzing.runs import changed_config, changed_recipe, spoiled_run
+from fuzzing.runs import changed_config, changed_recipe, corrupt_run
 
 _ROOM = 24 * 2**30  # of address space: the imports alone take four
 _QUICK = ["--model", TINY, "--epochs", "1", "--batch-size", "4", "--precision", "fp32", "--workers", "0"]
@@ -23,7 +23,7 @@ _FLAGS = ("--epochs", "--lr", "--model", "--gate", "--data", "--recipe", "--out"
 
 
 def command(folder: Path, base: Path, seed: str, limit_s: float) -> dict[str, Any]:
-    """Run one command line and return what became of it."""
+    """Run one command line and return its outcome."""
     folder.mkdir(parents=True, exist_ok=True)
     here = Path.cwd()
     try:
@@ -87,21 +87,21 @@ def _judged(done: subprocess.CompletedProcess[bytes]) -> tuple[str, str, str]:
         return ("failed", "traceback", said[-300:]) if "Traceback" in said else ("accepted", "", "")
     if done.returncode not in {1, 2} or "Traceback" in said:
         return "failed", f"exit code {done.returncode}", said[-300:]
-    refusals = [line for line in said.splitlines() if line.startswith("gatewise: ")]
-    if len(refusals) != 1 or not said.rstrip("\n").endswith(refusals[0]):
+    errors = [line for line in said.splitlines() if line.startswith("gatewise: ")]
+    if len(errors) != 1 or not said.rstrip("\n").endswith(errors[0]):
         return "failed", "not one line", said[-300:]
     if done.returncode == 2 and said.count("\n") != 1 and not _progress(said):
         return "failed", "not one line", said[-300:]
-    return "refused", f"exit code {done.returncode}", refusals[0]
+    return "rejected", f"exit code {done.returncode}", errors[0]
 
 
 def _progress(said: str) -> bool:
-    """Whether what stands above a refusal is progress, which long work shows, and no warning."""
+    """Return whether the lines above an error are progress and not warnings."""
     return not any("Warning" in line or 'File "' in line for line in said.splitlines()[:-1])
 
 
 def _arguments(box: Box) -> list[str]:
-    """Return a command line; most have one mistake or one spoiled file."""
+    """Return a command line; most have one mistake or one corrupt file."""
     kind = box.rng.randrange(12)
     out = str(box.out / "a run é")
     if kind == 0:
@@ -129,12 +129,12 @@ def _arguments(box: Box) -> list[str]:
         changed_recipe(box, file)
         return ["train", "--recipe", str(file), "--epochs", "1", "--out", out]
     if kind in {5, 6}:
-        run = spoiled_run(box, "run")
+        run = corrupt_run(box, "run")
         image = box.inputs / "a photo.png"
         image.write_bytes(hostile_image(box))
         return ["predict", str(run), str(image), *(["--json"] if box.rng.random() < 0.5 else [])]
     if kind == 7:
-        run = spoiled_run(box, box.rng.choice(("run", "gater")))
+        run = corrupt_run(box, box.rng.choice(("run", "gater")))
         return ["explain", str(run), "--out", str(box.out / "page.html")]
     if kind == 8:
         folder = box.copied(box.rng.choice(("classes", "pairs", "table", "masks")))
@@ -142,14 +142,14 @@ def _arguments(box: Box) -> list[str]:
         task = "segment" if folder.name in {"pairs", "masks"} else "classify"
         return ["train", "--data", str(folder), "--task", task, *_QUICK, "--out", out]
     if kind == 9:
-        run = spoiled_run(box, "gater")
+        run = corrupt_run(box, "gater")
         return box.rng.choice((["compact", str(run), "--out", out], ["export", str(run), "--out", f"{out}.onnx"]))
     if kind == 10:
         shutil.copytree(box.copied("run"), out)
-        spoiled = box.rng.choice(
+        corrupt = box.rng.choice(
             sorted(path for path in Path(out).rglob("*") if path.is_file() and "tensorboard" not in str(path))
         )
-        spoiled.write_bytes(box.hostile.changed_bytes(spoiled.read_bytes()))
+        corrupt.write_bytes(box.hostile.changed_bytes(corrupt.read_bytes()))
         (Path(out) / "metrics.json").unlink()
         return [
             "train",
@@ -167,7 +167,7 @@ def _arguments(box: Box) -> list[str]:
             "--out",
             out,
         ]
-    file = box.spoiled("weights.pt") if box.rng.random() < 0.5 else box.copied("run/config.json")
+    file = box.corrupted("weights.pt") if box.rng.random() < 0.5 else box.copied("run/config.json")
     if file.suffix == ".json":
         changed_config(box, file)
     return ["train", *_QUICK, "--init", str(file), "--out", out]

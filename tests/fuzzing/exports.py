@@ -1,4 +1,4 @@
-"""Targets that read what `gatewise export` writes."""
+"""Targets that read exported files."""
 
 from fuzzing.box import Box
 from fuzzing.runs import everything

@@ -21,7 +21,7 @@ from gatewise.prediction import predict
 
 
 def hostile_image(box: Box) -> bytes:
-    """Return an image of odd form, or one that is none."""
+    """Return an image of unusual form, or a file that is not an image."""
     kind, rng = box.rng.random(), box.rng
     if kind < 0.6:
         files = sorted((box.base / "images").iterdir())
@@ -50,7 +50,7 @@ def hostile_image(box: Box) -> bytes:
 
 
 def _bomb(width: int, height: int) -> bytes:
-    """Return a PNG that says to be huge and holds next to nothing."""
+    """Return a PNG whose header gives a huge size and that has almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -100,7 +100,7 @@ def table(box: Box) -> Call:
 
 
 def _changed_table(box: Box, file: Path) -> None:
-    """Replace a column, a few of its cells, or what the file says of its classes."""
+    """Replace a column, a few of its cells, or the class names in the metadata."""
     found = parquet.read_table(file)
     columns = found.to_pydict()
     name = box.rng.choice(list(columns))
@@ -156,7 +156,7 @@ def pairs_of_images_and_masks(box: Box) -> Call:
 
 
 def changed_folder(box: Box, folder: Path) -> None:
-    """Spoil, remove, rename or add a file or folder somewhere below."""
+    """Corrupt, remove, rename or add a file or folder anywhere below."""
     paths = sorted(folder.rglob("*"))
     if not paths:
         return

@@ -1,4 +1,4 @@
-"""Processes that make inputs, are used again and again, and are replaced when they hang or die."""
+"""A pool of worker processes that make inputs and are replaced when they hang or die."""
 
 import json
 import os
@@ -16,7 +16,7 @@ START_S = 120.0  # for the imports, on a busy machine
 
 
 def environment() -> dict[str, str]:
-    """Return what processes that find the package and the fuzzer are started with."""
+    """Return the environment of processes that import the package and the fuzzer."""
     paths = [str(TESTS.parent / "src"), str(TESTS), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
 
@@ -25,7 +25,7 @@ class Worker:
     """One process, started when it is needed.
 
     Args:
-        folder: where its inputs lie.
+        folder: of its inputs.
         base: of good files.
         limit_s: for one input.
         most_bytes: by which one input may make it grow.
@@ -95,7 +95,7 @@ class Worker:
 
 
 def made(jobs: list[tuple[str, str]], workers: list[Worker]) -> Iterator[dict[str, Any]]:
-    """Yield what became of each input (target, seed), made by these workers beside each other."""
+    """Yield the outcome of each input (target, seed), made by these workers in parallel."""
     todo: SimpleQueue[tuple[str, str]] = SimpleQueue()
     done: SimpleQueue[Any] = SimpleQueue()
     for job in jobs:

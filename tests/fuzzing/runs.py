@@ -32,13 +32,13 @@ def changed_config(box: Box, file: Path) -> None:
     """Change plain values in a JSON file."""
     try:
         content = box.hostile.changed_json(json.loads(file.read_bytes()))
-    except (ValueError, RecursionError):  # it is spoiled already
+    except (ValueError, RecursionError):  # it is corrupt already
         return
     file.write_bytes(box.hostile.as_json(content))
 
 
 def changed_recipe(box: Box, file: Path) -> None:
-    if file.is_dir():  # it is spoiled already
+    if file.is_dir():  # it is corrupt already
         return
     kind = box.rng.random()
     text = file.read_bytes().decode(errors="replace") if file.is_file() else "epochs: 3\n"
@@ -82,7 +82,7 @@ def json_file(box: Box) -> Call:
     return lambda: (read_json_lines if file.suffix == ".jsonl" else read_json)(file)
 
 
-def spoiled_run(box: Box, name: str) -> Path:
+def corrupt_run(box: Box, name: str) -> Path:
     """Copy a run and change one or two of its files."""
     run = box.copied(name)
     shutil.rmtree(run / "tensorboard", ignore_errors=True)
@@ -126,7 +126,7 @@ def spoiled_run(box: Box, name: str) -> Path:
 
 @target(120)
 def run_folder(box: Box) -> Call:
-    run = spoiled_run(box, "run" if box.rng.random() < 0.93 else "gater")
+    run = corrupt_run(box, "run" if box.rng.random() < 0.93 else "gater")
     image = box.copied("images/PNG-L.png")
     kind = box.rng.randrange(4)
     if kind == 0:
@@ -154,7 +154,7 @@ def compacted_run(box: Box) -> Call:
 
 
 def _refresh_checksum(file: Path) -> None:
-    """Give a changed record the checksum of its new values, so that it is they that are looked at."""
+    """Update the checksum of a changed record, so that its values are checked."""
     try:
         record = json.loads(file.read_bytes())
     except (ValueError, RecursionError):
@@ -174,7 +174,7 @@ def checkpoint(box: Box) -> Call:
     else:
         file = state / box.rng.choice(("state.json", "state.safetensors"))
         file.write_bytes(box.hostile.changed_bytes(file.read_bytes()))
-    if box.rng.random() < 0.15:  # whole trainings are written in the run's folder
+    if box.rng.random() < 0.15:  # complete trainings are written in the run's folder
         shutil.copytree(run, box.out)
         (box.out / "metrics.json").unlink()
         recipe = Recipe.load(box.out / "recipe.yaml")
@@ -188,7 +188,7 @@ def checkpoint(box: Box) -> Call:
 def file_of_weights(box: Box) -> Call:
     kind = box.rng.random()
     if kind < 0.35:
-        file = box.spoiled(box.rng.choice(("weights.pt", "old.pt")))
+        file = box.corrupted(box.rng.choice(("weights.pt", "old.pt")))
     elif kind < 0.55:
         file = box.copied("run/model.safetensors")
         file.write_bytes(box.hostile.changed_bytes(file.read_bytes()))

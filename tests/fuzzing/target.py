@@ -1,4 +1,4 @@
-"""The table of targets: each prepares one input from a box and returns the call that is watched."""
+"""The table of targets: each prepares one input from a box and returns the call to be checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What is fuzzed.
+    """One target of the fuzzer.
 
     Attributes:
         name: of the target.

@@ -19,7 +19,7 @@ _WORDS = (
 
 
 def payloads(canary: str) -> list[str]:
-    """Return strings that write the canary wherever somebody evaluates, formats, renders or runs them."""
+    """Return strings that write the canary if code evaluates, formats, renders or runs them."""
     python = f"__import__('pathlib').Path({canary!r}).write_text('x')"
     return [
         python,
@@ -54,7 +54,7 @@ class Hostile:
         )
 
     def plain(self, depth: int = 0) -> Any:
-        """Return what JSON or YAML can hold."""
+        """Return a value that JSON or YAML can hold."""
         kind = self.rng.randrange(9 if depth < 3 else 6)
         if kind == 0:
             return self.rng.choice((None, True, False))
@@ -126,7 +126,7 @@ class Hostile:
         return content
 
     def _other(self, value: Any) -> Any:
-        """Return something in the place of a leaf: near it, or of another kind."""
+        """Return a replacement for a leaf: a similar value, or one of another kind."""
         if isinstance(value, str) and self.rng.random() < 0.4:
             return self.changed_text(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and self.rng.random() < 0.4:
@@ -134,7 +134,7 @@ class Hostile:
         return self.plain()
 
     def as_json(self, content: Any) -> bytes:
-        """Write values as JSON, sometimes as JSON that no reader likes."""
+        """Write values as JSON, sometimes as invalid JSON."""
         kind = self.rng.random()
         if kind < 0.02:
             return b"[" * 100_000

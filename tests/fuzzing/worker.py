@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 _ROOM = 6 * 2**30  # of address space beyond what the imports take
-_DEEPEST = 2  # frames told of a failure
+_DEEPEST = 2  # frames reported for a failure
 
 
 def _status(name: str) -> int:
@@ -28,7 +28,7 @@ def _where(error: BaseException) -> str:
 
 
 def make(box: Any, prepare: Any) -> dict[str, Any]:
-    """Make one input and return what became of it."""
+    """Make one input and return its outcome."""
     from gatewise import GatewiseError
     from gatewise.training import Interrupted
 
@@ -39,9 +39,9 @@ def make(box: Any, prepare: Any) -> dict[str, Any]:
     try:
         call()
     except (GatewiseError, Interrupted) as error:
-        outcome, kind, message = "refused", type(error).__name__, str(error)
+        outcome, kind, message = "rejected", type(error).__name__, str(error)
         if not message.strip() or len(message) > 3000:
-            outcome, message = "failed", f"a refusal of {len(message)} characters: {message[:100]}"
+            outcome, message = "failed", f"an error of {len(message)} characters: {message[:100]}"
     except BaseException as error:
         outcome, kind, message = (
             "failed",
@@ -81,7 +81,7 @@ def main(folder: Path, base: Path, most_bytes: int) -> None:
         box = Box(folder / "box", base, seed)
         try:
             found = make(box, TARGETS[name].prepare)
-        except Exception as error:  # in the fuzzer's own hands
+        except Exception as error:  # chosen by the fuzzer itself
             place = traceback.extract_tb(error.__traceback__)[-1]
             found = {"outcome": "failed", "kind": "fuzzer", "message": f"{place.name}:{place.lineno} {error!r}"[:300]}
         grown = _status("VmHWM") - resident

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"does not apply  {title(mutant)}: {reason}")
     too_many = len(lost) > MOST_LOST * len(mutants)
     if too_many:
-        print(f"{len(lost)} of {len(mutants)} mutants do not apply, more than {MOST_LOST:.0%}: mend or remove them")
+        print(f"{len(lost)} of {len(mutants)} mutants do not apply, more than {MOST_LOST:.0%}: fix or remove them")
     outcomes = {}
     if not chosen.check:
         outcomes = _run(_queue(chosen, [mutant for mutant in mutants if mutant not in lost]), mutants, chosen)
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _queue(chosen: argparse.Namespace, mutants: list[Mutant]) -> list[Mutant]:
-    """Return the mutants to run, in order, and say what they are if they are drawn."""
+    """Return the mutants to run, in order; print how they were drawn."""
     mutants = [mutant for mutant in mutants if chosen.only in f"{title(mutant)} {mutant.key}"]
     if chosen.n is None:
         first, step = map(int, chosen.shard.split("/"))

@@ -1,4 +1,4 @@
-"""What a mutant changes: small operators, or an old and a new snippet."""
+"""The changes that a mutant can make: small operators, or an old and a new snippet."""
 
 import ast
 from collections.abc import Callable
@@ -24,10 +24,10 @@ Pair = tuple[list[ast.AST], list[ast.AST]]
 
 @dataclass(frozen=True)
 class Change:
-    """Old code and the code in its place; `nth` counts from 1 where the old code stands several times."""
+    """Old code and its replacement; `nth` counts from 1 if the old code occurs several times."""
 
     words: str
-    readings: Callable[[], list[Pair]] = field(repr=False)  # parsed anew each time: trees are put into other trees
+    readings: Callable[[], list[Pair]] = field(repr=False)  # parsed again each time: trees are put into other trees
     nth: int | None = None
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class TextChange:
 
 
 def replace(old: str, new: str, nth: int | None = None) -> Change:
-    """Put `new` in the place of `old`: expressions, statements, or arguments of a call written `name=value`."""
+    """Replace `old` by `new`: expressions, statements, or arguments of a call written `name=value`."""
 
     def readings() -> list[Pair]:
         if snippet.is_expression(old) and snippet.is_expression(new):
@@ -61,14 +61,14 @@ def replace(old: str, new: str, nth: int | None = None) -> Change:
 
 
 def remove(old: str, nth: int | None = None) -> Change:
-    """Take out statements, an argument `name=value` of a call, or a decorator `@name`."""
+    """Remove statements, an argument `name=value` of a call, or a decorator `@name`."""
     if old.startswith("@"):
         return Change(f"without {old!r}", lambda: [([snippet.expression(old[1:])], [])], nth)
     return Change(f"without {old!r}", replace(old, "").readings, nth)
 
 
 def replace_text(old: str, new: str) -> TextChange:
-    """Put text in the place of other text, in a file that is not Python."""
+    """Replace text in a file that is not Python."""
     return TextChange(old, new)
 
 

@@ -1,4 +1,4 @@
-"""Draw mutants by a commit's hash, so that each commit tries others, and the same ones whenever it is tried again."""
+"""Draw mutants by the hash of a commit: each commit tries others, and the same commit tries the same ones."""
 
 import hashlib
 import subprocess

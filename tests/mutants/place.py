@@ -1,4 +1,4 @@
-"""Where the old code of a change stands in a syntax tree, and the source with the new code in its place."""
+"""Find the old code of a change in a syntax tree, and write the source with the new code."""
 
 import ast
 import contextlib
@@ -12,7 +12,7 @@ from .change import Change
 
 @dataclass
 class Place:
-    """Where a change's old nodes stand, in `field` of `parent`, and the new ones."""
+    """The old nodes of a change, in `field` of `parent`, and the new ones."""
 
     parent: ast.AST
     field: str
@@ -25,7 +25,7 @@ class Place:
         return len(self.old) == len(self.new) and all(map(_equal, self.old, self.new))
 
     def put(self) -> None:
-        """Put the new nodes into the tree."""
+        """Insert the new nodes into the tree."""
         if self.start is None:
             setattr(self.parent, self.field, self.new[0])
             return
@@ -63,7 +63,7 @@ def _equal(a: ast.AST, b: ast.AST) -> bool:
 
 
 def places(root: ast.AST, change: Change) -> Iterator[Place]:
-    """Yield where the old code stands below `root`; below a module without its functions and classes."""
+    """Yield each place of the old code below `root`; below a module without its functions and classes."""
     readings = change.readings()
     for parent in _below(root):
         for name, value in ast.iter_fields(parent):

@@ -1,7 +1,7 @@
 """A pytest plugin for `mutants.mapping`: coverage's context is the test that runs, or the fixture that is set up.
 
 What a fixture of a class, a module or the session executes belongs to all tests that use it, not to the first alone.
-What tests keep with functools.cache is computed anew by each test function.
+What tests keep with functools.cache is computed again by each test function.
 """
 
 import functools
@@ -18,13 +18,13 @@ from coverage import Coverage
 
 from .tests_found import function_of
 
-FOLDER = "GATEWISE_TESTS_MAP"  # the environment variable with the folder for what is found
+FOLDER = "GATEWISE_TESTS_MAP"  # the environment variable with the folder for the results
 CURRENT = "PYTEST_CURRENT_TEST"  # the configuration of coverage reads it in processes that tests start
 RECORDS = "*.record.json"
 
 
 class Contexts:
-    """Switches coverage's context, and notes the seconds of tests and fixtures and which test uses which fixture."""
+    """Switches coverage's context, and records the seconds of tests and fixtures and which test uses which fixture."""
 
     def __init__(self) -> None:
         self.context = ""
@@ -74,7 +74,7 @@ class Contexts:
             self.inside += own
 
     def pytest_sessionfinish(self) -> None:
-        """Write what was noted; a process that only distributes tests has nothing."""
+        """Write the recorded values; a process that only distributes tests has none."""
         if self.seconds:
             fixtures = {test: sorted(names) for test, names in self.fixtures.items()}
             name = RECORDS.replace("*", str(os.getpid()))

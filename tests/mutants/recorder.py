@@ -1,4 +1,4 @@
-"""A pytest plugin for one run on a mutant: it orders the tests, and notes which one runs and which one fails."""
+"""A pytest plugin for one run on a mutant: it orders the tests, and records which one runs and which one fails."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ class Recorder:
         report: where the identifier is written, for the process that waits.
         package: the folder that gatewise must be imported from.
         first: tests, functions or one set of their parameters, in the order in which they run.
-        without: tests that are left out.
+        without: tests that are not run.
         alone: whether only what `first` names runs, and no other parameters of the same functions.
     """
 
@@ -43,25 +43,25 @@ class Recorder:
         items[:] = sorted(filter(is_run, items), key=place)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Note the test that begins."""
+        """Record the test that begins."""
         if not self.failed:
             self.report.write_text(nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the test that failed; at the end of a run in which each was skipped there is none."""
+        """Record the test that failed, or none at the end of a run in which every test was skipped."""
         self.passed += report.passed and report.when == "call"
         if report.failed and not self.failed:
             self.failed = True
             self.report.write_text(report.nodeid)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Tell a run in which tests were skipped, and none passed, from one that passed."""
+        """Set a different exit code for a run in which tests were skipped and none passed."""
         ran = session.testscollected and not session.config.option.collectonly
         if ran and not self.passed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = SKIPPED
 
     def pytest_collection_finish(self) -> None:
-        """Make sure that the copy is tested, and no installed package."""
+        """Check that the copy is tested and not an installed package."""
         gatewise = sys.modules.get("gatewise")
         if gatewise is not None and not str(gatewise.__file__).startswith(str(self.package)):
             raise RuntimeError(f"gatewise was imported from {gatewise.__file__}, expected {self.package}")

@@ -21,7 +21,7 @@ _FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant, and how that is known."""
+    """The outcome of a mutant and the evidence for it."""
 
     caught: bool
     reason: str
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass
 class Judge:
-    """Runs tests on mutants in one slot, and believes a failure only of tests that pass without the mutant."""
+    """Runs tests on mutants in one slot; a failure counts only if the test passes without the mutant."""
 
     slot: Slot
     found: FoundTests
@@ -82,7 +82,7 @@ class Judge:
 
 @dataclass
 class Limits:
-    """When to stop: all mutants are run, or at least `least` of them and until `seconds` are used."""
+    """When to stop: after all mutants, or after at least `least` of them and `seconds` seconds."""
 
     least: int
     seconds: float
@@ -91,11 +91,11 @@ class Limits:
 def run(
     mutants: list[Mutant], listed: list[Mutant], root: Path, limits: Limits, workers: int
 ) -> Iterator[tuple[Mutant, Outcome]]:
-    """Run mutants in their order; yield what became of each.
+    """Run mutants in order; yield the outcome of each.
 
     Args:
         mutants: those to run.
-        listed: all that there are; what caught others is forgotten.
+        listed: all mutants; the catches of others are forgotten.
         root: the project.
         limits: when to stop.
         workers: how many processes run mutants at the same time.
@@ -122,7 +122,7 @@ def run(
 
 
 def _outcomes(outcomes: Any, processes: list[Any]) -> Iterator[tuple[int, Outcome]]:
-    """Yield what the workers send, until each has sent that it is done."""
+    """Yield the results of the workers until all are done."""
     done = 0
     while done < len(processes):
         while outcomes.empty():

@@ -1,4 +1,4 @@
-"""A copy of the project in which one worker plants mutants and runs tests, each run in a forked child."""
+"""A copy of the project in which one worker inserts mutants and runs tests, each run in a forked child."""
 
 import contextlib
 import ctypes
@@ -20,12 +20,12 @@ from .recorder import SKIPPED, Recorder
 from .tests_found import function_of
 
 COPIED = ("src", "tests")
-_SUBREAPER = 36  # prctl: what children leave behind becomes our child
+_SUBREAPER = 36  # prctl: orphans of our children become our children
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: pytest's exit code, minus a signal's number, or None if the time was over."""
+    """How a run ended: pytest's exit code, minus a signal's number, or None after a timeout."""
 
     code: int | None
     test: str  # that failed, or ran last
@@ -46,7 +46,7 @@ class Result:
 
 
 class Slot:
-    """The copy in `folder` of the project at `root`; beside src and tests there are links to all else."""
+    """The copy in `folder` of the project at `root`; next to src and tests there are links to everything else."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder, self.project = root, folder, folder / root.name
@@ -61,7 +61,7 @@ class Slot:
 
     @contextlib.contextmanager
     def planted(self, mutant: Mutant) -> Iterator[None]:
-        """Put a mutant into the copy, and take it out again."""
+        """Insert a mutant into the copy, and remove it afterwards."""
         file = self.package / mutant.module
         times, content = file.stat(), file.read_bytes()
         file.write_text(mutant.mutated(self.package))
@@ -74,7 +74,7 @@ class Slot:
             self._forget_compiled(file)
 
     def _forget_compiled(self, file: Path) -> None:
-        """Remove bytecode: it is told apart by seconds and size alone."""
+        """Remove bytecode: only its seconds and size are compared."""
         for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
             compiled.unlink()
 
@@ -115,7 +115,7 @@ class Slot:
             os._exit(code)
 
     def _prepare(self, tests: list[str]) -> list[str]:
-        """Make this process one that was started in the copy; return the arguments of pytest."""
+        """Set up this process as if it was started in the copy; return the arguments of pytest."""
         os.chdir(self.project)
         os.environ["PYTHONPATH"] = str(self.project / "src")
         originals = {"", *map(str, (self.root, self.root / "src", self.root / "tests"))}
@@ -129,7 +129,7 @@ class Slot:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of what its children leave behind, so that it can be ended."""
+    """Make this process the parent of the orphans of its children, so that they can be ended."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 

@@ -51,7 +51,7 @@ def is_open(body: object) -> bool:
 
 
 class CallOf(ast.expr):
-    """A pattern: any call of a function or method of this name. What it leaves is its first argument or its object."""
+    """A pattern: any call of a function or method of this name; its first argument or its object remains."""
 
     MODULES = ("torch", "F", "nn", "np", "numpy", "math", "tl", "functional", "functools")
 
@@ -60,7 +60,7 @@ class CallOf(ast.expr):
         self.name = name
 
     def rest(self, node: ast.AST) -> ast.expr | None:
-        """Return what stays of a call without the call; None if `node` is no such call."""
+        """Return the argument or object of a call, or None if `node` is not such a call."""
         match node:
             case ast.Call(ast.Attribute(ast.Name(owner), name), [first, *_]) if owner in self.MODULES:
                 rest = first
@@ -72,7 +72,7 @@ class CallOf(ast.expr):
 
 
 def same(pattern: object, found: object, held: list[list[ast.AST]]) -> bool:
-    """Compare a snippet with code; what stands for its open bodies is appended to `held`."""
+    """Compare a snippet with code; the statements of its open bodies are appended to `held`."""
     if isinstance(pattern, CallOf):
         rest = pattern.rest(found) if isinstance(found, ast.AST) else None
         held.extend([[rest]] if rest else [])
@@ -87,11 +87,11 @@ def same(pattern: object, found: object, held: list[list[ast.AST]]) -> bool:
     if isinstance(pattern, ast.AST):
         fields = (field for field in pattern._fields if field not in IGNORED)
         return all(same(getattr(pattern, field, None), getattr(found, field, None), held) for field in fields)
-    return repr(pattern) == repr(found)  # tells 0.0 and -0.0 apart
+    return repr(pattern) == repr(found)  # distinguishes 0.0 from -0.0
 
 
 def filled(nodes: Sequence[ast.AST], held: list[list[ast.AST]]) -> list[ast.AST]:
-    """Put what an old snippet held into the open bodies of the new one, in order."""
+    """Fill the open bodies of the new snippet with the statements of the old one, in order."""
     waiting = iter(held)
 
     def visit(node: ast.AST) -> ast.AST:
@@ -110,7 +110,7 @@ def filled(nodes: Sequence[ast.AST], held: list[list[ast.AST]]) -> list[ast.AST]
 
 
 class Rest(list[ast.AST]):
-    """A new snippet that is what the old one held."""
+    """A new snippet that consists of the held statements of the old one."""
 
 
 def symbols(tree: ast.Module) -> Iterator[tuple[str, Definition]]:

@@ -1,4 +1,4 @@
-"""Which tests are run for a mutant: the one that caught it last, then those that execute its symbol.
+"""Choose the tests of a mutant: the one that caught it last, then those that execute its symbol.
 
 `tests.json` is written by `mutants.mapping`; `caught_by.json` holds, by name of the mutant, the tests that caught it.
 """
@@ -27,7 +27,7 @@ def function_of(test: str) -> str:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a test: seconds with its fixtures, and the number of symbols that it executes."""
+    """A test: its seconds including fixtures, and the number of symbols that it executes."""
 
     seconds: float
     symbols: int
@@ -58,7 +58,7 @@ class FoundTests:
 
     @classmethod
     def load(cls, root: Path) -> "FoundTests":
-        """Read the map and the memory; tests that are gone are left out."""
+        """Read the map and the memory, without tests that no longer exist."""
         written = json.loads(MAP.read_text()) if MAP.exists() else {"tests": {}, "symbols": {}}
         tests = {name: Known(*values) for name, values in written["tests"].items()}
         names = list(tests)
@@ -70,13 +70,13 @@ class FoundTests:
         return [test for test in self.caught_by.get(mutant.name, []) if exists(self.root, test)]
 
     def remember(self, mutant: Mutant, test: str) -> None:
-        """Note the test that caught a mutant, and write the memory if that is news."""
+        """Record the test that caught a mutant, and write the memory if it changed."""
         if self.caught_by.get(mutant.name) != [test]:
             self.caught_by[mutant.name] = [test]
             MEMORY.write_text(json.dumps(self.caught_by, indent=0, sort_keys=True, ensure_ascii=False) + "\n")
 
     def forget_all_but(self, names: set[str]) -> None:
-        """Leave out of the memory what is no longer listed."""
+        """Remove mutants from the memory that are no longer listed."""
         self.caught_by = {name: tests for name, tests in self.caught_by.items() if name in names}
 
     def executing(self, mutant: Mutant) -> list[str]:
@@ -109,7 +109,7 @@ class FoundTests:
 
 
 def exists(root: Path, test: str) -> bool:
-    """Return whether the function of a test, or the definition with a doctest, still stands in its file."""
+    """Return whether the function of a test, or the definition with a doctest, is still in its file."""
     file, _, name = function_of(test).partition("::")
     if not (root / file).is_file():
         return False

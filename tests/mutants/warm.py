@@ -1,4 +1,4 @@
-"""Import once what tests import, so that a forked child need not: no module of the package, and no parallel region."""
+"""Import the packages of the tests once for all forked children: no module of gatewise, and no parallel region."""
 
 import contextlib
 import gc
@@ -41,7 +41,7 @@ MODULES = (
 
 
 def warm_up() -> None:
-    """Import what is there, with one thread for each library, and keep it out of the garbage collector's sight."""
+    """Import installed packages, with one thread for each library, and freeze them in the garbage collector."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     os.environ.setdefault("MPLBACKEND", "agg")

@@ -5,7 +5,7 @@ from mutants import drop_call, off_by_one, remove, replace, replace_text
 CHANGES = {
     "analysis/attention.py": {
         "even_positions": {
-            "a query's map is another's": replace(
+            "a query gets the map of another": replace(
                 "((torch.arange(count) + 0.5) * positions / count).long()", "torch.arange(count)"
             ),
         },
@@ -40,20 +40,20 @@ CHANGES = {
     },
     "analysis/drawing.py": {
         "Drawing.inline_svg": {
-            "colours take the figure's name": replace(
+            "colours use the figure's name": replace(
                 "'(\\\\bid=\"|href=\"#|url\\\\(#)'", "'(\\\\bid=\"|\"#|url\\\\(#)'"
             ),
             "ids of a page's figures are shared": replace("f'\\\\g<1>{self.name}-'", "'\\\\g<1>figure-'"),
             "tips are not escaped": drop_call("escape(tip)"),
         },
         "escape_mathtext": {
-            "names are mathematics": drop_call("replace"),
+            "names are parsed as mathematics": drop_call("replace"),
             "names with an underscore leave the legend": replace("' ' if name.startswith('_') else ''", "''"),
         },
     },
     "analysis/explanation.py": {
         "explain": {
-            "runs are not shown beside each other": replace(
+            "runs are not shown side by side": replace(
                 "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"
             ),
             "figures are not kept": replace("(drawing for section in sections for drawing in section.drawings)", "()"),
@@ -61,12 +61,12 @@ CHANGES = {
     },
     "analysis/figures.py": {
         "curves": {
-            "points below the axis not told of": replace(
+            "points below the axis not reported": replace(
                 "sum((row[2].order < bottom for row in rows))", "0 * sum((row[2].order < bottom for row in rows))"
             ),
         },
         "accuracy_against_latency": {
-            "legend left out": remove("add_legend(figure, loc='outside lower left')"),
+            "legend omitted": remove("add_legend(figure, loc='outside lower left')"),
         },
     },
     "analysis/findings.py": {
@@ -85,7 +85,7 @@ CHANGES = {
             ),
         },
         "classes_by_channel": {
-            "channels that tell nothing apart": remove("descending=True"),
+            "channels that do not distinguish classes": remove("descending=True"),
         },
         "_farthest": {
             "classes by depth: first classes instead of farthest": remove("descending=True"),
@@ -170,7 +170,7 @@ CHANGES = {
     },
     "analysis/page.py": {
         "Page.render": {
-            "a page takes names for code": replace("autoescape=True", "autoescape=False"),
+            "a page treats names as code": replace("autoescape=True", "autoescape=False"),
             "page not escaped": replace("autoescape=True", "autoescape=False"),
         },
     },
@@ -201,11 +201,11 @@ CHANGES = {
             "a factor is a ratio of sizes": replace(
                 "(x * y).mean(axes) / power", "(y.square().mean(axes) / power).sqrt()"
             ),
-            "what is added is not in units of the map": replace("added.mean(axes) / size", "added.mean(axes)"),
+            "additions are not in units of the map": replace("added.mean(axes) / size", "added.mean(axes)"),
             "a channel of zeros counts as closed": replace(
                 "(x * y).mean(axes) / power + nothing", "((x * y).mean(axes) / power).nan_to_num()"
             ),
-            "a change that cancels is none": replace("added.square().mean(axes).sqrt", "added.mean(axes).abs"),
+            "a change that cancels is not counted": replace("added.square().mean(axes).sqrt", "added.mean(axes).abs"),
         },
         "hooks_on": {
             "the recorder leaves its hooks": replace(
@@ -236,18 +236,20 @@ CHANGES = {
     },
     "analysis/runs.py": {
         "Run.images": {
-            "the validation images whatever was asked": replace("self.split", "'validation'"),
+            "always the validation images": replace("self.split", "'validation'"),
         },
         "open_runs": {
             "images are loaded for each run": drop_call("cache"),
         },
         "_open": {
-            "ruined weights are drawn": remove("check_weights_finite(folder / WEIGHTS, model, 'Train the run again')"),
-            "other classes are taken": remove("_check_same_data(dataset, config, folder)"),
-            "data that was asked for may be gone": remove("if data is not None:\n    ..."),
+            "nonfinite weights are drawn": remove(
+                "check_weights_finite(folder / WEIGHTS, model, 'Train the run again')"
+            ),
+            "other classes accepted": remove("_check_same_data(dataset, config, folder)"),
+            "requested data may be missing": remove("if data is not None:\n    ..."),
         },
         "_check_same_data": {
-            "images of another size are taken": replace(
+            "images of another size accepted": replace(
                 "isinstance(dataset, Dataset) and list(dataset.size) != list(config['image_size'])", "False"
             ),
         },
@@ -268,7 +270,7 @@ CHANGES = {
             ),
         },
         "_of_run": {
-            "the reason for missing images is not told": replace(
+            "the reason for missing images is not shown": replace(
                 "f'Statistics that need images are omitted. {run.missing}'",
                 "'Statistics that need images are omitted.'",
             ),
@@ -279,7 +281,7 @@ CHANGES = {
             "normal instead of t": replace(
                 "_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)", "_stats().norm.ppf(0.5 + LEVEL / 2)"
             ),
-            "rounding taken for spread": replace("deviation < ROUNDING", "deviation == 0"),
+            "rounding treated as spread": replace("deviation < ROUNDING", "deviation == 0"),
         },
         "paired_difference": {
             "unpaired difference": replace(
@@ -290,7 +292,7 @@ CHANGES = {
             "bootstrap of one side": replace("baseline.double().mean(0)", "baseline.double().mean()"),
         },
         "iou_bootstrap.difference": {
-            "images drawn without return": replace(
+            "images drawn without replacement": replace(
                 "torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)",
                 "torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once).clamp(max=1)",
             ),

@@ -11,15 +11,15 @@ CHANGES = {
             "whole numbers rounded": replace("int(tokens[0].value)", "round(float(tokens[0].value))"),
         },
         "run": {
-            "SIGTERM ends without a word": replace("with _sigterm_as_ctrl_c():\n    ...", "..."),
+            "SIGTERM ends without a message": replace("with _sigterm_as_ctrl_c():\n    ...", "..."),
         },
         "_run": {
-            "mistakes end in a traceback": replace("errors.GatewiseError", "errors.DataError"),
-            "failed training looks like a mistake": replace("_print_error(error, 1)", "_print_error(error, 2)"),
+            "usage errors end in a traceback": replace("errors.GatewiseError", "errors.DataError"),
+            "failed training reported as usage error": replace("_print_error(error, 1)", "_print_error(error, 2)"),
         },
         "_print_error": {
-            "complaint on standard output": remove("file=sys.stderr"),
-            "complaint of several lines": replace(
+            "error on standard output": remove("file=sys.stderr"),
+            "error of several lines": replace(
                 "f\"gatewise: {' '.join(str(error).split())}\"", "f'gatewise: {error}\\nsee --help'"
             ),
         },

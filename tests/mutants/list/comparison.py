@@ -5,16 +5,16 @@ from mutants import flip, remove, replace
 CHANGES = {
     "comparison/run.py": {
         "compare": {
-            "held: comparisons do not ask": replace(
+            "held: comparisons do not lock": replace(
                 "with processes.holding_folder(out):\n    ...", "if True:\n    ..."
             ),
         },
         "_compare": {
-            "newer results written over": remove("check_format_not_newer(out / 'results.json', SCHEMA, 'schema')"),
+            "newer results overwritten": remove("check_format_not_newer(out / 'results.json', SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
         "_train_in_turn": {
-            "comparison goes on though the disk is full": replace("errors.UnsavedError", "()"),
+            "comparison continues on a full disk": replace("errors.UnsavedError", "()"),
             "runs trained again": replace(
                 "train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)",
                 "__import__('shutil').rmtree(folders[seed], ignore_errors=True); train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)",
@@ -23,8 +23,8 @@ CHANGES = {
         },
         "_checked_dataset": {
             "newer run in a comparison found late": remove("check_run_format(file.parent)"),
-            "weights for a gater where there is none": flip("getattr(run, field) == unused"),
-            "other recipes not looked for": remove(
+            "weights for a gater used without gater": flip("getattr(run, field) == unused"),
+            "other recipes not checked": remove(
                 "existing.check_same_recipe(recipe.of_comparison(existing.gate, existing.seed), file.parent)"
             ),
         },

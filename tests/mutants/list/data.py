@@ -5,15 +5,15 @@ from mutants import drop_call, flip, off_by_one, remove, replace, swap
 CHANGES = {
     "data/augmentation.py": {
         "Augmentation.of_picture": {
-            "what workers do cannot be sent to them": replace(
+            "augmentation cannot be sent to workers": replace(
                 "_InTurn((*([crop] if self.crop else []), *([policy] if self.policy else [])))",
                 "lambda picture: _InTurn((*([crop] if self.crop else []), *([policy] if self.policy else [])))(picture)",
             ),
-            "policy left out": replace(
+            "policy omitted": replace(
                 "(*([crop] if self.crop else []), *([policy] if self.policy else []))",
                 "(*([crop] if self.crop else []),)",
             ),
-            "crop left out": replace("[crop] if self.crop else []", "[]"),
+            "crop omitted": replace("[crop] if self.crop else []", "[]"),
         },
     },
     "data/batches.py": {
@@ -50,7 +50,7 @@ CHANGES = {
             "not channels_last": remove("memory_format=torch.channels_last", nth=2),
         },
         "_DecodedBatches.__getitem__": {
-            "policies draw from what came before": remove("seed_generators(draw.number)"),
+            "policies depend on earlier draws": remove("seed_generators(draw.number)"),
             "workers seed themselves": remove("seed_generators(draw.number)"),
         },
         "_augmented": {
@@ -79,9 +79,9 @@ CHANGES = {
     },
     "data/folders.py": {
         "_read_split": {
-            "links that lead back are followed": replace("_check_no_cycle(folder)", "_ = _check_no_cycle"),
+            "circular links are followed": replace("_check_no_cycle(folder)", "_ = _check_no_cycle"),
             "masks are classes": replace("names <= _OF_MASKS | {'image', 'img'} and names & _OF_MASKS", "False"),
-            "folder without permission passed over": replace("not os.access(path, os.R_OK | os.X_OK)", "False"),
+            "folder without permission ignored": replace("not os.access(path, os.R_OK | os.X_OK)", "False"),
         },
     },
     "data/images.py": {
@@ -124,20 +124,20 @@ CHANGES = {
             "palette masks are read as colours": replace(
                 "np.asarray(image)", "np.asarray(image.convert('L') if image.mode == 'P' else image)"
             ),
-            "16-bit masks are cut to 8": replace("np.asarray(image)", "np.asarray(image).astype(np.uint8)"),
-            "JPEG masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'MPO', 'GIF'}"),
-            "MPO masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'GIF'}"),
-            "GIF masks are taken": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'MPO'}"),
+            "16-bit masks cut to 8 bits": replace("np.asarray(image)", "np.asarray(image).astype(np.uint8)"),
+            "JPEG masks accepted": replace("{'JPEG', 'MPO', 'GIF'}", "{'MPO', 'GIF'}"),
+            "MPO masks accepted": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'GIF'}"),
+            "GIF masks accepted": replace("{'JPEG', 'MPO', 'GIF'}", "{'JPEG', 'MPO'}"),
         },
         "MaskEncoding.__post_init__": {
             "the ignored class can be the foreground": replace("self._counted", "self.classes", nth=1),
-            "256 classes are taken": replace("len(self.classes) > IGNORED", "len(self.classes) > IGNORED + 1"),
+            "256 classes accepted": replace("len(self.classes) > IGNORED", "len(self.classes) > IGNORED + 1"),
         },
         "MaskEncoding._indices": {
-            "classes behind the ignored one stay": replace("self._counted.index(name)", "value"),
+            "classes after the ignored one are not shifted": replace("self._counted.index(name)", "value"),
         },
         "MaskEncoding.__call__": {
-            "values beyond are ignored": replace("if len(unknown):\n    ...", "if False:\n    ..."),
+            "values above the classes are ignored": replace("if len(unknown):\n    ...", "if False:\n    ..."),
             "negative values wrap": replace("(indices < 0) | (values < 0)", "indices < 0"),
         },
         "infer_mask_encoding": {
@@ -147,10 +147,12 @@ CHANGES = {
             ),
         },
         "_values_in": {
-            "the first masks tell the values": replace(
+            "only the first masks are read for the values": replace(
                 "evenly_spaced(len(masks), _SAMPLED_MASKS)", "range(min(len(masks), _SAMPLED_MASKS))"
             ),
-            "all masks tell the values": replace("evenly_spaced(len(masks), _SAMPLED_MASKS)", "range(len(masks))"),
+            "all masks are read for the values": replace(
+                "evenly_spaced(len(masks), _SAMPLED_MASKS)", "range(len(masks))"
+            ),
         },
     },
     "data/pair_batches.py": {
@@ -178,7 +180,7 @@ CHANGES = {
             "errors of evaluation come as tracebacks": replace("errors.DataError", "OSError"),
         },
         "_RandomCrops.__getitem__": {
-            "workers draw from what they were born with": remove("seed_generators(draw.number)"),
+            "workers use their initial generators": remove("seed_generators(draw.number)"),
         },
         "_RandomCrops._augmented": {
             "the image is flips alone": drop_call("mask.flip(1)"),
@@ -187,9 +189,7 @@ CHANGES = {
             "scales are uniform": replace("math.exp(_between(*map(math.log, SCALES)))", "_between(*SCALES)"),
             "rows and columns are scaled by two factors": flip("height * factor"),
             "crops lie on the diagonal": replace("(_between(0, 1), _between(0, 1))", "(0.5, 0.5)"),
-            "sizes that differ pass until they are stacked": replace(
-                "tuple(mask.shape) != self.pairs.shape[1:]", "False"
-            ),
+            "different sizes are accepted until stacked": replace("tuple(mask.shape) != self.pairs.shape[1:]", "False"),
         },
         "cropped": {
             "crops keep off the edges": replace("min(left, int(share * (left + 1)))", "round(share * left)"),
@@ -201,11 +201,11 @@ CHANGES = {
     },
     "data/pair_readers.py": {
         "": {
-            "labels are taken for masks": swap("('mask', 'label', 'annotation', 'segmentation')"),
+            "labels treated as masks": swap("('mask', 'label', 'annotation', 'segmentation')"),
         },
         "read_pairs": {
             "two years in one folder": replace("len(years) > 1", "False"),
-            "a folder of downloads is preferred to one's own": replace(
+            "a download folder is preferred to a user's folder": replace(
                 "name in VOC and (not folder.exists())", "name in VOC"
             ),
         },
@@ -218,7 +218,7 @@ CHANGES = {
             "class_names are not stripped": replace("(name.strip() for name in names)", "names"),
         },
         "_column": {
-            "columns of numbers pass": replace(
+            "columns of numbers accepted": replace(
                 "not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string')))",
                 "False and (not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string'))))",
             ),
@@ -237,7 +237,7 @@ CHANGES = {
             "nine pairs are divided": replace("len(pairs) < _HELD_OUT", "len(pairs) < _HELD_OUT - 1"),
         },
         "_matched": {
-            "a mask without an image is passed over": replace(
+            "a mask without an image is ignored": replace(
                 "sorted(own.keys() ^ other.keys())", "sorted(own.keys() - other.keys())"
             ),
             "images are matched in the order of files": replace(
@@ -282,7 +282,7 @@ CHANGES = {
         "SegmentationDataset.augmentation": {
             "scale goes without crop": replace("'scale' in geometry and 'crop' not in geometry", "False"),
             "auto does not scale": replace("{'scale', 'crop', 'flip'}", "{'crop', 'flip'}"),
-            "policies pass": replace("policy or 'shift' in geometry", "'shift' in geometry"),
+            "policies accepted": replace("policy or 'shift' in geometry", "'shift' in geometry"),
         },
         "SegmentationDataset._statistics": {
             "sampled pairs are the first": replace(
@@ -291,7 +291,7 @@ CHANGES = {
         },
         "SegmentationDataset.frequencies": {
             "frequencies are of all images": replace("torch.where(pixels > 0, pixels.sum(), 0)", "pixels.sum()"),
-            "frequencies count what does not count": replace("mask != IGNORED", "mask != 254"),
+            "frequencies count ignored pixels": replace("mask != IGNORED", "mask != 254"),
         },
     },
     "data/tables.py": {

@@ -5,7 +5,7 @@ from mutants import drop_call, flip, off_by_one, remove, replace
 CHANGES = {
     "execution/active_filters.py": {
         "ActiveFilters.filters": {
-            "a full list of patterns closes what is open": replace("self._known.clear", "self.forget"),
+            "a full list of patterns closes open filters": replace("self._known.clear", "self.forget"),
         },
         "ActiveFilters.open": {
             "buckets without multiplication": replace("alike and union.any()", "union.any()"),
@@ -46,10 +46,10 @@ CHANGES = {
         },
         "Costs.save": {
             "costs of other machines lost": replace("self._all", "{self.machine: self._own}", nth=3),
-            "what others measured meanwhile is lost": replace("self._all = _read(self.file)", "pass"),
+            "costs measured by others meanwhile are lost": replace("self._all = _read(self.file)", "pass"),
         },
         "_checked": {
-            "negative costs believed": replace("0 <= value < 1000000.0", "value < 1000000.0"),
+            "negative costs accepted": replace("0 <= value < 1000000.0", "value < 1000000.0"),
         },
     },
     "execution/dynamic_layers.py": {
@@ -93,12 +93,12 @@ CHANGES = {
             "plain though narrow is faster": replace("together < PROMISING * plain", "False"),
         },
         "Plan._note": {
-            "weights are thought to be there for ever": replace("sum(self._seen.values()) > self.memory", "False"),
+            "picked weights are assumed to stay in memory": replace("sum(self._seen.values()) > self.memory", "False"),
         },
     },
     "execution/restructure.py": {
         "_cut": {
-            "no zeros behind an addition": replace("plan.hold(small.backbone)", "pass"),
+            "no zeros after an addition": replace("plan.hold(small.backbone)", "pass"),
         },
         "_Plan.__init__": {
             "unbalanced groups": replace(
@@ -129,7 +129,7 @@ CHANGES = {
     },
     "execution/skippable.py": {
         "_run_open": {
-            "a site whose trial gate is closed is tried whole": replace(
+            "a site with a closed trial gate is tried completely": replace(
                 "dependency.possible", "dependency.possible and union.any() and (not union.all())"
             ),
         },

@@ -18,14 +18,14 @@ CHANGES = {
             ),
         },
         "_temporary_file": {
-            "a failed export takes the old file along": drop_call("with_name"),
+            "a failed export removes the old file": drop_call("with_name"),
         },
         "_check_agreement": {
-            "other gates pass": replace(
+            "other gates accepted": replace(
                 "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
                 "results['difference'] > _TOLERANCE",
             ),
-            "other logits pass": replace(
+            "different logits accepted": replace(
                 "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
                 "results['flipped'] > _FLIPPED * results['images']",
             ),

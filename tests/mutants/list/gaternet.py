@@ -10,7 +10,7 @@ CHANGES = {
             ),
         },
         "Budget.schedule": {
-            "a plan goes on from an old one": remove("self.state.copy_(torch.tensor(_INITIAL_STATE))"),
+            "a schedule continues an old one": remove("self.state.copy_(torch.tensor(_INITIAL_STATE))"),
         },
         "Budget.forward": {
             "price never negative": replace(
@@ -19,12 +19,12 @@ CHANGES = {
             "controller sees noisy gates": replace(
                 "open_share(hard, self.share)", "open_share(gates.detach(), self.share)"
             ),
-            "target not lowered step by step": replace(
+            "target not lowered gradually": replace(
                 "1 - (1 - self.target) * (step / self.ramp).clamp(max=1)", "self.target"
             ),
             "budget sees the images of one process": drop_call("_over_processes"),
             "a second computation moves the budget": replace("recomputing()", "False"),
-            "a second computation has the price of after the first": replace(
+            "a second computation has the updated price": replace(
                 "self._before if again else self.state", "self.state"
             ),
         },
@@ -41,22 +41,22 @@ CHANGES = {
     },
     "gaternet/hooks.py": {
         "GateContext": {
-            "a backbone that never had gates misses them": replace("gated: bool = False", "gated: bool = True"),
+            "a backbone without gates reports missing gates": replace("gated: bool = False", "gated: bool = True"),
         },
         "_ApplyGates.__call__": {
             "a pruned map is multiplied by all gates": remove(
                 "_validation.check_unchanged_width(f'the gates of {site.name!r}', factors.shape[1], x.shape[site.channel_axis])"
             ),
-            "a unit computed anew has no gates": replace("self.gate_context.gated", "False"),
+            "a recomputed unit has no gates": replace("self.gate_context.gated", "False"),
         },
     },
     "gaternet/network.py": {
         "GaterNet.forward_with_gates": {
-            "gates stay behind after a forward": replace(
+            "gates remain after a forward": replace(
                 "self.gate_context.factors, self.gate_context.decide = ({}, None)", "pass"
             ),
             "a proxy of torch.fx reaches a gater": remove("_validation.check_not_symbolic('GaterNet', x)"),
-            "an evaluation hides that gates are gone": replace(
+            "an evaluation hides missing gates": replace(
                 "if torch.is_grad_enabled():\n    self.gate_context.gated = True",
                 "self.gate_context.gated = torch.is_grad_enabled()",
             ),
@@ -65,16 +65,18 @@ CHANGES = {
             "noise in evaluation": replace("self.training", "True"),
         },
         "GaterNet._note": {
-            "a second computation owes for its gates": replace("self._due if recomputing() else due", "due"),
+            "a second computation counts its loss again": replace("self._due if recomputing() else due", "due"),
         },
         "GaterNet.extra_loss": {
-            "a forward owes again and again": replace("due, self._due = (self._due, None)", "due = self._due"),
+            "the loss of a forward is counted repeatedly": replace(
+                "due, self._due = (self._due, None)", "due = self._due"
+            ),
         },
         "GaterNet.executed_macs": {
             "gater's own work forgotten": replace("self.dense_macs + self.gater_macs", "self.dense_macs"),
         },
         "GaterNet.__getstate__": {
-            "a copy takes a part of a graph along": replace("{**self.__dict__, '_due': None}", "self.__dict__"),
+            "a copy keeps part of a graph": replace("{**self.__dict__, '_due': None}", "self.__dict__"),
         },
         "_local_deciders": {
             "local decisions from the site instead of its convolution": replace("site.name", "site.consumers[0].layer"),

@@ -67,7 +67,7 @@ CHANGES = {
         },
         "GatherExcite._gather": {
             "ge: convolutions mix channels": replace("groups=channels", "groups=1"),
-            "ge: relu behind the last norm": off_by_one("step < steps"),
+            "ge: relu after the last norm": off_by_one("step < steps"),
         },
         "GatherExcite.reset_parameters": {
             "ge: batch norms are not reset": replace(

@@ -5,14 +5,12 @@ from mutants import drop_call, replace
 CHANGES = {
     "inference/forms.py": {
         "FactorSlot.take": {
-            "inference: factors stay for the next image": replace(
+            "inference: factors remain for the next image": replace(
                 "kept is not None and kept[0] is x", "kept is not None"
             ),
         },
         "check_no_gradients": {
-            "inference: gradients of what is written over": replace(
-                "torch.is_grad_enabled() and x.requires_grad", "False"
-            ),
+            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
         },
         "FusedNormReluGate._factor_slot": {
             "inference: a hook on the gate sees no factors": replace(
@@ -43,7 +41,7 @@ CHANGES = {
             ),
         },
         "_prove": {
-            "inference: nothing is proven": replace("not error <= bound", "error != error"),
+            "inference: outputs are not compared": replace("not error <= bound", "error != error"),
         },
     },
 }

@@ -14,8 +14,10 @@ CHANGES = {
             "stages counted from one": replace("int(match[1]) + shift", "int(match[1])"),
         },
         "_finish_timm": {
-            "timm's scale taken for ours": replace("(inner / channels) ** 0.5", "1.0"),
-            "timm's eps is said of nobody": replace("norm is not None and norm[1].eps != _TIMM_EPS", "False"),
+            "timm's scale treated as ours": replace("(inner / channels) ** 0.5", "1.0"),
+            "a different eps of timm is not reported": replace(
+                "norm is not None and norm[1].eps != _TIMM_EPS", "False"
+            ),
         },
         "_fold_norms": {
             "batch norms folded without their means": replace("before.double() - mean", "before.double()"),
@@ -23,7 +25,7 @@ CHANGES = {
     },
     "interop/load.py": {
         "load_weights": {
-            "unexpected tensors pass": replace("[] if is_part else unexpected", "[]"),
+            "unexpected tensors accepted": replace("[] if is_part else unexpected", "[]"),
         },
         "_target": {
             "heads of detectors overwritten": replace(
@@ -32,7 +34,7 @@ CHANGES = {
             ),
         },
         "_fresh_gates": {
-            "gates half there are fresh": replace(
+            "partly given gates are fresh": replace(
                 "[paths for paths in kinds.values() if not any((name.startswith(tuple(paths)) for name in names))]",
                 "list(kinds.values())",
             ),
@@ -41,7 +43,7 @@ CHANGES = {
     "interop/reading.py": {
         "_unpickled": {
             "weights are unpickled": flip("True"),
-            "pickles may do anything": flip("True"),
+            "pickles may execute code": flip("True"),
         },
     },
 }

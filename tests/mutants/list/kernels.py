@@ -28,7 +28,7 @@ CHANGES = {
             "cpu: stale running maximum": replace("math.exp(state[_HIGHEST] - highest)", "1.0"),
         },
         "_backward": {
-            "cpu: attention's own gradient is left out": replace("projected[j] - expected[n]", "projected[j]"),
+            "cpu: the gradient of attention is omitted": replace("projected[j] - expected[n]", "projected[j]"),
         },
         "forward": {
             "cpu: parts of a sample are not put together": replace(
@@ -64,11 +64,11 @@ CHANGES = {
             "cpu: bfloat16 is cut off": replace("builder.add(builder.add(bits, _WORD(32767)), odd)", "bits"),
         },
         "_slope": {
-            "cpu: the sign of zero": off_by_one("value > 0"),
+            "cpu: wrong sign of zero": off_by_one("value > 0"),
         },
         "add_sums": {
-            "cpu: tail of a run left out": replace("sample.shape[1]", "sample.shape[1] - _RUN + 1"),
-            "cpu: tail of pixels left out": replace("min(m + _PIXELS, last)", "min(m + _PIXELS, last - 1)"),
+            "cpu: tail of a run omitted": replace("sample.shape[1]", "sample.shape[1] - _RUN + 1"),
+            "cpu: tail of pixels omitted": replace("min(m + _PIXELS, last)", "min(m + _PIXELS, last - 1)"),
         },
         "repeat": {
             "cpu: lanes not repeated": replace("lane - channels", "0"),
@@ -81,7 +81,7 @@ CHANGES = {
     },
     "kernels/cpu/scheduling.py": {
         "phase_of": {
-            "cpu: nobody waits for the other parts": remove("wait_for_all()"),
+            "cpu: no wait for the other parts": remove("wait_for_all()"),
         },
         "maps_at": {
             "cpu: wrong stride": replace("(channels, positions)", "(channels, positions - 1)"),
@@ -110,7 +110,7 @@ CHANGES = {
             "triton: a stale running maximum: the context is not shrunk": replace("context * shrink", "context"),
             "triton: a stale running maximum: the total is not shrunk": replace("total * shrink", "total"),
             "triton: a stale running maximum: it never rises": replace("peak = higher", "peak = peak"),
-            "triton: positions behind the last have logit 0": remove("logit = tl.where(given, logit, float('-inf'))"),
+            "triton: positions after the last have logit 0": remove("logit = tl.where(given, logit, float('-inf'))"),
         },
         "_combine_kernel": {
             "triton: chunks are added up as if they had one peak": replace("scale[:, None] * contexts", "contexts"),
@@ -119,7 +119,7 @@ CHANGES = {
             ),
         },
         "forward": {
-            "triton: the bias is left out": replace("bias is not None", "False"),
+            "triton: the bias is omitted": replace("bias is not None", "False"),
         },
         "_combined": {
             "triton: chunks keep their own bases": replace(
@@ -193,7 +193,7 @@ CHANGES = {
         },
         "locate": {
             "triton: in tiles: samples are found by 32 bits": drop_call("(rest // c_blocks).to(tl.int64)"),
-            "triton: blocks of channels are taken for samples": replace("rest // c_blocks", "rest"),
+            "triton: blocks of channels are treated as samples": replace("rest // c_blocks", "rest"),
         },
     },
     "kernels/triton/normalised_norms.py": {

@@ -42,12 +42,10 @@ CHANGES = {
             "the kind of shortcut is ignored": replace("SHORTCUTS[kind]", "_projection"),
         },
         "BasicBlock.forward": {
-            "the shortcut is left out": replace(
-                "self.bn2(self.conv2(y)) + self.shortcut(x)", "self.bn2(self.conv2(y))"
-            ),
+            "the shortcut is omitted": replace("self.bn2(self.conv2(y)) + self.shortcut(x)", "self.bn2(self.conv2(y))"),
         },
         "BottleneckBlock.__init__": {
-            "a bottleneck is a half of its output wide": replace("outputs // EXPANSION", "outputs // 2"),
+            "a bottleneck is half as wide as its output": replace("outputs // EXPANSION", "outputs // 2"),
             "a bottleneck takes its stride in the first convolution": replace(
                 "self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)",
                 "self.conv1, stride = (nn.Conv2d(inputs, inner, 1, stride, bias=False), 1)",
@@ -103,7 +101,7 @@ CHANGES = {
     },
     "models/segmenter.py": {
         "Segmenter.__init__": {
-            "any stride passes": remove("_validation.check_one_of('output_stride', output_stride, STRIDES)"),
+            "any stride accepted": remove("_validation.check_one_of('output_stride', output_stride, STRIDES)"),
         },
         "Segmenter.forward": {
             "the head sees the map without context": replace("self.context(last)", "last"),
@@ -119,11 +117,11 @@ CHANGES = {
         },
         "make_segmenter": {
             "the seed moves the global generator": replace("enabled=seed is not None", "enabled=False"),
-            "a place beside context_at passes": replace("gate.is_gater or gate.place", "gate.is_gater"),
+            "a place with context_at is accepted": replace("gate.is_gater or gate.place", "gate.is_gater"),
             "without a seed all weights are alike": replace("enabled=seed is not None", "enabled=True"),
         },
         "_features": {
-            "the stride is not handed on": replace("{'output_stride': output_stride}", "{}"),
+            "the stride is not passed on": replace("{'output_stride': output_stride}", "{}"),
             "the stride of a backbone is not checked": replace(
                 "not set(features[-1].shape[2:]) <= expected or len(features) < _MIN_FEATURES",
                 "len(features) < _MIN_FEATURES",

@@ -5,16 +5,16 @@ from mutants import drop_call, flip, remove, replace, swap
 CHANGES = {
     "__main__.py": {
         "main": {
-            "signal behind the end counts as a failure": replace("signal.signal(number, signal.SIG_IGN)", "pass"),
+            "signal after the end counts as a failure": replace("signal.signal(number, signal.SIG_IGN)", "pass"),
             "traceback without cyclopts": replace("ModuleNotFoundError", "ZeroDivisionError"),
         },
     },
     "_validation.py": {
         "_Shown.__init__": {
-            "a list of lists of lists is shown whole": replace("self.maxlevel = 3", "self.maxlevel = 30"),
+            "nested lists are shown completely": replace("self.maxlevel = 3", "self.maxlevel = 30"),
         },
         "safe_repr": {
-            "a refusal shows all that came": replace("len(text) <= _LONGEST", "True"),
+            "an error shows the complete value": replace("len(text) <= _LONGEST", "True"),
         },
         "check_module": {
             "any object is a check_module": replace("not isinstance(model, torch.nn.Module)", "False"),
@@ -23,10 +23,10 @@ CHANGES = {
             "a check_seed may be true": replace("value is not None", "False"),
         },
         "check_bool": {
-            "a word counts as yes": replace("not isinstance(value, bool)", "False"),
+            "a text counts as true": replace("not isinstance(value, bool)", "False"),
         },
         "check_feature_map": {
-            "refusal without the f of its string": replace(
+            "error without the f of its string": replace(
                 "f'{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255.'",
                 "'{owner} expects floating-point input, got {x.dtype}. Convert it first, for example x.float() / 255.'",
             ),
@@ -36,7 +36,7 @@ CHANGES = {
             "networks of any size are built": replace("count is None or count > _MOST_NUMBERS", "count is None"),
         },
         "check_format_number": {
-            "newer formats read as if known": replace("found > newest", "False"),
+            "newer formats are read": replace("found > newest", "False"),
         },
     },
     "assembly.py": {
@@ -52,7 +52,7 @@ CHANGES = {
             ),
         },
         "_connect": {
-            "Ray asked where nobody listens": remove("_check_reachable(address)"),
+            "Ray address not checked": remove("_check_reachable(address)"),
         },
         "_Runs.__init__": {
             "no GPU for a run": replace("1 if gpus else 0", "0"),
@@ -63,24 +63,24 @@ CHANGES = {
         "_Runs._take": {
             "a lost run ends the comparison": replace("exceptions.RayError", "KeyError"),
             "runs of different precisions compared": remove("check_one_precision(self.trained_by)"),
-            "a folder of another machine taken for this one's": replace(
+            "a folder of another machine used as one of this machine": replace(
                 "not (folder / 'metrics.json').exists()", "False"
             ),
         },
         "_Runs._show_epochs": {
-            "epochs told again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
+            "epochs reported again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
         },
         "train_run": {
-            "a failed run refused": replace("{'failed': str(error)}", "{'invalid': str(error)}"),
-            "a full disk met run by run": replace("{'unsaved': f'{host}: {error}'}", "{'failed': str(error)}"),
-            "a machine without the folder trains into its own disk": replace(
+            "a failed run reported as invalid": replace("{'failed': str(error)}", "{'invalid': str(error)}"),
+            "a full disk reported for each run": replace("{'unsaved': f'{host}: {error}'}", "{'failed': str(error)}"),
+            "a machine without the folder trains on its own disk": replace(
                 "if missing:\n    ...", "if False:\n    ..."
             ),
         },
     },
     "errors.py": {
         "GatewiseError.__str__": {
-            "a refusal is as long as it likes": replace("len(text) <= _MAX_LENGTH", "True"),
+            "an error has unlimited length": replace("len(text) <= _MAX_LENGTH", "True"),
         },
     },
     "files.py": {
@@ -88,7 +88,7 @@ CHANGES = {
             "file renamed before it is written": replace(
                 "file.write(content)", "temporary.replace(path); file.write(content)"
             ),
-            "half a file under its final name for a moment": replace(
+            "incomplete file under its final name for a moment": replace(
                 "temporary.replace(path)",
                 "path.write_bytes(content[:len(content) // 2]); os.fsync(os.open(path, os.O_RDWR)); temporary.replace(path)",
             ),
@@ -97,7 +97,7 @@ CHANGES = {
             "non-atomic write": replace("temporary.open", "path.open"),
             "no flush to disk": remove("os.fsync(file.fileno())"),
             "stray part file": replace("temporary.unlink(missing_ok=True)", "pass"),
-            "target written before it is safe": replace(
+            "target written before it is complete": replace(
                 "with temporary.open('wb') as file:\n    ...",
                 "path.write_bytes(content)\nwith temporary.open('wb') as file:\n    ...",
             ),
@@ -116,27 +116,27 @@ CHANGES = {
             "state written in place": drop_call("beside_name"),
         },
         "check_writable": {
-            "folder made while it is asked": replace(
+            "folder made by the writability check": replace(
                 "existing_parent = next((parent for parent in (folder, *folder.absolute().parents) if parent.exists()))",
                 "folder.mkdir(parents=True, exist_ok=True); existing_parent = folder",
             ),
         },
         "held": {
             "held: no lock": replace("lock.acquire()", "pass"),
-            "held: disks without locks refused": replace(
+            "held: disks without locks rejected": replace(
                 "isinstance(error, PermissionError) and file.exists()", "file.exists()"
             ),
             "held: another's lock is no lock": replace("isinstance(error, PermissionError) and file.exists()", "False"),
             "held: the lock's file stays": remove("file.unlink(missing_ok=True)"),
             "held: empty folders stay": replace("parent.rmdir()", "pass"),
-            "held: any empty folder goes": replace(
+            "held: any empty folder is removed": replace(
                 "[parent for parent in (folder, *folder.parents) if not parent.exists()]",
                 "[parent for parent in (folder, *folder.parents)]",
             ),
         },
         "remove_leftovers": {
             "half a file left by a kill": replace("leftover.unlink(missing_ok=True)", "pass"),
-            "what a living process writes is taken away": replace(
+            "files of a running process are removed": replace(
                 "match is None or _is_alive(int(match[1]))", "match is None"
             ),
         },
@@ -195,18 +195,18 @@ CHANGES = {
             "undo leaves the gates in the network": drop_call("delattr"),
         },
         "insert_gates": {
-            "only the first insertion forgives plain checkpoints": replace(
+            "only the first insertion accepts plain checkpoints": replace(
                 "insertion._handles.append(model.register_load_state_dict_post_hook(forgive))",
                 "if not model._load_state_dict_post_hooks:\n    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))",
             ),
-            "an insertion that fails is not undone": remove("insertion.undo()"),
+            "a failed insertion is not undone": remove("insertion.undo()"),
             "matching nothing is silent": replace("not places", "not places and False"),
             "place and before may be given together": replace(
                 "(choice.place if choice else place, before, after)", "(before, after)"
             ),
         },
         "_resolve": {
-            "a place in the string loses against the argument": replace(
+            "the argument overrides a place in the string": replace(
                 "place and choice.place and (place != choice.place)", "False and choice.place"
             ),
         },
@@ -220,14 +220,14 @@ CHANGES = {
             "gates of any rank are two-dimensional": replace(
                 "{} if place.spatial_dims == 2 else {'spatial_dims': place.spatial_dims}", "{}"
             ),
-            "a gate overwrites what has its name": replace("hasattr(layer, unique)", "False"),
+            "a gate overwrites an attribute of its name": replace("hasattr(layer, unique)", "False"),
         },
         "_ForgivePlainCheckpoint.__call__": {
-            "missing gates are forgiven one by one": replace("gate_keys <= set(missing)", "gate_keys & set(missing)"),
-            "every missing key is forgiven": replace(
+            "missing gates are accepted one by one": replace("gate_keys <= set(missing)", "gate_keys & set(missing)"),
+            "every missing key is accepted": replace(
                 "missing[:] = [key for key in missing if key not in gate_keys]", "missing.clear()"
             ),
-            "plain checkpoints are not forgiven inside another module": replace(
+            "plain checkpoints are rejected inside another module": replace(
                 "{key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}",
                 "{'' for key in missing if key == own[0]}",
             ),
@@ -235,7 +235,7 @@ CHANGES = {
                 "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
                 "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
             ),
-            "all insertions forgive together": replace(
+            "all insertions accept missing gates together": replace(
                 "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
                 "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
             ),
@@ -257,7 +257,7 @@ CHANGES = {
             ),
         },
         "environment": {
-            "threads no part of the machine": replace(
+            "threads not part of the machine's key": replace(
                 "f'{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores'",
                 "f'{_cpu_name()}, some threads of {os.cpu_count()} cores'",
             ),
@@ -265,7 +265,7 @@ CHANGES = {
     },
     "model_card.py": {
         "_shareable": {
-            "the card tells the folders of this machine": replace("key in paths", "False"),
+            "the card has local paths": replace("key in paths", "False"),
         },
     },
     "prediction.py": {
@@ -285,7 +285,7 @@ CHANGES = {
     },
     "pruning.py": {
         "GatePruner.prune_out_channels": {
-            "a pruner keeps the channels that go": flip("channel not in removed"),
+            "a pruner keeps the removed channels": flip("channel not in removed"),
             "a pruned gate expects its old width": remove("layer._channels = len(kept)"),
         },
     },
@@ -317,7 +317,7 @@ CHANGES = {
             ),
         },
         "checked_metrics": {
-            "metrics are not looked at": replace("check(name, metrics[name])", "pass"),
+            "metrics are not checked": replace("check(name, metrics[name])", "pass"),
         },
         "_check_consistent": {
             "classes need not be as many as outputs": replace(
@@ -331,7 +331,7 @@ CHANGES = {
             "an older version's checksum is handed on": replace("{FORMAT, 'values_sha256'}", "{FORMAT}"),
         },
         "load_model": {
-            "a config is not looked at": remove("checked_details(folder / CONFIG, config)"),
+            "a config is not checked": remove("checked_details(folder / CONFIG, config)"),
             "loaded model left in train mode": drop_call("eval"),
         },
         "_built": {
@@ -342,7 +342,7 @@ CHANGES = {
             ),
         },
         "of_gater_net": {
-            "a segmenter's names taken for a gater's": replace(
+            "a segmenter's names treated as a gater's": replace(
                 "name.startswith('gater.')", "name.startswith('backbone.')"
             ),
         },
@@ -350,10 +350,10 @@ CHANGES = {
             "sha256 of a network's weights not compared": replace(
                 "read_tensors(file, config.get('sha256'))", "read_tensors(file)"
             ),
-            "config of initial weights not looked at": remove("checked_details(source / CONFIG, config)"),
+            "config of initial weights not checked": remove("checked_details(source / CONFIG, config)"),
         },
         "not_finite": {
-            "statistics of minus infinity pass": replace(
+            "statistics of minus infinity accepted": replace(
                 "~buffer.isfinite() if statistic else buffer.isnan() | buffer.isposinf()",
                 "buffer.isnan() | buffer.isposinf()",
             ),
@@ -378,8 +378,8 @@ CHANGES = {
             "large numbers are written with a plus": drop_call("replace"),
         },
         "GateChoice.__post_init__": {
-            "an expression torn by the grammar": replace("set('+,@')", "set()"),
-            "options are refused only when the gate is made": drop_call("make"),
+            "an expression split by the grammar": replace("set('+,@')", "set()"),
+            "options are checked only when the gate is made": drop_call("make"),
         },
         "GateChoice.__str__": {
             "the place is not written": replace(
@@ -421,12 +421,12 @@ CHANGES = {
     "tuning.py": {
         "_exempt": {
             "beta decays": replace("gate.no_weight_decay", "()"),
-            "whatever is called beta does not decay": replace("name in names", "name in names or 'beta' in name"),
-            "what the network declares is ignored": replace("declared() if callable(declared) else ()", "()"),
+            "every parameter named beta does not decay": replace("name in names", "name in names or 'beta' in name"),
+            "the network's declarations are ignored": replace("declared() if callable(declared) else ()", "()"),
             "a part's no_weight_decay forgotten": replace("model.modules()", "[model]"),
         },
         "no_weight_decay_names": {
-            "everything declared to be without decay": replace(
+            "everything exempt from decay": replace(
                 "{name for name, parameter in model.named_parameters() if id(parameter) in exempt}",
                 "{name for name, parameter in model.named_parameters()}",
             ),

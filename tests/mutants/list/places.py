@@ -14,7 +14,7 @@ CHANGES = {
             ),
         },
         "_Walk._follow": {
-            "an addend loses filters too": replace("op.kind != 'mul'", "op.kind == 'cat'"),
+            "an addend also loses filters": replace("op.kind != 'mul'", "op.kind == 'cat'"),
         },
         "_dependency_of": {
             "every convolution is_cross_channel channels": replace("first is None", "False"),
@@ -22,14 +22,14 @@ CHANGES = {
     },
     "places/filters.py": {
         "_producers": {
-            "a producer behind an addition": replace(
+            "a producer after an addition is accepted": replace(
                 "is_cross_channel(op) or ends_filters(op)", "is_cross_channel(op)"
             ),
         },
     },
     "places/fusion_patterns.py": {
         "find_fusion_patterns": {
-            "called gates: a norm behind one goes into the convolution before it": replace(
+            "called gates: a norm after one is folded into the convolution before it": replace(
                 "{path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}",
                 "{path: norm for path, norm in followed_by_norm(operations, layers).items()}",
             ),
@@ -56,7 +56,7 @@ CHANGES = {
             "layers called by keyword are not gated": replace(
                 "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
             ),
-            "what is given by keyword is lost": replace(
+            "keyword arguments are lost": replace(
                 "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
             ),
         },
@@ -82,13 +82,13 @@ CHANGES = {
             "transposed convolutions are gated by default": replace("nn.modules.conv._ConvTransposeNd", "nn.Unfold"),
         },
         "_context": {
-            "places of context inside a list are passed over": replace(
+            "places of context inside a list are ignored": replace(
                 "isinstance(layer, ContextPlace)", "isinstance(layer, ContextPlace) and '.' not in name"
             ),
         },
         "_inner": {
-            "inner lies behind dropout": drop_call("_before_dropout"),
-            "inner lies behind the network's own squeeze": drop_call("_before_own_gate"),
+            "inner is after dropout": drop_call("_before_dropout"),
+            "inner is after the network's own squeeze": drop_call("_before_own_gate"),
         },
         "is_cross_channel": {
             "a depthwise convolution counts as a reader of all channels": replace(
@@ -103,7 +103,7 @@ CHANGES = {
                 "op.kind in {'cat', 'mixing', 'input'} or (op.kind == 'add' and len(op.inputs) > 1)",
                 "op.kind in {'cat', 'mixing', 'input'}",
             ),
-            "a group norm keeps filters apart": replace("{'cat', 'mixing', 'input'}", "{'cat', 'input'}"),
+            "a group norm treated as per channel": replace("{'cat', 'mixing', 'input'}", "{'cat', 'input'}"),
             "a bias counts as a summand": replace("op.kind == 'add' and len(op.inputs) > 1", "op.kind == 'add'"),
         },
         "_private_filters": {
@@ -116,10 +116,10 @@ CHANGES = {
             ),
         },
         "_leads_only_to": {
-            "a product is not looked at": replace("return False", "return end.kind == 'mul'"),
+            "a product is not checked": replace("return False", "return end.kind == 'mul'"),
         },
         "_before_own_gate": {
-            "a product with constants is a gate of the network's own": replace(
+            "a product with constants counts as a gate of the network": replace(
                 "op.kind == 'mul' and len(maps) == 1 and (len(op.inputs) > 1)", "op.kind == 'mul' and len(maps) == 1"
             ),
         },
@@ -130,10 +130,10 @@ CHANGES = {
             ),
         },
         "_why_no_shortcut": {
-            "of two equal branches the first is the residual one": replace("_depth(between, deep, _is_weighted)", "9"),
+            "the first of two equal branches is the residual one": replace("_depth(between, deep, _is_weighted)", "9"),
             "parts of a split map are shortcuts of each other": replace("not between[0].shape", "False"),
             "a summand of any depth is a shortcut": replace("_depth(between, shallow, is_cross_channel) > 1", "False"),
-            "a depthwise layer counts against a shortcut": replace(
+            "a depthwise layer disqualifies a shortcut": replace(
                 "_depth(between, shallow, is_cross_channel)", "_depth(between, shallow, _is_weighted)"
             ),
             "parallel forms of one layer are residual": replace(
@@ -172,9 +172,7 @@ CHANGES = {
             "gates are put inside gates": replace("own_layers(model)", "model.named_modules()"),
         },
         "selection": {
-            "unknown listed layers are not refused": replace(
-                "_validation.check_one_of('layer', name, modules)", "pass"
-            ),
+            "unknown listed layers accepted": replace("_validation.check_one_of('layer', name, modules)", "pass"),
         },
         "selection.matches": {
             "a listed name means every name that begins like it": replace(

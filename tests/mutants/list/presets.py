@@ -14,22 +14,24 @@ CHANGES = {
                 "_models.resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)",
                 "_models.resolve_pretrained_cfg(name, pretrained_cfg)",
             ),
-            "pretrained left out": replace("pretrained", "False", nth=2),
+            "pretrained omitted": replace("pretrained", "False", nth=2),
             "a preset does not tell timm what must not decay": replace("no_weight_decay_names(model)", "set()"),
         },
         "_of_ours": {
-            "zeros of train.py refused": replace(
+            "zeros of train.py rejected": replace(
                 "{key: value for key, value in options.items() if value or key not in _RATES}",
                 "{key: value for key, value in options.items()}",
             ),
-            "rates left out without a word": replace("value or key not in _RATES", "key not in _RATES"),
-            "classes of a network of ours not told": replace("options['num_classes']", "config['num_classes']"),
+            "rates ignored silently": replace("value or key not in _RATES", "key not in _RATES"),
+            "classes of an own network not reported": replace("options['num_classes']", "config['num_classes']"),
         },
     },
     "presets/__main__.py": {
         "main": {
             "the script does not see its arguments": remove("sys.argv = arguments"),
-            "the script does not find what lies beside it": remove("sys.path.insert(0, str(script.resolve().parent))"),
+            "the script does not find modules of its folder": remove(
+                "sys.path.insert(0, str(script.resolve().parent))"
+            ),
         },
     },
 }

@@ -8,7 +8,7 @@ CHANGES = {
             "scalars of optimizer lost": replace("scalars[f'{index}.{name}'] = value", "pass"),
         },
         "check_position": {
-            "a position behind the end is taken": remove(
+            "a position after the end is accepted": remove(
                 "_validation.check_number_between(0, maximum, **{key: progress[key]})"
             ),
         },
@@ -38,7 +38,7 @@ CHANGES = {
             ),
         },
         "complete_states": {
-            "half a checkpoint taken for a whole one": replace("('json', 'safetensors')", "()"),
+            "half a checkpoint treated as complete": replace("('json', 'safetensors')", "()"),
         },
         "keep_newest_states": {
             "half-removed checkpoints counted": replace("complete_states(folder)", "sorted(folder.glob('step_*'))"),
@@ -56,7 +56,7 @@ CHANGES = {
             "statistics of each process kept apart": replace("distributed.broadcast(buffer, 0)", "pass"),
         },
         "Processes.check_same_everywhere": {
-            "different folders taken for one": replace("any((other != values[0] for other in values))", "False"),
+            "different folders treated as one": replace("any((other != values[0] for other in values))", "False"),
         },
         "Processes.check_divides_batch": {
             "unequal parts of a batch": replace("batch_size % self.count", "False"),
@@ -67,7 +67,9 @@ CHANGES = {
     },
     "training/evaluation.py": {
         "evaluate": {
-            "only the own images evaluated": replace("processes is not None and processes.count > 1", "False"),
+            "only the process's own images evaluated": replace(
+                "processes is not None and processes.count > 1", "False"
+            ),
             "evaluation in train mode": remove("model.eval()"),
         },
     },
@@ -81,11 +83,11 @@ CHANGES = {
     },
     "training/learner.py": {
         "Learner.__init__": {
-            "ruined initial weights trained": remove(
+            "nonfinite initial weights trained": remove(
                 "check_weights_finite(recipe.initial_weights or recipe.spec, model, 'Start from other weights')"
             ),
             "precision of the process's first run": remove("accelerate.state.AcceleratorState._reset_state()"),
-            "gates of other options taken over": remove("_check_same_gates(recipe, config)"),
+            "gates with other options reused": remove("_check_same_gates(recipe, config)"),
             "initial weights ignored": replace("_load_initial(model, recipe.initial_weights)", "({}, None)"),
         },
         "Learner.best_model": {
@@ -94,8 +96,8 @@ CHANGES = {
             ),
         },
         "Learner.step": {
-            "losses seen after the step alone": replace("check_loss_finite(loss, parts, self.model, images)", "pass"),
-            "gradients not looked at": replace("check_gradients_finite(self.plain_model)", "pass"),
+            "losses checked only after the step": replace("check_loss_finite(loss, parts, self.model, images)", "pass"),
+            "gradients not checked": replace("check_gradients_finite(self.plain_model)", "pass"),
             "the loss of one process logged": replace("(rows[:, 0].mean(), rows[:, 1].sum())", "(loss.detach(), hits)"),
             "the same noise in every process": replace(
                 "((self.recipe.seed << 32) + number) * processes.count + processes.rank",
@@ -105,7 +107,7 @@ CHANGES = {
                 "self.side_weight * self.task.loss(side, targets)", "self.task.loss(side, targets)"
             ),
             "side outputs not trained": replace("enumerate(sides, 1)", "enumerate((), 1)"),
-            "extra losses left out": replace(
+            "extra losses omitted": replace(
                 "{'the loss of the output': self.task.loss(logits, targets), \"the gates' loss\": gate_loss(self.model)}",
                 "{'the loss of the output': self.task.loss(logits, targets)}",
             ),
@@ -119,7 +121,7 @@ CHANGES = {
             ),
         },
         "Learner.not_finite": {
-            "ruined optimizer saved": replace("ruined_optimizer(self.plain_model, self.optimizer)", "None"),
+            "overflowed optimizer saved": replace("ruined_optimizer(self.plain_model, self.optimizer)", "None"),
         },
         "Learner.restore": {
             "first stage's optimizer restored in the second": replace(
@@ -153,7 +155,7 @@ CHANGES = {
     },
     "training/loop.py": {
         "train": {
-            "held: trainings do not ask": replace(
+            "held: trainings do not lock": replace(
                 "with processes.holding_folder(Path(out)):\n    ...", "if True:\n    ..."
             ),
         },
@@ -162,17 +164,17 @@ CHANGES = {
             "bar left running": remove("progress.stop()"),
         },
         "_Run.__init__": {
-            "nobody is told what was not used": replace("learner.transfer is not None", "False"),
+            "unused weights not reported": replace("learner.transfer is not None", "False"),
         },
         "_Run.train": {
-            "a training begins again": replace(
+            "a training restarts": replace(
                 "checkpoint = self._find_checkpoint()",
                 "checkpoint = self._find_checkpoint() and None; self.epoch = self.step = 0",
             ),
-            "controller not told the plan": remove(
+            "controller not given the schedule": remove(
                 "set_total_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)"
             ),
-            "a plan for each stage": replace(
+            "a schedule for each stage": replace(
                 "self.learner.begin(stage)",
                 "self.learner.begin(stage); set_total_steps(self.learner.plain_model, len(stage.epochs) * self.batches.steps)",
             ),
@@ -194,21 +196,19 @@ CHANGES = {
             "rate not warmed again": replace("self.epoch - stage.epochs.start", "self.epoch"),
         },
         "_Run._end_epoch": {
-            "a score that is not defined goes on": replace(
-                "not math.isfinite(evaluation[self.learner.task.score])", "False"
-            ),
-            "ruined weights kept": replace("not math.isfinite(evaluation['loss'])", "False"),
+            "an undefined score is used": replace("not math.isfinite(evaluation[self.learner.task.score])", "False"),
+            "nonfinite weights kept": replace("not math.isfinite(evaluation['loss'])", "False"),
         },
         "_Run._stop_if_asked": {
             "signal ignored": replace("not signal", "True"),
         },
         "_Run._check_scores_finite": {
-            "hopeless scale of float16 not noticed": replace("self.accelerator.scaler", "None"),
-            "nan not noticed": replace("if len(bad):\n    ...", "if False:\n    ..."),
+            "loss scale of zero not detected": replace("self.accelerator.scaler", "None"),
+            "nan not detected": replace("if len(bad):\n    ...", "if False:\n    ..."),
             "wrong step of nan": replace("len(self.losses) - len(recent) + int(bad[0])", "int(bad[0])"),
         },
         "_Run._save": {
-            "ruined statistics saved": replace("next(filter(None, names), None)", "None"),
+            "nonfinite statistics saved": replace("next(filter(None, names), None)", "None"),
         },
         "_Run.finish": {
             "best instead of last accuracy": replace(
@@ -228,7 +228,7 @@ CHANGES = {
     },
     "training/recipe.py": {
         "Recipe.__post_init__": {
-            "fields of another task are passed over": remove("self._check_task_fields()"),
+            "fields of another task are ignored": remove("self._check_task_fields()"),
         },
         "Recipe.of_comparison": {
             "a stage for gates without parameters": replace("any((choice.learns for choice in gates))", "gates"),
@@ -238,7 +238,7 @@ CHANGES = {
             "deep YAML is a traceback": replace(
                 "(yaml.YAMLError, ValueError, RecursionError)", "(yaml.YAMLError, ValueError)"
             ),
-            "dates of no calendar are a traceback": replace(
+            "invalid dates are a traceback": replace(
                 "(yaml.YAMLError, ValueError, RecursionError)", "(yaml.YAMLError, RecursionError)"
             ),
         },
@@ -255,21 +255,21 @@ CHANGES = {
     },
     "training/run_folder.py": {
         "claim": {
-            "recipe complained of before its format": remove("check_run_format(out)"),
-            "work of others is written over": remove("_check_folder_is_ours(out)"),
+            "recipe checked before its format": remove("check_run_format(out)"),
+            "files of others are overwritten": remove("_check_folder_is_ours(out)"),
             "another recipe resumed": remove("Recipe.load(out / 'recipe.yaml').check_same_recipe(recipe, out)"),
             "finished run trained again": replace("return _finished(out)", "pass"),
-            "results of somebody else taken over": replace("not (out / 'recipe.yaml').exists()", "False"),
+            "results without a recipe reused": replace("not (out / 'recipe.yaml').exists()", "False"),
         },
         "_damaged_and_intact": {
-            "damaged checkpoint called good": replace("is_whole(state)", "True"),
+            "damaged checkpoint reported as good": replace("is_whole(state)", "True"),
             "oldest checkpoint named": drop_call("reversed"),
         },
     },
     "training/signals.py": {
         "Interruption._note": {
             "a passed-on signal kills": replace("if not self._launched:\n    ...", "..."),
-            "a second signal ignored for good": replace("time.monotonic() - self._noted_at > _ECHO_S", "False"),
+            "a second signal is ignored": replace("time.monotonic() - self._noted_at > _ECHO_S", "False"),
         },
         "Interruption._restore": {
             "handlers kept": replace("signal.signal(number, handler)", "pass"),
@@ -295,7 +295,7 @@ CHANGES = {
             "the background's IoU": replace("float(iou[1])", "float(iou[0])"),
         },
         "overlaps": {
-            "the union forgets what was missed": replace(
+            "the union omits missed pixels": replace(
                 "confusion.sum(1) + confusion.sum(2) - intersection", "confusion.sum(1)"
             ),
         },
