@@ -147,7 +147,8 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
     if "/" not in name and ":" not in name and base not in known:
         raise errors.InvalidValueError(
             f"unknown backbone {base!r}. Choose a name from timm.list_models(), or one of these "
-            f"networks, which have no backbone: {', '.join(_WITHOUT_BACKBONE)}.{_validation.did_you_mean(base, [*_WITHOUT_BACKBONE, *known])}"
+            f"networks, which have no backbone: {', '.join(_WITHOUT_BACKBONE)}."
+            f"{_validation.did_you_mean(base, [*_WITHOUT_BACKBONE, *known])}"
         )
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}
