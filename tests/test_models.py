@@ -427,7 +427,7 @@ def test_options_in_text_are_used() -> None:
 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_text_and_call_must_agree(seed: int | None) -> None:
-    with pytest.raises(InvalidValueError, match=r"the spec of .* has num_classes=7, but num_classes=2 is required"):
+    with pytest.raises(InvalidValueError, match=r"the spec of .* sets num_classes=7, but num_classes=2 is required"):
         gw.make_model("resnet20:num_classes=7", num_classes=2, seed=seed)
 
 

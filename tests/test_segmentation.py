@@ -367,7 +367,7 @@ def test_interrupted_training_ends_as_uninterrupted_one(recipe: Recipe, tmp_path
         ({"augmentation": "rand-m9"}, "is for images with one label; for masks use scale, crop and flip"),
         ({"augmentation": "scale"}, "makes images of different sizes. Add crop"),
         ({"foreground": "disk"}, "unknown foreground class 'disk'.* Did you mean 'disc'"),
-        ({"model": "resnet20"}, "unknown backbone 'resnet20'; expected a name from timm"),
+        ({"model": "resnet20"}, "unknown backbone 'resnet20'. Choose a name from timm"),
         ({"model": "resnet18:output_stride=4"}, "output_stride 4"),
         ({"gate": "se@inside"}, "unknown place 'inside'"),
         ({"crop_size": 16, "augmentation": "flip"}, "crop_size is 16, but augmentation 'flip' has no crop"),
@@ -551,7 +551,9 @@ def test_page_of_segmenter_with_gater(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_runs_with_different_metrics_rejected(recipe: Recipe, done: Path, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, foreground="disc", epochs=1), tmp_path / "disc")
-    with pytest.raises(InvalidValueError, match=r"have different scores: .* Explain them one at a time"):
+    with pytest.raises(
+        InvalidValueError, match=r"with different metrics: .* Run `gatewise explain` on each separately"
+    ):
         explain([done, tmp_path / "disc"], tmp_path / "page.html")
 
 

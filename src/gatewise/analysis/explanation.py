@@ -37,7 +37,7 @@ def explain(
         progress: where to report progress; None is silent.
 
     Raises:
-        InvalidValueError: as `open_runs`, or if the runs have different scores. No file is written.
+        InvalidValueError: as `open_runs`, or if the runs are evaluated with different metrics. No file is written.
         DataError: as `open_runs`, or if `out` is a folder or `figures_in` is a file. No file is written.
     """
     progress, out = progress or Progress(quiet=True), Path(out)

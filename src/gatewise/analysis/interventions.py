@@ -92,7 +92,10 @@ class Exchange:
 
     @property
     def other(self) -> float:
-        """Accuracy with the typical gates of another class, averaged over pairs of classes; NaN for a single class."""
+        """Accuracy on images of one class when the gates are fixed to the typical gates of another class.
+
+        It is averaged over ordered pairs of different classes, and NaN if there is only one class.
+        """
         return float(self.accuracy[~torch.eye(len(self.classes), dtype=torch.bool)].mean())
 
 

@@ -20,11 +20,11 @@ class Recorded:
     """Effect of one gate on a batch, from its input x and output y; all tensors have shape (N, C).
 
     Attributes:
-        values: factor of each channel for a gate that multiplies: the least-squares factor over positions,
-            sum x y / sum x^2, and NaN for a channel that is zero everywhere. For a gate that adds: the mean over
-            positions of y - x, divided by the root mean square of all of x in the image.
-        changes: root mean square of y - x over positions, divided by that of x over the same channel or, for a gate
-            that adds, over all of x in the image; NaN where `values` is NaN.
+        values: for a gate that multiplies, the least-squares scale of each channel, sum x y / sum x^2 over positions;
+            NaN if the channel is zero everywhere. For a gate that adds, the mean of y - x over positions, divided by
+            the RMS (root mean square) of x over all channels and positions of the image.
+        changes: RMS of y - x over positions, divided by the RMS of x over the same channel or, for a gate that adds,
+            over all channels and positions of the image; NaN where `values` is NaN.
         before: root mean square of each channel of x.
         after: root mean square of each channel of y.
     """

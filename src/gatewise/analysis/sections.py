@@ -65,12 +65,14 @@ def common_score(runs: Sequence[Run]) -> str:
     """Return the title of the score that all runs share.
 
     Raises:
-        InvalidValueError: if the runs have different scores.
+        InvalidValueError: if the runs are evaluated with different metrics.
     """
     scores = {run.score: run.name for run in runs}
     if len(scores) > 1:
         by_run = ", ".join(f"{name} by {TITLES[score]}" for score, name in scores.items())
-        raise errors.InvalidValueError(f"these runs have different scores: {by_run}. Explain them one at a time.")
+        raise errors.InvalidValueError(
+            f"these runs are evaluated with different metrics: {by_run}. Run `gatewise explain` on each separately."
+        )
     return TITLES[runs[0].score]
 
 

@@ -84,7 +84,7 @@ def train(
     recipe
         YAML file with values for the recipe flags below; flags on the command line override it.
     flags
-        The recipe.
+        Training options, one flag per field of the recipe.
     resume
         Resume from the last checkpoint, or start if there is none.
     gater
@@ -151,7 +151,7 @@ def compare(
         YAML file with values for the recipe flags below; flags on the command line override it, and --gates and --seeds
         override its gate and seed.
     flags
-        The recipe.
+        Training options, one flag per field of the recipe.
     workers
         Number of worker processes per run that decode and augment images [one per processor; with --ray the number of
         processors per GPU].

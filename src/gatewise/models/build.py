@@ -37,7 +37,8 @@ def build_backbone(
         _validation.check_integer_at_least(1, **{name: value})
         if (given := spec.model_options.get(name, value)) != value:
             raise errors.InvalidValueError(
-                f"the spec of {spec.model} has {name}={given}, but {name}={value} is required. Omit it in the spec."
+                f"the spec of {spec.model} sets {name}={given}, but {name}={value} is required by the data or the "
+                f"caller. Remove {name} from the spec."
             )
         options[name] = value
     _check_no_file_options(spec.model, spec.model_options)

@@ -20,7 +20,9 @@ _SIDE = 97  # of the image for probing a backbone: not a multiple of any stride,
 
 
 class Segmenter(nn.Module):
-    """Backbone, context and head: (N, in_chans, H, W) -> logits (N, num_classes, H, W), for any H and W.
+    """Segmentation network of a timm backbone, a context module and a head.
+
+    Maps images (N, in_chans, H, W) to logits (N, num_classes, H, W), for any H and W.
 
     The head is a 3x3 convolution, BatchNorm, ReLU, dropout and a 1x1 convolution; its output is upsampled to the size
     of the input bilinearly. With an auxiliary head, training mode returns (logits, auxiliary logits), and the auxiliary
@@ -144,8 +146,9 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
     base, known = name.partition(".")[0], timm.list_models()
     if "/" not in name and ":" not in name and base not in known:
         raise errors.InvalidValueError(
-            f"unknown backbone {base!r}; expected a name from timm.list_models(), or for a network without a backbone "
-            f"{', '.join(_WITHOUT_BACKBONE)}.{_validation.did_you_mean(base, [*_WITHOUT_BACKBONE, *known])}"
+            f"unknown backbone {base!r}. Choose a name from timm.list_models(), or one of these "
+            f"networks, which have no backbone: {', '.join(_WITHOUT_BACKBONE)}."
+            f"{_validation.did_you_mean(base, [*_WITHOUT_BACKBONE, *known])}"
         )
     stride = {} if output_stride == max(STRIDES) else {"output_stride": output_stride}
     options = {"features_only": True, "in_chans": in_chans, "pretrained": pretrained}

@@ -221,7 +221,7 @@ class Recipe:
         write_atomically(path, yaml.safe_dump(dataclasses.asdict(self), sort_keys=False))
 
     def check_same_recipe(self, now: "Recipe", folder: Path) -> None:
-        """Raise `InvalidValueError` if `now` differs from this recipe, that of the run in `folder`."""
+        """Raise `InvalidValueError` if the recipe `now` differs from this recipe, which is stored in `folder`."""
         differing = [
             f"{field.name} {getattr(self, field.name)!r} there, {getattr(now, field.name)!r} now"
             for field in dataclasses.fields(self)

@@ -1,4 +1,6 @@
-"""Attention pooling of `gc` for the CPU: an online softmax in one pass forward, and one pass backward.
+"""CPU implementation of the attention pooling in the `gc` (global context) gate.
+
+Forward computes an online softmax in one pass over the map; backward also takes one pass.
 
 Reference implementation: `gatewise.functional.attention_pool` with logits w x_j + b.
 """

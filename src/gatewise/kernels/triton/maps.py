@@ -46,7 +46,10 @@ def tile_of(x: Tensor) -> tuple[int, int]:
 
 
 def rounds_of(x: Tensor, tile: tuple[int, int]) -> tuple[int, int]:
-    """Return how many tiles of positions one program of a reduction loops over, and how many programs there are.
+    """Return (tiles, programs) for a reduction over positions.
+
+    `tiles` is the number of tiles of positions that one program loops over. `programs` is the number of programs that
+    share the positions of one block of channels of one image.
 
     >>> rounds_of(torch.zeros(1, 3, 5000), (4, 1024)), rounds_of(torch.zeros(512, 3, 5000), (4, 1024))
     ((1, 5), (5, 1))
