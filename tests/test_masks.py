@@ -46,7 +46,7 @@ def random_values(seed: int, height: int = 5, width: int = 7, below: int = 256) 
 
 
 def rows(name: str, content: Sequence[bytes]) -> EncodedRows:
-    return EncodedRows([(name, content)], [0] * len(content), None)
+    return EncodedRows([(name, content)])
 
 
 def make_pairs(

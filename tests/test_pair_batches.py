@@ -44,7 +44,7 @@ def pairs_of(
 ) -> SegmentationSplit:
     """Return pairs of images (H, W, 3) and masks (H, W), whose classes are their values, all `times` over."""
     parts = [("images", [content(image) for image in images])], [("masks", [content(mask) for mask in masks])]
-    encoded = [EncodedRows([(name, rows * times)], [0] * len(rows) * times, None) for ((name, rows),) in parts]
+    encoded = [EncodedRows([(name, rows * times)]) for ((name, rows),) in parts]
     return SegmentationSplit(encoded[0], encoded[1], MaskEncoding(tuple(map(str, range(240)))), **options)
 
 

@@ -124,6 +124,13 @@ def test_every_layout_gives_its_images_in_order_each_with_its_mask(tmp_path: Pat
     assert dataset.train.held == dataset.validation.held == (loading != "stream")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pairs_are_files_and_have_no_labels(tmp_path: Path, layout: str) -> None:
+    train = load_pairs(LAYOUTS[layout](tmp_path)).train
+    for files in (train.images, train.masks):
+        assert (len(files), hasattr(files, "labels")) == (6, False)
+
+
 @pytest.mark.parametrize("validation", ["validation", "valid", "val", "test"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_second_split_has_any_of_its_usual_names(tmp_path: Path, layout: str, validation: str) -> None:

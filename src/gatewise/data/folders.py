@@ -3,28 +3,26 @@
 import os
 from pathlib import Path
 
-import torch
-
 from gatewise import _validation, errors
-from gatewise.data.images import EncodedImages
+from gatewise.data.images import EncodedImages, EncodedSource
 from gatewise.data.tables import SPLITS, Split, class_names
 from gatewise.files import read_bytes
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
 
-class EncodedFiles(EncodedImages):
+class EncodedFiles(EncodedSource):
     """Images in separate files.
 
     Args:
         files: paths of the images.
-        labels: class index of each image.
-        image_size: see `EncodedImages`.
     """
 
-    def __init__(self, files: list[str], labels: list[int], image_size: int | None) -> None:
-        super().__init__(torch.tensor(labels, dtype=torch.long), image_size)
+    def __init__(self, files: list[str]) -> None:
         self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
 
     def where(self, index: int) -> str:
         return self._files[index]
@@ -92,4 +90,5 @@ def _read_split(folder: Path, image_size: int | None) -> Split:
             f"({', '.join(images.classes)}). For masks set task to segment."
         )
     files, labels = zip(*images.samples, strict=True)
-    return EncodedFiles(list(files), list(labels), image_size), class_names(str(folder), labels, tuple(images.classes))
+    encoded = EncodedImages(EncodedFiles(list(files)), labels, image_size)
+    return encoded, class_names(str(folder), labels, tuple(images.classes))

@@ -2,7 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +45,11 @@ class Images:
         return picture_of(self.pixels[index])
 
 
-class EncodedImages(ABC):
-    """One split whose images are decoded when they are needed.
+class EncodedSource(ABC):
+    """Encoded image files, images or masks, that are read and decoded when they are needed."""
 
-    Attributes:
-        labels: (N,), int64.
-        image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
-            same for all.
-    """
-
-    def __init__(self, labels: Tensor, image_size: int | None) -> None:
-        self.labels = labels
-        self.image_size = image_size
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @abstractmethod
     def content(self, index: int) -> bytes | None:
@@ -65,6 +58,26 @@ class EncodedImages(ABC):
     @abstractmethod
     def where(self, index: int) -> str:
         """Return the name of one image for error messages: its file, or its file and row."""
+
+    def picture(self, index: int) -> Any:
+        """Return one image as a PIL image in RGB, in its original size."""
+        return decode(self.where(index), self.content(index))
+
+
+class EncodedImages:
+    """One split of labelled images that are decoded when they are needed.
+
+    Attributes:
+        files: the images.
+        labels: (N,), int64.
+        image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
+            same for all.
+    """
+
+    def __init__(self, files: EncodedSource, labels: Sequence[int], image_size: int | None) -> None:
+        self.files = files
+        self.labels = torch.tensor(labels, dtype=torch.long)
+        self.image_size = image_size
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +88,7 @@ class EncodedImages(ABC):
         if tuple(image.shape) != self.shape:
             sizes = [f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape)]
             raise errors.DataError(
-                f"{self.where(index)}: the image is {sizes[0]}, but {self.where(0)} is {sizes[1]}; "
+                f"{self.files.where(index)}: the image is {sizes[0]}, but {self.files.where(0)} is {sizes[1]}; "
                 f"set image_size to scale and crop all to one size."
             )
         return image
@@ -92,7 +105,7 @@ class EncodedImages(ABC):
 
     def picture(self, index: int) -> Any:
         """Return one image as a PIL image in RGB, in its original size."""
-        return decode(self.where(index), self.content(index))
+        return self.files.picture(index)
 
     def decoded(self) -> Images:
         """Decode all images."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from gatewise import _validation, errors
 from gatewise.data.folders import EncodedFiles, is_image
-from gatewise.data.images import EncodedImages
+from gatewise.data.images import EncodedSource
 from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, listed, read_table, split_files
 from gatewise.data.torchvision_sets import default_root
 from gatewise.files import read_text
@@ -22,10 +22,10 @@ VOC_CLASSES = (
     "pottedplant,sheep,sofa,train,tvmonitor"
 )
 _HELD_OUT = 10  # without splits, every tenth pair is used for validation
-Encoded = tuple[EncodedImages, EncodedImages]  # images and masks
+EncodedPairs = tuple[EncodedSource, EncodedSource]  # images and masks
 
 
-def read_pairs(source: str | Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+def read_pairs(source: str | Path) -> tuple[dict[str, EncodedPairs], tuple[str, ...]]:
     """Return both splits of a data set with masks, and its class names, () if they are not stored.
 
     Args:
@@ -72,19 +72,18 @@ def checked_names(where: str, names: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _read_parquet(folder: Path) -> dict[str, Encoded]:
+def _read_parquet(folder: Path) -> dict[str, EncodedPairs]:
     return {split: _of_tables(split_files(folder, split)) for split in SPLITS}
 
 
-def _of_tables(files: list[Path]) -> Encoded:
+def _of_tables(files: list[Path]) -> EncodedPairs:
     tables = [(str(file), read_table(file)) for file in files]
     parts: list[list[tuple[str, Any]]] = []
     for what, known in (("image", IMAGE_COLUMNS), ("mask", MASK_COLUMNS)):
         parts.append([(where, table[_column(where, table, what, known)]) for where, table in tables])
-    labels = [0] * sum(len(table) for _, table in tables)
-    if not labels:
+    if not any(len(table) for _, table in tables):
         raise errors.DataError(f"{files[0]} has no rows; expected images and masks.")
-    images, masks = (EncodedRows(part, labels, None) for part in parts)
+    images, masks = map(EncodedRows, parts)
     return images, masks
 
 
@@ -101,9 +100,9 @@ def _column(where: str, table: Any, what: str, known: tuple[str, ...]) -> str:
     return found
 
 
-def _read_folders(folder: Path) -> dict[str, Encoded]:
+def _read_folders(folder: Path) -> dict[str, EncodedPairs]:
     """Return both splits from train/images and train/masks, images/train and masks/train, or images and masks."""
-    splits: dict[str, Encoded] = {}
+    splits: dict[str, EncodedPairs] = {}
     for split, names in SPLITS.items():
         layouts = [(folder / name / "images", folder / name / "masks") for name in names]
         layouts += [(folder / "images" / name, folder / "masks" / name) for name in names]
@@ -164,13 +163,12 @@ def _by_stem(folder: Path) -> dict[str, str]:
     return files
 
 
-def _encoded(pairs: list[tuple[str, str]]) -> Encoded:
-    labels = [0] * len(pairs)
-    images, masks = (EncodedFiles([pair[part] for pair in pairs], labels, None) for part in (0, 1))
+def _encoded(pairs: list[tuple[str, str]]) -> EncodedPairs:
+    images, masks = (EncodedFiles([pair[part] for pair in pairs]) for part in (0, 1))
     return images, masks
 
 
-def _read_voc(root: Path, name: str, *, download: bool) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+def _read_voc(root: Path, name: str, *, download: bool) -> tuple[dict[str, EncodedPairs], tuple[str, ...]]:
     """Return the splits train and val of Pascal VOC segmentation, and its class names, from torchvision's files."""
     datasets = _validation.import_optional("torchvision.datasets", f"the data set {name}")
     exists = (root / VOC[name]).is_dir()

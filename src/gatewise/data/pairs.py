@@ -10,7 +10,7 @@ from torch import Tensor
 from gatewise import _validation, errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
-from gatewise.data.images import EncodedImages, mean_and_deviation
+from gatewise.data.images import EncodedSource, mean_and_deviation
 from gatewise.data.masks import IGNORED, MaskEncoding, decode_mask, evenly_spaced, with_background
 
 _SAMPLE = 512  # number of images from which mean and standard deviation are estimated
@@ -20,7 +20,7 @@ class SegmentationSplit:
     """One split of images with masks, encoded or decoded in memory.
 
     Args:
-        images: encoded images; their labels are not used.
+        images: encoded images.
         masks: encoded masks, in the same order.
         meaning: mapping from mask values to classes.
         side: length in pixels to which the shorter side is scaled; None keeps the size.
@@ -29,8 +29,8 @@ class SegmentationSplit:
 
     def __init__(
         self,
-        images: EncodedImages,
-        masks: EncodedImages,
+        images: EncodedSource,
+        masks: EncodedSource,
         meaning: MaskEncoding,
         *,
         side: int | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gatewise import _validation, errors
-from gatewise.data.images import EncodedImages
+from gatewise.data.images import EncodedImages, EncodedSource
 from gatewise.files import read_bytes
 
 IMAGE_COLUMNS = ("image", "img")
@@ -19,19 +19,19 @@ SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("valid
 Split = tuple[EncodedImages, tuple[str, ...]]
 
 
-class EncodedRows(EncodedImages):
+class EncodedRows(EncodedSource):
     """Images in rows of tables, each the bytes of a file or {"bytes": ..., "path": ...}.
 
     Args:
         tables: the parts of the split in order, each with its name for error messages and its image column.
-        labels: class index of each row, over all parts.
-        image_size: see `EncodedImages`.
     """
 
-    def __init__(self, tables: Sequence[tuple[str, Any]], labels: Sequence[int], image_size: int | None) -> None:
-        super().__init__(torch.tensor(labels, dtype=torch.long), image_size)
+    def __init__(self, tables: Sequence[tuple[str, Any]]) -> None:
         self._tables = tables
         self._ends = torch.tensor([len(rows) for _, rows in tables]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
 
     def _row(self, index: int) -> tuple[str, int, Any]:
         part = int(torch.searchsorted(self._ends, index, right=True))
@@ -85,7 +85,7 @@ def _read_split(files: list[Path], image_size: int | None) -> Split:
             raise errors.DataError(f"{file}: expected the same class names in the same order as in {files[0]}.")
     tables = [(str(file), part[0]) for file, part in zip(files, parts, strict=True)]
     labels = [label for part in parts for label in part[1]]
-    return EncodedRows(tables, labels, image_size), class_names(str(files[0]), labels, names)
+    return EncodedImages(EncodedRows(tables), labels, image_size), class_names(str(files[0]), labels, names)
 
 
 def read_table(file: Path) -> Any:
@@ -155,7 +155,8 @@ def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
         rows = rows.cast_column(image, datasets.Image(decode=False))
         feature = rows.features[label]
         listed_names = class_names(where, labels, tuple(getattr(feature, "names", None) or ()))
-        splits[split] = EncodedRows([(where, _Column(rows, image))], labels, image_size), listed_names
+        encoded = EncodedRows([(where, _Column(rows, image))])
+        splits[split] = EncodedImages(encoded, labels, image_size), listed_names
     return splits
 
 
