@@ -58,7 +58,8 @@ def test_without_ray_one_line_says_what_to_install(
     [
         (
             "127.0.0.1:1",
-            "no Ray cluster at '127.0.0.1:1' ([Errno 111] Connection refused). Start one with ray start",  # codespell:ignore
+            "no Ray cluster at '127.0.0.1:1' ([Errno 111] Connection refused). "  # codespell:ignore
+            "Start one with ray start",
         ),
         ("127.0.0.1:99999", "no Ray cluster at '127.0.0.1:99999' ("),
         ("auto", "no Ray cluster at 'auto' (Could not find any running Ray instance."),

@@ -4,15 +4,19 @@ import os
 from pathlib import Path
 
 from gatewise import _validation, errors
-from gatewise.data.images import Encoded, EncodedImages
+from gatewise.data.images import EncodedImages, EncodedSource
 from gatewise.data.tables import SPLITS, Split, class_names
 from gatewise.files import read_bytes
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
 
-class EncodedFiles(Encoded):
-    """Images in separate files."""
+class EncodedFiles(EncodedSource):
+    """Images in separate files.
+
+    Args:
+        files: paths of the images.
+    """
 
     def __init__(self, files: list[str]) -> None:
         self._files = files
@@ -86,5 +90,5 @@ def _read_split(folder: Path, image_size: int | None) -> Split:
             f"({', '.join(images.classes)}). For masks set task to segment."
         )
     files, labels = zip(*images.samples, strict=True)
-    found = EncodedImages(EncodedFiles(list(files)), labels, image_size)
-    return found, class_names(str(folder), labels, tuple(images.classes))
+    encoded = EncodedImages(EncodedFiles(list(files)), labels, image_size)
+    return encoded, class_names(str(folder), labels, tuple(images.classes))

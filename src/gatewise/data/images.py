@@ -45,8 +45,8 @@ class Images:
         return picture_of(self.pixels[index])
 
 
-class Encoded(ABC):
-    """Encoded image files, read by index when they are needed."""
+class EncodedSource(ABC):
+    """Encoded image files, images or masks, that are read and decoded when they are needed."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -60,20 +60,21 @@ class Encoded(ABC):
         """Return the name of one image for error messages: its file, or its file and row."""
 
     def picture(self, index: int) -> Any:
-        """Return one image as a PIL image in RGB, of its own size."""
+        """Return one image as a PIL image in RGB, in its original size."""
         return decode(self.where(index), self.content(index))
 
 
 class EncodedImages:
-    """One split of labelled images that stay encoded until they are needed.
+    """One split of labelled images that are decoded when they are needed.
 
     Attributes:
         files: the images.
         labels: (N,), int64.
-        image_size: side to which an image is scaled and cropped; None leaves it, and then all must have one size.
+        image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
+            same for all.
     """
 
-    def __init__(self, files: Encoded, labels: Sequence[int], image_size: int | None) -> None:
+    def __init__(self, files: EncodedSource, labels: Sequence[int], image_size: int | None) -> None:
         self.files = files
         self.labels = torch.tensor(labels, dtype=torch.long)
         self.image_size = image_size

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatewise import _validation, errors
 from gatewise.data.decode import open_image
-from gatewise.data.images import Encoded
+from gatewise.data.images import EncodedSource
 
 IGNORED = 255  # class index of pixels that are excluded from loss and score
 _INDEXED = ("1", "L", "P", "I;16", "I;16B", "I")  # Pillow's modes with one integer per pixel
@@ -127,7 +127,7 @@ class MaskEncoding:
 
 
 def infer_mask_encoding(
-    masks: Sequence[Encoded], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
+    masks: Sequence[EncodedSource], names: Sequence[str], ignored: int = IGNORED, foreground: str | None = None
 ) -> MaskEncoding:
     """Infer the mapping from mask values to classes from up to 256 evenly spaced masks of each split.
 
@@ -160,7 +160,7 @@ def infer_mask_encoding(
     return MaskEncoding(tuple(str(value) for value in range(highest + 1)), ignored, foreground)
 
 
-def _values_in(masks: Encoded) -> Tensor:
+def _values_in(masks: EncodedSource) -> Tensor:
     sample = (
         decode_mask(masks.where(index), masks.content(index)) for index in evenly_spaced(len(masks), _SAMPLED_MASKS)
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from gatewise import _validation, errors
 from gatewise.data.folders import EncodedFiles, is_image
-from gatewise.data.images import Encoded
+from gatewise.data.images import EncodedSource
 from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, listed, read_table, split_files
 from gatewise.data.torchvision_sets import default_root
 from gatewise.files import read_text
@@ -22,7 +22,7 @@ VOC_CLASSES = (
     "pottedplant,sheep,sofa,train,tvmonitor"
 )
 _HELD_OUT = 10  # without splits, every tenth pair is used for validation
-EncodedPairs = tuple[Encoded, Encoded]  # images and masks
+EncodedPairs = tuple[EncodedSource, EncodedSource]  # images and masks
 
 
 def read_pairs(source: str | Path) -> tuple[dict[str, EncodedPairs], tuple[str, ...]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gatewise import _validation, errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
-from gatewise.data.images import Encoded, mean_and_deviation
+from gatewise.data.images import EncodedSource, mean_and_deviation
 from gatewise.data.masks import IGNORED, MaskEncoding, decode_mask, evenly_spaced, with_background
 
 _SAMPLE = 512  # number of images from which mean and standard deviation are estimated
@@ -29,8 +29,8 @@ class SegmentationSplit:
 
     def __init__(
         self,
-        images: Encoded,
-        masks: Encoded,
+        images: EncodedSource,
+        masks: EncodedSource,
         meaning: MaskEncoding,
         *,
         side: int | None = None,

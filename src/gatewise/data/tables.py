@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gatewise import _validation, errors
-from gatewise.data.images import Encoded, EncodedImages
+from gatewise.data.images import EncodedImages, EncodedSource
 from gatewise.files import read_bytes
 
 IMAGE_COLUMNS = ("image", "img")
@@ -19,7 +19,7 @@ SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("valid
 Split = tuple[EncodedImages, tuple[str, ...]]
 
 
-class EncodedRows(Encoded):
+class EncodedRows(EncodedSource):
     """Images in rows of tables, each the bytes of a file or {"bytes": ..., "path": ...}.
 
     Args:
@@ -155,8 +155,8 @@ def read_hub(name: str, image_size: int | None) -> dict[str, Split]:
         rows = rows.cast_column(image, datasets.Image(decode=False))
         feature = rows.features[label]
         listed_names = class_names(where, labels, tuple(getattr(feature, "names", None) or ()))
-        files = EncodedRows([(where, _Column(rows, image))])
-        splits[split] = EncodedImages(files, labels, image_size), listed_names
+        encoded = EncodedRows([(where, _Column(rows, image))])
+        splits[split] = EncodedImages(encoded, labels, image_size), listed_names
     return splits
 
 
