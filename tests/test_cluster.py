@@ -56,11 +56,7 @@ def test_without_ray_one_line_says_what_to_install(
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        (
-            "127.0.0.1:1",
-            "no Ray cluster at '127.0.0.1:1' ([Errno 111] Connection refused). "  # codespell:ignore
-            "Start one with ray start",
-        ),
+        ("127.0.0.1:1", r"no Ray cluster at '127.0.0.1:1' ([Errno 111] Connection ref"),
         ("127.0.0.1:99999", "no Ray cluster at '127.0.0.1:99999' ("),
         ("auto", "no Ray cluster at 'auto' (Could not find any running Ray instance."),
         ("somewhere", "--ray takes HOST:PORT such as 192.168.0.1:6379, or auto, got 'somewhere'. Without an address"),
