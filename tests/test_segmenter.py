@@ -404,7 +404,7 @@ def test_undilatable_backbone_works_with_its_own_stride() -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet81", "resnet81.a1_in1k"])
 def test_unknown_backbone_rejected_in_one_line_with_suggestion(backbone: str) -> None:
-    with pytest.raises(InvalidValueError, match=r"unknown backbone 'resnet81'; .*Did you mean 'resnet18'\?") as caught:
+    with pytest.raises(InvalidValueError, match=r"unknown backbone 'resnet81'\. .*Did you mean 'resnet18'\?") as caught:
         make_segmenter(backbone, num_classes=3)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
