@@ -17,7 +17,7 @@ FOLDER = "gates"
 
 _PAGE = """# `{name}`: {title}
 
-{use}
+{guidance}
 
 {paper}.
 
@@ -89,7 +89,7 @@ All gates on one page <../gates>
 def gate_page(spec: GateSpec) -> str:
     """Return the page of one gate as Markdown."""
     cost, fresh = cost_of_gate(spec), spec.make(64)
-    is_additive = (
+    response = (
         "the value added to one channel, divided by the size of the map,"
         if fresh.is_additive
         else "the factor of one channel"
@@ -102,7 +102,7 @@ def gate_page(spec: GateSpec) -> str:
         place=spec.place,
         formula=formula(spec),
         figures=_html(list(drawings(spec))),
-        reading=_READING.format(is_additive=is_additive),
+        reading=_READING.format(response=response),
         cost=cost_table(cost).markdown(),
         side=SIDE,
         model=MODEL,
@@ -117,7 +117,7 @@ def gate_page(spec: GateSpec) -> str:
     )
 
 
-_READING = """*Response*: {adds} while this channel grows and the others stay constant, for five random settings of the
+_READING = """*Response*: {response} while this channel grows and the others stay constant, for five random settings of the
 parameters (one curve for a gate without parameters). The dotted line is the identity. *Receptive field*: change of each
 output value with one input value, the marked one, averaged over sixteen random settings. Blank output values do not
 depend on it. The figures are computed with the gate itself, on a map of 16 channels, 15 rows and 15 columns."""
