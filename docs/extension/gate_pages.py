@@ -117,10 +117,11 @@ def gate_page(spec: GateSpec) -> str:
     )
 
 
-_READING = """*Response*: {response} while this channel grows and the others stay constant, for five random settings of
-the parameters (one curve for a gate without parameters). The dotted line is the identity. *Receptive field*: change of each
-output value with one input value, the marked one, averaged over sixteen random settings. Blank output values do not
-depend on it. The figures are computed with the gate itself, on a map of 16 channels, 15 rows and 15 columns."""
+_READING = """*Response*: {response} while this channel grows and the others stay constant, for five random settings
+of the parameters (one curve for a gate without parameters). The dotted line is the identity. *Receptive field*:
+change of each output value with one input value, the marked one, averaged over sixteen random settings. Blank output
+values do not depend on it. The figures are computed with the gate itself, on a map of 16 channels, 15 rows and 15
+columns."""
 
 
 def formula(spec: GateSpec) -> str:
