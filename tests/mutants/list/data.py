@@ -74,7 +74,7 @@ CHANGES = {
     "data/digits.py": {
         "read_digits": {
             "digits not stratified": remove("stratify=labels"),
-            "digits flips": flip("False"),
+            "digits mirrored": flip("False"),
         },
     },
     "data/folders.py": {
@@ -183,9 +183,9 @@ CHANGES = {
             "workers use their initial generators": remove("seed_generators(draw.number)"),
         },
         "_RandomCrops._augmented": {
-            "the image is flips alone": drop_call("mask.flip(1)"),
+            "the image is mirrored alone": drop_call("mask.flip(1)"),
             "the mask is flipped upside down": replace("mask.flip(1)", "mask.flip(0)"),
-            "all pairs are flips": replace("self.augmentation.flip and flips", "self.augmentation.flip"),
+            "all pairs are mirrored": replace("self.augmentation.flip and flips", "self.augmentation.flip"),
             "scales are uniform": replace("math.exp(_between(*map(math.log, SCALES)))", "_between(*SCALES)"),
             "rows and columns are scaled by two factors": flip("height * factor"),
             "crops lie on the diagonal": replace("(_between(0, 1), _between(0, 1))", "(0.5, 0.5)"),

@@ -186,7 +186,7 @@ CHANGES = {
     },
     "kernels/triton/maps.py": {
         "in_order_of": {
-            "triton: an grad_output in another order is copied into the map's place": replace(
+            "triton: grad_output in another order is copied into the map's place": replace(
                 "torch.empty_like(x, dtype=grad_output.dtype).copy_(given)",
                 "torch.empty_like(x, dtype=grad_output.dtype).copy_(x)",
             ),

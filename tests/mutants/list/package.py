@@ -17,10 +17,10 @@ CHANGES = {
             "an error shows the complete value": replace("len(text) <= _LONGEST", "True"),
         },
         "check_module": {
-            "any object is a check_module": replace("not isinstance(model, torch.nn.Module)", "False"),
+            "any object is a network": replace("not isinstance(model, torch.nn.Module)", "False"),
         },
         "check_seed": {
-            "a check_seed may be true": replace("value is not None", "False"),
+            "a seed may be true": replace("value is not None", "False"),
         },
         "check_bool": {
             "a text counts as true": replace("not isinstance(value, bool)", "False"),
@@ -243,8 +243,8 @@ CHANGES = {
     },
     "measure.py": {
         "macs_per_sample": {
-            "flops as multiply-is_additive": replace("2 * len(example)", "len(example)"),
-            "multiply-is_additive of the batch": replace("2 * len(example)", "2"),
+            "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
+            "multiply-adds of the batch": replace("2 * len(example)", "2"),
             "counting in train mode": replace(
                 "with evaluation_mode(model), torch.no_grad(), counter:\n    ...",
                 "with torch.no_grad(), counter:\n    ...",

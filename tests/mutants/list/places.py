@@ -17,7 +17,7 @@ CHANGES = {
             "an addend also loses filters": replace("op.kind != 'mul'", "op.kind == 'cat'"),
         },
         "_dependency_of": {
-            "every convolution is_cross_channel channels": replace("first is None", "False"),
+            "every convolution mixes channels": replace("first is None", "False"),
         },
     },
     "places/filters.py": {
