@@ -284,7 +284,8 @@ def test_unavailable_hub_name_is_one_line(monkeypatch: pytest.MonkeyPatch, cache
 @pytest.mark.skipif(not CAMVID.exists(), reason=f"{CAMVID} is not here")
 def test_masks_instead_of_labels_rejected_in_real_data() -> None:
     with pytest.raises(
-        DataError, match=r"train.*parquet: expected columns 'image' and 'label', found .*mask.*each pixel"
+        DataError,
+        match=r"train.*parquet: expected columns 'image' and 'label', found image, mask\. For masks set task to segment\.",
     ):
         load_dataset(CAMVID)
 
