@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from gatewise.analysis.runs import Run, open_runs
+from gatewise.core.files import write_json
 from gatewise.exporting import export_run, opened
-from gatewise.files import write_json
 from gatewise.measure import environment, interleaved_latency
 
 SERVER = Path(__file__).parents[1] / "examples" / "predict_with_onnx_alone.py"

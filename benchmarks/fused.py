@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.files import write_json
+from gatewise.core.files import write_json
 from gatewise.measure import Latency, environment, interleaved_latency
 
 SHAPES = ((32, 256, 56, 56), (32, 64, 56, 56), (128, 16, 32, 32))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import gatewise as gw
-from gatewise.files import write_json
+from gatewise.core.files import write_json
 from gatewise.measure import Latency, environment, interleaved_latency
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise.files import write_json
+from gatewise.core.files import write_json
 from gatewise.gates.gated_channel_transform import gated_channel_transform
 from gatewise.measure import Latency, environment, interleaved_latency
 

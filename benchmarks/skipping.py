@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.core.files import write_json
 from gatewise.execution import SkippingNet, folded
 from gatewise.execution.compaction import Constant
-from gatewise.files import write_json
 from gatewise.measure import Latency, environment, interleaved_latency
 
 IMAGES = 8

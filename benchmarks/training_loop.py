@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import gatewise as gw
+from gatewise.core.files import write_json
 from gatewise.data import Dataset, Images
-from gatewise.files import write_json
 from gatewise.measure import environment
 from gatewise.training import Recipe, train
 from gatewise.training.recipe import resolve_precision

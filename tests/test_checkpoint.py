@@ -18,8 +18,8 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.core.files import read_json, write_atomically, write_json
 from gatewise.errors import DataError, InvalidTypeError
-from gatewise.files import read_json, write_atomically, write_json
 from gatewise.serialization import load_model, save_model
 from gatewise.spec import ModelSpec
 from gatewise.training.checkpoint import load_state, save_state

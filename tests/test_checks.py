@@ -9,7 +9,8 @@ import torch
 from gate_cases import every_case, every_gate, make, random_map
 
 import gatewise as gw
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 
 @pytest.mark.parametrize(

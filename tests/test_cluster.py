@@ -20,8 +20,8 @@ from test_processes import descendants
 from gatewise import cluster, measure
 from gatewise.cli import run
 from gatewise.cluster import train_on_cluster, train_run, training_speeds
+from gatewise.core.files import read_json
 from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
-from gatewise.files import read_json
 from gatewise.measure import Latency
 from gatewise.training import Interrupted, Progress, Recipe
 

@@ -13,11 +13,11 @@ from torch import nn
 
 import gatewise as gw
 from gatewise.analysis.runs import open_runs
+from gatewise.core.files import read_json, read_json_lines
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
 from gatewise.errors import DataError, GatewiseError, InvalidValueError
-from gatewise.files import read_json, read_json_lines
 from gatewise.interop.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train
@@ -73,7 +73,7 @@ def test_network_larger_than_memory_rejected_before_building(monkeypatch: pytest
         gw.make_model(f"resnet18_cifar:width={2**20}")
     with pytest.raises(InvalidValueError, match="would have more than torch can count"):
         gw.make_gate("se", 2**62)
-    monkeypatch.setattr("gatewise._validation._MOST_NUMBERS", 100_000)
+    monkeypatch.setattr("gatewise.core._validation._MOST_NUMBERS", 100_000)
     assert gw.make_gate("gct", 5000).channels == 5000
     with pytest.raises(InvalidValueError, match=r"gate 'se' would have [\d,]+ weights; the maximum is 100,000"):
         gw.make_gate("se", 5000)

@@ -20,8 +20,8 @@ from whole_files import corrupt_files, leftovers, outcome
 
 from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
+from gatewise.core.files import check_writable, read_record, write_atomically, write_record
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
-from gatewise.files import check_writable, read_record, write_atomically, write_record
 from gatewise.serialization import (
     details_in,
     load_model,

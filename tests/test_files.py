@@ -12,8 +12,8 @@ import torch
 from test_training import DATASET, RECIPE
 from torch import nn
 
+from gatewise.core.files import beside_name, check_writable, new_folder, remove_leftovers, write_atomically
 from gatewise.errors import DataError, GatewiseError, InvalidValueError, StorageError
-from gatewise.files import beside_name, check_writable, new_folder, remove_leftovers, write_atomically
 from gatewise.interop.reading import read_weights
 from gatewise.serialization import METRICS, not_finite
 from gatewise.training import train
@@ -103,7 +103,7 @@ def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
 
 def test_failed_write_probe_is_removed(tmp_path: Path) -> None:
     code = (
-        "import resource, signal, sys; from pathlib import Path; from gatewise.files import check_writable\n"
+        "import resource, signal, sys; from pathlib import Path; from gatewise.core.files import check_writable\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "try: check_writable(Path(sys.argv[1]))\n"
         "except OSError: print('rejected')"

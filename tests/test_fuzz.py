@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gatewise as gw
-from gatewise._validation import safe_repr
+from gatewise.core._validation import safe_repr
+from gatewise.core.schema import checked_details
 from gatewise.errors import GatewiseError
-from gatewise.schema import checked_details
 from gatewise.spec import format_gates, parse_gates, parse_gates_list, parse_value
 from gatewise.training import Recipe
 

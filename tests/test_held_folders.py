@@ -15,15 +15,15 @@ from test_training import DATASET, RECIPE, trained
 
 from gatewise.cli import run
 from gatewise.comparison import compare
+from gatewise.core.files import held
 from gatewise.errors import InvalidValueError, StorageError
-from gatewise.files import held
 from gatewise.training import train
 from gatewise.training.run_folder import holds_run
 
 HOLDING = """
 import os, sys, time
 from pathlib import Path
-from gatewise.files import held
+from gatewise.core.files import held
 with held(Path(sys.argv[1])):
     if os.fork() == 0:
         print("holding", flush=True)

@@ -17,7 +17,7 @@ from test_segmentation import done, folder, recipe  # noqa: F401
 import gatewise as gw
 from gatewise import GatewiseError, PretrainedNet
 from gatewise.cli import run
-from gatewise.files import read_json, write_json
+from gatewise.core.files import read_json, write_json
 
 
 def logits_of(network: torch.nn.Module, shape: tuple[int, ...] = (2, 1, 8, 8)) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_training import DATASET, RECIPE, equal, log, trained, weights
 
-from gatewise.files import write_atomically
+from gatewise.core.files import write_atomically
 from gatewise.training import Interrupted, Progress, checkpoint, loop, train
 from gatewise.training.signals import Interruption
 

@@ -39,7 +39,7 @@ FORBIDDEN = {
     *("torch.load", "torch.export.load", "importlib.import_module", "runpy.run_path", "runpy.run_module", "np.load"),
 }
 ALLOWED = {
-    ("_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
+    ("core/_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
     ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
     ("gates/__init__.py", "importlib.import_module"): "the files of its folder",
     ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",

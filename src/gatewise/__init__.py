@@ -6,8 +6,9 @@ Names that need an optional dependency, or are slow to import, are imported on f
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gatewise import _validation, analysis, errors, functional
+from gatewise import analysis, errors, functional
 from gatewise.assembly import make_model
+from gatewise.core import _validation
 from gatewise.errors import GatewiseError
 from gatewise.execution import Compaction, compact, skip_closed_filters
 from gatewise.gaternet import GaterNet

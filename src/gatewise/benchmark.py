@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.analysis.drawing import Drawing, add_legend, new_figure, series_style
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.analysis.table import Cell, Table
+from gatewise.core import _validation
+from gatewise.core.files import check_format_not_newer, write_atomically, write_json
 from gatewise.execution import compact, folded, skip_closed_filters
-from gatewise.files import check_format_not_newer, write_atomically, write_json
 from gatewise.gaternet import GaterNet
 from gatewise.measure import Latency, environment, interleaved_latency
 from gatewise.training import Progress

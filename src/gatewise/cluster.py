@@ -16,9 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gatewise import _validation, errors, measure
+from gatewise import errors, measure
+from gatewise.core import _validation
+from gatewise.core.files import read_json_lines
 from gatewise.data import Dataset, DataSource, SegmentationDataset, make_batches
-from gatewise.files import read_json_lines
 from gatewise.training import Interrupted, Processes, Progress, Recipe, train
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line

@@ -7,7 +7,8 @@ computed in float32, because a sum of squares over 112x112 positions overflows f
 import torch
 from torch import Tensor
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 
 def spatial_axes(x: Tensor) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gatewise import _validation, errors
-from gatewise._types import Example
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.types import Example
 from gatewise.places import Place, Skipped, change_map, evaluation_mode
 from gatewise.places.selection import LayerTypes, Names, candidates, selection
 from gatewise.registry import Gate, gate_names, gate_spec

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise import _validation, errors
-from gatewise.log_filters import without_records
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.log_filters import without_records
 
 _TYPES = ["Conv", "Gemm", "MatMul"]  # the expensive operators; gates, norms and additions between them stay in float32
 

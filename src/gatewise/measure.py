@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gatewise import _validation
-from gatewise.log_filters import without_records
+from gatewise.core import _validation
+from gatewise.core.log_filters import without_records
 from gatewise.places import evaluation_mode
 
 

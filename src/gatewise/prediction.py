@@ -10,14 +10,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_bytes, write_atomically
 from gatewise.data import scaled_to, with_background
 from gatewise.data.colours import class_colours, coloured
 from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
-from gatewise.files import read_bytes, write_atomically
 from gatewise.serialization import WEIGHTS, check_weights_finite, load_model
 from gatewise.training import Recipe, pixel_classes
 

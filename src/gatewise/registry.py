@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 PLACES = ("before_conv", "inner", "residual_end", "stage_end")  # in any network
 MARKED_PLACES = ("context", "context_stages")  # in networks that mark them, such as a segmenter

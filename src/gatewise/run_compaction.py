@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.analysis.runs import open_runs
+from gatewise.core import _validation
+from gatewise.core.files import new_folder, read_bytes, write_atomically
 from gatewise.execution import Compaction, compact
-from gatewise.files import new_folder, read_bytes, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.measure import environment
 from gatewise.serialization import details_in, save_model, write_metrics

@@ -14,11 +14,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.assembly import make_model
+from gatewise.core import _validation
+from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
+from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.execution import Compaction
-from gatewise.files import FORMAT, read_bytes, read_record, write_atomically, write_record
-from gatewise.schema import checked_details, checked_metrics
 from gatewise.spec import ModelSpec
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.insertion import gates_in
 from gatewise.mixins import add_mixin, remove_mixin
 from gatewise.registry import Gate

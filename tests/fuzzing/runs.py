@@ -17,7 +17,7 @@ from fuzzing.base import TINY
 from fuzzing.box import Box
 from fuzzing.target import Call, target
 from gatewise.analysis.runs import open_runs
-from gatewise.files import read_json, read_json_lines
+from gatewise.core.files import read_json, read_json_lines
 from gatewise.interop.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train

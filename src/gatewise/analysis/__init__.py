@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gatewise import _validation
+from gatewise.core import _validation
 
 if TYPE_CHECKING:
     from gatewise.analysis.gate_stats import GateStats

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
 from gatewise.analysis.recording import Hook, hooks_on
+from gatewise.core import _validation
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
 from gatewise.registry import Gate

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
 from gatewise.analysis.attention import QueryDistances
 from gatewise.analysis.drawing import COLOURS, Drawing, add_colour_bar, add_legend, new_figure
 from gatewise.analysis.table import Cell, Table
+from gatewise.core import _validation
 
 _GCNET = "Cao et al., GCNet, ICCVW 2019"
 

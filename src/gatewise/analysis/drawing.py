@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any, Self
 
-from gatewise import _validation
 from gatewise.analysis.table import Table
 from gatewise.analysis.thumbnails import Thumbnails
+from gatewise.core import _validation
 
 # Okabe and Ito's eight colours, distinguishable with any common colour blindness, and two that differ from them in
 # lightness. Markers distinguish series in black-and-white print.

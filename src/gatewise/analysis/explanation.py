@@ -10,7 +10,7 @@ from gatewise.analysis.findings import Findings, find
 from gatewise.analysis.page import Page
 from gatewise.analysis.runs import Run, Split, open_runs
 from gatewise.analysis.sections import beside_each_other, common_score, of_run, overview
-from gatewise.files import write_atomically
+from gatewise.core.files import write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.training import Progress
 

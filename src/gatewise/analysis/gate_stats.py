@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.recording import GateRecorder, Recorded
+from gatewise.core import _validation
 from gatewise.insertion import gates_in
 
 NEAR = 0.05  # relative change below which a value counts as near the identity

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.recording import gates_bypassed
+from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode

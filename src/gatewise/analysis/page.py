@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any, Self
 
-from gatewise import _validation
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.table import Table
+from gatewise.core import _validation
 
 
 @dataclass(frozen=True)

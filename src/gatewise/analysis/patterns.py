@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.gaternet import GaterNet, Site
 from gatewise.places import evaluation_mode
 

@@ -16,7 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_json_lines
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -28,7 +30,6 @@ from gatewise.data import (
     evenly_spaced,
     make_batches,
 )
-from gatewise.files import read_json_lines
 from gatewise.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
 from gatewise.spec import ModelSpec
 from gatewise.training import BatchResults, Recipe, make_task

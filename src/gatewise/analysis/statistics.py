@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _validation
+from gatewise.core import _validation
 
 LEVEL = 0.95
 # Accuracies are float32: equal differences such as 1/360 differ by up to 1.2e-7. Such a spread must not be tested.

@@ -6,7 +6,7 @@ from typing import Any
 from gatewise.analysis import figures
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
-from gatewise.files import write_atomically
+from gatewise.core.files import write_atomically
 from gatewise.training import TITLES
 
 

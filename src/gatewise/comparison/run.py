@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors, measure
+from gatewise import errors, measure
 from gatewise.analysis import statistics
 from gatewise.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
-from gatewise.data import Dataset, SegmentationDataset
-from gatewise.files import (
+from gatewise.core import _validation
+from gatewise.core.files import (
     check_format_not_newer,
     check_writable,
     read_json,
@@ -27,6 +27,7 @@ from gatewise.files import (
     remove_leftovers,
     write_json,
 )
+from gatewise.data import Dataset, SegmentationDataset
 from gatewise.serialization import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.spec import Gates, format_gates
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 GEOMETRIES = ("auto", "none", "shift", "scale", "crop", "flip")
 _POLICIES = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")  # prefixes of timm's auto_augment strings

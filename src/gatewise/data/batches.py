@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.data.augmentation import Augmentation
 from gatewise.data.decode import picture_of, pixels_of
 from gatewise.data.images import EncodedImages, Images

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.data.images import Dataset, Images
 
 

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedImages, EncodedSource
 from gatewise.data.tables import SPLITS, Split, class_names
-from gatewise.files import read_bytes
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.data.digits import read_digits
 from gatewise.data.folders import class_folders, read_class_folders
 from gatewise.data.images import Dataset, EncodedImages, Images

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_text
 from gatewise.data.folders import EncodedFiles, is_image
 from gatewise.data.images import EncodedSource
 from gatewise.data.tables import IMAGE_COLUMNS, SPLITS, EncodedRows, listed, read_table, split_files
 from gatewise.data.torchvision_sets import default_root
-from gatewise.files import read_text
 
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
 VOC = {  # torchvision's folder for each year

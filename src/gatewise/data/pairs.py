@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
 from gatewise.data.images import EncodedSource, mean_and_deviation

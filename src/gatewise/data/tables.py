@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedImages, EncodedSource
-from gatewise.files import read_bytes
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.data.images import Images
 
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}

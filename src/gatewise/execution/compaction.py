@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, restructure
 from gatewise.execution.verify import largest_difference
 from gatewise.gaternet import GaterNet

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise._types import Output
+from gatewise.core.types import Output
 from gatewise.execution.active_filters import ActiveFilters, FilterIndices, Picked
 from gatewise.execution.skippable import kept_whole, skippable
 from gatewise.execution.surgery import replace_with_dynamic_layers

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gatewise.files import read_json, write_json
+from gatewise.core.files import read_json, write_json
 from gatewise.measure import environment
 
 _FORMAT = 1

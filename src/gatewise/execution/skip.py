@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
-from gatewise._types import Output
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.types import Output
 from gatewise.execution.active_filters import ActiveFilters
 from gatewise.execution.costs import Costs, default_cache
 from gatewise.execution.merging import merged

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise._types import Example
+from gatewise.core.types import Example
 from gatewise.execution.active_filters import ActiveFilters
 from gatewise.execution.constant_gates import ConstantGates, call_last
 from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of

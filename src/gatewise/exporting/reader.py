@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gatewise import _validation, errors
-from gatewise.files import FORMAT
-from gatewise.schema import checked_details
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import FORMAT
+from gatewise.core.schema import checked_details
 
 KEY = "gatewise"  # key of the metadata in the file
 FILE_FORMAT = 1  # format number of the metadata

@@ -11,12 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
-from gatewise._types import Output
+from gatewise import errors
 from gatewise.analysis.runs import Run, open_runs
+from gatewise.core import _validation
+from gatewise.core.files import FORMAT, write_atomically
+from gatewise.core.types import Output
 from gatewise.execution import ConditionalNet, compact
 from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
-from gatewise.files import FORMAT, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.int8 import to_int8
 from gatewise.training import Progress

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.models.build import build_backbone
 from gatewise.spec import ModelSpec
 

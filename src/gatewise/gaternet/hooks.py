@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.gaternet.sites import Site
 from gatewise.kernels.backend import why_not_fusible
 from gatewise.kernels.channels import scale_channels

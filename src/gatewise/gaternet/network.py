@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
-from gatewise._types import Output
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.types import Output
 from gatewise.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater

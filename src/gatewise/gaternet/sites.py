@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
-from gatewise._types import Example
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.types import Example
 from gatewise.places import Filters, LayerCost, Skipped, find_filters
 
 KINDS = {"inner": "inner", "residual": "residual_end"}

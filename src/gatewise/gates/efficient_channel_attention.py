@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.functional import average_pool
 from gatewise.registry import Gate, register_gate
 

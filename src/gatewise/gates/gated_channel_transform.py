@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.functional import at_least_float32, spatial_axes
 from gatewise.kernels.backend import BACKENDS, takes_fused
 from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused

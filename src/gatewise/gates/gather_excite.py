@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.functional import at_least_float32, average_pool
 from gatewise.registry import Gate, bottleneck_width, register_gate
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.functional import attention_pool, attention_weights, average_pool
 from gatewise.kernels.attention_pool import pool_by_attention
 from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.functional import at_least_float32
 from gatewise.registry import Gate, register_gate
 

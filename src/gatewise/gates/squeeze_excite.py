@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.functional import average_pool
 from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gatewise import errors
-from gatewise._types import Example, Output
+from gatewise.core.types import Example, Output
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
 from gatewise.insertion import gates_in
 from gatewise.interop.layouts import LAYOUTS, Layout

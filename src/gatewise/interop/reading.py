@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gatewise import _validation, errors
-from gatewise.files import read_bytes
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_bytes
 from gatewise.serialization import CONFIG, WEIGHTS, read_source, read_tensors
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")

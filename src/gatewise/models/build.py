@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.insertion import insert_all
 from gatewise.models.families import FAMILIES
 from gatewise.spec import ModelSpec

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 EXPANSION = 4  # output width of a bottleneck unit over its inner width
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.insertion import insert_gates
 from gatewise.models.form import ResNetConfig
 from gatewise.models.segmenter import Segmenter

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.models.cifar_resnet import EXPANSION, CifarResNet
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.functional import at_least_float32
 from gatewise.insertion import insert_gates
 from gatewise.places import ContextPlace, evaluation_mode

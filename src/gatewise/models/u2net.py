@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.functional import at_least_float32
 
 _HEIGHTS = (7, 6, 5, 4)  # heights of the first four stages; the last two use dilation instead of pooling

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from gatewise._types import Example
+from gatewise.core.types import Example
 from gatewise.places.layers import Layers, innermost
 from gatewise.places.rules import ends_filters, is_cross_channel
 from gatewise.places.trace import Op, trace

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gatewise._types import Example
+from gatewise.core.types import Example
 from gatewise.places.layers import Layers
 from gatewise.places.place import Place, Skipped
 from gatewise.places.rules import RULES, ends_filters, is_cross_channel

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from gatewise._types import Example
+from gatewise.core.types import Example
 from gatewise.places.channel_dependencies import followed_by_norm
 from gatewise.places.layers import Layers, innermost
 from gatewise.places.trace import Op, trace

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from gatewise import _validation
-from gatewise._types import Example
+from gatewise.core import _validation
+from gatewise.core.types import Example
 from gatewise.places.layers import Layers, own_layers, place_at
 from gatewise.places.place import ContextPlace, Place, Places
 from gatewise.places.trace import Op, trace

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from gatewise import _validation, errors
-from gatewise._types import Example
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.types import Example
 from gatewise.places.layers import own_layers
 from gatewise.places.place import Place, Places
 from gatewise.places.rules import boundary_places, find_places

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.assembly import make_model
+from gatewise.core import _validation
 from gatewise.models import model_names
 from gatewise.registry import gate_spec
 from gatewise.spec import ModelSpec

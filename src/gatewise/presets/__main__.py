@@ -9,7 +9,8 @@ Without a script it prints the presets.
 import runpy
 import sys
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 from gatewise.presets import PRESETS, TAG
 
 

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
-from gatewise.files import FORMAT, new_folder, read_record, write_atomically, write_record
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import FORMAT, new_folder, read_record, write_atomically, write_record
 from gatewise.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
 STATE = "state"

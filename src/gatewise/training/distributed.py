@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from gatewise import _validation, errors
-from gatewise.files import held
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import held
 
 _c10d: Any = distributed  # TCPStore is not in `torch.distributed.__all__`
 _PORT_KEY = "gatewise/port"

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation, errors
+from gatewise import errors
 from gatewise.assembly import make_model
+from gatewise.core import _validation
 from gatewise.data import Batches, Dataset, SegmentationDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.interop import load_weights

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.training.tasks import TITLES
 
 _logger = logging.getLogger(__name__)

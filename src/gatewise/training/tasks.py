@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import _validation
+from gatewise.core import _validation
 from gatewise.data import IGNORED, Dataset, SegmentationDataset, with_background
 from gatewise.training.distributed import Processes, mean_over_processes
 from gatewise.training.recipe import Recipe

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 
 class Board:

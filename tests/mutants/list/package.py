@@ -9,7 +9,7 @@ CHANGES = {
             "traceback without cyclopts": replace("ModuleNotFoundError", "ZeroDivisionError"),
         },
     },
-    "_validation.py": {
+    "core/_validation.py": {
         "_Shown.__init__": {
             "nested lists are shown completely": replace("self.maxlevel = 3", "self.maxlevel = 30"),
         },
@@ -83,7 +83,7 @@ CHANGES = {
             "an error has unlimited length": replace("len(text) <= _MAX_LENGTH", "True"),
         },
     },
-    "files.py": {
+    "core/files.py": {
         "write_atomically": {
             "file renamed before it is written": replace(
                 "file.write(content)", "temporary.replace(path); file.write(content)"
@@ -303,7 +303,7 @@ CHANGES = {
             ),
         },
     },
-    "schema.py": {
+    "core/schema.py": {
         "": {
             "a deviation may be zero": replace("_numbers(1e-06)", "_numbers(-1000000.0)"),
         },

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name, flushed and renamed: after a kill at any moment, the old or the new file is
 there, complete. A record is a JSON object with a format number, so that older versions reject newer formats instead of
-misreading them. Users may edit the values of a record; `gatewise.schema` validates them.
+misreading them. Users may edit the values of a record; `gatewise.core.schema` validates them.
 """
 
 # pyright: basic
@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gatewise import _validation, errors
+from gatewise import errors
+from gatewise.core import _validation
 
 FORMAT = "format"
 _LOCK = ".lock"  # exists in a folder while a process is using it
