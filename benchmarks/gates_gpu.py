@@ -57,7 +57,7 @@ def one_map(
     shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format, *, backward: bool, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Time forward, or forward and backward, against `clone`, which reads and writes the map once."""
-    from gatewise.kernels.triton import gated_channel_transform as kernels
+    from gatewise.gates.kernels.triton import gated_channel_transform as kernels
 
     torch._dynamo.reset()
     x, grad_output = (torch.randn(shape, device="cuda", dtype=dtype).contiguous(memory_format=layout) for _ in range(2))

@@ -40,10 +40,10 @@ pygments_style, pygments_dark_style = "friendly", "github-dark"
 documented_modules = [
     "gatewise",
     "gatewise.errors",
-    "gatewise.functional",
+    "gatewise.gates.functional",
     "gatewise.analysis",
-    "gatewise.registry",
-    "gatewise.spec",
+    "gatewise.gates.registry",
+    "gatewise.gates.spec",
     "gatewise.places",
     "gatewise.tuning",
     "gatewise.models",

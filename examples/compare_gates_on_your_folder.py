@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gatewise as gw
 from gatewise.data import load_dataset
-from gatewise.spec import parse_gates_list
+from gatewise.gates.spec import parse_gates_list
 
 SMOKE = "--smoke" in sys.argv
 FOLDERS = [argument for argument in sys.argv[1:] if argument != "--smoke"]

@@ -10,8 +10,8 @@ import torch
 from gate_cases import perturbed
 
 import gatewise as gw
-from gatewise.kernels import attention_pool, channels, gated_channel_transform
-from gatewise.kernels.triton import maps
+from gatewise.gates.kernels import attention_pool, channels, gated_channel_transform
+from gatewise.gates.kernels.triton import maps
 
 launches: list[object] = []
 launch = maps.launch
@@ -23,7 +23,7 @@ def counted(kernel, *arguments, **constants) -> None:
 
 
 def on_triton(device: torch.device, name: str):
-    module = importlib.import_module(f"gatewise.kernels.triton.{name}")
+    module = importlib.import_module(f"gatewise.gates.kernels.triton.{name}")
     module.launch = counted
     return module
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.registry import Gate
+from gatewise.gates.registry import Gate
 
 CHANNELS = 8
 

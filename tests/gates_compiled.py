@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gatewise.kernels.triton import attention_pool, channel_affine, gated_channel_transform
+from gatewise.gates.kernels.triton import attention_pool, channel_affine, gated_channel_transform
 
 MODULES = (attention_pool, channel_affine, gated_channel_transform)
 POINTERS = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gatewise.functional import attention_pool as pool
-from gatewise.functional import attention_weights
+from gatewise.gates.functional import attention_pool as pool
+from gatewise.gates.functional import attention_weights
 from gatewise.gates.gated_channel_transform import gated_channel_transform
 from gatewise.gates.global_context import global_context
-from gatewise.kernels.triton import attention_pool, channel_affine, maps
-from gatewise.kernels.triton import gated_channel_transform as gct
+from gatewise.gates.kernels.triton import attention_pool, channel_affine, maps
+from gatewise.gates.kernels.triton import gated_channel_transform as gct
 
 MODULES = {"gct": gct, "pool": attention_pool, "affine": channel_affine}
 SIZES = [(1, 1, (1,)), (2, 3, (5,)), (3, 7, (7, 7)), (1, 33, (3, 43)), (2, 1, (49,)), (1, 3, (5, 5, 5)),

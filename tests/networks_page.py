@@ -17,8 +17,8 @@ import torchvision
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.gates.registry import PLACES
 from gatewise.places import Places, rules
-from gatewise.registry import PLACES
 
 VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
 

@@ -16,7 +16,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 import gatewise as gw
-from gatewise.registry import PLACES
+from gatewise.gates.registry import PLACES
 
 PAGE = Path(__file__).parent.parent / "docs/networks.md"
 

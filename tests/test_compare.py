@@ -19,10 +19,10 @@ from gatewise.comparison import compare, table
 from gatewise.comparison import run as comparing
 from gatewise.data import Batches, Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, TrainingError, UnsavedError
+from gatewise.gates.registry import PLACES
+from gatewise.gates.spec import parse_gates, parse_gates_list
 from gatewise.measure import macs_per_sample
-from gatewise.registry import PLACES
 from gatewise.serialization import load_model, read_metrics, write_metrics
-from gatewise.spec import parse_gates, parse_gates_list
 from gatewise.training import Progress, Recipe, learner
 
 GATES = ["se", "none", "gc@stage_end"]

@@ -22,8 +22,8 @@ from test_training import DATASET, RECIPE
 import gatewise as gw
 from gatewise.cli import app
 from gatewise.exporting import export_run
+from gatewise.gates.spec import parse_gates_list
 from gatewise.presets import PRESETS
-from gatewise.spec import parse_gates_list
 from gatewise.training import Recipe, train
 
 ROOT = Path(__file__).parent.parent

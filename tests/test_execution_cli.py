@@ -25,8 +25,8 @@ TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "-
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
+    from gatewise.gates.spec import ModelSpec
     from gatewise.serialization import save_model
-    from gatewise.spec import ModelSpec
 
     folder = tmp_path_factory.mktemp("runs") / "gated"
     assert run([*TRAIN, "--budget", "0.5", "--out", str(folder)]) == 0

@@ -22,6 +22,7 @@ from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
 from gatewise.core.files import check_writable, read_record, write_atomically, write_record
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
+from gatewise.gates.spec import ModelSpec
 from gatewise.serialization import (
     details_in,
     load_model,
@@ -30,7 +31,6 @@ from gatewise.serialization import (
     save_model,
     write_metrics,
 )
-from gatewise.spec import ModelSpec
 from gatewise.training import train
 from gatewise.training.checkpoint import keep_newest_states, load_state, save_state
 from gatewise.training.tensorboard import Board

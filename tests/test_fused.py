@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch._dynamo import compiled_autograd
 
 import gatewise as gw
-from gatewise.kernels import backend as backend_module
-from gatewise.kernels.attention_pool import pool_by_attention
-from gatewise.kernels.backend import takes_fused, why_not_fusible
-from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels
+from gatewise.gates.kernels import backend as backend_module
+from gatewise.gates.kernels.attention_pool import pool_by_attention
+from gatewise.gates.kernels.backend import takes_fused, why_not_fusible
+from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
 
-openmp = pytest.importorskip("gatewise.kernels.cpu.openmp", reason="needs numba")
+openmp = pytest.importorskip("gatewise.gates.kernels.cpu.openmp", reason="needs numba")
 
 FUSED = {
     "gct": [
@@ -61,7 +61,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(params=[1, 2, 3])
 def torch_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """So many threads even for small maps: whole samples each, parts of samples, more threads than rows."""
-    from gatewise.kernels.cpu import scheduling
+    from gatewise.gates.kernels.cpu import scheduling
 
     before = torch.get_num_threads()
     for module in (openmp, scheduling):
@@ -542,7 +542,7 @@ def test_kernels_compile_without_writable_folder(monkeypatch: pytest.MonkeyPatch
 
 def test_changed_sources_are_compiled_again() -> None:
     """Numba checks only the file of a kernel, so the name of its cache has a checksum of all files."""
-    from gatewise.kernels.cpu.gated_channel_kernels import forward_kernel
+    from gatewise.gates.kernels.cpu.gated_channel_kernels import forward_kernel
 
     assert forward_kernel.function.__qualname__.endswith(openmp._sources())
 

@@ -21,7 +21,7 @@ import gatewise as gw
 from gatewise.core._validation import safe_repr
 from gatewise.core.schema import checked_details
 from gatewise.errors import GatewiseError
-from gatewise.spec import format_gates, parse_gates, parse_gates_list, parse_value
+from gatewise.gates.spec import format_gates, parse_gates, parse_gates_list, parse_value
 from gatewise.training import Recipe
 
 PLAIN: Any = st.recursive(

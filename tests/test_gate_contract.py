@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import gatewise as gw
-from gatewise.registry import PLACES, Gate, GateSpec
+from gatewise.gates.registry import PLACES, Gate, GateSpec
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 

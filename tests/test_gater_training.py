@@ -19,8 +19,8 @@ from gatewise.comparison import run as comparing
 from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.gaternet import gate_warnings
+from gatewise.gates.spec import parse_gates
 from gatewise.serialization import load_gater, load_model
-from gatewise.spec import parse_gates
 from gatewise.training import Progress, Recipe, learner, train
 
 GATED = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=2)

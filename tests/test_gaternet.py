@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import gatewise as gw
-from gatewise import spec
 from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.gaternet import ESTIMATORS
 from gatewise.gaternet.budget import Budget, Sparsity
+from gatewise.gates import spec
 from gatewise.measure import macs_per_sample
 
 

@@ -102,7 +102,7 @@ def test_compiled_gct_kernels_match_definition(
 ) -> None:
     pytest.importorskip("triton")
     from gatewise.gates.gated_channel_transform import gated_channel_transform
-    from gatewise.kernels.triton import gated_channel_transform as kernels
+    from gatewise.gates.kernels.triton import gated_channel_transform as kernels
 
     torch.manual_seed(0)
     reduced = torch.promote_types(dtype, torch.float32)
@@ -137,8 +137,8 @@ def test_compiled_gc_kernels_match_definition(
 ) -> None:
     pytest.importorskip("triton")
     from gatewise.gates.global_context import global_context
-    from gatewise.kernels.triton.attention_pool import backward, forward
-    from gatewise.kernels.triton.channel_affine import channel_affine, channel_products
+    from gatewise.gates.kernels.triton.attention_pool import backward, forward
+    from gatewise.gates.kernels.triton.channel_affine import channel_affine, channel_products
 
     torch.manual_seed(0)
     reduced = torch.promote_types(dtype, torch.float32)
@@ -171,7 +171,7 @@ def test_compiled_gc_kernels_match_definition(
 def test_compiled_kernels_work_beyond_2_31_elements(kernel: str) -> None:
     """That map is 4.3 GB in float16; its last sample, beyond 32-bit offsets, is compared."""
     pytest.importorskip("triton")
-    from gatewise.kernels.triton import attention_pool, gated_channel_transform
+    from gatewise.gates.kernels.triton import attention_pool, gated_channel_transform
 
     samples = 2**31 // (64 * 64 * 64) + 2
     x = torch.zeros(samples, 64, 64, 64, device="cuda", dtype=torch.float16)

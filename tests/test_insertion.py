@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import gatewise as gw
 from gatewise.errors import GatewiseError, InvalidValueError
+from gatewise.gates.spec import parse_gates
 from gatewise.insertion import insert_all
-from gatewise.spec import parse_gates
 
 MODELS = ("resnet18", "resnet50", "densenet121", "vgg11_bn", "efficientnet_b0", "convnext_tiny")
 LARGE = ("densenet121", "vgg11_bn", "convnext_tiny")

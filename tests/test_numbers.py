@@ -14,12 +14,12 @@ from test_training import DATASET, RECIPE, content_of, equal, log, look_rarely, 
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise import registry
 from gatewise.cli import run as command
 from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidValueError, TrainingError
+from gatewise.gates import registry
+from gatewise.gates.spec import ModelSpec
 from gatewise.serialization import details_in, not_finite, save_model
-from gatewise.spec import ModelSpec
 from gatewise.training import Progress, Recipe, learner, train
 from gatewise.training.finite_checks import first_layer, hopeless_scale
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
-from gatewise.spec import ModelSpec
+from gatewise.gates.spec import ModelSpec
 from gatewise.training import Recipe
 from gatewise.training.recipe import resolve_precision
 

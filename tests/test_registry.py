@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise import registry
-from gatewise.registry import PLACES, Gate, GateSpec, bottleneck_width
+from gatewise.gates import registry
+from gatewise.gates.registry import PLACES, Gate, GateSpec, bottleneck_width
 
 
 def scale(x: Tensor, factor: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from gatewise.analysis.table import Cell, Table
 from gatewise.comparison import compare
 from gatewise.comparison import run as comparing
 from gatewise.data import Dataset, Images, load_dataset
+from gatewise.gates.spec import parse_gates
 from gatewise.serialization import read_metrics, write_metrics
-from gatewise.spec import parse_gates
 from gatewise.training import Recipe
 
 CHROMIUM = Path("/usr/bin/chromium")

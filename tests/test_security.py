@@ -22,8 +22,8 @@ from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.exporting import details_of
+from gatewise.gates.spec import parse_gates
 from gatewise.prediction import Predictor
-from gatewise.spec import parse_gates
 from gatewise.training import Recipe, train
 
 SOURCE = Path(__file__).parent.parent / "src/gatewise"
@@ -43,7 +43,7 @@ ALLOWED = {
     ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
     ("gates/__init__.py", "importlib.import_module"): "the files of its folder",
     ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
-    ("kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
+    ("gates/kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
     ("interop/reading.py", "torch.load"): "weights_only=True",
     ("exporting/writer.py", "torch.export.load"): "of the file that it has just written",

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import gatewise as gw
+from gatewise.gates.registry import Gate, GateSpec
 from gatewise.measure import macs_per_sample, parameter_count
-from gatewise.registry import Gate, GateSpec
 
 ROOT = Path(__file__).parent.parent
 EXTENSION = ROOT / "docs/extension"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gatewise as gw
-from gatewise.registry import PLACES
-from gatewise.spec import GateChoice, ModelSpec, format_gates, parse_gates, parse_gates_list, parse_value
+from gatewise.gates.registry import PLACES
+from gatewise.gates.spec import GateChoice, ModelSpec, format_gates, parse_gates, parse_gates_list, parse_value
 
 # --- Values ----------------------------------------------------------------------------------------------------------
 

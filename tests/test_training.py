@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise import registry
 from gatewise.data import Augmentation, Batches, Dataset, Images
 from gatewise.errors import DataError, InvalidValueError, TrainingError
+from gatewise.gates import registry
 from gatewise.serialization import load_model
 from gatewise.training import Progress, Recipe, learner, loop, train
 

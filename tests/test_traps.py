@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import gatewise as gw
-from gatewise.functional import attention_pool
-from gatewise.registry import Gate
+from gatewise.gates.functional import attention_pool
+from gatewise.gates.registry import Gate
 
 
 def factors(gate: nn.Module, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from test_training import RECIPE, dataset_in_memory
 from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, SegmentationDataset, load_pairs
 from gatewise.errors import GatewiseError
-from gatewise.spec import parse_gates
+from gatewise.gates.spec import parse_gates
 from gatewise.training import Processes, Recipe, learner, train
 from gatewise.training.distributed import mean_over_processes
 from gatewise.training.tasks import pixel_loss

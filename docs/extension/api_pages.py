@@ -11,7 +11,7 @@ from typing import Any
 from sphinx.errors import ExtensionError
 from written import fill_folder
 
-from gatewise.registry import gate_names, gate_spec
+from gatewise.gates.registry import gate_names, gate_spec
 
 FOLDER = "api"
 

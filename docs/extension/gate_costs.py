@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gatewise as gw
+from gatewise.gates.registry import GateSpec
 from gatewise.measure import macs_per_sample, parameter_count
 from gatewise.places import Place, change_map, evaluation_mode
-from gatewise.registry import GateSpec
 
 MODEL, SIDE = "resnet50", 224
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gatewise.analysis.drawing import Drawing, add_colour_bar, new_figure, series_style
 from gatewise.analysis.recording import Recorded
-from gatewise.registry import Gate, GateSpec
+from gatewise.gates.registry import Gate, GateSpec
 
 CHANNELS, SIDE = 16, 15
 SETTINGS = 5  # number of random parameter settings, one curve each

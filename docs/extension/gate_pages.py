@@ -10,8 +10,8 @@ from written import fill_folder
 
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.table import Cell, Table
-from gatewise.registry import GateSpec, gate_names, gate_spec
-from gatewise.spec import GateChoice
+from gatewise.gates.registry import GateSpec, gate_names, gate_spec
+from gatewise.gates.spec import GateChoice
 
 FOLDER = "gates"
 

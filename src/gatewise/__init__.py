@@ -6,19 +6,22 @@ Names that need an optional dependency, or are slow to import, are imported on f
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gatewise import analysis, errors, functional
+from gatewise import analysis, errors
 from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.errors import GatewiseError
 from gatewise.execution import Compaction, compact, skip_closed_filters
 from gatewise.gaternet import GaterNet
+from gatewise.gates import functional
 from gatewise.gates.efficient_channel_attention import EfficientChannelAttention
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.gates.gather_excite import GatherExcite
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.local_response_norm import LocalResponseNorm
 from gatewise.gates.non_local import NonLocal
+from gatewise.gates.registry import Gate, GateSpec, gate_names, gate_spec, make_gate, register_gate
 from gatewise.gates.simplified_non_local import SimplifiedNonLocal
+from gatewise.gates.spec import GateChoice, ModelSpec
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.gates.triplet_attention import TripletAttention
 from gatewise.inference import InferenceNet, optimize_for_inference
@@ -27,9 +30,7 @@ from gatewise.interop import Loaded, convert_weights, load_weights
 from gatewise.models import make_segmenter
 from gatewise.places import ContextPlace, find_places
 from gatewise.pruning import gate_pruners
-from gatewise.registry import Gate, GateSpec, gate_names, gate_spec, make_gate, register_gate
 from gatewise.serialization import load_model
-from gatewise.spec import GateChoice, ModelSpec
 from gatewise.tuning import (
     Stage,
     fine_tuning_stages,

@@ -7,8 +7,8 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.gaternet import GaterNet
+from gatewise.gates.spec import ModelSpec
 from gatewise.models.build import build_backbone
-from gatewise.spec import ModelSpec
 
 
 def make_model(

@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # pyrig
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.gates.spec import ModelSpec
 from gatewise.model_card import Results, model_card
 from gatewise.serialization import CONFIG, WEIGHTS, details_in, load_model, save_model
-from gatewise.spec import ModelSpec
 
 _CARD = "README.md"
 _WRITTEN = (WEIGHTS, CONFIG, _CARD)  # in this order: the config holds the checksum of the weights

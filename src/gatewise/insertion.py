@@ -17,10 +17,10 @@ from torch.utils.hooks import RemovableHandle
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import Example
+from gatewise.gates.registry import Gate, gate_names, gate_spec
+from gatewise.gates.spec import GateChoice, Gates
 from gatewise.places import Place, Skipped, change_map, evaluation_mode
 from gatewise.places.selection import LayerTypes, Names, candidates, selection
-from gatewise.registry import Gate, gate_names, gate_spec
-from gatewise.spec import GateChoice, Gates
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from gatewise import errors
+from gatewise.gates.spec import ModelSpec
 from gatewise.serialization import read_metrics, read_tensors
-from gatewise.spec import ModelSpec
 from gatewise.training import TITLES, Recipe
 
 _PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}

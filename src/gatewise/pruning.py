@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from gatewise.gates.registry import Gate
 from gatewise.insertion import gates_in
-from gatewise.registry import Gate
 
 
 class GatePruner:

@@ -20,7 +20,7 @@ from gatewise.core import _validation
 from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.execution import Compaction
-from gatewise.spec import ModelSpec
+from gatewise.gates.spec import ModelSpec
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them

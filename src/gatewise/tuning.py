@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.gates.registry import Gate
 from gatewise.insertion import gates_in
 from gatewise.mixins import add_mixin, remove_mixin
-from gatewise.registry import Gate
 
 _BEFORE = "_requires_grad_before_freezing"  # attribute of a module: requires_grad of its parameters, by name
 

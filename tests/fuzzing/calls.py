@@ -11,9 +11,9 @@ import gatewise as gw
 from fuzzing.base import TINY
 from fuzzing.box import Box
 from fuzzing.target import Call, target
-from gatewise import functional
+from gatewise.gates import functional
+from gatewise.gates.spec import parse_gates, parse_gates_list, parse_value
 from gatewise.models.families import FAMILIES
-from gatewise.spec import parse_gates, parse_gates_list, parse_value
 from gatewise.training import Recipe
 
 _TEXTS = (

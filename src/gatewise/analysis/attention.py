@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from gatewise.analysis.recording import Hook, hooks_on
 from gatewise.core import _validation
+from gatewise.gates.registry import Gate
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
-from gatewise.registry import Gate
 
 QUERIES = 64  # evenly spaced query positions whose maps are compared
 _GOLDEN = 0.61803398875  # fractional part of the golden ratio: its multiples modulo 1 cover [0, 1) evenly

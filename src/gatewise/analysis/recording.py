@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.functional import at_least_float32, spatial_axes
+from gatewise.gates.functional import at_least_float32, spatial_axes
+from gatewise.gates.registry import Gate
 from gatewise.insertion import gates_in
 from gatewise.places import evaluation_mode
-from gatewise.registry import Gate
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Recorded:
     def of(cls, gate: Gate, x: Tensor, y: Tensor) -> Self:
         """Return the record of a gate from its input and output, both (N, C, *S).
 
-        >>> from gatewise.registry import make_gate
+        >>> from gatewise.gates.registry import make_gate
         >>> x = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
         >>> Recorded.of(make_gate("gct", 2), x, 0.5 * x).values
         tensor([[0.5000,    nan]])
@@ -144,7 +144,7 @@ def _mean(calls: list[Recorded]) -> Recorded:
 def gates_bypassed(gates: Mapping[str, Gate]) -> Generator[None]:
     """Make these gates return their input unchanged while the `with` block is open.
 
-    >>> from gatewise.registry import make_gate
+    >>> from gatewise.gates.registry import make_gate
     >>> gate, x = make_gate("se", 8), torch.ones(1, 8, 1, 1)
     >>> with gates_bypassed({"se": gate}):
     ...     bool((gate(x) == x).all())

@@ -30,8 +30,8 @@ from gatewise.data import (
     evenly_spaced,
     make_batches,
 )
+from gatewise.gates.spec import ModelSpec
 from gatewise.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
-from gatewise.spec import ModelSpec
 from gatewise.training import BatchResults, Recipe, make_task
 
 Split = Literal["validation", "train"]

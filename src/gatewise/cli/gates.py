@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise import registry
 from gatewise.analysis.table import Cell, Table
 from gatewise.cli.app import Json, app, print_table
 from gatewise.gaternet import GaterNet
-from gatewise.spec import GATER, GATER_OPTIONS
+from gatewise.gates import registry
+from gatewise.gates.spec import GATER, GATER_OPTIONS
 
 
 @app.command

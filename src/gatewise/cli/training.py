@@ -14,7 +14,7 @@ from gatewise.cli.app import Integer, Json, app, parse_integer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
-from gatewise.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
+from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
 from gatewise.training import TITLES, Processes, Progress, Recipe
 from gatewise.training import train as train_recipe
 

@@ -28,8 +28,8 @@ from gatewise.core.files import (
     write_json,
 )
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.gates.spec import Gates, format_gates
 from gatewise.serialization import CONFIG, load_model, read_metrics, read_tensors
-from gatewise.spec import Gates, format_gates
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
 
 SCHEMA = 1

@@ -20,8 +20,8 @@ from gatewise.execution.plan import Plan
 from gatewise.execution.skippable import kept_whole, skippable
 from gatewise.execution.sub_batches import SubBatch, Work, bucketed, one_by_pattern
 from gatewise.execution.surgery import fold_norms, replace_with_dynamic_layers
-from gatewise.functional import hard_sigmoid_gate
 from gatewise.gaternet import GaterNet
+from gatewise.gates.functional import hard_sigmoid_gate
 
 MODES = ("mask", "skip", "bucket", "auto")
 _NO_STATE = (

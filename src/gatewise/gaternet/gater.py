@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.gates.spec import ModelSpec
 from gatewise.models.build import build_backbone
-from gatewise.spec import ModelSpec
 
 GATERS = ("light", "resnet20", "local")
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds

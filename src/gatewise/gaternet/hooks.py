@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gaternet.sites import Site
-from gatewise.kernels.backend import why_not_fusible
-from gatewise.kernels.channels import scale_channels
+from gatewise.gates.kernels.backend import why_not_fusible
+from gatewise.gates.kernels.channels import scale_channels
 from gatewise.places import change_map, remove_changes
 
 

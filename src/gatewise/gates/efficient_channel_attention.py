@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.functional import average_pool
-from gatewise.registry import Gate, register_gate
+from gatewise.gates.functional import average_pool
+from gatewise.gates.registry import Gate, register_gate
 
 
 def efficient_channel_attention(x: Tensor, conv: nn.Module) -> Tensor:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.functional import at_least_float32, spatial_axes
-from gatewise.kernels.backend import BACKENDS, takes_fused
-from gatewise.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused
-from gatewise.registry import Gate, register_gate
+from gatewise.gates.functional import at_least_float32, spatial_axes
+from gatewise.gates.kernels.backend import BACKENDS, takes_fused
+from gatewise.gates.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused
+from gatewise.gates.registry import Gate, register_gate
 
 _EPS = 1e-5  # compared by identity, to detect whether eps was passed
 

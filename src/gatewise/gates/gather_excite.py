@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.functional import at_least_float32, average_pool
-from gatewise.registry import Gate, bottleneck_width, register_gate
+from gatewise.gates.functional import at_least_float32, average_pool
+from gatewise.gates.registry import Gate, bottleneck_width, register_gate
 
 # Indexed by the number of spatial axes minus one.
 _AVERAGE_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.functional import attention_pool, attention_weights, average_pool
-from gatewise.kernels.attention_pool import pool_by_attention
-from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
-from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels
-from gatewise.registry import Gate, bottleneck_width, register_gate
+from gatewise.gates.functional import attention_pool, attention_weights, average_pool
+from gatewise.gates.kernels.attention_pool import pool_by_attention
+from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
+from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
+from gatewise.gates.registry import Gate, bottleneck_width, register_gate
 
 POOLINGS = ("attention", "average")
 FUSIONS = ("add", "multiply", "both")

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.functional import at_least_float32
-from gatewise.registry import Gate, register_gate
+from gatewise.gates.functional import at_least_float32
+from gatewise.gates.registry import Gate, register_gate
 
 
 def local_response_norm(x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:

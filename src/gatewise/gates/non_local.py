@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.functional import at_least_float32
-from gatewise.registry import Gate, bottleneck_width, register_gate
+from gatewise.gates.functional import at_least_float32
+from gatewise.gates.registry import Gate, bottleneck_width, register_gate
 
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gatewise.functional import attention_pool, attention_weights
-from gatewise.registry import Gate, register_gate
+from gatewise.gates.functional import attention_pool, attention_weights
+from gatewise.gates.registry import Gate, register_gate
 
 
 def simplified_non_local(x: Tensor, mask: nn.Module, value: nn.Module) -> Tensor:

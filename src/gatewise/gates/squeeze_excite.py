@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.functional import average_pool
-from gatewise.kernels.backend import BACKENDS, takes_fused, why_not_fusible
-from gatewise.kernels.channels import SharedGradient, mean_of_channels, scale_channels
-from gatewise.registry import Gate, bottleneck_width, register_gate
+from gatewise.gates.functional import average_pool
+from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
+from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
+from gatewise.gates.registry import Gate, bottleneck_width, register_gate
 
 
 def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.functional import at_least_float32
-from gatewise.registry import Gate, register_gate
+from gatewise.gates.functional import at_least_float32
+from gatewise.gates.registry import Gate, register_gate
 
 
 def zpool(x: Tensor, axis: int) -> Tensor:

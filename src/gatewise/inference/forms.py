@@ -17,10 +17,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from gatewise import errors
 from gatewise.gates.gated_channel_transform import GatedChannelTransform, gated_channel_transform
 from gatewise.gates.global_context import GlobalContext
+from gatewise.gates.kernels.backend import kernels_for
+from gatewise.gates.kernels.channels import SharedGradient, scale_channels
+from gatewise.gates.kernels.gated_channel_transform import kernel_options, kernel_parameters
 from gatewise.gates.squeeze_excite import SqueezeExcite
-from gatewise.kernels.backend import kernels_for
-from gatewise.kernels.channels import SharedGradient, scale_channels
-from gatewise.kernels.gated_channel_transform import kernel_options, kernel_parameters
 from gatewise.measure import interleaved_latency
 from gatewise.mixins import own_class
 

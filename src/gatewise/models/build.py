@@ -10,9 +10,9 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.gates.spec import ModelSpec
 from gatewise.insertion import insert_all
 from gatewise.models.families import FAMILIES
-from gatewise.spec import ModelSpec
 
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.functional import at_least_float32
+from gatewise.gates.functional import at_least_float32
 
 _HEIGHTS = (7, 6, 5, 4)  # heights of the first four stages; the last two use dilation instead of pooling
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from gatewise.gates.registry import Gate
 from gatewise.places.place import Place
 from gatewise.places.trace import Op
-from gatewise.registry import Gate
 
 
 def own_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

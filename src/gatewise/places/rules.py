@@ -7,10 +7,10 @@ from torch import nn
 
 from gatewise.core import _validation
 from gatewise.core.types import Example
+from gatewise.gates.registry import MARKED_PLACES, PLACES
 from gatewise.places.layers import Layers, own_layers, place_at
 from gatewise.places.place import ContextPlace, Place, Places
 from gatewise.places.trace import Op, trace
-from gatewise.registry import MARKED_PLACES, PLACES
 
 _WEIGHTED = {"conv", "linear"}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
-from gatewise.registry import Gate
+from gatewise.gates.registry import Gate
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {

@@ -14,8 +14,8 @@ from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
 from gatewise.data import IGNORED, LOADINGS, DataSource
 from gatewise.data.augmentation import parse_augmentation
+from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
 from gatewise.models import LABELS_PIXELS, SEGMENTER
-from gatewise.spec import ModelSpec, parse_gates, parse_value
 from gatewise.tuning import Stage, fine_tuning_stages
 
 TASKS = ("classify", "segment")

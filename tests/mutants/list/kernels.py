@@ -1,9 +1,9 @@
-"""Mutants of gatewise.kernels."""
+"""Mutants of gatewise.gates.kernels."""
 
 from mutants import drop_call, flip, off_by_one, remove, replace
 
 CHANGES = {
-    "kernels/backend.py": {
+    "gates/kernels/backend.py": {
         "why_observed": {
             "kernels under functorch": replace("_are_functorch_transforms_active()", "False"),
             "kernels under torch.jit.trace": replace("_get_tracing_state() is not None", "False"),
@@ -12,7 +12,7 @@ CHANGES = {
             "any strides": replace("not (x.is_contiguous() or _is_channels_last(x))", "x is None"),
         },
     },
-    "kernels/channels.py": {
+    "gates/kernels/channels.py": {
         "_Scale.forward": {
             "the map is kept twice": replace("whole if ctx.linked else x", "x.clone()"),
         },
@@ -23,7 +23,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/cpu/attention_pool.py": {
+    "gates/kernels/cpu/attention_pool.py": {
         "_raise_highest": {
             "cpu: stale running maximum": replace("math.exp(state[_HIGHEST] - highest)", "1.0"),
         },
@@ -36,7 +36,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/cpu/gated_channel_kernels.py": {
+    "gates/kernels/cpu/gated_channel_kernels.py": {
         "_reciprocal": {
             "cpu: sum for mean": replace("total / norms.size", "total"),
         },
@@ -59,7 +59,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/cpu/numba_utils.py": {
+    "gates/kernels/cpu/numba_utils.py": {
         "_to_bfloat16.generate": {
             "cpu: bfloat16 is cut off": replace("builder.add(builder.add(bits, _WORD(32767)), odd)", "bits"),
         },
@@ -74,12 +74,12 @@ CHANGES = {
             "cpu: lanes not repeated": replace("lane - channels", "0"),
         },
     },
-    "kernels/cpu/openmp.py": {
+    "gates/kernels/cpu/openmp.py": {
         "Kernel.__init__": {
             "stale kernels": remove("function.__qualname__ += f'_{_sources()}'"),
         },
     },
-    "kernels/cpu/scheduling.py": {
+    "gates/kernels/cpu/scheduling.py": {
         "phase_of": {
             "cpu: no wait for the other parts": remove("wait_for_all()"),
         },
@@ -87,7 +87,7 @@ CHANGES = {
             "cpu: wrong stride": replace("(channels, positions)", "(channels, positions - 1)"),
         },
     },
-    "kernels/triton/attention_gradients.py": {
+    "gates/kernels/triton/attention_gradients.py": {
         "gradient_sums_kernel": {
             "triton: the sums keep their old base": replace("(rebased - base) * pooled", "0.0 * pooled"),
         },
@@ -105,7 +105,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/triton/attention_pool.py": {
+    "gates/kernels/triton/attention_pool.py": {
         "_pool_kernel": {
             "triton: a stale running maximum: the context is not shrunk": replace("context * shrink", "context"),
             "triton: a stale running maximum: the total is not shrunk": replace("total * shrink", "total"),
@@ -127,7 +127,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/triton/channel_affine.py": {
+    "gates/kernels/triton/channel_affine.py": {
         "_affine_kernel": {
             "triton: the tail of the positions is written": remove("mask=inside", nth=2),
             "triton: the offset is subtracted": replace(
@@ -149,7 +149,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/triton/gated_channel_on_chip.py": {
+    "gates/kernels/triton/gated_channel_on_chip.py": {
         "forward_on_chip_kernel": {
             "triton: on chip: no beta": replace("gamma * u + beta", "gamma * u"),
             "triton: on chip: no eps in the norm": replace("tl.sum(x * x, 1) + EPS", "tl.sum(x * x, 1)"),
@@ -166,7 +166,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/triton/gated_channel_transform.py": {
+    "gates/kernels/triton/gated_channel_transform.py": {
         "_factors_kernel": {
             "triton: in tiles: no beta": replace("gamma * u + beta", "gamma * u"),
             "triton: in tiles: no eps in the norm": replace("total + EPS", "total"),
@@ -184,7 +184,7 @@ CHANGES = {
             ),
         },
     },
-    "kernels/triton/maps.py": {
+    "gates/kernels/triton/maps.py": {
         "in_order_of": {
             "triton: grad_output in another order is copied into the map's place": replace(
                 "torch.empty_like(x, dtype=grad_output.dtype).copy_(given)",
@@ -196,7 +196,7 @@ CHANGES = {
             "triton: blocks of channels are treated as samples": replace("rest // c_blocks", "rest"),
         },
     },
-    "kernels/triton/normalised_norms.py": {
+    "gates/kernels/triton/normalised_norms.py": {
         "factor_and_slope": {
             "triton: relu is flat at 0": replace("tl.where(z < 0, 0.0, 1.0)", "tl.where(z <= 0, 0.0, 1.0)"),
             "triton: tanh has the slope of sigmoid": replace("scale * scale", "scale"),

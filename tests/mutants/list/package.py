@@ -147,7 +147,7 @@ CHANGES = {
             "a device is read to its end": replace("not stat.S_ISREG(path.stat().st_mode)", "False"),
         },
     },
-    "functional.py": {
+    "gates/functional.py": {
         "at_least_float32": {
             "half types are reduced in half precision": drop_call("promote_types"),
         },
@@ -289,7 +289,7 @@ CHANGES = {
             "a pruned gate expects its old width": remove("layer._channels = len(kept)"),
         },
     },
-    "registry.py": {
+    "gates/registry.py": {
         "bottleneck_width": {
             "a bottleneck of no channels": replace(
                 "max(1, int(channels * rd_ratio) // rd_divisor)", "int(channels * rd_ratio) // rd_divisor"
@@ -362,7 +362,7 @@ CHANGES = {
             "checksum not verified": replace("sha256 is not None and actual != sha256", "False"),
         },
     },
-    "spec.py": {
+    "gates/spec.py": {
         "": {
             "the colon of a hub name begins options": replace(
                 "'((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?'", "'((?:(?:hf_hub|timm):)?[^:]*)(?::(.*))?'"

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
+from gatewise.gates.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
 
 
 @triton.jit

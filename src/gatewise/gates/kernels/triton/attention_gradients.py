@@ -13,7 +13,7 @@ the largest a so far. Sums of a_j t_j x_cj would cancel: if one a is close to 1,
 import triton
 import triton.language as tl
 
-from gatewise.kernels.triton.maps import locate
+from gatewise.gates.kernels.triton.maps import locate
 
 
 @triton.jit

@@ -14,7 +14,7 @@ import torch
 from numba import carray
 from torch import Tensor, empty, float64, get_num_threads
 
-from gatewise.kernels.cpu.openmp import MIN_PARALLEL_NUMEL, stored_at, thread_count, thread_number, wait_for_all
+from gatewise.gates.kernels.cpu.openmp import MIN_PARALLEL_NUMEL, stored_at, thread_count, thread_number, wait_for_all
 
 _CPU = torch.device("cpu")
 _LANES = 128  # shorter loops spend most of their time on start and remainder

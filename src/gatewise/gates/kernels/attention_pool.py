@@ -1,6 +1,6 @@
 """Attention pooling of a global context block: one pass over the map forward, one backward.
 
-It is used together with `scale_channels`: see `gatewise.kernels.channels`.
+It is used together with `scale_channels`: see `gatewise.gates.kernels.channels`.
 """
 
 # pyright: basic
@@ -8,8 +8,8 @@ It is used together with `scale_channels`: see `gatewise.kernels.channels`.
 import torch
 from torch import Tensor
 
-from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable
-from gatewise.kernels.channels import SharedGradient, as_numbers, per_channel
+from gatewise.gates.kernels.backend import gradients_through, kernels_for, must_be_differentiable
+from gatewise.gates.kernels.channels import SharedGradient, as_numbers, per_channel
 
 
 def pool_by_attention(x: Tensor, weight: Tensor, bias: Tensor | None, link: SharedGradient) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ Reference implementation: `gates.gated_channel_transform.gated_channel_transform
 import triton
 import triton.language as tl
 
-from gatewise.kernels.triton.normalised_norms import factor_and_slope, gradients, normalise, sign
+from gatewise.gates.kernels.triton.normalised_norms import factor_and_slope, gradients, normalise, sign
 
 
 @triton.jit

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba import carray
 
-from gatewise.kernels.cpu.numba_utils import (
+from gatewise.gates.kernels.cpu.numba_utils import (
     MAGNITUDES,
     SQUARES,
     VALUES,
@@ -25,8 +25,8 @@ from gatewise.kernels.cpu.numba_utils import (
     repeat,
     scale,
 )
-from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
-from gatewise.kernels.cpu.scheduling import (
+from gatewise.gates.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
+from gatewise.gates.kernels.cpu.scheduling import (
     APPLY,
     MEASURE,
     lanes_of,

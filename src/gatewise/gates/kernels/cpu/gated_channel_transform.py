@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, empty_like
 
-from gatewise.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
-from gatewise.kernels.cpu.scheduling import Layout, match_memory_format
+from gatewise.gates.kernels.cpu.gated_channel_kernels import ACTIVATIONS, STATISTICS, backward_kernel, forward_kernel
+from gatewise.gates.kernels.cpu.scheduling import Layout, match_memory_format
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from gatewise.kernels.cpu.openmp import FASTMATH_FLAGS
+from gatewise.gates.kernels.cpu.openmp import FASTMATH_FLAGS
 
 SQUARES, MAGNITUDES, VALUES = 0, 1, 2  # what is summed for each channel: x^2, |x| or x
 _RUN = 4096  # values of a channel

@@ -3,7 +3,7 @@
 torch's own operation is used where it needs one pass too: a mean, and a product without offsets, except for bfloat16
 maps, for which torch would create a float32 copy.
 
-Reference implementations: `gatewise.functional.average_pool`, and x * factors + offsets.
+Reference implementations: `gatewise.gates.functional.average_pool`, and x * factors + offsets.
 """
 
 # pyright: basic
@@ -16,9 +16,17 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu import numba_utils
-from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, real_at, words
-from gatewise.kernels.cpu.scheduling import Layout, dense, lanes_of, maps_at, match_memory_format, my_blocks, rows_of
+from gatewise.gates.kernels.cpu import numba_utils
+from gatewise.gates.kernels.cpu.openmp import Kernel, address_of_float64, real_at, words
+from gatewise.gates.kernels.cpu.scheduling import (
+    Layout,
+    dense,
+    lanes_of,
+    maps_at,
+    match_memory_format,
+    my_blocks,
+    rows_of,
+)
 
 
 def _sums(arguments):

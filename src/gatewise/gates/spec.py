@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 from gatewise import errors
-from gatewise import gates as _gates  # noqa: F401  # pyright: ignore[reportUnusedImport]  (it fills the registry)
 from gatewise.core import _validation
-from gatewise.registry import MARKED_PLACES, PLACES, gate_spec
+from gatewise.gates.registry import MARKED_PLACES, PLACES, gate_spec
 
 GATER = "gaternet"  # a wrapper around the network instead of a gate at a place; its options follow
 GATER_OPTIONS = (

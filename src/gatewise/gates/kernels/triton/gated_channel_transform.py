@@ -13,10 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.kernels.triton.channel_affine import channel_affine, channel_sums, reduction_type
-from gatewise.kernels.triton.gated_channel_on_chip import backward_on_chip_kernel, forward_on_chip_kernel
-from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, tile_of, warps_of
-from gatewise.kernels.triton.normalised_norms import factor_and_slope, gradients, normalise, sign
+from gatewise.gates.kernels.triton.channel_affine import channel_affine, channel_sums, reduction_type
+from gatewise.gates.kernels.triton.gated_channel_on_chip import backward_on_chip_kernel, forward_on_chip_kernel
+from gatewise.gates.kernels.triton.maps import constants_of, in_order_of, launch, locate, tile_of, warps_of
+from gatewise.gates.kernels.triton.normalised_norms import factor_and_slope, gradients, normalise, sign
 
 # Elements of a map (channels and positions rounded up to powers of two) that one program holds: 32 for each of 512
 # threads. The backward pass holds two such maps, 64 registers of the 128 that so many threads can have.

@@ -2,7 +2,7 @@
 
 Forward computes an online softmax in one pass over the map; backward also takes one pass.
 
-Reference implementation: `gatewise.functional.attention_pool` with logits w x_j + b.
+Reference implementation: `gatewise.gates.functional.attention_pool` with logits w x_j + b.
 """
 
 # pyright: basic
@@ -18,9 +18,9 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from gatewise.kernels.cpu.numba_utils import fast_njit, narrow, wide
-from gatewise.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
-from gatewise.kernels.cpu.scheduling import Layout, maps_at, match_memory_format, my_blocks, rows_of
+from gatewise.gates.kernels.cpu.numba_utils import fast_njit, narrow, wide
+from gatewise.gates.kernels.cpu.openmp import Kernel, address_of_float64, as_float64, real_at, words
+from gatewise.gates.kernels.cpu.scheduling import Layout, maps_at, match_memory_format, my_blocks, rows_of
 
 _BLOCK = 65536  # elements of a block of positions, which fit into the cache of one core
 _RUN = 256  # positions per block at most: this many values are summed in the map's precision, then in float64

@@ -112,7 +112,7 @@ def _why_unavailable(device: str, dtype: torch.dtype) -> str:
     if device == "cpu":
         if importlib.util.find_spec("numba") is None:
             return "kernels for the CPU need numba; pip install 'gatewise[fast]'"
-        from gatewise.kernels.cpu.openmp import runtime, supported_types
+        from gatewise.gates.kernels.cpu.openmp import runtime, supported_types
 
         if runtime() is None:
             return "torch's OpenMP library, whose threads run the kernels, was not found in torch/lib"
@@ -133,4 +133,4 @@ def kernels_for(device: torch.device, name: str) -> ModuleType:
 
 @functools.cache
 def _module(folder: str, name: str) -> ModuleType:
-    return importlib.import_module(f"gatewise.kernels.{folder}.{name}")
+    return importlib.import_module(f"gatewise.gates.kernels.{folder}.{name}")

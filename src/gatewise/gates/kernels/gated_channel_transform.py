@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, float32, float64, is_grad_enabled
 
-from gatewise.kernels.backend import gradients_through, kernels_for, must_be_differentiable, why_not_fusible
+from gatewise.gates.kernels.backend import gradients_through, kernels_for, must_be_differentiable, why_not_fusible
 
 Definition = Callable[..., Tensor]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.kernels.backend import kernels_for, must_be_differentiable
+from gatewise.gates.kernels.backend import kernels_for, must_be_differentiable
 
 
 class SharedGradient:

@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatewise.kernels.triton.attention_gradients import gradient_sums_kernel, map_gradient_kernel
-from gatewise.kernels.triton.channel_affine import reduction_type
-from gatewise.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
+from gatewise.gates.kernels.triton.attention_gradients import gradient_sums_kernel, map_gradient_kernel
+from gatewise.gates.kernels.triton.channel_affine import reduction_type
+from gatewise.gates.kernels.triton.maps import constants_of, in_order_of, launch, locate, rounds_of, tile_of
 
 # Elements of a tile that has all channels of some positions: 32 for each of 512 threads. 2,048 channels leave
 # 8 positions, half a 32-byte sector of a contiguous map in bfloat16; the rest of it is in the cache for the next tile.
