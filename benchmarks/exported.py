@@ -25,7 +25,7 @@ import torch
 from gatewise.analysis.runs import Run, open_runs
 from gatewise.core.files import write_json
 from gatewise.exporting import export_run, opened
-from gatewise.measure import environment, interleaved_latency
+from gatewise.graph.measure import environment, interleaved_latency
 
 SERVER = Path(__file__).parents[1] / "examples" / "predict_with_onnx_alone.py"
 BATCHES = (1, 8)

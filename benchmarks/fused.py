@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.core.files import write_json
-from gatewise.measure import Latency, environment, interleaved_latency
+from gatewise.graph.measure import Latency, environment, interleaved_latency
 
 SHAPES = ((32, 256, 56, 56), (32, 64, 56, 56), (128, 16, 32, 32))
 

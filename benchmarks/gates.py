@@ -2,7 +2,7 @@
 
     python benchmarks/gates.py [--rounds 10] [--quick] [--out benchmarks/results/gates-DEVICE.json]
 
-All entries of a table are timed in turn in one run (see `gatewise.measure.interleaved_latency`). The result is the
+All entries of a table are timed in turn in one run (see `gatewise.graph.measure.interleaved_latency`). The result is the
 ratio to the baseline of the same run. `--quick` uses tiny sizes, to check that the script works; its times have no
 meaning.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import gatewise as gw
 from gatewise.core.files import write_json
-from gatewise.measure import Latency, environment, interleaved_latency
+from gatewise.graph.measure import Latency, environment, interleaved_latency
 
 
 def synchronised(call: Callable[[], Any], device: str) -> Callable[[], Any]:

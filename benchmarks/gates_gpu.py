@@ -2,7 +2,7 @@
 
     python benchmarks/gates_gpu.py [--rounds 10] [--quick] [--out benchmarks/results/gates_gpu-cuda.json]
 
-All entries of a table are timed in turn in one run (see `gatewise.measure.interleaved_latency`). The result is the
+All entries of a table are timed in turn in one run (see `gatewise.graph.measure.interleaved_latency`). The result is the
 ratio to a `clone` of the map of each round, as median and quartiles. `--quick` uses tiny maps, to check that the
 script works; its times have no meaning.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gatewise.core.files import write_json
 from gatewise.gates.gated_channel_transform import gated_channel_transform
-from gatewise.measure import Latency, environment, interleaved_latency
+from gatewise.graph.measure import Latency, environment, interleaved_latency
 
 SETTINGS: dict[str, Any] = {"mode": "l2", "eps": 1e-5, "activation": "tanh"}
 SHAPES = [(64, 32, 16, 16), (64, 64, 8, 8), (32, 256, 56, 56), (32, 1024, 14, 14), (32, 2048, 7, 7)]

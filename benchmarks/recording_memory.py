@@ -19,7 +19,7 @@ import torch
 from gatewise.analysis.findings import find
 from gatewise.analysis.runs import open_runs
 from gatewise.core.files import write_json
-from gatewise.measure import environment
+from gatewise.graph.measure import environment
 from gatewise.serialization import load_model
 
 

@@ -19,7 +19,7 @@ from torch import nn
 import gatewise as gw
 from gatewise.core.files import write_json
 from gatewise.data import Dataset, Images
-from gatewise.measure import environment
+from gatewise.graph.measure import environment
 from gatewise.training import Recipe, train
 from gatewise.training.recipe import resolve_precision
 

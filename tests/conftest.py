@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from gatewise import measure
+from gatewise.graph import measure
 
 # How close two results of one type must be when only the order of operations differs.
 TOLERANCE: dict[torch.dtype, dict[str, float]] = {

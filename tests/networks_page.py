@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.gates.registry import PLACES
-from gatewise.places import Places, rules
+from gatewise.graph import Places, rules
 
 VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
 

@@ -17,12 +17,13 @@ import pytest
 from test_compare import few_digits, few_rounds  # noqa: F401
 from test_processes import descendants
 
-from gatewise import cluster, measure
+from gatewise import cluster
 from gatewise.cli import run
 from gatewise.cluster import train_on_cluster, train_run, training_speeds
 from gatewise.core.files import read_json
 from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
-from gatewise.measure import Latency
+from gatewise.graph import measure
+from gatewise.graph.measure import Latency
 from gatewise.training import Interrupted, Progress, Recipe
 
 QUICK = Recipe(data="digits", epochs=1, batch_size=32, lr=0.05, precision="fp32")

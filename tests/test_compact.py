@@ -16,8 +16,8 @@ from gatewise.execution import Compaction
 from gatewise.execution.constant_gates import ConstantGates
 from gatewise.execution.restructure import _balanced, restructure
 from gatewise.execution.verify import channel_dependencies_of
-from gatewise.measure import macs_per_sample, parameter_count
-from gatewise.places import find_channel_dependencies
+from gatewise.graph import find_channel_dependencies
+from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.serialization import load_model, save_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

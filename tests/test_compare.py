@@ -21,7 +21,7 @@ from gatewise.data import Batches, Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, TrainingError, UnsavedError
 from gatewise.gates.registry import PLACES
 from gatewise.gates.spec import parse_gates, parse_gates_list
-from gatewise.measure import macs_per_sample
+from gatewise.graph.measure import macs_per_sample
 from gatewise.serialization import load_model, read_metrics, write_metrics
 from gatewise.training import Progress, Recipe, learner
 

@@ -18,7 +18,7 @@ from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.gaternet import ESTIMATORS
 from gatewise.gaternet.budget import Budget, Sparsity
 from gatewise.gates import spec
-from gatewise.measure import macs_per_sample
+from gatewise.graph.measure import macs_per_sample
 
 
 def small(**options: Any) -> gw.GaterNet:

@@ -115,7 +115,7 @@ NO_GPU = """
 import logging, sys, torch
 torch.version.cuda, torch.cuda._is_compiled, torch.cuda.is_available = "13.0", lambda: True, lambda: False
 import gatewise
-from gatewise.measure import interleaved_latency
+from gatewise.graph.measure import interleaved_latency
 interleaved_latency({"a": lambda: None}, rounds=2, seconds_per_turn=1e-9)
 assert "torch.utils.cpp_extension" in sys.modules
 logging.getLogger("torch.utils.cpp_extension").warning("another message")

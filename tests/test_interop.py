@@ -74,7 +74,7 @@ def test_released_gct_network_loads_completely(tmp_path: Path) -> None:
 
 
 def test_resnet50_v1_has_published_multiply_adds() -> None:
-    from gatewise.measure import macs_per_sample
+    from gatewise.graph.measure import macs_per_sample
 
     assert round(macs_per_sample(gw.make_model("resnet50_v1"), torch.zeros(1, 3, 224, 224)) / 1e9, 2) == 3.86
 

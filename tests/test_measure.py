@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise import measure
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from gatewise.measure import _calls_within as calls_within
+from gatewise.graph import measure
+from gatewise.graph.measure import _calls_within as calls_within
 
 SMALL = nn.Sequential(
     nn.Conv2d(3, 8, 3, padding=1, bias=False),  # 10*6 positions, 8 filters of 3*3*3

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import gatewise as gw
 from gatewise.gates.registry import PLACES
-from gatewise.places import Place, Places
-from gatewise.places.trace import trace
+from gatewise.graph import Place, Places
+from gatewise.graph.trace import trace
 
 SMALL = torch.zeros(2, 3, 64, 64)
 IMAGE = torch.linspace(-2, 2, 3 * 32 * 32).sin().view(1, 3, 32, 32) * torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1)

@@ -18,7 +18,7 @@ from torch import nn
 
 import gatewise as gw
 from gatewise.gates.registry import Gate, GateSpec
-from gatewise.measure import macs_per_sample, parameter_count
+from gatewise.graph.measure import macs_per_sample, parameter_count
 
 ROOT = Path(__file__).parent.parent
 EXTENSION = ROOT / "docs/extension"

@@ -25,7 +25,7 @@ from gatewise.execution.packed import pack, packed_convolution
 from gatewise.execution.plan import Plan, Seconds
 from gatewise.execution.skip import MODES
 from gatewise.execution.sub_batches import bucketed, one_by_pattern
-from gatewise.measure import environment
+from gatewise.graph.measure import environment
 
 
 @pytest.fixture(autouse=True)

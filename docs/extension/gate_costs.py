@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 import gatewise as gw
 from gatewise.gates.registry import GateSpec
-from gatewise.measure import macs_per_sample, parameter_count
-from gatewise.places import Place, change_map, evaluation_mode
+from gatewise.graph import Place, change_map, evaluation_mode
+from gatewise.graph.measure import macs_per_sample, parameter_count
 
 MODEL, SIDE = "resnet50", 224
 

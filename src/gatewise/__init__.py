@@ -24,11 +24,11 @@ from gatewise.gates.simplified_non_local import SimplifiedNonLocal
 from gatewise.gates.spec import GateChoice, ModelSpec
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.gates.triplet_attention import TripletAttention
+from gatewise.graph import ContextPlace, find_places
 from gatewise.inference import InferenceNet, optimize_for_inference
 from gatewise.insertion import Insertion, gates_in, insert_gates
 from gatewise.interop import Loaded, convert_weights, load_weights
 from gatewise.models import make_segmenter
-from gatewise.places import ContextPlace, find_places
 from gatewise.pruning import gate_pruners
 from gatewise.serialization import load_model
 from gatewise.tuning import (

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gatewise import errors, measure
+from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_json_lines
 from gatewise.data import Dataset, DataSource, SegmentationDataset, make_batches
+from gatewise.graph import measure
 from gatewise.training import Interrupted, Processes, Progress, Recipe, train
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line

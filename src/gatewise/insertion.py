@@ -19,8 +19,8 @@ from gatewise.core import _validation
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
-from gatewise.places import Place, Skipped, change_map, evaluation_mode
-from gatewise.places.selection import LayerTypes, Names, candidates, selection
+from gatewise.graph import Place, Skipped, change_map, evaluation_mode
+from gatewise.graph.selection import LayerTypes, Names, candidates, selection
 
 
 @dataclass(frozen=True)

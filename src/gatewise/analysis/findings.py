@@ -12,8 +12,8 @@ from gatewise.analysis.interventions import Exchange, Removal, exchange_gates, i
 from gatewise.analysis.patterns import GatePatterns, record_patterns
 from gatewise.analysis.runs import Run
 from gatewise.gaternet import GaterNet
+from gatewise.graph import evaluation_mode
 from gatewise.insertion import gates_in
-from gatewise.places import evaluation_mode
 from gatewise.training import pixel_classes
 
 _PICTURES = 4  # images with attention maps drawn over them

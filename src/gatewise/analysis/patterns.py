@@ -12,7 +12,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gaternet import GaterNet, Site
-from gatewise.places import evaluation_mode
+from gatewise.graph import evaluation_mode
 
 NEARLY = 0.01  # a gate is nearly constant if it opens for less than this share of images, or for more than 1 - this
 _LEARNED_DIMENSIONS = 400  # of PCA before t-SNE, as in the GaterNet paper (Chen et al., CVPR 2019)

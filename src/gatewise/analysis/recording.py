@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.gates.functional import at_least_float32, spatial_axes
 from gatewise.gates.registry import Gate
+from gatewise.graph import evaluation_mode
 from gatewise.insertion import gates_in
-from gatewise.places import evaluation_mode
 
 
 @dataclass(frozen=True)

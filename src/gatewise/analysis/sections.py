@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gatewise import errors, measure
+from gatewise import errors
 from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, pixel_figures, run_figures
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.findings import Attention, Findings, GaterFindings
@@ -18,6 +18,7 @@ from gatewise.analysis.page import Section
 from gatewise.analysis.runs import Run
 from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
+from gatewise.graph import measure
 from gatewise.insertion import gates_in
 from gatewise.training import TITLES
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise import errors, measure
+from gatewise import errors
 from gatewise.analysis import statistics
 from gatewise.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
@@ -29,6 +29,7 @@ from gatewise.core.files import (
 )
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
+from gatewise.graph import measure
 from gatewise.serialization import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
 

@@ -13,8 +13,8 @@ from gatewise.core import _validation
 from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, restructure
 from gatewise.execution.verify import largest_difference
 from gatewise.gaternet import GaterNet
-from gatewise.measure import macs_per_sample, parameter_count
-from gatewise.places import ChannelDependency, evaluation_mode
+from gatewise.graph import ChannelDependency, evaluation_mode
+from gatewise.graph.measure import macs_per_sample, parameter_count
 
 
 @dataclass(frozen=True)

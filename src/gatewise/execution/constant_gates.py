@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gatewise.places import change_map, remove_changes
+from gatewise.graph import change_map, remove_changes
 
 _NAME = "constant_gates"
 

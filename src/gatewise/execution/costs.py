@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gatewise.core.files import read_json, write_json
-from gatewise.measure import environment
+from gatewise.graph.measure import environment
 
 _FORMAT = 1
 _logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from gatewise.execution.costs import Costs
 from gatewise.execution.plan import PROMISING, Plan, Seconds
 from gatewise.execution.sub_batches import Work
 from gatewise.gaternet import GaterNet, Site
-from gatewise.measure import interleaved_latency
+from gatewise.graph.measure import interleaved_latency
 
 _SHARES = (0.25, 0.5, 0.75)
 _SPREAD = 0.05  # minimum range of the open work for a linear fit: most filters may be always open

@@ -16,7 +16,7 @@ from gatewise.execution.slicing import keep_channels, keep_inputs, keep_outputs,
 from gatewise.execution.verify import channel_dependencies_of, drop_unsafe
 from gatewise.gaternet import GaterNet, Site
 from gatewise.gaternet.hooks import detach
-from gatewise.places import ChannelDependency, LayerCost
+from gatewise.graph import ChannelDependency, LayerCost
 
 OPEN, CLOSED, DECIDED = "1", "0", "?"  # the states of a gate
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from gatewise.gaternet import GaterNet
-from gatewise.places import ChannelDependency
+from gatewise.graph import ChannelDependency
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from gatewise.execution.constant_gates import ConstantGates, call_last
 from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
+from gatewise.graph import ChannelDependency, change_map, find_channel_dependencies
 from gatewise.mixins import own_class
-from gatewise.places import ChannelDependency, change_map, find_channel_dependencies
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)

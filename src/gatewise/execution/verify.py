@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from gatewise.gaternet import GaterNet
-from gatewise.places import ChannelDependency, find_channel_dependencies
+from gatewise.graph import ChannelDependency, find_channel_dependencies
 
 Run = Callable[[GaterNet, Sequence[ChannelDependency], Tensor, Tensor], Any]
 _AGREE = 1e-9  # relative, in float64

@@ -11,7 +11,7 @@ from gatewise.core import _validation
 from gatewise.gaternet.sites import Site
 from gatewise.gates.kernels.backend import why_not_fusible
 from gatewise.gates.kernels.channels import scale_channels
-from gatewise.places import change_map, remove_changes
+from gatewise.graph import change_map, remove_changes
 
 
 @dataclass(eq=False)

@@ -16,9 +16,9 @@ from gatewise.gaternet.hooks import GateContext, attach, detach, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.gates.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
-from gatewise.measure import macs_per_sample
-from gatewise.places import evaluation_mode
-from gatewise.places.trace import example_inputs, known_input_size
+from gatewise.graph import evaluation_mode
+from gatewise.graph.measure import macs_per_sample
+from gatewise.graph.trace import example_inputs, known_input_size
 
 ESTIMATORS: dict[str, Callable[[Tensor, bool], Tensor]] = {
     "semhash": semhash,

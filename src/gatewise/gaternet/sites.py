@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import Example
-from gatewise.places import Filters, LayerCost, Skipped, find_filters
+from gatewise.graph import Filters, LayerCost, Skipped, find_filters
 
 KINDS = {"inner": "inner", "residual": "residual_end"}
 Chosen = str | Sequence[str] | Callable[[str, nn.Module], bool]

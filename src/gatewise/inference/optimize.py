@@ -14,6 +14,8 @@ from gatewise.core.types import Example, Output
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.squeeze_excite import SqueezeExcite
+from gatewise.graph import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
+from gatewise.graph.trace import example_inputs
 from gatewise.inference.forms import (
     CONVOLUTIONS,
     ActivationOnly,
@@ -25,8 +27,6 @@ from gatewise.inference.forms import (
 )
 from gatewise.insertion import gate_hosts, gates_in
 from gatewise.mixins import add_mixin, own_class, remove_mixin
-from gatewise.places import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
-from gatewise.places.trace import example_inputs
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 

@@ -13,9 +13,9 @@ from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.data import Batches, Dataset, SegmentationDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
+from gatewise.graph import evaluation_mode
 from gatewise.interop import load_weights
 from gatewise.models import Segmenter
-from gatewise.places import evaluation_mode
 from gatewise.serialization import check_weights_finite, load_gater, not_finite
 from gatewise.training.checkpoint import load_state, save_state
 from gatewise.training.distributed import Processes, of_all_processes

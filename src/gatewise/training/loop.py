@@ -20,7 +20,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core.files import check_writable, read_json_lines, remove_leftovers, write_atomically
 from gatewise.data import Augmentation, Dataset, SegmentationDataset, make_batches
-from gatewise.measure import environment, parameter_count
+from gatewise.graph.measure import environment, parameter_count
 from gatewise.serialization import save_model, write_metrics
 from gatewise.training.checkpoint import check_position, complete_states, keep_newest_states, state_progress
 from gatewise.training.distributed import Processes

@@ -241,7 +241,7 @@ CHANGES = {
             ),
         },
     },
-    "measure.py": {
+    "graph/measure.py": {
         "macs_per_sample": {
             "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
             "multiply-adds of the batch": replace("2 * len(example)", "2"),

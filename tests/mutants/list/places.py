@@ -1,9 +1,9 @@
-"""Mutants of gatewise.places."""
+"""Mutants of gatewise.graph."""
 
 from mutants import drop_call, remove, replace
 
 CHANGES = {
-    "places/channel_dependencies.py": {
+    "graph/channel_dependencies.py": {
         "_Walk.to": {
             "maps read before their gates": remove("if is_cross_channel(consumer):\n    ..."),
         },
@@ -20,14 +20,14 @@ CHANGES = {
             "every convolution mixes channels": replace("first is None", "False"),
         },
     },
-    "places/filters.py": {
+    "graph/filters.py": {
         "_producers": {
             "a producer after an addition is accepted": replace(
                 "is_cross_channel(op) or ends_filters(op)", "is_cross_channel(op)"
             ),
         },
     },
-    "places/fusion_patterns.py": {
+    "graph/fusion_patterns.py": {
         "find_fusion_patterns": {
             "called gates: a norm after one is folded into the convolution before it": replace(
                 "{path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}",
@@ -51,7 +51,7 @@ CHANGES = {
             ),
         },
     },
-    "places/hooks.py": {
+    "graph/hooks.py": {
         "_OnInput.__call__": {
             "layers called by keyword are not gated": replace(
                 "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
@@ -61,7 +61,7 @@ CHANGES = {
             ),
         },
     },
-    "places/layers.py": {
+    "graph/layers.py": {
         "own_layers": {
             "places count what is inside gates": replace("id(layer) not in inside", "name or inside"),
         },
@@ -76,7 +76,7 @@ CHANGES = {
             "a layer that is called twice gets a place": replace("self.calls.get(path) == 1", "path in self.calls"),
         },
     },
-    "places/rules.py": {
+    "graph/rules.py": {
         "_before_conv": {
             "before_conv takes the width of the output": replace("layer.in_channels", "layer.out_channels"),
             "transposed convolutions are gated by default": replace("nn.modules.conv._ConvTransposeNd", "nn.Unfold"),
@@ -164,7 +164,7 @@ CHANGES = {
             ),
         },
     },
-    "places/selection.py": {
+    "graph/selection.py": {
         "candidates": {
             "an empty tuple of types means the place of the paper": replace(
                 "after if before is None else before", "before or after"
@@ -185,7 +185,7 @@ CHANGES = {
             "where is ignored": replace("where is not None and (not where(path, modules[path]))", "False"),
         },
     },
-    "places/trace.py": {
+    "graph/trace.py": {
         "": {
             "torch.fx takes a group norm for a norm of each channel": replace(
                 "((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), 'mixing')",

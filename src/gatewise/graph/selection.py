@@ -8,9 +8,9 @@ from torch import nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import Example
-from gatewise.places.layers import own_layers
-from gatewise.places.place import Place, Places
-from gatewise.places.rules import boundary_places, find_places
+from gatewise.graph.layers import own_layers
+from gatewise.graph.place import Place, Places
+from gatewise.graph.rules import boundary_places, find_places
 
 LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
 Names = str | Sequence[str]

@@ -11,9 +11,9 @@ from torch import nn
 
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate
-from gatewise.places.layers import Layers, innermost
-from gatewise.places.rules import ends_filters, is_cross_channel
-from gatewise.places.trace import Op, trace
+from gatewise.graph.layers import Layers, innermost
+from gatewise.graph.rules import ends_filters, is_cross_channel
+from gatewise.graph.trace import Op, trace
 
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.PReLU)

@@ -8,9 +8,9 @@ from torch import nn
 from gatewise.core import _validation
 from gatewise.core.types import Example
 from gatewise.gates.registry import MARKED_PLACES, PLACES
-from gatewise.places.layers import Layers, own_layers, place_at
-from gatewise.places.place import ContextPlace, Place, Places
-from gatewise.places.trace import Op, trace
+from gatewise.graph.layers import Layers, own_layers, place_at
+from gatewise.graph.place import ContextPlace, Place, Places
+from gatewise.graph.trace import Op, trace
 
 _WEIGHTED = {"conv", "linear"}
 
@@ -20,7 +20,7 @@ def find_places(model: nn.Module, place: str, example: Example = None) -> Places
 
     Args:
         model: the network to read.
-        place: a kind of place, as listed in `gatewise.places`.
+        place: a kind of place, as listed in `gatewise.graph`.
         example: an input (or a tuple of inputs), for networks with an input size that cannot be guessed.
 
     Raises:

@@ -7,9 +7,9 @@ from typing import Any, cast
 from torch import nn
 
 from gatewise.core.types import Example
-from gatewise.places.channel_dependencies import followed_by_norm
-from gatewise.places.layers import Layers, innermost
-from gatewise.places.trace import Op, trace
+from gatewise.graph.channel_dependencies import followed_by_norm
+from gatewise.graph.layers import Layers, innermost
+from gatewise.graph.trace import Op, trace
 
 _WRITES = {"conv", "norm"}  # operations that allocate their result
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from gatewise.core.types import Example
-from gatewise.places.layers import Layers
-from gatewise.places.place import Place, Skipped
-from gatewise.places.rules import RULES, ends_filters, is_cross_channel
-from gatewise.places.trace import Op, trace
+from gatewise.graph.layers import Layers
+from gatewise.graph.place import Place, Skipped
+from gatewise.graph.rules import RULES, ends_filters, is_cross_channel
+from gatewise.graph.trace import Op, trace
 
 
 @dataclass(frozen=True)

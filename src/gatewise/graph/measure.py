@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise.core import _validation
 from gatewise.core.log_filters import without_records
-from gatewise.places import evaluation_mode
+from gatewise.graph import evaluation_mode
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from gatewise.gates.registry import Gate
-from gatewise.places.place import Place
-from gatewise.places.trace import Op
+from gatewise.graph.place import Place
+from gatewise.graph.trace import Op
 
 
 def own_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
