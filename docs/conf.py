@@ -45,7 +45,7 @@ documented_modules = [
     "gatewise.gates.registry",
     "gatewise.gates.spec",
     "gatewise.graph",
-    "gatewise.tuning",
+    "gatewise.insertion.tuning",
     "gatewise.models",
     "gatewise.gaternet",
     "gatewise.execution",

@@ -23,7 +23,7 @@ from gatewise.cli import run
 from gatewise.data import Images, load_dataset
 from gatewise.data.decode import fit, picture_of, pixels_of
 from gatewise.errors import DataError, InvalidValueError
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 from gatewise.serialization import save_model
 from gatewise.training import train
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import gatewise as gw
 from gatewise.errors import GatewiseError, InvalidValueError
 from gatewise.gates.spec import parse_gates
-from gatewise.insertion import insert_all
+from gatewise.insertion.insert import insert_all
 
 MODELS = ("resnet18", "resnet50", "densenet121", "vgg11_bn", "efficientnet_b0", "convnext_tiny")
 LARGE = ("densenet121", "vgg11_bn", "convnext_tiny")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from gatewise import GatewiseError
-from gatewise.mixins import add_mixin, own_class, remove_mixin
+from gatewise.insertion.mixins import add_mixin, own_class, remove_mixin
 
 
 class Doubles(nn.Module):

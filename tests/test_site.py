@@ -182,13 +182,13 @@ def copied(folder: Path) -> Path:
 @pytest.mark.slow
 def test_public_name_without_docstring_fails_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / "src/gatewise/tuning.py"
+    file = tmp_path / "src/gatewise/insertion/tuning.py"
     text, removed = re.subn(r'(def train_everything.*?:\n) +""".*?"""\n', r"\1", file.read_text(), flags=re.DOTALL)
     assert removed == 1
     file.write_text(text)
     result = build(copied(tmp_path), tmp_path / "site", tmp_path / "src")
     assert result.returncode != 0
-    names = "gatewise.train_everything, gatewise.tuning.train_everything"
+    names = "gatewise.train_everything, gatewise.insertion.tuning.train_everything"
     assert f"public names without a docstring: {names}." in result.stderr
 
 

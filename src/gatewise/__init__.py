@@ -26,12 +26,9 @@ from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.gates.triplet_attention import TripletAttention
 from gatewise.graph import ContextPlace, find_places
 from gatewise.inference import InferenceNet, optimize_for_inference
-from gatewise.insertion import Insertion, gates_in, insert_gates
-from gatewise.interop import Loaded, convert_weights, load_weights
-from gatewise.models import make_segmenter
-from gatewise.pruning import gate_pruners
-from gatewise.serialization import load_model
-from gatewise.tuning import (
+from gatewise.insertion.insert import Insertion, gates_in, insert_gates
+from gatewise.insertion.pruning import gate_pruners
+from gatewise.insertion.tuning import (
     Stage,
     fine_tuning_stages,
     gate_loss,
@@ -39,6 +36,9 @@ from gatewise.tuning import (
     train_everything,
     train_only_gates,
 )
+from gatewise.interop import Loaded, convert_weights, load_weights
+from gatewise.models import make_segmenter
+from gatewise.serialization import load_model
 
 if TYPE_CHECKING:
     from gatewise import data

@@ -21,11 +21,11 @@ from gatewise.core import _validation
 from gatewise.core.files import read_json_lines
 from gatewise.data import Dataset, DataSource, SegmentationDataset, make_batches
 from gatewise.graph import measure
+from gatewise.insertion.tuning import set_total_steps
 from gatewise.training import Interrupted, Processes, Progress, Recipe, train
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line
 from gatewise.training.signals import Interruption
-from gatewise.tuning import set_total_steps
 
 _RETRIES = 10  # of a run whose process or machine is lost; each resumes from the last checkpoint
 _POLL_S = 1.0

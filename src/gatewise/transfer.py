@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 from gatewise.models import Segmenter
 from gatewise.serialization import of_gater_net, read_source
 

@@ -16,7 +16,7 @@ from gatewise.analysis.recording import Hook, hooks_on
 from gatewise.core import _validation
 from gatewise.gates.registry import Gate
 from gatewise.graph import evaluation_mode
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 
 QUERIES = 64  # evenly spaced query positions whose maps are compared
 _GOLDEN = 0.61803398875  # fractional part of the golden ratio: its multiples modulo 1 cover [0, 1) evenly

@@ -13,7 +13,7 @@ from gatewise.analysis.patterns import GatePatterns, record_patterns
 from gatewise.analysis.runs import Run
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 from gatewise.training import pixel_classes
 
 _PICTURES = 4  # images with attention maps drawn over them

@@ -22,7 +22,7 @@ from gatewise.analysis.drawing import (
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.table import Cell, Table
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 
 _GCT = "Yang et al., CVPR 2020"
 _SE = "Hu et al., CVPR 2018"
@@ -126,7 +126,7 @@ def _numbers(*values: float) -> list[Cell]:
 def gct_parameters(model: nn.Module, parameter: str) -> list[tuple[str, Tensor]]:
     """Return "alpha", "gamma" or "beta" of every gct of the network, as pairs (gate path, values (C,)).
 
-    >>> from gatewise.insertion import insert_gates
+    >>> from gatewise.insertion.insert import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
     >>> _ = insert_gates(net, "gct")
     >>> gct_parameters(net, "gamma")

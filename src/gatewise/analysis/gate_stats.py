@@ -12,7 +12,7 @@ from gatewise import errors
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.recording import GateRecorder, Recorded
 from gatewise.core import _validation
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 
 NEAR = 0.05  # relative change below which a value counts as near the identity
 BINS = 100
@@ -34,7 +34,7 @@ class GateStats(Metric):
         InvalidValueError: if the network has no gates, if labels are given without classes or classes without labels,
             or if results are computed before the first update.
 
-    >>> from gatewise.insertion import insert_gates
+    >>> from gatewise.insertion.insert import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
     >>> _ = insert_gates(net, "gct")
     >>> stats = GateStats(net)

@@ -15,7 +15,7 @@ from gatewise.analysis.recording import gates_bypassed
 from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 from gatewise.training import pixel_hits
 
 Batches = Iterable[tuple[Tensor, Tensor]]

@@ -12,7 +12,7 @@ from gatewise import errors
 from gatewise.gates.functional import at_least_float32, spatial_axes
 from gatewise.gates.registry import Gate
 from gatewise.graph import evaluation_mode
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class GateRecorder:
     Raises:
         InvalidValueError: if the network has no gates.
 
-    >>> from gatewise.insertion import insert_gates
+    >>> from gatewise.insertion.insert import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1))
     >>> _ = insert_gates(net, "gct")
     >>> with GateRecorder(net) as recorder:

@@ -19,7 +19,7 @@ from gatewise.analysis.runs import Run
 from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
 from gatewise.graph import measure
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 from gatewise.training import TITLES
 
 _MAPS = 3  # gates whose attention is shown: the first, the middle and the last

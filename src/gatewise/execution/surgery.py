@@ -17,7 +17,7 @@ from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenN
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
 from gatewise.graph import ChannelDependency, change_map, find_channel_dependencies
-from gatewise.mixins import own_class
+from gatewise.insertion.mixins import own_class
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)

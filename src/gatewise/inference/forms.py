@@ -22,7 +22,7 @@ from gatewise.gates.kernels.channels import SharedGradient, scale_channels
 from gatewise.gates.kernels.gated_channel_transform import kernel_options, kernel_parameters
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.graph.measure import interleaved_latency
-from gatewise.mixins import own_class
+from gatewise.insertion.mixins import own_class
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 

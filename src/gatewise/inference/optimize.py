@@ -25,8 +25,8 @@ from gatewise.inference.forms import (
     InplacePooledGate,
     pass_on,
 )
-from gatewise.insertion import gate_hosts, gates_in
-from gatewise.mixins import add_mixin, own_class, remove_mixin
+from gatewise.insertion.insert import gate_hosts, gates_in
+from gatewise.insertion.mixins import add_mixin, own_class, remove_mixin
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 

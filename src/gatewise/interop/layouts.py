@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.gates.non_local import NonLocal
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 Weights = dict[str, Tensor]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 from gatewise.interop.layouts import LAYOUTS, Layout
 from gatewise.interop.reading import read_weights, without_wrappers
 

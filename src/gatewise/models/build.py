@@ -11,7 +11,7 @@ from torch import nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gates.spec import ModelSpec
-from gatewise.insertion import insert_all
+from gatewise.insertion.insert import insert_all
 from gatewise.models.families import FAMILIES
 
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")

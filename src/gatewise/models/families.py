@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gatewise.core import _validation
-from gatewise.insertion import insert_gates
+from gatewise.insertion.insert import insert_gates
 from gatewise.models.form import ResNetConfig
 from gatewise.models.segmenter import Segmenter
 from gatewise.models.u2net import FULL, SMALL, U2NetConfig

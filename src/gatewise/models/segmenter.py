@@ -11,7 +11,7 @@ from gatewise.core import _validation
 from gatewise.gates.functional import at_least_float32
 from gatewise.gates.spec import GateChoice, parse_gates
 from gatewise.graph import ContextPlace, evaluation_mode
-from gatewise.insertion import insert_gates
+from gatewise.insertion.insert import insert_gates
 
 STRIDES = (8, 16, 32)
 _PLACES = {"last": "context", "stages": "context_stages"}

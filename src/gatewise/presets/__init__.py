@@ -16,8 +16,8 @@ from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.gates.registry import gate_spec
 from gatewise.gates.spec import ModelSpec
+from gatewise.insertion.tuning import no_weight_decay_names
 from gatewise.models import model_names
-from gatewise.tuning import no_weight_decay_names
 
 _models: Any = _validation.import_optional("timm", "gatewise.presets").models
 

@@ -14,6 +14,7 @@ from gatewise.core import _validation
 from gatewise.data import Batches, Dataset, SegmentationDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.graph import evaluation_mode
+from gatewise.insertion.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 from gatewise.interop import load_weights
 from gatewise.models import Segmenter
 from gatewise.serialization import check_weights_finite, load_gater, not_finite
@@ -24,7 +25,6 @@ from gatewise.training.finite_checks import check_gradients_finite, check_loss_f
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
 from gatewise.transfer import Transfer, has_segmentation_head, load_backbone
-from gatewise.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 
 
 class Learner:

@@ -21,6 +21,7 @@ from gatewise import errors
 from gatewise.core.files import check_writable, read_json_lines, remove_leftovers, write_atomically
 from gatewise.data import Augmentation, Dataset, SegmentationDataset, make_batches
 from gatewise.graph.measure import environment, parameter_count
+from gatewise.insertion.tuning import Stage, set_total_steps
 from gatewise.serialization import save_model, write_metrics
 from gatewise.training.checkpoint import check_position, complete_states, keep_newest_states, state_progress
 from gatewise.training.distributed import Processes
@@ -32,7 +33,6 @@ from gatewise.training.run_folder import claim, last_good, naming_what_is_left
 from gatewise.training.signals import Interrupted, Interruption
 from gatewise.training.tasks import TITLES
 from gatewise.training.tensorboard import Board
-from gatewise.tuning import Stage, set_total_steps
 
 _CHECK_EVERY = 50  # steps between checks of the losses: each check synchronises with the GPU
 _SAVE_EVERY_S = 600.0  # longest time without a checkpoint within an epoch

@@ -15,8 +15,8 @@ from gatewise.core.files import read_text, write_atomically
 from gatewise.data import IGNORED, LOADINGS, DataSource
 from gatewise.data.augmentation import parse_augmentation
 from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
+from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.models import LABELS_PIXELS, SEGMENTER
-from gatewise.tuning import Stage, fine_tuning_stages
 
 TASKS = ("classify", "segment")
 CLASS_WEIGHTS = ("none", "median_frequency")

@@ -182,7 +182,7 @@ CHANGES = {
             "a shared network is not built again before it is written": replace("load_model(temporary)", "pass"),
         },
     },
-    "insertion.py": {
+    "insertion/insert.py": {
         "Insertion.check": {
             "check runs in the mode that the network is in": replace(
                 "with evaluation_mode(self.model), torch.no_grad():\n    ...", "with torch.no_grad():\n    ..."
@@ -283,7 +283,7 @@ CHANGES = {
             "masks of the scaled size": replace("(picture.height, picture.width)", "(16, 16)"),
         },
     },
-    "pruning.py": {
+    "insertion/pruning.py": {
         "GatePruner.prune_out_channels": {
             "a pruner keeps the removed channels": flip("channel not in removed"),
             "a pruned gate expects its old width": remove("layer._channels = len(kept)"),
@@ -418,7 +418,7 @@ CHANGES = {
             ),
         },
     },
-    "tuning.py": {
+    "insertion/tuning.py": {
         "_exempt": {
             "beta decays": replace("gate.no_weight_decay", "()"),
             "every parameter named beta does not decay": replace("name in names", "name in names or 'beta' in name"),

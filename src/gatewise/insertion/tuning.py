@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gates.registry import Gate
-from gatewise.insertion import gates_in
-from gatewise.mixins import add_mixin, remove_mixin
+from gatewise.insertion.insert import gates_in
+from gatewise.insertion.mixins import add_mixin, remove_mixin
 
 _BEFORE = "_requires_grad_before_freezing"  # attribute of a module: requires_grad of its parameters, by name
 
@@ -37,7 +37,7 @@ def _exempt(model: nn.Module) -> set[int]:
 def no_weight_decay_names(model: nn.Module) -> set[str]:
     """Return the names of all parameters without weight decay in `parameter_groups`, frozen ones included.
 
-    >>> from gatewise.insertion import insert_gates
+    >>> from gatewise.insertion.insert import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
     >>> _ = insert_gates(net, "gct")
     >>> no_weight_decay_names(net)
@@ -58,7 +58,7 @@ def parameter_groups(model: nn.Module, weight_decay: float | None = None) -> lis
         model: the network.
         weight_decay: of the first group; None leaves the optimizer's default.
 
-    >>> from gatewise.insertion import insert_gates
+    >>> from gatewise.insertion.insert import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
     >>> _ = insert_gates(net, "gct")
     >>> [(len(group["params"]), group.get("weight_decay")) for group in parameter_groups(net)]

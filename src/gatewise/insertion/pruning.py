@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from gatewise.gates.registry import Gate
-from gatewise.insertion import gates_in
+from gatewise.insertion.insert import gates_in
 
 
 class GatePruner:
@@ -45,7 +45,7 @@ def gate_pruners(model: nn.Module) -> dict[type[Gate], GatePruner]:
     convolution or norm, such as ge without parameters at the end of a branch; after pruning such a gate raises because
     of the number of channels, so insert it after pruning.
 
-    >>> from gatewise.insertion import insert_gates
+    >>> from gatewise.insertion.insert import insert_gates
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
     >>> _ = insert_gates(net, "gct")
     >>> [kind.__name__ for kind in gate_pruners(net)]
