@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.core.files import write_json
-from gatewise.execution import SkippingNet, folded
-from gatewise.execution.compaction import Constant
 from gatewise.graph.measure import Latency, environment, interleaved_latency
+from gatewise.inference import SkippingNet, folded
+from gatewise.inference.compaction import Constant
 
 IMAGES = 8
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -48,7 +48,7 @@ documented_modules = [
     "gatewise.insertion.tuning",
     "gatewise.models",
     "gatewise.gaternet",
-    "gatewise.execution",
+    "gatewise.inference",
     "gatewise.serialization",
     "gatewise.interop",
     "gatewise.graph.measure",

@@ -12,12 +12,12 @@ from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from gatewise.execution import Compaction
-from gatewise.execution.constant_gates import ConstantGates
-from gatewise.execution.restructure import _balanced, restructure
-from gatewise.execution.verify import channel_dependencies_of
 from gatewise.graph import find_channel_dependencies
 from gatewise.graph.measure import macs_per_sample, parameter_count
+from gatewise.inference import Compaction
+from gatewise.inference.constant_gates import ConstantGates
+from gatewise.inference.restructure import _balanced, restructure
+from gatewise.inference.verify import channel_dependencies_of
 from gatewise.serialization import load_model, save_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -323,7 +323,7 @@ def test_wrong_flow_is_detected_and_dropped(monkeypatch: pytest.MonkeyPatch) -> 
         )
         return dependencies, followed
 
-    monkeypatch.setattr("gatewise.execution.restructure.channel_dependencies_of", wrong)
+    monkeypatch.setattr("gatewise.inference.restructure.channel_dependencies_of", wrong)
     small, dependencies = restructure(net, "1101" * 4)
     assert [dependency.possible for dependency in dependencies] == [False, True]
     assert_close(small(images(2)), net(images(2)), **CLOSE)

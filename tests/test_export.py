@@ -26,9 +26,9 @@ import gatewise as gw
 from gatewise import GatewiseError
 from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
-from gatewise.execution import ConditionalNet
 from gatewise.exporting import agreement, details_of, export_run, opened
 from gatewise.exporting.writer import _CONTENTS, WithGates, _torch, exported_program
+from gatewise.inference import ConditionalNet
 from gatewise.int8 import to_int8
 from gatewise.serialization import load_model
 

@@ -19,13 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from gatewise.execution.costs import Costs, default_cache
-from gatewise.execution.meter import fingerprint
-from gatewise.execution.packed import pack, packed_convolution
-from gatewise.execution.plan import Plan, Seconds
-from gatewise.execution.skip import MODES
-from gatewise.execution.sub_batches import bucketed, one_by_pattern
 from gatewise.graph.measure import environment
+from gatewise.inference.costs import Costs, default_cache
+from gatewise.inference.meter import fingerprint
+from gatewise.inference.packed import pack, packed_convolution
+from gatewise.inference.plan import Plan, Seconds
+from gatewise.inference.skip import MODES
+from gatewise.inference.sub_batches import bucketed, one_by_pattern
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +210,7 @@ def test_picked_weights_stay_within_memory_limit() -> None:
 
 
 def test_cached_weights_are_not_picked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gatewise.execution.active_filters import FilterIndices
+    from gatewise.inference.active_filters import FilterIndices
 
     net = gater_net(["basic"], letters="?")
     fast, gates = gw.skip_closed_filters(net, "skip"), patterns(net, 0)[:1]
@@ -281,7 +281,7 @@ def test_auto_agrees_with_real_timing(own_cache: Path) -> None:
 def test_measured_costs_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     net = gater_net(["basic"], letters="?")
     gw.skip_closed_filters(net).plan(images(2))
-    monkeypatch.setattr("gatewise.execution.meter._times", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr("gatewise.inference.meter._times", lambda _: pytest.fail("measured again"))
     again = gw.skip_closed_filters(net)
     again.plan(images(2))
     assert_close(again(images(2)), net(images(2)), **CLOSE)
@@ -398,7 +398,7 @@ def test_networks_of_other_widths_groups_or_depths_are_measured_apart() -> None:
 def test_costs_of_other_version_are_measured_again(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = Costs(own_cache, torch.device("cpu"), torch.float32)
     facts = environment()
-    monkeypatch.setattr("gatewise.execution.costs.environment", lambda _: {**facts, "gatewise": "another"})
+    monkeypatch.setattr("gatewise.inference.costs.environment", lambda _: {**facts, "gatewise": "another"})
     assert Costs(own_cache, torch.device("cpu"), torch.float32).machine != one.machine
 
 
@@ -472,7 +472,7 @@ def test_picked_weights_are_packed_if_onednn_supports_it(monkeypatch: pytest.Mon
         packed.append(x.shape)
         return packed_convolution(x, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("gatewise.execution.dynamic_layers.packed_convolution", noted)
+    monkeypatch.setattr("gatewise.inference.dynamic_layers.packed_convolution", noted)
     net = gater_net(["basic"], 8, states="11010000")
     fast = gw.skip_closed_filters(net, mode="skip")
     with torch.no_grad():
@@ -496,7 +496,7 @@ def test_complete_layers_are_packed_once_with_any_memory_limit(
         packed.append(weight.shape)
         return pack(weight, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("gatewise.execution.dynamic_layers.pack", noted)
+    monkeypatch.setattr("gatewise.inference.dynamic_layers.pack", noted)
     fast = gw.skip_closed_filters(gater_net(["basic"], 8, states="11010000"), "skip", memory=0)
     for _ in range(2):
         fast(images(1))

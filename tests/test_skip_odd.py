@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
 from gatewise.errors import InvalidValueError
-from gatewise.execution.compaction import Constant
-from gatewise.execution.skip import MODES
+from gatewise.inference.compaction import Constant
+from gatewise.inference.skip import MODES
 
 
 class Counting(nn.Module):
@@ -127,7 +127,7 @@ def test_skipping_net_has_no_state_dict() -> None:
 
 
 def test_thousands_of_patterns_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatewise.execution.active_filters._MANY_PATTERNS", 3)
+    monkeypatch.setattr("gatewise.inference.active_filters._MANY_PATTERNS", 3)
     net = gater_net(["basic", "basic"], letters="?")
     fast = gw.skip_closed_filters(net, "skip")
     for seed in range(10):
@@ -138,7 +138,7 @@ def test_thousands_of_patterns_change_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("pays", [False, True])
 def test_auto_skips_no_local_filters_if_faster(monkeypatch: pytest.MonkeyPatch, *, pays: bool) -> None:
-    monkeypatch.setattr("gatewise.execution.meter._times", lambda _: [0.5 if pays else 1.5, 1.0])
+    monkeypatch.setattr("gatewise.inference.meter._times", lambda _: [0.5 if pays else 1.5, 1.0])
     net = gw.GaterNet(gw.make_model("resnet20", num_classes=5), gater="local", image_size=(8, 8)).eval()
     for decider in net.gater:
         nn.init.normal_(decider.head.fc2.weight, std=2.0)

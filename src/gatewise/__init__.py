@@ -10,7 +10,6 @@ from gatewise import analysis, errors
 from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.errors import GatewiseError
-from gatewise.execution import Compaction, compact, skip_closed_filters
 from gatewise.gaternet import GaterNet
 from gatewise.gates import functional
 from gatewise.gates.efficient_channel_attention import EfficientChannelAttention
@@ -25,7 +24,7 @@ from gatewise.gates.spec import GateChoice, ModelSpec
 from gatewise.gates.squeeze_excite import SqueezeExcite
 from gatewise.gates.triplet_attention import TripletAttention
 from gatewise.graph import ContextPlace, find_places
-from gatewise.inference import InferenceNet, optimize_for_inference
+from gatewise.inference import Compaction, InferenceNet, compact, optimize_for_inference, skip_closed_filters
 from gatewise.insertion.insert import Insertion, gates_in, insert_gates
 from gatewise.insertion.pruning import gate_pruners
 from gatewise.insertion.tuning import (

@@ -19,9 +19,9 @@ from gatewise.analysis.runs import Run, open_runs
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
 from gatewise.core.files import check_format_not_newer, write_atomically, write_json
-from gatewise.execution import compact, folded, skip_closed_filters
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, environment, interleaved_latency
+from gatewise.inference import compact, folded, skip_closed_filters
 from gatewise.training import Progress
 
 _SCHEMA = 1

@@ -7,9 +7,9 @@ from gatewise import errors
 from gatewise.analysis.runs import open_runs
 from gatewise.core import _validation
 from gatewise.core.files import new_folder, read_bytes, write_atomically
-from gatewise.execution import Compaction, compact
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import environment
+from gatewise.inference import Compaction, compact
 from gatewise.serialization import details_in, save_model, write_metrics
 from gatewise.training import Progress, evaluate
 

@@ -10,8 +10,8 @@ from gatewise import errors
 from gatewise.benchmark import bench as bench_run
 from gatewise.benchmark import table as bench_table
 from gatewise.cli.app import Integer, Json, app, print_table
-from gatewise.execution import Compaction
 from gatewise.exporting import export_run
+from gatewise.inference import Compaction
 from gatewise.run_compaction import compact_run
 from gatewise.training import TITLES, Progress
 

@@ -16,9 +16,9 @@ from gatewise.analysis.runs import Run, open_runs
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, write_atomically
 from gatewise.core.types import Output
-from gatewise.execution import ConditionalNet, compact
 from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
 from gatewise.gaternet import GaterNet
+from gatewise.inference import ConditionalNet, compact
 from gatewise.int8 import to_int8
 from gatewise.training import Progress
 

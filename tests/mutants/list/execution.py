@@ -1,9 +1,9 @@
-"""Mutants of gatewise.execution."""
+"""Mutants of gatewise.inference."""
 
 from mutants import drop_call, flip, off_by_one, remove, replace
 
 CHANGES = {
-    "execution/active_filters.py": {
+    "inference/active_filters.py": {
         "ActiveFilters.filters": {
             "a full list of patterns closes open filters": replace("self._known.clear", "self.forget"),
         },
@@ -16,7 +16,7 @@ CHANGES = {
             "weights picked each time": remove("if found is not None:\n    ..."),
         },
     },
-    "execution/compaction.py": {
+    "inference/compaction.py": {
         "Compaction.apply": {
             "a compaction fits any network": replace("not isinstance(net, GaterNet)", "False"),
         },
@@ -29,14 +29,14 @@ CHANGES = {
             "disagreement with decided gates": replace("(gates != expected) & constant", "gates != expected"),
         },
     },
-    "execution/conditional.py": {
+    "inference/conditional.py": {
         "_open_for_some": {
             "no filter where all are closed": replace("states | first & ~states.any()", "states"),
             "only the first image's filters": replace("gates.amax(0)", "gates[0]"),
             "the conditional network computes everything": off_by_one("gates.amax(0) > 0"),
         },
     },
-    "execution/costs.py": {
+    "inference/costs.py": {
         "Costs.__init__": {
             "costs of any machine": replace("self._all.get(self.machine, {})", "next(iter(self._all.values()), {})"),
             "costs of another version of gatewise": replace(
@@ -52,7 +52,7 @@ CHANGES = {
             "negative costs accepted": replace("0 <= value < 1000000.0", "value < 1000000.0"),
         },
     },
-    "execution/dynamic_layers.py": {
+    "inference/dynamic_layers.py": {
         "OpenConvolution.forward": {
             "nothing is packed": replace("self.active_filters.packs", "False"),
             "layers that run whole are packed each time": replace(
@@ -64,7 +64,7 @@ CHANGES = {
             "norms folded without their mean": replace("-norm.running_mean", "0 * norm.running_mean"),
         },
     },
-    "execution/merging.py": {
+    "inference/merging.py": {
         "merged": {
             "patterns mixed up between images": drop_call("argsort"),
         },
@@ -75,17 +75,17 @@ CHANGES = {
             ),
         },
     },
-    "execution/meter.py": {
+    "inference/meter.py": {
         "fingerprint": {
             "costs of networks of other widths": replace("(layers, shapes, sites)", "[layer[:2] for layer in layers]"),
         },
     },
-    "execution/packed.py": {
+    "inference/packed.py": {
         "_flops": {
             "packed convolutions are not counted": replace("conv_flop_count(x_shape, w_shape, out_shape)", "0"),
         },
     },
-    "execution/plan.py": {
+    "inference/plan.py": {
         "Plan._pays_up_to": {
             "narrow at any cost": replace("gain[:-1] <= 0", "gain[:-1] <= -1000000000.0"),
         },
@@ -96,7 +96,7 @@ CHANGES = {
             "picked weights are assumed to stay in memory": replace("sum(self._seen.values()) > self.memory", "False"),
         },
     },
-    "execution/restructure.py": {
+    "inference/restructure.py": {
         "_cut": {
             "no zeros after an addition": replace("plan.hold(small.backbone)", "pass"),
         },
@@ -112,7 +112,7 @@ CHANGES = {
             "work of compacted layers as before": replace("round(layer.macs * share)", "layer.macs"),
         },
     },
-    "execution/skip.py": {
+    "inference/skip.py": {
         "SkippingNet.forward_with_gates": {
             "gates between 0 and 1 count as open": replace("not len(x) or not hard", "not len(x)"),
             "a skipping net is compiled": replace(
@@ -127,14 +127,14 @@ CHANGES = {
             "moved networks keep their picked weights": replace("now != self._where", "False"),
         },
     },
-    "execution/skippable.py": {
+    "inference/skippable.py": {
         "_run_open": {
             "a site with a closed trial gate is tried completely": replace(
                 "dependency.possible", "dependency.possible and union.any() and (not union.all())"
             ),
         },
     },
-    "execution/slicing.py": {
+    "inference/slicing.py": {
         "keep_inputs": {
             "the wrong columns of grouped inputs": replace(
                 "kept.view(groups, -1) - width * torch.arange(groups, device=kept.device)[:, None]",
@@ -147,7 +147,7 @@ CHANGES = {
             ),
         },
     },
-    "execution/verify.py": {
+    "inference/verify.py": {
         "drop_unsafe": {
             "nothing is tried": replace("if agrees(dependencies):\n    ...", "..."),
         },

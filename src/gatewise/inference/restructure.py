@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.execution.constant_gates import hold_constant
-from gatewise.execution.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
-from gatewise.execution.verify import channel_dependencies_of, drop_unsafe
 from gatewise.gaternet import GaterNet, Site
 from gatewise.gaternet.hooks import detach
 from gatewise.graph import ChannelDependency, LayerCost
+from gatewise.inference.constant_gates import hold_constant
+from gatewise.inference.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
+from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
 
 OPEN, CLOSED, DECIDED = "1", "0", "?"  # the states of a gate
 

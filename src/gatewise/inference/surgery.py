@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core.types import Example
-from gatewise.execution.active_filters import ActiveFilters
-from gatewise.execution.constant_gates import ConstantGates, call_last
-from gatewise.execution.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
 from gatewise.graph import ChannelDependency, change_map, find_channel_dependencies
+from gatewise.inference.active_filters import ActiveFilters
+from gatewise.inference.constant_gates import ConstantGates, call_last
+from gatewise.inference.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of
 from gatewise.insertion.mixins import own_class
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core.types import Output
-from gatewise.execution.active_filters import ActiveFilters, FilterIndices, Picked
-from gatewise.execution.skippable import kept_whole, skippable
-from gatewise.execution.surgery import replace_with_dynamic_layers
 from gatewise.gaternet import GaterNet, Site
+from gatewise.inference.active_filters import ActiveFilters, FilterIndices, Picked
+from gatewise.inference.skippable import kept_whole, skippable
+from gatewise.inference.surgery import replace_with_dynamic_layers
 
 
 class ConditionalNet(nn.Module):

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.execution.restructure import CLOSED, DECIDED, OPEN, restructure
-from gatewise.execution.verify import largest_difference
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
+from gatewise.inference.restructure import CLOSED, DECIDED, OPEN, restructure
+from gatewise.inference.verify import largest_difference
 
 
 @dataclass(frozen=True)

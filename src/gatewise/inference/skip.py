@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import Output
-from gatewise.execution.active_filters import ActiveFilters
-from gatewise.execution.costs import Costs, default_cache
-from gatewise.execution.merging import merged
-from gatewise.execution.meter import local_pays, measured_plan
-from gatewise.execution.plan import Plan
-from gatewise.execution.skippable import kept_whole, skippable
-from gatewise.execution.sub_batches import SubBatch, Work, bucketed, one_by_pattern
-from gatewise.execution.surgery import fold_norms, replace_with_dynamic_layers
 from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
+from gatewise.inference.active_filters import ActiveFilters
+from gatewise.inference.costs import Costs, default_cache
+from gatewise.inference.merging import merged
+from gatewise.inference.meter import local_pays, measured_plan
+from gatewise.inference.plan import Plan
+from gatewise.inference.skippable import kept_whole, skippable
+from gatewise.inference.sub_batches import SubBatch, Work, bucketed, one_by_pattern
+from gatewise.inference.surgery import fold_norms, replace_with_dynamic_layers
 
 MODES = ("mask", "skip", "bucket", "auto")
 _NO_STATE = (
@@ -66,7 +66,7 @@ class SkippingNet(nn.Module):
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` replace those of the gater."""
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            from gatewise.execution.uncompiled import run_uncompiled  # slow import: loads torch._dynamo
+            from gatewise.inference.uncompiled import run_uncompiled  # slow import: loads torch._dynamo
 
             return run_uncompiled(self, x, gates)
         _check_not_traced(x)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gatewise.execution.active_filters import ActiveFilters, FilterIndices
-from gatewise.execution.costs import Costs
-from gatewise.execution.plan import PROMISING, Plan, Seconds
-from gatewise.execution.sub_batches import Work
 from gatewise.gaternet import GaterNet, Site
 from gatewise.graph.measure import interleaved_latency
+from gatewise.inference.active_filters import ActiveFilters, FilterIndices
+from gatewise.inference.costs import Costs
+from gatewise.inference.plan import PROMISING, Plan, Seconds
+from gatewise.inference.sub_batches import Work
 
 _SHARES = (0.25, 0.5, 0.75)
 _SPREAD = 0.05  # minimum range of the open work for a linear fit: most filters may be always open

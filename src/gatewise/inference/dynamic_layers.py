@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from gatewise.execution.active_filters import ActiveFilters, Picked
-from gatewise.execution.packed import can_pack, pack, packed_convolution
+from gatewise.inference.active_filters import ActiveFilters, Picked
+from gatewise.inference.packed import can_pack, pack, packed_convolution
 
 CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gatewise.execution.sub_batches import SubBatch, Work, alike, bucketed, part_of
+from gatewise.inference.sub_batches import SubBatch, Work, alike, bucketed, part_of
 
 _GRID = np.linspace(0, 1, 65)
 PROMISING = 0.9  # a plan must be predicted to take at most this fraction of the time of the simpler one

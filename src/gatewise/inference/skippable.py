@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gatewise.execution.active_filters import ActiveFilters
-from gatewise.execution.surgery import foldable, replace_with_dynamic_layers, why_not
-from gatewise.execution.verify import channel_dependencies_of, drop_unsafe
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Skipped
+from gatewise.inference.active_filters import ActiveFilters
+from gatewise.inference.surgery import foldable, replace_with_dynamic_layers, why_not
+from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
 
 
 def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDependency], dict[str, str]]:
