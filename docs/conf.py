@@ -50,7 +50,7 @@ documented_modules = [
     "gatewise.gaternet",
     "gatewise.inference",
     "gatewise.serialization",
-    "gatewise.interop",
+    "gatewise.models.weights",
     "gatewise.graph.measure",
     "gatewise.data",
     "gatewise.training",

@@ -18,7 +18,7 @@ from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
 from gatewise.errors import DataError, GatewiseError, InvalidValueError
-from gatewise.interop.reading import read_weights
+from gatewise.models.weights.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train
 from gatewise.training.checkpoint import _checksum

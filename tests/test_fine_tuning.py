@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise.data import Batches, Dataset, seed_generators
 from gatewise.errors import DataError, InvalidValueError
-from gatewise.interop import load_weights
+from gatewise.models.weights import load_weights
 from gatewise.serialization import load_model
 from gatewise.training import Recipe, learner, train
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise import GatewiseError
-from gatewise.interop import LAYOUTS
-from gatewise.interop.load import SOURCES
+from gatewise.models.weights import LAYOUTS
+from gatewise.models.weights.load import SOURCES
 
 TINY = (1, 1, 1, 1)
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

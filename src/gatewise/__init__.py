@@ -7,7 +7,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from gatewise import analysis, errors
-from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.errors import GatewiseError
 from gatewise.gaternet import GaterNet
@@ -35,8 +34,9 @@ from gatewise.insertion.tuning import (
     train_everything,
     train_only_gates,
 )
-from gatewise.interop import Loaded, convert_weights, load_weights
 from gatewise.models import make_segmenter
+from gatewise.models.create import make_model
+from gatewise.models.weights import Loaded, convert_weights, load_weights
 from gatewise.serialization import load_model
 
 if TYPE_CHECKING:

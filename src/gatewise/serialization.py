@@ -15,12 +15,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
 from gatewise.inference import Compaction
+from gatewise.models.create import make_model
 
 WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them

@@ -18,7 +18,7 @@ from fuzzing.box import Box
 from fuzzing.target import Call, target
 from gatewise.analysis.runs import open_runs
 from gatewise.core.files import read_json, read_json_lines
-from gatewise.interop.reading import read_weights
+from gatewise.models.weights.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train
 from gatewise.training.checkpoint import _checksum, load_state, state_progress

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.assembly import make_model
 from gatewise.core import _validation
 from gatewise.data import Batches, Dataset, SegmentationDataset, seed_generators
 from gatewise.gaternet import GaterNet, gate_warnings
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_loss, gate_parameters, parameter_groups
-from gatewise.interop import load_weights
 from gatewise.models import Segmenter
+from gatewise.models.create import make_model
+from gatewise.models.weights import load_weights
 from gatewise.serialization import check_weights_finite, load_gater, not_finite
 from gatewise.training.checkpoint import load_state, save_state
 from gatewise.training.distributed import Processes, of_all_processes

@@ -1,9 +1,9 @@
-"""Mutants of gatewise.interop."""
+"""Mutants of gatewise.models.weights."""
 
 from mutants import flip, remove, replace
 
 CHANGES = {
-    "interop/layouts.py": {
+    "models/weights/layouts.py": {
         "": {
             "strides of the released network ignored": remove("objection=_stride_objection"),
             "branches of triplet attention exchanged": replace(
@@ -23,7 +23,7 @@ CHANGES = {
             "batch norms folded without their means": replace("before.double() - mean", "before.double()"),
         },
     },
-    "interop/load.py": {
+    "models/weights/load.py": {
         "load_weights": {
             "unexpected tensors accepted": replace("[] if is_part else unexpected", "[]"),
         },
@@ -40,7 +40,7 @@ CHANGES = {
             ),
         },
     },
-    "interop/reading.py": {
+    "models/weights/reading.py": {
         "_unpickled": {
             "weights are unpickled": flip("True"),
             "pickles may execute code": flip("True"),

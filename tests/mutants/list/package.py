@@ -39,7 +39,7 @@ CHANGES = {
             "newer formats are read": replace("found > newest", "False"),
         },
     },
-    "assembly.py": {
+    "models/create.py": {
         "make_model": {
             "backbone's weights depend on the gater": replace("seed=seed", "seed=(seed or 0) + len(gaters)"),
         },

@@ -11,8 +11,8 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
 from gatewise.insertion.insert import gates_in
-from gatewise.interop.layouts import LAYOUTS, Layout
-from gatewise.interop.reading import read_weights, without_wrappers
+from gatewise.models.weights.layouts import LAYOUTS, Layout
+from gatewise.models.weights.reading import read_weights, without_wrappers
 
 OWN = "gatewise"
 SOURCES = ("auto", OWN, *LAYOUTS)
