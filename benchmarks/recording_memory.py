@@ -20,7 +20,7 @@ from gatewise.analysis.findings import find
 from gatewise.analysis.runs import open_runs
 from gatewise.core.files import write_json
 from gatewise.graph.measure import environment
-from gatewise.serialization import load_model
+from gatewise.models.serialization import load_model
 
 
 def peak_mb() -> float:

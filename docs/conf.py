@@ -49,7 +49,7 @@ documented_modules = [
     "gatewise.models",
     "gatewise.gaternet",
     "gatewise.inference",
-    "gatewise.serialization",
+    "gatewise.models.serialization",
     "gatewise.models.weights",
     "gatewise.graph.measure",
     "gatewise.data",

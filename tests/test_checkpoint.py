@@ -21,7 +21,7 @@ import gatewise as gw
 from gatewise.core.files import read_json, write_atomically, write_json
 from gatewise.errors import DataError, InvalidTypeError
 from gatewise.gates.spec import ModelSpec
-from gatewise.serialization import load_model, save_model
+from gatewise.models.serialization import load_model, save_model
 from gatewise.training.checkpoint import load_state, save_state
 
 SPEC = ModelSpec.parse("resnet18_cifar:width=8+gct:mode=l1,eps=0.001@inner+se:rd_ratio=0.25@stage_end")

@@ -18,7 +18,7 @@ from gatewise.inference import Compaction
 from gatewise.inference.constant_gates import ConstantGates
 from gatewise.inference.restructure import _balanced, restructure
 from gatewise.inference.verify import channel_dependencies_of
-from gatewise.serialization import load_model, save_model
+from gatewise.models.serialization import load_model, save_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -22,7 +22,7 @@ from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, Trai
 from gatewise.gates.registry import PLACES
 from gatewise.gates.spec import parse_gates, parse_gates_list
 from gatewise.graph.measure import macs_per_sample
-from gatewise.serialization import load_model, read_metrics, write_metrics
+from gatewise.models.serialization import load_model, read_metrics, write_metrics
 from gatewise.training import Progress, Recipe, learner
 
 GATES = ["se", "none", "gc@stage_end"]

@@ -16,8 +16,8 @@ from gatewise.analysis.runs import open_runs
 from gatewise.benchmark import bench
 from gatewise.cli import run
 from gatewise.errors import StorageError
+from gatewise.models.serialization import load_model
 from gatewise.run_compaction import compact_run
-from gatewise.serialization import load_model
 
 TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
 
@@ -26,7 +26,7 @@ TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "-
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
     from gatewise.gates.spec import ModelSpec
-    from gatewise.serialization import save_model
+    from gatewise.models.serialization import save_model
 
     folder = tmp_path_factory.mktemp("runs") / "gated"
     assert run([*TRAIN, "--budget", "0.5", "--out", str(folder)]) == 0

@@ -24,7 +24,7 @@ from gatewise.data import Images, load_dataset
 from gatewise.data.decode import fit, picture_of, pixels_of
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.insertion.insert import gates_in
-from gatewise.serialization import save_model
+from gatewise.models.serialization import save_model
 from gatewise.training import train
 
 GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}

@@ -30,7 +30,7 @@ from gatewise.exporting import agreement, details_of, export_run, opened
 from gatewise.exporting.writer import _CONTENTS, WithGates, _torch, exported_program
 from gatewise.inference import ConditionalNet
 from gatewise.int8 import to_int8
-from gatewise.serialization import load_model
+from gatewise.models.serialization import load_model
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -23,7 +23,7 @@ from gatewise.cli import run
 from gatewise.core.files import check_writable, read_record, write_atomically, write_record
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
 from gatewise.gates.spec import ModelSpec
-from gatewise.serialization import (
+from gatewise.models.serialization import (
     details_in,
     load_model,
     read_metrics,

@@ -14,8 +14,8 @@ from torch import nn
 
 from gatewise.core.files import beside_name, check_writable, new_folder, remove_leftovers, write_atomically
 from gatewise.errors import DataError, GatewiseError, InvalidValueError, StorageError
+from gatewise.models.serialization import METRICS, not_finite
 from gatewise.models.weights.reading import read_weights
-from gatewise.serialization import METRICS, not_finite
 from gatewise.training import train
 from gatewise.training.checkpoint import complete_states, keep_newest_states
 from gatewise.training.learner import Learner

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise.data import Batches, Dataset, seed_generators
 from gatewise.errors import DataError, InvalidValueError
+from gatewise.models.serialization import load_model
 from gatewise.models.weights import load_weights
-from gatewise.serialization import load_model
 from gatewise.training import Recipe, learner, train
 
 TUNED = dataclasses.replace(RECIPE, gate="gct", epochs=3, gate_epochs=1)

@@ -20,7 +20,7 @@ from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.gaternet import gate_warnings
 from gatewise.gates.spec import parse_gates
-from gatewise.serialization import load_gater, load_model
+from gatewise.models.serialization import load_gater, load_model
 from gatewise.training import Progress, Recipe, learner, train
 
 GATED = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=2)

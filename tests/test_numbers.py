@@ -19,7 +19,7 @@ from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidValueError, TrainingError
 from gatewise.gates import registry
 from gatewise.gates.spec import ModelSpec
-from gatewise.serialization import details_in, not_finite, save_model
+from gatewise.models.serialization import details_in, not_finite, save_model
 from gatewise.training import Progress, Recipe, learner, train
 from gatewise.training.finite_checks import first_layer, hopeless_scale
 

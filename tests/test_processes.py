@@ -20,7 +20,7 @@ from train_in_processes import CASES, data_of, main, recipe_of
 
 from gatewise.data import Augmentation, make_batches
 from gatewise.errors import DataError
-from gatewise.serialization import load_model, read_tensors
+from gatewise.models.serialization import load_model, read_tensors
 from gatewise.training import Processes, evaluate
 from gatewise.training.learner import build_model
 from gatewise.training.signals import Interruption

@@ -17,7 +17,7 @@ from gatewise.comparison import compare
 from gatewise.comparison import run as comparing
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.gates.spec import parse_gates
-from gatewise.serialization import read_metrics, write_metrics
+from gatewise.models.serialization import read_metrics, write_metrics
 from gatewise.training import Recipe
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -26,11 +26,11 @@ from gatewise.comparison import compare
 from gatewise.data import IGNORED, load_pairs, make_batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.gates.spec import parse_gates
+from gatewise.models.serialization import load_model
+from gatewise.models.weights.transfer import load_backbone
 from gatewise.prediction import predict
-from gatewise.serialization import load_model
 from gatewise.training import Interrupted, Progress, Recipe, pixel_classes, pixel_hits, train
 from gatewise.training.tasks import make_task, pixel_loss
-from gatewise.transfer import load_backbone
 
 CLASSES = ("wall", "disc", "square")
 TINY = "test_resnet:channels=8"  # timm's smallest, as a backbone

@@ -20,7 +20,7 @@ import gatewise as gw
 from gatewise.data import Augmentation, Batches, Dataset, Images
 from gatewise.errors import DataError, InvalidValueError, TrainingError
 from gatewise.gates import registry
-from gatewise.serialization import load_model
+from gatewise.models.serialization import load_model
 from gatewise.training import Progress, Recipe, learner, loop, train
 
 RECIPE = Recipe(data="memory", model="resnet20", epochs=3, batch_size=16, lr=0.02, precision="fp32")

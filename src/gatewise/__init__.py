@@ -36,8 +36,8 @@ from gatewise.insertion.tuning import (
 )
 from gatewise.models import make_segmenter
 from gatewise.models.create import make_model
+from gatewise.models.serialization import load_model
 from gatewise.models.weights import Loaded, convert_weights, load_weights
-from gatewise.serialization import load_model
 
 if TYPE_CHECKING:
     from gatewise import data

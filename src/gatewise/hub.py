@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.gates.spec import ModelSpec
 from gatewise.model_card import Results, model_card
-from gatewise.serialization import CONFIG, WEIGHTS, details_in, load_model, save_model
+from gatewise.models.serialization import CONFIG, WEIGHTS, details_in, load_model, save_model
 
 _CARD = "README.md"
 _WRITTEN = (WEIGHTS, CONFIG, _CARD)  # in this order: the config holds the checksum of the weights

@@ -10,7 +10,7 @@ import yaml
 
 from gatewise import errors
 from gatewise.gates.spec import ModelSpec
-from gatewise.serialization import read_metrics, read_tensors
+from gatewise.models.serialization import read_metrics, read_tensors
 from gatewise.training import TITLES, Recipe
 
 _PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}

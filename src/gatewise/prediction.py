@@ -19,7 +19,7 @@ from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
-from gatewise.serialization import WEIGHTS, check_weights_finite, load_model
+from gatewise.models.serialization import WEIGHTS, check_weights_finite, load_model
 from gatewise.training import Recipe, pixel_classes
 
 _STANDARD_INPUT = Path("-")

@@ -10,7 +10,7 @@ from gatewise.core.files import new_folder, read_bytes, write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import environment
 from gatewise.inference import Compaction, compact
-from gatewise.serialization import details_in, save_model, write_metrics
+from gatewise.models.serialization import details_in, save_model, write_metrics
 from gatewise.training import Progress, evaluate
 
 

@@ -31,7 +31,7 @@ from gatewise.data import (
     make_batches,
 )
 from gatewise.gates.spec import ModelSpec
-from gatewise.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
+from gatewise.models.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
 from gatewise.training import BatchResults, Recipe, make_task
 
 Split = Literal["validation", "train"]

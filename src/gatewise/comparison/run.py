@@ -30,7 +30,7 @@ from gatewise.core.files import (
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
-from gatewise.serialization import CONFIG, load_model, read_metrics, read_tensors
+from gatewise.models.serialization import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
 
 SCHEMA = 1

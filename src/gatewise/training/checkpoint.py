@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, new_folder, read_record, write_atomically, write_record
-from gatewise.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
+from gatewise.models.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
 STATE = "state"
 _CHECKSUM = "values_sha256"  # of the record: one changed digit would change the final weights

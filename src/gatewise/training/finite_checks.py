@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gatewise.serialization import ruined_parameter
+from gatewise.models.serialization import ruined_parameter
 
 _LEAST_SCALE = 2.0**-14  # the smallest normal float16: no finite gradient needs a smaller loss scale
 

@@ -16,15 +16,15 @@ from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_loss, gate_parameters, parameter_groups
 from gatewise.models import Segmenter
 from gatewise.models.create import make_model
+from gatewise.models.serialization import check_weights_finite, load_gater, not_finite
 from gatewise.models.weights import load_weights
-from gatewise.serialization import check_weights_finite, load_gater, not_finite
+from gatewise.models.weights.transfer import Transfer, has_segmentation_head, load_backbone
 from gatewise.training.checkpoint import load_state, save_state
 from gatewise.training.distributed import Processes, of_all_processes
 from gatewise.training.evaluation import Evaluation, evaluate
 from gatewise.training.finite_checks import check_gradients_finite, check_loss_finite, ruined_optimizer
 from gatewise.training.recipe import Recipe, resolve_precision
 from gatewise.training.tasks import make_task
-from gatewise.transfer import Transfer, has_segmentation_head, load_backbone
 
 
 class Learner:

@@ -22,7 +22,7 @@ from gatewise.core.files import check_writable, read_json_lines, remove_leftover
 from gatewise.data import Augmentation, Dataset, SegmentationDataset, make_batches
 from gatewise.graph.measure import environment, parameter_count
 from gatewise.insertion.tuning import Stage, set_total_steps
-from gatewise.serialization import save_model, write_metrics
+from gatewise.models.serialization import save_model, write_metrics
 from gatewise.training.checkpoint import check_position, complete_states, keep_newest_states, state_progress
 from gatewise.training.distributed import Processes
 from gatewise.training.finite_checks import NotFinite, hopeless_scale

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.serialization import METRICS, read_metrics
+from gatewise.models.serialization import METRICS, read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, state_progress
 from gatewise.training.recipe import Recipe
 

@@ -326,7 +326,7 @@ CHANGES = {
             ),
         },
     },
-    "serialization.py": {
+    "models/serialization.py": {
         "": {
             "an older version's checksum is handed on": replace("{FORMAT, 'values_sha256'}", "{FORMAT}"),
         },
@@ -407,7 +407,7 @@ CHANGES = {
             ),
         },
     },
-    "transfer.py": {
+    "models/weights/transfer.py": {
         "load_backbone": {
             "a backbone's weights in another order": swap("own | kept"),
             "missing tensors of a backbone stay fresh": replace("if missing:\n    ...", "if False:\n    ..."),

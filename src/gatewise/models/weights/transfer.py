@@ -10,7 +10,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.insertion.insert import gates_in
 from gatewise.models import Segmenter
-from gatewise.serialization import of_gater_net, read_source
+from gatewise.models.serialization import of_gater_net, read_source
 
 
 @dataclass(frozen=True)
