@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from gatewise.analysis.runs import Run, open_runs
 from gatewise.core.files import write_json
 from gatewise.exporting import export_run, opened
 from gatewise.graph.measure import environment, interleaved_latency
+from gatewise.training.runs import Run, open_runs
 
 SERVER = Path(__file__).parents[1] / "examples" / "predict_with_onnx_alone.py"
 BATCHES = (1, 8)

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from gatewise.analysis.findings import find
-from gatewise.analysis.runs import open_runs
 from gatewise.core.files import write_json
 from gatewise.graph.measure import environment
 from gatewise.models.serialization import load_model
+from gatewise.training.runs import open_runs
 
 
 def peak_mb() -> float:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise.analysis.runs import open_runs
 from gatewise.core.files import read_json, read_json_lines
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
@@ -22,6 +21,7 @@ from gatewise.models.weights.reading import read_weights
 from gatewise.prediction import predict
 from gatewise.training import Recipe, train
 from gatewise.training.checkpoint import _checksum
+from gatewise.training.runs import open_runs
 
 CORPUS = Path(__file__).parent / "corpus"
 TINY = "resnet20_wider:parameters=3000"

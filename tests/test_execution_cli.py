@@ -12,12 +12,12 @@ from torch import nn
 
 import gatewise as gw
 from gatewise.analysis.explanation import explain
-from gatewise.analysis.runs import open_runs
 from gatewise.benchmark import bench
 from gatewise.cli import run
 from gatewise.errors import StorageError
 from gatewise.models.serialization import load_model
 from gatewise.run_compaction import compact_run
+from gatewise.training.runs import open_runs
 
 TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
 

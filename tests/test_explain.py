@@ -17,7 +17,6 @@ from playwright.sync_api import Browser
 from test_report import CHROMIUM, browser, open_file  # noqa: F401 - a fixture
 from test_training import DATASET, RECIPE
 
-from gatewise.analysis import runs as opening
 from gatewise.analysis.explanation import explain
 from gatewise.cli import run
 from gatewise.data import Images, load_dataset
@@ -25,6 +24,7 @@ from gatewise.data.decode import fit, picture_of, pixels_of
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.insertion.insert import gates_in
 from gatewise.models.serialization import save_model
+from gatewise.training import runs as opening
 from gatewise.training import train
 
 GATES = {"gct": "gct", "plain": "none", "attending": "gc:rd_ratio=1/4+nl", "gated": "gaternet:budget=0.5,gate_bias=0"}

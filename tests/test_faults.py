@@ -18,7 +18,6 @@ from test_training import DATASET, RECIPE, content_of, equal, trained, weights
 from torch import Tensor, nn
 from whole_files import corrupt_files, leftovers, outcome
 
-from gatewise.analysis.runs import open_runs
 from gatewise.cli import run
 from gatewise.core.files import check_writable, read_record, write_atomically, write_record
 from gatewise.errors import DataError, NewerFormatError, StorageError, UnsavedError
@@ -33,6 +32,7 @@ from gatewise.models.serialization import (
 )
 from gatewise.training import train
 from gatewise.training.checkpoint import keep_newest_states, load_state, save_state
+from gatewise.training.runs import open_runs
 from gatewise.training.tensorboard import Board
 
 FLAGS = ["--data", "digits", "--model", "resnet20", "--precision", "fp32", "--workers", "0"]

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise import errors
 from gatewise.analysis.drawing import Drawing, add_legend, new_figure, series_style
-from gatewise.analysis.runs import Run, open_runs
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
 from gatewise.core.files import check_format_not_newer, write_atomically, write_json
@@ -23,6 +22,7 @@ from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, environment, interleaved_latency
 from gatewise.inference import compact, folded, skip_closed_filters
 from gatewise.training import Progress
+from gatewise.training.runs import Run, open_runs
 
 _SCHEMA = 1
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.analysis.runs import open_runs
 from gatewise.core import _validation
 from gatewise.core.files import new_folder, read_bytes, write_atomically
 from gatewise.gaternet import GaterNet
@@ -12,6 +11,7 @@ from gatewise.graph.measure import environment
 from gatewise.inference import Compaction, compact
 from gatewise.models.serialization import details_in, save_model, write_metrics
 from gatewise.training import Progress, evaluate
+from gatewise.training.runs import open_runs
 
 
 def compact_run(

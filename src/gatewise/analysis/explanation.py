@@ -8,12 +8,12 @@ import torch
 from gatewise import errors
 from gatewise.analysis.findings import Findings, find
 from gatewise.analysis.page import Page
-from gatewise.analysis.runs import Run, Split, open_runs
 from gatewise.analysis.sections import beside_each_other, common_score, of_run, overview
 from gatewise.core.files import write_atomically
 from gatewise.gaternet import GaterNet
 from gatewise.graph import measure
 from gatewise.training import Progress
+from gatewise.training.runs import Run, Split, open_runs
 
 _PATTERNS = 4000  # shared by all runs of a page: their thumbnails are most of its size
 

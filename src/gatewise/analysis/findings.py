@@ -10,11 +10,11 @@ from gatewise.analysis.attention import QueryDistances, attention_maps, query_di
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.interventions import Exchange, Removal, exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import GatePatterns, record_patterns
-from gatewise.analysis.runs import Run
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.insert import gates_in
 from gatewise.training import pixel_classes
+from gatewise.training.runs import Run
 
 _PICTURES = 4  # images with attention maps drawn over them
 _QUERIES = 3

@@ -15,12 +15,12 @@ from gatewise.analysis.findings import Attention, Findings, GaterFindings
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.interventions import Removal
 from gatewise.analysis.page import Section
-from gatewise.analysis.runs import Run
 from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
 from gatewise.graph import measure
 from gatewise.insertion.insert import gates_in
 from gatewise.training import TITLES
+from gatewise.training.runs import Run
 
 _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
 

@@ -6,9 +6,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.analysis.explanation import explain as explain_runs
-from gatewise.analysis.runs import Split
 from gatewise.cli.app import app
 from gatewise.training import Progress
+from gatewise.training.runs import Split
 
 
 @app.command

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.analysis.runs import Run, open_runs
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, write_atomically
 from gatewise.core.types import Output
@@ -21,6 +20,7 @@ from gatewise.gaternet import GaterNet
 from gatewise.inference import ConditionalNet, compact
 from gatewise.int8 import to_int8
 from gatewise.training import Progress
+from gatewise.training.runs import Run, open_runs
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 FORMS = ("masked", "compact", "skip")

@@ -234,7 +234,7 @@ CHANGES = {
             "colours by the place in the figure": replace("runs.index(run)", "index"),
         },
     },
-    "analysis/runs.py": {
+    "training/runs.py": {
         "Run.images": {
             "always the validation images": replace("self.split", "'validation'"),
         },
