@@ -17,9 +17,9 @@ import pytest
 from test_compare import few_digits, few_rounds  # noqa: F401
 from test_processes import descendants
 
-from gatewise import cluster
 from gatewise.cli import run
-from gatewise.cluster import train_on_cluster, train_run, training_speeds
+from gatewise.comparison import cluster
+from gatewise.comparison.cluster import train_on_cluster, train_run, training_speeds
 from gatewise.core.files import read_json
 from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
 from gatewise.graph import measure

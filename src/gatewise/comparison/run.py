@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.analysis import statistics
-from gatewise.cluster import check_one_precision, train_on_cluster, training_speeds
+from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
 from gatewise.core import _validation
 from gatewise.core.files import (

@@ -44,7 +44,7 @@ CHANGES = {
             "backbone's weights depend on the gater": replace("seed=seed", "seed=(seed or 0) + len(gaters)"),
         },
     },
-    "cluster.py": {
+    "comparison/cluster.py": {
         "train_on_cluster": {
             "finished runs sent to the cluster": replace(
                 "{folder: recipe for folder, recipe in recipes.items() if not (folder / 'metrics.json').exists()}",
