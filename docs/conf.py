@@ -58,5 +58,5 @@ documented_modules = [
     "gatewise.exporting",
     "gatewise.hub",
     "gatewise.prediction",
-    "gatewise.benchmark",
+    "gatewise.analysis.benchmark",
 ]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import gatewise as gw
+from gatewise.analysis.benchmark import bench
 from gatewise.analysis.explanation import explain
-from gatewise.benchmark import bench
 from gatewise.cli import run
 from gatewise.errors import StorageError
 from gatewise.models.serialization import load_model
@@ -117,7 +117,7 @@ def test_without_progress_nothing_is_printed(
         say("measuring")
         raise StopError
 
-    monkeypatch.setattr("gatewise.benchmark._Bench", begun)
+    monkeypatch.setattr("gatewise.analysis.benchmark._Bench", begun)
     with pytest.raises(StopError):
         bench(gated, tmp_path)
     compact_run(gated, tmp_path / "small", images=64)

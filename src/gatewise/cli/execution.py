@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.benchmark import bench as bench_run
-from gatewise.benchmark import table as bench_table
+from gatewise.analysis.benchmark import bench as bench_run
+from gatewise.analysis.benchmark import table as bench_table
 from gatewise.cli.app import Integer, Json, app, print_table
 from gatewise.exporting import export_run
 from gatewise.inference import Compaction
