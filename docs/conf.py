@@ -56,7 +56,7 @@ documented_modules = [
     "gatewise.training",
     "gatewise.comparison",
     "gatewise.exporting",
-    "gatewise.hub",
-    "gatewise.prediction",
+    "gatewise.exporting.hub",
+    "gatewise.exporting.prediction",
     "gatewise.analysis.benchmark",
 ]

@@ -17,8 +17,8 @@ from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
 from gatewise.errors import DataError, GatewiseError, InvalidValueError
+from gatewise.exporting.prediction import predict
 from gatewise.models.weights.reading import read_weights
-from gatewise.prediction import predict
 from gatewise.training import Recipe, train
 from gatewise.training.checkpoint import _checksum
 from gatewise.training.runs import open_runs

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import gatewise as gw
-from gatewise.prediction import predict
+from gatewise.exporting.prediction import predict
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -15,8 +15,8 @@ from gatewise.analysis.benchmark import bench
 from gatewise.analysis.explanation import explain
 from gatewise.cli import run
 from gatewise.errors import StorageError
+from gatewise.exporting.run_compaction import compact_run
 from gatewise.models.serialization import load_model
-from gatewise.run_compaction import compact_run
 from gatewise.training.runs import open_runs
 
 TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
@@ -101,7 +101,7 @@ def test_interrupted_compaction_leaves_no_run(gated: Path, tmp_path: Path, monke
     def full(folder: Path, _: object) -> None:
         raise StorageError(f"{folder / 'metrics.json'} cannot be written")
 
-    monkeypatch.setattr("gatewise.run_compaction.write_metrics", full)
+    monkeypatch.setattr("gatewise.exporting.run_compaction.write_metrics", full)
     with pytest.raises(StorageError, match=f"^{tmp_path}/small/metrics.json cannot be written"):
         compact_run(gated, tmp_path / "small", images=64)
     assert list(tmp_path.iterdir()) == []

@@ -26,9 +26,9 @@ import gatewise as gw
 from gatewise import GatewiseError
 from gatewise.cli import run
 from gatewise.exporting import agreement, details_of, export_run, opened
+from gatewise.exporting.int8 import to_int8
 from gatewise.exporting.writer import _CONTENTS, WithGates, _torch, exported_program
 from gatewise.inference import ConditionalNet
-from gatewise.int8 import to_int8
 from gatewise.models.serialization import load_model
 from gatewise.training.runs import open_runs
 

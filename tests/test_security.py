@@ -22,8 +22,8 @@ from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.exporting import details_of
+from gatewise.exporting.prediction import Predictor
 from gatewise.gates.spec import parse_gates
-from gatewise.prediction import Predictor
 from gatewise.training import Recipe, train
 
 SOURCE = Path(__file__).parent.parent / "src/gatewise"

@@ -25,10 +25,10 @@ from gatewise.cli import run
 from gatewise.comparison import compare
 from gatewise.data import IGNORED, load_pairs, make_batches
 from gatewise.errors import DataError, InvalidValueError
+from gatewise.exporting.prediction import predict
 from gatewise.gates.spec import parse_gates
 from gatewise.models.serialization import load_model
 from gatewise.models.weights.transfer import load_backbone
-from gatewise.prediction import predict
 from gatewise.training import Interrupted, Progress, Recipe, pixel_classes, pixel_hits, train
 from gatewise.training.tasks import make_task, pixel_loss
 

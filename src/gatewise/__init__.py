@@ -42,7 +42,7 @@ from gatewise.models.weights import Loaded, convert_weights, load_weights
 if TYPE_CHECKING:
     from gatewise import data
     from gatewise.comparison import compare
-    from gatewise.hub import PretrainedNet
+    from gatewise.exporting.hub import PretrainedNet
     from gatewise.training import Recipe, train
 
 __all__ = [
@@ -99,7 +99,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "PretrainedNet": "gatewise.hub",
+    "PretrainedNet": "gatewise.exporting.hub",
     "Recipe": "gatewise.training",
     "compare": "gatewise.comparison",
     "data": "gatewise.data",

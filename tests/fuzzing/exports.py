@@ -4,7 +4,7 @@ from fuzzing.box import Box
 from fuzzing.runs import everything
 from fuzzing.target import Call, target
 from gatewise.exporting import details_of
-from gatewise.prediction import predict
+from gatewise.exporting.prediction import predict
 
 
 @target(50, exported=True)

@@ -17,7 +17,7 @@ from gatewise.data import load_dataset
 from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
 from gatewise.data.masks import decode_mask
-from gatewise.prediction import predict
+from gatewise.exporting.prediction import predict
 
 
 def hostile_image(box: Box) -> bytes:

@@ -17,8 +17,8 @@ from fuzzing.base import TINY
 from fuzzing.box import Box
 from fuzzing.target import Call, target
 from gatewise.core.files import read_json, read_json_lines
+from gatewise.exporting.prediction import predict
 from gatewise.models.weights.reading import read_weights
-from gatewise.prediction import predict
 from gatewise.training import Recipe, train
 from gatewise.training.checkpoint import _checksum, load_state, state_progress
 from gatewise.training.runs import open_runs

@@ -11,8 +11,8 @@ from gatewise.analysis.benchmark import bench as bench_run
 from gatewise.analysis.benchmark import table as bench_table
 from gatewise.cli.app import Integer, Json, app, print_table
 from gatewise.exporting import export_run
+from gatewise.exporting.run_compaction import compact_run
 from gatewise.inference import Compaction
-from gatewise.run_compaction import compact_run
 from gatewise.training import TITLES, Progress
 
 

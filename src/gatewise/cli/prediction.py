@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.cli.app import Integer, Json, app
-from gatewise.prediction import format_prediction
-from gatewise.prediction import predict as predict_images
+from gatewise.exporting.prediction import format_prediction
+from gatewise.exporting.prediction import predict as predict_images
 
 
 @app.command

@@ -15,10 +15,10 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, write_atomically
 from gatewise.core.types import Output
+from gatewise.exporting.int8 import to_int8
 from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
 from gatewise.gaternet import GaterNet
 from gatewise.inference import ConditionalNet, compact
-from gatewise.int8 import to_int8
 from gatewise.training import Progress
 from gatewise.training.runs import Run, open_runs
 

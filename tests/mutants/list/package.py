@@ -169,7 +169,7 @@ CHANGES = {
             "gumbel: uniform noise": replace("logits + uniform.log() - (-uniform).log1p()", "logits + uniform"),
         },
     },
-    "hub.py": {
+    "exporting/hub.py": {
         "PretrainedNet.of_run": {
             "the size of a shared segmenter's images is lost": replace(
                 "net.config['scale'] = net._results.recipe.image_size", "pass"
@@ -263,12 +263,12 @@ CHANGES = {
             ),
         },
     },
-    "model_card.py": {
+    "exporting/model_card.py": {
         "_shareable": {
             "the card has local paths": replace("key in paths", "False"),
         },
     },
-    "prediction.py": {
+    "exporting/prediction.py": {
         "Predictor.logits": {
             "predictions without normalisation": replace("(pixels - mean) / std", "pixels / 255"),
         },
@@ -296,7 +296,7 @@ CHANGES = {
             ),
         },
     },
-    "run_compaction.py": {
+    "exporting/run_compaction.py": {
         "compact_run": {
             "half a compacted run stays": replace(
                 "with new_folder(out) as temporary:\n    ...", "out.mkdir(); temporary = out\nif True:\n    ..."

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # pyrig
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.exporting.model_card import Results, model_card
 from gatewise.gates.spec import ModelSpec
-from gatewise.model_card import Results, model_card
 from gatewise.models.serialization import CONFIG, WEIGHTS, details_in, load_model, save_model
 
 _CARD = "README.md"
