@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.gates.spec import ModelSpec
-from gatewise.models.build import build_backbone
 
-GATERS = ("light", "resnet20", "local")
+Features = Callable[[int], tuple[nn.Module, int]]  # image channels -> features (N, C, H, W) -> (N, F), and F
+_FEATURES: dict[str, Features] = {}  # by name of the gater, see `register_gater`
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
 _LIGHT_SIDE = 64  # pixels; larger images are average-pooled to at most this
 
@@ -34,6 +33,16 @@ class Gater(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def register_gater(name: str) -> Callable[[Features], Features]:
+    """Register a function that builds the features of a gater, so that `GaterNet(gater=name)` finds it."""
+
+    def register(features: Features) -> Features:
+        _FEATURES[name] = features
+        return features
+
+    return register
 
 
 class ChosenLogits(nn.Module):
@@ -88,13 +97,11 @@ def make_gater(
         return gater
     if callable(gater):
         return gater(gates)
-    _validation.check_one_of("gater", gater, GATERS)
-    if gater == "resnet20":
-        features: Any = build_backbone(ModelSpec("resnet20"), in_chans=shape[0])
-        width: int = features.fc.in_features
-        features.fc = nn.Identity()
-        return Gater(features, width, gates, **head)
-    features, width = _light(shape, LIGHT_SHARE * macs, gates, head["bottleneck"])
+    _validation.check_one_of("gater", gater, ("light", *_FEATURES, "local"))
+    if gater == "light":
+        features, width = _light(shape, LIGHT_SHARE * macs, gates, head["bottleneck"])
+    else:
+        features, width = _FEATURES[gater](shape[0])
     return Gater(features, width, gates, **head)
 
 

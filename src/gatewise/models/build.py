@@ -10,6 +10,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.gaternet.gater import register_gater
 from gatewise.gates.spec import ModelSpec
 from gatewise.insertion.insert import insert_all
 from gatewise.models.families import FAMILIES
@@ -50,6 +51,15 @@ def build_backbone(
         model = _backbone(spec.model, options)
         insert_all(model, tuple(choice for choice in spec.gates if not choice.is_gater))
     return model
+
+
+@register_gater("resnet20")
+def resnet20_features(in_chans: int) -> tuple[nn.Module, int]:
+    """Return a ResNet-20 without its classifier and its number of features: the gater of the GaterNet paper."""
+    network: Any = build_backbone(ModelSpec("resnet20"), in_chans=in_chans)
+    width: int = network.fc.in_features
+    network.fc = nn.Identity()
+    return network, width
 
 
 def _check_no_file_options(name: str, options: Mapping[str, Any]) -> None:
