@@ -2,8 +2,8 @@
 
     python benchmarks/gates.py [--rounds 10] [--quick] [--out benchmarks/results/gates-DEVICE.json]
 
-All entries of a table are timed in turn in one run (see `gatewise.graph.measure.interleaved_latency`). The result is the
-ratio to the baseline of the same run. `--quick` uses tiny sizes, to check that the script works; its times have no
+All entries of a table are timed in turn in one run (see `gatewise.graph.measure.interleaved_latency`). The result is
+the ratio to the baseline of the same run. `--quick` uses tiny sizes, to check that the script works; its times have no
 meaning.
 """
 

@@ -2,8 +2,8 @@
 
     python benchmarks/gates_gpu.py [--rounds 10] [--quick] [--out benchmarks/results/gates_gpu-cuda.json]
 
-All entries of a table are timed in turn in one run (see `gatewise.graph.measure.interleaved_latency`). The result is the
-ratio to a `clone` of the map of each round, as median and quartiles. `--quick` uses tiny maps, to check that the
+All entries of a table are timed in turn in one run (see `gatewise.graph.measure.interleaved_latency`). The result is
+the ratio to a `clone` of the map of each round, as median and quartiles. `--quick` uses tiny maps, to check that the
 script works; its times have no meaning.
 """
 

@@ -23,7 +23,7 @@ import gatewise as gw
 from gatewise.cli import app
 from gatewise.exporting import export_run
 from gatewise.gates.spec import parse_gates_list
-from gatewise.models.presets import PRESETS
+from gatewise.presets import PRESETS
 from gatewise.training import Recipe, train
 
 ROOT = Path(__file__).parent.parent

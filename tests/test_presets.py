@@ -23,8 +23,8 @@ from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise.errors import InvalidValueError
-from gatewise.models.presets import PRESETS, TAG
-from gatewise.models.presets.__main__ import main
+from gatewise.presets import PRESETS, TAG
+from gatewise.presets.__main__ import main
 
 OURS = ("gct_resnet20", "gater_resnet56")
 TIMMS = tuple(name for name in PRESETS if name not in OURS)
@@ -37,7 +37,7 @@ def python(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return python("-m", "gatewise.models.presets", *arguments)
+    return python("-m", "gatewise.presets", *arguments)
 
 
 def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[str, str]]:
@@ -56,15 +56,15 @@ def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[st
 def test_names_exist_only_after_import_of_presets() -> None:
     code = (
         "import timm, gatewise; before = timm.is_model('gct_resnet50')\n"
-        "import gatewise.models.presets; print(before, timm.is_model('gct_resnet50'))"
+        "import gatewise.presets; print(before, timm.is_model('gct_resnet50'))"
     )
     assert python("-c", code).stdout == "False True\n"
 
 
 def test_presets_without_timm_say_how_to_install_it() -> None:
-    result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.models.presets")
+    result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.presets")
     assert result.stderr.splitlines()[-1].endswith(
-        "gatewise.models.presets needs the package 'timm', which is not installed. "
+        "gatewise.presets needs the package 'timm', which is not installed. "
         "Install it with: pip install 'gatewise[train]'"
     )
 
@@ -279,7 +279,7 @@ def test_timm_train_py_trains_preset_and_resumes(name: str, pictures: Path) -> N
     every = (script, "--data-dir", pictures, "--model", f"{name}.{TAG}", "--output", out, *flags.split())
     first = launch(*every, "--experiment", "first", "--epochs", 2)
     assert first.returncode == 0, first.stderr
-    without_launcher = ("--device-modules", "gatewise.models.presets")
+    without_launcher = ("--device-modules", "gatewise.presets")
     more = ("--experiment", "resumed", "--epochs", 3, "--resume", out / "first/last.pth.tar", *without_launcher)
     resumed = python(*every, *more)
     assert resumed.returncode == 0, resumed.stderr

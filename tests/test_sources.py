@@ -285,7 +285,7 @@ def test_unavailable_hub_name_is_one_line(monkeypatch: pytest.MonkeyPatch, cache
 def test_masks_instead_of_labels_rejected_in_real_data() -> None:
     with pytest.raises(
         DataError,
-        match=r"train.*parquet: expected columns 'image' and 'label', found image, mask\. For masks set task to segment\.",
+        match=r"train.*parquet: expected columns 'image' and 'label', found image, mask\. For masks set task",
     ):
         load_dataset(CAMVID)
 

@@ -15,7 +15,7 @@ class DoesNotApplyError(Exception):
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of `symbol` ("scale_channels", "GaterNet.forward", "" outside of all) in `module` ("insertion/insert.py")."""
+    """One change of `symbol` ("scale_channels", "GaterNet.forward", "" outside of all) in `module` ("data/load.py")."""
 
     name: str
     module: str

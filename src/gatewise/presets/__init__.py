@@ -1,6 +1,6 @@
-"""Gated networks in timm's registry: `import gatewise.models.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
+"""Gated networks in timm's registry: `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
 
-timm has no plugin mechanism, so the names exist only after this module is imported. `python -m gatewise.models.presets SCRIPT`
+timm has no plugin mechanism, so the names exist only after this module is imported. `python -m gatewise.presets SCRIPT`
 imports it for a script that does not, such as timm's train.py.
 """
 
@@ -19,7 +19,7 @@ from gatewise.insertion.tuning import no_weight_decay_names
 from gatewise.models import model_names
 from gatewise.models.create import make_model
 
-_models: Any = _validation.import_optional("timm", "gatewise.models.presets").models
+_models: Any = _validation.import_optional("timm", "gatewise.presets").models
 
 __all__ = ["PRESETS", "TAG"]  # timm appends the registered names
 TAG = "gatewise"
