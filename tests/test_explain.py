@@ -280,7 +280,12 @@ def test_numbers_of_figure_can_be_read_and_sorted(browser: Browser, page: Path) 
         ),
         ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
         ("metrics.json", b"\xff\xfe", "is not UTF-8 text"),
-        ("log.jsonl", b'{"epoch": 1}\n', "line 1: no number for 'validation_accuracy'"),
+        ("log.jsonl", b'{"epoch": 1}\n', "line 1: expected numbers for epoch, train_accuracy, images_per_second"),
+        (
+            "log.jsonl",
+            b'{"epoch": 1, "train_accuracy": 0.5, "images_per_second": 9}\n',
+            "line 1: no number for 'validation_accuracy'",
+        ),
         ("log.jsonl", b"\xff\n", "line 1: not valid JSON"),
         ("config.json", b"{}", "has no 'spec'"),
         ("config.json", None, "has no 'mean'"),

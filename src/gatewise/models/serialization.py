@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
+from gatewise.core.run_files import CONFIG, METRICS, WEIGHTS
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
 from gatewise.inference import Compaction
 from gatewise.models.create import make_model
 
-WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them
 _RECORD_KEYS = {FORMAT, "values_sha256"}  # not values; values_sha256 was written by older versions and is ignored
 _CONFIG_KEYS = {"spec", "sha256", *_RECORD_KEYS}  # entries of config.json that are not details
@@ -53,6 +53,15 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and validate `config.json`; raise `DataError` if it is missing, damaged or of a newer format."""
+    if not (folder / CONFIG).exists():
+        raise errors.DataError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path.")
+    config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
+    checked_details(folder / CONFIG, config)
+    return config
+
+
 def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a run folder and load its weights.
 
@@ -67,10 +76,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             not fit the network.
     """
     folder = _validation.check_path_exists("run folder", folder)
-    if not (folder / CONFIG).exists():
-        raise errors.DataError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path.")
-    config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
-    checked_details(folder / CONFIG, config)
+    config = read_config(folder)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
     try:
         model = _built(config)

@@ -47,7 +47,7 @@ CHANGES = {
     "comparison/cluster.py": {
         "train_on_cluster": {
             "finished runs sent to the cluster": replace(
-                "{folder: recipe for folder, recipe in recipes.items() if not (folder / 'metrics.json').exists()}",
+                "{folder: recipe for folder, recipe in recipes.items() if not is_finished(folder)}",
                 "{folder: recipe for folder, recipe in recipes.items()}",
             ),
         },
@@ -63,9 +63,7 @@ CHANGES = {
         "_Runs._take": {
             "a lost run ends the comparison": replace("exceptions.RayError", "KeyError"),
             "runs of different precisions compared": remove("check_one_precision(self.trained_by)"),
-            "a folder of another machine used as one of this machine": replace(
-                "not (folder / 'metrics.json').exists()", "False"
-            ),
+            "a folder of another machine used as one of this machine": replace("not is_finished(folder)", "False"),
         },
         "_Runs._show_epochs": {
             "epochs reported again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
@@ -171,9 +169,7 @@ CHANGES = {
     },
     "exporting/hub.py": {
         "PretrainedNet.of_run": {
-            "the size of a shared segmenter's images is lost": replace(
-                "net.config['scale'] = net._results.recipe.image_size", "pass"
-            ),
+            "the size of a shared segmenter's images is lost": replace("net.config['scale'] = opened.scale", "pass"),
         },
         "PretrainedNet.save_pretrained": {
             "a card is overwritten": replace("file != _CARD or not (folder / file).exists()", "True"),
@@ -330,8 +326,10 @@ CHANGES = {
         "": {
             "an older version's checksum is handed on": replace("{FORMAT, 'values_sha256'}", "{FORMAT}"),
         },
-        "load_model": {
+        "read_config": {
             "a config is not checked": remove("checked_details(folder / CONFIG, config)"),
+        },
+        "load_model": {
             "loaded model left in train mode": drop_call("eval"),
         },
         "_built": {

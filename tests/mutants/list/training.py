@@ -188,7 +188,7 @@ CHANGES = {
         },
         "_Run._open_log": {
             "log keeps rows of epochs trained again": replace(
-                "[row for row in rows if row['epoch'] <= self.epoch]", "[row for row in rows]"
+                "[row for row in read_log(self.out) if row['epoch'] <= self.epoch]", "read_log(self.out)"
             ),
         },
         "_Run._train_epoch": {
@@ -257,9 +257,9 @@ CHANGES = {
         "claim": {
             "recipe checked before its format": remove("check_run_format(out)"),
             "files of others are overwritten": remove("_check_folder_is_ours(out)"),
-            "another recipe resumed": remove("Recipe.load(out / 'recipe.yaml').check_same_recipe(recipe, out)"),
+            "another recipe resumed": remove("Recipe.load(out / RECIPE).check_same_recipe(recipe, out)"),
             "finished run trained again": replace("return _finished(out)", "pass"),
-            "results without a recipe reused": replace("not (out / 'recipe.yaml').exists()", "False"),
+            "results without a recipe reused": replace("not (out / RECIPE).exists()", "False"),
         },
         "_damaged_and_intact": {
             "damaged checkpoint reported as good": replace("is_whole(state)", "True"),
