@@ -272,15 +272,20 @@ def test_numbers_of_figure_can_be_read_and_sorted(browser: Browser, page: Path) 
     [
         ("metrics.json", b"{}", "has no 'parameters'"),
         ("metrics.json", b"[]", "is not a JSON object"),
-        ("metrics.json", b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}}', "has no 'accuracy'"),
         (
             "metrics.json",
-            b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}, "score": "f1"}',
+            b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {"hardware": ""}, "images_per_second": 1}',
+            "has no 'accuracy'",
+        ),
+        (
+            "metrics.json",
+            b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {"hardware": ""}, "images_per_second": 1, '
+            b'"score": "f1"}',
             "has no 'f1'",
         ),
         ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
         ("metrics.json", b"\xff\xfe", "is not UTF-8 text"),
-        ("log.jsonl", b'{"epoch": 1}\n', "line 1: expected numbers for epoch, train_accuracy, images_per_second"),
+        ("log.jsonl", b'{"epoch": 1}\n', "line 1: the content has no 'train_accuracy', got 'epoch'"),
         (
             "log.jsonl",
             b'{"epoch": 1, "train_accuracy": 0.5, "images_per_second": 9}\n',

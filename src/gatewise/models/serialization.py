@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -94,10 +94,7 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
         key: value for key, value in spec.model_options.items() if key != "pretrained"
     }  # model.safetensors has all weights
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
-    steps = config.get("compacted", [])
-    if not isinstance(steps, list):
-        raise errors.InvalidTypeError(f"compacted must be a list, got {_validation.safe_repr(steps)}.")
-    for step in cast(list[Any], steps):
+    for step in config.get("compacted", []):
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     return model
 

@@ -8,11 +8,10 @@ from typing import Any
 from gatewise import errors
 from gatewise.core.files import read_json_lines
 from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, RESULTS, WEIGHTS
+from gatewise.core.schema import LogRow, of_file
 from gatewise.models.serialization import read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, state_progress
 from gatewise.training.recipe import Recipe
-
-_LOGGED = ("epoch", "train_accuracy", "images_per_second")  # the numbers that a resumed training reads from the log
 
 
 def is_finished(folder: Path) -> bool:
@@ -30,10 +29,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     file = folder / LOG
     rows = read_json_lines(file) if file.exists() else []
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), int | float) for key in _LOGGED):
-            raise errors.DataError(
-                f"{file}, line {number}: expected numbers for {', '.join(_LOGGED)}. Restore the file from a copy."
-            )
+        of_file(f"{file}, line {number}", row, LogRow)
     return rows
 
 

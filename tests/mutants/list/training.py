@@ -8,22 +8,19 @@ CHANGES = {
             "scalars of optimizer lost": replace("scalars[f'{index}.{name}'] = value", "pass"),
         },
         "check_position": {
-            "a position after the end is accepted": remove(
-                "_validation.check_number_between(0, maximum, **{key: progress[key]})"
-            ),
+            "a position after the end is accepted": replace("count not in allowed", "False"),
         },
         "_state_record": {
-            "checkpoint's JSON without a checksum": replace(
-                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256', _CHECKSUM)",
-                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256')",
-            ),
             "checksum of a checkpoint's JSON not compared": replace(
-                "record[_CHECKSUM] != (actual := _checksum(record))", "(actual := _checksum(record)) and False"
+                "record.values_sha256 != (actual := _checksum(content))", "(actual := _checksum(record)) and False"
             ),
+        },
+        "_Record": {
+            "checkpoint's JSON without a checksum": replace("values_sha256: str", "values_sha256: str = ''"),
         },
         "load_state": {
             "sha256 of a state not compared": replace(
-                "read_tensors(folder / f'{STATE}.safetensors', record['sha256'])",
+                "read_tensors(folder / f'{STATE}.safetensors', record.sha256)",
                 "read_tensors(folder / f'{STATE}.safetensors')",
             ),
         },
