@@ -33,7 +33,7 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
     rows = [
         [
             Cell(run.name),
-            Cell(str(run.spec)),
+            Cell(str(run.recipe.spec)),
             Cell(Path(run.source.data).name),
             Cell(f"{100 * costs[run.name][1]:.2f}", costs[run.name][1]),
             Cell(f"{run.metrics['parameters']:,}", run.metrics["parameters"]),

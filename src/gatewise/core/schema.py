@@ -164,10 +164,10 @@ def convert(owner: str, values: Any, kind: type[Kind]) -> Kind:
 
     Unknown entries of a dataclass, and of a Struct that forbids them, are rejected too.
 
-    >>> convert("a size", {"width": "3"}, dict[str, int])
+    >>> convert("a size", [3, "4"], list[int])
     Traceback (most recent call last):
         ...
-    gatewise.errors.InvalidTypeError: width of a size must be an integer, got '3'.
+    gatewise.errors.InvalidTypeError: [1] of a size must be an integer, got '4'.
     """
     if isinstance(values, Mapping):
         _check_known(owner, values, kind)
@@ -181,7 +181,7 @@ def _check_known(owner: str, values: Mapping[str, Any], kind: Any) -> None:
     """Raise if `values` has an entry that `kind` does not allow, suggesting the nearest allowed one."""
     if is_dataclass(kind):
         _validation.check_known_options(owner, values, [field.name for field in fields(kind)])
-    elif issubclass(kind, Struct) and kind.__struct_config__.forbid_unknown_fields:
+    elif isinstance(kind, type) and issubclass(kind, Struct) and kind.__struct_config__.forbid_unknown_fields:
         _validation.check_known_options(owner, values, kind.__struct_fields__)
 
 

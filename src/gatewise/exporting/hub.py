@@ -13,6 +13,7 @@ from gatewise.core.run_files import CONFIG, WEIGHTS
 from gatewise.exporting.model_card import model_card
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import details_in, load_model, save_model
+from gatewise.models.stored_spec import abridged, as_stored
 from gatewise.training.runs import Run
 
 _CARD = "README.md"
@@ -69,7 +70,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
     @classmethod
     def _of(cls, network: nn.Module, config: Mapping[str, Any]) -> Self:
-        return cls(network, ModelSpec.from_dict(config["spec"]), **details_in(config))
+        return cls(network, as_stored(config["spec"]), **details_in(config))
 
     def forward(self, x: Tensor) -> Any:
         return self.network(x)
@@ -81,7 +82,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """Return the model card: with results for a run, otherwise only the name of the network."""
-        header = f"---\nlibrary_name: gatewise\n---\n\n# {self.spec}\n"
+        header = f"---\nlibrary_name: gatewise\n---\n\n# {abridged(self.spec)}\n"
         return ModelCard(header if self._run is None else model_card(self._run))
 
     def save_pretrained(
@@ -120,7 +121,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         except errors.GatewiseError as error:
             reason = str(error).replace(f"{temporary}/", "")
             raise errors.DataError(
-                f"{folder} was not written: {self.spec} does not build this network ({reason})"
+                f"{folder} was not written: {abridged(self.spec)} does not build this network ({reason})"
             ) from None
         (temporary / _CARD).write_text(str(self.generate_model_card()))
 

@@ -137,13 +137,13 @@ class GateChoice:
         return self.name == GATER
 
     @property
-    def in_full(self) -> tuple[Any, ...]:
-        """Name, options and place with all defaults filled in, to compare choices."""
+    def in_full(self) -> "GateChoice":
+        """The same choice with the default of each option, and with its place; a gater stays as it is."""
         if self.is_gater:
-            return self.name, dict(self.options), None
+            return self
         spec = gate_spec(self.name)
         defaults = {name: parameter.default for name, parameter in spec.options.items()}
-        return self.name, {**defaults, **self.options}, self.place or spec.place
+        return GateChoice(self.name, {**defaults, **self.options}, self.place or spec.place)
 
     @property
     def learns(self) -> bool:

@@ -22,6 +22,7 @@ from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
 from gatewise.inference import Compaction
 from gatewise.models.create import make_model
+from gatewise.models.stored_spec import as_stored, in_full
 
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them
 _RECORD_KEYS = {FORMAT, "values_sha256"}  # not values; values_sha256 was written by older versions and is ignored
@@ -29,10 +30,14 @@ _CONFIG_KEYS = {"spec", "sha256", *_RECORD_KEYS}  # entries of config.json that 
 
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
-    """Write `model.safetensors`, then `config.json` with the spec, `details` and the sha256 of the weights."""
+    """Write `model.safetensors`, then `config.json` with the spec in full, `details` and the sha256 of the weights."""
     content = save_tensors(plain_tensors(model.state_dict()))
     write_atomically(folder / WEIGHTS, content)
-    config = {"spec": spec.to_dict(), **details_in(details), "sha256": hashlib.sha256(content).hexdigest()}
+    config = {
+        "spec": in_full(spec, details).to_dict(),
+        **details_in(details),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     write_record(folder / CONFIG, config, RUN_FORMAT)
 
 
@@ -89,7 +94,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 def _built(config: Mapping[str, Any]) -> nn.Module:
     """Build the network that a config describes, with fresh weights."""
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
-    spec = ModelSpec.from_dict(config["spec"])
+    spec = as_stored(config["spec"])
     built = {
         key: value for key, value in spec.model_options.items() if key != "pretrained"
     }  # model.safetensors has all weights

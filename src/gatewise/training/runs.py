@@ -33,6 +33,7 @@ from gatewise.data import (
 )
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
+from gatewise.models.stored_spec import as_stored
 from gatewise.training import BatchResults, Recipe, make_task
 from gatewise.training.run_folder import is_finished, read_log
 
@@ -217,8 +218,8 @@ class Run:
 
     @property
     def spec(self) -> ModelSpec:
-        """Specification that the model was built from."""
-        return ModelSpec.from_dict(self.config["spec"])
+        """Specification that the model was built from, with all options."""
+        return as_stored(self.config["spec"])
 
     def of(self, split: Split) -> "Run":
         """Return the same run with the images of another split."""
