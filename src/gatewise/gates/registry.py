@@ -48,6 +48,10 @@ class Gate(nn.Module):
         """Number of channels, read from the weights where there are any, so it stays correct after pruning."""
         return self._channels
 
+    def set_channels(self, channels: int) -> None:
+        """Set the number of channels of a gate that has no weights to read it from, after pruning."""
+        self._channels = channels
+
     @property
     def identity_at_init(self) -> bool:
         """Whether a new gate with these options returns its input unchanged, bit for bit."""

@@ -10,6 +10,8 @@
 - `context_stages`: the residual ends of the stages that a `ContextPlace` names.
 """
 
+from gatewise.core.hooks import change_map as change_map
+from gatewise.core.hooks import remove_changes as remove_changes
 from gatewise.graph.channel_dependencies import ChannelDependency as ChannelDependency
 from gatewise.graph.channel_dependencies import find_channel_dependencies as find_channel_dependencies
 from gatewise.graph.filters import Filters as Filters
@@ -17,8 +19,6 @@ from gatewise.graph.filters import LayerCost as LayerCost
 from gatewise.graph.filters import find_filters as find_filters
 from gatewise.graph.fusion_patterns import FusionPattern as FusionPattern
 from gatewise.graph.fusion_patterns import find_fusion_patterns as find_fusion_patterns
-from gatewise.graph.hooks import change_map as change_map
-from gatewise.graph.hooks import remove_changes as remove_changes
 from gatewise.graph.layers import own_layers as own_layers
 from gatewise.graph.place import ContextPlace as ContextPlace
 from gatewise.graph.place import Place as Place

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from gatewise.core.hooks import changes_on
+from gatewise.core.layer_types import BATCH_NORMS, CHANNEL_NORMS, CONVOLUTIONS
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate
 from gatewise.graph.layers import Layers, innermost
 from gatewise.graph.rules import ends_filters, is_cross_channel
 from gatewise.graph.trace import Op, trace
 
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.PReLU)
+_WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+_PASSING = (*CONVOLUTIONS, *CHANNEL_NORMS, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,8 @@ class _Walk:
     def _stop_at_gates(self, path: str, side: str) -> None:
         """Raise if a gate is inserted on this side of a layer; the graph does not contain it."""
         layer = self.layers.modules[path]
-        hooks = layer._forward_hooks if side == "output" else layer._forward_pre_hooks
-        for hook in hooks.values():
-            name = getattr(getattr(hook, "change", None), "gate", None)
+        for change in changes_on(layer, side):
+            name = getattr(change, "gate", None)
             if isinstance(getattr(layer, str(name), None), Gate):
                 raise _StopError(f"the gate {path}.{name} would receive fewer channels")
 
@@ -203,7 +204,7 @@ def followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]
     for op in operations:
         if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].consumers) == 1:
             convolution, norm = innermost(op.inputs[0]), innermost(op)
-            if isinstance(layers.modules[norm], nn.modules.batchnorm._BatchNorm) and all(
+            if isinstance(layers.modules[norm], BATCH_NORMS) and all(
                 layers.calls[path] == 1 for path in (convolution, norm)
             ):
                 found[convolution] = norm

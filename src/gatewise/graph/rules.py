@@ -6,6 +6,7 @@ from collections.abc import Callable
 from torch import nn
 
 from gatewise.core import _validation
+from gatewise.core.layer_types import CONVOLUTIONS, LAZY_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from gatewise.core.types import Example
 from gatewise.gates.registry import MARKED_PLACES, PLACES
 from gatewise.graph.layers import Layers, own_layers, place_at
@@ -58,11 +59,11 @@ def boundary_places(
 def _before_conv(model: nn.Module) -> Places:
     places = Places()
     for name, layer in own_layers(model):
-        if isinstance(layer, nn.modules.conv._LazyConvXdMixin):
+        if isinstance(layer, LAZY_CONVOLUTIONS):
             places.skip(name, "a lazy convolution: its channels are unknown before the first forward")
-        elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        elif isinstance(layer, TRANSPOSED_CONVOLUTIONS):
             places.skip(name, "a transposed convolution; select it with before= to gate it")
-        elif isinstance(layer, nn.modules.conv._ConvNd):
+        elif isinstance(layer, CONVOLUTIONS):
             places.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
     return places
 

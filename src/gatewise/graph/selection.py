@@ -7,6 +7,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.layer_types import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from gatewise.core.types import Example
 from gatewise.graph.layers import own_layers
 from gatewise.graph.place import Place, Places
@@ -31,9 +32,9 @@ def candidates(
                 f"before= and after= take layer types such as torch.nn.Conv2d, got {_validation.safe_repr(types)}."
             )
         plain = Places()
-        if before is not None and all(issubclass(t, nn.modules.conv._ConvNd) for t in _as_tuple(types)):
+        if before is not None and all(issubclass(t, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) for t in _as_tuple(types)):
             for name, layer in own_layers(model):  # its input is known without a graph
-                if isinstance(layer, nn.modules.conv._ConvNd) and isinstance(layer, types):
+                if isinstance(layer, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) and isinstance(layer, types):
                     plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
             return plain
         return boundary_places(

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils import fuse_conv_bn_weights
 
 from gatewise import errors
+from gatewise.core.hooks import count_hooks
 from gatewise.gates.gated_channel_transform import GatedChannelTransform, gated_channel_transform
 from gatewise.gates.global_context import GlobalContext
 from gatewise.gates.kernels.backend import kernels_for
@@ -156,7 +157,7 @@ class FusedNormReluGate:
 
         None also if a hook would see the unscaled map.
         """
-        if self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1:
+        if self.reader is None or count_hooks(self.gate, "output") or count_hooks(self.reader.layer, "input") > 1:
             return None
         return self.reader.factor_slot
 

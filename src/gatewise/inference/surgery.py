@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.core.hooks import count_hooks, share_hooks
 from gatewise.core.types import Example
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
@@ -17,7 +18,7 @@ from gatewise.graph import ChannelDependency, change_map, find_channel_dependenc
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.constant_gates import ConstantGates, call_last
 from gatewise.inference.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of
-from gatewise.insertion.mixins import own_class
+from gatewise.insertion.mixins import is_batch_norm_act, own_class
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
@@ -58,9 +59,9 @@ def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
 def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
     if own_class(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
         return False
-    if convolution._forward_hooks or norm._forward_pre_hooks or norm.running_mean is None:
+    if count_hooks(convolution, "output") or count_hooks(norm, "input") or norm.running_mean is None:
         return False
-    with_activation = type(norm).__name__ == "BatchNormAct2d" and not any(isinstance(c, Gate) for c in norm.children())
+    with_activation = is_batch_norm_act(norm) and not any(isinstance(c, Gate) for c in norm.children())
     return own_class(norm) in _NORMS or with_activation
 
 
@@ -163,8 +164,7 @@ def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     owner = backbone.get_submodule(parent)
     old = getattr(owner, name)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-        setattr(new, hooks, getattr(old, hooks))
+    share_hooks(old, new)
     for child, gate in old.named_children():
         if isinstance(gate, Gate | ConstantGates):
             new.add_module(child, gate)

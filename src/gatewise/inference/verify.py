@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from gatewise.core._torch_compat import tensors_of
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, find_channel_dependencies
 
@@ -86,8 +86,3 @@ def largest_difference(actual: Any, expected: Any) -> float:
     """
     pairs = zip(tensors_of(actual), tensors_of(expected), strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """Return the tensors of an output in order: a tensor, or any nesting of lists, tuples and dicts of tensors."""
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

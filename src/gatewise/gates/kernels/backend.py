@@ -10,15 +10,16 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-
-# Import the functions directly: attribute look-ups on `torch._C` are slow when caches are cold.
-from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batchedtensor
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from gatewise import errors
+from gatewise.core._torch_compat import (
+    has_memory,
+    is_dispatch_mode_active,
+    is_forward_mode_active,
+    is_transform_active,
+)
 
 BACKENDS = ("auto", "reference", "fused")
 _CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -58,7 +59,7 @@ def must_be_differentiable(*grad_output: Tensor | None) -> bool:
         torch.is_grad_enabled()
         or is_compiling()
         or bool(why_observed())
-        or any(gradient is not None and _is_legacy_batchedtensor(gradient) for gradient in grad_output)
+        or any(gradient is not None and not has_memory(gradient) for gradient in grad_output)
     )
 
 
@@ -76,13 +77,13 @@ def gradients_through(
 
 def why_observed() -> str:
     """Return which torch feature must observe each operation of a gate, which a kernel would hide, or ''."""
-    if _get_tracing_state() is not None:
+    if torch.jit.is_tracing():
         return "torch.jit.trace records the definition"
-    if _are_functorch_transforms_active():
+    if is_transform_active():
         return "torch.func transforms the definition"
-    if forward_ad._current_level >= 0:
+    if is_forward_mode_active():
         return "forward-mode differentiation follows the definition"
-    if _len_torch_dispatch_stack() > 0:
+    if is_dispatch_mode_active():
         return "a dispatch mode observes the operations of the definition"
     return ""
 
