@@ -80,11 +80,7 @@ CHANGES = {
             "costs of networks of other widths": replace("(layers, shapes, sites)", "[layer[:2] for layer in layers]"),
         },
     },
-    "inference/packed.py": {
-        "_flops": {
-            "packed convolutions are not counted": replace("conv_flop_count(x_shape, w_shape, out_shape)", "0"),
-        },
-    },
+    "inference/packed.py": {},
     "inference/plan.py": {
         "Plan._pays_up_to": {
             "narrow at any cost": replace("gain[:-1] <= 0", "gain[:-1] <= -1000000000.0"),

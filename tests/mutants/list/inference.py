@@ -14,12 +14,12 @@ CHANGES = {
         },
         "FusedNormReluGate._factor_slot": {
             "inference: a hook on the gate sees no factors": replace(
-                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
-                "self.reader is None or len(self.reader.layer._forward_pre_hooks) > 1",
+                "self.reader is None or count_hooks(self.gate, 'output') or count_hooks(self.reader.layer, 'input') > 1",
+                "self.reader is None or count_hooks(self.reader.layer, 'input') > 1",
             ),
             "inference: a hook on the convolution sees no factors": replace(
-                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
-                "self.reader is None or self.gate._forward_hooks",
+                "self.reader is None or count_hooks(self.gate, 'output') or count_hooks(self.reader.layer, 'input') > 1",
+                "self.reader is None or count_hooks(self.gate, 'output')",
             ),
         },
         "FusedNormReluGate._affine": {
@@ -37,7 +37,7 @@ CHANGES = {
         },
         "_fold": {
             "inference: norms are not folded": replace(
-                "norm is not None and (layer._forward_hooks or not _foldable(norm))", "norm is not None"
+                "norm is not None and (count_hooks(layer, 'output') or not _foldable(norm))", "norm is not None"
             ),
         },
         "_prove": {

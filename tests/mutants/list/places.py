@@ -42,22 +42,12 @@ CHANGES = {
         },
         "_called_once": {
             "inference: a relu called twice is read through": replace(
-                "layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks",
-                "layer is None or path in gated or layer._forward_hooks",
+                "layer is None or path in gated or layers.calls.get(path) != 1 or count_hooks(layer, 'output')",
+                "layer is None or path in gated or count_hooks(layer, 'output')",
             ),
             "called gates: gct reads through one": replace(
-                "layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks",
-                "layer is None or layers.calls.get(path) != 1 or layer._forward_hooks",
-            ),
-        },
-    },
-    "graph/hooks.py": {
-        "_OnInput.__call__": {
-            "layers called by keyword are not gated": replace(
-                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
-            ),
-            "keyword arguments are lost": replace(
-                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
+                "layer is None or path in gated or layers.calls.get(path) != 1 or count_hooks(layer, 'output')",
+                "layer is None or layers.calls.get(path) != 1 or count_hooks(layer, 'output')",
             ),
         },
     },
@@ -79,7 +69,7 @@ CHANGES = {
     "graph/rules.py": {
         "_before_conv": {
             "before_conv takes the width of the output": replace("layer.in_channels", "layer.out_channels"),
-            "transposed convolutions are gated by default": replace("nn.modules.conv._ConvTransposeNd", "nn.Unfold"),
+            "transposed convolutions are gated by default": replace("TRANSPOSED_CONVOLUTIONS", "nn.Unfold"),
         },
         "_context": {
             "places of context inside a list are ignored": replace(
@@ -219,7 +209,7 @@ CHANGES = {
             "an example is ignored": replace("example is None", "True"),
         },
         "_operations": {
-            "a module of two names is two modules": replace("names.get(str(path), str(path))", "str(path)"),
+            "a module of two names is two modules": replace("names.get(path, path)", "path"),
             "called gates: read twice is read once": replace("_reads(node)", "node.all_input_nodes"),
             "torch.fx counts assertions as consumers": remove(
                 "if node.op != 'output' and _value(node) is None:\n    ..."
