@@ -188,6 +188,15 @@ def test_transforms_of_torch_func_are_seen() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated", "ignore:`torch.jit.trace_method` is deprecated")
+def test_tracing_is_seen() -> None:
+    layer = Noting(_torch_compat.is_jit_tracing)
+    torch.jit.trace(layer, torch.ones(2), check_trace=False)
+    assert [*layer.seen, _torch_compat.is_jit_tracing()] == [True, False], broken(
+        "torch.jit.is_tracing tells whether torch.jit.trace records", "gates/kernels/backend.py"
+    )
+
+
 def test_forward_mode_is_seen() -> None:
     seen = [_torch_compat.is_forward_mode_active()]
     with forward_ad.dual_level():
@@ -464,6 +473,10 @@ def test_without_name_transforms_are_seen(without: Callable[..., Any], monkeypat
     monkeypatch.setattr(torch._C, name, real, raising=False)  # torch itself needs it
     assert copy.is_transform_active is copy._transform_rejects_function
     assert in_transforms(copy.is_transform_active) == [False, True, True, True]
+
+
+def test_without_torch_jit_nothing_is_traced(without: Callable[..., Any]) -> None:
+    assert not without(torch.jit, "is_tracing").is_jit_tracing()
 
 
 def test_without_name_forward_mode_is_seen(without: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

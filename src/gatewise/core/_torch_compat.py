@@ -66,6 +66,9 @@ def _active_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+# Whether torch.jit.trace records. It is deprecated and not declared as exported. Replacement: nothing can be recorded.
+is_jit_tracing: Callable[[], bool] = _attribute("jit.is_tracing") or (lambda: False)
+
 # Whether a transform of torch.func is active. Replacement: torch.func rejects an autograd function.
 is_transform_active: Callable[[], bool] = (
     _attribute("_C._are_functorch_transforms_active") or _transform_rejects_function

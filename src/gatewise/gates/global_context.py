@@ -177,8 +177,8 @@ class GlobalContext(Gate):
             return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         if self.conv_mask is None:
             return why_not_fusible(x)
         if count_hooks(self.conv_mask):

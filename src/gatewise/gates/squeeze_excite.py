@@ -117,8 +117,8 @@ class SqueezeExcite(Gate):
             return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         return why_not_fusible(x)
 
     def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -51,8 +51,11 @@ def boundary_places(
         if name and chosen(name, layer):
             boundary = layers.reads(name) if side == "input" else layers.results(name)
             maps = [op for op in dict.fromkeys(boundary) if op.is_map]
-            reason = layers.why_not(name) or layers.why_no_single_map(name, side, maps)
-            places.take(None if reason else place_at(name, side, maps[0]), name, reason)
+            reason = layers.why_not_attachable(name) or layers.why_no_single_map(name, side, maps)
+            if reason is None:
+                places.found.append(place_at(name, side, maps[0]))
+            else:
+                places.skip(name, reason)
     return places
 
 
@@ -169,8 +172,8 @@ def _residual_end(operations: list[Op], layers: Layers) -> Places:
     return places
 
 
-def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str:
-    """Return why the shallow branch is not a shortcut around the deep branch, or ''."""
+def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str | None:
+    """Return why the shallow branch is not a shortcut around the deep branch, or None."""
     if not between[0].shape:
         return "the branches of the addition start from different chunks of a split map"
     depth = _depth(between, shallow, _is_weighted)
@@ -180,7 +183,7 @@ def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str:
         return f"the shallow branch of the addition has depth {depth}: it is not a shortcut"
     if depth == 0 and _depth(between, shallow, lambda op: op.kind == "norm"):
         return "one branch of the addition has only a normalisation: both branches are parts of one layer"
-    return ""
+    return None
 
 
 def _depth(between: list[Op], end: Op, counts: Callable[[Op], bool]) -> int:

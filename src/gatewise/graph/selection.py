@@ -54,8 +54,8 @@ def selection(
     include: Names | None,
     exclude: Names | None,
     where: Callable[[str, nn.Module], bool] | None,
-) -> Callable[[str], str]:
-    """Return a function that maps the path of a layer to the reason for skipping it, or ''."""
+) -> Callable[[str], str | None]:
+    """Return a function that maps the path of a layer to the reason for skipping it, or None."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for what, names in (("include", include), ("exclude", exclude)):
         if names is not None and not isinstance(names, str | list | tuple | set):
@@ -72,13 +72,13 @@ def selection(
             return re.search(names, path) is not None
         return any(path == name or path.startswith(f"{name}.") for name in names)
 
-    def reason(path: str) -> str:
+    def why_not_selected(path: str) -> str | None:
         if include is not None and not matches(include, path):
             return "not in include"
         if exclude is not None and matches(exclude, path):
             return "in exclude"
         if where is not None and not where(path, modules[path]):
             return "where() is false for it"
-        return ""
+        return None
 
-    return reason
+    return why_not_selected

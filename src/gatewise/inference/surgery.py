@@ -24,8 +24,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 
-def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str:
-    """Return why the filters of a site cannot be skipped, or '' if they can."""
+def why_not_skippable(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str | None:
+    """Return why the filters of a site cannot be skipped, or None if they can."""
     if not dependency.possible:
         return dependency.reason
     layers = dict(backbone.named_modules())
@@ -41,7 +41,7 @@ def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str,
         layer = layers[path]
         if path not in folds.values() and not _passes(layer):
             return f"{path} ({type(layer).__name__}) needs all channels"
-    return ""
+    return None
 
 
 def _passes(layer: nn.Module) -> bool:

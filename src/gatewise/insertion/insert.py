@@ -159,9 +159,9 @@ def insert_gates(
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
     all_places = candidates(model, place, before, after, example)
-    why_not = selection(model, include, exclude, where)
-    reasons = [(candidate, why_not(candidate.layer)) for candidate in all_places.found]
-    places = tuple(candidate for candidate, reason in reasons if not reason)
+    why_not_selected = selection(model, include, exclude, where)
+    reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
+    places = tuple(candidate for candidate, reason in reasons if reason is None)
     skipped = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
     if not places:
         gate_text = str(choice) if choice else _snake_case(gate)

@@ -22,7 +22,8 @@ CHANGES = {
         },
         "compact": {
             "constant while only often the same": replace(
-                "{0: CLOSED, images: OPEN}", "{0: CLOSED, images: OPEN, images - 1: OPEN}"
+                "{0: GateState.CLOSED, images: GateState.OPEN}",
+                "{0: GateState.CLOSED, images: GateState.OPEN, images - 1: GateState.OPEN}",
             ),
         },
         "_disagreeing": {

@@ -6,7 +6,7 @@ CHANGES = {
     "gates/kernels/backend.py": {
         "why_observed": {
             "kernels under functorch": replace("is_transform_active()", "False"),
-            "kernels under torch.jit.trace": replace("torch.jit.is_tracing()", "False"),
+            "kernels under torch.jit.trace": replace("is_jit_tracing()", "False"),
         },
         "_why_unreadable": {
             "any strides": replace("not (x.is_contiguous() or _is_channels_last(x))", "x is None"),

@@ -485,12 +485,6 @@ CHANGES = {
         },
     },
     "insertion/tuning.py": {
-        "train_only_gates": {
-            "freezing twice forgets what was frozen before": replace(
-                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
-                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
-            ),
-        },
         "_exempt": {
             "beta decays": replace("gate.no_weight_decay", "()"),
             "every parameter named beta does not decay": replace("name in names", "name in names or 'beta' in name"),
@@ -519,6 +513,10 @@ CHANGES = {
             ),
         },
         "train_only_gates": {
+            "freezing twice forgets what was frozen before": replace(
+                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
+                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
+            ),
             "gates' own norms are frozen": replace(
                 "isinstance(getattr(layer, 'running_mean', None), Tensor) and id(layer) not in inside",
                 "isinstance(getattr(layer, 'running_mean', None), Tensor)",

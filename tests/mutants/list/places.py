@@ -55,7 +55,7 @@ CHANGES = {
         "own_layers": {
             "places count what is inside gates": replace("id(layer) not in inside", "name or inside"),
         },
-        "Layers.why_not": {
+        "Layers.why_not_attachable": {
             "a Sequential is gated like any layer": replace("nn.Sequential | nn.ModuleList", "nn.ModuleList"),
         },
         "Layers.why_no_single_map": {
@@ -170,7 +170,7 @@ CHANGES = {
             ),
             "include must match from the start": replace("re.search", "re.fullmatch"),
         },
-        "selection.reason": {
+        "selection.why_not_selected": {
             "exclude is ignored": replace("exclude is not None and matches(exclude, path)", "False"),
             "where is ignored": replace("where is not None and (not where(path, modules[path]))", "False"),
         },
