@@ -177,7 +177,7 @@ def _group() -> Any:
 
 
 def _is_connection_error(error: RuntimeError) -> bool:
-    # Gloo raises a plain RuntimeError for a lost connection: only its message tells it from other errors.
+    # Gloo raises a plain RuntimeError for a lost connection: only its message differs from that of other errors.
     words = ("gloo", "nccl", "Connection closed by peer", "Connection reset by peer")
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
 

@@ -184,7 +184,7 @@ def in_transforms(value: Callable[[], bool]) -> list[bool]:
 @ignores_scripting
 def test_transforms_of_torch_func_are_seen() -> None:
     assert in_transforms(_torch_compat.is_transform_active) == [False, True, True, True], broken(
-        "torch._C._are_functorch_transforms_active tells whether a transform is active", "gates/kernels/backend.py"
+        "torch._C._are_functorch_transforms_active is true in a transform", "gates/kernels/backend.py"
     )
 
 
@@ -193,7 +193,7 @@ def test_tracing_is_seen() -> None:
     layer = Noting(_torch_compat.is_jit_tracing)
     torch.jit.trace(layer, torch.ones(2), check_trace=False)
     assert [*layer.seen, _torch_compat.is_jit_tracing()] == [True, False], broken(
-        "torch.jit.is_tracing tells whether torch.jit.trace records", "gates/kernels/backend.py"
+        "torch.jit.is_tracing is true while torch.jit.trace records", "gates/kernels/backend.py"
     )
 
 
