@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 import gatewise as gw
 from gatewise.analysis.recording import GateRecorder
-from gatewise.inference.forms import FusedNormReluGate
+from gatewise.inference.forms import GateBeforeConvolution
 
 pytest.importorskip("numba")
 
@@ -92,11 +92,11 @@ def test_norms_are_folded_into_preceding_convolutions() -> None:
 def test_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, asked = trained("resnet20+gct"), []
 
-    def choose(form: FusedNormReluGate, x: Tensor) -> bool:
+    def choose(form: GateBeforeConvolution, x: Tensor) -> bool:
         asked.append(x.shape)
         return pays
 
-    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", choose)
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", choose)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
     expected = plain(net, one), plain(net, two)
     fast = gw.optimize_for_inference(net)
@@ -129,7 +129,7 @@ def test_hook_before_convolution_sees_and_may_change_gated_map(
     expected = plain(net, x)
     handle.remove()
     unwatched = plain(net, x)
-    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)
     fast = gw.optimize_for_inference(net)
     handle = watch()
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
@@ -380,7 +380,7 @@ def test_unreadable_network_is_unchanged() -> None:
 
 def test_factors_of_failed_forward_reach_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained("resnet20+gct")
-    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
     expected = plain(net, two)
     fast = gw.optimize_for_inference(net)
@@ -441,7 +441,7 @@ def test_other_outputs_are_compared_and_failure_undoes_changes(monkeypatch: pyte
 
     net, x = Masked().eval(), torch.randn(1, 3, 8, 8)
     assert gw.optimize_for_inference(net, x).undo() is net
-    monkeypatch.setattr("gatewise.inference.optimize._tensors", lambda *_: 1 / 0)
+    monkeypatch.setattr("gatewise.inference.optimize._prove", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gw.optimize_for_inference(net, x)
     assert not any("forward" in module.__dict__ for module in net.modules())

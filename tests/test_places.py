@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
-from gatewise.gates.registry import PLACES
-from gatewise.graph import Place, Places
+from gatewise.graph import Place, Places, place_names
 from gatewise.graph.trace import trace
 
 SMALL = torch.zeros(2, 3, 64, 64)
@@ -160,7 +159,7 @@ def test_stage_end_agrees_with_timm_feature_info(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INNER)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", place_names(marked=False))
 def test_place_has_channels_of_forward(name: str, place: str) -> None:
     some = places(name, place).found[::5]
     maps = [map_at(network(name), p, IMAGE) for p in some]
@@ -635,7 +634,7 @@ def test_unknown_place_rejected_with_suggestion() -> None:
 # --- Gates already in the network ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", place_names(marked=False))
 @pytest.mark.parametrize("inserted", ["gct", "se"])
 def test_places_ignore_existing_gates(place: str, inserted: str) -> None:
     plain = timm.create_model("resnet18")
@@ -753,7 +752,7 @@ def everything(model: nn.Module) -> list[object]:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("front_end", ["export", "fx"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", place_names(marked=False))
 @pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
 def test_analysis_leaves_network_unchanged(
     place: str, front_end: str, fails: bool, request: pytest.FixtureRequest

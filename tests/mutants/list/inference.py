@@ -3,27 +3,31 @@
 from mutants import drop_call, replace
 
 CHANGES = {
+    "gates/inference_form.py": {
+        "check_no_gradients": {
+            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
+        },
+    },
     "inference/forms.py": {
         "FactorSlot.take": {
             "inference: factors remain for the next image": replace(
                 "kept is not None and kept[0] is x", "kept is not None"
             ),
         },
-        "check_no_gradients": {
-            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
-        },
-        "FusedNormReluGate._factor_slot": {
+        "GateBeforeConvolution._observed": {
             "inference: a hook on the gate sees no factors": replace(
-                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
-                "self.reader is None or len(self.reader.layer._forward_pre_hooks) > 1",
+                "bool(self.gate._forward_hooks) or len(self.reader.layer._forward_pre_hooks) > 1",
+                "len(self.reader.layer._forward_pre_hooks) > 1",
             ),
             "inference: a hook on the convolution sees no factors": replace(
-                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
-                "self.reader is None or self.gate._forward_hooks",
+                "bool(self.gate._forward_hooks) or len(self.reader.layer._forward_pre_hooks) > 1",
+                "bool(self.gate._forward_hooks)",
             ),
         },
-        "FusedNormReluGate._affine": {
-            "inference: shift without the mean": replace("-self.norm.running_mean.to(dtype)", "0"),
+        "NormOnly.terms": {
+            "inference: shift without the mean": replace(
+                "scale_and_shift(self.norm, dtype)", "(scale_and_shift(self.norm, dtype)[0], self.norm.bias)"
+            ),
         },
     },
     "inference/optimize.py": {
@@ -33,11 +37,6 @@ CHANGES = {
         "_calls_of_gates.reached": {
             "called gates: the second call is the first": replace(
                 "layer if straight and path not in calls else ''", "layer if straight else calls.get(path) or ''"
-            ),
-        },
-        "_fold": {
-            "inference: norms are not folded": replace(
-                "norm is not None and (layer._forward_hooks or not _foldable(norm))", "norm is not None"
             ),
         },
         "_prove": {
