@@ -103,7 +103,7 @@ def replace_with_dynamic_layers(
         norm = layers[folds[path]] if path in folds else None
         picked: Any = (layer.weight, layer.bias) if own_class(layer) in _WEIGHTED else None
         if norm is not None:
-            picked = folded_weights(*picked, norm)
+            picked = folded_weights(layer.weight, layer.bias, norm)
         if path in passes and own_class(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], active_filters, passes[path]))
         elif path in reads or path in writes or path in folds:

@@ -109,8 +109,8 @@ def test_used_name_rejected_with_its_owner() -> None:
 
 
 def test_unknown_place_of_gate_rejected_at_insertion_with_suggestion() -> None:
-    gw.register_gate("scale", **{**FACTS, "place": "outer"})(ScaleEverything)
-    with pytest.raises(ValueError, match=r"unknown place 'outer'; .*Did you mean 'inner'\?"):
+    gw.register_gate("scale", **{**FACTS, "place": "iner"})(ScaleEverything)
+    with pytest.raises(ValueError, match=r"unknown place 'iner'; .*Did you mean 'inner'\?"):
         gw.insert_gates(nn.Sequential(nn.Conv2d(3, 8, 3)), "scale")
 
 

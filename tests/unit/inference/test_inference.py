@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 import gatewise as gw
 from gatewise.analysis.recording import GateRecorder
+from gatewise.gates.inference_form import InferenceForm, InferencePattern
 from gatewise.inference.forms import GateBeforeConvolution
 from support.gate_cases import perturbed
 
@@ -329,6 +330,44 @@ def test_copies_and_compilers() -> None:
     fast.undo()
     torch.testing.assert_close(twin(x), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(twin.undo()(x), net(x))
+
+
+def test_compiled_network_takes_single_image_after_weights_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = trained("resnet20+gct@inner+se")
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)
+    x = torch.randn(1, 3, 32, 32)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(plain(compiled, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_form_of_gate_is_asked_for_and_applies_what_it_says() -> None:
+    class Doubled(gw.Gate):
+        """Twice the map; at inference it also applies the ReLU before it."""
+
+        asked: ClassVar[list[InferencePattern]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+        def inference_form(self, pattern: InferencePattern) -> InferenceForm:
+            self.asked.append(pattern)
+            return InferenceForm(self._run, relu=True)
+
+        def _run(self, x: Tensor) -> Tensor:
+            return 2 * x.relu()
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    gw.insert_gates(net, Doubled, before=nn.Conv2d, include=["2"])
+    x = torch.randn(2, 3, 9, 9)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net, x)
+    assert Doubled.asked == [InferencePattern(owned=True, relu=True, norm=None)]
+    assert fast.gates == {"2.doubled": "new map + relu"}
+    assert net[1](-x).equal(-x), "the gate applies the ReLU"
+    torch.testing.assert_close(fast(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision() -> None:
