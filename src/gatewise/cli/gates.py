@@ -12,6 +12,7 @@ from gatewise.cli.app import Json, app, print_table
 from gatewise.gaternet import GaterNet
 from gatewise.gates import registry
 from gatewise.gates.spec import GATER, GATER_OPTIONS
+from gatewise.graph import place_kind, place_names
 
 
 @app.command
@@ -61,7 +62,21 @@ def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
     options = ", ".join(f"`{name}={default!r}`" for name, default in defaults.items())
     text = _as_markdown(GaterNet.__doc__ or "")
     parts.append(f"## `{GATER}`: not a gate but a network around a network\n\n{text}\n\nIn text: {options}.\n")
+    parts.append(_places_section())
     return "\n".join(parts)
+
+
+def _places_section() -> str:
+    """Return the section on places of docs/gates.md."""
+    rows = ["| place | where | in a GaterNet |", "| --- | --- | --- |"]
+    for name in place_names():
+        kind = place_kind(name)
+        rows.append(f"| `{name}` | {kind.where} | {f'`sites={kind.sites}`' if kind.sites else ''} |")
+    return (
+        "## Places\n\nA gate is inserted at the place of its paper or at another one, as in `gct@inner`.\n\n"
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 def _as_markdown(docstring: str) -> str:

@@ -184,7 +184,7 @@ class MoveObserver(nn.Module):
             return super().to(*args, **named)
 
 
-# Outputs of networks as nested lists, tuples and dicts: inference/merging.py and inference/verify.py
+# Outputs of networks as nested lists, tuples and dicts: inference/merging.py
 
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:
@@ -218,15 +218,6 @@ try:
     from torch.utils._pytree import tree_flatten, tree_unflatten
 except ImportError:  # the replacement does not know classes that were registered as containers
     tree_flatten, tree_unflatten = _flatten, _unflatten
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """Return the tensors of an output in order: a tensor, or any nesting of lists, tuples and dicts of tensors.
-
-    >>> tensors_of({"a": [torch.tensor(1), "text"], "b": torch.tensor(2)})
-    [tensor(1), tensor(2)]
-    """
-    return [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
 
 
 # Convolutions with packed weights: inference/packed.py

@@ -8,22 +8,15 @@ from torch import nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.layer_types import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
-from gatewise.core.types import Example
-from gatewise.graph.layers import own_layers
+from gatewise.graph.graph import Graph, own_layers, place_at
 from gatewise.graph.place import Place, Places
-from gatewise.graph.rules import boundary_places, find_places
+from gatewise.graph.places.registry import find_places
 
 LayerTypes = type[nn.Module] | tuple[type[nn.Module], ...]
 Names = str | Sequence[str]
 
 
-def candidates(
-    model: nn.Module,
-    place: str | None,
-    before: LayerTypes | None,
-    after: LayerTypes | None,
-    example: Example,
-) -> Places:
+def candidates(graph: Graph, place: str | None, before: LayerTypes | None, after: LayerTypes | None) -> Places:
     """Return the places of a kind, or those before or after layers of the given types, and skipped candidates."""
     types = after if before is None else before
     if types is not None:
@@ -33,16 +26,29 @@ def candidates(
             )
         plain = Places()
         if before is not None and all(issubclass(t, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) for t in _as_tuple(types)):
-            for name, layer in own_layers(model):  # its input is known without a graph
+            for name, layer in own_layers(graph.model):  # its input is known without a graph
                 if isinstance(layer, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) and isinstance(layer, types):
                     plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
             return plain
-        return boundary_places(
-            model, "output" if before is None else "input", lambda _, layer: isinstance(layer, types), example
-        )
+        return _boundary_places(graph, "output" if before is None else "input", types)
     if place is None:
         raise errors.InvalidValueError("a gate given as a class needs place=, before= or after=.")
-    return find_places(model, place, example)
+    return find_places(graph, place)
+
+
+def _boundary_places(graph: Graph, side: str, types: LayerTypes) -> Places:
+    """Return the inputs or outputs (`side`) of all layers of these types."""
+    places = Places()
+    for name, layer in own_layers(graph.model):
+        if name and isinstance(layer, types):
+            boundary = graph.reads(name) if side == "input" else graph.results(name)
+            maps = [op for op in dict.fromkeys(boundary) if op.is_map]
+            reason = graph.why_not_attachable(name) or graph.why_no_single_map(name, side, maps)
+            if reason is None:
+                places.found.append(place_at(name, side, maps[0]))
+            else:
+                places.skip(name, reason)
+    return places
 
 
 def _as_tuple(types: LayerTypes) -> tuple[type[nn.Module], ...]:

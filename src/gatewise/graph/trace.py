@@ -83,6 +83,32 @@ class Op:
         return tuple(size for axis, size in enumerate(self.shape) if axis not in {0, self.channel_axis})
 
     @property
+    def layer(self) -> str:
+        """Path of the innermost module that executed it, or ''."""
+        return next(reversed(self.calls.values()), "")
+
+    @property
+    def where(self) -> str:
+        """Its name in a report: the path of its innermost module."""
+        return next(reversed(self.calls.values()), "the network's own forward")
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether it is a convolution or a linear layer."""
+        return self.kind in {"conv", "linear"}
+
+    @property
+    def is_cross_channel(self) -> bool:
+        """Whether it mixes channels: a convolution or linear layer that is not depthwise."""
+        return self.is_weighted and not (self.groups > 1 and self.groups == self.inputs[0].channels)
+
+    @property
+    def ends_filters(self) -> bool:
+        """Whether the output channels no longer belong to one filter each."""
+        is_sum = self.kind == "add" and len(self.inputs) > 1  # a bias is not an input
+        return self.kind in {"cat", "mixing", "input"} or is_sum
+
+    @property
     def is_map(self) -> bool:
         """Whether the result is a feature map: samples, channels, and one to three spatial axes, not all of size 1."""
         tokens = len(self.shape) == 3 and self.channel_axis == 2

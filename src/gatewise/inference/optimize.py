@@ -9,25 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.core._torch_compat import MoveObserver, tensors_of, version_of
+from gatewise.core._torch_compat import MoveObserver, version_of
 from gatewise.core.hooks import count_hooks
-from gatewise.core.types import Example, Output
-from gatewise.gates.gated_channel_transform import GatedChannelTransform
-from gatewise.gates.global_context import GlobalContext
-from gatewise.gates.squeeze_excite import SqueezeExcite
-from gatewise.graph import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
+from gatewise.core.types import Example, Output, tensors_of
+from gatewise.gates.inference_form import InferencePattern
+from gatewise.graph import FusionPattern, Graph, evaluation_mode, find_fusion_patterns, own_layers
 from gatewise.graph.trace import example_inputs
-from gatewise.inference.forms import (
-    CONVOLUTIONS,
-    ActivationOnly,
-    FactorSlot,
-    FoldedConvolution,
-    FusedNormReluGate,
-    InplacePooledGate,
-    pass_on,
-)
+from gatewise.inference.fold import can_fold, has_scale_and_shift, is_plain_convolution, without_norm
+from gatewise.inference.forms import FactorSlot, FoldedConvolution, GateBeforeConvolution, NormOnly, pass_on
 from gatewise.insertion.insert import gate_hosts, gates_in
-from gatewise.insertion.mixins import add_mixin, is_batch_norm_act, own_class, remove_mixin
+from gatewise.insertion.mixins import add_mixin, remove_mixin
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
@@ -91,7 +82,7 @@ class InferenceNet(_ForInference):
         return self.model
 
     def replace_forward(self, layer: nn.Module, form: Any) -> None:
-        """Run `form` instead of the forward of a layer until `undo` is called."""
+        """Let a layer run `form` until `undo`."""
         layer.__dict__["forward"] = form
         self._changed.append(layer)
 
@@ -139,7 +130,7 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
     inserted = {gate for *_, gate in hosts}
     hosts += [(layer, "after", gate) for gate, layer in calls.items() if layer and gate not in inserted]
     with evaluation_mode(model):
-        patterns, norms = find_fusion_patterns(model, [(host, side) for host, side, _ in hosts], inputs)
+        patterns, norms = find_fusion_patterns(Graph(model, inputs), [(host, side) for host, side, _ in hosts])
     net = InferenceNet(model)
     layers: dict[str, Any] = dict(model.named_modules())
     convolutions = _fold(net, layers, norms)
@@ -192,31 +183,17 @@ def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> d
     """Set the optimised forward of convolutions, folding norms where possible; return them by path."""
     convolutions: dict[str, FoldedConvolution] = {}
     for path, layer in layers.items():
-        if (
-            own_class(layer) not in CONVOLUTIONS
-            or layer.padding_mode != "zeros"
-            or "weight" not in dict(layer.named_parameters(recurse=False))
-        ):
+        if not is_plain_convolution(layer):
             continue
         norm = layers.get(norms.get(path, ""))
-        if norm is not None and (count_hooks(layer, "output") or not _foldable(norm)):
+        if norm is not None and not can_fold(layer, norm):
             norm = None
         convolutions[path] = FoldedConvolution(layer, norm, FactorSlot() if layer.groups == 1 else None)
         net.replace_forward(layer, convolutions[path])
         if norm is not None:
             net.folded[path] = norms[path]
-            net.replace_forward(norm, _without_norm(norm))
+            net.replace_forward(norm, without_norm(norm).forward)
     return convolutions
-
-
-def _foldable(norm: Any) -> bool:
-    """Return whether a norm can be folded: a plain batch norm, or timm's with an activation."""
-    known = own_class(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or is_batch_norm_act(norm)
-    return known and norm.running_mean is not None and not count_hooks(norm, "input")
-
-
-def _without_norm(norm: Any) -> Any:
-    return ActivationOnly(norm) if hasattr(norm, "act") else pass_on
 
 
 def _place(
@@ -227,28 +204,22 @@ def _place(
     pattern: FusionPattern,
     convolutions: dict[str, FoldedConvolution],
 ) -> None:
-    """Set the optimised forward of a gate."""
+    """Set the optimised forward of a gate, and of the layers that it applies itself."""
     gate = layers[path]
-    if getattr(gate, "backend", "reference") == "reference":
-        net.gates[path] = "as it was"
+    folded = pattern.norm in net.folded.values()
+    norm = layers[pattern.norm] if pattern.norm and not folded and has_scale_and_shift(layers[pattern.norm]) else None
+    before = InferencePattern(pattern.owned, bool(pattern.activation), None if norm is None else NormOnly(norm))
+    form = gate.inference_form(before)
+    net.gates[path] = "as it was" if form is None else str(form)
+    if form is None:
         return
-    if isinstance(gate, SqueezeExcite | GlobalContext):
-        if pattern.owned:
-            net.replace_forward(gate, InplacePooledGate(gate))
-        net.gates[path] = "in place" if pattern.owned else "new map"
-    elif isinstance(gate, GatedChannelTransform) and isinstance(gate.mode, str):
-        folded = pattern.norm in net.folded.values()
-        norm = layers[pattern.norm] if pattern.norm and not folded and _foldable(layers[pattern.norm]) else None
-        activation = layers[pattern.activation] if pattern.activation else None
-        owned = pattern.owned and norm is None
-        if norm is not None:
-            net.replace_forward(norm, _without_norm(norm))
-        if activation is not None:
-            net.replace_forward(activation, pass_on)
-        form = FusedNormReluGate(gate, norm, activation is not None, owned, convolutions.get(host))
-        net.replace_forward(gate, form)
-        words = ["in place" if form.owned else "new map", *["norm"] * (norm is not None), *["relu"] * form.activates]
-        net.gates[path] = " + ".join(words)
+    if form.norm:
+        net.replace_forward(norm, without_norm(norm).forward)  # type: ignore[arg-type]
+    if form.relu:
+        net.replace_forward(layers[pattern.activation], pass_on)
+    reader = convolutions.get(host)
+    hands_on = form.factors is not None and reader is not None and reader.factor_slot is not None
+    net.replace_forward(gate, GateBeforeConvolution(form, gate, reader) if hands_on else form.run)  # type: ignore[arg-type]
 
 
 def _example(model: nn.Module, example: Example) -> tuple[Any, ...]:

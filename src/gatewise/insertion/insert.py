@@ -20,7 +20,7 @@ from gatewise.core.hooks import changes_on
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
-from gatewise.graph import Place, Skipped, change_map, evaluation_mode
+from gatewise.graph import Graph, Place, Skipped, change_map, evaluation_mode
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
 
 
@@ -105,7 +105,7 @@ class Insertion:
 
 
 def insert_gates(
-    model: nn.Module,
+    model: nn.Module | Graph,
     gate: str | GateChoice | type[Gate],
     *,
     place: str | None = None,
@@ -123,9 +123,9 @@ def insert_gates(
     and after the insertion, also with strict=True: gates that are not in the checkpoint keep their values.
 
     Args:
-        model: any network.
+        model: any network, or its `Graph`, which several insertions can share.
         gate: a registered name, a string such as "gct:mode=l1@inner", a `GateChoice`, or a `Gate` class.
-        place: "before_conv", "inner", "residual_end" or "stage_end"; the default, if neither before nor after is
+        place: a kind of place, one of `gatewise.graph.place_names()`; the default, if neither before nor after is
             given, is the place of the gate's paper.
         before: layer types whose input is gated, instead of a place.
         after: layer types whose output is gated, instead of a place.
@@ -149,7 +149,8 @@ def insert_gates(
     (('2',), ['2.gct'])
     >>> insertion.undo()
     """
-    _validation.check_module("insert_gates", model)
+    graph = Graph.of("insert_gates", model, example)
+    model = graph.model
     if where is not None and not callable(where):
         raise errors.InvalidTypeError(
             f"where must be a function of path and layer, got {_validation.safe_repr(where)}."
@@ -158,7 +159,7 @@ def insert_gates(
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
-    all_places = candidates(model, place, before, after, example)
+    all_places = candidates(graph, place, before, after)
     why_not_selected = selection(model, include, exclude, where)
     reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
     places = tuple(candidate for candidate, reason in reasons if reason is None)
@@ -186,7 +187,8 @@ def insert_gates(
 
 def insert_all(model: nn.Module, gates: Gates, example: Example = None) -> list[Insertion]:
     """Insert each gate in turn; the places of all are those of the network without gates."""
-    return [insert_gates(model, choice, example=example) for choice in gates]
+    graph = Graph(model, example)
+    return [insert_gates(graph, choice) for choice in gates]
 
 
 def _resolve(

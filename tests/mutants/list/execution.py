@@ -61,8 +61,16 @@ CHANGES = {
                 "self.active_filters.picked",
             ),
         },
-        "folded_norm": {
-            "norms folded without their mean": replace("-norm.running_mean", "0 * norm.running_mean"),
+    },
+    "inference/fold.py": {
+        "scale_and_shift": {
+            "norms folded without their mean": replace("-norm.running_mean.to(dtype)", "0 * norm.running_mean"),
+        },
+        "can_fold": {
+            "inference: norms are not folded": replace(
+                "is_plain_convolution(convolution) and not count_hooks(convolution, 'output') and has_scale_and_shift(norm)",
+                "True",
+            ),
         },
     },
     "inference/merging.py": {

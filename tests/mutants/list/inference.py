@@ -3,27 +3,31 @@
 from mutants import drop_call, replace
 
 CHANGES = {
+    "gates/inference_form.py": {
+        "check_no_gradients": {
+            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
+        },
+    },
     "inference/forms.py": {
         "FactorSlot.take": {
             "inference: factors remain for the next image": replace(
                 "kept is not None and kept[0] is x", "kept is not None"
             ),
         },
-        "check_no_gradients": {
-            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
-        },
-        "FusedNormReluGate._factor_slot": {
+        "GateBeforeConvolution._observed": {
             "inference: a hook on the gate sees no factors": replace(
-                "self.reader is None or count_hooks(self.gate, 'output') or count_hooks(self.reader.layer, 'input') > 1",
-                "self.reader is None or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.gate, 'output') > 0 or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.reader.layer, 'input') > 1",
             ),
             "inference: a hook on the convolution sees no factors": replace(
-                "self.reader is None or count_hooks(self.gate, 'output') or count_hooks(self.reader.layer, 'input') > 1",
-                "self.reader is None or count_hooks(self.gate, 'output')",
+                "count_hooks(self.gate, 'output') > 0 or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.gate, 'output') > 0",
             ),
         },
-        "FusedNormReluGate._affine": {
-            "inference: shift without the mean": replace("-self.norm.running_mean.to(dtype)", "0"),
+        "NormOnly.terms": {
+            "inference: shift without the mean": replace(
+                "scale_and_shift(self.norm, dtype)", "(scale_and_shift(self.norm, dtype)[0], self.norm.bias)"
+            ),
         },
     },
     "inference/optimize.py": {
@@ -33,11 +37,6 @@ CHANGES = {
         "_calls_of_gates.reached": {
             "called gates: the second call is the first": replace(
                 "layer if straight and path not in calls else ''", "layer if straight else calls.get(path) or ''"
-            ),
-        },
-        "_fold": {
-            "inference: norms are not folded": replace(
-                "norm is not None and (count_hooks(layer, 'output') or not _foldable(norm))", "norm is not None"
             ),
         },
         "_prove": {

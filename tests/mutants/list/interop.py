@@ -20,7 +20,9 @@ CHANGES = {
             ),
         },
         "_fold_norms": {
-            "batch norms folded without their means": replace("before.double() - mean", "before.double()"),
+            "batch norms folded without their means": replace(
+                "weights.pop(key).double()", "weights.pop(key).double() * (end != 'running_mean')"
+            ),
         },
     },
     "models/weights/load.py": {

@@ -168,8 +168,9 @@ def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> Non
 def test_gates_markdown_has_section_per_gate(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gates", "--markdown"]) == 0
     heads = [line for line in printed(capsys)[0].splitlines() if line.startswith("## ")]
-    assert heads[:-1] == [f"## `{name}`: {gw.gate_spec(name).title}" for name in gw.gate_names()]
-    assert heads[-1].startswith("## `gaternet`")
+    assert heads[:-2] == [f"## `{name}`: {gw.gate_spec(name).title}" for name in gw.gate_names()]
+    assert heads[-2].startswith("## `gaternet`")
+    assert heads[-1] == "## Places"
 
 
 # Training

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from gatewise.graph import find_channel_dependencies
+from gatewise.graph import Graph, find_channel_dependencies
 from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference import Compaction
 from gatewise.inference.constant_gates import ConstantGates
@@ -297,9 +297,10 @@ def test_flow_stops_where_ungated_map_is_read() -> None:
     net = gw.make_model("seresnet18", num_classes=5)
     gated = gw.GaterNet(net, sites="residual", image_size=(64, 64))
     site = gated.sites[0]
-    dependencies, _ = find_channel_dependencies(net, [(site.name, site.layer, site.side)], torch.zeros(2, 3, 64, 64))
-    assert not dependencies[0].possible
-    assert dependencies[0].reason == "'layer1.0.se.fc1' uses the map before the gate"
+    graph = Graph(net, torch.zeros(2, 3, 64, 64))
+    (dependency,) = find_channel_dependencies(graph, [(site.name, site.layer, site.side)])
+    assert not dependency.possible
+    assert dependency.reason == "'layer1.0.se.fc1' uses the map before the gate"
 
 
 def test_wrong_flow_is_detected_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

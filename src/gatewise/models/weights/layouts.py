@@ -7,13 +7,14 @@ on any layer directly inside `block`, for example `layer1.0@gc.conv_mask.weight`
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.gates.non_local import NonLocal
+from gatewise.inference.fold import folded_weights
 from gatewise.insertion.insert import gates_in
 
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
@@ -234,13 +235,12 @@ def _fold_norms(weights: Weights, model: nn.Module, norm: str) -> list[str]:
         keys = {end: f"{path}.{norm}.{end}" for end in ("weight", "bias", "running_mean", "running_var")}
         if not all(key in weights for key in keys.values()):
             continue
-        scale, shift, mean, variance = (weights.pop(key).double() for key in keys.values())
+        batch_norm = SimpleNamespace(eps=1e-5, **{end: weights.pop(key).double() for end, key in keys.items()})
         weights.pop(f"{path}.{norm}.num_batches_tracked", None)
-        scale = scale * (variance + 1e-5).rsqrt()
         own, bias = f"{path}.conv_out.conv.weight", f"{path}.conv_out.conv.bias"
-        before = weights.get(bias, torch.zeros(()))
-        weights[bias] = ((before.double() - mean) * scale + shift).to(weights[own].dtype)
-        weights[own] = (weights[own].double() * scale.view(-1, *[1] * (weights[own].dim() - 1))).to(weights[own].dtype)
+        before = weights[bias].double() if bias in weights else None
+        pair = folded_weights(weights[own].double(), before, batch_norm)
+        weights[own], weights[bias] = (tensor.detach().to(weights[own].dtype) for tensor in pair)
         folded += 1
     if not folded:
         return []
