@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from gatewise.core.types import CONVOLUTIONS
 from gatewise.gates.registry import Gate
 from gatewise.graph.graph import Graph
 from gatewise.graph.trace import Op
 
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.PReLU)
+_WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+_PASSING = (*CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.PReLU)
 
 
 @dataclass(frozen=True)

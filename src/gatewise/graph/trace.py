@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
+from gatewise.core.types import CONVOLUTIONS
 from gatewise.gates.registry import Gate
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
@@ -34,7 +35,7 @@ _KINDS = {
     **dict.fromkeys(["permute", "transpose"], "permute"),
 }
 _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "conv"),
+    (CONVOLUTIONS, "conv"),
     ((nn.Linear,), "linear"),
     ((nn.modules.batchnorm._NormBase,), "norm"),
     ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), "mixing"),
@@ -162,7 +163,7 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     """Return inputs that the network may accept, the most likely first."""
     shapes = known_input_size(model)
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if isinstance(module, CONVOLUTIONS):
             axes = module.weight.dim() - 2
             shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
             break

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.core.types import Example
+from gatewise.core.types import CONVOLUTIONS, NORMS, Example
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
 from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_norm
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.constant_gates import ConstantGates, call_last
 from gatewise.inference.dynamic_layers import OpenDepthwise, OpenNorm, dynamic_layer
-from gatewise.inference.fold import CONVOLUTIONS, NORMS, can_fold, folded_weights, is_plain_convolution, without_norm
+from gatewise.inference.fold import can_fold, folded_weights, is_plain_convolution, without_norm
 from gatewise.insertion.mixins import own_class
 
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
