@@ -1,4 +1,4 @@
-"""Type aliases that are necessarily `Any`, each with the reason, and the tensors in such values."""
+"""Types of networks: aliases that are necessarily `Any`, each with the reason, and the tensors in them."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias, cast

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.core.layer_types import CONVOLUTIONS
 from gatewise.core.registry import Registry
 from gatewise.gates.inference_form import InferenceForm, InferencePattern
 
@@ -92,8 +93,7 @@ class Gate(nn.Module):
         self, inputs: int, outputs: int, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
         """Return a new convolution of kernel size 1 for maps with `spatial_dims` spatial axes."""
-        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.spatial_dims - 1]
-        return convolution(inputs, outputs, 1, device=device, dtype=dtype)
+        return CONVOLUTIONS[self.spatial_dims - 1](inputs, outputs, 1, device=device, dtype=dtype)
 
 
 def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd_divisor: int) -> int:

@@ -164,7 +164,7 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     """Return inputs that the network may accept, the most likely first."""
     shapes = known_input_size(model)
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if isinstance(module, CONVOLUTIONS):
             axes = module.weight.dim() - 2
             shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
             break

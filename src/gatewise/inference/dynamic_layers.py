@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gatewise.inference.active_filters import ActiveFilters, Picked
-from gatewise.inference.fold import CONVOLUTIONS, scale_and_shift
+from gatewise.inference.fold import CONVOLVE, scale_and_shift
 from gatewise.inference.packed import can_pack, pack, packed_convolution
 
 
@@ -74,7 +74,7 @@ class OpenConvolution(_OpenLayer):
 
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)
-        self.convolve = CONVOLUTIONS[type(layer)]
+        self.convolve = CONVOLVE[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         self._hold(weight.movedim(1, -1).contiguous(), bias)
 
@@ -104,7 +104,7 @@ class OpenDepthwise(_OpenLayer):
     ) -> None:
         super().__init__(active_filters, None, passes)
         self.passes = passes
-        self.convolve = CONVOLUTIONS[type(layer)]
+        self.convolve = CONVOLVE[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation)
         self._hold(weight.contiguous(), bias)
 

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_weights
 
 from gatewise.core.hooks import count_hooks
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
 from gatewise.insertion.mixins import is_batch_norm_act, own_class
 
-CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CONVOLVE: dict[type, Any] = dict(zip(CONVOLUTIONS, (F.conv1d, F.conv2d, F.conv3d), strict=True))
 
 
 def is_plain_convolution(layer: Any) -> bool:
-    """Return whether a layer can be computed from its weight, bias and options by a function of `CONVOLUTIONS`."""
+    """Return whether a layer can be computed from its weight, bias and options by a function of `CONVOLVE`."""
     return (
         own_class(layer) in CONVOLUTIONS
         and layer.padding_mode == "zeros"

@@ -16,7 +16,7 @@ from gatewise.core.hooks import count_hooks
 from gatewise.gates.inference_form import InferenceForm
 from gatewise.gates.registry import Gate
 from gatewise.graph.measure import interleaved_latency
-from gatewise.inference.fold import CONVOLUTIONS, folded_weights, scale_and_shift
+from gatewise.inference.fold import CONVOLVE, folded_weights, scale_and_shift
 from gatewise.insertion.mixins import own_class
 
 
@@ -66,7 +66,7 @@ class FoldedConvolution:
     """Run a convolution with the next batch norm folded into its weights, and with a gate's factors."""
 
     def __init__(self, layer: Any, norm: Any | None, factor_slot: FactorSlot | None = None) -> None:
-        self.layer, self.convolve = layer, CONVOLUTIONS[own_class(layer)]
+        self.layer, self.convolve = layer, CONVOLVE[own_class(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         weight, bias = layer.weight, layer.bias
         if norm is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core.hooks import share_hooks
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
 from gatewise.core.types import Example
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
@@ -18,7 +19,7 @@ from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_nor
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.constant_gates import ConstantGates, call_last
 from gatewise.inference.dynamic_layers import OpenDepthwise, OpenNorm, dynamic_layer
-from gatewise.inference.fold import CONVOLUTIONS, NORMS, can_fold, folded_weights, is_plain_convolution, without_norm
+from gatewise.inference.fold import can_fold, folded_weights, is_plain_convolution, without_norm
 from gatewise.insertion.mixins import own_class
 
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)

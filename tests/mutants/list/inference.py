@@ -1,6 +1,6 @@
 """Mutants of gatewise.inference."""
 
-from mutants import drop_call, replace
+from mutants import drop_call, remove, replace
 
 CHANGES = {
     "gates/inference_form.py": {
@@ -8,7 +8,22 @@ CHANGES = {
             "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
         },
     },
+    "gates/squeeze_excite.py": {
+        "SqueezeExcite.inference_form": {
+            "called gates: se writes over a map that others read": replace("pattern.owned", "True"),
+        },
+    },
+    "gates/gated_channel_transform.py": {
+        "GatedChannelTransform.inference_form": {
+            "inference: the definition is replaced": replace("self.backend == 'reference'", "False"),
+        },
+    },
     "inference/forms.py": {
+        "GateBeforeConvolution._pays": {
+            "inference: maps without a kernel are timed": remove(
+                "if self.form.factors(x.clone()) is None:\n    return False"
+            ),
+        },
         "FactorSlot.take": {
             "inference: factors remain for the next image": replace(
                 "kept is not None and kept[0] is x", "kept is not None"
@@ -38,6 +53,9 @@ CHANGES = {
             "called gates: the second call is the first": replace(
                 "layer if straight and path not in calls else ''", "layer if straight else calls.get(path) or ''"
             ),
+        },
+        "_place": {
+            "inference: the ReLU that a gate applies runs too": remove("if form.relu:\n    ..."),
         },
         "_prove": {
             "inference: outputs are not compared": replace("not error <= bound", "error != error"),

@@ -248,6 +248,11 @@ CHANGES = {
         },
     },
     "insertion/insert.py": {
+        "insert_all": {
+            "each of several gates traces the network": replace(
+                "insert_gates(graph, choice)", "insert_gates(model, choice, example=example)"
+            ),
+        },
         "Insertion.check": {
             "check runs in the mode that the network is in": replace(
                 "with evaluation_mode(self.model), torch.no_grad():\n    ...", "with torch.no_grad():\n    ..."

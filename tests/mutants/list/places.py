@@ -55,6 +55,12 @@ CHANGES = {
         "own_layers": {
             "places count what is inside gates": replace("id(layer) not in inside", "name or inside"),
         },
+        "Graph.of": {
+            "a graph with another example is traced with its own": replace("example is not None", "False"),
+            "each caller of a shared graph traces it": replace(
+                "return model", "return cls(model.model, model.example)"
+            ),
+        },
         "Graph.why_not_attachable": {
             "a Sequential is gated like any layer": replace("nn.Sequential | nn.ModuleList", "nn.ModuleList"),
         },
@@ -146,6 +152,14 @@ CHANGES = {
                 "op.is_map and len(op.shape) == rank and (op.kind != 'input') and (furthest <= op.index)",
                 "op.is_map and op.kind != 'input' and (furthest <= op.index)",
             ),
+        },
+    },
+    "graph/places/registry.py": {
+        "place_names": {
+            "places that must be marked count as places of any network": replace("marked or not kind.marked", "True"),
+        },
+        "register_place": {
+            "a place takes the name of another": remove("_registry.check_new(name)"),
         },
     },
     "graph/selection.py": {
