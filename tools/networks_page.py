@@ -97,12 +97,13 @@ NETWORKS = [
 
 
 def cell(places: Places) -> str:
-    """Return "found", or "found (skipped)" with the reasons as letters.
+    """Return "found", or "found (skipped)" with the reasons as letters, or in words if they have none.
 
     >>> cell(Places())
     '0'
     """
-    reasons = Counter(REASONS[re.sub(r"\b\d+\b", "n", skipped.reason)] for skipped in places.skipped)
+    texts = [re.sub(r"\b\d+\b", "n", skipped.reason) for skipped in places.skipped]
+    reasons = Counter(REASONS.get(text, f" {text}") for text in texts)
     left_out = ", ".join(f"{count}{letter}" for letter, count in sorted(reasons.items()))
     return f"{len(places.found)} ({left_out})" if left_out else str(len(places.found))
 

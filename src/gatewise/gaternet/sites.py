@@ -11,6 +11,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.graph import Filters, Graph, LayerCost, Skipped, find_filters, place_kind, place_names
 
+_OF_CHOSEN = ("inner", "residual_end")  # the first of these places that a convolution chosen by name has
 Chosen = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 
@@ -102,8 +103,8 @@ def find_sites(graph: Graph, chosen: Chosen, group_size: int) -> tuple[tuple[Sit
     Args:
         graph: the graph of the backbone.
         chosen: a key of `places_by_sites`, or a selection of convolutions: a regular expression for their names
-            (`re.search`), a list of names, or a function of name and module. A selected convolution is gated at the
-            first of these places that it has: its inner place, otherwise the end of its branch.
+            (`re.search`), a list of names, or a function of name and module. A selected convolution is gated at its
+            inner place if it has one, otherwise at the end of its branch.
         group_size: number of neighbouring filters with a common gate.
 
     Raises:
@@ -154,8 +155,7 @@ def _by_hand(graph: Graph, chosen: Chosen) -> tuple[list[Filters], list[Skipped]
     """Return the filters of the selected convolutions, and the skipped candidates."""
     candidates: dict[str, Filters] = {}
     skipped: list[Skipped] = []
-    places = places_by_sites()
-    for place in places.values():
+    for place in _OF_CHOSEN:
         found, not_found = find_filters(graph, place)
         skipped += not_found
         for filters in found:
@@ -168,8 +168,8 @@ def _by_hand(graph: Graph, chosen: Chosen) -> tuple[list[Filters], list[Skipped]
         names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
         raise errors.InvalidTypeError(
-            f"sites must be {', '.join(map(repr, places))}, a regular expression, a list of names or a function, got "
-            f"{_validation.safe_repr(chosen)}."
+            f"sites must be {', '.join(map(repr, places_by_sites()))}, a regular expression, a list of names or a "
+            f"function, got {_validation.safe_repr(chosen)}."
         )
     else:
         names = {_validation.check_one_of("gateable convolution", name, candidates) for name in chosen}
