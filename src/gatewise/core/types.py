@@ -1,14 +1,12 @@
-"""Types of networks: aliases that are necessarily `Any`, each with the reason; the tensors in them; kinds of layers."""
+"""Types of networks: aliases that are necessarily `Any`, each with the reason, and the tensors in them."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Example: TypeAlias = Any  # input of a user's network: a tensor, or a tuple of arguments
 Output: TypeAlias = Any  # output of a user's network: a tensor, a tuple, a dict, a dataclass
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # by number of spatial axes
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -222,8 +222,8 @@ class GatedChannelTransform(Gate):
         """Keyword arguments for `gated_channel_transform`."""
         return {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         return why_not_fused(x, *self.numbers, mode=self.mode, after_relu=self.after_relu)
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.types import CONVOLUTIONS, NORMS
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
 from gatewise.gates.functional import at_least_float32, average_pool
 from gatewise.gates.registry import Gate, bottleneck_width, register_gate
 
@@ -212,7 +212,7 @@ class GatherExcite(Gate):
     def reset_parameters(self) -> None:
         """Reinitialise all convolutions and batch norms with torch's defaults."""
         for layer in (*(self.gather or ()), *(self.mlp or ())):
-            if isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, CONVOLUTIONS + NORMS):
                 layer.reset_parameters()
 
     @property

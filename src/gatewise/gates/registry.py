@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.core.layer_types import CONVOLUTIONS
 from gatewise.core.registry import Registry
-from gatewise.core.types import CONVOLUTIONS
 from gatewise.gates.inference_form import InferenceForm, InferencePattern
 
 
@@ -46,6 +46,10 @@ class Gate(nn.Module):
     def channels(self) -> int:
         """Number of channels, read from the weights where there are any, so it stays correct after pruning."""
         return self._channels
+
+    def set_channels(self, channels: int) -> None:
+        """Set the number of channels of a gate that has no weights to read it from, after pruning."""
+        self._channels = channels
 
     @property
     def identity_at_init(self) -> bool:

@@ -130,8 +130,8 @@ class SqueezeExcite(Gate):
         x, factors, offsets = self.channel_terms(x, SharedGradient(x))
         return scale_channels(x, factors, offsets, out=x)
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         return why_not_fusible(x)
 
     def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -3,6 +3,8 @@
 A `Graph` is traced once and passed on. `gatewise.graph.places` has one file for each kind of place.
 """
 
+from gatewise.core.hooks import change_map as change_map
+from gatewise.core.hooks import remove_changes as remove_changes
 from gatewise.graph.channel_dependencies import ChannelDependency as ChannelDependency
 from gatewise.graph.channel_dependencies import find_channel_dependencies as find_channel_dependencies
 from gatewise.graph.channel_dependencies import followed_by_norm as followed_by_norm
@@ -13,8 +15,6 @@ from gatewise.graph.fusion_patterns import FusionPattern as FusionPattern
 from gatewise.graph.fusion_patterns import find_fusion_patterns as find_fusion_patterns
 from gatewise.graph.graph import Graph as Graph
 from gatewise.graph.graph import own_layers as own_layers
-from gatewise.graph.hooks import change_map as change_map
-from gatewise.graph.hooks import remove_changes as remove_changes
 from gatewise.graph.place import Place as Place
 from gatewise.graph.place import Places as Places
 from gatewise.graph.place import Skipped as Skipped

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from gatewise.core.types import CONVOLUTIONS
+from gatewise.core.hooks import changes_on
+from gatewise.core.layer_types import BATCH_NORMS, CHANNEL_NORMS, CONVOLUTIONS
 from gatewise.gates.registry import Gate
 from gatewise.graph.graph import Graph
 from gatewise.graph.trace import Op
 
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
-_PASSING = (*CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.PReLU)
+_PASSING = (*CONVOLUTIONS, *CHANNEL_NORMS, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,8 @@ class _Walk:
     def _stop_at_gates(self, path: str, side: str) -> None:
         """Raise if a gate is inserted on this side of a layer; the graph does not contain it."""
         layer = self.graph.modules[path]
-        hooks = layer._forward_hooks if side == "output" else layer._forward_pre_hooks
-        for hook in hooks.values():
-            name = getattr(getattr(hook, "change", None), "gate", None)
+        for change in changes_on(layer, side):
+            name = getattr(change, "gate", None)
             if isinstance(getattr(layer, str(name), None), Gate):
                 raise _StopError(f"the gate {path}.{name} would receive fewer channels than it was built for")
 
@@ -195,7 +195,7 @@ def followed_by_norm(graph: Graph) -> dict[str, str]:
     for op in graph.operations:
         if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].consumers) == 1:
             convolution, norm = op.inputs[0].layer, op.layer
-            if isinstance(graph.modules[norm], nn.modules.batchnorm._BatchNorm) and all(
+            if isinstance(graph.modules[norm], BATCH_NORMS) and all(
                 graph.calls[path] == 1 for path in (convolution, norm)
             ):
                 found[convolution] = norm

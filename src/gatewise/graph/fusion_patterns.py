@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
 
 from torch import nn
 
+from gatewise.core.hooks import count_hooks
+from gatewise.core.layer_types import BATCH_NORMS
 from gatewise.graph.channel_dependencies import followed_by_norm
 from gatewise.graph.graph import Graph
 from gatewise.graph.trace import Op
@@ -57,11 +58,9 @@ def _fusion_pattern(graph: Graph, gated: set[str], path: str, side: str) -> Fusi
     if len(inside) != 1 or graph.calls[path] != 1:
         return FusionPattern()
     written = inside[0].kind in _WRITES
-    hooks = cast(
-        dict[int, Any], graph.modules[path]._forward_hooks
-    )  # of the gate, and perhaps others that keep the map
+    hooks = count_hooks(graph.modules[path], "output")  # of the gate, and perhaps others that keep the map
     if side == "output":
-        return FusionPattern(owned=written and len(hooks) == 1)
+        return FusionPattern(owned=written and hooks == 1)
     if side == "after":
         return FusionPattern(owned=written and not hooks and _read_alone(inside[0]))
     source, activation = inside[0].inputs[0], ""
@@ -73,7 +72,7 @@ def _fusion_pattern(graph: Graph, gated: set[str], path: str, side: str) -> Fusi
         if len(before.consumers) != 1:
             return FusionPattern()
         activation, source, layer = source.layer, before, _called_once(graph, gated, before)
-    norm = source.layer if source.kind == "norm" and isinstance(layer, nn.modules.batchnorm._BatchNorm) else ""
+    norm = source.layer if source.kind == "norm" and isinstance(layer, BATCH_NORMS) else ""
     return FusionPattern(activation, norm, owned=layer is not None and source.kind in _WRITES)
 
 
@@ -88,6 +87,6 @@ def _called_once(graph: Graph, gated: set[str], op: Op) -> nn.Module | None:
     """Return the layer of an operation if it is called once and has no hook or gate on its output."""
     path = op.layer
     layer = graph.modules.get(path)
-    if layer is None or path in gated or graph.calls.get(path) != 1 or layer._forward_hooks:
+    if layer is None or path in gated or graph.calls.get(path) != 1 or count_hooks(layer, "output"):
         return None
     return layer

@@ -84,25 +84,25 @@ class Graph:
         paths = list({call: path for op in self.operations for call, path in op.calls.items()}.values())
         return {path: paths.count(path) for path in set(paths)}
 
-    def why_not(self, path: str) -> str:
-        """Return why a gate cannot be a child of this layer, or ''."""
+    def why_not_attachable(self, path: str) -> str | None:
+        """Return why a gate cannot be a child of this layer, or None."""
         module = self.modules.get(path)
         if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             return f"a {type(module).__name__} would also run the gate as one of its children; choose a layer inside it"
-        return ""
+        return None
 
-    def why_no_single_map(self, path: str, side: str, maps: list[Op]) -> str:
-        """Return why one gate cannot process all these inputs or outputs of a layer, or ''."""
+    def why_no_single_map(self, path: str, side: str, maps: list[Op]) -> str | None:
+        """Return why one gate cannot process all these inputs or outputs of a layer, or None."""
         if not maps:
             return f"its {side} is not a feature map, or forward does not call it"
         if len(maps) > 1 and self.calls[path] == 1:
             return f"its {side} is {len(maps)} feature maps; choose a layer inside it"
         widths = sorted({op.channels for op in maps})
-        return f"its calls have different numbers of channels: {widths}" if len(widths) > 1 else ""
+        return f"its calls have different numbers of channels: {widths}" if len(widths) > 1 else None
 
     def attachable(self, path: str) -> bool:
         """Return whether a layer is called once and can have a gate as its child."""
-        return self.calls.get(path) == 1 and not self.why_not(path)
+        return self.calls.get(path) == 1 and self.why_not_attachable(path) is None
 
     def output_at(self, op: Op) -> Place | None:
         """Return the output of the innermost layer that returns the result of `op` and is called once, or None."""

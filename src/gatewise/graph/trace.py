@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
-from gatewise.core.types import CONVOLUTIONS
+from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
+from gatewise.core.layer_types import CHANNEL_NORMS, CONVOLUTIONS, DROPOUTS
 from gatewise.gates.registry import Gate
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
@@ -37,10 +38,10 @@ _KINDS = {
 _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
     (CONVOLUTIONS, "conv"),
     ((nn.Linear,), "linear"),
-    ((nn.modules.batchnorm._NormBase,), "norm"),
+    (CHANNEL_NORMS, "norm"),
     ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), "mixing"),
     ((nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.ChannelShuffle), "mixing"),
-    ((nn.modules.dropout._DropoutNd,), "dropout"),
+    (DROPOUTS, "dropout"),
 )
 
 
@@ -210,7 +211,9 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     program = torch.export.export(model, inputs, strict=False)
-    given = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
+    if not has_calls(program.graph):
+        raise errors.InvalidValueError("this release of torch does not record the modules of operations")
+    given = program.graph_signature.user_inputs
     return _operations(program.graph, lambda node: node.name in given, {}, _first_names(model))
 
 
@@ -244,8 +247,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
             results[node] = inputs[0]
             continue
         kind = _kind(node, modules)
-        stack = node.meta.get("nn_module_stack") or {}
-        calls = {call: names.get(str(path), str(path)) for call, (path, _) in stack.items() if path}
+        calls = {call: names.get(path, path) for call, path in enclosing_calls(node).items()}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
         weight = _weight_shape(kind, node, modules)
@@ -272,10 +274,7 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
         module = modules[str(node.target)]
         return next((kind for types, kind in _MODULE_KINDS if isinstance(module, types)), "other")
     target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name.split("::")[-1]
-    else:
-        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    name = operator_name(target) or (target if isinstance(target, str) else getattr(target, "__name__", str(target)))
     return _KINDS.get(name.strip("_"), "other")
 
 

@@ -7,28 +7,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils import fuse_conv_bn_weights
 
-from gatewise.core.types import CONVOLUTIONS, NORMS
-from gatewise.insertion.mixins import own_class
+from gatewise.core.hooks import count_hooks
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
+from gatewise.insertion.mixins import is_batch_norm_act, own_class
 
 CONVOLVE: dict[type, Any] = dict(zip(CONVOLUTIONS, (F.conv1d, F.conv2d, F.conv3d), strict=True))
 
 
 def is_plain_convolution(layer: Any) -> bool:
     """Return whether a layer can be computed from its weight, bias and options by a function of `CONVOLVE`."""
-    return own_class(layer) in CONVOLUTIONS and layer.padding_mode == "zeros" and "weight" in layer._parameters
+    return (
+        own_class(layer) in CONVOLUTIONS
+        and layer.padding_mode == "zeros"
+        and "weight" in dict(layer.named_parameters(recurse=False))
+    )
 
 
 def has_scale_and_shift(norm: Any) -> bool:
     """Return whether a norm is a plain batch norm, or timm's with an activation, and no hook reads its input."""
-    known = own_class(norm) in NORMS or type(norm).__name__ == "BatchNormAct2d"
-    return known and norm.running_mean is not None and not norm._forward_pre_hooks
+    known = own_class(norm) in NORMS or is_batch_norm_act(norm)
+    return known and norm.running_mean is not None and not count_hooks(norm, "input")
 
 
 def can_fold(convolution: Any, norm: Any) -> bool:
     """Return whether a convolution can absorb the norm after it: no hook reads the map between them."""
-    return is_plain_convolution(convolution) and not convolution._forward_hooks and has_scale_and_shift(norm)
+    return is_plain_convolution(convolution) and not count_hooks(convolution, "output") and has_scale_and_shift(norm)
 
 
 def folded_weights(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gatewise.core.hooks import count_hooks
 from gatewise.gates.inference_form import InferenceForm
 from gatewise.gates.registry import Gate
 from gatewise.graph.measure import interleaved_latency
@@ -113,7 +114,7 @@ class GateBeforeConvolution:
     @property
     def _observed(self) -> bool:
         """Whether a hook would see the unscaled map."""
-        return bool(self.gate._forward_hooks) or len(self.reader.layer._forward_pre_hooks) > 1
+        return count_hooks(self.gate, "output") > 0 or count_hooks(self.reader.layer, "input") > 1
 
     def _pays(self, x: Tensor) -> bool:
         if x.shape not in self.pays:

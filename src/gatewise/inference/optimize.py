@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.core._torch_compat import MoveObserver, version_of
+from gatewise.core.hooks import count_hooks
 from gatewise.core.types import Example, Output, tensors_of
 from gatewise.gates.inference_form import InferencePattern
 from gatewise.graph import FusionPattern, Graph, evaluation_mode, find_fusion_patterns, own_layers
@@ -21,7 +23,7 @@ from gatewise.insertion.mixins import add_mixin, remove_mixin
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-class _ForInference(nn.Module):
+class _ForInference(MoveObserver):
     """Methods of a network that is optimised for inference: training and moving raise."""
 
     def train(self, mode: bool = True) -> "_ForInference":
@@ -31,7 +33,7 @@ class _ForInference(nn.Module):
             )
         return super().train(mode)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "_ForInference":  # noqa: ARG002
+    def before_move(self) -> None:
         raise errors.InvalidValueError(
             "a network that is optimised for inference keeps its device and dtype. Call undo(), move it, "
             "and optimise it again."
@@ -148,11 +150,7 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
 def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
     """Return {gate path: path of the layer that returned its input}; '' if none did or the gate is called twice."""
     calls: dict[str, str] = {}
-    last: tuple[str, Tensor | None, int] = (
-        "",
-        None,
-        0,
-    )  # path, output, version counter of the last layer
+    last: tuple[str, Tensor | None, float] = ("", None, 0)  # path, output and its version of the last layer
     gates = gates_in(model)
     nested = {inner for gate in gates.values() for inner in gate.modules() if inner is not gate}
 
@@ -160,11 +158,11 @@ def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
         nonlocal last
         outer = next(layer.children(), None) is not None  # it may return the output of an inner layer
         if isinstance(result, Tensor) and not result.is_inference() and not (outer and result is last[1]):
-            last = path, result, result._version
+            last = path, result, version_of(result)
 
     def reached(path: str, _: Any, args: Any) -> None:
         layer, result, version = last
-        straight = bool(args) and args[0] is result and result is not None and result._version == version
+        straight = bool(args) and args[0] is result and result is not None and version_of(result) == version
         calls[path] = layer if straight and path not in calls else ""
 
     with contextlib.ExitStack() as hooks:
@@ -178,7 +176,7 @@ def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
 
 def _alone(host: Any) -> bool:
     """Return whether the gate is the only operation between the map and the convolution."""
-    return len(host._forward_pre_hooks) == 1
+    return count_hooks(host, "input") == 1
 
 
 def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> dict[str, FoldedConvolution]:

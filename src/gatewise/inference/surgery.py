@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.core.types import CONVOLUTIONS, NORMS, Example
+from gatewise.core.hooks import share_hooks
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
+from gatewise.core.types import Example
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
 from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_norm
@@ -23,8 +25,8 @@ from gatewise.insertion.mixins import own_class
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 
-def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str:
-    """Return why the filters of a site cannot be skipped, or '' if they can."""
+def why_not_skippable(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str | None:
+    """Return why the filters of a site cannot be skipped, or None if they can."""
     if not dependency.possible:
         return dependency.reason
     layers = dict(backbone.named_modules())
@@ -40,7 +42,7 @@ def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str,
         layer = layers[path]
         if path not in folds.values() and not _passes(layer):
             return f"{path} ({type(layer).__name__}) needs all channels"
-    return ""
+    return None
 
 
 def _passes(layer: nn.Module) -> bool:
@@ -155,8 +157,7 @@ def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     owner = backbone.get_submodule(parent)
     old = getattr(owner, name)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-        setattr(new, hooks, getattr(old, hooks))
+    share_hooks(old, new)
     for child, gate in old.named_children():
         if isinstance(gate, Gate | ConstantGates):
             new.add_module(child, gate)

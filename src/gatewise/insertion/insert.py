@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.hooks import changes_on
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
@@ -89,6 +90,10 @@ class Insertion:
                 buffer.copy_(buffers[name])
         return tuple(path for path in self.gates if path not in reached)
 
+    def keep(self, handle: RemovableHandle) -> None:
+        """Keep the handle of a hook that `undo` removes."""
+        self._handles.append(handle)
+
     def undo(self) -> None:
         """Remove the gates; the state dict is then exactly what it was before the insertion."""
         for handle in self._handles:
@@ -155,9 +160,9 @@ def insert_gates(
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
     all_places = candidates(graph, place, before, after)
-    why_not = selection(model, include, exclude, where)
-    reasons = [(candidate, why_not(candidate.layer)) for candidate in all_places.found]
-    places = tuple(candidate for candidate, reason in reasons if not reason)
+    why_not_selected = selection(model, include, exclude, where)
+    reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
+    places = tuple(candidate for candidate, reason in reasons if reason is None)
     skipped = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
     if not places:
         gate_text = str(choice) if choice else _snake_case(gate)
@@ -176,7 +181,7 @@ def insert_gates(
         insertion.undo()
         raise
     forgive = _ForgivePlainCheckpoint(tuple(insertion.gates))
-    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))
+    insertion.keep(model.register_load_state_dict_post_hook(forgive))
     return insertion
 
 
@@ -228,7 +233,7 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
     layer.add_module(unique, gate)
     handle = change_map(layer, place.side, _CallGate(unique, place.channel_axis))
     insertion.gates[f"{place.layer}.{unique}" if place.layer else unique] = gate
-    insertion._handles.append(handle)
+    insertion.keep(handle)
 
 
 def _snake_case(gate: Any) -> str:
@@ -275,10 +280,8 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     hosts: list[tuple[str, str, str]] = []
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for path, layer in modules.items():
-        hooks: dict[str, dict[int, Any]] = {"input": layer._forward_pre_hooks, "output": layer._forward_hooks}
-        for side, hooks_of_side in hooks.items():
-            for hook in hooks_of_side.values():
-                change = getattr(hook, "change", None)
+        for side in ("input", "output"):
+            for change in changes_on(layer, side):
                 if isinstance(change, _CallGate) and change.channel_axis == 1:
                     hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
     return hosts

@@ -31,12 +31,12 @@ CHANGES = {
         },
         "GateBeforeConvolution._observed": {
             "inference: a hook on the gate sees no factors": replace(
-                "bool(self.gate._forward_hooks) or len(self.reader.layer._forward_pre_hooks) > 1",
-                "len(self.reader.layer._forward_pre_hooks) > 1",
+                "count_hooks(self.gate, 'output') > 0 or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.reader.layer, 'input') > 1",
             ),
             "inference: a hook on the convolution sees no factors": replace(
-                "bool(self.gate._forward_hooks) or len(self.reader.layer._forward_pre_hooks) > 1",
-                "bool(self.gate._forward_hooks)",
+                "count_hooks(self.gate, 'output') > 0 or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.gate, 'output') > 0",
             ),
         },
         "NormOnly.terms": {

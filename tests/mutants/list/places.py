@@ -42,22 +42,12 @@ CHANGES = {
         },
         "_called_once": {
             "inference: a relu called twice is read through": replace(
-                "layer is None or path in gated or graph.calls.get(path) != 1 or layer._forward_hooks",
-                "layer is None or path in gated or layer._forward_hooks",
+                "layer is None or path in gated or graph.calls.get(path) != 1 or count_hooks(layer, 'output')",
+                "layer is None or path in gated or count_hooks(layer, 'output')",
             ),
             "called gates: gct reads through one": replace(
-                "layer is None or path in gated or graph.calls.get(path) != 1 or layer._forward_hooks",
-                "layer is None or graph.calls.get(path) != 1 or layer._forward_hooks",
-            ),
-        },
-    },
-    "graph/hooks.py": {
-        "_OnInput.__call__": {
-            "layers called by keyword are not gated": replace(
-                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
-            ),
-            "keyword arguments are lost": replace(
-                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
+                "layer is None or path in gated or graph.calls.get(path) != 1 or count_hooks(layer, 'output')",
+                "layer is None or graph.calls.get(path) != 1 or count_hooks(layer, 'output')",
             ),
         },
     },
@@ -71,7 +61,7 @@ CHANGES = {
                 "return model", "return cls(model.model, model.example)"
             ),
         },
-        "Graph.why_not": {
+        "Graph.why_not_attachable": {
             "a Sequential is gated like any layer": replace("nn.Sequential | nn.ModuleList", "nn.ModuleList"),
         },
         "Graph.why_no_single_map": {
@@ -85,7 +75,7 @@ CHANGES = {
     "graph/places/before_conv.py": {
         "before_conv": {
             "before_conv takes the width of the output": replace("layer.in_channels", "layer.out_channels"),
-            "transposed convolutions are gated by default": replace("nn.modules.conv._ConvTransposeNd", "nn.Unfold"),
+            "transposed convolutions are gated by default": replace("TRANSPOSED_CONVOLUTIONS", "nn.Unfold"),
         },
     },
     "graph/places/context.py": {
@@ -188,7 +178,7 @@ CHANGES = {
             ),
             "include must match from the start": replace("re.search", "re.fullmatch"),
         },
-        "selection.reason": {
+        "selection.why_not_selected": {
             "exclude is ignored": replace("exclude is not None and matches(exclude, path)", "False"),
             "where is ignored": replace("where is not None and (not where(path, modules[path]))", "False"),
         },
@@ -243,7 +233,7 @@ CHANGES = {
             "an example is ignored": replace("example is None", "True"),
         },
         "_operations": {
-            "a module of two names is two modules": replace("names.get(str(path), str(path))", "str(path)"),
+            "a module of two names is two modules": replace("names.get(path, path)", "path"),
             "called gates: read twice is read once": replace("_reads(node)", "node.all_input_nodes"),
             "torch.fx counts assertions as consumers": remove(
                 "if node.op != 'output' and _value(node) is None:\n    ..."

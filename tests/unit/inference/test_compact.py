@@ -15,7 +15,7 @@ from gatewise.graph import Graph, find_channel_dependencies
 from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference import Compaction
 from gatewise.inference.constant_gates import ConstantGates
-from gatewise.inference.restructure import _balanced, restructure
+from gatewise.inference.restructure import GateState, _balanced, restructure
 from gatewise.inference.verify import channel_dependencies_of
 from gatewise.models.serialization import load_model, save_model
 from support.random_networks import BLOCKS, CLOSE, Scripted, drawn_networks, gater_net, images, made
@@ -314,6 +314,6 @@ def test_wrong_flow_is_detected_and_dropped(monkeypatch: pytest.MonkeyPatch) -> 
         return dependencies, followed
 
     monkeypatch.setattr("gatewise.inference.restructure.channel_dependencies_of", wrong)
-    small, dependencies = restructure(net, "1101" * 4)
+    small, dependencies = restructure(net, [*map(GateState, "1101" * 4)])
     assert [dependency.possible for dependency in dependencies] == [False, True]
     assert_close(small(images(2)), net(images(2)), **CLOSE)

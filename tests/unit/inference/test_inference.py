@@ -349,6 +349,9 @@ def test_form_of_gate_is_asked_for_and_applies_what_it_says() -> None:
 
         asked: ClassVar[list[InferencePattern]] = []
 
+        def __init__(self, channels: int, **_: Any) -> None:
+            super().__init__(channels)
+
         def forward(self, x: Tensor) -> Tensor:
             return 2 * x
 

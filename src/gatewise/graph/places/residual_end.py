@@ -41,8 +41,8 @@ def _is_weighted(op: Op) -> bool:
     return op.is_weighted
 
 
-def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str:
-    """Return why the shallow branch is not a shortcut around the deep branch, or ''."""
+def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str | None:
+    """Return why the shallow branch is not a shortcut around the deep branch, or None."""
     if not between[0].shape:
         return "the branches of the addition start from different chunks of a split map"
     depth = _depth(between, shallow, _is_weighted)
@@ -52,7 +52,7 @@ def _why_no_shortcut(between: list[Op], shallow: Op, deep: Op) -> str:
         return f"the shallow branch of the addition has depth {depth}: it is not a shortcut"
     if depth == 0 and _depth(between, shallow, lambda op: op.kind == "norm"):
         return "one branch of the addition has only a normalisation: both branches are parts of one layer"
-    return ""
+    return None
 
 
 def _depth(between: list[Op], end: Op, counts: Callable[[Op], bool]) -> int:

@@ -33,7 +33,7 @@ class Layout:
         write: rules from our names to theirs.
         finish: convert values and shapes of tensors that already have our names, in place; return notes for the user.
         begin: the inverse of `finish`.
-        objection: return why a network does not match the layout, or "".
+        why_not_for: return why this layout is not for a network, or None.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Layout:
     write: Rules
     finish: Callable[[Weights, nn.Module], list[str]] = lambda _, __: []
     begin: Callable[[Weights, nn.Module], Weights] = lambda weights, _: weights
-    objection: Callable[[nn.Module], str] = lambda _: ""
+    why_not_for: Callable[[nn.Module], str | None] = lambda _: None
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Return whether a file with these tensor names has this layout."""
@@ -97,8 +97,8 @@ def _abstract(name: str, paths: Mapping[str, str]) -> str:
     return name
 
 
-def _stride_objection(model: nn.Module) -> str:
-    """Return an objection if a ResNet has its strides in other layers than the released one: the weights would load."""
+def _why_not_strides_of_gct(model: nn.Module) -> str | None:
+    """Return why a ResNet has other strides than the released one, whose weights would load all the same, or None."""
     layers: dict[str, Any] = dict(model.named_modules())
     second = layers.get("layer2.0.conv2")
     if isinstance(second, nn.Conv2d) and second.kernel_size == (3, 3) and max(second.stride) > 1:
@@ -106,7 +106,7 @@ def _stride_objection(model: nn.Module) -> str:
             "the released GCT network has the stride of each stage in its first 1x1 convolution, this network has it "
             "in the 3x3 convolution. Build it as resnet50_v1+gct or resnet101_v1+gct"
         )
-    return ""
+    return None
 
 
 _GCT = Layout(
@@ -134,7 +134,7 @@ _GCT = Layout(
         (r"(.+\.downsample)\.1\.(.+)", r"\1.2.\2"),
         (r"(.+\.downsample)\.0\.(.+)", r"\1.1.\2"),
     ),
-    objection=_stride_objection,
+    why_not_for=_why_not_strides_of_gct,
 )
 
 _MMCV = Layout(
