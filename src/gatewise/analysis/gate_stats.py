@@ -89,7 +89,7 @@ class GateStats(Metric):
         """
         if (labels is None) is bool(self.classes):
             raise errors.InvalidValueError(
-                "give labels with every update if `classes` is not 0, and with none if it is 0."
+                "if `classes` is 0, call update without labels; otherwise pass labels in every call."
             )
         if labels is not None:
             self._check_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
@@ -140,7 +140,7 @@ class GateStats(Metric):
 
     def summaries(self) -> dict[str, GateSummary]:
         """Return gate path -> summary over the images of all processes, for each gate that was reached."""
-        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+        with self.sync_context(should_sync=self.sync_on_compute):
             return self._summaries()
 
     def _summaries(self) -> dict[str, GateSummary]:

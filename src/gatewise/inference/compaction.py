@@ -1,19 +1,20 @@
 """Find the gates that are constant over a set of images, and rebuild the network without them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.core import _validation
+from gatewise.core.schema import convert
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
-from gatewise.inference.restructure import CLOSED, DECIDED, OPEN, restructure
+from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.verify import largest_difference
 
 
@@ -54,7 +55,7 @@ class Compaction:
         parameters_after: number of parameters of the compacted network.
     """
 
-    states: str
+    states: Annotated[str, Meta(pattern=f"^[{''.join(GateState)}]*$")]
     images: int
     sites: tuple[CompactSite, ...]
     whole: tuple[str, ...]
@@ -86,25 +87,12 @@ class Compaction:
                 f"the compaction has {len(self.states)} gates, and the network has {net.gate_count}. "
                 f"Use the compaction of the same run."
             )
-        return restructure(net, self.states, self.whole)[0]
+        return restructure(net, [*map(GateState, self.states)], self.whole)[0]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
         """Restore a compaction from the result of `to_dict`."""
-        known = [field.name for field in fields(cls)]
-        _validation.check_known_options("a compaction", _validation.check_mapping("a compaction", values), known)
-        if absent := [name for name in known if name not in values]:
-            raise errors.InvalidValueError(f"the compaction lacks {', '.join(absent)}.")
-        letters = set(_validation.check_str("states of a compaction", values["states"]))
-        if not letters <= set(_NAMES):
-            raise errors.InvalidValueError(
-                f"the states of a compaction must be 1, 0 or ?, got {_validation.safe_repr(letters)}."
-            )
-        for name in ("sites", "whole"):
-            if not isinstance(values[name], list | tuple):
-                raise errors.InvalidTypeError(f"{name} must be a list, got {_validation.safe_repr(values[name])}.")
-        tuples: dict[str, Any] = {"sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])}
-        return cls(**{**values, **tuples})
+        return convert("a compaction", values, cls)
 
     def __str__(self) -> str:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
@@ -124,17 +112,8 @@ class Compaction:
         return "\n".join(lines)
 
 
-def _site_of(values: Any) -> CompactSite:
-    known = {field.name for field in fields(CompactSite)}
-    if set(_validation.check_mapping("a site of a compaction", values)) != known:
-        raise errors.InvalidValueError(
-            f"a site of a compaction must have {', '.join(sorted(known))}, got {_validation.safe_repr(values)}."
-        )
-    return CompactSite(**values)
-
-
 _REASONS = 5  # number of reasons in the text; `sites` has all of them
-_NAMES = {OPEN: "gates always open", CLOSED: "always closed", DECIDED: "still decided"}
+_NAMES = {GateState.OPEN: "gates always open", GateState.CLOSED: "always closed", GateState.DECIDED: "still decided"}
 
 
 def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) -> Any:
@@ -174,12 +153,12 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
     opened, images = _count_open(net, batches, device)
     if not images:
         raise errors.InvalidValueError("compact needs images to find the constant gates, and the loader has none.")
-    letters = {0: CLOSED, images: OPEN}
-    states = "".join(letters.get(int(count), DECIDED) for count in opened)
+    constant = {0: GateState.CLOSED, images: GateState.OPEN}
+    states = [constant.get(int(count), GateState.DECIDED) for count in opened]
     small, dependencies = restructure(net, states)
     checked, disagreeing = _disagreeing(net, check, states, device)
     small.compaction = Compaction(  # type: ignore[assignment]  # pyright: ignore
-        states=states,
+        states="".join(states),
         images=images,
         sites=_sites(net, small, states, dependencies),
         whole=tuple(
@@ -238,10 +217,12 @@ def _count_open(net: GaterNet, batches: Iterable[Any], device: torch.device) -> 
     return opened, count
 
 
-def _disagreeing(net: GaterNet, batches: Iterable[Any], states: str, device: torch.device) -> tuple[int, int]:
+def _disagreeing(
+    net: GaterNet, batches: Iterable[Any], states: Sequence[GateState], device: torch.device
+) -> tuple[int, int]:
     """Return the number of images, and of those with another value of a constant gate."""
-    constant = torch.tensor([state != DECIDED for state in states], device=device)
-    expected = torch.tensor([float(state == OPEN) for state in states], device=device)
+    constant = torch.tensor([state != GateState.DECIDED for state in states], device=device)
+    expected = torch.tensor([float(state == GateState.OPEN) for state in states], device=device)
     checked = disagreeing = 0
     with evaluation_mode(net), torch.no_grad():
         for x in _images(batches, device):
@@ -264,7 +245,7 @@ def _dense_macs(small: nn.Module, net: GaterNet) -> int:
 
 
 def _sites(
-    net: GaterNet, small: nn.Module, states: str, dependencies: list[ChannelDependency]
+    net: GaterNet, small: nn.Module, states: Sequence[GateState], dependencies: list[ChannelDependency]
 ) -> tuple[CompactSite, ...]:
     backbone = small.backbone if isinstance(small, GaterNet) else small
     rows: list[CompactSite] = []
@@ -272,11 +253,11 @@ def _sites(
         own = states[site.first : site.first + site.gates]
         producer: Any = backbone.get_submodule(site.name)
         removed = site.filters - producer.weight.shape[0]
-        rows.append(CompactSite(site.name, site.filters, removed, own.count(DECIDED), _kept(dependency, own)))
+        rows.append(CompactSite(site.name, site.filters, removed, own.count(GateState.DECIDED), _kept(dependency, own)))
     return tuple(rows)
 
 
-def _kept(dependency: ChannelDependency, own: str) -> str:
-    if CLOSED not in own or not dependency.reason:
+def _kept(dependency: ChannelDependency, own: Sequence[GateState]) -> str:
+    if GateState.CLOSED not in own or not dependency.reason:
         return ""
     return f"{'inputs of later layers' if dependency.possible else 'closed filters'} kept: {dependency.reason}"

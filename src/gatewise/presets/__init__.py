@@ -1,4 +1,6 @@
-"""Gated networks in timm's registry: `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
+"""Register gated networks with timm.
+
+First `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
 
 timm has no plugin mechanism, so the names exist only after this module is imported. `python -m gatewise.presets SCRIPT`
 imports it for a script that does not, such as timm's train.py.
@@ -81,7 +83,9 @@ def _create(
 def _of_ours(name: str, spec: ModelSpec, config: dict[str, Any], *, pretrained: bool, **options: Any) -> Any:
     """Build one of our networks and attach timm's `pretrained_cfg` and `default_cfg`."""
     if pretrained:
-        raise errors.InvalidValueError(f"{name} has no pretrained weights. Omit pretrained and train it.")
+        raise errors.InvalidValueError(
+            f"{name} has no pretrained weights. Omit the option `pretrained`, and train the network."
+        )
     if options.pop("features_only", False):
         raise errors.InvalidValueError(
             f"{name} does not support features_only, it returns only logits. Choose a preset of a timm network, for "
@@ -105,6 +109,8 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     return create
 
 
+# resolve_pretrained_cfg and generate_default_cfgs are undocumented, but timm.models exports them, and all of timm's own
+# model files use them: there is no other way to register a model with its config.
 default_cfgs = _models.generate_default_cfgs({  # timm looks up this name in the module
     f"{name}.{TAG}": _config(ModelSpec.parse(text)) for name, text in PRESETS.items()
 })

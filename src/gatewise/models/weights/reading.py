@@ -14,7 +14,8 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
-from gatewise.models.serialization import CONFIG, WEIGHTS, read_source, read_tensors
+from gatewise.core.run_files import CONFIG, WEIGHTS
+from gatewise.models.serialization import read_source, read_tensors
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
@@ -48,6 +49,7 @@ def _unpickled(file: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns about pickle protocols; if it cannot read one, it raises
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # The words only shorten the message; whether the file is opened does not depend on them.
         objects = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
         raise errors.DataError(
             f"{file} was not opened: its pickle contains more than tensors and plain values ({objects[:160]}). If you "
@@ -63,7 +65,7 @@ def _unpickled(file: Path) -> Any:
 
 
 def _unwrapped(content: Any) -> Any:
-    """Return the weights inside a trainer's checkpoint, or None if it contains itself."""
+    """Return the weights nested in a trainer's checkpoint, or None if a dictionary in it contains itself."""
     seen: set[int] = set()
     while isinstance(content, Mapping) and id(content) not in seen:
         outer = cast(Mapping[Any, Any], content)
