@@ -149,7 +149,7 @@ def by_hand(recipe: Recipe, make_optimizer: Callable[[list[dict[str, Any]]], tor
     for epoch in range(recipe.epochs):
         for step, (images, labels) in enumerate(batches.training(epoch, seed=recipe.seed, augmentation=SHIFT)):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(epoch * batches.steps + step, recipe.epochs * batches.steps)
+                group["lr"] = recipe.schedule.rate(epoch * batches.steps + step, recipe.epochs * batches.steps)
             logs = model(images).log_softmax(1)
             hit = logs[torch.arange(len(labels)), labels].mean()
             loss = -(1 - recipe.label_smoothing) * hit - recipe.label_smoothing * logs.mean()

@@ -19,7 +19,7 @@ from gatewise.errors import GatewiseError
 from gatewise.gates.spec import parse_gates
 from gatewise.training import Processes, Recipe, learner, train
 from gatewise.training.distributed import mean_over_processes
-from gatewise.training.tasks import pixel_loss
+from gatewise.training.tasks.segment import pixel_loss
 
 PLAIN = "test_convnext:patch_size=1"  # no BatchNorm, no noise
 SCENES: dict[str, Any] = {"task": "segment", "model": "test_resnet:channels=8", "ignore_index": 9, "batch_size": 6}

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.analysis import statistics
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
-from gatewise.core import _validation
+from gatewise.core import _validation, statistics
 from gatewise.core.files import (
     check_format_not_newer,
     check_writable,
@@ -31,10 +30,19 @@ from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
 from gatewise.models.serialization import CONFIG, load_model, read_metrics, read_tensors
-from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
+from gatewise.training import (
+    Interrupted,
+    Processes,
+    Progress,
+    Recipe,
+    Task,
+    build_model,
+    check_run_format,
+    holds_run,
+    train,
+)
 
 SCHEMA = 1
-BATCHES = {"classify": 32, "segment": 8}  # batch size of the second latency
 _ROUNDS = 15
 
 
@@ -119,7 +127,8 @@ def _compare(
         return read_json(out / "results.json")
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
-    results = {**_results(recipe, finished, seeds), "failed": failed}
+    task = recipe.task_spec.make(dataset.classes)
+    results = {**_results(recipe, task, finished, seeds), "failed": failed}
     if ray is not False:
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)
@@ -144,7 +153,8 @@ def _train_in_turn(
             try:
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
-                raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
+                how_to_go_on = "continue with the same command"
+                raise Interrupted(error.done, error.signal, how_to_go_on=how_to_go_on) from None
             except errors.UnsavedError:  # the next run would fail for the same reason
                 raise
             except errors.TrainingError as error:
@@ -213,7 +223,7 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
     return out / "runs" / slug / f"seed_{seed}"
 
 
-def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
+def _results(recipe: Recipe, task: Task, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
     """Return the content of `results.json`, from finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
@@ -222,9 +232,9 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         for name, of_seeds in metrics.items()
         for seed, run in enumerate(of_seeds)
     })
-    score = metrics[baseline][0].get("score", "accuracy")
+    score = task.score.name
     scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
-    images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}
+    images = {name: torch.stack([_by_image(task, folder) for folder in folders]) for name, folders in runs.items()}
     differences = {
         name: statistics.paired_difference(scores[name], scores[baseline]) for name in runs if name != baseline
     }
@@ -232,7 +242,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
     models = {name: load_model(folders[0]) for name, folders in runs.items()}
     for name, (_, config) in models.items():
         _validation.entries_of(runs[name][0] / CONFIG, config, "in_chans", "image_size")
-    costs = _costs(models, BATCHES[recipe.task])
+    costs = _costs(models, task.latency_batch)
     variants = []
     for name, folders in runs.items():
         rows = [_log(folder) for folder in folders]
@@ -246,11 +256,13 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
             "curves": [[row[f"validation_{score}"] for row in log] for log in rows],
         }
         if name != baseline:
-            by_image = _BOOTSTRAPS[score](images[name], images[baseline])
+            by_image = task.bootstrap(images[name], images[baseline])
             variant["difference"] = dataclasses.asdict(differences[name])
             variant["difference_over_images"] = dataclasses.asdict(by_image)
             variant["p_holm"] = corrected[name]
-            variant["verdict"] = statistics.verdict(differences[name], corrected[name])
+            variant["verdict"] = statistics.verdict(
+                differences[name], corrected[name], higher_is_better=task.score.higher_is_better
+            )
         variants.append(variant)
     return {
         "schema": SCHEMA,
@@ -296,17 +308,13 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> 
     return costs
 
 
-def _by_image(folder: Path) -> Tensor:
-    """Return which validation images were classified correctly, or the overlap of mask and prediction per image."""
-    tensors = read_tensors(folder / "predictions.safetensors")
-    return tensors["overlaps"] if "overlaps" in tensors else tensors["predictions"] == tensors["labels"]
-
-
-_BOOTSTRAPS = {
-    "accuracy": statistics.image_bootstrap,
-    "miou": statistics.iou_bootstrap,
-    "iou": partial(statistics.iou_bootstrap, foreground=True),
-}
+def _by_image(task: Task, folder: Path) -> Tensor:
+    """Return what each validation image contributes to the score."""
+    file = folder / "predictions.safetensors"
+    try:
+        return task.by_image(read_tensors(file))
+    except KeyError as error:
+        raise errors.DataError(f"{file} has no {error}. Train the run again.") from None
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         network, config = load_model(run)
         net = cls._of(network, config)
         net._results = Results.of(Path(run), config)
-        if net._results.recipe.task == "segment":
+        if net._results.task.any_size:
             net.config["scale"] = net._results.recipe.image_size
         return net
 

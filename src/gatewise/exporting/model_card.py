@@ -11,9 +11,8 @@ import yaml
 from gatewise import errors
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import read_metrics, read_tensors
-from gatewise.training import TITLES, Recipe
+from gatewise.training import Recipe, Score, Task
 
-_PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}
 _HUB = "hub:"
 _MANY_CLASSES = 20
 
@@ -63,9 +62,14 @@ class Results:
         return cls(config, read_metrics(folder), Recipe.load(folder / "recipe.yaml"), images)
 
     @property
-    def score(self) -> str:
-        """Name of the main metric, a key of `TITLES`."""
-        return self.metrics.get("score", "accuracy")
+    def task(self) -> Task:
+        """What the network was trained to do."""
+        return self.recipe.task_spec.make(self.config["classes"])
+
+    @property
+    def score(self) -> Score:
+        """The main score."""
+        return self.task.score
 
     @property
     def data(self) -> str:
@@ -82,16 +86,16 @@ def model_card(results: Results) -> str:
 
 def _header(results: Results) -> dict[str, Any]:
     spec = ModelSpec.from_dict(results.config["spec"])
-    task = _PIPELINES[results.config.get("task", "classify")]
+    tag = results.task.pipeline_tag
     header: dict[str, Any] = {
         "library_name": "gatewise",
-        "pipeline_tag": task,
+        "pipeline_tag": tag,
         "tags": sorted({"gatewise", spec.model, *(choice.name for choice in spec.gates)}),
     }
     if results.recipe.data.startswith(_HUB):
         header["datasets"] = [results.data]
-    metric = {"type": results.score, "value": round(results.metrics[results.score], 6)}
-    found = {"task": {"type": task}, "dataset": {"type": results.data, "name": results.data}, "metrics": [metric]}
+    metric = {"type": results.score.name, "value": round(results.metrics[results.score.name], 6)}
+    found = {"task": {"type": tag}, "dataset": {"type": results.data, "name": results.data}, "metrics": [metric]}
     return {**header, "model-index": [{"name": str(spec), "results": [found]}]}
 
 
@@ -117,7 +121,7 @@ def _sections(results: Results) -> Iterator[str]:
 def _rows(results: Results) -> Iterator[tuple[str, str]]:
     metrics = results.metrics
     images = f" on {results.images:,} validation images" if results.images else ""
-    yield TITLES[results.score], f"**{100 * metrics[results.score]:.2f} %**{images}"
+    yield results.score.title, f"**{results.score.text(metrics[results.score.name])}**{images}"
     yield "parameters", f"{metrics['parameters']:,}"
     if "open_fraction" in metrics:
         yield "open gates", f"{100 * metrics['open_fraction']:.1f} % on average"

@@ -74,6 +74,18 @@ def _parse_options(text: str, full_text: str) -> dict[str, Any]:
     return options
 
 
+def parse_choice(what: str, text: str) -> tuple[str, dict[str, Any]]:
+    """Parse "name:option=value,..."; `what` names it in errors.
+
+    >>> parse_choice("a task", "ordinal:width=2")
+    ('ordinal', {'width': 2})
+    """
+    name, colon, options = _validation.check_str(what, text).strip().partition(":")
+    if colon and not options:
+        raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
+    return name, _parse_options(options, text)
+
+
 def _format_value(value: Any) -> str:
     """Format a value for `parse_value`."""
     if value is None or isinstance(value, bool):
@@ -153,14 +165,12 @@ class GateChoice:
     def parse(cls, text: str) -> Self:
         """Parse "name:option=value,...@place"."""
         body, at, place = _validation.check_str("a gate", text).strip().partition("@")
-        name, colon, options = body.partition(":")
-        if colon and not options:
-            raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
         if at and not place:
             raise errors.InvalidValueError(
                 f"no place after '@' in {text!r}; expected one of {', '.join(PLACES + MARKED_PLACES)}."
             )
-        return cls(name, _parse_options(options, text), place or None)
+        name, options = parse_choice("a gate", body)
+        return cls(name, options, place or None)
 
     def __str__(self) -> str:
         return _format(self.name, self.options) + (f"@{self.place}" if self.place else "")

@@ -8,7 +8,8 @@ from typing import Any
 from gatewise import errors
 from gatewise.models.serialization import METRICS, read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, state_progress
-from gatewise.training.recipe import Recipe
+
+RECIPE = "recipe.yaml"
 
 
 def holds_run(out: Path) -> bool:
@@ -16,35 +17,31 @@ def holds_run(out: Path) -> bool:
     return (out / METRICS).exists() or bool(complete_states(out / "checkpoints"))
 
 
-def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
-    """Return the metrics of a finished run, or None if there is something to train.
+def check_may_train(out: Path, *, resume: bool) -> None:
+    """Raise unless a training may start in a folder, or continue there.
 
     Raises:
-        InvalidValueError: the folder contains a comparison, a run of another recipe, files of another program, or a
-            run while `resume` is not set.
+        InvalidValueError: the folder contains a comparison, files of another program, or a run while `resume` is not
+            set.
         DataError: the folder contains checkpoints or metrics that cannot be used.
     """
     if (out / "results.json").exists():
         raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
     if not holds_run(out):
-        _check_folder_is_ours(out)
-        return None
+        return _check_folder_is_ours(out)
     check_run_format(out)
-    if not (out / "recipe.yaml").exists():
-        raise errors.DataError(f"{out} contains checkpoints or results but no recipe.yaml. Choose another --out.")
+    if not (out / RECIPE).exists():
+        raise errors.DataError(f"{out} contains checkpoints or results but no {RECIPE}. Choose another --out.")
     if not resume:
         raise errors.InvalidValueError(
             f"{out} already contains a run. Choose another --out, or continue with --resume."
         )
-    Recipe.load(out / "recipe.yaml").check_same_recipe(recipe, out)
-    if (out / METRICS).exists():
-        return _finished(out)
     return None
 
 
 def _check_folder_is_ours(out: Path) -> None:
     """Raise if a folder contains weights or checkpoints but no recipe: a training would overwrite them."""
-    for name in () if (out / "recipe.yaml").exists() else ("model.safetensors", "config.json", "checkpoints"):
+    for name in () if (out / RECIPE).exists() else ("model.safetensors", "config.json", "checkpoints"):
         if (out / name).exists():
             raise errors.InvalidValueError(f"{out} contains {name}, but not a gatewise run. Choose another --out.")
 
@@ -61,7 +58,10 @@ def check_run_format(out: Path) -> None:
             continue
 
 
-def _finished(out: Path) -> dict[str, Any]:
+def finished_metrics(out: Path) -> dict[str, Any] | None:
+    """Return the metrics of a finished run, or None if there is something to train."""
+    if not (out / METRICS).exists():
+        return None
     try:
         return read_metrics(out)
     except errors.DataError as error:

@@ -32,7 +32,7 @@ from gatewise.data import (
 )
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
-from gatewise.training import BatchResults, Recipe, make_task
+from gatewise.training import BatchResults, Recipe, Score, Task
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # maximum number of images and of values in a batch
@@ -90,19 +90,19 @@ class Run:
         return self.config["classes"]
 
     @property
-    def task(self) -> str:
-        """Task of the network: "classify" or "segment"."""
-        return self.config.get("task", "classify")
+    def task(self) -> Task:
+        """What the network was trained to do."""
+        return self.recipe.task_spec.make(self.classes)
 
     @property
-    def score(self) -> str:
-        """Name of the main score, a key of `TITLES`."""
-        return self.metrics.get("score", "accuracy")
+    def score(self) -> Score:
+        """The main score."""
+        return self.task.score
 
     @property
     def image_classes(self) -> list[str]:
-        """Names of the classes of images; empty for segmentation, where each pixel has a class."""
-        return self.classes if self.task == "classify" else []
+        """Names of the classes of images; empty if an image has no class, as in segmentation."""
+        return self.classes if self.task.class_per_image else []
 
     @property
     def spec(self) -> ModelSpec:
@@ -115,8 +115,7 @@ class Run:
 
     def new_results(self) -> BatchResults:
         """Return an empty accumulator of the scores on the images."""
-        assert self.dataset is not None
-        return make_task(self.recipe, self.dataset).new_results(self.device)
+        return self.task.new_results(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of the images in order, normalised, and of their labels or masks."""

@@ -10,15 +10,16 @@ _ECHO_S = 5.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised after a signal has stopped a training; the message says after which step, and how to resume.
+    """Raised after a signal has stopped a training.
 
     Attributes:
+        done: what was done before, as a clause.
         signal: number of the signal.
     """
 
-    def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
-        self.signal = signal
+    def __init__(self, done: str, signal: int, *, how_to_go_on: str) -> None:
+        super().__init__(f"{done}; {how_to_go_on}")
+        self.done, self.signal = done, signal
 
 
 class Interruption:
