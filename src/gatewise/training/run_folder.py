@@ -28,7 +28,8 @@ def check_may_train(out: Path, *, resume: bool) -> None:
     if (out / "results.json").exists():
         raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
     if not holds_run(out):
-        return _check_folder_is_ours(out)
+        _check_folder_is_ours(out)
+        return
     check_run_format(out)
     if not (out / RECIPE).exists():
         raise errors.DataError(f"{out} contains checkpoints or results but no {RECIPE}. Choose another --out.")
@@ -36,7 +37,6 @@ def check_may_train(out: Path, *, resume: bool) -> None:
         raise errors.InvalidValueError(
             f"{out} already contains a run. Choose another --out, or continue with --resume."
         )
-    return None
 
 
 def _check_folder_is_ours(out: Path) -> None:
