@@ -6,6 +6,7 @@ logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.saf
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gatewise.core.files import check_writable
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
-from gatewise.insertion.tuning import gate_parameters
+from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
 from gatewise.training.checkpoint import complete_states
 from gatewise.training.distributed import Processes
@@ -26,6 +27,7 @@ from gatewise.training.initial import Initial, load_initial
 from gatewise.training.learner import Learner
 from gatewise.training.loop import Training
 from gatewise.training.optimizer import make_optimizer
+from gatewise.training.options import Schedule
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
 from gatewise.training.results import write_results
@@ -82,7 +84,7 @@ def train(
         progress.quiet = progress.quiet or not processes.is_main
         dataset = dataset or recipe.source.load()
         setup = build(recipe, dataset, processes, workers)
-        setup.announce(dataset, recipe.initial_weights, progress)
+        setup.announce(progress)
         try:
             with processes.joined():
                 if not states and processes.is_main:
@@ -95,21 +97,13 @@ def train(
                     batches=setup.batches,
                     augmentation=setup.augmentation,
                     validation=setup.validation,
-                    stages=recipe.stages,
-                    schedule=recipe.schedule,
+                    stages=setup.stages,
+                    schedule=setup.schedule,
                     progress=progress,
                 )
                 evaluation, log = training.run()
-                details: dict[str, Any] = {
-                    "num_classes": setup.task.outputs,
-                    "in_chans": dataset.channels,
-                    "task": recipe.task,
-                    "classes": list(dataset.classes),
-                    "mean": setup.initial.mean.tolist(),
-                    "std": setup.initial.std.tolist(),
-                    "image_size": list(dataset.size),
-                }
-                return write_results(out, setup.learner, evaluation, log, recipe.spec, details)
+                details = {**setup.details(dataset), "task": recipe.task}
+                return write_results(out, setup.learner, evaluation, log, setup.spec, details)
         except errors.StorageError as error:
             raise errors.UnsavedError(
                 f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
@@ -122,19 +116,33 @@ def train(
 class Setup:
     """What a recipe and a data set are built into, before the first step."""
 
+    spec: ModelSpec
     task: Task
     initial: Initial
     learner: Learner
     augmentation: Augmentation
     batches: Batches
     validation: Batches
+    stages: Sequence[Stage]
+    schedule: Schedule
 
-    def announce(self, dataset: Dataset | SegmentationDataset, weights: str | None, progress: Progress) -> None:
+    def announce(self, progress: Progress) -> None:
         """Show what was found in the data and in the initial weights."""
         if self.task.class_per_pixel:
-            progress.say(f"classes of pixels, {len(dataset.classes)}: {', '.join(dataset.classes)}")
+            progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
         if self.initial.transfer is not None:
-            progress.say(f"{weights}: {self.initial.transfer}")
+            progress.say(f"{self.initial.weights}: {self.initial.transfer}")
+
+    def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
+        """Return the entries of `config.json` about images and classes."""
+        return {
+            "num_classes": self.task.outputs,
+            "in_chans": dataset.channels,
+            "classes": list(dataset.classes),
+            "mean": self.initial.mean.tolist(),
+            "std": self.initial.std.tolist(),
+            "image_size": list(dataset.size),
+        }
 
 
 def build(
@@ -191,7 +199,17 @@ def build(
             f"mixup and cutmix need an even number of images per process, got a batch of {batches.batch_size} for "
             f"{processes.count}. Choose another batch_size."
         )
-    return Setup(task, initial, learner, augmentation, batches, validation)
+    return Setup(
+        spec=spec,
+        task=task,
+        initial=initial,
+        learner=learner,
+        augmentation=augmentation,
+        batches=batches,
+        validation=validation,
+        stages=optimisation.stages,
+        schedule=optimisation.schedule,
+    )
 
 
 def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:

@@ -24,11 +24,13 @@ class Initial:
     Attributes:
         mean: mean per channel on the scale 0 to 255, (C,): that of the initial weights' training, else of the data set.
         std: standard deviation per channel, the same way.
+        weights: the run folder or file of the initial weights, or None.
         transfer: report on loading a classifier's weights into a segmenter, or None.
     """
 
     mean: Tensor
     std: Tensor
+    weights: str | None
     transfer: Transfer | None
 
 
@@ -57,7 +59,7 @@ def load_initial(
     if gater:
         load_gater(model, gater)
     check_weights_finite(weights or spec, model, "Start from other weights")
-    return Initial(*_normalisation(spec, model, config, dataset), transfer)
+    return Initial(*_normalisation(spec, model, config, dataset), weights, transfer)
 
 
 def _load(model: nn.Module, source: str | None) -> tuple[dict[str, Any], Transfer | None]:
