@@ -72,6 +72,7 @@ class TaskOptions(Section):
         _validation.check_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
         _validation.check_integer_at_least(0, ignore_index=self.ignore_index)
         self._check_all_used()
+        self.task_spec.make(("a", "b"))  # raises if an option of its own is out of range
 
     def _check_all_used(self) -> None:
         """Raise if an option is set that this task ignores, or in two places."""
