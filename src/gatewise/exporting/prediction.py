@@ -16,11 +16,10 @@ from gatewise.data.decode import decode
 from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
-from gatewise.models.serialization import WEIGHTS, check_weights_finite, load_model
-from gatewise.training import Recipe, Task, TaskSpec
+from gatewise.training import Task
+from gatewise.training.runs import IMAGE_ENTRIES, Run, stored_task
 
 _STANDARD_INPUT = Path("-")
-_NEEDED = ("classes", "mean", "std", "image_size", "in_chans")
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,12 @@ class Predictor:
         source = _validation.check_path_exists("run folder or ONNX file", source)
         if source.is_file():
             exported = opened(source)
-            return cls(exported, _task(source, exported.details), exported.details, torch.device("cpu"))
-        model, config = load_model(source)
-        check_weights_finite(source / WEIGHTS, model, "Train the run again")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        task = _task(source / "config.json", config)
-        recipe = source / "recipe.yaml"
-        if recipe.exists():
-            config = {**config, "scale": Recipe.load(recipe).image_size}
-        return cls(WithGates(model.to(device)), task, config, device)
+            config = exported.details
+            _validation.entries_of(source, config, *IMAGE_ENTRIES)
+            return cls(exported, stored_task(source, config), config, torch.device("cpu"))
+        run = Run.open(source)
+        run.check_entries(*IMAGE_ENTRIES)
+        return cls(WithGates(run.model), run.task, {**run.config, "scale": run.scale}, run.device)
 
     @torch.inference_mode()
     def logits(self, picture: Any) -> tuple[Tensor, float | None]:
@@ -97,25 +93,6 @@ class Predictor:
         """Return a prediction as one line of text."""
         gates_open = f"; {100 * prediction['open_gates']:.0f} % of the gates open" if "open_gates" in prediction else ""
         return f"{prediction['image']}: {self.task.describe(prediction)}{gates_open}"
-
-
-def _task(file: Path, config: Mapping[str, Any]) -> Task:
-    """Return the task that a config names; raise `DataError` if an entry that prediction needs is missing."""
-    _check_complete(file, config)
-    try:
-        return TaskSpec.parse(config.get("task", "classify")).make(config["classes"])
-    except errors.GatewiseError as error:
-        raise errors.DataError(f"{file}: {error}") from None
-
-
-def _check_complete(file: Path, config: Mapping[str, Any]) -> None:
-    if missing := [key for key in _NEEDED if config.get(key) is None]:
-        raise errors.DataError(f"{file} has no {', '.join(missing)}, which predict needs.")
-    for key in ("mean", "std"):
-        if len(config[key]) != config["in_chans"]:
-            raise errors.DataError(
-                f"{file}: {key} has {len(config[key])} entries for {config['in_chans']} channels. Restore the file."
-            )
 
 
 def predict(

@@ -20,7 +20,7 @@ from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
 from gatewise.gaternet import GaterNet, run_with_gates
 from gatewise.inference import ConditionalNet, compact
 from gatewise.training import Progress
-from gatewise.training.runs import Run, open_runs
+from gatewise.training.runs import Run
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 FORMS = ("masked", "compact", "skip")
@@ -129,9 +129,8 @@ def _check_format(out: Path, to: str, form: str, *, int8: bool) -> None:
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:
     """Open a run with its images, on the CPU."""
-    (run,) = open_runs([folder], data)
-    if run.dataset is None:
-        raise errors.DataError(f"the images of {folder} are needed to compare outputs: {run.missing}")
+    run = Run.open(folder, data).checked()
+    run.check_has_images(" to compare outputs")
     if form != "masked" and not isinstance(run.model, GaterNet):
         raise errors.InvalidValueError(f"{folder} has no gater, so it has only the form masked. Give --form masked.")
     run.model.cpu()

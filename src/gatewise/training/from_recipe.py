@@ -16,6 +16,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core.files import check_writable
+from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
@@ -31,7 +32,7 @@ from gatewise.training.options import Schedule
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
 from gatewise.training.results import write_results
-from gatewise.training.run_folder import RECIPE, check_may_train, finished_metrics, holds_run, last_good
+from gatewise.training.run_folder import check_may_train, finished_metrics, holds_run, last_good
 from gatewise.training.tasks import Task
 
 
@@ -75,7 +76,7 @@ def train(
         check_may_train(out, resume=resume)
         if holds_run(out):
             Recipe.load(out / RECIPE).check_same_recipe(recipe, out)
-        finished, states = finished_metrics(out), complete_states(out / "checkpoints")
+        finished, states = finished_metrics(out), complete_states(out / CHECKPOINTS)
         newest = "finished" if finished else max((state.name for state in states), default="")
         processes.check_same_everywhere(f"state of {out}", newest)
         if finished is not None:
@@ -102,7 +103,7 @@ def train(
                     progress=progress,
                 )
                 evaluation, log = training.run()
-                details = {**setup.details(dataset), "task": recipe.task}
+                details = {**setup.details(dataset), "task": recipe.task_in_full}
                 return write_results(out, setup.learner, evaluation, log, setup.spec, details)
         except errors.StorageError as error:
             raise errors.UnsavedError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core.files import remove_leftovers
+from gatewise.core.run_files import CHECKPOINTS
 from gatewise.data import Augmentation, Batches
 from gatewise.insertion.tuning import Stage, set_total_steps
 from gatewise.training.checkpoint import check_position, complete_states, keep_newest_states, state_progress
@@ -63,7 +64,7 @@ class Training:
         self.epoch = self.step = 0
         self.losses: list[Tensor] = []  # of this epoch's steps
         self.correct = torch.zeros((), device=self.device)
-        self.checkpoints = self.out / "checkpoints"
+        self.checkpoints = self.out / CHECKPOINTS
         self._saved_at = time.monotonic()
 
     def run(self) -> tuple[Evaluation, RunLog]:

@@ -13,7 +13,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data import IGNORED, LOADINGS
 from gatewise.data.augmentation import parse_augmentation
-from gatewise.gates.spec import ModelSpec, parse_gates
+from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, summaries
 
@@ -97,6 +97,14 @@ class TaskOptions(Section):
         fields = {field.name for field in dataclasses.fields(TaskOptions)}
         given = {name: getattr(self, name) for name in spec.kind.parameters() if name in fields}
         return dataclasses.replace(spec, options={**spec.options, **given})
+
+    @property
+    def task_in_full(self) -> str:
+        """`task` with all its own options, so that a later default changes no older run."""
+        spec = TaskSpec.parse(self.task)
+        fields = {field.name for field in dataclasses.fields(TaskOptions)}
+        own = {name: default for name, default in spec.kind.parameters().items() if name not in fields}
+        return format_choice(spec.kind.name, {**own, **spec.options})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 
 from gatewise.core.files import write_atomically
+from gatewise.core.run_files import PREDICTIONS
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph.measure import environment, parameter_count
 from gatewise.models.serialization import save_model, write_metrics
@@ -41,7 +42,7 @@ def write_results(
     }
     if learner.processes.is_main:
         save_model(out, learner.best_model, spec, details)
-        write_atomically(out / "predictions.safetensors", save_tensors(evaluation.record))
+        write_atomically(out / PREDICTIONS, save_tensors(evaluation.record))
         metrics = write_metrics(out, metrics)
     learner.accelerator.wait_for_everyone()
     return metrics

@@ -6,15 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.models.serialization import METRICS, read_metrics
+from gatewise.core.files import read_json_lines
+from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, RESULTS, WEIGHTS
+from gatewise.core.schema import LogRow, of_file
+from gatewise.models.serialization import read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, state_progress
 
-RECIPE = "recipe.yaml"
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run folder has metrics, which are written last."""
+    return (folder / METRICS).exists()
 
 
 def holds_run(out: Path) -> bool:
     """Return whether a folder contains results or checkpoints of a training; a recipe alone does not count."""
-    return (out / METRICS).exists() or bool(complete_states(out / "checkpoints"))
+    return is_finished(out) or bool(complete_states(out / CHECKPOINTS))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Read and validate the rows of `log.jsonl`, one per epoch; [] if there is none."""
+    file = folder / LOG
+    rows = read_json_lines(file) if file.exists() else []
+    for number, row in enumerate(rows, 1):
+        of_file(f"{file}, line {number}", row, LogRow)
+    return rows
 
 
 def check_may_train(out: Path, *, resume: bool) -> None:
@@ -25,7 +40,7 @@ def check_may_train(out: Path, *, resume: bool) -> None:
             set.
         DataError: the folder contains checkpoints or metrics that cannot be used.
     """
-    if (out / "results.json").exists():
+    if (out / RESULTS).exists():
         raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
     if not holds_run(out):
         _check_folder_is_ours(out)
@@ -41,15 +56,15 @@ def check_may_train(out: Path, *, resume: bool) -> None:
 
 def _check_folder_is_ours(out: Path) -> None:
     """Raise if a folder contains weights or checkpoints but no recipe: a training would overwrite them."""
-    for name in () if (out / RECIPE).exists() else ("model.safetensors", "config.json", "checkpoints"):
+    for name in () if (out / RECIPE).exists() else (WEIGHTS, CONFIG, CHECKPOINTS):
         if (out / name).exists():
             raise errors.InvalidValueError(f"{out} contains {name}, but not a gatewise run. Choose another --out.")
 
 
 def check_run_format(out: Path) -> None:
     """Raise `NewerFormatError` if a newer version wrote a file of the run; other damage is reported on use."""
-    readers = [(read_metrics, out)] if (out / METRICS).exists() else []
-    for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / "checkpoints"))]:
+    readers = [(read_metrics, out)] if is_finished(out) else []
+    for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / CHECKPOINTS))]:
         try:
             read(folder)
         except errors.NewerFormatError:
@@ -60,7 +75,7 @@ def check_run_format(out: Path) -> None:
 
 def finished_metrics(out: Path) -> dict[str, Any] | None:
     """Return the metrics of a finished run, or None if there is something to train."""
-    if not (out / METRICS).exists():
+    if not is_finished(out):
         return None
     try:
         return read_metrics(out)
@@ -86,7 +101,7 @@ def naming_what_is_left(checkpoint: Path) -> Generator[None]:
 
 def last_good(out: Path) -> str:
     """Return a sentence that names the newest intact checkpoint, from which a training can resume."""
-    _, intact = _damaged_and_intact(out / "checkpoints")
+    _, intact = _damaged_and_intact(out / CHECKPOINTS)
     if intact is None:
         return "No checkpoint had been written."
     return f"The last good checkpoint is {intact}."

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.core.files import read_json_lines, write_atomically
+from gatewise.core.files import write_atomically
+from gatewise.core.run_files import LOG, TENSORBOARD
 from gatewise.training.distributed import Processes
 from gatewise.training.progress import Progress
+from gatewise.training.run_folder import read_log
 from gatewise.training.tensorboard import Board
-
-_NUMBERS = ("epoch", "train_accuracy", "images_per_second")  # what a resumed training reads from the log
 
 
 class RunLog:
@@ -27,20 +27,13 @@ class RunLog:
     """
 
     def __init__(self, out: Path, epoch: int, progress: Progress, processes: Processes) -> None:
-        self.file = out / "log.jsonl"
-        rows: list[Any] = read_json_lines(self.file) if self.file.exists() else []
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), int | float) for key in _NUMBERS):
-                raise errors.DataError(
-                    f"{self.file}, line {number}: expected numbers for {', '.join(_NUMBERS)}. "
-                    f"Restore the file from a copy."
-                )
-        self.rows: list[dict[str, Any]] = [row for row in rows if row["epoch"] <= epoch]
+        self.file = out / LOG
+        self.rows = [row for row in read_log(out) if row["epoch"] <= epoch]
         if len(self.rows) < epoch:
             raise errors.DataError(
                 f"{self.file}: expected {epoch} epochs, found {len(self.rows)}. Restore the file from a copy."
             )
-        self._board = Board(out / "tensorboard", epoch + 1, progress.say) if processes.is_main else None
+        self._board = Board(out / TENSORBOARD, epoch + 1, progress.say) if processes.is_main else None
 
     def add(self, row: dict[str, Any]) -> None:
         """Append the row of an epoch."""

@@ -10,7 +10,7 @@ CHANGES = {
             ),
         },
         "_compare": {
-            "newer results overwritten": remove("check_format_not_newer(out / 'results.json', SCHEMA, 'schema')"),
+            "newer results overwritten": remove("check_format_not_newer(out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
         "_train_in_turn": {

@@ -8,22 +8,19 @@ CHANGES = {
             "scalars of optimizer lost": replace("scalars[f'{index}.{name}'] = value", "pass"),
         },
         "check_position": {
-            "a position after the end is accepted": remove(
-                "_validation.check_number_between(0, maximum, **{key: progress[key]})"
-            ),
+            "a position after the end is accepted": replace("count not in allowed", "False"),
         },
         "_state_record": {
-            "checkpoint's JSON without a checksum": replace(
-                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256', _CHECKSUM)",
-                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256')",
-            ),
             "checksum of a checkpoint's JSON not compared": replace(
-                "record[_CHECKSUM] != (actual := _checksum(record))", "(actual := _checksum(record)) and False"
+                "record.values_sha256 != (actual := _checksum(content))", "(actual := _checksum(record)) and False"
             ),
+        },
+        "_Record": {
+            "checkpoint's JSON without a checksum": replace("values_sha256: str", "values_sha256: str = ''"),
         },
         "load_state": {
             "sha256 of a state not compared": replace(
-                "read_tensors(folder / f'{STATE}.safetensors', record['sha256'])",
+                "read_tensors(folder / f'{STATE}.safetensors', record.sha256)",
                 "read_tensors(folder / f'{STATE}.safetensors')",
             ),
         },
@@ -263,7 +260,7 @@ CHANGES = {
     "training/run_log.py": {
         "RunLog.__init__": {
             "log keeps rows of epochs trained again": replace(
-                "[row for row in rows if row['epoch'] <= epoch]", "[row for row in rows]"
+                "[row for row in read_log(out) if row['epoch'] <= epoch]", "read_log(out)"
             ),
         },
     },
@@ -281,6 +278,13 @@ CHANGES = {
             "oldest checkpoint named": drop_call("reversed"),
         },
     },
+    "training/runs.py": {
+        "stored_task": {
+            "classes need not be as many as outputs": replace(
+                "(outputs := config.get('num_classes', task.outputs)) != task.outputs", "False"
+            ),
+        },
+    },
     "training/signals.py": {
         "Interruption._note": {
             "a passed-on signal kills": replace("if not self._launched:\n    ...", "..."),
@@ -295,6 +299,18 @@ CHANGES = {
             "sums of a metric of one process": replace(
                 "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"
             ),
+        },
+        "task_class": {
+            "any task is accepted": replace(
+                "_registry[_validation.check_one_of('task', name, task_names())]",
+                "_registry.get(name, _registry['classify'])",
+            ),
+        },
+        "register_task": {
+            "a second task of a name": replace("name in _registry", "False"),
+        },
+        "register_task.register": {
+            "a score with two meanings": replace("(known := _scores().get(score.name, score)) != score", "False"),
         },
         "TaskSpec.parse": {
             "a misspelled option of a task is ignored": remove(

@@ -155,10 +155,10 @@ class Task(ABC):
         self.mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     @classmethod
-    def parameters(cls) -> tuple[str, ...]:
-        """Return the names of all options of the task."""
+    def parameters(cls) -> dict[str, Any]:
+        """Return the default of each option of the task, by name."""
         signatures = (inspect.signature(call).parameters for call in (cls.__init__, cls.source))
-        return tuple(name for each in signatures for name, p in each.items() if p.kind is p.KEYWORD_ONLY)
+        return {name: p.default for each in signatures for name, p in each.items() if p.kind is p.KEYWORD_ONLY}
 
     @classmethod
     @abstractmethod
