@@ -1,13 +1,11 @@
 """Tasks: their registry, their options in text and recipe, their scores, and the task that a file names."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.errors import DataError, InvalidValueError
@@ -32,11 +30,10 @@ class Ranked(Classification):
 
 
 @pytest.fixture
-def ranked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register `Ranked` as "ranked" during a test."""
     monkeypatch.setattr(base, "_registry", dict(base._registry))
     register_task("ranked")(Ranked)
-    yield
 
 
 @pytest.mark.usefixtures("ranked")
@@ -69,7 +66,7 @@ def test_score_of_another_meaning_is_rejected(monkeypatch: pytest.MonkeyPatch) -
 def test_own_options_are_in_text_and_others_in_recipe() -> None:
     task: Any = Recipe(task="ranked:width=3", label_smoothing=0.1).task_spec.make("abc")
     assert (task.name, task.width, task.label_smoothing, task.classes) == ("ranked", 3, 0.1, ("a", "b", "c"))
-    with pytest.raises(InvalidValueError, match="mixup is 0.2, but task ranked does not use it"):
+    with pytest.raises(InvalidValueError, match=r"mixup is 0\.2, but task ranked does not use it"):
         Recipe(task="ranked", mixup=0.2)
     with pytest.raises(InvalidValueError, match="label_smoothing is an option of the recipe, not of task"):
         Recipe(task="ranked:label_smoothing=0.1")
