@@ -160,8 +160,5 @@ def test_building_prepares_task_once_with_data(monkeypatch: pytest.MonkeyPatch) 
 def test_hits_are_correct_predictions() -> None:
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     assert Classification("ab").hits(logits, torch.tensor([1, 1])).tolist() == [True, False]
-    images: Tensor = Classification("ab").by_image({
-        "predictions": torch.tensor([1, 0]),
-        "labels": torch.tensor([1, 1]),
-    })
-    assert images.tolist() == [True, False]
+    record = {"predictions": torch.tensor([1, 0]), "labels": torch.tensor([1, 1])}
+    assert Classification("ab").by_image(record).tolist() == [True, False]
