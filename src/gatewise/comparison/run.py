@@ -153,8 +153,7 @@ def _train_in_turn(
             try:
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
-                how_to_go_on = "continue with the same command"
-                raise Interrupted(error.done, error.signal, how_to_go_on=how_to_go_on) from None
+                raise Interrupted(error.stopped, error.signal, "continue with the same command") from None
             except errors.UnsavedError:  # the next run would fail for the same reason
                 raise
             except errors.TrainingError as error:

@@ -160,8 +160,7 @@ class Training:
         if self.step and (signal or waited > _SAVE_EVERY_S):
             self._save()
         if signal:
-            done = f"stopped after {self._now()}, saved in {self.out}"
-            raise Interrupted(done, int(signal), how_to_go_on="continue with the same command and --resume")
+            raise Interrupted(f"stopped after {self._now()}, saved in {self.out}", int(signal))
 
     def _save(self) -> None:
         """Write a checkpoint and remove old ones; raise instead if a tensor of it is not finite."""

@@ -10,16 +10,17 @@ _ECHO_S = 5.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised after a signal has stopped a training.
+    """Raised after a signal has stopped a training; the message says after which step, and how to resume.
 
-    Attributes:
-        done: what was done before, as a clause.
+    Args:
+        stopped: what was stopped, and where its state was saved.
         signal: number of the signal.
+        remedy: how to resume.
     """
 
-    def __init__(self, done: str, signal: int, *, how_to_go_on: str) -> None:
-        super().__init__(f"{done}; {how_to_go_on}")
-        self.done, self.signal = done, signal
+    def __init__(self, stopped: str, signal: int, remedy: str = "continue with the same command and --resume") -> None:
+        super().__init__(f"{stopped}; {remedy}")
+        self.stopped, self.signal = stopped, signal
 
 
 class Interruption:
