@@ -20,7 +20,7 @@ from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
 from gatewise.training import pixel_classes
-from gatewise.training.runs import IMAGE_ENTRIES, Run
+from gatewise.training.runs import Run, check_image_entries
 
 _STANDARD_INPUT = Path("-")
 _SHOWN = 5  # classes of a mask that format_prediction shows
@@ -53,10 +53,10 @@ class Predictor:
         if source.is_file():
             exported = opened(source)
             config = exported.details
-            _validation.entries_of(source, config, *IMAGE_ENTRIES)
+            check_image_entries(source, config)
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
         run = Run.open(source)
-        run.check_entries(*IMAGE_ENTRIES)
+        run.check_image_entries()
         return cls(WithGates(run.model), run.config, run.scale, run.device)
 
     @property
