@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from gatewise.data import EncodedImages, Images, load, load_dataset, torchvision_sets
+from gatewise.data import EncodedImages, Images, load, load_dataset, torchvision_files
 from gatewise.errors import DataError, InvalidValueError
 
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
@@ -116,7 +116,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "loose images": (
         lambda f: [shutil.move(f / "train/ant/0.png", f), shutil.rmtree(f / "train"), shutil.rmtree(f / "val")],
-        ("no train split", "expected train/CLASS/ and val/CLASS/ with images", "found 0.png"),
+        ("for labelled images expected digits, ", "a folder with train/CLASS/ and val/CLASS/", "found 0.png"),
     ),
     "dangling link": (
         lambda f: [(f / "train/ant/1.png").unlink(), (f / "train/ant/1.png").symlink_to("nowhere.png")],
@@ -160,7 +160,7 @@ def test_unreadable_file_is_named(public_folder: Path, path: str, expected: str)
     class_folders(public_folder)
     (public_folder / path).chmod(0)
     code = (
-        "import os, sys, torchvision.datasets\n"  # other users may not see the environment
+        "import os, sys\n"  # other users may not see the environment
         "from gatewise.data import load_dataset\n"
         "if os.getuid() == 0: os.setuid(65534)\n"  # root may read everything
         "try: load_dataset(sys.argv[1])\n"
@@ -220,7 +220,7 @@ def test_cifar10_by_name_is_found_in_usual_folder(tmp_path: Path, monkeypatch: p
 def test_damaged_cifar_file_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py/data_batch_1").write_bytes(b"other")
-    with pytest.raises(DataError, match=r"cifar-10-batches-py is damaged; remove it"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is incomplete or damaged \(.*\)\. Remove it to"):
         load_dataset(tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torchvision_datasets.cifar, "download_and_extract_archive", no_network)
     with pytest.raises(DataError, match=r"cifar-100-python could not be downloaded \(the network is unreachable\)"):
         load_dataset("cifar100")
-    assert torchvision_sets.default_root() == tmp_path / "datasets"
+    assert torchvision_files.default_root() == tmp_path / "datasets"
 
 
 # The hub
@@ -322,7 +322,9 @@ def test_unknown_loading_mode_rejected(tmp_path: Path) -> None:
 
 
 def test_unknown_source_error_lists_sources() -> None:
-    with pytest.raises(DataError, match=r"'uoft/cifar10' does not exist; expected digits, cifar10, .* hub:NAME"):
+    with pytest.raises(
+        DataError, match=r"'uoft/cifar10' does not exist; for labelled images expected digits, cifar10, .* hub:NAME"
+    ):
         load_dataset("uoft/cifar10")
 
 

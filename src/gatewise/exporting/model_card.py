@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from gatewise import errors
+from gatewise.data import HUB
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import read_metrics, read_tensors
 from gatewise.training import TITLES, Recipe
 
 _PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}
-_HUB = "hub:"
 _MANY_CLASSES = 20
 
 _USE = """\
@@ -71,7 +71,7 @@ class Results:
     def data(self) -> str:
         """Name of the data set, without parent folders."""
         data = self.recipe.data
-        return data.removeprefix(_HUB) if data.startswith(_HUB) else Path(data).name
+        return data.removeprefix(HUB) if data.startswith(HUB) else Path(data).name
 
 
 def model_card(results: Results) -> str:
@@ -88,7 +88,7 @@ def _header(results: Results) -> dict[str, Any]:
         "pipeline_tag": task,
         "tags": sorted({"gatewise", spec.model, *(choice.name for choice in spec.gates)}),
     }
-    if results.recipe.data.startswith(_HUB):
+    if results.recipe.data.startswith(HUB):
         header["datasets"] = [results.data]
     metric = {"type": results.score, "value": round(results.metrics[results.score], 6)}
     found = {"task": {"type": task}, "dataset": {"type": results.data, "name": results.data}, "metrics": [metric]}
@@ -131,6 +131,6 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     values = dataclasses.asdict(recipe)
     paths = ("data", "init", "gater_init", "class_names")
     return {
-        key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(_HUB) else value
+        key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(HUB) else value
         for key, value in values.items()
     }

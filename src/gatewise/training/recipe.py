@@ -31,8 +31,7 @@ class Recipe:
 
     Attributes:
         task: classify (one class per image) or segment (one class per pixel).
-        data: digits, cifar10, cifar100, hub:NAME, or a folder with parquet files or with train/CLASS/ and val/CLASS/;
-            for segment voc2007 to voc2012, or a folder with parquet files or with images/ and masks/.
+        data: name, address or folder of the images, as `gatewise.data.describe_sources` lists them.
         model: name of the network, with options after a colon (resnet18_cifar:width=32); for segment u2net,
             u2net_small or a timm backbone (resnet18:output_stride=8).
         gate: none, or gates with options and places (gct:mode=l1@before_conv), joined by +.

@@ -1,0 +1,173 @@
+"""Registry of data sources: what `--data` can name, and how it is read.
+
+Each source registers itself in its own file with `@register_source`. `load_dataset`, `load_pairs`, their error messages
+and the help of `--data` read this registry. A run stores only the text of `--data`, so every command that reopens a run
+finds its source here.
+"""
+
+import functools
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.reasons import as_data_error
+from gatewise.data.folders import Location
+from gatewise.data.images import EncodedSource
+
+PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
+SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """One split of labelled images, as a source reads it.
+
+    Attributes:
+        images: encoded image files, or pixels (N, C, H, W), uint8.
+        labels: class index of each image, from 0.
+        classes: names of the classes, in the order of the indices.
+
+    Raises:
+        DataError: the numbers of images and labels differ, or a label is no index of a class.
+    """
+
+    images: EncodedSource | Tensor
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise errors.DataError(f"expected one label per image, got {len(self.labels)} for {len(self.images)}.")
+        if len(self.labels) and not 0 <= min(self.labels) <= max(self.labels) < len(self.classes):
+            raise errors.DataError(
+                f"expected labels from 0 to {len(self.classes) - 1} (one per class name), got {min(self.labels)} to "
+                f"{max(self.labels)}."
+            )
+
+
+@dataclass(frozen=True)
+class MaskedSplit:
+    """One split of images with masks, as a source reads it.
+
+    Attributes:
+        images: encoded image files.
+        masks: encoded mask files, in the same order.
+        classes: names of the classes, in the order of the values in masks; () if they are not known.
+    """
+
+    images: EncodedSource
+    masks: EncodedSource
+    classes: tuple[str, ...] = ()
+
+
+class Source(ABC):
+    """What `--data` can name. A source derives from `ImageSource`, `PairSource` or both.
+
+    Attributes:
+        name: key in the registry.
+        help: what to give as `--data`, a few words for help and error messages.
+        order: sources are asked in ascending order; the first that matches is read.
+        flip: whether a horizontally flipped image keeps its label.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    order: ClassVar[int]
+    flip: ClassVar[bool] = True
+
+    def matches(self, location: Location) -> bool:
+        """Return whether the source can read `location`, without reading images; by default, if it is the name."""
+        return location.text == self.name
+
+
+class ImageSource(Source):
+    """A source of labelled images."""
+
+    content: ClassVar[str] = "labelled images"
+    hint: ClassVar[str] = "For images with one label set task to classify."
+
+    @abstractmethod
+    def read_images(self, location: Location) -> Mapping[str, LabelledSplit]:
+        """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
+
+
+class PairSource(Source):
+    """A source of images with masks."""
+
+    content: ClassVar[str] = "images with masks"
+    hint: ClassVar[str] = "For masks set task to segment."
+
+    @abstractmethod
+    def read_pairs(self, location: Location) -> Mapping[str, MaskedSplit]:
+        """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
+
+
+_registry: dict[str, Source] = {}
+SourceClass = TypeVar("SourceClass", bound=type[Source])
+Kind = TypeVar("Kind", ImageSource, PairSource)
+
+
+def register_source(name: str, *, help: str, order: int = 0) -> Callable[[SourceClass], SourceClass]:
+    """Return a decorator that registers a class of `ImageSource` or `PairSource`; `Source` documents the arguments.
+
+    Raises:
+        InvalidValueError: the name is in use.
+    """
+    if name in _registry:
+        raise errors.InvalidValueError(f"data source {name!r} is already registered. Choose another name.")
+
+    def register(source: SourceClass) -> SourceClass:
+        source.name, source.help, source.order = name, help, order
+        _registry[name] = source()
+        return source
+
+    return register
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Import the modules that installed packages name as entry points."""
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        with as_data_error(f"the data source {entry.name!r} ({entry.value})", "cannot be imported"):
+            entry.load()
+
+
+def _sources(kind: type[Kind]) -> list[Kind]:
+    """Return the sources of one kind, in the order in which they are asked."""
+    return [
+        source for source in sorted(_registry.values(), key=lambda source: source.order) if isinstance(source, kind)
+    ]
+
+
+def describe_sources(kind: type[ImageSource] | type[PairSource]) -> str:
+    """Return what to give as `--data` for labelled images or for images with masks, as a list in words."""
+    *most, last = [source.help for source in _sources(kind)]
+    return f"{', '.join(most)}, or {last}"
+
+
+def find_source(location: Location, kind: type[Kind]) -> Kind:
+    """Return the first source of a kind that matches a location.
+
+    Raises:
+        DataError: no source matches; the message lists what is expected, and what is there.
+    """
+    _load_plugins()
+    for source in _sources(kind):
+        if source.matches(location):
+            return source
+    if location.is_folder:
+        problem = f"{location}: for {kind.content} expected {describe_sources(kind)}; found {location.content()}"
+    else:
+        what = "is a file" if location.path.exists() else "does not exist"
+        shown = _validation.safe_repr(location.text)
+        problem = f"data folder {shown} {what}; for {kind.content} expected {describe_sources(kind)}"
+    hints = [
+        f" {other.hint}" for other in (ImageSource, PairSource) if any(s.matches(location) for s in _sources(other))
+    ]
+    raise errors.DataError(f"{problem}.{''.join(hints)}")
