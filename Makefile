@@ -38,7 +38,7 @@ mutants-map: $(VENV)/.developed  ## record which tests execute which function in
 	PYTHONPATH=tests $(BIN)/python -m mutants.mapping
 
 fuzz: $(VENV)/.developed  ## test 10,000 corrupt inputs and 200 command lines, half an hour; prints failures
-	$(BIN)/python tests/fuzz.py --inputs 10000 --commands 200 --workers 2 --out docs/results/reliability/fuzz.json
+	PYTHONPATH=tests $(BIN)/python tools/fuzz.py --inputs 10000 --commands 200 --workers 2 --out docs/results/reliability/fuzz.json
 
 audit: $(VENV)/.developed  ## list known vulnerabilities of the installed packages, from the Python Packaging Advisory Database
 	$(BIN)/python -m pip install --quiet pip-audit
@@ -48,10 +48,10 @@ coverage: $(VENV)/.developed  ## measure branch coverage, subprocesses included;
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest $(TESTS) --numprocesses auto --dist worksteal
 	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python tests/coverage_summary.py docs/results/reliability/coverage.json
+	$(BIN)/python tools/coverage_summary.py docs/results/reliability/coverage.json
 
 examples: $(VENV)/.developed  ## run every example for seconds and check its output
-	$(BIN)/python -m pytest tests/test_examples.py -m "slow or not slow" -k "not full_example"
+	$(BIN)/python -m pytest tests/integration/test_examples.py -m "slow or not slow" -k "not full_example"
 
 check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, generated pages, and that the mutants apply
 	$(BIN)/ruff format --check .
@@ -64,8 +64,8 @@ check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, gener
 
 docs: $(VENV)/.developed  ## write the generated pages; tests check whether the second and third are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
-	$(BIN)/python tests/networks_page.py > docs/networks.md
-	$(BIN)/python tests/compatibility_page.py > docs/compatibility.md
+	PYTHONPATH=tests $(BIN)/python tools/networks_page.py > docs/networks.md
+	PYTHONPATH=tests $(BIN)/python tools/compatibility_page.py > docs/compatibility.md
 
 site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build

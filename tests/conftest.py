@@ -1,8 +1,9 @@
-"""Shared fixtures and settings: a fixed seed, tolerances by type, reproducible property tests."""
+"""Shared fixtures and settings: a fixed seed, reproducible property tests, separate caches."""
 
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in processes that tests start too
 
@@ -11,14 +12,6 @@ import torch
 from hypothesis import settings
 
 from gatewise.graph import measure
-
-# How close two results of one type must be when only the order of operations differs.
-TOLERANCE: dict[torch.dtype, dict[str, float]] = {
-    torch.float64: {"rtol": 1e-9, "atol": 1e-11},
-    torch.float32: {"rtol": 1e-5, "atol": 1e-6},
-    torch.float16: {"rtol": 4e-3, "atol": 4e-3},
-    torch.bfloat16: {"rtol": 3e-2, "atol": 3e-2},
-}
 
 settings.register_profile("reproducible", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("reproducible")
@@ -42,6 +35,13 @@ def moments_suffice() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_calls_within", lambda *_: 1)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def support_in_processes() -> None:
+    """Let processes that tests start import `support`."""
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 @pytest.fixture(autouse=True, scope="session")

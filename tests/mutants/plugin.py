@@ -21,6 +21,7 @@ from .tests_found import function_of
 FOLDER = "GATEWISE_TESTS_MAP"  # the environment variable with the folder for the results
 CURRENT = "PYTEST_CURRENT_TEST"  # the configuration of coverage reads it in processes that tests start
 RECORDS = "*.record.json"
+TESTS = Path(__file__).parents[1]
 
 
 class Contexts:
@@ -49,7 +50,7 @@ class Contexts:
         definitions = known.name2fixturedefs.values() if known else ()
         self.fixtures[test].update(_identifier(one) for row in definitions for one in row if one.scope != "function")
         if test not in self.seconds:
-            _forget_cached(Path(item.path).parent)
+            _forget_cached()
         before, begin, self.inside = self.switch(test), time.monotonic(), 0.0
         result = yield
         self.seconds[test] += time.monotonic() - begin - self.inside
@@ -89,10 +90,10 @@ def _identifier(fixture: pytest.FixtureDef) -> str:
     return f"fixture {fixture.baseid}::{fixture.argname}"
 
 
-def _forget_cached(folder: Path) -> None:
-    """Clear the caches of functions in the modules of tests."""
+def _forget_cached() -> None:
+    """Clear the caches of functions in the modules of tests and in what they share."""
     for module in list(sys.modules.values()):
-        if Path(getattr(module, "__file__", None) or "").parent == folder:
+        if TESTS in Path(getattr(module, "__file__", None) or "").parents:
             for value in list(vars(module).values()):
                 if isinstance(value, functools._lru_cache_wrapper):
                     value.cache_clear()

@@ -41,6 +41,12 @@ CHANGES = {
         },
     },
     "models/weights/reading.py": {
+        "": {
+            "module. is removed inside names": replace(
+                r're.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")',
+                r're.compile(r"(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")',
+            ),
+        },
         "_unpickled": {
             "weights are unpickled": flip("True"),
             "pickles may execute code": flip("True"),

@@ -418,7 +418,18 @@ CHANGES = {
             ),
         },
     },
+    "insertion/mixins.py": {
+        "remove_mixin": {
+            "removing one mixin removes all": replace("tuple(other for other in mixins if other is not mixin)", "()"),
+        },
+    },
     "insertion/tuning.py": {
+        "train_only_gates": {
+            "freezing twice forgets what was frozen before": replace(
+                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
+                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
+            ),
+        },
         "_exempt": {
             "beta decays": replace("gate.no_weight_decay", "()"),
             "every parameter named beta does not decay": replace("name in names", "name in names or 'beta' in name"),

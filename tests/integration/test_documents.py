@@ -1,0 +1,223 @@
+"""The README, the pages and the generated pages are correct."""
+
+import dataclasses
+import doctest
+import io
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import pytest
+import timm
+import torch
+import torchvision
+
+import gatewise as gw
+from gatewise.cli import app
+from gatewise.exporting import export_run
+from gatewise.gates.spec import parse_gates_list
+from gatewise.presets import PRESETS
+from gatewise.training import Recipe, train
+from support.foreign import GctResNet50, MmcvContext
+from support.project import ROOT
+from support.small_runs import DATASET, RECIPE
+
+# Not in the repository, so a link to them would be broken where pages are read as files.
+WRITTEN_BY_THE_SITE = [ROOT / "docs" / name for name in ("api", "gates", "commands.md")]
+
+
+def pages() -> list[str]:
+    """Return the Markdown pages without result tables and files written by the site build."""
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/guides").glob("*.md")]
+    return sorted(str(page.relative_to(ROOT)) for page in found if page not in WRITTEN_BY_THE_SITE)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+def run_blocks(page: str, names: dict[str, Any]) -> dict[str, Any]:
+    """Run a page's Python in order in one namespace, check what its `>>>` lines print, and return the namespace."""
+    for number, block in enumerate(blocks(page, "python")):
+        if not block.startswith(">>>"):
+            exec(block.replace("pretrained=True", "pretrained=False"), names)
+            continue
+        example = doctest.DocTestParser().get_doctest(block, names, f"{page}, block {number}", page, 0)
+        report = io.StringIO()
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.write, clear_globs=False)
+        assert not report.getvalue(), report.getvalue()
+        names.update(example.globs)
+    return names
+
+
+def their_gct_file() -> None:
+    torch.save(GctResNet50().state_dict(), "GCT_ResNet50.pth.tar")
+
+
+def prepared_weights() -> dict[str, Any]:
+    their_gct_file()
+    detector = timm.create_model("resnet50")
+    for stage in (detector.layer2, detector.layer3, detector.layer4):
+        for unit in stage:
+            unit.add_module("context_block", MmcvContext(unit.bn3.num_features, 1 / 16))
+    weights = {f"backbone.{name}": tensor for name, tensor in detector.state_dict().items()}
+    torch.save({"state_dict": weights}, "mask_rcnn_r50_fpn_r16_gcb_c3-c5_1x_coco.pth")
+    return {}
+
+
+def prepared_gates() -> dict[str, Any]:
+    return {"torch": torch, "GaterNet": gw.GaterNet} | {
+        gw.gate_spec(name).gate.__name__: gw.gate_spec(name).gate for name in gw.gate_names()
+    }
+
+
+def prepared_networks() -> dict[str, Any]:
+    detector = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    return {"gw": gw, "detector": detector}
+
+
+def prepared_execution() -> dict[str, Any]:
+    images = torch.randn(2, 3, 32, 32)
+    net = gw.GaterNet(gw.make_model("resnet20"), image_size=(32, 32)).eval()
+    return {"net": net, "loader": [images], "images": images}
+
+
+def prepared_sharing() -> dict[str, Any]:
+    train(dataclasses.replace(RECIPE, gate="gaternet", epochs=1), "runs/gater", dataset=DATASET)
+    return {"torch": torch}
+
+
+def prepared_export() -> dict[str, Any]:
+    train(dataclasses.replace(RECIPE, data="digits", epochs=1), "run")
+    export_run("run", "gater.pt2", to="torch", images=2)
+    return {}
+
+
+def prepared_comparison() -> dict[str, Any]:
+    shutil.copytree(ROOT / "docs/results/digits", "comparison")
+    return {}
+
+
+# Files that a page's Python finds in its otherwise empty folder.
+PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
+    "docs/weights.md": prepared_weights,
+    "docs/gates.md": prepared_gates,
+    "docs/networks.md": prepared_networks,
+    "docs/execution.md": prepared_execution,
+    "docs/guides/compare.md": prepared_comparison,
+    "docs/sharing.md": prepared_sharing,
+    "docs/export.md": prepared_export,
+}
+ELSEWHERE = {"CONTRIBUTING.md"}  # in test_new_gate.py
+
+
+def timm_s_page_is_right(names: dict[str, Any]) -> bool:
+    rows = re.findall(r"^\| (`[^|]+)\|", (ROOT / "docs/timm.md").read_text(), flags=re.MULTILINE)
+    listed = [name for name in re.findall(r"`(\w+)`", " ".join(rows)) if "_resnet" in name]
+    gates = len(gw.gates_in(names["net"]))  # of an EfficientNet
+    return names["optimizer"].param_groups[1]["weight_decay"] == 0 and gates == 16 and sorted(listed) == sorted(PRESETS)
+
+
+# What must hold after a page's Python has run.
+PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "README.md": lambda names: len(names["insertion"].gates) == 53,
+    "docs/weights.md": lambda names: (
+        set(names["theirs"]) == set(GctResNet50().state_dict()) and names["loaded"].left_out == ("fc.weight", "fc.bias")
+    ),
+    "docs/explain.md": lambda names: names["summary"].near_identity == 1,
+    "docs/timm.md": timm_s_page_is_right,
+    "docs/export.md": lambda names: names["details"]["classes"] == [str(digit) for digit in range(10)],
+    "docs/guides/gaternet.md": lambda names: torch.equal(names["logits"], names["backbone"](names["images"])),
+}
+
+
+@pytest.mark.parametrize("page", [p for p in pages() if blocks(p, "python") and p not in ELSEWHERE])
+def test_python_of_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(page, PREPARED.get(page, dict)())
+    with torch.no_grad():
+        assert PROOFS.get(page, lambda _: True)(names)
+
+
+def test_printed_output_of_page_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("```python\na = 1\n```\n\n```python\n>>> a + 1\n3\n```\n")
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
+        run_blocks("page.md", {})
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith("gatewise")]
+
+
+@pytest.mark.parametrize("page", [p for p in pages() if commands(p)])
+def test_commands_of_page_parse(page: str) -> None:
+    for command in commands(page):
+        refuse_wrong_command(command)
+
+
+def refuse_wrong_command(command: str) -> None:
+    """Parse a command as the command line does, and its networks and gates as training would."""
+    words = shlex.split(command, comments=True)[1:]
+    _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+    given = bound.arguments
+    flags = dataclasses.asdict(given["flags"]) if "flags" in given else {}
+    Recipe(**{name: value for name, value in flags.items() if value is not None})
+    parse_gates_list(given.get("gates", "none"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["gatewise trane --out x", "gatewise train --out x --gate gtc", "gatewise compare --out x --gates none,se:width=3"],
+)
+def test_wrong_command_rejected(wrong: str) -> None:
+    with pytest.raises((cyclopts.CycloptsError, gw.GatewiseError)):
+        refuse_wrong_command(wrong)
+
+
+def test_readme_names_every_gate() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == list(gw.gate_names())
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_have_targets(page: str) -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / page).read_text())
+    files = {target: ((ROOT / page).parent / target).resolve() for target in targets}
+    broken = [
+        target
+        for target, file in files.items()
+        if not file.exists() or {file, *file.parents} & set(WRITTEN_BY_THE_SITE)
+    ]
+    assert not broken
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, on GitHub and in the site."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_to_headings_have_targets(page: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", (ROOT / page).read_text())
+    broken = [
+        (file, part)
+        for file, part in links
+        if part not in headings(((ROOT / page).parent / file) if file else ROOT / page)
+    ]
+    assert not broken
+
+
+def test_design_names_every_module() -> None:
+    design = (ROOT / "docs/design.md").read_text()
+    top = [
+        path for path in (ROOT / "src/gatewise").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    missing = [path.name for path in top if not re.search(rf"\b{re.escape(path.name)}", design)]
+    assert not missing

@@ -1,0 +1,103 @@
+"""Adding a gate is one file and one line: tested on a copy of the package with CONTRIBUTING.md's example."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.project import ROOT
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the project with the page's example: one new file, and the line that makes its class public."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in ("src", "tests", "benchmarks"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    (example,) = re.findall(r"```python\n# (src/gatewise/gates/\w+\.py)\n(.*?)```", page, flags=re.DOTALL)
+    (folder / example[0]).write_text(example[1])
+    (line,) = re.findall(r"`(from gatewise\.gates\.\w+ import \w+)`", page)
+    public = folder / "src/gatewise/__init__.py"
+    public.write_text(f"{public.read_text()}\n{line}\n")
+    return folder
+
+
+def run(copy: Path, *command: str) -> str:
+    """Run a command that imports the copy, and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def test_command_line_lists_new_gate(copy: Path) -> None:
+    names = [gate["name"] for gate in json.loads(run(copy, "-m", "gatewise", "gates", "--json"))]
+    assert "ls" in names
+
+
+def test_documentation_describes_new_gate(copy: Path) -> None:
+    page = run(copy, "-m", "gatewise", "gates", "--markdown")
+    assert "## `ls`: Layer scale" in page
+    assert "`init=1.0`" in page
+
+
+@pytest.mark.slow
+def test_contract_tests_and_example_of_new_gate_run(copy: Path) -> None:
+    report = run(
+        copy,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        "-k",
+        "ls or layer_scale",
+        "-v",
+        "tests/contract/test_gate_contract.py",
+        "src/gatewise/gates/layer_scale.py",
+    )
+    assert len(re.findall(r"test_gate_contract\.py::\S*\[ls\b\S* PASSED", report)) >= 20
+    assert "layer_scale.LayerScale PASSED" in report
+
+
+@pytest.mark.slow
+def test_benchmark_times_new_gate(copy: Path) -> None:
+    run(copy, "benchmarks/gates.py", "--quick", "--out", "gates.json")
+    tables = json.loads((copy / "gates.json").read_text())["tables"]
+    assert all("ls" in table for table in tables.values())
+
+
+@pytest.mark.slow
+def test_comparison_accepts_new_gate(copy: Path) -> None:
+    printed = run(
+        copy,
+        "-m",
+        "gatewise",
+        "compare",
+        "--gates",
+        "none,ls:init=0.5",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--out",
+        "comparison",
+        "--json",
+    )
+    assert [variant["gates"] for variant in json.loads(printed)["variants"]] == ["none", "ls:init=0.5"]
+
+
+def test_class_of_new_gate_is_public(copy: Path) -> None:
+    printed = run(copy, "-c", "import gatewise; print(gatewise.LayerScale(3).scale.shape, gatewise.__file__)")
+    assert printed.startswith("torch.Size([1, 3, 1, 1])")
+    assert str(copy) in printed

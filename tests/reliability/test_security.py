@@ -1,0 +1,242 @@
+"""The promises of SECURITY.md: nothing in a file is executed, names are text on every page."""
+
+import ast
+import io
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import Browser
+
+import gatewise as gw
+from gatewise.analysis.explanation import explain
+from gatewise.comparison import compare
+from gatewise.data import Dataset, Images, load_dataset
+from gatewise.errors import DataError, InvalidValueError
+from gatewise.exporting import details_of
+from gatewise.exporting.prediction import Predictor
+from gatewise.gates.spec import parse_gates
+from gatewise.training import Recipe, train
+from support.browser import (
+    CHROMIUM,
+    browser,  # noqa: F401 - a fixture
+    open_file,
+)
+from support.project import ROOT
+
+SOURCE = ROOT / "src/gatewise"
+TINY = "resnet20_wider:parameters=3000"
+
+# Calls that run a program, and why each is needed. A call is named as it is written.
+FORBIDDEN = {
+    *("eval", "exec", "compile", "__import__", "input", "breakpoint"),
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "joblib.load", "dill.loads"),
+    *("os.system", "os.popen", "os.execv", "os.execvp", "os.spawnv", "pty.spawn"),
+    *("subprocess.run", "subprocess.Popen", "subprocess.call", "subprocess.check_output", "subprocess.check_call"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "torch.jit.load", "torch.hub.load"),
+    *("torch.load", "torch.export.load", "importlib.import_module", "runpy.run_path", "runpy.run_module", "np.load"),
+}
+ALLOWED = {
+    ("core/_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
+    ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
+    ("gates/__init__.py", "importlib.import_module"): "the files of its folder",
+    ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
+    ("gates/kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
+    ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
+    ("models/weights/reading.py", "torch.load"): "weights_only=True",
+    ("exporting/writer.py", "torch.export.load"): "of the file that it has just written",
+}
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def calls(file: Path) -> Iterator[ast.Call]:
+    yield from (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+
+
+def found_calls() -> set[tuple[str, str]]:
+    files = [(file, str(file.relative_to(SOURCE))) for file in sorted(SOURCE.rglob("*.py"))]
+    return {(name, called(call)) for file, name in files for call in calls(file) if called(call) in FORBIDDEN}
+
+
+def test_source_runs_only_listed_programs() -> None:
+    assert found_calls() == set(ALLOWED)
+
+
+def test_torch_load_uses_weights_only() -> None:
+    for file in SOURCE.rglob("*.py"):
+        for call in calls(file):
+            if called(call) == "torch.load":
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                assert given.get("weights_only") == "True", file
+            assert not any(keyword.arg == "shell" for keyword in call.keywords), file
+            assert not any(k.arg == "trust_remote_code" for k in call.keywords), file
+
+
+def test_modules_that_run_programs_are_not_imported() -> None:
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+            roots = {name.partition(".")[0] for name in names}
+            if "ctypes" in roots:
+                assert file.parts[-2:] == ("cpu", "openmp.py"), "only to call torch's own OpenMP library"
+            assert not roots & {"subprocess", "marshal", "shelve", "dill", "joblib", "pty", "code"}, file
+            if "pickle" in roots:
+                assert file.name == "reading.py", "only for the name of its exception"
+
+
+@pytest.mark.parametrize("line", ["eval(x)", "os.system(x)", "torch.load(f)", "yaml.load(f)", "subprocess.run(x)"])
+def test_source_walk_finds_calls(line: str) -> None:
+    (call,) = (node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call))
+    assert called(call) in FORBIDDEN
+
+
+# Code in files is not run
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return open, (str(self.canary), "w")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(Recipe(model=TINY, gate="gct@inner", epochs=1, batch_size=32, precision="fp32"), folder, dataset=_few())
+    return folder
+
+
+def _few(classes: tuple[str, ...] | None = None) -> Dataset:
+    digits = load_dataset("digits")
+    parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
+    return Dataset("digits", classes or digits.classes, *parts, padding=1, flip=False)
+
+
+@pytest.mark.parametrize("read", [details_of, Predictor.of])
+def test_torch_export_archive_is_not_opened(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    """torch.export.load unpickles or evaluates the content of the archive."""
+    canary, file = tmp_path / "executed", tmp_path / "net.pt2"
+    code = f"__import__('pathlib').Path({str(canary)!r}).touch()"
+    program = torch.export.export(torch.nn.Flatten(), (torch.zeros(2, 3),))
+    torch.export.save(program, file)
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            evil = content.replace(b'"guards_code": []', f'"guards_code": {json.dumps([code])}'.encode())
+            archive.writestr(name, pickle.dumps(Evil(canary)) if "sample_inputs" in name else evil)
+    with pytest.raises(DataError, match=r"net\.pt2 was not opened: gatewise reads run folders, .*torch\.export\.load"):
+        read(file)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"])
+def test_no_spec_option_opens_file(trained: Path, tmp_path: Path, option: str) -> None:
+    canary = tmp_path / "executed"
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(canary)))
+    with pytest.raises(InvalidValueError, match=rf"has the option {option}=.*a spec must not name a file"):
+        gw.make_model(f"resnet10t:{option}={tmp_path / 'evil.pth'}")
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["spec"] = {"model": "resnet10t", "model_options": {option: str(tmp_path / "evil.pth")}}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=option):
+        gw.load_model(run)
+    assert not canary.exists()
+
+
+def test_yaml_tags_are_not_followed(tmp_path: Path) -> None:
+    canary = tmp_path / "executed"
+    (tmp_path / "r.yaml").write_text(f"gate: !!python/object/apply:builtins.open ['{canary}', w]\n")
+    with pytest.raises(DataError, match="is not valid YAML"):
+        Recipe.load(tmp_path / "r.yaml")
+    assert not canary.exists()
+
+
+# Names are text
+
+HOSTILE = "<script>alert(1)</script>"
+BROWSER = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+
+
+def hostile_data(folder: Path) -> Path:
+    """Write tables of images whose classes are called after scripts."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cells = []
+    for index in range(8):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (index % 2 * 90, index * 20, 9)).save(buffer, "PNG")
+        cells.append(buffer.getvalue())
+    names = {"info": {"features": {"label": {"names": [HOSTILE, "<img src=x onerror=alert(2)>"]}}}}
+    table = pa.table({"image": cells, "label": [0, 1] * 4}).replace_schema_metadata({"huggingface": json.dumps(names)})
+    folder.mkdir()
+    for split in ("train", "val"):
+        parquet.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hostile_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write a page and a report about runs whose classes, data and folders are called after scripts."""
+    folder = tmp_path_factory.mktemp("pages")
+    data = hostile_data(folder / "<b onmouseover=alert(3)>data")
+    recipe = Recipe(data=str(data), model=TINY, gate="gct@inner", epochs=1, batch_size=4, precision="fp32")
+    run = folder / "<script>alert(4)"
+    train(recipe, run)
+    pages = {"explain": folder / "page.html", "compare": folder / "all <script>alert(5)" / "report.html"}
+    explain([run], pages["explain"])
+    compare(recipe, [parse_gates("none"), parse_gates("gct@inner")], 1, pages["compare"].parent)
+    return pages
+
+
+@BROWSER
+@pytest.mark.parametrize("kind", ["explain", "compare"])
+def test_script_like_names_are_only_text(
+    browser: Browser,
+    hostile_pages: dict[str, Path],
+    kind: str,
+) -> None:
+    dialogs: list[str] = []
+    opened_page = open_file(browser, hostile_pages[kind])
+    opened_page.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    opened_page.page.reload()
+    for shown in opened_page.page.locator(".tip, details summary, b").all()[:50]:
+        shown.dispatch_event("pointerover")
+        shown.dispatch_event("mouseover")
+    text = opened_page.page.locator("body").inner_text()
+    opened_page.page.wait_for_timeout(300)
+    assert dialogs == []
+    assert opened_page.complaints == []
+    assert [url for url in opened_page.requests if not url.startswith(("file:", "data:"))] == []
+    assert opened_page.page.locator("img[src='x']").count() == 0
+    assert opened_page.page.evaluate("[...document.scripts].every(s => !s.textContent.startsWith('alert'))")
+    assert "<b onmouseover=alert(3)>data" in text
+    if kind == "explain":
+        assert HOSTILE in text + " ".join(opened_page.page.locator("title, output").all_text_contents())
+        assert "<script>alert(4)" in text
+    opened_page.page.context.close()
+
+
+def test_hostile_name_writes_only_inside_its_folder(tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    for gate in ("gct@../../up", "../gct", "gct:mode=../../up"):
+        with pytest.raises(InvalidValueError):
+            compare(Recipe(), [parse_gates(gate)], 1, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before

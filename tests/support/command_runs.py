@@ -1,0 +1,54 @@
+"""Runs by the command line: with a gater whose gates are partly constant, compacted, and without gates."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gatewise.cli import run
+from gatewise.models.serialization import load_model
+from gatewise.training.runs import open_runs
+
+TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
+    from gatewise.gates.spec import ModelSpec
+    from gatewise.models.serialization import save_model
+
+    folder = tmp_path_factory.mktemp("runs") / "gated"
+    assert run([*TRAIN, "--budget", "0.5", "--out", str(folder)]) == 0
+    net, config = load_model(folder)
+    generator = torch.Generator().manual_seed(0)
+    last = net.gater.head.fc2
+    with torch.no_grad():
+        last.bias.copy_(torch.randn(last.bias.shape, generator=generator))
+        last.weight.copy_(
+            torch.randn(last.weight.shape, generator=generator) * (torch.arange(len(last.bias)) % 2)[:, None]
+        )
+        for site in net.sites:
+            last.bias[site.first], last.weight[site.first] = 1, 0  # each layer has an open filter
+    details = {key: value for key, value in config.items() if key not in {"spec", "sha256"}}
+    save_model(folder, net, ModelSpec.from_dict(config["spec"]), details)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    assert run([*TRAIN, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(gated: Path) -> Path:
+    folder = gated.with_name("small")
+    assert run(["compact", str(gated), "--out", str(folder)]) == 0
+    return folder
+
+
+def images_of(folder: Path) -> torch.Tensor:
+    (opened,) = open_runs([folder])
+    return torch.cat([images for images, _ in opened.batches()])

@@ -1,0 +1,203 @@
+"""The report in a real browser: shows the numbers, sorts, makes no requests, and escapes names."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser
+
+from gatewise.analysis import drawing, figures
+from gatewise.analysis.page import Page as Document
+from gatewise.analysis.page import Section
+from gatewise.analysis.table import Cell, Table
+from gatewise.comparison import compare
+from gatewise.comparison import run as comparing
+from gatewise.data import Dataset, Images, load_dataset
+from gatewise.gates.spec import parse_gates
+from gatewise.models.serialization import read_metrics, write_metrics
+from gatewise.training import Recipe
+from support.browser import (
+    CHROMIUM,
+    Opened,
+    browser,  # noqa: F401 - a fixture
+    open_file,
+)
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+
+HOSTILE = "<script>document.title = 'taken'</script><img src='https://example.org/x.png'>\"'&amp;"
+ACCURACY = {"none": [0.9, 0.8], "se": [0.95, 0.92], "gct:mode=l1@before_conv": [0.7, 0.2], "gc": [1.0, 0.99]}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the report of a comparison of four gates whose accuracies are set by hand."""
+    out = tmp_path_factory.mktemp("report")
+    digits = load_dataset("digits")
+    parts = (Images(part.pixels[:32], part.labels[:32]) for part in (digits.train, digits.validation))
+    small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
+    recipe = Recipe(data=f"somewhere/{HOSTILE}", epochs=1, precision="fp32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gatewise.data.load.load_dataset", lambda *_: small)
+        patch.setattr(comparing, "_ROUNDS", 2)
+        compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
+        for gates, values in ACCURACY.items():
+            for seed, value in enumerate(values):
+                folder = out / "runs" / gates.replace(":", "--").replace("@", "-") / f"seed_{seed}"
+                write_metrics(folder, read_metrics(folder) | {"accuracy": value})
+        compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
+    return out / "report.html"
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
+    opened = open_file(browser, report)
+    yield opened
+    opened.page.context.close()
+
+
+def test_page_makes_no_requests_and_logs_no_errors(opened: Opened, report: Path) -> None:
+    opened.head("accuracy").get_by_role("button").click()
+    assert opened.requests == [report.as_uri()]
+    assert opened.complaints == []
+
+
+def test_table_has_rows_of_comparison(opened: Opened, report: Path) -> None:
+    results = json.loads((report.parent / "results.json").read_text())
+    rows = opened.rows()
+    assert opened.gates() == list(ACCURACY)
+    assert [row[1].split(" ")[0] for row in rows] == ["85.00", "93.50", "45.00", "99.50"]
+    assert [row[2].split(" ")[0] for row in rows] == ["-", "+8.50", "-40.00", "+14.50"]
+    assert [row[5] for row in rows] == [f"{variant['parameters']:,}" for variant in results["variants"]]
+    heads = [text.split("\n")[0] for text in opened.page.get_by_role("columnheader").all_inner_texts()]
+    assert [heads[0], heads[1], heads[5]] == ["gates", "accuracy % [95 % interval]", "parameters"]
+
+
+def test_click_on_header_sorts_ascending_then_descending(opened: Opened) -> None:
+    head = opened.head("accuracy")
+    upwards = ["gct:mode=l1@before_conv", "none", "se", "gc"]
+    head.get_by_role("button").click()
+    assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards, "ascending")
+    head.get_by_role("button").click()
+    assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards[::-1], "descending")
+    head.get_by_role("button").click()
+    assert (opened.gates(), head.get_attribute("aria-sort")) == (upwards, "ascending")
+
+
+def test_numbers_are_sorted_numerically(browser: Browser, tmp_path: Path) -> None:
+    rows = [[Cell(f"{number} ms", number)] for number in (9, 10, -1, 2.5, 100)]
+    (tmp_path / "page.html").write_text(Document("t", "", [Section("s", table=Table(["latency"], rows))]).render())
+    opened = open_file(browser, tmp_path / "page.html")
+    opened.head("latency").get_by_role("button").click()
+    assert opened.rows() == [["-1 ms"], ["2.5 ms"], ["9 ms"], ["10 ms"], ["100 ms"]]
+    opened.page.context.close()
+
+
+def test_each_column_is_sorted_by_its_values(opened: Opened) -> None:
+    parameters = {row[0]: int(row[5].replace(",", "")) for row in opened.rows()}
+    opened.head("parameters").get_by_role("button").click()
+    assert opened.gates() == sorted(parameters, key=parameters.get)
+    opened.head("gates").get_by_role("button").click()
+    assert opened.gates() == sorted(ACCURACY)
+    assert opened.page.locator("th[aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_table_can_be_sorted_by_keyboard(opened: Opened, key: str) -> None:
+    opened.page.keyboard.press("Tab")
+    opened.page.keyboard.press("Tab")
+    focused = opened.page.evaluate("document.activeElement.textContent")
+    assert focused.startswith("accuracy")
+    opened.page.keyboard.press(key)
+    assert opened.gates() == ["gct:mode=l1@before_conv", "none", "se", "gc"]
+    outline = opened.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+
+
+def test_both_figures_are_visible_and_name_every_gate(opened: Opened) -> None:
+    drawn = opened.page.locator("figure svg")
+    assert drawn.count() == 2
+    for figure in drawn.all():
+        assert figure.is_visible()
+        box = figure.bounding_box()
+        assert box is not None
+        assert box["width"] > 300
+        assert box["height"] > 150
+        words = figure.locator("text").all_text_contents()
+        assert set(ACCURACY) <= {word.strip() for word in words}
+
+
+def test_axes_have_integer_epochs_and_valid_accuracies(opened: Opened) -> None:
+    curves, points = opened.page.locator("figure svg").all()
+    assert curves.locator("[id^=curves-xtick] text").all_text_contents() == ["1"]
+    for figure in (curves, points):
+        labels = figure.locator("[id*=-ytick] text").all_text_contents()
+        assert len(labels) > 2
+        assert all(0 <= float(label) <= 100 for label in labels)  # the interval of gct reaches from -273 to 363
+
+
+def test_page_says_how_it_was_made(opened: Opened) -> None:
+    facts = dict(
+        zip(opened.page.locator("dt").all_inner_texts(), opened.page.locator("dd").all_inner_texts(), strict=True)
+    )
+    assert facts["precision"] == "fp32"
+    assert "epochs=1" in facts["recipe"]
+    assert "threads" in facts["hardware"]
+    assert "2 seeds, 32 validation images; accuracy after the last epoch" in opened.page.locator(".lead").inner_text()
+
+
+def test_every_column_is_visible_on_wide_screen(browser: Browser, report: Path) -> None:
+    opened = open_file(browser, report)
+    opened.page.set_viewport_size({"width": 1500, "height": 900})
+    assert opened.page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
+    opened.page.context.close()
+
+
+def test_page_fits_narrow_screen(browser: Browser, report: Path) -> None:
+    opened = open_file(browser, report)
+    opened.page.set_viewport_size({"width": 400, "height": 800})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+    opened.page.context.close()
+
+
+def test_hostile_name_is_escaped(opened: Opened) -> None:
+    assert opened.page.title() == f"Gates compared on {Path(HOSTILE).name}"
+    assert opened.page.locator("img").count() == 0
+    assert opened.page.locator("script").count() == 1
+
+
+def test_hostile_text_is_escaped_everywhere(browser: Browser, tmp_path: Path) -> None:
+    table = Table([HOSTILE], [[Cell(HOSTILE, HOSTILE)], [Cell("b", "b")]])
+    drawn = figures.curves({HOSTILE: [[0.1, 0.2]]})
+    points = figures.accuracy_against_latency({HOSTILE: (1.0, 0.5, None, None)})
+    sections = [Section(HOSTILE, HOSTILE, table), Section("figures", drawings=[drawn, points])]
+    (tmp_path / "page.html").write_text(Document(HOSTILE, HOSTILE, sections, {HOSTILE: HOSTILE}).render())
+    opened = open_file(browser, tmp_path / "page.html")
+    page = opened.page
+    assert page.title() == HOSTILE
+    assert (page.locator("img").count(), page.locator("script").count(), len(opened.requests)) == (0, 1, 1)
+    shown = [page.locator(name).first.text_content() for name in ("h1", ".lead", "h2", "section p", "td", "dt", "dd")]
+    assert shown == [HOSTILE] * 7
+    for figure in page.locator("figure svg").all():
+        assert HOSTILE in {word.strip() for word in figure.locator("text").all_text_contents()}
+    page.context.close()
+
+
+def test_variants_have_distinct_styles() -> None:
+    assert len({drawing.series_style(index) for index in range(80)}) == 80
+    assert len({drawing.series_style(index)[0] for index in range(10)}) == 10
+
+
+def test_curve_below_axis_is_reported() -> None:
+    late = figures.curves({"a": [[0.1, 0.2, 0.8, 0.9]], "b": [[0.7, 0.8, 0.85, 0.9]]})
+    assert "The axis begins at 74 %; 3 of the points are below it." in late.shows
+    assert "axis begins" not in figures.curves({"a": [[0.8, 0.8]]}).shows
+
+
+def test_caption_names_distinguishing_marks() -> None:
+    drawn = figures.curves({"a": [[0.7, 0.8]]})
+    text = Document("t", "l", [Section("s", drawings=[drawn, dataclasses.replace(drawn, look_for="")])]).render()
+    assert f"{drawn.shows} <strong>What to look for:</strong> {drawn.look_for}</figcaption>" in text
+    assert f"<figcaption>{drawn.shows}</figcaption>" in text
