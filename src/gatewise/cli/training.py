@@ -14,7 +14,7 @@ from gatewise.cli.app import Integer, Json, app, parse_integer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
-from gatewise.data import ImageSource, PairSource, describe_sources
+from gatewise.data import LabelledSource, MaskedSource, describe_sources
 from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
 from gatewise.training import TITLES, Processes, Progress, Recipe
 from gatewise.training import train as train_recipe
@@ -25,7 +25,7 @@ def _flags(name: str, *omitted: str) -> type:
     described: dict[str, str] = dict(
         re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)$", Recipe.__doc__ or "", flags=re.MULTILINE)
     )
-    described["data"] = f"{describe_sources(ImageSource)}; for segment {describe_sources(PairSource)}"
+    described["data"] = f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}"
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
         if field.name not in omitted:

@@ -15,7 +15,11 @@ def reason_of(error: BaseException, most: int = 200) -> str:
     """
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+    message = " ".join(str(error).split())[:most].rstrip(".")
+    kind = type(error).__name__
+    if isinstance(error, LookupError) and message:  # a key alone explains nothing
+        return f"{kind}: {message}"
+    return message or kind
 
 
 @contextmanager

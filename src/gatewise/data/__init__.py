@@ -24,10 +24,10 @@ from gatewise.data.pairs import SegmentationDataset as SegmentationDataset
 from gatewise.data.pairs import SegmentationSplit as SegmentationSplit
 from gatewise.data.pairs import scaled_to as scaled_to
 from gatewise.data.sources.hub import HUB as HUB
-from gatewise.data.sources.registry import ImageSource as ImageSource
+from gatewise.data.sources.registry import LabelledSource as LabelledSource
 from gatewise.data.sources.registry import LabelledSplit as LabelledSplit
+from gatewise.data.sources.registry import MaskedSource as MaskedSource
 from gatewise.data.sources.registry import MaskedSplit as MaskedSplit
-from gatewise.data.sources.registry import PairSource as PairSource
 from gatewise.data.sources.registry import describe_sources as describe_sources
 from gatewise.data.sources.registry import find_source as find_source
 from gatewise.data.sources.registry import register_source as register_source

@@ -15,7 +15,7 @@ from gatewise.data.folders import Location
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
-from gatewise.data.sources.registry import ImageSource, LabelledSplit, PairSource, find_source
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, find_source
 
 LOADINGS = ("auto", "memory", "stream")
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
@@ -71,8 +71,8 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location = Location(source)
-    found = find_source(location, ImageSource)
-    train, validation = _train_and_validation(location, found.read_images(location))
+    found = find_source(location, LabelledSource)
+    train, validation = _train_and_validation(location, found.read_labelled(location))
     _check_classes(location.text, train.classes, validation.classes)
     splits = [_images(location, split, image_size) for split in (train, validation)]
     _check_no_empty_class(location.text, train.classes, splits[0].labels)
@@ -170,7 +170,7 @@ def load_pairs(
     _validation.check_integer_at_least(0, ignore_index=ignore_index)
     _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
     location = Location(source)
-    read = _train_and_validation(location, find_source(location, PairSource).read_pairs(location))
+    read = _train_and_validation(location, find_source(location, MaskedSource).read_masked(location))
     names = read[0].classes
     if class_names is not None:
         _validation.check_str("class_names", class_names)

@@ -3,7 +3,7 @@
 import torch
 
 from gatewise.data.folders import Location
-from gatewise.data.sources.registry import ImageSource, LabelledSplit, register_source
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 from gatewise.data.torchvision_files import default_root, open_data_set
 
 _FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
@@ -11,13 +11,13 @@ _CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
 @register_source("cifar", help=", ".join(_FOLDERS), order=20)
-class Cifar(ImageSource):
+class Cifar(LabelledSource):
     """One of the two data sets by name, downloaded if missing, or the folder that contains its files."""
 
     def matches(self, location: Location) -> bool:
         return _name(location) is not None
 
-    def read_images(self, location: Location) -> dict[str, LabelledSplit]:
+    def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         name = str(_name(location))
         root = location.path if location.is_folder else default_root()
         splits: dict[str, LabelledSplit] = {}

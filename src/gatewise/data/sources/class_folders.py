@@ -2,20 +2,20 @@
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.sources.registry import SPLITS, ImageSource, LabelledSplit, register_source
+from gatewise.data.sources.registry import SPLITS, LabelledSource, LabelledSplit, register_source
 from gatewise.data.tables import class_names
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
 
 @register_source("class_folders", help="a folder with train/CLASS/ and val/CLASS/", order=60)
-class ClassFolders(ImageSource):
+class ClassFolders(LabelledSource):
     """A folder with files SPLIT/CLASS/*; the folder of the validation split may have any name in `SPLITS`."""
 
     def matches(self, location: Location) -> bool:
         return any(location.has_folder(name) for names in SPLITS.values() for name in names)
 
-    def read_images(self, location: Location) -> dict[str, LabelledSplit]:
+    def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         splits: dict[str, LabelledSplit] = {}
         for split, names in SPLITS.items():
             name = next((name for name in names if location.has_folder(name)), None)

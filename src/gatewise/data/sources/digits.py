@@ -6,16 +6,16 @@ import torch
 
 from gatewise.core import _validation
 from gatewise.data.folders import Location
-from gatewise.data.sources.registry import ImageSource, LabelledSplit, register_source
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 
 @register_source("digits", help="digits", order=10)
-class Digits(ImageSource):
+class Digits(LabelledSource):
     """scikit-learn's 1,797 handwritten digits, 8x8; a stratified random fifth is for validation."""
 
     flip = False
 
-    def read_images(self, location: Location) -> dict[str, LabelledSplit]:  # noqa: ARG002
+    def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:  # noqa: ARG002
         datasets = _validation.import_optional("sklearn.datasets", "the digits data set")
         selection = _validation.import_optional("sklearn.model_selection", "the digits data set")
         bunch: Any = datasets.load_digits()

@@ -8,14 +8,14 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
-from gatewise.data.sources.registry import SPLITS, ImageSource, LabelledSplit, register_source
+from gatewise.data.sources.registry import SPLITS, LabelledSource, LabelledSplit, register_source
 from gatewise.data.tables import EncodedRows, check_labels, class_names, columns
 
 HUB = "hub:"  # what `--data` starts with
 
 
 @register_source("hub", help=f"{HUB}NAME (on the Hugging Face hub)", order=30)
-class Hub(ImageSource):
+class Hub(LabelledSource):
     """A data set that the library `datasets` can load: of the hub, or a folder in its layout.
 
     Rows are read from the library's memory-mapped cache, so the data may be larger than memory.
@@ -24,7 +24,7 @@ class Hub(ImageSource):
     def matches(self, location: Location) -> bool:
         return location.text.startswith(HUB)
 
-    def read_images(self, location: Location) -> dict[str, LabelledSplit]:
+    def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         name = location.text.removeprefix(HUB)
         datasets = _validation.import_optional("datasets", f"the hub's data set {name!r}", extra="hub")
         with as_data_error("datasets", f"cannot load {name!r}"):  # its network and file layers can raise any error

@@ -6,14 +6,14 @@ from pathlib import Path
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
 from gatewise.data.masks import named_classes
-from gatewise.data.sources.registry import SPLITS, MaskedSplit, PairSource, register_source
+from gatewise.data.sources.registry import SPLITS, MaskedSource, MaskedSplit, register_source
 
 _HELD_OUT = 10  # without splits, every tenth pair is used for validation
 Folders = tuple[tuple[str, ...], tuple[str, ...]]  # of images and of masks
 
 
 @register_source("pair_folders", help="a folder with images/ and masks/ (in train/ and val/, or undivided)", order=70)
-class PairFolders(PairSource):
+class PairFolders(MaskedSource):
     """A folder with images and masks of the same names; without splits every tenth pair is used for validation."""
 
     def matches(self, location: Location) -> bool:
@@ -21,7 +21,7 @@ class PairFolders(PairSource):
         layouts = (undivided, *(layout for names in SPLITS.values() for layout in _layouts(names)))
         return any(location.has_folder(*below) for layout in layouts for below in layout)
 
-    def read_pairs(self, location: Location) -> dict[str, MaskedSplit]:
+    def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         classes = named_classes(location.path)
         splits: dict[str, MaskedSplit] = {}
         for split, names in SPLITS.items():

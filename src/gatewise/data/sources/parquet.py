@@ -13,17 +13,17 @@ from gatewise.data.folders import Location
 from gatewise.data.masks import named_classes
 from gatewise.data.sources.registry import (
     SPLITS,
-    ImageSource,
+    LabelledSource,
     LabelledSplit,
+    MaskedSource,
     MaskedSplit,
-    PairSource,
     register_source,
 )
 from gatewise.data.tables import IMAGE_COLUMNS, MASK_COLUMNS, EncodedRows, check_labels, class_names, columns
 
 
 @register_source("parquet", help="a folder with train*.parquet and val*.parquet", order=50)
-class Parquet(ImageSource, PairSource):
+class Parquet(LabelledSource, MaskedSource):
     """A folder with parquet files at any depth: train*, and validation*, valid*, val* or test*.
 
     The encoded images are kept in memory; `hub:FOLDER`, which memory-maps them, is for larger data.
@@ -32,10 +32,10 @@ class Parquet(ImageSource, PairSource):
     def matches(self, location: Location) -> bool:
         return location.is_folder and bool(location.with_suffix(".parquet"))
 
-    def read_images(self, location: Location) -> dict[str, LabelledSplit]:
+    def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
         return {split: _labelled(_split_files(location, split)) for split in SPLITS}
 
-    def read_pairs(self, location: Location) -> dict[str, MaskedSplit]:
+    def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         classes = named_classes(location.path)
         return {split: _masked(_split_files(location, split), classes) for split in SPLITS}
 

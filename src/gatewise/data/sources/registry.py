@@ -67,7 +67,7 @@ class MaskedSplit:
 
 
 class Source(ABC):
-    """What `--data` can name. A source derives from `ImageSource`, `PairSource` or both.
+    """What `--data` can name. A source derives from `LabelledSource`, `MaskedSource` or both.
 
     Attributes:
         name: key in the registry.
@@ -86,35 +86,35 @@ class Source(ABC):
         return location.text == self.name
 
 
-class ImageSource(Source):
+class LabelledSource(Source):
     """A source of labelled images."""
 
     content: ClassVar[str] = "labelled images"
     hint: ClassVar[str] = "For images with one label set task to classify."
 
     @abstractmethod
-    def read_images(self, location: Location) -> Mapping[str, LabelledSplit]:
+    def read_labelled(self, location: Location) -> Mapping[str, LabelledSplit]:
         """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
 
 
-class PairSource(Source):
+class MaskedSource(Source):
     """A source of images with masks."""
 
     content: ClassVar[str] = "images with masks"
     hint: ClassVar[str] = "For masks set task to segment."
 
     @abstractmethod
-    def read_pairs(self, location: Location) -> Mapping[str, MaskedSplit]:
+    def read_masked(self, location: Location) -> Mapping[str, MaskedSplit]:
         """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
 
 
 _registry: dict[str, Source] = {}
 SourceClass = TypeVar("SourceClass", bound=type[Source])
-Kind = TypeVar("Kind", ImageSource, PairSource)
+Kind = TypeVar("Kind", LabelledSource, MaskedSource)
 
 
 def register_source(name: str, *, help: str, order: int = 0) -> Callable[[SourceClass], SourceClass]:
-    """Return a decorator that registers a class of `ImageSource` or `PairSource`; `Source` documents the arguments.
+    """Return a decorator that registers a `LabelledSource` or `MaskedSource`; `Source` documents the arguments.
 
     Raises:
         InvalidValueError: the name is in use.
@@ -145,7 +145,7 @@ def _sources(kind: type[Kind]) -> list[Kind]:
     ]
 
 
-def describe_sources(kind: type[ImageSource] | type[PairSource]) -> str:
+def describe_sources(kind: type[LabelledSource] | type[MaskedSource]) -> str:
     """Return what to give as `--data` for labelled images or for images with masks, as a list in words."""
     *most, last = [source.help for source in _sources(kind)]
     return f"{', '.join(most)}, or {last}"
@@ -168,6 +168,8 @@ def find_source(location: Location, kind: type[Kind]) -> Kind:
         shown = _validation.safe_repr(location.text)
         problem = f"data folder {shown} {what}; for {kind.content} expected {describe_sources(kind)}"
     hints = [
-        f" {other.hint}" for other in (ImageSource, PairSource) if any(s.matches(location) for s in _sources(other))
+        f" {other.hint}"
+        for other in (LabelledSource, MaskedSource)
+        if any(s.matches(location) for s in _sources(other))
     ]
     raise errors.DataError(f"{problem}.{''.join(hints)}")

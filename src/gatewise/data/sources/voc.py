@@ -2,7 +2,7 @@
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.sources.registry import MaskedSplit, PairSource, register_source
+from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 from gatewise.data.torchvision_files import default_root, open_data_set
 
 VOC = {  # torchvision's folder for each year
@@ -15,13 +15,13 @@ VOC_CLASSES = (
 
 
 @register_source("voc", help="voc2007 to voc2012", order=40)
-class Voc(PairSource):
+class Voc(MaskedSource):
     """Pascal VOC segmentation of one year by name, downloaded if missing, or the folder that contains its files."""
 
     def matches(self, location: Location) -> bool:
         return bool(_years(location))
 
-    def read_pairs(self, location: Location) -> dict[str, MaskedSplit]:
+    def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         years = _years(location)
         if len(years) > 1:
             listed = " and ".join(str(location.path / VOC[year]) for year in years)
