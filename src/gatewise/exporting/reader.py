@@ -12,16 +12,14 @@ def opened(file: str | Path) -> Exported:
     """Open an exported file.
 
     Raises:
-        DataError: the suffix is not that of a format, the file is damaged, or its format is a program and therefore not
-            opened.
+        DataError: no format has the suffix, files of the format are programs and are not opened, or the file is damaged.
     """
     file = _validation.check_path_exists("exported file", file)
     form = format_of(file)
-    if form.why_not_opened is not None:
-        raise errors.DataError(
-            f"{file} was not opened: gatewise reads run folders, folders of save_pretrained, and files of gatewise "
-            f"export ({opened_suffixes()}). {form.why_not_opened}"
-        )
+    if form is None or form.why_not_opened is not None:
+        readable = f"run folders, folders of save_pretrained, and files of gatewise export ({opened_suffixes()})"
+        reason = f" {form.why_not_opened}" if form else ""
+        raise errors.DataError(f"{file} was not opened: gatewise reads {readable}.{reason}")
     return form.open(file)
 
 

@@ -134,7 +134,8 @@ def register_source(name: str, *, help: str, order: int = 0) -> Callable[[Source
 def _load_plugins() -> None:
     """Import the modules that installed packages name as entry points."""
     for entry in importlib.metadata.entry_points(group=PLUGINS):
-        with as_data_error(f"the data source {entry.name!r} ({entry.value})", "cannot be imported"):
+        what = f"the data source {entry.name!r} ({entry.value})"
+        with as_data_error(what, "cannot be imported", "Upgrade or uninstall its package."):
             entry.load()
 
 

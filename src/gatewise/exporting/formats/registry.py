@@ -1,7 +1,7 @@
 """Registry of export formats: how a network is written to one file, and how the file is opened again.
 
-Each format registers itself in its own file with `@register_format`. `gatewise export` and `gatewise predict`, their help
-and their error messages read this registry.
+Each format registers itself in its own file with `@register_format`. `gatewise export` and `gatewise predict`, their
+help and their error messages read this registry.
 """
 
 import json
@@ -149,12 +149,9 @@ def format_named(name: str) -> Format:
     return _registry[_validation.check_one_of("format", name, _registry)]
 
 
-def format_of(file: Path) -> Format:
-    """Return the format of a file by its suffix; raise `DataError`, which lists the known ones, if it is unknown."""
-    for form in formats():
-        if form.suffix == file.suffix:
-            return form
-    raise errors.DataError(f"{file} has an unknown suffix; expected one of {describe_formats()}.")
+def format_of(file: Path) -> Format | None:
+    """Return the format of a file by its suffix, or None if no format has it."""
+    return next((form for form in formats() if form.suffix == file.suffix), None)
 
 
 def describe_formats() -> str:
