@@ -7,7 +7,7 @@ from pathlib import Path
 from gatewise import errors
 
 
-def reason_of(error: BaseException, most: int = 200) -> str:
+def reason_of(error: BaseException, most: int = 300) -> str:
     r"""Return the message of an exception in one line of at most `most` characters; its type if it has none.
 
     >>> reason_of(ValueError("bad\n  magic number")), reason_of(KeyError()), reason_of(RecursionError("maximum ..."))

@@ -65,13 +65,13 @@ class Location:
             return folder[len(top) :].lstrip(os.sep)
 
         def unreadable(error: OSError) -> None:
-            omitted[relative(str(error.filename))] = "no permission to read this folder"
+            omitted[relative(str(error.filename))] = ": no permission to read this folder"
 
         for folder, inside, files in os.walk(top, followlinks=True, onerror=unreadable):
             key = relative(folder)
             names[key] = sorted(files)
             for name in [name for name in inside if _links_to_parent(Path(folder, name))]:  # would never end
-                omitted[str(Path(key, name))] = "is a symbolic link to a folder that contains it. Remove the link"
+                omitted[str(Path(key, name))] = " is a symbolic link to a folder that contains it. Remove the link"
                 inside.remove(name)
         return dict(sorted(names.items())), omitted
 
@@ -81,7 +81,7 @@ class Location:
         start = str(Path(*below)) if below else ""
         for folder, reason in omitted.items():
             if _is_below(folder, start):
-                raise errors.DataError(f"{self.path / folder}: {reason}.")
+                raise errors.DataError(f"{self.path / folder}{reason}.")
         return {folder: names for folder, names in listing.items() if _is_below(folder, start)}
 
     def folders(self, *below: str) -> list[str]:

@@ -12,7 +12,7 @@ def opened(file: str | Path) -> Exported:
     """Open an exported file.
 
     Raises:
-        DataError: no format has the suffix, files of the format are programs and are not opened, or the file is damaged.
+        DataError: no format has the suffix, its files are programs and are not opened, or the file is damaged.
     """
     file = _validation.check_path_exists("exported file", file)
     form = format_of(file)

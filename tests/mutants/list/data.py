@@ -75,7 +75,7 @@ CHANGES = {
         "Location._listing": {
             "circular links are followed": remove("inside.remove(name)"),
             "folder without permission ignored": remove(
-                "omitted[relative(str(error.filename))] = 'no permission to read this folder'"
+                "omitted[relative(str(error.filename))] = ': no permission to read this folder'"
             ),
         },
         "Location._below": {
