@@ -64,7 +64,7 @@ def test_public_gate_classes_equal_registry() -> None:
         (module, alias.name)
         for module, node in modules.items()
         for alias in node.names
-        if module.startswith("gatewise.gates.")
+        if module.startswith("gatewise.gates.") and module not in {"gatewise.gates.registry", "gatewise.gates.spec"}
     }
     gates = [gw.gate_spec(name).gate for name in gw.gate_names()]
     shipped = {(gate.__module__, gate.__name__) for gate in gates if gate.__module__.startswith("gatewise.gates.")}

@@ -27,6 +27,7 @@ from gatewise.data import IGNORED, load_pairs, make_batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.exporting.prediction import predict
 from gatewise.gates.spec import parse_gates
+from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_model
 from gatewise.models.weights.transfer import load_backbone
 from gatewise.training import Interrupted, Progress, Recipe, pixel_classes, pixel_hits, train
@@ -449,7 +450,7 @@ def test_comparison_uses_miou(compared: tuple[Path, dict[str, Any]]) -> None:
 def test_latency_is_for_complete_images(compared: tuple[Path, dict[str, Any]]) -> None:
     _, results = compared
     plain = gw.make_segmenter("test_resnet", num_classes=3, context="none", channels=8)
-    macs = gw.measure.macs_per_sample(plain, torch.zeros(1, 3, SIDE, SIDE + 4))
+    macs = macs_per_sample(plain, torch.zeros(1, 3, SIDE, SIDE + 4))
     assert results["variants"][0]["macs"] == macs
 
 

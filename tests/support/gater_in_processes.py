@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gatewise as gw
+from gatewise.insertion.tuning import set_total_steps
 
 STEPS = 20
 
@@ -25,7 +26,7 @@ def main(folder: Path) -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), *pooled, nn.Linear(8, 4))
     gater = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *pooled, nn.Linear(4, 8))
     net = gw.GaterNet(backbone, gater=gater, estimator="straight_through", budget=0.5, image_size=(8, 8))
-    gw.tuning.set_total_steps(net, STEPS)
+    set_total_steps(net, STEPS)
     images, labels = torch.randn(STEPS, 8, 3, 8, 8), torch.randint(4, (STEPS, 8))
     model, optimizer = accelerator.prepare(net, torch.optim.SGD(gw.parameter_groups(net), lr=0.1))
     share = slice(accelerator.process_index, None, accelerator.num_processes)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -65,9 +66,16 @@ def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
 
 
 def _as_markdown(docstring: str) -> str:
-    """Return a docstring as Markdown, its example in a code fence."""
+    """Return a docstring as Markdown: its sections as lists, its example in a code fence."""
     text, prompt, example = inspect.cleandoc(docstring).partition(">>> ")
+    text = re.sub(r"^(Args|Raises):\n((?: .+\n?)+)", _as_list, text, flags=re.MULTILINE)
     return f"{text.rstrip()}\n\n```python\n{prompt}{example}\n```" if prompt else text
+
+
+def _as_list(section: re.Match[str]) -> str:
+    """Return a section of a docstring as a Markdown list with one item per line, continuation lines joined."""
+    items = re.sub(r"\n {8}", " ", section[2])
+    return f"{section[1]}:\n\n" + re.sub(r"^ {4}(\w+): ", r"- `\1`: ", items, flags=re.MULTILINE)
 
 
 def _describe(fact: registry.GateSpec) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ class GaterNet(nn.Module):
         head_norm: whether that layer has a BatchNorm, as in the paper; the released code has none. Without it few
             gates of a light gater depend on the image; with it trainings of a few hundred steps miss the budget.
         group_size: number of neighbouring filters with a common gate.
-        estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.gates.functional`.
+        estimator: "semhash", "gumbel" or "straight_through"; see `gatewise.functional`.
         gate_bias: initial bias of the logits; at 2 nearly all gates are open. None is 2 with a budget and 0 otherwise.
         budget: target fraction of the gated filters' MACs, in (0, 1]. A controller adjusts the price of open gates.
             The target decreases linearly from 1 over the first half of the training. Set its number of steps with

@@ -22,6 +22,7 @@ from gatewise.cli import run
 from gatewise.comparison import run as comparing
 from gatewise.comparison import table
 from gatewise.data import Dataset, Images, load_dataset
+from gatewise.graph.measure import environment
 from gatewise.training import Recipe
 
 QUICK = ["--epochs", "1", "--batch-size", "32", "--precision", "fp32"]
@@ -138,7 +139,7 @@ def test_every_recipe_field_is_flag_with_its_default(
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
-    assert printed(capsys)[0].strip() == gw.measure.environment()["gatewise"]
+    assert printed(capsys)[0].strip() == environment()["gatewise"]
 
 
 # Gates

@@ -18,6 +18,7 @@ from gatewise.gaternet import ESTIMATORS
 from gatewise.gaternet.budget import Budget, Sparsity
 from gatewise.gates import spec
 from gatewise.graph.measure import macs_per_sample
+from gatewise.insertion.tuning import set_total_steps
 from support.tolerance import TOLERANCE
 
 
@@ -544,7 +545,7 @@ def test_controller_resumes_from_saved_state() -> None:
 
 def test_schedule_reaches_controller() -> None:
     net = small(budget=0.5)
-    gw.tuning.set_total_steps(net, 600)
+    set_total_steps(net, 600)
     assert isinstance(net.price, Budget)
     assert net.price.ramp == 300
     assert isinstance(small().price, Sparsity)
