@@ -70,12 +70,16 @@ class Source(ABC):
     """What `--data` can name. A source derives from `LabelledSource`, `MaskedSource` or both.
 
     Attributes:
+        content: what its kind of source gives.
+        hint: what to set to get that, a sentence.
         name: key in the registry.
         help: what to give as `--data`, a few words for help and error messages.
         order: sources are asked in ascending order; the first that matches is read.
         flip: whether a horizontally flipped image keeps its label.
     """
 
+    content: ClassVar[str]
+    hint: ClassVar[str]
     name: ClassVar[str]
     help: ClassVar[str]
     order: ClassVar[int]
@@ -89,8 +93,8 @@ class Source(ABC):
 class LabelledSource(Source):
     """A source of labelled images."""
 
-    content: ClassVar[str] = "labelled images"
-    hint: ClassVar[str] = "For images with one label set task to classify."
+    content = "labelled images"
+    hint = "For images with one label set task to classify."
 
     @abstractmethod
     def read_labelled(self, location: Location) -> Mapping[str, LabelledSplit]:
@@ -100,8 +104,8 @@ class LabelledSource(Source):
 class MaskedSource(Source):
     """A source of images with masks."""
 
-    content: ClassVar[str] = "images with masks"
-    hint: ClassVar[str] = "For masks set task to segment."
+    content = "images with masks"
+    hint = "For masks set task to segment."
 
     @abstractmethod
     def read_masked(self, location: Location) -> Mapping[str, MaskedSplit]:
@@ -109,11 +113,10 @@ class MaskedSource(Source):
 
 
 _registry: dict[str, Source] = {}
-SourceClass = TypeVar("SourceClass", bound=type[Source])
-Kind = TypeVar("Kind", LabelledSource, MaskedSource)
+Kind = TypeVar("Kind", bound=Source)
 
 
-def register_source(name: str, *, help: str, order: int = 0) -> Callable[[SourceClass], SourceClass]:
+def register_source(name: str, *, help: str, order: int = 0) -> Callable[[type[Kind]], type[Kind]]:
     """Return a decorator that registers a `LabelledSource` or `MaskedSource`; `Source` documents the arguments.
 
     Raises:
@@ -122,7 +125,7 @@ def register_source(name: str, *, help: str, order: int = 0) -> Callable[[Source
     if name in _registry:
         raise errors.InvalidValueError(f"data source {name!r} is already registered. Choose another name.")
 
-    def register(source: SourceClass) -> SourceClass:
+    def register(source: type[Kind]) -> type[Kind]:
         source.name, source.help, source.order = name, help, order
         _registry[name] = source()
         return source
@@ -146,7 +149,7 @@ def _sources(kind: type[Kind]) -> list[Kind]:
     ]
 
 
-def describe_sources(kind: type[LabelledSource] | type[MaskedSource]) -> str:
+def describe_sources(kind: type[Source]) -> str:
     """Return what to give as `--data` for labelled images or for images with masks, as a list in words."""
     *most, last = [source.help for source in _sources(kind)]
     return f"{', '.join(most)}, or {last}"
@@ -168,9 +171,6 @@ def find_source(location: Location, kind: type[Kind]) -> Kind:
         what = "is a file" if location.path.exists() else "does not exist"
         shown = _validation.safe_repr(location.text)
         problem = f"data folder {shown} {what}; for {kind.content} expected {describe_sources(kind)}"
-    hints = [
-        f" {other.hint}"
-        for other in (LabelledSource, MaskedSource)
-        if any(s.matches(location) for s in _sources(other))
-    ]
-    raise errors.DataError(f"{problem}.{''.join(hints)}")
+    kinds: tuple[type[Source], ...] = (LabelledSource, MaskedSource)
+    others = [other for other in kinds if any(source.matches(location) for source in _sources(other))]
+    raise errors.DataError(" ".join([f"{problem}.", *(other.hint for other in others)]))

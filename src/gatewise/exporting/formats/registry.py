@@ -112,12 +112,10 @@ class Format(ABC):
 
 
 _registry: dict[str, Format] = {}
-FormatClass = TypeVar("FormatClass", bound=type[Format])
+Kind = TypeVar("Kind", bound=Format)
 
 
-def register_format(
-    name: str, *, suffix: str, title: str, extra: str = "export"
-) -> Callable[[FormatClass], FormatClass]:
+def register_format(name: str, *, suffix: str, title: str, extra: str = "export") -> Callable[[type[Kind]], type[Kind]]:
     """Return a decorator that registers a `Format` class; `Format` documents the arguments.
 
     Raises:
@@ -130,7 +128,7 @@ def register_format(
                 f"and suffix."
             )
 
-    def register(kind: FormatClass) -> FormatClass:
+    def register(kind: type[Kind]) -> type[Kind]:
         kind.name, kind.suffix, kind.title, kind.extra = name, suffix, title, extra
         _registry[name] = kind()
         return kind
