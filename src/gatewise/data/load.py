@@ -72,7 +72,9 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     _validation.check_one_of("loading", loading, LOADINGS)
     location = Location(source)
     found = find_source(location, LabelledSource)
-    train, validation = _train_and_validation(location, found.read_labelled(location))
+    read = found.read_labelled(location)
+    _check_labels(location, read)
+    train, validation = _train_and_validation(location, read)
     _check_classes(location.text, train.classes, validation.classes)
     splits = [_images(location, split, image_size) for split in (train, validation)]
     _check_no_empty_class(location.text, train.classes, splits[0].labels)
@@ -82,6 +84,20 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
             f"{source}: train images are {own.shape[1:]}, validation images {other.shape[1:]}. Set image_size."
         )
     return Dataset(location.text, train.classes, own, other, padding=max(1, own.shape[1] // 8), flip=found.flip)
+
+
+def _check_labels(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
+    for name, split in splits.items():
+        images, labels, last = len(split.images), split.labels, len(split.classes) - 1
+        if images != len(labels):
+            raise errors.DataError(f"{location}, {name}: expected one label per image, got {len(labels)} for {images}.")
+        if not images:
+            raise errors.DataError(f"{location}, {name}: expected images, got none.")
+        if not 0 <= min(labels) <= max(labels) <= last:
+            raise errors.DataError(
+                f"{location}, {name}: expected labels from 0 to {last} (one per class name), got {min(labels)} to "
+                f"{max(labels)}."
+            )
 
 
 def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tuple[Split, Split]:

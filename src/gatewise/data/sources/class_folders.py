@@ -1,5 +1,7 @@
 """Images in class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, as torchvision's ImageFolder reads them."""
 
+import os
+
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
 from gatewise.data.sources.registry import SPLITS, LabelledSource, LabelledSplit, register_source
@@ -39,9 +41,13 @@ def _read_split(location: Location, split: str) -> LabelledSplit:
             f"{folder}: expected one folder per class, with images of that class, found folders of images and masks "
             f"({', '.join(classes)}). For masks set task to segment."
         )
-    images = [location.images(split, name) for name in classes]
-    if empty := [name for name, files in zip(classes, images, strict=True) if not files]:
+    images: dict[str, list[str]] = {name: [] for name in classes}
+    for file in location.images(split):
+        name, _, inside = file.removeprefix(f"{folder}{os.sep}").partition(os.sep)
+        if inside:
+            images[name].append(file)
+    if empty := [name for name, files in images.items() if not files]:
         raise errors.DataError(f"{folder}: Found no valid file for the classes {', '.join(empty)}.")
-    labels = [label for label, files in enumerate(images) for _ in files]
+    labels = [label for label, files in enumerate(images.values()) for _ in files]
     names = class_names(str(folder), labels, classes)
-    return LabelledSplit(EncodedFiles([file for files in images for file in files]), labels, names)
+    return LabelledSplit(EncodedFiles([file for files in images.values() for file in files]), labels, names)

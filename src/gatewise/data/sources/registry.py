@@ -32,23 +32,11 @@ class LabelledSplit:
         images: encoded image files, or pixels (N, C, H, W), uint8.
         labels: class index of each image, from 0.
         classes: names of the classes, in the order of the indices.
-
-    Raises:
-        DataError: the numbers of images and labels differ, or a label is no index of a class.
     """
 
     images: EncodedSource | Tensor
     labels: Sequence[int]
     classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.images) != len(self.labels):
-            raise errors.DataError(f"expected one label per image, got {len(self.labels)} for {len(self.images)}.")
-        if len(self.labels) and not 0 <= min(self.labels) <= max(self.labels) < len(self.classes):
-            raise errors.DataError(
-                f"expected labels from 0 to {len(self.classes) - 1} (one per class name), got {min(self.labels)} to "
-                f"{max(self.labels)}."
-            )
 
 
 @dataclass(frozen=True)
