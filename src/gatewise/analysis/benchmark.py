@@ -262,7 +262,7 @@ def _pays_up_to(curve: list[dict[str, float]]) -> float | None:
 
 
 def _verdict(results: dict[str, Any]) -> str:
-    """Return the recommended form for each batch size, as one sentence."""
+    """Return one sentence that recommends one of `_FORMS`, the ways to run the network, for each batch size."""
     sentences: list[str] = []
     for size, forms in results["batches"].items():
         name = min(forms, key=lambda form: forms[form]["median_ms"])

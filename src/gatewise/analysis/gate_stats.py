@@ -89,7 +89,7 @@ class GateStats(Metric):
         """
         if (labels is None) is bool(self.classes):
             raise errors.InvalidValueError(
-                "give labels with every update if `classes` is not 0, and with none if it is 0."
+                "if `classes` is 0, call update without labels; otherwise pass labels in every call."
             )
         if labels is not None:
             self._check_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))

@@ -110,7 +110,7 @@ def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = Fals
 
 
 def _bootstrap(mean: float, values: Any, statistic: Any, resamples: int) -> Estimate:
-    """Return `mean` with the central 95 % interval of the resampled statistics; undefined ones are omitted."""
+    """Return `mean`, unchanged, with the central 95 % of the statistics of bootstrap resamples that are finite."""
     import numpy as np
 
     with warnings.catch_warnings():

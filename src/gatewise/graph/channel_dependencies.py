@@ -101,7 +101,7 @@ class _Walk:
         for hook in hooks.values():
             name = getattr(getattr(hook, "change", None), "gate", None)
             if isinstance(getattr(layer, str(name), None), Gate):
-                raise _StopError(f"the gate {path}.{name} would receive fewer channels")
+                raise _StopError(f"the gate {path}.{name} would receive fewer channels than it was built for")
 
     def _follow(self, op: Op, source: Op) -> None:
         if is_cross_channel(op):

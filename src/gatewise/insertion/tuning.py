@@ -172,7 +172,8 @@ def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
     _validation.check_integer_at_least(0, gate_epochs=gate_epochs)
     if gate_epochs > epochs:
         raise errors.InvalidValueError(
-            f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), the total of both stages."
+            f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), which counts both stages: gate_epochs "
+            f"for the gates alone, the rest for the whole network. Increase epochs or decrease gate_epochs."
         )
     stages = [Stage(range(gate_epochs), True), Stage(range(gate_epochs, epochs), False)]
     return [stage for stage in stages if stage.epochs]

@@ -81,7 +81,9 @@ def _create(
 def _of_ours(name: str, spec: ModelSpec, config: dict[str, Any], *, pretrained: bool, **options: Any) -> Any:
     """Build one of our networks and attach timm's `pretrained_cfg` and `default_cfg`."""
     if pretrained:
-        raise errors.InvalidValueError(f"{name} has no pretrained weights. Omit pretrained and train it.")
+        raise errors.InvalidValueError(
+            f"{name} has no pretrained weights. Omit the option `pretrained`, and train the network."
+        )
     if options.pop("features_only", False):
         raise errors.InvalidValueError(
             f"{name} does not support features_only, it returns only logits. Choose a preset of a timm network, for "

@@ -112,7 +112,8 @@ def _state_record(folder: Path) -> dict[str, Any]:
     for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
         if not isinstance(record[key], kind):
             raise errors.DataError(
-                f"{file} is damaged: expected a {kind.__name__} as {key}, found {_validation.safe_repr(record[key])}."
+                f"{file} is damaged: expected {key} to be of type {kind.__name__}, "
+                f"found {_validation.safe_repr(record[key])}."
             )
     return record
 

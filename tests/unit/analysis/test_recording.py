@@ -315,9 +315,9 @@ def test_reset_clears_and_empty_statistics_rejected() -> None:
 def test_labels_need_classes() -> None:
     net = gated("gct")
     seen = recorded(net, images())
-    with pytest.raises(InvalidValueError, match="give labels with every update"):
+    with pytest.raises(InvalidValueError, match="call update without labels; otherwise pass labels"):
         GateStats(net, classes=2).update(seen)
-    with pytest.raises(InvalidValueError, match="give labels with every update"):
+    with pytest.raises(InvalidValueError, match="call update without labels; otherwise pass labels"):
         GateStats(net).update(seen, torch.zeros(6).long())
 
 

@@ -208,7 +208,7 @@ def test_exported_weights_have_original_names_and_shapes() -> None:
 
 
 def test_gate_without_foreign_form_rejected() -> None:
-    with pytest.raises(GatewiseError, match="batch norm and another scale"):
+    with pytest.raises(GatewiseError, match="batch norm and scales the attention differently"):
         gw.convert_weights(tiny("nl"), "timm")
     with pytest.raises(GatewiseError, match="stride of each stage"):
         gw.convert_weights(tiny("gct"), "gct")

@@ -258,7 +258,8 @@ def _start_timm(weights: Weights, model: nn.Module) -> Weights:
     """Convert our tensors to timm's shapes."""
     if any(isinstance(gate, NonLocal) for gate in gates_in(model).values()):
         raise errors.InvalidValueError(
-            "nl cannot be converted to timm's non-local block, which has a batch norm and another scale. Choose mmcv."
+            "nl cannot be converted to timm's non-local block, which also has a batch norm and scales the attention "
+            "differently. Convert it to mmcv's block: to='mmcv'."
         )
     norms = tuple(f".{ours}.1.{end}" for _, ours in _TRANSFORMS for end in ("weight", "bias"))
     return {name: tensor.flatten() if name.endswith(norms) else tensor for name, tensor in weights.items()}

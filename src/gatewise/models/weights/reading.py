@@ -63,7 +63,7 @@ def _unpickled(file: Path) -> Any:
 
 
 def _unwrapped(content: Any) -> Any:
-    """Return the weights inside a trainer's checkpoint, or None if it contains itself."""
+    """Return the weights nested in a trainer's checkpoint, or None if a dictionary in it contains itself."""
     seen: set[int] = set()
     while isinstance(content, Mapping) and id(content) not in seen:
         outer = cast(Mapping[Any, Any], content)

@@ -49,7 +49,7 @@ def _project_pixel(values, weights):
 
 @fast_njit
 def _project(sample, last_axis, first, last, weights, out):
-    """Write sum_c weights_c x_cj for the positions from `first` to `last`, in float64 because most of it cancels."""
+    """Write sum_c weights[c] x[c, j] for the positions first <= j < last, in float64 because large terms cancel."""
     if last_axis:
         for m in range(first, last):
             out[m - first] = _project_pixel(sample[m], weights)
@@ -75,7 +75,7 @@ def _add_pixel(values, share, out):
 
 @fast_njit
 def _add_shares(sample, last_axis, first, last, shares, totals, scratch):
-    """Add sum_j shares_j x_cj over the positions from `first` to `last` to the float64 total of each channel."""
+    """Add sum_j shares[j - first] x[c, j], over first <= j < last, to the float64 total of each channel c."""
     if last_axis:
         scratch[:] = 0
         for m in range(first, last):

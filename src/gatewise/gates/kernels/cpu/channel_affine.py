@@ -30,7 +30,7 @@ from gatewise.gates.kernels.cpu.scheduling import (
 
 
 def _sums(arguments):
-    """Write each part's sum of every channel."""
+    """Write the sum of each channel over each part of each sample."""
     a = carray(words(arguments), 7)
     layout, parts = a[0:5], a[4]
     x = maps_at(arguments, a[5], layout)
@@ -53,7 +53,7 @@ def _sums(arguments):
 
 
 def _products(arguments):
-    """Write each part's sum of every channel of grad_output * x, and of grad_output."""
+    """Write two sums of each channel over each part of each sample: of grad_output * x, and of grad_output."""
     a = carray(words(arguments), 8)
     layout, parts = a[0:5], a[4]
     grad_output, x = maps_at(arguments, a[5], layout), maps_at(arguments, a[6], layout)

@@ -22,7 +22,7 @@ BOTH, MEASURE, APPLY = 0, 1, 2  # passes that a kernel runs on a block
 
 
 class Layout(NamedTuple):
-    """Layout of a dense map and its division into parts; the first five arguments of every kernel.
+    """Memory layout of a map and its division into parts, the units of work of threads; first arguments of a kernel.
 
     Attributes:
         samples: N.
@@ -40,7 +40,13 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, *, by_positions: bool = False) -> "Layout":
-        """Return the layout of a dense map; with `by_positions`, parts divide the positions in either memory format."""
+        """Return the layout of a map, and divide its samples if there are too few of them for the threads.
+
+        Args:
+            x: contiguous or channels-last map, (N, C, ...).
+            by_positions: divide a contiguous sample by positions, and not by channels. A channels-last sample is
+                always divided by positions.
+        """
         threads = get_num_threads() if x.numel() >= MIN_PARALLEL_NUMEL else 1
         return _layout(x.shape, x.is_contiguous(), by_positions, threads)
 
