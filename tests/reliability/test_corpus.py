@@ -178,12 +178,19 @@ def test_folder_instead_of_file_rejected(trained: Path, tmp_path: Path, name: st
         open_runs([run])
 
 
-@pytest.mark.parametrize("rows", [b"3\n", b"{}\n", b'{"epoch": "x"}\n'])
-def test_log_without_numbers_rejected_on_resume(trained: Path, tmp_path: Path, rows: bytes) -> None:
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (b"3\n", "must be a mapping of names to values, got 3"),
+        (b"{}\n", "has no 'epoch', got nothing"),
+        (b'{"epoch": "x"}\n', "epoch must be an integer, got 'x'"),
+    ],
+)
+def test_log_without_numbers_rejected_on_resume(trained: Path, tmp_path: Path, rows: bytes, message: str) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "metrics.json").unlink()
     (run / "log.jsonl").write_bytes(rows)
-    with pytest.raises(DataError, match=r"log\.jsonl, line 1: expected numbers for epoch"):
+    with pytest.raises(DataError, match=rf"log\.jsonl, line 1: .*{message}"):
         train(Recipe.load(run / "recipe.yaml"), run, resume=True)
 
 

@@ -22,7 +22,7 @@ from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, environment, interleaved_latency
 from gatewise.inference import compact, folded, skip_closed_filters
 from gatewise.training import Progress
-from gatewise.training.runs import Run, open_runs
+from gatewise.training.runs import Run
 
 _SCHEMA = 1
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -72,11 +72,10 @@ def bench(
     _validation.check_integer_at_least(2, rounds=rounds)
     _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
     _validation.check_integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
-    (run,) = open_runs([folder], data)
+    run = Run.open(folder, data).checked()
     if not isinstance(run.model, GaterNet):
         raise errors.InvalidValueError(f"{folder} has no gater: there is nothing to skip.")
-    if run.dataset is None:
-        raise errors.DataError(f"the images of {folder} are needed: {run.missing}")
+    run.check_has_images()
     out = Path(folder if out is None else out)
     check_format_not_newer(out / "bench.json", _SCHEMA, "schema")
     before = torch.get_num_threads()

@@ -55,7 +55,7 @@ def explain(
         sections += of_run(each, several=len(found) > 1)
     page = Page(
         title="What the gates learned",
-        lead=", ".join(f"{run.name}: {run.spec}" for run in opened),
+        lead=", ".join(f"{run.name}: {run.recipe.spec}" for run in opened),
         sections=sections,
         facts={"made with": f"gatewise {measure.environment(torch.device('cpu'))['gatewise']}"}
         | {run.name: _facts(run) for run in opened},
@@ -82,4 +82,4 @@ def _facts(run: Run) -> str:
         f"{run.source.data}, {run.metrics['epochs']} epochs, {run.metrics['precision']}, trained on {where['hardware']}"
     )
     shown = "no images" if run.images is None else f"{len(run.images):,} {run.split} images of {Path(run.shown).name}"
-    return f"{run.spec}, {trained}; gates were shown {shown}"
+    return f"{run.recipe.spec}, {trained}; gates were shown {shown}"

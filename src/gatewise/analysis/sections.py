@@ -33,7 +33,7 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
     rows = [
         [
             Cell(run.name),
-            Cell(str(run.spec)),
+            Cell(str(run.recipe.spec)),
             Cell(Path(run.source.data).name),
             Cell(f"{100 * costs[run.name][1]:.2f}", costs[run.name][1]),
             Cell(f"{run.metrics['parameters']:,}", run.metrics["parameters"]),
@@ -48,7 +48,7 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
     yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score), Table(columns, rows), drawings)
     if not alike:
         return
-    curves = {run.name: [[row[f"validation_{run.score}"] for row in run.rows]] for run in runs if run.rows}
+    curves = {run.name: [[row[f"validation_{run.score}"] for row in run.log]] for run in runs if run.log}
     if curves:
         yield Section(f"Validation {score} while training", drawings=[figures.curves(curves, score)])
     labelled = {run.name: run.metrics["iou_by_class"] for run in runs if "iou_by_class" in run.metrics}

@@ -18,14 +18,14 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_json_lines
 from gatewise.core.reasons import reason_of
 from gatewise.data import Dataset, DataSource, SegmentationDataset, make_batches
 from gatewise.graph import measure
 from gatewise.insertion.tuning import set_total_steps
-from gatewise.training import Interrupted, Processes, Progress, Recipe, train
+from gatewise.training import Interrupted, Processes, Progress, Recipe, is_finished, train
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line
+from gatewise.training.run_folder import read_log
 from gatewise.training.signals import Interruption
 
 _RETRIES = 10  # of a run whose process or machine is lost; each resumes from the last checkpoint
@@ -60,7 +60,7 @@ def train_on_cluster(
         InvalidValueError: there is no cluster at the address, a machine rejects a recipe or lacks a folder, or machines
             would train in different precisions.
     """
-    todo = {folder: recipe for folder, recipe in recipes.items() if not (folder / "metrics.json").exists()}
+    todo = {folder: recipe for folder, recipe in recipes.items() if not is_finished(folder)}
     ray = _validation.import_optional("ray", "compare --ray", "ray")
     if not todo:
         return {}
@@ -130,7 +130,7 @@ class _Runs:
     ) -> None:
         self.ray, self.todo, self.count, self.progress = ray, todo, count, progress
         self.failed: dict[Path, str] = {}
-        self.seen = {folder: len(_rows(folder)) for folder in todo}  # epochs that were logged or shown before
+        self.seen = {folder: len(read_log(folder)) for folder in todo}  # epochs that were logged or shown before
         self.trained_by: dict[str, str] = {}  # each precision, and its first machine
         resources = ray.cluster_resources()
         processors, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
@@ -163,7 +163,7 @@ class _Runs:
             raise
         if interruption.signal is not None:
             self._stop()
-            finished = self.count - sum(not (folder / "metrics.json").exists() for folder in self.todo)
+            finished = self.count - sum(not is_finished(folder) for folder in self.todo)
             message = f"stopped with {finished} of {self.count} runs finished; run the same command again to continue"
             raise Interrupted(message, interruption.signal)
         return self.failed
@@ -197,7 +197,7 @@ class _Runs:
             self.failed[folder] = outcome["failed"]
             self.progress.say(f"{name} failed, {outcome['failed']}")
             return
-        if not (folder / "metrics.json").exists():
+        if not is_finished(folder):
             raise errors.InvalidValueError(
                 f"{outcome['host']} has finished {folder}, which does not exist on {platform.node()}. Choose an --out "
                 f"that all machines share."
@@ -212,14 +212,10 @@ class _Runs:
         if self.progress.quiet:
             return
         for folder in self.pending.values():
-            recipe, rows = self.todo[folder], _rows(folder)
+            recipe, rows = self.todo[folder], read_log(folder)
             for row in rows[self.seen[folder] :]:
                 self.progress.say(epoch_line(f"{recipe.gate} seed {recipe.seed}", recipe.epochs, row))
             self.seen[folder] = max(self.seen[folder], len(rows))
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return read_json_lines(folder / "log.jsonl") if (folder / "log.jsonl").exists() else []
 
 
 def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> dict[str, str]:

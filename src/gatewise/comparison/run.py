@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gatewise import errors
 from gatewise.analysis import statistics
@@ -23,15 +23,15 @@ from gatewise.core.files import (
     check_format_not_newer,
     check_writable,
     read_json,
-    read_json_lines,
     remove_leftovers,
     write_json,
 )
+from gatewise.core.run_files import PREDICTIONS, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
-from gatewise.models.serialization import CONFIG, load_model, read_metrics, read_tensors
 from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
+from gatewise.training.runs import Run
 
 SCHEMA = 1
 BATCHES = {"classify": 32, "segment": 8}  # batch size of the second latency
@@ -97,7 +97,7 @@ def _compare(
     processes: Processes,
 ) -> dict[str, Any]:
     """Run `compare` after its arguments were checked and the folder was locked."""
-    check_format_not_newer(out / "results.json", SCHEMA, "schema")
+    check_format_not_newer(out / RESULTS, SCHEMA, "schema")
     runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
     recipes = {
         folder: recipe.of_comparison(name, seed)
@@ -116,7 +116,7 @@ def _compare(
         raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     if not processes.is_main:
         processes.all_gather_object("waits for the results")
-        return read_json(out / "results.json")
+        return read_json(out / RESULTS)
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
     results = {**_results(recipe, finished, seeds), "failed": failed}
@@ -178,7 +178,7 @@ def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset:
 
 def _save(results: dict[str, Any], out: Path) -> None:
     try:
-        write_json(out / "results.json", results)
+        write_json(out / RESULTS, results)
         write_report(results, out)
     except errors.StorageError as error:
         raise errors.UnsavedError(f"{error} All runs are saved; then run the same command again.") from error
@@ -216,26 +216,23 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
 def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
     """Return the content of `results.json`, from finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
-    metrics = {name: [read_metrics(folder) for folder in folders] for name, folders in runs.items()}
+    opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
+    metrics = {name: [run.metrics for run in of_seeds] for name, of_seeds in opened.items()}
     check_one_precision({
         run["precision"]: f"{run['precision']} ({name}, seed {seed})"
         for name, of_seeds in metrics.items()
         for seed, run in enumerate(of_seeds)
     })
-    score = metrics[baseline][0].get("score", "accuracy")
+    score = opened[baseline][0].score
     scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
-    images = {name: torch.stack([_by_image(folder) for folder in folders]) for name, folders in runs.items()}
+    images = {name: torch.stack([_by_image(run) for run in of_seeds]) for name, of_seeds in opened.items()}
     differences = {
         name: statistics.paired_difference(scores[name], scores[baseline]) for name in runs if name != baseline
     }
     corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
-    models = {name: load_model(folders[0]) for name, folders in runs.items()}
-    for name, (_, config) in models.items():
-        _validation.entries_of(runs[name][0] / CONFIG, config, "in_chans", "image_size")
-    costs = _costs(models, BATCHES[recipe.task])
+    costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, BATCHES[recipe.task])
     variants = []
-    for name, folders in runs.items():
-        rows = [_log(folder) for folder in folders]
+    for name, of_seeds in opened.items():
         variant: dict[str, Any] = {
             "gates": name,
             score: {**dataclasses.asdict(statistics.mean_interval(scores[name])), "values": scores[name]},
@@ -243,7 +240,7 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
             **costs[name],
             **_work(metrics[name]),
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
-            "curves": [[row[f"validation_{score}"] for row in log] for log in rows],
+            "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
         }
         if name != baseline:
             by_image = _BOOTSTRAPS[score](images[name], images[baseline])
@@ -276,12 +273,13 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> dict[str, dict[str, Any]]:
-    """Measure MACs, and latency for one image and for a batch of `images`; the models are timed in turn."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = next(iter(models.values()))[1]
-    image = torch.randn(1, config["in_chans"], *config["image_size"], device=device)
-    nets = {name: model.to(device) for name, (model, _) in models.items()}
+def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
+    """Measure MACs, and latency for one image and for a batch of `images`; the networks are timed in turn."""
+    for run in runs.values():
+        run.check_entries("in_chans", "image_size")
+    nets = {name: run.model for name, run in runs.items()}
+    first = next(iter(runs.values()))
+    image = torch.randn(1, first.config["in_chans"], *first.config["image_size"], device=first.device)
     costs: dict[str, dict[str, Any]] = {
         name: {"macs": measure.macs_per_sample(net, image), "latency_ms": {}} for name, net in nets.items()
     }
@@ -296,10 +294,12 @@ def _costs(models: dict[str, tuple[nn.Module, dict[str, Any]]], images: int) -> 
     return costs
 
 
-def _by_image(folder: Path) -> Tensor:
+def _by_image(run: Run) -> Tensor:
     """Return which validation images were classified correctly, or the overlap of mask and prediction per image."""
-    tensors = read_tensors(folder / "predictions.safetensors")
-    return tensors["overlaps"] if "overlaps" in tensors else tensors["predictions"] == tensors["labels"]
+    if "overlaps" in run.predictions:
+        return run.predictions["overlaps"]
+    _validation.entries_of(run.folder / PREDICTIONS, run.predictions, "predictions", "labels")
+    return run.predictions["predictions"] == run.predictions["labels"]
 
 
 _BOOTSTRAPS = {
@@ -307,7 +307,3 @@ _BOOTSTRAPS = {
     "miou": statistics.iou_bootstrap,
     "iou": partial(statistics.iou_bootstrap, foreground=True),
 }
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    return read_json_lines(folder / "log.jsonl")

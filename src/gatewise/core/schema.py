@@ -1,138 +1,206 @@
-"""Schema of stored metadata, validated before a model is built from it."""
+"""Schema of what files contain, and one-line errors for files that do not match it."""
 
-# pyright: basic
-
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gatewise import errors
 from gatewise.core import _validation
 
+Kind = TypeVar("Kind")
+Count = Annotated[int, Meta(ge=1, le=2**20)]
+Index = Annotated[int, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
+Amount = Annotated[float, Meta(ge=0, le=1e18)]
+Name = Annotated[str, Meta(min_length=1)]
 _TASKS = ("classify", "segment")
+_Side = Annotated[int, Meta(ge=1, le=2**16)]
+_Means = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=1)]
+_Deviations = Annotated[list[Annotated[float, Meta(ge=1e-6, le=1e6)]], Meta(min_length=1)]
 
 
-def _numbers(low: float) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, list) or not value:
-            raise errors.InvalidTypeError(f"{name} must be a list of numbers, got {_validation.safe_repr(value)}.")
-        for number in value:
-            _validation.check_number_between(low, 1e6, **{name: number})
+class Config(Struct, kw_only=True):
+    """Entries of `config.json` and of the metadata of an ONNX file; further entries are allowed, and all are optional.
 
-    return check
+    Attributes:
+        spec: the network, see `ModelSpec.to_dict`.
+        sha256: checksum of the weights, 64 hexadecimal digits.
+        compacted: steps of `compact`, see `Compaction.to_dict`.
+        num_classes: outputs of the classifier.
+        in_chans: channels of an image.
+        image_size: (height, width) in pixels.
+        classes: names of the classes.
+        mean: mean of each channel, for pixels from 0 to 255.
+        std: standard deviation of each channel.
+        task: "classify" or "segment".
+        scale: length to which the shorter side of an image is scaled.
+    """
 
+    spec: dict[str, Any] | UnsetType = UNSET
+    sha256: Annotated[str, Meta(min_length=64, max_length=64)] | UnsetType = UNSET
+    compacted: list[dict[str, Any]] | UnsetType = UNSET
+    num_classes: Count | UnsetType | None = UNSET
+    in_chans: Count | UnsetType | None = UNSET
+    image_size: tuple[_Side, _Side] | UnsetType = UNSET
+    classes: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
+    mean: _Means | UnsetType = UNSET
+    std: _Deviations | UnsetType = UNSET
+    task: str = "classify"
+    scale: Count | UnsetType | None = UNSET
 
-def _names(name: str, value: Any) -> None:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise errors.InvalidTypeError(f"{name} must be a list of names, got {_validation.safe_repr(value)}.")
-
-
-def _count(name: str, value: Any) -> None:
-    _validation.check_integer_at_least(1, **{name: value})
-    _validation.check_number_between(1, 2**20, **{name: value})
-
-
-def _count_or_none(name: str, value: Any) -> None:
-    if value is not None:
-        _count(name, value)
-
-
-def _checksum(name: str, value: Any) -> None:
-    if not isinstance(value, str) or len(value) != 64:
-        raise errors.InvalidTypeError(f"{name} must be 64 hexadecimal digits, got {_validation.safe_repr(value)}.")
-
-
-def _number(low: float, high: float) -> Callable[[str, Any], None]:
-    return lambda name, value: _validation.check_number_between(low, high, **{name: value})
-
-
-def _scores_of_classes(name: str, value: Any) -> None:
-    for label, score in _validation.check_mapping(name, value).items():
-        if score is not None:
-            _validation.check_number_between(0, 1, **{f"{name} of {label}": score})
+    def __post_init__(self) -> None:
+        _validation.check_one_of("task", self.task, _TASKS)
+        for name, count in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
+            entries, expected = getattr(self, name), getattr(self, count)
+            if isinstance(entries, list) and isinstance(expected, int) and len(entries) != expected:
+                raise errors.InvalidValueError(f"{name} has {len(entries)} entries, but {count} is {expected}.")
 
 
-def _environment(name: str, value: Any) -> None:
-    if "hardware" not in _validation.check_mapping(name, value):
-        raise errors.InvalidValueError(f"{name} must have an entry 'hardware', got {_validation.safe_repr(value)}.")
+class Metrics(Struct, kw_only=True):
+    """Entries of a run's `metrics.json`; further entries are allowed."""
+
+    parameters: Index
+    epochs: Index
+    precision: str
+    environment: dict[str, Any]
+    images_per_second: Amount
+    score: str = "accuracy"
+    accuracy: Fraction | UnsetType = UNSET
+    miou: Fraction | UnsetType = UNSET
+    iou: Fraction | UnsetType = UNSET
+    pixel_accuracy: Fraction | UnsetType = UNSET
+    train_accuracy: Fraction | UnsetType = UNSET
+    open_fraction: Fraction | UnsetType = UNSET
+    iou_by_class: dict[str, Fraction | None] | UnsetType = UNSET
+    loss: Finite | UnsetType = UNSET
+    executed_macs: Amount | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if "hardware" not in self.environment:
+            raise errors.InvalidValueError(
+                f"environment must have an entry 'hardware', got {_validation.safe_repr(self.environment)}."
+            )
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "num_classes": _count_or_none,
-    "in_chans": _count_or_none,
-    "image_size": _validation.check_image_size,
-    "classes": _names,
-    "mean": _numbers(-1e6),
-    "std": _numbers(1e-6),
-    "task": lambda name, value: _validation.check_one_of(name, value, _TASKS),
-    "scale": _count_or_none,
-    "sha256": _checksum,
-    "spec": _validation.check_mapping,
-}
+class LogRow(Struct):
+    """Entries of a row of `log.jsonl` that a resumed training reads; further entries are allowed."""
+
+    epoch: Index
+    train_accuracy: Finite
+    images_per_second: Finite
 
 
 def checked_details(file: Path, config: Any) -> Mapping[str, Any]:
-    """Return `config` if every known entry in it is valid; entries may be missing.
-
-    Args:
-        file: file that `config` was read from, named in errors.
-        config: parsed JSON: num_classes, in_chans, image_size, classes, mean, std, task, scale, sha256, spec.
-
-    Raises:
-        DataError: `config` is not a mapping, or an entry has the wrong type, is out of range or contradicts another.
+    """Return `config` if its entries match `Config`; raise `DataError` if not.
 
     >>> checked_details(Path("config.json"), {"mean": [3.0], "std": [0.0]})
     Traceback (most recent call last):
         ...
-    gatewise.errors.DataError: config.json: std must be between 1e-06 and 1e+06, got 0.0. Restore the file.
+    gatewise.errors.DataError: config.json: std[0] must be a number >= 1e-06, got 0.0. Restore the file.
     """
-    try:
-        _validation.check_mapping("the content", config)
-        for name, check in _CHECKS.items():
-            if name in config:
-                check(name, config[name])
-        _check_consistent(config)
-    except errors.GatewiseError as error:
-        raise errors.DataError(f"{file}: {error} Restore the file.") from None
+    of_file(file, config, Config)
     return config
 
 
-_METRICS_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "parameters": lambda name, value: _validation.check_integer_at_least(0, **{name: value}),
-    "epochs": lambda name, value: _validation.check_integer_at_least(0, **{name: value}),
-    "precision": _validation.check_str,
-    "environment": _environment,
-    **dict.fromkeys(("accuracy", "miou", "iou", "pixel_accuracy", "train_accuracy", "open_fraction"), _number(0, 1)),
-    "iou_by_class": _scores_of_classes,
-    "loss": _number(-1e38, 1e38),
-    "images_per_second": _number(0, 1e18),
-    "executed_macs": _number(0, 1e18),
-    "score": lambda name, value: _validation.check_one_of(name, value, ("accuracy", "miou", "iou")),
-}
-
-
 def checked_metrics(file: Path, metrics: Any) -> Mapping[str, Any]:
-    """Return `metrics`, the content of a run's `metrics.json`, if every value that reports show is there and valid.
-
-    Raises:
-        DataError: `metrics` is not a mapping, or an entry is missing, has the wrong type or is out of range.
-    """
-    try:
-        _validation.check_mapping("the content", metrics)
-        score = metrics.get("score", "accuracy")
-        for name in ("parameters", "epochs", "precision", "environment", score, "images_per_second"):
-            if not isinstance(name, str) or name not in metrics:
-                raise errors.InvalidValueError(f"it has no {_validation.safe_repr(name)}. Was it written by gatewise?")
-        for name, check in _METRICS_CHECKS.items():
-            if name in metrics:
-                check(name, metrics[name])
-    except errors.GatewiseError as error:
-        raise errors.DataError(f"{file}: {error} Restore the file.") from None
+    """Return `metrics` if its entries match `Metrics` and its main score is a number; raise `DataError` if not."""
+    score = of_file(file, metrics, Metrics).score
+    if score not in metrics:
+        raise errors.DataError(f"{file}: the content has no {_validation.safe_repr(score)}. Restore the file.")
+    of_file(file, {score: metrics[score]}, dict[str, Finite])
     return metrics
 
 
-def _check_consistent(config: Mapping[str, Any]) -> None:
-    """Raise if the length of mean or std is not in_chans, or the length of classes is not num_classes."""
-    for name, count in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
-        if name in config and isinstance(config.get(count), int) and len(config[name]) != config[count]:
-            raise errors.InvalidValueError(f"{name} has {len(config[name])} entries, but {count} is {config[count]}.")
+def of_file(file: object, values: Any, kind: type[Kind]) -> Kind:
+    """Return the values read from a file as `kind`; see `convert`.
+
+    Args:
+        file: the file, or a line of it, named in errors.
+        values: parsed JSON.
+        kind: a `msgspec.Struct`, a dataclass, or a type such as list[int].
+
+    Raises:
+        DataError: an entry is missing, has the wrong type or is out of range.
+    """
+    try:
+        return convert("the content", values, kind)
+    except errors.GatewiseError as error:
+        text = str(error).replace(" of the content", "", 1)
+        raise errors.DataError(f"{file}: {text} Restore the file.") from None
+
+
+_ERROR = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*?)`)?", re.DOTALL)
+_EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?P<limit>[^,]*)(?P<got>, got .*)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")  # of a path; an entry of a mapping is [...], and its name is not known
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping of names to values",
+    "null": "null",
+}
+
+
+def convert(owner: str, values: Any, kind: type[Kind]) -> Kind:
+    """Return `values` as `kind`, with every entry validated.
+
+    Args:
+        owner: what the values are, for errors.
+        values: plain values, as JSON and YAML have them.
+        kind: a `msgspec.Struct`, a dataclass, or a type such as list[int].
+
+    Raises:
+        InvalidTypeError: a value has the wrong type.
+        InvalidValueError: a value is out of range, or an entry is missing or unknown.
+
+    Unknown entries of a dataclass, and of a Struct that forbids them, are rejected too.
+
+    >>> convert("a size", [3, "4"], list[int])
+    Traceback (most recent call last):
+        ...
+    gatewise.errors.InvalidTypeError: [1] of a size must be an integer, got '4'.
+    """
+    if isinstance(values, Mapping):
+        _check_known(owner, values, kind)
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise _explained(owner, values, str(error)) from None
+
+
+def _check_known(owner: str, values: Mapping[str, Any], kind: Any) -> None:
+    """Raise if `values` has an entry that `kind` does not allow, suggesting the nearest allowed one."""
+    if is_dataclass(kind):
+        _validation.check_known_options(owner, values, [field.name for field in fields(kind)])
+    elif isinstance(kind, type) and issubclass(kind, Struct) and kind.__struct_config__.forbid_unknown_fields:
+        _validation.check_known_options(owner, values, kind.__struct_fields__)
+
+
+def _explained(owner: str, values: Any, message: str) -> errors.GatewiseError:
+    """Return the exception for an error message of msgspec, with the value that it is about."""
+    error = _ERROR.fullmatch(message)
+    assert error is not None
+    path = error["path"] or ""
+    for attribute, index in _STEP.findall(path.partition("[...]")[0]):
+        values = values[attribute or int(index)]
+    subject = f"{path.removeprefix('.')} of {owner}" if path else owner
+    subject = f"each name in {subject}" if error["key"] else subject
+    found = _validation.safe_repr(values)
+    if missing := _MISSING.fullmatch(error["what"]):
+        present = ", ".join(map(repr, values)) or "nothing"
+        return errors.InvalidValueError(f"{subject} has no {missing[1]!r}, got {present}.")
+    if (expected := _EXPECTED.fullmatch(error["what"])) is None:  # out of range for msgspec, or text of __post_init__
+        text = error["what"]
+        return errors.InvalidValueError(text if text[-1] in ".?" else f"{subject}: {text}, got {found}.")
+    types = " or ".join(_TYPES.get(name, name) for name in expected["types"].split(" | "))
+    kind = errors.InvalidTypeError if expected["got"] and not expected["limit"] else errors.InvalidValueError
+    return kind(f"{subject} must be {types}{expected['limit']}, got {found}.")

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core.reasons import as_data_error
-from gatewise.exporting.model_card import Results, model_card
+from gatewise.core.run_files import CONFIG, WEIGHTS
+from gatewise.exporting.model_card import model_card
 from gatewise.gates.spec import ModelSpec
-from gatewise.models.serialization import CONFIG, WEIGHTS, details_in, load_model, save_model
+from gatewise.models.serialization import details_in, load_model, save_model
+from gatewise.models.stored_spec import abridged, as_stored
+from gatewise.training.runs import Run
 
 _CARD = "README.md"
 _WRITTEN = (WEIGHTS, CONFIG, _CARD)  # in this order: the config holds the checksum of the weights
@@ -52,21 +55,23 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         super().__init__()
         self.network = network
         self.config = {"spec": ModelSpec.parse(spec).to_dict() if isinstance(spec, str) else spec.to_dict(), **details}
-        self._results: Results | None = None
+        self._run: Run | None = None
 
     @classmethod
     def of_run(cls, run: str | Path) -> Self:
         """Open a run folder of `train` or `compact`; raise `DataError` if the run is damaged or has not finished."""
-        network, config = load_model(run)
-        net = cls._of(network, config)
-        net._results = Results.of(Path(run), config)
-        if net._results.recipe.task == "segment":
-            net.config["scale"] = net._results.recipe.image_size
+        opened = Run.open(run)
+        opened.check_entries("classes", "image_size", "in_chans")
+        _ = opened.metrics, opened.predictions  # read now: the folder may be gone when the card is written
+        net = cls._of(opened.network(), opened.config)
+        net._run = opened
+        if opened.recipe.task == "segment":
+            net.config["scale"] = opened.scale
         return net
 
     @classmethod
     def _of(cls, network: nn.Module, config: Mapping[str, Any]) -> Self:
-        return cls(network, ModelSpec.from_dict(config["spec"]), **details_in(config))
+        return cls(network, as_stored(config["spec"]), **details_in(config))
 
     def forward(self, x: Tensor) -> Any:
         return self.network(x)
@@ -78,8 +83,8 @@ class PretrainedNet(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """Return the model card: with results for a run, otherwise only the name of the network."""
-        header = f"---\nlibrary_name: gatewise\n---\n\n# {self.spec}\n"
-        return ModelCard(header if self._results is None else model_card(self._results))
+        header = f"---\nlibrary_name: gatewise\n---\n\n# {abridged(self.spec)}\n"
+        return ModelCard(header if self._run is None else model_card(self._run))
 
     def save_pretrained(
         self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
@@ -117,7 +122,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         except errors.GatewiseError as error:
             reason = str(error).replace(f"{temporary}/", "")
             raise errors.DataError(
-                f"{folder} was not written: {self.spec} does not build this network ({reason})"
+                f"{folder} was not written: {abridged(self.spec)} does not build this network ({reason})"
             ) from None
         (temporary / _CARD).write_text(str(self.generate_model_card()))
 

@@ -19,11 +19,10 @@ from gatewise.data.decode import decode, pixels_of
 from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
-from gatewise.models.serialization import WEIGHTS, check_weights_finite, load_model
-from gatewise.training import Recipe, pixel_classes
+from gatewise.training import pixel_classes
+from gatewise.training.runs import IMAGE_ENTRIES, Run
 
 _STANDARD_INPUT = Path("-")
-_NEEDED = ("classes", "mean", "std", "image_size", "in_chans")
 _SHOWN = 5  # classes of a mask that format_prediction shows
 
 
@@ -54,15 +53,11 @@ class Predictor:
         if source.is_file():
             exported = opened(source)
             config = exported.details
-            _check_complete(source, config)
+            _validation.entries_of(source, config, *IMAGE_ENTRIES)
             return cls(exported, config, config.get("scale"), torch.device("cpu"))
-        model, config = load_model(source)
-        check_weights_finite(source / WEIGHTS, model, "Train the run again")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        _check_complete(source / "config.json", config)
-        recipe = source / "recipe.yaml"
-        scale = Recipe.load(recipe).image_size if recipe.exists() else config.get("scale")
-        return cls(WithGates(model.to(device)), config, scale, device)
+        run = Run.open(source)
+        run.check_entries(*IMAGE_ENTRIES)
+        return cls(WithGates(run.model), run.config, run.scale, run.device)
 
     @property
     def labels_pixels(self) -> bool:
@@ -100,16 +95,6 @@ class Predictor:
         if self.config["in_chans"] == 1:
             fitted = ImageOps.grayscale(fitted).convert("RGB")
         return pixels_of(fitted)[: self.config["in_chans"]]
-
-
-def _check_complete(file: Path, config: Mapping[str, Any]) -> None:
-    if missing := [key for key in _NEEDED if config.get(key) is None]:
-        raise errors.DataError(f"{file} has no {', '.join(missing)}, which predict needs.")
-    for key in ("mean", "std"):
-        if len(config[key]) != config["in_chans"]:
-            raise errors.DataError(
-                f"{file}: {key} has {len(config[key])} entries for {config['in_chans']} channels. Restore the file."
-            )
 
 
 def predict(

@@ -6,12 +6,13 @@ from typing import Any
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import new_folder, read_bytes, write_atomically
+from gatewise.core.run_files import LOG, RECIPE
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import environment
 from gatewise.inference import Compaction, compact
 from gatewise.models.serialization import details_in, save_model, write_metrics
 from gatewise.training import Progress, evaluate
-from gatewise.training.runs import open_runs
+from gatewise.training.runs import Run
 
 
 def compact_run(
@@ -43,13 +44,12 @@ def compact_run(
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise errors.InvalidValueError(f"{out} is not empty. Give a new folder.")
-    (run,) = open_runs([folder], data)
+    run = Run.open(folder, data).checked()
     if not isinstance(run.model, GaterNet):
         raise errors.InvalidValueError(
             f"{folder} has no gater: all its filters are open. Train one with a gater: gatewise train --budget 0.5 ..."
         )
-    if run.dataset is None:
-        raise errors.DataError(f"the images of {folder} are needed: {run.missing}")
+    run.check_has_images()
     say("finding constant gates")
     small = compact(run.model, run.of("train").first(images), check=run.first())
     compaction: Compaction = small.compaction
@@ -66,8 +66,8 @@ def compact_run(
     }
     steps = [*run.config.get("compacted", []), compaction.to_dict()]
     with new_folder(out) as temporary:
-        for name in ("recipe.yaml", "log.jsonl"):
-            if (Path(folder) / name).exists():
-                write_atomically(temporary / name, read_bytes(Path(folder) / name))
+        for name in (RECIPE, LOG):
+            if (run.folder / name).exists():
+                write_atomically(temporary / name, read_bytes(run.folder / name))
         save_model(temporary, small, run.spec, {**details_in(run.config), "compacted": steps})
         return write_metrics(temporary, metrics)

@@ -18,7 +18,7 @@ from gatewise.exporting.formats.registry import Format, describe_formats, format
 from gatewise.gaternet import GaterNet
 from gatewise.inference import ConditionalNet, compact
 from gatewise.training import Progress
-from gatewise.training.runs import Run, open_runs
+from gatewise.training.runs import Run
 
 FORMS = ("masked", "compact", "skip")
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
@@ -121,9 +121,8 @@ def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:
     """Open a run with its images, on the CPU."""
-    (run,) = open_runs([folder], data)
-    if run.dataset is None:
-        raise errors.DataError(f"the images of {folder} are needed to compare outputs: {run.missing}")
+    run = Run.open(folder, data).checked()
+    run.check_has_images(" to compare outputs")
     if form != "masked" and not isinstance(run.model, GaterNet):
         raise errors.InvalidValueError(f"{folder} has no gater, so it has only the form masked. Give --form masked.")
     run.model.cpu()

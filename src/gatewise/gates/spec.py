@@ -14,8 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
+from msgspec import Struct
+
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.schema import Name, convert
 from gatewise.gates.registry import MARKED_PLACES, PLACES, gate_spec
 
 GATER = "gaternet"  # a wrapper around the network instead of a gate at a place; its options follow
@@ -134,13 +137,13 @@ class GateChoice:
         return self.name == GATER
 
     @property
-    def in_full(self) -> tuple[Any, ...]:
-        """Name, options and place with all defaults filled in, to compare choices."""
+    def in_full(self) -> "GateChoice":
+        """The same choice with the default of each option, and with its place; a gater stays as it is."""
         if self.is_gater:
-            return self.name, dict(self.options), None
+            return self
         spec = gate_spec(self.name)
         defaults = {name: parameter.default for name, parameter in spec.options.items()}
-        return self.name, {**defaults, **self.options}, self.place or spec.place
+        return GateChoice(self.name, {**defaults, **self.options}, self.place or spec.place)
 
     @property
     def learns(self) -> bool:
@@ -268,45 +271,34 @@ class ModelSpec:
         """Build a spec from the output of `to_dict`.
 
         Raises:
-            InvalidValueError: a key is unknown, or `model` or `gate` is missing.
-            InvalidTypeError: the values are not a mapping, or `gates` is not a list.
+            InvalidValueError: a key is unknown, or `model` or `gate` is missing or empty.
+            InvalidTypeError: a value has the wrong type.
         """
-        _check_keys("a model spec", values, "model", ["model_options", "gates"])
-        listed: Any = values.get("gates") or []
-        if not isinstance(listed, list | tuple):
-            raise errors.InvalidTypeError(
-                f"the gates of a model spec must be a list, got {_validation.safe_repr(listed)}."
-            )
-        chosen = cast(Sequence[Any], listed)
-        for gate in chosen:
-            _check_keys("a gate of a model spec", gate, "gate", ["options", "place"])
-        gates = [
-            GateChoice(g["gate"], _tuples(f"options of {g['gate']!r}", g.get("options") or {}), g.get("place"))
-            for g in chosen
-        ]
-        options = _tuples("the model's options", values.get("model_options") or {})
-        return cls(values["model"], options, tuple(gates))
+        known = convert("a model spec", values, _Spec)
+        gates = [convert("a gate of a model spec", gate, _Gate) for gate in known.gates or []]
+        choices = tuple(GateChoice(gate.gate, _tuples(gate.options), gate.place) for gate in gates)
+        return cls(known.model, _tuples(known.model_options), choices)
 
 
-def _tuples(what: str, options: Any) -> dict[str, Any]:
+class _Spec(Struct, forbid_unknown_fields=True):
+    """A model spec as plain values."""
+
+    model: Name
+    model_options: dict[str, Any] | None = None
+    gates: list[Any] | None = None
+
+
+class _Gate(Struct, forbid_unknown_fields=True):
+    """A gate of a model spec as plain values."""
+
+    gate: Name
+    options: dict[str, Any] | None = None
+    place: str | None = None
+
+
+def _tuples(options: dict[str, Any] | None) -> dict[str, Any]:
     """Return the options with lists converted to tuples, because YAML and JSON have no tuples."""
     return {
         name: tuple(cast(list[Any], value)) if isinstance(value, list) else value
-        for name, value in _validation.check_mapping(what, options).items()
+        for name, value in (options or {}).items()
     }
-
-
-def _check_keys(owner: str, values: Mapping[str, Any], required: str, optional: list[str]) -> None:
-    """Raise unless `values` is a mapping with a name under the required key and otherwise only optional keys."""
-    if not isinstance(values, Mapping):
-        raise errors.InvalidTypeError(
-            f"{owner} must be a mapping with the key {required!r}, got {_validation.safe_repr(values)}."
-        )
-    _validation.check_known_options(owner, values, [required, *optional])
-    if not (isinstance(values.get(required), str) and values[required]):
-        given = (
-            f"got {required}: {_validation.safe_repr(values[required])}"
-            if required in values
-            else f"got {_validation.safe_repr(dict(values))}"
-        )
-        raise errors.InvalidValueError(f"{owner} needs the key {required!r} with a name, {given}.")

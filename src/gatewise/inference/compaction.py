@@ -2,14 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.core import _validation
+from gatewise.core.schema import convert
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
@@ -54,7 +55,7 @@ class Compaction:
         parameters_after: number of parameters of the compacted network.
     """
 
-    states: str
+    states: Annotated[str, Meta(pattern=f"^[{OPEN}{CLOSED}{DECIDED}]*$")]
     images: int
     sites: tuple[CompactSite, ...]
     whole: tuple[str, ...]
@@ -91,20 +92,7 @@ class Compaction:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
         """Restore a compaction from the result of `to_dict`."""
-        known = [field.name for field in fields(cls)]
-        _validation.check_known_options("a compaction", _validation.check_mapping("a compaction", values), known)
-        if absent := [name for name in known if name not in values]:
-            raise errors.InvalidValueError(f"the compaction lacks {', '.join(absent)}.")
-        letters = set(_validation.check_str("states of a compaction", values["states"]))
-        if not letters <= set(_NAMES):
-            raise errors.InvalidValueError(
-                f"the states of a compaction must be 1, 0 or ?, got {_validation.safe_repr(letters)}."
-            )
-        for name in ("sites", "whole"):
-            if not isinstance(values[name], list | tuple):
-                raise errors.InvalidTypeError(f"{name} must be a list, got {_validation.safe_repr(values[name])}.")
-        tuples: dict[str, Any] = {"sites": tuple(map(_site_of, values["sites"])), "whole": tuple(values["whole"])}
-        return cls(**{**values, **tuples})
+        return convert("a compaction", values, cls)
 
     def __str__(self) -> str:
         counts = [f"{self.states.count(state)} {name}" for state, name in _NAMES.items()]
@@ -122,15 +110,6 @@ class Compaction:
         if self.checked:
             lines.append(f"{self.disagreeing} of {self.checked} other images change a constant gate")
         return "\n".join(lines)
-
-
-def _site_of(values: Any) -> CompactSite:
-    known = {field.name for field in fields(CompactSite)}
-    if set(_validation.check_mapping("a site of a compaction", values)) != known:
-        raise errors.InvalidValueError(
-            f"a site of a compaction must have {', '.join(sorted(known))}, got {_validation.safe_repr(values)}."
-        )
-    return CompactSite(**values)
 
 
 _REASONS = 5  # number of reasons in the text; `sites` has all of them

@@ -5,11 +5,14 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from msgspec import Meta, Struct
 
+from gatewise import errors
 from gatewise.core.files import read_json, write_json
+from gatewise.core.schema import convert
 from gatewise.graph.measure import environment
 
 _FORMAT = 1
@@ -64,18 +67,14 @@ def _read(file: Path) -> dict[str, dict[str, list[float]]]:
     if not file.exists():
         return {}
     try:
-        return _checked(read_json(file))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        warnings.warn(f"{file} is not a valid file of costs ({reason}); the layers are measured again.", stacklevel=2)
+        return convert("the content", read_json(file), _Content).machines
+    except errors.GatewiseError as error:
+        warnings.warn(f"{file} is not a valid file of costs ({error}); the layers are measured again.", stacklevel=2)
         return {}
 
 
-def _checked(content: Any) -> dict[str, dict[str, list[float]]]:
-    if content["format"] != _FORMAT:
-        raise ValueError(f"its format is {content['format']!r}, expected {_FORMAT}")
-    for costs in content["machines"].values():
-        for what, values in costs.items():
-            if not values or not all(isinstance(value, int | float) and 0 <= value < 1e6 for value in values):
-                raise ValueError(f"{what!r} is {str(values)[:50]}, expected seconds")
-    return content["machines"]
+class _Content(Struct):
+    """Content of the file."""
+
+    format: Annotated[int, Meta(ge=_FORMAT, le=_FORMAT)]
+    machines: dict[str, dict[str, Annotated[list[Annotated[float, Meta(ge=0, lt=1e6)]], Meta(min_length=1)]]]

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -18,22 +18,27 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
 from gatewise.core.reasons import as_data_error
+from gatewise.core.run_files import CONFIG, METRICS, WEIGHTS
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
 from gatewise.inference import Compaction
 from gatewise.models.create import make_model
+from gatewise.models.stored_spec import as_stored, in_full
 
-WEIGHTS, CONFIG, METRICS = "model.safetensors", "config.json", "metrics.json"
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them
 _RECORD_KEYS = {FORMAT, "values_sha256"}  # not values; values_sha256 was written by older versions and is ignored
 _CONFIG_KEYS = {"spec", "sha256", *_RECORD_KEYS}  # entries of config.json that are not details
 
 
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, details: Mapping[str, Any]) -> None:
-    """Write `model.safetensors`, then `config.json` with the spec, `details` and the sha256 of the weights."""
+    """Write `model.safetensors`, then `config.json` with the spec in full, `details` and the sha256 of the weights."""
     content = save_tensors(plain_tensors(model.state_dict()))
     write_atomically(folder / WEIGHTS, content)
-    config = {"spec": spec.to_dict(), **details_in(details), "sha256": hashlib.sha256(content).hexdigest()}
+    config = {
+        "spec": in_full(spec, details).to_dict(),
+        **details_in(details),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     write_record(folder / CONFIG, config, RUN_FORMAT)
 
 
@@ -54,6 +59,15 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read and validate `config.json`; raise `DataError` if it is missing, damaged or of a newer format."""
+    if not (folder / CONFIG).exists():
+        raise errors.DataError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path.")
+    config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
+    checked_details(folder / CONFIG, config)
+    return config
+
+
 def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a run folder and load its weights.
 
@@ -68,10 +82,7 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             not fit the network.
     """
     folder = _validation.check_path_exists("run folder", folder)
-    if not (folder / CONFIG).exists():
-        raise errors.DataError(f"{str(folder)!r} is not a run folder: it has no {CONFIG}. Check the path.")
-    config = read_record(folder / CONFIG, RUN_FORMAT, "spec", "sha256")
-    checked_details(folder / CONFIG, config)
+    config = read_config(folder)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
     try:
         model = _built(config)
@@ -84,15 +95,12 @@ def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 def _built(config: Mapping[str, Any]) -> nn.Module:
     """Build the network that a config describes, with fresh weights."""
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
-    spec = ModelSpec.from_dict(config["spec"])
+    spec = as_stored(config["spec"])
     built = {
         key: value for key, value in spec.model_options.items() if key != "pretrained"
     }  # model.safetensors has all weights
     model = make_model(dataclasses.replace(spec, model_options=built), **options)
-    steps = config.get("compacted", [])
-    if not isinstance(steps, list):
-        raise errors.InvalidTypeError(f"compacted must be a list, got {_validation.safe_repr(steps)}.")
-    for step in cast(list[Any], steps):
+    for step in config.get("compacted", []):
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     return model
 

@@ -9,6 +9,7 @@ from gatewise.training.progress import Progress as Progress
 from gatewise.training.recipe import Recipe as Recipe
 from gatewise.training.run_folder import check_run_format as check_run_format
 from gatewise.training.run_folder import holds_run as holds_run
+from gatewise.training.run_folder import is_finished as is_finished
 from gatewise.training.signals import Interrupted as Interrupted
 from gatewise.training.tasks import TITLES as TITLES
 from gatewise.training.tasks import BatchResults as BatchResults

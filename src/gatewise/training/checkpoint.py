@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, new_folder, read_record, write_atomically, write_record
+from gatewise.core.schema import Finite, Index, of_file
 from gatewise.models.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
 STATE = "state"
@@ -80,41 +82,52 @@ def _state(
 
 def state_progress(folder: Path) -> dict[str, Any]:
     """Return the progress that `save_state` recorded, without reading the tensors."""
-    return _state_record(folder)["progress"]
+    return _state_record(folder).progress
 
 
 def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, steps: int) -> None:
     """Raise `DataError` if a recorded position is outside a training of `epochs` epochs of `steps` steps each."""
-    try:
-        for key, maximum in (("epoch", epochs), ("step", steps)):
-            _validation.check_integer_at_least(0, **{key: progress.get(key)})
-            _validation.check_number_between(0, maximum, **{key: progress[key]})
-        losses = progress.get("losses")
-        if not isinstance(losses, list) or len(losses) != progress["step"]:
-            raise errors.InvalidValueError(
-                f"losses must be {progress['step']} numbers, got {_validation.safe_repr(losses)}."
-            )
-        for loss in (*losses, progress.get("correct")):
-            _validation.check_number_between(-1e38, 1e38, losses=loss)
-    except errors.GatewiseError as error:
-        raise errors.DataError(f"{folder / STATE}.json is damaged: {error}") from None
-
-
-def _state_record(folder: Path) -> dict[str, Any]:
     file = folder / f"{STATE}.json"
-    record = read_record(file, RUN_FORMAT, "progress", "optimizer", "sha256", _CHECKSUM)
-    if record[_CHECKSUM] != (actual := _checksum(record)):
-        recorded = _validation.safe_repr(record[_CHECKSUM]).strip("'")[:12]
+    position = of_file(file, progress, _Position)
+    for name, count, allowed in (
+        ("epoch", position.epoch, range(epochs + 1)),
+        ("step", position.step, range(steps + 1)),
+        ("number of losses", len(position.losses), range(position.step, position.step + 1)),
+    ):
+        if count not in allowed:
+            raise errors.DataError(
+                f"{file}: {name} must be from {allowed.start} to {allowed.stop - 1}, got {count}. Restore the file."
+            )
+
+
+class _Position(Struct):
+    """Position of a training; further entries are allowed."""
+
+    epoch: Index
+    step: Index
+    losses: list[Finite]
+    correct: Finite
+
+
+class _Record(Struct):
+    """Content of a state's JSON file."""
+
+    progress: dict[str, Any]
+    optimizer: dict[str, Any]
+    sha256: str
+    values_sha256: str
+
+
+def _state_record(folder: Path) -> _Record:
+    file = folder / f"{STATE}.json"
+    content = read_record(file, RUN_FORMAT)
+    record = of_file(file, content, _Record)
+    if record.values_sha256 != (actual := _checksum(content)):
+        recorded = _validation.safe_repr(record.values_sha256)[1:13]
         raise errors.DataError(
             f"{file} is damaged: expected the recorded sha256 {recorded}... of its values, found {actual[:12]}.... "
             f"Restore it from a copy."
         )
-    for key, kind in (("progress", dict), ("optimizer", dict), ("sha256", str)):
-        if not isinstance(record[key], kind):
-            raise errors.DataError(
-                f"{file} is damaged: expected {key} to be of type {kind.__name__}, "
-                f"found {_validation.safe_repr(record[key])}."
-            )
     return record
 
 
@@ -135,19 +148,19 @@ def load_state(
         DataError: a file is missing, damaged or of another network or optimizer.
     """
     record = _state_record(folder)
-    tensors = read_tensors(folder / f"{STATE}.safetensors", record["sha256"])
+    tensors = read_tensors(folder / f"{STATE}.safetensors", record.sha256)
     for key, module in modules.items():
         fill(module, _below(tensors, key), folder / f"{STATE}.safetensors")
     if optimizer is not None:
         try:
-            _restore_optimizer(optimizer, tensors, record["optimizer"])
+            _restore_optimizer(optimizer, tensors, record.optimizer)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise errors.DataError(
                 f"{folder / STATE}.json is damaged: it does not contain a state of this optimizer "
                 f"({type(error).__name__}: {reason})."
             ) from None
-    return record["progress"]
+    return record.progress
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], saved: Any) -> None:
@@ -189,7 +202,7 @@ def _states(folder: Path) -> list[Path]:
 def is_whole(folder: Path) -> bool:
     """Return whether a checkpoint is intact: both files match their checksums and have a known format."""
     try:
-        read_tensors(folder / f"{STATE}.safetensors", _state_record(folder)["sha256"])
+        read_tensors(folder / f"{STATE}.safetensors", _state_record(folder).sha256)
     except errors.DataError:
         return False
     return True

@@ -18,7 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.core.files import check_writable, read_json_lines, remove_leftovers, write_atomically
+from gatewise.core.files import check_writable, remove_leftovers, write_atomically
+from gatewise.core.run_files import CHECKPOINTS, LOG, PREDICTIONS, RECIPE, TENSORBOARD
 from gatewise.data import Augmentation, Dataset, SegmentationDataset, make_batches
 from gatewise.graph.measure import environment, parameter_count
 from gatewise.insertion.tuning import Stage, set_total_steps
@@ -29,7 +30,7 @@ from gatewise.training.finite_checks import NotFinite, hopeless_scale
 from gatewise.training.learner import Learner
 from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
-from gatewise.training.run_folder import claim, last_good, naming_what_is_left
+from gatewise.training.run_folder import claim, last_good, naming_what_is_left, read_log
 from gatewise.training.signals import Interrupted, Interruption
 from gatewise.training.tasks import TITLES
 from gatewise.training.tensorboard import Board
@@ -37,7 +38,6 @@ from gatewise.training.tensorboard import Board
 _CHECK_EVERY = 50  # steps between checks of the losses: each check synchronises with the GPU
 _SAVE_EVERY_S = 600.0  # longest time without a checkpoint within an epoch
 _KEEP = 2  # number of checkpoints
-_LOGGED = ("epoch", "train_accuracy", "images_per_second")  # the numbers that a resumed training reads from the log
 
 
 def train(
@@ -91,7 +91,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train as `train` does, in a folder that this training has locked."""
     finished = claim(out, recipe, resume=resume)
-    newest = "finished" if finished else max((state.name for state in complete_states(out / "checkpoints")), default="")
+    newest = "finished" if finished else max((state.name for state in complete_states(out / CHECKPOINTS)), default="")
     processes.check_same_everywhere(f"state of {out}", newest)
     if finished is not None:
         return finished
@@ -186,12 +186,12 @@ class _Run:
     def _find_checkpoint(self) -> Path | None:
         """Return the newest checkpoint, or None, and restore its position."""
         if self.processes.is_main:
-            for folder in (self.out, self.out / "checkpoints"):
+            for folder in (self.out, self.out / CHECKPOINTS):
                 remove_leftovers(folder)
-        states = complete_states(self.out / "checkpoints")
+        states = complete_states(self.out / CHECKPOINTS)
         if not states:
             if self.processes.is_main:
-                self.recipe.save(self.out / "recipe.yaml")
+                self.recipe.save(self.out / RECIPE)
             return None
         checkpoint = states[-1]
         with naming_what_is_left(checkpoint):
@@ -204,21 +204,14 @@ class _Run:
 
     def _open_log(self) -> None:
         """Read the log's rows of completed epochs, drop later ones, and open the TensorBoard writer."""
-        log = self.out / "log.jsonl"
-        rows = read_json_lines(log) if log.exists() else []
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not all(isinstance(row.get(key), int | float) for key in _LOGGED):
-                raise errors.DataError(
-                    f"{log}, line {number}: expected numbers for {', '.join(_LOGGED)}. Restore the file from a copy."
-                )
-        self.rows = [row for row in rows if row["epoch"] <= self.epoch]
+        self.rows = [row for row in read_log(self.out) if row["epoch"] <= self.epoch]
         if len(self.rows) < self.epoch:
             raise errors.DataError(
-                f"{log}: expected {self.epoch} epochs, found {len(self.rows)}. Restore the file from a copy."
+                f"{self.out / LOG}: expected {self.epoch} epochs, found {len(self.rows)}. Restore the file from a copy."
             )
         if not self.processes.is_main:
             return
-        self._tensorboard = Board(self.out / "tensorboard", self.epoch + 1, self.progress.say)
+        self._tensorboard = Board(self.out / TENSORBOARD, self.epoch + 1, self.progress.say)
 
     def _train_epoch(self, stage: Stage, interruption: Interruption) -> None:
         """Train the remaining steps of one epoch, then evaluate, log and save."""
@@ -321,7 +314,7 @@ class _Run:
         """Add one row to the log and to TensorBoard."""
         self.rows.append(row)
         if self.processes.is_main:
-            write_atomically(self.out / "log.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+            write_atomically(self.out / LOG, "".join(json.dumps(row) + "\n" for row in self.rows))
         if self._tensorboard is not None:
             self._tensorboard.add(row)
 
@@ -336,7 +329,7 @@ class _Run:
         self._saved_at = time.monotonic()
         if not self.processes.is_main:
             return
-        folder = self.out / "checkpoints"
+        folder = self.out / CHECKPOINTS
         losses = [float(loss) for loss in self.losses]
         position = {"epoch": self.epoch, "step": self.step, "losses": losses, "correct": float(self.correct)}
         self.learner.save(folder / f"step_{self.epoch * self.batches.steps + self.step:09d}", position)
@@ -368,7 +361,7 @@ class _Run:
                 "image_size": list(self.dataset.size),
             }
             save_model(self.out, learner.best_model, self.recipe.spec, details)
-            write_atomically(self.out / "predictions.safetensors", save_tensors(evaluated.record))
+            write_atomically(self.out / PREDICTIONS, save_tensors(evaluated.record))
             metrics = write_metrics(self.out, metrics)
         self.accelerator.wait_for_everyone()
         return metrics

@@ -6,14 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from gatewise import errors
-from gatewise.models.serialization import METRICS, read_metrics
+from gatewise.core.files import read_json_lines
+from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, RESULTS, WEIGHTS
+from gatewise.core.schema import LogRow, of_file
+from gatewise.models.serialization import read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, state_progress
 from gatewise.training.recipe import Recipe
 
 
+def is_finished(folder: Path) -> bool:
+    """Return whether a run folder has metrics, which are written last."""
+    return (folder / METRICS).exists()
+
+
 def holds_run(out: Path) -> bool:
     """Return whether a folder contains results or checkpoints of a training; a recipe alone does not count."""
-    return (out / METRICS).exists() or bool(complete_states(out / "checkpoints"))
+    return is_finished(out) or bool(complete_states(out / CHECKPOINTS))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Read and validate the rows of `log.jsonl`, one per epoch; [] if there is none."""
+    file = folder / LOG
+    rows = read_json_lines(file) if file.exists() else []
+    for number, row in enumerate(rows, 1):
+        of_file(f"{file}, line {number}", row, LogRow)
+    return rows
 
 
 def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
@@ -24,35 +41,35 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
             run while `resume` is not set.
         DataError: the folder contains checkpoints or metrics that cannot be used.
     """
-    if (out / "results.json").exists():
+    if (out / RESULTS).exists():
         raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
     if not holds_run(out):
         _check_folder_is_ours(out)
         return None
     check_run_format(out)
-    if not (out / "recipe.yaml").exists():
-        raise errors.DataError(f"{out} contains checkpoints or results but no recipe.yaml. Choose another --out.")
+    if not (out / RECIPE).exists():
+        raise errors.DataError(f"{out} contains checkpoints or results but no {RECIPE}. Choose another --out.")
     if not resume:
         raise errors.InvalidValueError(
             f"{out} already contains a run. Choose another --out, or continue with --resume."
         )
-    Recipe.load(out / "recipe.yaml").check_same_recipe(recipe, out)
-    if (out / METRICS).exists():
+    Recipe.load(out / RECIPE).check_same_recipe(recipe, out)
+    if is_finished(out):
         return _finished(out)
     return None
 
 
 def _check_folder_is_ours(out: Path) -> None:
     """Raise if a folder contains weights or checkpoints but no recipe: a training would overwrite them."""
-    for name in () if (out / "recipe.yaml").exists() else ("model.safetensors", "config.json", "checkpoints"):
+    for name in () if (out / RECIPE).exists() else (WEIGHTS, CONFIG, CHECKPOINTS):
         if (out / name).exists():
             raise errors.InvalidValueError(f"{out} contains {name}, but not a gatewise run. Choose another --out.")
 
 
 def check_run_format(out: Path) -> None:
     """Raise `NewerFormatError` if a newer version wrote a file of the run; other damage is reported on use."""
-    readers = [(read_metrics, out)] if (out / METRICS).exists() else []
-    for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / "checkpoints"))]:
+    readers = [(read_metrics, out)] if is_finished(out) else []
+    for read, folder in [*readers, *((state_progress, state) for state in complete_states(out / CHECKPOINTS))]:
         try:
             read(folder)
         except errors.NewerFormatError:
@@ -86,7 +103,7 @@ def naming_what_is_left(checkpoint: Path) -> Generator[None]:
 
 def last_good(out: Path) -> str:
     """Return a sentence that names the newest intact checkpoint, from which a training can resume."""
-    _, intact = _damaged_and_intact(out / "checkpoints")
+    _, intact = _damaged_and_intact(out / CHECKPOINTS)
     if intact is None:
         return "No checkpoint had been written."
     return f"The last good checkpoint is {intact}."

@@ -1,7 +1,8 @@
-"""Open trained runs for analysis."""
+"""Open trained runs: their files, network and images."""
 
 # pyright: basic
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_json_lines
+from gatewise.core.run_files import CONFIG, LOG, METRICS, PREDICTIONS, RECIPE, RESULTS, WEIGHTS
 from gatewise.data import (
     Augmentation,
     Dataset,
@@ -31,43 +32,154 @@ from gatewise.data import (
     make_batches,
 )
 from gatewise.gates.spec import ModelSpec
-from gatewise.models.serialization import CONFIG, WEIGHTS, check_weights_finite, load_model, read_metrics
+from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
+from gatewise.models.stored_spec import as_stored
 from gatewise.training import BatchResults, Recipe, make_task
+from gatewise.training.run_folder import is_finished, read_log
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # maximum number of images and of values in a batch
-_REQUIRED = ("spec", "classes", "mean", "std", "in_chans", "image_size")  # entries of config.json that a page needs
+IMAGE_ENTRIES = ("classes", "mean", "std", "in_chans", "image_size")  # of config.json, which images need
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Run:
-    """A trained run, opened.
+    """A run folder, or a folder of `save_pretrained`; each file is read and validated when it is first used.
 
     Attributes:
+        folder: the folder.
         name: name of the run on a page.
         slug: suffix of the names of its figures.
-        model: the network, in eval mode.
-        config: content of `config.json`.
-        rows: rows of the training log.
-        metrics: content of `metrics.json`.
-        recipe: the recipe of its training.
-        dataset: data set whose images are shown to the gates, or None.
-        shown: name of that data set.
-        split: "validation" or "train".
-        missing: reason why there is no data set, or "".
+        data: data set whose images are shown to the gates; None is the data set of the training.
+        split: "validation" or "train" images of the data set.
+        load: function that loads a data set.
     """
 
+    folder: Path
     name: str
     slug: str
-    model: nn.Module
-    config: dict[str, Any]
-    rows: list[dict[str, Any]]
-    metrics: dict[str, Any]
-    recipe: Recipe
-    dataset: Dataset | SegmentationDataset | None = None
-    shown: str = ""
+    data: str | None = None
     split: Split = "validation"
-    missing: str = ""
+    load: Callable[[DataSource], Dataset | SegmentationDataset] = DataSource.load
+
+    @classmethod
+    def open(cls, folder: str | Path, data: str | None = None) -> "Run":
+        """Open one folder, named by the last part of its path.
+
+        Raises:
+            DataError: the folder does not exist, has no valid `config.json`, or contains a comparison.
+        """
+        folder = _validation.check_path_exists("run folder", folder)
+        if (folder / RESULTS).exists():
+            raise errors.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
+        (name,) = _names([folder])
+        run = cls(folder, name, _slugs([name])[0], data)
+        if (folder / RECIPE).exists() and not (folder / CONFIG).exists():
+            raise run._not_finished(CONFIG)
+        _ = run.config
+        return run
+
+    def checked(self) -> "Run":
+        """Return this run after reading all its files.
+
+        Raises:
+            DataError: the run has not finished, a file is missing or damaged, or `data` is not available or has other
+                classes, image channels or image sizes.
+        """
+        self.check_entries(*IMAGE_ENTRIES)
+        _ = self.model, self.recipe, self.metrics, self.log, self.dataset
+        return self
+
+    def check_entries(self, *names: str) -> None:
+        """Raise `DataError` if `config.json` lacks one of these entries."""
+        _validation.entries_of(self.folder / CONFIG, self.config, *names)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """Content of `config.json`."""
+        return read_config(self.folder)
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Content of `metrics.json`."""
+        if not is_finished(self.folder):
+            raise self._not_finished(METRICS)
+        return read_metrics(self.folder)
+
+    def _not_finished(self, absent: str) -> errors.DataError:
+        return errors.DataError(
+            f"{self.folder} has no {absent}: the run has not finished. Resume it with gatewise train --resume."
+        )
+
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """Recipe of the training."""
+        return Recipe.load(self.folder / RECIPE)
+
+    @functools.cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """Rows of the training log, one per epoch; [] if there is none."""
+        rows, wanted = read_log(self.folder), f"validation_{self.score}"
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row.get(wanted), int | float):
+                raise errors.DataError(
+                    f"{self.folder / LOG}, line {number}: no number for '{wanted}'. Restore the file."
+                )
+        return rows
+
+    @functools.cached_property
+    def predictions(self) -> dict[str, Tensor]:
+        """Tensors about each validation image, such as predicted classes; {} for a compacted run."""
+        file = self.folder / PREDICTIONS
+        return read_tensors(file) if file.exists() else {}
+
+    def network(self) -> nn.Module:
+        """Build the network and return it with its weights, in eval mode, on the CPU."""
+        model, _ = load_model(self.folder)
+        check_weights_finite(self.folder / WEIGHTS, model, "Train the run again")
+        return model
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The network, in eval mode, on the GPU if there is one."""
+        return self.network().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @functools.cached_property
+    def _found(self) -> tuple[Dataset | SegmentationDataset | None, str]:
+        """The data set, or None and the reason."""
+        try:
+            dataset = self.load(dataclasses.replace(self.source, data=self.shown))
+            _check_same_data(dataset, self.config, self.folder)
+        except (errors.DataError, errors.MissingExtraError, OSError) as error:
+            if self.data is not None:
+                raise
+            return None, str(error)
+        return dataset, ""
+
+    @property
+    def dataset(self) -> Dataset | SegmentationDataset | None:
+        """Data set whose images are shown to the gates, or None if that of the training is not available."""
+        return self._found[0]
+
+    @property
+    def missing(self) -> str:
+        """Reason why there is no data set, or ""."""
+        return self._found[1]
+
+    def check_has_images(self, purpose: str = "") -> None:
+        """Raise `DataError` if there is no data set; `purpose` says what for, as in " to compare outputs"."""
+        if self.dataset is None:
+            raise errors.DataError(f"the images of {self.folder} are needed{purpose}: {self.missing}")
+
+    @property
+    def scale(self) -> int | None:
+        """Length of the shorter side of images for a segmentation network; None keeps their size."""
+        return self.recipe.image_size if (self.folder / RECIPE).exists() else self.config.get("scale")
+
+    @property
+    def shown(self) -> str:
+        """Name of the data set whose images are shown to the gates."""
+        return self.data or self.recipe.data
 
     @property
     def images(self) -> Images | EncodedImages | SegmentationSplit | None:
@@ -106,12 +218,14 @@ class Run:
 
     @property
     def spec(self) -> ModelSpec:
-        """Specification that the model was built from."""
-        return ModelSpec.from_dict(self.config["spec"])
+        """Specification that the model was built from, with all options."""
+        return as_stored(self.config["spec"])
 
     def of(self, split: Split) -> "Run":
         """Return the same run with the images of another split."""
-        return dataclasses.replace(self, split=split)
+        other = copy.copy(self)  # with the files that were read
+        other.split = split
+        return other
 
     def new_results(self) -> BatchResults:
         """Return an empty accumulator of the scores on the images."""
@@ -201,41 +315,11 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
         raise errors.InvalidValueError("no run to explain; give at least one run folder.")
     load = functools.cache(DataSource.load)  # runs of a comparison share one data set
     names = _names(folders)
-    return [
-        _open(Path(folder), name, slug, data, split, load)
-        for folder, name, slug in zip(folders, names, _slugs(names), strict=True)
-    ]
-
-
-def _open(folder: Path, name: str, slug: str, data: str | None, split: Split, load: Callable[[DataSource], Any]) -> Run:
-    if (folder / "results.json").exists():
-        raise errors.DataError(f"{folder} holds a comparison; give its runs, for example {folder}/runs/*/seed_0.")
-    model, config = load_model(folder)
-    check_weights_finite(folder / WEIGHTS, model, "Train the run again")
-    recipe = Recipe.load(folder / "recipe.yaml")
-    log, metrics = folder / "log.jsonl", read_metrics(folder)
-    rows = read_json_lines(log) if log.exists() else []
-    _check_complete(folder, config, metrics, rows)
-    dataset, missing = None, ""
-    try:
-        dataset = load(dataclasses.replace(recipe.source, data=data or recipe.data))
-        _check_same_data(dataset, config, folder)
-    except (errors.DataError, errors.MissingExtraError, OSError) as error:
-        if data is not None:
-            raise
-        dataset, missing = None, str(error)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Run(name, slug, model, config, rows, metrics, recipe, dataset, data or recipe.data, split, missing)
-
-
-def _check_complete(folder: Path, config: dict[str, Any], metrics: dict[str, Any], rows: list[Any]) -> None:
-    _validation.entries_of(folder / CONFIG, config, *_REQUIRED)
-    score = metrics.get("score", "accuracy")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not isinstance(row.get(f"validation_{score}"), int | float):
-            raise errors.DataError(
-                f"{folder / 'log.jsonl'}, line {number}: no number for 'validation_{score}'. Restore the file."
-            )
+    runs = [Run.open(folder, data) for folder in folders]
+    for run, run.name, run.slug in zip(runs, names, _slugs(names), strict=True):
+        run.split, run.load = split, load
+        run.checked()
+    return runs
 
 
 def _check_same_data(dataset: Dataset | SegmentationDataset, config: dict[str, Any], folder: Path) -> None:

@@ -241,12 +241,25 @@ CHANGES = {
         "open_runs": {
             "images are loaded for each run": drop_call("cache"),
         },
-        "_open": {
-            "nonfinite weights are drawn": remove(
-                "check_weights_finite(folder / WEIGHTS, model, 'Train the run again')"
+        "Run.open": {
+            "a comparison is opened as a run": remove("if (folder / RESULTS).exists():\n    ..."),
+        },
+        "Run.checked": {
+            "files of a run are read after long work": replace(
+                "(self.model, self.recipe, self.metrics, self.log, self.dataset)", "self.recipe"
             ),
-            "other classes accepted": remove("_check_same_data(dataset, config, folder)"),
-            "requested data may be missing": remove("if data is not None:\n    ..."),
+        },
+        "Run.log": {
+            "the log of another score is drawn": replace("isinstance(row.get(wanted), int | float)", "True"),
+        },
+        "Run.network": {
+            "nonfinite weights are drawn": remove(
+                "check_weights_finite(self.folder / WEIGHTS, model, 'Train the run again')"
+            ),
+        },
+        "Run._found": {
+            "other classes accepted": remove("_check_same_data(dataset, self.config, self.folder)"),
+            "requested data may be missing": remove("if self.data is not None:\n    ..."),
         },
         "_check_same_data": {
             "images of another size accepted": replace(

@@ -10,7 +10,7 @@ CHANGES = {
             ),
         },
         "_compare": {
-            "newer results overwritten": remove("check_format_not_newer(out / 'results.json', SCHEMA, 'schema')"),
+            "newer results overwritten": remove("check_format_not_newer(out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
         "_train_in_turn": {
@@ -37,9 +37,7 @@ CHANGES = {
         "_results": {
             "precisions are mixed": replace("check_one_precision", "dict"),
             "work of the dense network compared": replace("_work(metrics[name])", "{}"),
-            "a comparison is judged by accuracy": replace(
-                "metrics[baseline][0].get('score', 'accuracy')", "'pixel_accuracy'"
-            ),
+            "a comparison is judged by accuracy": replace("opened[baseline][0].score", "'pixel_accuracy'"),
             "first gate is the baseline": replace("'none' if 'none' in runs else next(iter(runs))", "next(iter(runs))"),
             "p not corrected": replace(
                 "statistics.holm([d.p for d in differences.values()])", "[d.p for d in differences.values()]"

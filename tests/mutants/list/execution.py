@@ -48,8 +48,8 @@ CHANGES = {
             "costs of other machines lost": replace("self._all", "{self.machine: self._own}", nth=3),
             "costs measured by others meanwhile are lost": replace("self._all = _read(self.file)", "pass"),
         },
-        "_checked": {
-            "negative costs accepted": replace("0 <= value < 1000000.0", "value < 1000000.0"),
+        "_Content": {
+            "negative costs accepted": replace("Meta(ge=0, lt=1000000.0)", "Meta(lt=1000000.0)"),
         },
     },
     "inference/dynamic_layers.py": {

@@ -8,22 +8,19 @@ CHANGES = {
             "scalars of optimizer lost": replace("scalars[f'{index}.{name}'] = value", "pass"),
         },
         "check_position": {
-            "a position after the end is accepted": remove(
-                "_validation.check_number_between(0, maximum, **{key: progress[key]})"
-            ),
+            "a position after the end is accepted": replace("count not in allowed", "False"),
         },
         "_state_record": {
-            "checkpoint's JSON without a checksum": replace(
-                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256', _CHECKSUM)",
-                "read_record(file, RUN_FORMAT, 'progress', 'optimizer', 'sha256')",
-            ),
             "checksum of a checkpoint's JSON not compared": replace(
-                "record[_CHECKSUM] != (actual := _checksum(record))", "(actual := _checksum(record)) and False"
+                "record.values_sha256 != (actual := _checksum(content))", "(actual := _checksum(record)) and False"
             ),
+        },
+        "_Record": {
+            "checkpoint's JSON without a checksum": replace("values_sha256: str", "values_sha256: str = ''"),
         },
         "load_state": {
             "sha256 of a state not compared": replace(
-                "read_tensors(folder / f'{STATE}.safetensors', record['sha256'])",
+                "read_tensors(folder / f'{STATE}.safetensors', record.sha256)",
                 "read_tensors(folder / f'{STATE}.safetensors')",
             ),
         },
@@ -188,7 +185,7 @@ CHANGES = {
         },
         "_Run._open_log": {
             "log keeps rows of epochs trained again": replace(
-                "[row for row in rows if row['epoch'] <= self.epoch]", "[row for row in rows]"
+                "[row for row in read_log(self.out) if row['epoch'] <= self.epoch]", "read_log(self.out)"
             ),
         },
         "_Run._train_epoch": {
@@ -257,9 +254,9 @@ CHANGES = {
         "claim": {
             "recipe checked before its format": remove("check_run_format(out)"),
             "files of others are overwritten": remove("_check_folder_is_ours(out)"),
-            "another recipe resumed": remove("Recipe.load(out / 'recipe.yaml').check_same_recipe(recipe, out)"),
+            "another recipe resumed": remove("Recipe.load(out / RECIPE).check_same_recipe(recipe, out)"),
             "finished run trained again": replace("return _finished(out)", "pass"),
-            "results without a recipe reused": replace("not (out / 'recipe.yaml').exists()", "False"),
+            "results without a recipe reused": replace("not (out / RECIPE).exists()", "False"),
         },
         "_damaged_and_intact": {
             "damaged checkpoint reported as good": replace("is_whole(state)", "True"),

@@ -271,20 +271,34 @@ def test_numbers_of_figure_can_be_read_and_sorted(browser: Browser, page: Path) 
     opened.page.context.close()
 
 
+METRICS = {
+    "parameters": 1,
+    "epochs": 1,
+    "precision": "",
+    "environment": {"hardware": ""},
+    "images_per_second": 1,
+}  # without a score
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("metrics.json", b"{}", "has no 'parameters'"),
         ("metrics.json", b"[]", "is not a JSON object"),
-        ("metrics.json", b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}}', "has no 'accuracy'"),
+        ("metrics.json", json.dumps(METRICS).encode(), "has no 'accuracy'"),
         (
             "metrics.json",
-            b'{"parameters": 1, "epochs": 1, "precision": "", "environment": {}, "score": "f1"}',
+            json.dumps({**METRICS, "score": "f1"}).encode(),
             "has no 'f1'",
         ),
         ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
         ("metrics.json", b"\xff\xfe", "is not UTF-8 text"),
-        ("log.jsonl", b'{"epoch": 1}\n', "line 1: no number for 'validation_accuracy'"),
+        ("log.jsonl", b'{"epoch": 1}\n', "line 1: the content has no 'train_accuracy', got 'epoch'"),
+        (
+            "log.jsonl",
+            b'{"epoch": 1, "train_accuracy": 0.5, "images_per_second": 9}\n',
+            "line 1: no number for 'validation_accuracy'",
+        ),
         ("log.jsonl", b"\xff\n", "line 1: not valid JSON"),
         ("config.json", b"{}", "has no 'spec'"),
         ("config.json", None, "has no 'mean'"),

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from gatewise.core.files import beside_name, check_writable, new_folder, remove_leftovers, write_atomically
+from gatewise.core.run_files import METRICS
 from gatewise.errors import DataError, GatewiseError, InvalidValueError, StorageError
-from gatewise.models.serialization import METRICS, not_finite
+from gatewise.models.serialization import not_finite
 from gatewise.models.weights.reading import read_weights
 from gatewise.training import train
 from gatewise.training.checkpoint import complete_states, keep_newest_states

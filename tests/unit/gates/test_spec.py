@@ -306,11 +306,10 @@ def test_unknown_dictionary_keys_rejected_at_both_levels() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, r"a model spec needs the key 'model' with a name, got \{\}\."),
-        ({"gates": []}, r"a model spec needs the key 'model' with a name, got \{'gates': \[\]\}\."),
-        ({"model": None}, r"a model spec needs the key 'model' with a name, got model: None\."),
-        ({"model": ""}, r"a model spec needs the key 'model' with a name, got model: ''\."),
-        ({"model": "resnet20", "gates": [{"place": "inner"}]}, r"a gate of a model spec needs the key 'gate' with a"),
+        ({}, r"a model spec has no 'model', got nothing\."),
+        ({"gates": []}, r"a model spec has no 'model', got 'gates'\."),
+        ({"model": ""}, r"model of a model spec must be a string of length >= 1, got ''\."),
+        ({"model": "resnet20", "gates": [{"place": "inner"}]}, r"a gate of a model spec has no 'gate', got 'place'\."),
     ],
 )
 def test_dictionary_without_name_rejected(values: dict[str, Any], message: str) -> None:
@@ -318,9 +317,22 @@ def test_dictionary_without_name_rejected(values: dict[str, Any], message: str) 
         ModelSpec.from_dict(values)
 
 
-@pytest.mark.parametrize("values", [None, "resnet20", {"model": "resnet20", "gates": ["gct"]}])
-def test_non_dictionary_rejected(values: Any) -> None:
-    with pytest.raises(TypeError, match=r"must be a mapping with the key '(model|gate)', got"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "a model spec must be a mapping of names to values, got None"),
+        ("resnet20", "a model spec must be a mapping of names to values, got 'resnet20'"),
+        (
+            {"model": "resnet20", "gates": ["gct"]},
+            "a gate of a model spec must be a mapping of names to values",
+        ),
+        ({"model": None}, "model of a model spec must be a string, got None"),
+        ({"model": "resnet20", "gates": "gct"}, "gates of a model spec must be a list or null, got 'gct'"),
+        ({"model": "resnet20", "model_options": {1: 2}}, "each name in model_options of a model spec must be a string"),
+    ],
+)
+def test_value_of_wrong_type_rejected(values: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         ModelSpec.from_dict(values)
 
 

@@ -15,7 +15,8 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.core.reasons import reason_of
-from gatewise.models.serialization import CONFIG, WEIGHTS, read_source, read_tensors
+from gatewise.core.run_files import CONFIG, WEIGHTS
+from gatewise.models.serialization import read_source, read_tensors
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
