@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import held
+from gatewise.core.reasons import reason_of
 
 _c10d: Any = distributed  # TCPStore is not in `torch.distributed.__all__`
 _PORT_KEY = "gatewise/port"
@@ -122,10 +123,9 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or isinstance(error, errors.GatewiseError) or not _is_connection_error(error):
                 raise
-            reason = " ".join(str(error).split())[:120]
             raise errors.TrainingError(
-                f"process {self.rank} of {self.count} lost the connection to another process ({reason}). Give the same "
-                f"command with --resume to continue; torchrun --max-restarts does so automatically."
+                f"process {self.rank} of {self.count} lost the connection to another process "
+                f"({reason_of(error, 120)}). Give the same command with --resume to continue; torchrun --max-restarts does so automatically."
             ) from error
 
 
