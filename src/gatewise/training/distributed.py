@@ -125,7 +125,8 @@ class Processes:
                 raise
             raise errors.TrainingError(
                 f"process {self.rank} of {self.count} lost the connection to another process "
-                f"({reason_of(error, 120)}). Give the same command with --resume to continue; torchrun --max-restarts does so automatically."
+                f"({reason_of(error, 120)}). Give the same command with --resume to continue; "
+                f"torchrun --max-restarts does so automatically."
             ) from error
 
 
