@@ -362,7 +362,7 @@ CHANGES = {
     },
     "data/torchvision_files.py": {
         "open_data_set": {
-            "a data set is downloaded again": replace("not exists", "True"),
+            "VOC is downloaded again": replace("not exists", "True"),
         },
     },
 }

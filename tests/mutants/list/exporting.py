@@ -17,7 +17,7 @@ CHANGES = {
     },
     "exporting/writer.py": {
         "export_run": {
-            "the written file is not read again": replace("chosen.open(file)", "network"),
+            "a file for torch is not read again": replace("chosen.open(file)", "network"),
         },
         "_temporary_file": {
             "a failed export removes the old file": drop_call("with_name"),

@@ -425,3 +425,12 @@ def test_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("os.scandir", lambda path: listed.append(str(path)) or scandir(path))
     load_dataset(tmp_path)
     assert sorted(listed) == sorted(map(str, [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]))
+
+
+def test_problem_elsewhere_in_folder_is_ignored(tmp_path: Path) -> None:
+    """Circular links beside the splits, and in a folder whose name begins with that of a split."""
+    class_folders(tmp_path)
+    for folder in ("other", "train2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "back").symlink_to(".")
+    assert len(load_dataset(tmp_path).train) == 6

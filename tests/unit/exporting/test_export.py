@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise import GatewiseError
 from gatewise.cli import run
-from gatewise.exporting import agreement, details_of, export_run, opened
+from gatewise.exporting import agreement, details_of, export_run, opened, register_format
 from gatewise.exporting.formats.onnx import Onnx
 from gatewise.exporting.formats.torch_export import TorchExport
 from gatewise.exporting.int8 import to_int8
@@ -275,6 +275,12 @@ def test_wrong_arguments_rejected(
         assert message in capsys.readouterr().err
     assert run(["export", str(tmp_path), "--out", str(tmp_path / "x.onnx")]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_suffix_of_format_is_unique() -> None:
+    for name, suffix in (("onnx", ".other"), ("other", ".onnx")):
+        with pytest.raises(GatewiseError, match=r"is taken by 'onnx' \(\*\.onnx\)\. Choose another name and suffix"):
+            register_format(name, suffix=suffix, title="other")
 
 
 # Prediction from files
