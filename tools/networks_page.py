@@ -3,13 +3,10 @@
 PYTHONPATH=tests python tools/networks_page.py > docs/networks.md
 """
 
-import contextlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from unittest import mock
 
 import timm
 import torch
@@ -17,8 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.gates.registry import PLACES
-from gatewise.graph import Places, rules
+from gatewise.graph import Graph, Places, place_names
 
 VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
 
@@ -100,28 +96,21 @@ NETWORKS = [
 ]
 
 
-@contextlib.contextmanager
-def read_once(model: nn.Module, example: Tensor) -> Iterator[None]:
-    """Trace the network once for all `find_places` calls in this context; tracing takes most of the time."""
-    operations = rules.trace(model, example)
-    with mock.patch.object(rules, "trace", return_value=operations):
-        yield
-
-
 def cell(places: Places) -> str:
-    """Return "found", or "found (skipped)" with the reasons as letters.
+    """Return "found", or "found (skipped)" with the reasons as letters, or in words if they have none.
 
     >>> cell(Places())
     '0'
     """
-    reasons = Counter(REASONS[re.sub(r"\b\d+\b", "n", skipped.reason)] for skipped in places.skipped)
+    texts = [re.sub(r"\b\d+\b", "n", skipped.reason) for skipped in places.skipped]
+    reasons = Counter(REASONS.get(text, f" {text}") for text in texts)
     left_out = ", ".join(f"{count}{letter}" for letter, count in sorted(reasons.items()))
     return f"{len(places.found)} ({left_out})" if left_out else str(len(places.found))
 
 
-def row(network: Network, model: nn.Module, example: Tensor) -> str:
-    """Return the network's table row; call it inside `read_once`."""
-    cells = [cell(gw.find_places(model, place, example)) for place in PLACES]
+def row(network: Network, graph: Graph) -> str:
+    """Return the network's table row."""
+    cells = [cell(gw.find_places(graph, place)) for place in place_names(marked=False)]
     return f"| {network.name} | {network.library} | {' | '.join(cells)} |"
 
 
@@ -139,8 +128,8 @@ dict.
 Each cell is the number of places. In brackets are the numbers of candidates that were skipped, with a letter for the
 reason; `insertion.skipped` names them. Written by `make docs` with {VERSIONS}.
 
-| network | from | {" | ".join(f"`{place}`" for place in PLACES)} |
-| --- | --- | {" | ".join("---" for _ in PLACES)} |
+| network | from | {" | ".join(f"`{place}`" for place in place_names(marked=False))} |
+| --- | --- | {" | ".join("---" for _ in place_names(marked=False))} |
 {chr(10).join(rows)}
 
 Reasons for skipping a candidate (n stands for a number):
@@ -164,11 +153,7 @@ gw.insert_gates(detector.backbone.body, "gc", include=r"layer[234]\\.")  # globa
 
 def main() -> None:
     """Build all networks and print the page."""
-    rows = []
-    for network in NETWORKS:
-        model, example = network.build(), network.image()
-        with read_once(model, example):
-            rows.append(row(network, model, example))
+    rows = [row(network, Graph(network.build(), network.image())) for network in NETWORKS]
     print(page(rows), end="")
 
 

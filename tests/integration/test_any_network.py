@@ -14,9 +14,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 import gatewise as gw
-from gatewise.gates.registry import PLACES
+from gatewise.graph import Graph, place_names
 from support.project import ROOT
-from tools.networks_page import NETWORKS, VERSIONS, Network, page, read_once, row
+from tools.networks_page import NETWORKS, VERSIONS, Network, page, row
 
 PAGE = ROOT / "docs/networks.md"
 
@@ -58,25 +58,25 @@ def test_insert_and_undo_leave_network_unchanged(network: Network) -> None:
     model, x = network.build(), network.image()
     before, count, plain = snapshot(model), hooks(model), model(x)
     assert all(out.isfinite().all() for out in tensors(plain))
-    with read_once(model, x):
-        line = row(network, model, x)
-        if VERSIONS in PAGE.read_text():
-            assert line in PAGE.read_text().splitlines(), "docs/networks.md is stale: run make docs"
-        for place, found in zip(PLACES, line.strip("| ").split(" | ")[2:], strict=True):
-            if found.partition(" ")[0] == "0":
-                with pytest.raises(ValueError, match=rf"no place for gct@{place} in .*Choose another place"):
-                    gw.insert_gates(model, "gct", place=place, example=x)
-                continue
-            insertion = gw.insert_gates(model, "gct", place=place, example=x)
-            assert f"{len(insertion.gates)}" == found.partition(" ")[0]
-            assert same(model(x), plain)
-            model.load_state_dict(before, strict=True)
-            if place in {"before_conv", "stage_end"}:
-                idle = insertion.check(x)
-                assert all(network.training_only and path.startswith(network.training_only) for path in idle)
-                open_unevenly(model)
-                assert not same(model(x), plain)
-            insertion.undo()
+    graph = Graph(model, x)
+    line = row(network, graph)
+    if VERSIONS in PAGE.read_text():
+        assert line in PAGE.read_text().splitlines(), "docs/networks.md is stale: run make docs"
+    for place, found in zip(place_names(marked=False), line.strip("| ").split(" | ")[2:], strict=True):
+        if found.partition(" ")[0] == "0":
+            with pytest.raises(ValueError, match=rf"no place for gct@{place} in .*Choose another place"):
+                gw.insert_gates(graph, "gct", place=place)
+            continue
+        insertion = gw.insert_gates(graph, "gct", place=place)
+        assert f"{len(insertion.gates)}" == found.partition(" ")[0]
+        assert same(model(x), plain)
+        model.load_state_dict(before, strict=True)
+        if place in {"before_conv", "stage_end"}:
+            idle = insertion.check(x)
+            assert all(network.training_only and path.startswith(network.training_only) for path in idle)
+            open_unevenly(model)
+            assert not same(model(x), plain)
+        insertion.undo()
     assert hooks(model) == count
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

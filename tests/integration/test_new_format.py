@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.package_copy import copy_with_example, run_commands
+from support.project_copy import copy_with_example, run_commands
 
 FLAGS = ["--epochs", "1", "--batch-size", "256", "--workers", "0", "--precision", "fp32"]
 
@@ -15,7 +15,8 @@ FLAGS = ["--epochs", "1", "--batch-size", "256", "--workers", "0", "--precision"
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project with a trained run and a picture."""
-    folder = copy_with_example(tmp_path_factory.mktemp("project"), "exporting/formats")
+    folder = tmp_path_factory.mktemp("project")
+    copy_with_example(folder, "exporting/formats")
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(folder / "digit.png")
     run_commands(folder, ["train", "--data", "digits", *FLAGS, "--out", "run"])
     return folder

@@ -1,42 +1,23 @@
 """Adding a gate is one file and one line: tested on a copy of the package with CONTRIBUTING.md's example."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support.project import ROOT
+from support.project_copy import copy_with_example, page, run
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project with the page's example: one new file, and the line that makes its class public."""
     folder = tmp_path_factory.mktemp("project")
-    for part in ("src", "tests", "benchmarks"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    page = (ROOT / "CONTRIBUTING.md").read_text()
-    (example,) = re.findall(r"```python\n# (src/gatewise/gates/\w+\.py)\n(.*?)```", page, flags=re.DOTALL)
-    (folder / example[0]).write_text(example[1])
-    (line,) = re.findall(r"`(from gatewise\.gates\.\w+ import \w+)`", page)
+    copy_with_example(folder, "gates")
+    (line,) = re.findall(r"`(from gatewise\.gates\.\w+ import \w+)`", page())
     public = folder / "src/gatewise/__init__.py"
     public.write_text(f"{public.read_text()}\n{line}\n")
     return folder
-
-
-def run(copy: Path, *command: str) -> str:
-    """Run a command that imports the copy, and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
 
 
 def test_command_line_lists_new_gate(copy: Path) -> None:
@@ -45,9 +26,9 @@ def test_command_line_lists_new_gate(copy: Path) -> None:
 
 
 def test_documentation_describes_new_gate(copy: Path) -> None:
-    page = run(copy, "-m", "gatewise", "gates", "--markdown")
-    assert "## `ls`: Layer scale" in page
-    assert "`init=1.0`" in page
+    printed = run(copy, "-m", "gatewise", "gates", "--markdown")
+    assert "## `ls`: Layer scale" in printed
+    assert "`init=1.0`" in printed
 
 
 @pytest.mark.slow
@@ -101,3 +82,17 @@ def test_class_of_new_gate_is_public(copy: Path) -> None:
     printed = run(copy, "-c", "import gatewise; print(gatewise.LayerScale(3).scale.shape, gatewise.__file__)")
     assert printed.startswith("torch.Size([1, 3, 1, 1])")
     assert str(copy) in printed
+
+
+def test_new_gate_is_fast_from_its_own_file(copy: Path) -> None:
+    script = """
+import torch, gatewise as gw
+net = gw.make_model("resnet20+ls:init=0.5").eval()
+x = torch.randn(2, 3, 32, 32)
+with torch.no_grad():
+    y = net(x)
+fast = gw.optimize_for_inference(net)
+torch.testing.assert_close(fast(x), y, rtol=1e-4, atol=1e-4)
+print(*fast.gates.values(), sep=",")
+"""
+    assert run(copy, "-c", script).strip() == ",".join(["in place"] * 9)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support.package_copy import copy_with_example, example_in, run_commands
 from support.project import ROOT
+from support.project_copy import copy_with_example, example_in, run_commands
 
 TRAIN = ["train", "--data", "photos", "--epochs", "1", "--batch-size", "8", "--workers", "0", "--precision", "fp32"]
 
@@ -29,7 +29,9 @@ def write_photos(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = copy_with_example(tmp_path_factory.mktemp("project"), "data/sources")
+    """Return a copy of the project with the page's example, one new file, and a folder of photos."""
+    folder = tmp_path_factory.mktemp("project")
+    copy_with_example(folder, "data/sources")
     write_photos(folder / "photos")
     return folder
 

@@ -19,7 +19,7 @@ from gatewise.graph import evaluation_mode
 from gatewise.insertion.insert import gates_in
 
 QUERIES = 64  # evenly spaced query positions whose maps are compared
-_GOLDEN = 0.61803398875  # fractional part of the golden ratio: its multiples modulo 1 cover [0, 1) evenly
+_GOLDEN_RATIO = 0.61803398875  # its fractional part: golden-ratio sampling, a low-discrepancy sequence
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def even_positions(count: int, positions: int) -> Tensor:
 
 
 def scattered_positions(count: int, sides: Sequence[int]) -> Tensor:
-    """Return `count` flat indices into a map: evenly spaced rows, columns advanced by the golden ratio.
+    """Return `count` flat indices into a map: evenly spaced rows, columns by golden-ratio sampling.
 
     `even_positions` would put them all in one column if the map's width divides the step. It is used for maps without
     exactly two axes and for maps with at most `count` positions.
@@ -63,7 +63,7 @@ def scattered_positions(count: int, sides: Sequence[int]) -> Tensor:
     if len(sides) != 2 or count >= positions:
         return even_positions(count, positions)
     steps = torch.arange(count) + 0.5
-    rows, columns = (steps / count * sides[0]).long(), (steps * _GOLDEN % 1 * sides[1]).long()
+    rows, columns = (steps / count * sides[0]).long(), (steps * _GOLDEN_RATIO % 1 * sides[1]).long()
     return rows * sides[1] + columns
 
 

@@ -140,7 +140,7 @@ class GateStats(Metric):
 
     def summaries(self) -> dict[str, GateSummary]:
         """Return gate path -> summary over the images of all processes, for each gate that was reached."""
-        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+        with self.sync_context(should_sync=self.sync_on_compute):
             return self._summaries()
 
     def _summaries(self) -> dict[str, GateSummary]:

@@ -99,7 +99,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if error.filename is not None:
             return _print_error(error, 2)
-        _discard_standard_output()  # standard output is the only file without a name
+        _discard_standard_output()  # an error without the name of a file is one of standard output
         return _print_error(f"cannot write to standard output: {error.strerror}. All output files are complete.", 2)
     except Interrupted as error:
         return _print_error(error, 128 + error.signal)

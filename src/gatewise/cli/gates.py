@@ -13,6 +13,9 @@ from gatewise.cli.app import Json, app, print_table
 from gatewise.gaternet import GaterNet
 from gatewise.gates import registry
 from gatewise.gates.spec import GATER, GATER_OPTIONS
+from gatewise.graph import place_kind, place_names
+
+_PLACE_COLUMNS = ["place", "where", "in a GaterNet"]
 
 
 @app.command
@@ -21,7 +24,7 @@ def gates(
     json_output: Json = False,
     markdown: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """List the gates with their default place, options and paper.
+    """List the gates with their default place, options and paper, and the places.
 
     Example: gatewise gates
 
@@ -45,6 +48,7 @@ def gates(
         return
     columns = ["gate", "what", "place", "identity at init", "options", "paper"]
     print_table(Table(columns, [[Cell(text) for text in _describe(fact)] for fact in facts]))
+    print_table(Table(_PLACE_COLUMNS, [[Cell(text.replace("`", "")) for text in cells] for cells in _places()]))
 
 
 def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
@@ -62,7 +66,23 @@ def _gates_page(facts: Sequence[registry.GateSpec]) -> str:
     options = ", ".join(f"`{name}={default!r}`" for name, default in defaults.items())
     text = _as_markdown(GaterNet.__doc__ or "")
     parts.append(f"## `{GATER}`: not a gate but a network around a network\n\n{text}\n\nIn text: {options}.\n")
+    parts.append(_places_section())
     return "\n".join(parts)
+
+
+def _places_section() -> str:
+    """Return the section on places of docs/gates.md."""
+    table = [_PLACE_COLUMNS, ["---"] * len(_PLACE_COLUMNS), *_places()]
+    rows = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    return (
+        f"## Places\n\nA gate is inserted at the place of its paper or at another one, as in `gct@inner`.\n\n{rows}\n"
+    )
+
+
+def _places() -> list[list[str]]:
+    """Return name, position and GaterNet's option of each kind of place, as Markdown."""
+    kinds = [place_kind(name) for name in place_names()]
+    return [[f"`{kind.name}`", kind.where, f"`sites={kind.sites}`" if kind.sites else ""] for kind in kinds]
 
 
 def _as_markdown(docstring: str) -> str:

@@ -8,10 +8,11 @@ only the folders record what is finished: a task that Ray restarts on any machin
 
 import dataclasses
 import functools
+import importlib
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,7 +144,7 @@ class _Runs:
         )
         # SPREAD: runs on the same machine slow each other down.
         options = {"max_retries": _RETRIES, "scheduling_strategy": "SPREAD", "num_cpus": 1 + workers}
-        task = ray.remote(**options, num_gpus=1 if gpus else 0)(train_run)
+        task = ray.remote(**options, num_gpus=1 if gpus else 0)(_task())
         working_folder = str(Path.cwd())
         self.pending = {
             task.remote(dataclasses.asdict(recipe), str(folder.absolute()), working_folder, workers): folder
@@ -164,8 +165,8 @@ class _Runs:
         if interruption.signal is not None:
             self._stop()
             finished = self.count - sum(not is_finished(folder) for folder in self.todo)
-            message = f"stopped with {finished} of {self.count} runs finished; run the same command again to continue"
-            raise Interrupted(message, interruption.signal)
+            stopped = f"stopped with {finished} of {self.count} runs finished"
+            raise Interrupted(stopped, interruption.signal, "run the same command again to continue")
         return self.failed
 
     def _stop(self) -> None:
@@ -181,12 +182,8 @@ class _Runs:
         name = f"{recipe.gate}, seed {recipe.seed}"
         try:
             outcome = self.ray.get(task)
-        except exceptions.RayTaskError as error:
-            if "failed to import on the worker" not in str(error):
-                raise  # a bug: keep the traceback
-            raise errors.InvalidValueError(
-                "a machine of the cluster cannot import gatewise. Install the same version on all of them."
-            ) from None
+        except exceptions.RayTaskError:
+            raise  # a bug: keep the traceback
         except exceptions.RayError as error:
             outcome = {"failed": f"its process was lost {_RETRIES + 1} times ({reason_of(error)})"}
         if "invalid" in outcome:
@@ -216,6 +213,21 @@ class _Runs:
             for row in rows[self.seen[folder] :]:
                 self.progress.say(epoch_line(f"{recipe.gate} seed {recipe.seed}", recipe.epochs, row))
             self.seen[folder] = max(self.seen[folder], len(rows))
+
+
+def _task() -> Callable[..., dict[str, str]]:
+    """Return `train_run` for machines that may not have gatewise: Ray pickles a local function with its code."""
+
+    def task(*arguments: Any) -> dict[str, str]:
+        try:
+            cluster = importlib.import_module("gatewise.comparison.cluster")
+        except ImportError as error:
+            where = f"a machine of the cluster cannot import gatewise ({error})"
+            return {"invalid": f"{where}. Install the same version on all of them."}
+        return cluster.train_run(*arguments)
+
+    task.__name__ = task.__qualname__ = "train_run"  # Ray shows it as the title of the process
+    return task
 
 
 def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> dict[str, str]:

@@ -144,7 +144,7 @@ def _train_in_turn(
             try:
                 train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
             except Interrupted as error:
-                raise Interrupted(str(error).removesuffix(" and --resume"), error.signal) from None
+                raise Interrupted(error.stopped, error.signal, "continue with the same command") from None
             except errors.UnsavedError:  # the next run would fail for the same reason
                 raise
             except errors.TrainingError as error:

@@ -249,6 +249,7 @@ def check_fits_in_memory(what: str, sizes: Iterable[object], build: Callable[[],
         with torch.device("meta"):
             count = sum(tensor.numel() for tensor in build().state_dict().values())
     except (RuntimeError, OverflowError, TypeError) as error:
+        # torch has no exception class of its own for sizes that overflow. Without the word, building raises.
         if "verflow" not in str(error):
             return  # not supported on the meta device; building on the real device works or raises by itself
         count = None

@@ -47,10 +47,12 @@ class Augmentation:
         Raises:
             InvalidValueError: timm does not know the policy.
         """
-        transforms = _validation.import_optional("timm.data.transforms_factory", "timm's augmentation")
-        options: dict[str, Any] = {"hflip": 0.0, "vflip": 0.0, "color_jitter": None, "separate": True}
+        timm_data = _validation.import_optional("timm.data", "timm's augmentation")
+        options: dict[str, Any] = {"hflip": 0.0, "color_jitter": None, "interpolation": "random", "separate": True}
         try:
-            crop, policy, _ = transforms.transforms_imagenet_train(size, auto_augment=self.policy or None, **options)
+            crop, policy, _ = timm_data.create_transform(
+                size, is_training=True, auto_augment=self.policy or None, **options
+            )
         except (AssertionError, KeyError, ValueError, IndexError) as error:
             raise errors.InvalidValueError(
                 f"timm cannot parse the policy {self.policy!r} ({type(error).__name__}: {error}); "

@@ -9,7 +9,7 @@ _FIRST = (  # matplotlib's tab20: ten colours, then their lighter versions
     "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf "
     "aec7e8 ffbb78 98df8a ff9896 c5b0d5 c49c94 f7b6d2 c7c7c7 dbdb8d 9edae5"
 )
-_GOLDEN = 0.61803398875  # golden ratio: its multiples modulo 1 give well separated hues
+_GOLDEN_RATIO = 0.61803398875  # its fractional part: golden-ratio sampling gives well separated hues
 
 
 def class_colours(count: int) -> Tensor:
@@ -20,7 +20,7 @@ def class_colours(count: int) -> Tensor:
     """
     colours = [[int(text[at : at + 2], 16) for at in (0, 2, 4)] for text in _FIRST.split()][:count]
     for number in range(len(colours), count):
-        shade = colorsys.hsv_to_rgb(number * _GOLDEN % 1, 0.5 + 0.5 * (number % 2), 0.55 + 0.15 * (number % 4))
+        shade = colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1, 0.5 + 0.5 * (number % 2), 0.55 + 0.15 * (number % 4))
         colours.append([round(255 * part) for part in shade])
     if count == 2:
         colours[0] = [0, 0, 0]

@@ -65,16 +65,24 @@ def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
 
     if not content:
         raise errors.DataError(f"{where}: no image bytes.")
-    Image.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images and unusual metadata
-            image = Image.open(io.BytesIO(content), formats=[form for form in Image.OPEN if form not in _NOT_OPENED])
+            image = Image.open(io.BytesIO(content))  # reads the header only
+            _check_needs_no_program(image)
             image.load()
     except Exception as error:  # decoders of untrusted bytes can raise any error
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason_of(error)
         raise errors.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
     return image
+
+
+def _check_needs_no_program(image: Any) -> None:
+    """Raise if Pillow would run an external program to decode an opened image."""
+    from PIL import UnidentifiedImageError
+
+    if image.format in _NOT_OPENED:
+        raise UnidentifiedImageError
 
 
 def _from_16_bits(image: Any) -> Any:

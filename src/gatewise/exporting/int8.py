@@ -30,7 +30,6 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
         TrainingError: ONNX Runtime cannot quantise this network; the file is not changed.
     """
     quantization = _validation.import_optional("onnxruntime.quantization", "int8", "export")
-    shapes = _validation.import_optional("onnxruntime.quantization.shape_inference", "int8", "export")
     images = iter(batches)
 
     class Reader(quantization.CalibrationDataReader):
@@ -41,9 +40,8 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         prepared, written = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
         with as_data_error("ONNX Runtime", "cannot quantise this network", kind=errors.TrainingError):
-            shapes.quant_pre_process(
-                file, prepared, skip_symbolic_shape=True
-            )  # symbolic shape inference fails on norms as in gct
+            # Symbolic shape inference fails on norms as in gct.
+            quantization.quant_pre_process(file, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
                 prepared,
                 written,

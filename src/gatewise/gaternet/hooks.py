@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core._torch_compat import in_backward
 from gatewise.gaternet.sites import Site
 from gatewise.gates.kernels.backend import why_not_fusible
 from gatewise.gates.kernels.channels import scale_channels
@@ -82,7 +83,7 @@ def detach(backbone: nn.Module) -> None:
 
 def recomputing() -> bool:
     """Return whether activation checkpointing is recomputing a forward; False under torch.compile."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and in_backward()
 
 
 def check_gates_not_recomputed() -> None:

@@ -17,7 +17,7 @@ from gatewise.gaternet.hooks import GateContext, attach, detach, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.gates.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
-from gatewise.graph import evaluation_mode
+from gatewise.graph import Graph, evaluation_mode
 from gatewise.graph.measure import macs_per_sample
 from gatewise.graph.trace import example_inputs, known_input_size
 
@@ -112,7 +112,7 @@ class GaterNet(nn.Module):
         self.estimator = _validation.check_one_of("estimator", estimator, ESTIMATORS)
         _validation.check_one_of("weighting", weighting, WEIGHTINGS)
         example = _example(backbone, image_size) if example is None else example
-        found, self.skipped = find_sites(backbone, sites, group_size, example)
+        found, self.skipped = find_sites(Graph(backbone, example), sites, group_size)
         self.backbone = backbone
         self.input_shape = tuple(example.shape[1:])
         self.dense_macs = _macs(backbone, example)

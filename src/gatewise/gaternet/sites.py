@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.types import Example
-from gatewise.graph import Filters, LayerCost, Skipped, find_filters
+from gatewise.graph import Filters, Graph, LayerCost, Skipped, find_filters, place_kind, place_names
 
-KINDS = {"inner": "inner", "residual": "residual_end"}
+_OF_CHOSEN = ("inner", "residual_end")  # the first of these places that a convolution chosen by name has
 Chosen = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 
@@ -88,32 +87,40 @@ class Site:
         return sum(consumer.macs for consumer in self.consumers) / self.filters
 
 
-def find_sites(
-    backbone: nn.Module, chosen: Chosen, group_size: int, example: Example = None
-) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
-    """Return the sites of `backbone`, without changing it, and the skipped candidates with their reasons.
+def places_by_sites() -> dict[str, str]:
+    """Return the kind of place for each value of `sites` that is not a selection of convolutions.
+
+    >>> places_by_sites()
+    {'inner': 'inner', 'residual': 'residual_end'}
+    """
+    kinds = [place_kind(name) for name in place_names()]
+    return {kind.sites: kind.name for kind in kinds if kind.sites}
+
+
+def find_sites(graph: Graph, chosen: Chosen, group_size: int) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    """Return the sites of a backbone and the skipped candidates with their reasons.
 
     Args:
-        backbone: any network.
-        chosen: "inner", "residual", or a selection of convolutions: a regular expression for their names
+        graph: the graph of the backbone.
+        chosen: a key of `places_by_sites`, or a selection of convolutions: a regular expression for their names
             (`re.search`), a list of names, or a function of name and module. A selected convolution is gated at its
             inner place if it has one, otherwise at the end of its branch.
         group_size: number of neighbouring filters with a common gate.
-        example: an input, for networks with an input size that cannot be guessed.
 
     Raises:
         ValueError: if there is no site, a listed name is unknown, or group_size does not divide a number of filters.
     """
     _validation.check_integer_at_least(1, group_size=group_size)
-    if isinstance(chosen, str) and chosen in KINDS:
-        found, skipped = find_filters(backbone, KINDS[chosen], example)
+    places = places_by_sites()
+    if isinstance(chosen, str) and chosen in places:
+        found, skipped = find_filters(graph, places[chosen])
     else:
-        found, skipped = _by_hand(backbone, chosen, example)
+        found, skipped = _by_hand(graph, chosen)
     if not found:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise errors.InvalidValueError(
-            f"{type(backbone).__name__} has no filters to gate at sites={_validation.safe_repr(chosen)} ({reasons}). "
-            f"Choose sites='inner' or 'residual', or select convolutions by name."
+            f"{type(graph.model).__name__} has no filters to gate at sites={_validation.safe_repr(chosen)} "
+            f"({reasons}). Choose sites={' or '.join(map(repr, places))}, or select convolutions by name."
         )
     sites: list[Site] = []
     for filters in found:
@@ -144,16 +151,16 @@ def _site(filters: Filters, group_size: int, first: int) -> Site:
     )
 
 
-def _by_hand(backbone: nn.Module, chosen: Chosen, example: Example) -> tuple[list[Filters], list[Skipped]]:
+def _by_hand(graph: Graph, chosen: Chosen) -> tuple[list[Filters], list[Skipped]]:
     """Return the filters of the selected convolutions, and the skipped candidates."""
     candidates: dict[str, Filters] = {}
     skipped: list[Skipped] = []
-    for kind in KINDS.values():
-        found, not_found = find_filters(backbone, kind, example)
+    for place in _OF_CHOSEN:
+        found, not_found = find_filters(graph, place)
         skipped += not_found
         for filters in found:
             candidates.setdefault(filters.producer.layer, filters)
-    modules: dict[str, nn.Module] = dict(backbone.named_modules())
+    modules = graph.modules
     if callable(chosen):
         names = {name for name in candidates if chosen(name, modules[name])}
     elif isinstance(chosen, str):
@@ -161,8 +168,8 @@ def _by_hand(backbone: nn.Module, chosen: Chosen, example: Example) -> tuple[lis
         names = {name for name in candidates if re.search(chosen, name)}
     elif not isinstance(chosen, Sequence):
         raise errors.InvalidTypeError(
-            f"sites must be 'inner', 'residual', a regular expression, a list of names or a function, got "
-            f"{_validation.safe_repr(chosen)}."
+            f"sites must be {', '.join(map(repr, places_by_sites()))}, a regular expression, a list of names or a "
+            f"function, got {_validation.safe_repr(chosen)}."
         )
     else:
         names = {_validation.check_one_of("gateable convolution", name, candidates) for name in chosen}

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gates.functional import at_least_float32, spatial_axes
+from gatewise.gates.inference_form import InferenceForm, InferencePattern
 from gatewise.gates.kernels.backend import BACKENDS, takes_fused
+from gatewise.gates.kernels.gated_channel_inference import FusedNormReluGate
 from gatewise.gates.kernels.gated_channel_transform import fused_gated_channel_transform, why_not_fused
 from gatewise.gates.registry import Gate, register_gate
 
@@ -203,6 +205,13 @@ class GatedChannelTransform(Gate):
             return fused_gated_channel_transform(x, *numbers, definition=gated_channel_transform, **options)
         return gated_channel_transform(x, *numbers, **options)
 
+    def inference_form(self, pattern: InferencePattern) -> InferenceForm | None:
+        if self.backend == "reference" or not isinstance(self.mode, str):
+            return None
+        owned = pattern.owned and pattern.norm is None
+        fused = FusedNormReluGate(self, gated_channel_transform, pattern.norm, pattern.relu, owned)
+        return InferenceForm(fused, owned, pattern.relu, pattern.norm is not None, fused.factors)
+
     @property
     def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
         """alpha, gamma and beta."""
@@ -213,8 +222,8 @@ class GatedChannelTransform(Gate):
         """Keyword arguments for `gated_channel_transform`."""
         return {"mode": self.mode, "eps": self.eps, "after_relu": self.after_relu, "activation": self.activation}
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         return why_not_fused(x, *self.numbers, mode=self.mode, after_relu=self.after_relu)
 
     def extra_repr(self) -> str:

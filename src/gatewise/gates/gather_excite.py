@@ -11,13 +11,12 @@ from torch.nn import functional as F
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
 from gatewise.gates.functional import at_least_float32, average_pool
 from gatewise.gates.registry import Gate, bottleneck_width, register_gate
 
 # Indexed by the number of spatial axes minus one.
 _AVERAGE_POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def gather_excite(
@@ -202,10 +201,10 @@ class GatherExcite(Gate):
             window: dict[str, Any] = (
                 {"kernel_size": 3, "stride": 2, "padding": 1} if self.extent else {"kernel_size": self.map_size}
             )
-            layers[f"conv{step}"] = _CONVOLUTIONS[rank](
+            layers[f"conv{step}"] = CONVOLUTIONS[rank](
                 channels, channels, **window, groups=channels, bias=False, device=device, dtype=dtype
             )
-            layers[f"norm{step}"] = _NORMS[rank](channels, device=device, dtype=dtype)
+            layers[f"norm{step}"] = NORMS[rank](channels, device=device, dtype=dtype)
             if step < steps:
                 layers[f"act{step}"] = nn.ReLU(inplace=True)
         return nn.Sequential(layers)
@@ -213,7 +212,7 @@ class GatherExcite(Gate):
     def reset_parameters(self) -> None:
         """Reinitialise all convolutions and batch norms with torch's defaults."""
         for layer in (*(self.gather or ()), *(self.mlp or ())):
-            if isinstance(layer, nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm):
+            if isinstance(layer, CONVOLUTIONS + NORMS):
                 layer.reset_parameters()
 
     @property

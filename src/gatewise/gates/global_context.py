@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.core.hooks import count_hooks
+from gatewise.core.layer_types import CONVOLUTIONS
 from gatewise.gates.functional import attention_pool, attention_weights, average_pool
+from gatewise.gates.inference_form import InferenceForm, InferencePattern, check_no_gradients
 from gatewise.gates.kernels.attention_pool import pool_by_attention
 from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
@@ -146,7 +149,7 @@ class GlobalContext(Gate):
             nn.init.kaiming_normal_(self.conv_mask.weight, mode="fan_in", nonlinearity="relu")
         for transform in (self.channel_add_conv, self.channel_mul_conv):
             for layer in transform or ():
-                if isinstance(layer, nn.LayerNorm | nn.modules.conv._ConvNd):
+                if isinstance(layer, (nn.LayerNorm, *CONVOLUTIONS)):
                     layer.reset_parameters()
             for parameter in transform[-1].parameters() if transform is not None else ():
                 nn.init.zeros_(parameter)
@@ -175,11 +178,23 @@ class GlobalContext(Gate):
             return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def inference_form(self, pattern: InferencePattern) -> InferenceForm | None:
+        if self.backend == "reference":
+            return None
+        return InferenceForm(self._run_in_place, in_place=True) if pattern.owned else InferenceForm(self.forward)
+
+    def _run_in_place(self, x: Tensor) -> Tensor:
+        check_no_gradients(x)
+        if self.why_not_fused(x) or x.device.type != "cpu":
+            return type(self).forward(self, x)
+        x, factors, offsets = self.channel_terms(x, SharedGradient(x))
+        return scale_channels(x, factors, offsets, out=x)
+
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         if self.conv_mask is None:
             return why_not_fusible(x)
-        if self.conv_mask._forward_hooks or self.conv_mask._forward_pre_hooks:
+        if count_hooks(self.conv_mask):
             return "conv_mask has hooks, which a fused kernel would not call"
         return why_not_fusible(x, self.conv_mask.weight)
 

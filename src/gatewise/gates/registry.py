@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gatewise import errors
 from gatewise.core import _validation
-
-PLACES = ("before_conv", "inner", "residual_end", "stage_end")  # in any network
-MARKED_PLACES = ("context", "context_stages")  # in networks that mark them, such as a segmenter
+from gatewise.core.layer_types import CONVOLUTIONS
+from gatewise.core.registry import Registry
+from gatewise.gates.inference_form import InferenceForm, InferencePattern
 
 
 class Gate(nn.Module):
@@ -48,6 +47,10 @@ class Gate(nn.Module):
         """Number of channels, read from the weights where there are any, so it stays correct after pruning."""
         return self._channels
 
+    def set_channels(self, channels: int) -> None:
+        """Set the number of channels of a gate that has no weights to read it from, after pruning."""
+        self._channels = channels
+
     @property
     def identity_at_init(self) -> bool:
         """Whether a new gate with these options returns its input unchanged, bit for bit."""
@@ -70,6 +73,14 @@ class Gate(nn.Module):
         """
         return None
 
+    def inference_form(self, pattern: InferencePattern) -> InferenceForm | None:  # noqa: ARG002
+        """Return how the gate runs in a network that is optimised for inference; None leaves it as it is.
+
+        Args:
+            pattern: what precedes the gate in the network.
+        """
+        return None
+
     def extra_loss(self) -> Tensor | None:
         """Return a scalar to add to the training loss, or None."""
         return None
@@ -82,8 +93,7 @@ class Gate(nn.Module):
         self, inputs: int, outputs: int, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
         """Return a new convolution of kernel size 1 for maps with `spatial_dims` spatial axes."""
-        convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.spatial_dims - 1]
-        return convolution(inputs, outputs, 1, device=device, dtype=dtype)
+        return CONVOLUTIONS[self.spatial_dims - 1](inputs, outputs, 1, device=device, dtype=dtype)
 
 
 def bottleneck_width(channels: int, rd_ratio: float, rd_channels: int | None, rd_divisor: int) -> int:
@@ -110,7 +120,7 @@ class GateSpec:
         function: the pure function that computes the gate's output.
         title: full name of the mechanism.
         paper: authors, venue and identifier of the paper.
-        place: location used in the paper, one of `PLACES`.
+        place: name of the place that the paper uses, validated at insertion.
         variants: named option sets that the tests and the documentation cover in addition to the defaults.
         no_effect_at_init: options that do not change the output of a new gate, each with the reason.
         guidance: when to use the gate and what to watch out for, in a few sentences of Markdown.
@@ -146,7 +156,7 @@ class GateSpec:
         return self.gate(channels, **options)
 
 
-_registry: dict[str, GateSpec] = {}
+_registry: Registry[GateSpec] = Registry("gate", "gate")
 GateClass = TypeVar("GateClass", bound=type[Gate])
 
 
@@ -164,15 +174,9 @@ def register_gate(
     """Return a decorator that registers a `Gate` class under `name`; `GateSpec` documents the arguments.
 
     Raises:
-        InvalidValueError: the name is in use or not an identifier, or the place is unknown.
+        InvalidValueError: the name is in use or not an identifier.
     """
-    _validation.check_one_of("place", place, PLACES)
-    if name in _registry:
-        raise errors.InvalidValueError(
-            f"gate {name!r} is already registered, by {_registry[name].gate.__name__}. Choose another name."
-        )
-    if not name.isidentifier():
-        raise errors.InvalidValueError(f"the name of a gate must consist of letters, digits and '_', got {name!r}.")
+    _registry.check_new(name)
 
     def register(gate: GateClass) -> GateClass:
         _registry[name] = GateSpec(
@@ -206,7 +210,7 @@ def gate_spec(name: str) -> GateSpec:
     Raises:
         InvalidValueError: the name is unknown; the message suggests the nearest known name.
     """
-    return _registry[_validation.check_one_of("gate", name, _registry)]
+    return _registry.lookup(name)
 
 
 def make_gate(

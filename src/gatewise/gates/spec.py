@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.registry import PLACES
 from gatewise.core.schema import Name, convert
-from gatewise.gates.registry import MARKED_PLACES, PLACES, gate_spec
+from gatewise.gates.registry import gate_spec
 
 GATER = "gaternet"  # a wrapper around the network instead of a gate at a place; its options follow
 GATER_OPTIONS = (
@@ -97,7 +98,7 @@ class GateChoice:
     Attributes:
         name: a registered gate, or "gaternet".
         options: options of the constructor, by name.
-        place: one of `PLACES` or `MARKED_PLACES`, or None for the place of the gate's paper.
+        place: name of a registered place, or None for the place of the gate's paper.
 
     Raises:
         InvalidValueError: an unknown name, option or place, or an invalid value of an option.
@@ -124,12 +125,12 @@ class GateChoice:
             _validation.check_known_options(GATER, self.options, GATER_OPTIONS)
             if self.place is not None:
                 raise errors.InvalidValueError(
-                    f"{GATER} has no place, got {self}. Choose its gates with sites=inner or sites=residual."
+                    f"{GATER} has no place, got {self}. Choose its gates with its option sites, as in sites=inner."
                 )
             return
         gate_spec(self.name).make(64, device="meta", **self.options)
         if self.place is not None:
-            _validation.check_one_of("place", self.place, PLACES + MARKED_PLACES)
+            PLACES.lookup(self.place)
 
     @property
     def is_gater(self) -> bool:
@@ -161,7 +162,7 @@ class GateChoice:
             raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
         if at and not place:
             raise errors.InvalidValueError(
-                f"no place after '@' in {text!r}; expected one of {', '.join(PLACES + MARKED_PLACES)}."
+                f"no place after '@' in {text!r}; expected one of {', '.join(sorted(PLACES))}."
             )
         return cls(name, _parse_options(options, text), place or None)
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation
 from gatewise.gates.functional import average_pool
+from gatewise.gates.inference_form import InferenceForm, InferencePattern, check_no_gradients
 from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
 from gatewise.gates.registry import Gate, bottleneck_width, register_gate
@@ -117,8 +118,20 @@ class SqueezeExcite(Gate):
             return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
 
-    def why_not_fused(self, x: Tensor) -> str:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or ""."""
+    def inference_form(self, pattern: InferencePattern) -> InferenceForm | None:
+        if self.backend == "reference":
+            return None
+        return InferenceForm(self._run_in_place, in_place=True) if pattern.owned else InferenceForm(self.forward)
+
+    def _run_in_place(self, x: Tensor) -> Tensor:
+        check_no_gradients(x)
+        if self.why_not_fused(x) or x.device.type != "cpu":
+            return type(self).forward(self, x)
+        x, factors, offsets = self.channel_terms(x, SharedGradient(x))
+        return scale_channels(x, factors, offsets, out=x)
+
+    def why_not_fused(self, x: Tensor) -> str | None:
+        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
         return why_not_fusible(x)
 
     def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:

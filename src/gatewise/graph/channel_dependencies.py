@@ -4,19 +4,19 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from gatewise.core.types import Example
+from gatewise.core.hooks import changes_on
+from gatewise.core.layer_types import BATCH_NORMS, CHANNEL_NORMS, CONVOLUTIONS
 from gatewise.gates.registry import Gate
-from gatewise.graph.layers import Layers, innermost
-from gatewise.graph.rules import ends_filters, is_cross_channel
-from gatewise.graph.trace import Op, trace
+from gatewise.graph.graph import Graph
+from gatewise.graph.trace import Op
 
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_PASSING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._NormBase, nn.PReLU)
+_WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+_PASSING = (*CONVOLUTIONS, *CHANNEL_NORMS, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _StopError(Exception):
 class _Walk:
     """A breadth-first walk along the operations that carry the channels of one layer."""
 
-    layers: Layers
+    graph: Graph
     producers: dict[str, Op] = field(default_factory=dict)
     elementwise: dict[str, Op] = field(default_factory=dict)
     consumers: dict[str, Op] = field(default_factory=dict)
@@ -66,11 +66,11 @@ class _Walk:
         while self.unread:
             op = self.unread.popleft()
             for consumer in op.consumers if op is not end else []:
-                if is_cross_channel(consumer):
-                    raise _StopError(f"{innermost(consumer)!r} uses the map before the gate")
+                if consumer.is_cross_channel:
+                    raise _StopError(f"{consumer.layer!r} uses the map before the gate")
                 self._follow(consumer, op)
         if end not in self.carrying:
-            raise _StopError(f"the gate does not act on the output of {innermost(producer)!r}")
+            raise _StopError(f"the gate does not act on the output of {producer.layer!r}")
         return self
 
     def beyond(self, end: Op) -> "_Walk":
@@ -89,22 +89,21 @@ class _Walk:
     def _carry(self, op: Op) -> None:
         if op in self.carrying:
             return
-        for path in {innermost(op), *(path for _, path in op.ended_calls())}:
+        for path in {op.layer, *(path for _, path in op.ended_calls())}:
             self._stop_at_gates(path, "output")
         self.carrying.add(op)
         self.unread.append(op)
 
     def _stop_at_gates(self, path: str, side: str) -> None:
         """Raise if a gate is inserted on this side of a layer; the graph does not contain it."""
-        layer = self.layers.modules[path]
-        hooks = layer._forward_hooks if side == "output" else layer._forward_pre_hooks
-        for hook in hooks.values():
-            name = getattr(getattr(hook, "change", None), "gate", None)
+        layer = self.graph.modules[path]
+        for change in changes_on(layer, side):
+            name = getattr(change, "gate", None)
             if isinstance(getattr(layer, str(name), None), Gate):
                 raise _StopError(f"the gate {path}.{name} would receive fewer channels than it was built for")
 
     def _follow(self, op: Op, source: Op) -> None:
-        if is_cross_channel(op):
+        if op.is_cross_channel:
             path = self._layer(op, _WEIGHTED)
             self._stop_at_gates(path, "input")
             self.consumers[path] = op
@@ -113,80 +112,69 @@ class _Walk:
             what = {"output": "is returned", "cat": "is concatenated with other maps"}.get(
                 op.kind, "has its channels mixed"
             )
-            raise _StopError(f"the output of {innermost(source)!r} {what}")
+            raise _StopError(f"the output of {source.layer!r} {what}")
         if op.channels != source.channels:
-            raise _StopError(f"{innermost(op) or 'the forward'} rearranges the channels")
+            raise _StopError(f"{op.layer or 'the forward'} rearranges the channels")
         for other in op.inputs:
             if other not in self.carrying and other.channels == op.channels:
                 if op.kind != "mul":
-                    raise _StopError(f"the output of {innermost(source)!r} is added to other maps")
+                    raise _StopError(f"the output of {source.layer!r} is added to other maps")
                 self._make_too(other)
         self._pass(op)
 
     def _pass(self, op: Op) -> None:
-        module = self.layers.modules[innermost(op)]
+        module = self.graph.modules[op.layer]
         if op.kind == "conv" or [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
             self.elementwise[self._layer(op, _PASSING)] = op
-        self._stop_at_gates(innermost(op), "input")
+        self._stop_at_gates(op.layer, "input")
         self._carry(op)
 
     def _make_too(self, op: Op) -> None:
         """Remove the same filters from the producers of another operand, if it has no other consumer."""
-        if is_cross_channel(op):
+        if op.is_cross_channel:
             self._make(op)
             return
-        if ends_filters(op) or not op.inputs:
-            raise _StopError(f"{innermost(op) or 'the forward'} combines it with other channels")
+        if op.ends_filters or not op.inputs:
+            raise _StopError(f"{op.layer or 'the forward'} combines it with other channels")
         for source in op.inputs:
             if source.channels == op.channels and source not in self.carrying:
                 self._make_too(source)
         self._pass(op)
 
     def _layer(self, op: Op, kinds: tuple[type, ...]) -> str:
-        path = innermost(op)
-        module = self.layers.modules.get(path)
+        path = op.layer
+        module = self.graph.modules.get(path)
         if not isinstance(module, kinds) or len(op.inputs) > 1:
             raise _StopError(f"{path or 'the forward'} ({type(module).__name__}) has parameters for each channel")
-        if self.layers.calls[path] > 1:
+        if self.graph.calls[path] > 1:
             raise _StopError(f"{path} is called several times")
         return path
 
 
-def find_channel_dependencies(
-    model: nn.Module, sites: Iterable[tuple[str, str, str]], example: Example = None
-) -> tuple[list[ChannelDependency], dict[str, str]]:
-    """Return the channel dependency of each site, and the batch norms that can be folded.
+def find_channel_dependencies(graph: Graph, sites: Iterable[tuple[str, str, str]]) -> list[ChannelDependency]:
+    """Return the channel dependency of each site.
 
     Args:
-        model: the network to read.
+        graph: the graph of the network.
         sites: (path of the layer with the filters, path of the layer where the gate acts, side of that layer).
-        example: an input (or a tuple of inputs), for networks with an input size that cannot be guessed.
-
-    Returns:
-        The dependency of each site; and the path of the batch norm after each convolution without other consumers.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> dependencies, norms = find_channel_dependencies(net, [("0", "2", "output")])
-    >>> dependencies
+    >>> find_channel_dependencies(Graph(net), [("0", "2", "output")])
     [ChannelDependency(producers=('0',), elementwise=('1',), consumers=('3',), zero_fill=False, reason='')]
-    >>> norms
-    {'0': '1'}
     """
-    operations = trace(model, example)
-    layers = Layers(model, operations)
-    return [_dependency_of(operations, layers, *site) for site in sites], followed_by_norm(operations, layers)
+    return [_dependency_of(graph, *site) for site in sites]
 
 
-def _dependency_of(operations: list[Op], layers: Layers, producer: str, layer: str, side: str) -> ChannelDependency:
-    first = next((op for op in operations if innermost(op) == producer and is_cross_channel(op)), None)
+def _dependency_of(graph: Graph, producer: str, layer: str, side: str) -> ChannelDependency:
+    first = next((op for op in graph.operations if op.layer == producer and op.is_cross_channel), None)
     if first is None:  # e.g. a grouped convolution that was pruned to one channel per group
         return ChannelDependency(reason=f"{producer!r} does not mix channels")
-    boundary = layers.inside(layer) if side == "output" else layers.reads(layer)
+    boundary = graph.inside(layer) if side == "output" else graph.reads(layer)
     end = next((op for op in reversed(boundary) if op.is_map and op.channels == first.channels), None)
     if end is None:
         return ChannelDependency(reason=f"{layer!r} has no map of {first.channels} channels")
     try:
-        walk = _Walk(layers).to(end, first)
+        walk = _Walk(graph).to(end, first)
     except _StopError as error:
         return ChannelDependency(reason=str(error))
     near = ChannelDependency(tuple(walk.producers), tuple(walk.elementwise), zero_fill=True)
@@ -197,14 +185,18 @@ def _dependency_of(operations: list[Op], layers: Layers, producer: str, layer: s
     return ChannelDependency(tuple(walk.producers), tuple(walk.elementwise), tuple(walk.consumers))
 
 
-def followed_by_norm(operations: Sequence[Op], layers: Layers) -> dict[str, str]:
-    """Return the batch norm after each convolution without other consumers, both called once, by path."""
+def followed_by_norm(graph: Graph) -> dict[str, str]:
+    """Return the batch norm after each convolution without other consumers, both called once, by path.
+
+    >>> followed_by_norm(Graph(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))))
+    {'0': '1'}
+    """
     found = {}
-    for op in operations:
+    for op in graph.operations:
         if op.kind == "norm" and op.inputs[0].kind == "conv" and len(op.inputs[0].consumers) == 1:
-            convolution, norm = innermost(op.inputs[0]), innermost(op)
-            if isinstance(layers.modules[norm], nn.modules.batchnorm._BatchNorm) and all(
-                layers.calls[path] == 1 for path in (convolution, norm)
+            convolution, norm = op.inputs[0].layer, op.layer
+            if isinstance(graph.modules[norm], BATCH_NORMS) and all(
+                graph.calls[path] == 1 for path in (convolution, norm)
             ):
                 found[convolution] = norm
     return found

@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
-
-from gatewise.core.types import Example
-from gatewise.graph.layers import Layers
+from gatewise.graph.graph import Graph
 from gatewise.graph.place import Place, Skipped
-from gatewise.graph.rules import RULES, ends_filters, is_cross_channel
-from gatewise.graph.trace import Op, trace
+from gatewise.graph.places.registry import find_places
+from gatewise.graph.trace import Op
 
 
 @dataclass(frozen=True)
@@ -44,23 +41,22 @@ class Filters:
     consumers: tuple[LayerCost, ...]
 
 
-def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple[list[Filters], list[Skipped]]:
-    """Return the filters at the places of one kind, "inner" or "residual_end", and the skipped candidates.
+def find_filters(graph: Graph, place: str) -> tuple[list[Filters], list[Skipped]]:
+    """Return the filters at the places of one kind, and the skipped candidates.
 
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> net.input_size = (3, 8, 8)
-    >>> (found,), _ = find_filters(net, "inner")
+    >>> (found,), _ = find_filters(Graph(net), "inner")
     >>> found.producer, found.consumers  # MACs: 6 * 6 * 8 * (3 * 9) and 4 * 4 * 4 * (8 * 9)
     (LayerCost(layer='0', macs=7776, groups=1), (LayerCost(layer='2', macs=4608, groups=1),))
     """
-    operations = trace(model, example)
-    layers = Layers(model, operations)
-    places = RULES[place](operations, layers)
+    places = find_places(graph, place)
     found, skipped = list[Filters](), list(places.skipped)
     for spot in places.found:
-        op = _map_at(spot, layers)
+        op = _map_at(spot, graph)
         producers = list(dict.fromkeys(_producers(op)))
-        mixing = [producer for producer in producers if is_cross_channel(producer)]
+        mixing = [producer for producer in producers if producer.is_cross_channel]
         if len(mixing) != 1:
             several = f"{len(mixing)} layers produce its channels, expected one"
             skipped.append(
@@ -74,11 +70,11 @@ def find_filters(model: nn.Module, place: str, example: Example = None) -> tuple
 
 
 def _layer_cost(op: Op) -> LayerCost:
-    return LayerCost(next(reversed(op.calls.values()), ""), op.macs, op.groups)
+    return LayerCost(op.layer, op.macs, op.groups)
 
 
-def _map_at(place: Place, layers: Layers) -> Op:
-    boundary = layers.results(place.layer) if place.side == "output" else layers.reads(place.layer)
+def _map_at(place: Place, graph: Graph) -> Op:
+    boundary = graph.results(place.layer) if place.side == "output" else graph.reads(place.layer)
     return next(op for op in reversed(boundary) if op.is_map and op.channels == place.channels)
 
 
@@ -86,7 +82,7 @@ def _producers(op: Op) -> Iterator[Op]:
     """Yield the layers that produce the channels of `op`: depthwise ones, then the cross-channel one of each path."""
     if op.macs:
         yield op
-    if is_cross_channel(op) or ends_filters(op):
+    if op.is_cross_channel or op.ends_filters:
         return
     for source in op.inputs:
         if source.is_map and source.channels == op.channels:
@@ -96,7 +92,7 @@ def _producers(op: Op) -> Iterator[Op]:
 def _consumers(op: Op) -> Iterator[Op]:
     """Yield the layers that use all channels of `op`, after any per-channel operations."""
     for consumer in op.consumers:
-        if is_cross_channel(consumer):
+        if consumer.is_cross_channel:
             yield consumer
-        elif not ends_filters(consumer) and consumer.is_map and consumer.channels == op.channels:
+        elif not consumer.ends_filters and consumer.is_map and consumer.channels == op.channels:
             yield from _consumers(consumer)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
-
 
 @dataclass(frozen=True)
 class Place:
@@ -22,22 +20,6 @@ class Place:
     channels: int
     spatial_dims: int
     channel_axis: int = 1
-
-
-class ContextPlace(nn.Module):
-    """Identity that marks where a network accepts a global context block: (N, C, H, W) -> (N, C, H, W).
-
-    Args:
-        channels: C.
-        stages: paths of the stages that accept such blocks in their residual branches instead.
-    """
-
-    def __init__(self, channels: int, stages: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.channels, self.stages = channels, stages
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
+from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
+from gatewise.core.layer_types import CHANNEL_NORMS, CONVOLUTIONS, DROPOUTS
 from gatewise.gates.registry import Gate
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
@@ -34,12 +36,12 @@ _KINDS = {
     **dict.fromkeys(["permute", "transpose"], "permute"),
 }
 _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
-    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), "conv"),
+    (CONVOLUTIONS, "conv"),
     ((nn.Linear,), "linear"),
-    ((nn.modules.batchnorm._NormBase,), "norm"),
+    (CHANNEL_NORMS, "norm"),
     ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), "mixing"),
     ((nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.ChannelShuffle), "mixing"),
-    ((nn.modules.dropout._DropoutNd,), "dropout"),
+    (DROPOUTS, "dropout"),
 )
 
 
@@ -79,6 +81,32 @@ class Op:
     def spatial_shape(self) -> tuple[int, ...]:
         """Sizes of the axes that are neither samples nor channels."""
         return tuple(size for axis, size in enumerate(self.shape) if axis not in {0, self.channel_axis})
+
+    @property
+    def layer(self) -> str:
+        """Path of the innermost module that executed it, or ''."""
+        return next(reversed(self.calls.values()), "")
+
+    @property
+    def where(self) -> str:
+        """Its name in a report: the path of its innermost module."""
+        return next(reversed(self.calls.values()), "the network's own forward")
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether it is a convolution or a linear layer."""
+        return self.kind in {"conv", "linear"}
+
+    @property
+    def is_cross_channel(self) -> bool:
+        """Whether it mixes channels: a convolution or linear layer that is not depthwise."""
+        return self.is_weighted and not (self.groups > 1 and self.groups == self.inputs[0].channels)
+
+    @property
+    def ends_filters(self) -> bool:
+        """Whether the output channels no longer belong to one filter each."""
+        is_sum = self.kind == "add" and len(self.inputs) > 1  # a bias is not an input
+        return self.kind in {"cat", "mixing", "input"} or is_sum
 
     @property
     def is_map(self) -> bool:
@@ -136,7 +164,7 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     """Return inputs that the network may accept, the most likely first."""
     shapes = known_input_size(model)
     for module in model.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if isinstance(module, CONVOLUTIONS):
             axes = module.weight.dim() - 2
             shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
             break
@@ -183,7 +211,9 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     program = torch.export.export(model, inputs, strict=False)
-    given = {s.arg.name for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"}
+    if not has_calls(program.graph):
+        raise errors.InvalidValueError("this release of torch does not record the modules of operations")
+    given = program.graph_signature.user_inputs
     return _operations(program.graph, lambda node: node.name in given, {}, _first_names(model))
 
 
@@ -217,8 +247,7 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
             results[node] = inputs[0]
             continue
         kind = _kind(node, modules)
-        stack = node.meta.get("nn_module_stack") or {}
-        calls = {call: names.get(str(path), str(path)) for call, (path, _) in stack.items() if path}
+        calls = {call: names.get(path, path) for call, path in enclosing_calls(node).items()}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
         weight = _weight_shape(kind, node, modules)
@@ -245,10 +274,7 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
         module = modules[str(node.target)]
         return next((kind for types, kind in _MODULE_KINDS if isinstance(module, types)), "other")
     target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        name = target._schema.name.split("::")[-1]
-    else:
-        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    name = operator_name(target) or (target if isinstance(target, str) else getattr(target, "__name__", str(target)))
     return _KINDS.get(name.strip("_"), "other")
 
 

@@ -1,7 +1,7 @@
 """Find the gates that are constant over a set of images, and rebuild the network without them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from gatewise.core.schema import convert
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
-from gatewise.inference.restructure import CLOSED, DECIDED, OPEN, restructure
+from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.verify import largest_difference
 
 
@@ -55,7 +55,7 @@ class Compaction:
         parameters_after: number of parameters of the compacted network.
     """
 
-    states: Annotated[str, Meta(pattern=f"^[{OPEN}{CLOSED}{DECIDED}]*$")]
+    states: Annotated[str, Meta(pattern=f"^[{''.join(GateState)}]*$")]
     images: int
     sites: tuple[CompactSite, ...]
     whole: tuple[str, ...]
@@ -87,7 +87,7 @@ class Compaction:
                 f"the compaction has {len(self.states)} gates, and the network has {net.gate_count}. "
                 f"Use the compaction of the same run."
             )
-        return restructure(net, self.states, self.whole)[0]
+        return restructure(net, [*map(GateState, self.states)], self.whole)[0]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Compaction":
@@ -113,7 +113,7 @@ class Compaction:
 
 
 _REASONS = 5  # number of reasons in the text; `sites` has all of them
-_NAMES = {OPEN: "gates always open", CLOSED: "always closed", DECIDED: "still decided"}
+_NAMES = {GateState.OPEN: "gates always open", GateState.CLOSED: "always closed", GateState.DECIDED: "still decided"}
 
 
 def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) -> Any:
@@ -153,12 +153,12 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
     opened, images = _count_open(net, batches, device)
     if not images:
         raise errors.InvalidValueError("compact needs images to find the constant gates, and the loader has none.")
-    letters = {0: CLOSED, images: OPEN}
-    states = "".join(letters.get(int(count), DECIDED) for count in opened)
+    constant = {0: GateState.CLOSED, images: GateState.OPEN}
+    states = [constant.get(int(count), GateState.DECIDED) for count in opened]
     small, dependencies = restructure(net, states)
     checked, disagreeing = _disagreeing(net, check, states, device)
     small.compaction = Compaction(  # type: ignore[assignment]  # pyright: ignore
-        states=states,
+        states="".join(states),
         images=images,
         sites=_sites(net, small, states, dependencies),
         whole=tuple(
@@ -217,10 +217,12 @@ def _count_open(net: GaterNet, batches: Iterable[Any], device: torch.device) -> 
     return opened, count
 
 
-def _disagreeing(net: GaterNet, batches: Iterable[Any], states: str, device: torch.device) -> tuple[int, int]:
+def _disagreeing(
+    net: GaterNet, batches: Iterable[Any], states: Sequence[GateState], device: torch.device
+) -> tuple[int, int]:
     """Return the number of images, and of those with another value of a constant gate."""
-    constant = torch.tensor([state != DECIDED for state in states], device=device)
-    expected = torch.tensor([float(state == OPEN) for state in states], device=device)
+    constant = torch.tensor([state != GateState.DECIDED for state in states], device=device)
+    expected = torch.tensor([float(state == GateState.OPEN) for state in states], device=device)
     checked = disagreeing = 0
     with evaluation_mode(net), torch.no_grad():
         for x in _images(batches, device):
@@ -243,7 +245,7 @@ def _dense_macs(small: nn.Module, net: GaterNet) -> int:
 
 
 def _sites(
-    net: GaterNet, small: nn.Module, states: str, dependencies: list[ChannelDependency]
+    net: GaterNet, small: nn.Module, states: Sequence[GateState], dependencies: list[ChannelDependency]
 ) -> tuple[CompactSite, ...]:
     backbone = small.backbone if isinstance(small, GaterNet) else small
     rows: list[CompactSite] = []
@@ -251,11 +253,11 @@ def _sites(
         own = states[site.first : site.first + site.gates]
         producer: Any = backbone.get_submodule(site.name)
         removed = site.filters - producer.weight.shape[0]
-        rows.append(CompactSite(site.name, site.filters, removed, own.count(DECIDED), _kept(dependency, own)))
+        rows.append(CompactSite(site.name, site.filters, removed, own.count(GateState.DECIDED), _kept(dependency, own)))
     return tuple(rows)
 
 
-def _kept(dependency: ChannelDependency, own: str) -> str:
-    if CLOSED not in own or not dependency.reason:
+def _kept(dependency: ChannelDependency, own: Sequence[GateState]) -> str:
+    if GateState.CLOSED not in own or not dependency.reason:
         return ""
     return f"{'inputs of later layers' if dependency.possible else 'closed filters'} kept: {dependency.reason}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.core._torch_compat import check_size
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet, Site
 from gatewise.inference.active_filters import ActiveFilters, FilterIndices, Picked
@@ -76,7 +77,7 @@ def _open_for_some(site: Site, gates: Tensor) -> FilterIndices:
         states, run = site.spread(gates).amax(0) > 0, 1
     first = torch.arange(len(states), device=gates.device) == 0
     units = torch.nonzero(states | (first & ~states.any())).squeeze(1)
-    torch._check(units.shape[0] >= 1)
-    torch._check(units.shape[0] <= len(states))
+    check_size(units.shape[0] >= 1)
+    check_size(units.shape[0] <= len(states))
     channels = (units.unsqueeze(1) * run + torch.arange(run, device=gates.device)).flatten()
     return FilterIndices(units, run, channels)

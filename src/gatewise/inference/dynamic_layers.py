@@ -6,12 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gatewise.inference.active_filters import ActiveFilters, Picked
+from gatewise.inference.fold import CONVOLVE, scale_and_shift
 from gatewise.inference.packed import can_pack, pack, packed_convolution
-
-CONVOLUTIONS: dict[type, Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
 class _OpenLayer(nn.Module):
@@ -76,7 +74,7 @@ class OpenConvolution(_OpenLayer):
 
     def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None, *sites: Any) -> None:
         super().__init__(*sites)
-        self.convolve = CONVOLUTIONS[type(layer)]
+        self.convolve = CONVOLVE[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         self._hold(weight.movedim(1, -1).contiguous(), bias)
 
@@ -106,7 +104,7 @@ class OpenDepthwise(_OpenLayer):
     ) -> None:
         super().__init__(active_filters, None, passes)
         self.passes = passes
-        self.convolve = CONVOLUTIONS[type(layer)]
+        self.convolve = CONVOLVE[type(layer)]
         self.options = (layer.stride, layer.padding, layer.dilation)
         self._hold(weight.contiguous(), bias)
 
@@ -120,30 +118,12 @@ class OpenNorm(_OpenLayer):
     def __init__(self, norm: Any, active_filters: ActiveFilters, passes: int) -> None:
         super().__init__(active_filters, None, passes)
         self.passes = passes
-        scale, shift = folded_norm(norm)
-        self._hold(scale, shift)
+        self._hold(*scale_and_shift(norm))
 
     def forward(self, x: Tensor) -> Tensor:
         scale, shift = self._weights()
         shape = [1, -1] + [1] * (x.dim() - 2)
         return x * scale.view(shape) + shift.view(shape)  # type: ignore[union-attr]
-
-
-def folded_norm(norm: Any) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a batch norm in eval mode."""
-    scale = (norm.running_var + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -norm.running_mean * scale
-    return scale.detach(), (shift if norm.bias is None else shift + norm.bias).detach()
-
-
-def weights_of(layer: Any, norm: Any = None) -> Picked:
-    """Return weight and bias of a layer, with the batch norm after it folded in."""
-    if norm is None:
-        return layer.weight, layer.bias
-    return fuse_conv_bn_weights(
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
 
 
 def dynamic_layer(

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gatewise import errors
+from gatewise.core._torch_compat import tree_flatten, tree_unflatten
 
 
 def merged(outputs: Sequence[Any], images: Sequence[np.ndarray]) -> Any:

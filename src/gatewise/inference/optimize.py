@@ -7,31 +7,23 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from gatewise import errors
-from gatewise.core.types import Example, Output
-from gatewise.gates.gated_channel_transform import GatedChannelTransform
-from gatewise.gates.global_context import GlobalContext
-from gatewise.gates.squeeze_excite import SqueezeExcite
-from gatewise.graph import FusionPattern, evaluation_mode, find_fusion_patterns, own_layers
+from gatewise.core._torch_compat import MoveObserver, version_of
+from gatewise.core.hooks import count_hooks
+from gatewise.core.types import Example, Output, tensors_of
+from gatewise.gates.inference_form import InferencePattern
+from gatewise.graph import FusionPattern, Graph, evaluation_mode, find_fusion_patterns, own_layers
 from gatewise.graph.trace import example_inputs
-from gatewise.inference.forms import (
-    CONVOLUTIONS,
-    ActivationOnly,
-    FactorSlot,
-    FoldedConvolution,
-    FusedNormReluGate,
-    InplacePooledGate,
-    pass_on,
-)
+from gatewise.inference.fold import can_fold, has_scale_and_shift, is_plain_convolution, without_norm
+from gatewise.inference.forms import FactorSlot, FoldedConvolution, GateBeforeConvolution, NormOnly, pass_on
 from gatewise.insertion.insert import gate_hosts, gates_in
-from gatewise.insertion.mixins import add_mixin, own_class, remove_mixin
+from gatewise.insertion.mixins import add_mixin, remove_mixin
 
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-class _ForInference(nn.Module):
+class _ForInference(MoveObserver):
     """Methods of a network that is optimised for inference: training and moving raise."""
 
     def train(self, mode: bool = True) -> "_ForInference":
@@ -41,7 +33,7 @@ class _ForInference(nn.Module):
             )
         return super().train(mode)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "_ForInference":  # noqa: ARG002
+    def before_move(self) -> None:
         raise errors.InvalidValueError(
             "a network that is optimised for inference keeps its device and dtype. Call undo(), move it, "
             "and optimise it again."
@@ -89,7 +81,8 @@ class InferenceNet(_ForInference):
         self._changed, self.folded, self.gates = [], {}, {}
         return self.model
 
-    def _set(self, layer: nn.Module, form: Any) -> None:
+    def replace_forward(self, layer: nn.Module, form: Any) -> None:
+        """Let a layer run `form` until `undo`."""
         layer.__dict__["forward"] = form
         self._changed.append(layer)
 
@@ -133,11 +126,11 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
     inputs = _example(model, example)
     hosts = gate_hosts(model)
     with evaluation_mode(model), torch.no_grad(), _calls_of_gates(model) as calls:
-        expected = _tensors(model(*inputs))
+        expected = tensors_of(model(*inputs))
     inserted = {gate for *_, gate in hosts}
     hosts += [(layer, "after", gate) for gate, layer in calls.items() if layer and gate not in inserted]
     with evaluation_mode(model):
-        patterns, norms = find_fusion_patterns(model, [(host, side) for host, side, _ in hosts], inputs)
+        patterns, norms = find_fusion_patterns(Graph(model, inputs), [(host, side) for host, side, _ in hosts])
     net = InferenceNet(model)
     layers: dict[str, Any] = dict(model.named_modules())
     convolutions = _fold(net, layers, norms)
@@ -157,11 +150,7 @@ def optimize_for_inference(model: nn.Module, example: Example = None) -> Inferen
 def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
     """Return {gate path: path of the layer that returned its input}; '' if none did or the gate is called twice."""
     calls: dict[str, str] = {}
-    last: tuple[str, Tensor | None, int] = (
-        "",
-        None,
-        0,
-    )  # path, output, version counter of the last layer
+    last: tuple[str, Tensor | None, float] = ("", None, 0)  # path, output and its version of the last layer
     gates = gates_in(model)
     nested = {inner for gate in gates.values() for inner in gate.modules() if inner is not gate}
 
@@ -169,11 +158,11 @@ def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
         nonlocal last
         outer = next(layer.children(), None) is not None  # it may return the output of an inner layer
         if isinstance(result, Tensor) and not result.is_inference() and not (outer and result is last[1]):
-            last = path, result, result._version
+            last = path, result, version_of(result)
 
     def reached(path: str, _: Any, args: Any) -> None:
         layer, result, version = last
-        straight = bool(args) and args[0] is result and result is not None and result._version == version
+        straight = bool(args) and args[0] is result and result is not None and version_of(result) == version
         calls[path] = layer if straight and path not in calls else ""
 
     with contextlib.ExitStack() as hooks:
@@ -187,36 +176,24 @@ def _calls_of_gates(model: nn.Module) -> Generator[dict[str, str]]:
 
 def _alone(host: Any) -> bool:
     """Return whether the gate is the only operation between the map and the convolution."""
-    return len(host._forward_pre_hooks) == 1
+    return count_hooks(host, "input") == 1
 
 
 def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> dict[str, FoldedConvolution]:
     """Set the optimised forward of convolutions, folding norms where possible; return them by path."""
     convolutions: dict[str, FoldedConvolution] = {}
     for path, layer in layers.items():
-        if own_class(layer) not in CONVOLUTIONS or layer.padding_mode != "zeros" or "weight" not in layer._parameters:
+        if not is_plain_convolution(layer):
             continue
         norm = layers.get(norms.get(path, ""))
-        if norm is not None and (layer._forward_hooks or not _foldable(norm)):
+        if norm is not None and not can_fold(layer, norm):
             norm = None
         convolutions[path] = FoldedConvolution(layer, norm, FactorSlot() if layer.groups == 1 else None)
-        net._set(layer, convolutions[path])
+        net.replace_forward(layer, convolutions[path])
         if norm is not None:
             net.folded[path] = norms[path]
-            net._set(norm, _without_norm(norm))
+            net.replace_forward(norm, without_norm(norm).forward)
     return convolutions
-
-
-def _foldable(norm: Any) -> bool:
-    """Return whether a norm can be folded: a plain batch norm, or timm's with an activation."""
-    known = (
-        own_class(norm) in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or type(norm).__name__ == "BatchNormAct2d"
-    )
-    return known and norm.running_mean is not None and not norm._forward_pre_hooks
-
-
-def _without_norm(norm: Any) -> Any:
-    return ActivationOnly(norm) if hasattr(norm, "act") else pass_on
 
 
 def _place(
@@ -227,28 +204,22 @@ def _place(
     pattern: FusionPattern,
     convolutions: dict[str, FoldedConvolution],
 ) -> None:
-    """Set the optimised forward of a gate."""
+    """Set the optimised forward of a gate, and of the layers that it applies itself."""
     gate = layers[path]
-    if getattr(gate, "backend", "reference") == "reference":
-        net.gates[path] = "as it was"
+    folded = pattern.norm in net.folded.values()
+    norm = layers[pattern.norm] if pattern.norm and not folded and has_scale_and_shift(layers[pattern.norm]) else None
+    before = InferencePattern(pattern.owned, bool(pattern.activation), None if norm is None else NormOnly(norm))
+    form = gate.inference_form(before)
+    net.gates[path] = "as it was" if form is None else str(form)
+    if form is None:
         return
-    if isinstance(gate, SqueezeExcite | GlobalContext):
-        if pattern.owned:
-            net._set(gate, InplacePooledGate(gate))
-        net.gates[path] = "in place" if pattern.owned else "new map"
-    elif isinstance(gate, GatedChannelTransform) and isinstance(gate.mode, str):
-        folded = pattern.norm in net.folded.values()
-        norm = layers[pattern.norm] if pattern.norm and not folded and _foldable(layers[pattern.norm]) else None
-        activation = layers[pattern.activation] if pattern.activation else None
-        owned = pattern.owned and norm is None
-        if norm is not None:
-            net._set(norm, _without_norm(norm))
-        if activation is not None:
-            net._set(activation, pass_on)
-        form = FusedNormReluGate(gate, norm, activation is not None, owned, convolutions.get(host))
-        net._set(gate, form)
-        words = ["in place" if form.owned else "new map", *["norm"] * (norm is not None), *["relu"] * form.activates]
-        net.gates[path] = " + ".join(words)
+    if form.norm:
+        net.replace_forward(norm, without_norm(norm).forward)  # type: ignore[arg-type]
+    if form.relu:
+        net.replace_forward(layers[pattern.activation], pass_on)
+    reader = convolutions.get(host)
+    hands_on = form.factors is not None and reader is not None and reader.factor_slot is not None
+    net.replace_forward(gate, GateBeforeConvolution(form, gate, reader) if hands_on else form.run)  # type: ignore[arg-type]
 
 
 def _example(model: nn.Module, example: Example) -> tuple[Any, ...]:
@@ -268,14 +239,9 @@ def _example(model: nn.Module, example: Example) -> tuple[Any, ...]:
     )
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    """Return all tensors of a network's output."""
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
 def _prove(net: InferenceNet, inputs: tuple[Any, ...], expected: list[Tensor]) -> None:
     """Raise if the outputs for the example differ by more than rounding."""
-    for tensor, before in zip(_tensors(net(*inputs)), expected, strict=True):
+    for tensor, before in zip(tensors_of(net(*inputs)), expected, strict=True):
         if not before.is_floating_point() or before.numel() == 0:
             if not torch.equal(tensor, before):
                 raise errors.InvalidValueError(f"optimising would change an output of {type(net.model).__name__}.")

@@ -10,25 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+from gatewise.core._torch_compat import count_flops_as_convolution, packed_operators
 
 Options = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation, groups
 
 
-def _operations() -> tuple[Any, Any] | None:
-    operations: Any = torch.ops.mkldnn
-    try:
-        return operations._reorder_convolution_weight, operations._convolution_pointwise
-    except AttributeError:  # torch was built without oneDNN
-        return None
-
-
-_KNOWN = _operations() if torch.backends.mkldnn.is_available() else None
+_KNOWN = packed_operators()
 if _KNOWN is not None:
-
-    @register_flop_formula(_KNOWN[1])
-    def _flops(x_shape: Any, w_shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return conv_flop_count(x_shape, w_shape, out_shape)
+    count_flops_as_convolution(_KNOWN[1])
 
 
 def can_pack(x: Tensor, weight: Tensor, options: tuple[Any, ...]) -> bool:

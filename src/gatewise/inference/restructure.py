@@ -4,6 +4,7 @@
 
 import copy
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +19,17 @@ from gatewise.inference.constant_gates import hold_constant
 from gatewise.inference.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
 from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
 
-OPEN, CLOSED, DECIDED = "1", "0", "?"  # the states of a gate
+
+class GateState(enum.StrEnum):
+    """Whether a gate is constant over a set of images; a value is the character in `Compaction.states`."""
+
+    OPEN = "1"
+    CLOSED = "0"
+    DECIDED = "?"  # it depends on the image
 
 
 def restructure(
-    net: GaterNet, states: str, whole: Sequence[str] | None = None
+    net: GaterNet, states: Sequence[GateState], whole: Sequence[str] | None = None
 ) -> tuple[nn.Module, list[ChannelDependency]]:
     """Return a copy of `net` without constant gates and closed filters, and the channel dependency of each site.
 
@@ -31,14 +38,14 @@ def restructure(
 
     Args:
         net: the network; it is not changed.
-        states: one character per gate: "1" always open, "0" always closed, "?" depends on the image.
+        states: the state of each gate.
         whole: names of the sites that keep all filters, if known; None compares outputs to find them.
 
     Returns:
         The plain backbone if all gates are constant, otherwise a GaterNet; and the dependencies.
     """
-    letters = torch.tensor([[state == DECIDED, state == OPEN] for state in states])
-    decided, opened = letters.unbind(1)
+    flags = torch.tensor([[state == GateState.DECIDED, state == GateState.OPEN] for state in states])
+    decided, opened = flags.unbind(1)
 
     def run(exact: GaterNet, dependencies: Sequence[ChannelDependency], x: Tensor, gates: Tensor) -> Any:
         small = _cut(exact, states, dependencies)
@@ -57,19 +64,19 @@ def restructure(
     return _cut(net, states, dependencies), dependencies
 
 
-def _cut(net: GaterNet, states: str, dependencies: Sequence[ChannelDependency]) -> nn.Module:
+def _cut(net: GaterNet, states: Sequence[GateState], dependencies: Sequence[ChannelDependency]) -> nn.Module:
     small = copy.deepcopy(net)
     plans = [_Plan(net, site, dependency, states) for site, dependency in zip(net.sites, dependencies, strict=True)]
     for plan in plans:
         plan.take_out(small)
-    chosen = [gate for gate, state in enumerate(states) if state == DECIDED]
+    chosen = [gate for gate, state in enumerate(states) if state == GateState.DECIDED]
     if chosen:
         sites: list[Site] = []
         for plan in plans:
             if plan.decided:
                 first = sites[-1].first + sites[-1].gates if sites else 0
                 sites.append(plan.new_site(net.backbone, small.backbone, first))
-        small.decide_only(tuple(sites), chosen, [gate for gate, state in enumerate(states) if state == OPEN])
+        small.decide_only(tuple(sites), chosen, [gate for gate, state in enumerate(states) if state == GateState.OPEN])
     else:
         detach(small.backbone)
     for plan in plans:
@@ -83,18 +90,22 @@ def _cut(net: GaterNet, states: str, dependencies: Sequence[ChannelDependency]) 
 class _Plan:
     """The changes at one site."""
 
-    def __init__(self, net: GaterNet, site: Site, dependency: ChannelDependency, states: str) -> None:
+    def __init__(self, net: GaterNet, site: Site, dependency: ChannelDependency, states: Sequence[GateState]) -> None:
         own = states[site.first : site.first + site.gates]
         self.site, self.dependency = site, dependency
-        self.letters = [(own + OPEN + CLOSED)[gate] for gate in site.gate_of_filters]  # of each filter
-        self.decided = [gate for gate, state in enumerate(own) if state == DECIDED]
+        self.states = [
+            (*own, GateState.OPEN, GateState.CLOSED)[gate] for gate in site.gate_of_filters
+        ]  # of each filter
+        self.decided = [gate for gate, state in enumerate(own) if state == GateState.DECIDED]
         layers = [net.backbone.get_submodule(path) for path in (*dependency.producers, *dependency.consumers)]
         groups = math.lcm(1, *(getattr(layer, "groups", 1) for layer in layers))
-        self.kept = _balanced([letter != CLOSED for letter in self.letters], groups if dependency.possible else 0)
+        self.kept = _balanced(
+            [state != GateState.CLOSED for state in self.states], groups if dependency.possible else 0
+        )
 
     def take_out(self, net: GaterNet) -> None:
         kept = torch.tensor(self.kept, device=next(net.backbone.parameters()).device)
-        closed = [place for place, filter_ in enumerate(self.kept) if self.letters[filter_] == CLOSED]
+        closed = [place for place, filter_ in enumerate(self.kept) if self.states[filter_] == GateState.CLOSED]
         if len(kept) < self.site.filters:
             for path in self.dependency.producers:
                 keep_outputs(net.backbone.get_submodule(path), kept)
@@ -117,10 +128,10 @@ class _Plan:
 
     def new_site(self, before: nn.Module, after: nn.Module, first: int) -> Site:
         gates = len(self.decided)
-        names = {OPEN: gates, CLOSED: gates + 1}
+        names = {GateState.OPEN: gates, GateState.CLOSED: gates + 1}
         driven_by = [
-            names[self.letters[filter_]]
-            if self.letters[filter_] in names
+            names[self.states[filter_]]
+            if self.states[filter_] in names
             else self.decided.index(self.site.gate_of_filters[filter_])
             for filter_ in self.kept
         ]
@@ -143,9 +154,9 @@ class _Plan:
 
     def hold(self, backbone: nn.Module) -> None:
         """Insert zeros for closed channels that the consumers still need."""
-        if CLOSED not in self.letters or self.dependency.consumers:
+        if GateState.CLOSED not in self.states or self.dependency.consumers:
             return
-        places = {filter_: place for place, filter_ in enumerate(self.kept) if self.letters[filter_] != CLOSED}
+        places = {filter_: place for place, filter_ in enumerate(self.kept) if self.states[filter_] != GateState.CLOSED}
         source = [places.get(filter_, -1) for filter_ in range(self.site.filters)]
         if self.decided and len(self.kept) == self.site.filters:
             return  # the hooks of the GaterNet do this

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core._torch_compat import has_memory
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
@@ -264,9 +265,8 @@ def skip_closed_filters(
 
 def _check_not_traced(x: Tensor) -> None:
     """Raise ValueError if `x` is traced: the control flow depends on the data of each batch."""
-    core: Any = torch._C
     wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
-    if wrapped or core._functorch.is_functorch_wrapped_tensor(x):
+    if wrapped or not has_memory(x):
         raise errors.InvalidValueError(
             "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func "
             "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"

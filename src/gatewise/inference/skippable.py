@@ -10,7 +10,7 @@ from torch import Tensor
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Skipped
 from gatewise.inference.active_filters import ActiveFilters
-from gatewise.inference.surgery import foldable, replace_with_dynamic_layers, why_not
+from gatewise.inference.surgery import foldable, replace_with_dynamic_layers, why_not_skippable
 from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
 
 
@@ -28,7 +28,9 @@ def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDepende
     dependencies, followed = channel_dependencies_of(net)
     folds = foldable(net.backbone, followed)
     dependencies = [
-        ChannelDependency(reason=reason) if (reason := why_not(net.backbone, dependency, folds)) else dependency
+        dependency
+        if (reason := why_not_skippable(net.backbone, dependency, folds)) is None
+        else ChannelDependency(reason=reason)
         for dependency in dependencies
     ]
     if tried:

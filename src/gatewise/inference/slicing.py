@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.core.layer_types import CHANNEL_NORMS
+
 
 def keep_outputs(layer: Any, kept: Tensor) -> None:
     """Keep these outputs of a convolution or linear layer; an equal number per group of a grouped convolution.
@@ -69,7 +71,7 @@ def keep_channels(layer: Any, kept: Tensor) -> None:
         value = getattr(layer, name, None)
         if value is not None and value.shape[0] > 1:  # a PReLU may have one parameter for all channels
             _replace(layer, name, value[kept])
-    if isinstance(layer, nn.modules.batchnorm._NormBase):
+    if isinstance(layer, CHANNEL_NORMS):
         layer.num_features = len(kept)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = layer.weight.numel()

@@ -10,21 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatewise.core.hooks import share_hooks
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
 from gatewise.core.types import Example
 from gatewise.gaternet import Site
 from gatewise.gates.registry import Gate
-from gatewise.graph import ChannelDependency, change_map, find_channel_dependencies
+from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_norm
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.constant_gates import ConstantGates, call_last
-from gatewise.inference.dynamic_layers import CONVOLUTIONS, OpenDepthwise, OpenNorm, dynamic_layer, weights_of
+from gatewise.inference.dynamic_layers import OpenDepthwise, OpenNorm, dynamic_layer
+from gatewise.inference.fold import can_fold, folded_weights, is_plain_convolution, without_norm
 from gatewise.insertion.mixins import own_class
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 
 
-def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str:
-    """Return why the filters of a site cannot be skipped, or '' if they can."""
+def why_not_skippable(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str | None:
+    """Return why the filters of a site cannot be skipped, or None if they can."""
     if not dependency.possible:
         return dependency.reason
     layers = dict(backbone.named_modules())
@@ -40,13 +42,13 @@ def why_not(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str,
         layer = layers[path]
         if path not in folds.values() and not _passes(layer):
             return f"{path} ({type(layer).__name__}) needs all channels"
-    return ""
+    return None
 
 
 def _passes(layer: nn.Module) -> bool:
-    if own_class(layer) in _NORMS:
+    if own_class(layer) in NORMS:
         return layer.running_mean is not None  # type: ignore[union-attr]
-    return own_class(layer) in CONVOLUTIONS and layer.padding_mode == "zeros"
+    return is_plain_convolution(layer)
 
 
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
@@ -56,12 +58,8 @@ def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
 
 
 def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
-    if own_class(convolution) not in CONVOLUTIONS or convolution.padding_mode != "zeros":
-        return False
-    if convolution._forward_hooks or norm._forward_pre_hooks or norm.running_mean is None:
-        return False
-    with_activation = type(norm).__name__ == "BatchNormAct2d" and not any(isinstance(c, Gate) for c in norm.children())
-    return own_class(norm) in _NORMS or with_activation
+    has_gate = any(isinstance(child, Gate) for child in norm.children())  # the activation's Sequential would run it
+    return can_fold(convolution, norm) and (own_class(norm) in NORMS or not has_gate)
 
 
 class ScatterChannels:
@@ -105,14 +103,16 @@ def replace_with_dynamic_layers(
     passes = {path: number for number, dependency in enumerate(dependencies) for path in dependency.elementwise}
     for path, layer in layers.items():
         norm = layers[folds[path]] if path in folds else None
-        picked: Any = weights_of(layer, norm) if own_class(layer) in _WEIGHTED else None
+        picked: Any = (layer.weight, layer.bias) if own_class(layer) in _WEIGHTED else None
+        if norm is not None:
+            picked = folded_weights(layer.weight, layer.bias, norm)
         if path in passes and own_class(layer) in CONVOLUTIONS:
             _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], active_filters, passes[path]))
         elif path in reads or path in writes or path in folds:
             _exchange(backbone, path, dynamic_layer(layer, picked, active_filters, reads.get(path), writes.get(path)))
         if norm is not None:
-            _exchange(backbone, folds[path], _without_norm(norm))
-        elif path in passes and own_class(layer) in _NORMS and path not in folds.values():
+            _exchange(backbone, folds[path], without_norm(norm))
+        elif path in passes and own_class(layer) in NORMS and path not in folds.values():
             _exchange(backbone, path, OpenNorm(layer, active_filters, passes[path]))
     for number, (site, dependency) in enumerate(zip(sites, dependencies, strict=True)):
         if dependency.zero_fill:
@@ -132,9 +132,9 @@ def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
     layers: dict[str, Any] = dict(backbone.named_modules())
     for path, norm_path in folds.items():
         layer, norm = layers[path], layers[norm_path]
-        weight, bias = weights_of(layer, norm)
+        weight, bias = folded_weights(layer.weight, layer.bias, norm)
         layer.weight, layer.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)  # type: ignore[union-attr]  # pyright: ignore
-        _exchange(backbone, norm_path, _without_norm(norm))
+        _exchange(backbone, norm_path, without_norm(norm))
 
 
 def folded(network: nn.Module, example: Example = None) -> nn.Module:
@@ -148,14 +148,8 @@ def folded(network: nn.Module, example: Example = None) -> nn.Module:
     )
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
-    _, followed = find_channel_dependencies(copied, [], example)
-    fold_norms(copied, foldable(copied, followed))
+    fold_norms(copied, foldable(copied, followed_by_norm(Graph(copied, example))))
     return copied
-
-
-def _without_norm(norm: Any) -> nn.Module:
-    """Return the replacement of a folded norm: identity, or the dropout and activation of timm's BatchNormAct2d."""
-    return nn.Identity() if own_class(norm) in _NORMS else nn.Sequential(norm.drop, norm.act)
 
 
 def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
@@ -163,8 +157,7 @@ def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     owner = backbone.get_submodule(parent)
     old = getattr(owner, name)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-        setattr(new, hooks, getattr(old, hooks))
+    share_hooks(old, new)
     for child, gate in old.named_children():
         if isinstance(gate, Gate | ConstantGates):
             new.add_module(child, gate)

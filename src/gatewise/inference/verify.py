@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
+from gatewise.core.types import tensors_of
 from gatewise.gaternet import GaterNet
-from gatewise.graph import ChannelDependency, find_channel_dependencies
+from gatewise.graph import ChannelDependency, Graph, find_channel_dependencies, followed_by_norm
 
 Run = Callable[[GaterNet, Sequence[ChannelDependency], Tensor, Tensor], Any]
 _AGREE = 1e-9  # relative, in float64
@@ -22,7 +22,8 @@ def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dic
     """
     sites = [(site.name, site.layer, site.side) for site in net.sites]
     anchor = next(net.backbone.parameters())
-    dependencies, followed = find_channel_dependencies(net.backbone, sites, torch.zeros(2, *net.input_shape).to(anchor))
+    graph = Graph(net.backbone, torch.zeros(2, *net.input_shape).to(anchor))
+    dependencies = find_channel_dependencies(graph, sites)
     taken: dict[tuple[str, str], str] = {}
     for number, (site, dependency) in enumerate(zip(net.sites, dependencies, strict=True)):
         sides = [(path, "outputs") for path in (*dependency.producers, *dependency.elementwise)] + [
@@ -33,7 +34,7 @@ def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dic
             dependencies[number] = ChannelDependency(reason=f"it shares a layer with the filters of {rivals.pop()!r}")
         else:
             taken |= dict.fromkeys(sides, site.name)
-    return dependencies, followed
+    return dependencies, followed_by_norm(graph)
 
 
 def drop_unsafe(
@@ -86,8 +87,3 @@ def largest_difference(actual: Any, expected: Any) -> float:
     """
     pairs = zip(tensors_of(actual), tensors_of(expected), strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in pairs)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """Return the tensors of an output in order: a tensor, or any nesting of lists, tuples and dicts of tensors."""
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -16,10 +16,11 @@ from torch.utils.hooks import RemovableHandle
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.hooks import changes_on
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
-from gatewise.graph import Place, Skipped, change_map, evaluation_mode
+from gatewise.graph import Graph, Place, Skipped, change_map, evaluation_mode
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
 
 
@@ -89,6 +90,10 @@ class Insertion:
                 buffer.copy_(buffers[name])
         return tuple(path for path in self.gates if path not in reached)
 
+    def keep(self, handle: RemovableHandle) -> None:
+        """Keep the handle of a hook that `undo` removes."""
+        self._handles.append(handle)
+
     def undo(self) -> None:
         """Remove the gates; the state dict is then exactly what it was before the insertion."""
         for handle in self._handles:
@@ -100,7 +105,7 @@ class Insertion:
 
 
 def insert_gates(
-    model: nn.Module,
+    model: nn.Module | Graph,
     gate: str | GateChoice | type[Gate],
     *,
     place: str | None = None,
@@ -118,9 +123,9 @@ def insert_gates(
     and after the insertion, also with strict=True: gates that are not in the checkpoint keep their values.
 
     Args:
-        model: any network.
+        model: any network, or its `Graph`, which several insertions can share.
         gate: a registered name, a string such as "gct:mode=l1@inner", a `GateChoice`, or a `Gate` class.
-        place: "before_conv", "inner", "residual_end" or "stage_end"; the default, if neither before nor after is
+        place: a kind of place, one of `gatewise.graph.place_names()`; the default, if neither before nor after is
             given, is the place of the gate's paper.
         before: layer types whose input is gated, instead of a place.
         after: layer types whose output is gated, instead of a place.
@@ -144,7 +149,8 @@ def insert_gates(
     (('2',), ['2.gct'])
     >>> insertion.undo()
     """
-    _validation.check_module("insert_gates", model)
+    graph = Graph.of("insert_gates", model, example)
+    model = graph.model
     if where is not None and not callable(where):
         raise errors.InvalidTypeError(
             f"where must be a function of path and layer, got {_validation.safe_repr(where)}."
@@ -153,10 +159,10 @@ def insert_gates(
     if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
     place = place or (choice.place or gate_spec(choice.name).place if choice else None)
-    all_places = candidates(model, place, before, after, example)
-    why_not = selection(model, include, exclude, where)
-    reasons = [(candidate, why_not(candidate.layer)) for candidate in all_places.found]
-    places = tuple(candidate for candidate, reason in reasons if not reason)
+    all_places = candidates(graph, place, before, after)
+    why_not_selected = selection(model, include, exclude, where)
+    reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
+    places = tuple(candidate for candidate, reason in reasons if reason is None)
     skipped = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
     if not places:
         gate_text = str(choice) if choice else _snake_case(gate)
@@ -175,13 +181,14 @@ def insert_gates(
         insertion.undo()
         raise
     forgive = _ForgivePlainCheckpoint(tuple(insertion.gates))
-    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))
+    insertion.keep(model.register_load_state_dict_post_hook(forgive))
     return insertion
 
 
 def insert_all(model: nn.Module, gates: Gates, example: Example = None) -> list[Insertion]:
     """Insert each gate in turn; the places of all are those of the network without gates."""
-    return [insert_gates(model, choice, example=example) for choice in gates]
+    graph = Graph(model, example)
+    return [insert_gates(graph, choice) for choice in gates]
 
 
 def _resolve(
@@ -226,7 +233,7 @@ def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., G
     layer.add_module(unique, gate)
     handle = change_map(layer, place.side, _CallGate(unique, place.channel_axis))
     insertion.gates[f"{place.layer}.{unique}" if place.layer else unique] = gate
-    insertion._handles.append(handle)
+    insertion.keep(handle)
 
 
 def _snake_case(gate: Any) -> str:
@@ -273,10 +280,8 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     hosts: list[tuple[str, str, str]] = []
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for path, layer in modules.items():
-        hooks: dict[str, dict[int, Any]] = {"input": layer._forward_pre_hooks, "output": layer._forward_hooks}
-        for side, hooks_of_side in hooks.items():
-            for hook in hooks_of_side.values():
-                change = getattr(hook, "change", None)
+        for side in ("input", "output"):
+            for change in changes_on(layer, side):
                 if isinstance(change, _CallGate) and change.channel_axis == 1:
                     hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
     return hosts

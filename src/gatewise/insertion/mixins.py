@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,12 @@ def remove_mixin(module: nn.Module, mixin: type[nn.Module]) -> None:
 def own_class(module: nn.Module) -> type[nn.Module]:
     """Return a module's class without mixins."""
     return _parts(type(module))[0]
+
+
+def is_batch_norm_act(module: nn.Module) -> bool:
+    """Return whether a layer is timm's `BatchNormAct2d`, a batch norm followed by a dropout and an activation."""
+    timm_layers = sys.modules.get("timm.layers")  # without timm there is no such layer
+    return timm_layers is not None and own_class(module) is timm_layers.BatchNormAct2d
 
 
 def _parts(kind: type[nn.Module]) -> tuple[type[nn.Module], Mixins]:

@@ -21,7 +21,7 @@ class GatePruner:
         kept = [channel for channel in range(layer.channels) if channel not in removed]
         for name, parameter in list(layer.named_parameters(recurse=False)):
             setattr(layer, name, nn.Parameter(parameter.detach()[:, kept], parameter.requires_grad))
-        layer._channels = len(kept)
+        layer.set_channels(len(kept))
         return layer
 
     prune_in_channels = prune_out_channels  # Torch-Pruning compares the two functions to detect that both are coupled

@@ -122,8 +122,9 @@ def train_everything(model: nn.Module) -> None:
     """
     _validation.check_module("train_everything", model)
     for owner in model.modules():
+        parameters = dict(owner.named_parameters(recurse=False, remove_duplicate=False))
         for name, requires_grad in owner.__dict__.pop(_BEFORE, {}).items():
-            parameter = owner._parameters.get(name)
+            parameter = parameters.get(name)
             if parameter is not None:
                 parameter.requires_grad_(requires_grad)
         if isinstance(owner, _KeepsStatistics):

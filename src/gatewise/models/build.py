@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
+from gatewise.core.seeding import seeded
 from gatewise.gaternet.gater import register_gater
 from gatewise.gates.spec import ModelSpec
 from gatewise.insertion.insert import insert_all
@@ -46,9 +46,7 @@ def build_backbone(
         options[name] = value
     _check_no_file_options(spec.model, spec.model_options)
     options = {**spec.model_options, **options}
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+    with seeded(seed):
         model = _backbone(spec.model, options)
         insert_all(model, tuple(choice for choice in spec.gates if not choice.is_gater))
     return model

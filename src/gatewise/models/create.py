@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from gatewise import errors
+from gatewise.core.seeding import seeded
 from gatewise.gaternet import GaterNet
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.build import build_backbone
@@ -56,7 +56,5 @@ def make_model(
     backbone = build_backbone(spec, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
     if not gaters:
         return backbone
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+    with seeded(seed):
         return GaterNet(backbone, image_size=image_size, **gaters[0].options)

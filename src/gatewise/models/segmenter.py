@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import reason_of
+from gatewise.core.seeding import seeded
 from gatewise.gates.functional import at_least_float32
 from gatewise.gates.spec import GateChoice, parse_gates
 from gatewise.graph import ContextPlace, evaluation_mode
@@ -133,9 +134,7 @@ def make_segmenter(
     gates = parse_gates(context) if isinstance(context, str) else (context,)
     if any(gate.is_gater or gate.place for gate in gates):
         raise errors.InvalidValueError(f"context must be a gate without a place, got {context!r}. Use context_at.")
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = Segmenter(backbone=backbone, num_classes=num_classes, **options)
         for gate in gates:
             insert_gates(model, gate, place=place)

@@ -107,6 +107,8 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     return create
 
 
+# resolve_pretrained_cfg and generate_default_cfgs are undocumented, but timm.models exports them, and all of timm's own
+# model files use them: there is no other way to register a model with its config.
 default_cfgs = _models.generate_default_cfgs({  # timm looks up this name in the module
     f"{name}.{TAG}": _config(ModelSpec.parse(text)) for name, text in PRESETS.items()
 })

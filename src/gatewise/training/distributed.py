@@ -18,10 +18,10 @@ from torch import Tensor, distributed, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core._torch_compat import TCPStore, rendezvous
 from gatewise.core.files import held
 from gatewise.core.reasons import reason_of
 
-_c10d: Any = distributed  # TCPStore is not in `torch.distributed.__all__`
 _PORT_KEY = "gatewise/port"
 _EXITED_KEY = "gatewise/left"
 _CONNECT_TIMEOUT_S = 2.0
@@ -136,10 +136,13 @@ def _init_process_group(backend: str) -> None:
     torchrun's own store outlives its workers. With torch 2.14, restarted workers read the addresses of their dead
     predecessors from it and waited for them until a timeout.
     """
-    shared, rank, count = next(_c10d.rendezvous("env://"))
+    if TCPStore is None or rendezvous is None:
+        distributed.init_process_group(backend)
+        return
+    shared, rank, count = next(rendezvous("env://"))
     host = os.environ["MASTER_ADDR"]
     if rank == 0:
-        store = _c10d.TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
+        store = TCPStore(host, 0, count, is_master=True, wait_for_workers=False)
         shared.set(_PORT_KEY, str(store.port))
     else:
         store = _connect_to_store(shared, host, count)
@@ -163,7 +166,7 @@ def _connect_to_store(shared: Any, host: str, count: int) -> Any:
         try:
             # TCPStore itself would print connection errors
             socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
-            return _c10d.TCPStore(host, port, count, wait_for_workers=False)
+            return TCPStore(host, port, count, wait_for_workers=False)
         except (OSError, distributed.DistError):
             time.sleep(0.1)
 
@@ -175,6 +178,7 @@ def _group() -> Any:
 
 
 def _is_connection_error(error: RuntimeError) -> bool:
+    # Gloo raises a plain RuntimeError for a lost connection: only its message differs from that of other errors.
     words = ("gloo", "nccl", "Connection closed by peer", "Connection reset by peer")
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in words)
 

@@ -3,13 +3,14 @@
 # pyright: basic
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gatewise.core.types import tensors_of
 from gatewise.models.serialization import ruined_parameter
 
 _LEAST_SCALE = 2.0**-14  # the smallest normal float16: no finite gradient needs a smaller loss scale
@@ -80,7 +81,7 @@ def first_layer(model: nn.Module, forward: Callable[[], Any]) -> str | None:
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def check(_: nn.Module, inputs: Any, output: Any) -> None:
-            if not names and all(map(_finite, _tensors(inputs))) and not all(map(_finite, _tensors(output))):
+            if not names and all(map(_finite, tensors_of(inputs))) and not all(map(_finite, tensors_of(output))):
                 names.append(f"{name or 'the network'} ({type(module).__name__})")
 
         return module.register_forward_hook(check)
@@ -113,13 +114,3 @@ def hopeless_scale(scaler: Any) -> str | None:
 
 def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (tensor for part in value.values() for tensor in _tensors(part))
-    elif isinstance(value, tuple | list):
-        yield from (tensor for part in value for tensor in _tensors(part))

@@ -41,7 +41,8 @@ class Learner:
         self, recipe: Recipe, dataset: Dataset | SegmentationDataset, processes: Processes | None = None
     ) -> None:
         accelerate = _validation.import_optional("accelerate", "training")
-        accelerate.state.AcceleratorState._reset_state()  # runs in one process may differ in precision
+        # Private: Accelerate has no public way to change the precision, in which runs in one process may differ.
+        accelerate.state.AcceleratorState._reset_state()
         self.processes = processes or Processes()
         device = self.processes.device
         self.precision = resolve_precision(recipe.precision, device)

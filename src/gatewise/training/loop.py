@@ -285,8 +285,7 @@ class _Run:
         if not signal:
             return
         where = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
-        message = f"stopped after {where}, saved in {self.out}; continue with the same command and --resume"
-        raise Interrupted(message, int(signal))
+        raise Interrupted(f"stopped after {where}, saved in {self.out}", int(signal))
 
     def _check_scores_finite(self) -> None:
         if (hopeless := hopeless_scale(self.accelerator.scaler)) is not None:

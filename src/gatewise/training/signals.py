@@ -12,13 +12,15 @@ _ECHO_S = 5.0
 class Interrupted(KeyboardInterrupt):
     """Raised after a signal has stopped a training; the message says after which step, and how to resume.
 
-    Attributes:
+    Args:
+        stopped: what was stopped, and where its state was saved.
         signal: number of the signal.
+        remedy: how to resume.
     """
 
-    def __init__(self, message: str, signal: int) -> None:
-        super().__init__(message)
-        self.signal = signal
+    def __init__(self, stopped: str, signal: int, remedy: str = "continue with the same command and --resume") -> None:
+        super().__init__(f"{stopped}; {remedy}")
+        self.stopped, self.signal = stopped, signal
 
 
 class Interruption:

@@ -35,6 +35,7 @@ class BatchResults(ABC):
 
     def merge(self, processes: Processes) -> None:
         """Add the results of the other processes, in the order of their ranks."""
+        # `metric_state` is a documented property of torchmetrics; its states are set as attributes, as it does itself.
         sums = [{name: value.cpu() for name, value in metric.metric_state.items()} for metric in self.metrics]
         own = {name: [tensor.cpu() for tensor in tensors] for name, tensors in self.kept.items()}
         parts = processes.all_gather_object((sums, own))

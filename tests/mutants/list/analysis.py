@@ -104,8 +104,8 @@ CHANGES = {
         },
         "GateStats.summaries": {
             "summaries of one process": replace(
-                "self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync)",
-                "self.sync_context(should_sync=False, should_unsync=False)",
+                "self.sync_context(should_sync=self.sync_on_compute)",
+                "self.sync_context(should_sync=False)",
             ),
         },
         "GateStats._summary": {

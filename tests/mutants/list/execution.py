@@ -22,7 +22,8 @@ CHANGES = {
         },
         "compact": {
             "constant while only often the same": replace(
-                "{0: CLOSED, images: OPEN}", "{0: CLOSED, images: OPEN, images - 1: OPEN}"
+                "{0: GateState.CLOSED, images: GateState.OPEN}",
+                "{0: GateState.CLOSED, images: GateState.OPEN, images - 1: GateState.OPEN}",
             ),
         },
         "_disagreeing": {
@@ -60,8 +61,16 @@ CHANGES = {
                 "self.active_filters.picked",
             ),
         },
-        "folded_norm": {
-            "norms folded without their mean": replace("-norm.running_mean", "0 * norm.running_mean"),
+    },
+    "inference/fold.py": {
+        "scale_and_shift": {
+            "norms folded without their mean": replace("-norm.running_mean.to(dtype)", "0 * norm.running_mean"),
+        },
+        "can_fold": {
+            "inference: norms are not folded": replace(
+                "is_plain_convolution(convolution) and not count_hooks(convolution, 'output') and has_scale_and_shift(norm)",
+                "True",
+            ),
         },
     },
     "inference/merging.py": {
@@ -80,11 +89,7 @@ CHANGES = {
             "costs of networks of other widths": replace("(layers, shapes, sites)", "[layer[:2] for layer in layers]"),
         },
     },
-    "inference/packed.py": {
-        "_flops": {
-            "packed convolutions are not counted": replace("conv_flop_count(x_shape, w_shape, out_shape)", "0"),
-        },
-    },
+    "inference/packed.py": {},
     "inference/plan.py": {
         "Plan._pays_up_to": {
             "narrow at any cost": replace("gain[:-1] <= 0", "gain[:-1] <= -1000000000.0"),

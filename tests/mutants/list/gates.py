@@ -70,9 +70,7 @@ CHANGES = {
             "ge: relu after the last norm": off_by_one("step < steps"),
         },
         "GatherExcite.reset_parameters": {
-            "ge: batch norms are not reset": replace(
-                "nn.modules.conv._ConvNd | nn.modules.batchnorm._BatchNorm", "nn.modules.conv._ConvNd"
-            ),
+            "ge: batch norms are not reset": replace("CONVOLUTIONS + NORMS", "CONVOLUTIONS"),
         },
         "GatherExcite.check_input": {
             "ge: any size for a convolution of the whole map": replace("self.map_size is not None", "False"),

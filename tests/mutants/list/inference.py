@@ -1,29 +1,48 @@
 """Mutants of gatewise.inference."""
 
-from mutants import drop_call, replace
+from mutants import drop_call, remove, replace
 
 CHANGES = {
+    "gates/inference_form.py": {
+        "check_no_gradients": {
+            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
+        },
+    },
+    "gates/squeeze_excite.py": {
+        "SqueezeExcite.inference_form": {
+            "called gates: se writes over a map that others read": replace("pattern.owned", "True"),
+        },
+    },
+    "gates/gated_channel_transform.py": {
+        "GatedChannelTransform.inference_form": {
+            "inference: the definition is replaced": replace("self.backend == 'reference'", "False"),
+        },
+    },
     "inference/forms.py": {
+        "GateBeforeConvolution._pays": {
+            "inference: maps without a kernel are timed": remove(
+                "if self.form.factors(x.clone()) is None:\n    return False"
+            ),
+        },
         "FactorSlot.take": {
             "inference: factors remain for the next image": replace(
                 "kept is not None and kept[0] is x", "kept is not None"
             ),
         },
-        "check_no_gradients": {
-            "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
-        },
-        "FusedNormReluGate._factor_slot": {
+        "GateBeforeConvolution._observed": {
             "inference: a hook on the gate sees no factors": replace(
-                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
-                "self.reader is None or len(self.reader.layer._forward_pre_hooks) > 1",
+                "count_hooks(self.gate, 'output') > 0 or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.reader.layer, 'input') > 1",
             ),
             "inference: a hook on the convolution sees no factors": replace(
-                "self.reader is None or self.gate._forward_hooks or len(self.reader.layer._forward_pre_hooks) > 1",
-                "self.reader is None or self.gate._forward_hooks",
+                "count_hooks(self.gate, 'output') > 0 or count_hooks(self.reader.layer, 'input') > 1",
+                "count_hooks(self.gate, 'output') > 0",
             ),
         },
-        "FusedNormReluGate._affine": {
-            "inference: shift without the mean": replace("-self.norm.running_mean.to(dtype)", "0"),
+        "NormOnly.terms": {
+            "inference: shift without the mean": replace(
+                "scale_and_shift(self.norm, dtype)", "(scale_and_shift(self.norm, dtype)[0], self.norm.bias)"
+            ),
         },
     },
     "inference/optimize.py": {
@@ -35,10 +54,8 @@ CHANGES = {
                 "layer if straight and path not in calls else ''", "layer if straight else calls.get(path) or ''"
             ),
         },
-        "_fold": {
-            "inference: norms are not folded": replace(
-                "norm is not None and (layer._forward_hooks or not _foldable(norm))", "norm is not None"
-            ),
+        "_place": {
+            "inference: the ReLU that a gate applies runs too": remove("if form.relu:\n    ..."),
         },
         "_prove": {
             "inference: outputs are not compared": replace("not error <= bound", "error != error"),

@@ -5,7 +5,7 @@ from mutants import flip, remove, replace
 CHANGES = {
     "models/weights/layouts.py": {
         "": {
-            "strides of the released network ignored": remove("objection=_stride_objection"),
+            "strides of the released network ignored": remove("why_not_for=_why_not_strides_of_gct"),
             "branches of triplet attention exchanged": replace(
                 "'\\\\1@triplet.cw.conv.\\\\2'", "'\\\\1@triplet.hc.conv.\\\\2'"
             ),
@@ -20,7 +20,9 @@ CHANGES = {
             ),
         },
         "_fold_norms": {
-            "batch norms folded without their means": replace("before.double() - mean", "before.double()"),
+            "batch norms folded without their means": replace(
+                "weights.pop(key).double()", "weights.pop(key).double() * (end != 'running_mean')"
+            ),
         },
     },
     "models/weights/load.py": {

@@ -5,8 +5,8 @@ from mutants import drop_call, flip, off_by_one, remove, replace
 CHANGES = {
     "gates/kernels/backend.py": {
         "why_observed": {
-            "kernels under functorch": replace("_are_functorch_transforms_active()", "False"),
-            "kernels under torch.jit.trace": replace("_get_tracing_state() is not None", "False"),
+            "kernels under functorch": replace("is_transform_active()", "False"),
+            "kernels under torch.jit.trace": replace("is_jit_tracing()", "False"),
         },
         "_why_unreadable": {
             "any strides": replace("not (x.is_contiguous() or _is_channels_last(x))", "x is None"),

@@ -5,13 +5,6 @@ from mutants import drop_call, flip, off_by_one, remove, replace
 CHANGES = {
     "models/build.py": {
         "build_backbone": {
-            "the seed is ignored": replace(
-                "torch.default_generator.manual_seed(seed)", "torch.default_generator.seed()"
-            ),
-            "the seed touches the global generator": replace(
-                "with torch.random.fork_rng(devices=[], enabled=seed is not None):\n    ...", "if True:\n    ..."
-            ),
-            "the seed touches the generators of GPUs": replace("torch.default_generator", "torch"),
             "a seeded network forgets its options": replace(
                 "_backbone(spec.model, options)",
                 "_backbone(spec.model, options if seed is None else spec.model_options)",
@@ -116,9 +109,9 @@ CHANGES = {
             "timm's normalisation of a backbone forgotten": replace("self.backbone.pretrained_cfg", "{}"),
         },
         "make_segmenter": {
-            "the seed moves the global generator": replace("enabled=seed is not None", "enabled=False"),
+            "the seed moves the global generator": replace("seeded(seed)", "seeded(None)"),
             "a place with context_at is accepted": replace("gate.is_gater or gate.place", "gate.is_gater"),
-            "without a seed all weights are alike": replace("enabled=seed is not None", "enabled=True"),
+            "without a seed all weights are alike": replace("seeded(seed)", "seeded(seed or 0)"),
         },
         "_features": {
             "the stride is not passed on": replace("{'output_stride': output_stride}", "{}"),

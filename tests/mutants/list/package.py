@@ -39,6 +39,67 @@ CHANGES = {
             "newer formats are read": replace("found > newest", "False"),
         },
     },
+    "core/seeding.py": {
+        "seeded": {
+            "the seed is ignored": replace(
+                "torch.default_generator.manual_seed(seed)", "torch.default_generator.seed()"
+            ),
+            "the seed touches the global generator": replace("enabled=seed is not None", "enabled=False"),
+            "the seed touches the generators of GPUs": replace("torch.default_generator", "torch"),
+        },
+    },
+    "core/hooks.py": {
+        "_OnInput.__call__": {
+            "layers called by keyword are not gated": replace(
+                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
+            ),
+            "keyword arguments are lost": replace(
+                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
+            ),
+        },
+        "share_hooks": {
+            "hooks lose their options in a new layer": replace(
+                "(*_DICTIONARIES.values(), *_OPTIONS)", "(*_DICTIONARIES.values(),)"
+            ),
+        },
+        "count_hooks": {
+            "hooks on the input are not counted": replace(
+                "(_DICTIONARIES if side is None else (side,))", "('output',)"
+            ),
+        },
+    },
+    "core/_torch_compat.py": {
+        "_transform_rejects_function": {
+            "no transform without torch's private name": replace("return True", "return False"),
+        },
+        "_called_by_backward": {
+            "the end of a backward pass is a part of it": replace("return frame is not None", "return True"),
+        },
+        "has_memory": {
+            "batched gradients reach a kernel": replace("return False", "return True"),
+        },
+        "enclosing_calls": {
+            "the network itself is a layer": replace(
+                "{call: str(path) for call, (path, _) in stack.items() if path}",
+                "{call: str(path) for call, (path, _) in stack.items()}",
+            ),
+        },
+        "version_of": {
+            "in-place changes are not noticed": replace("getattr(x, '_version', math.nan)", "0"),
+        },
+        "MoveObserver._apply": {
+            "moves are not noticed": remove("self.before_move()"),
+        },
+        "_unflatten": {
+            "named tuples are rebuilt from one argument": replace("hasattr(kind, '_fields')", "False"),
+        },
+        "packed_operators": {
+            "changed operators are used": replace("y.item() == 2", "True"),
+        },
+        "count_flops_as_convolution": {
+            "packed convolutions are not counted": replace("count(x_shape, w_shape, out_shape)", "0"),
+        },
+    },
     "models/create.py": {
         "make_model": {
             "backbone's weights depend on the gater": replace("seed=seed", "seed=(seed or 0) + len(gaters)"),
@@ -67,6 +128,10 @@ CHANGES = {
         },
         "_Runs._show_epochs": {
             "epochs reported again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),
+        },
+        "_task": {
+            "the task is pickled by its name": remove("task.__name__ = task.__qualname__ = 'train_run'"),
+            "a machine without gatewise fails with a traceback": replace("ImportError", "ZeroDivisionError"),
         },
         "train_run": {
             "a failed run reported as invalid": replace("{'failed': str(error)}", "{'invalid': str(error)}"),
@@ -179,6 +244,11 @@ CHANGES = {
         },
     },
     "insertion/insert.py": {
+        "insert_all": {
+            "each of several gates traces the network": replace(
+                "insert_gates(graph, choice)", "insert_gates(model, choice, example=example)"
+            ),
+        },
         "Insertion.check": {
             "check runs in the mode that the network is in": replace(
                 "with evaluation_mode(self.model), torch.no_grad():\n    ...", "with torch.no_grad():\n    ..."
@@ -192,8 +262,8 @@ CHANGES = {
         },
         "insert_gates": {
             "only the first insertion accepts plain checkpoints": replace(
-                "insertion._handles.append(model.register_load_state_dict_post_hook(forgive))",
-                "if not model._load_state_dict_post_hooks:\n    insertion._handles.append(model.register_load_state_dict_post_hook(forgive))",
+                "insertion.keep(model.register_load_state_dict_post_hook(forgive))",
+                "if not model._load_state_dict_post_hooks:\n    insertion.keep(model.register_load_state_dict_post_hook(forgive))",
             ),
             "a failed insertion is not undone": remove("insertion.undo()"),
             "matching nothing is silent": replace("not places", "not places and False"),
@@ -282,7 +352,7 @@ CHANGES = {
     "insertion/pruning.py": {
         "GatePruner.prune_out_channels": {
             "a pruner keeps the removed channels": flip("channel not in removed"),
-            "a pruned gate expects its old width": remove("layer._channels = len(kept)"),
+            "a pruned gate expects its old width": remove("layer.set_channels(len(kept))"),
         },
     },
     "gates/registry.py": {
@@ -457,15 +527,15 @@ CHANGES = {
             ),
         },
         "train_only_gates": {
+            "freezing twice forgets what was frozen before": replace(
+                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
+                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
+            ),
             "gates' own norms are frozen": replace(
                 "isinstance(getattr(layer, 'running_mean', None), Tensor) and id(layer) not in inside",
                 "isinstance(getattr(layer, 'running_mean', None), Tensor)",
             ),
             "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
-            "freezing twice forgets what was frozen before": replace(
-                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
-                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
-            ),
         },
         "train_everything": {
             "norms stay frozen when everything is trained": remove("remove_mixin(owner, _KeepsStatistics)"),

@@ -5,7 +5,7 @@ from mutants import drop_call, remove, replace
 CHANGES = {
     "graph/channel_dependencies.py": {
         "_Walk.to": {
-            "maps read before their gates": remove("if is_cross_channel(consumer):\n    ..."),
+            "maps read before their gates": remove("if consumer.is_cross_channel:\n    ..."),
         },
         "_Walk._make": {
             "squeeze of all channels": replace(
@@ -23,15 +23,15 @@ CHANGES = {
     "graph/filters.py": {
         "_producers": {
             "a producer after an addition is accepted": replace(
-                "is_cross_channel(op) or ends_filters(op)", "is_cross_channel(op)"
+                "op.is_cross_channel or op.ends_filters", "op.is_cross_channel"
             ),
         },
     },
     "graph/fusion_patterns.py": {
         "find_fusion_patterns": {
             "called gates: a norm after one is folded into the convolution before it": replace(
-                "{path: norm for path, norm in followed_by_norm(operations, layers).items() if path not in gated}",
-                "{path: norm for path, norm in followed_by_norm(operations, layers).items()}",
+                "{path: norm for path, norm in followed_by_norm(graph).items() if path not in gated}",
+                "{path: norm for path, norm in followed_by_norm(graph).items()}",
             ),
         },
         "_fusion_pattern": {
@@ -42,69 +42,53 @@ CHANGES = {
         },
         "_called_once": {
             "inference: a relu called twice is read through": replace(
-                "layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks",
-                "layer is None or path in gated or layer._forward_hooks",
+                "layer is None or path in gated or graph.calls.get(path) != 1 or count_hooks(layer, 'output')",
+                "layer is None or path in gated or count_hooks(layer, 'output')",
             ),
             "called gates: gct reads through one": replace(
-                "layer is None or path in gated or layers.calls.get(path) != 1 or layer._forward_hooks",
-                "layer is None or layers.calls.get(path) != 1 or layer._forward_hooks",
+                "layer is None or path in gated or graph.calls.get(path) != 1 or count_hooks(layer, 'output')",
+                "layer is None or graph.calls.get(path) != 1 or count_hooks(layer, 'output')",
             ),
         },
     },
-    "graph/hooks.py": {
-        "_OnInput.__call__": {
-            "layers called by keyword are not gated": replace(
-                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
-            ),
-            "keyword arguments are lost": replace(
-                "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
-            ),
-        },
-    },
-    "graph/layers.py": {
+    "graph/graph.py": {
         "own_layers": {
             "places count what is inside gates": replace("id(layer) not in inside", "name or inside"),
         },
-        "Layers.why_not": {
+        "Graph.of": {
+            "a graph with another example is traced with its own": replace("example is not None", "False"),
+            "each caller of a shared graph traces it": replace(
+                "return model", "return cls(model.model, model.example)"
+            ),
+        },
+        "Graph.why_not_attachable": {
             "a Sequential is gated like any layer": replace("nn.Sequential | nn.ModuleList", "nn.ModuleList"),
         },
-        "Layers.why_no_single_map": {
+        "Graph.why_no_single_map": {
             "a layer with several outputs is gated": replace("len(maps) > 1 and self.calls[path] == 1", "False"),
             "a layer called with several widths is gated": replace("len(widths) > 1", "len(widths) > 9"),
         },
-        "Layers.attachable": {
+        "Graph.attachable": {
             "a layer that is called twice gets a place": replace("self.calls.get(path) == 1", "path in self.calls"),
         },
     },
-    "graph/rules.py": {
-        "_before_conv": {
+    "graph/places/before_conv.py": {
+        "before_conv": {
             "before_conv takes the width of the output": replace("layer.in_channels", "layer.out_channels"),
-            "transposed convolutions are gated by default": replace("nn.modules.conv._ConvTransposeNd", "nn.Unfold"),
+            "transposed convolutions are gated by default": replace("TRANSPOSED_CONVOLUTIONS", "nn.Unfold"),
         },
-        "_context": {
+    },
+    "graph/places/context.py": {
+        "context": {
             "places of context inside a list are ignored": replace(
                 "isinstance(layer, ContextPlace)", "isinstance(layer, ContextPlace) and '.' not in name"
             ),
         },
-        "_inner": {
-            "inner is after dropout": drop_call("_before_dropout"),
+    },
+    "graph/places/inner.py": {
+        "inner": {
+            "inner is after dropout": drop_call("before_dropout"),
             "inner is after the network's own squeeze": drop_call("_before_own_gate"),
-        },
-        "is_cross_channel": {
-            "a depthwise convolution counts as a reader of all channels": replace(
-                "_is_weighted(op) and (not (op.groups > 1 and op.groups == op.inputs[0].channels))", "_is_weighted(op)"
-            ),
-            "a grouped convolution counts as depthwise": replace(
-                "op.groups > 1 and op.groups == op.inputs[0].channels", "op.groups > 1"
-            ),
-        },
-        "ends_filters": {
-            "a sum of filters is a filter": replace(
-                "op.kind in {'cat', 'mixing', 'input'} or (op.kind == 'add' and len(op.inputs) > 1)",
-                "op.kind in {'cat', 'mixing', 'input'}",
-            ),
-            "a group norm treated as per channel": replace("{'cat', 'mixing', 'input'}", "{'cat', 'input'}"),
-            "a bias counts as a summand": replace("op.kind == 'add' and len(op.inputs) > 1", "op.kind == 'add'"),
         },
         "_private_filters": {
             "maps that others read too are inner": replace(
@@ -123,7 +107,9 @@ CHANGES = {
                 "op.kind == 'mul' and len(maps) == 1 and (len(op.inputs) > 1)", "op.kind == 'mul' and len(maps) == 1"
             ),
         },
-        "_residual_end": {
+    },
+    "graph/places/residual_end.py": {
+        "residual_end": {
             "the flatter branch is the residual one": replace(
                 "shallow, deep = sorted(op.inputs, key=lambda branch: _depth(between, branch, _is_weighted))",
                 "deep, shallow = sorted(op.inputs, key=lambda branch: _depth(between, branch, _is_weighted))",
@@ -132,9 +118,11 @@ CHANGES = {
         "_why_no_shortcut": {
             "the first of two equal branches is the residual one": replace("_depth(between, deep, _is_weighted)", "9"),
             "parts of a split map are shortcuts of each other": replace("not between[0].shape", "False"),
-            "a summand of any depth is a shortcut": replace("_depth(between, shallow, is_cross_channel) > 1", "False"),
+            "a summand of any depth is a shortcut": replace(
+                "_depth(between, shallow, lambda op: op.is_cross_channel) > 1", "False"
+            ),
             "a depthwise layer disqualifies a shortcut": replace(
-                "_depth(between, shallow, is_cross_channel)", "_depth(between, shallow, _is_weighted)"
+                "_depth(between, shallow, lambda op: op.is_cross_channel)", "_depth(between, shallow, _is_weighted)"
             ),
             "parallel forms of one layer are residual": replace(
                 "depth == 0 and _depth(between, shallow, lambda op: op.kind == 'norm')", "False"
@@ -142,12 +130,14 @@ CHANGES = {
         },
         "_branch_end": {
             "a residual branch ends before its last norm": replace(
-                "op = _before_dropout(op)", "op = _before_dropout(op); op = op.inputs[0] if op.kind == 'norm' else op"
+                "op = before_dropout(op)", "op = before_dropout(op); op = op.inputs[0] if op.kind == 'norm' else op"
             ),
         },
-        "_stage_end": {
+    },
+    "graph/places/stage_end.py": {
+        "stage_end": {
             "stages end one block late": replace(
-                "end if following is None else _before_reduction(trunk, end, operations)", "end"
+                "end if following is None else _before_reduction(trunk, end, graph.operations)", "end"
             ),
             "the last stage is forgotten": replace(
                 "zip(trunk, [*trunk[1:], None], strict=True)", "zip(trunk, trunk[1:], strict=False)"
@@ -164,12 +154,20 @@ CHANGES = {
             ),
         },
     },
+    "graph/places/registry.py": {
+        "place_names": {
+            "places that must be marked count as places of any network": replace("marked or not kind.marked", "True"),
+        },
+        "register_place": {
+            "a place takes the name of another": remove("_registry.check_new(name)"),
+        },
+    },
     "graph/selection.py": {
         "candidates": {
             "an empty tuple of types means the place of the paper": replace(
                 "after if before is None else before", "before or after"
             ),
-            "gates are put inside gates": replace("own_layers(model)", "model.named_modules()"),
+            "gates are put inside gates": replace("own_layers(graph.model)", "graph.model.named_modules()"),
         },
         "selection": {
             "unknown listed layers accepted": replace("_validation.check_one_of('layer', name, modules)", "pass"),
@@ -180,7 +178,7 @@ CHANGES = {
             ),
             "include must match from the start": replace("re.search", "re.fullmatch"),
         },
-        "selection.reason": {
+        "selection.why_not_selected": {
             "exclude is ignored": replace("exclude is not None and matches(exclude, path)", "False"),
             "where is ignored": replace("where is not None and (not where(path, modules[path]))", "False"),
         },
@@ -191,6 +189,22 @@ CHANGES = {
                 "((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), 'mixing')",
                 "((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), 'norm')",
             ),
+        },
+        "Op.is_cross_channel": {
+            "a depthwise convolution counts as a reader of all channels": replace(
+                "self.is_weighted and (not (self.groups > 1 and self.groups == self.inputs[0].channels))",
+                "self.is_weighted",
+            ),
+            "a grouped convolution counts as depthwise": replace(
+                "self.groups > 1 and self.groups == self.inputs[0].channels", "self.groups > 1"
+            ),
+        },
+        "Op.ends_filters": {
+            "a sum of filters is a filter": replace(
+                "self.kind in {'cat', 'mixing', 'input'} or is_sum", "self.kind in {'cat', 'mixing', 'input'}"
+            ),
+            "a group norm treated as per channel": replace("{'cat', 'mixing', 'input'}", "{'cat', 'input'}"),
+            "a bias counts as a summand": replace("self.kind == 'add' and len(self.inputs) > 1", "self.kind == 'add'"),
         },
         "evaluation_mode": {
             "the analysis leaves the network in eval mode": replace(
@@ -219,7 +233,7 @@ CHANGES = {
             "an example is ignored": replace("example is None", "True"),
         },
         "_operations": {
-            "a module of two names is two modules": replace("names.get(str(path), str(path))", "str(path)"),
+            "a module of two names is two modules": replace("names.get(path, path)", "path"),
             "called gates: read twice is read once": replace("_reads(node)", "node.all_input_nodes"),
             "torch.fx counts assertions as consumers": remove(
                 "if node.op != 'output' and _value(node) is None:\n    ..."

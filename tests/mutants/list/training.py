@@ -73,8 +73,8 @@ CHANGES = {
     "training/finite_checks.py": {
         "first_layer.watch.check": {
             "layer named for what it was given": replace(
-                "not names and all(map(_finite, _tensors(inputs))) and (not all(map(_finite, _tensors(output))))",
-                "not all(map(_finite, _tensors(output)))",
+                "not names and all(map(_finite, tensors_of(inputs))) and (not all(map(_finite, tensors_of(output))))",
+                "not all(map(_finite, tensors_of(output)))",
             ),
         },
     },

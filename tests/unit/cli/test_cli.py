@@ -22,6 +22,7 @@ from gatewise.cli import run
 from gatewise.comparison import run as comparing
 from gatewise.comparison import table
 from gatewise.data import Dataset, Images, load_dataset
+from gatewise.graph import place_kind, place_names
 from gatewise.graph.measure import environment
 from gatewise.training import Recipe
 
@@ -159,8 +160,11 @@ def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> Non
     assert run(["gates"]) == 0
     rows = [[cell.strip() for cell in line.split("│")] for line in printed(capsys)[0].splitlines() if "│" in line]
     named = {row[1]: row for row in rows if row[1]}
-    assert list(named) == list(gw.gate_names())
-    for name, row in named.items():
+    assert list(named) == [*gw.gate_names(), *place_names()]
+    assert [named[name][2] for name in place_names()] == [place_kind(name).where for name in place_names()]
+    assert [named[name][3] for name in ("inner", "residual_end", "context")] == ["sites=inner", "sites=residual", ""]
+    for name in gw.gate_names():
+        row = named[name]
         facts = gw.gate_spec(name)
         identity = "yes" if gw.make_gate(name, 8).identity_at_init else "no"
         assert row[2:5] == [facts.title, facts.place, identity]
@@ -169,8 +173,9 @@ def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> Non
 def test_gates_markdown_has_section_per_gate(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gates", "--markdown"]) == 0
     heads = [line for line in printed(capsys)[0].splitlines() if line.startswith("## ")]
-    assert heads[:-1] == [f"## `{name}`: {gw.gate_spec(name).title}" for name in gw.gate_names()]
-    assert heads[-1].startswith("## `gaternet`")
+    assert heads[:-2] == [f"## `{name}`: {gw.gate_spec(name).title}" for name in gw.gate_names()]
+    assert heads[-2].startswith("## `gaternet`")
+    assert heads[-1] == "## Places"
 
 
 # Training

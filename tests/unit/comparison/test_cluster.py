@@ -267,7 +267,6 @@ def test_failed_and_lost_runs_are_reported_and_others_continue(tmp_path: Path, m
         ({"invalid": "b: no such data"}, "b: no such data"),
         ({"host": "b", "precision": "bf16"}, "runs were trained in fp32 on a and bf16 on b, which compares machines"),
         ({"host": "b", "precision": "fp32", "lost": True}, "b has finished .*/se/seed_0, which does not exist on"),
-        (Ray.exceptions.RayTaskError("The remote function failed to import on the worker."), "cannot import gatewise"),
     ],
 )
 def test_permanent_error_stops_all_runs(
@@ -277,6 +276,34 @@ def test_permanent_error_stops_all_runs(
     with pytest.raises(InvalidValueError, match=expected):
         spread(monkeypatch, ray, recipes(tmp_path, "none", "se", "gct"))
     assert ray.cancelled == ["gct"]
+
+
+@needs_ray
+def test_machine_without_gatewise_is_named() -> None:
+    from ray import cloudpickle
+
+    script = """
+import sys
+sys.modules["gatewise"] = None
+from ray import cloudpickle
+task = cloudpickle.loads(sys.stdin.buffer.read())
+print(task.__name__, task({}, "out", ".", 0)["invalid"])
+"""
+    task = cloudpickle.dumps(cluster._task())
+    done = subprocess.run([sys.executable, "-c", script], input=task, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().startswith("train_run a machine of the cluster cannot import gatewise (")
+
+
+def test_task_of_a_cluster_trains_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "train_run", lambda *arguments: {"got": arguments})
+    assert cluster._task()({}, "out", ".", 0) == {"got": ({}, "out", ".", 0)}
+
+
+def test_bug_in_a_task_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug = Ray.exceptions.RayTaskError("ray::train_run() ZeroDivisionError")
+    with pytest.raises(Ray.exceptions.RayTaskError, match="ZeroDivisionError"):
+        spread(monkeypatch, Ray({"none": bug}), recipes(tmp_path, "none"))
 
 
 def test_full_disk_stops_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from gatewise.comparison import compare, table
 from gatewise.comparison import run as comparing
 from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, TrainingError, UnsavedError
-from gatewise.gates.registry import PLACES
 from gatewise.gates.spec import parse_gates, parse_gates_list
+from gatewise.graph import place_names
 from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_model, read_metrics, write_metrics
 from gatewise.training import Progress, Recipe, learner
@@ -359,7 +359,14 @@ def test_without_progress_nothing_is_printed(
 
 
 def test_distinct_gates_have_distinct_folders(tmp_path: Path) -> None:
-    texts = ["none", *(f"{name}{place}" for name in gw.gate_names() for place in ["", *(f"@{p}" for p in PLACES)])]
+    texts = [
+        "none",
+        *(
+            f"{name}{place}"
+            for name in gw.gate_names()
+            for place in ["", *(f"@{p}" for p in place_names(marked=False))]
+        ),
+    ]
     texts += ["gct:mode=l1", "gct:mode=l2", "gct:mode=1.5", "gct:mode=15.0", "gct:eps=1e-4", "gct:eps=1e-5"]
     texts += ["gct:mode=l1,eps=1e-4", "gct:mode=l1@inner", "gct+se", "se+gct", "gct+se@inner", "gct@inner+se"]
     texts += ["gct:after_relu=true", "gct:after_relu=false", "se:rd_ratio=1/4", "se:rd_divisor=4", "se:rd_channels=4"]

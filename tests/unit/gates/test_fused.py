@@ -294,6 +294,7 @@ def test_compiled_backward_gives_same_gradients(launches: list[str]) -> None:
             for each in (gate, exact):
                 own = x.clone().requires_grad_()
                 y = each(own).square().sum()
+                # Private: torch.compile has no public way to compile a backward pass alone, with a backend of choice.
                 compiled = compiled_autograd._enable(torch.compile(backend="aot_eager"))
                 with compiled if each is gate else contextlib.nullcontext():
                     y.backward()

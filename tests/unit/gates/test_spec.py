@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gatewise as gw
-from gatewise.gates.registry import PLACES
 from gatewise.gates.spec import GateChoice, ModelSpec, format_gates, parse_gates, parse_gates_list, parse_value
+from gatewise.graph import place_names
 
 # --- Values ----------------------------------------------------------------------------------------------------------
 
@@ -77,7 +77,9 @@ GC = st.tuples(
     ),
 ).map(lambda parts: parts[0] | parts[1])
 NAMED = st.one_of(*(st.tuples(st.just(name), options) for name, options in {"gct": GCT, "se": SE, "gc": GC}.items()))
-CHOICES = st.builds(lambda named, place: GateChoice(*named, place), NAMED, st.none() | st.sampled_from(PLACES))
+CHOICES = st.builds(
+    lambda named, place: GateChoice(*named, place), NAMED, st.none() | st.sampled_from(place_names(marked=False))
+)
 WORDS = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda word: isinstance(parse_value(word), str))
 OPTIONS = st.dictionaries(
     WORDS,
@@ -219,7 +221,10 @@ def test_choices_are_values() -> None:
         ("gct:mode", r"cannot parse option 'mode' in 'gct:mode'; expected NAME=VALUE, for example gct:mode=l1"),
         ("gct:mode=", r"cannot parse option 'mode=' in 'gct:mode='; expected NAME=VALUE"),
         ("gct:=l1", r"cannot parse option '=l1' in 'gct:=l1'; expected NAME=VALUE"),
-        ("gct@", r"no place after '@' in 'gct@'; expected one of before_conv, inner, residual_end, stage_end"),
+        (
+            "gct@",
+            r"no place after '@' in 'gct@'; expected one of before_conv, context, context_stages, inner, residual_end",
+        ),
         ("gct@residual", r"unknown place 'residual'; expected one of .*Did you mean 'residual_end'\?"),
         ("gct@inner,eps=1", r"unknown place 'inner,eps=1'"),
         ("se:rd_ratio=32", r"rd_ratio must be between 1e-09 and 1, got 32"),

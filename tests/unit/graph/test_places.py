@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
-from gatewise.gates.registry import PLACES
-from gatewise.graph import Place, Places
+from gatewise.core.registry import PLACES
+from gatewise.gaternet.sites import places_by_sites
+from gatewise.graph import Graph, Place, Places, place_kind, place_names, register_place
 from gatewise.graph.trace import trace
+from support.project import ROOT
 
 SMALL = torch.zeros(2, 3, 64, 64)
 IMAGE = torch.linspace(-2, 2, 3 * 32 * 32).sin().view(1, 3, 32, 32) * torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1)
@@ -160,7 +162,7 @@ def test_stage_end_agrees_with_timm_feature_info(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INNER)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", place_names(marked=False))
 def test_place_has_channels_of_forward(name: str, place: str) -> None:
     some = places(name, place).found[::5]
     maps = [map_at(network(name), p, IMAGE) for p in some]
@@ -635,7 +637,7 @@ def test_unknown_place_rejected_with_suggestion() -> None:
 # --- Gates already in the network ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", place_names(marked=False))
 @pytest.mark.parametrize("inserted", ["gct", "se"])
 def test_places_ignore_existing_gates(place: str, inserted: str) -> None:
     plain = timm.create_model("resnet18")
@@ -713,6 +715,52 @@ def test_network_without_convolutions_needs_example() -> None:
     assert found(net, "inner", torch.zeros(1, 5, 6, 4)) == [("0", "output", 8)]
 
 
+# --- The registry ----------------------------------------------------------------------------------------------------
+
+
+def test_guide_and_page_of_gates_describe_every_place() -> None:
+    guide = (ROOT / "docs/guides/insert.md").read_text()
+    for name in place_names(marked=False):
+        assert f"| `{name}` | {place_kind(name).where} |" in guide
+    page = (ROOT / "docs/gates.md").read_text()
+    assert all(f"| `{name}` | {place_kind(name).where} |" in page for name in place_names())
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Remove the places that a test registers."""
+    before = dict(PLACES)
+    yield
+    PLACES.clear()
+    PLACES.update(before)
+
+
+def test_registered_place_is_found_and_gated(registry: None) -> None:
+    @register_place("first", where="the input of the first layer", sites="start", needs_graph=False)
+    def first(graph: Graph) -> Places:
+        return Places([Place(next(iter(graph.modules)) or "first", "input", 3, 2)])
+
+    net = Chain(nn.ReLU())
+    assert gw.find_places(net, "first").found == [Place("first", "input", 3, 2)]
+    assert list(gw.insert_gates(net, "gct@first").gates) == ["first.gct"]
+    assert place_names()[:2] == ("before_conv", "first")
+    assert place_kind("first").rule is first
+    assert places_by_sites() == {"start": "first", "inner": "inner", "residual": "residual_end"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("inner", "place 'inner' is already registered, by inner"),
+        ("a b", "the name of a place must consist of letters"),
+    ],
+)
+def test_unusable_name_of_place_rejected(name: str, message: str, registry: None) -> None:
+    with pytest.raises(gw.errors.InvalidValueError, match=message):
+        register_place(name, where="nowhere")
+    assert "nowhere" not in [kind.where for kind in PLACES.values()]
+
+
 # --- Nothing is changed ----------------------------------------------------------------------------------------------
 
 
@@ -753,7 +801,7 @@ def everything(model: nn.Module) -> list[object]:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("front_end", ["export", "fx"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", place_names(marked=False))
 @pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
 def test_analysis_leaves_network_unchanged(
     place: str, front_end: str, fails: bool, request: pytest.FixtureRequest

@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from gatewise.graph import find_channel_dependencies
+from gatewise.graph import Graph, find_channel_dependencies
 from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference import Compaction
 from gatewise.inference.constant_gates import ConstantGates
-from gatewise.inference.restructure import _balanced, restructure
+from gatewise.inference.restructure import GateState, _balanced, restructure
 from gatewise.inference.verify import channel_dependencies_of
 from gatewise.models.serialization import load_model, save_model
 from support.random_networks import BLOCKS, CLOSE, Scripted, drawn_networks, gater_net, images, made
@@ -297,9 +297,10 @@ def test_flow_stops_where_ungated_map_is_read() -> None:
     net = gw.make_model("seresnet18", num_classes=5)
     gated = gw.GaterNet(net, sites="residual", image_size=(64, 64))
     site = gated.sites[0]
-    dependencies, _ = find_channel_dependencies(net, [(site.name, site.layer, site.side)], torch.zeros(2, 3, 64, 64))
-    assert not dependencies[0].possible
-    assert dependencies[0].reason == "'layer1.0.se.fc1' uses the map before the gate"
+    graph = Graph(net, torch.zeros(2, 3, 64, 64))
+    (dependency,) = find_channel_dependencies(graph, [(site.name, site.layer, site.side)])
+    assert not dependency.possible
+    assert dependency.reason == "'layer1.0.se.fc1' uses the map before the gate"
 
 
 def test_wrong_flow_is_detected_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +314,6 @@ def test_wrong_flow_is_detected_and_dropped(monkeypatch: pytest.MonkeyPatch) -> 
         return dependencies, followed
 
     monkeypatch.setattr("gatewise.inference.restructure.channel_dependencies_of", wrong)
-    small, dependencies = restructure(net, "1101" * 4)
+    small, dependencies = restructure(net, [*map(GateState, "1101" * 4)])
     assert [dependency.possible for dependency in dependencies] == [False, True]
     assert_close(small(images(2)), net(images(2)), **CLOSE)

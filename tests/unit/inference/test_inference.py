@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 import gatewise as gw
 from gatewise.analysis.recording import GateRecorder
-from gatewise.inference.forms import FusedNormReluGate
+from gatewise.gates.inference_form import InferenceForm, InferencePattern
+from gatewise.inference.forms import GateBeforeConvolution
 from support.gate_cases import perturbed
 
 pytest.importorskip("numba")
@@ -92,11 +93,11 @@ def test_norms_are_folded_into_preceding_convolutions() -> None:
 def test_factors_of_one_image_go_into_map_or_weights(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net, asked = trained("resnet20+gct"), []
 
-    def choose(form: FusedNormReluGate, x: Tensor) -> bool:
+    def choose(form: GateBeforeConvolution, x: Tensor) -> bool:
         asked.append(x.shape)
         return pays
 
-    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", choose)
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", choose)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
     expected = plain(net, one), plain(net, two)
     fast = gw.optimize_for_inference(net)
@@ -129,7 +130,7 @@ def test_hook_before_convolution_sees_and_may_change_gated_map(
     expected = plain(net, x)
     handle.remove()
     unwatched = plain(net, x)
-    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)
     fast = gw.optimize_for_inference(net)
     handle = watch()
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
@@ -331,6 +332,47 @@ def test_copies_and_compilers() -> None:
     assert torch.equal(twin.undo()(x), net(x))
 
 
+def test_compiled_network_takes_single_image_after_weights_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = trained("resnet20+gct@inner+se")
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)
+    x = torch.randn(1, 3, 32, 32)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net)
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(plain(compiled, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_form_of_gate_is_asked_for_and_applies_what_it_says() -> None:
+    class Doubled(gw.Gate):
+        """Twice the map; at inference it also applies the ReLU before it."""
+
+        asked: ClassVar[list[InferencePattern]] = []
+
+        def __init__(self, channels: int, **_: Any) -> None:
+            super().__init__(channels)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+        def inference_form(self, pattern: InferencePattern) -> InferenceForm:
+            self.asked.append(pattern)
+            return InferenceForm(self._run, relu=True)
+
+        def _run(self, x: Tensor) -> Tensor:
+            return 2 * x.relu()
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    gw.insert_gates(net, Doubled, before=nn.Conv2d, include=["2"])
+    x = torch.randn(2, 3, 9, 9)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net, x)
+    assert Doubled.asked == [InferencePattern(owned=True, relu=True, norm=None)]
+    assert fast.gates == {"2.doubled": "new map + relu"}
+    assert net[1](-x).equal(-x), "the gate applies the ReLU"
+    torch.testing.assert_close(fast(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_half_precision() -> None:
     net = trained("resnet20+gct").bfloat16()
     x = torch.randn(2, 3, 32, 32).bfloat16()
@@ -380,7 +422,7 @@ def test_unreadable_network_is_unchanged() -> None:
 
 def test_factors_of_failed_forward_reach_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
     net = trained("resnet20+gct")
-    monkeypatch.setattr(FusedNormReluGate, "_weights_pay", lambda *_: True)
+    monkeypatch.setattr(GateBeforeConvolution, "_weights_pay", lambda *_: True)
     one, two = torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32)
     expected = plain(net, two)
     fast = gw.optimize_for_inference(net)
@@ -441,7 +483,7 @@ def test_other_outputs_are_compared_and_failure_undoes_changes(monkeypatch: pyte
 
     net, x = Masked().eval(), torch.randn(1, 3, 8, 8)
     assert gw.optimize_for_inference(net, x).undo() is net
-    monkeypatch.setattr("gatewise.inference.optimize._tensors", lambda *_: 1 / 0)
+    monkeypatch.setattr("gatewise.inference.optimize._prove", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         gw.optimize_for_inference(net, x)
     assert not any("forward" in module.__dict__ for module in net.modules())

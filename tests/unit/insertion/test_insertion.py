@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import gatewise as gw
 from gatewise.errors import GatewiseError, InvalidValueError
-from gatewise.gates.registry import PLACES
 from gatewise.gates.spec import parse_gates
+from gatewise.graph import place_names
 from gatewise.insertion.insert import insert_all
 
 MODELS = ("resnet18", "resnet50", "densenet121", "vgg11_bn", "efficientnet_b0", "convnext_tiny")
@@ -77,7 +77,7 @@ def test_identity_gates_keep_outputs_bitwise_and_undo_state_dict(real: nn.Module
     x, before, count = image(2, 3, 32, 32), snapshot(real), hooks(real)
     plain = real(x)
     inserted = 0
-    for gate, place in [("gct", p) for p in PLACES] + [("gc", "residual_end"), ("gc", "stage_end")]:
+    for gate, place in [("gct", p) for p in place_names(marked=False)] + [("gc", "residual_end"), ("gc", "stage_end")]:
         try:
             insertion = gw.insert_gates(real, gate, place=place, example=x)
         except ValueError as error:
@@ -97,7 +97,7 @@ def test_identity_gates_keep_outputs_bitwise_and_undo_state_dict(real: nn.Module
 @torch.no_grad()
 def test_trained_gates_change_output_at_every_place() -> None:
     x = image(2, 3, 32, 32)
-    for place in PLACES:
+    for place in place_names(marked=False):
         model = network("resnet18")
         plain = model(x)
         gw.insert_gates(model, "gct", place=place, example=x)

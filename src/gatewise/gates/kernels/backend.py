@@ -10,25 +10,27 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-
-# Import the functions directly: attribute look-ups on `torch._C` are slow when caches are cold.
-from torch._C import _are_functorch_transforms_active, _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batchedtensor
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from gatewise import errors
+from gatewise.core._torch_compat import (
+    has_memory,
+    is_dispatch_mode_active,
+    is_forward_mode_active,
+    is_jit_tracing,
+    is_transform_active,
+)
 
 BACKENDS = ("auto", "reference", "fused")
 _CUDA_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def takes_fused(backend: str, gate: str, why_not_fusible: str) -> bool:
-    """Return whether to run the kernel, which is possible if `why_not_fusible` is ''; raise if backend="fused" cannot.
+def takes_fused(backend: str, gate: str, why_not_fusible: str | None) -> bool:
+    """Return whether to run the kernel, if there is no reason against it; raise if backend="fused" cannot.
 
-    >>> takes_fused("auto", "gct", ""), takes_fused("auto", "gct", "it is empty"), takes_fused("reference", "gct", "")
-    (True, False, False)
+    >>> takes_fused("auto", "gct", None), takes_fused("auto", "gct", "it is empty")
+    (True, False)
     """
     if backend == "fused" and why_not_fusible:
         raise errors.InvalidValueError(
@@ -38,8 +40,8 @@ def takes_fused(backend: str, gate: str, why_not_fusible: str) -> bool:
     return backend != "reference" and not why_not_fusible
 
 
-def why_not_fusible(x: Tensor, *others: Tensor) -> str:
-    """Return why no kernel can run on the map x and the parameters `others` now, or ''.
+def why_not_fusible(x: Tensor, *others: Tensor) -> str | None:
+    """Return why no kernel can run on the map x and the parameters `others` now, or None.
 
     >>> why_not_fusible(torch.zeros(2, 3, 4, 4, dtype=torch.int32))
     'there is no kernel for maps of torch.int32 on cpu'
@@ -57,8 +59,8 @@ def must_be_differentiable(*grad_output: Tensor | None) -> bool:
     return (
         torch.is_grad_enabled()
         or is_compiling()
-        or bool(why_observed())
-        or any(gradient is not None and _is_legacy_batchedtensor(gradient) for gradient in grad_output)
+        or why_observed() is not None
+        or any(gradient is not None and not has_memory(gradient) for gradient in grad_output)
     )
 
 
@@ -74,20 +76,20 @@ def gradients_through(
     return [next(gradients) if need else None for need in needed]
 
 
-def why_observed() -> str:
-    """Return which torch feature must observe each operation of a gate, which a kernel would hide, or ''."""
-    if _get_tracing_state() is not None:
+def why_observed() -> str | None:
+    """Return which torch feature must observe each operation of a gate, which a kernel would hide, or None."""
+    if is_jit_tracing():
         return "torch.jit.trace records the definition"
-    if _are_functorch_transforms_active():
+    if is_transform_active():
         return "torch.func transforms the definition"
-    if forward_ad._current_level >= 0:
+    if is_forward_mode_active():
         return "forward-mode differentiation follows the definition"
-    if _len_torch_dispatch_stack() > 0:
+    if is_dispatch_mode_active():
         return "a dispatch mode observes the operations of the definition"
-    return ""
+    return None
 
 
-def _why_unreadable(x: Tensor, others: tuple[Tensor, ...], device: torch.device) -> str:
+def _why_unreadable(x: Tensor, others: tuple[Tensor, ...], device: torch.device) -> str | None:
     if x.numel() == 0:
         return "the map is empty"
     if not (x.is_contiguous() or _is_channels_last(x)):
@@ -97,7 +99,7 @@ def _why_unreadable(x: Tensor, others: tuple[Tensor, ...], device: torch.device)
             return f"the map is on {device} and the gate on {other.device}"
         if type(other) is not Parameter and type(other) is not Tensor:
             return f"a parameter is a {type(other).__name__}, and kernels read plain tensors"
-    return ""
+    return None
 
 
 def _is_channels_last(x: Tensor) -> bool:
@@ -107,8 +109,8 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 @functools.cache
-def _why_unavailable(device: str, dtype: torch.dtype) -> str:
-    """Return what is missing on this machine for maps of `dtype` on `device`, or ''."""
+def _why_unavailable(device: str, dtype: torch.dtype) -> str | None:
+    """Return what is missing on this machine for maps of `dtype` on `device`, or None."""
     if device == "cpu":
         if importlib.util.find_spec("numba") is None:
             return "kernels for the CPU need numba; pip install 'gatewise[fast]'"
@@ -117,12 +119,12 @@ def _why_unavailable(device: str, dtype: torch.dtype) -> str:
         if runtime() is None:
             return "torch's OpenMP library, whose threads run the kernels, was not found in torch/lib"
         if dtype in supported_types():
-            return ""
+            return None
     if device == "cuda":
         if importlib.util.find_spec("triton") is None:
             return "kernels for GPUs need triton; pip install triton"
         if dtype in _CUDA_TYPES:
-            return ""
+            return None
     return f"there is no kernel for maps of {dtype} on {device}"
 
 

@@ -14,8 +14,10 @@ from gatewise.gates.kernels.backend import gradients_through, kernels_for, must_
 Definition = Callable[..., Tensor]
 
 
-def why_not_fused(x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float, after_relu: bool) -> str:
-    """Return why this gate cannot run a kernel now, or ''."""
+def why_not_fused(
+    x: Tensor, alpha: Tensor, gamma: Tensor, beta: Tensor, *, mode: str | float, after_relu: bool
+) -> str | None:
+    """Return why this gate cannot run a kernel now, or None."""
     if after_relu and mode == "l1" and x.device.type != "cpu":
         return f"after_relu has no kernel on {x.device.type}"
     if not isinstance(mode, str):

@@ -7,13 +7,14 @@ on any layer directly inside `block`, for example `layer1.0@gc.conv_mask.weight`
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.gates.non_local import NonLocal
+from gatewise.inference.fold import folded_weights
 from gatewise.insertion.insert import gates_in
 
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
@@ -32,7 +33,7 @@ class Layout:
         write: rules from our names to theirs.
         finish: convert values and shapes of tensors that already have our names, in place; return notes for the user.
         begin: the inverse of `finish`.
-        objection: return why a network does not match the layout, or "".
+        why_not_for: return why this layout is not for a network, or None.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Layout:
     write: Rules
     finish: Callable[[Weights, nn.Module], list[str]] = lambda _, __: []
     begin: Callable[[Weights, nn.Module], Weights] = lambda weights, _: weights
-    objection: Callable[[nn.Module], str] = lambda _: ""
+    why_not_for: Callable[[nn.Module], str | None] = lambda _: None
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Return whether a file with these tensor names has this layout."""
@@ -96,8 +97,8 @@ def _abstract(name: str, paths: Mapping[str, str]) -> str:
     return name
 
 
-def _stride_objection(model: nn.Module) -> str:
-    """Return an objection if a ResNet has its strides in other layers than the released one: the weights would load."""
+def _why_not_strides_of_gct(model: nn.Module) -> str | None:
+    """Return why a ResNet has other strides than the released one, whose weights would load all the same, or None."""
     layers: dict[str, Any] = dict(model.named_modules())
     second = layers.get("layer2.0.conv2")
     if isinstance(second, nn.Conv2d) and second.kernel_size == (3, 3) and max(second.stride) > 1:
@@ -105,7 +106,7 @@ def _stride_objection(model: nn.Module) -> str:
             "the released GCT network has the stride of each stage in its first 1x1 convolution, this network has it "
             "in the 3x3 convolution. Build it as resnet50_v1+gct or resnet101_v1+gct"
         )
-    return ""
+    return None
 
 
 _GCT = Layout(
@@ -133,7 +134,7 @@ _GCT = Layout(
         (r"(.+\.downsample)\.1\.(.+)", r"\1.2.\2"),
         (r"(.+\.downsample)\.0\.(.+)", r"\1.1.\2"),
     ),
-    objection=_stride_objection,
+    why_not_for=_why_not_strides_of_gct,
 )
 
 _MMCV = Layout(
@@ -234,13 +235,12 @@ def _fold_norms(weights: Weights, model: nn.Module, norm: str) -> list[str]:
         keys = {end: f"{path}.{norm}.{end}" for end in ("weight", "bias", "running_mean", "running_var")}
         if not all(key in weights for key in keys.values()):
             continue
-        scale, shift, mean, variance = (weights.pop(key).double() for key in keys.values())
+        batch_norm = SimpleNamespace(eps=1e-5, **{end: weights.pop(key).double() for end, key in keys.items()})
         weights.pop(f"{path}.{norm}.num_batches_tracked", None)
-        scale = scale * (variance + 1e-5).rsqrt()
         own, bias = f"{path}.conv_out.conv.weight", f"{path}.conv_out.conv.bias"
-        before = weights.get(bias, torch.zeros(()))
-        weights[bias] = ((before.double() - mean) * scale + shift).to(weights[own].dtype)
-        weights[own] = (weights[own].double() * scale.view(-1, *[1] * (weights[own].dim() - 1))).to(weights[own].dtype)
+        before = weights[bias].double() if bias in weights else None
+        pair = folded_weights(weights[own].double(), before, batch_norm)
+        weights[own], weights[bias] = (tensor.detach().to(weights[own].dtype) for tensor in pair)
         folded += 1
     if not folded:
         return []

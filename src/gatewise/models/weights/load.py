@@ -176,9 +176,8 @@ def _fresh_gates(target: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check_layout_fits(what: Path | str, layout: Layout, model: nn.Module) -> None:
-    objection = layout.objection(model)
-    if objection:
-        raise errors.DataError(f"{what}: {objection}.")
+    if (reason := layout.why_not_for(model)) is not None:
+        raise errors.DataError(f"{what}: {reason}.")
 
 
 def _check_weights_fit(file: Path, source: str, mismatches: Mapping[str, list[str]], notes: list[str]) -> None:

@@ -50,6 +50,7 @@ def _unpickled(file: Path) -> Any:
             warnings.simplefilter("ignore")  # torch warns about pickle protocols; if it cannot read one, it raises
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # The words only shorten the message; whether the file is opened does not depend on them.
         objects = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
         raise errors.DataError(
             f"{file} was not opened: its pickle contains more than tensors and plain values ({objects[:160]}). If you "

@@ -1,4 +1,6 @@
-"""Hooks that replace the map at a place: the input or the output of a layer."""
+"""Forward hooks of layers: hooks that replace the map at a place, and the only use of torch's hook dictionaries."""
+
+# pyright: basic
 
 import inspect
 from collections.abc import Callable
@@ -9,6 +11,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 Change = Callable[[nn.Module, Tensor], Tensor]  # (layer, map) -> map
+
+# torch has no public way to list hooks, to remove one without its handle, or to move them to another module.
+_DICTIONARIES = {"input": "_forward_pre_hooks", "output": "_forward_hooks"}
+_OPTIONS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +72,39 @@ def remove_changes(model: nn.Module, kinds: tuple[type, ...]) -> None:
     ...         return -x
     >>> _ = change_map(layer, "output", Negate())
     >>> remove_changes(nn.Sequential(layer), (Negate,))
-    >>> len(layer._forward_hooks)
+    >>> count_hooks(layer, "output")
     0
     """
     for layer in model.modules():
-        both: list[dict[int, Any]] = [layer._forward_hooks, layer._forward_pre_hooks]
-        for hooks in both:
+        for side in _DICTIONARIES:
+            hooks = _hooks(layer, side)
             for number in [n for n, hook in hooks.items() if isinstance(getattr(hook, "change", None), kinds)]:
                 del hooks[number]
-                layer._forward_pre_hooks_with_kwargs.pop(number, None)
+                for option in _OPTIONS:
+                    getattr(layer, option).pop(number, None)
+
+
+def count_hooks(layer: nn.Module, side: str | None = None) -> int:
+    """Return the number of forward hooks on one side of a layer, or on both.
+
+    >>> layer = nn.ReLU()
+    >>> _ = layer.register_forward_hook(print)
+    >>> count_hooks(layer), count_hooks(layer, "input")
+    (1, 0)
+    """
+    return sum(len(_hooks(layer, one)) for one in (_DICTIONARIES if side is None else (side,)))
+
+
+def changes_on(layer: nn.Module, side: str) -> list[Change]:
+    """Return the changes that `change_map` makes on one side of a layer, in the order of their calls."""
+    return [hook.change for hook in _hooks(layer, side).values() if isinstance(hook, _OnInput | _OnOutput)]
+
+
+def share_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Let `new` call the forward hooks of `old`; a hook that is added to or removed from either changes both."""
+    for name in (*_DICTIONARIES.values(), *_OPTIONS):
+        setattr(new, name, getattr(old, name))
+
+
+def _hooks(layer: nn.Module, side: str) -> dict[int, Any]:
+    return getattr(layer, _DICTIONARIES[side])

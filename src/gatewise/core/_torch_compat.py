@@ -1,0 +1,258 @@
+"""Private and undocumented names of torch, each with its use and with what replaces it if a release of torch lacks it.
+
+All other modules take these names from here; `tests/test_torch_compat.py` checks that each behaves as described.
+Hook dictionaries of modules are in `gatewise.core.hooks`.
+"""
+
+# pyright: basic
+
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, fx, nn
+from torch.autograd import forward_ad
+from torch.utils import flop_counter
+
+
+def _attribute(path: str) -> Any:
+    """Return an attribute of torch by its path, or None if this release has no such name."""
+    try:
+        return functools.reduce(getattr, path.split("."), torch)
+    except (AttributeError, RuntimeError):  # torch.ops and torch.classes raise RuntimeError
+        return None
+
+
+# Transforms, modes and tracing that must observe each operation of a gate: gates/kernels/backend.py
+
+
+class _WithoutSetupContext(torch.autograd.Function):
+    """torch.func cannot transform a function without `setup_context`, and raises while a transform is active."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return x.clone()
+
+
+def _transform_rejects_function() -> bool:
+    try:
+        _WithoutSetupContext.apply(torch.empty(0))
+    except RuntimeError:
+        return True
+    return False
+
+
+def _dual_tensor_can_be_made() -> bool:
+    zero = torch.zeros(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first dual tensor loads decompositions through torch.jit.script
+            forward_ad.make_dual(zero, zero)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _active_forward_level() -> bool:
+    return forward_ad._current_level >= 0
+
+
+def _active_dispatch_mode() -> bool:
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+# Whether torch.jit.trace records. It is deprecated and not declared as exported. Replacement: nothing can be recorded.
+is_jit_tracing: Callable[[], bool] = _attribute("jit.is_tracing") or (lambda: False)
+
+# Whether a transform of torch.func is active. Replacement: torch.func rejects an autograd function.
+is_transform_active: Callable[[], bool] = (
+    _attribute("_C._are_functorch_transforms_active") or _transform_rejects_function
+)
+
+# Whether forward-mode differentiation is active. Replacement: a dual tensor can be made.
+is_forward_mode_active: Callable[[], bool] = (
+    _active_forward_level if hasattr(forward_ad, "_current_level") else _dual_tensor_can_be_made
+)
+
+# Whether a TorchDispatchMode is active. Replacement: assume so, which runs the definition of every gate.
+is_dispatch_mode_active: Callable[[], bool] = (
+    _active_dispatch_mode if _attribute("_C._len_torch_dispatch_stack") else lambda: True
+)
+
+
+def has_memory(x: Tensor) -> bool:
+    """Return whether a tensor has memory of its own, which wrappers of torch.func and batched gradients have not.
+
+    >>> has_memory(torch.zeros(2)), torch.vmap(lambda x: x + has_memory(x))(torch.zeros(2))
+    (True, tensor([0., 0.]))
+    """
+    try:
+        x.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+# Recomputation in the backward pass: gaternet/hooks.py
+
+
+def _in_graph_task() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+def _called_by_backward() -> bool:
+    """Look for torch's backward functions among the callers; threads of a GPU's backward pass have none."""
+    entries = {torch.autograd.backward.__code__, torch.autograd.grad.__code__}
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code not in entries:
+        frame = frame.f_back
+    return frame is not None
+
+
+# Whether the autograd engine runs a backward pass in this thread. Replacement: the callers on the stack.
+in_backward: Callable[[], bool] = _in_graph_task if _attribute("_C._current_graph_task_id") else _called_by_backward
+
+
+# Graphs of torch.export and torch.fx: graph/trace.py
+
+
+def enclosing_calls(node: fx.Node) -> dict[str, str]:
+    """Return the module calls around a node, outermost first, as {identifier of the call: module path}.
+
+    Without the metadata `nn_module_stack`, of which torch promises nothing, only nodes of torch.fx that call a module
+    have such calls: the module and the modules around it, each called once.
+    """
+    stack = node.meta.get("nn_module_stack")
+    if stack is not None:
+        return {call: str(path) for call, (path, _) in stack.items() if path}
+    if node.op != "call_module":
+        return {}
+    parts = str(node.target).split(".")
+    paths = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return dict(zip(paths, paths, strict=True))
+
+
+def has_calls(graph: fx.Graph) -> bool:
+    """Return whether the nodes of a graph of torch.export tell which modules they belong to."""
+    return any("nn_module_stack" in node.meta for node in graph.nodes)
+
+
+_OPERATOR = type(torch.ops.aten.add.Tensor)
+
+
+def operator_name(target: object) -> str | None:
+    """Return the name of an ATen operator without namespace and overload, or None for other targets.
+
+    >>> operator_name(torch.ops.aten.add_.Tensor), operator_name(torch.add)
+    ('add_', None)
+    """
+    return str(target).split(".")[1] if isinstance(target, _OPERATOR) else None
+
+
+# Sizes that torch.export cannot know: inference/conditional.py. Replacement: nothing is promised to the exporter.
+check_size: Callable[[Any], None] = _attribute("_check") or (lambda _: None)
+
+
+# Layers whose forward is replaced: inference/optimize.py
+
+
+def version_of(x: Tensor) -> float:
+    """Return the number of in-place changes of a tensor; NaN, which equals no version, if torch does not tell."""
+    return getattr(x, "_version", math.nan)
+
+
+class MoveObserver(nn.Module):
+    """A module whose `before_move` is called before its parameters are moved or converted, also by a parent's `to`."""
+
+    def before_move(self) -> None:
+        """Raise to prevent the move."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.before_move()
+        return super()._apply(fn, recurse)
+
+    if not hasattr(nn.Module, "_apply"):
+
+        def to(self, *args: Any, **named: Any) -> Any:
+            """Call `before_move` first; the public method sees calls on this module only."""
+            self.before_move()
+            return super().to(*args, **named)
+
+
+# Outputs of networks as nested lists, tuples and dicts: inference/merging.py
+
+
+def _flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of nested lists, tuples and dicts, and their form for `_unflatten`."""
+    if isinstance(tree, dict):
+        keys, children = list(tree), list(tree.values())
+    elif isinstance(tree, list | tuple):
+        keys, children = None, list(tree)
+    else:
+        return [tree], None
+    parts = [_flatten(child) for child in children]
+    return [leaf for leaves, _ in parts for leaf in leaves], (type(tree), keys, [(len(own), f) for own, f in parts])
+
+
+def _unflatten(leaves: Any, form: Any) -> Any:
+    """Return the tree with this form and these leaves."""
+    leaves = list(leaves)
+    if form is None:
+        return leaves[0]
+    kind, keys, parts = form
+    children = []
+    for count, own in parts:
+        children.append(_unflatten(leaves[:count], own))
+        leaves = leaves[count:]
+    if keys is not None:
+        return kind(zip(keys, children, strict=True))
+    return kind(*children) if hasattr(kind, "_fields") else kind(children)
+
+
+try:
+    from torch.utils._pytree import tree_flatten, tree_unflatten
+except ImportError:  # the replacement does not know classes that were registered as containers
+    tree_flatten, tree_unflatten = _flatten, _unflatten
+
+
+# Convolutions with packed weights: inference/packed.py
+
+
+@functools.cache
+def packed_operators() -> tuple[Callable[..., Tensor], Callable[..., Tensor]] | None:
+    """Return oneDNN's operators that pack a weight and convolve with it; None if they are missing or have changed."""
+    pack = _attribute("ops.mkldnn._reorder_convolution_weight")
+    convolve = _attribute("ops.mkldnn._convolution_pointwise")
+    if pack is None or convolve is None or not torch.backends.mkldnn.is_available():
+        return None
+    plain: Any = {"dtype": torch.float32, "device": "cpu"}
+    x, weight, one, zero = torch.ones(1, 1, 1, 1, **plain), torch.full((1, 1, 1, 1), 2.0, **plain), (1, 1), (0, 0)
+    try:
+        y = convolve(x, pack(weight, zero, one, one, 1, x.shape), None, zero, one, one, 1, "none", [], "")
+    except (RuntimeError, TypeError):
+        return None
+    return (pack, convolve) if y.item() == 2 else None
+
+
+def count_flops_as_convolution(operator: Any) -> None:
+    """Let `FlopCounterMode` count an operator with the arguments (x, weight, ...) as a convolution.
+
+    `conv_flop_count` is not documented; without it the operator counts as nothing.
+    """
+    count = getattr(flop_counter, "conv_flop_count", None)
+    if count is not None:
+
+        @flop_counter.register_flop_formula(operator)
+        def _flops(x_shape: Any, w_shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+            return count(x_shape, w_shape, out_shape)
+
+
+# Rendezvous of processes: training/distributed.py. Neither is in `torch.distributed.__all__`, and builds without
+# distributed training have neither: None, and init_process_group then makes its own store.
+TCPStore: Any = getattr(distributed, "TCPStore", None)
+rendezvous: Any = getattr(distributed, "rendezvous", None)

@@ -1,0 +1,45 @@
+"""Registries of what can be added to gatewise by name, with a decorator."""
+
+from typing import Any, TypeVar
+
+from gatewise import errors
+from gatewise.core import _validation
+
+T = TypeVar("T")
+
+
+class Registry(dict[str, T]):
+    """Things of one kind by name.
+
+    Args:
+        kind: the kind of thing in messages, such as "gate".
+        decorated: the attribute of an item that holds what was decorated.
+
+    >>> Registry("gate", "gate").lookup("gct")
+    Traceback (most recent call last):
+        ...
+    gatewise.errors.InvalidValueError: unknown gate 'gct'; expected one of nothing (there are none).
+    """
+
+    def __init__(self, kind: str, decorated: str) -> None:
+        super().__init__()
+        self.kind, self.decorated = kind, decorated
+
+    def lookup(self, name: object) -> T:
+        """Return the item `name`; raise InvalidValueError with the nearest known name if it is unknown."""
+        return self[_validation.check_one_of(self.kind, name, self)]
+
+    def check_new(self, name: str) -> None:
+        """Raise InvalidValueError if the name is in use or not an identifier."""
+        if name in self:
+            owner = getattr(self[name], self.decorated).__name__
+            raise errors.InvalidValueError(
+                f"{self.kind} {name!r} is already registered, by {owner}. Choose another name."
+            )
+        if not name.isidentifier():
+            raise errors.InvalidValueError(
+                f"the name of a {self.kind} must consist of letters, digits and '_', got {name!r}."
+            )
+
+
+PLACES: Registry[Any] = Registry("place", "rule")  # of PlaceKind, filled by gatewise.graph.places; gates name places
