@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from gatewise import errors
 from gatewise.analysis.benchmark import bench as bench_run
 from gatewise.analysis.benchmark import table as bench_table
-from gatewise.cli.app import Integer, Json, app, print_table
+from gatewise.cli.app import Integer, Json, app, literal, print_table
 from gatewise.exporting import export_run
 from gatewise.exporting.formats.registry import describe_formats
 from gatewise.exporting.run_compaction import compact_run
@@ -115,7 +115,7 @@ def export(
     /,
     *,
     out: Path,
-    to: Annotated[str, Parameter(help=f"Format of the file: {describe_formats()}.")] = "onnx",
+    to: Annotated[str, Parameter(help=literal(f"Format of the file: {describe_formats()}."))] = "onnx",
     form: str = "masked",
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,

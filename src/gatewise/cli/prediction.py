@@ -6,12 +6,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, app
+from gatewise.cli.app import Integer, Json, app, literal
 from gatewise.exporting.formats.registry import opened_suffixes
 from gatewise.exporting.prediction import format_prediction
 from gatewise.exporting.prediction import predict as predict_images
 
-_SOURCE = f"Run folder, folder of save_pretrained, or file of gatewise export ({opened_suffixes()})."
+_SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise export ({opened_suffixes()}).")
 
 
 @app.command

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, app, parse_integer, print_table
+from gatewise.cli.app import Integer, Json, app, literal, parse_integer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
@@ -25,7 +25,7 @@ def _flags(name: str, *omitted: str) -> type:
     described: dict[str, str] = dict(
         re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)$", Recipe.__doc__ or "", flags=re.MULTILINE)
     )
-    described["data"] = f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}"
+    described["data"] = literal(f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
         if field.name not in omitted:
