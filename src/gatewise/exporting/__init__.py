@@ -1,4 +1,4 @@
-"""Export a trained network to a file for other runtimes (`writer`), and open such files (`reader`)."""
+"""Export networks to files of other runtimes, share them, and predict with them."""
 
 from gatewise.exporting.formats.registry import Exported as Exported
 from gatewise.exporting.formats.registry import Format as Format
