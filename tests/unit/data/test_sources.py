@@ -428,7 +428,7 @@ def test_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_problem_elsewhere_in_folder_is_ignored(tmp_path: Path) -> None:
-    """Circular links beside the splits, and in a folder whose name begins with that of a split."""
+    """Circular links next to the splits, and in a folder whose name begins with that of a split."""
     class_folders(tmp_path)
     for folder in ("other", "train2"):
         (tmp_path / folder).mkdir()
