@@ -8,8 +8,7 @@ from cyclopts import Parameter
 
 from gatewise.cli.app import Integer, Json, app, literal
 from gatewise.exporting.formats.registry import opened_suffixes
-from gatewise.exporting.prediction import format_prediction
-from gatewise.exporting.prediction import predict as predict_images
+from gatewise.exporting.prediction import Predictor
 
 _SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise export ({opened_suffixes()}).")
 
@@ -41,5 +40,6 @@ def predict(
     json_output
         Print one JSON object per image and line.
     """
-    for prediction in predict_images(run, images, out, top_k=top_k):
-        print(json.dumps(prediction) if json_output else format_prediction(prediction), flush=True)
+    predictor = Predictor.of(run)
+    for prediction in predictor.predict(images, out, top_k=top_k):
+        print(json.dumps(prediction) if json_output else predictor.describe(prediction), flush=True)

@@ -15,7 +15,7 @@ from gatewise.core.files import write_atomically
 from gatewise.core.reasons import as_data_error
 from gatewise.core.types import Output
 from gatewise.exporting.formats.registry import Format, describe_formats, format_named, formats
-from gatewise.gaternet import GaterNet
+from gatewise.gaternet import GaterNet, run_with_gates
 from gatewise.inference import ConditionalNet, compact
 from gatewise.training import Progress
 from gatewise.training.runs import Run
@@ -34,7 +34,8 @@ class WithGates(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Output:
-        return self.network.forward_with_gates(image) if isinstance(self.network, GaterNet) else self.network(image)
+        output, gates = run_with_gates(self.network, image)
+        return output if gates is None else (output, gates)
 
 
 def export_run(
@@ -92,8 +93,8 @@ def export_run(
     details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
     failed = f"cannot write this network for {to}"  # an operation that torch or the format does not have
     with as_data_error("torch", failed, "Choose another format (to) or form.", kind=errors.InvalidValueError):
-        program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
-        content = chosen.write(program, details)
+        program = exported_program(network, next(iter(run.first(2))), free_size=run.task.any_size)
+        content = chosen.write(program, details, run.task.output)
     with _temporary_file(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
@@ -162,7 +163,7 @@ def _quantised(file: Path, chosen: Format, run: Run, calibration: int) -> dict[s
     small = chosen.open(file)
     flipped = agreement(plain, small, run.first())["flipped"]
     scores = {"float32": _score(plain, run), "int8": _score(small, run)}
-    return {"score": run.score, **scores, "other_gates": flipped / len(run.images or ())}
+    return {"score": run.score.name, **scores, "other_gates": flipped / len(run.images or ())}
 
 
 def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
@@ -170,7 +171,7 @@ def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
     evaluation = run.new_results()
     for images, labels in run.batches():
         evaluation.update(_as_pair(exported(images))[0], labels)
-    return evaluation.results()[run.score]
+    return evaluation.results()[run.score.name]
 
 
 def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:

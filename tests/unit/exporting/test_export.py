@@ -225,8 +225,8 @@ def test_torch_file_is_compared_too(gated: Path, tmp_path: Path, monkeypatch: py
 
     write = TorchExport.write
 
-    def write_other(self: TorchExport, program: Any, details: dict[str, Any]) -> bytes:
-        return write(self, exported_program(WithGates(other), images_of(gated)[:2], free_size=False), details)
+    def write_other(self: TorchExport, program: Any, details: dict[str, Any], output: str) -> bytes:
+        return write(self, exported_program(WithGates(other), images_of(gated)[:2], free_size=False), details, output)
 
     assert export_run(gated, tmp_path / "a.pt2", to="torch", images=4)["difference"] < 1e-5
     monkeypatch.setattr(TorchExport, "write", write_other)
@@ -428,7 +428,7 @@ def int8_of(spec: str, file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the outputs of a network and of its file in int8."""
     x = torch.randn(8, 3, 32, 32)
     net = gw.make_model(spec, seed=0).eval()
-    file.write_bytes(Onnx().write(exported_program(WithGates(net), x[:2], free_size=False), {}))
+    file.write_bytes(Onnx().write(exported_program(WithGates(net), x[:2], free_size=False), {}, "logits"))
     to_int8(file, [x])
     with torch.no_grad():
         return net(x), opened(file)(x)
@@ -470,7 +470,7 @@ def test_quantiser_advice_is_hidden_and_other_messages_are_kept(
 
     monkeypatch.setattr(onnxruntime.quantization, "quantize_static", advising)
     program = exported_program(gw.make_model("resnet20").eval(), torch.randn(2, 3, 32, 32), free_size=False)
-    (tmp_path / "net.onnx").write_bytes(Onnx().write(program, {}))
+    (tmp_path / "net.onnx").write_bytes(Onnx().write(program, {}, "logits"))
     root, filters = logging.getLogger(), list(warnings.filters)
     before = root.disabled, root.level, list(root.filters)
     caplog.clear()

@@ -20,9 +20,9 @@ class Onnx(Format):
 
     quantises = True
 
-    def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any]) -> bytes:
+    def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:
         self.package("onnxscript", "export to ONNX")
-        names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
+        names = [output, "gates"][: len(program.graph_signature.user_outputs)]
         exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
         proto: Any = exported.model_proto  # type: ignore[union-attr]
         proto.metadata_props.add(key=KEY, value=metadata(details, opset=proto.opset_import[0].version))

@@ -87,12 +87,13 @@ class Format(ABC):
     quantises: ClassVar[bool] = False
 
     @abstractmethod
-    def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any]) -> bytes:
+    def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:
         """Return the content of a file.
 
         Args:
             program: the network: "image" (N, C, H, W) -> logits, or logits and gates; N is dynamic.
             details: metadata to store, which `metadata` turns into text.
+            output: name of the first output, for formats whose outputs have names; the second is "gates".
 
         Raises:
             InvalidValueError: the format has no equivalent of an operation.

@@ -18,7 +18,7 @@ class TorchExport(Format):
         "A .pt2 file is a program: open it with torch.export.load in your own code, if you trust its source."
     )
 
-    def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any]) -> bytes:
+    def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:  # noqa: ARG002
         buffer = io.BytesIO()
         torch.export.save(program, buffer, extra_files={KEY: metadata(details)})
         return buffer.getvalue()
