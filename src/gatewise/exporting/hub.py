@@ -64,7 +64,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
         _ = opened.metrics, opened.predictions  # read now: the folder may be gone when the card is written
         net = cls._of(opened.network(), opened.config)
         net._run = opened
-        if opened.recipe.task == "segment":
+        if opened.task.any_size:
             net.config["scale"] = opened.scale
         return net
 
