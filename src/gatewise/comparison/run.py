@@ -25,7 +25,7 @@ from gatewise.core.files import (
     remove_leftovers,
     write_json,
 )
-from gatewise.core.run_files import PREDICTIONS, RESULTS
+from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
@@ -202,7 +202,7 @@ def _checked_dataset(
             raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
             )
-    for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
+    for file in sorted((out / "runs").glob(f"*/seed_*/{RECIPE}")):
         if not holds_run(file.parent):
             continue
         check_run_format(file.parent)
@@ -287,7 +287,7 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
     """Measure MACs, and latency for one image and for a batch of `images`; the networks are timed in turn."""
     for run in runs.values():
-        run.check_entries("in_chans", "image_size")
+        run.check_image_entries()
     nets = {name: run.model for name, run in runs.items()}
     first = next(iter(runs.values()))
     image = torch.randn(1, first.config["in_chans"], *first.config["image_size"], device=first.device)
