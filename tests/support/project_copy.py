@@ -3,10 +3,9 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from support.fresh import python
 from support.project import ROOT
 
 
@@ -28,8 +27,6 @@ def copy_with_example(folder: Path, of: str) -> None:
 def run(copy: Path, *command: str) -> str:
     """Run a command that imports the copy, and return what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
+    result = python(*command, cwd=copy, environment=environment)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
