@@ -21,7 +21,7 @@ from gatewise.core.files import write_json
 from gatewise.data import Dataset, Images
 from gatewise.graph.measure import environment
 from gatewise.training import Recipe, train
-from gatewise.training.recipe import resolve_precision
+from gatewise.training.learner import resolve_precision
 
 BATCH = 128
 

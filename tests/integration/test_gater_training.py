@@ -19,7 +19,7 @@ from gatewise.errors import DataError, InvalidValueError
 from gatewise.gaternet import gate_warnings
 from gatewise.gates.spec import parse_gates
 from gatewise.models.serialization import load_gater, load_model
-from gatewise.training import Progress, Recipe, learner, train
+from gatewise.training import Progress, Recipe, from_recipe, initial, train
 from support.few_digits import QUICK, few_digits, few_rounds  # noqa: F401 - fixtures
 from support.project import SUPPORT
 from support.small_runs import DATASET, RECIPE, log, trained
@@ -157,8 +157,8 @@ def test_budget_plan_covers_stages_and_restarts_from_other_weights(tmp_path: Pat
 
 def test_plan_covers_complete_training_in_last_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nets: list[Any] = []
-    make = learner.make_model
-    monkeypatch.setattr(learner, "make_model", lambda *a, **k: nets.append(make(*a, **k)) or nets[-1])
+    make = from_recipe.make_model
+    monkeypatch.setattr(from_recipe, "make_model", lambda *a, **k: nets.append(make(*a, **k)) or nets[-1])
     recipe = dataclasses.replace(GATED, gate="gct+gaternet:budget=0.5", gate_epochs=1)
     train(recipe, tmp_path / "run", dataset=DATASET)
     assert nets[0].price.ramp == int(nets[0].price.state[0]) // 2
@@ -224,7 +224,7 @@ def test_gater_on_pretrained_network_keeps_its_normalisation() -> None:
     recipe = Recipe(model="resnet18:pretrained=true")
     pixels = dataclasses.replace(DATASET.train, pixels=DATASET.train.pixels.expand(-1, 3, -1, -1))
     coloured = dataclasses.replace(DATASET, train=pixels, validation=pixels)
-    mean, _ = learner._normalisation(recipe, net, {}, coloured)
+    mean, _ = initial._normalisation(recipe.spec, net, {}, coloured)
     torch.testing.assert_close(mean, 255 * torch.tensor([0.485, 0.456, 0.406]))
 
 

@@ -15,9 +15,8 @@ from gatewise.data import Augmentation, make_batches
 from gatewise.errors import DataError
 from gatewise.models.serialization import load_model, read_tensors
 from gatewise.training import Processes, evaluate
-from gatewise.training.learner import build_model
+from gatewise.training.from_recipe import build_model
 from gatewise.training.signals import Interruption
-from gatewise.training.tasks import make_task
 from support.launched import (
     LAUNCHER,
     descendants,
@@ -74,7 +73,7 @@ def test_metrics_use_kept_weights_and_each_validation_image_once(trained: Path, 
     mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
     batches = make_batches(data.validation, recipe.batch_size, mean, std, augmentation=Augmentation())
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = evaluate(model, batches.evaluation(), make_task(recipe, data).new_results(torch.device("cpu")))
+    found = evaluate(model, batches.evaluation(), recipe.task_spec.make(data.classes).new_results(torch.device("cpu")))
     assert found.images == len(data.validation)
     assert {name: metrics[name] for name in found.results} == found.results
     assert equal(read_tensors(out / "predictions.safetensors"), found.record)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.analysis.explanation import explain
-from gatewise.analysis.statistics import iou_bootstrap
 from gatewise.cli import run
 from gatewise.comparison import compare
+from gatewise.core.statistics import iou_bootstrap
 from gatewise.data import IGNORED, load_pairs, make_batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.exporting.prediction import predict
@@ -30,8 +30,8 @@ from gatewise.gates.spec import parse_gates
 from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_model
 from gatewise.models.weights.transfer import load_backbone
-from gatewise.training import Interrupted, Progress, Recipe, pixel_classes, pixel_hits, train
-from gatewise.training.tasks import make_task, pixel_loss
+from gatewise.training import Interrupted, Progress, Recipe, train
+from gatewise.training.tasks.segment import Segmentation, pixel_classes, pixel_loss
 from support.project import ROOT
 from support.scenes import CLASSES, SIDE, TINY, done, folder, recipe, scene  # noqa: F401 - fixtures
 
@@ -116,8 +116,7 @@ def test_masks_without_counted_pixels_have_zero_loss() -> None:
 def test_scores_equal_loop_count_and_scikit_learn(classes: int) -> None:
     names = tuple("abcd"[:classes])
     kinds = max(2, classes)
-    dataset: Any = type("D", (), {"classes": names})()
-    task = make_task(Recipe(task="segment"), dataset)
+    task = Segmentation(names)
     tally = task.new_results(torch.device("cpu"))
     logits = [torch.randn(3, classes, 5, 7, generator=torch.Generator().manual_seed(n)) for n in (1, 2)]
     targets = [masks(kinds - (classes > 2), seed) for seed in (3, 4)]  # of four classes the last is never there
@@ -128,7 +127,7 @@ def test_scores_equal_loop_count_and_scikit_learn(classes: int) -> None:
     found = tally.results()
     by_class = jaccard_score(target[counted], predicted[counted], average=None, labels=range(kinds), zero_division=0)
     assert list(found["iou_by_class"].values()) == pytest.approx(by_class.tolist())
-    assert found[task.score] == pytest.approx(by_class[1] if classes == 1 else by_class.mean())
+    assert found[task.score.name] == pytest.approx(by_class[1] if classes == 1 else by_class.mean())
     assert found["pixel_accuracy"] == pytest.approx(float((predicted == target)[counted].double().mean()))
     assert found["loss"] == pytest.approx(float(pixel_loss(torch.cat(logits), target)), rel=1e-5)
     found = tally.record()["overlaps"]
@@ -137,8 +136,7 @@ def test_scores_equal_loop_count_and_scikit_learn(classes: int) -> None:
 
 
 def test_absent_class_is_not_counted() -> None:
-    dataset: Any = type("D", (), {"classes": ("a", "b", "c")})()
-    tally = make_task(Recipe(task="segment"), dataset).new_results(torch.device("cpu"))
+    tally = Segmentation("abc").new_results(torch.device("cpu"))
     logits = torch.tensor([[5.0, 0.0, -9.0], [0.0, 5.0, -9.0]]).reshape(2, 3, 1, 1)
     tally.update(logits, torch.tensor([[[0]], [[1]]]))
     found = tally.results()
@@ -150,7 +148,7 @@ def test_hits_are_shares_of_pixels() -> None:
     logits = torch.zeros(2, 2, 1, 4)
     logits[:, 1, 0, :2] = 1
     target = torch.tensor([[[1, 1, 0, IGNORED]], [[0, 1, 1, 0]]])
-    assert pixel_hits(logits, target).tolist() == [1.0, 0.5]
+    assert Segmentation("ab").hits(logits, target).tolist() == [1.0, 0.5]
 
 
 def test_bootstrap_over_images_equals_loop() -> None:
@@ -263,21 +261,22 @@ def test_side_outputs_are_trained_with_their_weight(
 
 def test_rare_classes_have_larger_weights(folder: Path) -> None:
     dataset = load_pairs(folder, ignore_index=9)
-    task: Any = make_task(Recipe(task="segment", class_weights="median_frequency"), dataset)
+    task, plain = (Segmentation(dataset.classes, class_weights=weights) for weights in ("median_frequency", "none"))
+    task.prepare(dataset)
+    plain.prepare(dataset)
     frequencies = dataset.frequencies
+    assert task.weights is not None
     torch.testing.assert_close(task.weights, frequencies.median() / frequencies)
     assert task.weights[0] < 1 < task.weights[1:].max()
-    assert make_task(Recipe(task="segment"), dataset).weights is None  # type: ignore[attr-defined]
+    assert plain.weights is None
 
 
 def test_class_weights_reach_loss(folder: Path) -> None:
     dataset = load_pairs(folder, ignore_index=9)
     logits, target = torch.randn(2, 3, 6, 6), masks(3, count=2)[:, :, :6].repeat(1, 2, 1)[:, :6]
-    plain, weighted = (
-        make_task(Recipe(task="segment", class_weights=weights), dataset).loss(logits, target)
-        for weights in ("none", "median_frequency")
-    )
-    assert not torch.isclose(plain, weighted)
+    plain, weighted = (Segmentation(dataset.classes, class_weights=weights) for weights in ("none", "median_frequency"))
+    weighted.prepare(dataset)
+    assert not torch.isclose(plain.loss(logits, target), weighted.loss(logits, target))
 
 
 class Stopping(Progress):

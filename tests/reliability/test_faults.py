@@ -195,7 +195,7 @@ def test_unwritable_folder_rejected_first(
             f"{read_only / 'new' / 'run'} cannot be written: Read-only file system. Make its folder writable" in error
         )
         assert "epoch" not in error
-    monkeypatch.setattr("gatewise.training.loop._Run", lambda *_: pytest.fail("something was begun"))
+    monkeypatch.setattr("gatewise.training.from_recipe.Training", lambda *_: pytest.fail("something was begun"))
     with pytest.raises(StorageError, match="unfinished cannot be written: Read-only"):
         train(RECIPE, read_only / "unfinished", dataset=DATASET, resume=True)
     metrics = train(RECIPE, read_only / "finished", dataset=DATASET, resume=True)

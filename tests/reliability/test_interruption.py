@@ -126,7 +126,14 @@ def test_kill_during_any_write_loses_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         dying = writes(count, write_atomically)
-        for module in ("core.files", "models.serialization", "training.checkpoint", "training.loop", "training.recipe"):
+        for module in (
+            "core.files",
+            "models.serialization",
+            "training.checkpoint",
+            "training.recipe",
+            "training.results",
+            "training.run_log",
+        ):
             patch.setattr(f"gatewise.{module}.write_atomically", dying)
         with pytest.raises(Killed):
             trained(tmp_path / "run")

@@ -19,8 +19,9 @@ from gatewise.errors import DataError, InvalidValueError, TrainingError
 from gatewise.gates import registry
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import details_in, not_finite, save_model
-from gatewise.training import Progress, Recipe, learner, train
+from gatewise.training import Progress, learner, train
 from gatewise.training.finite_checks import first_layer, hopeless_scale
+from gatewise.training.options import Schedule
 from support.small_runs import DATASET, RECIPE, content_of, equal, log, look_rarely, trained, weights
 
 NAN, INF = float("nan"), float("inf")
@@ -303,9 +304,9 @@ def test_learning_rate_of_a_billion_rejected_with_bounds(tmp_path: Path, capsys:
 def test_diverged_training_ends_with_code_1_and_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rate = Recipe.learning_rate
+    rate = Schedule.rate
     higher = lambda self, step, steps: 1e9 if step >= 13 else rate(self, step, steps)  # noqa: E731
-    monkeypatch.setattr(Recipe, "learning_rate", higher)
+    monkeypatch.setattr(Schedule, "rate", higher)
     flags = ["--model", "resnet20", "--gate", "gct", "--epochs", "3", "--precision", "fp32", "--workers", "0"]
     assert command(["train", "--data", "digits", *flags, "--out", str(tmp_path / "run")]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gatewise: ")]

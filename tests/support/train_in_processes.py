@@ -21,7 +21,7 @@ from gatewise.gates.spec import parse_gates
 from gatewise.graph import measure
 from gatewise.training import Processes, Recipe, learner, train
 from gatewise.training.distributed import mean_over_processes
-from gatewise.training.tasks import pixel_loss
+from gatewise.training.tasks.segment import pixel_loss
 from support.few_digits import first_digits
 from support.small_runs import RECIPE, dataset_in_memory
 

@@ -13,7 +13,6 @@ from gatewise.analysis.patterns import GatePatterns, record_patterns
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.insert import gates_in
-from gatewise.training import pixel_classes
 from gatewise.training.runs import Run
 
 _PICTURES = 4  # images with attention maps drawn over them
@@ -102,14 +101,14 @@ def find(run: Run, keep: int = 2000) -> Findings:
     if run.images is None:
         return Findings(run)
     gater = _gater(run, run.model, keep) if isinstance(run.model, GaterNet) else None
-    pixels = _pixels(run) if run.task == "segment" else None
+    pixels = _pixels(run) if run.task.class_per_pixel else None
     inserted = gates_in(run.model)
     if not inserted:
         return Findings(run, gater=gater, pixels=pixels)
     summaries = gate_statistics(run.model, run.batches(), len(run.image_classes))
     gates = tuple(summaries.values())
     unreached = tuple(path for path in inserted if path not in summaries)
-    removal = removal_cost(run.model, idle_gates(gates), run.batches())
+    removal = removal_cost(run.model, idle_gates(gates), run.batches(), run.task.hits)
     return Findings(run, gates, unreached, removal, _attention(run), gater, pixels)
 
 
@@ -124,7 +123,7 @@ def _attention(run: Run) -> Attention | None:
 def _pixels(run: Run) -> Pixels:
     images, masks = run.examples(_PICTURES)
     with evaluation_mode(run.model), torch.no_grad():
-        predicted = pixel_classes(run.model(images))
+        predicted = run.task.predicted(run.model(images))
     return Pixels(run.pictures(images), masks.cpu(), predicted.cpu())
 
 
@@ -132,5 +131,5 @@ def _gater(run: Run, net: GaterNet, keep: int) -> GaterFindings:
     patterns = record_patterns(net, run.by_class(), max(1, len(run.image_classes)), keep)
     rates = patterns.images_by_gate.double() / patterns.images
     expected = float(net.executed_macs(rates.unsqueeze(0)))
-    exchange = exchange_gates(net, patterns, run.batches()) if run.image_classes else None
+    exchange = exchange_gates(net, patterns, run.batches(), run.task.hits) if run.image_classes else None
     return GaterFindings(net, patterns, expected, exchange)

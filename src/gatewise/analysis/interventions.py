@@ -2,7 +2,7 @@
 
 # pyright: basic
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,9 @@ from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.insert import gates_in
-from gatewise.training import pixel_hits
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+Hits = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,19 @@ def idle_gates(summaries: Iterable[GateSummary], share: float = 0.95) -> tuple[s
     return tuple(summary.path for summary in summaries if summary.near_identity >= share)
 
 
-def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Removal:
+def same_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether the largest logit of each image is that of its class: (N, K), (N,) -> (N,)."""
+    return logits.argmax(1) == labels
+
+
+def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches, hits: Hits = same_class) -> Removal:
     """Return the accuracy of `model` with and without some of its gates, on the same batches, in eval mode.
 
-    If labels are masks, it is the share of correctly classified pixels, averaged over images.
+    Args:
+        model: the network.
+        paths: paths of the gates.
+        batches: images with labels.
+        hits: function from logits and labels to which images are correct, or to which fraction, (N,).
 
     Raises:
         InvalidValueError: if a path is not the path of a gate, or if there are no batches.
@@ -55,20 +64,21 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches) -> Re
     gates = gates_in(model)
     chosen = {_validation.check_one_of("gate", path, gates): gates[path] for path in paths}
     device = next(model.parameters()).device
-    hits = torch.zeros(2, dtype=torch.float64)
+    totals = torch.zeros(2, dtype=torch.float64)
     count = 0
     with evaluation_mode(model), torch.no_grad():
-        for images, labels in batches:
-            correct = _correct(model(images.to(device)), labels).sum()
-            hits[0] += correct
+        for images, cpu_labels in batches:
+            labels = cpu_labels.to(device)
+            correct = hits(model(images.to(device)), labels).sum().cpu()
+            totals[0] += correct
             if chosen:  # otherwise the network is the same
                 with gates_bypassed(chosen):
-                    correct = _correct(model(images.to(device)), labels).sum()
-            hits[1] += correct
+                    correct = hits(model(images.to(device)), labels).sum().cpu()
+            totals[1] += correct
             count += len(labels)
     if not count:
         raise errors.InvalidValueError("there are no images to count; an iterator may be used up already.")
-    return Removal(tuple(paths), count, *(hits / count).tolist())
+    return Removal(tuple(paths), count, *(totals / count).tolist())
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,19 @@ class Exchange:
         return float(self.accuracy[~torch.eye(len(self.classes), dtype=torch.bool)].mean())
 
 
-def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most: int = 20) -> Exchange:
+def exchange_gates(
+    net: GaterNet, patterns: GatePatterns, batches: Batches, hits: Hits = same_class, *, most: int = 20
+) -> Exchange:
     """Return the accuracy on the images of each class with the typical gates of each class.
 
     Each image runs once for each class, so only the first `most` classes with images are tried.
+
+    Args:
+        net: the network.
+        patterns: counts of its gates on the same images.
+        batches: images with labels.
+        hits: as for `removal_cost`.
+        most: number of classes.
     """
     _validation.check_integer_at_least(1, most=most)
     classes = patterns.images_by_class.nonzero().flatten()[:most]
@@ -111,7 +130,7 @@ def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most
     typical = (patterns.rate_by_class[classes] > 0.5).float().to(device)
     place = torch.full_like(patterns.images_by_class, -1)
     place[classes] = torch.arange(len(classes))
-    hits, counts = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64), torch.zeros(len(classes))
+    totals, counts = torch.zeros(len(classes), len(classes) + 1, dtype=torch.float64), torch.zeros(len(classes))
     with evaluation_mode(net), torch.no_grad():
         for batch, batch_labels in batches:
             chosen = place[batch_labels.cpu()] >= 0
@@ -121,14 +140,7 @@ def exchange_gates(net: GaterNet, patterns: GatePatterns, batches: Batches, most
             counts += place[labels].bincount(minlength=len(classes))
             patterns_to_try = [None, *(gates.expand(len(images), -1) for gates in typical)]
             for column, gates in enumerate(patterns_to_try):
-                correct = _correct(net(images, gates=gates), labels)
-                hits[:, column] += place[labels[correct]].bincount(minlength=len(classes))
-    own, accuracy = hits[:, 0].sum() / counts.sum(), hits[:, 1:] / counts.unsqueeze(1)
+                correct = hits(net(images, gates=gates), labels.to(device)).cpu().double()
+                totals[:, column] += place[labels].bincount(weights=correct, minlength=len(classes))
+    own, accuracy = totals[:, 0].sum() / counts.sum(), totals[:, 1:] / counts.unsqueeze(1)
     return Exchange(tuple(classes.tolist()), float(own), accuracy)
-
-
-def _correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether each image is classified correctly, or for masks the share of its correct pixels, (N,)."""
-    if labels.dim() == 1:
-        return logits.argmax(1).cpu() == labels.cpu()
-    return pixel_hits(logits, labels.to(logits.device)).cpu()

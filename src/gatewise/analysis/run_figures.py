@@ -8,44 +8,46 @@ from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_
 from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.table import Cell, Table
+from gatewise.training import Score
+from gatewise.training.tasks.classify import ACCURACY
 
 
-def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: str = "accuracy") -> Drawing:
-    """Draw accuracy against multiply-adds, one point per run.
+def accuracy_against_macs(points: Mapping[str, tuple[float, float]], score: Score = ACCURACY) -> Drawing:
+    """Draw a score against multiply-adds, one point per run.
 
     Args:
-        points: run -> (millions of multiply-adds per image, accuracy in [0, 1]).
-        score: name of the accuracy.
+        points: run -> (millions of multiply-adds per image, value of the score).
+        score: the score.
     """
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
-    for index, (name, (macs, accuracy)) in enumerate(points.items()):
+    for index, (name, (macs, value)) in enumerate(points.items()):
         colour, marker = series_style(index)
         axes.plot(
             [macs],
-            [100 * accuracy],
+            [score.factor * value],
             ls="",
             label=escape_mathtext(name),
             color=colour,
             marker=marker,
             gid=f"series-{index}",
         )
-    axes.set(xlabel="multiply-adds per image (M)", ylabel=f"validation {score} (%)")
+    axes.set(xlabel="multiply-adds per image (M)", ylabel=f"validation {score.label}")
     axes.margins(0.15)
     add_legend(figure, loc="outside lower left")
     return Drawing(
         "accuracy_macs",
         figure,
-        shows=f"The {score} of each run against its multiply-adds per image; for runs that choose their filters, the "
-        "executed ones.",
-        look_for="Runs above and to the left of others: better with less computation.",
+        shows=f"The {score.title} of each run against its multiply-adds per image; for runs that choose their filters, "
+        "the executed ones.",
+        look_for=f"Runs {score.better_is} and to the left of others: better with less computation.",
         table=Table(
-            ["run", "MACs (M)", f"{score} %"],
+            ["run", "MACs (M)", f"{score.title}{score.unit}"],
             [
-                [Cell(name), Cell(f"{macs:.4f}", macs), Cell(f"{100 * accuracy:.2f}", 100 * accuracy)]
-                for name, (macs, accuracy) in points.items()
+                [Cell(name), Cell(f"{macs:.4f}", macs), Cell(score.number(value), score.factor * value)]
+                for name, (macs, value) in points.items()
             ],
         ),
-        tips={f"series-{i}": f"{n}: {100 * a:.2f} %, {m:.2f} M" for i, (n, (m, a)) in enumerate(points.items())},
+        tips={f"series-{i}": f"{n}: {score.text(v)}, {m:.2f} M" for i, (n, (m, v)) in enumerate(points.items())},
     )
 
 

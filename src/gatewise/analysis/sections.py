@@ -19,7 +19,7 @@ from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
 from gatewise.graph import measure
 from gatewise.insertion.insert import gates_in
-from gatewise.training import TITLES
+from gatewise.training import Score
 from gatewise.training.runs import Run
 
 _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
@@ -28,29 +28,36 @@ _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
 def overview(runs: Sequence[Run]) -> Iterator[Section]:
     """Yield the sections about all runs: table, accuracy against cost, curves, and IoU of classes."""
     score = common_score(runs)
-    costs = {run.name: (_macs(run) / 1e6, run.metrics[run.score]) for run in runs}
-    columns = ["run", "network", "data", f"validation {score} %", "parameters", "MACs (M), as executed", "epochs"]
+    costs = {run.name: (_macs(run) / 1e6, run.metrics[run.score.name]) for run in runs}
+    columns = [
+        "run",
+        "network",
+        "data",
+        f"validation {score.title}{score.unit}",
+        "parameters",
+        "MACs (M), as executed",
+        "epochs",
+    ]
     rows = [
         [
             Cell(run.name),
             Cell(str(run.recipe.spec)),
             Cell(Path(run.source.data).name),
-            Cell(f"{100 * costs[run.name][1]:.2f}", costs[run.name][1]),
+            Cell(score.number(costs[run.name][1]), costs[run.name][1]),
             Cell(f"{run.metrics['parameters']:,}", run.metrics["parameters"]),
             Cell(f"{costs[run.name][0]:.2f}", costs[run.name][0]),
             Cell(str(run.metrics["epochs"]), run.metrics["epochs"]),
         ]
         for run in runs
     ]
-    # loading and crop_size do not change the validation images
-    alike = len({replace(run.source, loading="auto", crop_size=None) for run in runs}) == 1
+    alike = len({run.source.of_validation() for run in runs}) == 1
     drawings = [run_figures.accuracy_against_macs(costs, score)] if len(runs) > 1 and alike else []
-    yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score), Table(columns, rows), drawings)
+    yield Section("Runs", "" if alike else _OTHER_IMAGES.format(score=score.title), Table(columns, rows), drawings)
     if not alike:
         return
-    curves = {run.name: [[row[f"validation_{run.score}"] for row in run.log]] for run in runs if run.log}
+    curves = {run.name: [[row[f"validation_{run.score.name}"] for row in run.log]] for run in runs if run.log}
     if curves:
-        yield Section(f"Validation {score} while training", drawings=[figures.curves(curves, score)])
+        yield Section(f"Validation {score.title} while training", drawings=[figures.curves(curves, score)])
     labelled = {run.name: run.metrics["iou_by_class"] for run in runs if "iou_by_class" in run.metrics}
     if labelled:
         yield Section("Classes of pixels", drawings=[pixel_figures.iou_by_class(labelled)])
@@ -62,19 +69,19 @@ _OTHER_IMAGES = (
 )
 
 
-def common_score(runs: Sequence[Run]) -> str:
-    """Return the title of the score that all runs share.
+def common_score(runs: Sequence[Run]) -> Score:
+    """Return the score of all runs.
 
     Raises:
         InvalidValueError: if the runs are evaluated with different metrics.
     """
     scores = {run.score: run.name for run in runs}
     if len(scores) > 1:
-        by_run = ", ".join(f"{name} by {TITLES[score]}" for score, name in scores.items())
+        by_run = ", ".join(f"{name} by {score.title}" for score, name in scores.items())
         raise errors.InvalidValueError(
             f"these runs are evaluated with different metrics: {by_run}. Run `gatewise explain` on each separately."
         )
-    return TITLES[runs[0].score]
+    return runs[0].score
 
 
 def _macs(run: Run) -> float:

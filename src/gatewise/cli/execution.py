@@ -13,7 +13,7 @@ from gatewise.cli.app import Integer, Json, app, print_table
 from gatewise.exporting import export_run
 from gatewise.exporting.run_compaction import compact_run
 from gatewise.inference import Compaction
-from gatewise.training import TITLES, Progress
+from gatewise.training import Progress, score_named
 
 
 @app.command
@@ -47,9 +47,10 @@ def compact(
     if json_output:
         print(json.dumps(metrics, indent=2))
         return
-    score = metrics["score"]
+    score = score_named(metrics["score"])
     print(Compaction.from_dict(metrics["compaction"]))
-    print(f"{TITLES[score]} {100 * metrics[f'{score}_before']:.2f} % -> {100 * metrics[score]:.2f} %; run: {out}")
+    before, after = metrics[f"{score.name}_before"], metrics[score.name]
+    print(f"{score.title} {score.text(before)} -> {score.text(after)}; run: {out}")
 
 
 @app.command
@@ -164,8 +165,9 @@ def export(
         print(json.dumps(results, indent=2))
         return
     if int8:
+        score = score_named(results["score"])
         print(
-            f"{TITLES[results['score']]}: {100 * results['float32']:.2f} % in float32, {100 * results['int8']:.2f} % "
+            f"{score.title}: {score.text(results['float32'])} in float32, {score.text(results['int8'])} "
             f"in int8; {100 * results['other_gates']:.1f} % of the images have different gates in int8"
         )
     gates = ""

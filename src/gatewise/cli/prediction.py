@@ -7,8 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.cli.app import Integer, Json, app
-from gatewise.exporting.prediction import format_prediction
-from gatewise.exporting.prediction import predict as predict_images
+from gatewise.exporting.prediction import Predictor
 
 
 @app.command
@@ -38,5 +37,6 @@ def predict(
     json_output
         Print one JSON object per image and line.
     """
-    for prediction in predict_images(run, images, out, top_k=top_k):
-        print(json.dumps(prediction) if json_output else format_prediction(prediction), flush=True)
+    predictor = Predictor.of(run)
+    for prediction in predictor.predict(images, out, top_k=top_k):
+        print(json.dumps(prediction) if json_output else predictor.describe(prediction), flush=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,17 +14,16 @@ from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
 from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
-from gatewise.training import TITLES, Processes, Progress, Recipe
+from gatewise.training import Processes, Progress, Recipe, score_named
 from gatewise.training import train as train_recipe
 
 
 def _flags(name: str, *omitted: str) -> type:
-    """Return a dataclass with one optional flag per recipe field; the help texts are read from `Recipe.__doc__`."""
-    described = dict(re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)$", Recipe.__doc__ or "", flags=re.MULTILINE))
+    """Return a dataclass with one optional flag per recipe field; None means that the flag was not given."""
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
         if field.name not in omitted:
-            text = f"{' '.join(described[field.name].split()).rstrip('.')} [{field.default}]"
+            text = f"{field.metadata['help']} [{field.default}]"
             converter = parse_integer if field.type in {int, int | None} else None
             parameter = Parameter(help=text, show_default=False, converter=converter)
             kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]
@@ -107,9 +105,9 @@ def train(
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
-        score = metrics["score"]
+        score = score_named(metrics["score"])
         print(
-            f"{TITLES[score]} {100 * metrics[score]:.2f} % after {metrics['epochs']} epochs, {_work_done(metrics)}"
+            f"{score.title} {score.text(metrics[score.name])} after {metrics['epochs']} epochs, {_work_done(metrics)}"
             f"{metrics['images_per_second']:.0f} training images/s; run: {out}"
         )
 

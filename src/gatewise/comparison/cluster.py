@@ -19,10 +19,11 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data import Dataset, DataSource, SegmentationDataset, make_batches
+from gatewise.data import Dataset, DataSource, SegmentationDataset
 from gatewise.graph import measure
 from gatewise.insertion.tuning import set_total_steps
-from gatewise.training import Interrupted, Processes, Progress, Recipe, is_finished, train
+from gatewise.training import Interrupted, Progress, Recipe, is_finished, train
+from gatewise.training.from_recipe import build
 from gatewise.training.learner import Learner
 from gatewise.training.progress import epoch_line
 from gatewise.training.run_folder import read_log
@@ -275,21 +276,12 @@ def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | Segmentati
     """
     calls = {}
     for name, recipe in recipes.items():
-        learner = Learner(recipe, dataset)
-        learner.begin(recipe.stages[-1])
-        set_total_steps(learner.plain_model, 1)
-        learner.model.train()
-        processes = Processes()
-        batches = make_batches(
-            dataset.train,
-            recipe.batch_size,
-            learner.mean,
-            learner.std,
-            augmentation=dataset.augmentation(recipe.augmentation),
-            device=processes.device,
-        )
-        batch = next(iter(batches.training(0, seed=0, augmentation=dataset.augmentation(recipe.augmentation))))
-        calls[name] = functools.partial(_step, learner, *batch)
+        setup = build(recipe, dataset)
+        setup.learner.begin(recipe.stages[-1])
+        set_total_steps(setup.learner.plain_model, 1)
+        setup.learner.model.train()
+        batch = next(iter(setup.batches.training(0, seed=0, augmentation=setup.augmentation)))
+        calls[name] = functools.partial(_step, setup.learner, *batch)
     size = min(next(iter(recipes.values())).batch_size, len(dataset.train))
     return {name: size / seconds.median_s for name, seconds in measure.interleaved_latency(calls, rounds=5).items()}
 

@@ -7,15 +7,15 @@ from gatewise.analysis import figures
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.core.files import write_atomically
-from gatewise.training import TITLES
+from gatewise.training import Score, score_named
 
 
-def _interval(estimate: dict[str, Any], *, sign: str = "") -> str:
-    """Return "mean [low, high]" in percent, or "mean" without an interval."""
-    mean = f"{100 * estimate['mean']:{sign}.2f}"
+def _interval(score: Score, estimate: dict[str, Any], sign: str = "") -> str:
+    """Return "mean [low, high]" in the unit of the score, or "mean" without an interval."""
+    mean = score.number(estimate["mean"], sign)
     if estimate["low"] is None:
         return mean
-    return f"{mean} [{100 * estimate['low']:{sign}.2f}, {100 * estimate['high']:{sign}.2f}]"
+    return f"{mean} [{score.number(estimate['low'], sign)}, {score.number(estimate['high'], sign)}]"
 
 
 def table(results: dict[str, Any]) -> Table:
@@ -25,12 +25,12 @@ def table(results: dict[str, Any]) -> Table:
         results: content of `results.json`, as returned by `compare`.
     """
     baseline = results["baseline"]
-    score = results.get("score", "accuracy")
+    score = score_named(results.get("score", "accuracy"))
     batch = max(results["variants"][0]["latency_ms"], key=int)
     has_gater = any("open_fraction" in variant for variant in results["variants"])
     columns = [
         "gates",
-        f"{TITLES[score]} % [95 % interval]",
+        f"{score.title}{score.unit} [95 % interval]",
         f"difference to {baseline}, over seeds",
         "verdict (Holm)",
         "difference, over images",
@@ -51,11 +51,11 @@ def table(results: dict[str, Any]) -> Table:
         open_fraction = sum(fractions) / len(fractions) if fractions else 1.0
         rows.append([
             Cell(variant["gates"], variant["gates"]),
-            Cell(_interval(variant[score]), variant[score]["mean"]),
-            Cell(_interval(difference, sign="+") if difference else "-", difference["mean"] if difference else 0),
+            Cell(_interval(score, variant[score.name]), variant[score.name]["mean"]),
+            Cell(_interval(score, difference, "+") if difference else "-", difference["mean"] if difference else 0),
             Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
             Cell(
-                _interval(variant["difference_over_images"], sign="+") if difference else "-",
+                _interval(score, variant["difference_over_images"], "+") if difference else "-",
                 variant["difference_over_images"]["mean"] if difference else 0,
             ),
             Cell(f"{variant['parameters']:,}", variant["parameters"]),
@@ -70,14 +70,14 @@ def table(results: dict[str, Any]) -> Table:
 
 def write_report(results: dict[str, Any], out: Path) -> None:
     """Write report.html, its figures and results.md to the folder `out`."""
-    variants, score = results["variants"], results["score"]
-    title = TITLES[score]
-    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, title)
+    variants, score = results["variants"], score_named(results["score"])
+    title = score.title
+    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, score)
     latencies = {
-        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score][key] for key in ("mean", "low", "high")))
+        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score.name][key] for key in ("mean", "low", "high")))
         for v in variants
     }
-    points = figures.accuracy_against_latency(latencies, title)
+    points = figures.accuracy_against_latency(latencies, score)
     write_atomically(out / "curves.svg", curves.svg())
     write_atomically(out / "accuracy_latency.svg", points.svg())
     recipe = results["recipe"]

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
-from gatewise.analysis import statistics
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
-from gatewise.core import _validation
+from gatewise.core import _validation, statistics
 from gatewise.core.files import (
     check_format_not_newer,
     check_writable,
@@ -26,15 +25,24 @@ from gatewise.core.files import (
     remove_leftovers,
     write_json,
 )
-from gatewise.core.run_files import PREDICTIONS, RESULTS
+from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
-from gatewise.training import Interrupted, Processes, Progress, Recipe, build_model, check_run_format, holds_run, train
+from gatewise.training import (
+    Interrupted,
+    Processes,
+    Progress,
+    Recipe,
+    Task,
+    build_model,
+    check_run_format,
+    holds_run,
+    train,
+)
 from gatewise.training.runs import Run
 
 SCHEMA = 1
-BATCHES = {"classify": 32, "segment": 8}  # batch size of the second latency
 _ROUNDS = 15
 
 
@@ -119,7 +127,8 @@ def _compare(
         return read_json(out / RESULTS)
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
-    results = {**_results(recipe, finished, seeds), "failed": failed}
+    task = recipe.task_spec.make(dataset.classes)
+    results = {**_results(recipe, task, finished, seeds), "failed": failed}
     if ray is not False:
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)
@@ -193,7 +202,7 @@ def _checked_dataset(
             raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
             )
-    for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
+    for file in sorted((out / "runs").glob(f"*/seed_*/{RECIPE}")):
         if not holds_run(file.parent):
             continue
         check_run_format(file.parent)
@@ -213,7 +222,7 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
     return out / "runs" / slug / f"seed_{seed}"
 
 
-def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
+def _results(recipe: Recipe, task: Task, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
     """Return the content of `results.json`, from finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
@@ -223,14 +232,14 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
         for name, of_seeds in metrics.items()
         for seed, run in enumerate(of_seeds)
     })
-    score = opened[baseline][0].score
+    score = task.score.name
     scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
-    images = {name: torch.stack([_by_image(run) for run in of_seeds]) for name, of_seeds in opened.items()}
+    images = {name: torch.stack([_by_image(task, run) for run in of_seeds]) for name, of_seeds in opened.items()}
     differences = {
         name: statistics.paired_difference(scores[name], scores[baseline]) for name in runs if name != baseline
     }
     corrected = dict(zip(differences, statistics.holm([d.p for d in differences.values()]), strict=True))
-    costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, BATCHES[recipe.task])
+    costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
     variants = []
     for name, of_seeds in opened.items():
         variant: dict[str, Any] = {
@@ -243,11 +252,13 @@ def _results(recipe: Recipe, runs: dict[str, list[Path]], seeds: int) -> dict[st
             "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
         }
         if name != baseline:
-            by_image = _BOOTSTRAPS[score](images[name], images[baseline])
+            by_image = task.bootstrap(images[name], images[baseline])
             variant["difference"] = dataclasses.asdict(differences[name])
             variant["difference_over_images"] = dataclasses.asdict(by_image)
             variant["p_holm"] = corrected[name]
-            variant["verdict"] = statistics.verdict(differences[name], corrected[name])
+            variant["verdict"] = statistics.verdict(
+                differences[name], corrected[name], higher_is_better=task.score.higher_is_better
+            )
         variants.append(variant)
     return {
         "schema": SCHEMA,
@@ -276,7 +287,7 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
     """Measure MACs, and latency for one image and for a batch of `images`; the networks are timed in turn."""
     for run in runs.values():
-        run.check_entries("in_chans", "image_size")
+        run.check_image_entries()
     nets = {name: run.model for name, run in runs.items()}
     first = next(iter(runs.values()))
     image = torch.randn(1, first.config["in_chans"], *first.config["image_size"], device=first.device)
@@ -294,16 +305,9 @@ def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
     return costs
 
 
-def _by_image(run: Run) -> Tensor:
-    """Return which validation images were classified correctly, or the overlap of mask and prediction per image."""
-    if "overlaps" in run.predictions:
-        return run.predictions["overlaps"]
-    _validation.entries_of(run.folder / PREDICTIONS, run.predictions, "predictions", "labels")
-    return run.predictions["predictions"] == run.predictions["labels"]
-
-
-_BOOTSTRAPS = {
-    "accuracy": statistics.image_bootstrap,
-    "miou": statistics.iou_bootstrap,
-    "iou": partial(statistics.iou_bootstrap, foreground=True),
-}
+def _by_image(task: Task, run: Run) -> Tensor:
+    """Return what each validation image contributes to the score."""
+    try:
+        return task.by_image(run.predictions)
+    except KeyError as error:
+        raise errors.DataError(f"{run.folder / PREDICTIONS} has no {error}. Train the run again.") from None

@@ -19,7 +19,6 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Finite = Annotated[float, Meta(ge=-1e38, le=1e38)]
 Amount = Annotated[float, Meta(ge=0, le=1e18)]
 Name = Annotated[str, Meta(min_length=1)]
-_TASKS = ("classify", "segment")
 _Side = Annotated[int, Meta(ge=1, le=2**16)]
 _Means = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=1)]
 _Deviations = Annotated[list[Annotated[float, Meta(ge=1e-6, le=1e6)]], Meta(min_length=1)]
@@ -38,7 +37,7 @@ class Config(Struct, kw_only=True):
         classes: names of the classes.
         mean: mean of each channel, for pixels from 0 to 255.
         std: standard deviation of each channel.
-        task: "classify" or "segment".
+        task: name of the task, with its options.
         scale: length to which the shorter side of an image is scaled.
     """
 
@@ -55,8 +54,7 @@ class Config(Struct, kw_only=True):
     scale: Count | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        _validation.check_one_of("task", self.task, _TASKS)
-        for name, count in (("mean", "in_chans"), ("std", "in_chans"), ("classes", "num_classes")):
+        for name, count in (("mean", "in_chans"), ("std", "in_chans")):
             entries, expected = getattr(self, name), getattr(self, count)
             if isinstance(entries, list) and isinstance(expected, int) and len(entries) != expected:
                 raise errors.InvalidValueError(f"{name} has {len(entries)} entries, but {count} is {expected}.")

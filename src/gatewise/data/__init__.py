@@ -10,6 +10,7 @@ from gatewise.data.images import EncodedImages as EncodedImages
 from gatewise.data.images import Images as Images
 from gatewise.data.load import LOADINGS as LOADINGS
 from gatewise.data.load import DataSource as DataSource
+from gatewise.data.load import PairSource as PairSource
 from gatewise.data.load import load_dataset as load_dataset
 from gatewise.data.load import load_pairs as load_pairs
 from gatewise.data.masks import IGNORED as IGNORED

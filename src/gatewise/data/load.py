@@ -1,9 +1,10 @@
 """Load a data set by name or folder, in memory or streamed."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -26,21 +27,31 @@ _MEMORY_LIMIT = 2**30  # most bytes of pixels of a split that "auto" decodes at 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A data set and the options for reading it; `load_dataset` and `load_pairs` document the fields."""
+    """Labelled images and the options for reading them; `load_dataset` documents the fields."""
 
-    task: str
     data: str
     image_size: int | None = None
     loading: str = "auto"
+
+    def load(self) -> Dataset | SegmentationDataset:
+        """Return the data set."""
+        return load_dataset(self.data, self.image_size, self.loading)
+
+    def of_validation(self) -> Self:
+        """Return the source with defaults for the options that do not change the validation images."""
+        return dataclasses.replace(self, loading="auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSource(DataSource):
+    """Images with masks and the options for reading them; `load_pairs` documents the fields."""
+
     crop_size: int | None = None
     ignore_index: int = IGNORED
     foreground: str | None = None
     class_names: str | None = None
 
-    def load(self) -> Dataset | SegmentationDataset:
-        """Return images with labels or, for task segment, images with masks."""
-        if self.task == "classify":
-            return load_dataset(self.data, self.image_size, self.loading)
+    def load(self) -> SegmentationDataset:
         return load_pairs(
             self.data,
             self.image_size,
@@ -50,6 +61,9 @@ class DataSource:
             foreground=self.foreground,
             class_names=self.class_names,
         )
+
+    def of_validation(self) -> Self:
+        return dataclasses.replace(super().of_validation(), crop_size=None)
 
 
 def load_dataset(source: str | Path, image_size: int | None = None, loading: str = "auto") -> Dataset:

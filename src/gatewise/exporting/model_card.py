@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 
-from gatewise.training import TITLES, Recipe
+from gatewise.training import Recipe
 from gatewise.training.runs import Run
 
-_PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}
 _HUB = "hub:"
 _MANY_CLASSES = 20
 
@@ -36,16 +35,16 @@ def model_card(run: Run) -> str:
 
 
 def _header(run: Run) -> dict[str, Any]:
-    spec, task, data = run.recipe.spec, _PIPELINES[run.task], _data(run)
+    spec, tag, data, score = run.recipe.spec, run.task.pipeline_tag, _data(run), run.score.name
     header: dict[str, Any] = {
         "library_name": "gatewise",
-        "pipeline_tag": task,
+        "pipeline_tag": tag,
         "tags": sorted({"gatewise", spec.model, *(choice.name for choice in spec.gates)}),
     }
     if run.recipe.data.startswith(_HUB):
         header["datasets"] = [data]
-    metric = {"type": run.score, "value": round(run.metrics[run.score], 6)}
-    found = {"task": {"type": task}, "dataset": {"type": data, "name": data}, "metrics": [metric]}
+    metric = {"type": score, "value": round(run.metrics[score], 6)}
+    found = {"task": {"type": tag}, "dataset": {"type": data, "name": data}, "metrics": [metric]}
     return {**header, "model-index": [{"name": str(spec), "results": [found]}]}
 
 
@@ -71,7 +70,7 @@ def _sections(run: Run) -> Iterator[str]:
 def _rows(run: Run) -> Iterator[tuple[str, str]]:
     metrics = run.metrics
     images = next((f" on {len(each):,} validation images" for each in run.predictions.values()), "")
-    yield TITLES[run.score], f"**{100 * metrics[run.score]:.2f} %**{images}"
+    yield run.score.title, f"**{run.score.text(metrics[run.score.name])}**{images}"
     yield "parameters", f"{metrics['parameters']:,}"
     if "open_fraction" in metrics:
         yield "open gates", f"{100 * metrics['open_fraction']:.1f} % on average"

@@ -1,6 +1,5 @@
-"""Predict images with a trained network: class probabilities, or a mask and an overlay per image."""
+"""Predict images with a trained network: what its task says about each image."""
 
-import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,38 +7,35 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_bytes, write_atomically
-from gatewise.data import scaled_to, with_background
-from gatewise.data.colours import class_colours, coloured
-from gatewise.data.decode import decode, pixels_of
+from gatewise.core.files import read_bytes
+from gatewise.data.decode import decode
 from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
-from gatewise.training import pixel_classes
-from gatewise.training.runs import IMAGE_ENTRIES, Run
+from gatewise.training import Task
+from gatewise.training.runs import Run, check_image_entries, stored_task
 
 _STANDARD_INPUT = Path("-")
-_SHOWN = 5  # classes of a mask that format_prediction shows
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network with its preprocessing, for images of any size.
+    """A trained network with its task, for images of any size.
 
     Attributes:
         network: (N, C, H, W) normalised images -> logits, or logits and gates.
-        config: content of `config.json`: classes, mean, std, image size.
-        scale: for segmentation, the length to which the shorter side of an image is scaled, or None.
+        task: what the network was trained to do.
+        config: content of `config.json`: classes, mean, std, image size, and scale (the image size of the recipe).
         device: device of the network.
     """
 
     network: Callable[[Tensor], Any]
+    task: Task
     config: dict[str, Any]
-    scale: int | None
     device: torch.device
 
     @classmethod
@@ -53,48 +49,50 @@ class Predictor:
         if source.is_file():
             exported = opened(source)
             config = exported.details
-            _validation.entries_of(source, config, *IMAGE_ENTRIES)
-            return cls(exported, config, config.get("scale"), torch.device("cpu"))
+            check_image_entries(source, config)
+            return cls(exported, stored_task(source, config), config, torch.device("cpu"))
         run = Run.open(source)
-        run.check_entries(*IMAGE_ENTRIES)
-        return cls(WithGates(run.model), run.config, run.scale, run.device)
-
-    @property
-    def labels_pixels(self) -> bool:
-        """Whether the network is a segmentation network."""
-        return self.config.get("task", "classify") == "segment"
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes by index; for segmentation networks by the values in a mask."""
-        return list(with_background(self.config["classes"]))
+        run.check_image_entries()
+        return cls(WithGates(run.model), run.task, {**run.config, "scale": run.scale}, run.device)
 
     @torch.inference_mode()
     def logits(self, picture: Any) -> tuple[Tensor, float | None]:
         """Return the logits of a PIL image, and the fraction of open gates of a GaterNet (otherwise None).
 
-        The image is preprocessed like the validation images of the training: for classification scaled and centre
-        cropped to their size, for segmentation scaled to the recipe's image_size.
+        The image is preprocessed like the validation images of the training.
         """
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
-        pixels = self._pixels(picture).float()
+        pixels = self.task.pixels(picture, self.config).float()
         output = self.network(((pixels - mean) / std).unsqueeze(0).to(self.device))
         if not isinstance(output, tuple):
             return output[0], None
         logits, gates = cast(tuple[Tensor, Tensor], output)
         return logits[0], float(gates.mean())
 
-    def _pixels(self, picture: Any) -> Tensor:
-        from PIL import ImageOps
+    def predict(
+        self, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
+    ) -> Iterator[dict[str, Any]]:
+        """Yield one prediction per image; see `predict`."""
+        _validation.check_integer_at_least(1, top_k=top_k)
+        files = dict(_files(images))
+        if self.task.files:
+            if out is None:
+                what = self.task.files
+                raise errors.InvalidValueError(
+                    f"this network predicts {what}; give a folder for its {what} with out (--out)."
+                )
+            _check_not_overwriting(files, Path(out))
+        for file, name in files.items():
+            picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
+            logits, open_gates = self.logits(picture)
+            folder = None if out is None else Path(out) / name
+            prediction = {"image": str(file), **self.task.prediction(logits, picture, top_k=top_k, out=folder)}
+            yield prediction if open_gates is None else {**prediction, "open_gates": open_gates}
 
-        if self.labels_pixels:
-            pixels = pixels_of(picture)
-            return scaled_to(self.scale, pixels, pixels[0])[0]
-        height, width = self.config["image_size"]
-        fitted = picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height))
-        if self.config["in_chans"] == 1:
-            fitted = ImageOps.grayscale(fitted).convert("RGB")
-        return pixels_of(fitted)[: self.config["in_chans"]]
+    def describe(self, prediction: Mapping[str, Any]) -> str:
+        """Return a prediction as one line of text."""
+        gates_open = f"; {100 * prediction['open_gates']:.0f} % of the gates open" if "open_gates" in prediction else ""
+        return f"{prediction['image']}: {self.task.describe(prediction)}{gates_open}"
 
 
 def predict(
@@ -117,26 +115,7 @@ def predict(
         DataError: there is no image, an image cannot be read, or two images of one name would write the same mask.
         ValueError: `out` is missing for a segmentation network, or top_k is below 1.
     """
-    _validation.check_integer_at_least(1, top_k=top_k)
-    files = dict(_files(images))
-    predictor = Predictor.of(source)
-    if predictor.labels_pixels:
-        if out is None:
-            raise errors.InvalidValueError(
-                "this is a segmentation network; give a folder for its masks with out (--out)."
-            )
-        _check_not_overwriting(files, Path(out))
-    for file, name in files.items():
-        picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
-        logits, open_gates = predictor.logits(picture)
-        prediction: dict[str, Any] = {"image": str(file)}
-        if predictor.labels_pixels:
-            prediction |= _write_masks(predictor.classes, picture, logits, Path(str(out)) / name)
-        else:
-            best = logits.softmax(0).topk(min(top_k, len(logits)))
-            pairs = zip(best.indices, best.values, strict=True)
-            prediction["classes"] = {predictor.classes[int(index)]: float(share) for index, share in pairs}
-        yield prediction if open_gates is None else {**prediction, "open_gates": open_gates}
+    yield from Predictor.of(source).predict(images, out, top_k=top_k)
 
 
 def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
@@ -168,39 +147,3 @@ def _check_not_overwriting(files: Mapping[Path, Path], out: Path) -> None:
             raise errors.DataError(
                 f"{other} and {file} would write the same mask. Predict them in two calls with different --out."
             )
-
-
-def _write_masks(classes: Sequence[str], picture: Any, logits: Tensor, name: Path) -> dict[str, Any]:
-    """Write the mask and overlay of an image; return their paths and the fraction of pixels of each class."""
-    from PIL import Image
-
-    upsampled = nn.functional.interpolate(logits.unsqueeze(0).float(), (picture.height, picture.width), mode="bilinear")
-    mask = pixel_classes(upsampled)[0].cpu()
-    colours = class_colours(len(classes))
-    indexed = Image.fromarray(mask.to(torch.uint8).numpy())
-    indexed.putpalette(colours.flatten().tolist())
-    overlay = Image.blend(picture, Image.fromarray(coloured(mask, colours).numpy()), 0.5)
-    if len(classes) == 2:  # keep the background uncoloured
-        overlay = Image.composite(overlay, picture, Image.fromarray((mask > 0).numpy()))
-    paths = {kind: name.with_name(f"{name.name}_{kind}.png") for kind in ("mask", "overlay")}
-    for path, image in zip(paths.values(), (indexed, overlay), strict=True):
-        write_atomically(path, _png(image))
-    shares = map(float, mask.flatten().bincount(minlength=len(classes)) / mask.numel())
-    return {**{k: str(path) for k, path in paths.items()}, "shares": dict(zip(classes, shares, strict=True))}
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return buffer.getvalue()
-
-
-def format_prediction(prediction: dict[str, Any]) -> str:
-    """Return a prediction of `predict` as one line of text."""
-    if "classes" in prediction:
-        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction["classes"].items())
-    else:
-        most = sorted(prediction["shares"].items(), key=lambda item: -item[1])[:_SHOWN]
-        what = ", ".join(f"{name} {100 * share:.1f} %" for name, share in most if share) + f"; {prediction['overlay']}"
-    gates_open = f"; {100 * prediction['open_gates']:.0f} % of the gates open" if "open_gates" in prediction else ""
-    return f"{prediction['image']}: {what}{gates_open}"

@@ -57,9 +57,9 @@ def compact_run(
     before, after = (evaluate(model, run.batches(), run.new_results()).results for model in (run.model, small))
     metrics = {
         **run.metrics,
-        "score": run.score,
+        "score": run.score.name,
         **{name: value for name, value in after.items() if isinstance(value, int | float)},
-        f"{run.score}_before": before[run.score],
+        f"{run.score.name}_before": before[run.score.name],
         "parameters": compaction.parameters_after,
         "environment": environment(run.device),
         "compaction": compaction.to_dict(),

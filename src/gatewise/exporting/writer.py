@@ -17,7 +17,7 @@ from gatewise.core.files import FORMAT, write_atomically
 from gatewise.core.types import Output
 from gatewise.exporting.int8 import to_int8
 from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
-from gatewise.gaternet import GaterNet
+from gatewise.gaternet import GaterNet, run_with_gates
 from gatewise.inference import ConditionalNet, compact
 from gatewise.training import Progress
 from gatewise.training.runs import Run
@@ -37,7 +37,8 @@ class WithGates(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Output:
-        return self.network.forward_with_gates(image) if isinstance(self.network, GaterNet) else self.network(image)
+        output, gates = run_with_gates(self.network, image)
+        return output if gates is None else (output, gates)
 
 
 def export_run(
@@ -94,8 +95,8 @@ def export_run(
     say(f"exporting to {to}")
     details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
     try:
-        program = exported_program(network, next(iter(run.first(2))), free_size=run.task == "segment")
-        content = _CONTENTS[to](program, details)
+        program = exported_program(network, next(iter(run.first(2))), free_size=run.task.any_size)
+        content = _CONTENTS[to](program, details, run.task.output)
     except errors.GatewiseError:
         raise
     except Exception as error:  # an operation that this version of torch cannot export
@@ -174,7 +175,7 @@ def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:
     small = opened(file)
     flipped = agreement(plain, small, run.first())["flipped"]
     scores = {"float32": _score(plain, run), "int8": _score(small, run)}
-    return {"score": run.score, **scores, "other_gates": flipped / len(run.images or ())}
+    return {"score": run.score.name, **scores, "other_gates": flipped / len(run.images or ())}
 
 
 def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
@@ -182,7 +183,7 @@ def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
     evaluation = run.new_results()
     for images, labels in run.batches():
         evaluation.update(_as_pair(exported(images))[0], labels)
-    return evaluation.results()[run.score]
+    return evaluation.results()[run.score.name]
 
 
 def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
@@ -205,9 +206,9 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) ->
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 
 
-def _onnx(program: Any, details: dict[str, Any]) -> bytes:
+def _onnx(program: Any, details: dict[str, Any], output: str) -> bytes:
     _validation.import_optional("onnxscript", "export to ONNX")
-    names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
+    names = [output, "gates"][: len(program.graph_signature.user_outputs)]
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]
     versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
@@ -215,14 +216,14 @@ def _onnx(program: Any, details: dict[str, Any]) -> bytes:
     return proto.SerializeToString()
 
 
-def _torch(program: Any, details: dict[str, Any]) -> bytes:
+def _torch(program: Any, details: dict[str, Any], output: str) -> bytes:  # noqa: ARG001
     buffer = io.BytesIO()
     extra = {KEY: json.dumps({FORMAT: FILE_FORMAT, **details, "versions": {"torch": torch.__version__}})}
     torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
 
-_CONTENTS: dict[str, Callable[[Any, dict[str, Any]], bytes]] = {"onnx": _onnx, "torch": _torch}
+_CONTENTS: dict[str, Callable[[Any, dict[str, Any], str], bytes]] = {"onnx": _onnx, "torch": _torch}
 
 
 @torch.no_grad()

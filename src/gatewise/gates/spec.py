@@ -78,6 +78,18 @@ def _parse_options(text: str, full_text: str) -> dict[str, Any]:
     return options
 
 
+def parse_choice(what: str, text: str) -> tuple[str, dict[str, Any]]:
+    """Parse "name:option=value,..."; `what` names it in errors.
+
+    >>> parse_choice("a task", "ordinal:width=2")
+    ('ordinal', {'width': 2})
+    """
+    name, colon, options = _validation.check_str(what, text).strip().partition(":")
+    if colon and not options:
+        raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
+    return name, _parse_options(options, text)
+
+
 def _format_value(value: Any) -> str:
     """Format a value for `parse_value`."""
     if value is None or isinstance(value, bool):
@@ -85,8 +97,8 @@ def _format_value(value: Any) -> str:
     return "x".join(map(str, cast(Sequence[object], value))) if isinstance(value, tuple | list) else str(value)
 
 
-def _format(name: str, options: Mapping[str, Any]) -> str:
-    """Format "name:k=v,k=v"."""
+def format_choice(name: str, options: Mapping[str, Any]) -> str:
+    """Format a name and its options for `parse_choice`."""
     items = [f"{key}={_format_value(value)}".replace("e+", "e") for key, value in options.items()]
     return f"{name}:{','.join(items)}" if items else name
 
@@ -157,17 +169,15 @@ class GateChoice:
     def parse(cls, text: str) -> Self:
         """Parse "name:option=value,...@place"."""
         body, at, place = _validation.check_str("a gate", text).strip().partition("@")
-        name, colon, options = body.partition(":")
-        if colon and not options:
-            raise errors.InvalidValueError(f"no option after ':' in {text!r}; expected for example gct:mode=l1.")
         if at and not place:
             raise errors.InvalidValueError(
                 f"no place after '@' in {text!r}; expected one of {', '.join(sorted(PLACES))}."
             )
-        return cls(name, _parse_options(options, text), place or None)
+        name, options = parse_choice("a gate", body)
+        return cls(name, options, place or None)
 
     def __str__(self) -> str:
-        return _format(self.name, self.options) + (f"@{self.place}" if self.place else "")
+        return format_choice(self.name, self.options) + (f"@{self.place}" if self.place else "")
 
 
 Gates = tuple[GateChoice, ...]
@@ -260,7 +270,7 @@ class ModelSpec:
         return cls(name, _parse_options(options, text), parse_gates("+".join(gates)) if gates else ())
 
     def __str__(self) -> str:
-        return "+".join([_format(self.model, self.model_options), *map(str, self.gates)])
+        return "+".join([format_choice(self.model, self.model_options), *map(str, self.gates)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain values, for YAML and JSON."""

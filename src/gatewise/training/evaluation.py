@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.gaternet import GaterNet
+from gatewise.gaternet import run_with_gates
 from gatewise.training.distributed import Processes
 from gatewise.training.tasks import BatchResults
 
@@ -17,16 +17,25 @@ class Evaluation:
     """The result of an evaluation.
 
     Attributes:
-        results: scores and loss; for a GaterNet also the means of its open fraction and executed MACs.
+        scores: results of the task: its main score, further scores and the loss.
+        work: means of open fraction and executed MACs of a GaterNet; {} for other networks.
         record: tensors with one row per image, as `BatchResults.record` returns them.
         images: number of images.
         opened: number of images that opened each gate, (gates,); None without a gater.
+        warnings: lines about gates that do not learn.
     """
 
-    results: dict[str, Any]
+    scores: dict[str, Any]
+    work: dict[str, float]
     record: dict[str, Tensor]
     images: int
     opened: Tensor | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Scores and work."""
+        return {**self.scores, **self.work}
 
 
 @torch.no_grad()
@@ -45,19 +54,18 @@ def evaluate(
     work, opened, count = list[Tensor](), list[Tensor](), 0
     for images, labels in batches:
         count += len(images)
-        if isinstance(model, GaterNet):
-            output, gates = model.forward_with_gates(images)
-            work.append(torch.stack([model.open_fraction(gates).double(), model.executed_macs(gates)], 1))
+        output, gates = run_with_gates(model, images)
+        if gates is not None:
+            net: Any = model
+            work.append(torch.stack([net.open_fraction(gates).double(), net.executed_macs(gates)], 1))
             opened.append((gates > 0.5).sum(0))
-        else:
-            output = model(images)
         tally.update(output, labels)
     if processes is not None and processes.count > 1:
         tally.merge(processes)
         parts = processes.all_gather_object((count, [w.cpu() for w in work], [o.cpu() for o in opened]))
         count = sum(part[0] for part in parts)
         work, opened = ([tensor for part in parts for tensor in part[index]] for index in (1, 2))
-    results = tally.results()
+    means: dict[str, float] = {}
     if work:
-        results["open_fraction"], results["executed_macs"] = torch.cat(work).mean(0).tolist()
-    return Evaluation(results, tally.record(), count, torch.stack(opened).sum(0) if opened else None)
+        means["open_fraction"], means["executed_macs"] = torch.cat(work).mean(0).tolist()
+    return Evaluation(tally.results(), means, tally.record(), count, torch.stack(opened).sum(0) if opened else None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gatewise.core import _validation
-from gatewise.training.tasks import TITLES
+from gatewise.training.tasks import main_score
 
 _logger = logging.getLogger(__name__)
 
@@ -20,10 +20,10 @@ def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
         epochs: number of epochs of the training.
         row: the epoch's row of the log.
     """
-    score = next(score for score in TITLES if f"validation_{score}" in row)
+    score = main_score(row)
     return (
         f"{title}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4f}, "
-        f"{TITLES[score]} {100 * row[f'validation_{score}']:.2f} %, {row['images_per_second']:.0f} images/s"
+        f"{score.title} {score.text(row[f'validation_{score.name}'])}, {row['images_per_second']:.0f} images/s"
     )
 
 

@@ -11,7 +11,6 @@ from gatewise.core.run_files import CHECKPOINTS, CONFIG, LOG, METRICS, RECIPE, R
 from gatewise.core.schema import LogRow, of_file
 from gatewise.models.serialization import read_metrics
 from gatewise.training.checkpoint import complete_states, is_whole, state_progress
-from gatewise.training.recipe import Recipe
 
 
 def is_finished(folder: Path) -> bool:
@@ -33,19 +32,19 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
-    """Return the metrics of a finished run, or None if there is something to train.
+def check_may_train(out: Path, *, resume: bool) -> None:
+    """Raise unless a training may start in a folder, or continue there.
 
     Raises:
-        InvalidValueError: the folder contains a comparison, a run of another recipe, files of another program, or a
-            run while `resume` is not set.
+        InvalidValueError: the folder contains a comparison, files of another program, or a run while `resume` is not
+            set.
         DataError: the folder contains checkpoints or metrics that cannot be used.
     """
     if (out / RESULTS).exists():
         raise errors.InvalidValueError(f"{out} contains a comparison. Choose another --out.")
     if not holds_run(out):
         _check_folder_is_ours(out)
-        return None
+        return
     check_run_format(out)
     if not (out / RECIPE).exists():
         raise errors.DataError(f"{out} contains checkpoints or results but no {RECIPE}. Choose another --out.")
@@ -53,10 +52,6 @@ def claim(out: Path, recipe: Recipe, *, resume: bool) -> dict[str, Any] | None:
         raise errors.InvalidValueError(
             f"{out} already contains a run. Choose another --out, or continue with --resume."
         )
-    Recipe.load(out / RECIPE).check_same_recipe(recipe, out)
-    if is_finished(out):
-        return _finished(out)
-    return None
 
 
 def _check_folder_is_ours(out: Path) -> None:
@@ -78,7 +73,10 @@ def check_run_format(out: Path) -> None:
             continue
 
 
-def _finished(out: Path) -> dict[str, Any]:
+def finished_metrics(out: Path) -> dict[str, Any] | None:
+    """Return the metrics of a finished run, or None if there is something to train."""
+    if not is_finished(out):
+        return None
     try:
         return read_metrics(out)
     except errors.DataError as error:

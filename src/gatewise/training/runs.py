@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,12 +34,29 @@ from gatewise.data import (
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
 from gatewise.models.stored_spec import as_stored
-from gatewise.training import BatchResults, Recipe, make_task
+from gatewise.training import BatchResults, Recipe, Score, Task, TaskSpec
 from gatewise.training.run_folder import is_finished, read_log
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # maximum number of images and of values in a batch
-IMAGE_ENTRIES = ("classes", "mean", "std", "in_chans", "image_size")  # of config.json, which images need
+
+
+def _load(source: DataSource) -> Dataset | SegmentationDataset:
+    return source.load()
+
+
+def stored_task(file: Path, config: Mapping[str, Any]) -> Task:
+    """Return the task that `config`, the content of `config.json` or of an exported file, names."""
+    try:
+        task = TaskSpec.parse(config.get("task", "classify")).make(config["classes"])
+    except errors.GatewiseError as error:
+        raise errors.DataError(f"{file}: {error} Restore the file.") from None
+    if (outputs := config.get("num_classes", task.outputs)) != task.outputs:
+        raise errors.DataError(
+            f"{file}: task {task.name} has {task.outputs} outputs for {len(task.classes)} classes, but num_classes is "
+            f"{outputs}. Restore the file."
+        )
+    return task
 
 
 @dataclass(eq=False)
@@ -60,7 +77,7 @@ class Run:
     slug: str
     data: str | None = None
     split: Split = "validation"
-    load: Callable[[DataSource], Dataset | SegmentationDataset] = DataSource.load
+    load: Callable[[DataSource], Dataset | SegmentationDataset] = _load
 
     @classmethod
     def open(cls, folder: str | Path, data: str | None = None) -> "Run":
@@ -86,13 +103,13 @@ class Run:
             DataError: the run has not finished, a file is missing or damaged, or `data` is not available or has other
                 classes, image channels or image sizes.
         """
-        self.check_entries(*IMAGE_ENTRIES)
-        _ = self.model, self.recipe, self.metrics, self.log, self.dataset
+        self.check_image_entries()
+        _ = self.model, self.task, self.recipe, self.metrics, self.log, self.dataset
         return self
 
-    def check_entries(self, *names: str) -> None:
-        """Raise `DataError` if `config.json` lacks one of these entries."""
-        _validation.entries_of(self.folder / CONFIG, self.config, *names)
+    def check_image_entries(self) -> None:
+        """Raise `DataError` if `config.json` lacks the classes or the preprocessing of images."""
+        check_image_entries(self.folder / CONFIG, self.config)
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -104,7 +121,13 @@ class Run:
         """Content of `metrics.json`."""
         if not is_finished(self.folder):
             raise self._not_finished(METRICS)
-        return read_metrics(self.folder)
+        metrics = read_metrics(self.folder)
+        if (found := metrics.get("score", "accuracy")) != (expected := self.score.name):
+            raise errors.DataError(
+                f"{self.folder / METRICS}: expected {expected!r} as the score of task {self.task.name}, got {found!r}. "
+                f"Restore the file."
+            )
+        return metrics
 
     def _not_finished(self, absent: str) -> errors.DataError:
         return errors.DataError(
@@ -119,7 +142,7 @@ class Run:
     @functools.cached_property
     def log(self) -> list[dict[str, Any]]:
         """Rows of the training log, one per epoch; [] if there is none."""
-        rows, wanted = read_log(self.folder), f"validation_{self.score}"
+        rows, wanted = read_log(self.folder), f"validation_{self.score.name}"
         for number, row in enumerate(rows, 1):
             if not isinstance(row.get(wanted), int | float):
                 raise errors.DataError(
@@ -202,19 +225,23 @@ class Run:
         return self.config["classes"]
 
     @property
-    def task(self) -> str:
-        """Task of the network: "classify" or "segment"."""
-        return self.config.get("task", "classify")
+    def task(self) -> Task:
+        """What the network was trained to do; its own options are those in `config.json`."""
+        task = stored_task(self.folder / CONFIG, self.config)
+        if not (self.folder / RECIPE).exists():
+            return task
+        stored = self.config.get("task", "classify")
+        return dataclasses.replace(self.recipe, task=stored).task_spec.make(self.classes)
 
     @property
-    def score(self) -> str:
-        """Name of the main score, a key of `TITLES`."""
-        return self.metrics.get("score", "accuracy")
+    def score(self) -> Score:
+        """The main score."""
+        return self.task.score
 
     @property
     def image_classes(self) -> list[str]:
-        """Names of the classes of images; empty for segmentation, where each pixel has a class."""
-        return self.classes if self.task == "classify" else []
+        """Names of the classes of images; empty if an image has no class, as in segmentation."""
+        return self.classes if self.task.class_per_image else []
 
     @property
     def spec(self) -> ModelSpec:
@@ -229,8 +256,7 @@ class Run:
 
     def new_results(self) -> BatchResults:
         """Return an empty accumulator of the scores on the images."""
-        assert self.dataset is not None
-        return make_task(self.recipe, self.dataset).new_results(self.device)
+        return self.task.new_results(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of the images in order, normalised, and of their labels or masks."""
@@ -277,6 +303,12 @@ class Run:
         return make_batches(images, size, mean, std, **options).evaluation()
 
 
+def check_image_entries(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `DataError` if the metadata of a network, read from `file`, lacks the classes or the preprocessing."""
+    present = {name: value for name, value in config.items() if value is not None}
+    _validation.entries_of(file, present, "classes", "mean", "std", "in_chans", "image_size")
+
+
 @dataclass(frozen=True)
 class FirstImages:
     """Batches of the first `count` images of a run (None: all); can be iterated over repeatedly."""
@@ -313,7 +345,7 @@ def open_runs(folders: Sequence[str | Path], data: str | None = None, split: Spl
     _validation.check_one_of("split", split, ("validation", "train"))
     if not folders:
         raise errors.InvalidValueError("no run to explain; give at least one run folder.")
-    load = functools.cache(DataSource.load)  # runs of a comparison share one data set
+    load = functools.cache(_load)  # runs of a comparison share one data set
     names = _names(folders)
     runs = [Run.open(folder, data) for folder in folders]
     for run, run.name, run.slug in zip(runs, names, _slugs(names), strict=True):

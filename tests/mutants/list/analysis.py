@@ -246,7 +246,7 @@ CHANGES = {
         },
         "Run.checked": {
             "files of a run are read after long work": replace(
-                "(self.model, self.recipe, self.metrics, self.log, self.dataset)", "self.recipe"
+                "(self.model, self.task, self.recipe, self.metrics, self.log, self.dataset)", "self.recipe"
             ),
         },
         "Run.log": {
@@ -279,7 +279,7 @@ CHANGES = {
     "analysis/sections.py": {
         "overview": {
             "runs on other images side by side": replace(
-                "len({replace(run.source, loading='auto', crop_size=None) for run in runs}) == 1", "True"
+                "len({run.source.of_validation() for run in runs}) == 1", "True"
             ),
         },
         "_of_run": {
@@ -289,7 +289,7 @@ CHANGES = {
             ),
         },
     },
-    "analysis/statistics.py": {
+    "core/statistics.py": {
         "mean_interval": {
             "normal instead of t": replace(
                 "_stats().t.ppf(0.5 + LEVEL / 2, len(values) - 1)", "_stats().norm.ppf(0.5 + LEVEL / 2)"
@@ -326,6 +326,7 @@ CHANGES = {
             "verdict without correction's limit": replace(
                 "corrected_p is None or corrected_p >= 1 - LEVEL", "corrected_p is None"
             ),
+            "higher is always better": replace("(difference.mean > 0) == higher_is_better", "difference.mean > 0"),
         },
     },
     "analysis/thumbnails.py": {

@@ -37,7 +37,7 @@ CHANGES = {
         "_results": {
             "precisions are mixed": replace("check_one_precision", "dict"),
             "work of the dense network compared": replace("_work(metrics[name])", "{}"),
-            "a comparison is judged by accuracy": replace("opened[baseline][0].score", "'pixel_accuracy'"),
+            "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "first gate is the baseline": replace("'none' if 'none' in runs else next(iter(runs))", "next(iter(runs))"),
             "p not corrected": replace(
                 "statistics.holm([d.p for d in differences.values()])", "[d.p for d in differences.values()]"

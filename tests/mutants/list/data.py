@@ -96,7 +96,7 @@ CHANGES = {
         },
     },
     "data/load.py": {
-        "DataSource.load": {
+        "PairSource.load": {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
         "load_dataset": {

@@ -78,15 +78,38 @@ CHANGES = {
             ),
         },
     },
-    "training/learner.py": {
-        "Learner.__init__": {
-            "nonfinite initial weights trained": remove(
-                "check_weights_finite(recipe.initial_weights or recipe.spec, model, 'Start from other weights')"
-            ),
-            "precision of the process's first run": remove("accelerate.state.AcceleratorState._reset_state()"),
-            "gates with other options reused": remove("_check_same_gates(recipe, config)"),
-            "initial weights ignored": replace("_load_initial(model, recipe.initial_weights)", "({}, None)"),
+    "training/from_recipe.py": {
+        "train": {
+            "held: trainings do not lock": replace("with processes.holding_folder(out):\n    ...", "if True:\n    ..."),
+            "unwritable folder found late": remove("processes.on_main_process(functools.partial(check_writable, out))"),
+            "bar left running": remove("progress.stop()"),
+            "another recipe resumed": remove("Recipe.load(out / RECIPE).check_same_recipe(recipe, out)"),
         },
+        "Setup.announce": {
+            "unused weights not reported": replace("self.initial.transfer is not None", "False"),
+        },
+        "_build": {
+            "model weights unseeded": remove("seed=seed"),
+            "networks tried on no image": replace(
+                "model(torch.zeros(1, dataset.channels, *dataset.size))", "torch.zeros(1, len(dataset.classes))"
+            ),
+        },
+    },
+    "training/initial.py": {
+        "load_initial": {
+            "nonfinite initial weights trained": remove(
+                "check_weights_finite(weights or spec, model, 'Start from other weights')"
+            ),
+            "gates with other options reused": remove("_check_same_gates(spec, weights, config)"),
+            "initial weights ignored": replace("_load(model, weights)", "({}, None)"),
+        },
+        "_normalisation": {
+            "normalisation of the new data": replace(
+                "len(config.get('mean', ())) == len(config.get('std', ())) == dataset.channels", "False"
+            ),
+        },
+    },
+    "training/learner.py": {
         "Learner.best_model": {
             "average not kept": replace(
                 "self.plain_model if self.average is None else self.average.module", "self.plain_model"
@@ -97,8 +120,8 @@ CHANGES = {
             "gradients not checked": replace("check_gradients_finite(self.plain_model)", "pass"),
             "the loss of one process logged": replace("(rows[:, 0].mean(), rows[:, 1].sum())", "(loss.detach(), hits)"),
             "the same noise in every process": replace(
-                "((self.recipe.seed << 32) + number) * processes.count + processes.rank",
-                "(self.recipe.seed << 32) + number",
+                "((self.seed << 32) + number) * processes.count + processes.rank",
+                "(self.seed << 32) + number",
             ),
             "side outputs without their weight": replace(
                 "self.side_weight * self.task.loss(side, targets)", "self.task.loss(side, targets)"
@@ -108,13 +131,13 @@ CHANGES = {
                 "{'the loss of the output': self.task.loss(logits, targets), \"the gates' loss\": gate_loss(self.model)}",
                 "{'the loss of the output': self.task.loss(logits, targets)}",
             ),
-            "rate not set": replace("group['lr'] = rate", "group['lr'] = self.recipe.lr"),
+            "rate not set": replace("group['lr'] = rate", "pass"),
             "gradients not cleared": remove("self.optimizer.zero_grad()"),
             "dropout not reseeded": remove(
-                "seed_generators(((self.recipe.seed << 32) + number) * processes.count + processes.rank)"
+                "seed_generators(((self.seed << 32) + number) * processes.count + processes.rank)"
             ),
             "mixed with the labels of one image": replace(
-                "images, targets = self.mix(images, labels)", "images, _ = self.mix(images, labels)"
+                "images, targets = self.task.mix(images, labels)", "images, _ = self.task.mix(images, labels)"
             ),
         },
         "Learner.not_finite": {
@@ -129,93 +152,77 @@ CHANGES = {
         "Learner._modules": {
             "average not saved": replace("{} if self.average is None else {'ema': self.average.module}", "{}"),
         },
-        "build_model": {
-            "model weights unseeded": remove("seed=recipe.seed"),
-            "networks tried on no image": replace(
-                "model(torch.zeros(1, dataset.channels, *dataset.size))", "torch.zeros(1, len(dataset.classes))"
-            ),
+        "_accelerator": {
+            "precision of the process's first run": remove("accelerate.state.AcceleratorState._reset_state()"),
         },
-        "_normalisation": {
-            "normalisation of the new data": replace(
-                "len(config.get('mean', ())) == len(config.get('std', ())) == dataset.channels", "False"
+        "resolve_precision": {
+            "bf16 on every processor": replace(
+                "'bf16' if capabilities.get('amx_bf16') or capabilities.get('avx512_bf16') else 'fp32'",
+                "'bf16' if capabilities.get('amx_bf16') or capabilities.get('avx512_bf16') else 'bf16'",
             ),
-        },
-        "_optimizer": {
-            "decay on beta": replace(
-                "parameter_groups(model, recipe.weight_decay)",
-                "[{'params': list(model.parameters()), 'weight_decay': recipe.weight_decay}]",
-            ),
-        },
-        "_mix": {
-            "smoothed twice": replace("label_smoothing=0.0", "label_smoothing=recipe.label_smoothing"),
         },
     },
     "training/loop.py": {
-        "train": {
-            "held: trainings do not lock": replace(
-                "with processes.holding_folder(Path(out)):\n    ...", "if True:\n    ..."
-            ),
-        },
-        "_train": {
-            "unwritable folder found late": remove("processes.on_main_process(functools.partial(check_writable, out))"),
-            "bar left running": remove("progress.stop()"),
-        },
-        "_Run.__init__": {
-            "unused weights not reported": replace("learner.transfer is not None", "False"),
-        },
-        "_Run.train": {
+        "Training.run": {
             "a training restarts": replace(
-                "checkpoint = self._find_checkpoint()",
-                "checkpoint = self._find_checkpoint() and None; self.epoch = self.step = 0",
+                "checkpoint = self._find_position()",
+                "checkpoint = self._find_position() and None; self.epoch = self.step = 0",
             ),
             "controller not given the schedule": remove(
-                "set_total_steps(self.learner.plain_model, self.recipe.epochs * self.batches.steps)"
+                "set_total_steps(self.learner.plain_model, self.epochs * self.steps)"
             ),
             "a schedule for each stage": replace(
-                "self.learner.begin(stage)",
-                "self.learner.begin(stage); set_total_steps(self.learner.plain_model, len(stage.epochs) * self.batches.steps)",
+                "self._begin(stage, checkpoint)",
+                "self._begin(stage, checkpoint); set_total_steps(self.learner.plain_model, len(stage.epochs) * self.steps)",
             ),
         },
-        "_Run._find_checkpoint": {
-            "oldest checkpoint restored": replace("states[-1]", "states[0]"),
-            "position within the epoch lost": replace("progress['step']", "0"),
+        "Training._find_position": {
+            "oldest checkpoint restored": replace(
+                "states = complete_states(self.checkpoints)", "states = complete_states(self.checkpoints)[::-1]"
+            ),
+            "position within the epoch lost": replace("position['step']", "0"),
             "losses before the interruption lost": replace(
-                "list(torch.tensor(progress['losses'], device=self.accelerator.device))", "[]"
+                "list(torch.tensor(position['losses'], device=self.device))", "[]"
             ),
         },
-        "_Run._open_log": {
-            "log keeps rows of epochs trained again": replace(
-                "[row for row in read_log(self.out) if row['epoch'] <= self.epoch]", "read_log(self.out)"
-            ),
-        },
-        "_Run._train_epoch": {
+        "Training._train_epoch": {
             "training stays in eval mode": remove("self.learner.model.train()"),
             "rate not warmed again": replace("self.epoch - stage.epochs.start", "self.epoch"),
         },
-        "_Run._end_epoch": {
-            "an undefined score is used": replace("not math.isfinite(evaluation[self.learner.task.score])", "False"),
-            "nonfinite weights kept": replace("not math.isfinite(evaluation['loss'])", "False"),
+        "Training._check_evaluation": {
+            "an undefined score is used": replace("not math.isfinite(evaluation.scores[task.score.name])", "False"),
+            "nonfinite weights kept": replace("not math.isfinite(loss)", "False"),
         },
-        "_Run._stop_if_asked": {
-            "signal ignored": replace("not signal", "True"),
+        "Training._stop_if_asked": {
+            "signal ignored": replace("if signal:\n    ...", "if False:\n    ..."),
         },
-        "_Run._check_scores_finite": {
-            "loss scale of zero not detected": replace("self.accelerator.scaler", "None"),
+        "Training._check_losses_finite": {
+            "loss scale of zero not detected": replace("self.learner.accelerator.scaler", "None"),
             "nan not detected": replace("if len(bad):\n    ...", "if False:\n    ..."),
             "wrong step of nan": replace("len(self.losses) - len(recent) + int(bad[0])", "int(bad[0])"),
         },
-        "_Run._save": {
+        "Training._save": {
             "nonfinite statistics saved": replace("next(filter(None, names), None)", "None"),
         },
-        "_Run.finish": {
-            "best instead of last accuracy": replace(
-                "_work(evaluation)", "{'accuracy': max(row['validation_accuracy'] for row in self.rows)}"
+    },
+    "training/optimizer.py": {
+        "make_optimizer": {
+            "decay on beta": replace(
+                "parameter_groups(model, weight_decay)",
+                "[{'params': list(model.parameters()), 'weight_decay': weight_decay}]",
             ),
-            "speed of the last epoch": replace("statistics.median", "max"),
-            "metrics written first": replace(
-                "save_model(self.out, learner.best_model, self.recipe.spec, details)",
-                "write_metrics(self.out, metrics); save_model(self.out, learner.best_model, self.recipe.spec, details)",
-            ),
+        },
+    },
+    "training/options.py": {
+        "TaskOptions.__post_init__": {
+            "fields of another task are ignored": remove("self._check_all_used()"),
+        },
+        "TaskOptions.task_spec": {
+            "own options of a task are lost": replace("{**spec.options, **given}", "given"),
+        },
+        "Schedule.rate": {
+            "learning rate starts at 0": off_by_one("step + 1"),
+            "rate does not reach 0": replace("steps - rising", "steps"),
         },
     },
     "training/progress.py": {
@@ -224,9 +231,6 @@ CHANGES = {
         },
     },
     "training/recipe.py": {
-        "Recipe.__post_init__": {
-            "fields of another task are ignored": remove("self._check_task_fields()"),
-        },
         "Recipe.of_comparison": {
             "a stage for gates without parameters": replace("any((choice.learns for choice in gates))", "gates"),
             "stages for networks without gates": replace("gate_epochs", "self.gate_epochs"),
@@ -239,28 +243,46 @@ CHANGES = {
                 "(yaml.YAMLError, ValueError, RecursionError)", "(yaml.YAMLError, RecursionError)"
             ),
         },
-        "Recipe.learning_rate": {
-            "learning rate starts at 0": off_by_one("step + 1"),
-            "rate does not reach 0": replace("steps - rising", "steps"),
+    },
+    "training/results.py": {
+        "write_results": {
+            "best instead of last accuracy": replace(
+                "evaluation.results",
+                "{**evaluation.results, 'accuracy': max(row['validation_accuracy'] for row in log.rows)}",
+            ),
+            "speed of the last epoch": replace("statistics.median", "max"),
+            "metrics written first": replace(
+                "save_model(out, learner.best_model, spec, details)",
+                "write_metrics(out, metrics); save_model(out, learner.best_model, spec, details)",
+            ),
         },
-        "resolve_precision": {
-            "bf16 on every processor": replace(
-                "'bf16' if capabilities.get('amx_bf16') or capabilities.get('avx512_bf16') else 'fp32'",
-                "'bf16' if capabilities.get('amx_bf16') or capabilities.get('avx512_bf16') else 'bf16'",
+    },
+    "training/run_log.py": {
+        "RunLog.__init__": {
+            "log keeps rows of epochs trained again": replace(
+                "[row for row in read_log(out) if row['epoch'] <= epoch]", "read_log(out)"
             ),
         },
     },
     "training/run_folder.py": {
-        "claim": {
+        "check_may_train": {
             "recipe checked before its format": remove("check_run_format(out)"),
             "files of others are overwritten": remove("_check_folder_is_ours(out)"),
-            "another recipe resumed": remove("Recipe.load(out / RECIPE).check_same_recipe(recipe, out)"),
-            "finished run trained again": replace("return _finished(out)", "pass"),
             "results without a recipe reused": replace("not (out / RECIPE).exists()", "False"),
+        },
+        "finished_metrics": {
+            "finished run trained again": replace("read_metrics(out)", "None"),
         },
         "_damaged_and_intact": {
             "damaged checkpoint reported as good": replace("is_whole(state)", "True"),
             "oldest checkpoint named": drop_call("reversed"),
+        },
+    },
+    "training/runs.py": {
+        "stored_task": {
+            "classes need not be as many as outputs": replace(
+                "(outputs := config.get('num_classes', task.outputs)) != task.outputs", "False"
+            ),
         },
     },
     "training/signals.py": {
@@ -272,20 +294,55 @@ CHANGES = {
             "handlers kept": replace("signal.signal(number, handler)", "pass"),
         },
     },
-    "training/tasks.py": {
+    "training/tasks/base.py": {
         "BatchResults.merge": {
             "sums of a metric of one process": replace(
                 "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"
             ),
         },
+        "task_class": {
+            "any task is accepted": replace(
+                "_registry[_validation.check_one_of('task', name, task_names())]",
+                "_registry.get(name, _registry['classify'])",
+            ),
+        },
+        "register_task": {
+            "a second task of a name": replace("name in _registry", "False"),
+        },
+        "register_task.register": {
+            "a score with two meanings": replace("(known := _scores().get(score.name, score)) != score", "False"),
+        },
+        "TaskSpec.parse": {
+            "a misspelled option of a task is ignored": remove(
+                "_validation.check_known_options(f'task {name!r}', options, kind.parameters())"
+            ),
+        },
+        "main_score": {
+            "the validation loss as the main score": replace("name != 'loss'", "name"),
+        },
+    },
+    "training/tasks/classify.py": {
+        "Classification.prepare": {
+            "smoothed twice": replace("label_smoothing=0.0", "label_smoothing=self.label_smoothing"),
+        },
+        "Classification.prediction": {
+            "top_k is always five": replace("min(top_k, len(logits))", "min(5, len(logits))"),
+        },
         "Classification.loss": {
-            "label smoothing ignored": remove("label_smoothing=self.recipe.label_smoothing"),
+            "label smoothing ignored": remove("label_smoothing=self.label_smoothing"),
         },
         "_ClassificationResults.update": {
             "validation loss of the logits": replace("logits.float()", "logits.float().softmax(1)"),
         },
+    },
+    "training/tasks/segment.py": {
         "Segmentation.loss": {
-            "class weights never used": replace("weights", "None"),
+            "class weights never used": replace(
+                "None if self.weights is None else self.weights.to(logits.device)", "None"
+            ),
+        },
+        "Segmentation.score": {
+            "a binary segmenter scored by the mean": replace("_IOU if self.outputs == 1 else _MEAN_IOU", "_MEAN_IOU"),
         },
         "_SegmentationResults.results": {
             "the mean over all classes, absent ones too": replace("iou.nanmean", "iou.nan_to_num().mean"),
@@ -303,7 +360,10 @@ CHANGES = {
             ),
             "one map as if it were two": replace("torch.zeros_like(logits)", "-logits"),
         },
-        "pixel_hits": {
+        "Segmentation.prediction": {
+            "masks of the scaled size": replace("(picture.height, picture.width)", "(16, 16)"),
+        },
+        "Segmentation.hits": {
             "hits count ignored pixels": replace("counted.flatten(1).sum(1).clamp(min=1)", "counted[0].numel()"),
         },
         "_median_frequency": {

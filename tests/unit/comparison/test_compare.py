@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 import gatewise as gw
 from gatewise.comparison import compare, table
@@ -23,7 +23,7 @@ from gatewise.gates.spec import parse_gates, parse_gates_list
 from gatewise.graph import place_names
 from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_model, read_metrics, write_metrics
-from gatewise.training import Progress, Recipe, learner
+from gatewise.training import Progress, Recipe, from_recipe
 from support.few_digits import QUICK, RECIPE, few_digits, few_rounds  # noqa: F401 - fixtures
 
 GATES = ["se", "none", "gc@stage_end"]
@@ -52,14 +52,15 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
     """Return a comparison of three gates on digits with two seeds."""
     out = tmp_path_factory.mktemp("comparison") / "out"
     backbones, batches = [], []
-    build_model, training = learner.build_model, Batches.training
+    build, training = from_recipe.build, Batches.training
 
-    def recording_model(*args: Any, **options: Any) -> nn.Module:
-        model = build_model(*args, **options)
+    def recording_build(*args: Any, **options: Any) -> from_recipe.Setup:
+        setup = build(*args, **options)
+        model = setup.learner.plain_model
         gates = tuple(gw.gates_in(model))
         backbones.append({k: v.clone() for k, v in model.state_dict().items() if not k.startswith(gates or "-")})
         batches.append([])
-        return model
+        return setup
 
     def recording_batches(*args: Any, **options: Any) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in training(*args, **options):
@@ -67,7 +68,7 @@ def done(few_rounds: None, tmp_path_factory: pytest.TempPathFactory) -> Comparis
             yield images, labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "build_model", recording_model)
+        patch.setattr(from_recipe, "build", recording_build)
         patch.setattr(Batches, "training", recording_batches)
         results = compare(RECIPE, [parse_gates(text) for text in GATES], 2, out)
     return Comparison(out, results, backbones, batches)
@@ -256,7 +257,7 @@ def test_repeated_comparison_only_writes_report(
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(learner, "build_model", no_model)
+    monkeypatch.setattr(from_recipe, "build", no_model)
     again = compare(RECIPE, [parse_gates(text) for text in GATES], 2, tmp_path / "out")
     assert content_of(tmp_path / "out" / "runs") == runs
     assert (tmp_path / "out" / "report.html").exists()

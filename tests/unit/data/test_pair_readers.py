@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 
 from gatewise.data import (
-    DataSource,
+    PairSource,
     SegmentationDataset,
     SegmentationSplit,
     load,
@@ -313,8 +313,7 @@ def test_auto_streams_many_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_source_passes_its_options_on(tmp_path: Path) -> None:
     split_first(tmp_path)
-    source = DataSource(
-        task="segment",
+    source = PairSource(
         data=str(tmp_path),
         image_size=8,
         loading="stream",

@@ -16,7 +16,8 @@ from gatewise.data import Batches, Dataset, seed_generators
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.models.serialization import load_model
 from gatewise.models.weights import load_weights
-from gatewise.training import Recipe, learner, train
+from gatewise.training import Recipe, initial, learner, train
+from gatewise.training.from_recipe import build
 from support.small_runs import DATASET, RECIPE, SHIFT, Interrupting, Stop, equal, log, trained, weights
 
 TUNED = dataclasses.replace(RECIPE, gate="gct", epochs=3, gate_epochs=1)
@@ -79,11 +80,11 @@ def test_pretrained_timm_networks_keep_their_normalisation(monkeypatch: pytest.M
     model = gw.make_model("resnet18", num_classes=3)
     coloured = Dataset("", ("a", "b", "c"), *[_coloured()] * 2, padding=1, flip=True)
     recipe = Recipe(model="resnet18:pretrained=true")
-    mean, std = learner._normalisation(recipe, model, {}, coloured)
+    mean, std = initial._normalisation(recipe.spec, model, {}, coloured)
     torch.testing.assert_close(mean, 255 * torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(std, 255 * torch.tensor([0.229, 0.224, 0.225]))
     assert torch.equal(
-        learner._normalisation(Recipe(model="resnet18"), model, {}, coloured)[0], coloured.statistics()[0]
+        initial._normalisation(Recipe(model="resnet18").spec, model, {}, coloured)[0], coloured.statistics()[0]
     )
 
 
@@ -145,7 +146,7 @@ def by_hand(recipe: Recipe, plain: Path) -> nn.Module:
             for step, (images, labels) in enumerate(batches.training(epoch, seed=recipe.seed, augmentation=SHIFT)):
                 for group in optimizer.param_groups:
                     done = (epoch - stage.epochs.start) * batches.steps
-                    group["lr"] = recipe.learning_rate(done + step, steps)
+                    group["lr"] = recipe.schedule.rate(done + step, steps)
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(images), labels).backward()
                 optimizer.step()
@@ -163,7 +164,7 @@ def test_rate_warms_up_again_in_second_stage(tmp_path: Path) -> None:
     recipe = dataclasses.replace(TUNED, epochs=4, gate_epochs=2)
     trained(tmp_path / "run", recipe)
     assert [row["lr"] for row in log(tmp_path / "run")] == pytest.approx([
-        recipe.learning_rate(step, 6) for step in (2, 5, 2, 5)
+        recipe.schedule.rate(step, 6) for step in (2, 5, 2, 5)
     ])
 
 
@@ -253,7 +254,7 @@ def test_optional_techniques_are_unchanged_by_interruption(tmp_path: Path, chang
 
 def test_mixup_mixes_images_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECIPE, mixup=0.4, label_smoothing=0.1)
-    network = learner.Learner(recipe, DATASET)
+    network = build(recipe, DATASET).learner
     network.begin(recipe.stages[0])
     seen: list[tuple[Tensor, Tensor]] = []
     loss = network.task.loss

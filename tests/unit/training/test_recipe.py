@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 from gatewise.gates.spec import ModelSpec
 from gatewise.training import Recipe
-from gatewise.training.recipe import resolve_precision
+from gatewise.training.learner import resolve_precision
 
 EVERYTHING = Recipe(
     data="somewhere/images",
@@ -169,7 +169,7 @@ def test_missing_file_rejected(tmp_path: Path) -> None:
 @given(lr=st.floats(1e-4, 10), warmup=st.floats(0, 0.9), steps=st.integers(2, 400))
 def test_rate_rises_linearly_and_falls_to_0(lr: float, warmup: float, steps: int) -> None:
     recipe = Recipe(lr=lr, warmup=warmup)
-    rates = [recipe.learning_rate(step, steps) for step in range(steps)]
+    rates = [recipe.schedule.rate(step, steps) for step in range(steps)]
     rising = round(warmup * steps)
     falling = steps - rising
     assert all(0 < rate <= lr * (1 + 1e-12) for rate in rates)
@@ -182,7 +182,7 @@ def test_rate_rises_linearly_and_falls_to_0(lr: float, warmup: float, steps: int
 
 
 def test_rate_falls_as_half_cosine() -> None:
-    rates = [Recipe(lr=2.0, warmup=0.0).learning_rate(step, 6) for step in range(6)]
+    rates = [Recipe(lr=2.0, warmup=0.0).schedule.rate(step, 6) for step in range(6)]
     expected = [2.0, 1 + math.sqrt(3) / 2, 1.5, 1.0, 0.5, 1 - math.sqrt(3) / 2]
     assert rates == pytest.approx(expected)
 

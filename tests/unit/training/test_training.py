@@ -21,7 +21,8 @@ from gatewise.data import Batches, Dataset
 from gatewise.errors import DataError, InvalidValueError, TrainingError
 from gatewise.gates import registry
 from gatewise.models.serialization import load_model
-from gatewise.training import Progress, Recipe, learner, loop, train
+from gatewise.training import Progress, Recipe, from_recipe, learner, loop, results, train
+from gatewise.training.options import Schedule
 from support.small_runs import (
     DATASET,
     RECIPE,
@@ -108,7 +109,7 @@ def by_hand(recipe: Recipe, make_optimizer: Callable[[list[dict[str, Any]]], tor
     for epoch in range(recipe.epochs):
         for step, (images, labels) in enumerate(batches.training(epoch, seed=recipe.seed, augmentation=SHIFT)):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(epoch * batches.steps + step, recipe.epochs * batches.steps)
+                group["lr"] = recipe.schedule.rate(epoch * batches.steps + step, recipe.epochs * batches.steps)
             logs = model(images).log_softmax(1)
             hit = logs[torch.arange(len(labels)), labels].mean()
             loss = -(1 - recipe.label_smoothing) * hit - recipe.label_smoothing * logs.mean()
@@ -162,13 +163,15 @@ def test_interrupted_training_with_gates_and_adamw_is_identical(tmp_path: Path) 
 
 
 def test_dropout_is_same_after_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "make_model", lambda *a, **k: nn.Sequential(nn.Dropout(0.3), gw.make_model(*a, **k)))
+    monkeypatch.setattr(
+        from_recipe, "make_model", lambda *a, **k: nn.Sequential(nn.Dropout(0.3), gw.make_model(*a, **k))
+    )
     with pytest.raises(Stop):
         trained(tmp_path / "resumed", progress=Interrupting(2))
     torch.manual_seed(123)
     resumed = trained(tmp_path / "resumed", resume=True)
     assert equal(resumed, trained(tmp_path / "uninterrupted"))
-    monkeypatch.setattr(learner, "make_model", lambda *a, **k: nn.Sequential(nn.Identity(), gw.make_model(*a, **k)))
+    monkeypatch.setattr(from_recipe, "make_model", lambda *a, **k: nn.Sequential(nn.Identity(), gw.make_model(*a, **k)))
     assert not equal(resumed, trained(tmp_path / "without"))
 
 
@@ -180,7 +183,7 @@ def test_run_is_complete_only_with_all_results(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, part, stop)
+        patch.setattr(results, part, stop)
         with pytest.raises(Stop):
             trained(tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.json").exists()
@@ -322,7 +325,7 @@ def test_log_has_one_row_per_epoch(run: Path) -> None:
     rows = log(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["step"] for row in rows] == [3, 6, 9]
-    assert [row["lr"] for row in rows] == pytest.approx([RECIPE.learning_rate(step, 9) for step in (2, 5, 8)])
+    assert [row["lr"] for row in rows] == pytest.approx([RECIPE.schedule.rate(step, 9) for step in (2, 5, 8)])
     for row in rows:
         assert set(row) == {
             *("epoch", "step", "loss", "train_accuracy", "validation_loss", "validation_accuracy", "lr"),
@@ -374,9 +377,9 @@ def test_config_describes_inputs_of_model(run: Path) -> None:
 
 
 def test_result_is_that_of_last_epoch_not_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rate = Recipe.learning_rate
+    rate = Schedule.rate
     rates = lambda self, step, steps: 0.2 if step >= steps - 3 else rate(self, step, steps)  # noqa: E731
-    monkeypatch.setattr(Recipe, "learning_rate", rates)  # the last epoch destroys what the others learned
+    monkeypatch.setattr(Schedule, "rate", rates)  # the last epoch destroys what the others learned
     metrics = train(dataclasses.replace(RECIPE, epochs=8), tmp_path / "run", dataset=DATASET)
     accuracies = [row["validation_accuracy"] for row in log(tmp_path / "run")]
     saved = load_file(tmp_path / "run" / "predictions.safetensors")

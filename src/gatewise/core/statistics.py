@@ -64,17 +64,17 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     return PairedDifference(estimate.mean, estimate.low, estimate.high, p)
 
 
-def image_bootstrap(correct: Tensor, baseline: Tensor, resamples: int = 9999) -> Estimate:
-    """Return the mean accuracy difference with a 95 % percentile bootstrap interval over images.
+def image_bootstrap(values: Tensor, baseline: Tensor, resamples: int = 9999) -> Estimate:
+    """Return the difference of a mean over images, such as accuracy, with a 95 % percentile bootstrap interval.
 
     The question differs from that of `paired_difference`: would these trained networks differ on other images?
 
     Args:
-        correct: whether each image was classified correctly, (seeds, images), bool.
+        values: value of each image, such as whether it was classified correctly, (seeds, images).
         baseline: the same for the baseline, with the same seeds and images.
         resamples: number of bootstrap resamples of the images.
     """
-    differences = (correct.double().mean(0) - baseline.double().mean(0)).numpy()  # (images,)
+    differences = (values.double().mean(0) - baseline.double().mean(0)).numpy()  # (images,)
     mean = float(differences.mean())
     if not differences.any():
         return Estimate(mean, None, None)
@@ -143,11 +143,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def verdict(difference: PairedDifference, corrected_p: float | None) -> str:
+def verdict(difference: PairedDifference, corrected_p: float | None, *, higher_is_better: bool = True) -> str:
     """Return "better", "worse" or "no difference shown"."""
     if corrected_p is None or corrected_p >= 1 - LEVEL:
         return "no difference shown"
-    return "better" if difference.mean > 0 else "worse"
+    return "better" if (difference.mean > 0) == higher_is_better else "worse"
 
 
 def _stats() -> Any:

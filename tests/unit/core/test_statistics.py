@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from gatewise.analysis.statistics import (
+from gatewise.core.statistics import (
     Estimate,
     PairedDifference,
     holm,

@@ -1,0 +1,244 @@
+"""From a recipe to a training: everything that reads a recipe to build what the loop needs.
+
+A run folder contains `recipe.yaml`, `log.jsonl` (one line per epoch), `checkpoints/` (the last two) and TensorBoard
+logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.safetensors` and, as the last file,
+`metrics.json` are added: a run is complete if `metrics.json` exists.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gatewise import errors
+from gatewise.core.files import check_writable
+from gatewise.core.run_files import CHECKPOINTS, RECIPE
+from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
+from gatewise.gates.spec import ModelSpec
+from gatewise.graph import evaluation_mode
+from gatewise.insertion.tuning import Stage, gate_parameters
+from gatewise.models.create import make_model
+from gatewise.training.checkpoint import complete_states
+from gatewise.training.distributed import Processes
+from gatewise.training.initial import Initial, load_initial
+from gatewise.training.learner import Learner
+from gatewise.training.loop import Training
+from gatewise.training.optimizer import make_optimizer
+from gatewise.training.options import Schedule
+from gatewise.training.progress import Progress
+from gatewise.training.recipe import Recipe
+from gatewise.training.results import write_results
+from gatewise.training.run_folder import check_may_train, finished_metrics, holds_run, last_good
+from gatewise.training.tasks import Task
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    dataset: Dataset | SegmentationDataset | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train the recipe's network into the run folder `out` and return its metrics.
+
+    Args:
+        recipe: what to train.
+        out: the run folder.
+        resume: whether `out` may already contain a run of this recipe. A finished run is not trained again. An
+            unfinished run continues from its last checkpoint and ends with bitwise the same weights as an
+            uninterrupted run. Without a checkpoint, the training starts from the beginning.
+        dataset: the recipe's data, if already loaded.
+        workers: number of processes that decode and augment images one by one; the result does not depend on it.
+        progress: where to show progress; None shows nothing.
+
+    Returns:
+        The metrics, as in `metrics.json`.
+
+    Raises:
+        TrainingError: a loss, a gradient or a weight is not finite; the message names it, the step, and the last good
+            checkpoint.
+        UnsavedError: a file could not be written; the message names it and the last good checkpoint.
+        StorageError: the folder cannot be written to; nothing was trained.
+        InvalidValueError: another process uses the folder, the folder contains a run of another recipe, or it contains
+            a run and `resume` is not set.
+        Interrupted: SIGINT or SIGTERM was received; the step was finished and saved.
+
+    In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
+    """
+    out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
+    with processes.holding_folder(out):
+        check_may_train(out, resume=resume)
+        if holds_run(out):
+            Recipe.load(out / RECIPE).check_same_recipe(recipe, out)
+        finished, states = finished_metrics(out), complete_states(out / CHECKPOINTS)
+        newest = "finished" if finished else max((state.name for state in states), default="")
+        processes.check_same_everywhere(f"state of {out}", newest)
+        if finished is not None:
+            return finished
+        processes.on_main_process(functools.partial(check_writable, out))
+        progress.quiet = progress.quiet or not processes.is_main
+        dataset = dataset or recipe.source.load()
+        setup = build(recipe, dataset, processes, workers)
+        setup.announce(progress)
+        try:
+            with processes.joined():
+                if not states and processes.is_main:
+                    recipe.save(out / RECIPE)
+                training = Training(
+                    title=f"{recipe.gate} seed {recipe.seed}",
+                    data=recipe.data,
+                    out=out,
+                    learner=setup.learner,
+                    batches=setup.batches,
+                    augmentation=setup.augmentation,
+                    validation=setup.validation,
+                    stages=setup.stages,
+                    schedule=setup.schedule,
+                    progress=progress,
+                )
+                evaluation, log = training.run()
+                details = {**setup.details(dataset), "task": recipe.task_in_full}
+                return write_results(out, setup.learner, evaluation, log, setup.spec, details)
+        except errors.StorageError as error:
+            raise errors.UnsavedError(
+                f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
+            ) from error
+        finally:
+            progress.stop()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a recipe and a data set are built into, before the first step."""
+
+    spec: ModelSpec
+    task: Task
+    initial: Initial
+    learner: Learner
+    augmentation: Augmentation
+    batches: Batches
+    validation: Batches
+    stages: Sequence[Stage]
+    schedule: Schedule
+
+    def announce(self, progress: Progress) -> None:
+        """Show what was found in the data and in the initial weights."""
+        if self.task.class_per_pixel:
+            progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
+        if self.initial.transfer is not None:
+            progress.say(f"{self.initial.weights}: {self.initial.transfer}")
+
+    def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
+        """Return the entries of `config.json` about images and classes."""
+        return {
+            "num_classes": self.task.outputs,
+            "in_chans": dataset.channels,
+            "classes": list(dataset.classes),
+            "mean": self.initial.mean.tolist(),
+            "std": self.initial.std.tolist(),
+            "image_size": list(dataset.size),
+        }
+
+
+def build(
+    recipe: Recipe, dataset: Dataset | SegmentationDataset, processes: Processes | None = None, workers: int = 0
+) -> Setup:
+    """Build task, network, optimizer, augmentation and batches of a recipe.
+
+    Args:
+        recipe: the recipe.
+        dataset: its data.
+        processes: the processes of the training; None detects them.
+        workers: number of processes that decode images.
+
+    Raises:
+        GatewiseError: an option cannot be used with this data, these weights or this machine.
+    """
+    processes, spec, options = processes or Processes(), recipe.spec, recipe.sections()
+    optimisation = options.optimisation
+    augmentation = dataset.augmentation(options.augmentation.augmentation)
+    if augmentation.per_image and isinstance(dataset, Dataset):
+        augmentation.of_picture(dataset.size)  # raises on an invalid policy before any file is written
+    task = options.task.task_spec.make(dataset.classes)
+    network = _build(spec, task, dataset, optimisation.seed)
+    if optimisation.gate_epochs and not any(True for _ in gate_parameters(network)):
+        raise errors.InvalidValueError(
+            f"gate_epochs is {optimisation.gate_epochs}, but there are no gates with parameters to train. "
+            f"Set gate, or set gate_epochs to 0."
+        )
+    initial = load_initial(network, spec, dataset, recipe.initial_weights, recipe.initial_gater)
+    task.prepare(dataset)
+    learner = Learner(
+        network,
+        task,
+        functools.partial(
+            make_optimizer,
+            name=optimisation.optimizer,
+            lr=optimisation.lr,
+            momentum=optimisation.momentum,
+            weight_decay=optimisation.weight_decay,
+        ),
+        precision=optimisation.precision,
+        ema=optimisation.ema,
+        seed=optimisation.seed,
+        processes=processes,
+    )
+    share = processes.rank, processes.count
+    arguments: Any = (optimisation.batch_size, initial.mean, initial.std)
+    common: Any = {"device": learner.accelerator.device, "workers": workers, "share": share}
+    batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
+    validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
+    processes.check_divides_batch(batches.batch_size)
+    if task.mix is not None and batches.batch_size // processes.count % 2:
+        raise errors.InvalidValueError(
+            f"mixup and cutmix need an even number of images per process, got a batch of {batches.batch_size} for "
+            f"{processes.count}. Choose another batch_size."
+        )
+    return Setup(
+        spec=spec,
+        task=task,
+        initial=initial,
+        learner=learner,
+        augmentation=augmentation,
+        batches=batches,
+        validation=validation,
+        stages=optimisation.stages,
+        schedule=optimisation.schedule,
+    )
+
+
+def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:
+    """Return the recipe's network for a data set.
+
+    Raises:
+        InvalidValueError: the network fails on an image of this size, or its output has an unexpected shape.
+    """
+    return _build(recipe.spec, recipe.task_spec.make(dataset.classes), dataset, recipe.seed)
+
+
+def _build(spec: ModelSpec, task: Task, dataset: Dataset | SegmentationDataset, seed: int) -> nn.Module:
+    """Build a network and check the shape of its output."""
+    options: dict[str, Any] = {"num_classes": task.outputs, "in_chans": dataset.channels, "image_size": dataset.size}
+    model = make_model(spec, **options, seed=seed)
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            output = model(torch.zeros(1, dataset.channels, *dataset.size))
+    except Exception as error:
+        size = " x ".join(map(str, (dataset.channels, *dataset.size)))
+        raise errors.InvalidValueError(
+            f"{spec} fails on the data's images of {size}: {' '.join(str(error).split())[:200]}. "
+            f"Choose another network, or set image_size."
+        ) from None
+    expected = task.shape(dataset.size)
+    if tuple(output.shape) != expected:
+        raise errors.InvalidValueError(
+            f"{spec} returns shape {tuple(output.shape)} for one image; expected {expected}, one logit per class"
+            f"{' and pixel' if task.class_per_pixel else ''}. Choose another network."
+        )
+    return model

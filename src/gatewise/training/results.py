@@ -1,0 +1,48 @@
+"""The results of a training: weights, predictions and, as the last file, the metrics."""
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as save_tensors
+
+from gatewise.core.files import write_atomically
+from gatewise.core.run_files import PREDICTIONS
+from gatewise.gates.spec import ModelSpec
+from gatewise.graph.measure import environment, parameter_count
+from gatewise.models.serialization import save_model, write_metrics
+from gatewise.training.evaluation import Evaluation
+from gatewise.training.learner import Learner
+from gatewise.training.run_log import RunLog
+
+
+def write_results(
+    out: Path, learner: Learner, evaluation: Evaluation, log: RunLog, spec: ModelSpec, details: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the results of a finished training; return the metrics.
+
+    Args:
+        out: the run folder.
+        learner: the trained network.
+        evaluation: its evaluation.
+        log: the log.
+        spec: specification of the network.
+        details: further entries of `config.json`.
+    """
+    metrics = {
+        "score": learner.task.score.name,
+        **evaluation.results,
+        "train_accuracy": log.rows[-1]["train_accuracy"],
+        "epochs": len(log.rows),
+        "parameters": parameter_count(learner.plain_model),
+        "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),
+        "precision": learner.precision,
+        "environment": environment(learner.accelerator.device),
+    }
+    if learner.processes.is_main:
+        save_model(out, learner.best_model, spec, details)
+        write_atomically(out / PREDICTIONS, save_tensors(evaluation.record))
+        metrics = write_metrics(out, metrics)
+    learner.accelerator.wait_for_everyone()
+    return metrics

@@ -1,0 +1,18 @@
+"""One task per file. Importing this package imports every file in it; each file registers its task."""
+
+import importlib
+import pkgutil
+
+from gatewise.training.tasks.base import BatchResults as BatchResults
+from gatewise.training.tasks.base import Score as Score
+from gatewise.training.tasks.base import Task as Task
+from gatewise.training.tasks.base import TaskSpec as TaskSpec
+from gatewise.training.tasks.base import main_score as main_score
+from gatewise.training.tasks.base import register_task as register_task
+from gatewise.training.tasks.base import score_named as score_named
+from gatewise.training.tasks.base import summaries as summaries
+from gatewise.training.tasks.base import task_class as task_class
+from gatewise.training.tasks.base import task_names as task_names
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,369 @@
+"""Tasks: the base class with everything that training, comparison, prediction and export ask, and the registry.
+
+Each task registers itself in its own file with `@register_task`.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from gatewise import errors
+from gatewise.core import _validation, statistics
+from gatewise.data import Dataset, DataSource, SegmentationDataset
+from gatewise.gates.spec import ModelSpec, parse_choice
+from gatewise.training.distributed import Processes
+
+
+@dataclass(frozen=True)
+class Score:
+    """The number by which a task judges a network.
+
+    Attributes:
+        name: key in `metrics.json` and in the log.
+        title: name as shown.
+        is_fraction: whether it lies in [0, 1] and is shown in percent.
+        higher_is_better: whether a larger value is better.
+    """
+
+    name: str
+    title: str
+    is_fraction: bool = True
+    higher_is_better: bool = True
+
+    @property
+    def factor(self) -> float:
+        """Factor from the stored to the shown number."""
+        return 100.0 if self.is_fraction else 1.0
+
+    @property
+    def unit(self) -> str:
+        """Unit of the shown number, after a space, or ""."""
+        return " %" if self.is_fraction else ""
+
+    @property
+    def label(self) -> str:
+        """Title with the unit in parentheses, for axes."""
+        return f"{self.title} (%)" if self.is_fraction else self.title
+
+    @property
+    def better_is(self) -> str:
+        """Where better values are on a vertical axis: "above" or "below"."""
+        return "above" if self.higher_is_better else "below"
+
+    def number(self, value: float, sign: str = "") -> str:
+        """Return a value as shown, without its unit; `sign` "+" shows the sign of a difference."""
+        return f"{self.factor * value:{sign}.{2 if self.is_fraction else 3}f}"
+
+    def text(self, value: float) -> str:
+        """Return a value as shown, with its unit.
+
+        >>> Score("accuracy", "accuracy").text(0.5), Score("mae", "error", is_fraction=False).text(0.5)
+        ('50.00 %', '0.500')
+        """
+        return self.number(value) + self.unit
+
+
+class BatchResults(ABC):
+    """Accumulates the results of one evaluation, batch by batch.
+
+    Attributes:
+        kept: tensors kept from each batch, by name.
+        metrics: torchmetrics whose states are sums; after `merge` they cover all processes.
+    """
+
+    def __init__(self, *metrics: Any) -> None:
+        self.kept: dict[str, list[Tensor]] = {}
+        self.metrics = metrics
+
+    def keep(self, **tensors: Tensor) -> None:
+        """Append tensors of one batch to `kept`."""
+        for name, tensor in tensors.items():
+            self.kept.setdefault(name, []).append(tensor)
+
+    def merge(self, processes: Processes) -> None:
+        """Add the results of the other processes, in the order of their ranks.
+
+        `metric_state` is public in torchmetrics, and its documentation describes states as attributes. Its own
+        synchronisation would gather through the group of the gradients, and in an order that depends on timing.
+        """
+        sums = [{name: value.cpu() for name, value in metric.metric_state.items()} for metric in self.metrics]
+        own = {name: [tensor.cpu() for tensor in tensors] for name, tensors in self.kept.items()}
+        parts = processes.all_gather_object((sums, own))
+        for index, metric in enumerate(self.metrics):
+            for name, value in metric.metric_state.items():
+                total = torch.stack([part[0][index][name] for part in parts]).sum(0)
+                setattr(metric, name, total.to(value.device))
+        names = dict.fromkeys(name for part in parts for name in part[1])
+        self.kept = {name: [tensor for part in parts for tensor in part[1].get(name, [])] for name in names}
+
+    @abstractmethod
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add one batch."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Any]:
+        """Return the main score under its name, further scores, and the loss, as JSON values."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Tensor]:
+        """Return tensors with one row per image, from which `Task.by_image` computes what a comparison needs."""
+
+
+class Task(ABC):
+    """What a network is trained to do, for the classes of one data set.
+
+    The keyword-only parameters of a subclass's constructor and of its `source` are the task's options. Those that are
+    fields of the recipe (mixup, crop_size, ...) are set there; the others are given in the task's name, as in
+    "ordinal:width=2".
+
+    Class attributes answer what is asked before there is a data set:
+
+    Attributes:
+        name: name in the registry.
+        summary: what the network predicts, in a few words.
+        scores: the scores by which a run can be judged; the first is the main score unless `score` says otherwise.
+        pipeline_tag: task on the Hugging Face Hub.
+        latency_batch: batch size of the second latency that a comparison measures.
+        class_per_image: whether each image has a class, so that statistics by class of the image make sense.
+        class_per_pixel: whether labels are masks, (N, H, W).
+        any_size: whether images may have any size; otherwise they have the size of the training.
+        files: what `prediction` writes to files, as a plural such as "masks", or "".
+        output: name of the network's output in exported files.
+        classes: class names, in the order of the labels.
+        mix: function that mixes the images and labels of a training batch pairwise, or None.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    scores: ClassVar[tuple[Score, ...]]
+    pipeline_tag: ClassVar[str]
+    latency_batch: ClassVar[int] = 32
+    class_per_image: ClassVar[bool] = True
+    class_per_pixel: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
+    files: ClassVar[str] = ""
+    output: ClassVar[str] = "logits"
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = tuple(classes)
+        self.mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    @classmethod
+    def parameters(cls) -> dict[str, Any]:
+        """Return the default of each option of the task, by name."""
+        signatures = (inspect.signature(call).parameters for call in (cls.__init__, cls.source))
+        return {name: p.default for each in signatures for name, p in each.items() if p.kind is p.KEYWORD_ONLY}
+
+    @classmethod
+    @abstractmethod
+    def source(cls, data: str, image_size: int | None, loading: str) -> DataSource:
+        """Return where the images and labels come from; its `load` reads them."""
+
+    @classmethod
+    def network(cls, spec: ModelSpec) -> ModelSpec:
+        """Return the network that a recipe's `model` means for this task."""
+        return spec
+
+    # Training
+
+    @property
+    def score(self) -> Score:
+        """The main score."""
+        return self.scores[0]
+
+    @property
+    def outputs(self) -> int:
+        """Number of logits per image or pixel."""
+        return len(self.classes)
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, ...]:  # noqa: ARG002
+        """Return the shape of the logits for a batch of one image of `size` (height, width)."""
+        return 1, self.outputs
+
+    def prepare(self, dataset: Dataset | SegmentationDataset) -> None:  # noqa: B027  (most tasks need nothing)
+        """Compute what loss and `mix` need, such as class frequencies; called once before a training."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean training loss of a batch, a scalar."""
+
+    @abstractmethod
+    def predicted(self, logits: Tensor) -> Tensor:
+        """Return the predicted labels, of the shape of the labels."""
+
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return for each image whether its prediction is correct, or to which fraction, (N,)."""
+        return self.predicted(logits) == labels
+
+    @abstractmethod
+    def new_results(self, device: torch.device) -> BatchResults:
+        """Return empty results for one evaluation."""
+
+    def why_undefined(self) -> str:
+        """Return why the score of an evaluation can be NaN, and what to do, as a clause and a sentence."""
+        return f"{self.score.title} of the validation images is not a number. Choose another split."
+
+    # Comparison
+
+    @abstractmethod
+    def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
+        """Return what each image contributes to the score, (images, ...), from `BatchResults.record`."""
+
+    def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
+        """Return the difference of the scores with its interval over images.
+
+        Args:
+            images: results of `by_image`, (seeds, images, ...).
+            baseline: the same for the baseline.
+        """
+        return statistics.image_bootstrap(images, baseline)
+
+    # Prediction
+
+    @abstractmethod
+    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
+        """Return a PIL image as the network expects it, before normalisation: (C, H, W), 0 to 255.
+
+        Args:
+            picture: a PIL image in RGB, of any size.
+            config: image_size, in_chans and scale (the recipe's image_size) of the training.
+        """
+
+    @abstractmethod
+    def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:
+        """Return the prediction for one image as JSON values.
+
+        Args:
+            logits: the network's output for the image, without the batch axis.
+            picture: the image.
+            top_k: number of classes to return.
+            out: path without suffix for the files of this image, if the task writes `files`.
+        """
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, prediction: Mapping[str, Any]) -> str:
+        """Return a `prediction` as text for one line."""
+
+
+_registry: dict[str, type[Task]] = {}
+TaskClass = TypeVar("TaskClass", bound=type[Task])
+
+
+def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
+    """Return a decorator that registers a `Task` class under `name`.
+
+    Raises:
+        InvalidValueError: the name is in use or not an identifier, or a score of another task has the same name and
+            another meaning.
+    """
+    if name in _registry:
+        raise errors.InvalidValueError(
+            f"task {name!r} is already registered, by {_registry[name].__name__}. Choose another name."
+        )
+    if not name.isidentifier():
+        raise errors.InvalidValueError(f"the name of a task must consist of letters, digits and '_', got {name!r}.")
+
+    def register(task: TaskClass) -> TaskClass:
+        for score in task.scores:
+            if (known := _scores().get(score.name, score)) != score:
+                raise errors.InvalidValueError(f"score {score.name!r} is already {known}. Choose another name.")
+        task.name = name
+        _registry[name] = task
+        return task
+
+    return register
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of all registered tasks in alphabetical order.
+
+    >>> task_names()
+    ('classify', 'segment')
+    """
+    return tuple(sorted(_registry))
+
+
+def task_class(name: str) -> type[Task]:
+    """Return the class of a task.
+
+    Raises:
+        InvalidValueError: the name is unknown; the message suggests the nearest known name.
+    """
+    return _registry[_validation.check_one_of("task", name, task_names())]
+
+
+def summaries() -> str:
+    """Return a list of all tasks with their summaries.
+
+    >>> summaries()
+    'classify (one class per image) or segment (one class per pixel)'
+    """
+    listed = [f"{name} ({_registry[name].summary})" for name in task_names()]
+    return " or ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
+
+
+def _scores() -> dict[str, Score]:
+    return {score.name: score for task in _registry.values() for score in task.scores}
+
+
+def score_named(name: str) -> Score:
+    """Return the score with a name from `metrics.json` or `results.json`.
+
+    Raises:
+        InvalidValueError: no registered task has such a score.
+    """
+    scores = _scores()
+    return scores[_validation.check_one_of("score", name, scores)]
+
+
+def main_score(row: Mapping[str, Any]) -> Score:
+    """Return the main score of a row of the log: the first after the validation loss."""
+    names = [name.removeprefix("validation_") for name in row if name.startswith("validation_")]
+    return score_named(next(name for name in names if name != "loss"))
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task with its options.
+
+    Attributes:
+        kind: class of the task.
+        options: options of its constructor and of its `source`, by name.
+
+    >>> TaskSpec.parse("segment").kind.summary
+    'one class per pixel'
+    """
+
+    kind: type[Task]
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse "name:option=value,..."; the fields of the recipe that the task uses are not options here.
+
+        Raises:
+            InvalidValueError: the task or an option is unknown.
+        """
+        name, options = parse_choice("a task", text)
+        kind = task_class(name)
+        _validation.check_known_options(f"task {name!r}", options, kind.parameters())
+        return cls(kind, options)
+
+    def make(self, classes: Sequence[str]) -> Task:
+        """Return the task for the classes of a data set."""
+        return self.kind(classes, **self._of(self.kind.__init__))
+
+    def source(self, data: str, image_size: int | None, loading: str) -> DataSource:
+        """Return where images and labels come from."""
+        return self.kind.source(data, image_size, loading, **self._of(self.kind.source))
+
+    def _of(self, call: Callable[..., Any]) -> dict[str, Any]:
+        """Return those options that a function has as parameters."""
+        return {name: value for name, value in self.options.items() if name in inspect.signature(call).parameters}
