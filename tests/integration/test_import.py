@@ -45,7 +45,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def fresh() -> dict[str, list[str]]:
-    """Return what a fresh process finds: packages behind `import gatewise`, public names, then all modules."""
+    """Return what a fresh process finds: packages that `import gatewise` loads, public names, then all modules."""
     result = python("-c", FRESH)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
