@@ -4,14 +4,17 @@ import ast
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import gatewise as gw
 from support.fresh import python
+from support.project import ROOT
 
 HEAVY = ("timm", "torchvision", "matplotlib", "accelerate", "scipy", "sklearn", "rich", "cyclopts")
 
@@ -28,6 +31,7 @@ import importlib, json, pkgutil, sys
 import gatewise as gw
 
 found = {"loaded": sorted({name.partition(".")[0] for name in sys.modules})}
+found["files"] = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "gatewise"]
 found["statistics"] = [gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__]
 exec(f"from gatewise import {', '.join(gw.__all__)}")
 before = {name: getattr(gw, name) for name in gw.__all__}
@@ -49,6 +53,20 @@ def fresh() -> dict[str, list[str]]:
     result = python("-c", FRESH)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+def test_import_needs_only_the_core_dependencies(fresh: dict[str, list[str]]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w-]", line)[0].replace("pyyaml", "yaml") for line in project["dependencies"]}
+    imported: set[str] = set()
+    for file in fresh["files"]:
+        for node in ast.parse(Path(file).read_text()).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    assert "torch" in imported
+    assert imported - sys.stdlib_module_names - {"gatewise"} <= declared
 
 
 def test_import_loads_no_heavy_packages(fresh: dict[str, list[str]]) -> None:
