@@ -4,10 +4,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from support.fresh import python
 from support.project import ROOT
 
 _COMMANDS = """
@@ -43,9 +42,7 @@ def copy_with_example(folder: Path, of: str) -> None:
 def run(copy: Path, *command: str, code: int = 0) -> str:
     """Run a command that imports the copy, and return what it printed; its errors, if it is to fail with `code`."""
     environment = {**os.environ, "PYTHONPATH": str(copy / "src")}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
+    result = python(*command, cwd=copy, environment=environment)
     assert result.returncode == code, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stderr if code else result.stdout
 
