@@ -545,6 +545,10 @@ CHANGES = {
                 "isinstance(getattr(layer, 'running_mean', None), Tensor)",
             ),
             "freezing leaves the backbone trainable": replace("id(parameter) in own", "True"),
+            "freezing twice forgets what was frozen before": replace(
+                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
+                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
+            ),
         },
         "train_everything": {
             "norms stay frozen when everything is trained": remove("remove_mixin(owner, _KeepsStatistics)"),
