@@ -287,7 +287,7 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
     """Measure MACs, and latency for one image and for a batch of `images`; the networks are timed in turn."""
     for run in runs.values():
-        run.check_entries("in_chans", "image_size")
+        run.check_image_entries()
     nets = {name: run.model for name, run in runs.items()}
     first = next(iter(runs.values()))
     image = torch.randn(1, first.config["in_chans"], *first.config["image_size"], device=first.device)

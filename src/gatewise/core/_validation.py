@@ -161,7 +161,7 @@ def check_seed(value: object) -> None:
         check_number_between(0, 2**63 - 1, seed=value)
 
 
-def check_image_size(name: str, value: object, axes: tuple[int, ...] = (2,)) -> None:
+def check_image_size(name: str, value: object, axes: tuple[int, ...]) -> None:
     """Raise if `value` is not (height, width), each from 1 to 65,536 pixels; `axes` has the allowed lengths."""
     sides = cast(Sequence[int], value) if isinstance(value, list | tuple) else ()
     if len(sides) not in axes:

@@ -60,7 +60,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
     def of_run(cls, run: str | Path) -> Self:
         """Open a run folder of `train` or `compact`; raise `DataError` if the run is damaged or has not finished."""
         opened = Run.open(run)
-        opened.check_entries("classes", "image_size", "in_chans")
+        opened.check_image_entries()
         _ = opened.metrics, opened.predictions  # read now: the folder may be gone when the card is written
         net = cls._of(opened.network(), opened.config)
         net._run = opened

@@ -17,7 +17,7 @@ from gatewise.data.folders import is_image
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
 from gatewise.training import Task
-from gatewise.training.runs import IMAGE_ENTRIES, Run, stored_task
+from gatewise.training.runs import Run, check_image_entries, stored_task
 
 _STANDARD_INPUT = Path("-")
 
@@ -49,10 +49,10 @@ class Predictor:
         if source.is_file():
             exported = opened(source)
             config = exported.details
-            _validation.entries_of(source, config, *IMAGE_ENTRIES)
+            check_image_entries(source, config)
             return cls(exported, stored_task(source, config), config, torch.device("cpu"))
         run = Run.open(source)
-        run.check_entries(*IMAGE_ENTRIES)
+        run.check_image_entries()
         return cls(WithGates(run.model), run.task, {**run.config, "scale": run.scale}, run.device)
 
     @torch.inference_mode()

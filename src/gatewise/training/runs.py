@@ -39,7 +39,6 @@ from gatewise.training.run_folder import is_finished, read_log
 
 Split = Literal["validation", "train"]
 _BATCH, _VALUES = 250, 2**24  # maximum number of images and of values in a batch
-IMAGE_ENTRIES = ("classes", "mean", "std", "in_chans", "image_size")  # of config.json, which images need
 
 
 def _load(source: DataSource) -> Dataset | SegmentationDataset:
@@ -104,13 +103,13 @@ class Run:
             DataError: the run has not finished, a file is missing or damaged, or `data` is not available or has other
                 classes, image channels or image sizes.
         """
-        self.check_entries(*IMAGE_ENTRIES)
+        self.check_image_entries()
         _ = self.model, self.recipe, self.metrics, self.log, self.dataset
         return self
 
-    def check_entries(self, *names: str) -> None:
-        """Raise `DataError` if `config.json` lacks one of these entries."""
-        _validation.entries_of(self.folder / CONFIG, self.config, *names)
+    def check_image_entries(self) -> None:
+        """Raise `DataError` if `config.json` lacks the classes or the preprocessing of images."""
+        check_image_entries(self.folder / CONFIG, self.config)
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -302,6 +301,12 @@ class Run:
         size = max(1, min(_BATCH, _VALUES // math.prod(images.shape)))
         options: Any = {"augmentation": Augmentation(), "device": self.device, "workers": min(8, os.cpu_count() or 0)}
         return make_batches(images, size, mean, std, **options).evaluation()
+
+
+def check_image_entries(file: Path, config: Mapping[str, Any]) -> None:
+    """Raise `DataError` if the metadata of a network, read from `file`, lacks the classes or the preprocessing."""
+    present = {name: value for name, value in config.items() if value is not None}
+    _validation.entries_of(file, present, "classes", "mean", "std", "in_chans", "image_size")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,25 @@ CHANGES = {
             "newer formats are read": replace("found > newest", "False"),
         },
     },
+    "models/stored_spec.py": {
+        "in_full": {
+            "the number of classes is stored twice": replace("name not in elsewhere", "True"),
+            "options of the network are not stored": replace(
+                "{**defaults, **spec.model_options}", "spec.model_options"
+            ),
+        },
+        "as_stored": {
+            "an older spec gets a new default": replace(
+                "{**_EARLIER_DEFAULTS.get(choice.name, {}), **choice.options}", "choice.options"
+            ),
+        },
+        "_gate_in_full": {
+            "options of a gater are not stored": replace("not choice.is_gater", "True"),
+        },
+        "_other": {
+            "options that were given are not shown": replace("value != defaults[name]", "False"),
+        },
+    },
     "core/seeding.py": {
         "seeded": {
             "the seed is ignored": replace(
