@@ -62,10 +62,11 @@ check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, gener
 	PYTHONPATH=tests $(BIN)/python -m mutants --check
 	$(BIN)/gatewise gates --markdown | diff docs/gates.md - || (echo "docs/gates.md is stale: run make docs"; exit 1)
 
-docs: $(VENV)/.developed  ## write the generated pages; tests check whether the second and third are stale
+docs: $(VENV)/.developed  ## write the generated pages and the picture of the layers; tests check whether they are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
 	PYTHONPATH=tests $(BIN)/python tools/networks_page.py > docs/networks.md
 	PYTHONPATH=tests $(BIN)/python tools/compatibility_page.py > docs/compatibility.md
+	$(BIN)/python tools/draw_layers.py
 
 site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build

@@ -48,13 +48,11 @@ def imports(names: list[str]) -> Imports:
     }
 
 
-def described(name: str) -> tuple[str, int]:
-    """Return the first line of a package's docstring and its number of source lines."""
+def sentence(name: str) -> str:
+    """Return the first line of a package's docstring."""
     module = PACKAGE / f"{name}.py"
     first = module if module.exists() else PACKAGE / name / "__init__.py"
-    files = [module] if module.exists() else sorted((PACKAGE / name).rglob("*.py"))
-    sentence = (ast.get_docstring(ast.parse(first.read_text())) or "").partition("\n")[0]
-    return sentence, sum(len(file.read_text().splitlines()) for file in files)
+    return (ast.get_docstring(ast.parse(first.read_text())) or "").partition("\n")[0]
 
 
 def wrapped(text: str, width: float) -> list[str]:
@@ -105,16 +103,12 @@ def drawing() -> str:
             parts.append(f'<path d="{path(places[name], places[other])}" marker-end="url(#tip)"/>')
     parts.append("</g>")
     for name, (left, top, width) in places.items():
-        sentence, lines = described(name)
         parts.append(
             f'<rect x="{left:.0f}" y="{top}" width="{width:.0f}" height="{BOX}" rx="6" fill="#eef2ff" '
             'stroke="#4f5bd5"/>'
         )
-        parts.append(
-            f'<text x="{left + 10:.0f}" y="{top + 18}"><tspan font-weight="bold" font-size="13">{name}</tspan> '
-            f'<tspan fill="#6b7280">{lines:,} lines</tspan></text>'
-        )
-        for number, line in enumerate(wrapped(sentence, width - 20)[:2]):
+        parts.append(f'<text x="{left + 10:.0f}" y="{top + 18}" font-weight="bold" font-size="13">{name}</text>')
+        for number, line in enumerate(wrapped(sentence(name), width - 20)[:2]):
             parts.append(f'<text x="{left + 10:.0f}" y="{top + 33 + 14 * number}">{escape(line)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 

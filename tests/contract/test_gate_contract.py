@@ -206,7 +206,7 @@ def large_map(gate: Gate, dtype: torch.dtype) -> Tensor:
     return (x * levels).to(dtype)
 
 
-@cases("nl-concatenation")
+@cases("nl-concatenation", "nl-gaussian", "nl-wide")  # of pairs of 12,544 positions
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @torch.no_grad()
 def test_half_precision_stays_close_to_float32(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
@@ -223,7 +223,7 @@ def test_half_precision_stays_close_to_float32(name: str, options: dict[str, Any
     assert_close(y.float(), expected, **tolerance)
 
 
-@cases("nl-concatenation")
+@cases("nl-concatenation", "nl-gaussian", "nl-wide")  # of pairs of 12,544 positions
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 def test_half_precision_gradients_are_finite(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     gate = settled(perturbed(make(name, options))).to(dtype)
@@ -305,10 +305,12 @@ def check_compiled(gate: Gate, backend: str) -> None:
     """Compare the compiled gate with the eager one, forward and backward."""
     torch.compiler.reset()
     compiled = torch.compile(gate, fullgraph=True, backend=backend)
-    x = random_map(gate, dtype=torch.float64)
-    grad_output = torch.randn_like(x)
-    assert_close(compiled(x), gate(x), **TOLERANCE[torch.float64])
-    assert_close(gradients(compiled, x, grad_output), gradients(gate, x, grad_output), **TOLERANCE[torch.float64])
+    x = random_map(gate, dtype=torch.float64).requires_grad_()
+    grad_output, results = torch.randn_like(x), []
+    for call in (compiled, gate):
+        y = call(x)
+        results.append([y, *torch.autograd.grad(y, [x, *gate.parameters()], grad_output, allow_unused=True)])
+    assert_close(*results, **TOLERANCE[torch.float64])
 
 
 @every_case

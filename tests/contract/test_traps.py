@@ -579,9 +579,11 @@ LEFT: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-def prune(gates: list[tuple[str, dict[str, object]]]) -> list[list[int]]:
-    """Prune half of a small network with each gate in a separate process; return the widths at and after the gates."""
+@pytest.fixture(scope="module")
+def pruned() -> list[list[int]]:
+    """Return the widths at and after each gate of a small network half of which was pruned, in a separate process."""
     pytest.importorskip("torch_pruning")
+    gates = [*FOLLOWED, *LEFT]
     command = [sys.executable, "-c", textwrap.dedent(PRUNE), json.dumps(gates)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     done = result.stdout.splitlines()
@@ -589,11 +591,11 @@ def prune(gates: list[tuple[str, dict[str, object]]]) -> list[list[int]]:
     return [json.loads(line) for line in done]
 
 
-def test_fact_9_pruning_cuts_gate_with_its_channels() -> None:
+def test_fact_9_pruning_cuts_gate_with_its_channels(pruned: list[list[int]]) -> None:
     """A gate that remembers its first width rejects the pruned map."""
-    assert prune(FOLLOWED) == [[8, 8, 8, 4]] * len(FOLLOWED)
+    assert pruned[: len(FOLLOWED)] == [[8, 8, 8, 4]] * len(FOLLOWED)
 
 
-def test_fact_9_pruning_skips_channels_it_cannot_follow() -> None:
+def test_fact_9_pruning_skips_channels_it_cannot_follow(pruned: list[list[int]]) -> None:
     """Torch-Pruning never ends on the usual view and matrix product; it skips these channels and prunes the others."""
-    assert prune(LEFT) == [[16, 16, 16, 4]] * len(LEFT)
+    assert pruned[len(FOLLOWED) :] == [[16, 16, 16, 4]] * len(LEFT)

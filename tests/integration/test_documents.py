@@ -6,6 +6,7 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,13 @@ def test_links_to_headings_have_targets(page: str) -> None:
         if part not in headings(((ROOT / page).parent / file) if file else ROOT / page)
     ]
     assert not broken
+
+
+def test_picture_of_layers_shows_the_imports(tmp_path: Path) -> None:
+    drawn = tmp_path / "layers.svg"
+    subprocess.run([sys.executable, ROOT / "tools/draw_layers.py", drawn], check=True, capture_output=True)
+    assert drawn.read_text() == (ROOT / "docs/images/layers.svg").read_text(), "run make docs"
+    assert drawn.read_text().count("marker-end") >= 15, "every package but errors imports another"
 
 
 def test_design_names_every_module() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -27,10 +28,37 @@ def packages_behind(code: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
-def test_import_loads_no_heavy_packages() -> None:
-    loaded = packages_behind("import gatewise")
-    assert "torch" in loaded
-    assert not set(HEAVY) & loaded
+FRESH = """
+import importlib, json, pkgutil, sys
+import gatewise as gw
+
+found = {"loaded": sorted({name.partition(".")[0] for name in sys.modules})}
+found["statistics"] = [gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__]
+exec(f"from gatewise import {', '.join(gw.__all__)}")
+before = {name: getattr(gw, name) for name in gw.__all__}
+for module in pkgutil.walk_packages(gw.__path__, "gatewise."):
+    if not module.name.endswith(".__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            assert error.name == "triton", error
+found["replaced"] = [name for name, value in before.items() if getattr(gw, name) is not value]
+found["modules"] = sorted(name for name in sys.modules if name.startswith("gatewise."))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh() -> dict[str, list[str]]:
+    """Return what a fresh process finds: packages behind `import gatewise`, public names, then all modules."""
+    result = python(FRESH)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_import_loads_no_heavy_packages(fresh: dict[str, list[str]]) -> None:
+    assert "torch" in fresh["loaded"]
+    assert not set(HEAVY) & set(fresh["loaded"])
 
 
 def test_cli_loads_heavy_packages_only_for_commands_that_need_them() -> None:
@@ -52,11 +80,6 @@ def test_public_names_equal_documented_names() -> None:
         assert getattr(gw, name) is not None
 
 
-def test_public_names_can_be_imported_separately() -> None:
-    result = python(f"from gatewise import {', '.join(gw.__all__)}")
-    assert result.returncode == 0, result.stderr
-
-
 def test_public_gate_classes_equal_registry() -> None:
     tree = ast.parse(Path(gw.__file__).read_text())
     modules = {node.module: node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
@@ -72,36 +95,16 @@ def test_public_gate_classes_equal_registry() -> None:
     assert {name for _, name in shipped} <= set(gw.__all__)
 
 
-EVERY_MODULE = """
-import importlib, pkgutil, sys
-import gatewise
-
-before = {name: getattr(gatewise, name) for name in gatewise.__all__}
-for module in pkgutil.walk_packages(gatewise.__path__, "gatewise."):
-    if not module.name.endswith(".__main__"):
-        try:
-            importlib.import_module(module.name)
-        except ModuleNotFoundError as error:
-            assert error.name == "triton", error
-print(*(name for name, value in before.items() if getattr(gatewise, name) is not value))
-print(*sorted(name for name in sys.modules if name.startswith("gatewise.")))
-"""
-
-
-def test_no_module_shadows_public_name() -> None:
-    result = python(EVERY_MODULE)
-    assert result.returncode == 0, result.stderr
-    replaced, modules = result.stdout.splitlines()
-    assert replaced == ""
-    assert len(modules.split()) > 100
+def test_public_names_can_be_imported_and_no_module_shadows_them(fresh: dict[str, list[str]]) -> None:
+    assert fresh["replaced"] == []
+    assert len(fresh["modules"]) > 100
     functions = {name for name in gw.__all__ if inspect.isroutine(getattr(gw, name))}
     functions |= {"explain", "export", "bench", "judge", "check", "predict", "evaluate", "demo"}  # and of commands
-    assert not [name for name in modules.split() if name.rpartition(".")[2] in functions]
+    assert not [name for name in fresh["modules"] if name.rpartition(".")[2] in functions]
 
 
-def test_gate_statistics_are_public() -> None:
-    result = python("import gatewise as gw; print(gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__)")
-    assert result.stdout == "GateStats GateRecorder\n", result.stderr
+def test_gate_statistics_are_public(fresh: dict[str, list[str]]) -> None:
+    assert fresh["statistics"] == ["GateStats", "GateRecorder"]
     with pytest.raises(AttributeError, match="no attribute 'GateStat'"):
         gw.analysis.GateStat  # noqa: B018
 

@@ -30,27 +30,32 @@ gw.compare(gates=[])
 """
 
 
-def pyright(folder: Path, script: str) -> list[dict[str, object]]:
-    """Return what pyright says of a script, by line."""
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
+    """Return what pyright says of two scripts, by line: of every public name, and of a user's calls."""
     if importlib.util.find_spec("pyright") is None:
         pytest.skip("needs pyright")
-    (folder / "script.py").write_text(script)
+    folder = tmp_path_factory.mktemp("scripts")
+    names = "\n".join(f"reveal_type(gw.{name})" for name in gw.__all__)
+    scripts = {"names.py": f"import gatewise as gw\n{names}\n", "calls.py": SCRIPT}
+    for file, script in scripts.items():
+        (folder / file).write_text(script)
     source = Path(gw.__file__).parent.parent
-    (folder / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(source)], "include": ["script.py"]}))
+    (folder / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(source)], "include": list(scripts)}))
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return json.loads(result.stdout)["generalDiagnostics"]
+    found = json.loads(result.stdout)["generalDiagnostics"]
+    return {file: [line for line in found if Path(line["file"]).name == file] for file in scripts}
 
 
-def test_type_checker_knows_every_public_name(tmp_path: Path) -> None:
-    names = "\n".join(f"reveal_type(gw.{name})" for name in gw.__all__)
-    found = pyright(tmp_path, f"import gatewise as gw\n{names}\n")
+def test_type_checker_knows_every_public_name(reports: dict[str, list[dict[str, object]]]) -> None:
+    found = reports["names.py"]
     assert len(found) == len(gw.__all__)
     assert not [line for line in found if line["severity"] != "information" or "Unknown" in str(line["message"])]
 
 
-def test_type_checker_knows_calls_of_user_script(tmp_path: Path) -> None:
-    found = pyright(tmp_path, SCRIPT)
+def test_type_checker_knows_calls_of_user_script(reports: dict[str, list[dict[str, object]]]) -> None:
+    found = reports["calls.py"]
     revealed = [
         re.findall(r'is "(.*)"$', str(line["message"]))[0] for line in found if line["severity"] == "information"
     ]

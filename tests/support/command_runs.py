@@ -1,24 +1,25 @@
-"""Runs by the command line: with a gater whose gates are partly constant, compacted, and without gates."""
+"""Runs by the command line: with a gater whose gates are partly constant, compacted, and without gates.
 
+Each process trains them once, for all modules that use these fixtures; tests only read them.
+"""
+
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 
 from gatewise.cli import run
-from gatewise.models.serialization import load_model
+from gatewise.gates.spec import ModelSpec
+from gatewise.models.serialization import load_model, save_model
 from gatewise.training.runs import open_runs
 
 TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
 
 
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
-    from gatewise.gates.spec import ModelSpec
-    from gatewise.models.serialization import save_model
-
-    folder = tmp_path_factory.mktemp("runs") / "gated"
+@functools.cache
+def _gated(factory: pytest.TempPathFactory) -> Path:
+    folder = factory.mktemp("runs") / "gated"
     assert run([*TRAIN, "--budget", "0.5", "--out", str(folder)]) == 0
     net, config = load_model(folder)
     generator = torch.Generator().manual_seed(0)
@@ -35,18 +36,34 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "plain"
+@functools.cache
+def _plain(factory: pytest.TempPathFactory) -> Path:
+    folder = factory.mktemp("runs") / "plain"
     assert run([*TRAIN, "--out", str(folder)]) == 0
     return folder
 
 
-@pytest.fixture(scope="module")
-def small(gated: Path) -> Path:
+@functools.cache
+def _small(gated: Path) -> Path:
     folder = gated.with_name("small")
     assert run(["compact", str(gated), "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
+    return _gated(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _plain(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def small(gated: Path) -> Path:
+    return _small(gated)
 
 
 def images_of(folder: Path) -> torch.Tensor:

@@ -23,10 +23,15 @@ def few_rounds() -> Iterator[None]:
         yield
 
 
+def first_digits(count: int = 64) -> Dataset:
+    """Return the first digits of each split."""
+    digits = load_dataset("digits")
+    parts = (Images(part.pixels[:count], part.labels[:count]) for part in (digits.train, digits.validation))
+    return Dataset("digits", digits.classes, *parts, padding=1, flip=False)
+
+
 @pytest.fixture
 def few_digits(few_rounds: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare on a few digits, which is fast."""
-    digits = load_dataset("digits")
-    parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
-    small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
+    small = first_digits()
     monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: small)

@@ -1,6 +1,10 @@
-"""A folder of small scenes with masks, and a run on it."""
+"""A folder of small scenes with masks, and a run on it.
+
+Each process makes them once, for all modules that use these fixtures; tests only read them.
+"""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +32,9 @@ def scene(number: int) -> tuple[Image.Image, Image.Image]:
     return Image.fromarray(pixels), Image.fromarray(mask)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 24 + 8 scenes; tests only read it."""
-    folder = tmp_path_factory.mktemp("scenes")
+@functools.cache
+def _scenes(factory: pytest.TempPathFactory) -> Path:
+    folder = factory.mktemp("scenes")
     for split, numbers in (("train", range(24)), ("val", range(24, 32))):
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
@@ -41,6 +44,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask.save(folder / split / "masks" / f"{number}.png")
     (folder / "classes.txt").write_text("\n".join(CLASSES))
     return folder
+
+
+@functools.cache
+def _run(recipe: Recipe, factory: pytest.TempPathFactory) -> Path:
+    out = factory.mktemp("done") / "run"
+    chosen = {"model": f"{TINY},output_stride=8", "gate": "gc@context", "augmentation": "flip"}
+    train(dataclasses.replace(recipe, **chosen, epochs=20, optimizer="adamw", lr=0.003), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 24 + 8 scenes."""
+    return _scenes(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +76,5 @@ def recipe(folder: Path) -> Recipe:
 
 @pytest.fixture(scope="session")
 def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished run with a context block; tests only read it."""
-    out = tmp_path_factory.mktemp("done") / "run"
-    chosen = {"model": f"{TINY},output_stride=8", "gate": "gc@context", "augmentation": "flip"}
-    train(dataclasses.replace(recipe, **chosen, epochs=20, optimizer="adamw", lr=0.003), out)
-    return out
+    """Return a finished run with a context block."""
+    return _run(recipe, tmp_path_factory)

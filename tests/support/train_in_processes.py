@@ -9,16 +9,20 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from gatewise.comparison import compare
-from gatewise.data import Dataset, Images, SegmentationDataset, load_pairs
+from gatewise.comparison import run as comparing
+from gatewise.data import Dataset, Images, SegmentationDataset, load, load_pairs
 from gatewise.errors import GatewiseError
 from gatewise.gates.spec import parse_gates
+from gatewise.graph import measure
 from gatewise.training import Processes, Recipe, learner, train
 from gatewise.training.distributed import mean_over_processes
 from gatewise.training.tasks.segment import pixel_loss
+from support.few_digits import first_digits
 from support.small_runs import RECIPE, dataset_in_memory
 
 PLAIN = "test_convnext:patch_size=1"  # no BatchNorm, no noise
@@ -72,6 +76,17 @@ def gradient_of_pixels(processes: Processes) -> list[float]:
     return gradients.mean(0).flatten().tolist()
 
 
+def compared(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Compare gct with no gate on a few digits, and measure latency as briefly as possible."""
+    small = first_digits()
+    with (
+        mock.patch.object(load, "load_dataset", return_value=small),
+        mock.patch.object(comparing, "_ROUNDS", 2),
+        mock.patch.object(measure, "_calls_within", return_value=1),
+    ):
+        return compare(recipe, [(), parse_gates("gct")], 1, out)
+
+
 def main(folder: Path, *cases: str) -> None:
     torch.set_num_threads(1)
     processes = Processes()
@@ -89,8 +104,8 @@ def main(folder: Path, *cases: str) -> None:
         except GatewiseError as error:
             found[case] = str(error)
     if "plain" in cases:
-        recipe = dataclasses.replace(recipe_of("plain", folder), ema=0.0, epochs=1, data="digits", batch_size=512)
-        found["comparison"] = compare(recipe, [(), parse_gates("gct")], 1, out / "comparison")
+        recipe = dataclasses.replace(recipe_of("plain", folder), ema=0.0, epochs=1, data="digits", batch_size=32)
+        found["comparison"] = compared(recipe, out / "comparison")
     (folder / f"{processes.rank}_of_{processes.count}.json").write_text(json.dumps(found))
 
 

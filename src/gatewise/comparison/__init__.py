@@ -1,4 +1,4 @@
-"""Compare gates over several seeds: train and measure (`run`), then write a table and a report (`report`)."""
+"""Train networks with each gate and each seed, and report which gate helped."""
 
 from gatewise.comparison.report import table as table
 from gatewise.comparison.run import compare as compare

@@ -1,4 +1,4 @@
-"""Export a trained network to a file for other runtimes (`writer`), and open such files (`reader`)."""
+"""Export networks to files of other runtimes, share them, and predict with them."""
 
 from gatewise.exporting.reader import Exported as Exported
 from gatewise.exporting.reader import details_of as details_of

@@ -1,4 +1,7 @@
-"""One gate per file. Importing this package imports every file in it; each file registers its gate."""
+"""Gates, one per file, with their registry.
+
+Importing this package imports every file in it; each file registers its gate.
+"""
 
 import importlib
 import pkgutil

@@ -1,4 +1,6 @@
-"""Gated networks in timm's registry: `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
+"""Register gated networks with timm.
+
+First `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
 
 timm has no plugin mechanism, so the names exist only after this module is imported. `python -m gatewise.presets SCRIPT`
 imports it for a script that does not, such as timm's train.py.

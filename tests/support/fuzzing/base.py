@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import gatewise as gw
-from gatewise.data import Dataset, Images, load_dataset
 from gatewise.exporting import export_run
 from gatewise.training import Recipe, train
+from support.few_digits import first_digits
 
 TINY = "resnet20_wider:parameters=3000"
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
@@ -28,18 +28,12 @@ def make(folder: Path, *, exported: bool) -> None:
     _folders(folder)
     for name, gate in (("run", "gct@inner"), ("gater", "gaternet:sites=residual,budget=0.5")):
         recipe = Recipe(model=TINY, gate=gate, epochs=1, batch_size=32, precision="fp32")
-        train(recipe, folder / name, dataset=_few_digits())
+        train(recipe, folder / name, dataset=first_digits())
         if name == "gater" and exported:
             export_run(folder / name, folder / "net.onnx", images=4)
     net = gw.make_model(f"{TINY}+gct@inner", in_chans=1)
     torch.save({"state_dict": net.state_dict(), "epoch": 3}, folder / "weights.pt")
     torch.save(gw.make_model(TINY).state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
-
-
-def _few_digits() -> Dataset:
-    digits = load_dataset("digits")
-    parts = (Images(part.pixels[:64], part.labels[:64]) for part in (digits.train, digits.validation))
-    return Dataset("digits", digits.classes, *parts, padding=1, flip=False)
 
 
 def picture(mode: str, size: tuple[int, int] = (9, 7)) -> Image.Image:

@@ -14,7 +14,6 @@ from gatewise.analysis.page import Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison import compare
 from gatewise.comparison import run as comparing
-from gatewise.data import Dataset, Images, load_dataset
 from gatewise.gates.spec import parse_gates
 from gatewise.models.serialization import read_metrics, write_metrics
 from gatewise.training import Recipe, Score
@@ -24,6 +23,7 @@ from support.browser import (
     browser,  # noqa: F401 - a fixture
     open_file,
 )
+from support.few_digits import first_digits
 
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 
@@ -35,9 +35,7 @@ ACCURACY = {"none": [0.9, 0.8], "se": [0.95, 0.92], "gct:mode=l1@before_conv": [
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the report of a comparison of four gates whose accuracies are set by hand."""
     out = tmp_path_factory.mktemp("report")
-    digits = load_dataset("digits")
-    parts = (Images(part.pixels[:32], part.labels[:32]) for part in (digits.train, digits.validation))
-    small = Dataset("digits", digits.classes, *parts, padding=1, flip=False)
+    small = first_digits(32)
     recipe = Recipe(data=f"somewhere/{HOSTILE}", epochs=1, precision="fp32")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gatewise.data.load.load_dataset", lambda *_: small)

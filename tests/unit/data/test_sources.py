@@ -150,27 +150,29 @@ def public_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("train/bee", "train/bee: no permission to read this folder"),
-        ("train/bee/1.png", "train/bee/1.png cannot be read (Permission denied)"),
-    ],
-)
-def test_unreadable_file_is_named(public_folder: Path, path: str, expected: str) -> None:
-    class_folders(public_folder)
-    (public_folder / path).chmod(0)
+def test_unreadable_file_and_folder_are_named(public_folder: Path) -> None:
+    unreadable = {
+        "a/train/bee": "train/bee: no permission to read this folder",
+        "b/train/bee/1.png": "train/bee/1.png cannot be read (Permission denied)",
+    }
+    for path in unreadable:
+        class_folders(public_folder / path[0])
+        (public_folder / path).chmod(0)
     code = (
         "import os, sys, torchvision.datasets\n"  # other users may not see the environment
         "from gatewise.data import load_dataset\n"
         "if os.getuid() == 0: os.setuid(65534)\n"  # root may read everything
-        "try: load_dataset(sys.argv[1])\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
+        "for folder in sys.argv[1:]:\n"
+        "    try: load_dataset(folder)\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
     )
-    command = [sys.executable, "-c", code, str(public_folder)]
+    command = [sys.executable, "-c", code, *(str(public_folder / path[0]) for path in unreadable)]
     printed = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert printed.stdout.startswith("DataError"), printed.stderr
-    assert expected in printed.stdout
+    lines = printed.stdout.splitlines()
+    assert len(lines) == len(unreadable), printed.stderr
+    for line, expected in zip(lines, unreadable.values(), strict=True):
+        assert line.startswith("DataError")
+        assert expected in line
 
 
 # torchvision's files

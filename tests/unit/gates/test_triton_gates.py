@@ -25,7 +25,7 @@ def printed(script: str, *arguments: str) -> str:
 
 @interpreted
 def test_kernels_in_interpreter_match_definition() -> None:
-    assert printed("gates_in_interpreter.py") == "264 cases\n"
+    assert printed("gates_in_interpreter.py") == "168 cases\n"
 
 
 def test_kernels_compile_for_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
