@@ -67,7 +67,7 @@ def test_every_file_of_run_is_read(name: str) -> None:
 def test_runs_are_explained(tmp_path: Path) -> None:
     page = explain([OLD / name for name in RUNS], tmp_path / "page.html").read_text()
     assert "resnet20_wider:parameters=3000+gct:mode=l1@inner+se" in page
-    assert "Which filters the gater opens" in page
+    assert "gater: which filters the gater opens" in page
 
 
 def test_images_are_predicted_by_runs_shared_folders_and_exported_files(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Each process trains them once, for all modules that use these fixtures; tests on
 """
 
 import functools
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "-
 
 
 @functools.cache
-def _gated(factory: pytest.TempPathFactory) -> Path:
-    folder = factory.mktemp("runs") / "gated"
+def _gated(base: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(dir=base)) / "gated"
     assert run([*TRAIN, "--budget", "0.5", "--out", str(folder)]) == 0
     net, config = load_model(folder)
     generator = torch.Generator().manual_seed(0)
@@ -37,8 +38,8 @@ def _gated(factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def _plain(factory: pytest.TempPathFactory) -> Path:
-    folder = factory.mktemp("runs") / "plain"
+def _plain(base: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(dir=base)) / "plain"
     assert run([*TRAIN, "--out", str(folder)]) == 0
     return folder
 
@@ -53,12 +54,12 @@ def _small(gated: Path) -> Path:
 @pytest.fixture(scope="session")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose gates are partly constant: those of a fresh gater are, so its last layer is drawn again."""
-    return _gated(tmp_path_factory)
+    return _gated(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _plain(tmp_path_factory)
+    return _plain(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

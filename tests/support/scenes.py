@@ -5,6 +5,7 @@ Each process makes them once, for all modules that use these fixtures; tests onl
 
 import dataclasses
 import functools
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ def scene(number: int) -> tuple[Image.Image, Image.Image]:
 
 
 @functools.cache
-def _scenes(factory: pytest.TempPathFactory) -> Path:
-    folder = factory.mktemp("scenes")
+def _scenes(base: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(dir=base))
     for split, numbers in (("train", range(24)), ("val", range(24, 32))):
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
@@ -46,35 +47,31 @@ def _scenes(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _recipe(folder: Path) -> Recipe:
+    sizes = {"epochs": 2, "batch_size": 6, "lr": 0.05}
+    return Recipe(task="segment", data=str(folder), model=TINY, ignore_index=9, precision="fp32", **sizes)
+
+
 @functools.cache
-def _run(recipe: Recipe, factory: pytest.TempPathFactory) -> Path:
-    out = factory.mktemp("done") / "run"
+def _run(folder: Path) -> Path:
+    out = Path(tempfile.mkdtemp(dir=folder.parent)) / "run"
     chosen = {"model": f"{TINY},output_stride=8", "gate": "gc@context", "augmentation": "flip"}
-    train(dataclasses.replace(recipe, **chosen, epochs=20, optimizer="adamw", lr=0.003), out)
+    train(dataclasses.replace(_recipe(folder), **chosen, epochs=20, optimizer="adamw", lr=0.003), out)
     return out
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 24 + 8 scenes."""
-    return _scenes(tmp_path_factory)
+    return _scenes(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def recipe(folder: Path) -> Recipe:
-    return Recipe(
-        task="segment",
-        data=str(folder),
-        model=TINY,
-        ignore_index=9,
-        epochs=2,
-        batch_size=6,
-        lr=0.05,
-        precision="fp32",
-    )
+    return _recipe(folder)
 
 
 @pytest.fixture(scope="session")
-def done(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(folder: Path) -> Path:
     """Return a finished run with a context block."""
-    return _run(recipe, tmp_path_factory)
+    return _run(folder)

@@ -25,7 +25,7 @@ from gatewise.core.files import (
     remove_leftovers,
     write_json,
 )
-from gatewise.core.run_files import PREDICTIONS, RESULTS
+from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
@@ -202,7 +202,7 @@ def _checked_dataset(
             raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
             )
-    for file in sorted((out / "runs").glob("*/seed_*/recipe.yaml")):
+    for file in sorted((out / "runs").glob(f"*/seed_*/{RECIPE}")):
         if not holds_run(file.parent):
             continue
         check_run_format(file.parent)

@@ -104,7 +104,7 @@ class Run:
                 classes, image channels or image sizes.
         """
         self.check_image_entries()
-        _ = self.model, self.recipe, self.metrics, self.log, self.dataset
+        _ = self.model, self.task, self.recipe, self.metrics, self.log, self.dataset
         return self
 
     def check_image_entries(self) -> None:

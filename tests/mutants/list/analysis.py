@@ -247,7 +247,7 @@ CHANGES = {
         },
         "Run.checked": {
             "files of a run are read after long work": replace(
-                "(self.model, self.recipe, self.metrics, self.log, self.dataset)", "self.recipe"
+                "(self.model, self.task, self.recipe, self.metrics, self.log, self.dataset)", "self.recipe"
             ),
         },
         "Run.log": {

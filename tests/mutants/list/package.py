@@ -540,10 +540,6 @@ CHANGES = {
             ),
         },
         "train_only_gates": {
-            "freezing twice forgets what was frozen before": replace(
-                "owner.__dict__.setdefault(_BEFORE, {}).setdefault(name, parameter.requires_grad)",
-                "owner.__dict__.setdefault(_BEFORE, {})[name] = parameter.requires_grad",
-            ),
             "gates' own norms are frozen": replace(
                 "isinstance(getattr(layer, 'running_mean', None), Tensor) and id(layer) not in inside",
                 "isinstance(getattr(layer, 'running_mean', None), Tensor)",

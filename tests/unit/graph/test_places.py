@@ -39,8 +39,13 @@ def network(name: str) -> nn.Module:
 
 
 @functools.cache
+def graph(name: str) -> Graph:
+    return Graph(network(name))
+
+
+@functools.cache
 def places(name: str, place: str) -> Places:
-    return gw.find_places(network(name), place)
+    return gw.find_places(graph(name), place)
 
 
 def found(model: nn.Module, place: str, example: object = None) -> list[tuple[str, str, int]]:
@@ -637,13 +642,13 @@ def test_unknown_place_rejected_with_suggestion() -> None:
 # --- Gates already in the network ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", place_names(marked=False))
 @pytest.mark.parametrize("inserted", ["gct", "se"])
-def test_places_ignore_existing_gates(place: str, inserted: str) -> None:
-    plain = timm.create_model("resnet18")
-    gated = copy.deepcopy(plain)
+def test_places_ignore_existing_gates(inserted: str) -> None:
+    gated = copy.deepcopy(network("resnet18"))
     gw.insert_gates(gated, inserted, example=SMALL)
-    assert gw.find_places(gated, place, SMALL) == gw.find_places(plain, place, SMALL)
+    own = Graph(gated, SMALL)
+    for place in place_names(marked=False):
+        assert gw.find_places(own, place) == places("resnet18", place)
 
 
 def test_gates_work_again_after_analysis() -> None:
@@ -678,10 +683,10 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(INNER) - {"vgg11_bn"}))
-@pytest.mark.parametrize("place", ["inner", "residual_end", "stage_end"])
-def test_torch_fx_finds_same_places_if_torch_export_fails(name: str, place: str, no_export: None) -> None:
-    layers = {"inner": INNER, "residual_end": RESIDUAL_END, "stage_end": STAGE_END}[place][name]
-    assert [p.layer for p in gw.find_places(network(name), place).found] == layers
+def test_torch_fx_finds_same_places_if_torch_export_fails(name: str, no_export: None) -> None:
+    by_fx = Graph(network(name))
+    for place, layers in {"inner": INNER, "residual_end": RESIDUAL_END, "stage_end": STAGE_END}.items():
+        assert [p.layer for p in gw.find_places(by_fx, place).found] == layers[name]
 
 
 class Undecided(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import gatewise as gw
 from gatewise.errors import GatewiseError, InvalidValueError
 from gatewise.gates.spec import parse_gates
-from gatewise.graph import place_names
+from gatewise.graph import Graph, place_names
 from gatewise.insertion.insert import insert_all
 
 MODELS = ("resnet18", "resnet50", "densenet121", "vgg11_bn", "efficientnet_b0", "convnext_tiny")
@@ -76,10 +76,10 @@ def real(request: pytest.FixtureRequest) -> nn.Module:
 def test_identity_gates_keep_outputs_bitwise_and_undo_state_dict(real: nn.Module) -> None:
     x, before, count = image(2, 3, 32, 32), snapshot(real), hooks(real)
     plain = real(x)
-    inserted = 0
+    inserted, graph = 0, Graph(real, x)
     for gate, place in [("gct", p) for p in place_names(marked=False)] + [("gc", "residual_end"), ("gc", "stage_end")]:
         try:
-            insertion = gw.insert_gates(real, gate, place=place, example=x)
+            insertion = gw.insert_gates(graph, gate, place=place)
         except ValueError as error:
             assert place == "residual_end", error  # noqa: PT017  (DenseNet and VGG have no residual branches)
             continue
