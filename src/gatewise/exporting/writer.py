@@ -96,7 +96,7 @@ def export_run(
     details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
     try:
         program = exported_program(network, next(iter(run.first(2))), free_size=run.task.any_size)
-        content = _CONTENTS[to](program, details, run.task.output)
+        content = _CONTENTS[to](program, details)
     except errors.GatewiseError:
         raise
     except Exception as error:  # an operation that this version of torch cannot export
@@ -206,9 +206,9 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) ->
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
 
 
-def _onnx(program: Any, details: dict[str, Any], output: str) -> bytes:
+def _onnx(program: Any, details: dict[str, Any]) -> bytes:
     _validation.import_optional("onnxscript", "export to ONNX")
-    names = [output, "gates"][: len(program.graph_signature.user_outputs)]
+    names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
     exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     proto: Any = exported.model_proto  # type: ignore[union-attr]
     versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
@@ -216,14 +216,14 @@ def _onnx(program: Any, details: dict[str, Any], output: str) -> bytes:
     return proto.SerializeToString()
 
 
-def _torch(program: Any, details: dict[str, Any], output: str) -> bytes:  # noqa: ARG001
+def _torch(program: Any, details: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     extra = {KEY: json.dumps({FORMAT: FILE_FORMAT, **details, "versions": {"torch": torch.__version__}})}
     torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
 
-_CONTENTS: dict[str, Callable[[Any, dict[str, Any], str], bytes]] = {"onnx": _onnx, "torch": _torch}
+_CONTENTS: dict[str, Callable[[Any, dict[str, Any]], bytes]] = {"onnx": _onnx, "torch": _torch}
 
 
 @torch.no_grad()
