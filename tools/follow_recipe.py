@@ -14,7 +14,7 @@ nearest function below it on the stack that is on the way. Each pair of caller a
 often it is called, so the numbers depend neither on the images nor on the epochs. A step into a file that was visited
 before is a step *back*.
 
-The checks of values in `__post_init__`, and what they call, do not count: nobody opens them to follow the recipe.
+The checks of values in `__post_init__`, and what they call, do not count: they are not on the way of the recipe.
 """
 
 import argparse

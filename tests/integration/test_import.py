@@ -4,26 +4,24 @@ import ast
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import gatewise as gw
+from support.fresh import python
+from support.project import ROOT
 
 HEAVY = ("timm", "torchvision", "matplotlib", "accelerate", "scipy", "sklearn", "rich", "cyclopts")
 
 
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh process."""
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def packages_behind(code: str) -> set[str]:
     """Return which packages a fresh process has loaded after some code."""
-    result = python(f"{code}; import sys; print('', *sorted({{name.partition('.')[0] for name in sys.modules}}))")
+    result = python("-c", f"{code}; import sys; print('', *sorted({{name.partition('.')[0] for name in sys.modules}}))")
     assert result.returncode == 0, result.stderr
     return set(result.stdout.splitlines()[-1].split())
 
@@ -33,6 +31,7 @@ import importlib, json, pkgutil, sys
 import gatewise as gw
 
 found = {"loaded": sorted({name.partition(".")[0] for name in sys.modules})}
+found["files"] = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "gatewise"]
 found["statistics"] = [gw.analysis.GateStats.__name__, gw.analysis.GateRecorder.__name__]
 exec(f"from gatewise import {', '.join(gw.__all__)}")
 before = {name: getattr(gw, name) for name in gw.__all__}
@@ -50,10 +49,24 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def fresh() -> dict[str, list[str]]:
-    """Return what a fresh process finds: packages behind `import gatewise`, public names, then all modules."""
-    result = python(FRESH)
+    """Return what a fresh process finds: packages that `import gatewise` loads, public names, then all modules."""
+    result = python("-c", FRESH)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+def test_import_needs_only_the_core_dependencies(fresh: dict[str, list[str]]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w-]", line)[0].replace("pyyaml", "yaml") for line in project["dependencies"]}
+    imported: set[str] = set()
+    for file in fresh["files"]:
+        for node in ast.parse(Path(file).read_text()).body:
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    assert "torch" in imported
+    assert imported - sys.stdlib_module_names - {"gatewise"} <= declared
 
 
 def test_import_loads_no_heavy_packages(fresh: dict[str, list[str]]) -> None:
@@ -153,7 +166,7 @@ runpy.run_module("gatewise", run_name="__main__")
 
 @pytest.mark.parametrize("missing", ["cyclopts", "rich"])
 def test_cli_without_packages_says_how_to_install(missing: str) -> None:
-    result = python(BLOCK, missing, "gates")
+    result = python("-c", BLOCK, missing, "gates")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"gatewise: the command line needs {missing!r}: pip install 'gatewise[train]'\n"
 
@@ -165,13 +178,13 @@ def test_library_works_without_extra_packages() -> None:
         "model = gw.make_model('resnet20+gct')\n"
         "print(len(gw.gates_in(model)), tuple(model(torch.zeros(1, 3, 8, 8)).shape))",
     )
-    result = python(code, ",".join(HEAVY))
+    result = python("-c", code, ",".join(HEAVY))
     assert result.stderr == ""
     assert result.stdout == "21 (1, 10)\n"
 
 
 def test_missing_training_package_is_one_line(tmp_path: Path) -> None:
-    result = python(BLOCK, "accelerate", "train", "--epochs", "1", "--out", str(tmp_path / "run"))
+    result = python("-c", BLOCK, "accelerate", "train", "--epochs", "1", "--out", str(tmp_path / "run"))
     assert result.returncode == 2
     what, how = "training needs the package 'accelerate', which is not installed", "pip install 'gatewise[train]'"
     assert result.stderr == f"gatewise: {what}. Install it with: {how}\n"

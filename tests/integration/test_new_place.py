@@ -65,7 +65,8 @@ except ValueError as error:
 def test_training_takes_gate_at_new_place(copy: Path) -> None:
     options = ["--data", "digits", "--model", "resnet20", "--gate", "gct@after_norm", "--epochs", "1", "--out", "run"]
     run(copy, "-m", "gatewise", "train", *options)
-    assert json.loads((copy / "run/config.json").read_text())["spec"] == "resnet20+gct@after_norm"
+    (gate,) = json.loads((copy / "run/config.json").read_text())["spec"]["gates"]
+    assert (gate["gate"], gate["place"]) == ("gct", "after_norm")
 
 
 @pytest.mark.slow

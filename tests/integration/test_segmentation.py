@@ -307,7 +307,7 @@ def test_interrupted_training_ends_as_uninterrupted_one(recipe: Recipe, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "digits"}, "data folder 'digits' does not exist; for task segment"),
+        ({"data": "digits"}, "data folder 'digits' does not exist; for images with masks .* set task to classify"),
         ({"mixup": 0.5}, "mixup is 0.5, but task segment does not use it"),
         ({"task": "classify"}, "ignore_index is 9, but task classify does not use it"),
         ({"augmentation": "rand-m9"}, "is for images with one label; for masks use scale, crop and flip"),

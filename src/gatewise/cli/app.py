@@ -37,6 +37,11 @@ Integer = Annotated[int, Parameter(converter=parse_integer)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
+def literal(text: str) -> str:
+    """Return text for a help page, which is Markdown: asterisks of file patterns would begin emphasis."""
+    return text.replace("*", r"\*")
+
+
 def print_table(table: Table) -> None:
     """Print a table at the width of the terminal, or 220 columns wide if standard output is not a terminal."""
     console = Console(width=None if sys.stdout.isatty() else 220)

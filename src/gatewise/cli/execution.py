@@ -9,8 +9,9 @@ from cyclopts import Parameter
 from gatewise import errors
 from gatewise.analysis.benchmark import bench as bench_run
 from gatewise.analysis.benchmark import table as bench_table
-from gatewise.cli.app import Integer, Json, app, print_table
+from gatewise.cli.app import Integer, Json, app, literal, print_table
 from gatewise.exporting import export_run
+from gatewise.exporting.formats.registry import describe_formats
 from gatewise.exporting.run_compaction import compact_run
 from gatewise.inference import Compaction
 from gatewise.training import Progress, score_named
@@ -115,7 +116,7 @@ def export(
     /,
     *,
     out: Path,
-    to: str = "onnx",
+    to: Annotated[str, Parameter(help=literal(f"Format of the file: {describe_formats()}."))] = "onnx",
     form: str = "masked",
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
@@ -132,9 +133,9 @@ def export(
     run
         Folder of a finished run.
     out
-        File to write: *.onnx or *.pt2.
+        File to write, with the suffix of its format.
     to
-        Format: onnx, or torch (an archive of torch.export).
+        Format of the file.
     form
         masked computes all filters and multiplies them by the gates; compact first removes the filters that are closed
         for all training images; skip computes only the open filters, selected inside the graph.

@@ -6,13 +6,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, app
+from gatewise.cli.app import Integer, Json, app, literal
+from gatewise.exporting.formats.registry import opened_suffixes
 from gatewise.exporting.prediction import Predictor
+
+_SOURCE = literal(f"Run folder, folder of save_pretrained, or file of gatewise export ({opened_suffixes()}).")
 
 
 @app.command
 def predict(
-    run: Path,
+    run: Annotated[Path, Parameter(help=_SOURCE)],
     images: Annotated[list[Path], Parameter(negative="", allow_leading_hyphen=True)],
     /,
     *,
@@ -27,7 +30,7 @@ def predict(
     Parameters
     ----------
     run
-        Run folder, folder of save_pretrained, or ONNX file of gatewise export.
+        Run folder, folder of save_pretrained, or file of gatewise export.
     images
         Image files, folders (searched recursively), or - for one image on standard input.
     out

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, app, parse_integer, print_table
+from gatewise.cli.app import Integer, Json, app, literal, parse_integer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
@@ -23,7 +23,7 @@ def _flags(name: str, *omitted: str) -> type:
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
         if field.name not in omitted:
-            text = f"{field.metadata['help']} [{field.default}]"
+            text = literal(f"{field.metadata['help']} [{field.default}]")
             converter = parse_integer if field.type in {int, int | None} else None
             parameter = Parameter(help=text, show_default=False, converter=converter)
             kind: Any = Annotated[field.type | None, parameter]  # type: ignore[operator]

@@ -19,6 +19,7 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.reasons import reason_of
 from gatewise.data import Dataset, DataSource, SegmentationDataset
 from gatewise.graph import measure
 from gatewise.insertion.tuning import set_total_steps
@@ -108,10 +109,9 @@ def _check_reachable(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> errors.InvalidValueError:
-    reason = " ".join(str(error).split())[:200]
     return errors.InvalidValueError(
-        f"no Ray cluster at {address!r} ({reason}). Start one with ray start --head and use the address that it "
-        f"prints, or give --ray without an address to start Ray on this machine."
+        f"no Ray cluster at {address!r} ({reason_of(error)}). Start one with ray start --head and use the address that "
+        f"it prints, or give --ray without an address to start Ray on this machine."
     )
 
 
@@ -186,7 +186,7 @@ class _Runs:
         except exceptions.RayTaskError:
             raise  # a bug: keep the traceback
         except exceptions.RayError as error:
-            outcome = {"failed": f"its process was lost {_RETRIES + 1} times ({' '.join(str(error).split())[:200]})"}
+            outcome = {"failed": f"its process was lost {_RETRIES + 1} times ({reason_of(error)})"}
         if "invalid" in outcome:
             raise errors.InvalidValueError(outcome["invalid"])
         if "unsaved" in outcome:  # the next run would fail for the same reason

@@ -128,6 +128,16 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
     return f" Did you mean {texts[near[0]]!r}?" if near else ""
 
 
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Return names as text for an error message: the first `most`, each truncated to 60 characters.
+
+    >>> listed(["image", "label", "mask"], most=2)
+    'image, label, ...'
+    """
+    shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:most]]
+    return ", ".join(" ".join(name.split()) for name in shown) + (", ..." if len(names) > most else "")
+
+
 def check_integer_at_least(minimum: int, **values: object) -> None:
     """Raise if a value is not an integer of at least `minimum`."""
     for name, value in values.items():

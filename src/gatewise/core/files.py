@@ -20,6 +20,7 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.reasons import as_data_error
 
 FORMAT = "format"
 _LOCK = ".lock"  # exists in a folder while a process is using it
@@ -180,10 +181,8 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise `DataError` if it is not valid JSON."""
     text = read_text(path)
-    try:
+    with as_data_error(path, "is not valid JSON", "Restore it from a copy.", of=(ValueError, RecursionError)):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise errors.DataError(f"{path} is not valid JSON ({_reason(error)}). Restore it from a copy.") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -211,10 +210,6 @@ def read_text(path: Path) -> str:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise errors.DataError(f"{path} is not UTF-8 text ({error}). Restore it from a copy.") from None
-
-
-def _reason(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
 
 
 def check_format_not_newer(path: Path, newest: int, key: str = FORMAT) -> None:
@@ -267,9 +262,7 @@ def read_json_lines(path: Path) -> list[Any]:
     """Read a JSON Lines file; raise `DataError` with the line number if a line is not valid JSON."""
     rows = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        try:
+        where = f"{path}, line {number}:"
+        with as_data_error(where, "not valid JSON", "Restore the file.", of=(ValueError, RecursionError)):
             rows.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            reason = _reason(error)
-            raise errors.DataError(f"{path}, line {number}: not valid JSON ({reason}). Restore the file.") from None
     return rows

@@ -5,8 +5,11 @@ from gatewise.data.batches import Batches as Batches
 from gatewise.data.batches import StreamedBatches as StreamedBatches
 from gatewise.data.batches import seed_generators as seed_generators
 from gatewise.data.batches import shift as shift
+from gatewise.data.folders import EncodedFiles as EncodedFiles
+from gatewise.data.folders import Location as Location
 from gatewise.data.images import Dataset as Dataset
 from gatewise.data.images import EncodedImages as EncodedImages
+from gatewise.data.images import EncodedSource as EncodedSource
 from gatewise.data.images import Images as Images
 from gatewise.data.load import LOADINGS as LOADINGS
 from gatewise.data.load import DataSource as DataSource
@@ -21,3 +24,11 @@ from gatewise.data.pair_batches import make_batches as make_batches
 from gatewise.data.pairs import SegmentationDataset as SegmentationDataset
 from gatewise.data.pairs import SegmentationSplit as SegmentationSplit
 from gatewise.data.pairs import scaled_to as scaled_to
+from gatewise.data.sources.hub import HUB as HUB
+from gatewise.data.sources.registry import LabelledSource as LabelledSource
+from gatewise.data.sources.registry import LabelledSplit as LabelledSplit
+from gatewise.data.sources.registry import MaskedSource as MaskedSource
+from gatewise.data.sources.registry import MaskedSplit as MaskedSplit
+from gatewise.data.sources.registry import describe_sources as describe_sources
+from gatewise.data.sources.registry import find_source as find_source
+from gatewise.data.sources.registry import register_source as register_source

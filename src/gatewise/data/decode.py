@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
+from gatewise.core.reasons import reason_of
 
 _NOT_OPENED = ("EPS", "WMF")
 _TIFF_BITS = 258  # the tag for bits per sample
@@ -71,7 +72,7 @@ def open_image(where: str, content: bytes | None, kind: str = "image") -> Any:
             _check_needs_no_program(image)
             image.load()
     except Exception as error:  # decoders of untrusted bytes can raise any error
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason_of(error)
         raise errors.DataError(f"{where}: truncated or unreadable {kind} ({reason}).") from None
     return image
 

@@ -1,15 +1,131 @@
-"""Images in class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, as torchvision's ImageFolder reads them."""
+"""Folders of images: the location given as `--data`, listed once, and its image files."""
 
+import functools
 import os
 from pathlib import Path
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
-from gatewise.data.images import EncodedImages, EncodedSource
-from gatewise.data.tables import SPLITS, Split, class_names
+from gatewise.data.images import EncodedSource
 
-_OF_MASKS = {"mask", "label", "annotation", "segmentation"}
+# the suffixes that torchvision reads, .gif and .avif
+_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file has an image suffix.
+
+    >>> is_image("a.JPG"), is_image("a.txt")
+    (True, False)
+    """
+    return name.lower().endswith(_IMAGES)
+
+
+class Location:
+    """A data set's name, address or path; a folder is listed once, however many sources look into it.
+
+    Below a folder, symbolic links are followed. The arguments `below` of its methods are names of folders, each in the
+    one before.
+
+    Args:
+        source: the name or path, as given by the user.
+
+    Attributes:
+        text: the same, as text.
+        path: the same, as a path.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        self.text, self.path = str(source), Path(source)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the path is an existing folder."""
+        return self.path.is_dir()
+
+    def has_folder(self, *below: str) -> bool:
+        """Return whether a folder exists; this lists nothing."""
+        return self.path.joinpath(*below).is_dir()
+
+    @functools.cached_property
+    def _listing(self) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """The names of the files in each folder, and the folders that are not listed, each with the reason.
+
+        The keys are relative paths, sorted; the root is "".
+        """
+        top = str(self.path)
+        names: dict[str, list[str]] = {}
+        omitted: dict[str, str] = {}
+
+        def relative(folder: str) -> str:
+            return folder[len(top) :].lstrip(os.sep)
+
+        def unreadable(error: OSError) -> None:
+            omitted[relative(str(error.filename))] = ": no permission to read this folder"
+
+        for folder, inside, files in os.walk(top, followlinks=True, onerror=unreadable):
+            key = relative(folder)
+            names[key] = sorted(files)
+            for name in [name for name in inside if _links_to_parent(Path(folder, name))]:  # would never end
+                omitted[str(Path(key, name))] = " is a symbolic link to a folder that contains it. Remove the link"
+                inside.remove(name)
+        return dict(sorted(names.items())), omitted
+
+    def _below(self, below: tuple[str, ...]) -> dict[str, list[str]]:
+        """Return the listing of a folder and of all folders in it; raise `DataError` if one of them is not listed."""
+        listing, omitted = self._listing
+        start = str(Path(*below)) if below else ""
+        for folder, reason in omitted.items():
+            if _is_below(folder, start):
+                raise errors.DataError(f"{self.path / folder}{reason}.")
+        return {folder: names for folder, names in listing.items() if _is_below(folder, start)}
+
+    def folders(self, *below: str) -> list[str]:
+        """Return the sorted names of the folders in a folder.
+
+        Raises:
+            DataError: a folder at any depth cannot be read, or is a link to a folder that contains it.
+        """
+        start = Path(*below)
+        return sorted(path.name for path in map(Path, self._below(below)) if path != start and path.parent == start)
+
+    def images(self, *below: str) -> list[str]:
+        """Return the paths of the image files in a folder at any depth, sorted by folder and name.
+
+        Raises:
+            DataError: a folder at any depth cannot be read, or is a link to a folder that contains it.
+        """
+        return [
+            f"{folder}{os.sep}{name}"
+            for folder, names in ((self.path / key, names) for key, names in self._below(below).items())
+            for name in names
+            if is_image(name)
+        ]
+
+    def with_suffix(self, suffix: str) -> list[Path]:
+        """Return the sorted paths of all files with a suffix at any depth, except in folders that cannot be read."""
+        listing, _ = self._listing
+        return sorted(
+            self.path / folder / name for folder in listing for name in listing[folder] if name.endswith(suffix)
+        )
+
+    def content(self) -> str:
+        """Return the first names in the folder as text for an error message."""
+        names = sorted(path.name for path in self.path.iterdir())
+        return _validation.listed(names, most=8) or "nothing"
+
+
+def _is_below(folder: str, start: str) -> bool:
+    return not start or folder == start or folder.startswith(start + os.sep)
+
+
+def _links_to_parent(path: Path) -> bool:
+    """Return whether a path is a symbolic link to a folder that contains it."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 class EncodedFiles(EncodedSource):
@@ -30,66 +146,3 @@ class EncodedFiles(EncodedSource):
 
     def content(self, index: int) -> bytes:
         return read_bytes(Path(self._files[index]))
-
-
-def class_folders(folder: Path) -> dict[str, Path]:
-    """Return the folder of each split that exists: train, and the first of validation, valid, val and test."""
-    paths = {
-        split: next((folder / name for name in names if (folder / name).is_dir()), None)
-        for split, names in SPLITS.items()
-    }
-    return {split: path for split, path in paths.items() if path is not None}
-
-
-def read_class_folders(folder: Path, image_size: int | None) -> dict[str, Split]:
-    """Return both splits of a folder with files SPLIT/CLASS/*.
-
-    Raises:
-        DataError: a split is missing or cannot be read.
-    """
-    paths = class_folders(folder)
-    for split, names in SPLITS.items():
-        if split not in paths:
-            expected = " or ".join(f"{name}/" for name in names)
-            existing = ", ".join(sorted(path.name for path in folder.iterdir()))[:200]
-            raise errors.DataError(
-                f"{folder} has no {split} split: expected {expected} with class folders, found {existing}."
-            )
-    return {split: _read_split(path, image_size) for split, path in paths.items()}
-
-
-def is_image(path: str) -> bool:
-    """Return whether a file has an image suffix: those of torchvision, .gif and .avif."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return path.lower().endswith((*IMG_EXTENSIONS, ".gif", ".avif"))
-
-
-def _check_no_cycle(folder: Path) -> None:
-    """Raise if a symbolic link points to a folder that contains it: with two of them torchvision never terminates."""
-    for path, folders, _ in os.walk(folder, followlinks=True):
-        for name in folders:
-            link = Path(path, name)
-            if link.is_symlink() and Path(path).resolve().is_relative_to(link.resolve()):
-                raise errors.DataError(f"{link} is a symbolic link to a folder that contains it. Remove the link.")
-
-
-def _read_split(folder: Path, image_size: int | None) -> Split:
-    torchvision = _validation.import_optional("torchvision.datasets", "reading class folders")
-    for path in (folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())):
-        if not os.access(path, os.R_OK | os.X_OK):  # os.walk would skip it silently
-            raise errors.DataError(f"{path}: no permission to read this folder.")
-    _check_no_cycle(folder)
-    try:
-        images = torchvision.ImageFolder(str(folder), is_valid_file=is_image)
-    except FileNotFoundError as error:
-        raise errors.DataError(f"{folder}: {' '.join(str(error).split()).rstrip('.')}.") from None
-    names = {name.lower().rstrip("s") for name in images.classes}
-    if names <= _OF_MASKS | {"image", "img"} and names & _OF_MASKS:
-        raise errors.DataError(
-            f"{folder}: expected one folder per class, with images of that class, found folders of images and masks "
-            f"({', '.join(images.classes)}). For masks set task to segment."
-        )
-    files, labels = zip(*images.samples, strict=True)
-    encoded = EncodedImages(EncodedFiles(list(files)), labels, image_size)
-    return encoded, class_names(str(folder), labels, tuple(images.classes))

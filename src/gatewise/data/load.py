@@ -1,28 +1,27 @@
-"""Load a data set by name or folder, in memory or streamed."""
+"""Load a data set from its source, in memory or streamed."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.digits import read_digits
-from gatewise.data.folders import class_folders, read_class_folders
+from gatewise.data.folders import Location
 from gatewise.data.images import Dataset, EncodedImages, Images
-from gatewise.data.masks import IGNORED, infer_mask_encoding
-from gatewise.data.pair_readers import checked_names, read_pairs
+from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
-from gatewise.data.tables import read_hub, read_parquet
-from gatewise.data.torchvision_sets import FOLDERS, default_root, holds_torchvision_files, read_torchvision
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, find_source
 
 LOADINGS = ("auto", "memory", "stream")
-HUB = "hub:"
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
 _MEMORY_LIMIT = 2**30  # most bytes of pixels of a split that "auto" decodes at the start
+Split = TypeVar("Split")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +66,11 @@ class PairSource(DataSource):
 
 
 def load_dataset(source: str | Path, image_size: int | None = None, loading: str = "auto") -> Dataset:
-    """Load labelled images by name or from a folder.
+    """Load labelled images from a source: a name, an address or a folder.
 
     Args:
-        source: "digits" (bundled with scikit-learn); "cifar10" or "cifar100" (torchvision's files, downloaded if
-            missing); "hub:NAME" (a data set that the library `datasets` can load); or a folder with train*.parquet and
-            validation*, val* or test*.parquet in the Hugging Face layout, with torchvision's CIFAR files, or with
-            images in train/CLASS/ and val/CLASS/.
+        source: what one of the registered sources of labelled images matches; `gatewise train --help` and
+            `describe_sources` list them.
         image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
         loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
             splits that would take more than 1 GiB.
@@ -83,53 +80,56 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
             label is missing or negative, a class has no training images, there are fewer than two classes, or the
             splits have different classes. The message names the file. Streamed images are checked when they are used.
         InvalidValueError: an option is invalid.
-
-    The encoded images of parquet files are kept in memory; use "hub:FOLDER", which memory-maps them, for larger data.
     """
     if image_size is not None:
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
-    if str(source) == "digits":
-        if image_size is not None:
-            raise errors.InvalidValueError(f"digits are 8x8, got image_size {image_size}. Omit it.")
-        return read_digits()
-    splits = _read(source, image_size)
-    (train, classes), (validation, other) = splits["train"], splits["validation"]
-    _check_classes(str(source), classes, other)
-    _check_no_empty_class(str(source), classes, train.labels)
-    train, validation = (_decoded_if_small(images, loading) for images in (train, validation))
-    if train.shape != validation.shape:
-        sizes = [images.shape[1:] for images in (train, validation)]
-        raise errors.DataError(f"{source}: train images are {sizes[0]}, validation images {sizes[1]}. Set image_size.")
-    return Dataset(str(source), classes, train, validation, padding=max(1, train.shape[1] // 8), flip=True)
-
-
-def _read(source: str | Path, image_size: int | None) -> dict[str, Any]:
-    """Return both splits of a source of any kind, with their class names."""
-    name = str(source)
-    if name.startswith(HUB):
-        return read_hub(name.removeprefix(HUB), image_size)
-    if name in FOLDERS and not Path(name).exists():
-        return _with_fixed_size(read_torchvision(name, default_root()), name, image_size)
-    folder = Path(source)
-    if not folder.exists():
+    location = Location(source)
+    found = find_source(location, LabelledSource)
+    read = found.read_labelled(location)
+    _check_labels(location, read)
+    train, validation = _train_and_validation(location, read)
+    _check_classes(location.text, train.classes, validation.classes)
+    splits = [_images(location, split, image_size) for split in (train, validation)]
+    _check_no_empty_class(location.text, train.classes, splits[0].labels)
+    own, other = (_decoded_if_small(images, loading) for images in splits)
+    if own.shape != other.shape:
         raise errors.DataError(
-            f"data folder {name!r} does not exist; expected digits, cifar10, cifar100, a folder, "
-            f"or {HUB}NAME for a data set on the Hugging Face hub."
+            f"{source}: train images are {own.shape[1:]}, validation images {other.shape[1:]}. Set image_size."
         )
-    if not folder.is_dir():
-        raise errors.DataError(f"{folder} is a file; expected 'digits' or a folder with train*.parquet or train/.")
-    if data_set := holds_torchvision_files(folder):
-        return _with_fixed_size(read_torchvision(data_set, folder), str(folder), image_size)
-    if class_folders(folder) and not any(folder.rglob("*.parquet")):
-        return read_class_folders(folder, image_size)
-    return read_parquet(folder, image_size)
+    return Dataset(location.text, train.classes, own, other, padding=max(1, own.shape[1] // 8), flip=found.flip)
 
 
-def _with_fixed_size(splits: dict[str, Any], name: str, image_size: int | None) -> dict[str, Any]:
-    if image_size not in {None, 32}:
-        raise errors.InvalidValueError(f"{name} has images of 32x32, got image_size {image_size}. Omit it.")
-    return splits
+def _check_labels(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
+    for name, split in splits.items():
+        images, labels, last = len(split.images), split.labels, len(split.classes) - 1
+        if images != len(labels):
+            raise errors.DataError(f"{location}, {name}: expected one label per image, got {len(labels)} for {images}.")
+        if not images:
+            raise errors.DataError(f"{location}, {name}: expected images, got none.")
+        if not 0 <= min(labels) <= max(labels) <= last:
+            raise errors.DataError(
+                f"{location}, {name}: expected labels from 0 to {last} (one per class name), got {min(labels)} to "
+                f"{max(labels)}."
+            )
+
+
+def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tuple[Split, Split]:
+    for name in ("train", "validation"):
+        if name not in splits:
+            raise errors.DataError(f"{location} has no {name} split, found {', '.join(splits) or 'nothing'}.")
+    return splits["train"], splits["validation"]
+
+
+def _images(location: Location, split: LabelledSplit, image_size: int | None) -> Images | EncodedImages:
+    if not isinstance(split.images, Tensor):
+        return EncodedImages(split.images, split.labels, image_size)
+    height, width = split.images.shape[2:]
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise errors.InvalidValueError(
+            f"{location} has images of {width}x{height}, got image_size {image_size}. Omit it."
+        )
+    return Images(split.images, torch.tensor(split.labels))
 
 
 def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, ...]) -> None:
@@ -172,14 +172,11 @@ def load_pairs(
     foreground: str | None = None,
     class_names: str | None = None,
 ) -> SegmentationDataset:
-    """Load images with masks by name or from a folder.
+    """Load images with masks from a source: a name or a folder.
 
     Args:
-        source: a folder with train*.parquet and val*.parquet that have columns image and mask (encoded files); a
-            folder with SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/, for the splits train and
-            val, where an image and its mask have the same name; a folder with images/ and masks/ without splits, where
-            every tenth pair is used for validation; "voc2007" to "voc2012" (torchvision's files, downloaded if
-            missing); or a folder with these files.
+        source: what one of the registered sources of images with masks matches; `gatewise train --help` and
+            `describe_sources` list them.
         image_size: length in pixels to which the shorter side of images and masks is scaled; None keeps their size.
         loading: "memory" decodes all pairs at the start, "stream" decodes each when it is needed, "auto" streams
             splits of more than 2,000 pairs or 1 GiB.
@@ -202,17 +199,18 @@ def load_pairs(
     _validation.check_one_of("loading", loading, LOADINGS)
     _validation.check_integer_at_least(0, ignore_index=ignore_index)
     _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
-    encoded, names = read_pairs(source)
+    location = Location(source)
+    read = _train_and_validation(location, find_source(location, MaskedSource).read_masked(location))
+    names = read[0].classes
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
-    masks = [masks for _, masks in encoded.values()]
-    meaning = infer_mask_encoding(masks, names, ignore_index, foreground)
-    splits = {
-        name: SegmentationSplit(*parts, meaning, side=image_size, crop=crop_size) for name, parts in encoded.items()
-    }
-    for pairs in splits.values():
+    meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground)
+    train, validation = (
+        SegmentationSplit(split.images, split.masks, meaning, side=image_size, crop=crop_size) for split in read
+    )
+    for pairs in (train, validation):
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
-    return SegmentationDataset(str(source), splits["train"], splits["validation"])
+    return SegmentationDataset(location.text, train, validation)

@@ -5,12 +5,14 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.files import read_text
 from gatewise.data.decode import open_image
 from gatewise.data.images import EncodedSource
 
@@ -125,6 +127,25 @@ class MaskEncoding:
     @property
     def _expected(self) -> str:
         return " or ".join(map(str, self.values)) if self.values else f"0 to {len(self.classes) - 1}"
+
+
+def named_classes(folder: Path) -> tuple[str, ...]:
+    """Return the class names in classes.txt (one per line, in the order of the values), or () without this file."""
+    file = folder / "classes.txt"
+    if not file.exists():
+        return ()
+    return checked_names(str(file), read_text(file).removeprefix("\ufeff").rstrip().splitlines())
+
+
+def checked_names(where: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names without surrounding spaces; raise `DataError` if one is empty or occurs twice."""
+    names = tuple(name.strip() for name in names)
+    for value, name in enumerate(names):
+        if not name:
+            raise errors.DataError(f"{where}: class {value} has no name. Give each mask value a name.")
+        if name in names[:value]:
+            raise errors.DataError(f"{where}: {name!r} is given twice. Give each class a different name.")
+    return names
 
 
 def infer_mask_encoding(

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # pyrig
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, WEIGHTS
 from gatewise.exporting.model_card import model_card
 from gatewise.gates.spec import ModelSpec
@@ -148,11 +149,7 @@ class PretrainedNet(nn.Module, ModelHubMixin):
             name = str(pretrained_model_name_or_path)
             options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
             options |= {"force_download": force_download, "local_files_only": local_files_only}
-            try:
+            problem = "is not a folder, and cannot be downloaded from the hub"
+            with as_data_error(repr(name), problem, of=(OSError, ValueError)):  # of files, names and connections
                 folder = Path(str(snapshot_download(name, allow_patterns=list(_WRITTEN), **options)))
-            except (OSError, ValueError) as error:  # huggingface_hub raises these for files, names and connections
-                reason = " ".join(str(error).split())[:200]
-                raise errors.DataError(
-                    f"{name!r} is not a folder, and cannot be downloaded from the hub: {reason}"
-                ) from error
         return cls._of(*load_model(folder)).eval()

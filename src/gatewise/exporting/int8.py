@@ -14,6 +14,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.log_filters import without_records
+from gatewise.core.reasons import as_data_error
 
 _TYPES = ["Conv", "Gemm", "MatMul"]  # the expensive operators; gates, norms and additions between them stay in float32
 
@@ -38,7 +39,7 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
 
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         prepared, written = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
-        try:
+        with as_data_error("ONNX Runtime", "cannot quantise this network", kind=errors.TrainingError):
             # Symbolic shape inference fails on norms as in gct.
             quantization.quant_pre_process(file, prepared, skip_symbolic_shape=True)
             quantization.quantize_static(
@@ -50,9 +51,6 @@ def to_int8(file: Path, batches: Iterable[Tensor]) -> None:
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
-        except Exception as error:  # the errors of ONNX Runtime have no other common base class
-            reason = " ".join(str(error).split())[:200]
-            raise errors.TrainingError(f"ONNX Runtime cannot quantise this network: {reason}.") from None
         file.write_bytes(written.read_bytes())
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
+from gatewise.data import HUB
 from gatewise.training import Recipe
 from gatewise.training.runs import Run
 
-_HUB = "hub:"
 _MANY_CLASSES = 20
 
 _USE = """\
@@ -41,7 +41,7 @@ def _header(run: Run) -> dict[str, Any]:
         "pipeline_tag": tag,
         "tags": sorted({"gatewise", spec.model, *(choice.name for choice in spec.gates)}),
     }
-    if run.recipe.data.startswith(_HUB):
+    if run.recipe.data.startswith(HUB):
         header["datasets"] = [data]
     metric = {"type": score, "value": round(run.metrics[score], 6)}
     found = {"task": {"type": tag}, "dataset": {"type": data, "name": data}, "metrics": [metric]}
@@ -82,7 +82,7 @@ def _rows(run: Run) -> Iterator[tuple[str, str]]:
 def _data(run: Run) -> str:
     """Return the name of the data set, without parent folders."""
     data = run.recipe.data
-    return data.removeprefix(_HUB) if data.startswith(_HUB) else Path(data).name
+    return data.removeprefix(HUB) if data.startswith(HUB) else Path(data).name
 
 
 def _shareable(recipe: Recipe) -> dict[str, Any]:
@@ -90,6 +90,6 @@ def _shareable(recipe: Recipe) -> dict[str, Any]:
     values = dataclasses.asdict(recipe)
     paths = ("data", "init", "gater_init", "class_names")
     return {
-        key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(_HUB) else value
+        key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(HUB) else value
         for key, value in values.items()
     }

@@ -1,7 +1,5 @@
 """Export a trained run to one file, and check that the file computes the same outputs as the network."""
 
-import io
-import json
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -13,16 +11,15 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import FORMAT, write_atomically
+from gatewise.core.files import write_atomically
+from gatewise.core.reasons import as_data_error
 from gatewise.core.types import Output
-from gatewise.exporting.int8 import to_int8
-from gatewise.exporting.reader import FILE_FORMAT, KEY, opened
+from gatewise.exporting.formats.registry import Format, describe_formats, format_named, formats
 from gatewise.gaternet import GaterNet, run_with_gates
 from gatewise.inference import ConditionalNet, compact
 from gatewise.training import Progress
 from gatewise.training.runs import Run
 
-_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 FORMS = ("masked", "compact", "skip")
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
 _TOLERANCE = 1e-3  # largest difference of logits, relative to the largest logit
@@ -57,13 +54,13 @@ def export_run(
 
     The input of the file is "image", float32 (N, C, H, W), normalised with the mean and std in its metadata. N is
     dynamic; for segmentation networks H and W are too. The outputs are "logits" and, for a GaterNet, "gates". The
-    metadata also has the classes, versions and opset: read it with `details_of` from ONNX, and with
+    metadata also has the classes and versions: read it with `details_of`, and with
     `torch.export.load(file, extra_files={"gatewise": ""})` from an archive of torch.export.
 
     Args:
         folder: folder of a finished run.
-        out: file to write, *.onnx or *.pt2.
-        to: "onnx", or "torch" (an archive of torch.export).
+        out: file to write, with the suffix of the format.
+        to: a registered format: "onnx", or "torch" (an archive of torch.export, *.pt2).
         form: "masked" computes all filters and multiplies them by the gates; "compact" first removes the filters that
             are closed for all training images, and freezes the gates that are always open; "skip" selects the open
             filters inside the graph, so that a batch computes only filters that are open for one of its images.
@@ -81,11 +78,11 @@ def export_run(
 
     Raises:
         ValueError: the format or form is unknown, the suffix of `out` does not match the format, the run has no images,
-            form compact or skip is used without a gater, or int8 with torch or with form skip.
+            form compact or skip is used without a gater, or int8 with form skip or a format without int8.
         TrainingError: the outputs of the file differ from those of the network; `out` is then not written.
     """
     out = Path(out)
-    _check_format(out, to, form, int8=int8)
+    chosen = _checked_format(out, to, form, int8=int8)
     _validation.check_integer_at_least(2, images=images)
     _validation.check_integer_at_least(1, calibration=calibration)
     say = (progress or Progress(quiet=True)).say
@@ -94,37 +91,33 @@ def export_run(
     network = in_form(run, form, say) if form == "skip" else reference
     say(f"exporting to {to}")
     details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
-    try:
+    failed = f"cannot write this network for {to}"  # an operation that torch or the format does not have
+    with as_data_error("torch", failed, "Choose another format (to) or form.", kind=errors.InvalidValueError):
         program = exported_program(network, next(iter(run.first(2))), free_size=run.task.any_size)
-        content = _CONTENTS[to](program, details)
-    except errors.GatewiseError:
-        raise
-    except Exception as error:  # an operation that this version of torch cannot export
-        reason = " ".join(str(error).split())[:200]
-        raise errors.InvalidValueError(
-            f"torch cannot write this network for {to} ({type(error).__name__}: {reason}). Choose another "
-            f"format (to) or form."
-        ) from None
+        content = chosen.write(program, details, run.task.output)
     with _temporary_file(out) as file:
         write_atomically(file, content)
         say("comparing with the network")
-        results = _check_agreement(out, agreement(reference, _reopened(file, to), run.first(images)))
+        results = _check_agreement(out, agreement(reference, chosen.open(file), run.first(images)))
         if int8:
             say("quantising")
-            results |= _quantised(file, run, calibration)
+            results |= _quantised(file, chosen, run, calibration)
         write_atomically(out, file.read_bytes())
     return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **results}
 
 
-def _check_format(out: Path, to: str, form: str, *, int8: bool) -> None:
-    _validation.check_one_of("format", to, _SUFFIXES)
+def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
+    chosen = format_named(to)
     _validation.check_one_of("form", form, FORMS)
-    if int8 and (to != "onnx" or form == "skip"):
-        raise errors.InvalidValueError(f"int8 needs format onnx and form masked or compact, got {to} and {form}.")
-    if out.suffix != _SUFFIXES[to]:
+    if int8 and (not chosen.quantises or form == "skip"):
+        able = " or ".join(each.name for each in formats() if each.quantises)
+        raise errors.InvalidValueError(f"int8 needs format {able} and form masked or compact, got {to} and {form}.")
+    if out.suffix != chosen.suffix:
         raise errors.InvalidValueError(
-            f"a file of format {to} must be named *{_SUFFIXES[to]}, got {out.name}. Rename it."
+            f"a file of format {to} must be named *{chosen.suffix}, got {out.name}. Rename it, or choose another "
+            f"format (to): {describe_formats()}."
         )
+    return chosen
 
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:
@@ -153,11 +146,6 @@ def _temporary_file(out: Path) -> Generator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _reopened(file: Path, to: str) -> Callable[[Tensor], Any]:
-    """Return the network of a file that was just written; torch.export.load executes code, so open no other files."""
-    return opened(file) if to == "onnx" else torch.export.load(file).module()
-
-
 def _check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:
     if results["difference"] > _TOLERANCE or results["flipped"] > _FLIPPED * results["images"]:
         raise errors.TrainingError(
@@ -168,11 +156,11 @@ def _check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _quantised(file: Path, run: Run, calibration: int) -> dict[str, Any]:
+def _quantised(file: Path, chosen: Format, run: Run, calibration: int) -> dict[str, Any]:
     """Quantise a file to int8; return the scores before and after, and the fraction of images whose gates differ."""
-    plain = opened(file)
-    to_int8(file, run.of("train").first(calibration))
-    small = opened(file)
+    plain = chosen.open(file)
+    chosen.quantise(file, run.of("train").first(calibration))
+    small = chosen.open(file)
     flipped = agreement(plain, small, run.first())["flipped"]
     scores = {"float32": _score(plain, run), "int8": _score(small, run)}
     return {"score": run.score.name, **scores, "other_gates": flipped / len(run.images or ())}
@@ -204,26 +192,6 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) ->
         free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=(free,), strict=False)
-
-
-def _onnx(program: Any, details: dict[str, Any]) -> bytes:
-    _validation.import_optional("onnxscript", "export to ONNX")
-    names = ["logits", "gates"][: len(program.graph_signature.user_outputs)]
-    exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
-    proto: Any = exported.model_proto  # type: ignore[union-attr]
-    versions = {"torch": torch.__version__, "opset": proto.opset_import[0].version}
-    proto.metadata_props.add(key=KEY, value=json.dumps({FORMAT: FILE_FORMAT, **details, "versions": versions}))
-    return proto.SerializeToString()
-
-
-def _torch(program: Any, details: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    extra = {KEY: json.dumps({FORMAT: FILE_FORMAT, **details, "versions": {"torch": torch.__version__}})}
-    torch.export.save(program, buffer, extra_files=extra)
-    return buffer.getvalue()
-
-
-_CONTENTS: dict[str, Callable[[Any, dict[str, Any]], bytes]] = {"onnx": _onnx, "torch": _torch}
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.reasons import as_data_error
 from gatewise.core.types import Output
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
@@ -149,15 +150,11 @@ class GaterNet(nn.Module):
     def _check_gater(self, example: Tensor) -> int:
         """Raise if the gater fails or returns a wrong shape; return its multiply-adds."""
         gater = self.gater.to(example)
-        try:
-            with evaluation_mode(gater), torch.no_grad():
-                logits = gater(example)
-        except Exception as error:
-            size = " x ".join(map(str, example.shape[1:]))
-            raise errors.InvalidValueError(
-                f"the gater fails on an image of {size}: {type(error).__name__}: {str(error).splitlines()[0]}. "
-                f"Choose another gater, or set image_size."
-            ) from None
+        problem = f"fails on an image of {' x '.join(map(str, example.shape[1:]))}"
+        advice = "Choose another gater, or set image_size."
+        failing = as_data_error("the gater", problem, advice, kind=errors.InvalidValueError)
+        with failing, evaluation_mode(gater), torch.no_grad():
+            logits = gater(example)
         expected = (len(example), self.gate_count)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

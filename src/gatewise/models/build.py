@@ -9,6 +9,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.reasons import as_data_error
 from gatewise.core.seeding import seeded
 from gatewise.gaternet.gater import register_gater
 from gatewise.gates.spec import ModelSpec
@@ -89,14 +90,9 @@ def _backbone(name: str, options: dict[str, Any]) -> nn.Module:
             f"{_validation.did_you_mean(base, known)}"
         )
     build = partial(timm.create_model, name, **options)
-    try:
-        plain = {key: value for key, value in options.items() if key != "pretrained"}
+    plain = {key: value for key, value in options.items() if key != "pretrained"}
+    with as_data_error("timm", f"cannot build {name!r} with these options", kind=errors.InvalidValueError):
         _validation.check_fits_in_memory(
             f"{name} with these sizes", plain.values(), partial(timm.create_model, name, **plain)
         )
         return build()
-    except errors.GatewiseError:
-        raise
-    except Exception as error:  # invalid options raise many kinds of exceptions inside timm
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise errors.InvalidValueError(f"timm cannot build {name!r} with these options: {reason}") from None

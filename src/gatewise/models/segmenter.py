@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.reasons import reason_of
 from gatewise.core.seeding import seeded
 from gatewise.gates.functional import at_least_float32
 from gatewise.gates.spec import GateChoice, parse_gates
@@ -158,15 +159,14 @@ def _features(name: str, output_stride: int, *, in_chans: int, pretrained: bool)
         with evaluation_mode(backbone), torch.no_grad():
             features = backbone(image)
     except OSError as error:
-        reason = " ".join(str(error).split())[:200]
         raise errors.InvalidValueError(
-            f"the weights of {name!r} cannot be loaded ({reason}). Check the connection, or use pretrained=False."
+            f"the weights of {name!r} cannot be loaded ({reason_of(error)}). Check the connection, or use "
+            f"pretrained=False."
         ) from None
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise errors.InvalidValueError(
             f"timm cannot build {name!r} as a backbone with features_only and an output stride of {output_stride} "
-            f"({reason}). Choose another backbone, for example resnet18"
+            f"({reason_of(error)}). Choose another backbone, for example resnet18"
             f"{'' if output_stride == max(STRIDES) else f', or output_stride={max(STRIDES)}'}."
         ) from None
     expected = {_SIDE // output_stride, -(-_SIDE // output_stride)}

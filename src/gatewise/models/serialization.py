@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, read_bytes, read_record, write_atomically, write_record
+from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, METRICS, WEIGHTS
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
@@ -183,11 +184,8 @@ def check_weights_finite(source: object, model: nn.Module, remedy: str) -> None:
 
 def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, network: str = "the network") -> None:
     """Load `weights` into `model`; raise `DataError`, naming `file`, if they do not fit."""
-    try:
+    with as_data_error(file, f"does not fit {network}", of=RuntimeError):
         model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise errors.DataError(f"{file} does not fit {network}: {reason}") from None
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -204,8 +202,5 @@ def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise errors.DataError(
             f"{path} is damaged: its sha256 is {actual[:12]}..., expected {sha256[:12]}.... Restore it from a copy."
         )
-    try:
+    with as_data_error(path, "is not a valid safetensors file"):  # or has a dtype that this torch does not have
         return load_tensors(content)
-    except Exception as error:  # SafetensorError, or a dtype that this torch does not have
-        reason = " ".join(str(error).split())[:200]
-        raise errors.DataError(f"{path} is not a valid safetensors file ({reason}).") from None

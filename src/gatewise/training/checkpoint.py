@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import FORMAT, new_folder, read_record, write_atomically, write_record
+from gatewise.core.reasons import as_data_error
 from gatewise.core.schema import Finite, Index, of_file
 from gatewise.models.serialization import RUN_FORMAT, fill, plain_tensors, read_tensors
 
@@ -152,14 +153,10 @@ def load_state(
     for key, module in modules.items():
         fill(module, _below(tensors, key), folder / f"{STATE}.safetensors")
     if optimizer is not None:
-        try:
+        problem = "is damaged: it does not contain a state of this optimizer"
+        kinds = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+        with as_data_error(f"{folder / STATE}.json", problem, of=kinds):
             _restore_optimizer(optimizer, tensors, record.optimizer)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise errors.DataError(
-                f"{folder / STATE}.json is damaged: it does not contain a state of this optimizer "
-                f"({type(error).__name__}: {reason})."
-            ) from None
     return record.progress
 
 

@@ -20,6 +20,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import TCPStore, rendezvous
 from gatewise.core.files import held
+from gatewise.core.reasons import reason_of
 
 _PORT_KEY = "gatewise/port"
 _EXITED_KEY = "gatewise/left"
@@ -122,10 +123,10 @@ class Processes:
         except RuntimeError as error:
             if self.count == 1 or isinstance(error, errors.GatewiseError) or not _is_connection_error(error):
                 raise
-            reason = " ".join(str(error).split())[:120]
             raise errors.TrainingError(
-                f"process {self.rank} of {self.count} lost the connection to another process ({reason}). Give the same "
-                f"command with --resume to continue; torchrun --max-restarts does so automatically."
+                f"process {self.rank} of {self.count} lost the connection to another process "
+                f"({reason_of(error, 120)}). Give the same command with --resume to continue; "
+                f"torchrun --max-restarts does so automatically."
             ) from error
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core.files import check_writable
+from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.gates.spec import ModelSpec
@@ -232,7 +233,7 @@ def _build(spec: ModelSpec, task: Task, dataset: Dataset | SegmentationDataset, 
     except Exception as error:
         size = " x ".join(map(str, (dataset.channels, *dataset.size)))
         raise errors.InvalidValueError(
-            f"{spec} fails on the data's images of {size}: {' '.join(str(error).split())[:200]}. "
+            f"{spec} fails on the data's images of {size}: {reason_of(error)}. "
             f"Choose another network, or set image_size."
         ) from None
     expected = task.shape(dataset.size)

@@ -179,7 +179,7 @@ def _average(model: nn.Module, decay: float) -> Any:
 def _accelerator(precision: str) -> Any:
     """Return Accelerate's wrapper for a precision.
 
-    Accelerate holds one state per process and refuses another precision in it. It has no public way to drop that
+    Accelerate holds one state per process and rejects another precision. It has no public way to drop that
     state; its own tests call `_reset_state` too.
     """
     accelerate = _validation.import_optional("accelerate", "training")

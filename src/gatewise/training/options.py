@@ -11,7 +11,7 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data import IGNORED, LOADINGS
+from gatewise.data import IGNORED, LOADINGS, LabelledSource, MaskedSource, describe_sources
 from gatewise.data.augmentation import parse_augmentation
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
@@ -111,11 +111,7 @@ class TaskOptions(Section):
 class DataOptions(Section):
     """The data set, and how its images are read."""
 
-    data: str = option(
-        "digits",
-        "digits, cifar10, cifar100, hub:NAME, or a folder with parquet files or with train/CLASS/ and val/CLASS/; for "
-        "segment voc2007 to voc2012, or a folder with parquet files or with images/ and masks/",
-    )
+    data: str = option("digits", f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     image_size: int | None = option(
         None,
         "side in pixels to which images are scaled and cropped, for segment the shorter side; none keeps their size",

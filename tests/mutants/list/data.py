@@ -71,17 +71,21 @@ CHANGES = {
             "floating-point pixels accepted": replace("{'F', 'I'}", "{'I'}"),
         },
     },
-    "data/digits.py": {
-        "read_digits": {
-            "digits not stratified": remove("stratify=labels"),
-            "digits mirrored": flip("False"),
-        },
-    },
     "data/folders.py": {
-        "_read_split": {
-            "circular links are followed": replace("_check_no_cycle(folder)", "_ = _check_no_cycle"),
-            "masks are classes": replace("names <= _OF_MASKS | {'image', 'img'} and names & _OF_MASKS", "False"),
-            "folder without permission ignored": replace("not os.access(path, os.R_OK | os.X_OK)", "False"),
+        "Location._listing": {
+            "circular links are followed": remove("inside.remove(name)"),
+            "folder without permission ignored": remove(
+                "omitted[relative(str(error.filename))] = ': no permission to read this folder'"
+            ),
+        },
+        "Location._below": {
+            "a problem elsewhere stops the reading": replace("_is_below(folder, start)", "True", nth=1),
+        },
+        "Location.images": {
+            "files that are no images are images": replace("is_image(name)", "True"),
+        },
+        "_is_below": {
+            "a folder whose name continues is inside": replace("start + os.sep", "start"),
         },
     },
     "data/images.py": {
@@ -100,7 +104,11 @@ CHANGES = {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
         "load_dataset": {
-            "an empty class accepted": remove("_check_no_empty_class(str(source), classes, train.labels)"),
+            "an empty class accepted": remove("_check_no_empty_class(location.text, train.classes, splits[0].labels)"),
+        },
+        "_check_labels": {
+            "labels without a class accepted": replace("0 <= min(labels) <= max(labels) <= last", "0 <= min(labels)"),
+            "images without a label accepted": replace("images != len(labels)", "False"),
         },
         "_check_classes": {
             "classes of splits not compared": replace("train != validation", "False"),
@@ -115,11 +123,21 @@ CHANGES = {
                 "len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT",
                 "len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT",
             ),
-            "the classes are those of the training masks": replace("encoded.values()", "[encoded['train']]"),
+            "the classes are those of the training masks": replace(
+                "[split.masks for split in read]", "[read[0].masks]"
+            ),
             "streamed pairs are held": replace("loading == 'memory' or (loading == 'auto' and few)", "True"),
         },
     },
     "data/masks.py": {
+        "named_classes": {
+            "a mark at the head of classes.txt stays": drop_call("removeprefix"),
+            "blank lines at the end are classes": drop_call("rstrip"),
+        },
+        "checked_names": {
+            "a class without a name": replace("if not name:\n    ...", "if False:\n    ..."),
+            "class_names are not stripped": replace("(name.strip() for name in names)", "names"),
+        },
         "decode_mask": {
             "palette masks are read as colours": replace(
                 "np.asarray(image)", "np.asarray(image.convert('L') if image.mode == 'P' else image)"
@@ -199,63 +217,6 @@ CHANGES = {
             "padding counts as class 0": replace("mask.new_full(size, IGNORED)", "mask.new_full(size, 0)"),
         },
     },
-    "data/pair_readers.py": {
-        "": {
-            "labels treated as masks": swap("('mask', 'label', 'annotation', 'segmentation')"),
-        },
-        "read_pairs": {
-            "two years in one folder": replace("len(years) > 1", "False"),
-            "a download folder is preferred to a user's folder": replace(
-                "name in VOC and (not folder.exists())", "name in VOC"
-            ),
-        },
-        "named_classes": {
-            "a mark at the head of classes.txt stays": drop_call("removeprefix"),
-            "blank lines at the end are classes": drop_call("rstrip"),
-        },
-        "checked_names": {
-            "a class without a name": replace("if not name:\n    ...", "if False:\n    ..."),
-            "class_names are not stripped": replace("(name.strip() for name in names)", "names"),
-        },
-        "_column": {
-            "columns of numbers accepted": replace(
-                "not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string')))",
-                "False and (not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string'))))",
-            ),
-        },
-        "_read_folders": {
-            "the first tenth is held out": replace(
-                "pairs[_HELD_OUT - 1::_HELD_OUT]", "pairs[:len(pairs) // _HELD_OUT]"
-            ),
-            "held-out pairs are trained on": replace(
-                "[pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]", "pairs"
-            ),
-            "test is preferred to validation": replace(
-                "layouts = [(folder / name / 'images', folder / name / 'masks') for name in names]",
-                "names = names[::-1]; layouts = [(folder / name / 'images', folder / name / 'masks') for name in names]",
-            ),
-            "nine pairs are divided": replace("len(pairs) < _HELD_OUT", "len(pairs) < _HELD_OUT - 1"),
-        },
-        "_matched": {
-            "a mask without an image is ignored": replace(
-                "sorted(own.keys() ^ other.keys())", "sorted(own.keys() - other.keys())"
-            ),
-            "images are matched in the order of files": replace(
-                "for stem in sorted(own):\n    yield (own[stem], other[stem])",
-                "for stem, mask in zip(sorted(own), sorted(other, reverse=True)):\n    yield (own[stem], other[mask])",
-            ),
-        },
-        "_by_stem": {
-            "duplicate stems win silently": replace("stem in files", "False"),
-            "only one level of files is read": replace("folder.rglob", "folder.glob"),
-            "files that are no images are images": replace("not is_image(path.name)", "path.is_dir()"),
-        },
-        "_read_voc": {
-            "VOC trains on its validation images": replace("('train', 'train')", "('train', 'trainval')"),
-            "VOC is downloaded again": replace("download and (not exists)", "download"),
-            "VOC's classes are shifted": replace('tuple(VOC_CLASSES.split(","))', 'tuple(VOC_CLASSES.split(",")[1:])'),
-        },
-    },
     "data/pairs.py": {
         "SegmentationSplit.__getitem__": {
             "held pairs are decoded again": replace(
@@ -294,8 +255,62 @@ CHANGES = {
             "frequencies count ignored pixels": replace("mask != IGNORED", "mask != 254"),
         },
     },
-    "data/tables.py": {
+    "data/sources/cifar.py": {
+        "Cifar.read_labelled": {
+            "planes of CIFAR transposed": replace(
+                "torch.from_numpy(data.data).permute(0, 3, 1, 2)", "torch.from_numpy(data.data).permute(0, 3, 2, 1)"
+            ),
+        },
+    },
+    "data/sources/class_folders.py": {
         "_read_split": {
+            "masks are classes": replace("singular <= _OF_MASKS | {'image', 'img'} and singular & _OF_MASKS", "False"),
+            "a class without images accepted": replace("[name for name, files in images.items() if not files]", "[]"),
+        },
+    },
+    "data/sources/digits.py": {
+        "Digits": {
+            "digits mirrored": flip("False"),
+        },
+        "Digits.read_labelled": {
+            "digits not stratified": remove("stratify=bunch.target"),
+        },
+    },
+    "data/sources/pair_folders.py": {
+        "PairFolders.read_masked": {
+            "the first tenth is held out": replace(
+                "pairs[_HELD_OUT - 1::_HELD_OUT]", "pairs[:len(pairs) // _HELD_OUT]"
+            ),
+            "held-out pairs are trained on": replace(
+                "[pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]", "pairs"
+            ),
+            "nine pairs are divided": replace("len(pairs) < _HELD_OUT", "len(pairs) < _HELD_OUT - 1"),
+        },
+        "_layouts": {
+            "test is preferred to validation": replace(
+                "[((name, 'images'), (name, 'masks')) for name in names]",
+                "[((name, 'images'), (name, 'masks')) for name in (names := names[::-1])]",
+            ),
+        },
+        "_matched": {
+            "a mask without an image is ignored": replace(
+                "sorted(own.keys() ^ other.keys())", "sorted(own.keys() - other.keys())"
+            ),
+            "images are matched in the order of files": replace(
+                "for stem in sorted(own):\n    yield (own[stem], other[stem])",
+                "for stem, mask in zip(sorted(own), sorted(other, reverse=True)):\n    yield (own[stem], other[mask])",
+            ),
+        },
+        "_by_stem": {
+            "duplicate stems win silently": replace("stem in files", "False"),
+            "only one level of files is read": replace(
+                "sorted(location.images(*below))",
+                "sorted(path for path in location.images(*below) if Path(path).parent == folder)",
+            ),
+        },
+    },
+    "data/sources/parquet.py": {
+        "_labelled": {
             "first file only": replace("[label for part in parts for label in part[1]]", "parts[0][1]"),
             "class names of files not compared": replace("part[2] != names", "False"),
         },
@@ -305,6 +320,39 @@ CHANGES = {
                 "False and (not all((isinstance(name, str) for name in names)))",
             ),
         },
+        "_column": {
+            "columns of numbers accepted": replace(
+                "not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string')))",
+                "False and (not any((kind in str(table.schema.field(found).type) for kind in ('struct', 'binary', 'string'))))",
+            ),
+        },
+    },
+    "data/sources/registry.py": {
+        "_sources": {
+            "sources are asked in the order of their files": replace(
+                "sorted(_registry.values(), key=lambda source: source.order)", "_registry.values()"
+            ),
+        },
+        "find_source": {
+            "installed sources are not imported": remove("_load_plugins()"),
+        },
+    },
+    "data/sources/voc.py": {
+        "Voc.read_masked": {
+            "two years in one folder": replace("len(years) > 1", "False"),
+            "VOC trains on its validation images": replace("('train', 'train')", "('train', 'trainval')"),
+            "VOC's classes are shifted": replace('tuple(VOC_CLASSES.split(","))', 'tuple(VOC_CLASSES.split(",")[1:])'),
+        },
+        "_years": {
+            "a download folder is preferred to a user's folder": replace(
+                "location.text in VOC and (not location.path.exists())", "location.text in VOC"
+            ),
+        },
+    },
+    "data/tables.py": {
+        "": {
+            "labels treated as masks": swap("('mask', 'label', 'annotation', 'segmentation')"),
+        },
         "check_labels": {
             "negative label accepted": replace(
                 "isinstance(label, bool) or not isinstance(label, int) or label < 0",
@@ -312,12 +360,9 @@ CHANGES = {
             ),
         },
     },
-    "data/torchvision_sets.py": {
-        "read_torchvision": {
-            "planes of CIFAR transposed": replace(
-                "torch.from_numpy(dataset.data).permute(0, 3, 1, 2)",
-                "torch.from_numpy(dataset.data).permute(0, 3, 2, 1)",
-            ),
+    "data/torchvision_files.py": {
+        "open_data_set": {
+            "VOC is downloaded again": replace("not exists", "True"),
         },
     },
 }

@@ -278,7 +278,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no file at all": (
         lambda folder: [file.unlink() for file in folder.iterdir()],
-        ("no train split", "expected train/CLASS/ and val/CLASS/ with images"),
+        ("for labelled images expected", "a folder with train/CLASS/ and val/CLASS/", "found nothing."),
     ),
     "not parquet": (
         lambda folder: (folder / "train.parquet").write_bytes(b"no parquet"),
@@ -353,7 +353,7 @@ def test_image_size_resizes_images_of_different_sizes(tmp_path: Path, break_it: 
 
 def test_file_instead_of_folder_rejected(tmp_path: Path) -> None:
     make_folder(tmp_path)
-    with pytest.raises(DataError, match=r"train\.parquet is a file; expected 'digits' or a folder"):
+    with pytest.raises(DataError, match=r"train\.parquet' is a file; for labelled images expected digits, .* a folder"):
         load_dataset(tmp_path / "train.parquet")
 
 
@@ -369,7 +369,7 @@ def test_impossible_image_size_rejected(tmp_path: Path, size: object, error: typ
 
 
 def test_digits_reject_image_size() -> None:
-    with pytest.raises(InvalidValueError, match="digits are 8x8, got image_size 16"):
+    with pytest.raises(InvalidValueError, match="digits has images of 8x8, got image_size 16"):
         load_dataset("digits", image_size=16)
 
 

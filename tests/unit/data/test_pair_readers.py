@@ -21,10 +21,10 @@ from gatewise.data import (
     load,
     load_dataset,
     load_pairs,
-    pair_readers,
 )
 from gatewise.data.folders import EncodedFiles
-from gatewise.data.pair_readers import VOC, VOC_CLASSES
+from gatewise.data.sources import voc
+from gatewise.data.sources.voc import VOC, VOC_CLASSES
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 from support.project import ROOT
 
@@ -383,7 +383,7 @@ def test_voc_year_is_found_in_torchvision_folder(year: int) -> None:
 
 def test_voc_by_name_is_read_from_download_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_voc(tmp_path)
-    monkeypatch.setattr(pair_readers, "default_root", lambda: tmp_path)
+    monkeypatch.setattr(voc, "default_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     check_voc(load_pairs("voc2012", loading="stream"))
     with pytest.raises(InvalidValueError, match="unknown foreground class 'persons'"):
@@ -400,26 +400,26 @@ def test_folder_of_same_name_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_missing_voc_is_downloaded_only_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_name: bool) -> None:
     asked: list[bool] = []
 
-    def offline(*names: str, download: bool) -> None:
+    def offline(*names: str, download: bool, **options: str) -> None:
         asked.append(download)
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", offline)
-    monkeypatch.setattr(pair_readers, "default_root", lambda: tmp_path)
+    monkeypatch.setattr(voc, "default_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     if not by_name:
         (tmp_path / "VOCdevkit/VOC2012").mkdir(parents=True)
-    message = "VOCdevkit/VOC2012 could not be downloaded" if by_name else "VOCdevkit/VOC2012 is incomplete"
-    with pytest.raises(DataError, match=rf"{message} \(no network\)\.$"):
+    message = "VOCdevkit/VOC2012 could not be downloaded" if by_name else "VOCdevkit/VOC2012 is incomplete or damaged"
+    with pytest.raises(DataError, match=rf"{message} \(no network\)\. "):
         load_pairs("voc2012" if by_name else tmp_path)
     assert asked == [by_name]
 
 
 def test_existing_voc_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation").mkdir(parents=True)
-    monkeypatch.setattr(pair_readers, "default_root", lambda: tmp_path)
+    monkeypatch.setattr(voc, "default_root", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"VOC2012 is incomplete \(.*train\.txt"):
+    with pytest.raises(DataError, match=r"VOC2012 is incomplete or damaged \(.*train\.txt"):
         load_pairs("voc2012")
 
 
@@ -500,8 +500,18 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: (tables(root) / "val.parquet").unlink(),
         ("{root} has no validation split", "val*.parquet", "found train.parquet"),
     ),
-    "nothing": (lambda root: root.stat(), ("{root} has no train and validation split", "found nothing")),
-    "other folders": (lambda root: (root / "pictures").mkdir(), ("no train and validation split", "found pictures")),
+    "nothing": (
+        lambda root: root.stat(),
+        ("{root}: for images with masks expected ", "a folder with images/ and masks/", "found nothing."),
+    ),
+    "other folders": (
+        lambda root: (root / "pictures").mkdir(),
+        ("for images with masks expected voc2007 to voc2012", "found pictures."),
+    ),
+    "class folders": (
+        lambda root: (root / "train/cat").mkdir(parents=True),
+        ("for images with masks expected", "found train. For images with one label set task to classify."),
+    ),
     "no folder of masks": (_moved("train/masks", "train/other"), ("{root}/train/masks does not exist",)),
     "no folder of images": (_moved("train/images", "train/other"), ("{root}/train/images does not exist",)),
     "no folder of masks undivided": (
@@ -578,13 +588,15 @@ def test_broken_data_rejected_with_its_name(tmp_path: Path, case: str) -> None:
 
 
 def test_missing_folder_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere' does not exist; for task segment expected a folder .* voc2012"):
+    with pytest.raises(
+        DataError, match=r"nowhere' does not exist; for images with masks expected .* voc2012, .* a folder"
+    ):
         load_pairs(tmp_path / "nowhere")
 
 
 def test_file_instead_of_folder_rejected(tmp_path: Path) -> None:
     tables(tmp_path)
-    with pytest.raises(DataError, match=r"train\.parquet' is a file; for task segment expected a folder"):
+    with pytest.raises(DataError, match=r"train\.parquet' is a file; for images with masks expected .* a folder"):
         load_pairs(tmp_path / "train.parquet")
 
 

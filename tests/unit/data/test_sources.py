@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import shutil
 import subprocess
@@ -18,7 +19,19 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
-from gatewise.data import EncodedImages, Images, load, load_dataset, torchvision_sets
+from gatewise.data import (
+    EncodedImages,
+    Images,
+    LabelledSource,
+    LabelledSplit,
+    Location,
+    load,
+    load_dataset,
+    load_pairs,
+    register_source,
+    torchvision_files,
+)
+from gatewise.data.sources import registry
 from gatewise.errors import DataError, InvalidValueError
 from support.project import ROOT
 
@@ -117,7 +130,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "loose images": (
         lambda f: [shutil.move(f / "train/ant/0.png", f), shutil.rmtree(f / "train"), shutil.rmtree(f / "val")],
-        ("no train split", "expected train/CLASS/ and val/CLASS/ with images", "found 0.png"),
+        ("for labelled images expected digits, ", "a folder with train/CLASS/ and val/CLASS/", "found 0.png"),
     ),
     "dangling link": (
         lambda f: [(f / "train/ant/1.png").unlink(), (f / "train/ant/1.png").symlink_to("nowhere.png")],
@@ -159,7 +172,7 @@ def test_unreadable_file_and_folder_are_named(public_folder: Path) -> None:
         class_folders(public_folder / path[0])
         (public_folder / path).chmod(0)
     code = (
-        "import os, sys, torchvision.datasets\n"  # other users may not see the environment
+        "import os, sys\n"  # other users may not see the environment
         "from gatewise.data import load_dataset\n"
         "if os.getuid() == 0: os.setuid(65534)\n"  # root may read everything
         "for folder in sys.argv[1:]:\n"
@@ -223,7 +236,7 @@ def test_cifar10_by_name_is_found_in_usual_folder(tmp_path: Path, monkeypatch: p
 def test_damaged_cifar_file_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py/data_batch_1").write_bytes(b"other")
-    with pytest.raises(DataError, match=r"cifar-10-batches-py is damaged; remove it"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is incomplete or damaged \(.*\)\. Remove it to"):
         load_dataset(tmp_path)
 
 
@@ -235,7 +248,7 @@ def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torchvision_datasets.cifar, "download_and_extract_archive", no_network)
     with pytest.raises(DataError, match=r"cifar-100-python could not be downloaded \(the network is unreachable\)"):
         load_dataset("cifar100")
-    assert torchvision_sets.default_root() == tmp_path / "datasets"
+    assert torchvision_files.default_root() == tmp_path / "datasets"
 
 
 # The hub
@@ -325,7 +338,9 @@ def test_unknown_loading_mode_rejected(tmp_path: Path) -> None:
 
 
 def test_unknown_source_error_lists_sources() -> None:
-    with pytest.raises(DataError, match=r"'uoft/cifar10' does not exist; expected digits, cifar10, .* hub:NAME"):
+    with pytest.raises(
+        DataError, match=r"'uoft/cifar10' does not exist; for labelled images expected digits, cifar10, .* hub:NAME"
+    ):
         load_dataset("uoft/cifar10")
 
 
@@ -335,3 +350,89 @@ def test_statistics_of_streamed_split_equal_its_pixels(tmp_path: Path) -> None:
     streamed = load_dataset(tmp_path, loading="stream").statistics()
     torch.testing.assert_close(streamed[0], mean)
     torch.testing.assert_close(streamed[1], std)
+
+
+# Sources of one's own
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that registers a source "own", only for this test."""
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+
+    def register(name: str = "own", labels: tuple[int, ...] = (0, 1, 1), **changes: object) -> None:
+        @register_source(name, help="own images")
+        class Own(LabelledSource):
+            def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:  # noqa: ARG002
+                images = torch.full((3, 1, 4, 4), 7, dtype=torch.uint8)
+                split = LabelledSplit(images, labels, ("a", "b"))
+                return {"train": split, "validation": split, **changes}
+
+    return register
+
+
+def test_source_of_pixels_is_read_by_name(own: Callable[..., None]) -> None:
+    own()
+    dataset = load_dataset("own")
+    assert (dataset.name, dataset.classes, dataset.channels, dataset.size) == ("own", ("a", "b"), 1, (4, 4))
+    assert dataset.validation.labels.tolist() == [0, 1, 1]
+    assert load_dataset("own", image_size=4).size == (4, 4)
+    with pytest.raises(InvalidValueError, match=r"own has images of 4x4, got image_size 8\. Omit it"):
+        load_dataset("own", image_size=8)
+
+
+def test_source_without_order_is_asked_before_folders(own: Callable[..., None], tmp_path: Path) -> None:
+    own(str(class_folders(tmp_path)))
+    assert load_dataset(tmp_path).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ((0, 1), "own, train: expected one label per image, got 2 for 3"),
+        ((0, 1, 2), r"own, train: expected labels from 0 to 1 \(one per class name\), got 0 to 2"),
+        ((0, -1, 1), r"own, train: expected labels from 0 to 1 .*, got -1 to 1"),
+        ((0, 0, 0), "own: no train image of class 'b'"),
+    ],
+)
+def test_wrong_labels_of_source_are_named(own: Callable[..., None], labels: tuple[int, ...], message: str) -> None:
+    own(labels=labels)
+    with pytest.raises(DataError, match=message):
+        load_dataset("own")
+
+
+def test_source_without_images_is_named(own: Callable[..., None]) -> None:
+    own(validation=LabelledSplit(torch.zeros(0, 1, 4, 4, dtype=torch.uint8), (), ("a", "b")))
+    with pytest.raises(DataError, match="own, validation: expected images, got none"):
+        load_dataset("own")
+
+
+def test_name_of_source_is_unique(own: Callable[..., None]) -> None:
+    with pytest.raises(InvalidValueError, match=r"data source 'digits' is already registered\. Choose another name"):
+        own("digits")
+
+
+def test_labels_where_masks_are_expected_name_the_task(own: Callable[..., None]) -> None:
+    own()
+    with pytest.raises(
+        DataError, match=r"for images with masks expected voc2007 .*\. For images with one label set task"
+    ):
+        load_pairs("own")
+
+
+def test_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path)
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr("os.scandir", lambda path: listed.append(str(path)) or scandir(path))
+    load_dataset(tmp_path)
+    assert sorted(listed) == sorted(map(str, [tmp_path, *(path for path in tmp_path.rglob("*") if path.is_dir())]))
+
+
+def test_problem_elsewhere_in_folder_is_ignored(tmp_path: Path) -> None:
+    """Circular links next to the splits, and in a folder whose name begins with that of a split."""
+    class_folders(tmp_path)
+    for folder in ("other", "train2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "back").symlink_to(".")
+    assert len(load_dataset(tmp_path).train) == 6

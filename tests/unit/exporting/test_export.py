@@ -22,9 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import gatewise as gw
 from gatewise import GatewiseError
 from gatewise.cli import run
-from gatewise.exporting import agreement, details_of, export_run, opened
+from gatewise.exporting import agreement, details_of, export_run, opened, register_format
+from gatewise.exporting.formats.onnx import Onnx
+from gatewise.exporting.formats.torch_export import TorchExport
 from gatewise.exporting.int8 import to_int8
-from gatewise.exporting.writer import _CONTENTS, WithGates, _torch, exported_program
+from gatewise.exporting.writer import WithGates, exported_program
 from gatewise.inference import ConditionalNet
 from gatewise.models.serialization import load_model
 from gatewise.training.runs import open_runs
@@ -111,7 +113,7 @@ def files(gated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 @pytest.fixture
 def converted(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Write the run's file in its masked form without converting the network again."""
-    monkeypatch.setitem(_CONTENTS, "onnx", lambda *_: files["masked"].read_bytes())
+    monkeypatch.setattr(Onnx, "write", lambda *_: files["masked"].read_bytes())
 
 
 def reopened(file: Path) -> Any:
@@ -188,8 +190,10 @@ def test_constant_route_is_detected_and_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def frozen(file: Path) -> Any:
-        reader = opened(file)
+    read = Onnx.open
+
+    def frozen(self: Onnx, file: Path) -> Any:
+        reader = read(self, file)
 
         def first_route(x: torch.Tensor) -> Any:
             logits, gates = reader(x)
@@ -197,7 +201,7 @@ def test_constant_route_is_detected_and_leaves_no_file(
 
         return first_route
 
-    monkeypatch.setattr("gatewise.exporting.writer.opened", frozen)
+    monkeypatch.setattr(Onnx, "open", frozen)
     (tmp_path / "frozen.onnx").write_text("an older one")
     assert run(["export", str(gated), "--out", str(tmp_path / "frozen.onnx")]) == 1
     assert "frozen.onnx was not written" in capsys.readouterr().err
@@ -212,11 +216,13 @@ def test_without_progress_nothing_is_printed(gated: Path, tmp_path: Path, capfd:
 def test_different_logits_are_detected(
     gated: Path, converted: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shifted(file: Path) -> Any:
-        reader = opened(file)
+    read = Onnx.open
+
+    def shifted(self: Onnx, file: Path) -> Any:
+        reader = read(self, file)
         return lambda x: (reader(x)[0] + 0.1, reader(x)[1])
 
-    monkeypatch.setattr("gatewise.exporting.writer.opened", shifted)
+    monkeypatch.setattr(Onnx, "open", shifted)
     with pytest.raises(GatewiseError, match="its logits differ by up to"):
         export_run(gated, tmp_path / "shifted.onnx", images=10)
 
@@ -227,11 +233,13 @@ def test_torch_file_is_compared_too(gated: Path, tmp_path: Path, monkeypatch: py
     with torch.no_grad():
         other.backbone.get_submodule("fc").bias += 1
 
-    def write_other(program: Any, details: dict[str, Any]) -> bytes:
-        return _torch(exported_program(WithGates(other), images_of(gated)[:2], free_size=False), details)
+    write = TorchExport.write
+
+    def write_other(self: TorchExport, program: Any, details: dict[str, Any], output: str) -> bytes:
+        return write(self, exported_program(WithGates(other), images_of(gated)[:2], free_size=False), details, output)
 
     assert export_run(gated, tmp_path / "a.pt2", to="torch", images=4)["difference"] < 1e-5
-    monkeypatch.setitem(_CONTENTS, "torch", write_other)
+    monkeypatch.setattr(TorchExport, "write", write_other)
     with pytest.raises(GatewiseError, match=r"b\.pt2 was not written: on 4 images its logits differ"):
         export_run(gated, tmp_path / "b.pt2", to="torch", images=4)
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
@@ -265,13 +273,24 @@ def test_wrong_arguments_rejected(
     for arguments, message in (
         (["--form", "fast"], "unknown form 'fast'; expected one of 'compact', 'masked', 'skip'"),
         (["--to", "tflite"], "unknown format 'tflite'"),
-        (["--to", "torch"], "a file of format torch must be named *.pt2, got x.onnx"),
+        (
+            ["--to", "torch"],
+            "a file of format torch must be named *.pt2, got x.onnx. Rename it, or choose another format",
+        ),
+        (["--to", "torch"], "format (to): onnx (ONNX, *.onnx), torch (an archive of torch.export, *.pt2)."),
+        (["--to", "torch", "--int8"], "int8 needs format onnx and form masked or compact, got torch and masked"),
         (["--images", "1"], "images must be at least 2"),
     ):
         assert run(["export", str(gated), "--out", str(tmp_path / "x.onnx"), *arguments]) == 2
         assert message in capsys.readouterr().err
     assert run(["export", str(tmp_path), "--out", str(tmp_path / "x.onnx")]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_suffix_of_format_is_unique() -> None:
+    for name, suffix in (("onnx", ".other"), ("other", ".onnx")):
+        with pytest.raises(GatewiseError, match=r"is taken by 'onnx' \(\*\.onnx\)\. Choose another name and suffix"):
+            register_format(name, suffix=suffix, title="other")
 
 
 # Prediction from files
@@ -347,13 +366,14 @@ def test_files_from_other_sources_rejected_with_name(tmp_path: Path, capsys: pyt
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     for name, message in (
         ("corrupt.onnx", "cannot be opened by ONNX Runtime"),
-        ("bytes.onnx", "cannot be opened by ONNX Runtime: 'utf-8' codec can't decode byte 0xff"),
+        ("bytes.onnx", "cannot be opened by ONNX Runtime ('utf-8' codec can't decode byte 0xff"),
         ("sizes.onnx", "cannot be run by ONNX Runtime"),
         ("foreign.onnx", "was not written by gatewise export"),
         (
             "net.pt2",
-            "gatewise reads run folders, folders of save_pretrained, and ONNX files (*.onnx). A .pt2 file is a",
+            "gatewise reads run folders, folders of save_pretrained, and files of gatewise export (*.onnx). A .pt2",
         ),
+        ("photo.png", "photo.png was not opened: gatewise reads run folders, "),
     ):
         capsys.readouterr()
         assert run(["predict", str(tmp_path / name), str(tmp_path / "photo.png")]) == 2
@@ -410,7 +430,7 @@ def test_ranges_come_from_given_number_of_training_images(
     def noted(file: Path, batches: Any) -> None:
         seen.extend(batches)
 
-    monkeypatch.setattr("gatewise.exporting.writer.to_int8", noted)
+    monkeypatch.setattr("gatewise.exporting.formats.onnx.to_int8", noted)
     found = export_run(gated, tmp_path / "a.onnx", int8=True, calibration=70)
     (opened_run,) = open_runs([gated], split="train")
     assert torch.equal(torch.cat(seen), torch.cat(list(opened_run.first(70))))
@@ -421,7 +441,7 @@ def int8_of(spec: str, file: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the outputs of a network and of its file in int8."""
     x = torch.randn(8, 3, 32, 32)
     net = gw.make_model(spec, seed=0).eval()
-    file.write_bytes(_CONTENTS["onnx"](exported_program(WithGates(net), x[:2], free_size=False), {}))
+    file.write_bytes(Onnx().write(exported_program(WithGates(net), x[:2], free_size=False), {}, "logits"))
     to_int8(file, [x])
     with torch.no_grad():
         return net(x), opened(file)(x)
@@ -463,7 +483,7 @@ def test_quantiser_advice_is_hidden_and_other_messages_are_kept(
 
     monkeypatch.setattr(onnxruntime.quantization, "quantize_static", advising)
     program = exported_program(torch.nn.Conv2d(3, 4, 3), torch.randn(2, 3, 32, 32), free_size=False)
-    (tmp_path / "net.onnx").write_bytes(_CONTENTS["onnx"](program, {}))
+    (tmp_path / "net.onnx").write_bytes(Onnx().write(program, {}, "logits"))
     root, filters = logging.getLogger(), list(warnings.filters)
     before = root.disabled, root.level, list(root.filters)
     caplog.clear()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 import gatewise as gw
@@ -341,6 +342,18 @@ def test_compiled_network_takes_single_image_after_weights_paid(monkeypatch: pyt
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(plain(compiled, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_single_image_that_no_kernel_reads_is_not_timed() -> None:
+    net, x = trained("resnet20+gct"), torch.randn(1, 3, 32, 32)
+    expected = plain(net, x)
+    fast = gw.optimize_for_inference(net, torch.randn(2, 3, 32, 32))
+    with FlopCounterMode(display=False):  # it observes each operation, which a kernel would hide
+        torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+    forms = [gate.__dict__["forward"] for gate in gw.gates_in(net).values()]
+    assert [form.pays for form in forms] == [{}] * 21
+    fast(x)
+    assert [len(form.pays) for form in forms] == [1] * 21
 
 
 def test_form_of_gate_is_asked_for_and_applies_what_it_says() -> None:

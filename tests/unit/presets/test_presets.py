@@ -4,7 +4,6 @@ import copy
 import os
 import pickle
 import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,15 @@ import gatewise as gw
 from gatewise.errors import InvalidValueError
 from gatewise.presets import PRESETS, TAG
 from gatewise.presets.__main__ import main
+from support.fresh import python
 
 OURS = ("gct_resnet20", "gater_resnet56")
 TIMMS = tuple(name for name in PRESETS if name not in OURS)
 IDENTITIES = tuple(name for name in TIMMS if name != "se_resnet50")
 
 
-def python(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return python("-m", "gatewise.presets", *arguments)
+    return python("-m", "gatewise.presets", *map(str, arguments))
 
 
 def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[str, str]]:
@@ -281,7 +276,7 @@ def test_timm_train_py_trains_preset_and_resumes(name: str, pictures: Path) -> N
     assert first.returncode == 0, first.stderr
     without_launcher = ("--device-modules", "gatewise.presets")
     more = ("--experiment", "resumed", "--epochs", 3, "--resume", out / "first/last.pth.tar", *without_launcher)
-    resumed = python(*every, *more)
+    resumed = python(*map(str, (*every, *more)))
     assert resumed.returncode == 0, resumed.stderr
     rows = [(out / run / "summary.csv").read_text().splitlines()[1:] for run in ("first", "resumed")]
     assert [[row.split(",")[0] for row in each] for each in rows] == [["0", "1"], ["2"]]

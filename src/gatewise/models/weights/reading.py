@@ -14,6 +14,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
+from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CONFIG, WEIGHTS
 from gatewise.models.serialization import read_source, read_tensors
 
@@ -57,10 +58,9 @@ def _unpickled(file: Path) -> Any:
             f"safetensors."
         ) from None
     except Exception as error:  # torch's readers raise many kinds of exceptions for corrupt files
-        reason = " ".join(str(error).split())[:160]
         raise errors.DataError(
-            f"{file} is not a weight file that torch can read ({reason}). Give a safetensors file or a file of "
-            f"torch.save."
+            f"{file} is not a weight file that torch can read ({reason_of(error)}). Give a safetensors file or a file "
+            f"of torch.save."
         ) from None
 
 

@@ -134,6 +134,7 @@ class Task(ABC):
         class_per_pixel: whether labels are masks, (N, H, W).
         any_size: whether images may have any size; otherwise they have the size of the training.
         files: what `prediction` writes to files, as a plural such as "masks", or "".
+        output: name of the network's output in exported files.
         classes: class names, in the order of the labels.
         mix: function that mixes the images and labels of a training batch pairwise, or None.
     """
@@ -147,6 +148,7 @@ class Task(ABC):
     class_per_pixel: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     files: ClassVar[str] = ""
+    output: ClassVar[str] = "logits"
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)

@@ -1,0 +1,164 @@
+"""Registry of data sources: what `--data` can name, and how it is read.
+
+Each source registers itself in its own file with `@register_source`. `load_dataset`, `load_pairs`, their error messages
+and the help of `--data` read this registry. A run stores only the text of `--data`, so every command that reopens a run
+finds its source here.
+"""
+
+import functools
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.reasons import as_data_error
+from gatewise.data.folders import Location
+from gatewise.data.images import EncodedSource
+
+PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
+SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """One split of labelled images, as a source reads it.
+
+    Attributes:
+        images: encoded image files, or pixels (N, C, H, W), uint8.
+        labels: class index of each image, from 0.
+        classes: names of the classes, in the order of the indices.
+    """
+
+    images: EncodedSource | Tensor
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskedSplit:
+    """One split of images with masks, as a source reads it.
+
+    Attributes:
+        images: encoded image files.
+        masks: encoded mask files, in the same order.
+        classes: names of the classes, in the order of the values in masks; () if they are not known.
+    """
+
+    images: EncodedSource
+    masks: EncodedSource
+    classes: tuple[str, ...] = ()
+
+
+class Source(ABC):
+    """What `--data` can name. A source derives from `LabelledSource`, `MaskedSource` or both.
+
+    Attributes:
+        content: what its kind of source gives.
+        hint: what to set to get that, a sentence.
+        name: key in the registry.
+        help: what to give as `--data`, a few words for help and error messages.
+        order: sources are asked in ascending order; the first that matches is read.
+        flip: whether a horizontally flipped image keeps its label.
+    """
+
+    content: ClassVar[str]
+    hint: ClassVar[str]
+    name: ClassVar[str]
+    help: ClassVar[str]
+    order: ClassVar[int]
+    flip: ClassVar[bool] = True
+
+    def matches(self, location: Location) -> bool:
+        """Return whether the source can read `location`, without reading images; by default, if it is the name."""
+        return location.text == self.name
+
+
+class LabelledSource(Source):
+    """A source of labelled images."""
+
+    content = "labelled images"
+    hint = "For images with one label set task to classify."
+
+    @abstractmethod
+    def read_labelled(self, location: Location) -> Mapping[str, LabelledSplit]:
+        """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
+
+
+class MaskedSource(Source):
+    """A source of images with masks."""
+
+    content = "images with masks"
+    hint = "For masks set task to segment."
+
+    @abstractmethod
+    def read_masked(self, location: Location) -> Mapping[str, MaskedSplit]:
+        """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
+
+
+_registry: dict[str, Source] = {}
+Kind = TypeVar("Kind", bound=Source)
+
+
+def register_source(name: str, *, help: str, order: int = 0) -> Callable[[type[Kind]], type[Kind]]:
+    """Return a decorator that registers a `LabelledSource` or `MaskedSource`; `Source` documents the arguments.
+
+    Raises:
+        InvalidValueError: the name is in use.
+    """
+    if name in _registry:
+        raise errors.InvalidValueError(f"data source {name!r} is already registered. Choose another name.")
+
+    def register(source: type[Kind]) -> type[Kind]:
+        source.name, source.help, source.order = name, help, order
+        _registry[name] = source()
+        return source
+
+    return register
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Import the modules that installed packages name as entry points."""
+    for entry in importlib.metadata.entry_points(group=PLUGINS):
+        what = f"the data source {entry.name!r} ({entry.value})"
+        with as_data_error(what, "cannot be imported", "Upgrade or uninstall its package."):
+            entry.load()
+
+
+def _sources(kind: type[Kind]) -> list[Kind]:
+    """Return the sources of one kind, in the order in which they are asked."""
+    return [
+        source for source in sorted(_registry.values(), key=lambda source: source.order) if isinstance(source, kind)
+    ]
+
+
+def describe_sources(kind: type[Source]) -> str:
+    """Return what to give as `--data` for labelled images or for images with masks, as a list in words."""
+    *most, last = [source.help for source in _sources(kind)]
+    return f"{', '.join(most)}, or {last}"
+
+
+def find_source(location: Location, kind: type[Kind]) -> Kind:
+    """Return the first source of a kind that matches a location.
+
+    Raises:
+        DataError: no source matches; the message lists what is expected, and what is there.
+    """
+    _load_plugins()
+    for source in _sources(kind):
+        if source.matches(location):
+            return source
+    if location.is_folder:
+        problem = f"{location}: for {kind.content} expected {describe_sources(kind)}; found {location.content()}"
+    else:
+        what = "is a file" if location.path.exists() else "does not exist"
+        shown = _validation.safe_repr(location.text)
+        problem = f"data folder {shown} {what}; for {kind.content} expected {describe_sources(kind)}"
+    kinds: tuple[type[Source], ...] = (LabelledSource, MaskedSource)
+    others = [other for other in kinds if any(source.matches(location) for source in _sources(other))]
+    raise errors.DataError(" ".join([f"{problem}.", *(other.hint for other in others)]))
