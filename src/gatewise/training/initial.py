@@ -13,6 +13,7 @@ from gatewise.gaternet import plain_network
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import Segmenter
 from gatewise.models.serialization import check_weights_finite, load_gater
+from gatewise.models.stored_spec import as_stored
 from gatewise.models.weights import load_weights
 from gatewise.models.weights.transfer import Transfer, has_segmentation_head, load_backbone
 
@@ -75,13 +76,15 @@ def _load(model: nn.Module, source: str | None) -> tuple[dict[str, Any], Transfe
 
 def _check_same_gates(spec: ModelSpec, weights: str | None, config: Mapping[str, Any]) -> None:
     """Raise if the weights were trained with other gate options, which would change their meaning."""
-    trained = {gate["gate"]: gate["options"] for gate in config.get("spec", {}).get("gates", ())}
+    trained = {gate.name: gate.in_full.options for gate in as_stored(config["spec"]).gates} if "spec" in config else {}
     for choice in spec.gates:
-        there = trained.get(choice.name)
-        if there is not None and not choice.is_gater and dict(there) != dict(choice.options):
+        now = choice.in_full.options
+        there = trained.get(choice.name, now)
+        if not choice.is_gater and (differing := sorted(name for name in now if there.get(name) != now[name])):
+            then, given = ({name: options.get(name) for name in differing} for options in (there, now))
             raise errors.InvalidValueError(
-                f"{weights} was trained with {choice.name} and options {dict(there)}, got {dict(choice.options)}. "
-                f"Use the same options: the weights have another meaning with others."
+                f"{weights} was trained with {choice.name} and options {then}, got {given}. Use the same options: the "
+                f"weights have another meaning with others."
             )
 
 

@@ -60,11 +60,10 @@ class Training:
 
     def __post_init__(self) -> None:
         self.steps, self.epochs = self.batches.steps, self.stages[-1].epochs.stop
-        self.processes, self.device = self.learner.processes, self.learner.accelerator.device
+        self.processes, self.checkpoints = self.learner.processes, self.out / CHECKPOINTS
         self.epoch = self.step = 0
         self.losses: list[Tensor] = []  # of this epoch's steps
-        self.correct = torch.zeros((), device=self.device)
-        self.checkpoints = self.out / CHECKPOINTS
+        self.correct = torch.zeros((), device=self.processes.device)
         self._saved_at = time.monotonic()
 
     def run(self) -> tuple[Evaluation, RunLog]:
@@ -91,14 +90,13 @@ class Training:
         if self.processes.is_main:
             for folder in (self.out, self.checkpoints):
                 remove_leftovers(folder)
-        states = complete_states(self.checkpoints)
-        if not states:
+        if not (states := complete_states(self.checkpoints)):
             return None
         with naming_what_is_left(states[-1]):
             position = state_progress(states[-1])
             check_position(states[-1], position, epochs=self.epochs, steps=self.steps)
         self.epoch, self.step = position["epoch"], position["step"]
-        self.losses = list(torch.tensor(position["losses"], device=self.device))
+        self.losses = list(torch.tensor(position["losses"], device=self.processes.device))
         self.correct += position["correct"]
         return states[-1]
 
@@ -120,8 +118,8 @@ class Training:
             try:
                 loss, correct = self.learner.step(images, labels, rate, self.epoch * self.steps + self.step)
             except NotFinite as found:
-                where = f"step {self.step + 1} of epoch {self.epoch + 1}"
-                raise self._failed(f"{found.what} at {where}. {found.cause}") from None
+                at = f"step {self.step + 1} of epoch {self.epoch + 1}"
+                raise self._failed(f"{found.what} at {at}. {found.cause}") from None
             self.losses.append(loss)
             self.correct += correct
             self.step += 1
@@ -153,9 +151,8 @@ class Training:
         self._save()
 
     def _stop_if_asked(self, interruption: Interruption) -> None:
-        """Save after ten minutes; save and raise `Interrupted` after a signal."""
+        """Save after ten minutes; save and raise `Interrupted` after a signal; all processes do so at the same step."""
         waited = time.monotonic() - self._saved_at
-        # all processes stop, or save, at the same step
         signal, waited = self.processes.all_reduce_max(interruption.signal or 0, waited)
         if self.step and (signal or waited > _SAVE_EVERY_S):
             self._save()
@@ -165,8 +162,7 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint and remove old ones; raise instead if a tensor of it is not finite."""
         self._check_losses_finite()
-        # each process has its own running statistics of normalisation layers
-        names: list[str | None] = self.processes.all_gather_object(self.learner.not_finite())
+        names: list[str | None] = self.processes.all_gather_object(self.learner.not_finite())  # statistics differ
         if (name := next(filter(None, names), None)) is not None:
             raise self._failed(f"{name} has values that are not finite after {self._now()}.")
         self._saved_at = time.monotonic()
@@ -183,8 +179,8 @@ class Training:
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
             step = len(self.losses) - len(recent) + int(bad[0]) + 1
-            where = f"step {step} of epoch {self.epoch + 1}"
-            raise self._failed(f"the loss is {float(recent[bad[0]])} at {where}.", name_tensor=True)
+            what = f"the loss is {float(recent[bad[0]])} at step {step} of epoch {self.epoch + 1}."
+            raise self._failed(what, name_tensor=True)
 
     def _check_evaluation(self, evaluation: Evaluation) -> None:
         loss, task = evaluation.scores["loss"], self.learner.task
@@ -198,7 +194,7 @@ class Training:
 
     def _failed(self, what: str, *, name_tensor: bool = False) -> errors.TrainingError:
         """Return an error that says what failed, optionally with the first tensor that is not finite."""
-        name = self.learner.not_finite() if name_tensor else None
-        where = "" if name is None else f" {name} has values that are not finite."
+        if name_tensor and (name := self.learner.not_finite()) is not None:
+            what += f" {name} has values that are not finite."
         advice = f"Try a lower lr than {self.schedule.lr:g}, a longer warmup, or precision fp32."
-        return errors.TrainingError(f"{what}{where} {advice} {last_good(self.out)}")
+        return errors.TrainingError(f"{what} {advice} {last_good(self.out)}")

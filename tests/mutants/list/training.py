@@ -178,11 +178,11 @@ CHANGES = {
         },
         "Training._find_position": {
             "oldest checkpoint restored": replace(
-                "states = complete_states(self.checkpoints)", "states = complete_states(self.checkpoints)[::-1]"
+                "complete_states(self.checkpoints)", "complete_states(self.checkpoints)[::-1]"
             ),
             "position within the epoch lost": replace("position['step']", "0"),
             "losses before the interruption lost": replace(
-                "list(torch.tensor(position['losses'], device=self.device))", "[]"
+                "list(torch.tensor(position['losses'], device=self.processes.device))", "[]"
             ),
         },
         "Training._train_epoch": {

@@ -16,7 +16,7 @@ from gatewise.comparison import compare
 from gatewise.comparison import run as comparing
 from gatewise.gates.spec import parse_gates
 from gatewise.models.serialization import read_metrics, write_metrics
-from gatewise.training import Recipe
+from gatewise.training import Recipe, Score
 from support.browser import (
     CHROMIUM,
     Opened,
@@ -192,6 +192,21 @@ def test_curve_below_axis_is_reported() -> None:
     late = figures.curves({"a": [[0.1, 0.2, 0.8, 0.9]], "b": [[0.7, 0.8, 0.85, 0.9]]})
     assert "The axis begins at 74 %; 3 of the points are below it." in late.shows
     assert "axis begins" not in figures.curves({"a": [[0.8, 0.8]]}).shows
+
+
+def test_score_whose_lower_values_are_better_is_drawn_in_its_unit() -> None:
+    distance = Score("distance", "mean distance", is_fraction=False, higher_is_better=False)
+    drawn = figures.curves({"a": [[3.0, 0.5, 0.75]]}, distance)
+    assert drawn.table is not None
+    assert drawn.table.columns == ["variant", "epoch", "mean", "lowest", "highest"]
+    assert [row[2].text for row in drawn.table.rows] == ["3.0000", "0.5000", "0.7500"]
+    assert drawn.tips == {"series-0": "a: 0.75 after epoch 3, best 0.50"}
+    assert drawn.figure.axes[0].get_ylim()[1] > 3.0
+    assert drawn.figure.axes[0].get_ylabel() == "validation mean distance"
+    assert drawn.look_for.startswith("Which line is lowest after the last epoch")
+    points = figures.accuracy_against_latency({"a": (1.0, 2.5, 2.0, 3.0)}, distance)
+    assert points.look_for == "Variants below and to the left of others: better and faster."
+    assert points.tips == {"series-0": "a: 2.500, 1.00 ms"}
 
 
 def test_caption_names_distinguishing_marks() -> None:

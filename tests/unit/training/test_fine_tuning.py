@@ -315,7 +315,7 @@ def test_gates_trained_with_other_options_rejected(tmp_path: Path) -> None:
     one = dataclasses.replace(RECIPE, epochs=1)
     trained(tmp_path / "l2", dataclasses.replace(one, gate="gct"))
     start = {"init": str(tmp_path / "l2"), "epochs": 1}
-    with pytest.raises(InvalidValueError, match=r"was trained with gct and options \{\}, got \{'mode': 'l1'\}"):
+    with pytest.raises(InvalidValueError, match=r"with gct and options \{'mode': 'l2'\}, got \{'mode': 'l1'\}"):
         trained(tmp_path / "l1", dataclasses.replace(RECIPE, gate="gct:mode=l1", **start))
     found = trained(tmp_path / "more", dataclasses.replace(RECIPE, gate="gct+se", lr=1e-8, **start))
     old = load_file(tmp_path / "l2" / "model.safetensors")

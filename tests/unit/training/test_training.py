@@ -566,7 +566,7 @@ def _damage(run: Path, file: str, content: bytes) -> None:
         (_cut_log, r"log\.jsonl, line 3: not valid JSON"),
         (
             lambda run: _damage(run, "state.json", b"{}"),
-            r"state\.json has no 'progress'.* continues from step_000000006",
+            r"state\.json: the content has no 'progress'.* continues from step_000000006",
         ),
         (lambda run: _damage(run, "state.safetensors", b"x"), r"is damaged: .* continues from step_000000006"),
     ],
