@@ -127,7 +127,7 @@ def test_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str], arg
 def test_every_recipe_field_is_flag_with_its_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, left_out: set[str]
 ) -> None:
-    monkeypatch.setattr(cli.app, "console", Console(width=250))  # made once for a process, with the width of its day
+    monkeypatch.setattr(cli.app, "console", Console(width=400))  # made once for a process, with the width of its day
     assert run([name, "--help"]) == 0
     lines = printed(capsys)[0].splitlines()
     for field in dataclasses.fields(Recipe):
@@ -161,7 +161,9 @@ def test_gates_table_matches_registry(capsys: pytest.CaptureFixture[str]) -> Non
     rows = [[cell.strip() for cell in line.split("│")] for line in printed(capsys)[0].splitlines() if "│" in line]
     named = {row[1]: row for row in rows if row[1]}
     assert list(named) == [*gw.gate_names(), *place_names()]
-    assert [named[name][2] for name in place_names()] == [place_kind(name).where for name in place_names()]
+    assert [named[name][2] for name in place_names()] == [
+        place_kind(name).where.replace("`", "") for name in place_names()
+    ]
     assert [named[name][3] for name in ("inner", "residual_end", "context")] == ["sites=inner", "sites=residual", ""]
     for name in gw.gate_names():
         row = named[name]
@@ -402,8 +404,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "unknown augmentation": ("train --augmentation flop --out there", "unknown augmentation 'flop'"),
     "missing data": ("train --data nowhere --out there", "'nowhere' does not exist"),
     "missing data to compare": ("compare --data nowhere --out there", "'nowhere' does not exist"),
-    "data that is a file": ("train --data file --out there", "file is a file"),
-    "size for digits": ("train --image-size 16 --out there", "digits are 8x8"),
+    "data that is a file": ("train --data file --out there", "'file' is a file"),
+    "size for digits": ("train --image-size 16 --out there", "digits has images of 8x8, got image_size 16"),
     "missing recipe": ("train --recipe nowhere.yaml --out there", "'nowhere.yaml' does not exist"),
     "recipe that is none": ("train --recipe file --out there", "file is not a recipe"),
     "out below a file": ("train --out file/run", "file/run"),
@@ -475,8 +477,6 @@ def test_closed_pipe_of_reader_is_silent() -> None:
 
 
 def test_folder_without_run_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["predict", str(tmp_path), "x.png"]) == 2
-    assert "image 'x.png' does not exist" in capsys.readouterr().err
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
     assert "is not a run folder: it has no config.json" in capsys.readouterr().err

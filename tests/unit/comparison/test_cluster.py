@@ -333,7 +333,7 @@ def test_epochs_are_reported_once_as_logged(tmp_path: Path, monkeypatch: pytest.
     runs, listening = recipes(tmp_path, "se"), Listening()
     folder = next(iter(runs))
     folder.mkdir(parents=True)
-    row = {"loss": 0.5, "validation_accuracy": 0.25, "images_per_second": 10.0}
+    row = {"loss": 0.5, "train_accuracy": 0.5, "validation_accuracy": 0.25, "images_per_second": 10.0}
     lines = [json.dumps({"epoch": epoch, **row}) + "\n" for epoch in (1, 2)]
     (folder / "log.jsonl").write_text(lines[0])
     ray = Ray({"se": DONE})
