@@ -20,7 +20,6 @@ CHANGES = {
             "another consumer of the map has a wrong gradient": replace("gradient is not handed_on", "False"),
         },
         "_Scale.backward": {
-            "a differentiable pass leaves the factors of the last": remove("ctx.link.leave(None, None)"),
             "factors are left from another pass": replace(
                 "(*((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None)",
                 "(of_map, *others, None, None)",

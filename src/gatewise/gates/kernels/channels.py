@@ -32,7 +32,7 @@ class SharedGradient:
         self.factors: Tensor | None = None
 
     def leave(self, grad_output: Tensor | None, factors: Tensor | None) -> None:
-        """Store the gradient that the product's backward returned, or None if it has multiplied the gradient itself."""
+        """Store the gradient that the product's backward returned, and the factors that it has not multiplied it by."""
         self.grad_output, self.factors = grad_output, factors
 
     def take_factors(self, gradient: Tensor | None) -> Tensor | None:
@@ -130,8 +130,6 @@ class _Scale(torch.autograd.Function):
         x, factors = ctx.saved_tensors
         if must_be_differentiable(grad_output):
             of_map, *others = _differentiable(ctx, x, factors, grad_output)
-            if ctx.linked:
-                ctx.link.leave(None, None)
             return *((None, *others, of_map) if ctx.linked else (of_map, *others, None)), None
         kernels, flat = kernels_for(x.device, "channel_affine"), _flat(x, factors)
         of_factors = of_offsets = None
