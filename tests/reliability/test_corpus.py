@@ -15,6 +15,7 @@ import gatewise as gw
 from gatewise.core.files import read_json, read_json_lines
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.data.decode import decode
+from gatewise.data.folders import Location
 from gatewise.data.load import load_pairs
 from gatewise.errors import DataError, GatewiseError, InvalidValueError
 from gatewise.exporting.prediction import predict
@@ -257,6 +258,7 @@ def test_circular_links_rejected(tmp_path: Path) -> None:
         DataError, match=r"train/cat/back is a symbolic link to a folder that contains it\. Remove the link\."
     ):
         load_dataset(tmp_path, 8, "memory")
+    assert len(Location(tmp_path / "train").with_suffix(".png")) == 3  # the link was not followed even once
 
 
 @pytest.mark.parametrize("names", [3, {"a": 1}, 10**30])
