@@ -15,9 +15,6 @@ CHANGES = {
                 "record.values_sha256 != (actual := _checksum(content))", "(actual := _checksum(record)) and False"
             ),
         },
-        "_Record": {
-            "checkpoint's JSON without a checksum": replace("values_sha256: str", "values_sha256: str = ''"),
-        },
         "load_state": {
             "sha256 of a state not compared": replace(
                 "read_tensors(folder / f'{STATE}.safetensors', record.sha256)",
