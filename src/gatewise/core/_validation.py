@@ -58,6 +58,8 @@ def safe_repr(value: object) -> str:
 
     >>> safe_repr("l3"), len(safe_repr("x" * 5000)), safe_repr(torch.zeros(2, 3))
     ("'l3'", 200, 'a tensor of shape (2, 3), torch.float32')
+    >>> len(safe_repr({number: "x" * 500 for number in range(9)}))  # 400 and the dots
+    403
     """
     if isinstance(value, torch.Tensor):  # and its subclasses, such as nn.Parameter
         return _SHOWN.repr_instance(value, 1)
