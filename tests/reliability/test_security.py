@@ -46,10 +46,7 @@ FORBIDDEN = {
 ALLOWED = {
     ("core/_validation.py", "importlib.import_module"): "optional_module: every caller names a package in the source",
     ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
-    **{
-        (f"{folder}/__init__.py", "importlib.import_module"): "the files of its folder"
-        for folder in ("gates", "graph/places", "data/sources", "training/tasks", "exporting/formats")
-    },
+    ("core/registry.py", "importlib.import_module"): "the files of a package whose files register themselves",
     ("comparison/cluster.py", "importlib.import_module"): "its own module, on a machine that may not have it",
     ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
     ("gates/kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",

@@ -1,5 +1,8 @@
 """Registries of what can be added to gatewise by name, with a decorator."""
 
+import importlib
+import pkgutil
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from gatewise import errors
@@ -13,7 +16,7 @@ class Registry(dict[str, T]):
 
     Args:
         kind: the kind of thing in messages, such as "gate".
-        decorated: the attribute of an item that holds what was decorated.
+        decorated: the attribute of an item that holds what was decorated; "" if that is the item itself.
 
     >>> Registry("gate", "gate").lookup("gct")
     Traceback (most recent call last):
@@ -21,7 +24,7 @@ class Registry(dict[str, T]):
     gatewise.errors.InvalidValueError: unknown gate 'gct'; expected one of nothing (there are none).
     """
 
-    def __init__(self, kind: str, decorated: str) -> None:
+    def __init__(self, kind: str, decorated: str = "") -> None:
         super().__init__()
         self.kind, self.decorated = kind, decorated
 
@@ -32,7 +35,8 @@ class Registry(dict[str, T]):
     def check_new(self, name: str) -> None:
         """Raise InvalidValueError if the name is in use or not an identifier."""
         if name in self:
-            owner = getattr(self[name], self.decorated).__name__
+            item: Any = self[name]
+            owner = (getattr(item, self.decorated) if self.decorated else item).__name__
             raise errors.InvalidValueError(
                 f"{self.kind} {name!r} is already registered, by {owner}. Choose another name."
             )
@@ -40,6 +44,12 @@ class Registry(dict[str, T]):
             raise errors.InvalidValueError(
                 f"the name of a {self.kind} must consist of letters, digits and '_', got {name!r}."
             )
+
+
+def import_files(package: str, path: Iterable[str]) -> None:
+    """Import every file of a package, so that each registers what it defines; `path` is the package's `__path__`."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 PLACES: Registry[Any] = Registry("place", "rule")  # of PlaceKind, filled by gatewise.graph.places; gates name places

@@ -3,8 +3,6 @@
 Importing this package imports every file in it; each file registers its gate.
 """
 
-import importlib
-import pkgutil
+from gatewise.core.registry import import_files
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__)

@@ -1,5 +1,6 @@
 """Tasks: their registry, their options in text and recipe, their scores, and the task that a file names."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Ranked(Classification):
 @pytest.fixture
 def ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register `Ranked` as "ranked" during a test."""
-    monkeypatch.setattr(base, "_registry", dict(base._registry))
+    monkeypatch.setattr(base, "_registry", copy.copy(base._registry))
     register_task("ranked")(Ranked)
 
 
@@ -55,7 +56,7 @@ def test_name_is_registered_once() -> None:
 
 
 def test_score_of_another_meaning_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_registry", dict(base._registry))
+    monkeypatch.setattr(base, "_registry", copy.copy(base._registry))
     other = type("Other", (Ranked,), {"scores": (Score("accuracy", "share of ranks"),)})
     with pytest.raises(InvalidValueError, match="score 'accuracy' is already Score"):
         register_task("other")(other)
@@ -151,7 +152,7 @@ class Prepared(Classification):
 def test_building_prepares_task_once_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from gatewise.training.from_recipe import build
 
-    monkeypatch.setattr(base, "_registry", {**base._registry, "classify": Prepared})
+    monkeypatch.setitem(base._registry, "classify", Prepared)
     task = build(Recipe(data="memory", batch_size=16), DATASET).task
     assert isinstance(task, Prepared)
     assert task.seen == [DATASET]

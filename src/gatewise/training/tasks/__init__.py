@@ -1,8 +1,6 @@
 """One task per file. Importing this package imports every file in it; each file registers its task."""
 
-import importlib
-import pkgutil
-
+from gatewise.core.registry import import_files
 from gatewise.training.tasks.base import BatchResults as BatchResults
 from gatewise.training.tasks.base import Score as Score
 from gatewise.training.tasks.base import Task as Task
@@ -14,5 +12,4 @@ from gatewise.training.tasks.base import summaries as summaries
 from gatewise.training.tasks.base import task_class as task_class
 from gatewise.training.tasks.base import task_names as task_names
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_files(__name__, __path__)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation, statistics
+from gatewise.core.registry import Registry
 from gatewise.data import Dataset, DataSource, SegmentationDataset
 from gatewise.gates.spec import ModelSpec, parse_choice
 from gatewise.training.distributed import Processes
@@ -252,7 +253,7 @@ class Task(ABC):
         """Return a `prediction` as text for one line."""
 
 
-_registry: dict[str, type[Task]] = {}
+_registry: Registry[type[Task]] = Registry("task")
 TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 
@@ -263,12 +264,7 @@ def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
         InvalidValueError: the name is in use or not an identifier, or a score of another task has the same name and
             another meaning.
     """
-    if name in _registry:
-        raise errors.InvalidValueError(
-            f"task {name!r} is already registered, by {_registry[name].__name__}. Choose another name."
-        )
-    if not name.isidentifier():
-        raise errors.InvalidValueError(f"the name of a task must consist of letters, digits and '_', got {name!r}.")
+    _registry.check_new(name)
 
     def register(task: TaskClass) -> TaskClass:
         for score in task.scores:
@@ -296,7 +292,7 @@ def task_class(name: str) -> type[Task]:
     Raises:
         InvalidValueError: the name is unknown; the message suggests the nearest known name.
     """
-    return _registry[_validation.check_one_of("task", name, task_names())]
+    return _registry.lookup(name)
 
 
 def summaries() -> str:
