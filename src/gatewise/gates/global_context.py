@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from gatewise.core import _validation
 from gatewise.core.hooks import count_hooks
 from gatewise.core.layer_types import CONVOLUTIONS
+from gatewise.gates.channel_scaling import ChannelScaling
 from gatewise.gates.functional import attention_pool, attention_weights, average_pool
-from gatewise.gates.inference_form import InferenceForm, InferencePattern, check_no_gradients
 from gatewise.gates.kernels.attention_pool import pool_by_attention
 from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
-from gatewise.gates.registry import Gate, bottleneck_width, register_gate
+from gatewise.gates.registry import bottleneck_width, register_gate
 
 POOLINGS = ("attention", "average")
 FUSIONS = ("add", "multiply", "both")
@@ -69,7 +69,7 @@ def global_context(
     "networks: a new gate does not change the output. In narrow networks the default bottleneck is only two to four "
     "channels wide; use `rd_ratio=1/4` there.",
 )
-class GlobalContext(Gate):
+class GlobalContext(ChannelScaling):
     """Add W2 relu(LN(W1 c)) to every position, where c = sum_j softmax_j(w x_j) x_j is the context of the image.
 
     Modules have the names and shapes of mmcv's ContextBlock (`conv_mask`, `channel_add_conv`, `channel_mul_conv`);
@@ -177,18 +177,6 @@ class GlobalContext(Gate):
             link = SharedGradient(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
-
-    def inference_form(self, pattern: InferencePattern) -> InferenceForm | None:
-        if self.backend == "reference":
-            return None
-        return InferenceForm(self._run_in_place, in_place=True) if pattern.owned else InferenceForm(self.forward)
-
-    def _run_in_place(self, x: Tensor) -> Tensor:
-        check_no_gradients(x)
-        if self.why_not_fused(x) or x.device.type != "cpu":
-            return type(self).forward(self, x)
-        x, factors, offsets = self.channel_terms(x, SharedGradient(x))
-        return scale_channels(x, factors, offsets, out=x)
 
     def why_not_fused(self, x: Tensor) -> str | None:
         """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.gates.channel_scaling import ChannelScaling
 from gatewise.gates.functional import average_pool
-from gatewise.gates.inference_form import InferenceForm, InferencePattern, check_no_gradients
-from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
+from gatewise.gates.kernels.backend import BACKENDS, takes_fused
 from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
-from gatewise.gates.registry import Gate, bottleneck_width, register_gate
+from gatewise.gates.registry import bottleneck_width, register_gate
 
 
 def squeeze_excite(x: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
@@ -55,7 +55,7 @@ def excitation(mean: Tensor, reduce: nn.Module, expand: nn.Module) -> Tensor:
     guidance="The baseline for all other gates, and one of the cheapest in a large network: it uses one mean per "
     "channel. A new gate halves the output of its branch, so a trained network needs some epochs to recover.",
 )
-class SqueezeExcite(Gate):
+class SqueezeExcite(ChannelScaling):
     """Scale each channel by sigmoid(W2 relu(W1 mean(x) + b1) + b2).
 
     `fc1` (C -> R) and `fc2` (R -> C) are 1x1 convolutions named as in timm; timm's weights load. A new gate is not the
@@ -117,22 +117,6 @@ class SqueezeExcite(Gate):
             link = SharedGradient(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return squeeze_excite(x, self.fc1, self.fc2)
-
-    def inference_form(self, pattern: InferencePattern) -> InferenceForm | None:
-        if self.backend == "reference":
-            return None
-        return InferenceForm(self._run_in_place, in_place=True) if pattern.owned else InferenceForm(self.forward)
-
-    def _run_in_place(self, x: Tensor) -> Tensor:
-        check_no_gradients(x)
-        if self.why_not_fused(x) or x.device.type != "cpu":
-            return type(self).forward(self, x)
-        x, factors, offsets = self.channel_terms(x, SharedGradient(x))
-        return scale_channels(x, factors, offsets, out=x)
-
-    def why_not_fused(self, x: Tensor) -> str | None:
-        """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""
-        return why_not_fusible(x)
 
     def channel_terms(self, x: Tensor, link: SharedGradient) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the arguments of `scale_channels`: x, the factor of each channel, and None for the offsets."""

@@ -8,8 +8,8 @@ CHANGES = {
             "inference: gradients of overwritten maps": replace("torch.is_grad_enabled() and x.requires_grad", "False"),
         },
     },
-    "gates/squeeze_excite.py": {
-        "SqueezeExcite.inference_form": {
+    "gates/channel_scaling.py": {
+        "ChannelScaling.inference_form": {
             "called gates: se writes over a map that others read": replace("pattern.owned", "True"),
         },
     },
