@@ -297,6 +297,8 @@ CHANGES = {
                 "torch.stack([part[0][index][name] for part in parts]).sum(0)", "parts[0][0][index][name]"
             ),
         },
+    },
+    "training/tasks/registry.py": {
         "task_class": {
             "any task is accepted": replace(
                 "_registry.lookup(name)",

@@ -14,7 +14,7 @@ from gatewise.gates.spec import ModelSpec
 from gatewise.training import Recipe, Score, TaskSpec, register_task, score_named, task_class, task_names
 from gatewise.training.options import Sections
 from gatewise.training.runs import stored_task
-from gatewise.training.tasks import base, main_score
+from gatewise.training.tasks import main_score, registry
 from gatewise.training.tasks.classify import Classification
 from support.small_runs import DATASET
 
@@ -33,7 +33,7 @@ class Ranked(Classification):
 @pytest.fixture
 def ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register `Ranked` as "ranked" during a test."""
-    monkeypatch.setattr(base, "_registry", copy.copy(base._registry))
+    monkeypatch.setattr(registry, "_registry", copy.copy(registry._registry))
     register_task("ranked")(Ranked)
 
 
@@ -42,7 +42,7 @@ def test_registered_task_is_listed_with_its_score() -> None:
     assert task_names() == ("classify", "ranked", "segment")
     assert task_class("ranked") is Ranked
     assert score_named("distance").title == "mean distance"
-    assert base.summaries() == (
+    assert registry.summaries() == (
         "classify (one class per image), ranked (one rank per image) or segment (one class per pixel)"
     )
 
@@ -56,7 +56,7 @@ def test_name_is_registered_once() -> None:
 
 
 def test_score_of_another_meaning_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_registry", copy.copy(base._registry))
+    monkeypatch.setattr(registry, "_registry", copy.copy(registry._registry))
     other = type("Other", (Ranked,), {"scores": (Score("accuracy", "share of ranks"),)})
     with pytest.raises(InvalidValueError, match="score 'accuracy' is already Score"):
         register_task("other")(other)
@@ -152,7 +152,7 @@ class Prepared(Classification):
 def test_building_prepares_task_once_with_data(monkeypatch: pytest.MonkeyPatch) -> None:
     from gatewise.training.from_recipe import build
 
-    monkeypatch.setitem(base._registry, "classify", Prepared)
+    monkeypatch.setitem(registry._registry, "classify", Prepared)
     task = build(Recipe(data="memory", batch_size=16), DATASET).task
     assert isinstance(task, Prepared)
     assert task.seen == [DATASET]

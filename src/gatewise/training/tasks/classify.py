@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gatewise.core import _validation
 from gatewise.data import Dataset, DataSource, SegmentationDataset
 from gatewise.data.decode import pixels_of
-from gatewise.training.tasks.base import BatchResults, Score, Task, register_task
+from gatewise.training.tasks.base import BatchResults, Score, Task
+from gatewise.training.tasks.registry import register_task
 
 ACCURACY = Score("accuracy", "accuracy")
 

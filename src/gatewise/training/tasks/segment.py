@@ -16,7 +16,8 @@ from gatewise.data.decode import pixels_of
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.training.distributed import mean_over_processes
-from gatewise.training.tasks.base import BatchResults, Score, Task, register_task
+from gatewise.training.tasks.base import BatchResults, Score, Task
+from gatewise.training.tasks.registry import register_task
 
 _SHOWN = 5  # classes of a mask that `describe` shows
 _MEAN_IOU, _IOU = Score("miou", "mIoU"), Score("iou", "IoU")
