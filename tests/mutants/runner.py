@@ -62,17 +62,23 @@ class Judge:
                 return None
             if self._passes_without(result, tests):
                 return result
-            doubts.append(f"without the mutant fails too: {result.test or tests[0]}")
+            doubts.append(f"without the mutant fails too: {result.test or tests[0]}\n{self.slot.last_lines()}")
             if not result.test:
                 return None
 
     def _passes_without(self, result: Result, tests: list[str]) -> bool:
-        """Return whether the test that failed passes without the mutant, or the tests can be imported."""
+        """Return whether the test that failed passes without the mutant, or the tests can be imported.
+
+        A second failure without the mutant is needed to blame the test: processes that it starts may fail by chance.
+        """
         key = result.test or " ".join(tests)
         if key not in self.passes:
             run = [result.test] if result.test else tests
-            clean = self.slot.run(run, self._limit(run), alone=bool(result.test), collect_only=not result.test)
-            self.passes[key] = clean.code == 0
+            clean = (
+                self.slot.run(run, self._limit(run), alone=bool(result.test), collect_only=not result.test)
+                for _ in range(2)
+            )
+            self.passes[key] = any(again.code == 0 for again in clean)
         return self.passes[key]
 
     def _limit(self, tests: list[str]) -> float:

@@ -100,6 +100,10 @@ class Slot:
             _end_descendants()
         return Result(code, report.read_text())
 
+    def last_lines(self, count: int = 30) -> str:
+        """Return the end of what the last run printed."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
     def _be_child(self, recorder: Recorder, more: list[str]) -> NoReturn:
         code = 70
         try:
