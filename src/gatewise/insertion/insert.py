@@ -20,7 +20,7 @@ from gatewise.core.hooks import changes_on
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
-from gatewise.graph import Graph, Place, Skipped, change_map, evaluation_mode
+from gatewise.graph import Graph, Place, Skipped, change_map, rehearsal
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
 
 
@@ -59,7 +59,8 @@ class Insertion:
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
 
     def __repr__(self) -> str:
-        return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} skipped)"
+        count = f"{len(self.gates)} gate{'' if len(self.gates) == 1 else 's'}"
+        return f"Insertion({self.what}: {count} in {type(self.model).__name__}, {len(self.skipped)} skipped)"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,25 +70,18 @@ class Insertion:
     def check(self, *example: Example) -> tuple[str, ...]:
         """Run one forward in eval mode and return the paths of the gates that were not called.
 
-        A gate is not called if the network uses the weight of its layer directly instead of calling the layer. Training
-        flags and buffers are restored afterwards.
+        A gate is not called if the network uses the weight of its layer directly instead of calling the layer. A copy
+        runs that shares the parameters, so nothing else changes in the network.
 
         Args:
             *example: inputs of the network.
         """
         reached: set[str] = set()
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        handles = [
-            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path)) for path, gate in self.gates.items()
-        ]
-        try:
-            with evaluation_mode(self.model), torch.no_grad():
-                self.model(*example)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(buffers[name])
+        with rehearsal(self.model) as copied, torch.no_grad():
+            modules: dict[str, nn.Module] = dict(copied.named_modules())
+            for path in self.gates.keys() & modules.keys():
+                modules[path].register_forward_pre_hook(lambda *_, path=path: reached.add(path))
+            copied(*example)
         return tuple(path for path in self.gates if path not in reached)
 
     def keep(self, handle: RemovableHandle) -> None:
@@ -242,14 +236,18 @@ def _snake_case(gate: Any) -> str:
 
 @dataclass(frozen=True)
 class _ForgivePlainCheckpoint:
-    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them."""
+    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them.
+
+    A layer with several names, such as a child of two modules, has keys under each of them, and so has its gate.
+    """
 
     paths: tuple[str, ...]
 
     def __call__(self, model: nn.Module, incompatible: Any) -> None:
         missing: list[str] = incompatible.missing_keys
-        gates = gates_in(model)
-        own = [f"{path}.{key}" for path in self.paths if path in gates for key in gates[path].state_dict()]
+        names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        gates = {names[path] for path in self.paths if isinstance(names.get(path), Gate)}
+        own = [f"{name}.{key}" for name, module in names.items() if module in gates for key in module.state_dict()]
         if not own:
             return
         for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
