@@ -22,6 +22,7 @@ from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
 from gatewise.graph import Graph, Place, Skipped, change_map, rehearsal
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
+from gatewise.insertion.no_place import why_no_place
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Insertion:
         places: locations of the gates.
         gates: path of each gate in the network -> gate.
         skipped: candidate layers without a gate, each with the reason.
+        what: the gate and its place, in words.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Insertion:
     skipped: tuple[Skipped, ...]
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
+    what: str = ""
 
     def __repr__(self) -> str:
         count = f"{len(self.gates)} gate{'' if len(self.gates) == 1 else 's'}"
@@ -157,16 +160,14 @@ def insert_gates(
     why_not_selected = selection(model, include, exclude, where)
     reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
     places = tuple(candidate for candidate, reason in reasons if reason is None)
-    skipped = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
+    left_out = [Skipped(candidate.layer, reason) for candidate, reason in reasons if reason]
+    text = (str(choice) if choice else _snake_case(gate)).partition("@")[0]
     if not places:
-        gate_text = str(choice) if choice else _snake_case(gate)
-        listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
         raise errors.InvalidValueError(
-            f"no place for {gate_text} in {type(model).__name__} ({listed}). "
-            f"Choose another place, for example {gate_text.partition('@')[0]}@before_conv or @stage_end; in Python you "
-            f"can also choose layers with before= or after=."
+            why_no_place(graph, text, before is not None or after is not None, all_places, left_out, include)
         )
-    insertion = Insertion(model, places, tuple(skipped))
+    what = f"{text} {_where(place, before, after)}"
+    insertion = Insertion(model, places, (*all_places.skipped, *left_out), what=what)
     name = choice.name if choice else _snake_case(gate)
     try:
         for chosen in places:
@@ -202,6 +203,15 @@ def _resolve(
         raise errors.InvalidValueError(f"{gate!r} has a place and place={place!r} is given; give only one.")
     choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
     return choice, partial(gate_spec(choice.name).make, **choice.options)
+
+
+def _where(place: str | None, before: LayerTypes | None, after: LayerTypes | None) -> str:
+    """Return a place or layer types in words, such as "before Conv2d"."""
+    types = after if before is None else before
+    if types is None:
+        return f"at {place}"
+    names = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
+    return f"{'after' if before is None else 'before'} {names}"
 
 
 def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., Gate]) -> None:
