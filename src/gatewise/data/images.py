@@ -4,6 +4,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Images:
 
     Attributes:
         pixels: (N, C, H, W), uint8.
-        labels: (N,), int64.
+        labels: class indices (N,), int64; or as `gatewise.data.labels.targets` returns them.
     """
 
     pixels: Tensor
@@ -59,9 +60,43 @@ class EncodedSource(ABC):
     def where(self, index: int) -> str:
         """Return the name of one image for error messages: its file, or its file and row."""
 
+    def label_where(self, index: int) -> str:
+        """Return the name of the label of one image for error messages; by default that of the image."""
+        return self.where(index)
+
+    def file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file that contains only this image, or None."""
+        return None
+
+    def subset(self, chosen: Sequence[int]) -> "EncodedSource":
+        """Return the images with these indices, in this order."""
+        return _Subset(self, chosen)
+
     def picture(self, index: int) -> Any:
         """Return one image as a PIL image in RGB, in its original size."""
         return decode(self.where(index), self.content(index))
+
+
+class _Subset(EncodedSource):
+    """Some images of another source."""
+
+    def __init__(self, source: EncodedSource, chosen: Sequence[int]) -> None:
+        self._source, self._chosen = source, list(chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def content(self, index: int) -> bytes | None:
+        return self._source.content(self._chosen[index])
+
+    def where(self, index: int) -> str:
+        return self._source.where(self._chosen[index])
+
+    def label_where(self, index: int) -> str:
+        return self._source.label_where(self._chosen[index])
+
+    def file(self, index: int) -> Path | None:
+        return self._source.file(self._chosen[index])
 
 
 class EncodedImages:
@@ -69,14 +104,14 @@ class EncodedImages:
 
     Attributes:
         files: the images.
-        labels: (N,), int64.
+        labels: as `gatewise.data.labels.targets` returns them.
         image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
             same for all.
     """
 
-    def __init__(self, files: EncodedSource, labels: Sequence[int], image_size: int | None) -> None:
+    def __init__(self, files: EncodedSource, labels: Tensor | Sequence[int], image_size: int | None) -> None:
         self.files = files
-        self.labels = torch.tensor(labels, dtype=torch.long)
+        self.labels = torch.as_tensor(labels)
         self.image_size = image_size
 
     def __len__(self) -> int:
@@ -126,6 +161,8 @@ class Dataset:
         validation: validation images.
         padding: largest shift of training images, in pixels and in each direction.
         flip: whether horizontal flips keep the label valid (not so for digits).
+        test: images that are scored once, after the training; None if there are none.
+        notes: what was found and left out while reading, a line each.
     """
 
     name: str
@@ -134,6 +171,8 @@ class Dataset:
     validation: Images | EncodedImages
     padding: int
     flip: bool
+    test: Images | EncodedImages | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
