@@ -13,9 +13,11 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import Location
-from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.images import Dataset, EncodedImages, EncodedSource, Images
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
+from gatewise.data.pixel_format import RGB, PixelFormat
+from gatewise.data.pixel_survey import find_pixel_format
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, find_source
 
 LOADINGS = ("auto", "memory", "stream")
@@ -31,10 +33,20 @@ class DataSource:
     data: str
     image_size: int | None = None
     loading: str = "auto"
+    channels: str = "auto"
+    value_range: str = "auto"
+    pixel_format: PixelFormat | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
-        return load_dataset(self.data, self.image_size, self.loading)
+        return load_dataset(
+            self.data,
+            self.image_size,
+            self.loading,
+            channels=self.channels,
+            value_range=self.value_range,
+            pixel_format=self.pixel_format,
+        )
 
     def of_validation(self) -> Self:
         """Return the source with defaults for the options that do not change the validation images."""
@@ -49,6 +61,7 @@ class PairSource(DataSource):
     ignore_index: int = IGNORED
     foreground: str | None = None
     class_names: str | None = None
+    mask_threshold: float | None = None
 
     def load(self) -> SegmentationDataset:
         return load_pairs(
@@ -59,13 +72,25 @@ class PairSource(DataSource):
             ignore_index=self.ignore_index,
             foreground=self.foreground,
             class_names=self.class_names,
+            mask_threshold=self.mask_threshold,
+            channels=self.channels,
+            value_range=self.value_range,
+            pixel_format=self.pixel_format,
         )
 
     def of_validation(self) -> Self:
         return dataclasses.replace(super().of_validation(), crop_size=None)
 
 
-def load_dataset(source: str | Path, image_size: int | None = None, loading: str = "auto") -> Dataset:
+def load_dataset(
+    source: str | Path,
+    image_size: int | None = None,
+    loading: str = "auto",
+    *,
+    channels: str = "auto",
+    value_range: str = "auto",
+    pixel_format: PixelFormat | None = None,
+) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
     Args:
@@ -74,6 +99,9 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
         image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
         loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
             splits that would take more than 1 GiB.
+        channels: which bands of image files are used: "auto", "rgb", "gray", "all", or numbers from 1 as in "4,3,2".
+        value_range: which values become 0 and 255: "auto", or "LOW,HIGH"; see `find_pixel_format`.
+        pixel_format: the channels and ranges of a trained network, used instead of `channels` and `value_range`.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
@@ -90,14 +118,39 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
     _check_labels(location, read)
     train, validation = _train_and_validation(location, read)
     _check_classes(location.text, train.classes, validation.classes)
-    splits = [_images(location, split, image_size) for split in (train, validation)]
+    notes: tuple[str, ...] = ()
+    if isinstance(train.images, Tensor):
+        for name, value in (("channels", channels), ("value_range", value_range)):
+            if value != "auto":
+                raise errors.InvalidValueError(
+                    f"{source} has no image files, so {name} {value!r} is not used. Omit it."
+                )
+    else:
+        pixel_format, notes = _pixel_format(train.images, channels, value_range, pixel_format)
+    splits = [_images(location, split, image_size, pixel_format) for split in (train, validation)]
     _check_no_empty_class(location.text, train.classes, splits[0].labels)
     own, other = (_decoded_if_small(images, loading) for images in splits)
     if own.shape != other.shape:
         raise errors.DataError(
             f"{source}: train images are {own.shape[1:]}, validation images {other.shape[1:]}. Set image_size."
         )
-    return Dataset(location.text, train.classes, own, other, padding=max(1, own.shape[1] // 8), flip=found.flip)
+    return Dataset(
+        location.text,
+        train.classes,
+        own,
+        other,
+        padding=max(1, own.shape[1] // 8),
+        flip=found.flip,
+        pixel_format=pixel_format or PixelFormat.of_count(own.shape[0]),
+        notes=notes,
+    )
+
+
+def _pixel_format(
+    files: EncodedSource, channels: str, value_range: str, known: PixelFormat | None
+) -> tuple[PixelFormat, tuple[str, ...]]:
+    """Return the pixel format that is known, or else that of training images, with notes."""
+    return (known, ()) if known is not None else find_pixel_format(files, channels, value_range)
 
 
 def _check_labels(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
@@ -121,9 +174,11 @@ def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tu
     return splits["train"], splits["validation"]
 
 
-def _images(location: Location, split: LabelledSplit, image_size: int | None) -> Images | EncodedImages:
+def _images(
+    location: Location, split: LabelledSplit, image_size: int | None, pixel_format: PixelFormat | None
+) -> Images | EncodedImages:
     if not isinstance(split.images, Tensor):
-        return EncodedImages(split.images, split.labels, image_size)
+        return EncodedImages(split.images, split.labels, image_size, pixel_format or RGB)
     height, width = split.images.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise errors.InvalidValueError(
@@ -171,6 +226,10 @@ def load_pairs(
     ignore_index: int = IGNORED,
     foreground: str | None = None,
     class_names: str | None = None,
+    mask_threshold: float | None = None,
+    channels: str = "auto",
+    value_range: str = "auto",
+    pixel_format: PixelFormat | None = None,
 ) -> SegmentationDataset:
     """Load images with masks from a source: a name or a folder.
 
@@ -186,6 +245,11 @@ def load_pairs(
         class_names: names in the order of the mask values, separated by commas. None reads classes.txt in the folder
             if it exists. Otherwise 256 masks are sampled per split: if their only values are 0 and 255, the classes
             are background and foreground, else they are numbered up to the highest value.
+        mask_threshold: value from which a pixel is foreground, for masks whose values are brightness; None for class
+            indices.
+        channels: as for `load_dataset`.
+        value_range: as for `load_dataset`.
+        pixel_format: as for `load_dataset`.
 
     Raises:
         DataError: a folder, split, image or mask is missing, a file cannot be read, or a mask has another size than
@@ -205,12 +269,16 @@ def load_pairs(
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
-    meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground)
+    meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground, mask_threshold)
+    pixel_format, notes = _pixel_format(read[0].images, channels, value_range, pixel_format)
     train, validation = (
-        SegmentationSplit(split.images, split.masks, meaning, side=image_size, crop=crop_size) for split in read
+        SegmentationSplit(
+            split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
+        )
+        for split in read
     )
     for pairs in (train, validation):
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
-    return SegmentationDataset(location.text, train, validation)
+    return SegmentationDataset(location.text, train, validation, notes)

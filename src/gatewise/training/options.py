@@ -13,6 +13,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data import IGNORED, LOADINGS, LabelledSource, MaskedSource, describe_sources
 from gatewise.data.augmentation import parse_augmentation
+from gatewise.data.pixel_format import parse_channels, parse_ranges
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, summaries
@@ -60,6 +61,10 @@ class TaskOptions(Section):
     foreground: str | None = option(
         None, "for segment, train a binary segmenter for this class; none keeps all classes"
     )
+    mask_threshold: float | None = option(
+        None,
+        "for segment, value from which a pixel of a mask is foreground (128); none takes values as class indices",
+    )
     class_weights: str = option(
         "none", "for segment, none, or median_frequency to give rare classes more weight in the loss"
     )
@@ -71,6 +76,8 @@ class TaskOptions(Section):
         _check_side(crop_size=self.crop_size)
         _validation.check_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
         _validation.check_integer_at_least(0, ignore_index=self.ignore_index)
+        if self.mask_threshold is not None:
+            _validation.check_number_between(1e-6, 2**32, mask_threshold=self.mask_threshold)
         self._check_all_used()
         self.task_spec.make(("a", "b"))  # raises if an option of its own is out of range
 
@@ -118,8 +125,21 @@ class DataOptions(Section):
     )
     loading: str = option("auto", "auto (decode a split of up to 1 GiB once, stream a larger one), memory, or stream")
 
+    channels: str = option(
+        "auto",
+        "which bands of image files are used: auto (grey if all are, else colour), rgb, gray, all, or numbers from 1 "
+        "(4,3,2)",
+    )
+    value_range: str = option(
+        "auto",
+        "values that become 0 and 255 (0,4095), one pair or one for each channel joined by +; auto leaves 8 bits as "
+        "they are and takes percentiles of deeper training images",
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_channels(self.channels)
+        parse_ranges(self.value_range)
         _check_side(image_size=self.image_size)
         _validation.check_one_of("loading", self.loading, LOADINGS)
 

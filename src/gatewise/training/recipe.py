@@ -45,7 +45,8 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     @property
     def source(self) -> DataSource:
         """The data set and the options for reading it."""
-        return self.task_spec.source(self.data, self.image_size, self.loading)
+        source = self.task_spec.source(self.data, self.image_size, self.loading)
+        return dataclasses.replace(source, channels=self.channels, value_range=self.value_range)
 
     @property
     def initial_weights(self) -> str | None:
