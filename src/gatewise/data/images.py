@@ -4,6 +4,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Images:
 
     Attributes:
         pixels: (N, C, H, W), uint8.
-        labels: (N,), int64.
+        labels: class indices (N,), int64; or as `gatewise.data.labels.targets` returns them.
     """
 
     pixels: Tensor
@@ -64,13 +65,47 @@ class EncodedSource(ABC):
     def where(self, index: int) -> str:
         """Return the name of one image for error messages: its file, or its file and row."""
 
+    def label_where(self, index: int) -> str:
+        """Return the name of the label of one image for error messages; by default that of the image."""
+        return self.where(index)
+
+    def file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file that contains only this image, or None."""
+        return None
+
+    def subset(self, chosen: Sequence[int]) -> "EncodedSource":
+        """Return the images with these indices, in this order."""
+        return _Subset(self, chosen)
+
+
+class _Subset(EncodedSource):
+    """Some images of another source."""
+
+    def __init__(self, source: EncodedSource, chosen: Sequence[int]) -> None:
+        self._source, self._chosen = source, list(chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def content(self, index: int) -> bytes | None:
+        return self._source.content(self._chosen[index])
+
+    def where(self, index: int) -> str:
+        return self._source.where(self._chosen[index])
+
+    def label_where(self, index: int) -> str:
+        return self._source.label_where(self._chosen[index])
+
+    def file(self, index: int) -> Path | None:
+        return self._source.file(self._chosen[index])
+
 
 class EncodedImages:
     """One split of labelled images that are decoded when they are needed.
 
     Attributes:
         files: the images.
-        labels: (N,), int64.
+        labels: as `gatewise.data.labels.targets` returns them.
         image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
             same for all.
         pixel_format: how files become channels.
@@ -79,13 +114,13 @@ class EncodedImages:
     def __init__(
         self,
         files: EncodedSource,
-        labels: Sequence[int],
+        labels: Tensor | Sequence[int],
         image_size: int | None,
         pixel_format: PixelFormat = RGB,
     ) -> None:
         self.files = files
         self.pixel_format = pixel_format
-        self.labels = torch.tensor(labels, dtype=torch.long)
+        self.labels = torch.as_tensor(labels)
         self.image_size = image_size
 
     def __len__(self) -> int:
@@ -140,7 +175,8 @@ class Dataset:
         padding: largest shift of training images, in pixels and in each direction.
         flip: whether horizontal flips keep the label valid (not so for digits).
         pixel_format: how files of images become channels.
-        notes: what was decided while reading, a line each.
+        test: images that are scored once, after the training; None if there are none.
+        notes: what was found and left out while reading, a line each.
     """
 
     name: str
@@ -150,6 +186,7 @@ class Dataset:
     padding: int
     flip: bool
     pixel_format: PixelFormat = RGB
+    test: Images | EncodedImages | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-import torch
 from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import Location
 from gatewise.data.images import Dataset, EncodedImages, EncodedSource, Images
+from gatewise.data.labels import Interpreter, Kind, LabelledSplit, targets
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
-from gatewise.data.pixel_format import RGB, PixelFormat
+from gatewise.data.pixel_format import PixelFormat
 from gatewise.data.pixel_survey import find_pixel_format
-from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, find_source
+from gatewise.data.reading import Reading
+from gatewise.data.sources.registry import LabelledSource, MaskedSource, find_source
 
 LOADINGS = ("auto", "memory", "stream")
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
@@ -33,8 +34,10 @@ class DataSource:
     data: str
     image_size: int | None = None
     loading: str = "auto"
-    channels: str = "auto"
-    value_range: str = "auto"
+    reading: Reading = Reading()
+    labels: Kind = "class"
+    class_names: str | None = None
+    classes: tuple[str, ...] | None = None
     pixel_format: PixelFormat | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
@@ -43,9 +46,11 @@ class DataSource:
             self.data,
             self.image_size,
             self.loading,
-            channels=self.channels,
-            value_range=self.value_range,
-            pixel_format=self.pixel_format,
+            self.reading,
+            self.labels,
+            self.class_names,
+            self.classes,
+            self.pixel_format,
         )
 
     def of_validation(self) -> Self:
@@ -60,7 +65,6 @@ class PairSource(DataSource):
     crop_size: int | None = None
     ignore_index: int = IGNORED
     foreground: str | None = None
-    class_names: str | None = None
     mask_threshold: float | None = None
 
     def load(self) -> SegmentationDataset:
@@ -73,8 +77,7 @@ class PairSource(DataSource):
             foreground=self.foreground,
             class_names=self.class_names,
             mask_threshold=self.mask_threshold,
-            channels=self.channels,
-            value_range=self.value_range,
+            reading=self.reading,
             pixel_format=self.pixel_format,
         )
 
@@ -86,9 +89,10 @@ def load_dataset(
     source: str | Path,
     image_size: int | None = None,
     loading: str = "auto",
-    *,
-    channels: str = "auto",
-    value_range: str = "auto",
+    reading: Reading | None = None,
+    labels: Kind = "class",
+    class_names: str | None = None,
+    classes: tuple[str, ...] | None = None,
     pixel_format: PixelFormat | None = None,
 ) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
@@ -99,36 +103,33 @@ def load_dataset(
         image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
         loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
             splits that would take more than 1 GiB.
-        channels: which bands of image files are used: "auto", "rgb", "gray", "all", or numbers from 1 as in "4,3,2".
-        value_range: which values become 0 and 255: "auto", or "LOW,HIGH"; see `find_pixel_format`.
-        pixel_format: the channels and ranges of a trained network, used instead of `channels` and `value_range`.
+        reading: how the source is read and divided; None uses the defaults.
+        labels: what a label is: "class", "classes" (several for each image) or "number".
+        class_names: the classes to keep, separated by commas, in the order of the network's outputs; None keeps all
+            that have training images.
+        classes: the classes of a trained network; the data may lack some of them.
+        pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
-            label is missing or negative, a class has no training images, there are fewer than two classes, or the
-            splits have different classes. The message names the file. Streamed images are checked when they are used.
+            label is missing or of another kind, there are fewer than two classes, or validation images have a class
+            without training images. The message names the file. Streamed images are checked when they are used.
         InvalidValueError: an option is invalid.
     """
     if image_size is not None:
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
-    location = Location(source)
+    reading = reading or Reading()
+    location = Location(source, reading, labels)
     found = find_source(location, LabelledSource)
     read = found.read_labelled(location)
-    _check_labels(location, read)
+    _check_images(location, read)
+    _train_and_validation(location, read)
+    interpret = Interpreter(labels, reading.label_delimiter, class_names, classes, location.say)
+    read = interpret(location, read)
     train, validation = _train_and_validation(location, read)
-    _check_classes(location.text, train.classes, validation.classes)
-    notes: tuple[str, ...] = ()
-    if isinstance(train.images, Tensor):
-        for name, value in (("channels", channels), ("value_range", value_range)):
-            if value != "auto":
-                raise errors.InvalidValueError(
-                    f"{source} has no image files, so {name} {value!r} is not used. Omit it."
-                )
-    else:
-        pixel_format, notes = _pixel_format(train.images, channels, value_range, pixel_format)
-    splits = [_images(location, split, image_size, pixel_format) for split in (train, validation)]
-    _check_no_empty_class(location.text, train.classes, splits[0].labels)
+    pixel_format = pixel_format or _pixel_format(location, train.images)
+    splits = [_images(location, split, labels, image_size, pixel_format) for split in (train, validation)]
     own, other = (_decoded_if_small(images, loading) for images in splits)
     if own.shape != other.shape:
         raise errors.DataError(
@@ -141,30 +142,18 @@ def load_dataset(
         other,
         padding=max(1, own.shape[1] // 8),
         flip=found.flip,
-        pixel_format=pixel_format or PixelFormat.of_count(own.shape[0]),
-        notes=notes,
+        pixel_format=pixel_format,
+        notes=tuple(location.notes),
     )
 
 
-def _pixel_format(
-    files: EncodedSource, channels: str, value_range: str, known: PixelFormat | None
-) -> tuple[PixelFormat, tuple[str, ...]]:
-    """Return the pixel format that is known, or else that of training images, with notes."""
-    return (known, ()) if known is not None else find_pixel_format(files, channels, value_range)
-
-
-def _check_labels(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
+def _check_images(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
     for name, split in splits.items():
-        images, labels, last = len(split.images), split.labels, len(split.classes) - 1
-        if images != len(labels):
-            raise errors.DataError(f"{location}, {name}: expected one label per image, got {len(labels)} for {images}.")
+        images, labels = len(split.images), len(split.labels)
+        if images != labels:
+            raise errors.DataError(f"{location}, {name}: expected one label per image, got {labels} for {images}.")
         if not images:
             raise errors.DataError(f"{location}, {name}: expected images, got none.")
-        if not 0 <= min(labels) <= max(labels) <= last:
-            raise errors.DataError(
-                f"{location}, {name}: expected labels from 0 to {last} (one per class name), got {min(labels)} to "
-                f"{max(labels)}."
-            )
 
 
 def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tuple[Split, Split]:
@@ -174,38 +163,32 @@ def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tu
     return splits["train"], splits["validation"]
 
 
+def _pixel_format(location: Location, images: EncodedSource | Tensor) -> PixelFormat:
+    """Return how training images become channels, and note what was decided."""
+    reading = location.reading
+    if not isinstance(images, Tensor):
+        found, notes = find_pixel_format(images, reading.channels, reading.value_range)
+        for note in notes:
+            location.say(note)
+        return found
+    for name, value in (("channels", reading.channels), ("value_range", reading.value_range)):
+        if value != "auto":
+            raise errors.InvalidValueError(f"{location} has no image files, so {name} {value!r} is not used. Omit it.")
+    return PixelFormat.of_count(images.shape[1])
+
+
 def _images(
-    location: Location, split: LabelledSplit, image_size: int | None, pixel_format: PixelFormat | None
+    location: Location, split: LabelledSplit, kind: Kind, image_size: int | None, pixel_format: PixelFormat
 ) -> Images | EncodedImages:
+    labels = targets(split.labels, kind, len(split.classes))
     if not isinstance(split.images, Tensor):
-        return EncodedImages(split.images, split.labels, image_size, pixel_format or RGB)
+        return EncodedImages(split.images, labels, image_size, pixel_format)
     height, width = split.images.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise errors.InvalidValueError(
             f"{location} has images of {width}x{height}, got image_size {image_size}. Omit it."
         )
-    return Images(split.images, torch.tensor(split.labels))
-
-
-def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, ...]) -> None:
-    if train != validation:
-        only = [
-            (split, sorted(set(a) - set(b))[:5])
-            for split, a, b in (("train", train, validation), ("validation", validation, train))
-        ]
-        differing = "; ".join(f"only in {split}: {names}" for split, names in only if names)
-        which = differing or "the same names in another order"
-        raise errors.DataError(f"{source}: the splits have different classes; {which}.")
-
-
-def _check_no_empty_class(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
-    missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes))) if not count]
-    if missing:
-        listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise errors.DataError(
-            f"{source}: no train image of class {listed} ({len(missing)} of {len(classes)} classes are empty). "
-            f"Labels start at 0; remove the class, or add images."
-        )
+    return Images(split.images, labels)
 
 
 def _decoded_if_small(images: Images | EncodedImages, loading: str) -> Images | EncodedImages:
@@ -227,8 +210,7 @@ def load_pairs(
     foreground: str | None = None,
     class_names: str | None = None,
     mask_threshold: float | None = None,
-    channels: str = "auto",
-    value_range: str = "auto",
+    reading: Reading | None = None,
     pixel_format: PixelFormat | None = None,
 ) -> SegmentationDataset:
     """Load images with masks from a source: a name or a folder.
@@ -247,8 +229,7 @@ def load_pairs(
             are background and foreground, else they are numbered up to the highest value.
         mask_threshold: value from which a pixel is foreground, for masks whose values are brightness; None for class
             indices.
-        channels: as for `load_dataset`.
-        value_range: as for `load_dataset`.
+        reading: how the source is read and divided; None uses the defaults.
         pixel_format: as for `load_dataset`.
 
     Raises:
@@ -263,14 +244,14 @@ def load_pairs(
     _validation.check_one_of("loading", loading, LOADINGS)
     _validation.check_integer_at_least(0, ignore_index=ignore_index)
     _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
-    location = Location(source)
+    location = Location(source, reading)
     read = _train_and_validation(location, find_source(location, MaskedSource).read_masked(location))
     names = read[0].classes
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
     meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground, mask_threshold)
-    pixel_format, notes = _pixel_format(read[0].images, channels, value_range, pixel_format)
+    pixel_format = pixel_format or _pixel_format(location, read[0].images)
     train, validation = (
         SegmentationSplit(
             split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
@@ -281,4 +262,4 @@ def load_pairs(
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
-    return SegmentationDataset(location.text, train, validation, notes)
+    return SegmentationDataset(location.text, train, validation, tuple(location.notes))

@@ -11,20 +11,15 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data import IGNORED, LOADINGS, LabelledSource, MaskedSource, describe_sources
+from gatewise.data import IGNORED, LOADINGS, DataSource, LabelledSource, MaskedSource, describe_sources
 from gatewise.data.augmentation import parse_augmentation
-from gatewise.data.pixel_format import parse_channels, parse_ranges
+from gatewise.data.reading import Reading, option
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, summaries
 
 CLASS_WEIGHTS = ("none", "median_frequency")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-def option(default: Any, description: str) -> Any:
-    """Return a dataclass field with a default and a help text for the command line and the documentation."""
-    return dataclasses.field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +51,9 @@ class TaskOptions(Section):
     )
     ignore_index: int = option(IGNORED, "for segment, mask value of pixels that are excluded from loss and score")
     class_names: str | None = option(
-        None, "for segment, names of the mask values, separated by commas; none reads classes.txt or uses numbers"
+        None,
+        "the classes to keep, separated by commas, in the order of the outputs; for segment, names of the mask values, "
+        "of which none reads classes.txt or uses numbers",
     )
     foreground: str | None = option(
         None, "for segment, train a binary segmenter for this class; none keeps all classes"
@@ -115,8 +112,8 @@ class TaskOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Section):
-    """The data set, and how its images are read."""
+class DataOptions(Section, Reading):
+    """The data set, and how it is read and divided."""
 
     data: str = option("digits", f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     image_size: int | None = option(
@@ -125,23 +122,17 @@ class DataOptions(Section):
     )
     loading: str = option("auto", "auto (decode a split of up to 1 GiB once, stream a larger one), memory, or stream")
 
-    channels: str = option(
-        "auto",
-        "which bands of image files are used: auto (grey if all are, else colour), rgb, gray, all, or numbers from 1 "
-        "(4,3,2)",
-    )
-    value_range: str = option(
-        "auto",
-        "values that become 0 and 255 (0,4095), one pair or one for each channel joined by +; auto leaves 8 bits as "
-        "they are and takes percentiles of deeper training images",
-    )
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        parse_channels(self.channels)
-        parse_ranges(self.value_range)
+        Reading.__post_init__(self)
         _check_side(image_size=self.image_size)
         _validation.check_one_of("loading", self.loading, LOADINGS)
+
+    @property
+    def data_source(self) -> DataSource:
+        """The data set, of which a task says what its labels are."""
+        reading = Reading(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Reading)})
+        return DataSource(data=self.data, image_size=self.image_size, loading=self.loading, reading=reading)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gatewise.data import load_dataset
-from gatewise.data.pixel_format import RGB
 from gatewise.data.load import load_pairs
 from gatewise.data.masks import decode_mask
+from gatewise.data.pixel_format import RGB
 from gatewise.exporting.prediction import predict
 from support.fuzzing.base import FORMATS, MODES, encoded, picture
 from support.fuzzing.box import Box

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gatewise.data import load_dataset
+from gatewise.data import Reading, load_dataset
 from gatewise.data.band_image import BandImage
 from gatewise.data.pixel_format import RGB, PixelFormat, parse_channels, parse_ranges
 from gatewise.data.raster import read_raster
@@ -104,11 +104,11 @@ def test_alpha_of_tiff_is_dropped_only_if_opaque(tmp_path: Path, alpha: int) -> 
         return
     with pytest.raises(DataError, match=r"0\.tif has 4 bands .* not opaque everywhere. Add --channels all, .*rgb\."):
         load_dataset(data)
-    assert load_dataset(data, channels="rgb").train[0][:, 0, 0].tolist() == [9, 8, 7]
-    four = load_dataset(data, channels="all")
+    assert load_dataset(data, reading=Reading(channels="rgb")).train[0][:, 0, 0].tolist() == [9, 8, 7]
+    four = load_dataset(data, reading=Reading(channels="all"))
     assert four.channels == 4
     assert four.train[0][:, 0, 0].tolist() == [9, 8, 7, 200]
-    assert load_dataset(data, channels="4,1").train[0][:, 0, 0].tolist() == [200, 9]
+    assert load_dataset(data, reading=Reading(channels="4,1")).train[0][:, 0, 0].tolist() == [200, 9]
 
 
 @pytest.mark.situation("pixels: transparent PNG files")
@@ -126,7 +126,7 @@ def test_npy_has_its_bands_on_the_shorter_axis(tmp_path: Path, first: bool) -> N
     data = folder(tmp_path, ".npy", lambda _, __: npy(values.transpose(2, 0, 1) if first else values))
     with pytest.raises(DataError, match=r"0\.npy has 6 bands and says of none that it is alpha. Add --channels all"):
         load_dataset(data)
-    dataset = load_dataset(data, channels="all")
+    dataset = load_dataset(data, reading=Reading(channels="all"))
     assert dataset.train.shape == (6, 9, 8)
     assert dataset.train[0][:, 3, 3].tolist() == bands.tolist()
     assert dataset.train.picture(0).getpixel((0, 0)) == (0, 1, 2)
@@ -135,9 +135,9 @@ def test_npy_has_its_bands_on_the_shorter_axis(tmp_path: Path, first: bool) -> N
 def test_all_channels_means_the_same_number_in_all_files(tmp_path: Path) -> None:
     folder(tmp_path, ".npy", lambda _, number: npy(np.zeros((9, 8, 5 if number == 2 else 6), np.uint8)))
     with pytest.raises(DataError, match=r"2\.npy has 5 bands, other images have 6"):
-        load_dataset(tmp_path, channels="all")
+        load_dataset(tmp_path, reading=Reading(channels="all"))
     with pytest.raises(DataError, match=r"2\.npy has 5 bands, not 6\. Choose other --channels"):
-        load_dataset(tmp_path, channels="6")
+        load_dataset(tmp_path, reading=Reading(channels="6"))
 
 
 @pytest.mark.situation("pixels: TIFF of five bands, of one band per page, and of 16 bits with colours")
@@ -194,7 +194,7 @@ def test_range_is_not_found_per_image(tmp_path: Path) -> None:
 )
 def test_given_range_is_used(tmp_path: Path, text: str, expected: list[int]) -> None:
     data = folder(tmp_path, ".png", lambda _, __: png16(np.full((4, 4, 3), 160)))
-    assert load_dataset(data, value_range=text).train[0][:, 0, 0].tolist() == expected
+    assert load_dataset(data, reading=Reading(value_range=text)).train[0][:, 0, 0].tolist() == expected
 
 
 @pytest.mark.situation("pixels: PNG of 16 bits with colours, which Pillow cuts to 8")
@@ -232,12 +232,12 @@ def test_mixed_depths_are_scaled_by_their_full_range(tmp_path: Path) -> None:
     assert {int(value) for index in range(6) for value in dataset.train[index].unique()} == {100}
     assert "some images have 8 bits, others 16" in dataset.notes[0]
     with pytest.raises(DataError, match="Convert them to one kind"):
-        load_dataset(tmp_path, value_range="0,4095")
+        load_dataset(tmp_path, reading=Reading(value_range="0,4095"))
 
 
 def test_options_of_pixels_are_rejected_where_there_are_no_files() -> None:
     with pytest.raises(InvalidValueError, match="no image files, so channels 'rgb' is not used"):
-        load_dataset("digits", channels="rgb")
+        load_dataset("digits", reading=Reading(channels="rgb"))
 
 
 @pytest.mark.parametrize("text", ["0", "4,,2", "rgba", "1.5", ""])
@@ -268,9 +268,8 @@ def test_bands_are_varied_alike() -> None:
 
 
 def test_policy_needs_grey_or_colour(tmp_path: Path) -> None:
-    dataset = load_dataset(
-        folder(tmp_path, ".npy", lambda _, __: npy(np.zeros((9, 8, 4), np.uint8))), channels="all", loading="stream"
-    )
+    data = folder(tmp_path, ".npy", lambda _, __: npy(np.zeros((9, 8, 4), np.uint8)))
+    dataset = load_dataset(data, loading="stream", reading=Reading(channels="all"))
     with pytest.raises(InvalidValueError, match="rand-m9 changes grey and RGB images, these have 4 bands"):
         dataset.augmentation("rand-m9")
     assert dataset.augmentation("auto").crop

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.data import Dataset, DataSource, SegmentationDataset
+from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.band_image import BandImage
 from gatewise.training.tasks.base import BatchResults, Score, Task
 from gatewise.training.tasks.registry import register_task
@@ -36,10 +36,6 @@ class Classification(Task):
     ) -> None:
         super().__init__(classes)
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
-
-    @classmethod
-    def source(cls, data: str, image_size: int | None, loading: str) -> DataSource:
-        return DataSource(data=data, image_size=image_size, loading=loading)
 
     def prepare(self, dataset: Dataset | SegmentationDataset) -> None:  # noqa: ARG002
         if self.mixup or self.cutmix:  # the loss smooths the labels, not timm

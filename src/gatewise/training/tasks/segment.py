@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation, statistics
 from gatewise.core.files import write_atomically
-from gatewise.data import IGNORED, Dataset, PairSource, SegmentationDataset, scaled_to, with_background
+from gatewise.data import IGNORED, Dataset, DataSource, PairSource, SegmentationDataset, scaled_to, with_background
 from gatewise.data.band_image import BandImage
 from gatewise.data.colours import class_colours, coloured
 from gatewise.gates.spec import ModelSpec
@@ -53,9 +53,7 @@ class Segmentation(Task):
     @classmethod
     def source(
         cls,
-        data: str,
-        image_size: int | None,
-        loading: str,
+        data: DataSource,
         *,
         crop_size: int | None = None,
         ignore_index: int = IGNORED,
@@ -64,9 +62,10 @@ class Segmentation(Task):
         mask_threshold: float | None = None,
     ) -> PairSource:
         return PairSource(
-            data=data,
-            image_size=image_size,
-            loading=loading,
+            data=data.data,
+            image_size=data.image_size,
+            loading=data.loading,
+            reading=data.reading,
             crop_size=crop_size,
             ignore_index=ignore_index,
             class_names=class_names,
