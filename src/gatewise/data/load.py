@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -128,7 +128,7 @@ def load_dataset(
     interpret = Interpreter(labels, reading.label_delimiter, class_names, classes, location.say)
     read = interpret(location, read)
     train, validation = _train_and_validation(location, read)
-    pixel_format = pixel_format or _pixel_format(location, train.images)
+    pixel_format = pixel_format or _pixel_format(location, [train.images, validation.images])
     splits = [_images(location, split, labels, image_size, pixel_format) for split in (train, validation)]
     own, other = (_decoded_if_small(images, loading) for images in splits)
     if own.shape != other.shape:
@@ -163,18 +163,18 @@ def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tu
     return splits["train"], splits["validation"]
 
 
-def _pixel_format(location: Location, images: EncodedSource | Tensor) -> PixelFormat:
-    """Return how training images become channels, and note what was decided."""
+def _pixel_format(location: Location, images: Sequence[EncodedSource | Tensor]) -> PixelFormat:
+    """Return how the images of all splits, training images first, become channels; note what was decided."""
     reading = location.reading
-    if not isinstance(images, Tensor):
-        found, notes = find_pixel_format(images, reading.channels, reading.value_range)
+    if files := [split for split in images if not isinstance(split, Tensor)]:
+        found, notes = find_pixel_format(files, reading.channels, reading.value_range)
         for note in notes:
             location.say(note)
         return found
     for name, value in (("channels", reading.channels), ("value_range", reading.value_range)):
         if value != "auto":
             raise errors.InvalidValueError(f"{location} has no image files, so {name} {value!r} is not used. Omit it.")
-    return PixelFormat.of_count(images.shape[1])
+    return PixelFormat.of_count(images[0].shape[1])  # type: ignore[union-attr]
 
 
 def _images(
@@ -251,7 +251,7 @@ def load_pairs(
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
     meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground, mask_threshold)
-    pixel_format = pixel_format or _pixel_format(location, read[0].images)
+    pixel_format = pixel_format or _pixel_format(location, [split.images for split in read])
     train, validation = (
         SegmentationSplit(
             split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format

@@ -268,7 +268,7 @@ def _check_indices(masks: Sequence[EncodedSource], sampled: Sequence[_Sample], v
     """
     between, flat, extreme = (sum(getattr(one, name) for one in sampled) for name in ("between", "flat", "extreme"))
     soft = [(split, one) for split, one in zip(masks, sampled, strict=True) if one.soft]
-    if soft and max(values) >= IGNORED // 2 and 2 * flat < between:
+    if soft and max(values, default=0) >= IGNORED // 2 and 2 * flat < between:
         split, one = soft[0]
         others = sum(one.soft for _, one in soft) - 1
         raise errors.DataError(
@@ -277,7 +277,7 @@ def _check_indices(masks: Sequence[EncodedSource], sampled: Sequence[_Sample], v
             f"or name classes in classes.txt."
         )
     listed = _validation.listed(list(map(str, values)), 8)
-    if _EMPTY * len(values) < max(values, default=0) + 1:
+    if 0 in values and _EMPTY * len(values) < max(values) + 1 <= IGNORED:
         raise errors.DataError(
             f"{masks[0].where(0)} and other masks have only the values {listed}, which would be "
             f"{max(values) + 1} classes. Add --mask-threshold 128 for one class against the background, "

@@ -81,6 +81,8 @@ class PixelFormat:
             MissingExtraError: a package to read the file is not installed.
         """
         raster = read_raster(where, content)
+        if not self.ranges and raster.array is not None and raster.kind != "bytes":
+            _check_16_bits(where, raster)
         self.check_bands(where, raster)
         if isinstance(self.channels, str) and not self.ranges and raster.picture is not None:
             return BandImage((converted(raster.picture, {"rgb": "RGB", "gray": "L"}[self.channels], where),))
@@ -133,17 +135,21 @@ class PixelFormat:
         if not ranges and kind == "bytes":
             return np.ascontiguousarray(values.astype(np.uint8))
         if not ranges:
-            if kind == "floats" or values.min() < 0 or values.max() > 65535:
-                what = "floating-point" if kind == "floats" else "32-bit"
-                raise errors.DataError(
-                    f"{where}: expected 8 or 16 bits per channel, got {what} pixels. Convert the image, or train with "
-                    f"--value-range."
-                )
             ranges = ((0.0, 65535.0),) * values.shape[2]
         low, high = np.array(ranges, dtype=np.float64).T
         with np.errstate(invalid="ignore", over="ignore"):
             scaled = ((values - low) * (255 / (high - low))).clip(0, 255).round()
         return np.where(np.isfinite(values), scaled, 0).astype(np.uint8)
+
+
+def _check_16_bits(where: str, raster: Raster) -> None:
+    """Raise unless the range of values is known without `ranges`."""
+    if raster.kind == "floats" or raster.array.dtype.str[1:] != "u2":
+        what = "floating-point" if raster.kind == "floats" else f"{8 * raster.array.dtype.itemsize}-bit"
+        raise errors.DataError(
+            f"{where}: expected 8 or 16 bits per channel, got {what} pixels. Convert the image, or train with "
+            f"--value-range."
+        )
 
 
 _ADVICE = "Give all images the same bands, or choose some, as in --channels 1,2,3."

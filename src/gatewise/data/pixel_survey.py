@@ -4,6 +4,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from gatewise.data.masks import evenly_spaced
 from gatewise.data.pixel_format import PixelFormat, for_channels, parse_channels, parse_ranges
 from gatewise.data.raster import VALUES, Raster, read_raster
 
-_FILES = 256  # most files whose bands are looked at
+_FILES = 128  # most files of a split whose bands are looked at
 _RANGED = 2048  # most files from which ranges are found
 _VALUES = 1024  # most values per channel and file of them
 PERCENTILES = 2, 98
@@ -30,11 +31,13 @@ class _Seen:
     transparent: int = 0
 
 
-def find_pixel_format(files: EncodedSource, channels: str, value_range: str) -> tuple[PixelFormat, tuple[str, ...]]:
-    """Return the pixel format of training images, and notes about what was decided.
+def find_pixel_format(
+    files: Sequence[EncodedSource], channels: str, value_range: str
+) -> tuple[PixelFormat, tuple[str, ...]]:
+    """Return the pixel format of a data set, and notes about what was decided.
 
     Args:
-        files: the training images.
+        files: the images of each split; those of the first, for training, give the ranges.
         channels: "auto" (grey if all sampled files are grey, else colour), "rgb", "gray", "all", or numbers of bands.
         value_range: "auto", or ranges; see `parse_ranges`. "auto" leaves 8 bits as they are; for deeper values it takes
             the 2nd and the 98th percentile of each channel, or 0 to 65535 where some files have 8 bits.
@@ -45,9 +48,10 @@ def find_pixel_format(files: EncodedSource, channels: str, value_range: str) -> 
     """
     wanted, ranges = parse_channels(channels), parse_ranges(value_range)
     seen = _Seen()
-    for index in evenly_spaced(len(files), _FILES):
-        where = files.where(index)
-        _look(seen, where, read_raster(where, files.content(index), header_only=True), strict=wanted == "auto")
+    for split in files:
+        for index in evenly_spaced(len(split), _FILES):
+            where = split.where(index)
+            _look(seen, where, read_raster(where, split.content(index), header_only=True), strict=wanted == "auto")
     notes: list[str] = []
     match wanted:
         case "auto":
@@ -62,7 +66,7 @@ def find_pixel_format(files: EncodedSource, channels: str, value_range: str) -> 
             found = PixelFormat(tuple(range(1, bands + 1)), bands)
         case _:
             found = PixelFormat(wanted)
-    found, said = _with_ranges(files, found, ranges, seen)
+    found, said = _with_ranges(files[0], found, ranges, seen)
     return found, (*notes, *said)
 
 

@@ -79,7 +79,7 @@ class Raster:
     @property
     def kind(self) -> Kind:
         """What the values are."""
-        if self.array is None or self.array.dtype.itemsize == 1:
+        if self.array is None or self.array.dtype.str[1:] == "u1":
             return "bytes"
         return "floats" if self.array.dtype.kind == "f" else "integers"
 

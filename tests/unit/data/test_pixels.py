@@ -115,7 +115,7 @@ def test_alpha_of_tiff_is_dropped_only_if_opaque(tmp_path: Path, alpha: int) -> 
 def test_transparency_of_png_is_dropped_with_a_note(tmp_path: Path) -> None:
     dataset = load_dataset(folder(tmp_path, ".png", lambda _, __: rgba(0, "PNG")))
     assert dataset.channels == 3
-    assert dataset.notes == ("transparency is dropped (6 of 6 sampled images are not opaque)",)
+    assert dataset.notes == ("transparency is dropped (12 of 12 sampled images are not opaque)",)
 
 
 @pytest.mark.situation("pixels: arrays of many bands in .npy files")
