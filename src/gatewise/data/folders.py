@@ -11,8 +11,8 @@ from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Reading
 
-# the suffixes that torchvision reads, .gif and .avif
-_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
+# the suffixes that torchvision reads, .gif, .avif and arrays of NumPy
+_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif", ".npy")
 
 
 def is_image(name: str) -> bool:
