@@ -15,7 +15,6 @@ import gatewise as gw
 from gatewise.integrations.lightning import GateTuning
 from support.trained_elsewhere import EPOCHS, budget_net, changed, gated_net, loader, sgd, snapshot
 
-
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -42,10 +41,14 @@ class Module(pl.LightningModule):
 
 def fit(net: nn.Module, gate_epochs: int) -> tuple[Module, pl.Trainer]:
     """Train by both processes."""
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=PROCESSES, strategy="ddp", max_epochs=EPOCHS, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[GateTuning(gate_epochs)],
-    )  # fmt: skip
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    here = {"accelerator": "cpu", "devices": PROCESSES, "strategy": "ddp"}
+    trainer = pl.Trainer(max_epochs=EPOCHS, callbacks=[GateTuning(gate_epochs)], **here, **quiet)
     module = Module(net)
     trainer.fit(module, loader(), loader())
     return module, trainer
@@ -74,14 +77,14 @@ def in_two_processes() -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
-    """Train what works with this number of processes, and what must be refused."""
+    """Train what works with this number of processes, and what must raise an error."""
     warnings.simplefilter("ignore")
     found = in_two_processes() if PROCESSES > 1 else {}
     try:
         fit(gated_net(), 1)
     except gw.GatewiseError as error:
-        found["refused"] = str(error)
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+        found["error"] = str(error)
+    (folder / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

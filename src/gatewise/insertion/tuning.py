@@ -134,13 +134,13 @@ def train_everything(model: nn.Module) -> None:
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return name -> parameter of all that require gradients, those that `train_only_gates` has frozen included."""
-    return {
-        name: parameter
-        for path, owner in model.named_modules()
-        for own, parameter in owner.named_parameters(recurse=False)
-        if owner.__dict__.get(_BEFORE, {}).get(own, parameter.requires_grad)
-        for name in [f"{path}.{own}" if path else own]
+    frozen = {
+        id(parameter): owner.__dict__[_BEFORE][name]
+        for owner in model.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if name in owner.__dict__.get(_BEFORE, {})
     }
+    return {name: p for name, p in model.named_parameters() if frozen.get(id(p), p.requires_grad)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the gates of a network do during an evaluation of a trainer, as scalars for its log."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from gatewise.insertion.insert import gates_in
 
 
 @contextmanager
-def _noting_gates(net: GaterNet, note: Callable[[Tensor], None]) -> Iterator[None]:
+def _noting_gates(net: GaterNet, note: Callable[[Tensor], None]) -> Generator[None]:
     """Call `note` with the gates of each forward of a GaterNet, (N, gate_count), while the `with` block is open."""
     run = net.forward_with_gates
 
@@ -46,7 +46,8 @@ class GateLog:
         self._model = model
         self._recording = ExitStack()
         self._recorder = self._recording.enter_context(GateRecorder(model, keep_mode=True)) if gates_in(model) else None
-        self._nets = {path: net for path, net in model.named_modules() if isinstance(net, GaterNet)}
+        modules = dict[str, nn.Module](model.named_modules())
+        self._nets = {path: net for path, net in modules.items() if isinstance(net, GaterNet)}
         for path, net in self._nets.items():
             self._recording.enter_context(_noting_gates(net, partial(self._note, path)))
         self.reset()

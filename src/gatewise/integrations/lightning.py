@@ -14,7 +14,8 @@ from gatewise.integrations.gate_log import GateLog
 
 __all__ = ["GateTuning"]
 # Both names of the package are in use; a callback of either works with the trainer of the other.
-_name = "lightning.pytorch" if importlib.util.find_spec("lightning") else "pytorch_lightning"
+_only_old = importlib.util.find_spec("lightning") is None and importlib.util.find_spec("pytorch_lightning") is not None
+_name = "pytorch_lightning" if _only_old else "lightning.pytorch"
 _Callback: Any = _validation.import_optional(_name, "gatewise.integrations.lightning", package="lightning").Callback
 
 

@@ -64,10 +64,10 @@ class Snapshots(pl.Callback):  # type: ignore[misc, name-defined]
     def __init__(self) -> None:
         self.kept: list[dict[str, Tensor]] = []
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, _: Any, pl_module: Any) -> None:
         self.kept.append(snapshot(pl_module.net))
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, _: Any, pl_module: Any) -> None:
         self.kept.append(snapshot(pl_module.net))
 
 
@@ -205,14 +205,14 @@ def launch(folder: Path, *launcher: str) -> list[dict[str, Any]]:
 
 def test_one_process_with_ddp_needs_a_fit_per_stage(tmp_path: Path) -> None:
     (found,) = launch(tmp_path)
-    assert "needs a training in one process without DDP" in found["refused"]
+    assert "needs a training in one process without DDP" in found["error"]
 
 
 @pytest.mark.situation("A GaterNet is trained by two processes of another trainer.")
 def test_two_processes(tmp_path: Path) -> None:
     one, two = launch(tmp_path, *LAUNCHER)
-    assert one["refused"] == two["refused"]
-    assert "needs a training in one process" in one["refused"]
+    assert one["error"] == two["error"]
+    assert "needs a training in one process" in one["error"]
     assert one["weights"] == two["weights"], "gradients are synchronised"
     assert one["images"] != two["images"]
     assert one["state"] == two["state"], "the price is that of all images"

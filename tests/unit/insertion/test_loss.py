@@ -37,6 +37,13 @@ def test_formula() -> None:
     assert mean > 0
 
 
+def test_losses_of_several_networks_add_up() -> None:
+    nets = nn.ModuleList([gater_net(1.0), gater_net(2.0)])
+    (logits, first), (_, second) = (open_mean(net) for net in nets)  # type: ignore[arg-type]
+    loss = gw.GateLoss(F.cross_entropy, nets)(logits, LABELS)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, LABELS) + first + 2.0 * second)
+
+
 def test_gradients_are_those_of_the_line_in_an_own_loop() -> None:
     nets = gater_net(), gater_net()
     for net, way in zip(nets, ("line", "module"), strict=True):
