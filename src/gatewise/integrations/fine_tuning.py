@@ -57,7 +57,8 @@ class FineTuning:
         Raises:
             InvalidValueError: a stage is impossible in this training, or an optimizer lacks parameters.
         """
-        self._stages, self._stage = fine_tuning_stages(epochs, self.gate_epochs) if self.gate_epochs else [], None
+        self._stages = fine_tuning_stages(epochs, self.gate_epochs) if self.gate_epochs else []
+        self._stage = None
         if self.gate_epochs:
             _check_stages_possible(model, self.gate_epochs, distributed)
         _check_optimized(model, optimizers, every_parameter=len(self._stages) > 1)

@@ -9,7 +9,6 @@ CHANGES = {
                 "fine_tuning_stages(epochs, self.gate_epochs) if self.gate_epochs else []",
                 "fine_tuning_stages(epochs, self.gate_epochs)",
             ),
-            "a second training skips its first stage": replace("None", "self._stage"),
             "a resumed training restarts the budget": replace("not resumed", "True"),
             "optimizers may lack what thaws": replace("len(self._stages) > 1", "False"),
             "gates alone need an optimizer of everything": replace("len(self._stages) > 1", "bool(self._stages)"),
@@ -21,9 +20,7 @@ CHANGES = {
             "stages under DDP": replace("distributed", "False"),
         },
         "_check_optimized": {
-            "only the first optimizer counts": replace(
-                "for optimizer in optimizers", "for optimizer in [*optimizers][:1]"
-            ),
+            "only the first optimizer counts": replace("optimizers", "[*optimizers][:1]"),
             "an optimizer may lack a gater": remove(
                 "own |= {id(p) for net in model.modules() if isinstance(net, GaterNet) for p in net.gater.parameters()}"
             ),
