@@ -282,14 +282,14 @@ def check_known_options(owner: str, given: Iterable[str], known: Iterable[str]) 
         check_one_of(f"option of {owner}", name, known)
 
 
-def import_optional(name: str, purpose: str, extra: str = "train") -> ModuleType:
-    """Import an optional dependency; raise with the extra that installs it if it is missing."""
+def import_optional(name: str, purpose: str, extra: str = "train", *, package: str | None = None) -> ModuleType:
+    """Import an optional dependency; if it is missing, raise with the extra or the package that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        wanted = f"'gatewise[{extra}]'" if package is None else package
         raise MissingExtraError(
-            f"{purpose} needs the package {error.name!r}, which is not installed. "
-            f"Install it with: pip install 'gatewise[{extra}]'"
+            f"{purpose} needs the package {error.name!r}, which is not installed. Install it with: pip install {wanted}"
         ) from None
 
 

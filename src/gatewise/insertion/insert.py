@@ -43,10 +43,10 @@ class Insertion:
     model: nn.Module
     places: tuple[Place, ...]
     skipped: tuple[Skipped, ...]
+    what: str = ""
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
     attachments: list[Attachment] = field(default_factory=list[Attachment], repr=False)
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
-    what: str = ""
 
     def __repr__(self) -> str:
         count = f"{len(self.gates)} gate{'' if len(self.gates) == 1 else 's'}"
@@ -157,21 +157,22 @@ def insert_gates(
     for one in wanted:
         all_places = candidates(graph, None if before or after else one.place, before, after)
         reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
-        omitted = [Skipped(candidate.layer, reason) for candidate, reason in reasons if reason]
+        left_out = [Skipped(candidate.layer, reason) for candidate, reason in reasons if reason]
         places = tuple(candidate for candidate, reason in reasons if reason is None)
         if not places:
             by_type = before is not None or after is not None
-            raise errors.InvalidValueError(why_no_place(graph, one.text, by_type, all_places, omitted, include))
+            raise errors.InvalidValueError(why_no_place(graph, one.text, by_type, all_places, left_out, include))
         found.append((one, places))
-        skipped += [*all_places.skipped, *omitted]
-    what = " and ".join(f"{one.text.partition('@')[0]} {_where(one.place, before, after)}" for one in wanted)
-    return _inserted(Insertion(graph.model, (), tuple(skipped), what=what), found)
+        skipped += [*all_places.skipped, *left_out]
+    what = " + ".join(f"{one.text} {_where(one.place, before, after)}" for one in wanted)
+    return _inserted(graph.model, what, found, tuple(skipped))
 
 
-def _inserted(insertion: Insertion, found: "list[tuple[_Wanted, tuple[Place, ...]]]") -> Insertion:
+def _inserted(
+    model: nn.Module, what: str, found: "list[tuple[_Wanted, tuple[Place, ...]]]", skipped: tuple[Skipped, ...]
+) -> Insertion:
     """Insert each gate at its places; on any error remove all of them."""
-    model = insertion.model
-    insertion.places = tuple(place for _, places in found for place in places)
+    insertion = Insertion(model, tuple(place for _, places in found for place in places), skipped, what)
     repeated: list[str] = []
     try:
         for one, places in found:
@@ -231,18 +232,9 @@ def _wanted(gate: str | GateChoice | type[Gate], place: str | None, options: dic
             raise errors.InvalidValueError(f"{str(choice)!r} has a place and place={place!r} is given; give only one.")
         asked = place or choice.place
         spec, given = gate_spec(choice.name), {**choice.options, **options}
-        text = str(GateChoice(choice.name, given, asked))
+        text = str(GateChoice(choice.name, given))
         wanted.append(_Wanted(choice.name, text, asked, asked or spec.place, partial(spec.make, **given)))
     return wanted
-
-
-def _where(place: str | None, before: LayerTypes | None, after: LayerTypes | None) -> str:
-    """Return a place or layer types in words, such as "before Conv2d"."""
-    types = after if before is None else before
-    if types is None:
-        return f"at {place}"
-    names = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
-    return f"{'after' if before is None else 'before'} {names}"
 
 
 def _check_can_be_gated(model: nn.Module) -> None:
@@ -260,6 +252,15 @@ def _check_can_be_gated(model: nn.Module) -> None:
                 f"{path or 'the network'} is a {kind}, which would not average the gradients of new gates. Insert "
                 f"gates first, then wrap the network."
             )
+
+
+def _where(place: str | None, before: LayerTypes | None, after: LayerTypes | None) -> str:
+    """Return a place or layer types in words, such as "before Conv2d"."""
+    types = after if before is None else before
+    if types is None:
+        return f"at {place}"
+    names = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
+    return f"{'after' if before is None else 'before'} {names}"
 
 
 def _attach(model: nn.Module, place: Place, one: _Wanted) -> tuple[Gate, Attachment]:

@@ -539,7 +539,28 @@ CHANGES = {
             "removing one mixin removes all": replace("tuple(other for other in mixins if other is not mixin)", "()"),
         },
     },
+    "insertion/loss.py": {
+        "GateLoss.__init__": {
+            "the network is registered a second time": replace("(model,)", "nn.ModuleList([model])"),
+        },
+        "GateLoss.forward": {
+            "GateLoss takes the first loss alone": replace("functools.reduce(torch.add, losses)", "losses[0]"),
+            "accumulated batches have the gates' loss each": replace("items is None", "True"),
+            "targets without a class are items": replace("args[1].ne(_IGNORED).sum()", "args[1].numel()"),
+        },
+        "GateLoss._warn_if_missing": {
+            "a missing loss of gates goes unnoticed": replace("self.model.training", "False"),
+            "networks without a loss of their own warn": replace("own is not Gate.extra_loss", "True"),
+        },
+    },
     "insertion/tuning.py": {
+        "trainable_parameters": {
+            "what is frozen now is never trained": replace("frozen.get(id(p), p.requires_grad)", "p.requires_grad"),
+        },
+        "set_total_steps": {
+            "a continued schedule starts again": remove("buffer.copy_(value)"),
+            "a new schedule continues": replace("not restart", "restart"),
+        },
         "_exempt": {
             "beta decays": replace("gate.no_weight_decay", "()"),
             "every parameter named beta does not decay": replace("name in names", "name in names or 'beta' in name"),
