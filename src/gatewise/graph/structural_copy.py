@@ -98,8 +98,10 @@ class _Copier:
 
     def _new(self, value: Any) -> Any:
         kind = type(value)
-        if isinstance(value, nn.Module | Tensor):
-            return self._module(value) if _is_plain_module(value) else _tensor_or_script(value)
+        if isinstance(value, Tensor | torch.jit.ScriptModule):
+            return _tensor_or_script(value)
+        if isinstance(value, nn.Module):
+            return self._module(value)
         if kind is FunctionType:
             written = uncompiled(value)
             return self._function(value) if written is value else self.copy(written)
@@ -184,17 +186,14 @@ def _parts_of(value: Any) -> tuple[Callable[..., Any], Any, Any, Any, Any] | Non
     return parts if known else None
 
 
-def _is_plain_module(value: nn.Module | Tensor) -> bool:
-    return isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule)
-
-
 def _tensor_or_script(value: Any) -> Any:
     """Return a parameter as it is, a clone of another tensor, and a copy of what torch must copy itself."""
     try:
         if isinstance(value, torch.jit.ScriptModule):
             return copy.deepcopy(value)
         if is_lazy(value):  # a forward would give it values
-            return type(value)(device=value.device, dtype=value.dtype)
+            kind: Any = type(value)
+            return kind(device=value.device, dtype=value.dtype)
         return value if isinstance(value, nn.Parameter) else value.detach().clone()
     except Exception:  # it has no values
         return value
