@@ -17,7 +17,7 @@ from gatewise.gaternet.hooks import detach
 from gatewise.graph import ChannelDependency, LayerCost
 from gatewise.inference.constant_gates import hold_constant
 from gatewise.inference.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
-from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
+from gatewise.inference.verify import Trial, channel_dependencies_of, drop_unsafe
 
 
 class GateState(enum.StrEnum):
@@ -53,9 +53,8 @@ def restructure(
 
     dependencies, _ = channel_dependencies_of(net)
     if whole is None:
-        dependencies = drop_unsafe(
-            net, dependencies, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates))
-        )
+        trial = Trial(net, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates)))
+        dependencies = drop_unsafe(trial, dependencies)
     else:
         left = ChannelDependency(reason="kept unchanged")
         dependencies = [
