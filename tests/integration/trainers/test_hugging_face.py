@@ -14,8 +14,8 @@ from support.trained_elsewhere import (
     BATCH,
     BATCHES,
     EPOCHS,
+    EXAMPLES,
     IMAGES,
-    LABELS,
     budget_net,
     changed,
     expected_statistics,
@@ -31,8 +31,6 @@ transformers = pytest.importorskip("transformers")
 from gatewise.integrations.transformers import GateTuning  # noqa: E402 - needs transformers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore", "error:this loss has no loss of the gates")]
-
-EXAMPLES = [{"pixel_values": image, "labels": label} for image, label in zip(IMAGES, LABELS, strict=True)]
 
 
 class Model(nn.Module):
