@@ -67,8 +67,8 @@ def own_loop(net: nn.Module, gate_epochs: int, accumulate: int = 1) -> list[floa
             criterion = F.cross_entropy(net(images), labels)
             loss = criterion + gw.gate_loss(net)
             (loss / accumulate).backward()
-            losses.append(float(loss))
-            extra.append(float(loss) - float(criterion))
+            losses.append(loss.item())
+            extra.append(loss.item() - criterion.item())
             if len(losses) % accumulate == 0:
                 optimizer.step()
                 optimizer.zero_grad()
