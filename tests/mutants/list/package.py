@@ -268,13 +268,6 @@ CHANGES = {
                 "insert_gates(graph, choice)", "insert_gates(model, choice, example=example)"
             ),
         },
-        "Insertion.check": {
-            "check runs in the mode that the network is in": replace(
-                "with evaluation_mode(self.model), torch.no_grad():\n    ...", "with torch.no_grad():\n    ..."
-            ),
-            "check leaves buffers as its forward left them": replace("buffer.copy_(buffers[name])", "buffers[name]"),
-            "check leaves its hooks": remove("for handle in handles:\n    ..."),
-        },
         "Insertion.undo": {
             "undo forgets the hooks": remove("for handle in self._handles:\n    ..."),
             "undo leaves the gates in the network": drop_call("detach"),
@@ -328,13 +321,10 @@ CHANGES = {
                 "{'' for key in missing if key == own[0]}",
             ),
             "gates of a part count as given when the whole is loaded": replace(
-                "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
-                "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
+                "module in gates", "isinstance(module, Gate)"
             ),
-            "all insertions accept missing gates together": replace(
-                "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
-                "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
-            ),
+            "all insertions accept missing gates together": replace("module in gates", "isinstance(module, Gate)"),
+            "a gate has keys under one name only": replace("remove_duplicate=False", "remove_duplicate=True"),
         },
     },
     "insertion/attachment.py": {
@@ -371,10 +361,7 @@ CHANGES = {
         "macs_per_sample": {
             "flops as multiply-adds": replace("2 * len(example)", "len(example)"),
             "multiply-adds of the batch": replace("2 * len(example)", "2"),
-            "counting in train mode": replace(
-                "with evaluation_mode(model), torch.no_grad(), counter:\n    ...",
-                "with torch.no_grad(), counter:\n    ...",
-            ),
+            "counting in train mode": replace("rehearsal(model)", "contextlib.nullcontext(model)"),
         },
         "interleaved_latency": {
             "latency not interleaved": replace(
