@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import decode, fit, picture_of, pixels_of
+
+if TYPE_CHECKING:
+    from gatewise.data.division import Division
 
 _SAMPLE = 2048  # number of images from which mean and standard deviation of a streamed split are estimated
 
@@ -162,7 +165,9 @@ class Dataset:
         padding: largest shift of training images, in pixels and in each direction.
         flip: whether horizontal flips keep the label valid (not so for digits).
         test: images that are scored once, after the training; None if there are none.
+        labels: what a label is.
         notes: what was found and left out while reading, a line each.
+        division: which image is in which split; None if that is not known.
     """
 
     name: str
@@ -172,7 +177,9 @@ class Dataset:
     padding: int
     flip: bool
     test: Images | EncodedImages | None = None
+    labels: Literal["class", "classes", "number"] = "class"
     notes: tuple[str, ...] = ()
+    division: "Division | None" = None
 
     @property
     def channels(self) -> int:

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.decode import pixels_of
 from gatewise.data.images import EncodedSource, mean_and_deviation
 from gatewise.data.masks import IGNORED, MaskEncoding, decode_mask, evenly_spaced, with_background
+
+if TYPE_CHECKING:
+    from gatewise.data.division import Division
 
 _SAMPLE = 512  # number of images from which mean and standard deviation are estimated
 
@@ -119,11 +122,17 @@ class SegmentationDataset:
         name: the source given to `load_pairs`.
         train: training pairs.
         validation: validation pairs.
+        test: pairs that are scored once, after the training; None if there are none.
+        notes: what was found and left out while reading, a line each.
+        division: which pair is in which split; None if that is not known.
     """
 
     name: str
     train: SegmentationSplit
     validation: SegmentationSplit
+    test: SegmentationSplit | None = None
+    notes: tuple[str, ...] = ()
+    division: "Division | None" = None
 
     @property
     def classes(self) -> tuple[str, ...]:
