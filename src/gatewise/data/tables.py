@@ -15,7 +15,7 @@ from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Reading
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class", "target")
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
 
 
