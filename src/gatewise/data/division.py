@@ -22,6 +22,7 @@ from gatewise.data.splitting import RULE, Split, held_out
 
 SPLIT_FILE = "split.csv"
 LEAKS_FILE = "leaks.csv"
+SKIPPED_FILE = "skipped.csv"
 COLUMNS = ("file_name", "label", "split", "group")
 AnySplit = TypeVar("AnySplit", bound="ImagesSplit")
 
@@ -46,6 +47,7 @@ class Division:
         rule: how images were held out, {} if all splits were given.
         leaks: names of pairs of files with the same bytes, the first in training, with the split of the second.
         groups: number of the group of each validation image, (images,), or None if each is a group of its own.
+        skipped: names of images that cannot be read, each with the reason.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class Division:
     rule: Mapping[str, Any]
     leaks: tuple[tuple[str, str, str], ...] = ()
     groups: Tensor | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def csv(self) -> str:
@@ -85,11 +88,13 @@ class Division:
         )
 
     def write(self, out: Path) -> None:
-        """Write split.csv, and leaks.csv if there are leaks, to a folder."""
+        """Write split.csv to a folder, and leaks.csv and skipped.csv if there is something to list."""
         if self.recorded:
             write_atomically(out / SPLIT_FILE, self.csv)
         if self.leaks:
             write_atomically(out / LEAKS_FILE, _csv(("train", "other", "split"), self.leaks))
+        if self.skipped:
+            write_atomically(out / SKIPPED_FILE, _csv(("image", "reason"), self.skipped))
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -105,6 +110,7 @@ def divide(
     splits: Mapping[str, AnySplit],
     strata: Mapping[str, Sequence[tuple[int, ...]]],
     texts: Mapping[str, Sequence[str]],
+    skipped: tuple[tuple[str, str], ...] = (),
 ) -> tuple[dict[str, AnySplit], Division]:
     """Hold out validation and test images where they are not given, and find what leaks between splits.
 
@@ -113,6 +119,7 @@ def divide(
         splits: the given splits; "train" is divided.
         strata: strata of the images of each split, see `held_out`.
         texts: labels of the images of each split as text.
+        skipped: names of images that are left out, each with the reason; they are recorded too.
 
     Returns:
         Train and validation images, test images if there are any, and the record of the division.
@@ -168,7 +175,7 @@ def divide(
     numbers = torch.tensor([images.groups[index] for index in validation])
     alone = len(numbers.unique()) == len(numbers)
     folder = str(location.path.absolute()) if images.are_files else ""
-    return found, Division(folder, rows, rule, leaks, None if alone else numbers)
+    return found, Division(folder, rows, rule, leaks, None if alone else numbers, skipped)
 
 
 class _Everything:

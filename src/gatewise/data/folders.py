@@ -12,8 +12,9 @@ from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Reading
 
-# the suffixes that torchvision reads, others of JPEG, .gif and .avif
-_IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
+# the suffixes that torchvision reads, others of JPEG, .gif, .avif and arrays of NumPy
+_IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm")
+_IMAGES += (".tif", ".tiff", ".webp", ".gif", ".avif", ".npy")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _CONTAINERS = (*TABLES, ".npz", ".tar")
 # images that are not read, with what they are and what to save them as

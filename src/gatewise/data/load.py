@@ -12,12 +12,15 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.data.broken import counting_broken, without_broken
 from gatewise.data.division import divide
 from gatewise.data.folders import Location
-from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.images import Dataset, EncodedImages, EncodedSource, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
+from gatewise.data.pixel_format import PixelFormat
+from gatewise.data.pixel_survey import find_pixel_format
 from gatewise.data.reading import Reading
 from gatewise.data.sources.registry import LabelledSource, MaskedSource, Source, find_source, has_source
 from gatewise.data.splitting import named_splits, strata_of
@@ -39,11 +42,19 @@ class DataSource:
     labels: Kind = "class"
     class_names: str | None = None
     classes: tuple[str, ...] | None = None
+    pixel_format: PixelFormat | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
         return load_dataset(
-            self.data, self.image_size, self.loading, self.reading, self.labels, self.class_names, self.classes
+            self.data,
+            self.image_size,
+            self.loading,
+            self.reading,
+            self.labels,
+            self.class_names,
+            self.classes,
+            self.pixel_format,
         )
 
     def of_validation(self) -> Self:
@@ -58,6 +69,7 @@ class PairSource(DataSource):
     crop_size: int | None = None
     ignore_index: int = IGNORED
     foreground: str | None = None
+    mask_threshold: float | None = None
 
     def load(self) -> SegmentationDataset:
         return load_pairs(
@@ -68,7 +80,9 @@ class PairSource(DataSource):
             ignore_index=self.ignore_index,
             foreground=self.foreground,
             class_names=self.class_names,
+            mask_threshold=self.mask_threshold,
             reading=self.reading,
+            pixel_format=self.pixel_format,
         )
 
     def of_validation(self) -> Self:
@@ -83,6 +97,7 @@ def load_dataset(
     labels: Kind = "class",
     class_names: str | None = None,
     classes: tuple[str, ...] | None = None,
+    pixel_format: PixelFormat | None = None,
 ) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
@@ -97,6 +112,7 @@ def load_dataset(
         class_names: the classes to keep, separated by commas, in the order of the network's outputs; None keeps all
             that have training images.
         classes: the classes of a trained network; the data may lack some of them.
+        pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
@@ -111,17 +127,22 @@ def load_dataset(
     read = found.read_labelled(location)
     _check_images(location, read)
     interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
-    read = interpret(location, named_splits(location, read, location.reading))
+    whole, skipped = without_broken(location, named_splits(location, read, location.reading))
+    read = interpret(location, whole)
     names = read["train"].classes
     strata = {name: strata_of(split.labels, labels) for name, split in read.items()}
     texts = {name: [label_text(label, labels, names) for label in split.labels] for name, split in read.items()}
-    divided, division = divide(location, read, strata, texts)
+    divided, division = divide(location, read, strata, texts, skipped)
     if division.folder:
         location.say_ignored()
     if labels != "number":
         _say_missing_classes(location, divided)
-    splits = {name: _images(location, split, labels, image_size) for name, split in divided.items()}
-    splits = {name: _decoded_if_small(images, loading) for name, images in splits.items()}
+    with counting_broken([split.images for split in divided.values()]):
+        pixel_format = pixel_format or _pixel_format(location, divided["train"].images)
+        encoded = {
+            name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()
+        }
+        splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
     own = splits["train"]
     for name, images in splits.items():
         if own.shape != images.shape:
@@ -137,6 +158,7 @@ def load_dataset(
         flip=found.flip,
         test=splits.get("test"),
         labels=labels,
+        pixel_format=pixel_format,
         notes=tuple(location.notes),
         division=division,
     )
@@ -176,12 +198,26 @@ def _check_images(location: Location, splits: Mapping[str, LabelledSplit]) -> No
             raise errors.DataError(f"{location}, {name}: expected images, got none.")
 
 
+def _pixel_format(location: Location, images: EncodedSource | Tensor) -> PixelFormat:
+    """Return how training images become channels, and note what was decided."""
+    reading = location.reading
+    if not isinstance(images, Tensor):
+        found, notes = find_pixel_format(images, reading.channels, reading.value_range)
+        for note in notes:
+            location.say(note)
+        return found
+    for name, value in (("channels", reading.channels), ("value_range", reading.value_range)):
+        if value != "auto":
+            raise errors.InvalidValueError(f"{location} has no image files, so {name} {value!r} is not used. Omit it.")
+    return PixelFormat.of_count(images.shape[1])
+
+
 def _images(
-    location: Location, split: LabelledSplit, kind: Kind, image_size: int | None
+    location: Location, split: LabelledSplit, kind: Kind, image_size: int | None, pixel_format: PixelFormat
 ) -> Images | EncodedImages:
     labels = targets(split.labels, kind, len(split.classes))
     if not isinstance(split.images, Tensor):
-        return EncodedImages(split.images, labels, image_size)
+        return EncodedImages(split.images, labels, image_size, pixel_format)
     height, width = split.images.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise errors.InvalidValueError(
@@ -208,7 +244,9 @@ def load_pairs(
     ignore_index: int = IGNORED,
     foreground: str | None = None,
     class_names: str | None = None,
+    mask_threshold: float | None = None,
     reading: Reading | None = None,
+    pixel_format: PixelFormat | None = None,
 ) -> SegmentationDataset:
     """Load images with masks from a source: a name or a folder.
 
@@ -224,7 +262,10 @@ def load_pairs(
         class_names: names in the order of the mask values, separated by commas. None reads classes.txt in the folder
             if it exists. Otherwise 256 masks are sampled per split: if their only values are 0 and 255, the classes
             are background and foreground, else they are numbered up to the highest value.
+        mask_threshold: value from which a pixel is foreground, for masks whose values are brightness; None for class
+            indices.
         reading: how the source is read and divided; None uses the defaults.
+        pixel_format: as for `load_dataset`.
 
     Raises:
         DataError: a folder, split, image or mask is missing, a file cannot be read, or a mask has another size than
@@ -239,19 +280,21 @@ def load_pairs(
     _validation.check_integer_at_least(0, ignore_index=ignore_index)
     _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
     location, found = _found(Location(source, reading), MaskedSource)
-    read = named_splits(location, found.read_masked(location), location.reading)
+    read, skipped = without_broken(location, named_splits(location, found.read_masked(location), location.reading))
     names = read["train"].classes
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
-    divided, division = divide(location, read, strata, {name: [""] * len(part) for name, part in strata.items()})
+    texts = {name: [""] * len(part) for name, part in strata.items()}
+    divided, division = divide(location, read, strata, texts, skipped)
     if division.folder:
         location.say_ignored()
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
     masks = [divided[name].masks for name in ("train", "validation", "test") if name in divided]
-    meaning = infer_mask_encoding(masks, names, ignore_index, foreground)
+    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
+    pixel_format = pixel_format or _pixel_format(location, divided["train"].images)
     splits = {
-        name: SegmentationSplit(split.images, split.masks, meaning, side=image_size, crop=crop_size)
+        name: SegmentationSplit(split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format)
         for name, split in divided.items()
     }
     for pairs in splits.values():

@@ -6,6 +6,7 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.data.pixel_format import parse_channels, parse_ranges
 
 ON_BROKEN = ("stop", "skip")
 NO_SPLIT = "none"  # the value of test_split that leaves a test split out
@@ -44,9 +45,21 @@ class Reading:
         None, "for multilabel, the text between the labels of one image; none takes the first of | ; , and space"
     )
     data_root: str | None = option(None, "folder to which the paths in a table are relative; none finds it")
+    channels: str = option(
+        "auto",
+        "which bands of image files are used: auto (grey if all are, else colour), rgb, gray, all, or numbers from 1 "
+        "(4,3,2)",
+    )
+    value_range: str = option(
+        "auto",
+        "values that become 0 and 255 (0,4095), one pair or one for each channel joined by +; auto leaves 8 bits as "
+        "they are and takes percentiles of deeper training images",
+    )
     on_broken: str = option("stop", "stop at an image that cannot be read, or skip it in all runs alike")
 
     def __post_init__(self) -> None:
+        parse_channels(self.channels)
+        parse_ranges(self.value_range)
         _validation.check_integer_at_least(0, split_seed=self.split_seed)
         _validation.check_one_of("on_broken", self.on_broken, ON_BROKEN)
         for name in ("validation_split", "test_split"):

@@ -5,6 +5,7 @@ logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.saf
 `metrics.json` are added: a run is complete if `metrics.json` exists.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ class Setup:
             "mean": self.initial.mean.tolist(),
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
+            "pixels": dataclasses.asdict(dataset.pixel_format),
         }
 
 

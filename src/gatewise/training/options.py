@@ -58,6 +58,10 @@ class TaskOptions(Section):
     foreground: str | None = option(
         None, "for segment, train a binary segmenter for this class; none keeps all classes"
     )
+    mask_threshold: float | None = option(
+        None,
+        "for segment, value from which a pixel of a mask is foreground (128); none takes values as class indices",
+    )
     class_weights: str = option(
         "none", "for segment, none, or median_frequency to give rare classes more weight in the loss"
     )
@@ -69,6 +73,8 @@ class TaskOptions(Section):
         _check_side(crop_size=self.crop_size)
         _validation.check_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
         _validation.check_integer_at_least(0, ignore_index=self.ignore_index)
+        if self.mask_threshold is not None:
+            _validation.check_number_between(1e-6, 2**32, mask_threshold=self.mask_threshold)
         self._check_all_used()
         self.task_spec.make(("a", "b"))  # raises if an option of its own is out of range
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gatewise.core import statistics
 from gatewise.data import Dataset, DataSource, Kind, SegmentationDataset
+from gatewise.data.band_image import BandImage
 from gatewise.gates.spec import ModelSpec
 from gatewise.training.distributed import Processes
 
@@ -233,12 +234,12 @@ class Task(ABC):
     # Prediction
 
     @abstractmethod
-    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
-        """Return a PIL image as the network expects it, before normalisation: (C, H, W), 0 to 255.
+    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
+        """Return an image as the network expects it, before normalisation: (C, H, W), 0 to 255.
 
         Args:
-            picture: a PIL image in RGB, of any size.
-            config: image_size, in_chans and scale (the recipe's image_size) of the training.
+            image: an image of any size, with the channels of the training.
+            config: image_size and scale (the recipe's image_size) of the training.
         """
 
     @abstractmethod
@@ -247,7 +248,7 @@ class Task(ABC):
 
         Args:
             logits: the network's output for the image, without the batch axis.
-            picture: the image.
+            picture: the image as a PIL image in RGB.
             top_k: number of classes to return.
             out: path without suffix for the files of this image, if the task writes `files`.
         """

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gatewise.core import _validation, statistics
 from gatewise.core.files import write_atomically
 from gatewise.data import IGNORED, Dataset, DataSource, PairSource, SegmentationDataset, scaled_to, with_background
+from gatewise.data.band_image import BandImage
 from gatewise.data.colours import class_colours, coloured
-from gatewise.data.decode import pixels_of
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.training.distributed import mean_over_processes
@@ -59,6 +59,7 @@ class Segmentation(Task):
         ignore_index: int = IGNORED,
         class_names: str | None = None,
         foreground: str | None = None,
+        mask_threshold: float | None = None,
     ) -> PairSource:
         return PairSource(
             data=data.data,
@@ -69,6 +70,7 @@ class Segmentation(Task):
             ignore_index=ignore_index,
             class_names=class_names,
             foreground=foreground,
+            mask_threshold=mask_threshold,
         )
 
     @classmethod
@@ -117,8 +119,8 @@ class Segmentation(Task):
     def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         return statistics.iou_bootstrap(images, baseline, groups, foreground=self.score is _IOU)
 
-    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
-        pixels = pixels_of(picture)
+    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
+        pixels = image.pixels()
         return scaled_to(config.get("scale"), pixels, pixels[0])[0]
 
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:  # noqa: ARG002
