@@ -48,6 +48,7 @@ class Division:
         leaks: names of pairs of files with the same bytes, the first in training, with the split of the second.
         groups: number of the group of each validation image, (images,), or None if each is a group of its own.
         skipped: names of images that cannot be read, each with the reason.
+        duplicates: number of images with the same bytes as another.
     """
 
     folder: str
@@ -56,6 +57,7 @@ class Division:
     leaks: tuple[tuple[str, str, str], ...] = ()
     groups: Tensor | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    duplicates: int = 0
 
     @property
     def csv(self) -> str:
@@ -175,7 +177,7 @@ def divide(
     numbers = torch.tensor([images.groups[index] for index in validation])
     alone = len(numbers.unique()) == len(numbers)
     folder = str(location.path.absolute()) if images.are_files else ""
-    return found, Division(folder, rows, rule, leaks, None if alone else numbers, skipped)
+    return found, Division(folder, rows, rule, leaks, None if alone else numbers, skipped, sum(map(len, images.identical)))
 
 
 class _Everything:
