@@ -64,7 +64,9 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     return PairedDifference(estimate.mean, estimate.low, estimate.high, p)
 
 
-def image_bootstrap(values: Tensor, baseline: Tensor, resamples: int = 9999) -> Estimate:
+def image_bootstrap(
+    values: Tensor, baseline: Tensor, groups: Tensor | None = None, resamples: int = 9999
+) -> Estimate:
     """Return the difference of a mean over images, such as accuracy, with a 95 % percentile bootstrap interval.
 
     The question differs from that of `paired_difference`: would these trained networks differ on other images?
@@ -72,28 +74,61 @@ def image_bootstrap(values: Tensor, baseline: Tensor, resamples: int = 9999) -> 
     Args:
         values: value of each image, such as whether it was classified correctly, (seeds, images).
         baseline: the same for the baseline, with the same seeds and images.
-        resamples: number of bootstrap resamples of the images.
+        groups: number of the group of each image, (images,), such as its patient; whole groups are drawn. None draws
+            images.
+        resamples: number of bootstrap resamples of the images or groups.
+
+    >>> image_bootstrap(torch.tensor([[1, 1, 0, 0]]), torch.tensor([[0, 0, 0, 0]]), torch.tensor([0, 0, 1, 1]))
+    Estimate(mean=0.5, low=0.0, high=1.0)
     """
     differences = (values.double().mean(0) - baseline.double().mean(0)).numpy()  # (images,)
     mean = float(differences.mean())
     if not differences.any():
         return Estimate(mean, None, None)
-    return _bootstrap(mean, differences, lambda x, axis: x.mean(axis=axis), resamples)
+    if groups is None:
+        return _bootstrap(mean, differences, lambda x, axis: x.mean(axis=axis), resamples)
+    once = torch.ones(len(groups), dtype=torch.float64)
+    sums, sizes = (grouped(part, groups).numpy() for part in (torch.from_numpy(differences), once))
+
+    def drawn_mean(indices: Any, axis: int = -1) -> Any:
+        return sums[indices].sum(axis=axis) / sizes[indices].sum(axis=axis)
+
+    return _bootstrap(mean, torch.arange(len(sums)).numpy(), drawn_mean, resamples)
 
 
-def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = False, resamples: int = 9999) -> Estimate:
+def grouped(values: Tensor, groups: Tensor) -> Tensor:
+    """Return the sums of the values of each group: (images, ...), (images,) -> (groups, ...).
+
+    >>> grouped(torch.tensor([1, 2, 4]), torch.tensor([7, 3, 7]))
+    tensor([2, 5])
+    """
+    found, index = groups.unique(return_inverse=True)
+    return values.new_zeros(len(found), *values.shape[1:]).index_add_(0, index, values)
+
+
+def iou_bootstrap(
+    overlaps: Tensor,
+    baseline: Tensor,
+    groups: Tensor | None = None,
+    *,
+    foreground: bool = False,
+    resamples: int = 9999,
+) -> Estimate:
     """Return the mean difference of mIoU with a 95 % percentile bootstrap interval over images.
 
     Args:
         overlaps: pixels in the intersection and in the union of mask and prediction for each image and class,
             (seeds, images, K, 2).
         baseline: the same for the baseline, with the same seeds and images.
+        groups: number of the group of each image, (images,); whole groups are drawn. None draws images.
         foreground: use the IoU of class 1 instead of the mean over classes.
         resamples: number of bootstrap resamples of the images; resamples with an undefined score are omitted.
     """
     both = torch.stack([overlaps, baseline]).double()
     if torch.equal(overlaps, baseline):
         return Estimate(0.0, None, None)
+    if groups is not None:  # the pixels of a group count as those of one large image
+        both = grouped(both.movedim(2, 0), groups).movedim(0, 2)
     images = both.shape[2]
 
     def difference(indices: Any, axis: int = -1) -> Any:  # noqa: ARG001

@@ -77,6 +77,17 @@ def targets(labels: Sequence[Any], kind: Kind, outputs: int) -> Tensor:
     return hot
 
 
+def label_text(label: Any, kind: Kind, classes: Sequence[str]) -> str:
+    """Return an interpreted label as text, which a table with one label column can have.
+
+    >>> label_text(1, "class", "ab"), label_text((0, 1), "classes", "ab"), label_text((2.5,), "number", ["value"])
+    ('b', 'a|b', '2.5')
+    """
+    if kind == "class":
+        return classes[label]
+    return DELIMITERS[0].join(classes[part] if kind == "classes" else repr(part) for part in label)
+
+
 @dataclass(frozen=True)
 class Interpreter:
     """From the labels of a source to those that a task needs.
@@ -275,8 +286,8 @@ def _numbers(split: LabelledSplit) -> LabelledSplit:
                 f"--label-column, or another --task."
             )
         labels.append(tuple(number for number in numbers if number is not None))
-    several = split.classes if labels and len(split.classes) == len(labels[0]) > 1 else ("value",)
-    return replace(split, labels=labels, classes=several)
+    named = bool(labels) and isinstance(split.labels[0], list | tuple) and len(split.classes) == len(labels[0])
+    return replace(split, labels=labels, classes=split.classes if named else ("value",))
 
 
 def _parts(cell: str, delimiter: str) -> list[str]:

@@ -5,53 +5,41 @@ from pathlib import Path
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
+from gatewise.data.layout import by_split
 from gatewise.data.masks import named_classes
-from gatewise.data.sources.registry import SPLITS, MaskedSource, MaskedSplit, register_source
+from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 
-_HELD_OUT = 10  # without splits, every tenth pair is used for validation
 Folders = tuple[tuple[str, ...], tuple[str, ...]]  # of images and of masks
 
 
 @register_source("pair_folders", help="a folder with images/ and masks/ (in train/ and val/, or undivided)", order=70)
 class PairFolders(MaskedSource):
-    """A folder with images and masks of the same names; without splits every tenth pair is used for validation."""
+    """A folder with images and masks of the same names, in the folders of splits or undivided."""
 
     def matches(self, location: Location) -> bool:
-        undivided = (("images",), ("masks",))
-        layouts = (undivided, *(layout for names in SPLITS.values() for layout in _layouts(names)))
-        return any(location.has_folder(*below) for layout in layouts for below in layout)
+        return location.is_folder and bool(_layouts(location))
 
     def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         classes = named_classes(location.path)
-        splits: dict[str, MaskedSplit] = {}
-        for split, names in SPLITS.items():
-            found = (folders for folders in _layouts(names) if any(location.has_folder(*below) for below in folders))
-            folders = next(found, None)
-            if folders is not None:
-                splits[split] = _encoded(list(_matched(location, *folders)), classes)
-        if set(splits) == set(SPLITS):
-            return splits
-        if not splits and location.has_folder("images"):
-            pairs = list(_matched(location, ("images",), ("masks",)))
-            if len(pairs) < _HELD_OUT:
-                raise errors.DataError(
-                    f"{location} has {len(pairs)} pairs and no splits; expected at least {_HELD_OUT} pairs (every "
-                    f"tenth is used for validation), or train/ and val/ with images/ and masks/ in each."
-                )
-            train = [pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]
-            held_out = pairs[_HELD_OUT - 1 :: _HELD_OUT]
-            return {"train": _encoded(train, classes), "validation": _encoded(held_out, classes)}
-        missing = " and ".join(split for split in SPLITS if split not in splits)
-        raise errors.DataError(
-            f"{location} has no {missing} split: expected train/ and val/ with images/ and masks/ in each, or images/ "
-            f"and masks/ with train/ and val/ in each; found {location.content()}."
-        )
+        layouts = _layouts(location)
+        if "train" not in layouts:
+            raise errors.DataError(
+                f"{location} has no train split: expected train/ and val/ with images/ and masks/ in each, or images/ "
+                f"and masks/ with train/ and val/ in each, or undivided; found {location.content()}."
+            )
+        return {split: _encoded(location, folders, classes) for split, folders in layouts.items()}
 
 
-def _layouts(names: tuple[str, ...]) -> list[Folders]:
-    """Return the folders in which images and masks of a split can be, given the names of the split."""
-    layouts: list[Folders] = [((name, "images"), (name, "masks")) for name in names]
-    return layouts + [(("images", name), ("masks", name)) for name in names]
+def _layouts(location: Location) -> dict[str, Folders]:
+    """Return the folders of images and of masks of each split; undivided ones are train."""
+    whole = (("images",), ("masks",))
+    inside = {name for below in whole if location.has_folder(*below) for name in location.folders(*below)}
+    outside = [name for name in location.folders() if any(location.has_folder(name, *below) for below in whole)]
+    if splits := by_split(location, outside):
+        return {split: ((name, "images"), (name, "masks")) for split, name in splits.items()}
+    if splits := by_split(location, sorted(inside)):
+        return {split: (("images", name), ("masks", name)) for split, name in splits.items()}
+    return {"train": whole} if any(location.has_folder(*below) for below in whole) else {}
 
 
 def _matched(location: Location, images: tuple[str, ...], masks: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -87,6 +75,8 @@ def _by_stem(location: Location, below: tuple[str, ...]) -> dict[str, str]:
     return files
 
 
-def _encoded(pairs: list[tuple[str, str]], classes: tuple[str, ...]) -> MaskedSplit:
+def _encoded(location: Location, folders: Folders, classes: tuple[str, ...]) -> MaskedSplit:
+    """Return the pairs of one split."""
+    pairs = list(_matched(location, *folders))
     images, masks = (EncodedFiles([pair[part] for pair in pairs]) for part in (0, 1))
-    return MaskedSplit(images, masks, classes)
+    return MaskedSplit(images, masks, classes, shown="" if folders[0] == ("images",) else f"{'/'.join(folders[0])}/")

@@ -221,14 +221,15 @@ class Task(ABC):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         """Return what each image contributes to the score, (images, ...), from `BatchResults.record`."""
 
-    def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
+    def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         """Return the difference of the scores with its interval over images.
 
         Args:
             images: results of `by_image`, (seeds, images, ...).
             baseline: the same for the baseline.
+            groups: number of the group of each image, (images,); whole groups are drawn. None draws images.
         """
-        return statistics.image_bootstrap(images, baseline)
+        return statistics.image_bootstrap(images, baseline, groups)
 
     # Prediction
 

@@ -116,8 +116,8 @@ class Segmentation(Task):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         return record["overlaps"]
 
-    def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
-        return statistics.iou_bootstrap(images, baseline, foreground=self.score is _IOU)
+    def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
+        return statistics.iou_bootstrap(images, baseline, groups, foreground=self.score is _IOU)
 
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         pixels = image.pixels()
