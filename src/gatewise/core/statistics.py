@@ -64,9 +64,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     return PairedDifference(estimate.mean, estimate.low, estimate.high, p)
 
 
-def image_bootstrap(
-    values: Tensor, baseline: Tensor, groups: Tensor | None = None, resamples: int = 9999
-) -> Estimate:
+def image_bootstrap(values: Tensor, baseline: Tensor, groups: Tensor | None = None, resamples: int = 9999) -> Estimate:
     """Return the difference of a mean over images, such as accuracy, with a 95 % percentile bootstrap interval.
 
     The question differs from that of `paired_difference`: would these trained networks differ on other images?

@@ -34,7 +34,7 @@ def _layouts(location: Location) -> dict[str, Folders]:
     """Return the folders of images and of masks of each split; undivided ones are train."""
     whole = (("images",), ("masks",))
     inside = {name for below in whole if location.has_folder(*below) for name in location.folders(*below)}
-    outside = [name for name in location.folders() if any(location.has_folder(name, *below) for below in whole)]
+    outside = [name for name in location.image_counts() if any(location.has_folder(name, *below) for below in whole)]
     if splits := by_split(location, outside):
         return {split: ((name, "images"), (name, "masks")) for split, name in splits.items()}
     if splits := by_split(location, sorted(inside)):
