@@ -87,7 +87,8 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     page = Page(
         title=f"Gates compared on {Path(recipe['data']).name}",
         lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
-        f"{results['validation_images']} validation images; {title} after the last epoch.",
+        f"{results['validation_images']} validation images; {title} after the last epoch."
+        + (f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""),
         sections=[
             Section("Result", _EXPLANATION, table=table(results)),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),

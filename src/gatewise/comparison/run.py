@@ -41,6 +41,7 @@ from gatewise.training import (
     holds_run,
     train,
 )
+from gatewise.training.constant_answer import constant_answer
 from gatewise.training.first_facts import first_facts
 from gatewise.training.runs import Run
 
@@ -116,7 +117,9 @@ def _compare(
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
     processes.on_main_process(partial(check_writable, out))
-    for line in first_facts(dataset, recipe.sections().optimisation):
+    task = recipe.task_spec.make(dataset.classes)
+    constant = constant_answer(task, dataset)
+    for line in first_facts(dataset, recipe.sections().optimisation) + ([constant.sentence] if constant else []):
         progress.say(line)
     if processes.is_main:
         remove_leftovers(out)
@@ -134,8 +137,9 @@ def _compare(
         return read_json(out / RESULTS)
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
-    task = recipe.task_spec.make(dataset.classes)
     results = {**_results(recipe, task, finished, seeds, dataset.division), "failed": failed, "notes": dataset.notes}
+    if constant is not None:
+        results["constant"] = dataclasses.asdict(constant)
     if ray is not False:
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)

@@ -4,7 +4,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,41 +104,39 @@ def grouped(values: Tensor, groups: Tensor) -> Tensor:
     return values.new_zeros(len(found), *values.shape[1:]).index_add_(0, index, values)
 
 
-def iou_bootstrap(
-    overlaps: Tensor,
-    baseline: Tensor,
-    groups: Tensor | None = None,
-    *,
-    foreground: bool = False,
-    resamples: int = 9999,
+Redrawn = Callable[[Tensor, Tensor], Tensor]
+
+
+def redrawn_bootstrap(
+    score: Redrawn, values: Tensor, baseline: Tensor, groups: Tensor | None = None, resamples: int = 9999
 ) -> Estimate:
-    """Return the mean difference of mIoU with a 95 % percentile bootstrap interval over images.
+    """Return the mean difference of a score of all images, with a 95 % percentile bootstrap interval over images.
+
+    For scores that are no means over images: each resample computes them anew.
 
     Args:
-        overlaps: pixels in the intersection and in the union of mask and prediction for each image and class,
-            (seeds, images, K, 2).
+        score: function from the values of one seed, (images, ...), and how often each image is drawn,
+            (resamples, images), float64, to the score of each resample, (resamples,); NaN where it is undefined.
+        values: what each image contributes, (seeds, images, ...).
         baseline: the same for the baseline, with the same seeds and images.
         groups: number of the group of each image, (images,); whole groups are drawn. None draws images.
-        foreground: use the IoU of class 1 instead of the mean over classes.
-        resamples: number of bootstrap resamples of the images; resamples with an undefined score are omitted.
+        resamples: number of bootstrap resamples; those with an undefined score are omitted.
     """
-    both = torch.stack([overlaps, baseline]).double()
-    if torch.equal(overlaps, baseline):
+    if torch.equal(values, baseline):
         return Estimate(0.0, None, None)
-    if groups is not None:  # the pixels of a group count as those of one large image
-        both = grouped(both.movedim(2, 0), groups).movedim(0, 2)
-    images = both.shape[2]
+    images = values.shape[1]
+    of_image = torch.arange(images) if groups is None else groups.unique(return_inverse=True)[1]
+    drawn = int(of_image.max()) + 1
 
     def difference(indices: Any, axis: int = -1) -> Any:  # noqa: ARG001
-        drawn = torch.as_tensor(indices).reshape(-1, images)
-        once = torch.ones_like(drawn, dtype=torch.float64)
-        counts = torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)
-        common, either = (counts @ both.flatten(3)).unflatten(-1, both.shape[3:]).unbind(-1)  # (2, seeds, resamples, K)
-        ious = common / either  # NaN for a class that is neither present nor predicted
-        scores = (ious[..., 1] if foreground else ious.nanmean(-1)).mean(1)
-        return (scores[0] - scores[1]).reshape(indices.shape[:-1]).numpy()
+        chosen = torch.as_tensor(indices).reshape(-1, drawn)
+        once = torch.ones_like(chosen, dtype=torch.float64)
+        counts = torch.zeros(len(chosen), drawn, dtype=torch.float64).scatter_add_(1, chosen, once)
+        counts = counts if groups is None else counts[:, of_image]
+        means = [torch.stack([score(of_seed, counts) for of_seed in side]).mean(0) for side in (values, baseline)]
+        return (means[0] - means[1]).reshape(indices.shape[:-1]).numpy()
 
-    everything = torch.arange(images).numpy()
+    everything = torch.arange(drawn).numpy()
     return _bootstrap(float(difference(everything)), everything, difference, resamples)
 
 

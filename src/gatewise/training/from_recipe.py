@@ -25,6 +25,7 @@ from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
 from gatewise.training.checkpoint import complete_states
+from gatewise.training.constant_answer import constant_answer
 from gatewise.training.distributed import Processes
 from gatewise.training.first_facts import first_facts
 from gatewise.training.initial import Initial, load_initial
@@ -90,6 +91,8 @@ def train(
             dataset = recipe.source.load()
             for line in first_facts(dataset, recipe.sections().optimisation):
                 progress.say(line)
+            if (constant := constant_answer(recipe.task_spec.make(dataset.classes), dataset)) is not None:
+                progress.say(constant.sentence)
         if states and dataset.division is not None:
             dataset.division.check_same(out)
         setup = build(recipe, dataset, processes, workers)
@@ -158,6 +161,7 @@ class Setup:
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
             "pixels": dataclasses.asdict(dataset.pixel_format),
+            **self.task.stored(),
         }
 
 

@@ -37,11 +37,12 @@ def write_results(
         details: further entries of `config.json`.
         test: its evaluation on the test images, if there are any.
     """
+    trained = f"train_{learner.task.hit.name}"
     metrics = {
         "score": learner.task.score.name,
         **evaluation.results,
         **({} if test is None else {"test": {**test.results, "images": test.images}}),
-        "train_accuracy": log.rows[-1]["train_accuracy"],
+        trained: log.rows[-1][trained],
         "epochs": len(log.rows),
         "parameters": parameter_count(learner.plain_model),
         "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),

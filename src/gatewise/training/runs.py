@@ -52,6 +52,7 @@ def stored_task(file: Path, config: Mapping[str, Any]) -> Task:
     """Return the task that `config`, the content of `config.json` or of an exported file, names."""
     try:
         task = TaskSpec.parse(config.get("task", "classify")).make(config["classes"])
+        task.restore(config)
     except errors.GatewiseError as error:
         raise errors.DataError(f"{file}: {error} Restore the file.") from None
     if (outputs := config.get("num_classes", task.outputs)) != task.outputs:
@@ -271,7 +272,9 @@ class Run:
         if not (self.folder / RECIPE).exists():
             return task
         stored = self.config.get("task", "classify")
-        return dataclasses.replace(self.recipe, task=stored).task_spec.make(self.classes)
+        task = dataclasses.replace(self.recipe, task=stored).task_spec.make(self.classes)
+        task.restore(self.config)
+        return task
 
     @property
     def score(self) -> Score:
@@ -310,7 +313,7 @@ class Run:
     def by_class(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of images and labels; all labels are 0 if images have no class."""
         for images, labels in self.batches():
-            yield images, labels if self.image_classes else labels.new_zeros(len(labels))
+            yield images, labels if self.image_classes else torch.zeros(len(labels), dtype=torch.long)
 
     def pictures(self, images: Tensor) -> Tensor:
         """Undo the normalisation of images: (N, C, H, W), in [0, 1] afterwards."""
@@ -320,8 +323,8 @@ class Run:
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
         """Return a few normalised images and their labels or masks.
 
-        For classification: the first image of each of the first `count` classes. For segmentation: of `count` evenly
-        spaced images, those with the size of the first.
+        If images have a class: the first image of each of the first `count` classes. Otherwise `count` evenly spaced
+        images; for masks those of them with the size of the first.
         """
         images = self.images
         assert images is not None
@@ -330,7 +333,10 @@ class Run:
             alike = [pair for pair in pairs if pair[1].shape == pairs[0][1].shape]
             pixels, labels = (torch.stack(parts) for parts in zip(*alike, strict=True))
         else:
-            chosen = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()[:count].tolist()]
+            chosen = evenly_spaced(len(images), count)
+            if self.image_classes:
+                classes = images.labels.unique()[:count].tolist()
+                chosen = [int((images.labels == label).nonzero()[0]) for label in classes]
             pixels, labels = torch.stack([images[index] for index in chosen]), images.labels[chosen]
         parts = zip(*self._batches(Images(pixels, labels)), strict=True)
         batched, labels = (torch.cat(part) for part in parts)
