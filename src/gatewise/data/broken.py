@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.data.division import SKIPPED_FILE, ImagesSplit
-from gatewise.data.folders import Location
+from gatewise.data.folders import Location, counted
 from gatewise.data.images import EncodedSource
 from gatewise.data.raster import read_raster
 
@@ -58,8 +58,8 @@ def without_broken(
         skipped += [(error.partition(": ")[0], error.partition(": ")[2]) for error in broken.values()]
     if skipped:
         location.say(
-            f"warning: {len(skipped):,} images that cannot be read are left out ({skipped[0][0]}; {SKIPPED_FILE} lists "
-            f"them)"
+            f"warning: {counted(len(skipped), 'image')} left out: they cannot be read ({skipped[0][0]}; {SKIPPED_FILE} "
+            f"lists them)"
         )
     return kept, tuple(skipped)
 

@@ -37,7 +37,9 @@ def _split(datasets: Any, where: str, rows: Any, reading: Reading) -> LabelledSp
     labels = rows[label][:]
     further = {column: rows[column][:] for column in further_columns(names, reading)}
     rows = rows.cast_column(image, datasets.Image(decode=False))
-    return LabelledSplit(EncodedRows([(where, _Column(rows, image))]), labels, tuple(classes), further, where.rpartition(", ")[2])
+    return LabelledSplit(
+        EncodedRows([(where, _Column(rows, image))]), labels, tuple(classes), further, where.rpartition(", ")[2]
+    )
 
 
 def _flat(rows: Any) -> tuple[Any, list[str]]:

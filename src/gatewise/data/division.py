@@ -15,9 +15,10 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
-from gatewise.data.folders import Location
+from gatewise.data.folders import Location, counted
 from gatewise.data.grouping import chosen_groups, copies, frames_of_clips, joined, keys_of, same_bytes
 from gatewise.data.images import EncodedSource
+from gatewise.data.layout import SPLIT_WORDS
 from gatewise.data.splitting import RULE, Split, held_out
 
 SPLIT_FILE = "split.csv"
@@ -152,9 +153,10 @@ def divide(
             "test/" if role == "test" else "",
         )
         if not taken:
+            groups = {images.groups[first + index] for index in rest}
             raise errors.DataError(
-                f"{location}: {len(rest)} images in {len({images.groups[first + i] for i in rest})} groups are too few "
-                f"to hold out any for {role}. Add images, or a {role} split."
+                f"{location}: {counted(len(rest), 'image')} in {counted(len(groups), 'group')} (same bytes, or "
+                f"--group) are too few to hold out any for {role}. Add images, or a {role} split."
             )
         chosen = {rest[position] for position in taken}
         parts[role], parts["train"] = sorted(chosen), [index for index in rest if index not in chosen]
@@ -166,18 +168,19 @@ def divide(
     _say_held_out(location, splits, {role: len(parts[role]) for role in fractions}, len(splits["train"].images))
     if fractions and not reading.group and (clip := frames_of_clips(images.keys)):
         location.say(
-            f"names such as {clip}_... look like frames of one clip, which may be divided: --group '(.+)_' keeps each together"
+            f"names such as {clip}_... look like frames of one clip, which may be divided; --group '(.+)_' keeps each "
+            f"together"
         )
     leaks = images.leaks(location, where)
-    order = sorted(where)
-    rows = tuple(
-        (images.keys[index], images.texts[index], where[index], images.group_text(index)) for index in order
-    )
+    order = sorted(where, key=lambda index: (tuple(SPLIT_WORDS).index(where[index]), index))
+    rows = tuple((images.keys[index], images.texts[index], where[index], images.group_text(index)) for index in order)
     validation = [of_split["validation"] + index for index in parts["validation"]]
     numbers = torch.tensor([images.groups[index] for index in validation])
     alone = len(numbers.unique()) == len(numbers)
-    folder = str(location.path.absolute()) if images.are_files else ""
-    return found, Division(folder, rows, rule, leaks, None if alone else numbers, skipped, sum(map(len, images.identical)))
+    folder = str(location.root.absolute()) if images.are_files else ""
+    return found, Division(
+        folder, rows, rule, leaks, None if alone else numbers, skipped, sum(map(len, images.identical))
+    )
 
 
 class _Everything:
@@ -204,7 +207,7 @@ class _Everything:
         files: list[Path | None] = []
         for role, split in splits.items():
             self.start[role] = len(self.keys)
-            keys = keys_of(split.images, location.path)
+            keys = keys_of(split.images, location.root)
             if isinstance(split.images, Tensor):
                 keys = [f"{role}/{key}" for key in keys]
             self.keys += keys
@@ -238,7 +241,7 @@ class _Everything:
             where: split of each image that is used.
         """
         self._check_named(location, where)
-        pairs = {index: pair for index, pair in self._across(self.identical, where)}
+        pairs = dict(self._across(self.identical, where))
         totals: defaultdict[str, int] = defaultdict(int)
         for split in where.values():
             totals[split] += 1
@@ -257,12 +260,13 @@ class _Everything:
                     )
         different = [group for group in self.identical if len({self.texts[index] for index in group}) > 1]
         if different:
-            first, other = different[0][0], next(
-                index for index in different[0] if self.texts[index] != self.texts[different[0][0]]
+            first, other = (
+                different[0][0],
+                next(index for index in different[0] if self.texts[index] != self.texts[different[0][0]]),
             )
             location.say(
-                f"warning: {len(different):,} images are there with different labels ({self.keys[first]} is "
-                f"{self.texts[first]}, {self.keys[other]} is {self.texts[other]})"
+                f"warning: {counted(len(different), 'image')} there twice, with different labels ({self.keys[first]} "
+                f"is {self.texts[first]}, {self.keys[other]} is {self.texts[other]})"
             )
         return tuple((self.keys[other], self.keys[index], where[index]) for index, other in pairs.items())
 
@@ -283,8 +287,8 @@ class _Everything:
                 other = split_of_group.setdefault(name, split)
                 if other != split:
                     raise errors.DataError(
-                        f"{location}: group {_validation.safe_repr(name)} has images in {other} and {split}. Move them, "
-                        f"or merge the splits and let --group divide."
+                        f"{location}: group {_validation.safe_repr(name)} has images in {other} and {split}. Move "
+                        f"them, or merge the splits and let --group divide."
                     )
 
 
@@ -296,8 +300,8 @@ def _say_held_out(location: Location, given: Mapping[str, ImagesSplit], held: Ma
     for role, count in held.items():
         fraction = getattr(reading, f"{role}_split")
         location.say(
-            f"{location} {what}: {count:,} of {total:,} images ({fraction:g}, seed {reading.split_seed}, stratified) are "
-            f"held out for {role}; {SPLIT_FILE} lists them"
+            f"{location} {what}: {count:,} of {total:,} images ({fraction:g}, seed {reading.split_seed}, stratified) "
+            f"are held out for {role}; {SPLIT_FILE} lists them"
         )
     for role in ("validation", "test"):
         option, default = getattr(reading, f"{role}_split"), getattr(type(reading)(), f"{role}_split")

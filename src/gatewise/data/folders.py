@@ -10,7 +10,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
-from gatewise.data.reading import Reading
+from gatewise.data.reading import Kind, Reading
 
 # the suffixes that torchvision reads, others of JPEG, .gif, .avif and arrays of NumPy
 _IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm")
@@ -57,11 +57,13 @@ class Location:
     Attributes:
         text: the name or path, as text.
         path: the same, as a path.
+        root: the folder to which the names of images are relative; a source that reads a table sets it.
         notes: what was found and left out while reading, a line each.
     """
 
-    def __init__(self, source: str | Path, reading: Reading | None = None, labels: str = "class") -> None:
+    def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
         self.text, self.path = str(source), Path(source)
+        self.root = self.path
         self.reading, self.labels = reading or Reading(), labels
         self.notes: list[str] = []
 
@@ -85,9 +87,10 @@ class Location:
     def only_folder(self) -> "Location | None":
         """Return the one folder in this folder, as unpacked archives have it; None if it has images, tables or more."""
         names = self._listing[0].get("", [])
-        if len(self.folders()) != 1 or any(name.lower().endswith((*_IMAGES, *_CONTAINERS)) for name in names):
+        folders = list(self.image_counts())
+        if len(folders) != 1 or any(name.lower().endswith((*_IMAGES, *_CONTAINERS)) for name in names):
             return None
-        inner = Location(self.path / self.folders()[0], self.reading, self.labels)
+        inner = Location(self.path / folders[0], self.reading, self.labels)
         inner.notes = self.notes
         return inner
 
@@ -162,6 +165,14 @@ class Location:
             self._refuse(unread)
         return found
 
+    def image_counts(self) -> dict[str, int]:
+        """Return the number of images in each folder of the root, at any depth, as far as it can be read."""
+        counts: dict[str, int] = {}
+        for folder, names in self._listing[0].items():
+            first = folder.partition(os.sep)[0]
+            counts[first] = counts.get(first, 0) + sum(map(is_image, names))
+        return {name: count for name, count in counts.items() if name}
+
     def _refuse(self, files: list[str]) -> None:
         """Raise for images of a kind that is not read, or say that they are left out."""
         kind, advice = _unread(files[0]) or ("", "")
@@ -201,7 +212,7 @@ class Location:
             "hidden file": [name for name in hidden if not name.endswith("/")],
             "file of another kind": other,
         }
-        parts = [_counted(len(names), what) for what, names in groups.items() if names]
+        parts = [counted(len(names), what) for what, names in groups.items() if names]
         if parts:
             examples = [name for names in groups.values() for name, _ in Counter(names).most_common(2)]
             self.say(f"{' and '.join(parts)} ignored ({_validation.listed(examples, 6)})")
@@ -219,11 +230,11 @@ class Location:
 _DEPTHS = ("in it", "one folder below", "two folders below", "deeper")
 
 
-def _counted(count: int, what: str) -> str:
-    """Return "3 hidden files"; the first noun gets the plural.
+def counted(count: int, what: str) -> str:
+    """Return a number and a noun; the noun, up to the word "of", gets the plural.
 
-    >>> _counted(2, "file of another kind")
-    '2 files of another kind'
+    >>> counted(2, "file of another kind"), counted(1, "image")
+    ('2 files of another kind', '1 image')
     """
     head, of, tail = what.partition(" of ")
     return f"{count:,} {head}{'' if count == 1 else 's'}{of}{tail}"

@@ -33,7 +33,7 @@ def keys_of(images: EncodedSource | Tensor, root: Path) -> list[str]:
 def _relative(name: str, start: str) -> str:
     if name.startswith(start):
         return name[len(start) :]
-    return os.path.relpath(name, start) if os.path.isabs(name) == os.path.isabs(start) else name
+    return os.path.relpath(name, start) if Path(name).is_absolute() == Path(start).is_absolute() else name
 
 
 def same_bytes(files: Sequence[Path | None]) -> list[list[int]]:

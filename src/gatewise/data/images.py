@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from gatewise import errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.band_image import BandImage
 from gatewise.data.pixel_format import RGB, PixelFormat
+from gatewise.data.reading import Kind
 
 if TYPE_CHECKING:
     from gatewise.data.division import Division
@@ -192,7 +193,7 @@ class Dataset:
     flip: bool
     pixel_format: PixelFormat = RGB
     test: Images | EncodedImages | None = None
-    labels: Literal["class", "classes", "number"] = "class"
+    labels: Kind = "class"
     notes: tuple[str, ...] = ()
     division: "Division | None" = None
 

@@ -73,15 +73,12 @@ class Inventory:
         lines = [f"images: {splits}", *self._classes(), *self._sizes()]
         lines.append(f"channels: {dataset.channels}")
         if division is not None and division.folder:
-            lines.append(f"same bytes: {division.duplicates:,} images have a copy, {len(division.leaks):,} in another split")
-            lines.append(
-                f"look alike in two splits: {len(self.near):,}"
-                + (f" ({self.near[0][0]} and {self.near[0][1]})" if self.near else "")
-            )
-        lines.append(
-            f"cannot be read: {len(self.broken):,}"
-            + "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
-        )
+            across = f"{len(division.leaks):,} in another split"
+            example = f" ({self.near[0][0]} and {self.near[0][1]})" if self.near else ""
+            lines.append(f"same bytes: {division.duplicates:,} images have a copy, {across}")
+            lines.append(f"look alike in two splits: {len(self.near):,}{example}")
+        reasons = "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
+        lines.append(f"cannot be read: {len(self.broken):,}{reasons}")
         return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in dataset.notes)]
 
     def _classes(self) -> list[str]:
@@ -93,9 +90,13 @@ class Inventory:
         shown = order if len(order) <= _MANY else [*order[: _MANY // 2], *order[-_MANY // 2 :]]
         lines = [f"classes: {len(order)}" + (", the largest and the smallest:" if len(shown) < len(order) else "")]
         for name in shown:
-            lines.append(f"  {name}: " + ", ".join(f"{counts[name]:,} {split}" for split, counts in self.counts.items()))
+            lines.append(
+                f"  {name}: " + ", ".join(f"{counts[name]:,} {split}" for split, counts in self.counts.items())
+            )
         if (largest := self._largest) is not None:
-            lines.append(f"always saying {largest['class']} would be right for {100 * largest['share']:.1f} % of validation")
+            lines.append(
+                f"always saying {largest['class']} would be right for {100 * largest['share']:.1f} % of validation"
+            )
         return lines
 
     def _sizes(self) -> list[str]:
@@ -106,10 +107,11 @@ class Inventory:
             return [f"size: {width}x{height}"]
         widths, heights = ([size[axis] for size in self.sizes] for axis in (0, 1))
         advice = " (set --image-size)" if isinstance(self.dataset, Dataset) else ""
-        return [
-            f"sizes: {len(self.sizes):,} different, {min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} "
-            f"high, most often {width}x{height} ({count:,}){advice}"
-        ]
+        text = (
+            f"sizes: {len(self.sizes):,} different, {min(widths)} to {max(widths)} wide, {min(heights)} to "
+            f"{max(heights)} high, most often {width}x{height} ({count:,}){advice}"
+        )
+        return [text]
 
 
 def take_inventory(source: DataSource) -> Inventory:
@@ -156,7 +158,7 @@ def _counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
 
 
 def difference_hash(picture: Any) -> int | None:
-    """Return 64 bits that are equal for pictures that look the same: whether each of 8 x 8 steps to the right is brighter.
+    """Return 64 bits that are equal for pictures that look the same: which of 8 x 8 steps to the right are brighter.
 
     None for a picture with hardly any steps, which would look like every other such one.
     """
@@ -177,5 +179,3 @@ def _across(alike: dict[int, list[tuple[str, str]]], division: Division | None) 
         if train is not None:
             pairs += [(train, name) for name in others if not any(name.endswith(leak) for leak in leaks)]
     return pairs
-
-

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.folders import Location
+from gatewise.data.folders import Location, counted
 
 SPLIT_WORDS = {  # the words by which the library `datasets` knows the splits
     "train": ("train", "training"),
@@ -45,36 +45,35 @@ def by_split(where: object, names: Iterable[str]) -> dict[str, str]:
 def split_folders(location: Location) -> dict[str, str]:
     """Return the folder of each split; {} if the folders are not named as splits.
 
-    A folder named as a split counts if every folder beside it with images is one too, or if it has class folders or a
+    A folder named as a split counts if every folder next to it with images is one too, or if it has class folders or a
     table itself: in bus/, car/ and train/ with images, train is a class.
 
     Raises:
         DataError: two folders are named as one split, or it is not clear whether a folder is a split or a class.
     """
-    named = [name for name in location.folders() if split_of(name)]
-    if not named:
-        return {}
-    by_folder = location.images_by_folder()
-    others = [name for name, files in by_folder.items() if name and files and name not in named]
-    divided = [name for name in named if class_folders(location, name) or location.tables(name)]
+    counts = location.image_counts()
+    named = [name for name, count in counts.items() if split_of(name) and (count or location.tables(name))]
+    others = [name for name, count in counts.items() if count and name not in named]
     if not others:
         return by_split(location, named)
-    found = by_split(location, divided)
+    found = by_split(location, [n for n in named if class_folders(location, n) or location.tables(n)])
     if len(found) == 1 and not location.tables(*found.values()):
         (folder,) = found.values()
         raise errors.DataError(
-            f"{location}: is {folder}/ a split with classes in it, or a class beside {_validation.listed(others, 5)}? "
+            f"{location}: is {folder}/ a split with classes in it, or a class next to {_validation.listed(others, 5)}? "
             f"Rename it, or move the others away."
         )
     if found:
-        count = sum(len(by_folder[name]) for name in others)
-        location.say(f"{count:,} images outside of the splits are not used ({_validation.listed(others, 5)})")
+        count = counted(sum(counts[name] for name in others), "image")
+        location.say(f"{count} outside of the splits not used ({_validation.listed(others, 5)})")
     return found
 
 
 def class_folders(location: Location, *below: str) -> dict[str, list[str]]:
     """Return the image files of each folder with images in a folder."""
-    return {name: files for name, files in location.images_by_folder(*inner(location, *below)).items() if name and files}
+    return {
+        name: files for name, files in location.images_by_folder(*inner(location, *below)).items() if name and files
+    }
 
 
 def inner(location: Location, *below: str) -> tuple[str, ...]:

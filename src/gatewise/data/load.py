@@ -38,7 +38,7 @@ class DataSource:
     data: str
     image_size: int | None = None
     loading: str = "auto"
-    reading: Reading = Reading()
+    reading: Reading = dataclasses.field(default_factory=Reading)
     labels: Kind = "class"
     class_names: str | None = None
     classes: tuple[str, ...] | None = None
@@ -139,9 +139,7 @@ def load_dataset(
         _say_missing_classes(location, divided)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
-        encoded = {
-            name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()
-        }
+        encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}
         splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
     own = splits["train"]
     for name, images in splits.items():
@@ -177,11 +175,13 @@ def _found(location: Location, kind: type[AnySource]) -> tuple[Location, AnySour
 def _say_missing_classes(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
     """Say which classes have no validation image, and how many they have in training."""
     counts = {
-        name: Counter(part for label in splits[name].labels for part in (label if isinstance(label, tuple) else (label,)))
+        name: Counter[int](part for own in strata_of(splits[name].labels, location.labels) for part in own)
         for name in ("train", "validation")
     }
     classes = splits["train"].classes
-    lacking = [f"{name} ({counts['train'][n]:,} in train)" for n, name in enumerate(classes) if not counts["validation"][n]]
+    lacking = [
+        f"{name} ({counts['train'][n]:,} in train)" for n, name in enumerate(classes) if not counts["validation"][n]
+    ]
     if lacking:
         location.say(
             f"warning: no validation image of class {_validation.listed(lacking, 5)}; how well "
@@ -195,7 +195,7 @@ def _check_images(location: Location, splits: Mapping[str, LabelledSplit]) -> No
         if images != labels:
             raise errors.DataError(f"{location}, {name}: expected one label per image, got {labels} for {images}.")
         if not images:
-            raise errors.DataError(f"{location}, {name}: expected images, got none.")
+            raise errors.DataError(f"{location}, {split.shown or name}: expected images, got none.")
 
 
 def _pixel_format(location: Location, splits: Mapping[str, LabelledSplit] | Mapping[str, MaskedSplit]) -> PixelFormat:
@@ -295,7 +295,9 @@ def load_pairs(
     meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     pixel_format = pixel_format or _pixel_format(location, divided)
     splits = {
-        name: SegmentationSplit(split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format)
+        name: SegmentationSplit(
+            split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
+        )
         for name, split in divided.items()
     }
     for pairs in splits.values():

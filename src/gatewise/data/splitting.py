@@ -56,13 +56,15 @@ def _taken(location: Location, splits: dict[str, AnySplit], role: str, option: s
     if equals and (train := splits.get("train")) is not None:
         if column not in train.columns:
             columns = _validation.listed(list(train.columns)) or "none"
-            raise errors.DataError(f"{location} has no column {column!r} ({role}_split {option!r}); columns: {columns}.")
+            raise errors.DataError(
+                f"{location} has no column {column!r} ({role}_split {option!r}); columns: {columns}."
+            )
         values = [str(cell) for cell in train.columns[column]]
         inside = [row for row, cell in enumerate(values) if cell == value]
         if not inside or len(inside) == len(values):
             raise errors.DataError(
-                f"{location}: {len(inside):,} of {len(values):,} rows have {option}; expected some and not all. Values of "
-                f"{column}: {_validation.listed(sorted(set(values)), 8)}."
+                f"{location}: {len(inside):,} of {len(values):,} rows have {option}; expected some and not all. Values "
+                f"of {column}: {_validation.listed(sorted(set(values)), 8)}."
             )
         splits["train"] = train.of([row for row, cell in enumerate(values) if cell != value])
         return train.of(inside)
@@ -143,7 +145,9 @@ def held_out(
             take(group)
     for stratum, wanted in target.items():
         if wanted and missing[stratum] == wanted:
-            fitting = [g for g in order if g not in chosen and counts[g][stratum] and all(train[s] > 1 for s in counts[g])]
+            fitting = [
+                g for g in order if g not in chosen and counts[g][stratum] and all(train[s] > 1 for s in counts[g])
+            ]
             if fitting:
                 take(min(fitting, key=lambda group: len(members[group])))
     return sorted(index for group in chosen for index in members[group])

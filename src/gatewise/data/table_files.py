@@ -146,7 +146,7 @@ class ImageFolder:
     def find(self, cell: Any) -> list[str]:
         """Return the paths of the images that a cell can mean: one if it is written in full."""
         text = str(cell).strip().replace("\\", "/").removeprefix("./")
-        if os.path.isabs(text):
+        if Path(text).is_absolute():
             return [text] if Path(text).is_file() else []
         fitting = [
             path
@@ -159,13 +159,14 @@ class ImageFolder:
 
 
 def image_folders(location: Location, file: Path) -> list[Path]:
-    """Return the folders in which the images of a table can be: its own, the one that a run or comparison beside it
-    names, and `--data-root`.
+    """Return the folders in which the images of a table can be, in the order in which they are searched.
+
+    These are the table's own, the one that a run or comparison next to it names, and `--data-root`.
     """
-    beside = [_named_folder(file.parent)]
+    named = [_named_folder(file.parent)]
     root = location.reading.data_root
     own = [file.parent, *([location.path] if location.is_folder else [])]
-    folders = [*own, *filter(None, beside), *([Path(root)] if root else [])]
+    folders = [*own, *filter(None, named), *([Path(root)] if root else [])]
     if root and not Path(root).is_dir():
         raise errors.DataError(f"data_root {root!r} is no folder; expected the folder of the images in {file.name}.")
     return list(dict.fromkeys(folders))

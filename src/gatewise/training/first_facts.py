@@ -1,7 +1,10 @@
 """What a training begins with, in a few lines: images, classes and steps, and warnings about what cannot work."""
 
+from collections.abc import Sequence
+
 from gatewise.core import _validation
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.data.folders import counted
 from gatewise.training.options import OptimisationOptions
 
 _FEW_STEPS = 100  # hardly more than the warm-up of a network from scratch
@@ -19,16 +22,15 @@ def first_facts(dataset: Dataset | SegmentationDataset, options: OptimisationOpt
     steps = train // min(options.batch_size, train)
     total = steps * options.epochs
     test = f", {len(dataset.test):,} test" if dataset.test is not None else ""
-    lines = [
+    first = (
         f"{train:,} training, {validation:,} validation{test} images, {_outputs(dataset)}, "
-        f"{dataset.size[1]}x{dataset.size[0]} pixels; {steps:,} {'step' if steps == 1 else 'steps'} an epoch, "
-        f"{total:,} in all",
-        *(note if note.startswith("warning") else f"note: {note}" for note in dataset.notes),
-    ]
+        f"{dataset.size[1]}x{dataset.size[0]} pixels; {counted(steps, 'step')} an epoch, {total:,} in all"
+    )
+    lines = [first, *as_lines(dataset.notes)]
     if options.batch_size > train:
         lines.append(
-            f"warning: a batch of {options.batch_size} is larger than the {train} training images: every step sees them "
-            f"all. Choose a smaller --batch-size, such as {_advised(train)}"
+            f"warning: a batch of {options.batch_size} is larger than the {train} training images: every step sees "
+            f"them all. Choose a smaller --batch-size, such as {_advised(train)}"
         )
     if total < _FEW_STEPS:
         lines.append(
@@ -37,10 +39,15 @@ def first_facts(dataset: Dataset | SegmentationDataset, options: OptimisationOpt
         )
     if validation < _FEW_IMAGES:
         lines.append(
-            f"warning: of {validation} validation images, one is {100 / validation:.1f} points of the score: differences "
-            f"between networks are hard to see"
+            f"warning: with {counted(validation, 'validation image')}, one image is {100 / validation:.1f} points: "
+            f"differences between networks are hard to see"
         )
     return lines
+
+
+def as_lines(notes: Sequence[str]) -> list[str]:
+    """Return notes as they are shown; warnings say so themselves."""
+    return [note if note.startswith("warning: ") else f"note: {note}" for note in notes]
 
 
 def _outputs(dataset: Dataset | SegmentationDataset) -> str:

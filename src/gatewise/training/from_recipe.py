@@ -213,7 +213,9 @@ def build(
     common: Any = {"device": learner.accelerator.device, "workers": workers, "share": share}
     batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
     validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
-    test = None if dataset.test is None else make_batches(dataset.test, *arguments, augmentation=Augmentation(), **common)
+    test = (
+        None if dataset.test is None else make_batches(dataset.test, *arguments, augmentation=Augmentation(), **common)
+    )
     processes.check_divides_batch(batches.batch_size)
     if task.mix is not None and batches.batch_size // processes.count % 2:
         raise errors.InvalidValueError(

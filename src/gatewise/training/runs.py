@@ -31,7 +31,9 @@ from gatewise.data import (
     evenly_spaced,
     make_batches,
 )
+from gatewise.data.division import SPLIT_FILE
 from gatewise.data.pixel_format import PixelFormat
+from gatewise.data.reading import Reading
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
 from gatewise.models.stored_spec import as_stored
@@ -173,13 +175,45 @@ class Run:
     def _found(self) -> tuple[Dataset | SegmentationDataset | None, str]:
         """The data set, or None and the reason."""
         try:
-            dataset = self.load(dataclasses.replace(self.source, data=self.shown))
+            dataset = self.load(self._shown_source)
+            if self.data is None and self._is_divided_otherwise(dataset):
+                dataset = self.load(self._recorded_source)
             _check_same_data(dataset, self.config, self.folder)
         except (errors.DataError, errors.MissingExtraError, OSError) as error:
             if self.data is not None:
                 raise
             return None, str(error)
         return dataset, ""
+
+    @property
+    def _shown_source(self) -> DataSource:
+        """Source of the images that are shown; other data than that of the training may lack some of its classes."""
+        if self.data is None:
+            return self.source
+        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes))
+
+    @property
+    def _recorded_source(self) -> DataSource:
+        """The split.csv of the run as a source: the files of the training, also if others were added later."""
+        reading = dataclasses.replace(
+            self.source.reading,
+            image_column="file_name",
+            label_column="label",
+            label_delimiter="|",
+            group=None,
+            validation_split=Reading.validation_split,
+            test_split=None,
+        )
+        return dataclasses.replace(self.source, data=str(self.folder / SPLIT_FILE), reading=reading)
+
+    def _is_divided_otherwise(self, dataset: Dataset | SegmentationDataset) -> bool:
+        """Whether files that were divided by the rule are other ones now than in the training."""
+        stored = self.config.get("split") or {}
+        division = dataset.division
+        by_rule = bool(stored.get("rule")) and bool(stored.get("folder"))
+        if division is None or not by_rule or not (self.folder / SPLIT_FILE).exists() or self.task.class_per_pixel:
+            return False
+        return division.details["sha256"] != stored.get("sha256")
 
     @property
     def dataset(self) -> Dataset | SegmentationDataset | None:

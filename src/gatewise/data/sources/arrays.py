@@ -29,9 +29,9 @@ class Arrays(LabelledSource):
         import numpy as np
 
         file = _file(location) or location.path
-        with as_data_error(file, "cannot be read", "Expected arrays without objects."):
-            with np.load(file, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in content.files}
+        advice = "Expected arrays without objects."
+        with as_data_error(file, "cannot be read", advice), np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
         splits: dict[str, dict[str, Any]] = {}
         for name, array in arrays.items():
             kind, words = _meaning(name)
@@ -53,7 +53,7 @@ def _file(location: Location) -> Path | None:
     """Return the one .npz at a location."""
     if location.is_folder:
         found = location.with_suffix(".npz")
-        return found[0] if len(found) == 1 and not location.images() else None
+        return found[0] if len(found) == 1 and not any(location.image_counts().values()) else None
     return location.path if location.text.lower().endswith(".npz") and location.path.is_file() else None
 
 
@@ -70,8 +70,8 @@ def _pixels(file: Path, array: Any) -> Tensor:
     """Return (N, H, W) or (N, H, W, C) as (N, C, H, W)."""
     if array.dtype != "uint8" or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
         raise errors.DataError(
-            f"{file}: expected images (N, H, W) or (N, H, W, 3) of type uint8, got {array.shape} of type {array.dtype}. "
-            f"Convert them."
+            f"{file}: expected images (N, H, W) or (N, H, W, 3) of type uint8, got {array.shape} of type "
+            f"{array.dtype}. Convert them."
         )
     pixels = torch.from_numpy(array)
     return pixels.unsqueeze(1) if array.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()

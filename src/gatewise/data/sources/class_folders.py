@@ -2,7 +2,7 @@
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.folders import EncodedFiles, Location
+from gatewise.data.folders import EncodedFiles, Location, counted
 from gatewise.data.layout import class_folders, inner, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
@@ -38,7 +38,7 @@ def _read_split(location: Location, *below: str) -> LabelledSplit:
     images = {name: files for name, files in grouped.items() if files}
     if not images:
         raise errors.DataError(
-            f"{location}: {shown} has {len(loose):,} images and no class folders with images; expected {shown}CLASS/ "
+            f"{location}: {shown} has {counted(len(loose), 'image')} and no class folders; expected {shown}CLASS/ "
             f"(for labels in a table, give the table as --data)."
         )
     singular = {name.lower().rstrip("s") for name in images}
@@ -50,7 +50,7 @@ def _read_split(location: Location, *below: str) -> LabelledSplit:
     if empty := [f"{shown}{name}/" for name, files in grouped.items() if not files]:
         location.say(f"no images in {_validation.listed(empty, 5)}: no class")
     if loose:
-        location.say(f"{len(loose):,} images beside the class folders of {shown or location} are not used")
+        location.say(f"{counted(len(loose), 'image')} next to the class folders of {shown or location} not used")
     labels = [label for label, files in enumerate(images.values()) for _ in files]
     return LabelledSplit(
         EncodedFiles([file for files in images.values() for file in files]), labels, tuple(images), shown=shown

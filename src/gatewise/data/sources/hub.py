@@ -4,11 +4,10 @@
 
 from typing import Any
 
-from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
-from gatewise.data.folders import Location
 from gatewise.data.dataset_rows import labelled_rows
+from gatewise.data.folders import Location
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 HUB = "hub:"  # what `--data` starts with

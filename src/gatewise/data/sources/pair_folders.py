@@ -46,7 +46,7 @@ class PairFolders(MaskedSource):
 
 def _layouts(location: Location) -> dict[str, Folders]:
     """Return the folders of images and of masks of each split; undivided ones are train."""
-    divided = {name: _folders(location, name) for name in location.folders() if split_of(name)}
+    divided = {name: _folders(location, name) for name in location.image_counts() if split_of(name)}
     if splits := by_split(location, [name for name, folders in divided.items() if folders is not None]):
         return {split: folders for split, name in splits.items() if (folders := divided[name]) is not None}
     whole = _folders(location)

@@ -28,7 +28,9 @@ class Shards(LabelledSource):
         datasets = _validation.import_optional("datasets", "reading shards", extra="hub")
         files = _files(location)
         if missing := [file for file in files if not file.is_file()]:
-            raise errors.DataError(f"{missing[0]} does not exist ({len(missing):,} of {len(files):,} shards are missing).")
+            raise errors.DataError(
+                f"{missing[0]} does not exist ({len(missing):,} of {len(files):,} shards are missing)."
+            )
         splits: dict[str, list[str]] = {}
         for file in files:
             splits.setdefault(split_of(file.stem) or "train", []).append(str(file))

@@ -8,7 +8,7 @@ from typing import Any
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.division import COLUMNS
-from gatewise.data.folders import TABLES, Location
+from gatewise.data.folders import TABLES, Location, counted
 from gatewise.data.layout import class_folders, split_folders, split_of
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 from gatewise.data.table_files import ImageFolder, RowFiles, Table, image_folders, most_found, read_table
@@ -16,13 +16,14 @@ from gatewise.data.tables import has_image_column
 
 _METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)  # Hugging Face's names
 _IMAGES = (
-    "file_name filename image image_path path file fname image_id id image_name img img_path image_file filepath "
-    "file_path name image_file_name"
-).split()
+    *("file_name", "filename", "image", "image_path", "path", "file", "fname", "image_id", "id", "image_name", "img"),
+    *("img_path", "image_file", "filepath", "file_path", "name", "image_file_name"),
+)
 _LABELS = (
-    "label labels class class_name class_label category categories target targets diagnosis dx species tags breed"
-).split()
-_NUMBERS = "score value rating age price".split()  # further names, of numbers
+    *("label", "labels", "class", "class_name", "class_label", "category", "categories", "target", "targets"),
+    *("diagnosis", "dx", "species", "tags", "breed"),
+)
+_NUMBERS = ("score", "value", "rating", "age", "price")  # further names, of numbers
 _SPLITS = ("split", "set", "subset", "ml_use", "partition")
 _FLAGS = {"is_valid": "validation", "is_test": "test"}  # columns of true and false
 _NO_LABEL = ("", "index", "unnamed: 0")
@@ -65,7 +66,7 @@ def _tables(location: Location) -> dict[str, Path]:
     if metadata := [path for path in root if path.name.lower() in _METADATA]:
         return {"train": metadata[0]}
     inside: dict[str, Path] = {}
-    for folder in location.folders():
+    for folder in location.image_counts():
         own = [path for path in location.tables(folder) if _is_table(path)]
         if len(own) == 1 and (split := split_of(folder)):
             inside[split] = own[0]
@@ -106,9 +107,9 @@ def _wins(location: Location) -> bool:
             values = {str(cell) for cell in table.columns[label]}
             if values.isdisjoint(folders):
                 raise errors.DataError(
-                    f"{location}: are the labels in {file.name} ({label}: {_validation.listed(sorted(values), 3)}) or the "
-                    f"names of the folders ({_validation.listed(folders, 3)})? Add --label-column {label}, or move the "
-                    f"table away."
+                    f"{location}: are the labels in {file.name} ({label}: {_validation.listed(sorted(values), 3)}) or "
+                    f"the names of the folders ({_validation.listed(folders, 3)})? Add --label-column {label}, or "
+                    f"move the table away."
                 )
     location.say(
         f"{_validation.listed([path.name for path in tables.values()], 3)} not read: the names of the folders are the "
@@ -182,13 +183,13 @@ def _files(location: Location, table: Table, column: str, folder: ImageFolder) -
         count = f"{len(missing):,} of {len(found):,} rows have no file"
         if location.reading.on_broken != "skip":
             raise errors.DataError(
-                f"{table.row(missing[0])}: {cells} in no folder of images below {folder.path} ({count}). Give the folder "
-                f"as --data-root, or add --on-broken skip."
+                f"{table.row(missing[0])}: {cells} in no folder of images below {folder.path} ({count}). Give the "
+                f"folder as --data-root, or add --on-broken skip."
             )
         location.say(f"{table.file.name}: {count} and are left out ({cells})")
     used = {files[0] for files in found if files}
     if unused := len(folder.files) - len(used.intersection(folder.files)):
-        location.say(f"{unused:,} images without a row in {table.file.name} are not used")
+        location.say(f"{counted(unused, 'image')} without a row in {table.file.name} not used")
     return [files[0] if files else "" for files in found]
 
 
@@ -228,7 +229,7 @@ def _labels(location: Location, table: Table, candidates: list[str]) -> tuple[li
 
 
 def _label_columns(location: Location, table: Table, candidates: list[str]) -> list[str]:
-    """Return the columns with the labels: those given, the one of a usual name, the only one left, or all of 0 and 1."""
+    """Return the columns of the labels: those given, the one of a usual name, the only one left, or all of 0 and 1."""
     if location.reading.label_column is not None:
         names = [name.strip() for name in location.reading.label_column.split(",")]
         for name in names:
@@ -245,7 +246,7 @@ def _label_columns(location: Location, table: Table, candidates: list[str]) -> l
     if location.labels != "number" and len(binary) > 1 and len(binary) == len(left):
         return binary
     raise errors.DataError(
-        f"{table.file.name}: which column tells the {'number' if location.labels == 'number' else 'class'}, "
+        f"{table.file.name}: which column is the {'number' if location.labels == 'number' else 'class'}, "
         f"{' or '.join(left[:8]) or 'none is there'}? Add --label-column {left[0] if left else 'NAME'}."
     )
 

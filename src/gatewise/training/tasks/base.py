@@ -132,8 +132,8 @@ class Task(ABC):
         name: name in the registry.
         summary: what the network predicts, in a few words.
         scores: the scores by which a run can be judged; the first is the main score unless `score` says otherwise.
-        labels: what a label is: "class" (an index for each image), "classes" (0 or 1 for each class) or "number" (one or
-            more for each image); `gatewise.data.labels.targets` describes the tensors.
+        labels: what a label is: "class" (an index for each image), "classes" (0 or 1 for each class) or "number" (one
+            or more for each image); `gatewise.data.labels.targets` describes the tensors.
         pipeline_tag: task on the Hugging Face Hub.
         latency_batch: batch size of the second latency that a comparison measures.
         class_per_image: whether each image has a class, so that statistics by class of the image make sense.
