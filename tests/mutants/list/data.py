@@ -403,9 +403,10 @@ CHANGES = {
         },
         "_by_stem": {
             "duplicate stems win silently": replace("stem in files", "False"),
+            "endings of names stay": replace("end.sub('', stem)", "stem"),
             "only one level of files is read": replace(
-                "sorted(location.images(*below))",
-                "sorted(path for path in location.images(*below) if Path(path).parent == folder)",
+                "sorted(paths)",
+                "sorted(path for path in paths if Path(path).parent == folder)",
             ),
         },
     },

@@ -125,6 +125,62 @@ def test_every_layout_gives_images_in_order_with_their_masks(tmp_path: Path, lay
     assert dataset.train.held == dataset.validation.held == (loading != "stream")
 
 
+def rename(root: Path, image: str, mask: str, folders: tuple[str, str]) -> None:
+    """Rename files of `split_first`, with {} for their number, and move them to folders of other names."""
+    for split in ("train", "val"):
+        for part, name, folder in (("images", image, folders[0]), ("masks", mask, folders[1])):
+            files = sorted((root / split / part).iterdir())
+            (root / split / folder).mkdir(exist_ok=True)
+            for file in files:
+                file.rename(root / split / folder / (name.format(file.stem) + file.suffix))
+            if part != folder:
+                (root / split / part).rmdir()
+
+
+@pytest.mark.situation("masks: named by the usual conventions, in folders of the usual names or side by side")
+@pytest.mark.parametrize(
+    ("image", "mask", "folders"),
+    [
+        ("{}", "{}_mask", ("images", "masks")),
+        ("{}", "{}-mask", ("img", "Masks")),
+        ("{}_image", "{}_seg", ("JPEGImages", "SegmentationClass")),
+        ("{}_sat", "{}_mask", (".", ".")),
+        ("{}", "{}_mask", (".", ".")),
+        ("{}.rf.0ab", "{}.rf.0ab_mask", (".", ".")),
+        ("{}", "{}_GT", ("imgs", "annotations")),
+        ("{}", "{}", ("image", "labels")),
+    ],
+    ids=" ".join,
+)
+def test_masks_are_found_by_usual_names(tmp_path: Path, image: str, mask: str, folders: tuple[str, str]) -> None:
+    rename(split_first(tmp_path), image, mask, folders)
+    dataset = load_pairs(tmp_path)
+    assert numbers(dataset.train) == list(range(6))
+    assert numbers(dataset.validation) == [10, 11, 12]
+    assert dataset.classes == ("0", "1", "2")
+
+
+def test_image_without_mask_beside_it_is_named(tmp_path: Path) -> None:
+    rename(split_first(tmp_path), "{}", "{}_mask", (".", "."))
+    (tmp_path / "train/003_mask.png").unlink()
+    with pytest.raises(
+        DataError, match=r"train/003\.png has no mask: expected .*train/003\* \(1 files have no partner"
+    ):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.situation("masks: polygons of YOLO or COCO instead")
+def test_polygons_are_named_as_what_they_are(tmp_path: Path) -> None:
+    split_first(tmp_path)
+    for split in ("train", "val"):
+        for file in (tmp_path / split / "masks").iterdir():
+            file.with_suffix(".txt").write_text("0 0.1 0.1 0.5 0.5 0.1 0.5")
+            file.unlink()
+        (tmp_path / split / "masks").rename(tmp_path / split / "labels")
+    with pytest.raises(DataError, match=r"train/labels/\*\.txt are YOLO polygons, which are not read; expected masks"):
+        load_pairs(tmp_path)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pairs_are_files_and_have_no_labels(tmp_path: Path, layout: str) -> None:
     train = load_pairs(LAYOUTS[layout](tmp_path)).train
