@@ -2,8 +2,8 @@
 
     python benchmarks/attachment.py [--rounds 9] [--threads 2] [--out FILE]
 
-A ResNet-50 with gct before every convolution infers one image, with and without the check, in turn; each round gives one
-ratio. The two networks share their modules.
+A ResNet-50 with gct before every convolution infers one image, with and without the check, in turn; each round gives
+one ratio. Both ways run the same modules.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     net = gw.make_model("resnet50+gct").eval()
     x = torch.randn(1, 3, 224, 224)
-    hooks = list(net._forward_pre_hooks.values())  # noqa: SLF001
+    hooks = list(net._forward_pre_hooks.values())
     assert len(hooks) == 1, "the check is the only hook of the network"
     check = hooks[0]
     results = interleaved_latency({"with": lambda: net(x), "without": lambda: net.forward(x)}, rounds=options.rounds)
