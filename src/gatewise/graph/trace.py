@@ -227,7 +227,7 @@ def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
         raise errors.InvalidValueError("this release of torch does not record the modules of operations")
     given = program.graph_signature.user_inputs
     graph = without_regions(program.graph_module)
-    return _operations(graph, lambda node: node.name in given, {}, _first_names(model))
+    return _operations(graph, lambda node: node.target in given, {}, _first_names(model))
 
 
 def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:

@@ -72,7 +72,7 @@ def test_shared_graph_is_traced_once_for_all_places_and_insertions(traces: list[
     net = chain()
     shared = Graph(net)
     found = {place: gw.find_places(shared, place) for place in place_names()}
-    gates = ("gct@inner", "gct@stage_end", "se@inner")
+    gates = ("gct@inner", "se@stage_end", "eca@inner")
     inserted = [gw.insert_gates(shared, gate) for gate in gates]
     assert len(traces) == 1
     assert found == {place: gw.find_places(net, place) for place in place_names()}
