@@ -6,7 +6,6 @@ A copy is traced that shares the parameters, since a forward may write to buffer
 # pyright: basic
 
 import contextlib
-import copy
 import io
 import math
 import warnings
@@ -19,8 +18,18 @@ from torch import Tensor, fx, nn
 
 from gatewise import errors
 from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
-from gatewise.core.layer_types import ANY_CONVOLUTIONS, CHANNEL_NORMS, CONVOLUTIONS, DROPOUTS, TRANSPOSED_CONVOLUTIONS
+from gatewise.core.layer_types import (
+    ANY_CONVOLUTIONS,
+    CHANNEL_NORMS,
+    CONVOLUTIONS,
+    DROPOUTS,
+    TRANSPOSED_CONVOLUTIONS,
+    spatial_axes,
+)
+from gatewise.core.log_filters import without_logs_of
 from gatewise.gates.registry import Gate
+from gatewise.graph.structural_copy import rehearsal
+from gatewise.graph.unreadable import why_unreadable
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {
@@ -94,6 +103,14 @@ class Op:
         return next(reversed(self.calls.values()), "the network's own forward")
 
     @property
+    def described(self) -> str:
+        """What it is and where, for a message."""
+        if self.kind == "output":
+            return "the network's output"
+        what = {"add": "an addition in ", "cat": "a concatenation in ", "mul": "a product in "}
+        return what.get(self.kind, "") + self.where
+
+    @property
     def is_weighted(self) -> bool:
         """Whether it is a convolution or a linear layer."""
         return self.kind in {"conv", "linear"}
@@ -136,19 +153,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-@contextlib.contextmanager
-def _gates_set_aside(model: nn.Module) -> Iterator[None]:
-    """Turn every gate into an identity, so that the trace is that of the network without gates."""
-    forms = {module: module.__dict__.get("forward") for module in model.modules() if isinstance(module, Gate)}
-    try:
-        for gate in forms:
-            gate.__dict__["forward"] = lambda x: x
-        yield
-    finally:
-        for gate, form in forms.items():
-            gate.__dict__.pop("forward", None)
-            if form is not None:  # set by optimize_for_inference
-                gate.__dict__["forward"] = form
+def _set_gates_aside(model: nn.Module) -> None:
+    """Turn every gate of a copy into an identity, so that the trace is that of the network without gates."""
+    for module in model.modules():
+        if isinstance(module, Gate):
+            module.__dict__["forward"] = lambda x: x
 
 
 def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
@@ -166,7 +175,7 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     shapes = known_input_size(model)
     for module in model.modules():
         if isinstance(module, CONVOLUTIONS):
-            axes = module.weight.dim() - 2
+            axes = spatial_axes(module)
             shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
             break
     anchor = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -186,28 +195,29 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     if example is None:
         candidates = [(guess,) for guess in example_inputs(model)]
     else:
-        candidates = [example if isinstance(example, tuple) else (example,)]
-    reasons = []
-    with evaluation_mode(model), _gates_set_aside(model), torch.no_grad(), warnings.catch_warnings():
+        candidates = [_distinct(example if isinstance(example, tuple) else (example,))]
+    failures: dict[tuple[Any, ...], list[Exception]] = {}
+    with torch.no_grad(), warnings.catch_warnings(), without_logs_of("torch"):
         warnings.simplefilter("ignore")  # about attributes that a forward assigns: the model is a copy
         for read in (_read_export, _read_fx):
             for inputs in candidates:
                 try:
-                    return read(_copy(model), inputs)
+                    # torch prints graphs and tracebacks before it raises
+                    with rehearsal(model) as copied, contextlib.redirect_stderr(io.StringIO()):
+                        _set_gates_aside(copied)
+                        return read(copied, inputs)
                 except Exception as error:
-                    shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
-                    first_line = (str(error).strip() or "no message").splitlines()[0][:200]
-                    reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
-    raise errors.InvalidValueError(
-        f"cannot read the structure of {type(model).__name__} ({'; '.join(reasons) or 'it has no convolution'}). "
-        f"Pass a valid input as example=; or insert into the part of the network that takes one tensor, such as its "
-        f"backbone; or select the convolutions with before=torch.nn.Conv2d."
-    )
+                    shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
+                    failures.setdefault(shapes, []).append(error.with_traceback(None))
+    raise errors.InvalidValueError(f"cannot read the structure of {type(model).__name__} {why_unreadable(failures)}")
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """Return a copy that shares the parameters, since a forward in eval mode does not change them."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the inputs with tensors of their own: torch.export takes one tensor for one input, however often given."""
+    seen: list[Any] = []
+    for x in inputs:
+        seen.append(x.clone() if isinstance(x, Tensor) and any(x is other for other in seen) else x)
+    return tuple(seen)
 
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
@@ -222,8 +232,7 @@ def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     from torch.fx.passes.shape_prop import ShapeProp
 
     graph_module = fx.symbolic_trace(model)
-    with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback and raises
-        ShapeProp(graph_module).propagate(*inputs)
+    ShapeProp(graph_module).propagate(*inputs)
     modules: dict[str, nn.Module] = dict(graph_module.named_modules(remove_duplicate=False))
     return _operations(graph_module.graph, lambda _: True, modules, _first_names(model))
 
