@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -212,7 +213,7 @@ UNETS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
     "a U-Net of volumes with instance norms": lambda: (segmenter_3d(), 3),
     "grouped transposed convolutions": lambda: (unet(2, ["grouped"]), 2),
     "depthwise transposed convolutions": lambda: (unet(2, ["depthwise"]), 2),
-    "a transposed convolution that is told its output size": lambda: (SizedUp().eval(), 2),
+    "a transposed convolution with a given output size": lambda: (SizedUp().eval(), 2),
 }
 
 
@@ -433,3 +434,42 @@ def test_site_that_the_forward_needs_whole_stays_whole(name: str) -> None:
     skipped = gw.skip_closed_filters(net, "skip").skipped
     assert [site.name for site in skipped if site.reason]
     assert len(skipped) < len(net.sites), "another site is still skipped"
+
+
+def needs_one_whole(net: Asking, x: Tensor) -> Tensor:
+    first = net.norm(net.first(x)).relu()
+    second = net.second(first).relu()
+    assert first.shape[1] == 8 or second.shape[1] == 8
+    return second
+
+
+def test_sites_that_are_safe_only_alone_are_not_narrowed_together() -> None:
+    net = asked(needs_one_whole, {})
+    check_faster_forms(net, torch.randn(5, 2, 16, 16))
+    (site,) = gw.skip_closed_filters(net, "skip").skipped
+    assert site.name == "second"
+    assert site.reason.startswith("without them the network raises AssertionError")
+
+
+def refuses_noise(net: Asking, x: Tensor) -> Tensor:
+    if not torch.compiler.is_exporting() and x.min() < 0:
+        raise KeyError("negative pixels")
+    return net.second(net.first(x).relu()).relu()
+
+
+def test_network_that_cannot_be_tried_stays_whole() -> None:
+    net = asked(works_in_single_precision, {})
+    net.backbone.ask = refuses_noise
+    x = torch.rand(3, 2, 16, 16)
+    check_faster_forms(net, x)
+    reasons = {site.reason for site in gw.skip_closed_filters(net, "skip").skipped}
+    assert all("the network cannot be tried on noise: KeyError (KeyError: 'negative pixels')" in own for own in reasons)
+
+
+def test_layer_with_a_computed_weight_stays_whole() -> None:
+    backbone = Asking(calls_by_keyword).eval()
+    prune.random_unstructured(backbone.first, "weight", 0.5)
+    net = gw.GaterNet(backbone, gater=Scripted.of("01?"), example=torch.randn(2, 2, 16, 16)).eval()
+    check_faster_forms(net, torch.randn(5, 2, 16, 16))
+    (site,) = gw.skip_closed_filters(net, "skip").skipped
+    assert site.reason == "first computes its weight at each call, and cannot run a part of its filters"
