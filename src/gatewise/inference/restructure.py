@@ -159,8 +159,7 @@ class _Plan:
         source = [places.get(filter_, -1) for filter_ in range(self.site.filters)]
         if self.decided and len(self.kept) == self.site.filters:
             return  # the hooks of the GaterNet do this
-        layer = backbone.get_submodule(self.site.layer)
-        hold_constant(layer, self.site.side, source, self.site.channel_axis)
+        hold_constant(backbone, self.site.layer, self.site.side, source, self.site.channel_axis)
 
 
 def _balanced(wanted: list[bool], groups: int) -> list[int]:

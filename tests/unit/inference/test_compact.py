@@ -291,6 +291,17 @@ def test_constant_gates_of_channels_last_maps_are_removed() -> None:
     assert torch.equal(gates(torch.tensor([[[1.0, 2.0]]])), torch.tensor([[[0.0, 1.0, 2.0]]]))
 
 
+@pytest.mark.situation("A conversion replaces layers whose filters a GaterNet gates")
+@pytest.mark.parametrize("conversion", ["SyncBatchNorm after compact"])
+@torch.no_grad()
+def test_closed_filters_stay_closed_when_their_norm_is_converted(conversion: str) -> None:
+    small = gw.compact(gater_net(["basic"], 8, states="11010011", sites="residual"), [images(2)]).eval()
+    expected = small(images(2))
+    assert any(isinstance(module, ConstantGates) for module in small.modules()), conversion
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(small)
+    assert torch.equal(converted(images(2)), expected)
+
+
 def test_flow_stops_where_ungated_map_is_read() -> None:
     net = gw.make_model("seresnet18", num_classes=5)
     gated = gw.GaterNet(net, sites="residual", image_size=(64, 64))
