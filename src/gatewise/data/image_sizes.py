@@ -1,4 +1,4 @@
-"""The size of images that are of different sizes, if nobody chose one."""
+"""The size of images that are of different sizes, if none was chosen."""
 
 # pyright: basic
 
