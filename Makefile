@@ -8,7 +8,9 @@ MINUTES ?= 0
 SHARD ?= 1/1
 ONLY ?=
 WORKERS ?=
-TRAINERS := tests/integration/trainers tests/unit/integrations tests/unit/presets
+PAGES := tests/integration/test_documents.py::test_python_of_page_runs
+TRAINERS := tests/integration/trainers tests/unit/integrations tests/integration/test_examples.py \
+	"$(PAGES)[docs/lightning.md]" "$(PAGES)[docs/hugging-face.md]"
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
@@ -32,7 +34,7 @@ test-oldest: .venv-oldest/.developed  ## run the default suite with the oldest s
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[all]" --group dev $(OLDEST)
 	touch $@
 
-test-trainers: .venv-trainers/.developed  ## run the tests with Lightning, transformers and ultralytics, and those of timm
+test-trainers: .venv-trainers/.developed  ## run the tests with Lightning, transformers and ultralytics
 	.venv-trainers/bin/python -m pytest $(TRAINERS)
 
 .venv-trainers/.developed: pyproject.toml

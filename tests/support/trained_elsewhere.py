@@ -14,6 +14,7 @@ BATCH, BATCHES, EPOCHS, LR = 8, 4, 2, 0.1
 generator = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(BATCH * BATCHES, 3, 8, 8, generator=generator) + 1
 LABELS = torch.randint(0, 3, (BATCH * BATCHES,), generator=generator)
+EXAMPLES = [{"pixel_values": image, "labels": label} for image, label in zip(IMAGES, LABELS, strict=True)]
 
 
 def plain_net() -> nn.Module:
@@ -66,8 +67,8 @@ def own_loop(net: nn.Module, gate_epochs: int, accumulate: int = 1) -> list[floa
             criterion = F.cross_entropy(net(images), labels)
             loss = criterion + gw.gate_loss(net)
             (loss / accumulate).backward()
-            losses.append(float(loss))
-            extra.append(float(loss) - float(criterion))
+            losses.append(loss.item())
+            extra.append(loss.item() - criterion.item())
             if len(losses) % accumulate == 0:
                 optimizer.step()
                 optimizer.zero_grad()

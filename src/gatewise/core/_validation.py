@@ -51,7 +51,7 @@ class _Shown(reprlib.Repr):
 
 _SHOWN = _Shown()
 _LONGEST = 400
-_MOST_LISTED = 20  # names that a message lists in full
+_MOST_LISTED = 12  # names that a message lists in full
 
 
 def safe_repr(value: object) -> str:

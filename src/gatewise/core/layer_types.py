@@ -3,7 +3,8 @@
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # by number of spatial axes
-TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # the same
+ANY_CONVOLUTIONS = CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS
 LAZY_CONVOLUTIONS = (
     *(nn.LazyConv1d, nn.LazyConv2d, nn.LazyConv3d),
     *(nn.LazyConvTranspose1d, nn.LazyConvTranspose2d, nn.LazyConvTranspose3d),

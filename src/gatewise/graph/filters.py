@@ -15,7 +15,7 @@ class LayerCost:
 
     Attributes:
         layer: path of the layer.
-        macs: multiply-adds (MACs) for one sample.
+        macs: multiply-adds (MACs) for one sample, of all its calls with these filters.
         groups: groups of a convolution; 1 for a linear layer.
     """
 
@@ -58,7 +58,7 @@ def find_filters(graph: Graph, place: str) -> tuple[list[Filters], list[Skipped]
         producers = list(dict.fromkeys(producer for op in maps for producer in _producers(op)))
         consumers = list(dict.fromkeys(consumer for op in maps for consumer in _consumers(op)))
         mixing = [producer for producer in producers if producer.is_cross_channel]
-        if reason := _why_no_filters(mixing, maps) or _why_not_all_calls(graph, [*producers, *consumers], maps):
+        if reason := _why_no_filters(graph, mixing, maps):
             skipped.append(Skipped(spot.layer, reason))
             continue
         (producer,) = _layer_costs(mixing)
@@ -67,20 +67,17 @@ def find_filters(graph: Graph, place: str) -> tuple[list[Filters], list[Skipped]
     return found, skipped
 
 
-def _why_no_filters(producers: list[Op], maps: list[Op]) -> str:
+def _why_no_filters(graph: Graph, producers: list[Op], maps: list[Op]) -> str:
     """Return why the channels of the maps at a place are not the filters of one layer, or ''."""
     if not producers:
         return "its channels are a concatenation of several maps"
-    if len(producers) > len(maps) or len({producer.layer for producer in producers}) > 1:
+    layers = {producer.layer for producer in producers}
+    if len(producers) > len(maps) or len(layers) > 1:
         return f"{len(producers)} layers produce its channels, expected one"
+    others = [op for op in graph.operations if op.layer in layers and op.is_cross_channel and op not in producers]
+    if others and len(maps) > 1:
+        return f"its channels are those of {others[0].layer}, which is also called without this place"
     return ""
-
-
-def _why_not_all_calls(graph: Graph, gated: list[Op], maps: list[Op]) -> str:
-    """Return which layer of a place that is called several times also runs without these filters, or ''."""
-    layers = {op.layer for op in gated} if len(maps) > 1 else set[str]()
-    others = [op.layer for op in graph.operations if op.layer in layers and op.is_weighted and op not in gated]
-    return f"{others[0]} is also called without these filters" if others else ""
 
 
 def _layer_costs(ops: list[Op]) -> tuple[LayerCost, ...]:

@@ -111,7 +111,7 @@ def _why_unfit(spots: Iterable[Spot]) -> dict[tuple[str, str], str]:
         often = f"{layer} is called {calls} times" if calls > 1 else f"{layer} has several {side}s"
         makers = sorted({maker for spot in own for maker in spot.origin})
         if here < calls:
-            reasons[layer, side] = f"{often}, and only {here} of its {side}s are such places"
+            reasons[layer, side] = f"{often}, and its {side} is such a place at {here} of them"
         elif len({spot.place for spot in own}) > 1:
             widths = sorted({spot.place.channels for spot in own})
             reasons[layer, side] = f"{often}, with different numbers of channels or axes: {widths}"

@@ -150,11 +150,11 @@ def _parts_of(value: Any) -> tuple[Callable[..., Any], Any, Any, Any, Any] | Non
     if own_way or kind.__reduce_ex__ is not object.__reduce_ex__:
         return None
     try:
-        make, arguments, state, items, pairs = (*value.__reduce_ex__(4), None, None, None)[:5]
+        parts: Any = (*value.__reduce_ex__(4), None, None, None)[:5]
     except Exception:  # a lock, a file, a generator
         return None
-    known = make is copyreg.__newobj__ or make in _MADE_BY_THEMSELVES  # pyright: ignore[reportAttributeAccessIssue]
-    return (make, arguments, state, items, pairs) if known else None
+    known = parts[0] in (copyreg.__newobj__, *_MADE_BY_THEMSELVES)  # pyright: ignore[reportAttributeAccessIssue]
+    return parts if known else None
 
 
 def _cloned(tensor: Tensor) -> Tensor:

@@ -18,7 +18,14 @@ from torch import Tensor, fx, nn
 
 from gatewise import errors
 from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
-from gatewise.core.layer_types import CHANNEL_NORMS, CONVOLUTIONS, DROPOUTS, spatial_axes
+from gatewise.core.layer_types import (
+    ANY_CONVOLUTIONS,
+    CHANNEL_NORMS,
+    CONVOLUTIONS,
+    DROPOUTS,
+    TRANSPOSED_CONVOLUTIONS,
+    spatial_axes,
+)
 from gatewise.core.log_filters import without_logs_of
 from gatewise.gates.registry import Gate
 from gatewise.graph.structural_copy import rehearsal
@@ -27,6 +34,7 @@ from gatewise.graph.unreadable import why_unreadable
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], "conv"),
+    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], "conv"),
     **dict.fromkeys(["linear", "addmm"], "linear"),
     **dict.fromkeys(["batch_norm", "instance_norm"], "norm"),
     **dict.fromkeys(["group_norm", "layer_norm", "rms_norm", "local_response_norm"], "mixing"),
@@ -38,7 +46,7 @@ _KINDS = {
     **dict.fromkeys(["permute", "transpose"], "permute"),
 }
 _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
-    (CONVOLUTIONS, "conv"),
+    (ANY_CONVOLUTIONS, "conv"),
     ((nn.Linear,), "linear"),
     (CHANNEL_NORMS, "norm"),
     ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), "mixing"),
@@ -53,8 +61,8 @@ class Op:
 
     Attributes:
         index: position in the order of execution.
-        kind: "conv", "linear", "norm" (per channel, such as batch norm), "mixing" (across channels, such as group
-            norm), "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
+        kind: "conv" (also a transposed one), "linear", "norm" (per channel, such as batch norm), "mixing" (across
+            channels, such as group norm), "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
         inputs: the operations that produce its inputs, without parameters.
         calls: the enclosing module calls, outermost first, as {identifier of the call: module path}.
         shape: shape of the result; () if the result is not a tensor.
@@ -252,8 +260,9 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
         calls = {call: names.get(path, path) for call, path in enclosing_calls(node).items()}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
-        weight = _weight_shape(kind, node, modules)
-        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, weight), _macs(shape, weight))
+        op = Op(len(ops), kind, inputs, calls, shape, axis)
+        if weight := _weight_shape(kind, node, modules):
+            op.groups, op.macs = _groups_and_macs(op, weight, transposed=_is_transposed(node, modules))
         for source in _reads(node):
             if source in results:
                 results[source].consumers.append(op)
@@ -318,7 +327,7 @@ def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, 
 
 
 def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tuple[int, ...]:
-    """Return the weight's shape of a convolution or linear layer, (outputs, inputs per group, ...); otherwise ()."""
+    """Return the shape of the weight of a convolution or linear layer as torch stores it; otherwise ()."""
     if kind not in {"conv", "linear"}:
         return ()
     if node.op == "call_module":
@@ -330,14 +339,19 @@ def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tu
     return _shape(weight) if isinstance(weight, fx.Node) else ()
 
 
-def _groups(kind: str, inputs: list[Op], weight: tuple[int, ...]) -> int:
-    """Return the groups of a convolution, from the shape of its weight; 1 for other kinds."""
-    if kind != "conv":
-        return 1
-    width = weight[1] if len(weight) > 1 else inputs[0].channels
-    return max(1, inputs[0].channels // max(1, width))
+def _is_transposed(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], TRANSPOSED_CONVOLUTIONS)
+    return "conv_transpose" in str(node.target)
 
 
-def _macs(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    """Return the multiply-adds of one sample: output elements times elements of a filter."""
-    return math.prod(shape[1:]) * math.prod(weight[1:]) if weight else 0
+def _groups_and_macs(op: Op, weight: tuple[int, ...], *, transposed: bool) -> tuple[int, int]:
+    """Return the groups of a convolution (1 for linear layers), and the multiply-adds for one sample.
+
+    A weight is (outputs, inputs per group, ...), and the product of a transposed convolution (inputs, outputs per
+    group, ...). Each position multiplies all its elements: of the result, or of a transposed convolution's input.
+    """
+    source = op.inputs[0]
+    whole, positions = (op, source) if transposed else (source, op)
+    groups = max(1, whole.channels // max(1, weight[1])) if op.kind == "conv" else 1
+    return groups, math.prod(positions.spatial_shape) * math.prod(weight)

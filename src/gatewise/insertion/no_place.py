@@ -4,7 +4,7 @@ import difflib
 import re
 
 from gatewise.core import _validation
-from gatewise.core.layer_types import CONVOLUTIONS, LAZY_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from gatewise.core.layer_types import ANY_CONVOLUTIONS, LAZY_CONVOLUTIONS
 from gatewise.graph import Graph, Place, Places, Skipped, find_places, place_kind, place_names
 from gatewise.graph.selection import Names
 
@@ -59,7 +59,7 @@ def _what_is_missing(graph: Graph, by_type: bool) -> str:
 
 
 def _has_convolution(graph: Graph) -> bool:
-    convolutions = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, *LAZY_CONVOLUTIONS)
+    convolutions = (*ANY_CONVOLUTIONS, *LAZY_CONVOLUTIONS)
     return any(isinstance(module, convolutions) for module in graph.modules.values())
 
 

@@ -1,5 +1,6 @@
 """The stages of fine-tuning in a trainer that calls back at the start of a training and of each epoch."""
 
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -64,6 +65,12 @@ class FineTuning:
         _check_optimized(model, optimizers, every_parameter=len(self._stages) > 1)
         if steps is not None:
             set_total_steps(model, steps, restart=not resumed)
+        elif any(hasattr(module, "schedule") and not isinstance(module, GaterNet) for module in model.modules()):
+            warnings.warn(
+                "the trainer does not know how long it trains, so the schedule of the budget stays as it is (1,000 "
+                "steps by default). Limit the training in epochs or steps, or call schedule(steps) of the GaterNet.",
+                stacklevel=3,
+            )
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         """Freeze and unfreeze parameters if a stage begins with this epoch; epochs count from 0."""
@@ -93,6 +100,8 @@ def _check_optimized(model: nn.Module, optimizers: Iterable[torch.optim.Optimize
     held = {
         id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
     }
+    if held.isdisjoint(map(id, model.parameters())):
+        return  # a sharded training, such as DeepSpeed's, has copies
     own = {id(parameter) for _, _, parameter in gate_parameters(model)}
     own |= {id(p) for net in model.modules() if isinstance(net, GaterNet) for p in net.gater.parameters()}
     missing = [

@@ -1,6 +1,8 @@
 """The Trainer of transformers with gates: stages, schedules, loss, log, checkpoints, and from_pretrained."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gatewise as gw
+from support.launched import LAUNCHER
+from support.project import SUPPORT
 from support.trained_elsewhere import (
     BATCH,
     BATCHES,
     EPOCHS,
+    EXAMPLES,
     IMAGES,
-    LABELS,
     budget_net,
     changed,
     expected_statistics,
@@ -31,8 +35,6 @@ transformers = pytest.importorskip("transformers")
 from gatewise.integrations.transformers import GateTuning  # noqa: E402 - needs transformers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore", "error:this loss has no loss of the gates")]
-
-EXAMPLES = [{"pixel_values": image, "labels": label} for image, label in zip(IMAGES, LABELS, strict=True)]
 
 
 class Model(nn.Module):
@@ -64,7 +66,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         self.first = first
         torch.manual_seed(first + len(self.losses))
         loss = super().training_step(*args, **options)
-        self.losses.append(float(loss))
+        self.losses.append(loss.item())
         return loss
 
 
@@ -275,3 +277,30 @@ def test_from_pretrained_reads_the_checkpoint(tmp_path: Path) -> None:
     assert changed(snapshot(model), snapshot(read)) == set()
     with torch.no_grad():
         assert torch.equal(read.eval()(IMAGES).logits, model.eval()(IMAGES).logits)
+
+
+IN_PROCESSES = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import gatewise as gw
+from transformers import Trainer, TrainingArguments
+from gatewise.integrations.transformers import GateTuning
+from support.trained_elsewhere import EXAMPLES, gated_net
+
+arguments = TrainingArguments({folder!r}, num_train_epochs=1, use_cpu=True, disable_tqdm=True)
+try:
+    Trainer(model=gated_net(), args=arguments, train_dataset=EXAMPLES, callbacks=[GateTuning(1)]).train()
+except gw.GatewiseError as error:
+    print(error)
+"""
+
+
+def test_several_processes_raise(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(IN_PROCESSES.format(tests=str(SUPPORT.parent), folder=str(tmp_path)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*LAUNCHER, str(script)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("gate_epochs=1 needs a training in one process") == 2

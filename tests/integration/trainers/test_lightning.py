@@ -47,7 +47,7 @@ class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
         images, labels = batch
         torch.manual_seed(self.trainer.current_epoch * BATCHES + index)
         loss = self.criterion(self.net(images), labels)
-        self.losses.append(float(loss))
+        self.losses.append(loss.item())
         return loss
 
     def validation_step(self, batch: Any, _: int) -> None:

@@ -88,8 +88,10 @@ def test_schedule_continues_after_a_resume(resumed: bool, step: int) -> None:
 
 def test_unknown_length_leaves_the_schedule() -> None:
     net = budget_net()
-    start(net, 0, steps=None)
+    with pytest.warns(UserWarning, match="does not know how long it trains"):
+        start(net, 0, steps=None)
     assert net.price.ramp == 1000
+    start(gated_net(), 0, steps=None)  # has no schedule
 
 
 def test_several_processes_raise() -> None:
@@ -148,6 +150,12 @@ def test_optimizer_without_gates_raises(make: Any) -> None:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name not in own)
     start(net, 0, torch.optim.SGD(others, lr=0.1))
+
+
+def test_optimizer_of_copies_is_accepted() -> None:
+    """As in a sharded training, where the optimizer holds no parameter of the network itself."""
+    net = gated_net()
+    start(net, 0, torch.optim.SGD([parameter.detach().clone() for parameter in net.parameters()], lr=0.1))
 
 
 def test_trainable_parameters_have_their_names() -> None:

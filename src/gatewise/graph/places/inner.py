@@ -20,7 +20,7 @@ def inner(graph: Graph) -> Places:
         if not (op.is_map and len(op.consumers) == 1 and op.consumers[0].is_cross_channel):
             continue
         if reason := _why_not_private(op):
-            places.skip(op.where, reason)
+            places.skip(op.where, reason.removesuffix(f" ({op.where})"))
             continue
         spot = _before_own_gate(before_dropout(op))
         places.take(graph.output_at(spot) + graph.input_at(spot), op.where, "no layer starts or ends at its map")
