@@ -15,6 +15,7 @@ from gatewise.core import _validation
 from gatewise.data.broken import counting_broken, without_broken
 from gatewise.data.division import divide
 from gatewise.data.folders import Location
+from gatewise.data.image_sizes import chosen_side
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
@@ -104,7 +105,8 @@ def load_dataset(
     Args:
         source: what one of the registered sources of labelled images matches; `gatewise train --help` and
             `describe_sources` list them.
-        image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
+        image_size: side in pixels; the shorter side is scaled to it and the centre cropped. None keeps the size of the
+            images, or, if a sample of them differs in size, takes the median of their shorter sides, at most 224.
         loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
             splits that would take more than 1 GiB.
         reading: how the source is read and divided; None uses the defaults.
@@ -139,6 +141,10 @@ def load_dataset(
         _say_missing_classes(location, divided)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
+        if image_size is None:
+            image_size, note = chosen_side([divided[name].images for name in ("train", "validation", *divided)])
+            if note:
+                location.say(note)
         encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}
         splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
     own = splits["train"]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from gatewise.core._torch_compat import call_while_tracing
 from gatewise.core.hooks import change_map, count_change, remove_change, submodule
-from gatewise.gates.registry import Gate
 
 _SHOWN = 3  # lost gates that a warning names
 
@@ -56,7 +55,7 @@ class Attachment:
     layer: tuple[str, ...]
     side: str
     call: CallGate
-    gate: Gate
+    gate: nn.Module
     normalised: int | None
 
     @property
@@ -74,7 +73,7 @@ class Attachment:
         )
 
 
-def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str, gate: Gate) -> Attachment:
+def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str, gate: nn.Module) -> Attachment:
     """Make a gate a child of a layer, and let the layer call it.
 
     Args:

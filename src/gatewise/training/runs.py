@@ -190,7 +190,10 @@ class Run:
         """Source of the images that are shown; other data than that of the training may lack some of its classes."""
         if self.data is None:
             return self.source
-        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes))
+        height, width = self.config.get("image_size", (0, 1))
+        side = height if height == width and not self.task.any_size else None
+        image_size = self.source.image_size or side
+        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes), image_size=image_size)
 
     @property
     def _recorded_source(self) -> DataSource:

@@ -217,8 +217,7 @@ CHANGES = {
         "GateRecorder._recording": {
             "the recorder keeps earlier forwards": replace("self._calls.clear()", "None"),
             "the recorder records in training mode": replace(
-                "with hooks_on(self.gates, self._note), evaluation_mode(self.model):\n    ...",
-                "with hooks_on(self.gates, self._note):\n    ...",
+                "nullcontext() if self.keep_mode else evaluation_mode(self.model)", "nullcontext()"
             ),
         },
         "_mean": {
