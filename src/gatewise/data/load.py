@@ -142,7 +142,7 @@ def load_dataset(
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
         if image_size is None:
-            image_size, note = chosen_side([divided[name].images for name in ("train", "validation", *divided)])
+            image_size, note = chosen_side([divided[name].images for name in dict.fromkeys(("train", *divided))])
             if note:
                 location.say(note)
         encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}
