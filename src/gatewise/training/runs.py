@@ -207,7 +207,8 @@ class Run:
             validation_split=Reading.validation_split,
             test_split=None,
         )
-        return dataclasses.replace(self.source, data=str(self.folder / SPLIT_FILE), reading=reading)
+        data, classes = str(self.folder / SPLIT_FILE), tuple(self.classes)
+        return dataclasses.replace(self.source, data=data, reading=reading, classes=classes)
 
     def _is_divided_otherwise(self, dataset: Dataset | SegmentationDataset) -> bool:
         """Whether files that were divided by the rule are other ones now than in the training."""
