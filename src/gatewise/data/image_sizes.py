@@ -32,8 +32,8 @@ def chosen_side(splits: Sequence[EncodedSource | Tensor]) -> tuple[int | None, s
     side = max(_STEP, min(_LARGEST, int(median(map(min, sizes[0]))) // _STEP * _STEP))
     (width, height), (wide, high) = seen[0], seen[-1]
     return side, (
-        f"images have different sizes ({width}x{height}, {wide}x{high}, ...): each is scaled, and its centre cropped, to "
-        f"{side}x{side}; --image-size chooses another size"
+        f"images have different sizes ({width}x{height}, {wide}x{high}, ...): each is scaled, and its centre cropped, "
+        f"to {side}x{side}; --image-size chooses another size"
     )
 
 

@@ -152,7 +152,7 @@ def load_dataset(
                 f"pretrained weights; --image-size chooses another"
             )
         elif image_size is None:
-            image_size, note = chosen_side([divided[name].images for name in ("train", "validation", *divided)])
+            image_size, note = chosen_side([divided[name].images for name in dict.fromkeys(("train", *divided))])
             if note:
                 location.say(note)
         encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}

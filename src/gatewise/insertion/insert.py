@@ -5,6 +5,7 @@ the class of the network and its methods do not change, and deepcopy, pickle, ex
 """
 
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,7 +80,7 @@ class Insertion:
         forgive = _ForgivePlainCheckpoint(tuple(self.gates))
         self._handles.append(self.model.register_load_state_dict_post_hook(forgive))
         self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))
-        torch.compiler.reset()  # a network that was compiled before would run without the gates
+        _forget_compiled()  # a network that was compiled before would run without the gates
 
     def undo(self) -> None:
         """Remove the gates; the state dict is then exactly what it was before the insertion."""
@@ -87,7 +88,7 @@ class Insertion:
             handle.remove()
         for attachment in self.attachments:
             detach(self.model, attachment)
-        torch.compiler.reset()
+        _forget_compiled()
         self.gates, self.places, self.attachments, self._handles = {}, (), [], []
 
 
@@ -294,6 +295,12 @@ def _repetition(layers: list[str]) -> str:
         f"a gate of this kind was already at this place and is there twice now, at {shown}. Both run. Call "
         f"insertion.undo() to remove the gates of one insertion."
     )
+
+
+def _forget_compiled() -> None:
+    """Let networks be compiled again at their next call: Dynamo does not notice new or removed hooks."""
+    if "torch._dynamo" in sys.modules:  # importing it takes a second
+        torch.compiler.reset()
 
 
 def _snake_case(gate: Any) -> str:

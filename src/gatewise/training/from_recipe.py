@@ -89,15 +89,15 @@ def train(
             return finished
         processes.on_main_process(functools.partial(check_writable, out))
         progress.quiet = progress.quiet or not processes.is_main
-        if dataset is None:  # a caller who loads the data says what is in it
-            dataset = recipe.source.load()
-            for line in first_facts(dataset, recipe.sections().optimisation):
-                progress.say(line)
-            if (constant := constant_answer(recipe.task_spec.make(dataset.classes), dataset)) is not None:
-                progress.say(constant.sentence)
+        given, dataset = dataset, dataset or recipe.source.load()
         if states and dataset.division is not None:
             dataset.division.check_same(out)
         setup = build(recipe, dataset, processes, workers)
+        if given is None:  # a caller who loads the data says what is in it
+            for line in first_facts(dataset, recipe.sections().optimisation):
+                progress.say(line)
+            if (constant := constant_answer(setup.task, dataset)) is not None:
+                progress.say(constant.sentence)
         setup.announce(progress)
         try:
             with processes.joined():

@@ -123,8 +123,8 @@ class DataOptions(Section, Reading):
     data: str = option("digits", f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     image_size: int | None = option(
         None,
-        "side in pixels to which images are scaled and cropped, for segment the shorter side; none keeps their size, or "
-        "chooses one if they differ in size",
+        "side in pixels to which images are scaled and cropped, for segment the shorter side; none keeps their size, "
+        "or chooses one if they differ in size",
     )
     loading: str = option("auto", "auto (decode a split of up to 1 GiB once, stream a larger one), memory, or stream")
 

@@ -271,14 +271,14 @@ CHANGES = {
         "Insertion.undo": {
             "undo forgets the hooks": remove("for handle in self._handles:\n    ..."),
             "undo leaves the gates in the network": drop_call("detach"),
-            "a compiled network keeps gates after undo": remove("torch.compiler.reset()"),
+            "a compiled network keeps gates after undo": remove("_forget_compiled()"),
         },
         "Insertion.complete": {
             "only the first insertion accepts plain checkpoints": replace(
                 "self._handles.append(self.model.register_load_state_dict_post_hook(forgive))",
                 "if not self.model._load_state_dict_post_hooks:\n    self._handles.append(self.model.register_load_state_dict_post_hook(forgive))",
             ),
-            "a network compiled before runs without new gates": remove("torch.compiler.reset()"),
+            "a network compiled before runs without new gates": remove("_forget_compiled()"),
             "lost gates are not noticed": remove(
                 "self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))"
             ),
