@@ -190,7 +190,7 @@ def tried(module: str) -> Iterator[dict[str, Any]]:
         except WrongResultError as error:
             result, remark = "wrong result", str(error)
         except gw.GatewiseError as error:
-            result, remark = "refused", str(error)
+            result, remark = "rejected", str(error)
         except Exception as error:  # of torch, timm or this package: all are errors of the row
             result, remark = "error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         row["steps"][name] = {"result": result, **({"remark": remark} if remark else {})}
@@ -219,11 +219,11 @@ def row_of(module: str, limit: float) -> dict[str, Any]:
 def verdict(row: dict[str, Any]) -> str:
     """Return the worst result of a row's steps.
 
-    >>> verdict({"steps": {"skip": {"result": "ok"}, "compact": {"result": "refused"}}})
-    'refused'
+    >>> verdict({"steps": {"skip": {"result": "ok"}, "compact": {"result": "rejected"}}})
+    'rejected'
     """
     results = {step["result"] for step in row["steps"].values()}
-    return next(result for result in ("wrong result", "error", "refused", "ok") if result in results)
+    return next(result for result in ("wrong result", "error", "rejected", "ok") if result in results)
 
 
 def main() -> None:

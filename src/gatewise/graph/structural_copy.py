@@ -16,7 +16,7 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,12 @@ from gatewise.core._torch_compat import compiled_network, uncompiled
 _SHARED = (type, BuiltinFunctionType, ModuleType, Dataset, DataLoader)
 _IMMUTABLE = {type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype, torch.Size}
 _MADE_BY_THEMSELVES = (set, frozenset, OrderedDict, defaultdict, deque, Counter)  # their reduction calls the class
+Network = TypeVar("Network", bound=nn.Module)
 _OWN_WAY = ("__deepcopy__", "__setstate__", "__del__")
 _CALLING = (nn.Module, FunctionType, MethodType, functools.partial)  # in a closure: may lead to the network
 
 
-def structural_copy(model: nn.Module) -> nn.Module:
+def structural_copy(model: Network) -> Network:
     """Return a copy of a network with its own modules, buffers and attributes, and with the same parameters.
 
     Modules, containers and plain Python objects are copied, tensors other than parameters are cloned, and methods and
@@ -48,7 +49,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
     return _Copier().copy(model)
 
 
-def full_copy(model: nn.Module) -> nn.Module:
+def full_copy(model: Network) -> Network:
     """Return a copy of a network with its own parameters: a deepcopy, or a structural copy where that fails.
 
     >>> from torch.nn.utils import prune
@@ -69,7 +70,7 @@ def full_copy(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def rehearsal(model: nn.Module) -> Iterator[nn.Module]:
+def rehearsal(model: Network) -> Iterator[Network]:
     """Yield a structural copy in eval mode, and restore the states of the random number generators on exit.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
