@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
-from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
+from gatewise.core._torch_compat import enclosing_calls, has_calls, has_meta_tensors, operator_name
 from gatewise.core.layer_types import CHANNEL_NORMS, CONVOLUTIONS, DROPOUTS
 from gatewise.gates.registry import Gate
 
@@ -186,6 +186,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
         candidates = [(guess,) for guess in example_inputs(model)]
     else:
         candidates = [example if isinstance(example, tuple) else (example,)]
+    if has_meta_tensors(model):
+        candidates = [tuple(x.to("meta") if isinstance(x, Tensor) else x for x in inputs) for inputs in candidates]
     reasons = []
     with evaluation_mode(model), _gates_set_aside(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about attributes that a forward assigns: the model is a copy
@@ -206,7 +208,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
 
 def _copy(model: nn.Module) -> nn.Module:
     """Return a copy that shares the parameters, since a forward in eval mode does not change them."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    twin = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    return twin.to("meta") if has_meta_tensors(model) else twin  # loaders leave buffers on the CPU
 
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:

@@ -22,6 +22,7 @@ from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
 from gatewise.graph import Graph, Place, Skipped, change_map, evaluation_mode
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
+from gatewise.insertion.meta_device import InitialisesGates, materialise_gates
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Insertion:
     places: tuple[Place, ...]
     skipped: tuple[Skipped, ...]
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
-    _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
+    _handles: list[RemovableHandle | InitialisesGates] = field(default_factory=list[Any], repr=False)
 
     def __repr__(self) -> str:
         return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} skipped)"
@@ -90,7 +91,7 @@ class Insertion:
                 buffer.copy_(buffers[name])
         return tuple(path for path in self.gates if path not in reached)
 
-    def keep(self, handle: RemovableHandle) -> None:
+    def keep(self, handle: RemovableHandle | InitialisesGates) -> None:
         """Keep the handle of a hook that `undo` removes."""
         self._handles.append(handle)
 
@@ -180,6 +181,7 @@ def insert_gates(
     except BaseException:
         insertion.undo()
         raise
+    insertion.keep(InitialisesGates(model, insertion.gates.values()))
     forgive = _ForgivePlainCheckpoint(tuple(insertion.gates))
     insertion.keep(model.register_load_state_dict_post_hook(forgive))
     return insertion
@@ -242,7 +244,10 @@ def _snake_case(gate: Any) -> str:
 
 @dataclass(frozen=True)
 class _ForgivePlainCheckpoint:
-    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them."""
+    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them.
+
+    Gates that were on the meta device then get their initial values.
+    """
 
     paths: tuple[str, ...]
 
@@ -256,6 +261,7 @@ class _ForgivePlainCheckpoint:
             gate_keys = {prefix + key for key in own}
             if gate_keys <= set(missing):
                 missing[:] = [key for key in missing if key not in gate_keys]
+                materialise_gates(model)
 
 
 def gates_in(model: nn.Module) -> dict[str, Gate]:
