@@ -254,7 +254,8 @@ class _ForgivePlainCheckpoint:
     def __call__(self, model: nn.Module, incompatible: Any) -> None:
         missing: list[str] = incompatible.missing_keys
         gates = gates_in(model)
-        own = [f"{path}.{key}" for path in self.paths if path in gates for key in gates[path].state_dict()]
+        keys = [f"{path}.{key}" for path in self.paths if path in gates for key in gates[path].state_dict()]
+        own = [key for key in keys if not key.endswith("num_batches_tracked")]  # batch norms need not have it in a file
         if not own:
             return
         for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
