@@ -154,6 +154,19 @@ def operator_name(target: object) -> str | None:
     return str(target).split(".")[1] if isinstance(target, _OPERATOR) else None
 
 
+# Networks that were compiled: graph/structural_copy.py
+
+
+def uncompiled(function: Any) -> Any:
+    """Return the function that torch.compile was given; any other function as it is."""
+    return getattr(function, "_torchdynamo_orig_callable", function)
+
+
+def compiled_network(module: nn.Module) -> nn.Module | None:
+    """Return the network inside the module that torch.compile returns; None for any other module."""
+    return module._modules.get("_orig_mod") if hasattr(module, "_torchdynamo_orig_callable") else None
+
+
 # Sizes that torch.export cannot know: inference/conditional.py. Replacement: nothing is promised to the exporter.
 check_size: Callable[[Any], None] = _attribute("_check") or (lambda _: None)
 
@@ -272,3 +285,13 @@ def count_flops_as_convolution(operator: Any) -> None:
 # distributed training have neither: None, and init_process_group then makes its own store.
 TCPStore: Any = getattr(distributed, "TCPStore", None)
 rendezvous: Any = getattr(distributed, "rendezvous", None)
+
+
+def call_while_tracing(function: Callable[..., None]) -> Callable[..., None]:
+    """Let Dynamo call `function` once while it traces, instead of tracing it; the compiled network does not call it.
+
+    This is `torch.compiler.assume_constant_result` without its import of Dynamo, which takes a second. If a release of
+    torch ignores the mark, Dynamo traces the function.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # pyright: ignore
+    return function

@@ -14,14 +14,14 @@ from gatewise.core import _validation
 from gatewise.core.files import write_atomically
 from gatewise.core.reasons import as_data_error
 from gatewise.core.types import Output
-from gatewise.exporting.formats.registry import Format, describe_formats, format_named, formats
+from gatewise.exporting.formats.registry import Exported, Format, describe_formats, format_named, formats
 from gatewise.gaternet import GaterNet, run_with_gates
 from gatewise.inference import ConditionalNet, compact
 from gatewise.training import Progress
-from gatewise.training.runs import Run
+from gatewise.training.runs import Run, stored_task
 
 FORMS = ("masked", "compact", "skip")
-_DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
+_DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "pixels", "spec")
 _TOLERANCE = 1e-3  # largest difference of logits, relative to the largest logit
 _FLIPPED = 0.01  # fraction of images that may have different gates, because a gate logit near 0 is rounded differently
 
@@ -35,6 +35,19 @@ class WithGates(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         output, gates = run_with_gates(self.network, image)
+        return output if gates is None else (output, gates)
+
+
+class _Readable(nn.Module):
+    """Apply a function to the first output of a network, such as that from logits to numbers in their unit."""
+
+    def __init__(self, network: nn.Module, readable: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.readable = network, readable
+
+    def forward(self, image: Tensor) -> Output:
+        logits, gates = _as_pair(self.network(image))
+        output = self.readable(logits)
         return output if gates is None else (output, gates)
 
 
@@ -53,7 +66,8 @@ def export_run(
     """Export a run's network to one file, reopen the file, and compare it with the network on validation images.
 
     The input of the file is "image", float32 (N, C, H, W), normalised with the mean and std in its metadata. N is
-    dynamic; for segmentation networks H and W are too. The outputs are "logits" and, for a GaterNet, "gates". The
+    dynamic; for segmentation networks H and W are too. The outputs are "logits" ("values" in their unit for numbers) and, for a GaterNet,
+    "gates". The
     metadata also has the classes and versions: read it with `details_of`, and with
     `torch.export.load(file, extra_files={"gatewise": ""})` from an archive of torch.export.
 
@@ -166,9 +180,9 @@ def _quantised(file: Path, chosen: Format, run: Run, calibration: int) -> dict[s
     return {"score": run.score.name, **scores, "other_gates": flipped / len(run.images or ())}
 
 
-def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
-    """Return the main metric of the run on all its validation images."""
-    evaluation = run.new_results()
+def _score(exported: Exported, run: Run) -> float:
+    """Return the main metric of the run on all its validation images, from the output of an exported file."""
+    evaluation = stored_task(exported.file, exported.details).new_results(torch.device("cpu"))
     for images, labels in run.batches():
         evaluation.update(_as_pair(exported(images))[0], labels)
     return evaluation.results()[run.score.name]
@@ -178,11 +192,16 @@ def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
     """Return a run's network in the given form, in eval mode."""
     model: Any = run.model.eval()
     if form == "skip":
-        return ConditionalNet(model).eval()
+        return _readable(run, ConditionalNet(model))
     if form == "compact":
         say("finding constant gates")
         model = compact(model, run.of("train").first()).eval()
-    return WithGates(model).eval()
+    return _readable(run, WithGates(model))
+
+
+def _readable(run: Run, network: nn.Module) -> nn.Module:
+    """Return the network with the output that the run's task gives to exported files, in eval mode."""
+    return (network if run.task.output == "logits" else _Readable(network, run.task.readable)).eval()
 
 
 def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) -> Any:

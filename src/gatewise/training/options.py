@@ -11,19 +11,15 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data import IGNORED, LOADINGS, LabelledSource, MaskedSource, describe_sources
+from gatewise.data import IGNORED, LOADINGS, DataSource, LabelledSource, MaskedSource, describe_sources
 from gatewise.data.augmentation import parse_augmentation
+from gatewise.data.reading import Reading, option
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
-from gatewise.training.tasks import TaskSpec, summaries
+from gatewise.training.tasks import TaskSpec, score_words, summaries
 
-CLASS_WEIGHTS = ("none", "median_frequency")
+CLASS_WEIGHTS = ("none", "balanced", "median_frequency")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-def option(default: Any, description: str) -> Any:
-    """Return a dataclass field with a default and a help text for the command line and the documentation."""
-    return dataclasses.field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +41,7 @@ class TaskOptions(Section):
     """What the network is trained to do, and the options that only some tasks use."""
 
     task: str = option("classify", f"{summaries()}, with its own options after a colon")
+    metric: str | None = option(None, f"score to judge by, none the first of its task: {score_words()}")
     label_smoothing: float = option(0.0, "fraction of the target that is spread evenly over all classes")
     mixup: float = option(0.0, "alpha of mixup; 0 disables it")
     cutmix: float = option(
@@ -55,13 +52,21 @@ class TaskOptions(Section):
     )
     ignore_index: int = option(IGNORED, "for segment, mask value of pixels that are excluded from loss and score")
     class_names: str | None = option(
-        None, "for segment, names of the mask values, separated by commas; none reads classes.txt or uses numbers"
+        None,
+        "the classes to keep, separated by commas, in the order of the outputs; for segment, names of the mask values, "
+        "of which none reads classes.txt or uses numbers",
     )
     foreground: str | None = option(
         None, "for segment, train a binary segmenter for this class; none keeps all classes"
     )
+    mask_threshold: float | None = option(
+        None,
+        "for segment, value from which a pixel of a mask is foreground (128); none takes values as class indices",
+    )
     class_weights: str = option(
-        "none", "for segment, none, or median_frequency to give rare classes more weight in the loss"
+        "none",
+        "none, balanced (classify, multilabel) or median_frequency (segment) to give rare classes more weight in the "
+        "loss",
     )
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class TaskOptions(Section):
         _check_side(crop_size=self.crop_size)
         _validation.check_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
         _validation.check_integer_at_least(0, ignore_index=self.ignore_index)
+        if self.mask_threshold is not None:
+            _validation.check_number_between(1e-6, 2**32, mask_threshold=self.mask_threshold)
         self._check_all_used()
         self.task_spec.make(("a", "b"))  # raises if an option of its own is out of range
 
@@ -84,7 +91,7 @@ class TaskOptions(Section):
                 raise errors.InvalidValueError(
                     f"{field.name} is an option of the recipe, not of task {self.task!r}. Set {field.name} instead."
                 )
-            if field.name not in {"task", *used} and value != field.default:
+            if field.name not in {"task", "metric", *used} and value != field.default:
                 raise errors.InvalidValueError(
                     f"{field.name} is {_validation.safe_repr(value)}, but task {self.task} does not use it. "
                     f"Omit it, or set task."
@@ -96,7 +103,7 @@ class TaskOptions(Section):
         spec = TaskSpec.parse(self.task)
         fields = {field.name for field in dataclasses.fields(TaskOptions)}
         given = {name: getattr(self, name) for name in spec.kind.parameters() if name in fields}
-        return dataclasses.replace(spec, options={**spec.options, **given})
+        return dataclasses.replace(spec, options={**spec.options, **given}, metric=self.metric)
 
     @property
     def task_in_full(self) -> str:
@@ -108,8 +115,8 @@ class TaskOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Section):
-    """The data set, and how its images are read."""
+class DataOptions(Section, Reading):
+    """The data set, and how it is read and divided."""
 
     data: str = option("digits", f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     image_size: int | None = option(
@@ -120,8 +127,15 @@ class DataOptions(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Reading.__post_init__(self)
         _check_side(image_size=self.image_size)
         _validation.check_one_of("loading", self.loading, LOADINGS)
+
+    @property
+    def data_source(self) -> DataSource:
+        """The data set, of which a task says what its labels are."""
+        reading = Reading(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Reading)})
+        return DataSource(data=self.data, image_size=self.image_size, loading=self.loading, reading=reading)
 
 
 @dataclass(frozen=True, kw_only=True)

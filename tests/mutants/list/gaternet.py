@@ -49,6 +49,14 @@ CHANGES = {
             ),
             "a recomputed unit has no gates": replace("self.gate_context.gated", "False"),
         },
+        "keep_attached": {
+            "a hook that moved with its layer is added again": replace(
+                "if moved:\n    ...\nelif layer is not None:\n    ...\nelse:\n    ...",
+                "change_map(layer, hook.side, hook.change)",
+            ),
+            "a replaced layer of a site is not gated": drop_call("change_map"),
+            "a site without its layer is not reported": replace("layer is not None", "True"),
+        },
     },
     "gaternet/network.py": {
         "GaterNet.forward_with_gates": {
@@ -96,8 +104,9 @@ CHANGES = {
     },
     "gaternet/work.py": {
         "saved_macs": {
-            "consumers not saved": replace("outputs * inputs", "outputs"),
-            "depthwise layers free of charge": replace("layer.macs", "0 * layer.macs", nth=2),
+            "consumers not saved": replace("outputs * _open_in_groups(gates, site, groups)", "outputs"),
+            "calls without gated inputs are free of charge": replace("max(0, without_gated_inputs)", "0"),
+            "depthwise layers free of charge": replace("layer.macs", "0 * layer.macs", nth=3),
         },
         "_open_in_groups": {
             "groups of a convolution averaged": replace(

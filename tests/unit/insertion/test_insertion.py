@@ -322,7 +322,8 @@ class Shift(Scale):
 def test_two_gates_on_one_layer_run_in_order_of_insertion(side: str) -> None:
     net, x = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1)), image(2, 3, 4, 4)
     gw.insert_gates(net, Scale, factor=2.0, **{side: nn.ReLU}, example=x)
-    gw.insert_gates(net, Scale, factor=10.0, **{side: nn.ReLU}, example=x)
+    with pytest.warns(UserWarning, match="is there twice now, at 0"):
+        gw.insert_gates(net, Scale, factor=10.0, **{side: nn.ReLU}, example=x)
     assert {path: gate.factor.item() for path, gate in gw.gates_in(net).items()} == {"0.scale": 2, "0.scale_2": 10}
 
     def both(m: Tensor) -> Tensor:
@@ -361,6 +362,7 @@ def test_no_gate_is_inserted_inside_another(first: str, options: dict[str, Any])
 
 
 @pytest.mark.parametrize("text", ["se+gct", "gct+gct@inner", "gct@inner+se@inner", "gc+gc@residual_end+gct@stage_end"])
+@pytest.mark.filterwarnings("ignore:a gate of this kind was already at this place")
 def test_insert_all_places_each_gate_as_if_alone(text: str) -> None:
     together = insert_all(network("resnet18"), parse_gates(text), image())
     alone = [gw.insert_gates(network("resnet18"), choice, example=image()) for choice in parse_gates(text)]
@@ -409,7 +411,7 @@ def test_include_exclude_and_where_choose_layers(options: dict[str, Any], names:
 def test_listed_layer_matches_itself_and_children_not_prefixes() -> None:
     net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(12)))
     assert gw.insert_gates(net, "gct", include=["1"]).names == ("1",)
-    assert gw.insert_gates(net, "gct", include="^1").names == ("1", "10", "11")
+    assert gw.insert_gates(net, "se@before_conv", include="^1").names == ("1", "10", "11")
 
 
 def test_before_and_after_choose_layers_by_type() -> None:
@@ -628,17 +630,47 @@ def test_check_accepts_all_inputs_of_network() -> None:
     assert gw.insert_gates(TwoInputs(), "gct", after=nn.Conv2d, example=(x, scale)).names == ("conv",)
 
 
+@pytest.mark.parametrize(
+    ("include", "near"),
+    [
+        ("layr4", "'layer4', 'layer4.1', 'layer4.0'"),
+        (r"^layer9\\.", "'layer4', 'layer3', 'layer2'"),
+        ("layer1.0.con1", "'layer1.0.conv1', 'layer4.0.conv1', 'layer3.0.conv1'"),
+        (["fc"], "'conv1', 'layer1.0.conv1', 'layer1.0.conv2'"),
+        ([], "'conv1', 'layer1.0.conv1', 'layer1.0.conv2'"),
+        ("zzz", "'conv1', 'layer1.0.conv1', 'layer1.0.conv2'"),
+    ],
+)
+def test_include_that_matches_nothing_is_told_nearest_names(include: str | list[str], near: str) -> None:
+    with pytest.raises(ValueError, match="matches none of the 20 layers that have one") as error:
+        gw.insert_gates(network("resnet18"), "gct", include=include)
+    assert str(error.value).endswith(f"The nearest names are {near}.")
+
+
+def test_unknown_layer_is_told_few_names() -> None:
+    with pytest.raises(ValueError, match="unknown layer 'conv99'") as error:
+        gw.insert_gates(network("resnet18"), "gct", exclude=["conv99"])
+    assert str(error.value).count("'") <= 14
+    assert "'conv1'" in str(error.value)
+    assert str(error.value).endswith("in all). Did you mean 'conv1'?")
+
+
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_match_rejected_with_reasons_and_next_step() -> None:
-    with pytest.raises(ValueError, match=r"no place for se in DenseNet.*Choose another place, for example") as error:
+    with pytest.raises(ValueError, match="no place for se in DenseNet") as error:
         gw.insert_gates(network("densenet121"), "se", example=image())
-    assert "the network has no such place" in str(error.value)
-    with pytest.raises(ValueError, match=r"no place for gct in Sequential \(0: not in include; 2: not in include\)"):
-        gw.insert_gates(chain(), "gct", include="layer9")
-    with pytest.raises(ValueError, match="no place for gct"):
-        gw.insert_gates(chain(), "gct", include=[])
+    assert "(the network has no such place). Choose a place that it has: se@before_conv (120), se@inner" in str(
+        error.value
+    )
+    with pytest.raises(ValueError, match=r"no place for gct in Sequential \(0: in exclude; 2: in exclude\)\. Change"):
+        gw.insert_gates(chain(), "gct", exclude=["0", "2"])
+    linear = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match=r"\(it has no convolution\)\. Gates act on feature maps \(N, C, \*S\)"):
+        gw.insert_gates(linear, "gct")
+    with pytest.raises(ValueError, match=r"\(it has no layer of the given types\)\. Choose .*gct@before_conv \(2\)"):
+        gw.insert_gates(chain(), "gct", before=nn.Conv3d)
     with pytest.raises(ValueError, match="no place for gct"):
         gw.insert_gates(chain(), "gct", before=())
 
@@ -780,7 +812,10 @@ def test_unreadable_choices_rejected(options: dict[str, Any], message: str) -> N
 
 def test_insertion_repr_is_one_line() -> None:
     insertion = gw.insert_gates(gw.make_model("resnet20"), "gct", exclude=["conv1"])
-    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 skipped)"
+    assert repr(insertion) == "Insertion(gct at before_conv: 20 gates in CifarResNet, 1 skipped)"
+    insertion.undo()
+    one = gw.insert_gates(insertion.model, "gct:mode=l1", before=nn.Conv2d, include=["conv1"])
+    assert repr(one) == "Insertion(gct:mode=l1 before Conv2d: 1 gate in CifarResNet, 20 skipped)"
 
 
 def test_network_without_place_error_uses_words_of_gate() -> None:

@@ -1,5 +1,6 @@
 """The base class of tasks, with everything that training, comparison, prediction and export ask, and their scores."""
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gatewise.core import statistics
-from gatewise.data import Dataset, DataSource, SegmentationDataset
+from gatewise.data import Dataset, DataSource, Kind, SegmentationDataset
+from gatewise.data.band_image import BandImage
 from gatewise.gates.spec import ModelSpec
 from gatewise.training.distributed import Processes
 
@@ -65,6 +67,9 @@ class Score:
         return self.number(value) + self.unit
 
 
+ACCURACY = Score("accuracy", "accuracy")
+
+
 class BatchResults(ABC):
     """Accumulates the results of one evaluation, batch by batch.
 
@@ -104,7 +109,10 @@ class BatchResults(ABC):
 
     @abstractmethod
     def results(self) -> dict[str, Any]:
-        """Return the main score under its name, further scores, and the loss, as JSON values."""
+        """Return every score of the task under its name, and the loss, as JSON values.
+
+        Entries that end in _by_class are mappings from class names to scores, None where a score is undefined.
+        """
 
     @abstractmethod
     def record(self) -> dict[str, Tensor]:
@@ -124,6 +132,8 @@ class Task(ABC):
         name: name in the registry.
         summary: what the network predicts, in a few words.
         scores: the scores by which a run can be judged; the first is the main score unless `score` says otherwise.
+        labels: what a label is: "class" (an index for each image), "classes" (0 or 1 for each class) or "number" (one
+            or more for each image); `gatewise.data.labels.targets` describes the tensors.
         pipeline_tag: task on the Hugging Face Hub.
         latency_batch: batch size of the second latency that a comparison measures.
         class_per_image: whether each image has a class, so that statistics by class of the image make sense.
@@ -131,13 +141,18 @@ class Task(ABC):
         any_size: whether images may have any size; otherwise they have the size of the training.
         files: what `prediction` writes to files, as a plural such as "masks", or "".
         output: name of the network's output in exported files.
-        classes: class names, in the order of the labels.
+        outputs_are: what the outputs stand for, as a plural.
+        hit: what `hits` measures.
+        use: a line of Python, for the model card, after `logits` have been computed; "" for none.
+        classes: class names, in the order of the labels; or names of numbers.
+        metric: the score that the user chose, or None.
         mix: function that mixes the images and labels of a training batch pairwise, or None.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     scores: ClassVar[tuple[Score, ...]]
+    labels: ClassVar[Kind] = "class"
     pipeline_tag: ClassVar[str]
     latency_batch: ClassVar[int] = 32
     class_per_image: ClassVar[bool] = True
@@ -145,9 +160,13 @@ class Task(ABC):
     any_size: ClassVar[bool] = False
     files: ClassVar[str] = ""
     output: ClassVar[str] = "logits"
+    outputs_are: ClassVar[str] = "classes"
+    hit: ClassVar[Score] = ACCURACY
+    use: ClassVar[str] = ""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
+        self.metric: Score | None = None
         self.mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     @classmethod
@@ -157,9 +176,14 @@ class Task(ABC):
         return {name: p.default for each in signatures for name, p in each.items() if p.kind is p.KEYWORD_ONLY}
 
     @classmethod
-    @abstractmethod
-    def source(cls, data: str, image_size: int | None, loading: str) -> DataSource:
-        """Return where the images and labels come from; its `load` reads them."""
+    def source(cls, data: DataSource, *, class_names: str | None = None) -> DataSource:
+        """Return where the images and labels come from; its `load` reads them.
+
+        Args:
+            data: the data set, and how it is read.
+            class_names: the classes to keep; None keeps all that have training images.
+        """
+        return dataclasses.replace(data, labels=cls.labels, class_names=class_names)
 
     @classmethod
     def network(cls, spec: ModelSpec) -> ModelSpec:
@@ -169,9 +193,14 @@ class Task(ABC):
     # Training
 
     @property
+    def default_score(self) -> Score:
+        """The main score unless another is chosen."""
+        return self.scores[0]
+
+    @property
     def score(self) -> Score:
         """The main score."""
-        return self.scores[0]
+        return self.metric or self.default_score
 
     @property
     def outputs(self) -> int:
@@ -194,8 +223,31 @@ class Task(ABC):
         """Return the predicted labels, of the shape of the labels."""
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return for each image whether its prediction is correct, or to which fraction, (N,)."""
+        """Return for each image whether its prediction is correct, to which fraction, or how wrong it is, (N,)."""
         return self.predicted(logits) == labels
+
+    def constant(self, dataset: Dataset | SegmentationDataset) -> tuple[str, Tensor] | None:  # noqa: ARG002
+        """Return the best answer that is the same for all images, from the training labels, or None.
+
+        Returns:
+            The answer in words, and the logits that give it, (outputs,).
+        """
+        return None
+
+    def advice(self, dataset: Dataset | SegmentationDataset) -> str:  # noqa: ARG002
+        """Return what the labels suggest to set, such as another metric, as a clause; "" for nothing."""
+        return ""
+
+    def stored(self) -> dict[str, Any]:
+        """Return entries of `config.json` that are needed to read the network's output."""
+        return {}
+
+    def restore(self, config: Mapping[str, Any]) -> None:  # noqa: B027  (most tasks store nothing)
+        """Take over what `stored` returned, from the content of `config.json`."""
+
+    def readable(self, logits: Tensor) -> Tensor:
+        """Return a network's output as exported files give it."""
+        return logits
 
     @abstractmethod
     def new_results(self, device: torch.device) -> BatchResults:
@@ -211,24 +263,25 @@ class Task(ABC):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         """Return what each image contributes to the score, (images, ...), from `BatchResults.record`."""
 
-    def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
+    def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         """Return the difference of the scores with its interval over images.
 
         Args:
             images: results of `by_image`, (seeds, images, ...).
             baseline: the same for the baseline.
+            groups: number of the group of each image, (images,); whole groups are drawn. None draws images.
         """
-        return statistics.image_bootstrap(images, baseline)
+        return statistics.image_bootstrap(images, baseline, groups)
 
     # Prediction
 
     @abstractmethod
-    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
-        """Return a PIL image as the network expects it, before normalisation: (C, H, W), 0 to 255.
+    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
+        """Return an image as the network expects it, before normalisation: (C, H, W), 0 to 255.
 
         Args:
-            picture: a PIL image in RGB, of any size.
-            config: image_size, in_chans and scale (the recipe's image_size) of the training.
+            image: an image of any size, with the channels of the training.
+            config: image_size and scale (the recipe's image_size) of the training.
         """
 
     @abstractmethod
@@ -237,7 +290,7 @@ class Task(ABC):
 
         Args:
             logits: the network's output for the image, without the batch axis.
-            picture: the image.
+            picture: the image as a PIL image in RGB.
             top_k: number of classes to return.
             out: path without suffix for the files of this image, if the task writes `files`.
         """
