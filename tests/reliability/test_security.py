@@ -95,7 +95,9 @@ def test_modules_that_run_programs_are_not_imported() -> None:
                 assert file.parts[-2:] == ("cpu", "openmp.py"), "only to call torch's own OpenMP library"
             assert not roots & {"subprocess", "marshal", "shelve", "dill", "joblib", "pty", "code"}, file
             if "pickle" in roots:
-                assert file.name in {"reading.py", "inert_pickle.py"}, "its exception; and a reader that looks up no name"
+                assert file.name in {"reading.py", "inert_pickle.py"}, (
+                    "its exception; and a reader that looks up no name"
+                )
 
 
 @pytest.mark.parametrize("line", ["eval(x)", "os.system(x)", "torch.load(f)", "yaml.load(f)", "subprocess.run(x)"])

@@ -1,7 +1,7 @@
 """Initial values for gates in networks that are built on the meta device, without values, and filled from a file.
 
-A file of the plain network has no values for gates. They get their initial values as soon as their network has its own:
-in `to_empty`, in `load_state_dict(..., assign=True)`, and in loaders that initialise what a file lacks module by module.
+A file of the plain network has no values for gates. They get their initial values when their network gets its own: in
+`to_empty`, in `load_state_dict(..., assign=True)`, and in loaders that initialise module by module what a file lacks.
 """
 
 # pyright: basic

@@ -272,7 +272,7 @@ class Words(list):  # type: ignore[type-arg]
     pass
 
 
-Point = collections.namedtuple("Point", "x y")  # noqa: PYI024
+Point = collections.namedtuple("Point", "x y")
 EXTRAS: dict[str, Callable[[], Any]] = {
     "argparse.Namespace": lambda: argparse.Namespace(lr=0.1, betas=(0.9, 0.99)),
     "numpy scalars": lambda: {"best": np.float64(0.9), "epoch": np.int64(3)},
@@ -367,4 +367,3 @@ def test_reading_twice_the_same_dictionary_is_quick(tmp_path: Path) -> None:
         inner = {"a": inner, "b": inner}
     file = saved({"state_dict": Net().state_dict(), "config": inner}, tmp_path / "laughs.pt")
     gw.load_weights(gated(), file)
-

@@ -255,4 +255,3 @@ def _items(value: Any) -> dict[Any, Any] | None:
     pairs = value.arguments[0]  # of OrderedDict([(key, value), ...])
     is_pairs = isinstance(pairs, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)
     return dict(pairs) if is_pairs else {}
-

@@ -207,7 +207,8 @@ def _fitting(model: nn.Module, content: WeightFile, source: str, prefix: str | N
         scopes = [names]
     tried: list[_Reading] = []
     for names in scopes:
-        for layouts in ([None], _recognised(names)) if source == "auto" else ([LAYOUTS.get(source)],):
+        own: list[Layout | None] = [LAYOUTS.get(source)]
+        for layouts in (own, _recognised(names)) if source == "auto" else (own,):
             readings = list(_readings(model, names, layouts, prefix))
             if complete := [reading for reading in readings if reading.is_complete]:
                 return _only_one(content, complete)
@@ -254,7 +255,8 @@ def _only_one(content: WeightFile, complete: list[_Reading]) -> _Reading:
         if other.target is first.target and other.layout is first.layout and differs:
             found = ", ".join(repr(reading.prefix.removed) for reading in own)
             raise errors.DataError(
-                f"{content.path} has several networks that fit: their names begin with {found}. Choose one with prefix=."
+                f"{content.path} has several networks that fit: their names begin with {found}. Choose one with "
+                "prefix=."
             )
     return first
 

@@ -115,7 +115,7 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
         seen += len(values)
         if seen > _MANY:
             raise RecursionError
-        for name, value in dict.items(values):
+        for name, value in dict[Any, Any].items(values):
             if isinstance(value, Tensor) and isinstance(name, str):
                 tensors[prefix + name] = value
             elif isinstance(value, dict) and isinstance(name, str):
@@ -129,4 +129,3 @@ def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
     if not tensors:
         raise errors.DataError(f"{file} has no named tensors. Give a state_dict.")
     return tensors
-
