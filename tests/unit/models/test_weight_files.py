@@ -26,6 +26,7 @@ from gatewise.data import load_dataset
 from gatewise.gates.registry import gate_names
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.weights.prefixes import Prefix, prefixes
+from gatewise.models.weights.transfer import has_segmentation_head, load_backbone
 from gatewise.training.initial import load_initial
 from support.foreign import shaken
 
@@ -113,20 +114,37 @@ def with_attention(layer: str) -> nn.Module:
 
 
 @pytest.mark.situation("a network that has attention modules of its own loads its own file")
-@pytest.mark.parametrize("gate", ["se", "gc", "eca"])
-@pytest.mark.parametrize("layer", ["se", "eca", "gc", "gca", "nl", "mobilenetv3_small_050", "regnety_002"])
+@pytest.mark.parametrize(
+    ("layer", "gate"),
+    [
+        *(("se", "se"), ("se", "gct"), ("eca", "eca"), ("gc", "gc"), ("gca", "se"), ("nl", "nl")),
+        *(("mobilenetv3_small_050", "se"), ("regnety_002", "eca")),
+    ],
+)
 def test_own_attention_modules_load(tmp_path: Path, layer: str, gate: str) -> None:
     make = functools.partial(timm.create_model, layer, num_classes=3) if "_" in layer else lambda: with_attention(layer)
-    plain, net = shaken(make()), make()
-    gw.insert_gates(net, gate)
+    plain, net, other = shaken(make()), make(), make()
+    for one in (net, other):
+        gw.insert_gates(one, gate, example=torch.zeros(2, 3, 32, 32))
     loaded = gw.load_weights(net, saved(plain.state_dict(), tmp_path / "plain.pt"))
     assert (loaded.source, loaded.left_out) == ("gatewise", ())
     assert has_weights_of(net, plain)
     shaken(net)
-    other = make()
-    gw.insert_gates(other, gate)
     assert gw.load_weights(other, saved(net.state_dict(), tmp_path / "gated.pt")).source == "gatewise"
     assert has_weights_of(other, net)
+
+
+@pytest.mark.situation("a segmenter starts from a classifier's file of any trainer")
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone."])
+def test_segmenter_starts_from_any_file(tmp_path: Path, prefix: str) -> None:
+    net = gw.make_segmenter("resnet10t", num_classes=3)
+    plain = shaken(timm.create_model("resnet10t", num_classes=5))
+    content = {"state_dict": with_prefix(prefix, plain.state_dict()), "args": argparse.Namespace()}
+    file = saved(content, tmp_path / "c.ckpt")
+    assert not has_segmentation_head(file)
+    load_backbone(net, file)
+    assert torch.equal(net.backbone.conv1[0].weight, plain.conv1[0].weight)  # type: ignore[index,union-attr]
+    assert has_segmentation_head(saved({"state_dict": with_prefix(prefix, net.state_dict())}, file))
 
 
 # Prefixes
