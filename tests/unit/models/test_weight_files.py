@@ -118,7 +118,7 @@ def with_attention(layer: str) -> nn.Module:
     ("layer", "gate"),
     [
         *(("se", "se"), ("se", "gct"), ("eca", "eca"), ("gc", "gc"), ("gca", "se"), ("nl", "nl")),
-        *(("mobilenetv3_small_050", "se"), ("regnety_002", "eca")),
+        ("mobilenetv3_small_050", "se"),
     ],
 )
 def test_own_attention_modules_load(tmp_path: Path, layer: str, gate: str) -> None:

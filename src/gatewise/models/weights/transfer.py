@@ -45,8 +45,8 @@ def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
 
     Args:
         model: the segmenter.
-        source: a run folder of a classifier with the same backbone, a safetensors file, also one of timm's, or a file of
-            torch.save; a prefix of its names is removed.
+        source: a run folder of a classifier with the same backbone, or a file of weights, also one of timm's; a prefix of
+            its names is removed.
 
     Returns:
         The names of the loaded, the unused and the new tensors.
@@ -91,7 +91,7 @@ def _unflattened(name: str) -> str:
 def has_segmentation_head(source: str | Path) -> bool:
     """Return whether weights are those of a segmenter (with or without a gater) instead of a classifier."""
     names = _inside(read_weights(source))
-    starts = {name.partition("backbone.")[0] for name in names if re.search(r"(^|\.)backbone\.", name)}
+    starts = {name[: at.start()] for name in names for at in re.finditer(r"(?:^|(?<=\.))backbone\.", name)}
     return any(name.startswith(f"{start}head.0.") for start in starts for name in names)
 
 
