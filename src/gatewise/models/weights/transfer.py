@@ -45,8 +45,8 @@ def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
 
     Args:
         model: the segmenter.
-        source: a run folder of a classifier with the same backbone, or a file of weights, also one of timm's; a prefix of
-            its names is removed.
+        source: a run folder of a classifier with the same backbone, or a file of weights, also one of timm's; a prefix
+            of its names is removed.
 
     Returns:
         The names of the loaded, the unused and the new tensors.
