@@ -58,14 +58,15 @@ def rehearsal(model: nn.Module) -> Iterator[nn.Module]:
     (True, False, False)
     """
     devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
-    accelerators = {device.type for device in devices} - {"cpu", "meta", "mps"}  # mps has no states to fork
+    kinds = {device.type for device in devices} - {"cpu", "mps"}  # that of the CPU is always kept, mps cannot
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([]))
-        for kind in accelerators:
-            own = [device for device in devices if device.type == kind]
-            stack.enter_context(torch.random.fork_rng(own, device_type=kind))
+        for kind in kinds:
+            if hasattr(getattr(torch, kind, None), "get_rng_state"):
+                own = [device for device in devices if device.type == kind]
+                stack.enter_context(torch.random.fork_rng(own, device_type=kind))
         try:
             copied = structural_copy(model)
             for module in copied.modules():
