@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.hooks import RemovableHandle
 
-from gatewise.core._torch_compat import compiled_network, uncompiled
+from gatewise.core._torch_compat import COMPILED_CALL, compiled_network, uncompiled
 
 _SHARED = (type, BuiltinFunctionType, ModuleType, Dataset, DataLoader)
 _IMMUTABLE = {type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype, torch.Size}
@@ -141,7 +141,7 @@ class _Copier:
         copied = object.__new__(type(module))
         self._remember(module, copied)
         for name, value in vars(module).items():
-            if name != "_compiled_call_impl":  # it would call the network itself
+            if name != COMPILED_CALL:  # it would call the network itself
                 vars(copied)[name] = self.copy(value)
         network = compiled_network(module)
         if network is not None:
