@@ -48,6 +48,26 @@ def structural_copy(model: nn.Module) -> nn.Module:
     return _Copier().copy(model)
 
 
+def full_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a network with its own parameters: a deepcopy, or a structural copy where that fails.
+
+    >>> from torch.nn.utils import prune
+    >>> layer = prune.identity(nn.Linear(3, 2), "weight")  # its weight is the result of a product
+    >>> twin = full_copy(layer)
+    >>> twin.weight_orig is layer.weight_orig, torch.equal(twin.weight_orig, layer.weight_orig)
+    (False, True)
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # of any class in the network
+        copied = structural_copy(model)
+    made: dict[int, Any] = {}
+    for module in copied.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, copy.deepcopy(parameter, made))
+    return copied
+
+
 @contextlib.contextmanager
 def rehearsal(model: nn.Module) -> Iterator[nn.Module]:
     """Yield a structural copy in eval mode, and restore the states of the random number generators on exit.
