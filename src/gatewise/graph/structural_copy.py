@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.hooks import RemovableHandle
 
-from gatewise.core._torch_compat import compiled_network, uncompiled
+from gatewise.core._torch_compat import COMPILED_CALL, compiled_network, uncompiled
 
 _SHARED = (type, BuiltinFunctionType, ModuleType, Dataset, DataLoader)
 _IMMUTABLE = {type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype, torch.Size}
@@ -79,14 +79,15 @@ def rehearsal(model: Network) -> Iterator[Network]:
     (True, False, False)
     """
     devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
-    accelerators = {device.type for device in devices} - {"cpu", "meta", "mps"}  # mps has no states to fork
+    kinds = {device.type for device in devices} - {"cpu", "mps"}  # that of the CPU is always kept, mps cannot
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([]))
-        for kind in accelerators:
-            own = [device for device in devices if device.type == kind]
-            stack.enter_context(torch.random.fork_rng(own, device_type=kind))
+        for kind in kinds:
+            if hasattr(getattr(torch, kind, None), "get_rng_state"):
+                own = [device for device in devices if device.type == kind]
+                stack.enter_context(torch.random.fork_rng(own, device_type=kind))
         try:
             copied = structural_copy(model)
             for module in copied.modules():
@@ -161,7 +162,7 @@ class _Copier:
         copied = object.__new__(type(module))
         self._remember(module, copied)
         for name, value in vars(module).items():
-            if name != "_compiled_call_impl":  # it would call the network itself
+            if name != COMPILED_CALL:  # it would call the network itself
                 vars(copied)[name] = self.copy(value)
         network = compiled_network(module)
         if network is not None:
