@@ -22,9 +22,11 @@ IMAGES = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call each form once or twice."""
     timed = timed_forms.interleaved_latency
-    monkeypatch.setattr(
-        timed_forms, "interleaved_latency", lambda calls, rounds: timed(calls, rounds=2, seconds_per_turn=0)
-    )
+
+    def timed_briefly(calls: Any, *, rounds: int) -> Any:
+        return timed(calls, rounds=rounds, seconds_per_turn=0)
+
+    monkeypatch.setattr(timed_forms, "interleaved_latency", timed_briefly)
 
 
 def network() -> nn.Sequential:

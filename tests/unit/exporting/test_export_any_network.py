@@ -1,4 +1,4 @@
-"""`gw.export` and `gw.predict` with networks that were trained elsewhere; files are opened by ONNX Runtime and torch."""
+"""`gw.export` and `gw.predict` with networks that were trained elsewhere; ONNX Runtime and torch open the files."""
 
 import warnings
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_output_in_a_dict_is_exported_and_several_outputs_are_refused(tmp_path: 
 
     gw.export(Named(1), tmp_path / "net.onnx", example=IMAGES[:2])
     torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", IMAGES)[0], network()(IMAGES).detach())
-    with pytest.raises(InvalidValueError, match="output is one tensor, but Named returns 2. Wrap it in a module"):
+    with pytest.raises(InvalidValueError, match=r"output is one tensor, but Named returns 2\. Wrap it"):
         gw.export(Named(2), tmp_path / "two.onnx", example=IMAGES[:2])
 
 
