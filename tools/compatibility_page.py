@@ -1,6 +1,6 @@
 """Write the page on compatibility with third-party tools.
 
-PYTHONPATH=tests python tools/compatibility_page.py > docs/compatibility.md
+PYTHONPATH=.:tests python tools/compatibility_page.py > docs/compatibility.md
 """
 
 import inspect
@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from support.compatibility import EXCEPTIONS, TOOLS, ExpectedError, Tool
 from support.compatible_networks import KINDS
+from tools.situations import situations
 
 VERSIONS = ", ".join(
     f"{name} {version(name).partition('+')[0]}" for name in ("torch", "timm", "torch-pruning", "torchao")
@@ -41,6 +42,15 @@ def meaning(tool: Tool) -> str:
     return f"- {tool.name}: {text}"
 
 
+def situation(kind: str, members: list[str]) -> str:
+    """Return the list entry of a kind of situation.
+
+    >>> situation("pixels", ["grey", "a|b"])
+    '- pixels: grey; a|b'
+    """
+    return f"- {kind}: {'; '.join(members)}"
+
+
 def page() -> str:
     """Return the page as Markdown."""
     letters = footnotes()
@@ -66,6 +76,13 @@ What is checked:
 {chr(10).join(meaning(tool) for tool in TOOLS)}
 
 Unless stated otherwise, results must agree within 1e-8 in float64.
+
+## Situations
+
+What users do before and after they insert gates, in kinds, with the members of each kind that are tested. This list is
+collected from the tests: each entry is a test with the mark `situation`.
+
+{chr(10).join(situation(kind, members) for kind, members in situations().items())}
 
 ## How to
 

@@ -84,7 +84,7 @@ class PlainForms:
         }
 
     def _measured(self, images: Tensor) -> dict[str, Any]:
-        """Return what is measured besides the times of batches."""
+        """Return what is measured in addition to the times of batches."""
         return {"macs": {"dense": float(macs_per_sample(self.net, images[:1]))}}
 
     def _times(self, batches: Sequence[Tensor]) -> dict[str, Latency]:

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.hooks import RemovableHandle
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.hooks import changes_on
+from gatewise.core.symbolic import call_as_node
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates
@@ -36,6 +37,8 @@ class _CallGate:
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         gate = getattr(layer, self.gate)
+        if isinstance(x, fx.Proxy):
+            gate = partial(call_as_node, gate)
         if self.channel_axis == 1:
             return gate(x)
         return gate(x.movedim(self.channel_axis, 1)).movedim(1, self.channel_axis)
