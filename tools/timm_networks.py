@@ -30,6 +30,7 @@ from gatewise.core.files import write_json
 from gatewise.graph import Graph
 from gatewise.graph.measure import environment
 
+RESULTS = Path(__file__).parents[1] / "docs/results/timm/networks.json"
 SIZES = (64, 96, 128, 192, 224, 256, 320, 384, 512)  # sides of the image; the first that a network takes
 STEPS = ("insert gct", "check", "strict load", "undo", "insert se", "GaterNet, all open", "skip", "compact")
 TOLERANCE = 1e-4  # of the largest output, in float32
@@ -269,7 +270,7 @@ def _reason(remark: str) -> str:
 def main() -> None:
     """Try all modules that have no row yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/timm/networks.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=float, default=900, help="seconds for one module")
     parser.add_argument("--only", default="", help="modules, separated by commas")
     parser.add_argument("--again", action="store_true", help="repeat the rows that are not ok")

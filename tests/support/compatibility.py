@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from support import compression_checks as compression
+from support import looking_checks as looking
 from support import tool_checks as checks
 from support.compatible_networks import KINDS
 
@@ -50,6 +51,14 @@ TOOLS = [
     Tool("FSDP2", checks.runs_in_fsdp, slow=True),
     Tool("`AveragedModel`", checks.averages),
     Tool("timm's `ModelEmaV3`", checks.averages_by_timm),
+    Tool("`torch.jit.trace`", looking.traces_by_jit, slow=True),
+    Tool("`torch.jit.script`", looking.scripts),
+    Tool("torchvision's `create_feature_extractor`", looking.features),
+    Tool("`torch.fx` fusing", looking.fuses_by_fx),
+    Tool("FX quantisation", looking.prepares_quantisation, slow=True),
+    Tool("torchinfo", looking.is_summarised),
+    Tool("fvcore", looking.is_counted_by_fvcore, slow=True),
+    Tool("`FlopCounterMode`", looking.is_counted_by_torch),
     Tool("torch-pruning", compression.prunes, slow=True),
     Tool("torchao, weights", compression.quantizes_weights, slow=True),
     Tool("torchao, weights and activations", compression.quantizes_activations, slow=True),

@@ -17,8 +17,20 @@ _DICTIONARIES = {"input": "_forward_pre_hooks", "output": "_forward_hooks"}
 _OPTIONS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
+class _Unscriptable:
+    """A hook that torch.jit.script cannot compile; it looks for the hook's name first."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__name__":
+            raise AttributeError(
+                "torch.jit.script cannot compile gates, which hooks call. Use torch.export.export, gatewise.export, or "
+                "torch.jit.trace with an example."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
 @dataclass(frozen=True, eq=False)
-class _OnInput:
+class _OnInput(_Unscriptable):
     change: Change
     argument: str  # name of the parameter of forward, for calls by keyword
 
@@ -29,7 +41,7 @@ class _OnInput:
 
 
 @dataclass(frozen=True, eq=False)
-class _OnOutput:
+class _OnOutput(_Unscriptable):
     change: Change
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002

@@ -42,6 +42,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@pytest.mark.situation("networks without a run: benchmark of inserted gates")
 def test_gated_network_is_timed_without_its_gates_and_optimised(tmp_path: Path) -> None:
     net = network()
     gw.insert_gates(net, "gct")
@@ -87,7 +88,8 @@ def test_network_that_cannot_be_copied_is_timed_as_it_is() -> None:
     assert "deepcopy" in found["omitted"]["optimised"]
 
 
-@pytest.mark.parametrize("loader", [None, [(IMAGES, torch.zeros(6))]])
+@pytest.mark.situation("benchmark of a GaterNet without a run")
+@pytest.mark.parametrize("loader", [None, [(IMAGES, torch.zeros(6))]], ids=["example alone", "with a loader"])
 def test_gater_net_is_timed_in_its_forms(loader: Any) -> None:
     torch.manual_seed(0)
     net = gw.GaterNet(network(), gate_bias=0.0, image_size=(12, 12))

@@ -64,6 +64,7 @@ def state_of(net: nn.Module) -> tuple[dict[str, Tensor], list[bool], list[bool]]
     return state, [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
 
 
+@pytest.mark.situation("networks without a run: page of inserted gates")
 def test_page_of_inserted_gates_says_what_is_missing(tmp_path: Path) -> None:
     net = gated().train()
     before = state_of(net)
@@ -83,6 +84,7 @@ def test_page_of_inserted_gates_says_what_is_missing(tmp_path: Path) -> None:
     assert all(torch.equal(after[0][name], tensor) for name, tensor in before[0].items())
 
 
+@pytest.mark.situation("loaders of the user's own, without labels")
 @pytest.mark.parametrize(
     "loader",
     [
@@ -100,6 +102,7 @@ def test_without_labels_accuracies_are_omitted(loader: Any, tmp_path: Path) -> N
     assert "24 images" in text
 
 
+@pytest.mark.situation("loaders of the user's own, with labels")
 @pytest.mark.parametrize(
     "loader",
     [
@@ -120,6 +123,7 @@ def test_labels_of_any_loader_give_the_same_accuracy(loader: Any, tmp_path: Path
     assert "class 3" in text
 
 
+@pytest.mark.situation("networks without a run: page of a GaterNet")
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 def test_page_of_gater_net_opens_in_a_browser_with_thumbnails(browser: Browser, tmp_path: Path) -> None:
     page = gw.explain(gater_net(), batches(), tmp_path / "page.html", figures_in=tmp_path / "figures")
@@ -140,6 +144,7 @@ def test_only_the_first_images_are_read(tmp_path: Path) -> None:
     assert "gates were shown 30 images" in page.read_text()
 
 
+@pytest.mark.situation("networks without a run: page of compacted, compiled and data-parallel networks")
 def test_compacted_and_wrapped_networks_are_explained(tmp_path: Path) -> None:
     net = gater_net()
     small = gw.compact(net, batches())
@@ -150,6 +155,7 @@ def test_compacted_and_wrapped_networks_are_explained(tmp_path: Path) -> None:
     assert "Factors of gates by depth" in heads(gw.explain(parallel, batches(), tmp_path / "c.html"))
 
 
+@pytest.mark.situation("networks without a run: page of a segmenter whose output is a dict")
 def test_output_in_a_dict_and_masks_are_understood(tmp_path: Path) -> None:
     net = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
     gw.insert_gates(net.backbone, "gct", include=["0"])
@@ -160,6 +166,7 @@ def test_output_in_a_dict_and_masks_are_understood(tmp_path: Path) -> None:
     assert "Predicted masks" in text
 
 
+@pytest.mark.situation("networks without a run: page of a network for signals")
 def test_signals_have_no_pictures(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     signals, labels = torch.randn(8, 1, 32), torch.arange(8)

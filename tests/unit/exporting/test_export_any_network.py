@@ -56,6 +56,7 @@ def in_runtime(file: Path, images: Tensor) -> list[Tensor]:
     return [torch.from_numpy(output) for output in session.run(None, {"image": images.numpy()})]
 
 
+@pytest.mark.situation("networks without a run: export of inserted gates")
 def test_network_with_inserted_gates_is_exported(tmp_path: Path) -> None:
     net = gated().train()
     flags = [module.training for module in net.modules()]
@@ -68,6 +69,7 @@ def test_network_with_inserted_gates_is_exported(tmp_path: Path) -> None:
     assert details_of(tmp_path / "net.onnx")["image_size"] == [12, 12]
 
 
+@pytest.mark.situation("export of a GaterNet without a run")
 @pytest.mark.parametrize("form", ["masked", "compact", pytest.param("skip", marks=PICKS)])
 def test_gater_net_is_exported_in_each_form(form: str, tmp_path: Path) -> None:
     net = gater_net()
@@ -81,6 +83,7 @@ def test_gater_net_is_exported_in_each_form(form: str, tmp_path: Path) -> None:
     assert torch.equal(own, gates[:, varying] if form == "compact" else gates)
 
 
+@pytest.mark.situation("networks without a run: export of a compacted network")
 def test_compacted_network_is_exported_to_torch(tmp_path: Path) -> None:
     small = gw.compact(gater_net(), [IMAGES])
     gw.export(small, tmp_path / "net.pt2", example=IMAGES[:4])
@@ -96,6 +99,7 @@ def test_compact_form_over_the_example_alone_warns(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.situation("networks without a run: int8 from a loader")
 def test_int8_takes_its_ranges_from_a_loader(tmp_path: Path) -> None:
     net = gated()
     found = gw.export(net, tmp_path / "net.onnx", example=IMAGES[:2], loader=[IMAGES], int8=[{"image": IMAGES}])
@@ -188,6 +192,7 @@ def photos(tmp_path: Path) -> list[str]:
     return [str(tmp_path / f"{name}.png") for name in COLOURS]
 
 
+@pytest.mark.situation("networks without a run: prediction of image files")
 def test_network_predicts_image_files(photos: list[str]) -> None:
     net = Brightest().train()
     gw.insert_gates(net, "gct")
