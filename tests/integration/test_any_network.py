@@ -293,7 +293,8 @@ def test_two_gates_on_one_layer_are_removed_one_by_one() -> None:
     plain, before = model(x), snapshot(model)
     first = gw.insert_gates(model, "gct", place="residual_end", example=x)
     second = gw.insert_gates(model, "gc", place="residual_end", example=x)
-    third = gw.insert_gates(model, "gct", place="residual_end", example=x)
+    with pytest.warns(UserWarning, match="is there twice now"):
+        third = gw.insert_gates(model, "gct", place="residual_end", example=x)
     assert first.names == second.names == third.names
     assert list(third.gates) == ["grouped.3.gct_2", "depthwise.3.gct_2"]
     assert len(gw.gates_in(model)) == 6

@@ -14,9 +14,9 @@ from torch import nn
 import gatewise as gw
 from gatewise.core.files import read_json, read_json_lines
 from gatewise.data import Dataset, Images, load_dataset
-from gatewise.data.decode import decode
 from gatewise.data.folders import Location
 from gatewise.data.load import load_pairs
+from gatewise.data.pixel_format import RGB
 from gatewise.errors import DataError, GatewiseError, InvalidValueError
 from gatewise.exporting.prediction import predict
 from gatewise.models.weights.reading import read_weights
@@ -89,7 +89,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "json": read_json,
     "json lines": read_json_lines,
     "weights": read_weights,
-    "image": lambda file: decode(str(file), file.read_bytes()),
+    "image": lambda file: RGB.decode(str(file), file.read_bytes()),
 }
 
 

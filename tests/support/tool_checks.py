@@ -262,7 +262,7 @@ def agrees(kind: str, wrapper: str) -> str:
     net = train(made(kind))
     loss_of(net, batch(), labels()).backward()
     close(found["gradients"], {name: parameter.grad for name, parameter in net.named_parameters()})
-    close(found["state"], state(net))
+    close(found["state"], net.state_dict())
     net.eval()
     with torch.no_grad():
         close(found["output"], list(net.forward_with_gates(batch())) if isinstance(net, gw.GaterNet) else net(batch()))

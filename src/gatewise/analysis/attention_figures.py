@@ -12,6 +12,7 @@ from gatewise.analysis.attention import QueryDistances
 from gatewise.analysis.drawing import COLOURS, Drawing, add_colour_bar, add_legend, new_figure
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
+from gatewise.data.colours import in_colour
 
 _GCNET = "Cao et al., GCNet, ICCVW 2019"
 
@@ -32,7 +33,7 @@ def attention_overlays(path: str, pictures: Tensor, maps: Tensor, positions: Ten
     same = bool(torch.equal(maps, maps[:, :1].expand_as(maps)))
     maps = (maps[:, :1] if same else maps).float() * maps[0, 0].numel()
     count, queries, height, width = maps.shape
-    shown = pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).clamp(0, 1)
+    shown = in_colour(pictures).permute(0, 2, 3, 1).clamp(0, 1)
     sides = pictures.shape[2:]
     high = 1.6 * sides[0] / sides[1]
     figure, axes = new_figure(1.6 * (1 + queries) + 0.9, high * count + 0.4, rows=count, columns=1 + queries)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gatewise.analysis.drawing import Drawing, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.table import Cell, Table
-from gatewise.data.colours import class_colours, coloured
+from gatewise.data.colours import class_colours, coloured, in_colour
 from gatewise.data.masks import IGNORED, with_background
 
 _COLUMNS = ("image", "mask", "prediction")
@@ -29,7 +29,7 @@ def labelled_pictures(pictures: Tensor, masks: Tensor, predicted: Tensor, classe
     figure, axes = new_figure(
         7.2, 2.4 * count * height / width + 0.3 + 0.2 * (len(names) // 5 + 1), rows=count, columns=3
     )
-    shown = pictures.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).clamp(0, 1)
+    shown = in_colour(pictures).permute(0, 2, 3, 1).clamp(0, 1)
     rows = []
     for row in range(count):
         panels = (shown[row], coloured(masks[row], colours), coloured(predicted[row], colours))

@@ -256,3 +256,13 @@ def count_flops_as_convolution(operator: Any) -> None:
 # distributed training have neither: None, and init_process_group then makes its own store.
 TCPStore: Any = getattr(distributed, "TCPStore", None)
 rendezvous: Any = getattr(distributed, "rendezvous", None)
+
+
+def call_while_tracing(function: Callable[..., None]) -> Callable[..., None]:
+    """Let Dynamo call `function` once while it traces, instead of tracing it; the compiled network does not call it.
+
+    This is `torch.compiler.assume_constant_result` without its import of Dynamo, which takes a second. If a release of
+    torch ignores the mark, Dynamo traces the function.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # pyright: ignore
+    return function

@@ -34,7 +34,9 @@ class _OnInput(_Unscriptable):
     change: Change
     argument: str  # name of the parameter of forward, for calls by keyword
 
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any] | None = None) -> Any:
+        if named is None:  # torch.ao.quantization registers hooks of a layer on its replacement without with_kwargs
+            return (self.change(layer, args[0]), *args[1:])
         if args:
             return (self.change(layer, args[0]), *args[1:]), named
         return args, {**named, self.argument: self.change(layer, named[self.argument])}
@@ -89,11 +91,33 @@ def remove_changes(model: nn.Module, kinds: tuple[type, ...]) -> None:
     """
     for layer in model.modules():
         for side in _DICTIONARIES:
-            hooks = _hooks(layer, side)
-            for number in [n for n, hook in hooks.items() if isinstance(getattr(hook, "change", None), kinds)]:
-                del hooks[number]
-                for option in _OPTIONS:
-                    getattr(layer, option).pop(number, None)
+            _remove(layer, side, lambda change: isinstance(change, kinds))
+
+
+def remove_change(layer: nn.Module, side: str, change: Change) -> None:
+    """Remove all hooks that make a change equal to `change` on one side of a layer."""
+    _remove(layer, side, lambda made: made == change)
+
+
+def count_change(layer: nn.Module, side: str, change: Change) -> int:
+    """Return how many hooks on one side of a layer make a change equal to `change`.
+
+    >>> layer = nn.ReLU()
+    >>> _ = change_map(layer, "output", print)
+    >>> count_change(layer, "output", print), count_change(layer, "input", print)
+    (1, 0)
+    """
+    return sum(getattr(hook, "change", None) == change for hook in _hooks(layer, side).values())
+
+
+def submodule(model: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    """Return the submodule at the path of these names, or None; quicker than `get_submodule`."""
+    module: nn.Module | None = model
+    for name in names:
+        module = module._modules.get(name)
+        if module is None:
+            return None
+    return module
 
 
 def count_hooks(layer: nn.Module, side: str | None = None) -> int:
@@ -120,3 +144,11 @@ def share_hooks(old: nn.Module, new: nn.Module) -> None:
 
 def _hooks(layer: nn.Module, side: str) -> dict[int, Any]:
     return getattr(layer, _DICTIONARIES[side])
+
+
+def _remove(layer: nn.Module, side: str, is_meant: Callable[[Change | None], bool]) -> None:
+    hooks = _hooks(layer, side)
+    for number in [n for n, hook in hooks.items() if is_meant(getattr(hook, "change", None))]:
+        del hooks[number]
+        for option in _OPTIONS:
+            getattr(layer, option).pop(number, None)

@@ -2,13 +2,16 @@
 
 # pyright: basic
 
+from typing import Any
+
 from torch import fx, nn
 
 
-def call_as_node(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
+def call_as_node(module: nn.Module, x: Any) -> Any:
     """Call `module` while torch.fx traces, and record it as one node, as torch.fx does with the layers of torch.nn.
 
-    Tools with a tracer of their own, such as torchvision's feature extractor, get the node under the module's path.
+    `x` is a `torch.fx.Proxy`. Tools with a tracer of their own, such as torchvision's feature extractor, get the node
+    under the module's path.
 
     >>> class Twice(nn.Module):
     ...     def forward(self, x):
@@ -22,7 +25,7 @@ def call_as_node(module: nn.Module, x: fx.Proxy) -> fx.Proxy:
     if not isinstance(tracer, fx.Tracer):  # such as that of a transformation, which knows no modules
         return module(x)
 
-    def record(x: fx.Proxy) -> fx.Proxy:
+    def record(x: Any) -> Any:
         return tracer.create_proxy("call_module", tracer.path_of_module(module), (x,), {})
 
     return tracer.call_module(module, record, (x,), {})

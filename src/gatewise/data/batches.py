@@ -15,7 +15,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.augmentation import Augmentation
-from gatewise.data.decode import picture_of, pixels_of
+from gatewise.data.band_image import BandImage
 from gatewise.data.images import EncodedImages, Images
 
 Batch = tuple[Tensor, Tensor]
@@ -194,10 +194,8 @@ class _DecodedBatches(torch.utils.data.Dataset):
     def _image(self, index: int) -> Tensor:
         if self._of_picture is None:
             return self.images[index]
-        picture = self.images.picture(index) if self.augmentation.crop else picture_of(self.images[index])
-        return pixels_of(self._of_picture(picture))[
-            : self.images.shape[0]
-        ]  # a PIL image has three channels, also if the data has one
+        image = self.images.whole(index) if self.augmentation.crop else BandImage.of(self.images[index])
+        return image.varied(self._of_picture)
 
 
 def seed_generators(number: int) -> None:

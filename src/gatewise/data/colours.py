@@ -31,3 +31,8 @@ def coloured(classes: Tensor, colours: Tensor) -> Tensor:
     """Return the colour of each pixel's class, white for ignored pixels: (..., H, W) -> (..., H, W, 3), uint8."""
     white = torch.full((1, 3), 255, dtype=torch.uint8)
     return torch.cat([colours, white])[classes.long().clamp(max=len(colours))]
+
+
+def in_colour(pictures: Tensor) -> Tensor:
+    """Return images of any number of channels as RGB: the first three, or the first: (N, C, H, W) -> (N, 3, H, W)."""
+    return pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)

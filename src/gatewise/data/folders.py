@@ -2,15 +2,17 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
+from gatewise.data.reading import Reading
 
-# the suffixes that torchvision reads, .gif and .avif
-_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif")
+# the suffixes that torchvision reads, .gif, .avif and arrays of NumPy
+_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif", ".npy")
 
 
 def is_image(name: str) -> bool:
@@ -30,14 +32,24 @@ class Location:
 
     Args:
         source: the name or path, as given by the user.
+        reading: how it is to be read; None uses the defaults.
+        labels: what a label is: "class", "classes" or "number".
 
     Attributes:
-        text: the same, as text.
+        text: the name or path, as text.
         path: the same, as a path.
+        notes: what was left out while reading, a line each.
     """
 
-    def __init__(self, source: str | Path) -> None:
+    def __init__(self, source: str | Path, reading: Reading | None = None, labels: str = "class") -> None:
         self.text, self.path = str(source), Path(source)
+        self.reading, self.labels = reading or Reading(), labels
+        self.notes: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Add a line to `notes`, once."""
+        if line not in self.notes:
+            self.notes.append(line)
 
     def __str__(self) -> str:
         return self.text
@@ -146,3 +158,9 @@ class EncodedFiles(EncodedSource):
 
     def content(self, index: int) -> bytes:
         return read_bytes(Path(self._files[index]))
+
+    def file(self, index: int) -> Path:
+        return Path(self._files[index])
+
+    def subset(self, chosen: Sequence[int]) -> "EncodedFiles":
+        return EncodedFiles([self._files[index] for index in chosen])

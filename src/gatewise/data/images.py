@@ -4,6 +4,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
-from gatewise.data.decode import decode, fit, picture_of, pixels_of
+from gatewise.data.band_image import BandImage
+from gatewise.data.pixel_format import RGB, PixelFormat
 
 _SAMPLE = 2048  # number of images from which mean and standard deviation of a streamed split are estimated
 
@@ -22,7 +24,7 @@ class Images:
 
     Attributes:
         pixels: (N, C, H, W), uint8.
-        labels: (N,), int64.
+        labels: class indices (N,), int64; or as `gatewise.data.labels.targets` returns them.
     """
 
     pixels: Tensor
@@ -42,7 +44,11 @@ class Images:
 
     def picture(self, index: int) -> Any:
         """Return one image as a PIL image in RGB."""
-        return picture_of(self.pixels[index])
+        return self.whole(index).shown()
+
+    def whole(self, index: int) -> BandImage:
+        """Return one image, uncropped."""
+        return BandImage.of(self.pixels[index])
 
 
 class EncodedSource(ABC):
@@ -59,9 +65,39 @@ class EncodedSource(ABC):
     def where(self, index: int) -> str:
         """Return the name of one image for error messages: its file, or its file and row."""
 
-    def picture(self, index: int) -> Any:
-        """Return one image as a PIL image in RGB, in its original size."""
-        return decode(self.where(index), self.content(index))
+    def label_where(self, index: int) -> str:
+        """Return the name of the label of one image for error messages; by default that of the image."""
+        return self.where(index)
+
+    def file(self, index: int) -> Path | None:  # noqa: ARG002
+        """Return the file that contains only this image, or None."""
+        return None
+
+    def subset(self, chosen: Sequence[int]) -> "EncodedSource":
+        """Return the images with these indices, in this order."""
+        return _Subset(self, chosen)
+
+
+class _Subset(EncodedSource):
+    """Some images of another source."""
+
+    def __init__(self, source: EncodedSource, chosen: Sequence[int]) -> None:
+        self._source, self._chosen = source, list(chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def content(self, index: int) -> bytes | None:
+        return self._source.content(self._chosen[index])
+
+    def where(self, index: int) -> str:
+        return self._source.where(self._chosen[index])
+
+    def label_where(self, index: int) -> str:
+        return self._source.label_where(self._chosen[index])
+
+    def file(self, index: int) -> Path | None:
+        return self._source.file(self._chosen[index])
 
 
 class EncodedImages:
@@ -69,21 +105,29 @@ class EncodedImages:
 
     Attributes:
         files: the images.
-        labels: (N,), int64.
+        labels: as `gatewise.data.labels.targets` returns them.
         image_size: side in pixels to which an image is scaled and cropped; None keeps its size, which must then be the
             same for all.
+        pixel_format: how files become channels.
     """
 
-    def __init__(self, files: EncodedSource, labels: Sequence[int], image_size: int | None) -> None:
+    def __init__(
+        self,
+        files: EncodedSource,
+        labels: Tensor | Sequence[int],
+        image_size: int | None,
+        pixel_format: PixelFormat = RGB,
+    ) -> None:
         self.files = files
-        self.labels = torch.tensor(labels, dtype=torch.long)
+        self.pixel_format = pixel_format
+        self.labels = torch.as_tensor(labels)
         self.image_size = image_size
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one image, (3, H, W), uint8; raise `DataError` if its size differs from that of the first."""
+        """Return one image, (C, H, W), uint8; raise `DataError` if its size differs from that of the first."""
         image = self._fitted(index)
         if tuple(image.shape) != self.shape:
             sizes = [f"{shape[2]}x{shape[1]}" for shape in (image.shape, self.shape)]
@@ -95,17 +139,21 @@ class EncodedImages:
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of the first image, and of all others."""
-        _, height, width = self._fitted(0).shape
-        return 3, height, width
+        """(C, H, W) of the first image, and of all others."""
+        channels, height, width = self._fitted(0).shape
+        return channels, height, width
 
     def _fitted(self, index: int) -> Tensor:
-        image = self.picture(index)
-        return pixels_of(image if self.image_size is None else fit(image, self.image_size))
+        image = self.whole(index)
+        return (image if self.image_size is None else image.fitted(self.image_size, self.image_size)).pixels()
+
+    def whole(self, index: int) -> BandImage:
+        """Return one image in its original size."""
+        return self.pixel_format.decode(self.files.where(index), self.files.content(index))
 
     def picture(self, index: int) -> Any:
         """Return one image as a PIL image in RGB, in its original size."""
-        return self.files.picture(index)
+        return self.whole(index).shown()
 
     def decoded(self) -> Images:
         """Decode all images."""
@@ -126,6 +174,9 @@ class Dataset:
         validation: validation images.
         padding: largest shift of training images, in pixels and in each direction.
         flip: whether horizontal flips keep the label valid (not so for digits).
+        pixel_format: how files of images become channels.
+        test: images that are scored once, after the training; None if there are none.
+        notes: what was found and left out while reading, a line each.
     """
 
     name: str
@@ -134,6 +185,9 @@ class Dataset:
     validation: Images | EncodedImages
     padding: int
     flip: bool
+    pixel_format: PixelFormat = RGB
+    test: Images | EncodedImages | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -152,9 +206,15 @@ class Dataset:
         added to "auto".
 
         Raises:
-            InvalidValueError: `text` is invalid or contains scale, which is only for masks.
+            InvalidValueError: `text` is invalid, contains scale, which is only for masks, or a policy for other images
+                than grey and RGB ones.
         """
         geometry, policy = parse_augmentation(text)
+        if policy and self.channels not in (1, 3):
+            raise errors.InvalidValueError(
+                f"augmentation {text!r}: {policy} changes grey and RGB images, these have {self.channels} bands. Use "
+                f"crop, shift and flip."
+            )
         if "scale" in geometry:
             raise errors.InvalidValueError(
                 f"augmentation {text!r}: scale is only for masks. Use crop, which scales too."

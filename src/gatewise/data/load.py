@@ -2,21 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-import torch
 from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import Location
-from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.images import Dataset, EncodedImages, EncodedSource, Images
+from gatewise.data.labels import Interpreter, Kind, LabelledSplit, targets
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
-from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, find_source
+from gatewise.data.pixel_format import PixelFormat
+from gatewise.data.pixel_survey import find_pixel_format
+from gatewise.data.reading import Reading
+from gatewise.data.sources.registry import LabelledSource, MaskedSource, find_source
 
 LOADINGS = ("auto", "memory", "stream")
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
@@ -31,10 +34,24 @@ class DataSource:
     data: str
     image_size: int | None = None
     loading: str = "auto"
+    reading: Reading = Reading()
+    labels: Kind = "class"
+    class_names: str | None = None
+    classes: tuple[str, ...] | None = None
+    pixel_format: PixelFormat | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
-        return load_dataset(self.data, self.image_size, self.loading)
+        return load_dataset(
+            self.data,
+            self.image_size,
+            self.loading,
+            self.reading,
+            self.labels,
+            self.class_names,
+            self.classes,
+            self.pixel_format,
+        )
 
     def of_validation(self) -> Self:
         """Return the source with defaults for the options that do not change the validation images."""
@@ -48,7 +65,7 @@ class PairSource(DataSource):
     crop_size: int | None = None
     ignore_index: int = IGNORED
     foreground: str | None = None
-    class_names: str | None = None
+    mask_threshold: float | None = None
 
     def load(self) -> SegmentationDataset:
         return load_pairs(
@@ -59,13 +76,25 @@ class PairSource(DataSource):
             ignore_index=self.ignore_index,
             foreground=self.foreground,
             class_names=self.class_names,
+            mask_threshold=self.mask_threshold,
+            reading=self.reading,
+            pixel_format=self.pixel_format,
         )
 
     def of_validation(self) -> Self:
         return dataclasses.replace(super().of_validation(), crop_size=None)
 
 
-def load_dataset(source: str | Path, image_size: int | None = None, loading: str = "auto") -> Dataset:
+def load_dataset(
+    source: str | Path,
+    image_size: int | None = None,
+    loading: str = "auto",
+    reading: Reading | None = None,
+    labels: Kind = "class",
+    class_names: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    pixel_format: PixelFormat | None = None,
+) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
     Args:
@@ -74,44 +103,57 @@ def load_dataset(source: str | Path, image_size: int | None = None, loading: str
         image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
         loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
             splits that would take more than 1 GiB.
+        reading: how the source is read and divided; None uses the defaults.
+        labels: what a label is: "class", "classes" (several for each image) or "number".
+        class_names: the classes to keep, separated by commas, in the order of the network's outputs; None keeps all
+            that have training images.
+        classes: the classes of a trained network; the data may lack some of them.
+        pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
-            label is missing or negative, a class has no training images, there are fewer than two classes, or the
-            splits have different classes. The message names the file. Streamed images are checked when they are used.
+            label is missing or of another kind, there are fewer than two classes, or validation images have a class
+            without training images. The message names the file. Streamed images are checked when they are used.
         InvalidValueError: an option is invalid.
     """
     if image_size is not None:
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
-    location = Location(source)
+    reading = reading or Reading()
+    location = Location(source, reading, labels)
     found = find_source(location, LabelledSource)
     read = found.read_labelled(location)
-    _check_labels(location, read)
+    _check_images(location, read)
+    _train_and_validation(location, read)
+    interpret = Interpreter(labels, reading.label_delimiter, class_names, classes, location.say)
+    read = interpret(location, read)
     train, validation = _train_and_validation(location, read)
-    _check_classes(location.text, train.classes, validation.classes)
-    splits = [_images(location, split, image_size) for split in (train, validation)]
-    _check_no_empty_class(location.text, train.classes, splits[0].labels)
+    pixel_format = pixel_format or _pixel_format(location, [train.images, validation.images])
+    splits = [_images(location, split, labels, image_size, pixel_format) for split in (train, validation)]
     own, other = (_decoded_if_small(images, loading) for images in splits)
     if own.shape != other.shape:
         raise errors.DataError(
             f"{source}: train images are {own.shape[1:]}, validation images {other.shape[1:]}. Set image_size."
         )
-    return Dataset(location.text, train.classes, own, other, padding=max(1, own.shape[1] // 8), flip=found.flip)
+    return Dataset(
+        location.text,
+        train.classes,
+        own,
+        other,
+        padding=max(1, own.shape[1] // 8),
+        flip=found.flip,
+        pixel_format=pixel_format,
+        notes=tuple(location.notes),
+    )
 
 
-def _check_labels(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
+def _check_images(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
     for name, split in splits.items():
-        images, labels, last = len(split.images), split.labels, len(split.classes) - 1
-        if images != len(labels):
-            raise errors.DataError(f"{location}, {name}: expected one label per image, got {len(labels)} for {images}.")
+        images, labels = len(split.images), len(split.labels)
+        if images != labels:
+            raise errors.DataError(f"{location}, {name}: expected one label per image, got {labels} for {images}.")
         if not images:
             raise errors.DataError(f"{location}, {name}: expected images, got none.")
-        if not 0 <= min(labels) <= max(labels) <= last:
-            raise errors.DataError(
-                f"{location}, {name}: expected labels from 0 to {last} (one per class name), got {min(labels)} to "
-                f"{max(labels)}."
-            )
 
 
 def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tuple[Split, Split]:
@@ -121,36 +163,32 @@ def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tu
     return splits["train"], splits["validation"]
 
 
-def _images(location: Location, split: LabelledSplit, image_size: int | None) -> Images | EncodedImages:
+def _pixel_format(location: Location, images: Sequence[EncodedSource | Tensor]) -> PixelFormat:
+    """Return how the images of all splits, training images first, become channels; note what was decided."""
+    reading = location.reading
+    if files := [split for split in images if not isinstance(split, Tensor)]:
+        found, notes = find_pixel_format(files, reading.channels, reading.value_range)
+        for note in notes:
+            location.say(note)
+        return found
+    for name, value in (("channels", reading.channels), ("value_range", reading.value_range)):
+        if value != "auto":
+            raise errors.InvalidValueError(f"{location} has no image files, so {name} {value!r} is not used. Omit it.")
+    return PixelFormat.of_count(images[0].shape[1])  # type: ignore[union-attr]
+
+
+def _images(
+    location: Location, split: LabelledSplit, kind: Kind, image_size: int | None, pixel_format: PixelFormat
+) -> Images | EncodedImages:
+    labels = targets(split.labels, kind, len(split.classes))
     if not isinstance(split.images, Tensor):
-        return EncodedImages(split.images, split.labels, image_size)
+        return EncodedImages(split.images, labels, image_size, pixel_format)
     height, width = split.images.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise errors.InvalidValueError(
             f"{location} has images of {width}x{height}, got image_size {image_size}. Omit it."
         )
-    return Images(split.images, torch.tensor(split.labels))
-
-
-def _check_classes(source: str, train: tuple[str, ...], validation: tuple[str, ...]) -> None:
-    if train != validation:
-        only = [
-            (split, sorted(set(a) - set(b))[:5])
-            for split, a, b in (("train", train, validation), ("validation", validation, train))
-        ]
-        differing = "; ".join(f"only in {split}: {names}" for split, names in only if names)
-        which = differing or "the same names in another order"
-        raise errors.DataError(f"{source}: the splits have different classes; {which}.")
-
-
-def _check_no_empty_class(source: str, classes: tuple[str, ...], labels: Tensor) -> None:
-    missing = [classes[n] for n, count in enumerate(labels.bincount(minlength=len(classes))) if not count]
-    if missing:
-        listed = ", ".join(repr(name) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise errors.DataError(
-            f"{source}: no train image of class {listed} ({len(missing)} of {len(classes)} classes are empty). "
-            f"Labels start at 0; remove the class, or add images."
-        )
+    return Images(split.images, labels)
 
 
 def _decoded_if_small(images: Images | EncodedImages, loading: str) -> Images | EncodedImages:
@@ -171,6 +209,9 @@ def load_pairs(
     ignore_index: int = IGNORED,
     foreground: str | None = None,
     class_names: str | None = None,
+    mask_threshold: float | None = None,
+    reading: Reading | None = None,
+    pixel_format: PixelFormat | None = None,
 ) -> SegmentationDataset:
     """Load images with masks from a source: a name or a folder.
 
@@ -186,6 +227,10 @@ def load_pairs(
         class_names: names in the order of the mask values, separated by commas. None reads classes.txt in the folder
             if it exists. Otherwise 256 masks are sampled per split: if their only values are 0 and 255, the classes
             are background and foreground, else they are numbered up to the highest value.
+        mask_threshold: value from which a pixel is foreground, for masks whose values are brightness; None for class
+            indices.
+        reading: how the source is read and divided; None uses the defaults.
+        pixel_format: as for `load_dataset`.
 
     Raises:
         DataError: a folder, split, image or mask is missing, a file cannot be read, or a mask has another size than
@@ -199,18 +244,22 @@ def load_pairs(
     _validation.check_one_of("loading", loading, LOADINGS)
     _validation.check_integer_at_least(0, ignore_index=ignore_index)
     _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
-    location = Location(source)
+    location = Location(source, reading)
     read = _train_and_validation(location, find_source(location, MaskedSource).read_masked(location))
     names = read[0].classes
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
-    meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground)
+    meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground, mask_threshold)
+    pixel_format = pixel_format or _pixel_format(location, [split.images for split in read])
     train, validation = (
-        SegmentationSplit(split.images, split.masks, meaning, side=image_size, crop=crop_size) for split in read
+        SegmentationSplit(
+            split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
+        )
+        for split in read
     )
     for pairs in (train, validation):
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
-    return SegmentationDataset(location.text, train, validation)
+    return SegmentationDataset(location.text, train, validation, tuple(location.notes))

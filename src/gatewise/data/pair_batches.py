@@ -77,7 +77,7 @@ class _WholeImages(torch.utils.data.Dataset):
 
 
 class _RandomCrops(_WholeImages):
-    """Map `BatchParams` to augmented images (B, 3, H, W) and masks (B, H, W), both uint8, or to an error message."""
+    """Map `BatchParams` to augmented images (B, C, H, W) and masks (B, H, W), both uint8, or to an error message."""
 
     def __init__(self, pairs: SegmentationSplit, augmentation: Augmentation, fill: Tensor) -> None:
         super().__init__(pairs)

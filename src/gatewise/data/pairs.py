@@ -10,9 +10,10 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.augmentation import Augmentation, parse_augmentation
-from gatewise.data.decode import pixels_of
+from gatewise.data.band_image import BandImage
 from gatewise.data.images import EncodedSource, mean_and_deviation
-from gatewise.data.masks import IGNORED, MaskEncoding, decode_mask, evenly_spaced, with_background
+from gatewise.data.masks import IGNORED, MaskEncoding, evenly_spaced, with_background
+from gatewise.data.pixel_format import RGB, PixelFormat
 
 _SAMPLE = 512  # number of images from which mean and standard deviation are estimated
 
@@ -26,6 +27,7 @@ class SegmentationSplit:
         meaning: mapping from mask values to classes.
         side: length in pixels to which the shorter side is scaled; None keeps the size.
         crop: side in pixels of the square training crop; None uses the size of the first image.
+        pixel_format: how files of images become channels.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class SegmentationSplit:
         *,
         side: int | None = None,
         crop: int | None = None,
+        pixel_format: PixelFormat = RGB,
     ) -> None:
         self.images, self.masks, self.meaning, self.side, self.crop = images, masks, meaning, side, crop
+        self.pixel_format = pixel_format
         self._held: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
@@ -53,18 +57,21 @@ class SegmentationSplit:
         self._held = [self._decoded(index) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return one image, (3, H, W), and its mask, (H, W), both uint8."""
+        """Return one image, (C, H, W), and its mask, (H, W), both uint8."""
         return self._held[index] if self._held else self._decoded(index)
 
     def picture(self, index: int) -> Any:
         """Return one image as a PIL image in RGB, in its original size."""
-        return self.images.picture(index)
+        return self._whole(index).shown()
+
+    def _whole(self, index: int) -> BandImage:
+        return self.pixel_format.decode(self.images.where(index), self.images.content(index))
 
     @functools.cached_property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of the first image; other images may differ in size."""
-        _, height, width = self[0][0].shape
-        return 3, height, width
+        """(C, H, W) of the first image; other images may differ in size."""
+        channels, height, width = self[0][0].shape
+        return channels, height, width
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -76,20 +83,20 @@ class SegmentationSplit:
         if self._held:
             return self._held[index][1]
         where = self.masks.where(index)
-        return self.meaning(decode_mask(where, self.masks.content(index)), where)
+        return self.meaning(self.meaning.decode(where, self.masks.content(index)), where)
 
     def _decoded(self, index: int) -> tuple[Tensor, Tensor]:
-        image, mask, where = self.images.picture(index), self.mask(index), self.masks.where(index)
-        if tuple(mask.shape) != (image.height, image.width):
+        image, mask, where = self._whole(index).pixels(), self.mask(index), self.masks.where(index)
+        if mask.shape != image.shape[1:]:
             raise errors.DataError(
                 f"{where}: the mask is {mask.shape[1]}x{mask.shape[0]}, but its image {self.images.where(index)} is "
-                f"{image.width}x{image.height}; expected the same size."
+                f"{image.shape[2]}x{image.shape[1]}; expected the same size."
             )
-        return scaled_to(self.side, pixels_of(image), mask)
+        return scaled_to(self.side, image, mask)
 
 
 def scaled_to(side: int | None, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale an image (3, H, W) and its mask (H, W) so that the shorter side has `side` pixels; None keeps the size."""
+    """Scale an image (C, H, W) and its mask (H, W) so that the shorter side has `side` pixels; None keeps the size."""
     height, width = mask.shape
     if side is None or min(height, width) == side:
         return pixels, mask
@@ -98,7 +105,7 @@ def scaled_to(side: int | None, pixels: Tensor, mask: Tensor) -> tuple[Tensor, T
 
 
 def resized(pixels: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Scale an image (3, H, W) bilinearly with antialiasing, and its mask (H, W) by nearest neighbour.
+    """Scale an image (C, H, W) bilinearly with antialiasing, and its mask (H, W) by nearest neighbour.
 
     Sides shorter than two pixels, which torch cannot scale to, become two pixels.
     """
@@ -119,11 +126,18 @@ class SegmentationDataset:
         name: the source given to `load_pairs`.
         train: training pairs.
         validation: validation pairs.
+        notes: what was decided while reading, a line each.
     """
 
     name: str
     train: SegmentationSplit
     validation: SegmentationSplit
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """How files of images become channels."""
+        return self.train.pixel_format
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
-from gatewise.data.decode import decode
+from gatewise.data.band_image import BandImage
 from gatewise.data.folders import is_image
+from gatewise.data.pixel_format import PixelFormat
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
@@ -33,12 +34,14 @@ class Predictor:
         network: (N, C, H, W) normalised images -> logits, or logits and gates.
         task: what the network was trained to do.
         config: content of `config.json`: classes, mean, std, image size, and scale (the image size of the recipe).
+        pixel_format: how image files become the channels of the network.
         device: device of the network.
     """
 
     network: Callable[[Tensor], Any]
     task: Task
     config: dict[str, Any]
+    pixel_format: PixelFormat
     device: torch.device
 
     @classmethod
@@ -53,10 +56,11 @@ class Predictor:
             exported = opened(source)
             config = exported.details
             check_image_entries(source, config)
-            return cls(exported, stored_task(source, config), config, torch.device("cpu"))
+            pixel_format = PixelFormat.of_config(source, config)
+            return cls(exported, stored_task(source, config), config, pixel_format, torch.device("cpu"))
         run = Run.open(source)
         run.check_image_entries()
-        return cls(WithGates(run.model), run.task, {**run.config, "scale": run.scale}, run.device)
+        return cls(WithGates(run.model), run.task, {**run.config, "scale": run.scale}, run.pixel_format, run.device)
 
     @classmethod
     def of_network(
@@ -76,16 +80,17 @@ class Predictor:
         chosen = TaskSpec.parse(task).make(list(classes))
         config = {"mean": list(mean), "std": list(std), "image_size": list(image_size), "in_chans": len(mean)}
         device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
-        return cls(_in_eval_mode(net), chosen, {**config, "scale": min(image_size)}, device)
+        pixel_format = PixelFormat.of_count(len(mean))
+        return cls(_in_eval_mode(net), chosen, {**config, "scale": min(image_size)}, pixel_format, device)
 
     @torch.inference_mode()
-    def logits(self, picture: Any) -> tuple[Tensor, float | None]:
-        """Return the logits of a PIL image, and the fraction of open gates of a GaterNet (otherwise None).
+    def logits(self, image: BandImage) -> tuple[Tensor, float | None]:
+        """Return the logits of an image, and the fraction of open gates of a GaterNet (otherwise None).
 
         The image is preprocessed like the validation images of the training.
         """
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
-        pixels = self.task.pixels(picture, self.config).float()
+        pixels = self.task.pixels(image, self.config).float()
         output = self.network(((pixels - mean) / std).unsqueeze(0).to(self.device))
         if not isinstance(output, tuple):
             return output[0], None
@@ -106,10 +111,11 @@ class Predictor:
                 )
             _check_not_overwriting(files, Path(out))
         for file, name in files.items():
-            picture = decode(str(file), sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file))
-            logits, open_gates = self.logits(picture)
+            content = sys.stdin.buffer.read() if file == _STANDARD_INPUT else read_bytes(file)
+            image = self.pixel_format.decode(str(file), content)
+            logits, open_gates = self.logits(image)
             folder = None if out is None else Path(out) / name
-            prediction = {"image": str(file), **self.task.prediction(logits, picture, top_k=top_k, out=folder)}
+            prediction = {"image": str(file), **self.task.prediction(logits, image.shown(), top_k=top_k, out=folder)}
             yield prediction if open_gates is None else {**prediction, "open_gates": open_gates}
 
     def describe(self, prediction: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from gatewise.training import Progress
 from gatewise.training.runs import Run
 
 FORMS = ("masked", "compact", "skip")
-_DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "spec")
+_DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "pixels", "spec")
 _TOLERANCE = 1e-3  # largest difference of logits, relative to the largest logit
 _FLIPPED = 0.01  # fraction of images that may have different gates, because a gate logit near 0 is rounded differently
 

@@ -1,14 +1,15 @@
 """Hooks that apply the gates to the backbone during a forward of its GaterNet, and do nothing otherwise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core._torch_compat import in_backward
+from gatewise.core._torch_compat import call_while_tracing, in_backward
+from gatewise.core.hooks import Change, count_change, submodule
 from gatewise.gaternet.sites import Site
 from gatewise.gates.kernels.backend import why_not_fusible
 from gatewise.gates.kernels.channels import scale_channels
@@ -24,12 +25,14 @@ class GateContext:
         factors: factors of the map at each gated site, (N, channels), by index of the site.
         gated: whether the network has run with gates and gradients.
         decide: for local gating, (index of the site, input of its convolution) -> factors.
+        hooks: the hooks in the backbone.
     """
 
     sites: tuple[Site, ...]
     factors: dict[int, Tensor | None] = field(default_factory=dict[int, Tensor | None])
     gated: bool = False
     decide: Callable[[int, Tensor], Tensor | None] | None = None
+    hooks: list["_Hook"] = field(default_factory=list["_Hook"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +71,54 @@ class _ApplyGates:
         return x * factors.to(x.dtype)
 
 
+@dataclass(frozen=True)
+class _Hook:
+    """A hook on one side of a layer of the backbone."""
+
+    layer: tuple[str, ...]  # names on its path
+    side: str
+    change: Change
+
+    def is_attached(self, backbone: nn.Module) -> bool:
+        layer = submodule(backbone, self.layer)
+        return layer is not None and count_change(layer, self.side, self.change) > 0
+
+
 def attach(backbone: nn.Module, gate_context: GateContext, *, decide: bool) -> None:
     """Add the hooks of all sites to the backbone; `decide` adds those of local gating, too."""
     for number, site in enumerate(gate_context.sites):
         if decide:
-            change_map(backbone.get_submodule(site.name), "input", _DecideLocally(gate_context, number))
-        change_map(backbone.get_submodule(site.layer), site.side, _ApplyGates(gate_context, number))
+            _add(backbone, site.name, "input", _DecideLocally(gate_context, number))
+        _add(backbone, site.layer, site.side, _ApplyGates(gate_context, number))
+
+
+def _add(backbone: nn.Module, path: str, side: str, change: "_DecideLocally | _ApplyGates") -> None:
+    change_map(backbone.get_submodule(path), side, change)
+    change.gate_context.hooks.append(_Hook(tuple(path.split(".") if path else ()), side, change))
+
+
+@call_while_tracing
+def keep_attached(backbone: nn.Module, gate_context: GateContext) -> None:
+    """Add hooks again whose layers were replaced, for example by SyncBatchNorm; called before every forward.
+
+    Raises:
+        InvalidValueError: the layer of a site no longer exists.
+    """
+    for position, hook in enumerate(gate_context.hooks):
+        if hook.is_attached(backbone):
+            continue
+        modules: dict[str, nn.Module] = dict(backbone.named_modules())
+        moved = [path for path, layer in modules.items() if count_change(layer, hook.side, hook.change)]
+        layer = submodule(backbone, hook.layer)
+        if moved:  # as torch.ao.quantization.fuse_modules does
+            gate_context.hooks[position] = replace(hook, layer=tuple(moved[0].split(".")))
+        elif layer is not None:
+            change_map(layer, hook.side, hook.change)
+        else:
+            raise errors.InvalidValueError(
+                f"GaterNet multiplies the {hook.side} of {'.'.join(hook.layer)!r} by gates, but the backbone no longer "
+                f"has this layer. Convert the backbone first, then build a GaterNet from it."
+            )
 
 
 def detach(backbone: nn.Module) -> None:

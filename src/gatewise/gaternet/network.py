@@ -13,7 +13,7 @@ from gatewise.core.reasons import as_data_error
 from gatewise.core.types import Output
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
-from gatewise.gaternet.hooks import GateContext, attach, detach, recomputing
+from gatewise.gaternet.hooks import GateContext, attach, detach, keep_attached, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.work import own_macs, saved_macs
 from gatewise.gates.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
@@ -170,6 +170,7 @@ class GaterNet(nn.Module):
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the backbone's output and the gates, (N, gate_count); `gates` replace those of the gater."""
         _validation.check_not_symbolic("GaterNet", x)
+        keep_attached(self.backbone, self.gate_context)
         if torch.is_grad_enabled():
             self.gate_context.gated = True
         try:

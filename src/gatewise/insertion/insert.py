@@ -5,43 +5,25 @@ the class of the network and its methods do not change, and deepcopy, pickle, ex
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.hooks import changes_on
-from gatewise.core.symbolic import call_as_node
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
-from gatewise.gates.spec import GateChoice, Gates
-from gatewise.graph import Graph, Place, Skipped, change_map, evaluation_mode
+from gatewise.gates.spec import GateChoice, Gates, parse_gates
+from gatewise.graph import Graph, Place, Skipped, evaluation_mode
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
-
-
-@dataclass(frozen=True)
-class _CallGate:
-    """Hook that calls a gate on the input or output of its layer.
-
-    It stores the name of the gate, not the gate, so that a deepcopied or unpickled layer calls its own copy.
-    """
-
-    gate: str
-    channel_axis: int
-
-    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        gate = getattr(layer, self.gate)
-        if isinstance(x, fx.Proxy):
-            gate = partial(call_as_node, gate)
-        if self.channel_axis == 1:
-            return gate(x)
-        return gate(x.movedim(self.channel_axis, 1)).movedim(1, self.channel_axis)
+from gatewise.insertion.attachment import Attachment, CallGate, KeepAttached, attach, detach
 
 
 @dataclass
@@ -53,12 +35,14 @@ class Insertion:
         places: locations of the gates.
         gates: path of each gate in the network -> gate.
         skipped: candidate layers without a gate, each with the reason.
+        attachments: how each gate is attached to its layer.
     """
 
     model: nn.Module
     places: tuple[Place, ...]
     skipped: tuple[Skipped, ...]
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
+    attachments: list[Attachment] = field(default_factory=list[Attachment], repr=False)
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
 
     def __repr__(self) -> str:
@@ -93,18 +77,21 @@ class Insertion:
                 buffer.copy_(buffers[name])
         return tuple(path for path in self.gates if path not in reached)
 
-    def keep(self, handle: RemovableHandle) -> None:
-        """Keep the handle of a hook that `undo` removes."""
-        self._handles.append(handle)
+    def complete(self) -> None:
+        """Let the network keep these gates attached, load checkpoints without them, and be compiled again with them."""
+        forgive = _ForgivePlainCheckpoint(tuple(self.gates))
+        self._handles.append(self.model.register_load_state_dict_post_hook(forgive))
+        self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))
+        torch.compiler.reset()  # a network that was compiled before would run without the gates
 
     def undo(self) -> None:
         """Remove the gates; the state dict is then exactly what it was before the insertion."""
         for handle in self._handles:
             handle.remove()
-        for path in self.gates:
-            layer, _, name = path.rpartition(".")
-            delattr(self.model.get_submodule(layer), name)
-        self.gates, self.places, self._handles = {}, (), []
+        for attachment in self.attachments:
+            detach(self.model, attachment)
+        torch.compiler.reset()
+        self.gates, self.places, self.attachments, self._handles = {}, (), [], []
 
 
 def insert_gates(
@@ -127,7 +114,8 @@ def insert_gates(
 
     Args:
         model: any network, or its `Graph`, which several insertions can share.
-        gate: a registered name, a string such as "gct:mode=l1@inner", a `GateChoice`, or a `Gate` class.
+        gate: a registered name, a string such as "gct:mode=l1@inner", several joined by "+" such as "gct+se", a
+            `GateChoice`, or a `Gate` class.
         place: a kind of place, one of `gatewise.graph.place_names()`; the default, if neither before nor after is
             given, is the place of the gate's paper.
         before: layer types whose input is gated, instead of a place.
@@ -145,6 +133,11 @@ def insert_gates(
     Raises:
         InvalidValueError: no layer matches, a listed path does not exist, or more than one of place, before and after
             is given.
+        InvalidTypeError: the network is scripted, or wrapped for distributed training.
+
+    Warns:
+        UserWarning: a layer has a gate of the same class at the same place already; it then has both. Later, in a
+            forward: a gate is lost because its layer was replaced.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> insertion = insert_gates(net, "gct", mode="l1", exclude=["0"])
@@ -153,38 +146,48 @@ def insert_gates(
     >>> insertion.undo()
     """
     graph = Graph.of("insert_gates", model, example)
-    model = graph.model
+    _check_can_be_gated(graph.model)
     if where is not None and not callable(where):
         raise errors.InvalidTypeError(
             f"where must be a function of path and layer, got {_validation.safe_repr(where)}."
         )
-    choice, make = _resolve(gate, place, options)
-    if sum(option is not None for option in (choice.place if choice else place, before, after)) > 1:
+    wanted = _wanted(gate, place, options)
+    if any(sum(option is not None for option in (one.asked, before, after)) > 1 for one in wanted):
         raise errors.InvalidValueError("give only one of place=, before= and after=.")
-    place = place or (choice.place or gate_spec(choice.name).place if choice else None)
-    all_places = candidates(graph, place, before, after)
-    why_not_selected = selection(model, include, exclude, where)
-    reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
-    places = tuple(candidate for candidate, reason in reasons if reason is None)
-    skipped = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
-    if not places:
-        gate_text = str(choice) if choice else _snake_case(gate)
-        listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
-        raise errors.InvalidValueError(
-            f"no place for {gate_text} in {type(model).__name__} ({listed}). "
-            f"Choose another place, for example {gate_text.partition('@')[0]}@before_conv or @stage_end; in Python you "
-            f"can also choose layers with before= or after=."
-        )
-    insertion = Insertion(model, places, tuple(skipped))
-    name = choice.name if choice else _snake_case(gate)
+    why_not_selected = selection(graph.model, include, exclude, where)
+    found: list[tuple[_Wanted, tuple[Place, ...]]] = []
+    skipped: list[Skipped] = []
+    for one in wanted:
+        all_places = candidates(graph, None if before or after else one.place, before, after)
+        reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
+        omitted = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
+        places = tuple(candidate for candidate, reason in reasons if reason is None)
+        if not places:
+            raise errors.InvalidValueError(_no_place(graph.model, one, omitted))
+        found.append((one, places))
+        skipped += omitted
+    return _inserted(graph.model, found, tuple(skipped))
+
+
+def _inserted(
+    model: nn.Module, found: "list[tuple[_Wanted, tuple[Place, ...]]]", skipped: tuple[Skipped, ...]
+) -> Insertion:
+    """Insert each gate at its places; on any error remove all of them."""
+    insertion = Insertion(model, tuple(place for _, places in found for place in places), skipped)
+    repeated: list[str] = []
     try:
-        for chosen in places:
-            _attach(insertion, chosen, name, make)
+        for one, places in found:
+            for place in places:
+                gate, attachment = _attach(model, place, one)
+                insertion.gates[attachment.path] = gate
+                insertion.attachments.append(attachment)
+                repeated += [place.layer] if _repeats(model, attachment) else []
+        insertion.complete()
     except BaseException:
         insertion.undo()
         raise
-    forgive = _ForgivePlainCheckpoint(tuple(insertion.gates))
-    insertion.keep(model.register_load_state_dict_post_hook(forgive))
+    if repeated:
+        warnings.warn(_repetition(repeated), stacklevel=3)
     return insertion
 
 
@@ -194,49 +197,104 @@ def insert_all(model: nn.Module, gates: Gates, example: Example = None) -> list[
     return [insert_gates(graph, choice) for choice in gates]
 
 
-def _resolve(
-    gate: str | GateChoice | type[Gate], place: str | None, options: dict[str, Any]
-) -> tuple[GateChoice | None, Callable[..., Gate]]:
-    """Return the choice (None for a class) and a function that makes one gate."""
+@dataclass(frozen=True)
+class _Wanted:
+    """A gate to insert: its name as a child, its text for messages, the kind of place and how to make one."""
+
+    name: str
+    text: str
+    asked: str | None  # place that was asked for
+    place: str | None  # that or the one of the gate's paper
+    make: Callable[..., Gate]
+
+
+def _wanted(gate: str | GateChoice | type[Gate], place: str | None, options: dict[str, Any]) -> list[_Wanted]:
+    """Return the gates that the arguments of `insert_gates` choose."""
+    if place is not None:
+        _validation.check_str("place", place)
     if isinstance(gate, type) and issubclass(gate, Gate):
-        return None, partial(gate, **options)
+        name = _snake_case(gate)
+        return [_Wanted(name, name, place, place, partial(gate, **options))]
     if not isinstance(gate, str | GateChoice):
         raise errors.InvalidTypeError(
             f"gate must be a name such as 'gct', a GateChoice or a Gate class, got {_validation.safe_repr(gate)}."
         )
-    choice = GateChoice.parse(gate) if isinstance(gate, str) else gate
-    if place is not None:
-        _validation.check_str("place", place)
-    if place and choice.place and place != choice.place:
-        raise errors.InvalidValueError(f"{gate!r} has a place and place={place!r} is given; give only one.")
-    choice = GateChoice(choice.name, {**choice.options, **options}, place or choice.place)
-    return choice, partial(gate_spec(choice.name).make, **choice.options)
+    choices = parse_gates(gate) if isinstance(gate, str) else (gate,)
+    if not choices:
+        raise errors.InvalidValueError("'none' is no gate; there is nothing to insert.")
+    if len(choices) > 1 and options:
+        raise errors.InvalidValueError(
+            f"options belong to one gate, and {gate!r} are {len(choices)}. Write them into the text, for example "
+            f"'gct:mode=l1+se'."
+        )
+    wanted: list[_Wanted] = []
+    for choice in choices:
+        if place and choice.place and place != choice.place:
+            raise errors.InvalidValueError(f"{str(choice)!r} has a place and place={place!r} is given; give only one.")
+        asked = place or choice.place
+        spec, given = gate_spec(choice.name), {**choice.options, **options}
+        text = str(GateChoice(choice.name, given, asked))
+        wanted.append(_Wanted(choice.name, text, asked, asked or spec.place, partial(spec.make, **given)))
+    return wanted
 
 
-def _attach(insertion: Insertion, place: Place, name: str, make: Callable[..., Gate]) -> None:
-    model = insertion.model
+def _check_can_be_gated(model: nn.Module) -> None:
+    """Raise if gates would not run in this network, or would not be trained."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for path, module in modules.items():
+        kind = type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise errors.InvalidTypeError(
+                f"{path or 'the network'} is a {kind}, which cannot call gates. Insert gates first, then trace or "
+                f"script."
+            )
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise errors.InvalidTypeError(
+                f"{path or 'the network'} is a {kind}, which would not average the gradients of new gates. Insert "
+                f"gates first, then wrap the network."
+            )
+
+
+def _no_place(model: nn.Module, one: _Wanted, skipped: list[Skipped]) -> str:
+    listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
+    return (
+        f"no place for {one.text} in {type(model).__name__} ({listed}). "
+        f"Choose another place, for example {one.text.partition('@')[0]}@before_conv or @stage_end; in Python you "
+        f"can also choose layers with before= or after=."
+    )
+
+
+def _attach(model: nn.Module, place: Place, one: _Wanted) -> tuple[Gate, Attachment]:
     layer = model.get_submodule(place.layer)
     if isinstance(layer, nn.Sequential):
         raise errors.InvalidValueError(
             f"{place.layer!r} is a Sequential, which would run the gate a second time; choose a layer inside it."
         )
     options: dict[str, Any] = {} if place.spatial_dims == 2 else {"spatial_dims": place.spatial_dims}
-    if options and name in gate_names() and "spatial_dims" not in gate_spec(name).options:
+    if options and one.name in gate_names() and "spatial_dims" not in gate_spec(one.name).options:
         raise errors.InvalidValueError(
-            f"{name} is for maps with two spatial axes, but {place.layer!r} has {place.spatial_dims}. Choose another "
-            f"gate, or omit the layer with exclude=."
+            f"{one.name} is for maps with two spatial axes, but {place.layer!r} has {place.spatial_dims}. Choose "
+            f"another gate, or omit the layer with exclude=."
         )
     anchor = next((p for owner in (layer, model) for p in owner.parameters() if p.is_floating_point()), torch.empty(0))
-    gate = make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
+    gate = one.make(place.channels, device=anchor.device, dtype=anchor.dtype, **options)
     gate.train(layer.training)
-    unique, count = name, 1
-    while hasattr(layer, unique):
-        count += 1
-        unique = f"{name}_{count}"
-    layer.add_module(unique, gate)
-    handle = change_map(layer, place.side, _CallGate(unique, place.channel_axis))
-    insertion.gates[f"{place.layer}.{unique}" if place.layer else unique] = gate
-    insertion.keep(handle)
+    return gate, attach(layer, place.layer, place.side, place.channel_axis, one.name, gate)
+
+
+def _repeats(model: nn.Module, new: Attachment) -> bool:
+    """Return whether the layer already has a gate of this class on this side."""
+    layer = model.get_submodule(".".join(new.layer))
+    calls = [change for change in changes_on(layer, new.side) if isinstance(change, CallGate)]
+    return any(type(getattr(layer, call.gate)) is type(new.gate) for call in calls if call != new.call)
+
+
+def _repetition(layers: list[str]) -> str:
+    shown = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+    return (
+        f"a gate of this kind was already at this place and is there twice now, at {shown}. Both run. Call "
+        f"insertion.undo() to remove the gates of one insertion."
+    )
 
 
 def _snake_case(gate: Any) -> str:
@@ -285,6 +343,6 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     for path, layer in modules.items():
         for side in ("input", "output"):
             for change in changes_on(layer, side):
-                if isinstance(change, _CallGate) and change.channel_axis == 1:
+                if isinstance(change, CallGate) and change.channel_axis == 1:
                     hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
     return hosts

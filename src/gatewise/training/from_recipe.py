@@ -5,6 +5,7 @@ logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.saf
 `metrics.json` are added: a run is complete if `metrics.json` exists.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,9 +128,12 @@ class Setup:
     validation: Batches
     stages: Sequence[Stage]
     schedule: Schedule
+    notes: Sequence[str] = ()
 
     def announce(self, progress: Progress) -> None:
         """Show what was found in the data and in the initial weights."""
+        for note in self.notes:
+            progress.say(f"note: {note}")
         if self.task.class_per_pixel:
             progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
         if self.initial.transfer is not None:
@@ -144,6 +148,7 @@ class Setup:
             "mean": self.initial.mean.tolist(),
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
+            "pixels": dataclasses.asdict(dataset.pixel_format),
         }
 
 
@@ -211,6 +216,7 @@ def build(
         validation=validation,
         stages=optimisation.stages,
         schedule=optimisation.schedule,
+        notes=dataset.notes,
     )
 
 

@@ -11,19 +11,15 @@ from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data import IGNORED, LOADINGS, LabelledSource, MaskedSource, describe_sources
+from gatewise.data import IGNORED, LOADINGS, DataSource, LabelledSource, MaskedSource, describe_sources
 from gatewise.data.augmentation import parse_augmentation
+from gatewise.data.reading import Reading, option
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, summaries
 
 CLASS_WEIGHTS = ("none", "median_frequency")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
-
-def option(default: Any, description: str) -> Any:
-    """Return a dataclass field with a default and a help text for the command line and the documentation."""
-    return dataclasses.field(default=default, metadata={"help": description})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +51,16 @@ class TaskOptions(Section):
     )
     ignore_index: int = option(IGNORED, "for segment, mask value of pixels that are excluded from loss and score")
     class_names: str | None = option(
-        None, "for segment, names of the mask values, separated by commas; none reads classes.txt or uses numbers"
+        None,
+        "the classes to keep, separated by commas, in the order of the outputs; for segment, names of the mask values, "
+        "of which none reads classes.txt or uses numbers",
     )
     foreground: str | None = option(
         None, "for segment, train a binary segmenter for this class; none keeps all classes"
+    )
+    mask_threshold: float | None = option(
+        None,
+        "for segment, value from which a pixel of a mask is foreground (128); none takes values as class indices",
     )
     class_weights: str = option(
         "none", "for segment, none, or median_frequency to give rare classes more weight in the loss"
@@ -71,6 +73,8 @@ class TaskOptions(Section):
         _check_side(crop_size=self.crop_size)
         _validation.check_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
         _validation.check_integer_at_least(0, ignore_index=self.ignore_index)
+        if self.mask_threshold is not None:
+            _validation.check_number_between(1e-6, 2**32, mask_threshold=self.mask_threshold)
         self._check_all_used()
         self.task_spec.make(("a", "b"))  # raises if an option of its own is out of range
 
@@ -108,8 +112,8 @@ class TaskOptions(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Section):
-    """The data set, and how its images are read."""
+class DataOptions(Section, Reading):
+    """The data set, and how it is read and divided."""
 
     data: str = option("digits", f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     image_size: int | None = option(
@@ -120,8 +124,15 @@ class DataOptions(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Reading.__post_init__(self)
         _check_side(image_size=self.image_size)
         _validation.check_one_of("loading", self.loading, LOADINGS)
+
+    @property
+    def data_source(self) -> DataSource:
+        """The data set, of which a task says what its labels are."""
+        reading = Reading(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Reading)})
+        return DataSource(data=self.data, image_size=self.image_size, loading=self.loading, reading=reading)
 
 
 @dataclass(frozen=True, kw_only=True)

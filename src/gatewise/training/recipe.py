@@ -45,7 +45,7 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     @property
     def source(self) -> DataSource:
         """The data set and the options for reading it."""
-        return self.task_spec.source(self.data, self.image_size, self.loading)
+        return self.task_spec.source(self.data_source)
 
     @property
     def initial_weights(self) -> str | None:

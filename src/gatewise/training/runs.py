@@ -31,6 +31,7 @@ from gatewise.data import (
     evenly_spaced,
     make_batches,
 )
+from gatewise.data.pixel_format import PixelFormat
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
 from gatewise.models.stored_spec import as_stored
@@ -211,8 +212,13 @@ class Run:
 
     @property
     def source(self) -> DataSource:
-        """Source of the images of the training."""
-        return self.recipe.source
+        """Source of the images of the training, read with the channels and ranges of the training."""
+        return dataclasses.replace(self.recipe.source, pixel_format=self.pixel_format)
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """How image files become channels."""
+        return PixelFormat.of_config(self.folder / CONFIG, self.config)
 
     @property
     def device(self) -> torch.device:

@@ -49,6 +49,14 @@ CHANGES = {
             ),
             "a recomputed unit has no gates": replace("self.gate_context.gated", "False"),
         },
+        "keep_attached": {
+            "a hook that moved with its layer is added again": replace(
+                "if moved:\n    ...\nelif layer is not None:\n    ...\nelse:\n    ...",
+                "change_map(layer, hook.side, hook.change)",
+            ),
+            "a replaced layer of a site is not gated": drop_call("change_map"),
+            "a site without its layer is not reported": replace("layer is not None", "True"),
+        },
     },
     "gaternet/network.py": {
         "GaterNet.forward_with_gates": {

@@ -287,35 +287,46 @@ CHANGES = {
         },
         "Insertion.undo": {
             "undo forgets the hooks": remove("for handle in self._handles:\n    ..."),
-            "undo leaves the gates in the network": drop_call("delattr"),
+            "undo leaves the gates in the network": drop_call("detach"),
+            "a compiled network keeps gates after undo": remove("torch.compiler.reset()"),
+        },
+        "Insertion.complete": {
+            "only the first insertion accepts plain checkpoints": replace(
+                "self._handles.append(self.model.register_load_state_dict_post_hook(forgive))",
+                "if not self.model._load_state_dict_post_hooks:\n    self._handles.append(self.model.register_load_state_dict_post_hook(forgive))",
+            ),
+            "a network compiled before runs without new gates": remove("torch.compiler.reset()"),
+            "lost gates are not noticed": remove(
+                "self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))"
+            ),
         },
         "insert_gates": {
-            "only the first insertion accepts plain checkpoints": replace(
-                "insertion.keep(model.register_load_state_dict_post_hook(forgive))",
-                "if not model._load_state_dict_post_hooks:\n    insertion.keep(model.register_load_state_dict_post_hook(forgive))",
-            ),
-            "a failed insertion is not undone": remove("insertion.undo()"),
             "matching nothing is silent": replace("not places", "not places and False"),
-            "place and before may be given together": replace(
-                "(choice.place if choice else place, before, after)", "(before, after)"
-            ),
+            "place and before may be given together": replace("(one.asked, before, after)", "(before, after)"),
+            "traced networks get gates that never run": drop_call("_check_can_be_gated"),
         },
-        "_resolve": {
+        "_inserted": {
+            "a failed insertion is not undone": remove("insertion.undo()"),
+            "a gate inserted twice is not mentioned": replace("if repeated:\n    ...", "if False:\n    ..."),
+        },
+        "_wanted": {
             "the argument overrides a place in the string": replace(
                 "place and choice.place and (place != choice.place)", "False and choice.place"
             ),
+            "options of several gates are given to each": replace("len(choices) > 1 and options", "False"),
+        },
+        "_repeats": {
+            "another kind of gate counts as a repetition": replace(
+                "type(getattr(layer, call.gate)) is type(new.gate)", "True"
+            ),
         },
         "_attach": {
-            "the hook keeps the gate instead of its name": replace(
-                "_CallGate(unique, place.channel_axis)", "lambda _, x, kept=gate: kept(x)"
-            ),
             "an output gate ignores the channel axis": replace("place.channel_axis", "1"),
             "gates ignore the mode of their layer": remove("gate.train(layer.training)"),
             "gates ignore the type of their layer": remove("dtype=anchor.dtype"),
             "gates of any rank are two-dimensional": replace(
                 "{} if place.spatial_dims == 2 else {'spatial_dims': place.spatial_dims}", "{}"
             ),
-            "a gate overwrites an attribute of its name": replace("hasattr(layer, unique)", "False"),
         },
         "_ForgivePlainCheckpoint.__call__": {
             "missing gates are accepted one by one": replace("gate_keys <= set(missing)", "gate_keys & set(missing)"),
@@ -334,6 +345,36 @@ CHANGES = {
                 "[f'{path}.{key}' for path in self.paths if path in gates for key in gates[path].state_dict()]",
                 "[f'{path}.{key}' for path in gates for key in gates[path].state_dict()]",
             ),
+        },
+    },
+    "insertion/attachment.py": {
+        "attach": {
+            "the hook keeps the gate instead of its name": replace(
+                "CallGate(unique, channel_axis, uuid.uuid4().hex)", "lambda _, x, kept=gate: kept(x)"
+            ),
+            "a gate overwrites an attribute of its name": replace("hasattr(layer, unique)", "False"),
+        },
+        "detach": {
+            "gates on replaced layers remain": replace("child is attachment.gate", "False"),
+        },
+        "Attachment.holds": {
+            "a layer without a hook holds its gate": replace("count_change(layer, self.side, self.call) == 1", "True"),
+            "a gate called twice is accepted": replace(
+                "count_change(layer, self.side, self.call) == 1", "count_change(layer, self.side, self.call) >= 1"
+            ),
+        },
+        "_keep_attached": {
+            "a lost gate is named in every forward": replace("tuple(kept)", "tuple(kept + lost)"),
+            "a lost gate is not named": replace("if lost:\n    ...", "if False:\n    ..."),
+        },
+        "_attached_again": {
+            "copied children get no hook": replace("child is old.gate", "False"),
+            "hooks that moved without their gate are forgotten": replace(
+                "type(layers[path]).forward is not nn.Sequential.forward", "False"
+            ),
+            "a frozen norm loses the gates of its norm": replace("old.normalised", "None", nth=1),
+            "any layer takes the gates of a norm": replace("_normalised(layers.get(path)) == old.normalised", "True"),
+            "a hook that moved runs the gate a second time": replace("path not in candidates[:1]", "False"),
         },
     },
     "graph/measure.py": {

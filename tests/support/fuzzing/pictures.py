@@ -10,9 +10,9 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from gatewise.data import load_dataset
-from gatewise.data.decode import decode
 from gatewise.data.load import load_pairs
 from gatewise.data.masks import decode_mask
+from gatewise.data.pixel_format import RGB
 from gatewise.exporting.prediction import predict
 from support.fuzzing.base import FORMATS, MODES, encoded, picture
 from support.fuzzing.box import Box
@@ -67,7 +67,7 @@ def _bomb(width: int, height: int) -> bytes:
 @target(150)
 def image(box: Box) -> Call:
     content = hostile_image(box)
-    call = decode if box.rng.random() < 0.8 else decode_mask
+    call = RGB.decode if box.rng.random() < 0.8 else decode_mask
     return lambda: call("file", content)
 
 

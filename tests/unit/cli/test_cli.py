@@ -40,8 +40,8 @@ def small() -> Dataset:
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a few digits as "digits", and measure latency briefly; other data is loaded as usual."""
 
-    def load(source: str, image_size: int | None, loading: str) -> Dataset:
-        return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size, loading)
+    def load(source: str, image_size: int | None, *options: object) -> Dataset:
+        return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size, *options)
 
     monkeypatch.setattr("gatewise.data.load.load_dataset", load)
     monkeypatch.setattr(comparing, "_ROUNDS", 2)

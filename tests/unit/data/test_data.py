@@ -166,7 +166,7 @@ def test_grey_images_become_three_equal_channels(tmp_path: Path) -> None:
     make_folder(tmp_path)
     write_split(tmp_path / "train.parquet", [encoded(picture(i)[:, :, 0]) for i in range(3)], [0, 1, 2])
     pixels = load_dataset(tmp_path).train.pixels
-    assert pixels.shape == (3, 3, 6, 6)
+    assert pixels.shape == (3, 3, 6, 6)  # as the validation images have colours
     assert torch.equal(pixels[:, 0], pixels[:, 1])
     assert torch.equal(pixels[:, 0], pixels[:, 2])
 

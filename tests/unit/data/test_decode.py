@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gatewise.data.decode import decode, fit, picture_of, pixels_of
+from gatewise.data.decode import fit, picture_of, pixels_of
+from gatewise.data.pixel_format import RGB
 from gatewise.errors import DataError
 
 RED, BLUE = (200, 30, 10), (10, 30, 200)
@@ -18,6 +19,10 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
     return buffer.getvalue()
+
+
+def decode(where: str, content: bytes | None) -> Any:
+    return RGB.decode(where, content).shown()
 
 
 def two_colours(width: int = 4, height: int = 2) -> Image.Image:

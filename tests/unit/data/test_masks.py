@@ -522,3 +522,56 @@ def test_scale_rejected_for_classification() -> None:
 def test_no_side_becomes_zero() -> None:
     pixels, mask = resized(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.uint8), (0, 1))
     assert (pixels.shape, mask.shape) == ((3, 2, 2), (2, 2))
+
+
+# --- Masks of brightness ---------------------------------------------------------------------------------------------
+
+
+def soft_disc(side: int = 32) -> np.ndarray:
+    """Return a disc whose edge is 6 pixels wide, from 0 to 255."""
+    rows, columns = np.mgrid[:side, :side] - side / 2
+    return ((11 - np.hypot(rows, columns)) / 6 * 255).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.situation("masks: soft edges, 0 to 255")
+def test_soft_masks_need_a_threshold() -> None:
+    soft = rows("masks", [grey(soft_disc().tolist())])
+    with pytest.raises(DataError, match=r"masks, row 0 and 0 others have \d+ values, 0 and 255 in \d+ % of pixels: masks "
+                       r"with soft edges\? Add --mask-threshold 128"):  # fmt: skip
+        infer_mask_encoding([soft], ())
+    found = infer_mask_encoding([soft], (), threshold=100)
+    assert found.kept == ("background", "foreground")
+    content = soft.content(0)
+    assert torch.equal(found(found.decode("a", content), "a"), torch.tensor(soft_disc() >= 100).to(torch.uint8))
+
+
+@pytest.mark.situation("masks: many classes, in regions and in thin lines, are no soft edges")
+def test_masks_of_many_classes_are_not_soft() -> None:
+    classes = np.arange(200, dtype=np.uint8).reshape(10, 20).repeat(4, 0).repeat(4, 1)
+    classes[::8] = 255
+    assert len(infer_mask_encoding([rows("masks", [grey(classes.tolist())])], ()).classes) == 200
+
+
+@pytest.mark.situation("masks: saved as JPEG")
+def test_threshold_reads_jpeg_and_colours() -> None:
+    image = Image.fromarray(soft_disc())
+    found = infer_mask_encoding([], (), threshold=128)
+    expected = torch.tensor(np.asarray(image) >= 128)
+    for content in (saved(image, "JPEG"), saved(image.convert("RGB"), "PNG"), saved(image.convert("F"), "TIFF")):
+        assert (found.decode("a", content).bool() == expected).float().mean() > 0.98
+
+
+@pytest.mark.situation("masks: classes written as far-apart greys")
+def test_few_values_far_apart_rejected() -> None:
+    with pytest.raises(
+        DataError, match=r"only the values 0, 128, which would be 129 classes\. Add --mask-threshold 128"
+    ):
+        infer_mask_encoding([rows("masks", [grey([[0, 0, 128], [128, 128, 255]])])], ())
+
+
+def test_threshold_makes_two_classes() -> None:
+    assert infer_mask_encoding([], ("sky", "bird"), threshold=9).kept == ("sky", "bird")
+    with pytest.raises(InvalidValueError, match="mask_threshold makes two classes, .* got 3 names"):
+        infer_mask_encoding([], ("a", "b", "c"), threshold=9)
+    with pytest.raises(InvalidValueError, match="ignore_index 7 has no meaning with mask_threshold"):
+        infer_mask_encoding([], (), 7, threshold=9)

@@ -322,7 +322,8 @@ class Shift(Scale):
 def test_two_gates_on_one_layer_run_in_order_of_insertion(side: str) -> None:
     net, x = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1)), image(2, 3, 4, 4)
     gw.insert_gates(net, Scale, factor=2.0, **{side: nn.ReLU}, example=x)
-    gw.insert_gates(net, Scale, factor=10.0, **{side: nn.ReLU}, example=x)
+    with pytest.warns(UserWarning, match="is there twice now, at 0"):
+        gw.insert_gates(net, Scale, factor=10.0, **{side: nn.ReLU}, example=x)
     assert {path: gate.factor.item() for path, gate in gw.gates_in(net).items()} == {"0.scale": 2, "0.scale_2": 10}
 
     def both(m: Tensor) -> Tensor:
@@ -361,6 +362,7 @@ def test_no_gate_is_inserted_inside_another(first: str, options: dict[str, Any])
 
 
 @pytest.mark.parametrize("text", ["se+gct", "gct+gct@inner", "gct@inner+se@inner", "gc+gc@residual_end+gct@stage_end"])
+@pytest.mark.filterwarnings("ignore:a gate of this kind was already at this place")
 def test_insert_all_places_each_gate_as_if_alone(text: str) -> None:
     together = insert_all(network("resnet18"), parse_gates(text), image())
     alone = [gw.insert_gates(network("resnet18"), choice, example=image()) for choice in parse_gates(text)]
@@ -409,7 +411,7 @@ def test_include_exclude_and_where_choose_layers(options: dict[str, Any], names:
 def test_listed_layer_matches_itself_and_children_not_prefixes() -> None:
     net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(12)))
     assert gw.insert_gates(net, "gct", include=["1"]).names == ("1",)
-    assert gw.insert_gates(net, "gct", include="^1").names == ("1", "10", "11")
+    assert gw.insert_gates(net, "se@before_conv", include="^1").names == ("1", "10", "11")
 
 
 def test_before_and_after_choose_layers_by_type() -> None:

@@ -517,7 +517,7 @@ def test_terminal_has_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_data_of_recipe_is_loaded_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(source: str, image_size: int | None, loading: str) -> Dataset:
+    def load(source: str, image_size: int | None, loading: str, *_: object) -> Dataset:
         asked.append((source, image_size, loading))
         return DATASET
 

@@ -8,35 +8,19 @@ finds its source here.
 import functools
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
-
-from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
 from gatewise.data.images import EncodedSource
+from gatewise.data.labels import LabelledSplit as LabelledSplit
 
 PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
 SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
-
-
-@dataclass(frozen=True)
-class LabelledSplit:
-    """One split of labelled images, as a source reads it.
-
-    Attributes:
-        images: encoded image files, or pixels (N, C, H, W), uint8.
-        labels: class index of each image, from 0.
-        classes: names of the classes, in the order of the indices.
-    """
-
-    images: EncodedSource | Tensor
-    labels: Sequence[int]
-    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +70,10 @@ class LabelledSource(Source):
 
     @abstractmethod
     def read_labelled(self, location: Location) -> Mapping[str, LabelledSplit]:
-        """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
+        """Return the splits; raise `DataError` if they cannot be read.
+
+        "train" alone is divided by the rule of `gatewise.data.splitting`; "validation" and "test" are used as given.
+        """
 
 
 class MaskedSource(Source):

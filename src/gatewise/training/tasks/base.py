@@ -1,5 +1,6 @@
 """The base class of tasks, with everything that training, comparison, prediction and export ask, and their scores."""
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gatewise.core import statistics
-from gatewise.data import Dataset, DataSource, SegmentationDataset
+from gatewise.data import Dataset, DataSource, Kind, SegmentationDataset
+from gatewise.data.band_image import BandImage
 from gatewise.gates.spec import ModelSpec
 from gatewise.training.distributed import Processes
 
@@ -124,6 +126,8 @@ class Task(ABC):
         name: name in the registry.
         summary: what the network predicts, in a few words.
         scores: the scores by which a run can be judged; the first is the main score unless `score` says otherwise.
+        labels: what a label is: "class" (an index for each image), "classes" (0 or 1 for each class) or "number" (one or
+            more for each image); `gatewise.data.labels.targets` describes the tensors.
         pipeline_tag: task on the Hugging Face Hub.
         latency_batch: batch size of the second latency that a comparison measures.
         class_per_image: whether each image has a class, so that statistics by class of the image make sense.
@@ -138,6 +142,7 @@ class Task(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     scores: ClassVar[tuple[Score, ...]]
+    labels: ClassVar[Kind] = "class"
     pipeline_tag: ClassVar[str]
     latency_batch: ClassVar[int] = 32
     class_per_image: ClassVar[bool] = True
@@ -157,9 +162,14 @@ class Task(ABC):
         return {name: p.default for each in signatures for name, p in each.items() if p.kind is p.KEYWORD_ONLY}
 
     @classmethod
-    @abstractmethod
-    def source(cls, data: str, image_size: int | None, loading: str) -> DataSource:
-        """Return where the images and labels come from; its `load` reads them."""
+    def source(cls, data: DataSource, *, class_names: str | None = None) -> DataSource:
+        """Return where the images and labels come from; its `load` reads them.
+
+        Args:
+            data: the data set, and how it is read.
+            class_names: the classes to keep; None keeps all that have training images.
+        """
+        return dataclasses.replace(data, labels=cls.labels, class_names=class_names)
 
     @classmethod
     def network(cls, spec: ModelSpec) -> ModelSpec:
@@ -223,12 +233,12 @@ class Task(ABC):
     # Prediction
 
     @abstractmethod
-    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
-        """Return a PIL image as the network expects it, before normalisation: (C, H, W), 0 to 255.
+    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
+        """Return an image as the network expects it, before normalisation: (C, H, W), 0 to 255.
 
         Args:
-            picture: a PIL image in RGB, of any size.
-            config: image_size, in_chans and scale (the recipe's image_size) of the training.
+            image: an image of any size, with the channels of the training.
+            config: image_size and scale (the recipe's image_size) of the training.
         """
 
     @abstractmethod
@@ -237,7 +247,7 @@ class Task(ABC):
 
         Args:
             logits: the network's output for the image, without the batch axis.
-            picture: the image.
+            picture: the image as a PIL image in RGB.
             top_k: number of classes to return.
             out: path without suffix for the files of this image, if the task writes `files`.
         """

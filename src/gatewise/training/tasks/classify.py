@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
-from gatewise.data import Dataset, DataSource, SegmentationDataset
-from gatewise.data.decode import pixels_of
+from gatewise.data import Dataset, SegmentationDataset
+from gatewise.data.band_image import BandImage
 from gatewise.training.tasks.base import BatchResults, Score, Task
 from gatewise.training.tasks.registry import register_task
 
@@ -37,10 +37,6 @@ class Classification(Task):
         super().__init__(classes)
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
 
-    @classmethod
-    def source(cls, data: str, image_size: int | None, loading: str) -> DataSource:
-        return DataSource(data=data, image_size=image_size, loading=loading)
-
     def prepare(self, dataset: Dataset | SegmentationDataset) -> None:  # noqa: ARG002
         if self.mixup or self.cutmix:  # the loss smooths the labels, not timm
             mixup = _validation.import_optional("timm.data", "mixup").Mixup
@@ -58,14 +54,8 @@ class Classification(Task):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         return record["predictions"] == record["labels"]
 
-    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
-        from PIL import ImageOps
-
-        height, width = config["image_size"]
-        fitted = picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height))
-        if config["in_chans"] == 1:
-            fitted = ImageOps.grayscale(fitted).convert("RGB")
-        return pixels_of(fitted)[: config["in_chans"]]
+    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
+        return image.fitted(*config["image_size"]).pixels()
 
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:  # noqa: ARG002
         best = logits.softmax(0).topk(min(top_k, len(logits)))

@@ -118,9 +118,9 @@ class TaskSpec:
         """Return the task for the classes of a data set."""
         return self.kind(classes, **self._of(self.kind.__init__))
 
-    def source(self, data: str, image_size: int | None, loading: str) -> DataSource:
-        """Return where images and labels come from."""
-        return self.kind.source(data, image_size, loading, **self._of(self.kind.source))
+    def source(self, data: DataSource) -> DataSource:
+        """Return where images and labels come from, given the data set."""
+        return self.kind.source(data, **self._of(self.kind.source))
 
     def _of(self, call: Callable[..., Any]) -> dict[str, Any]:
         """Return those options that a function has as parameters."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation, statistics
 from gatewise.core.files import write_atomically
-from gatewise.data import IGNORED, Dataset, PairSource, SegmentationDataset, scaled_to, with_background
+from gatewise.data import IGNORED, Dataset, DataSource, PairSource, SegmentationDataset, scaled_to, with_background
+from gatewise.data.band_image import BandImage
 from gatewise.data.colours import class_colours, coloured
-from gatewise.data.decode import pixels_of
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.training.distributed import mean_over_processes
@@ -53,23 +53,24 @@ class Segmentation(Task):
     @classmethod
     def source(
         cls,
-        data: str,
-        image_size: int | None,
-        loading: str,
+        data: DataSource,
         *,
         crop_size: int | None = None,
         ignore_index: int = IGNORED,
         class_names: str | None = None,
         foreground: str | None = None,
+        mask_threshold: float | None = None,
     ) -> PairSource:
         return PairSource(
-            data=data,
-            image_size=image_size,
-            loading=loading,
+            data=data.data,
+            image_size=data.image_size,
+            loading=data.loading,
+            reading=data.reading,
             crop_size=crop_size,
             ignore_index=ignore_index,
             class_names=class_names,
             foreground=foreground,
+            mask_threshold=mask_threshold,
         )
 
     @classmethod
@@ -118,8 +119,8 @@ class Segmentation(Task):
     def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
         return statistics.iou_bootstrap(images, baseline, foreground=self.score is _IOU)
 
-    def pixels(self, picture: Any, config: Mapping[str, Any]) -> Tensor:
-        pixels = pixels_of(picture)
+    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
+        pixels = image.pixels()
         return scaled_to(config.get("scale"), pixels, pixels[0])[0]
 
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:  # noqa: ARG002
