@@ -88,9 +88,17 @@ collected from the tests: each entry is a test with the mark `situation`.
 
 - `torch.compile` is tested with `fullgraph=True` and the backend `aot_eager`; in training also with inductor for `gct`,
   `GaterNet` and `local`. Without `fullgraph=True` a compiled program calls a skipping network uncompiled.
-- `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`, so it does not see the gates that such layers
-  call; the layers keep their gates. A tracer that reaches a gate itself (timm's `attn_layer`, your own layers) gets an
-  error. Make `gatewise.Gate` a leaf of your tracer, or read the network with `torch.export`.
+- `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`: these keep their gates, and call them. A tracer
+  that reaches a gate which was not inserted (timm's `attn_layer`, your own layers) gets an error. Make `gatewise.Gate`
+  a leaf of your tracer, or read the network with `torch.export`.
+- `torch.fx` records a gate as one node where it traces through the gate's layer, and otherwise calls the layer with its
+  gate. Tools that fuse a norm into the convolution before it (`torch.fx.experimental.optimization.fuse`, `prepare_fx`)
+  replace the norm, and lose a gate on its output. Compare `len(gw.gates_in(network))` before and after. Fuse with
+  `gw.optimize_for_inference`, export with `gw.export(..., int8=loader)`, or insert the gates into the fused network.
+- torchinfo counts layers without children, and a layer with a gate has one. Use
+  `torch.utils.flop_counter.FlopCounterMode`, or `parameter_count` and `macs_per_sample` of `gatewise.graph.measure`. No
+  tool counts elementwise work, of which most gates consist.
+- `torch.jit.script` compiles no gates. `torch.jit.trace` keeps them, for maps of the shape of the example.
 - FSDP2 gathers parameters when `net(...)` is called. To call `net.forward_with_gates` of a GaterNet, register the
   method: `torch.distributed.fsdp.register_fsdp_forward_method(net, "forward_with_gates")`.
 - torch-pruning needs `customized_pruners=gatewise.gate_pruners(net)` to prune gates without layers of their own, such

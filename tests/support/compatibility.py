@@ -69,8 +69,8 @@ _INFERENCE = ExpectedError(
     "InvalidValueError", "a skipping net is for inference only. Train the GaterNet that it was made from."
 )
 _RECORDED = (
-    "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func cannot "
-    "trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
+    "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx, torch.func and torch.jit "
+    "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
 )
 _UNCOMPILED = ExpectedError(
     "Unsupported",
@@ -93,6 +93,14 @@ _CUT = ExpectedError(
     "* expect a map of * channels, got *: the backbone was changed after the GaterNet was built. Prune a network "
     "before that; gatewise.compact removes closed filters from a GaterNet.",
 )
+
+_SCRIPTED = ExpectedError(
+    "AttributeError",
+    "torch.jit.script cannot compile gates, which hooks call. Use torch.export.export, gatewise.export, or "
+    "torch.jit.trace with an example.",
+)
+_FUSING = (looking.fuses_by_fx, looking.prepares_quantisation)
+_AFTER_NORMS = ("`eca`", "`gc`", "`ge`", "`nl`", "`se`", "`snl`", "`triplet`")
 
 # Expected error or remark by the tool's check and the kind of network, for pairs that do not simply work.
 EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
@@ -124,6 +132,18 @@ EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
         "of a layer with * channels.",
     ),
     (compression.prunes, "skipping"): compression.UNREAD,
+    **{(looking.scripts, kind): _SCRIPTED for kind in KINDS},
+    (looking.scripts, "skipping"): ExpectedError("RuntimeError", "Error inferring type for options"),
+    **{(check, kind): looking.LOST for check in _FUSING for kind in _AFTER_NORMS},
+    **{(check, kind): _TRACED for check in (looking.features, *_FUSING) for kind in _GATERS},
+    **{(check, "skipping"): ExpectedError("InvalidValueError", _RECORDED) for check in (looking.features, *_FUSING)},
+    (looking.is_summarised, "`gct`"): looking.TWICE,
+    (looking.is_summarised, "local"): looking.DECIDERS,
+    **{(looking.is_summarised, kind): looking.MISSING for kind in ("`eca`", "`ge`", "`se`", "skipping")},
+    **{
+        (check, "skipping"): ExpectedError("InvalidValueError", _RECORDED)
+        for check in (looking.traces_by_jit, looking.is_counted_by_fvcore)
+    },
 }
 
 PAIRS = [(tool, kind) for tool in TOOLS for kind in KINDS]

@@ -17,8 +17,8 @@ _DICTIONARIES = {"input": "_forward_pre_hooks", "output": "_forward_hooks"}
 _OPTIONS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
-class _Unscriptable:
-    """A hook that torch.jit.script cannot compile; it looks for the hook's name first."""
+class Unscriptable:
+    """A hook that torch.jit.script cannot compile; the error says so when torch.jit.script asks for its name."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "__name__":
@@ -30,7 +30,7 @@ class _Unscriptable:
 
 
 @dataclass(frozen=True, eq=False)
-class _OnInput(_Unscriptable):
+class _OnInput(Unscriptable):
     change: Change
     argument: str  # name of the parameter of forward, for calls by keyword
 
@@ -43,7 +43,7 @@ class _OnInput(_Unscriptable):
 
 
 @dataclass(frozen=True, eq=False)
-class _OnOutput(_Unscriptable):
+class _OnOutput(Unscriptable):
     change: Change
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002

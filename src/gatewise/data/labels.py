@@ -193,9 +193,7 @@ class Interpreter:
                 f"with --class-names."
             )
 
-    def _indexed(
-        self, split: LabelledSplit, names: list[tuple[str, ...]], classes: tuple[str, ...]
-    ) -> LabelledSplit:
+    def _indexed(self, split: LabelledSplit, names: list[tuple[str, ...]], classes: tuple[str, ...]) -> LabelledSplit:
         """Return the split with indices of classes; images of other classes are left out of single-label data."""
         index = {name: number for number, name in enumerate(classes)}
         labels: list[Any] = [tuple(index[name] for name in row if name in index) for row in names]

@@ -265,11 +265,12 @@ def skip_closed_filters(
 
 def _check_not_traced(x: Tensor) -> None:
     """Raise ValueError if `x` is traced: the control flow depends on the data of each batch."""
-    wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
+    wrapped = torch.compiler.is_exporting() or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy)
     if wrapped or not has_memory(x):
         raise errors.InvalidValueError(
-            "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func "
-            "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
+            "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx, torch.func and "
+            "torch.jit cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN "
+            "--form skip"
         )
 
 
