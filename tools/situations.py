@@ -8,6 +8,7 @@ there a parametrized test counts once.
 
 import ast
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,37 +26,53 @@ def situations() -> dict[str, list[str]]:
     """Return the kinds of situations with the tested members of each, in alphabetical order."""
     files = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if _MARK in file.read_text()]
     optional = [file for file in files if _needs_package(file)]
-    found = [pair for file in optional for pair in _read(file)]
-    found += _collected([file for file in files if file not in optional])
+    tests: dict[tuple[str, str], set[tuple[str, ...]]] = {}
+    for mark, test, parameters in [
+        *(found for file in optional for found in _read(file)),
+        *_collected([file for file in files if file not in optional]),
+    ]:
+        tests.setdefault((mark, test), set()).add(tuple(parameters))
     kinds: dict[str, set[str]] = {}
-    for kind, member in found:
-        kinds.setdefault(kind, set()).add(member)
+    for (mark, test), parameters in tests.items():
+        kind, members = described(mark, test, parameters)
+        kinds.setdefault(kind, set()).update(members)
     return {kind: sorted(kinds[kind]) for kind in sorted(kinds)}
 
 
-def described(mark: str, test: str, parameters: str = "") -> tuple[str, str]:
-    """Return kind and member of one test.
+def described(mark: str, test: str, parameters: set[tuple[str, ...]]) -> tuple[str, list[str]]:
+    """Return kind and members of one test, from the ids of its parameters.
 
-    >>> described("masks: soft edges", "test_soft_masks"), described("masks", "test_soft_masks")
-    (('masks', 'soft edges'), ('masks', 'soft masks'))
-    >>> described("files with a prefix", "test_prefix", "module.-ema")
-    ('files with a prefix', 'module.-ema')
+    >>> described("masks: soft edges", "test_soft_masks", {()}), described("masks", "test_soft_masks", {()})
+    (('masks', ['soft edges']), ('masks', ['soft masks']))
+    >>> described("files with a prefix", "test_prefix", {("module.",), ("ema",)})
+    ('files with a prefix', ['ema', 'module.'])
+
+    If all combinations of several parameters are tested, each is listed once:
+
+    >>> described("layers", "test_layers", {("gct", "copied"), ("gct", "frozen"), ("se", "copied"), ("se", "frozen")})
+    ('layers', ['copied, frozen (each with gct, se)'])
     """
     kind, _, member = mark.rstrip(".").partition(": ")
-    return kind, parameters or member or test.removeprefix("test_").replace("_", " ")
+    if parameters == {()}:
+        return kind, [member or test.removeprefix("test_").replace("_", " ")]
+    columns = sorted((sorted(set(column)) for column in zip(*parameters, strict=True)), key=len, reverse=True)
+    if len(columns) > 1 and math.prod(map(len, columns)) == len(parameters):
+        first, *others = sorted(", ".join(column) for column in columns)
+        return kind, [f"{first} (each with {'; '.join(others)})"]
+    return kind, sorted(", ".join(each) for each in parameters)
 
 
 def pytest_collection_finish(session: Any) -> None:
-    """Write kind and member of each collected test."""
+    """Write mark, name and ids of the parameters of each collected test."""
     found = [
-        described(mark.args[0], item.originalname, item.callspec.id if hasattr(item, "callspec") else "")
+        (mark.args[0], item.originalname, item.callspec._idlist if hasattr(item, "callspec") else [])
         for item in session.items
         for mark in item.iter_markers("situation")
     ]
     Path(os.environ[_OUT]).write_text(json.dumps(found))
 
 
-def _collected(files: list[Path]) -> list[tuple[str, str]]:
+def _collected(files: list[Path]) -> list[tuple[str, str, list[str]]]:
     if not files:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +84,7 @@ def _collected(files: list[Path]) -> list[tuple[str, str]]:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"the situations of the tests cannot be collected:\n{done.stdout[-2000:]}{done.stderr}")
-        return [(kind, member) for kind, member in json.loads(out.read_text())]
+        return json.loads(out.read_text())
 
 
 def _needs_package(file: Path) -> bool:
@@ -76,13 +93,13 @@ def _needs_package(file: Path) -> bool:
     return any(isinstance(part, ast.Attribute) and part.attr == "importorskip" for part in calls)
 
 
-def _read(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield kind and member of each marked test of a file, without running it."""
+def _read(file: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield mark and name of each marked test of a file, without running it."""
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.FunctionDef):
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and _MARK in f"{ast.unparse(mark)}":
-                    yield described(ast.literal_eval(mark.args[0]), node.name)
+                    yield ast.literal_eval(mark.args[0]), node.name, []
 
 
 def _is_test(node: ast.stmt) -> bool:

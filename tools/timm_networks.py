@@ -224,7 +224,7 @@ def verdict(row: dict[str, Any]) -> str:
     """Return the worst result of a row's steps.
 
     >>> verdict({"steps": {"skip": {"result": "ok"}, "compact": {"result": "rejected"}}})
-    'refused'
+    'rejected'
     """
     results = {step["result"] for step in row["steps"].values()}
     return next(result for result in ("wrong result", "error", "rejected", "ok") if result in results)
