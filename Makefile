@@ -8,10 +8,13 @@ MINUTES ?= 0
 SHARD ?= 1/1
 ONLY ?=
 WORKERS ?=
+PAGES := tests/integration/test_documents.py::test_python_of_page_runs
+TRAINERS := tests/integration/trainers tests/unit/integrations tests/integration/test_examples.py \
+	"$(PAGES)[docs/lightning.md]" "$(PAGES)[docs/hugging-face.md]"
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow test-oldest mutants mutants-map fuzz audit coverage examples check docs site bench clean
+.PHONY: compare test test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples check docs site bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -29,6 +32,15 @@ test-oldest: .venv-oldest/.developed  ## run the default suite with the oldest s
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-oldest/bin/python -m pip install --quiet --editable ".[all]" --group dev $(OLDEST)
+	touch $@
+
+test-trainers: .venv-trainers/.developed  ## run the tests with Lightning, transformers and ultralytics
+	.venv-trainers/bin/python -m pytest $(TRAINERS)
+
+.venv-trainers/.developed: pyproject.toml
+	test -x .venv-trainers/bin/python || $(PYTHON) -m venv .venv-trainers
+	.venv-trainers/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-trainers/bin/python -m pip install --quiet --editable ".[all]" --group dev --group trainers
 	touch $@
 
 mutants: $(VENV)/.developed  ## run the tests on small planted bugs: all; N=16 draws a sample; ONLY=word; SHARD=1/4

@@ -20,16 +20,24 @@ from tools.timm_networks import RESULTS, summary
 
 VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
 
-# Reasons for skipping a candidate, with numbers replaced by n, and their letters on the page.
+_SEVERAL_CALLS = "its layer is called n times, and not each call is such a place"
+
+# Reasons for skipping a candidate, without the layers in brackets, with numbers replaced by n, and their letters.
 REASONS = {
-    "its channels are also used by another layer, or are not produced by a convolution": "a",
-    "no module that is called exactly once starts or ends here": "b",
-    "both branches of the addition have depth n: neither of them is a shortcut": "c",
-    "the shallow branch of the addition has depth n: it is not a shortcut": "d",
-    "the branches of the addition start from different chunks of a split map": "e",
-    "one branch of the addition has only a normalisation: both branches are parts of one layer": "f",
-    "no module that is called exactly once ends the branch": "g",
-    "no module that is called exactly once ends the stage": "h",
+    "its channels are read elsewhere too": "a",
+    "its channels are a concatenation of maps": "b",
+    "its channels are a sum of maps": "c",
+    "its channels are mixed before they are read": "d",
+    "its channels are rearranged from another shape": "e",
+    "its channels are those of the network's input": "f",
+    "no layer starts or ends at its map": "g",
+    "both branches of the addition have depth n: neither of them is a shortcut": "h",
+    "the shallow branch of the addition has depth n: it is not a shortcut": "i",
+    "the branches of the addition start from different chunks of a split map": "j",
+    "one branch of the addition has only a normalisation: both branches are parts of one layer": "k",
+    "no layer ends the branch": "l",
+    "no layer ends the stage": "m",
+    _SEVERAL_CALLS: "n",
 }
 
 
@@ -104,7 +112,8 @@ def cell(places: Places) -> str:
     >>> cell(Places())
     '0'
     """
-    texts = [re.sub(r"\b\d+\b", "n", skipped.reason) for skipped in places.skipped]
+    texts = [re.sub(r"\b\d+\b", "n", skipped.reason.partition(" (")[0]) for skipped in places.skipped]
+    texts = [_SEVERAL_CALLS if "is called n times" in text else text for text in texts]
     reasons = Counter(REASONS.get(text, f" {text}") for text in texts)
     left_out = ", ".join(f"{count}{letter}" for letter, count in sorted(reasons.items()))
     return f"{len(places.found)} ({left_out})" if left_out else str(len(places.found))

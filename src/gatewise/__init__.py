@@ -25,6 +25,7 @@ from gatewise.gates.triplet_attention import TripletAttention
 from gatewise.graph import ContextPlace, find_places
 from gatewise.inference import Compaction, InferenceNet, compact, optimize_for_inference, skip_closed_filters
 from gatewise.insertion.insert import Insertion, gates_in, insert_gates
+from gatewise.insertion.loss import GateLoss
 from gatewise.insertion.pruning import gate_pruners
 from gatewise.insertion.tuning import (
     Stage,
@@ -55,6 +56,7 @@ __all__ = [
     "EfficientChannelAttention",
     "Gate",
     "GateChoice",
+    "GateLoss",
     "GateSpec",
     "GatedChannelTransform",
     "GaterNet",

@@ -27,6 +27,7 @@ from gatewise.training import Recipe, train
 from support.foreign import GctResNet50, MmcvContext
 from support.project import ROOT
 from support.small_runs import DATASET, RECIPE
+from support.trained_elsewhere import EXAMPLES, loader
 
 # Not in the repository, so a link to them would be broken where pages are read as files.
 WRITTEN_BY_THE_SITE = [ROOT / "docs" / name for name in ("api", "gates", "commands.md")]
@@ -104,8 +105,21 @@ def prepared_comparison() -> dict[str, Any]:
     return {}
 
 
+def prepared_lightning() -> dict[str, Any]:
+    return {"train_loader": loader(), "validation_loader": loader(16)}
+
+
+def prepared_hugging_face() -> dict[str, Any]:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 5}
+    transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)).save_pretrained("microsoft/resnet-18")
+    return {"train_dataset": EXAMPLES, "validation_dataset": EXAMPLES[:8]}
+
+
 # Files that a page's Python finds in its otherwise empty folder.
 PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
+    "docs/lightning.md": prepared_lightning,
+    "docs/hugging-face.md": prepared_hugging_face,
     "docs/weights.md": prepared_weights,
     "docs/gates.md": prepared_gates,
     "docs/networks.md": prepared_networks,
@@ -114,7 +128,9 @@ PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/sharing.md": prepared_sharing,
     "docs/export.md": prepared_export,
 }
-ELSEWHERE = {"CONTRIBUTING.md"}  # in test_new_gate.py
+ELSEWHERE = {"CONTRIBUTING.md", "docs/ultralytics.md"}  # in test_new_gate.py, trainers/test_ultralytics.py
+# Pages whose Python needs a package of the group `trainers`, which gives warnings of its own.
+NEEDS = {"docs/lightning.md": "lightning", "docs/hugging-face.md": "transformers"}
 
 
 def timm_s_page_is_right(names: dict[str, Any]) -> bool:
@@ -124,9 +140,21 @@ def timm_s_page_is_right(names: dict[str, Any]) -> bool:
     return names["optimizer"].param_groups[1]["weight_decay"] == 0 and gates == 16 and sorted(listed) == sorted(PRESETS)
 
 
+def gates_are_logged(names: dict[str, Any]) -> bool:
+    """Check what the first training of the page about Lightning logged."""
+    return "gates/net.conv1.gct/mean" in names["trainer"].logged_metrics and len(names["stages"]) == 2
+
+
+def checkpoint_is_read(names: dict[str, Any]) -> bool:
+    tuned, trained = names["tuned"].state_dict(), names["model"].state_dict()
+    return all(torch.equal(value, tuned[name]) for name, value in trained.items()) and tuned.keys() == trained.keys()
+
+
 # What must hold after a page's Python has run.
 PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "README.md": lambda names: len(names["insertion"].gates) == 53,
+    "docs/lightning.md": gates_are_logged,
+    "docs/hugging-face.md": checkpoint_is_read,
     "docs/weights.md": lambda names: (
         set(names["theirs"]) == set(GctResNet50().state_dict()) and names["loaded"].left_out == ("fc.weight", "fc.bias")
     ),
@@ -137,9 +165,21 @@ PROOFS: dict[str, Callable[[dict[str, Any]], bool]] = {
 }
 
 
-@pytest.mark.parametrize("page", [p for p in pages() if blocks(p, "python") and p not in ELSEWHERE])
+TRAINING = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=TRAINING if page in NEEDS else [])
+        for page in pages()
+        if blocks(page, "python") and page not in ELSEWHERE
+    ],
+)
 def test_python_of_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
     names = run_blocks(page, PREPARED.get(page, dict)())
     with torch.no_grad():
         assert PROOFS.get(page, lambda _: True)(names)

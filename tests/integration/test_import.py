@@ -16,7 +16,18 @@ import gatewise as gw
 from support.fresh import python
 from support.project import ROOT
 
-HEAVY = ("timm", "torchvision", "matplotlib", "accelerate", "scipy", "sklearn", "rich", "cyclopts")
+HEAVY = (
+    "lightning",
+    "transformers",
+    "timm",
+    "torchvision",
+    "matplotlib",
+    "accelerate",
+    "scipy",
+    "sklearn",
+    "rich",
+    "cyclopts",
+)
 
 
 def packages_behind(code: str) -> set[str]:
@@ -41,6 +52,8 @@ for module in pkgutil.walk_packages(gw.__path__, "gatewise."):
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
             assert error.name == "triton", error
+        except gw.errors.MissingExtraError:
+            assert module.name.startswith("gatewise.integrations."), module.name
 found["replaced"] = [name for name, value in before.items() if getattr(gw, name) is not value]
 found["modules"] = sorted(name for name in sys.modules if name.startswith("gatewise."))
 print(json.dumps(found))

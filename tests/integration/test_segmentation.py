@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import gatewise as gw
 from gatewise.analysis.explanation import explain_runs
 from gatewise.cli import run
 from gatewise.comparison import compare
-from gatewise.core.statistics import iou_bootstrap
+from gatewise.core.statistics import Estimate, redrawn_bootstrap
 from gatewise.data import IGNORED, load_pairs, make_batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.exporting.prediction import predict
@@ -31,7 +32,7 @@ from gatewise.graph.measure import macs_per_sample
 from gatewise.models.serialization import load_model
 from gatewise.models.weights.transfer import load_backbone
 from gatewise.training import Interrupted, Progress, Recipe, train
-from gatewise.training.tasks.segment import Segmentation, pixel_classes, pixel_loss
+from gatewise.training.tasks.segment import Segmentation, overlap_score, pixel_classes, pixel_loss
 from support.project import ROOT
 from support.scenes import CLASSES, SIDE, TINY, done, folder, recipe, scene  # noqa: F401 - fixtures
 
@@ -168,6 +169,13 @@ def test_bootstrap_over_images_equals_loop() -> None:
     low, high = np.percentile([difference(draw) for draw in draws], [2.5, 97.5])
     assert (interval.low, interval.high) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
     assert iou_bootstrap(found, found).low is None
+
+
+def iou_bootstrap(
+    found: torch.Tensor, baseline: torch.Tensor, *, foreground: bool = False, resamples: int = 9999
+) -> Estimate:
+    score = partial(overlap_score, Segmentation.scores[0], foreground)
+    return redrawn_bootstrap(score, found, baseline, resamples=resamples)
 
 
 def test_bootstrap_of_one_class_uses_foreground() -> None:

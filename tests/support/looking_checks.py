@@ -135,11 +135,11 @@ def is_summarised(kind: str) -> str:
 
 def is_counted_by_fvcore(kind: str) -> str:
     """Check the number of parameters, and that every convolution and linear layer is in the multiply-adds."""
-    optional("fvcore")
-    counting: Any = importlib.import_module("fvcore.nn")
     net = made(kind).eval()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # it uses torch.jit
+        optional("fvcore")
+        counting: Any = importlib.import_module("fvcore.nn")
         logging.getLogger("fvcore").setLevel(logging.ERROR)
         total = counting.FlopCountAnalysis(net, batch(1)).total()
     assert counting.parameter_count(net)[""] == sum(parameter.numel() for parameter in net.parameters())

@@ -148,7 +148,7 @@ class Scripted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         phase = torch.arange(len(self.states), dtype=torch.float64, device=x.device) * 2.4
-        free = torch.sin(1e3 * x.double().mean((1, 2, 3))[:, None] + phase)
+        free = torch.sin(1e3 * x.double().mean(tuple(range(1, x.dim())))[:, None] + phase)
         fixed = torch.tensor([{"0": -1.0, "1": 1.0, "?": 0.0}[state] for state in self.states], device=x.device)
         return torch.where(fixed == 0, free, fixed).to(x)
 

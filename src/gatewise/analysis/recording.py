@@ -1,7 +1,7 @@
 """Record the effect of every gate of a network during a forward."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -85,6 +85,10 @@ class GateRecorder:
     forward of the network is kept; get it with `take`. If a forward calls a gate several times, its record is the mean
     over the calls. Calls outside the network's own forward (such as `forward_features`) are added until `take`.
 
+    Args:
+        model: the network.
+        keep_mode: whether to leave the training flags as they are, for a block within somebody's evaluation loop.
+
     Raises:
         InvalidValueError: if the network has no gates.
 
@@ -97,8 +101,8 @@ class GateRecorder:
     {'0.gct': (4, 3)}
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.gates = model, gates_in(model)
+    def __init__(self, model: nn.Module, *, keep_mode: bool = False) -> None:
+        self.model, self.gates, self.keep_mode = model, gates_in(model), keep_mode
         if not self.gates:
             raise errors.InvalidValueError(f"{type(model).__name__} has no gates to record.")
         self._calls: dict[str, list[Recorded]] = {}
@@ -116,7 +120,7 @@ class GateRecorder:
     def _recording(self) -> Generator[None]:
         begin = self.model.register_forward_pre_hook(lambda *_: self._calls.clear())
         try:
-            with hooks_on(self.gates, self._note), evaluation_mode(self.model):
+            with hooks_on(self.gates, self._note), nullcontext() if self.keep_mode else evaluation_mode(self.model):
                 yield
         finally:
             begin.remove()

@@ -1,6 +1,7 @@
 """Command-line interface: parse arguments, call the library, print results."""
 
-from gatewise.cli import execution as execution  # importing a module registers its commands
+from gatewise.cli import checking as checking  # importing a module registers its commands
+from gatewise.cli import execution as execution
 from gatewise.cli import explanation as explanation
 from gatewise.cli import gates as gates
 from gatewise.cli import prediction as prediction

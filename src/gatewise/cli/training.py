@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +19,18 @@ from gatewise.training import Processes, Progress, Recipe, score_named
 from gatewise.training import train as train_recipe
 
 
-def _flags(name: str, *omitted: str) -> type:
-    """Return a dataclass with one optional flag per recipe field; None means that the flag was not given."""
+def recipe_flags(name: str, *sections: type, omitted: Sequence[str] = ()) -> type:
+    """Return a dataclass with one optional flag per recipe field; None means that the flag was not given.
+
+    Args:
+        name: name of the class.
+        sections: sections of the recipe; none means all.
+        omitted: fields without a flag.
+    """
+    known = {field.name for section in sections or (Recipe,) for field in dataclasses.fields(section)}
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
-        if field.name not in omitted:
+        if field.name in known and field.name not in omitted:
             text = literal(f"{field.metadata['help']} [{field.default}]")
             converter = parse_integer if field.type in {int, int | None} else None
             parameter = Parameter(help=text, show_default=False, converter=converter)
@@ -32,11 +40,11 @@ def _flags(name: str, *omitted: str) -> type:
     return dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
 
 
-TrainFlags: Any = _flags("TrainFlags")
-CompareFlags: Any = _flags("CompareFlags", "gate", "seed")
+TrainFlags: Any = recipe_flags("TrainFlags")
+CompareFlags: Any = recipe_flags("CompareFlags", omitted=("gate", "seed"))
 
 
-def _recipe(file: Path | None, flags: Any) -> Recipe:
+def with_flags(file: Path | None, flags: Any) -> Recipe:
     """Return the recipe in `file`, or the default recipe, with the given flags applied."""
     base = Recipe.load(file) if file else Recipe()
     given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
@@ -98,7 +106,7 @@ def train(
     json_output
         Print the metrics as JSON.
     """
-    chosen = _with_gater(_recipe(recipe, flags), gater=gater, sites=sites, budget=budget)
+    chosen = _with_gater(with_flags(recipe, flags), gater=gater, sites=sites, budget=budget)
     metrics = train_recipe(chosen, out, resume=resume, workers=_workers(workers), progress=Progress())
     if not Processes().is_main:
         return
@@ -161,7 +169,7 @@ def compare(
         Print the results as JSON.
     """
     results = compare_gates(
-        _recipe(recipe, flags),
+        with_flags(recipe, flags),
         parse_gates_list(gates),
         seeds,
         out,

@@ -28,9 +28,11 @@ def table(results: dict[str, Any]) -> Table:
     score = score_named(results.get("score", "accuracy"))
     batch = max(results["variants"][0]["latency_ms"], key=int)
     has_gater = any("open_fraction" in variant for variant in results["variants"])
+    has_test = any("test" in variant for variant in results["variants"])
     columns = [
         "gates",
         f"{score.title}{score.unit} [95 % interval]",
+        *([f"test {score.title}{score.unit} [95 % interval]"] if has_test else []),
         f"difference to {baseline}, over seeds",
         "verdict (Holm)",
         "difference, over images",
@@ -52,6 +54,7 @@ def table(results: dict[str, Any]) -> Table:
         rows.append([
             Cell(variant["gates"], variant["gates"]),
             Cell(_interval(score, variant[score.name]), variant[score.name]["mean"]),
+            *([Cell(_interval(score, variant["test"]), variant["test"]["mean"])] if has_test else []),
             Cell(_interval(score, difference, "+") if difference else "-", difference["mean"] if difference else 0),
             Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
             Cell(
@@ -84,10 +87,12 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     page = Page(
         title=f"Gates compared on {Path(recipe['data']).name}",
         lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
-        f"{results['validation_images']} validation images; {title} after the last epoch.",
+        f"{results['validation_images']} validation images; {title} after the last epoch."
+        + (f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""),
         sections=[
             Section("Result", _EXPLANATION, table=table(results)),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
+            *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
             Section(f"Validation {title} while training", drawings=[curves]),
             Section(f"Validation {title} against latency", drawings=[points]),
         ],

@@ -27,6 +27,7 @@ from gatewise.core.files import (
 )
 from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.data.division import Division
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
 from gatewise.training import (
@@ -40,6 +41,8 @@ from gatewise.training import (
     holds_run,
     train,
 )
+from gatewise.training.constant_answer import constant_answer
+from gatewise.training.first_facts import first_facts
 from gatewise.training.runs import Run
 
 SCHEMA = 1
@@ -114,8 +117,15 @@ def _compare(
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
     processes.on_main_process(partial(check_writable, out))
+    task = recipe.task_spec.make(dataset.classes)
+    constant = constant_answer(task, dataset)
+    for line in first_facts(dataset, recipe.sections().optimisation) + ([constant.sentence] if constant else []):
+        progress.say(line)
     if processes.is_main:
         remove_leftovers(out)
+        if dataset.division is not None:
+            dataset.division.check_same(out)
+            dataset.division.write(out)
     if ray is False:
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
     else:
@@ -127,8 +137,9 @@ def _compare(
         return read_json(out / RESULTS)
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
-    task = recipe.task_spec.make(dataset.classes)
-    results = {**_results(recipe, task, finished, seeds), "failed": failed}
+    results = {**_results(recipe, task, finished, seeds, dataset.division), "failed": failed, "notes": dataset.notes}
+    if constant is not None:
+        results["constant"] = dataclasses.asdict(constant)
     if ray is not False:
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)
@@ -222,7 +233,9 @@ def _folder(out: Path, choice: Gates, seed: int) -> Path:
     return out / "runs" / slug / f"seed_{seed}"
 
 
-def _results(recipe: Recipe, task: Task, runs: dict[str, list[Path]], seeds: int) -> dict[str, Any]:
+def _results(
+    recipe: Recipe, task: Task, runs: dict[str, list[Path]], seeds: int, division: Division | None
+) -> dict[str, Any]:
     """Return the content of `results.json`, from finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
     opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
@@ -251,8 +264,11 @@ def _results(recipe: Recipe, task: Task, runs: dict[str, list[Path]], seeds: int
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
             "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
         }
+        if all("test" in run for run in metrics[name]):
+            tests = [run["test"][score] for run in metrics[name]]
+            variant["test"] = {**dataclasses.asdict(statistics.mean_interval(tests)), "values": tests}
         if name != baseline:
-            by_image = task.bootstrap(images[name], images[baseline])
+            by_image = task.bootstrap(images[name], images[baseline], None if division is None else division.groups)
             variant["difference"] = dataclasses.asdict(differences[name])
             variant["difference_over_images"] = dataclasses.asdict(by_image)
             variant["p_holm"] = corrected[name]
@@ -268,6 +284,7 @@ def _results(recipe: Recipe, task: Task, runs: dict[str, list[Path]], seeds: int
         "precision": metrics[baseline][0]["precision"],
         "score": score,
         "validation_images": images[baseline].shape[1],
+        **({} if division is None else {"split": division.details, "leaks": division.leaks_by_split}),
         "environment": metrics[baseline][0]["environment"],
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,

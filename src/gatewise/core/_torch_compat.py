@@ -154,6 +154,19 @@ def operator_name(target: object) -> str | None:
     return str(target).split(".")[1] if isinstance(target, _OPERATOR) else None
 
 
+# Networks that were compiled: graph/structural_copy.py
+
+
+def uncompiled(function: Any) -> Any:
+    """Return the function that torch.compile was given; any other function as it is."""
+    return getattr(function, "_torchdynamo_orig_callable", function)
+
+
+def compiled_network(module: nn.Module) -> nn.Module | None:
+    """Return the network inside the module that torch.compile returns; None for any other module."""
+    return module._modules.get("_orig_mod") if hasattr(module, "_torchdynamo_orig_callable") else None
+
+
 # Sizes that torch.export cannot know: inference/conditional.py. Replacement: nothing is promised to the exporter.
 check_size: Callable[[Any], None] = _attribute("_check") or (lambda _: None)
 

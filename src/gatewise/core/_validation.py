@@ -51,6 +51,7 @@ class _Shown(reprlib.Repr):
 
 _SHOWN = _Shown()
 _LONGEST = 400
+_MOST_LISTED = 12  # names that a message lists in full
 
 
 def safe_repr(value: object) -> str:
@@ -115,8 +116,10 @@ def check_one_of(what: str, value: object, options: Iterable[Option]) -> Option:
         if isinstance(value, type(option)) and not isinstance(value, bool) and value == option:
             return option
     hint = did_you_mean(value, options)
-    listed = ", ".join(map(repr, options)) or "nothing (there are none)"
-    raise InvalidValueError(f"unknown {what} {safe_repr(value)}; expected one of {listed}.{hint}")
+    shown = nearest(value, options, most=5) if len(options) > _MOST_LISTED else options
+    listed = ", ".join(map(repr, shown)) or "nothing (there are none)"
+    more = f", ... ({len(options)} in all)" if len(shown) < len(options) else ""
+    raise InvalidValueError(f"unknown {what} {safe_repr(value)}; expected one of {listed}{more}.{hint}")
 
 
 def did_you_mean(value: object, options: Sequence[Option]) -> str:
@@ -125,9 +128,19 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
     >>> did_you_mean("resnet2", ["resnet20", "vgg11"])
     " Did you mean 'resnet20'?"
     """
+    near = nearest(value, options, most=1, cutoff=0.4)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def nearest(value: object, options: Sequence[Option], *, most: int, cutoff: float = 0.0) -> list[Option]:
+    """Return the `most` options that are most similar to `value`, if their similarity, 0 to 1, reaches `cutoff`.
+
+    >>> nearest("layr4", ["conv1", "layer1", "layer4"], most=2)
+    ['layer4', 'layer1']
+    """
     texts = {str(option): option for option in options}
-    near = difflib.get_close_matches(safe_repr(value).strip("'\""), texts, n=1, cutoff=0.4)
-    return f" Did you mean {texts[near[0]]!r}?" if near else ""
+    near = difflib.get_close_matches(safe_repr(value).strip("'\""), texts, n=most, cutoff=cutoff)
+    return [texts[text] for text in near]
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
@@ -269,14 +282,14 @@ def check_known_options(owner: str, given: Iterable[str], known: Iterable[str]) 
         check_one_of(f"option of {owner}", name, known)
 
 
-def import_optional(name: str, purpose: str, extra: str = "train") -> ModuleType:
-    """Import an optional dependency; raise with the extra that installs it if it is missing."""
+def import_optional(name: str, purpose: str, extra: str = "train", *, package: str | None = None) -> ModuleType:
+    """Import an optional dependency; if it is missing, raise with the extra or the package that installs it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        wanted = f"'gatewise[{extra}]'" if package is None else package
         raise MissingExtraError(
-            f"{purpose} needs the package {error.name!r}, which is not installed. "
-            f"Install it with: pip install 'gatewise[{extra}]'"
+            f"{purpose} needs the package {error.name!r}, which is not installed. Install it with: pip install {wanted}"
         ) from None
 
 

@@ -1,6 +1,7 @@
-"""Drop single log records of other libraries."""
+"""Drop log records of other libraries."""
 
 import logging
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -23,3 +24,25 @@ def without_records(logger: str | None, unwanted: Callable[[logging.LogRecord], 
         yield
     finally:
         source.removeFilter(wanted)
+
+
+@contextmanager
+def without_logs_of(library: str) -> Generator[None]:
+    """Print no records of a library's loggers that this thread writes while the block runs.
+
+    Args:
+        library: name of the logger that has the library's handlers, such as "torch".
+    """
+    own = threading.get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != own
+
+    handlers = list(logging.getLogger(library).handlers)
+    for handler in handlers:
+        handler.addFilter(of_others)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(of_others)

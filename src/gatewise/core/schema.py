@@ -24,6 +24,13 @@ _Means = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_lengt
 _Deviations = Annotated[list[Annotated[float, Meta(ge=1e-6, le=1e6)]], Meta(min_length=1)]
 
 
+class Targets(Struct, kw_only=True):
+    """Mean and standard deviation of each number that a network predicts."""
+
+    mean: Annotated[list[Finite], Meta(min_length=1)]
+    std: Annotated[list[Annotated[float, Meta(gt=0, le=1e38)]], Meta(min_length=1)]
+
+
 class Config(Struct, kw_only=True):
     """Entries of `config.json` and of the metadata of an ONNX file; further entries are allowed, and all are optional.
 
@@ -39,6 +46,7 @@ class Config(Struct, kw_only=True):
         std: standard deviation of each channel.
         task: name of the task, with its options.
         scale: length to which the shorter side of an image is scaled.
+        targets: mean and standard deviation of the numbers that the network predicts.
     """
 
     spec: dict[str, Any] | UnsetType = UNSET
@@ -52,6 +60,7 @@ class Config(Struct, kw_only=True):
     std: _Deviations | UnsetType = UNSET
     task: str = "classify"
     scale: Count | UnsetType | None = UNSET
+    targets: Targets | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         for name, count in (("mean", "in_chans"), ("std", "in_chans")):
@@ -90,8 +99,8 @@ class LogRow(Struct):
     """Entries of a row of `log.jsonl` that a resumed training reads; further entries are allowed."""
 
     epoch: Index
-    train_accuracy: Finite
     images_per_second: Finite
+    train_accuracy: Finite | UnsetType = UNSET
 
 
 def checked_details(file: Path, config: Any) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Pai
     return PairedDifference(estimate.mean, estimate.low, estimate.high, p)
 
 
-def image_bootstrap(values: Tensor, baseline: Tensor, resamples: int = 9999) -> Estimate:
+def image_bootstrap(values: Tensor, baseline: Tensor, groups: Tensor | None = None, resamples: int = 9999) -> Estimate:
     """Return the difference of a mean over images, such as accuracy, with a 95 % percentile bootstrap interval.
 
     The question differs from that of `paired_difference`: would these trained networks differ on other images?
@@ -72,40 +72,71 @@ def image_bootstrap(values: Tensor, baseline: Tensor, resamples: int = 9999) -> 
     Args:
         values: value of each image, such as whether it was classified correctly, (seeds, images).
         baseline: the same for the baseline, with the same seeds and images.
-        resamples: number of bootstrap resamples of the images.
+        groups: number of the group of each image, (images,), such as its patient; whole groups are drawn. None draws
+            images.
+        resamples: number of bootstrap resamples of the images or groups.
+
+    >>> image_bootstrap(torch.tensor([[1, 1, 0, 0]]), torch.tensor([[0, 0, 0, 0]]), torch.tensor([0, 0, 1, 1]))
+    Estimate(mean=0.5, low=0.0, high=1.0)
     """
     differences = (values.double().mean(0) - baseline.double().mean(0)).numpy()  # (images,)
     mean = float(differences.mean())
     if not differences.any():
         return Estimate(mean, None, None)
-    return _bootstrap(mean, differences, lambda x, axis: x.mean(axis=axis), resamples)
+    if groups is None:
+        return _bootstrap(mean, differences, lambda x, axis: x.mean(axis=axis), resamples)
+    once = torch.ones(len(groups), dtype=torch.float64)
+    sums, sizes = (grouped(part, groups).numpy() for part in (torch.from_numpy(differences), once))
+
+    def drawn_mean(indices: Any, axis: int = -1) -> Any:
+        return sums[indices].sum(axis=axis) / sizes[indices].sum(axis=axis)
+
+    return _bootstrap(mean, torch.arange(len(sums)).numpy(), drawn_mean, resamples)
 
 
-def iou_bootstrap(overlaps: Tensor, baseline: Tensor, *, foreground: bool = False, resamples: int = 9999) -> Estimate:
-    """Return the mean difference of mIoU with a 95 % percentile bootstrap interval over images.
+def grouped(values: Tensor, groups: Tensor) -> Tensor:
+    """Return the sums of the values of each group: (images, ...), (images,) -> (groups, ...).
+
+    >>> grouped(torch.tensor([1, 2, 4]), torch.tensor([7, 3, 7]))
+    tensor([2, 5])
+    """
+    found, index = groups.unique(return_inverse=True)
+    return values.new_zeros(len(found), *values.shape[1:]).index_add_(0, index, values)
+
+
+Redrawn = Callable[[Tensor, Tensor], Tensor]
+
+
+def redrawn_bootstrap(
+    score: Redrawn, values: Tensor, baseline: Tensor, groups: Tensor | None = None, resamples: int = 9999
+) -> Estimate:
+    """Return the mean difference of a score of all images, with a 95 % percentile bootstrap interval over images.
+
+    For scores that are no means over images: each resample computes them anew.
 
     Args:
-        overlaps: pixels in the intersection and in the union of mask and prediction for each image and class,
-            (seeds, images, K, 2).
+        score: function from the values of one seed, (images, ...), and how often each image is drawn,
+            (resamples, images), float64, to the score of each resample, (resamples,); NaN where it is undefined.
+        values: what each image contributes, (seeds, images, ...).
         baseline: the same for the baseline, with the same seeds and images.
-        foreground: use the IoU of class 1 instead of the mean over classes.
-        resamples: number of bootstrap resamples of the images; resamples with an undefined score are omitted.
+        groups: number of the group of each image, (images,); whole groups are drawn. None draws images.
+        resamples: number of bootstrap resamples; those with an undefined score are omitted.
     """
-    both = torch.stack([overlaps, baseline]).double()
-    if torch.equal(overlaps, baseline):
+    if torch.equal(values, baseline):
         return Estimate(0.0, None, None)
-    images = both.shape[2]
+    images = values.shape[1]
+    of_image = torch.arange(images) if groups is None else groups.unique(return_inverse=True)[1]
+    drawn = int(of_image.max()) + 1
 
     def difference(indices: Any, axis: int = -1) -> Any:  # noqa: ARG001
-        drawn = torch.as_tensor(indices).reshape(-1, images)
-        once = torch.ones_like(drawn, dtype=torch.float64)
-        counts = torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)
-        common, either = (counts @ both.flatten(3)).unflatten(-1, both.shape[3:]).unbind(-1)  # (2, seeds, resamples, K)
-        ious = common / either  # NaN for a class that is neither present nor predicted
-        scores = (ious[..., 1] if foreground else ious.nanmean(-1)).mean(1)
-        return (scores[0] - scores[1]).reshape(indices.shape[:-1]).numpy()
+        chosen = torch.as_tensor(indices).reshape(-1, drawn)
+        once = torch.ones_like(chosen, dtype=torch.float64)
+        counts = torch.zeros(len(chosen), drawn, dtype=torch.float64).scatter_add_(1, chosen, once)
+        counts = counts if groups is None else counts[:, of_image]
+        means = [torch.stack([score(of_seed, counts) for of_seed in side]).mean(0) for side in (values, baseline)]
+        return (means[0] - means[1]).reshape(indices.shape[:-1]).numpy()
 
-    everything = torch.arange(images).numpy()
+    everything = torch.arange(drawn).numpy()
     return _bootstrap(float(difference(everything)), everything, difference, resamples)
 
 

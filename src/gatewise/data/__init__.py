@@ -12,7 +12,6 @@ from gatewise.data.images import EncodedImages as EncodedImages
 from gatewise.data.images import EncodedSource as EncodedSource
 from gatewise.data.images import Images as Images
 from gatewise.data.labels import KINDS as KINDS
-from gatewise.data.labels import Kind as Kind
 from gatewise.data.labels import LabelledSplit as LabelledSplit
 from gatewise.data.load import LOADINGS as LOADINGS
 from gatewise.data.load import DataSource as DataSource
@@ -27,6 +26,7 @@ from gatewise.data.pair_batches import make_batches as make_batches
 from gatewise.data.pairs import SegmentationDataset as SegmentationDataset
 from gatewise.data.pairs import SegmentationSplit as SegmentationSplit
 from gatewise.data.pairs import scaled_to as scaled_to
+from gatewise.data.reading import Kind as Kind
 from gatewise.data.reading import Reading as Reading
 from gatewise.data.sources.hub import HUB as HUB
 from gatewise.data.sources.registry import LabelledSource as LabelledSource

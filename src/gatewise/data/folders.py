@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,23 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
-from gatewise.data.reading import Reading
+from gatewise.data.reading import Kind, Reading
 
-# the suffixes that torchvision reads, .gif, .avif and arrays of NumPy
-_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif", ".npy")
+# the suffixes that torchvision reads, others of JPEG, .gif, .avif and arrays of NumPy
+_IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm")
+_IMAGES += (".tif", ".tiff", ".webp", ".gif", ".avif", ".npy")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_CONTAINERS = (*TABLES, ".npz", ".tar")
+# images that are not read, with what they are and what to save them as
+_UNREAD = {
+    **dict.fromkeys((".heic", ".heif"), ("HEIC", "JPEG")),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"), ("camera raw", "JPEG or TIFF")),
+    ".dcm": ("DICOM", "PNG or TIFF"),
+    **dict.fromkeys((".nii", ".nii.gz"), ("NIfTI", "PNG or TIFF")),
+    ".psd": ("Photoshop", "PNG"),
+    ".svg": ("SVG", "PNG"),
+    ".jxl": ("JPEG XL", "PNG"),
+}
 
 
 def is_image(name: str) -> bool:
@@ -24,11 +38,16 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(_IMAGES)
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a name is not meant for people, such as .ipynb_checkpoints, ._1.jpg or __MACOSX."""
+    return name.startswith((".", "__"))
+
+
 class Location:
     """A data set's name, address or path; a folder is listed once, however many sources look into it.
 
-    Below a folder, symbolic links are followed. The arguments `below` of its methods are names of folders, each in the
-    one before.
+    Below a folder, symbolic links are followed, and hidden names are left out. The arguments `below` of its methods are
+    names of folders, each in the one before.
 
     Args:
         source: the name or path, as given by the user.
@@ -38,21 +57,23 @@ class Location:
     Attributes:
         text: the name or path, as text.
         path: the same, as a path.
-        notes: what was left out while reading, a line each.
+        root: the folder to which the names of images are relative; a source that reads a table sets it.
+        notes: what was found and left out while reading, a line each.
     """
 
-    def __init__(self, source: str | Path, reading: Reading | None = None, labels: str = "class") -> None:
+    def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
         self.text, self.path = str(source), Path(source)
+        self.root = self.path
         self.reading, self.labels = reading or Reading(), labels
         self.notes: list[str] = []
+
+    def __str__(self) -> str:
+        return self.text
 
     def say(self, line: str) -> None:
         """Add a line to `notes`, once."""
         if line not in self.notes:
             self.notes.append(line)
-
-    def __str__(self) -> str:
-        return self.text
 
     @property
     def is_folder(self) -> bool:
@@ -63,15 +84,26 @@ class Location:
         """Return whether a folder exists; this lists nothing."""
         return self.path.joinpath(*below).is_dir()
 
-    @functools.cached_property
-    def _listing(self) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """The names of the files in each folder, and the folders that are not listed, each with the reason.
+    def only_folder(self) -> "Location | None":
+        """Return the one folder in this folder, as unpacked archives have it; None if it has images, tables or more."""
+        names = self._listing[0].get("", [])
+        folders = list(self.image_counts())
+        if len(folders) != 1 or any(name.lower().endswith((*_IMAGES, *_CONTAINERS)) for name in names):
+            return None
+        inner = Location(self.path / folders[0], self.reading, self.labels)
+        inner.notes = self.notes
+        return inner
 
-        The keys are relative paths, sorted; the root is "".
+    @functools.cached_property
+    def _listing(self) -> tuple[dict[str, list[str]], dict[str, str], list[str]]:
+        """The names of the files in each folder; folders that are not listed, each with the reason; hidden names.
+
+        The keys are relative paths, sorted; the root is "". Hidden folders end in a slash.
         """
         top = str(self.path)
         names: dict[str, list[str]] = {}
         omitted: dict[str, str] = {}
+        hidden: list[str] = []
 
         def relative(folder: str) -> str:
             return folder[len(top) :].lstrip(os.sep)
@@ -81,15 +113,17 @@ class Location:
 
         for folder, inside, files in os.walk(top, followlinks=True, onerror=unreadable):
             key = relative(folder)
-            names[key] = sorted(files)
+            hidden += [f"{name}/" for name in inside if is_hidden(name)] + [name for name in files if is_hidden(name)]
+            inside[:] = [name for name in inside if not is_hidden(name)]
+            names[key] = sorted(name for name in files if not is_hidden(name))
             for name in [name for name in inside if _links_to_parent(Path(folder, name))]:  # would never end
                 omitted[str(Path(key, name))] = " is a symbolic link to a folder that contains it. Remove the link"
                 inside.remove(name)
-        return dict(sorted(names.items())), omitted
+        return dict(sorted(names.items())), omitted, hidden
 
     def _below(self, below: tuple[str, ...]) -> dict[str, list[str]]:
         """Return the listing of a folder and of all folders in it; raise `DataError` if one of them is not listed."""
-        listing, omitted = self._listing
+        listing, omitted, _ = self._listing
         start = str(Path(*below)) if below else ""
         for folder, reason in omitted.items():
             if _is_below(folder, start):
@@ -109,26 +143,107 @@ class Location:
         """Return the paths of the image files in a folder at any depth, sorted by folder and name.
 
         Raises:
-            DataError: a folder at any depth cannot be read, or is a link to a folder that contains it.
+            DataError: a folder at any depth cannot be read, or is a link to a folder that contains it; or there are
+                images of a kind that is not read, unless `on_broken` is "skip".
         """
-        return [
-            f"{folder}{os.sep}{name}"
-            for folder, names in ((self.path / key, names) for key, names in self._below(below).items())
-            for name in names
-            if is_image(name)
-        ]
+        return [file for files in self.images_by_folder(*below).values() for file in files]
 
-    def with_suffix(self, suffix: str) -> list[Path]:
+    def images_by_folder(self, *below: str) -> dict[str, list[str]]:
+        """Return the paths of `images` by the folder in this folder, at any depth; "" has the images in none.
+
+        Folders without images are keys too.
+        """
+        start = str(Path(*below)) if below else ""
+        found: dict[str, list[str]] = {"": []}
+        unread: list[str] = []
+        for folder, names in self._below(below).items():
+            first = folder[len(start) :].lstrip(os.sep).partition(os.sep)[0]
+            path = f"{self.path / folder}{os.sep}"
+            found.setdefault(first, []).extend(path + name for name in names if is_image(name))
+            unread += [path + name for name in names if _unread(name)]
+        if unread:
+            self._refuse(unread)
+        return found
+
+    def image_counts(self) -> dict[str, int]:
+        """Return the number of images in each folder of the root, at any depth, as far as it can be read."""
+        counts: dict[str, int] = {}
+        for folder, names in self._listing[0].items():
+            first = folder.partition(os.sep)[0]
+            counts[first] = counts.get(first, 0) + sum(map(is_image, names))
+        return {name: count for name, count in counts.items() if name}
+
+    def _refuse(self, files: list[str]) -> None:
+        """Raise for images of a kind that is not read, or say that they are left out."""
+        kind, advice = _unread(files[0]) or ("", "")
+        which = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} others"
+        if self.reading.on_broken == "skip":
+            self.say(f"{which}: {kind} is not read; left out")
+        else:
+            raise errors.DataError(
+                f"{which}: {kind} is not read. Save as {advice}, or add --on-broken skip to leave out what cannot be "
+                f"read."
+            )
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
         """Return the sorted paths of all files with a suffix at any depth, except in folders that cannot be read."""
-        listing, _ = self._listing
+        listing = self._listing[0]
         return sorted(
-            self.path / folder / name for folder in listing for name in listing[folder] if name.endswith(suffix)
+            self.path / folder / name for folder in listing for name in listing[folder] if name.endswith(suffixes)
         )
 
+    def tables(self, *below: str) -> list[Path]:
+        """Return the sorted paths of the tables directly in a folder."""
+        names = self._listing[0].get(str(Path(*below)) if below else "", [])
+        return [self.path.joinpath(*below, name) for name in names if name.lower().endswith(TABLES)]
+
+    def say_ignored(self) -> None:
+        """Add a note about hidden names, and about files that are neither images nor tables."""
+        listing, _, hidden = self._listing
+        folders = [name for name in hidden if name.endswith("/")]
+        other = [
+            name
+            for names in listing.values()
+            for name in names
+            if not name.lower().endswith((*_IMAGES, *_CONTAINERS)) and not _unread(name) and name != "classes.txt"
+        ]
+        groups = {
+            "hidden folder": folders,
+            "hidden file": [name for name in hidden if not name.endswith("/")],
+            "file of another kind": other,
+        }
+        parts = [counted(len(names), what) for what, names in groups.items() if names]
+        if parts:
+            examples = [name for names in groups.values() for name, _ in Counter(names).most_common(2)]
+            self.say(f"{' and '.join(parts)} ignored ({_validation.listed(examples, 6)})")
+
     def content(self) -> str:
-        """Return the first names in the folder as text for an error message."""
+        """Return the first names in the folder, and the number of images by depth, as text for an error message."""
         names = sorted(path.name for path in self.path.iterdir())
-        return _validation.listed(names, most=8) or "nothing"
+        depths: Counter[int] = Counter()
+        for folder, files in self._listing[0].items():
+            depths[len(Path(folder).parts)] += sum(map(is_image, files))
+        images = ", ".join(f"{count:,} {_DEPTHS[min(depth, 3)]}" for depth, count in sorted(depths.items()) if count)
+        return (_validation.listed(names, most=8) or "nothing") + (f" (images: {images})" if images else "")
+
+
+_DEPTHS = ("in it", "one folder below", "two folders below", "deeper")
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number and a noun; the noun, up to the word "of", gets the plural.
+
+    >>> counted(2, "file of another kind"), counted(1, "image")
+    ('2 files of another kind', '1 image')
+    """
+    head, of, tail = what.partition(" of ")
+    return f"{count:,} {head}{'' if count == 1 else 's'}{of}{tail}"
+
+
+def _unread(name: str) -> tuple[str, str] | None:
+    """Return what an image of a kind that is not read is, and what to save it as; None for other files."""
+    lower = name.lower()
+    return next((found for suffix, found in _UNREAD.items() if lower.endswith(suffix)), None)
 
 
 def _is_below(folder: str, start: str) -> bool:

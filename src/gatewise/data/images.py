@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from gatewise import errors
 from gatewise.data.augmentation import Augmentation, parse_augmentation
 from gatewise.data.band_image import BandImage
 from gatewise.data.pixel_format import RGB, PixelFormat
+from gatewise.data.reading import Kind
+
+if TYPE_CHECKING:
+    from gatewise.data.division import Division
 
 _SAMPLE = 2048  # number of images from which mean and standard deviation of a streamed split are estimated
 
@@ -176,7 +180,9 @@ class Dataset:
         flip: whether horizontal flips keep the label valid (not so for digits).
         pixel_format: how files of images become channels.
         test: images that are scored once, after the training; None if there are none.
+        labels: what a label is.
         notes: what was found and left out while reading, a line each.
+        division: which image is in which split; None if that is not known.
     """
 
     name: str
@@ -187,7 +193,9 @@ class Dataset:
     flip: bool
     pixel_format: PixelFormat = RGB
     test: Images | EncodedImages | None = None
+    labels: Kind = "class"
     notes: tuple[str, ...] = ()
+    division: "Division | None" = None
 
     @property
     def channels(self) -> int:

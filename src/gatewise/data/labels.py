@@ -1,18 +1,21 @@
 """Labels as a source reads them, and as a task needs them: one class, several classes, or numbers for each image."""
 
+# pyright: basic
+
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.data.folders import counted
 from gatewise.data.images import EncodedSource
+from gatewise.data.reading import Kind
 
-Kind = Literal["class", "classes", "number"]  # what a task learns of an image
 KINDS: tuple[Kind, ...] = ("class", "classes", "number")
 DELIMITERS = ("|", ";", ",", " ")  # between several labels in one cell, the likeliest first
 _TASKS = {"class": "classify", "classes": "multilabel", "number": "regress"}
@@ -75,6 +78,18 @@ def targets(labels: Sequence[Any], kind: Kind, outputs: int) -> Tensor:
     for row, classes in enumerate(labels):
         hot[row, list(classes)] = 1
     return hot
+
+
+def label_text(label: Any, kind: Kind, classes: Sequence[str]) -> str:
+    """Return an interpreted label as text, which a table with one label column can have.
+
+    >>> label_text(1, "class", "ab"), label_text((0, 1), "classes", "ab"), label_text((2.5,), "number", ["value"])
+    ('b', 'a|b', '2.5')
+    """
+    if kind == "class":
+        return classes[label]
+    parts = [classes[part] for part in label] if kind == "classes" else [repr(part) for part in label]
+    return DELIMITERS[0].join(parts)
 
 
 @dataclass(frozen=True)
@@ -149,9 +164,9 @@ class Interpreter:
     ) -> tuple[str, ...]:
         """Return the classes: those given, or all that occur in training images."""
         counts = {name: Counter(label for labels in rows for label in labels) for name, rows in names.items()}
-        if self.classes is not None:
-            return self.classes
         train = counts["train"]
+        if self.classes is not None and any(set(self.classes) & set(count) for count in counts.values()):
+            return self.classes
         listed = _merged([split.classes for split in splits.values()]) or _ordered(set().union(*counts.values()))
         if self.class_names is not None:
             chosen = tuple(name.strip() for name in self.class_names.split(","))
@@ -161,7 +176,7 @@ class Interpreter:
         kept = tuple(name for name in listed if train[name])
         for name, count in counts.items():
             if name != "train":
-                self._check_known(splits, name, count, kept, listed)
+                self._check_known(where, splits, name, count, kept, listed)
         if unused := [name for name in listed if not any(count[name] for count in counts.values())]:
             self.say(f"no image of {_classes_text(unused)}: left out of the {len(listed)} classes")
         if self.kind == "class":
@@ -172,25 +187,26 @@ class Interpreter:
 
     def _check_known(
         self,
+        where: object,
         splits: Mapping[str, LabelledSplit],
         name: str,
         count: Counter[str],
         kept: tuple[str, ...],
         listed: tuple[str, ...],
     ) -> None:
-        """Raise if a split has a class that is not in train, and say which class of train it lacks."""
+        """Raise if a split has a class that is not in train."""
         own, train = (splits[split].shown or split for split in (name, "train"))
         unknown = [label for label in listed if count[label] and label not in kept]
         lacking = [label for label in kept if not count[label]]
         if unknown and len(unknown) == len(lacking):
             raise errors.DataError(
-                f"class {_validation.listed(unknown, 5)} is in {own} only, {_validation.listed(lacking, 5)} in {train} "
-                f"only. Give both one name."
+                f"{where}: class {_validation.listed(unknown, 5)} is in {own} only, {_validation.listed(lacking, 5)} "
+                f"in {train} only. Give both one name."
             )
         if unknown:
             raise errors.DataError(
-                f"{own} has {count[unknown[0]]} images of {unknown[0]}, {train} has none. Add some, or leave it out "
-                f"with --class-names."
+                f"{where}: {own} has {counted(count[unknown[0]], 'image')} of class {unknown[0]}, {train} has none. "
+                f"Add some, or leave the class out with --class-names."
             )
 
     def _indexed(self, split: LabelledSplit, names: list[tuple[str, ...]], classes: tuple[str, ...]) -> LabelledSplit:
@@ -201,7 +217,8 @@ class Interpreter:
             return replace(split, labels=labels, classes=classes)
         kept = [row for row, label in enumerate(labels) if label]
         if len(kept) < len(labels):
-            self.say(f"{len(labels) - len(kept)} images of other classes than {_classes_text(classes)} are left out")
+            left_out = counted(len(labels) - len(kept), "image")
+            self.say(f"{left_out} of other classes than {_classes_text(classes)} left out")
             split, labels = split.of(kept), [labels[row] for row in kept]
         return replace(split, labels=[label for (label,) in labels], classes=classes)
 
@@ -264,17 +281,17 @@ def _numbers(split: LabelledSplit) -> LabelledSplit:
     """Return the split with a tuple of numbers as each label."""
     labels: list[tuple[float, ...]] = []
     for row, label in enumerate(split.labels):
-        if split.classes and isinstance(label, int):  # the name of a class, such as that of a folder
-            label = split.classes[label]
-        numbers = [_number(part) for part in (label if isinstance(label, list | tuple) else (label,))]
+        named = bool(split.classes) and isinstance(label, int)  # an index of a class, such as that of a folder
+        parts = [split.classes[label]] if named else label if isinstance(label, list | tuple) else [label]
+        numbers = [_number(part) for part in parts]
         if any(number is None or number != number for number in numbers):
             raise errors.DataError(
                 f"{split.where(row)}: expected a number as label, got {_validation.safe_repr(label)}. Choose "
                 f"--label-column, or another --task."
             )
         labels.append(tuple(number for number in numbers if number is not None))
-    several = split.classes if labels and len(split.classes) == len(labels[0]) > 1 else ("value",)
-    return replace(split, labels=labels, classes=several)
+    several = bool(labels) and isinstance(split.labels[0], list | tuple) and len(split.classes) == len(labels[0])
+    return replace(split, labels=labels, classes=split.classes if several else ("value",))
 
 
 def _parts(cell: str, delimiter: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -11,20 +12,23 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.data.broken import counting_broken, without_broken
+from gatewise.data.division import divide
 from gatewise.data.folders import Location
-from gatewise.data.images import Dataset, EncodedImages, EncodedSource, Images
-from gatewise.data.labels import Interpreter, Kind, LabelledSplit, targets
+from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
 from gatewise.data.pairs import SegmentationDataset, SegmentationSplit
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.data.pixel_survey import find_pixel_format
 from gatewise.data.reading import Reading
-from gatewise.data.sources.registry import LabelledSource, MaskedSource, find_source
+from gatewise.data.sources.registry import LabelledSource, MaskedSource, MaskedSplit, Source, find_source, has_source
+from gatewise.data.splitting import named_splits, strata_of
 
 LOADINGS = ("auto", "memory", "stream")
 _HELD_PAIRS = 2000  # most pairs of a split that "auto" decodes at the start: more would delay it
 _MEMORY_LIMIT = 2**30  # most bytes of pixels of a split that "auto" decodes at the start
-Split = TypeVar("Split")
+AnySource = TypeVar("AnySource", bound=Source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class DataSource:
     data: str
     image_size: int | None = None
     loading: str = "auto"
-    reading: Reading = Reading()
+    reading: Reading = dataclasses.field(default_factory=Reading)
     labels: Kind = "class"
     class_names: str | None = None
     classes: tuple[str, ...] | None = None
@@ -119,32 +123,70 @@ def load_dataset(
     if image_size is not None:
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
-    reading = reading or Reading()
-    location = Location(source, reading, labels)
-    found = find_source(location, LabelledSource)
+    location, found = _found(Location(source, reading, labels), LabelledSource)
     read = found.read_labelled(location)
     _check_images(location, read)
-    _train_and_validation(location, read)
-    interpret = Interpreter(labels, reading.label_delimiter, class_names, classes, location.say)
-    read = interpret(location, read)
-    train, validation = _train_and_validation(location, read)
-    pixel_format = pixel_format or _pixel_format(location, [train.images, validation.images])
-    splits = [_images(location, split, labels, image_size, pixel_format) for split in (train, validation)]
-    own, other = (_decoded_if_small(images, loading) for images in splits)
-    if own.shape != other.shape:
-        raise errors.DataError(
-            f"{source}: train images are {own.shape[1:]}, validation images {other.shape[1:]}. Set image_size."
-        )
+    interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
+    whole, skipped = without_broken(location, named_splits(location, read, location.reading))
+    read = interpret(location, whole)
+    names = read["train"].classes
+    strata = {name: strata_of(split.labels, labels) for name, split in read.items()}
+    texts = {name: [label_text(label, labels, names) for label in split.labels] for name, split in read.items()}
+    divided, division = divide(location, read, strata, texts, skipped)
+    if division.folder:
+        location.say_ignored()
+    if labels != "number":
+        _say_missing_classes(location, divided)
+    with counting_broken([split.images for split in divided.values()]):
+        pixel_format = pixel_format or _pixel_format(location, divided)
+        encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}
+        splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
+    own = splits["train"]
+    for name, images in splits.items():
+        if own.shape != images.shape:
+            raise errors.DataError(
+                f"{source}: train images are {own.shape[1:]}, {name} images {images.shape[1:]}. Set image_size."
+            )
     return Dataset(
-        location.text,
-        train.classes,
+        str(source),
+        names,
         own,
-        other,
+        splits["validation"],
         padding=max(1, own.shape[1] // 8),
         flip=found.flip,
+        test=splits.get("test"),
+        labels=labels,
         pixel_format=pixel_format,
         notes=tuple(location.notes),
+        division=division,
     )
+
+
+def _found(location: Location, kind: type[AnySource]) -> tuple[Location, AnySource]:
+    """Return the source that reads a location, or the only folder in it."""
+    inside = location
+    while inside.is_folder and not has_source(inside, kind):
+        if (only := inside.only_folder()) is None:
+            return location, find_source(location, kind)
+        inside = only
+    return inside, find_source(inside, kind)
+
+
+def _say_missing_classes(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
+    """Say which classes have no validation image, and how many they have in training."""
+    counts = {
+        name: Counter[int](part for own in strata_of(splits[name].labels, location.labels) for part in own)
+        for name in ("train", "validation")
+    }
+    classes = splits["train"].classes
+    lacking = [
+        f"{name} ({counts['train'][n]:,} in train)" for n, name in enumerate(classes) if not counts["validation"][n]
+    ]
+    if lacking:
+        location.say(
+            f"warning: no validation image of class {_validation.listed(lacking, 5)}; how well "
+            f"{'it is' if len(lacking) == 1 else 'they are'} recognised is not measured"
+        )
 
 
 def _check_images(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
@@ -153,19 +195,13 @@ def _check_images(location: Location, splits: Mapping[str, LabelledSplit]) -> No
         if images != labels:
             raise errors.DataError(f"{location}, {name}: expected one label per image, got {labels} for {images}.")
         if not images:
-            raise errors.DataError(f"{location}, {name}: expected images, got none.")
+            raise errors.DataError(f"{location}, {split.shown or name}: expected images, got none.")
 
 
-def _train_and_validation(location: Location, splits: Mapping[str, Split]) -> tuple[Split, Split]:
-    for name in ("train", "validation"):
-        if name not in splits:
-            raise errors.DataError(f"{location} has no {name} split, found {', '.join(splits) or 'nothing'}.")
-    return splits["train"], splits["validation"]
-
-
-def _pixel_format(location: Location, images: Sequence[EncodedSource | Tensor]) -> PixelFormat:
-    """Return how the images of all splits, training images first, become channels; note what was decided."""
+def _pixel_format(location: Location, splits: Mapping[str, LabelledSplit] | Mapping[str, MaskedSplit]) -> PixelFormat:
+    """Return how the images of all splits become channels; note what was decided."""
     reading = location.reading
+    images = [splits[name].images for name in sorted(splits, key=lambda name: name != "train")]
     if files := [split for split in images if not isinstance(split, Tensor)]:
         found, notes = find_pixel_format(files, reading.channels, reading.value_range)
         for note in notes:
@@ -244,22 +280,35 @@ def load_pairs(
     _validation.check_one_of("loading", loading, LOADINGS)
     _validation.check_integer_at_least(0, ignore_index=ignore_index)
     _validation.check_number_between(0, 2**16, ignore_index=ignore_index)
-    location = Location(source, reading)
-    read = _train_and_validation(location, find_source(location, MaskedSource).read_masked(location))
-    names = read[0].classes
+    location, found = _found(Location(source, reading), MaskedSource)
+    read, skipped = without_broken(location, named_splits(location, found.read_masked(location), location.reading))
+    names = read["train"].classes
+    strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
+    texts = {name: [""] * len(part) for name, part in strata.items()}
+    divided, division = divide(location, read, strata, texts, skipped)
+    if division.folder:
+        location.say_ignored()
     if class_names is not None:
         _validation.check_str("class_names", class_names)
         names = checked_names("class_names", class_names.split(","))
-    meaning = infer_mask_encoding([split.masks for split in read], names, ignore_index, foreground, mask_threshold)
-    pixel_format = pixel_format or _pixel_format(location, [split.images for split in read])
-    train, validation = (
-        SegmentationSplit(
+    masks = [divided[name].masks for name in ("train", "validation", "test") if name in divided]
+    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
+    pixel_format = pixel_format or _pixel_format(location, divided)
+    splits = {
+        name: SegmentationSplit(
             split.images, split.masks, meaning, side=image_size, crop=crop_size, pixel_format=pixel_format
         )
-        for split in read
-    )
-    for pairs in (train, validation):
+        for name, split in divided.items()
+    }
+    for pairs in splits.values():
         few = len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT
         if loading == "memory" or (loading == "auto" and few):
             pairs.hold()
-    return SegmentationDataset(location.text, train, validation, tuple(location.notes))
+    return SegmentationDataset(
+        str(source),
+        splits["train"],
+        splits["validation"],
+        test=splits.get("test"),
+        notes=tuple(location.notes),
+        division=division,
+    )

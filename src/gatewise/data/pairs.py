@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from gatewise.data.band_image import BandImage
 from gatewise.data.images import EncodedSource, mean_and_deviation
 from gatewise.data.masks import IGNORED, MaskEncoding, evenly_spaced, with_background
 from gatewise.data.pixel_format import RGB, PixelFormat
+
+if TYPE_CHECKING:
+    from gatewise.data.division import Division
 
 _SAMPLE = 512  # number of images from which mean and standard deviation are estimated
 
@@ -126,13 +129,17 @@ class SegmentationDataset:
         name: the source given to `load_pairs`.
         train: training pairs.
         validation: validation pairs.
-        notes: what was decided while reading, a line each.
+        test: pairs that are scored once, after the training; None if there are none.
+        notes: what was found and left out while reading, a line each.
+        division: which pair is in which split; None if that is not known.
     """
 
     name: str
     train: SegmentationSplit
     validation: SegmentationSplit
+    test: SegmentationSplit | None = None
     notes: tuple[str, ...] = ()
+    division: "Division | None" = None
 
     @property
     def pixel_format(self) -> PixelFormat:

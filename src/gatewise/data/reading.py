@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.pixel_format import parse_channels, parse_ranges
 
+Kind = Literal["class", "classes", "number"]  # what a task learns of an image
 ON_BROKEN = ("stop", "skip")
 NO_SPLIT = "none"  # the value of test_split that leaves a test split out
 

@@ -12,9 +12,10 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
+from gatewise.data.reading import Reading
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class", "target")
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation")
 
 
@@ -54,40 +55,38 @@ class EncodedRows(EncodedSource):
         return value
 
 
-def columns(where: str, names: Sequence[str]) -> tuple[str, str]:
+def columns(where: str, names: Sequence[str], reading: Reading) -> tuple[str, str]:
     """Return the names of the image column and the label column."""
-    image = next((name for name in IMAGE_COLUMNS if name in names), None)
-    label = next((name for name in LABEL_COLUMNS if name in names), None)
-    if image is None or label is None:
-        hint = " For masks set task to segment." if "mask" in names else ""
-        raise errors.DataError(
-            f"{where}: expected columns 'image' and 'label', found {_validation.listed(names)}.{hint}"
-        )
-    return image, label
+    wanted = {"image": (reading.image_column, IMAGE_COLUMNS), "label": (reading.label_column, LABEL_COLUMNS)}
+    found: list[str] = []
+    for kind, (given, known) in wanted.items():
+        usual = [given] if given is not None else list(known)
+        name = next((name for name in usual if name in names), None)
+        if name is None and given is None and kind == "label":  # the only other column
+            left = [name for name in names if name not in found]
+            name = left[0] if len(left) == 1 and left[0] not in MASK_COLUMNS else None
+        if name is None:
+            hint = " For masks set task to segment." if "mask" in names else f" Or set {kind}_column."
+            expected = repr(given) if given is not None else "columns 'image' and 'label'"
+            raise errors.DataError(f"{where}: expected {expected}, found {_validation.listed(names)}.{hint}")
+        found.append(name)
+    return found[0], found[1]
 
 
-def check_labels(where: str, labels: Sequence[object]) -> None:
-    """Raise `DataError` if a label is not a non-negative integer."""
-    for row, label in enumerate(labels):
-        if isinstance(label, dict | bytes | list):
-            raise errors.DataError(
-                f"{where}, row {row}: expected a non-negative integer as label, got an image or a list, perhaps a mask."
-            )
-        if isinstance(label, bool) or not isinstance(label, int) or label < 0:
-            raise errors.DataError(
-                f"{where}, row {row}: expected a non-negative integer as label, got {_validation.safe_repr(label)}."
-            )
+def further_columns(names: Sequence[str], reading: Reading) -> list[str]:
+    """Return the columns that the division reads: `group`, and those of COLUMN=VALUE."""
+    options = (reading.group, reading.validation_split, reading.test_split)
+    asked = {option.partition("=")[0] for option in options if isinstance(option, str)}
+    return [name for name in names if name in asked]
 
 
-def class_names(where: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the class names, or the numbers of the classes if `names` is ().
-
-    Raises:
-        DataError: all images have the same class, or a label has no name.
-    """
-    if len(set(labels)) < 2:
-        raise errors.DataError(f"{where}: expected at least two classes, but all {len(labels)} images have one class.")
-    highest = max(labels)
-    if names and highest >= len(names):
-        raise errors.DataError(f"{where}: expected labels below {len(names)} (one per class name), got {highest}.")
-    return names or tuple(str(label) for label in range(highest + 1))
+def has_image_column(file: Path) -> bool:
+    """Return whether a parquet file contains images, not their names; also if it cannot be read."""
+    if file.suffix.lower() != ".parquet":
+        return False
+    parquet = _validation.import_optional("pyarrow.parquet", "reading parquet files")
+    try:
+        schema = parquet.read_schema(file)
+    except Exception:  # the reader of the images reports it
+        return True
+    return any(kind in str(field.type) for field in schema for kind in ("struct", "binary"))

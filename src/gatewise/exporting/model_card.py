@@ -22,7 +22,7 @@ net = gw.PretrainedNet.from_pretrained("FOLDER")  # or "user/name" on the hub
 pixels = torch.zeros(1, {in_chans}, {size})  # 0 to 255
 mean, std = (torch.tensor(net.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
 logits = net((pixels - mean) / std)
-```
+{use}```
 
 Or, with a downloaded folder: `gatewise predict FOLDER photo.jpg`.
 """
@@ -53,7 +53,7 @@ def _sections(run: Run) -> Iterator[str]:
     classes = list(config["classes"])
     named = ", ".join(classes[:_MANY_CLASSES]) + (", ..." if len(classes) > _MANY_CLASSES else "")
     yield f"# {recipe.model} with {recipe.gate or 'no gates'}\n"
-    yield f"Trained with gatewise on {_data(run)}: {len(classes)} classes ({named}).\n"
+    yield f"Trained with gatewise on {_data(run)}: {_outputs(run)} ({named}).\n"
     yield "## Results\n\n| | |\n| --- | --- |"
     yield from (f"| {what} | {value} |" for what, value in _rows(run))
     yield (
@@ -61,7 +61,7 @@ def _sections(run: Run) -> Iterator[str]:
         "not known.\n"
     )
     size = ", ".join(map(str, config["image_size"]))
-    yield "## Use\n\n" + _USE.format(in_chans=config["in_chans"], size=size)
+    yield "## Use\n\n" + _USE.format(in_chans=config["in_chans"], size=size, use=run.task.use and f"{run.task.use}\n")
     yield "## How it was trained\n\n```yaml\n" + yaml.safe_dump(_shareable(recipe), sort_keys=False) + "```"
     hardware = ", ".join(f"{key} {value}" for key, value in run.metrics["environment"].items())
     yield f"\nPrecision {run.metrics['precision']}; {hardware}.\n"
@@ -77,6 +77,12 @@ def _rows(run: Run) -> Iterator[tuple[str, str]]:
     if "executed_macs" in metrics:
         yield "MACs executed per image, on average", f"{metrics['executed_macs'] / 1e6:,.1f} million"
     yield "epochs", str(metrics["epochs"])
+
+
+def _outputs(run: Run) -> str:
+    """Return what the network predicts, with its number if there are several."""
+    count = len(run.classes)
+    return f"{count} {run.task.outputs_are}" if count > 1 else run.task.outputs_are
 
 
 def _data(run: Run) -> str:

@@ -19,14 +19,14 @@ from gatewise.core.files import write_atomically
 from gatewise.core.loaders import Loader, batches_of, first_batches
 from gatewise.core.reasons import as_data_error
 from gatewise.core.types import Output, main_output, tensors_of
-from gatewise.exporting.formats.registry import Format, describe_formats, format_named, format_of, formats
+from gatewise.exporting.formats.registry import Exported, Format, describe_formats, format_named, format_of, formats
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.gaternet import GaterNet, run_with_gates
 from gatewise.graph import evaluation_mode
 from gatewise.inference import ConditionalNet, compact
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
-from gatewise.training.runs import Run
+from gatewise.training.runs import Run, stored_task
 
 FORMS = ("masked", "compact", "skip")
 _DETAILS = ("task", "classes", "mean", "std", "image_size", "in_chans", "pixels", "spec")
@@ -122,6 +122,19 @@ def export(
         return job.write(out, chosen, form, quantise, progress)
 
 
+class _Readable(nn.Module):
+    """Apply a function to the first output of a network, such as that from logits to numbers in their unit."""
+
+    def __init__(self, network: nn.Module, readable: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.readable = network, readable
+
+    def forward(self, image: Tensor) -> Output:
+        logits, gates = _as_pair(self.network(image))
+        output = self.readable(logits)
+        return output if gates is None else (output, gates)
+
+
 def export_run(
     folder: str | Path,
     out: str | Path,
@@ -137,8 +150,8 @@ def export_run(
     """Export a run's network to one file, reopen the file, and compare it with the network on validation images.
 
     The input of the file is "image", float32 (N, C, H, W), normalised with the mean and std in its metadata. N is
-    dynamic; for segmentation networks H and W are too. The outputs are "logits" and, for a GaterNet, "gates". The
-    metadata also has the classes and versions: read it with `details_of`, and with
+    dynamic; for segmentation networks H and W are too. The outputs are "logits" ("values" in their unit for numbers)
+    and, for a GaterNet, "gates". The metadata also has the classes and versions: read it with `details_of`, and with
     `torch.export.load(file, extra_files={"gatewise": ""})` from an archive of torch.export.
 
     Args:
@@ -179,6 +192,7 @@ def export_run(
         details,
         run.task.output,
         any_size=run.task.any_size,
+        readable=None if run.task.output == "logits" else run.task.readable,
     )
     quantise = functools.partial(_quantised_and_scored, chosen, run, calibration) if int8 else None
     return job.write(out, chosen, form, quantise, progress)
@@ -196,6 +210,7 @@ class _Job:
         details: metadata to store, without the form.
         output: name of the first output in the file.
         any_size: whether images may have any height and width.
+        readable: function from the logits to the first output of the file; None keeps them.
     """
 
     net: Any
@@ -205,6 +220,7 @@ class _Job:
     details: dict[str, Any]
     output: str = "logits"
     any_size: bool = False
+    readable: Callable[[Tensor], Tensor] | None = None
 
     def write(
         self,
@@ -235,13 +251,16 @@ class _Job:
         return {"file": str(out), "to": chosen.name, "form": form, "bytes": out.stat().st_size, **results}
 
     def _in_form(self, form: str, say: Callable[[str], None]) -> nn.Module:
-        """Return the network in the given form, in eval mode."""
+        """Return the network in the given form, with the outputs of the file, in eval mode."""
+        network: nn.Module
         if form == "skip":
-            return ConditionalNet(self.net).eval()
-        if form == "masked":
-            return WithGates(self.net).eval()
-        say("finding constant gates")
-        return WithGates(compact(self.net, self.constant)).eval()
+            network = ConditionalNet(self.net)
+        elif form == "compact":
+            say("finding constant gates")
+            network = WithGates(compact(self.net, self.constant))
+        else:
+            network = WithGates(self.net)
+        return (network if self.readable is None else _Readable(network, self.readable)).eval()
 
 
 def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
@@ -342,9 +361,9 @@ def _quantised_and_scored(chosen: Format, run: Run, calibration: int, file: Path
     return {"score": run.score.name, **scores, "other_gates": found["other_gates"]}
 
 
-def _score(exported: Callable[[Tensor], Any], run: Run) -> float:
-    """Return the main metric of the run on all its validation images."""
-    evaluation = run.new_results()
+def _score(exported: Exported, run: Run) -> float:
+    """Return the main metric of the run on all its validation images, from the output of an exported file."""
+    evaluation = stored_task(exported.file, exported.details).new_results(torch.device("cpu"))
     for images, labels in run.batches():
         evaluation.update(_as_pair(exported(images))[0], labels)
     return evaluation.results()[run.score.name]

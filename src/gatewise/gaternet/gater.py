@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.core import _validation
+from gatewise.core.layer_types import CONVOLUTIONS, NORMS
 
-Features = Callable[[int], tuple[nn.Module, int]]  # image channels -> features (N, C, H, W) -> (N, F), and F
+Features = Callable[[int], tuple[nn.Module, int]]  # image channels -> features (N, C, *S) -> (N, F), and F
 _FEATURES: dict[str, Features] = {}  # by name of the gater, see `register_gater`
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
-_LIGHT_SIDE = 64  # pixels; larger images are average-pooled to at most this
+_LIGHT_SIDES = (4096, 64, 32)  # by number of spatial axes; larger images are average-pooled to at most this
+_POOLS: tuple[type[Any], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)  # by number of spatial axes
+_POOLS_TO_SIZE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
 class Gater(nn.Module):
-    """Compute W2 relu(norm(W1 features(x) + b1)) + b2: image (N, C, H, W) -> logits (N, gates).
+    """Compute W2 relu(norm(W1 features(x) + b1)) + b2: image (N, C, *S) -> logits (N, gates).
 
     Attributes:
         features: network from an image to a vector, (N, F).
@@ -46,7 +49,7 @@ def register_gater(name: str) -> Callable[[Features], Features]:
 
 
 class ChosenLogits(nn.Module):
-    """Select some logits of a gater: (N, C, H, W) -> (N, len(chosen))."""
+    """Select some logits of a gater: (N, C, *S) -> (N, len(chosen))."""
 
     chosen: Tensor
 
@@ -86,10 +89,10 @@ def make_gater(
     """Build a gater by name or with a function; return a module unchanged.
 
     Args:
-        gater: "resnet20" (as in the paper), "light", a module (N, C, H, W) -> (N, gates), or a function from the number
+        gater: "resnet20" (as in the paper), "light", a module (N, C, *S) -> (N, gates), or a function from the number
             of gates to such a module.
         gates: number of logits.
-        shape: (C, H, W) of an image.
+        shape: (C, *S) of an image, with one to three spatial axes S for "light".
         macs: multiply-adds of the backbone; "light" uses at most 3 % of them.
         **head: bottleneck, head_norm and gate_bias, for gaters built by name.
     """
@@ -107,25 +110,28 @@ def make_gater(
 
 def _light(shape: tuple[int, ...], macs: float, gates: int, bottleneck: int) -> tuple[nn.Module, int]:
     """Return three strided convolutions, as wide as `macs` multiply-adds allow, and the number of features."""
-    channels, height, width = shape
-    factor = max(1, math.ceil(max(height, width) / _LIGHT_SIDE))
+    channels, *sides = shape
+    axes = len(sides) - 1  # index of the layers for this number of spatial axes
+    factor = max(1, math.ceil(max(sides) / _LIGHT_SIDES[axes]))
+    factors = [min(factor, side) for side in sides]  # a thin volume keeps at least one position on each axis
 
     def cost(base: int) -> int:
-        total, inputs, sides = bottleneck * (4 * base + gates), channels, [height // factor, width // factor]
+        total, inputs = bottleneck * (4 * base + gates), channels
+        left = [side // factor for side, factor in zip(sides, factors, strict=True)]
         for outputs in (base, 2 * base, 4 * base):
-            sides = [math.ceil(side / 2) for side in sides]
-            total, inputs = total + 9 * inputs * outputs * sides[0] * sides[1], outputs
+            left = [math.ceil(side / 2) for side in left]
+            total, inputs = total + 3 ** len(sides) * inputs * outputs * math.prod(left), outputs
         return total
 
     base = max([1, *(base for base in range(1, 65) if cost(base) <= macs)])
-    layers: list[nn.Module] = [nn.AvgPool2d(factor)] if factor > 1 else []
+    layers: list[nn.Module] = [_POOLS[axes](tuple(factors))] if factor > 1 else []
     inputs = channels
     for outputs in (base, 2 * base, 4 * base):
-        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        convolution = CONVOLUTIONS[axes](inputs, outputs, 3, stride=2, padding=1, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+        layers += [convolution, NORMS[axes](outputs), nn.ReLU(inplace=True)]
         inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), inputs
+    return nn.Sequential(*layers, _POOLS_TO_SIZE[axes](1), nn.Flatten()), inputs
 
 
 class LocalDecider(nn.Module):

@@ -115,7 +115,7 @@ class GaterNet(nn.Module):
         found, self.skipped = find_sites(Graph(backbone, example), sites, group_size)
         self.backbone = backbone
         self.input_shape = tuple(example.shape[1:])
-        self.dense_macs = _macs(backbone, example)
+        self.dense_macs = macs_per_sample(backbone, example)
         head: dict[str, Any] = {"bottleneck": bottleneck, "head_norm": head_norm, "gate_bias": gate_bias}
         self.gate_context = GateContext(found)
         local = isinstance(gater, str) and gater == "local"
@@ -162,7 +162,7 @@ class GaterNet(nn.Module):
                 f"the gater must return logits of shape (N, {self.gate_count}), one for each gate; got {given} for "
                 f"{len(example)} images."
             )
-        return _macs(gater, example)
+        return macs_per_sample(gater, example)
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
         return self.forward_with_gates(x, gates)[0]
@@ -197,8 +197,9 @@ class GaterNet(nn.Module):
         gates: dict[int, Tensor] = {}
 
         def decide(number: int, features: Tensor) -> Tensor:
-            logits[number] = self.gater[number](features)  # type: ignore[index]
-            gates[number] = ESTIMATORS[self.estimator](logits[number], self.training)
+            if number not in gates:  # a layer that is called again keeps its gates
+                logits[number] = self.gater[number](features)  # type: ignore[index]
+                gates[number] = ESTIMATORS[self.estimator](logits[number], self.training)
             return self.sites[number].spread(gates[number])
 
         self.gate_context.decide = decide
@@ -252,8 +253,8 @@ class GaterNet(nn.Module):
         """Recompute `dense_macs` and `gater_macs`."""
         anchor = next(self.backbone.parameters())
         example = torch.zeros(2, *self.input_shape, dtype=anchor.dtype, device=anchor.device)
-        self.dense_macs = _macs(self.backbone, example)
-        self.gater_macs = _macs_of_linears(self.gater) if self.is_local else _macs(self.gater, example)
+        self.dense_macs = macs_per_sample(self.backbone, example)
+        self.gater_macs = _macs_of_linears(self.gater) if self.is_local else macs_per_sample(self.gater, example)
 
     def extra_loss(self) -> Tensor | None:
         """Return the loss term of the last training forward and clear it; None if there is none."""
@@ -314,11 +315,6 @@ def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
             stacklevel=3,
         )
     return guess if image_size is None else guess.new_zeros(2, guess.shape[1], *image_size)
-
-
-def _macs(network: nn.Module, example: Tensor) -> int:
-    with evaluation_mode(network):
-        return macs_per_sample(network, example)
 
 
 def _macs_of_linears(module: nn.Module) -> int:

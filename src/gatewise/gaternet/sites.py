@@ -117,16 +117,25 @@ def find_sites(graph: Graph, chosen: Chosen, group_size: int) -> tuple[tuple[Sit
     else:
         found, skipped = _by_hand(graph, chosen)
     if not found:
-        reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
-        raise errors.InvalidValueError(
-            f"{type(graph.model).__name__} has no filters to gate at sites={_validation.safe_repr(chosen)} "
-            f"({reasons}). Choose sites={' or '.join(map(repr, places))}, or select convolutions by name."
-        )
+        raise errors.InvalidValueError(_why_no_sites(graph, chosen, skipped))
     sites: list[Site] = []
     for filters in found:
         first = sites[-1].first + sites[-1].gates if sites else 0
         sites.append(_site(filters, group_size, first))
     return tuple(sites), tuple(skipped)
+
+
+def _why_no_sites(graph: Graph, chosen: Chosen, skipped: list[Skipped]) -> str:
+    places = places_by_sites()
+    reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
+    hint = ""
+    if isinstance(chosen, str) and chosen not in places:
+        reasons = "no convolution whose name matches can be gated"
+        hint = _validation.did_you_mean(chosen, [*places, *_gateable(graph)[0]])
+    return (
+        f"{type(graph.model).__name__} has no filters to gate at sites={_validation.safe_repr(chosen)} ({reasons}). "
+        f"Choose sites={' or '.join(map(repr, places))}, or select convolutions by name.{hint}"
+    )
 
 
 def _site(filters: Filters, group_size: int, first: int) -> Site:
@@ -151,8 +160,8 @@ def _site(filters: Filters, group_size: int, first: int) -> Site:
     )
 
 
-def _by_hand(graph: Graph, chosen: Chosen) -> tuple[list[Filters], list[Skipped]]:
-    """Return the filters of the selected convolutions, and the skipped candidates."""
+def _gateable(graph: Graph) -> tuple[dict[str, Filters], list[Skipped]]:
+    """Return the filters that can be chosen by name, by their convolution, and the skipped candidates."""
     candidates: dict[str, Filters] = {}
     skipped: list[Skipped] = []
     for place in _OF_CHOSEN:
@@ -160,6 +169,12 @@ def _by_hand(graph: Graph, chosen: Chosen) -> tuple[list[Filters], list[Skipped]
         skipped += not_found
         for filters in found:
             candidates.setdefault(filters.producer.layer, filters)
+    return candidates, skipped
+
+
+def _by_hand(graph: Graph, chosen: Chosen) -> tuple[list[Filters], list[Skipped]]:
+    """Return the filters of the selected convolutions, and the skipped candidates."""
+    candidates, skipped = _gateable(graph)
     modules = graph.modules
     if callable(chosen):
         names = {name for name in candidates if chosen(name, modules[name])}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gatewise.gaternet.sites import Site
+from gatewise.graph import LayerCost
 
 
 def own_macs(sites: Sequence[Site]) -> Tensor:
@@ -16,17 +17,25 @@ def own_macs(sites: Sequence[Site]) -> Tensor:
 def saved_macs(sites: Sequence[Site], gates: Tensor) -> Tensor:
     """Return the multiply-adds that closed gates save for each image: (N, gate_count) -> (N,), float64.
 
-    A convolution still costs the fraction (open filters) x (open inputs), averaged over its groups.
+    A convolution still costs the fraction (open filters) x (open inputs), averaged over its groups. If it is called
+    several times, its filters are gated in each call, and its inputs perhaps only in some.
     """
     gates = gates.to(torch.float64)
-    written = {site.producer.layer: (site.producer, site) for site in sites}
-    read = {consumer.layer: (consumer, site) for site in sites for consumer in site.consumers}
+    written = {site.producer.layer: site for site in sites}
+    read: dict[str, list[tuple[LayerCost, Site]]] = {}
+    for site in sites:
+        for consumer in site.consumers:
+            read.setdefault(consumer.layer, []).append((consumer, site))
     saved = gates.new_zeros(len(gates))
     for name in written | read:
-        layer = (written.get(name) or read[name])[0]
-        outputs = _open_in_groups(gates, written[name][1] if name in written else None, layer.groups)
-        inputs = _open_in_groups(gates, read[name][1] if name in read else None, layer.groups)
-        saved += layer.macs * (1 - (outputs * inputs).mean(1))
+        reads, writer = read.get(name, []), written.get(name)
+        groups = reads[0][0].groups if reads else written[name].producer.groups
+        outputs = _open_in_groups(gates, writer, groups)
+        for layer, site in reads:
+            saved += layer.macs * (1 - (outputs * _open_in_groups(gates, site, groups)).mean(1))
+        if writer is not None:
+            without_gated_inputs = writer.producer.macs - sum(layer.macs for layer, _ in reads)
+            saved += max(0, without_gated_inputs) * (1 - outputs.mean(1))
     for site in sites:
         for layer in site.depthwise:
             saved += layer.macs * (1 - _filters_of(site, gates).mean(1))

@@ -24,4 +24,5 @@ from gatewise.graph.places.registry import find_places as find_places
 from gatewise.graph.places.registry import place_kind as place_kind
 from gatewise.graph.places.registry import place_names as place_names
 from gatewise.graph.places.registry import register_place as register_place
+from gatewise.graph.structural_copy import rehearsal as rehearsal
 from gatewise.graph.trace import evaluation_mode as evaluation_mode

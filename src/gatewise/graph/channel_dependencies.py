@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gatewise.core.hooks import changes_on
-from gatewise.core.layer_types import BATCH_NORMS, CHANNEL_NORMS, CONVOLUTIONS
+from gatewise.core.layer_types import ANY_CONVOLUTIONS, BATCH_NORMS, CHANNEL_NORMS
 from gatewise.gates.registry import Gate
 from gatewise.graph.graph import Graph
 from gatewise.graph.trace import Op
 
-_WEIGHTED = (*CONVOLUTIONS, nn.Linear)
-_PASSING = (*CONVOLUTIONS, *CHANNEL_NORMS, nn.PReLU)
+_WEIGHTED = (*ANY_CONVOLUTIONS, nn.Linear)
+_PASSING = (*ANY_CONVOLUTIONS, *CHANNEL_NORMS, nn.PReLU)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ class LayerCost:
 
     Attributes:
         layer: path of the layer.
-        macs: multiply-adds (MACs) for one sample.
+        macs: multiply-adds (MACs) for one sample, of all its calls with these filters.
         groups: groups of a convolution; 1 for a linear layer.
     """
 
@@ -54,28 +54,39 @@ def find_filters(graph: Graph, place: str) -> tuple[list[Filters], list[Skipped]
     places = find_places(graph, place)
     found, skipped = list[Filters](), list(places.skipped)
     for spot in places.found:
-        op = _map_at(spot, graph)
-        producers = list(dict.fromkeys(_producers(op)))
+        maps = graph.maps_at(spot)
+        producers = list(dict.fromkeys(producer for op in maps for producer in _producers(op)))
+        consumers = list(dict.fromkeys(consumer for op in maps for consumer in _consumers(op)))
         mixing = [producer for producer in producers if producer.is_cross_channel]
-        if len(mixing) != 1:
-            several = f"{len(mixing)} layers produce its channels, expected one"
-            skipped.append(
-                Skipped(spot.layer, several if mixing else "its channels are a concatenation of several maps")
-            )
+        if reason := _why_no_filters(graph, mixing, maps):
+            skipped.append(Skipped(spot.layer, reason))
             continue
-        depthwise = tuple(_layer_cost(producer) for producer in producers if producer is not mixing[0])
-        consumers = tuple(_layer_cost(consumer) for consumer in dict.fromkeys(_consumers(op)))
-        found.append(Filters(spot, _layer_cost(mixing[0]), depthwise, consumers))
+        (producer,) = _layer_costs(mixing)
+        depthwise = _layer_costs([producer for producer in producers if not producer.is_cross_channel])
+        found.append(Filters(spot, producer, depthwise, _layer_costs(consumers)))
     return found, skipped
 
 
-def _layer_cost(op: Op) -> LayerCost:
-    return LayerCost(op.layer, op.macs, op.groups)
+def _why_no_filters(graph: Graph, producers: list[Op], maps: list[Op]) -> str:
+    """Return why the channels of the maps at a place are not the filters of one layer, or ''."""
+    if not producers:
+        return "its channels are a concatenation of several maps"
+    layers = {producer.layer for producer in producers}
+    if len(producers) > len(maps) or len(layers) > 1:
+        return f"{len(producers)} layers produce its channels, expected one"
+    others = [op for op in graph.operations if op.layer in layers and op.is_cross_channel and op not in producers]
+    if others and len(maps) > 1:
+        return f"its channels are those of {others[0].layer}, which is also called without this place"
+    return ""
 
 
-def _map_at(place: Place, graph: Graph) -> Op:
-    boundary = graph.results(place.layer) if place.side == "output" else graph.reads(place.layer)
-    return next(op for op in reversed(boundary) if op.is_map and op.channels == place.channels)
+def _layer_costs(ops: list[Op]) -> tuple[LayerCost, ...]:
+    """Return the cost of each layer in all of these operations."""
+    costs: dict[str, LayerCost] = {}
+    for op in ops:
+        before = costs[op.layer].macs if op.layer in costs else 0
+        costs[op.layer] = LayerCost(op.layer, before + op.macs, op.groups)
+    return tuple(costs.values())
 
 
 def _producers(op: Op) -> Iterator[Op]:

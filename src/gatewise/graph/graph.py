@@ -9,7 +9,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate
-from gatewise.graph.place import Place
+from gatewise.graph.place import Place, Spot
 from gatewise.graph.trace import Op, trace
 
 
@@ -79,10 +79,17 @@ class Graph:
         return dict(self.model.named_modules())
 
     @functools.cached_property
+    def calls_of(self) -> dict[str, list[str]]:
+        """The identifiers of the calls of each module, by path, in the order of execution."""
+        found: dict[str, list[str]] = {}
+        for call, path in {call: path for op in self.operations for call, path in op.calls.items()}.items():
+            found.setdefault(path, []).append(call)
+        return found
+
+    @functools.cached_property
     def calls(self) -> dict[str, int]:
         """Number of calls of each module, by path."""
-        paths = list({call: path for op in self.operations for call, path in op.calls.items()}.values())
-        return {path: paths.count(path) for path in set(paths)}
+        return {path: len(calls) for path, calls in self.calls_of.items()}
 
     def why_not_attachable(self, path: str) -> str | None:
         """Return why a gate cannot be a child of this layer, or None."""
@@ -100,25 +107,47 @@ class Graph:
         widths = sorted({op.channels for op in maps})
         return f"its calls have different numbers of channels: {widths}" if len(widths) > 1 else None
 
-    def attachable(self, path: str) -> bool:
-        """Return whether a layer is called once and can have a gate as its child."""
-        return self.calls.get(path) == 1 and self.why_not_attachable(path) is None
+    def output_at(self, op: Op) -> list[Spot]:
+        """Return the outputs of the layers that return the result of `op`, innermost first."""
+        return [spot for call, path in op.ended_calls() for spot in self._spots(call, path, "output", op)]
 
-    def output_at(self, op: Op) -> Place | None:
-        """Return the output of the innermost layer that returns the result of `op` and is called once, or None."""
-        for _, path in op.ended_calls():
-            if self.attachable(path):
-                return place_at(path, "output", op)
-        return None
+    def input_at(self, op: Op) -> list[Spot]:
+        """Return the inputs of the layers that contain the only consumer of `op`, but not `op`, innermost first."""
+        if len(op.consumers) != 1:
+            return []
+        entered = [(call, path) for call, path in op.consumers[0].calls.items() if call not in op.calls]
+        return [spot for call, path in reversed(entered) for spot in self._spots(call, path, "input", op)]
 
-    def input_at(self, op: Op) -> Place | None:
-        """Return the input of the innermost layer that is the only consumer of `op` and is called once, or None."""
-        for consumer in op.consumers[:1] if len(op.consumers) == 1 else []:
-            entered = [path for call, path in consumer.calls.items() if call not in op.calls]
-            for path in reversed(entered):
-                if self.attachable(path):
-                    return place_at(path, "input", op)
-        return None
+    def _spots(self, call: str, path: str, side: str, op: Op) -> list[Spot]:
+        """Return the spot on one side of a layer in one call, or [] if a gate cannot be its child."""
+        if self.why_not_attachable(path) is not None:
+            return []
+        calls = self.calls[path]
+        return [Spot(place_at(path, side, op), call, calls, self._origin(op) if calls > 1 else ())]
+
+    def _origin(self, op: Op) -> tuple[str, ...]:
+        """Return the layers that make the channels of a map."""
+        makers, seen, unread = set[str](), {op}, [op]
+        while unread:
+            op = unread.pop()
+            if op.is_weighted or op.ends_filters:
+                makers.add(op.where)
+            else:
+                new = [source for source in op.inputs if source.is_map and source not in seen]
+                seen.update(new)
+                unread.extend(new)
+        return tuple(sorted(makers))
+
+    def maps_at(self, place: Place) -> list[Op]:
+        """Return the operations whose results are the map at a place, one for each call of its layer."""
+        maps: list[Op] = []
+        for call in self.calls_of[place.layer]:
+            inside = [op for op in self.operations if call in op.calls]
+            ends = [op for op in inside if any(call not in consumer.calls for consumer in op.consumers)]
+            read = [source for op in inside for source in op.inputs if call not in source.calls]
+            boundary = ends if place.side == "output" else read
+            maps.append(next(op for op in reversed(boundary) if op.is_map and op.channels == place.channels))
+        return maps
 
     def reads(self, path: str) -> list[Op]:
         """Return the operations outside a layer whose results its calls use."""

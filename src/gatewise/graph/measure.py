@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gatewise.core import _validation
 from gatewise.core.log_filters import without_records
-from gatewise.graph import evaluation_mode
+from gatewise.graph import evaluation_mode, rehearsal
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -36,8 +36,8 @@ def macs_per_sample(model: nn.Module, example: Tensor) -> int:
     864
     """
     counter = FlopCounterMode(display=False)
-    with evaluation_mode(model), torch.no_grad(), counter:
-        model(example)
+    with rehearsal(model) as copied, torch.no_grad(), counter:
+        copied(example)
     return counter.get_total_flops() // (2 * len(example))
 
 

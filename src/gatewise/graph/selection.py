@@ -7,7 +7,7 @@ from torch import nn
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.layer_types import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from gatewise.core.layer_types import ANY_CONVOLUTIONS, spatial_axes
 from gatewise.graph.graph import Graph, own_layers, place_at
 from gatewise.graph.place import Place, Places
 from gatewise.graph.places.registry import find_places
@@ -25,10 +25,10 @@ def candidates(graph: Graph, place: str | None, before: LayerTypes | None, after
                 f"before= and after= take layer types such as torch.nn.Conv2d, got {_validation.safe_repr(types)}."
             )
         plain = Places()
-        if before is not None and all(issubclass(t, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) for t in _as_tuple(types)):
+        if before is not None and all(issubclass(t, ANY_CONVOLUTIONS) for t in _as_tuple(types)):
             for name, layer in own_layers(graph.model):  # its input is known without a graph
-                if isinstance(layer, CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS) and isinstance(layer, types):
-                    plain.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
+                if isinstance(layer, ANY_CONVOLUTIONS) and isinstance(layer, types):
+                    plain.found.append(Place(name, "input", layer.in_channels, spatial_axes(layer)))
             return plain
         return _boundary_places(graph, "output" if before is None else "input", types)
     if place is None:

@@ -6,7 +6,6 @@ A copy is traced that shares the parameters, since a forward may write to buffer
 # pyright: basic
 
 import contextlib
-import copy
 import io
 import math
 import warnings
@@ -19,12 +18,23 @@ from torch import Tensor, fx, nn
 
 from gatewise import errors
 from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
-from gatewise.core.layer_types import CHANNEL_NORMS, CONVOLUTIONS, DROPOUTS
+from gatewise.core.layer_types import (
+    ANY_CONVOLUTIONS,
+    CHANNEL_NORMS,
+    CONVOLUTIONS,
+    DROPOUTS,
+    TRANSPOSED_CONVOLUTIONS,
+    spatial_axes,
+)
+from gatewise.core.log_filters import without_logs_of
 from gatewise.gates.registry import Gate
+from gatewise.graph.structural_copy import rehearsal
+from gatewise.graph.unreadable import why_unreadable
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], "conv"),
+    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], "conv"),
     **dict.fromkeys(["linear", "addmm"], "linear"),
     **dict.fromkeys(["batch_norm", "instance_norm"], "norm"),
     **dict.fromkeys(["group_norm", "layer_norm", "rms_norm", "local_response_norm"], "mixing"),
@@ -36,7 +46,7 @@ _KINDS = {
     **dict.fromkeys(["permute", "transpose"], "permute"),
 }
 _MODULE_KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
-    (CONVOLUTIONS, "conv"),
+    (ANY_CONVOLUTIONS, "conv"),
     ((nn.Linear,), "linear"),
     (CHANNEL_NORMS, "norm"),
     ((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), "mixing"),
@@ -51,8 +61,8 @@ class Op:
 
     Attributes:
         index: position in the order of execution.
-        kind: "conv", "linear", "norm" (per channel, such as batch norm), "mixing" (across channels, such as group
-            norm), "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
+        kind: "conv" (also a transposed one), "linear", "norm" (per channel, such as batch norm), "mixing" (across
+            channels, such as group norm), "add", "mul", "dropout", "cat", "permute", "input", "output" or "other".
         inputs: the operations that produce its inputs, without parameters.
         calls: the enclosing module calls, outermost first, as {identifier of the call: module path}.
         shape: shape of the result; () if the result is not a tensor.
@@ -91,6 +101,14 @@ class Op:
     def where(self) -> str:
         """Its name in a report: the path of its innermost module."""
         return next(reversed(self.calls.values()), "the network's own forward")
+
+    @property
+    def described(self) -> str:
+        """What it is and where, for a message."""
+        if self.kind == "output":
+            return "the network's output"
+        what = {"add": "an addition in ", "cat": "a concatenation in ", "mul": "a product in "}
+        return what.get(self.kind, "") + self.where
 
     @property
     def is_weighted(self) -> bool:
@@ -135,19 +153,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-@contextlib.contextmanager
-def _gates_set_aside(model: nn.Module) -> Iterator[None]:
-    """Turn every gate into an identity, so that the trace is that of the network without gates."""
-    forms = {module: module.__dict__.get("forward") for module in model.modules() if isinstance(module, Gate)}
-    try:
-        for gate in forms:
-            gate.__dict__["forward"] = lambda x: x
-        yield
-    finally:
-        for gate, form in forms.items():
-            gate.__dict__.pop("forward", None)
-            if form is not None:  # set by optimize_for_inference
-                gate.__dict__["forward"] = form
+def _set_gates_aside(model: nn.Module) -> None:
+    """Turn every gate of a copy into an identity, so that the trace is that of the network without gates."""
+    for module in model.modules():
+        if isinstance(module, Gate):
+            module.__dict__["forward"] = lambda x: x
 
 
 def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
@@ -165,7 +175,7 @@ def example_inputs(model: nn.Module) -> list[Tensor]:
     shapes = known_input_size(model)
     for module in model.modules():
         if isinstance(module, CONVOLUTIONS):
-            axes = module.weight.dim() - 2
+            axes = spatial_axes(module)
             shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
             break
     anchor = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
@@ -185,28 +195,29 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
     if example is None:
         candidates = [(guess,) for guess in example_inputs(model)]
     else:
-        candidates = [example if isinstance(example, tuple) else (example,)]
-    reasons = []
-    with evaluation_mode(model), _gates_set_aside(model), torch.no_grad(), warnings.catch_warnings():
+        candidates = [_distinct(example if isinstance(example, tuple) else (example,))]
+    failures: dict[tuple[Any, ...], list[Exception]] = {}
+    with torch.no_grad(), warnings.catch_warnings(), without_logs_of("torch"):
         warnings.simplefilter("ignore")  # about attributes that a forward assigns: the model is a copy
         for read in (_read_export, _read_fx):
             for inputs in candidates:
                 try:
-                    return read(_copy(model), inputs)
+                    # torch prints graphs and tracebacks before it raises
+                    with rehearsal(model) as copied, contextlib.redirect_stderr(io.StringIO()):
+                        _set_gates_aside(copied)
+                        return read(copied, inputs)
                 except Exception as error:
-                    shapes = [tuple(x.shape) for x in inputs if isinstance(x, Tensor)]
-                    first_line = (str(error).strip() or "no message").splitlines()[0][:200]
-                    reasons.append(f"{read.__name__[6:]} on {shapes}: {type(error).__name__}: {first_line}")
-    raise errors.InvalidValueError(
-        f"cannot read the structure of {type(model).__name__} ({'; '.join(reasons) or 'it has no convolution'}). "
-        f"Pass a valid input as example=; or insert into the part of the network that takes one tensor, such as its "
-        f"backbone; or select the convolutions with before=torch.nn.Conv2d."
-    )
+                    shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
+                    failures.setdefault(shapes, []).append(error.with_traceback(None))
+    raise errors.InvalidValueError(f"cannot read the structure of {type(model).__name__} {why_unreadable(failures)}")
 
 
-def _copy(model: nn.Module) -> nn.Module:
-    """Return a copy that shares the parameters, since a forward in eval mode does not change them."""
-    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the inputs with tensors of their own: torch.export takes one tensor for one input, however often given."""
+    seen: list[Any] = []
+    for x in inputs:
+        seen.append(x.clone() if isinstance(x, Tensor) and any(x is other for other in seen) else x)
+    return tuple(seen)
 
 
 def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
@@ -221,8 +232,7 @@ def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     from torch.fx.passes.shape_prop import ShapeProp
 
     graph_module = fx.symbolic_trace(model)
-    with contextlib.redirect_stderr(io.StringIO()):  # it prints a traceback and raises
-        ShapeProp(graph_module).propagate(*inputs)
+    ShapeProp(graph_module).propagate(*inputs)
     modules: dict[str, nn.Module] = dict(graph_module.named_modules(remove_duplicate=False))
     return _operations(graph_module.graph, lambda _: True, modules, _first_names(model))
 
@@ -250,8 +260,9 @@ def _operations(graph: fx.Graph, is_input: Any, modules: dict[str, nn.Module], n
         calls = {call: names.get(path, path) for call, path in enclosing_calls(node).items()}
         shape = _shape(node)
         axis = _channel_axis(kind, node, inputs, shape)
-        weight = _weight_shape(kind, node, modules)
-        op = Op(len(ops), kind, inputs, calls, shape, axis, _groups(kind, inputs, weight), _macs(shape, weight))
+        op = Op(len(ops), kind, inputs, calls, shape, axis)
+        if weight := _weight_shape(kind, node, modules):
+            op.groups, op.macs = _groups_and_macs(op, weight, transposed=_is_transposed(node, modules))
         for source in _reads(node):
             if source in results:
                 results[source].consumers.append(op)
@@ -316,7 +327,7 @@ def _channel_axis(kind: str, node: fx.Node, inputs: list[Op], shape: tuple[int, 
 
 
 def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tuple[int, ...]:
-    """Return the weight's shape of a convolution or linear layer, (outputs, inputs per group, ...); otherwise ()."""
+    """Return the shape of the weight of a convolution or linear layer as torch stores it; otherwise ()."""
     if kind not in {"conv", "linear"}:
         return ()
     if node.op == "call_module":
@@ -328,14 +339,19 @@ def _weight_shape(kind: str, node: fx.Node, modules: dict[str, nn.Module]) -> tu
     return _shape(weight) if isinstance(weight, fx.Node) else ()
 
 
-def _groups(kind: str, inputs: list[Op], weight: tuple[int, ...]) -> int:
-    """Return the groups of a convolution, from the shape of its weight; 1 for other kinds."""
-    if kind != "conv":
-        return 1
-    width = weight[1] if len(weight) > 1 else inputs[0].channels
-    return max(1, inputs[0].channels // max(1, width))
+def _is_transposed(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], TRANSPOSED_CONVOLUTIONS)
+    return "conv_transpose" in str(node.target)
 
 
-def _macs(shape: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    """Return the multiply-adds of one sample: output elements times elements of a filter."""
-    return math.prod(shape[1:]) * math.prod(weight[1:]) if weight else 0
+def _groups_and_macs(op: Op, weight: tuple[int, ...], *, transposed: bool) -> tuple[int, int]:
+    """Return the groups of a convolution (1 for linear layers), and the multiply-adds for one sample.
+
+    A weight is (outputs, inputs per group, ...), and the product of a transposed convolution (inputs, outputs per
+    group, ...). Each position multiplies all its elements: of the result, or of a transposed convolution's input.
+    """
+    source = op.inputs[0]
+    whole, positions = (op, source) if transposed else (source, op)
+    groups = max(1, whole.channels // max(1, weight[1])) if op.kind == "conv" else 1
+    return groups, math.prod(positions.spatial_shape) * math.prod(weight)

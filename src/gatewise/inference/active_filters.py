@@ -34,7 +34,7 @@ class FilterIndices:
     channels: Tensor
 
     def pick(self, tensor: Tensor, axis: int) -> Tensor:
-        """Return these filters of a tensor with all filters on `axis`; runs are copied as blocks.
+        """Return these filters of a tensor with all filters on `axis`, also from the end; runs are copied as blocks.
 
         >>> some = FilterIndices(torch.tensor([1]), 2, torch.tensor([2, 3]))
         >>> some.pick(torch.tensor([[0, 1, 2, 3]]), 1)
@@ -42,6 +42,7 @@ class FilterIndices:
         """
         if self.run == 1:
             return tensor.index_select(axis, self.units)
+        axis %= tensor.dim()
         return tensor.unflatten(axis, (-1, self.run)).index_select(axis, self.units).flatten(axis, axis + 1)
 
 

@@ -16,6 +16,7 @@ from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference.restructure import GateState, restructure
+from gatewise.inference.slicing import output_count
 from gatewise.inference.verify import largest_difference
 
 
@@ -251,8 +252,7 @@ def _sites(
     rows: list[CompactSite] = []
     for site, dependency in zip(net.sites, dependencies, strict=True):
         own = states[site.first : site.first + site.gates]
-        producer: Any = backbone.get_submodule(site.name)
-        removed = site.filters - producer.weight.shape[0]
+        removed = site.filters - output_count(backbone.get_submodule(site.name)) if dependency.possible else 0
         rows.append(CompactSite(site.name, site.filters, removed, own.count(GateState.DECIDED), _kept(dependency, own)))
     return tuple(rows)
 

@@ -13,7 +13,7 @@ from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet, Site
 from gatewise.inference.active_filters import ActiveFilters, FilterIndices, Picked
 from gatewise.inference.skippable import kept_whole, skippable
-from gatewise.inference.surgery import replace_with_dynamic_layers
+from gatewise.inference.surgery import open_layers
 
 
 class ConditionalNet(nn.Module):
@@ -41,7 +41,7 @@ class ConditionalNet(nn.Module):
         self.skipped = kept_whole(net, self.dependencies)
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.active_filters = _UncachedFilters(memory=0)
-        replace_with_dynamic_layers(self.net.backbone, net.sites, self.dependencies, folds, self.active_filters)
+        open_layers(self.net.backbone, net.sites, self.dependencies, folds, self.active_filters)
 
     def forward(self, x: Tensor) -> tuple[Output, Tensor]:
         gates = self.net.decide(x)

@@ -1,11 +1,10 @@
 """Constant gates as a layer, with zeros for closed channels."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from gatewise.graph import change_map, remove_changes
+from gatewise.core.hooks import change_map, changes_on, remove_change
+from gatewise.insertion.attachment import CallGate, KeepAttached, attach
 
 _NAME = "constant_gates"
 
@@ -47,26 +46,18 @@ class ConstantGates(nn.Module):
         return f"channels={len(self.source)}, closed={int((self.source < 0).sum())}"
 
 
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """Call the constant gates of the layer, by name, so that a copied layer calls its own."""
-
-    name: str = _NAME
-
-    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
-        return getattr(layer, self.name)(x)
-
-
 def call_last(layer: nn.Module, side: str) -> None:
     """Move the hook of the constant gates of a layer, if there are any, after all other hooks on that side."""
-    if hasattr(layer, _NAME):
-        remove_changes(layer, (_Call,))
-        change_map(layer, side, _Call())
+    for change in changes_on(layer, side):
+        if isinstance(change, CallGate) and change.gate == _NAME:
+            remove_change(layer, side, change)
+            change_map(layer, side, change)
 
 
-def hold_constant(layer: nn.Module, side: str, source: list[int], channel_axis: int) -> None:
-    """Add constant gates to one side of a layer, as a child module and a hook."""
+def hold_constant(backbone: nn.Module, path: str, side: str, source: list[int], channel_axis: int) -> None:
+    """Add constant gates to one side of a layer, as a child module and a hook, and keep them attached."""
+    layer = backbone.get_submodule(path)
     anchor = next(layer.parameters(), None)
     gates = ConstantGates(source, channel_axis)
-    layer.add_module(_NAME, gates if anchor is None else gates.to(anchor.device))
-    change_map(layer, side, _Call())
+    attachment = attach(layer, path, side, 1, _NAME, gates if anchor is None else gates.to(anchor.device))
+    backbone.register_forward_pre_hook(KeepAttached((attachment,)))

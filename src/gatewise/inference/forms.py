@@ -5,6 +5,7 @@ Undoing only removes the attribute. Folded weights belong to the optimised forwa
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +17,12 @@ from gatewise.core.hooks import count_hooks
 from gatewise.gates.inference_form import InferenceForm
 from gatewise.gates.registry import Gate
 from gatewise.graph.measure import interleaved_latency
-from gatewise.inference.fold import CONVOLVE, folded_weights, scale_and_shift
-from gatewise.insertion.mixins import own_class
+from gatewise.inference.fold import convolve, folded_weights, per_input, scale_and_shift
 
 
-def pass_on(x: Tensor) -> Tensor:
-    """Return x: the forward of a layer that another one applies."""
-    return x
+def pass_on(input: Tensor) -> Tensor:
+    """Return the input: the forward of a layer that another one applies."""
+    return input
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,22 @@ class FoldedConvolution:
     """Run a convolution with the next batch norm folded into its weights, and with a gate's factors."""
 
     def __init__(self, layer: Any, norm: Any | None, factor_slot: FactorSlot | None = None) -> None:
-        self.layer, self.convolve = layer, CONVOLVE[own_class(layer)]
-        self.options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        weight, bias = layer.weight, layer.bias
-        if norm is not None:
-            weight, bias = folded_weights(weight, bias, norm)
+        self.layer = layer
+        weight, bias = (layer.weight, layer.bias) if norm is None else folded_weights(layer, norm)
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         self.factor_slot = factor_slot
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         weight = self.weight
-        factors = None if self.factor_slot is None else self.factor_slot.take(x)
+        factors = None if self.factor_slot is None else self.factor_slot.take(input)
         if factors is not None:
-            weight = gated_weight(weight, factors)
-        return self.convolve(x, weight, self.bias, *self.options)
+            weight = gated_weight(self.layer, weight, factors)
+        return convolve(self.layer, input, weight, self.bias, output_size=output_size)
 
 
-def gated_weight(weight: Tensor, factors: Tensor) -> Tensor:
-    """Return the weights (outputs, C, ...) multiplied by factors (1, C), which equals scaling the input's channels."""
-    return weight * factors.to(weight.dtype).view(1, -1, *[1] * (weight.dim() - 2))
+def gated_weight(layer: Any, weight: Tensor, factors: Tensor) -> Tensor:
+    """Return the weights of a convolution times factors (1, inputs), which equals scaling the input's channels."""
+    return weight * per_input(layer, factors.to(weight.dtype))
 
 
 @dataclass

@@ -60,6 +60,7 @@ class _Meter:
         self.work, self.active_filters, self.x, self.costs = work, active_filters, x, costs
         self.plain, self.net = nets
         self.layers: dict[str, Any] = dict(self.net.backbone.named_modules())
+        self.forms: dict[str, Any] = {path: self.layers[path].forward for path in work.paths}
         self.shapes = self._shapes()
 
     def seconds(self, images: int) -> Seconds:
@@ -77,7 +78,7 @@ class _Meter:
 
     def weights(self) -> np.ndarray:
         """Return the weight size of each layer in bytes."""
-        weights = [self.layers[path].weight for path in self.work.paths]
+        weights = [form.weight for form in self.forms.values()]
         return np.array([weight.numel() * weight.element_size() for weight in weights])
 
     def _half(self) -> np.ndarray:
@@ -111,27 +112,27 @@ class _Meter:
         layer, (inputs, outputs) = self.layers[path], self._sites(path)
         runs = [site.group_size if site.driven_by is None else 1 for site in (inputs, outputs) if site is not None]
         sides = f"{'in' if inputs else ''}{'out' if outputs else ''}"
-        kind = f"{type(layer).__name__} {tuple(layer.weight.shape)} {layer.options}"
+        kind = f"{type(layer).__name__}({layer.extra_repr()})"
         return f"{kind}, {sides} of {runs}, on {(images, *self.shapes[path])}"
 
     def _sites(self, path: str) -> tuple[Site | None, Site | None]:
-        layer, sites = self.layers[path], self.net.sites
-        return tuple(None if number is None else sites[number] for number in (layer.reads, layer.writes))  # type: ignore[return-value]
+        form, sites = self.forms[path], self.net.sites
+        return tuple(None if number is None else sites[number] for number in (form.reads, form.writes))  # type: ignore[return-value]
 
     def _layer(self, path: str, images: int) -> list[float]:
         """Return the seconds of a layer: dense, then (fixed, slope) with a cold and with a warm weight cache."""
-        layer, shape = self.layers[path], (images, *self.shapes[path])
+        form, shape = self.forms[path], (images, *self.shapes[path])
         work, calls = [], []
         for share in _SHARES:
             chosen, part = {}, 1.0
-            for number in {layer.reads, layer.writes} - {None}:
+            for number in {form.reads, form.writes} - {None}:
                 site = self.net.sites[number]
                 chosen[number] = self._some(number, site, share)
                 part *= len(chosen[number].channels) / site.filters
             work.append(part)
-            calls += [self._call(layer, shape, chosen, again) for again in (False, True)]
+            calls += [self._call(form, shape, chosen, again) for again in (False, True)]
         try:
-            dense, *narrow = _times([self._call(layer, shape, {}, True), *calls])
+            dense, *narrow = _times([self._call(form, shape, {}, True), *calls])
         finally:
             self.active_filters.forget()
         found = [dense]
@@ -147,18 +148,18 @@ class _Meter:
         return self.active_filters.filters(number, site, pattern.tobytes(), self.x.device)
 
     def _call(
-        self, layer: Any, shape: tuple[int, ...], chosen: dict[int, FilterIndices], again: bool
+        self, form: Any, shape: tuple[int, ...], chosen: dict[int, FilterIndices], again: bool
     ) -> Callable[[], Tensor]:
-        read = chosen.get(layer.reads if layer.reads is not None else layer.passes)
+        read = chosen.get(form.takes)
         sizes = list(shape)
         if read is not None:
-            sizes[layer.channel_axis] = len(read.channels)
+            sizes[form.channel_axis] = len(read.channels)
         x = torch.randn(sizes, device=self.x.device, dtype=self.x.dtype)
-        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and layer.channel_axis == 1 else x
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and form.channel_axis == 1 else x
 
         def call() -> Tensor:
             self.active_filters.chosen = chosen if again else {n: dataclasses.replace(own) for n, own in chosen.items()}
-            return layer(x)
+            return form(x)
 
         return call
 

@@ -15,7 +15,7 @@ from gatewise.core.types import Example, Output, tensors_of
 from gatewise.gates.inference_form import InferencePattern
 from gatewise.graph import FusionPattern, Graph, evaluation_mode, find_fusion_patterns, own_layers
 from gatewise.graph.trace import example_inputs
-from gatewise.inference.fold import can_fold, has_scale_and_shift, is_plain_convolution, without_norm
+from gatewise.inference.fold import WithoutNorm, can_fold, has_scale_and_shift, is_plain_convolution
 from gatewise.inference.forms import FactorSlot, FoldedConvolution, GateBeforeConvolution, NormOnly, pass_on
 from gatewise.insertion.insert import gate_hosts, gates_in
 from gatewise.insertion.mixins import add_mixin, remove_mixin
@@ -192,7 +192,7 @@ def _fold(net: InferenceNet, layers: dict[str, Any], norms: dict[str, str]) -> d
         net.replace_forward(layer, convolutions[path])
         if norm is not None:
             net.folded[path] = norms[path]
-            net.replace_forward(norm, without_norm(norm).forward)
+            net.replace_forward(norm, WithoutNorm(norm))
     return convolutions
 
 
@@ -214,7 +214,7 @@ def _place(
     if form is None:
         return
     if form.norm:
-        net.replace_forward(norm, without_norm(norm).forward)  # type: ignore[arg-type]
+        net.replace_forward(norm, WithoutNorm(norm))  # type: ignore[arg-type]  # pyright: ignore
     if form.relu:
         net.replace_forward(layers[pattern.activation], pass_on)
     reader = convolutions.get(host)

@@ -17,7 +17,7 @@ from gatewise.gaternet.hooks import detach
 from gatewise.graph import ChannelDependency, LayerCost
 from gatewise.inference.constant_gates import hold_constant
 from gatewise.inference.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
-from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
+from gatewise.inference.verify import Trial, channel_dependencies_of, drop_unsafe
 
 
 class GateState(enum.StrEnum):
@@ -53,9 +53,8 @@ def restructure(
 
     dependencies, _ = channel_dependencies_of(net)
     if whole is None:
-        dependencies = drop_unsafe(
-            net, dependencies, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates))
-        )
+        trial = Trial(net, run, lambda gates: torch.where(decided.to(gates.device), gates, opened.to(gates)))
+        dependencies = drop_unsafe(trial, dependencies)
     else:
         left = ChannelDependency(reason="kept unchanged")
         dependencies = [
@@ -160,8 +159,7 @@ class _Plan:
         source = [places.get(filter_, -1) for filter_ in range(self.site.filters)]
         if self.decided and len(self.kept) == self.site.filters:
             return  # the hooks of the GaterNet do this
-        layer = backbone.get_submodule(self.site.layer)
-        hold_constant(layer, self.site.side, source, self.site.channel_axis)
+        hold_constant(backbone, self.site.layer, self.site.side, source, self.site.channel_axis)
 
 
 def _balanced(wanted: list[bool], groups: int) -> list[int]:

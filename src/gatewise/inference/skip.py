@@ -22,7 +22,7 @@ from gatewise.inference.meter import local_pays, measured_plan
 from gatewise.inference.plan import Plan
 from gatewise.inference.skippable import kept_whole, skippable
 from gatewise.inference.sub_batches import SubBatch, Work, bucketed, one_by_pattern
-from gatewise.inference.surgery import fold_norms, replace_with_dynamic_layers
+from gatewise.inference.surgery import fold_norms, open_layers
 
 MODES = ("mask", "skip", "bucket", "auto")
 _NO_STATE = (
@@ -55,7 +55,7 @@ class SkippingNet(nn.Module):
             self.net = copy.deepcopy(self.plain)
             fold_norms(self.plain.backbone, folds)
         if mode != "mask":
-            replace_with_dynamic_layers(self.net.backbone, net.sites, dependencies, folds, self.active_filters)
+            open_layers(self.net.backbone, net.sites, dependencies, folds, self.active_filters)
         self.work = Work.of(net, dependencies)
         self.last_parts: list[SubBatch] = []
         self._where = self._anchor()

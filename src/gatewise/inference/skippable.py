@@ -10,8 +10,8 @@ from torch import Tensor
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Skipped
 from gatewise.inference.active_filters import ActiveFilters
-from gatewise.inference.surgery import foldable, replace_with_dynamic_layers, why_not_skippable
-from gatewise.inference.verify import channel_dependencies_of, drop_unsafe
+from gatewise.inference.surgery import foldable, open_layers, why_not_skippable
+from gatewise.inference.verify import Trial, channel_dependencies_of, drop_unsafe
 
 
 def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDependency], dict[str, str]]:
@@ -34,7 +34,8 @@ def skippable(net: GaterNet, *, tried: bool = True) -> tuple[list[ChannelDepende
         for dependency in dependencies
     ]
     if tried:
-        dependencies = drop_unsafe(net, dependencies, functools.partial(_run_open, folds), lambda gates: gates)
+        trial = Trial(net, functools.partial(_run_open, folds), lambda gates: gates)
+        dependencies = drop_unsafe(trial, dependencies)
     return list(dependencies), folds
 
 
@@ -50,7 +51,7 @@ def _run_open(
     """Run a copy of a net with its open filters only; all images have the gates of the first."""
     copied = copy.deepcopy(exact)
     active_filters = ActiveFilters(2**40)
-    replace_with_dynamic_layers(copied.backbone, copied.sites, dependencies, folds, active_filters)
+    open_layers(copied.backbone, copied.sites, dependencies, folds, active_filters)
     factors: dict[int, Tensor | None] = {}
     for number, (site, dependency) in enumerate(zip(copied.sites, dependencies, strict=True)):
         own = site.own(gates)

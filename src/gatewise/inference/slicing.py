@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.core.layer_types import CHANNEL_NORMS
+from gatewise.core.layer_types import CHANNEL_NORMS, TRANSPOSED_CONVOLUTIONS
+
+
+def output_count(layer: Any) -> int:
+    """Return the number of outputs of a convolution or linear layer, from its weight.
+
+    >>> output_count(nn.Linear(4, 3)), output_count(nn.ConvTranspose2d(8, 6, 2, groups=2))
+    (3, 6)
+    """
+    if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
+        return layer.weight.shape[1] * layer.groups
+    return layer.weight.shape[0]
 
 
 def keep_outputs(layer: Any, kept: Tensor) -> None:
@@ -19,7 +30,8 @@ def keep_outputs(layer: Any, kept: Tensor) -> None:
     >>> layer, bool((layer.weight[0] == second).all())
     (Conv2d(2, 1, kernel_size=(1, 1), stride=(1, 1)), True)
     """
-    _replace(layer, "weight", layer.weight[kept])
+    select = _columns if isinstance(layer, TRANSPOSED_CONVOLUTIONS) else _rows
+    _replace(layer, "weight", select(layer, kept))
     if layer.bias is not None:
         _replace(layer, "bias", layer.bias[kept])
     _resize(layer, outputs=len(kept))
@@ -34,12 +46,23 @@ def keep_inputs(layer: Any, kept: Tensor) -> None:
     >>> layer.weight.data
     tensor([[2., 4.]])
     """
+    select = _rows if isinstance(layer, TRANSPOSED_CONVOLUTIONS) else _columns
+    _replace(layer, "weight", select(layer, kept))
+    _resize(layer, inputs=len(kept))
+
+
+def _rows(layer: Any, kept: Tensor) -> Tensor:
+    """Return the weight with these entries of its first axis, over which the groups are concatenated."""
+    return layer.weight[kept]
+
+
+def _columns(layer: Any, kept: Tensor) -> Tensor:
+    """Return the weight with these entries of its second axis, each of which belongs to one group."""
     groups = getattr(layer, "groups", 1)
     width = layer.weight.shape[1]
     of_group = kept.view(groups, -1) - width * torch.arange(groups, device=kept.device)[:, None]
     blocks = [block[:, own] for block, own in zip(layer.weight.chunk(groups), of_group, strict=True)]
-    _replace(layer, "weight", torch.cat(blocks))
-    _resize(layer, inputs=len(kept))
+    return torch.cat(blocks)
 
 
 def silence_inputs(layer: Any, closed: Tensor) -> None:
@@ -51,10 +74,12 @@ def silence_inputs(layer: Any, closed: Tensor) -> None:
     >>> layer.weight.data
     tensor([[0., 2., 3.]])
     """
-    groups = getattr(layer, "groups", 1)
-    width = layer.weight.shape[1]
     with torch.no_grad():
-        blocks = layer.weight.chunk(groups)
+        if isinstance(layer, TRANSPOSED_CONVOLUTIONS):
+            layer.weight[closed] = 0
+            return
+        width = layer.weight.shape[1]
+        blocks = layer.weight.chunk(getattr(layer, "groups", 1))
         for channel in closed.tolist():
             blocks[channel // width][:, channel % width] = 0
 

@@ -1,4 +1,4 @@
-"""Replace layers of a network with dynamic layers, and fold batch norms into convolutions."""
+"""Let layers of a network run their active filters, and fold batch norms into convolutions."""
 
 # pyright: basic
 
@@ -10,19 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.core.hooks import share_hooks
-from gatewise.core.layer_types import CONVOLUTIONS, NORMS
+from gatewise.core.layer_types import ANY_CONVOLUTIONS, NORMS
 from gatewise.core.types import Example
 from gatewise.gaternet import Site
-from gatewise.gates.registry import Gate
 from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_norm
 from gatewise.inference.active_filters import ActiveFilters
-from gatewise.inference.constant_gates import ConstantGates, call_last
-from gatewise.inference.dynamic_layers import OpenDepthwise, OpenNorm, dynamic_layer
-from gatewise.inference.fold import can_fold, folded_weights, is_plain_convolution, without_norm
+from gatewise.inference.constant_gates import call_last
+from gatewise.inference.dynamic_layers import hold_norm, open_layer, open_per_channel, pass_through
+from gatewise.inference.fold import can_fold, is_plain_convolution
 from gatewise.insertion.mixins import own_class
 
-_WEIGHTED = (*CONVOLUTIONS, nn.Linear)
+_WEIGHTED = (*ANY_CONVOLUTIONS, nn.Linear)
 
 
 def why_not_skippable(backbone: nn.Module, dependency: ChannelDependency, folds: dict[str, str]) -> str | None:
@@ -34,6 +32,8 @@ def why_not_skippable(backbone: nn.Module, dependency: ChannelDependency, folds:
         layer: Any = layers[path]
         if own_class(layer) not in _WEIGHTED:
             return f"{path} is a {type(layer).__name__}, which cannot run a part of its filters"
+        if "weight" not in dict(layer.named_parameters(recurse=False)):
+            return f"{path} computes its weight at each call, and cannot run a part of its filters"
         if getattr(layer, "groups", 1) > 1:
             return f"{path} is a grouped convolution, which cannot run a part of its filters"
         if getattr(layer, "padding_mode", "zeros") != "zeros":
@@ -54,12 +54,7 @@ def _passes(layer: nn.Module) -> bool:
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
     """Return the paths of convolutions that can absorb the batch norm after them, with the path of the norm."""
     layers = dict(backbone.named_modules())
-    return {path: norm for path, norm in followed.items() if _folds(layers[path], layers[norm])}
-
-
-def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
-    has_gate = any(isinstance(child, Gate) for child in norm.children())  # the activation's Sequential would run it
-    return can_fold(convolution, norm) and (own_class(norm) in NORMS or not has_gate)
+    return {path: norm for path, norm in followed.items() if can_fold(layers[path], layers[norm])}
 
 
 class ScatterChannels:
@@ -80,21 +75,21 @@ class ScatterChannels:
         return whole.zero_().index_copy_(axis, chosen.channels, x)
 
 
-def replace_with_dynamic_layers(
+def open_layers(
     backbone: nn.Module,
     sites: Sequence[Site],
     dependencies: Sequence[ChannelDependency],
     folds: dict[str, str],
     active_filters: ActiveFilters,
 ) -> None:
-    """Replace the gated layers of `backbone`, in eval mode, with dynamic layers, in place.
+    """Let the gated layers of `backbone`, in eval mode, run their active filters, in place.
 
     Args:
         backbone: the backbone of a GaterNet, with its hooks.
         sites: the sites of the GaterNet.
-        dependencies: channel dependency of each site; layers of impossible ones are not replaced.
+        dependencies: channel dependency of each site; layers of impossible ones are not changed.
         folds: batch norm to fold into each convolution, by path.
-        active_filters: the active filters that the dynamic layers read.
+        active_filters: the active filters that the layers read.
     """
     _make_channels_last(backbone)
     layers: dict[str, Any] = dict(backbone.named_modules())
@@ -103,20 +98,15 @@ def replace_with_dynamic_layers(
     passes = {path: number for number, dependency in enumerate(dependencies) for path in dependency.elementwise}
     for path, layer in layers.items():
         norm = layers[folds[path]] if path in folds else None
-        picked: Any = (layer.weight, layer.bias) if own_class(layer) in _WEIGHTED else None
-        if norm is not None:
-            picked = folded_weights(layer.weight, layer.bias, norm)
-        if path in passes and own_class(layer) in CONVOLUTIONS:
-            _exchange(backbone, path, OpenDepthwise(layer, picked[0], picked[1], active_filters, passes[path]))
-        elif path in reads or path in writes or path in folds:
-            _exchange(backbone, path, dynamic_layer(layer, picked, active_filters, reads.get(path), writes.get(path)))
-        if norm is not None:
-            _exchange(backbone, folds[path], without_norm(norm))
-        elif path in passes and own_class(layer) in NORMS and path not in folds.values():
-            _exchange(backbone, path, OpenNorm(layer, active_filters, passes[path]))
+        if path in folds.values():
+            pass_through(layer)
+        elif path in passes and (is_plain_convolution(layer) or own_class(layer) in NORMS):
+            open_per_channel(layer, norm, active_filters, passes[path])
+        elif path in reads or path in writes or norm is not None:
+            open_layer(layer, norm, active_filters, reads.get(path), writes.get(path))
     for number, (site, dependency) in enumerate(zip(sites, dependencies, strict=True)):
         if dependency.zero_fill:
-            layer = backbone.get_submodule(site.layer)
+            layer = layers[site.layer]
             change_map(layer, site.side, ScatterChannels(active_filters, number, site))
             call_last(layer, site.side)
 
@@ -131,34 +121,18 @@ def fold_norms(backbone: nn.Module, folds: dict[str, str]) -> None:
     """Fold batch norms into the convolutions before them, in place; for eval mode."""
     layers: dict[str, Any] = dict(backbone.named_modules())
     for path, norm_path in folds.items():
-        layer, norm = layers[path], layers[norm_path]
-        weight, bias = folded_weights(layer.weight, layer.bias, norm)
-        layer.weight, layer.bias = nn.Parameter(weight.detach(), False), nn.Parameter(bias.detach(), False)  # type: ignore[union-attr]  # pyright: ignore
-        _exchange(backbone, norm_path, without_norm(norm))
+        hold_norm(layers[path], layers[norm_path])
+        pass_through(layers[norm_path])
 
 
 def folded(network: nn.Module, example: Example = None) -> nn.Module:
     """Return a copy in eval mode with batch norms folded into the convolutions before them.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)).eval()
-    >>> folded(net)
-    Sequential(
-      (0): Conv2d(3, 2, kernel_size=(1, 1), stride=(1, 1))
-      (1): Identity()
-    )
+    >>> x = torch.randn(1, 3, 4, 4)
+    >>> bool((folded(net)(x) - net(x)).abs().max() < 1e-5)
+    True
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     fold_norms(copied, foldable(copied, followed_by_norm(Graph(copied, example))))
     return copied
-
-
-def _exchange(backbone: nn.Module, path: str, new: nn.Module) -> None:
-    """Replace a layer, and keep its hooks and the gates that they call."""
-    parent, _, name = path.rpartition(".")
-    owner = backbone.get_submodule(parent)
-    old = getattr(owner, name)
-    share_hooks(old, new)
-    for child, gate in old.named_children():
-        if isinstance(gate, Gate | ConstantGates):
-            new.add_module(child, gate)
-    setattr(owner, name, new)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatewise.core.reasons import reason_of
 from gatewise.core.types import tensors_of
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Graph, find_channel_dependencies, followed_by_norm
 
 Run = Callable[[GaterNet, Sequence[ChannelDependency], Tensor, Tensor], Any]
-_AGREE = 1e-9  # relative, in float64
+_AGREE = {torch.float64: 1e-9, torch.float32: 1e-4}  # largest relative difference, by the type that a net runs in
 
 
 def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dict[str, str]]:
@@ -37,46 +38,68 @@ def channel_dependencies_of(net: GaterNet) -> tuple[list[ChannelDependency], dic
     return dependencies, followed_by_norm(graph)
 
 
-def drop_unsafe(
-    net: GaterNet, dependencies: list[ChannelDependency], run: Run, pattern: Callable[[Tensor], Tensor]
-) -> list[ChannelDependency]:
-    """Return the dependencies; those that would change the output of `net`, or make its forward fail, are impossible.
+class Trial:
+    """Outputs of a net on noise, for random gates with at least one closed gate per site, and for their complement.
 
-    Outputs are compared in float64, on noise, for random gates with at least one closed gate per site, and for their
-    complement: for all sites together, and after a difference for each site alone.
+    The net runs in float64, or in float32 if its forward does not accept float64.
 
     Args:
         net: the network; it is not changed.
-        dependencies: channel dependency of each site, from the graph.
         run: runs a copy of the net without its closed filters: (net, dependencies, images, gates) -> output.
         pattern: maps random gates, (N, gate_count), to the gates to test.
     """
-    exact = copy.deepcopy(net).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
-    gates = (torch.rand(1, net.gate_count, generator=generator) < 0.5).double().expand(2, -1).clone()
-    for site in net.sites:  # at least one gate is closed, and one open
-        gates[:, site.first] = 1 - gates[:, site.first + site.gates - 1]
-    device = next(net.parameters()).device
-    x, tried = x.to(device), [pattern(chosen.to(device)) for chosen in (gates, 1 - gates)]
-    with torch.no_grad():
-        expected = [exact(x, chosen) for chosen in tried]
 
-        def agrees(dependencies: Sequence[ChannelDependency]) -> bool:
+    @torch.no_grad()
+    def __init__(self, net: GaterNet, run: Run, pattern: Callable[[Tensor], Tensor]) -> None:
+        self.run = run
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, *net.input_shape, generator=generator, dtype=torch.float64)
+        gates = (torch.rand(1, net.gate_count, generator=generator) < 0.5).double().expand(2, -1).clone()
+        for site in net.sites:  # at least one gate is closed, and one open
+            gates[:, site.first] = 1 - gates[:, site.first + site.gates - 1]
+        device = next(net.parameters()).device
+        for dtype, self.largest in _AGREE.items():
+            self.exact = copy.deepcopy(net).to(dtype).eval()
+            self.x = x.to(device, dtype)
+            self.gates = [pattern(chosen.to(device, dtype)) for chosen in (gates, 1 - gates)]
+            self.failure = None
             try:
-                outputs = [run(exact, dependencies, x, chosen) for chosen in tried]
-            except (RuntimeError, ValueError, IndexError):  # for example a hard-coded shape in a forward
-                return False
-            return all(largest_difference(*pair) < _AGREE for pair in zip(outputs, expected, strict=True))
+                self.expected = [self.exact(self.x, chosen) for chosen in self.gates]
+                break
+            except Exception as error:  # the forward of a user's network can raise anything
+                self.failure = f"the network cannot be tried on noise: {_told(error)}"
 
-        if agrees(dependencies):
-            return dependencies
-        wrong = ChannelDependency(reason="removing them changes the output of the network")
-        alone = [
-            [dependency if dependency is own or not dependency.possible else wrong for dependency in dependencies]
-            for own in dependencies
-        ]
-        return [own if agrees(only) else wrong for own, only in zip(dependencies, alone, strict=True)]
+    @torch.no_grad()
+    def why_not(self, dependencies: Sequence[ChannelDependency]) -> str | None:
+        """Return why the net without the closed filters of these dependencies is not the same, or None if it is."""
+        if self.failure is not None:
+            return self.failure
+        try:
+            outputs = [self.run(self.exact, dependencies, self.x, chosen) for chosen in self.gates]
+            if all(largest_difference(*pair) < self.largest for pair in zip(outputs, self.expected, strict=True)):
+                return None
+        except Exception as error:  # for example because of a size that is fixed in a forward
+            return f"without them the network raises {_told(error)}"
+        return "removing them changes the output of the network"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__} ({reason_of(error, 200)})"
+
+
+def drop_unsafe(trial: Trial, dependencies: list[ChannelDependency]) -> list[ChannelDependency]:
+    """Return the dependencies; those that would change the output of a net, or make its forward fail, are impossible.
+
+    All sites are tried together, and after a difference one after another, with those that were found to be safe.
+    """
+    if trial.why_not(dependencies) is None:
+        return dependencies
+    safe = [ChannelDependency(reason=dependency.reason) for dependency in dependencies]
+    for number, dependency in enumerate(dependencies):
+        if dependency.possible:
+            reason = trial.why_not([*safe[:number], dependency, *safe[number + 1 :]])
+            safe[number] = dependency if reason is None else ChannelDependency(reason=reason)
+    return safe
 
 
 def largest_difference(actual: Any, expected: Any) -> float:

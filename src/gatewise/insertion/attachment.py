@@ -15,7 +15,6 @@ from torch import Tensor, fx, nn
 from gatewise.core._torch_compat import call_while_tracing
 from gatewise.core.hooks import Unscriptable, change_map, count_change, remove_change, submodule
 from gatewise.core.symbolic import call_as_node
-from gatewise.gates.registry import Gate
 
 _SHOWN = 3  # lost gates that a warning names
 
@@ -60,7 +59,7 @@ class Attachment:
     layer: tuple[str, ...]
     side: str
     call: CallGate
-    gate: Gate
+    gate: nn.Module
     normalised: int | None
 
     @property
@@ -78,7 +77,7 @@ class Attachment:
         )
 
 
-def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str, gate: Gate) -> Attachment:
+def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str, gate: nn.Module) -> Attachment:
     """Make a gate a child of a layer, and let the layer call it.
 
     Args:

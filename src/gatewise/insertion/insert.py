@@ -5,6 +5,7 @@ the class of the network and its methods do not change, and deepcopy, pickle, ex
 """
 
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from gatewise.core.hooks import changes_on
 from gatewise.core.types import Example
 from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates, parse_gates
-from gatewise.graph import Graph, Place, Skipped, evaluation_mode
+from gatewise.graph import Graph, Place, Skipped, rehearsal
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
 from gatewise.insertion.attachment import Attachment, CallGate, KeepAttached, attach, detach
+from gatewise.insertion.no_place import why_no_place
 
 
 @dataclass
@@ -35,18 +37,21 @@ class Insertion:
         places: locations of the gates.
         gates: path of each gate in the network -> gate.
         skipped: candidate layers without a gate, each with the reason.
+        what: the gate and its place, in words.
         attachments: how each gate is attached to its layer.
     """
 
     model: nn.Module
     places: tuple[Place, ...]
     skipped: tuple[Skipped, ...]
+    what: str = ""
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
     attachments: list[Attachment] = field(default_factory=list[Attachment], repr=False)
     _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
 
     def __repr__(self) -> str:
-        return f"Insertion({len(self.gates)} gates in {type(self.model).__name__}, {len(self.skipped)} skipped)"
+        count = f"{len(self.gates)} gate{'' if len(self.gates) == 1 else 's'}"
+        return f"Insertion({self.what}: {count} in {type(self.model).__name__}, {len(self.skipped)} skipped)"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,25 +61,18 @@ class Insertion:
     def check(self, *example: Example) -> tuple[str, ...]:
         """Run one forward in eval mode and return the paths of the gates that were not called.
 
-        A gate is not called if the network uses the weight of its layer directly instead of calling the layer. Training
-        flags and buffers are restored afterwards.
+        A gate is not called if the network uses the weight of its layer directly instead of calling the layer. A copy
+        runs that shares the parameters, so nothing else changes in the network.
 
         Args:
             *example: inputs of the network.
         """
         reached: set[str] = set()
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        handles = [
-            gate.register_forward_pre_hook(lambda *_, path=path: reached.add(path)) for path, gate in self.gates.items()
-        ]
-        try:
-            with evaluation_mode(self.model), torch.no_grad():
-                self.model(*example)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(buffers[name])
+        with rehearsal(self.model) as copied, torch.no_grad():
+            modules: dict[str, nn.Module] = dict(copied.named_modules())
+            for path in self.gates.keys() & modules.keys():
+                modules[path].register_forward_pre_hook(lambda *_, path=path: reached.add(path))
+            copied(*example)
         return tuple(path for path in self.gates if path not in reached)
 
     def complete(self) -> None:
@@ -82,7 +80,7 @@ class Insertion:
         forgive = _ForgivePlainCheckpoint(tuple(self.gates))
         self._handles.append(self.model.register_load_state_dict_post_hook(forgive))
         self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))
-        torch.compiler.reset()  # a network that was compiled before would run without the gates
+        _forget_compiled()  # a network that was compiled before would run without the gates
 
     def undo(self) -> None:
         """Remove the gates; the state dict is then exactly what it was before the insertion."""
@@ -90,7 +88,7 @@ class Insertion:
             handle.remove()
         for attachment in self.attachments:
             detach(self.model, attachment)
-        torch.compiler.reset()
+        _forget_compiled()
         self.gates, self.places, self.attachments, self._handles = {}, (), [], []
 
 
@@ -160,20 +158,22 @@ def insert_gates(
     for one in wanted:
         all_places = candidates(graph, None if before or after else one.place, before, after)
         reasons = [(candidate, why_not_selected(candidate.layer)) for candidate in all_places.found]
-        omitted = [*all_places.skipped, *(Skipped(candidate.layer, reason) for candidate, reason in reasons if reason)]
+        left_out = [Skipped(candidate.layer, reason) for candidate, reason in reasons if reason]
         places = tuple(candidate for candidate, reason in reasons if reason is None)
         if not places:
-            raise errors.InvalidValueError(_no_place(graph.model, one, omitted))
+            by_type = before is not None or after is not None
+            raise errors.InvalidValueError(why_no_place(graph, one.text, by_type, all_places, left_out, include))
         found.append((one, places))
-        skipped += omitted
-    return _inserted(graph.model, found, tuple(skipped))
+        skipped += [*all_places.skipped, *left_out]
+    what = " + ".join(f"{one.text} {_where(one.place, before, after)}" for one in wanted)
+    return _inserted(graph.model, what, found, tuple(skipped))
 
 
 def _inserted(
-    model: nn.Module, found: "list[tuple[_Wanted, tuple[Place, ...]]]", skipped: tuple[Skipped, ...]
+    model: nn.Module, what: str, found: "list[tuple[_Wanted, tuple[Place, ...]]]", skipped: tuple[Skipped, ...]
 ) -> Insertion:
     """Insert each gate at its places; on any error remove all of them."""
-    insertion = Insertion(model, tuple(place for _, places in found for place in places), skipped)
+    insertion = Insertion(model, tuple(place for _, places in found for place in places), skipped, what)
     repeated: list[str] = []
     try:
         for one, places in found:
@@ -233,7 +233,7 @@ def _wanted(gate: str | GateChoice | type[Gate], place: str | None, options: dic
             raise errors.InvalidValueError(f"{str(choice)!r} has a place and place={place!r} is given; give only one.")
         asked = place or choice.place
         spec, given = gate_spec(choice.name), {**choice.options, **options}
-        text = str(GateChoice(choice.name, given, asked))
+        text = str(GateChoice(choice.name, given))
         wanted.append(_Wanted(choice.name, text, asked, asked or spec.place, partial(spec.make, **given)))
     return wanted
 
@@ -255,13 +255,13 @@ def _check_can_be_gated(model: nn.Module) -> None:
             )
 
 
-def _no_place(model: nn.Module, one: _Wanted, skipped: list[Skipped]) -> str:
-    listed = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3]) or "the network has no such place"
-    return (
-        f"no place for {one.text} in {type(model).__name__} ({listed}). "
-        f"Choose another place, for example {one.text.partition('@')[0]}@before_conv or @stage_end; in Python you "
-        f"can also choose layers with before= or after=."
-    )
+def _where(place: str | None, before: LayerTypes | None, after: LayerTypes | None) -> str:
+    """Return a place or layer types in words, such as "before Conv2d"."""
+    types = after if before is None else before
+    if types is None:
+        return f"at {place}"
+    names = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
+    return f"{'after' if before is None else 'before'} {names}"
 
 
 def _attach(model: nn.Module, place: Place, one: _Wanted) -> tuple[Gate, Attachment]:
@@ -297,20 +297,30 @@ def _repetition(layers: list[str]) -> str:
     )
 
 
+def _forget_compiled() -> None:
+    """Let networks be compiled again at their next call: Dynamo does not notice new or removed hooks."""
+    if "torch._dynamo" in sys.modules:  # importing it takes a second
+        torch.compiler.reset()
+
+
 def _snake_case(gate: Any) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gate.__name__).lower()
 
 
 @dataclass(frozen=True)
 class _ForgivePlainCheckpoint:
-    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them."""
+    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them.
+
+    A layer with several names, such as a child of two modules, has keys under each of them, and so has its gate.
+    """
 
     paths: tuple[str, ...]
 
     def __call__(self, model: nn.Module, incompatible: Any) -> None:
         missing: list[str] = incompatible.missing_keys
-        gates = gates_in(model)
-        own = [f"{path}.{key}" for path in self.paths if path in gates for key in gates[path].state_dict()]
+        names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+        gates = {names[path] for path in self.paths if isinstance(names.get(path), Gate)}
+        own = [f"{name}.{key}" for name, module in names.items() if module in gates for key in module.state_dict()]
         if not own:
             return
         for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
@@ -343,6 +353,7 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     for path, layer in modules.items():
         for side in ("input", "output"):
             for change in changes_on(layer, side):
-                if isinstance(change, CallGate) and change.channel_axis == 1:
+                inserted = isinstance(change, CallGate) and isinstance(getattr(layer, change.gate), Gate)
+                if inserted and change.channel_axis == 1:
                     hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
     return hosts

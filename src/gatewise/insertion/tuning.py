@@ -132,6 +132,17 @@ def train_everything(model: nn.Module) -> None:
             owner.train(model.training)
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return name -> parameter of all that require gradients, those that `train_only_gates` has frozen included."""
+    frozen = {
+        id(parameter): owner.__dict__[_BEFORE][name]
+        for owner in model.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if name in owner.__dict__.get(_BEFORE, {})
+    }
+    return {name: p for name, p in model.named_parameters() if frozen.get(id(p), p.requires_grad)}
+
+
 @dataclass(frozen=True)
 class Stage:
     """Epochs that train the same parameters; use a new optimizer for each stage.
@@ -180,6 +191,12 @@ def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
     return [stage for stage in stages if stage.epochs]
 
 
+def extra_losses(model: nn.Module) -> list[Tensor]:
+    """Return the extra losses that are due, of all modules of the network that have `extra_loss()`."""
+    modules: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
+    return [loss for module in modules if (loss := module.extra_loss()) is not None]
+
+
 def gate_loss(model: nn.Module) -> Tensor:
     """Return the sum of `extra_loss()` over all modules of the network: a scalar, 0 if there is none.
 
@@ -187,14 +204,25 @@ def gate_loss(model: nn.Module) -> Tensor:
     tensor(0.)
     """
     _validation.check_module("gate_loss", model)
-    modules: Any = (module for module in model.modules() if hasattr(module, "extra_loss"))
-    losses: list[Tensor] = [loss for module in modules if (loss := module.extra_loss()) is not None]
+    losses = extra_losses(model)
     anchor = next(model.parameters(), torch.empty(0))
     return functools.reduce(torch.add, losses) if losses else torch.zeros((), device=anchor.device)
 
 
-def set_total_steps(model: nn.Module, steps: int) -> None:
-    """Restart every schedule in the network, such as that of a gater's budget, for this number of training steps."""
-    modules: Any = (module for module in model.modules() if hasattr(module, "schedule"))
+def set_total_steps(model: nn.Module, steps: int, *, restart: bool = True) -> None:
+    """Set every schedule in the network, such as that of a gater's budget, for this number of training steps.
+
+    Args:
+        model: the network.
+        steps: number of forwards in training mode, over the whole training.
+        restart: whether the schedules begin at their first step. If not, their buffers, such as the step and the price
+            of a budget, keep their values: for a training that a checkpoint resumes.
+    """
+    modules: Any = [module for module in model.modules() if hasattr(module, "schedule")]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    reached = [buffer.clone() for buffer in buffers]
     for module in modules:
         module.schedule(steps)
+    if not restart:
+        for buffer, value in zip(buffers, reached, strict=True):
+            buffer.copy_(value)

@@ -25,7 +25,9 @@ from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
 from gatewise.training.checkpoint import complete_states
+from gatewise.training.constant_answer import constant_answer
 from gatewise.training.distributed import Processes
+from gatewise.training.first_facts import first_facts
 from gatewise.training.initial import Initial, load_initial
 from gatewise.training.learner import Learner
 from gatewise.training.loop import Training
@@ -85,13 +87,22 @@ def train(
             return finished
         processes.on_main_process(functools.partial(check_writable, out))
         progress.quiet = progress.quiet or not processes.is_main
-        dataset = dataset or recipe.source.load()
+        if dataset is None:  # a caller who loads the data says what is in it
+            dataset = recipe.source.load()
+            for line in first_facts(dataset, recipe.sections().optimisation):
+                progress.say(line)
+            if (constant := constant_answer(recipe.task_spec.make(dataset.classes), dataset)) is not None:
+                progress.say(constant.sentence)
+        if states and dataset.division is not None:
+            dataset.division.check_same(out)
         setup = build(recipe, dataset, processes, workers)
         setup.announce(progress)
         try:
             with processes.joined():
                 if not states and processes.is_main:
                     recipe.save(out / RECIPE)
+                    if dataset.division is not None:
+                        dataset.division.write(out)
                 training = Training(
                     title=f"{recipe.gate} seed {recipe.seed}",
                     data=recipe.data,
@@ -106,7 +117,8 @@ def train(
                 )
                 evaluation, log = training.run()
                 details = {**setup.details(dataset), "task": recipe.task_in_full}
-                return write_results(out, setup.learner, evaluation, log, setup.spec, details)
+                test = None if setup.test is None else setup.learner.evaluate(setup.test)
+                return write_results(out, setup.learner, evaluation, log, setup.spec, details, test)
         except errors.StorageError as error:
             raise errors.UnsavedError(
                 f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
@@ -126,14 +138,12 @@ class Setup:
     augmentation: Augmentation
     batches: Batches
     validation: Batches
+    test: Batches | None
     stages: Sequence[Stage]
     schedule: Schedule
-    notes: Sequence[str] = ()
 
     def announce(self, progress: Progress) -> None:
         """Show what was found in the data and in the initial weights."""
-        for note in self.notes:
-            progress.say(f"note: {note}")
         if self.task.class_per_pixel:
             progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
         if self.initial.transfer is not None:
@@ -141,7 +151,9 @@ class Setup:
 
     def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
         """Return the entries of `config.json` about images and classes."""
+        split = {} if dataset.division is None else {"split": dataset.division.details}
         return {
+            **split,
             "num_classes": self.task.outputs,
             "in_chans": dataset.channels,
             "classes": list(dataset.classes),
@@ -149,6 +161,7 @@ class Setup:
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
             "pixels": dataclasses.asdict(dataset.pixel_format),
+            **self.task.stored(),
         }
 
 
@@ -200,6 +213,9 @@ def build(
     common: Any = {"device": learner.accelerator.device, "workers": workers, "share": share}
     batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
     validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
+    test = (
+        None if dataset.test is None else make_batches(dataset.test, *arguments, augmentation=Augmentation(), **common)
+    )
     processes.check_divides_batch(batches.batch_size)
     if task.mix is not None and batches.batch_size // processes.count % 2:
         raise errors.InvalidValueError(
@@ -214,9 +230,9 @@ def build(
         augmentation=augmentation,
         batches=batches,
         validation=validation,
+        test=test,
         stages=optimisation.stages,
         schedule=optimisation.schedule,
-        notes=dataset.notes,
     )
 
 

@@ -130,14 +130,14 @@ class Training:
                 self._stop_if_asked(interruption)
         mean_loss = float(torch.stack(self.losses).mean())  # synchronises with the device before the time is taken
         seconds, images_per_step = time.perf_counter() - started, self.batches.batch_size
-        evaluation = self.learner.evaluate(self.validation)
+        evaluation, task = self.learner.evaluate(self.validation), self.learner.task
         self._check_evaluation(evaluation)
         row = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.steps,
             "loss": mean_loss,
-            "train_accuracy": float(self.correct) / (self.steps * images_per_step),
-            **{f"validation_{name}": evaluation.scores[name] for name in ("loss", *evaluation.scores)},
+            f"train_{task.hit.name}": float(self.correct) / (self.steps * images_per_step),
+            **{f"validation_{name}": evaluation.scores[name] for name in ("loss", task.score.name, *evaluation.scores)},
             **evaluation.work,
             "lr": rate,
             "seconds": seconds,

@@ -16,9 +16,9 @@ from gatewise.data.augmentation import parse_augmentation
 from gatewise.data.reading import Reading, option
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
-from gatewise.training.tasks import TaskSpec, summaries
+from gatewise.training.tasks import TaskSpec, score_words, summaries
 
-CLASS_WEIGHTS = ("none", "median_frequency")
+CLASS_WEIGHTS = ("none", "balanced", "median_frequency")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -41,6 +41,7 @@ class TaskOptions(Section):
     """What the network is trained to do, and the options that only some tasks use."""
 
     task: str = option("classify", f"{summaries()}, with its own options after a colon")
+    metric: str | None = option(None, f"score to judge by, none the first of its task: {score_words()}")
     label_smoothing: float = option(0.0, "fraction of the target that is spread evenly over all classes")
     mixup: float = option(0.0, "alpha of mixup; 0 disables it")
     cutmix: float = option(
@@ -63,7 +64,9 @@ class TaskOptions(Section):
         "for segment, value from which a pixel of a mask is foreground (128); none takes values as class indices",
     )
     class_weights: str = option(
-        "none", "for segment, none, or median_frequency to give rare classes more weight in the loss"
+        "none",
+        "none, balanced (classify, multilabel) or median_frequency (segment) to give rare classes more weight in the "
+        "loss",
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +91,7 @@ class TaskOptions(Section):
                 raise errors.InvalidValueError(
                     f"{field.name} is an option of the recipe, not of task {self.task!r}. Set {field.name} instead."
                 )
-            if field.name not in {"task", *used} and value != field.default:
+            if field.name not in {"task", "metric", *used} and value != field.default:
                 raise errors.InvalidValueError(
                     f"{field.name} is {_validation.safe_repr(value)}, but task {self.task} does not use it. "
                     f"Omit it, or set task."
@@ -100,7 +103,7 @@ class TaskOptions(Section):
         spec = TaskSpec.parse(self.task)
         fields = {field.name for field in dataclasses.fields(TaskOptions)}
         given = {name: getattr(self, name) for name in spec.kind.parameters() if name in fields}
-        return dataclasses.replace(spec, options={**spec.options, **given})
+        return dataclasses.replace(spec, options={**spec.options, **given}, metric=self.metric)
 
     @property
     def task_in_full(self) -> str:

@@ -18,7 +18,13 @@ from gatewise.training.run_log import RunLog
 
 
 def write_results(
-    out: Path, learner: Learner, evaluation: Evaluation, log: RunLog, spec: ModelSpec, details: Mapping[str, Any]
+    out: Path,
+    learner: Learner,
+    evaluation: Evaluation,
+    log: RunLog,
+    spec: ModelSpec,
+    details: Mapping[str, Any],
+    test: Evaluation | None = None,
 ) -> dict[str, Any]:
     """Write the results of a finished training; return the metrics.
 
@@ -29,11 +35,14 @@ def write_results(
         log: the log.
         spec: specification of the network.
         details: further entries of `config.json`.
+        test: its evaluation on the test images, if there are any.
     """
+    trained = f"train_{learner.task.hit.name}"
     metrics = {
         "score": learner.task.score.name,
         **evaluation.results,
-        "train_accuracy": log.rows[-1]["train_accuracy"],
+        **({} if test is None else {"test": {**test.results, "images": test.images}}),
+        trained: log.rows[-1][trained],
         "epochs": len(log.rows),
         "parameters": parameter_count(learner.plain_model),
         "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),

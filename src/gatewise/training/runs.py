@@ -31,7 +31,9 @@ from gatewise.data import (
     evenly_spaced,
     make_batches,
 )
+from gatewise.data.division import SPLIT_FILE
 from gatewise.data.pixel_format import PixelFormat
+from gatewise.data.reading import Reading
 from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import check_weights_finite, load_model, read_config, read_metrics, read_tensors
 from gatewise.models.stored_spec import as_stored
@@ -50,6 +52,7 @@ def stored_task(file: Path, config: Mapping[str, Any]) -> Task:
     """Return the task that `config`, the content of `config.json` or of an exported file, names."""
     try:
         task = TaskSpec.parse(config.get("task", "classify")).make(config["classes"])
+        task.restore(config)
     except errors.GatewiseError as error:
         raise errors.DataError(f"{file}: {error} Restore the file.") from None
     if (outputs := config.get("num_classes", task.outputs)) != task.outputs:
@@ -172,13 +175,45 @@ class Run:
     def _found(self) -> tuple[Dataset | SegmentationDataset | None, str]:
         """The data set, or None and the reason."""
         try:
-            dataset = self.load(dataclasses.replace(self.source, data=self.shown))
+            dataset = self.load(self._shown_source)
+            if self.data is None and self._is_divided_otherwise(dataset):
+                dataset = self.load(self._recorded_source)
             _check_same_data(dataset, self.config, self.folder)
         except (errors.DataError, errors.MissingExtraError, OSError) as error:
             if self.data is not None:
                 raise
             return None, str(error)
         return dataset, ""
+
+    @property
+    def _shown_source(self) -> DataSource:
+        """Source of the images that are shown; other data than that of the training may lack some of its classes."""
+        if self.data is None:
+            return self.source
+        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes))
+
+    @property
+    def _recorded_source(self) -> DataSource:
+        """The split.csv of the run as a source: the files of the training, also if others were added later."""
+        reading = dataclasses.replace(
+            self.source.reading,
+            image_column="file_name",
+            label_column="label",
+            label_delimiter="|",
+            group=None,
+            validation_split=Reading.validation_split,
+            test_split=None,
+        )
+        return dataclasses.replace(self.source, data=str(self.folder / SPLIT_FILE), reading=reading)
+
+    def _is_divided_otherwise(self, dataset: Dataset | SegmentationDataset) -> bool:
+        """Whether files that were divided by the rule are other ones now than in the training."""
+        stored = self.config.get("split") or {}
+        division = dataset.division
+        by_rule = bool(stored.get("rule")) and bool(stored.get("folder"))
+        if division is None or not by_rule or not (self.folder / SPLIT_FILE).exists() or self.task.class_per_pixel:
+            return False
+        return division.details["sha256"] != stored.get("sha256")
 
     @property
     def dataset(self) -> Dataset | SegmentationDataset | None:
@@ -237,7 +272,9 @@ class Run:
         if not (self.folder / RECIPE).exists():
             return task
         stored = self.config.get("task", "classify")
-        return dataclasses.replace(self.recipe, task=stored).task_spec.make(self.classes)
+        task = dataclasses.replace(self.recipe, task=stored).task_spec.make(self.classes)
+        task.restore(self.config)
+        return task
 
     @property
     def score(self) -> Score:
@@ -276,7 +313,7 @@ class Run:
     def by_class(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches of images and labels; all labels are 0 if images have no class."""
         for images, labels in self.batches():
-            yield images, labels if self.image_classes else labels.new_zeros(len(labels))
+            yield images, labels if self.image_classes else torch.zeros(len(labels), dtype=torch.long)
 
     def pictures(self, images: Tensor) -> Tensor:
         """Undo the normalisation of images: (N, C, H, W), in [0, 1] afterwards."""
@@ -286,8 +323,8 @@ class Run:
     def examples(self, count: int) -> tuple[Tensor, Tensor]:
         """Return a few normalised images and their labels or masks.
 
-        For classification: the first image of each of the first `count` classes. For segmentation: of `count` evenly
-        spaced images, those with the size of the first.
+        If images have a class: the first image of each of the first `count` classes. Otherwise `count` evenly spaced
+        images; for masks those of them with the size of the first.
         """
         images = self.images
         assert images is not None
@@ -296,7 +333,10 @@ class Run:
             alike = [pair for pair in pairs if pair[1].shape == pairs[0][1].shape]
             pixels, labels = (torch.stack(parts) for parts in zip(*alike, strict=True))
         else:
-            chosen = [int((images.labels == label).nonzero()[0]) for label in images.labels.unique()[:count].tolist()]
+            chosen = evenly_spaced(len(images), count)
+            if self.image_classes:
+                classes = images.labels.unique()[:count].tolist()
+                chosen = [int((images.labels == label).nonzero()[0]) for label in classes]
             pixels, labels = torch.stack([images[index] for index in chosen]), images.labels[chosen]
         parts = zip(*self._batches(Images(pixels, labels)), strict=True)
         batched, labels = (torch.cat(part) for part in parts)

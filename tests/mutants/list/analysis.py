@@ -235,8 +235,7 @@ CHANGES = {
         "GateRecorder._recording": {
             "the recorder keeps earlier forwards": replace("self._calls.clear()", "None"),
             "the recorder records in training mode": replace(
-                "with hooks_on(self.gates, self._note), evaluation_mode(self.model):\n    ...",
-                "with hooks_on(self.gates, self._note):\n    ...",
+                "nullcontext() if self.keep_mode else evaluation_mode(self.model)", "nullcontext()"
             ),
         },
         "_mean": {
@@ -323,14 +322,12 @@ CHANGES = {
         "image_bootstrap": {
             "bootstrap of one side": replace("baseline.double().mean(0)", "baseline.double().mean()"),
         },
-        "iou_bootstrap.difference": {
+        "redrawn_bootstrap.difference": {
             "images drawn without replacement": replace(
-                "torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once)",
-                "torch.zeros(len(drawn), images, dtype=torch.float64).scatter_add_(1, drawn, once).clamp(max=1)",
+                "torch.zeros(len(chosen), drawn, dtype=torch.float64).scatter_add_(1, chosen, once)",
+                "torch.zeros(len(chosen), drawn, dtype=torch.float64).scatter_add_(1, chosen, once).clamp(max=1)",
             ),
-            "the bootstrap of the foreground takes all classes": replace(
-                "ious[..., 1] if foreground else ious.nanmean(-1)", "ious.nanmean(-1)"
-            ),
+            "a group counts as one image": replace("counts if groups is None else counts[:, of_image]", "counts"),
         },
         "_bootstrap": {
             "undefined draws are kept": replace("found[np.isfinite(found)]", "np.nan_to_num(found)"),

@@ -25,10 +25,10 @@ CHANGES = {
         },
     },
     "cli/training.py": {
-        "_flags": {
-            "a flag is missing": replace("field.name not in omitted", "field.name not in (*left_out, 'warmup')"),
+        "recipe_flags": {
+            "a flag is missing": replace("field.name not in omitted", "field.name not in (*omitted, 'warmup')"),
         },
-        "_recipe": {
+        "with_flags": {
             "file wins over flags": replace(
                 "dataclasses.replace(base, **given)", "dataclasses.replace(base, **{} if file else given)"
             ),

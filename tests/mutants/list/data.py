@@ -118,7 +118,7 @@ CHANGES = {
         "Location._below": {
             "a problem elsewhere stops the reading": replace("_is_below(folder, start)", "True", nth=1),
         },
-        "Location.images": {
+        "Location.images_by_folder": {
             "files that are no images are images": replace("is_image(name)", "True"),
         },
         "_is_below": {
@@ -136,19 +136,92 @@ CHANGES = {
             "deviation without root": replace("(square - mean.square()).clamp(min=0).sqrt()", "square - mean.square()"),
         },
     },
+    "data/labels.py": {
+        "_named": {
+            "labels without a class accepted": replace("0 <= index < len(split.classes)", "0 <= index"),
+            "negative label accepted": replace("0 <= index < len(split.classes)", "index < len(split.classes)"),
+        },
+        "_texts": {
+            "whole numbers are written as fractions": replace("int(label)", "label"),
+        },
+        "_look_divided": {
+            "names of two words are two labels": replace("alone and len(parts) < len(cells)", "True"),
+        },
+        "Interpreter._check_known": {
+            "a class of validation alone is accepted": replace("if unknown:\n    ...", "if False:\n    ..."),
+            "classes of splits not compared": replace("unknown and len(unknown) == len(lacking)", "False"),
+        },
+        "_ordered": {
+            "numbers are sorted as text": replace("key=int", "key=str"),
+        },
+    },
+    "data/splitting.py": {
+        "held_out": {
+            "groups are divided": replace("members[group].append(index)", "members[index].append(index)"),
+            "a class may lose all training images": replace("all(train[s] > 1 for s in count)", "True", nth=1),
+            "the order of the files decides": replace("f'{purpose}{seed}/{first}'", "f'{purpose}{seed}/'"),
+            "the seed changes nothing": replace("f'{purpose}{seed}/{first}'", "f'{purpose}/{first}'"),
+            "rare classes are not held out": replace(
+                "max(int(fraction * images[s] + 0.5), 1)", "int(fraction * images[s] + 0.5)"
+            ),
+        },
+        "named_splits": {
+            "test images are not scored": replace("('validation', 'test')", "('validation',)"),
+        },
+    },
+    "data/grouping.py": {
+        "keys_of": {
+            "the split depends on where the data lies": replace("_relative(name, start)", "name"),
+        },
+        "same_bytes": {
+            "files of one size are the same": replace("read_bytes(files[index] or Path())", "b''"),
+        },
+        "copies": {
+            "copies are recognised across labels": replace("labels[index]", "0"),
+        },
+        "joined": {
+            "groups are not joined through others": replace("first = root(indices[0])", "first = indices[0]"),
+        },
+    },
+    "data/division.py": {
+        "divide": {
+            "held-out images are trained on": replace("[index for index in rest if index not in chosen]", "list(rest)"),
+        },
+        "_Everything._check_named": {
+            "a group may be in two splits": replace("other != split", "False"),
+        },
+        "Division.check_same": {
+            "changed files continue a division": replace("(text := read_text(file)) == self.csv", "True"),
+        },
+    },
+    "data/layout.py": {
+        "split_of": {
+            "only whole names are splits": replace("_BETWEEN.split(name.lower())", "[name.lower()]"),
+            "names are read in lower case only": replace("name.lower()", "name"),
+        },
+        "split_folders": {
+            "a class called train is a split": replace("if not others:\n    ...", "return by_split(location, named)"),
+        },
+    },
+    "data/table_files.py": {
+        "ImageFolder.__init__": {
+            "ids without suffix are not found": remove("self._by_name[name.rpartition('.')[0]].append(path)"),
+        },
+    },
+    "data/broken.py": {
+        "without_broken": {
+            "any number of broken images is left out": replace("len(broken) > max(1, _MOST * total)", "False"),
+        },
+    },
     "data/load.py": {
         "PairSource.load": {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
         "load_dataset": {
-            "an empty class accepted": remove("_check_no_empty_class(location.text, train.classes, splits[0].labels)"),
+            "a class without validation images is not named": remove("_say_missing_classes(location, divided)"),
         },
-        "_check_labels": {
-            "labels without a class accepted": replace("0 <= min(labels) <= max(labels) <= last", "0 <= min(labels)"),
-            "images without a label accepted": replace("images != len(labels)", "False"),
-        },
-        "_check_classes": {
-            "classes of splits not compared": replace("train != validation", "False"),
+        "_check_images": {
+            "images without a label accepted": replace("images != labels", "False"),
         },
         "_decoded_if_small": {
             "everything decoded": replace(
@@ -160,9 +233,7 @@ CHANGES = {
                 "len(pairs) <= _HELD_PAIRS and len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT",
                 "len(pairs) * math.prod(pairs.shape) <= _MEMORY_LIMIT",
             ),
-            "the classes are those of the training masks": replace(
-                "[split.masks for split in read]", "[read[0].masks]"
-            ),
+            "the classes are those of the training masks": replace("('train', 'validation', 'test')", "('train',)"),
             "streamed pairs are held": replace("loading == 'memory' or (loading == 'auto' and few)", "True"),
         },
     },
@@ -307,7 +378,9 @@ CHANGES = {
     "data/sources/class_folders.py": {
         "_read_split": {
             "masks are classes": replace("singular <= _OF_MASKS | {'image', 'img'} and singular & _OF_MASKS", "False"),
-            "a class without images accepted": replace("[name for name, files in images.items() if not files]", "[]"),
+            "an empty folder is a class": replace(
+                "{name: files for name, files in grouped.items() if files}", "dict(grouped)"
+            ),
         },
     },
     "data/sources/digits.py": {
@@ -319,21 +392,6 @@ CHANGES = {
         },
     },
     "data/sources/pair_folders.py": {
-        "PairFolders.read_masked": {
-            "the first tenth is held out": replace(
-                "pairs[_HELD_OUT - 1::_HELD_OUT]", "pairs[:len(pairs) // _HELD_OUT]"
-            ),
-            "held-out pairs are trained on": replace(
-                "[pair for number, pair in enumerate(pairs, 1) if number % _HELD_OUT]", "pairs"
-            ),
-            "nine pairs are divided": replace("len(pairs) < _HELD_OUT", "len(pairs) < _HELD_OUT - 1"),
-        },
-        "_layouts": {
-            "test is preferred to validation": replace(
-                "[((name, 'images'), (name, 'masks')) for name in names]",
-                "[((name, 'images'), (name, 'masks')) for name in (names := names[::-1])]",
-            ),
-        },
         "_matched": {
             "a mask without an image is ignored": replace(
                 "sorted(own.keys() ^ other.keys())", "sorted(own.keys() - other.keys())"
@@ -345,9 +403,10 @@ CHANGES = {
         },
         "_by_stem": {
             "duplicate stems win silently": replace("stem in files", "False"),
+            "endings of names stay": replace("end.sub('', stem)", "stem"),
             "only one level of files is read": replace(
-                "sorted(location.images(*below))",
-                "sorted(path for path in location.images(*below) if Path(path).parent == folder)",
+                "sorted(paths)",
+                "sorted(path for path in paths if Path(path).parent == folder)",
             ),
         },
     },
@@ -394,12 +453,6 @@ CHANGES = {
     "data/tables.py": {
         "": {
             "labels treated as masks": swap("('mask', 'label', 'annotation', 'segmentation')"),
-        },
-        "check_labels": {
-            "negative label accepted": replace(
-                "isinstance(label, bool) or not isinstance(label, int) or label < 0",
-                "isinstance(label, bool) or not isinstance(label, int)",
-            ),
         },
     },
     "data/torchvision_files.py": {

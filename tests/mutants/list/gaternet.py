@@ -104,8 +104,9 @@ CHANGES = {
     },
     "gaternet/work.py": {
         "saved_macs": {
-            "consumers not saved": replace("outputs * inputs", "outputs"),
-            "depthwise layers free of charge": replace("layer.macs", "0 * layer.macs", nth=2),
+            "consumers not saved": replace("outputs * _open_in_groups(gates, site, groups)", "outputs"),
+            "calls without gated inputs are free of charge": replace("max(0, without_gated_inputs)", "0"),
+            "depthwise layers free of charge": replace("layer.macs", "0 * layer.macs", nth=3),
         },
         "_open_in_groups": {
             "groups of a convolution averaged": replace(

@@ -328,10 +328,54 @@ CHANGES = {
             "top_k is always five": replace("min(top_k, len(logits))", "min(5, len(logits))"),
         },
         "Classification.loss": {
-            "label smoothing ignored": remove("label_smoothing=self.label_smoothing"),
+            "label smoothing ignored": replace(
+                "nn.functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)",
+                "nn.functional.cross_entropy(logits, targets)",
+            ),
+            "class weights are divided by their sum": replace("total / len(logits)", "total / weights[targets].sum()"),
         },
         "_ClassificationResults.update": {
             "validation loss of the logits": replace("logits.float()", "logits.float().softmax(1)"),
+        },
+    },
+    "training/tasks/multilabel.py": {
+        "MultiLabel.prepare": {
+            "positives are weighted by their share": replace("(1 - positive) / positive", "positive"),
+        },
+        "_mixed": {
+            "labels are not mixed": replace("shares @ labels", "labels"),
+        },
+        "average_precision": {
+            "equal logits have an order": replace("part.cumsum(1)[:, last]", "part.cumsum(1)"),
+        },
+        "area_under_curve": {
+            "equal logits count as above": replace("(above + passed) / 2", "above"),
+        },
+        "label_score": {
+            "classes without positives count as 0": replace(
+                "torch.where(total > 0, 2 * found / (total + claimed), torch.nan)", "2 * found / (total + claimed)"
+            ),
+        },
+    },
+    "training/tasks/regress.py": {
+        "Regression.loss": {
+            "numbers are learned in their unit": replace("standardised", "targets"),
+        },
+        "Regression.restore": {
+            "the unit is forgotten": remove(
+                "self.mean, self.std = (torch.tensor(targets[name]) for name in ('mean', 'std'))"
+            ),
+        },
+        "": {
+            "a higher error is better": replace(
+                "Score('mae', 'mean absolute error', is_fraction=False, higher_is_better=False)",
+                "Score('mae', 'mean absolute error', is_fraction=False)",
+            ),
+        },
+    },
+    "training/constant_answer.py": {
+        "constant_answer": {
+            "the constant answer is scored on training images": replace("dataset.validation", "dataset.train"),
         },
     },
     "training/tasks/segment.py": {
@@ -340,7 +384,12 @@ CHANGES = {
                 "None if self.weights is None else self.weights.to(logits.device)", "None"
             ),
         },
-        "Segmentation.score": {
+        "overlap_score": {
+            "the bootstrap of the foreground takes all classes": replace(
+                "by_class[..., 1] if binary else by_class.nanmean(-1)", "by_class.nanmean(-1)"
+            ),
+        },
+        "Segmentation.default_score": {
             "a binary segmenter scored by the mean": replace("_IOU if self.outputs == 1 else _MEAN_IOU", "_MEAN_IOU"),
         },
         "_SegmentationResults.results": {

@@ -187,7 +187,7 @@ def test_files_in_subfolders_are_found(tmp_path: Path) -> None:
     assert len(load_dataset(tmp_path).train) == 6
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "val", "test"])
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
 def test_second_split_has_any_usual_name(tmp_path: Path, name: str) -> None:
     make_folder(tmp_path)
     (tmp_path / "validation.parquet").rename(tmp_path / f"{name}-00000-of-00001.parquet")
@@ -272,13 +272,9 @@ def _larger_validation(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no training split": (_remove("train.parquet"), ("no train split", "train*.parquet", "validation.parquet")),
-    "no validation split": (
-        _remove("validation.parquet"),
-        ("no validation split", "validation*.parquet", "val*.parquet", "test*.parquet", "found train.parquet"),
-    ),
     "no file at all": (
         lambda folder: [file.unlink() for file in folder.iterdir()],
-        ("for labelled images expected", "a folder with train/CLASS/ and val/CLASS/", "found nothing."),
+        ("for labelled images expected", "a folder with CLASS/, or with train/CLASS/ and val/CLASS/", "found nothing."),
     ),
     "not parquet": (
         lambda folder: (folder / "train.parquet").write_bytes(b"no parquet"),
@@ -288,7 +284,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda folder: (folder / "train.parquet").write_bytes((folder / "train.parquet").read_bytes()[:300]),
         ("train.parquet", "not a valid parquet file"),
     ),
-    "wrong columns": (_only_labels, ("train.parquet", "'image' and 'label'", "label, text")),
+    "wrong columns": (_only_labels, ("train.parquet", "no column of label, text names images", "--image-column")),
     "truncated image": (
         _three([encoded(picture(0)), encoded(picture(1))[:60]]),
         ("train.parquet, row 1", "truncated or unreadable image"),
@@ -296,29 +292,46 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no image": (_three([b"text"]), ("train.parquet, row 0", "truncated or unreadable image")),
     "no image bytes": (_three([encoded(picture(0)), None]), ("train.parquet, row 1", "no image bytes")),
     "empty image bytes": (_three([b""]), ("train.parquet, row 0", "no image bytes")),
-    "negative label": (_three(labels=[0, 1, -1]), ("train.parquet, row 2", "as label, got -1")),
-    "missing label": (_three(labels=[0, None, 1]), ("train.parquet, row 1", "as label, got None")),
-    "label that is no number": (_three(labels=["0", "1", "2"]), ("train.parquet, row 0", "as label, got '0'")),
+    "negative label": (
+        _three(labels=[0, 1, -1]),
+        ("train.parquet, row 2", "expected a label from 0 to 2 (one per class name), got -1"),
+    ),
+    "missing label": (
+        _three(labels=[0, None, 1]),
+        ("train.parquet, row 1", "expected a label from 0 to 2 (one per class name), got None"),
+    ),
+    "label that is no number": (
+        _three(labels=["0", "1", "2"]),
+        ("train.parquet, row 0", "expected a label from 0 to 2 (one per class name), got '0'"),
+    ),
     "label beyond the names": (
         _three(labels=[0, 1, 3]),
-        ("train.parquet", "labels below 3 (one per class name), got 3"),
+        ("train.parquet, row 2", "expected a label from 0 to 2 (one per class name), got 3"),
     ),
-    "one class": (_three(labels=[1, 1, 1]), ("train.parquet", "all 3 images have one class", "at least two")),
-    "empty class": (_three(labels=[0, 2, 2]), ("no train image of class", "(1 of 3 classes are empty)")),
+    "one class": (
+        _three(labels=[1, 1, 1]),
+        ("validation.parquet has 1 image of class ant, train.parquet has none", "--class-names"),
+    ),
+    "class without train images": (
+        _three(labels=[0, 2, 2]),
+        ("validation.parquet has 1 image of class bee, train.parquet has none", "--class-names"),
+    ),
     "no rows": (
         lambda folder: write_split(folder / "train.parquet", [], pa.array([], pa.int64())),
-        ("train.parquet", "0 images"),
+        ("train.parquet: expected images, got none",),
     ),
     "several sizes": (
         _three([encoded(picture(0, 6, 9))]),
         ("train.parquet, row 1", "6x6", "row 0 is 9x6", "image_size"),
     ),
     "splits of different sizes": (_larger_validation, ("(6, 6)", "(7, 9)", "image_size")),
-    "splits of different classes": (_other_classes, ("different classes", "'cat'", "'dog'")),
-    "splits with classes in another order": (_other_order, ("different classes", "another order")),
+    "splits of different classes": (
+        _other_classes,
+        ("class dog is in validation.parquet only, cat in train.parquet only. Give both one name",),
+    ),
     "broken validation": (
         _three(labels=[0, -2, 1], file="validation"),
-        ("validation.parquet, row 1", "as label, got -2"),
+        ("validation.parquet, row 1", "expected a label from 0 to 2 (one per class name), got -2"),
     ),
 }
 
@@ -351,10 +364,24 @@ def test_image_size_resizes_images_of_different_sizes(tmp_path: Path, break_it: 
     assert dataset.train.pixels.shape[1:] == dataset.validation.pixels.shape[1:] == (3, 5, 5)
 
 
-def test_file_instead_of_folder_rejected(tmp_path: Path) -> None:
-    make_folder(tmp_path)
-    with pytest.raises(DataError, match=r"train\.parquet' is a file; for labelled images expected digits, .* a folder"):
-        load_dataset(tmp_path / "train.parquet")
+def test_classes_of_validation_are_aligned_by_name(tmp_path: Path) -> None:
+    _other_order(make_folder(tmp_path))
+    dataset = load_dataset(tmp_path)
+    assert dataset.classes == ("ant", "bee", "cat")
+    assert dataset.validation.labels.tolist() == [2, 1, 0]
+
+
+def test_one_file_is_divided(tmp_path: Path) -> None:
+    write_split(tmp_path / "x.parquet", [encoded(picture(i)) for i in range(10)], [0, 1] * 5, names=["ant", "bee"])
+    dataset = load_dataset(tmp_path / "x.parquet")
+    assert (len(dataset.train), len(dataset.validation)) == (8, 2)
+    assert sorted(dataset.validation.labels.tolist()) == [0, 1]
+
+
+def test_other_files_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a")
+    with pytest.raises(DataError, match=r"train\.txt' is a file; for labelled images expected digits, .* a folder"):
+        load_dataset(tmp_path / "train.txt")
 
 
 def test_missing_folder_rejected(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Images with masks: found in every supported layout, each with its own mask, or rejected by name."""
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from PIL import Image
 
 from gatewise.data import (
     PairSource,
+    Reading,
     SegmentationDataset,
     SegmentationSplit,
     load,
@@ -125,6 +125,62 @@ def test_every_layout_gives_images_in_order_with_their_masks(tmp_path: Path, lay
     assert dataset.train.held == dataset.validation.held == (loading != "stream")
 
 
+def rename(root: Path, image: str, mask: str, folders: tuple[str, str]) -> None:
+    """Rename files of `split_first`, with {} for their number, and move them to folders of other names."""
+    for split in ("train", "val"):
+        for part, name, folder in (("images", image, folders[0]), ("masks", mask, folders[1])):
+            files = sorted((root / split / part).iterdir())
+            (root / split / folder).mkdir(exist_ok=True)
+            for file in files:
+                file.rename(root / split / folder / (name.format(file.stem) + file.suffix))
+            if part != folder:
+                (root / split / part).rmdir()
+
+
+@pytest.mark.situation("masks: named by the usual conventions, in folders of the usual names or side by side")
+@pytest.mark.parametrize(
+    ("image", "mask", "folders"),
+    [
+        ("{}", "{}_mask", ("images", "masks")),
+        ("{}", "{}-mask", ("img", "Masks")),
+        ("{}_image", "{}_seg", ("JPEGImages", "SegmentationClass")),
+        ("{}_sat", "{}_mask", (".", ".")),
+        ("{}", "{}_mask", (".", ".")),
+        ("{}.rf.0ab", "{}.rf.0ab_mask", (".", ".")),
+        ("{}", "{}_GT", ("imgs", "annotations")),
+        ("{}", "{}", ("image", "labels")),
+    ],
+    ids=" ".join,
+)
+def test_masks_are_found_by_usual_names(tmp_path: Path, image: str, mask: str, folders: tuple[str, str]) -> None:
+    rename(split_first(tmp_path), image, mask, folders)
+    dataset = load_pairs(tmp_path)
+    assert numbers(dataset.train) == list(range(6))
+    assert numbers(dataset.validation) == [10, 11, 12]
+    assert dataset.classes == ("0", "1", "2")
+
+
+def test_image_without_mask_beside_it_is_named(tmp_path: Path) -> None:
+    rename(split_first(tmp_path), "{}", "{}_mask", (".", "."))
+    (tmp_path / "train/003_mask.png").unlink()
+    with pytest.raises(
+        DataError, match=r"train/003\.png has no mask: expected .*train/003\* \(1 files have no partner"
+    ):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.situation("masks: polygons of YOLO or COCO instead")
+def test_polygons_are_named_as_what_they_are(tmp_path: Path) -> None:
+    split_first(tmp_path)
+    for split in ("train", "val"):
+        for file in (tmp_path / split / "masks").iterdir():
+            file.with_suffix(".txt").write_text("0 0.1 0.1 0.5 0.5 0.1 0.5")
+            file.unlink()
+        (tmp_path / split / "masks").rename(tmp_path / split / "labels")
+    with pytest.raises(DataError, match=r"train/labels/\*\.txt are YOLO polygons, which are not read; expected masks"):
+        load_pairs(tmp_path)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pairs_are_files_and_have_no_labels(tmp_path: Path, layout: str) -> None:
     train = load_pairs(LAYOUTS[layout](tmp_path)).train
@@ -132,7 +188,7 @@ def test_pairs_are_files_and_have_no_labels(tmp_path: Path, layout: str) -> None
         assert (len(files), hasattr(files, "labels")) == (6, False)
 
 
-@pytest.mark.parametrize("validation", ["validation", "valid", "val", "test"])
+@pytest.mark.parametrize("validation", ["validation", "valid", "val", "dev"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_second_split_has_any_usual_name(tmp_path: Path, layout: str, validation: str) -> None:
     assert numbers(load_pairs(LAYOUTS[layout](tmp_path, validation)).validation) == [10, 11, 12]
@@ -195,12 +251,13 @@ def test_files_may_be_at_any_depth_with_own_suffixes(tmp_path: Path) -> None:
     assert dataset.train.masks.where(1) == str(tmp_path / "train/masks/a/x.1.tif")
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(10, [9]), (19, [9]), (35, [9, 19, 29])])
-def test_every_tenth_pair_of_undivided_folder_is_held_out(tmp_path: Path, count: int, held_out: list[int]) -> None:
-    write_files(tmp_path / "images", tmp_path / "masks", range(count))
+def test_fifth_of_undivided_pairs_is_held_out(tmp_path: Path) -> None:
+    write_files(tmp_path / "images", tmp_path / "masks", range(20))
     dataset = load_pairs(tmp_path)
-    assert numbers(dataset.validation) == held_out
-    assert numbers(dataset.train) == [number for number in range(count) if number not in held_out]
+    held_out = numbers(dataset.validation)
+    assert len(held_out) == 4
+    assert numbers(dataset.train) == [number for number in range(20) if number not in held_out]
+    assert numbers(load_pairs(tmp_path, reading=Reading(split_seed=1)).validation) != held_out
 
 
 def test_folders_with_splits_are_not_divided_again(tmp_path: Path) -> None:
@@ -487,19 +544,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ],
         ("train/images/000.png has no mask", "(12 files have no partner)"),
     ),
-    "no validation split": (
-        _moved("val", "other"),
-        ("{root} has no validation split", "expected train/ and val/", "found other, train"),
-    ),
     "no train split": (_moved("train", "other"), ("{root} has no train split", "found other, val")),
-    "no validation split below images": (
-        lambda root: [path.rename(path.with_name("other")) for path in split_last(root).glob("*/val")],
-        ("{root} has no validation split", "found images, masks"),
-    ),
-    "no parquet validation split": (
-        lambda root: (tables(root) / "val.parquet").unlink(),
-        ("{root} has no validation split", "val*.parquet", "found train.parquet"),
-    ),
     "nothing": (
         lambda root: root.stat(),
         ("{root}: for images with masks expected ", "a folder with images/ and masks/", "found nothing."),
@@ -509,7 +554,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("for images with masks expected voc2007 to voc2012", "found pictures."),
     ),
     "class folders": (
-        lambda root: (root / "train/cat").mkdir(parents=True),
+        lambda root: write_files(root / "train/cat", root / "train/dog", range(2)),
         ("for images with masks expected", "found train. For images with one label set task to classify."),
     ),
     "no folder of masks": (_moved("train/masks", "train/other"), ("{root}/train/masks does not exist",)),
@@ -523,8 +568,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("{root}/train/images has no image files",),
     ),
     "too few to hold out": (
-        lambda root: write_files(root / "images", root / "masks", range(9)),
-        ("{root} has 9 pairs and no splits", "at least 10", "every tenth"),
+        lambda root: write_files(root / "images", root / "masks", range(1)),
+        ("{root}: 1 image in 1 group", "too few to hold out any for validation"),
     ),
     "two images of one name": (
         _second_name,
@@ -594,10 +639,10 @@ def test_missing_folder_rejected(tmp_path: Path) -> None:
         load_pairs(tmp_path / "nowhere")
 
 
-def test_file_instead_of_folder_rejected(tmp_path: Path) -> None:
+def test_one_file_is_divided(tmp_path: Path) -> None:
     tables(tmp_path)
-    with pytest.raises(DataError, match=r"train\.parquet' is a file; for images with masks expected .* a folder"):
-        load_pairs(tmp_path / "train.parquet")
+    dataset = load_pairs(tmp_path / "train.parquet")
+    assert (len(dataset.train), len(dataset.validation)) == (5, 1)
 
 
 @pytest.mark.parametrize("layout", ["train/images", "parquet"])
@@ -612,13 +657,14 @@ def test_masks_as_labels_error_names_task(tmp_path: Path, layout: str) -> None:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of 10,000 pairs, all links to one."""
+    """Return a folder of 10,000 pairs that show one image; decoders ignore the number at the end of each file."""
     root = tmp_path_factory.mktemp("many")
     for part, make in (("images", image_of), ("masks", mask_of)):
         (root / part).mkdir()
-        make(1).save(root / f"{part}.png")
+        content = io.BytesIO()
+        make(1).save(content, format="PNG")
         for number in range(10_000):
-            os.link(root / f"{part}.png", root / part / f"{number:05}.png")
+            (root / part / f"{number:05}.png").write_bytes(content.getvalue() + str(number).encode())
     return root
 
 
@@ -643,12 +689,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_10000_pairs_open_by_reading_some_masks(many: Path, opened: list[str]) -> None:
     dataset = load_pairs(many, loading="stream")
-    assert (len(dataset.train), len(dataset.validation)) == (9000, 1000)
+    assert (len(dataset.train), len(dataset.validation)) == (8000, 2000)
     assert dataset.classes == ("0", "1", "2")
     # masks of both splits, headers of their images, and the first pair for validation for its size
     assert opened.count("decoded") == 2 * 256 + 2 * 128 + 2
     assert len(opened) == 2 * opened.count("decoded")
-    assert dataset.validation.images.where(1) == str(many / "images/00019.png")
 
 
 def test_10000_pairs_with_class_names_open_by_reading_one(
@@ -657,7 +702,7 @@ def test_10000_pairs_with_class_names_open_by_reading_one(
     monkeypatch.setattr(load, "_MEMORY_LIMIT", 10_000)
     dataset = load_pairs(many, class_names="a,b,c")
     assert not dataset.train.held
-    assert [name for name in opened if "masks" in name] == [str(many / "masks/00009.png")]
+    assert [name for name in opened if "masks" in name] == [dataset.validation.masks.where(0)]
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_alpha_of_tiff_is_dropped_only_if_opaque(tmp_path: Path, alpha: int) -> 
 def test_transparency_of_png_is_dropped_with_a_note(tmp_path: Path) -> None:
     dataset = load_dataset(folder(tmp_path, ".png", lambda _, __: rgba(0, "PNG")))
     assert dataset.channels == 3
-    assert dataset.notes == ("transparency is dropped (12 of 12 sampled images are not opaque)",)
+    assert "transparency is dropped (12 of 12 sampled images are not opaque)" in dataset.notes
 
 
 @pytest.mark.situation("pixels: arrays of many bands in .npy files")
@@ -176,9 +176,8 @@ def test_deep_images_are_scaled_by_one_range_of_the_training_images(tmp_path: Pa
     assert (low, high) == (pytest.approx(np.percentile(values, 2)), pytest.approx(np.percentile(values, 98)))
     expected = ((np.arange(64) * 65 - low) * 255 / (high - low)).clip(0, 255).round()
     assert dataset.train[0].flatten().tolist() == expected.tolist()
-    (note,) = dataset.notes
+    (note,) = (note for note in dataset.notes if "--value-range" in note)
     assert "values 0 to 4,117" in note
-    assert "--value-range" in note
 
 
 def test_range_is_not_found_per_image(tmp_path: Path) -> None:
@@ -214,7 +213,7 @@ def test_floats_are_scaled_and_what_is_not_finite_becomes_0(tmp_path: Path) -> N
     image = dataset.train[0]
     assert (int(image[0, 0, 0]), int(image[0, 7, 7])) == (0, 255)
     assert 120 < int(image[0, 3, 7]) < 135
-    assert dataset.notes[1].startswith("6 pixels of the sampled images are not finite")
+    assert "6 pixels of the sampled images are not finite and become 0" in dataset.notes
 
 
 def test_8_bit_image_rejected_where_range_is_for_deeper_ones() -> None:
@@ -230,7 +229,7 @@ def test_mixed_depths_are_scaled_by_their_full_range(tmp_path: Path) -> None:
 
     dataset = load_dataset(folder(tmp_path, ".png", make))
     assert {int(value) for index in range(6) for value in dataset.train[index].unique()} == {100}
-    assert "some images have 8 bits, others 16" in dataset.notes[0]
+    assert any(note.startswith("some images have 8 bits, others 16") for note in dataset.notes)
     with pytest.raises(DataError, match="Convert them to one kind"):
         load_dataset(tmp_path, reading=Reading(value_range="0,4095"))
 

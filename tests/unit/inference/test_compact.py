@@ -114,7 +114,7 @@ def test_filters_of_norm_over_channels_are_kept_and_reported() -> None:
     small = gw.compact(net, [images(2)])
     (site,) = small.compaction.sites
     assert (small[3].body[0].out_channels, site.removed) == (8, 0)
-    assert site.kept == "closed filters kept: removing them changes the output of the network"
+    assert site.kept.startswith("closed filters kept: without them the network raises InvalidValueError (GatedChannel")
     assert_close(small(images(2)), net(images(2)), **CLOSE)
 
 
@@ -289,6 +289,17 @@ def test_balanced_filters_are_filled_with_first_closed_ones() -> None:
 def test_constant_gates_of_channels_last_maps_are_removed() -> None:
     gates = ConstantGates([-1, 0, 1], channel_axis=2)
     assert torch.equal(gates(torch.tensor([[[1.0, 2.0]]])), torch.tensor([[[0.0, 1.0, 2.0]]]))
+
+
+@pytest.mark.situation("A conversion replaces layers whose filters a GaterNet gates")
+@pytest.mark.parametrize("conversion", ["SyncBatchNorm after compact"])
+@torch.no_grad()
+def test_closed_filters_stay_closed_when_their_norm_is_converted(conversion: str) -> None:
+    small = gw.compact(gater_net(["basic"], 8, states="11010011", sites="residual"), [images(2)]).eval()
+    expected = small(images(2))
+    assert any(isinstance(module, ConstantGates) for module in small.modules()), conversion
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(small)
+    assert torch.equal(converted(images(2)), expected)
 
 
 def test_flow_stops_where_ungated_map_is_read() -> None:

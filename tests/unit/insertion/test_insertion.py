@@ -630,17 +630,47 @@ def test_check_accepts_all_inputs_of_network() -> None:
     assert gw.insert_gates(TwoInputs(), "gct", after=nn.Conv2d, example=(x, scale)).names == ("conv",)
 
 
+@pytest.mark.parametrize(
+    ("include", "near"),
+    [
+        ("layr4", "'layer4', 'layer4.1', 'layer4.0'"),
+        (r"^layer9\\.", "'layer4', 'layer3', 'layer2'"),
+        ("layer1.0.con1", "'layer1.0.conv1', 'layer4.0.conv1', 'layer3.0.conv1'"),
+        (["fc"], "'conv1', 'layer1.0.conv1', 'layer1.0.conv2'"),
+        ([], "'conv1', 'layer1.0.conv1', 'layer1.0.conv2'"),
+        ("zzz", "'conv1', 'layer1.0.conv1', 'layer1.0.conv2'"),
+    ],
+)
+def test_include_that_matches_nothing_is_told_nearest_names(include: str | list[str], near: str) -> None:
+    with pytest.raises(ValueError, match="matches none of the 20 layers that have one") as error:
+        gw.insert_gates(network("resnet18"), "gct", include=include)
+    assert str(error.value).endswith(f"The nearest names are {near}.")
+
+
+def test_unknown_layer_is_told_few_names() -> None:
+    with pytest.raises(ValueError, match="unknown layer 'conv99'") as error:
+        gw.insert_gates(network("resnet18"), "gct", exclude=["conv99"])
+    assert str(error.value).count("'") <= 14
+    assert "'conv1'" in str(error.value)
+    assert str(error.value).endswith("in all). Did you mean 'conv1'?")
+
+
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_match_rejected_with_reasons_and_next_step() -> None:
-    with pytest.raises(ValueError, match=r"no place for se in DenseNet.*Choose another place, for example") as error:
+    with pytest.raises(ValueError, match="no place for se in DenseNet") as error:
         gw.insert_gates(network("densenet121"), "se", example=image())
-    assert "the network has no such place" in str(error.value)
-    with pytest.raises(ValueError, match=r"no place for gct in Sequential \(0: not in include; 2: not in include\)"):
-        gw.insert_gates(chain(), "gct", include="layer9")
-    with pytest.raises(ValueError, match="no place for gct"):
-        gw.insert_gates(chain(), "gct", include=[])
+    assert "(the network has no such place). Choose a place that it has: se@before_conv (120), se@inner" in str(
+        error.value
+    )
+    with pytest.raises(ValueError, match=r"no place for gct in Sequential \(0: in exclude; 2: in exclude\)\. Change"):
+        gw.insert_gates(chain(), "gct", exclude=["0", "2"])
+    linear = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match=r"\(it has no convolution\)\. Gates act on feature maps \(N, C, \*S\)"):
+        gw.insert_gates(linear, "gct")
+    with pytest.raises(ValueError, match=r"\(it has no layer of the given types\)\. Choose .*gct@before_conv \(2\)"):
+        gw.insert_gates(chain(), "gct", before=nn.Conv3d)
     with pytest.raises(ValueError, match="no place for gct"):
         gw.insert_gates(chain(), "gct", before=())
 
@@ -782,7 +812,10 @@ def test_unreadable_choices_rejected(options: dict[str, Any], message: str) -> N
 
 def test_insertion_repr_is_one_line() -> None:
     insertion = gw.insert_gates(gw.make_model("resnet20"), "gct", exclude=["conv1"])
-    assert repr(insertion) == "Insertion(20 gates in CifarResNet, 1 skipped)"
+    assert repr(insertion) == "Insertion(gct at before_conv: 20 gates in CifarResNet, 1 skipped)"
+    insertion.undo()
+    one = gw.insert_gates(insertion.model, "gct:mode=l1", before=nn.Conv2d, include=["conv1"])
+    assert repr(one) == "Insertion(gct:mode=l1 before Conv2d: 1 gate in CifarResNet, 20 skipped)"
 
 
 def test_network_without_place_error_uses_words_of_gate() -> None:

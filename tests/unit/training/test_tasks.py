@@ -39,11 +39,12 @@ def ranked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("ranked")
 def test_registered_task_is_listed_with_its_score() -> None:
-    assert task_names() == ("classify", "ranked", "segment")
+    assert task_names() == ("classify", "multilabel", "ranked", "regress", "segment")
     assert task_class("ranked") is Ranked
     assert score_named("distance").title == "mean distance"
     assert registry.summaries() == (
-        "classify (one class per image), ranked (one rank per image) or segment (one class per pixel)"
+        "classify (one class per image), multilabel (any number of classes per image), ranked (one rank per image), "
+        "regress (numbers per image) or segment (one class per pixel)"
     )
 
 

@@ -1,53 +1,57 @@
-"""Images in class folders: train/CLASS/*.jpg and val/CLASS/*.jpg, as torchvision's ImageFolder reads them."""
-
-import os
+"""Images in class folders: CLASS/*.jpg, or train/CLASS/*.jpg and val/CLASS/*.jpg, at any depth below the class."""
 
 from gatewise import errors
-from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.sources.registry import SPLITS, LabelledSource, LabelledSplit, register_source
-from gatewise.data.tables import class_names
+from gatewise.core import _validation
+from gatewise.data.folders import EncodedFiles, Location, counted
+from gatewise.data.layout import class_folders, inner, split_folders
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
 
-@register_source("class_folders", help="a folder with train/CLASS/ and val/CLASS/", order=60)
+@register_source("class_folders", help="a folder with CLASS/, or with train/CLASS/ and val/CLASS/", order=60)
 class ClassFolders(LabelledSource):
-    """A folder with files SPLIT/CLASS/*; the folder of the validation split may have any name in `SPLITS`."""
+    """A folder with images in CLASS/ or SPLIT/CLASS/; `SPLIT_WORDS` has the names of splits."""
 
     def matches(self, location: Location) -> bool:
-        return any(location.has_folder(name) for names in SPLITS.values() for name in names)
+        return location.is_folder and (bool(split_folders(location)) or len(class_folders(location)) > 1)
 
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
-        splits: dict[str, LabelledSplit] = {}
-        for split, names in SPLITS.items():
-            name = next((name for name in names if location.has_folder(name)), None)
-            if name is None:
-                expected = " or ".join(f"{name}/" for name in names)
-                raise errors.DataError(
-                    f"{location} has no {split} split: expected {expected} with class folders, found "
-                    f"{location.content()}."
-                )
-            splits[split] = _read_split(location, name)
-        return splits
+        folders = split_folders(location)
+        if not folders:
+            return {"train": _read_split(location)}
+        if "train" not in folders:
+            raise errors.DataError(
+                f"{location} has no train split: expected train/ with class folders, found {location.content()}."
+            )
+        if "test" in folders and not class_folders(location, folders["test"]):
+            location.say(f"{folders['test']}/ has no class folders and is not used")
+            del folders["test"]
+        return {split: _read_split(location, name) for split, name in folders.items()}
 
 
-def _read_split(location: Location, split: str) -> LabelledSplit:
-    folder, classes = location.path / split, tuple(location.folders(split))
-    if not classes:
-        raise errors.DataError(f"{folder}: Couldn't find any class folder in {folder}.")
-    singular = {name.lower().rstrip("s") for name in classes}
+def _read_split(location: Location, *below: str) -> LabelledSplit:
+    """Return the images of one split, or of the whole location."""
+    shown = "".join(f"{name}/" for name in below)
+    grouped = location.images_by_folder(*inner(location, *below))
+    loose = grouped.pop("")
+    images = {name: files for name, files in grouped.items() if files}
+    if not images:
+        raise errors.DataError(
+            f"{location}: {shown} has {counted(len(loose), 'image')} and no class folders; expected {shown}CLASS/ "
+            f"(for labels in a table, give the table as --data)."
+        )
+    singular = {name.lower().rstrip("s") for name in images}
     if singular <= _OF_MASKS | {"image", "img"} and singular & _OF_MASKS:
         raise errors.DataError(
-            f"{folder}: expected one folder per class, with images of that class, found folders of images and masks "
-            f"({', '.join(classes)}). For masks set task to segment."
+            f"{location.path / shown}: expected one folder per class, with images of that class, found folders of "
+            f"images and masks ({', '.join(images)}). For masks set task to segment."
         )
-    images: dict[str, list[str]] = {name: [] for name in classes}
-    for file in location.images(split):
-        name, _, inside = file.removeprefix(f"{folder}{os.sep}").partition(os.sep)
-        if inside:
-            images[name].append(file)
-    if empty := [name for name, files in images.items() if not files]:
-        raise errors.DataError(f"{folder}: Found no valid file for the classes {', '.join(empty)}.")
+    if empty := [f"{shown}{name}/" for name, files in grouped.items() if not files]:
+        location.say(f"no images in {_validation.listed(empty, 5)}: no class")
+    if loose:
+        location.say(f"{counted(len(loose), 'image')} next to the class folders of {shown or location} not used")
     labels = [label for label, files in enumerate(images.values()) for _ in files]
-    names = class_names(str(folder), labels, classes)
-    return LabelledSplit(EncodedFiles([file for files in images.values() for file in files]), labels, names)
+    return LabelledSplit(
+        EncodedFiles([file for files in images.values() for file in files]), labels, tuple(images), shown=shown
+    )

@@ -10,56 +10,63 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
+from gatewise.data.layout import split_of
 from gatewise.data.masks import named_classes
-from gatewise.data.sources.registry import (
-    SPLITS,
-    LabelledSource,
-    LabelledSplit,
-    MaskedSource,
-    MaskedSplit,
-    register_source,
-)
-from gatewise.data.tables import IMAGE_COLUMNS, MASK_COLUMNS, EncodedRows, check_labels, class_names, columns
+from gatewise.data.reading import Reading
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, MaskedSplit, register_source
+from gatewise.data.tables import IMAGE_COLUMNS, MASK_COLUMNS, EncodedRows, columns, further_columns
 
 
-@register_source("parquet", help="a folder with train*.parquet and val*.parquet", order=50)
+@register_source("parquet", help="a folder with train*.parquet, and val*.parquet if it is divided", order=50)
 class Parquet(LabelledSource, MaskedSource):
-    """A folder with parquet files at any depth: train*, and validation*, valid*, val* or test*.
+    """A folder with parquet files at any depth, whose names begin with the name of a split; or one parquet file.
 
     The encoded images are kept in memory; `hub:FOLDER`, which memory-maps them, is for larger data.
     """
 
     def matches(self, location: Location) -> bool:
-        return location.is_folder and bool(location.with_suffix(".parquet"))
+        return bool(_files(location))
 
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
-        return {split: _labelled(_split_files(location, split)) for split in SPLITS}
+        return {split: _labelled(files, location) for split, files in _split_files(location).items()}
 
     def read_masked(self, location: Location) -> dict[str, MaskedSplit]:
         classes = named_classes(location.path)
-        return {split: _masked(_split_files(location, split), classes) for split in SPLITS}
+        return {split: _masked(files, classes) for split, files in _split_files(location).items()}
 
 
-def _split_files(location: Location, split: str) -> list[Path]:
-    """Return the files of a split: those with the first prefix in `SPLITS` that has files."""
-    files = location.with_suffix(".parquet")
-    for prefix in SPLITS[split]:
-        if chosen := [file for file in files if file.name.startswith(prefix)]:
-            return chosen
-    expected = " or ".join(f"{prefix}*.parquet" for prefix in SPLITS[split])
-    found = _validation.listed([file.name for file in files], most=5)
-    raise errors.DataError(f"{location} has no {split} split: expected {expected}, found {found}.")
+def _files(location: Location) -> list[Path]:
+    """Return the parquet files at a location, which may be one itself."""
+    if location.is_folder:
+        return location.with_suffix(".parquet")
+    return [location.path] if location.text.lower().endswith(".parquet") and location.path.is_file() else []
 
 
-def _labelled(files: list[Path]) -> LabelledSplit:
-    parts = [_read_file(file) for file in files]
+def _split_files(location: Location) -> dict[str, list[Path]]:
+    """Return the files of each split; files without the name of a split are train if no file has one."""
+    files = _files(location)
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        if (split := split_of(file.name.removesuffix(".parquet"))) is not None:
+            splits.setdefault(split, []).append(file)
+    if not splits:
+        return {"train": files}
+    if "train" not in splits:
+        found = _validation.listed([file.name for file in files], most=5)
+        raise errors.DataError(f"{location} has no train split: expected train*.parquet, found {found}.")
+    return splits
+
+
+def _labelled(files: list[Path], location: Location) -> LabelledSplit:
+    parts = [_read_file(file, location.reading) for file in files]
     names = parts[0][2]
     for file, part in zip(files, parts, strict=True):
         if part[2] != names:
             raise errors.DataError(f"{file}: expected the same class names in the same order as in {files[0]}.")
     tables = [(str(file), part[0]) for file, part in zip(files, parts, strict=True)]
     labels = [label for part in parts for label in part[1]]
-    return LabelledSplit(EncodedRows(tables), labels, class_names(str(files[0]), labels, names))
+    columns = {name: [cell for part in parts for cell in part[3][name]] for name in parts[0][3]}
+    return LabelledSplit(EncodedRows(tables), labels, names, columns, shown=files[0].name)
 
 
 def _read_table(file: Path) -> Any:
@@ -68,13 +75,12 @@ def _read_table(file: Path) -> Any:
         return parquet.read_table(file)
 
 
-def _read_file(file: Path) -> tuple[Any, list[int], tuple[str, ...]]:
-    """Return the image column, labels and class names of one parquet file; the names are () if it has none."""
+def _read_file(file: Path, reading: Reading) -> tuple[Any, list[Any], tuple[str, ...], dict[str, list[Any]]]:
+    """Return image column, labels, class names and further columns of one parquet file; the names are () without."""
     table = _read_table(file)
-    image, label = columns(str(file), table.column_names)
-    labels = table[label].to_pylist()
-    check_labels(str(file), labels)
-    return table[image], labels, _metadata_names(str(file), table, label)
+    image, label = columns(str(file), table.column_names, reading)
+    further = {name: table[name].to_pylist() for name in further_columns(table.column_names, reading)}
+    return table[image], table[label].to_pylist(), _metadata_names(str(file), table, label), further
 
 
 def _metadata_names(where: str, table: Any, label: str) -> tuple[str, ...]:
@@ -103,7 +109,7 @@ def _masked(files: list[Path], classes: tuple[str, ...]) -> MaskedSplit:
     if not any(len(table) for _, table in tables):
         raise errors.DataError(f"{files[0]} has no rows; expected images and masks.")
     images, masks = map(EncodedRows, parts)
-    return MaskedSplit(images, masks, classes)
+    return MaskedSplit(images, masks, classes, shown=files[0].name)
 
 
 def _column(where: str, table: Any, what: str, known: tuple[str, ...]) -> str:

@@ -8,9 +8,9 @@ finds its source here.
 import functools
 import importlib.metadata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, TypeVar
 
 from gatewise import errors
 from gatewise.core import _validation
@@ -20,7 +20,6 @@ from gatewise.data.images import EncodedSource
 from gatewise.data.labels import LabelledSplit as LabelledSplit
 
 PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
-SPLITS: dict[str, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "val", "test")}
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,20 @@ class MaskedSplit:
         images: encoded image files.
         masks: encoded mask files, in the same order.
         classes: names of the classes, in the order of the values in masks; () if they are not known.
+        columns: further columns of a table, by name.
+        shown: the split in messages, such as val/; "" is its name.
     """
 
     images: EncodedSource
     masks: EncodedSource
     classes: tuple[str, ...] = ()
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Sequence[Any]])
+    shown: str = ""
+
+    def of(self, chosen: Sequence[int]) -> "MaskedSplit":
+        """Return the pairs with these indices."""
+        columns = {name: [values[index] for index in chosen] for name, values in self.columns.items()}
+        return replace(self, images=self.images.subset(chosen), masks=self.masks.subset(chosen), columns=columns)
 
 
 class Source(ABC):
@@ -84,7 +92,7 @@ class MaskedSource(Source):
 
     @abstractmethod
     def read_masked(self, location: Location) -> Mapping[str, MaskedSplit]:
-        """Return the splits, "train" and "validation"; raise `DataError` if they cannot be read."""
+        """Return the splits, as for labelled images; raise `DataError` if they cannot be read."""
 
 
 _registry: dict[str, Source] = {}
@@ -128,6 +136,12 @@ def describe_sources(kind: type[Source]) -> str:
     """Return what to give as `--data` for labelled images or for images with masks, as a list in words."""
     *most, last = [source.help for source in _sources(kind)]
     return f"{', '.join(most)}, or {last}"
+
+
+def has_source(location: Location, kind: type[Source]) -> bool:
+    """Return whether a source of a kind matches a location."""
+    _load_plugins()
+    return any(source.matches(location) for source in _sources(kind))
 
 
 def find_source(location: Location, kind: type[Kind]) -> Kind:

@@ -1,6 +1,6 @@
 """Before convolutions: the input of every convolution."""
 
-from gatewise.core.layer_types import CONVOLUTIONS, LAZY_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
+from gatewise.core.layer_types import CONVOLUTIONS, LAZY_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, spatial_axes
 from gatewise.graph.graph import Graph, own_layers
 from gatewise.graph.place import Place, Places
 from gatewise.graph.places.registry import register_place
@@ -16,5 +16,5 @@ def before_conv(graph: Graph) -> Places:
         elif isinstance(layer, TRANSPOSED_CONVOLUTIONS):
             places.skip(name, "a transposed convolution; select it with before= to gate it")
         elif isinstance(layer, CONVOLUTIONS):
-            places.found.append(Place(name, "input", layer.in_channels, layer.weight.dim() - 2))
+            places.found.append(Place(name, "input", layer.in_channels, spatial_axes(layer)))
     return places

@@ -37,6 +37,6 @@ def context(graph: Graph) -> Places:
 def context_stages(graph: Graph) -> Places:
     """Return the residual ends of the stages that a `ContextPlace` names."""
     marked = {path for layer in graph.modules.values() if isinstance(layer, ContextPlace) for path in layer.stages}
-    places = residual_end(graph)
+    places = residual_end(graph).settled()
     places.found = [place for place in places.found if place.layer in marked]
     return places

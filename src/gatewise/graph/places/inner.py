@@ -19,36 +19,51 @@ def inner(graph: Graph) -> Places:
     for op in graph.operations:
         if not (op.is_map and len(op.consumers) == 1 and op.consumers[0].is_cross_channel):
             continue
-        if not _private_filters(op):
-            places.skip(op.where, "its channels are also used by another layer, or are not produced by a convolution")
+        if reason := _why_not_private(op):
+            places.skip(op.where, reason.removesuffix(f" ({op.where})"))
             continue
         spot = _before_own_gate(before_dropout(op))
-        place = graph.output_at(spot) or graph.input_at(spot)
-        places.take(place, op.where, "no module that is called exactly once starts or ends here")
+        places.take(graph.output_at(spot) + graph.input_at(spot), op.where, "no layer starts or ends at its map")
     return places
 
 
-def _private_filters(op: Op) -> bool:
-    """Return whether only `op` uses the filters that produce its channels, through per-channel operations."""
+_NO_FILTERS = {
+    "input": "its channels are those of the network's input",
+    "cat": "its channels are a concatenation of maps",
+    "add": "its channels are a sum of maps",
+    "mixing": "its channels are mixed before they are read",
+}
+
+
+def _why_not_private(op: Op) -> str:
+    """Return why closing a filter would not only change what `op` gives to its consumer, or ''.
+
+    The filters must reach `op` through operations on each channel, and no other layer may read them on the way.
+    """
     if op.is_cross_channel:
-        return True
+        return ""
     if op.ends_filters:
-        return False
+        return f"{_NO_FILTERS[op.kind]} ({op.where})" if op.kind != "input" else _NO_FILTERS[op.kind]
     sources = [source for source in op.inputs if source.is_map and source.channels == op.channels]
-    return bool(sources) and all(_leads_only_to(op, source) and _private_filters(source) for source in sources)
+    for source in sources:
+        reader = _other_reader(op, source)
+        why = f"its channels are read elsewhere too ({reader.described})" if reader else _why_not_private(source)
+        if why:
+            return why
+    return "" if sources else f"its channels are rearranged from another shape ({op.where})"
 
 
-def _leads_only_to(end: Op, source: Op) -> bool:
-    """Return whether every path from `source` leads to `end`; an SE block uses its input twice."""
+def _other_reader(end: Op, source: Op) -> Op | None:
+    """Return an operation to which a path from `source` leads past `end`; an SE block uses its input twice."""
     seen, unread = {source, end}, deque([source])
     while unread:
         op = unread.popleft()
         if op.index > end.index:
-            return False
+            return op
         new = [consumer for consumer in dict.fromkeys(op.consumers) if consumer not in seen]
         seen.update(new)
         unread.extend(new)
-    return True
+    return None
 
 
 def before_dropout(op: Op) -> Op:

@@ -97,4 +97,4 @@ def find_places(model: nn.Module | Graph, place: str, example: Example = None) -
     [('1', 'output', 8)]
     """
     graph = Graph.of("find_places", model, example)
-    return place_kind(place).rule(graph)
+    return place_kind(place).rule(graph).settled()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gatewise.graph.graph import Graph
-from gatewise.graph.place import Place, Places
+from gatewise.graph.place import Places, Spot
 from gatewise.graph.places.inner import before_dropout
 from gatewise.graph.places.registry import register_place
 from gatewise.graph.trace import Op
@@ -32,8 +32,7 @@ def residual_end(graph: Graph) -> Places:
         if reason := _why_no_shortcut(between, shallow, deep):
             places.skip(op.where, reason)
             continue
-        place = _branch_end(deep, graph)
-        places.take(place, op.where, "no module that is called exactly once ends the branch")
+        places.take(_branch_end(deep, graph), op.where, "no layer ends the branch")
     return places
 
 
@@ -65,13 +64,14 @@ def _depth(between: list[Op], end: Op, counts: Callable[[Op], bool]) -> int:
     return depths.get(end.index, 0)
 
 
-def _branch_end(op: Op, graph: Graph) -> Place | None:
-    """Return the output of the last layer of a branch, before any scaling, dropout or permutation."""
+def _branch_end(op: Op, graph: Graph) -> list[Spot]:
+    """Return the outputs of the last layers of a branch, before any scaling, dropout or permutation, last first."""
+    spots: list[Spot] = []
     while True:
         op = before_dropout(op)
-        place = graph.output_at(op) if op.is_map else None
-        if place is not None or len(op.inputs) != 1 or op.kind in {"conv", "linear", "norm", "mixing"}:
-            return place
+        spots += graph.output_at(op) if op.is_map else []
+        if len(op.inputs) != 1 or op.kind in {"conv", "linear", "norm", "mixing"}:
+            return spots
         if sorted(op.inputs[0].shape) != sorted(op.shape):
-            return None
+            return spots
         op = op.inputs[0]

@@ -1,5 +1,7 @@
 """Stage ends: the last map of each resolution."""
 
+from collections.abc import Iterator
+
 from gatewise.graph.graph import Graph
 from gatewise.graph.place import Places
 from gatewise.graph.places.registry import register_place
@@ -9,15 +11,26 @@ from gatewise.graph.trace import Op
 @register_place("stage_end", where="the last map of each resolution")
 def stage_end(graph: Graph) -> Places:
     """Return the last map of each resolution on the network's trunk, as in timm's `feature_info`."""
-    trunk = _trunk(graph.operations)
     places = Places()
-    for end, following in zip(trunk, [*trunk[1:], None], strict=True):
-        if following is not None and following.spatial_shape == end.spatial_shape:
-            continue
-        last = end if following is None else _before_reduction(trunk, end, graph.operations)
-        place = graph.output_at(last) or graph.input_at(last)
-        places.take(place, last.where, "no module that is called exactly once ends the stage")
+    for operations in _from_each_input(graph.operations):
+        trunk = _trunk(operations)
+        for end, following in zip(trunk, [*trunk[1:], None][: len(trunk)], strict=True):
+            if following is not None and following.spatial_shape == end.spatial_shape:
+                continue
+            last = end if following is None else _before_reduction(trunk, end, operations)
+            places.take(graph.output_at(last) + graph.input_at(last), last.where, "no layer ends the stage")
     return places
+
+
+def _from_each_input(operations: list[Op]) -> Iterator[list[Op]]:
+    """Yield the operations that depend on each input: a siamese network has a trunk for each of its images."""
+    for start in operations:
+        if start.kind == "input":
+            reached = {start}
+            for op in operations:
+                if not reached.isdisjoint(op.inputs):
+                    reached.add(op)
+            yield [op for op in operations if op in reached]
 
 
 def _trunk(operations: list[Op]) -> list[Op]:
@@ -36,7 +49,7 @@ def _trunk(operations: list[Op]) -> list[Op]:
 
 def _before_reduction(trunk: list[Op], end: Op, operations: list[Op]) -> Op:
     """Return the last map of the trunk before the block that changes the resolution (it belongs to the next stage)."""
-    later = (op for op in operations[end.index + 1 :] if op.is_map and len(op.shape) == len(end.shape))
+    later = (op for op in operations if op.index > end.index and op.is_map and len(op.shape) == len(end.shape))
     reduction = next(op for op in later if op.spatial_shape != end.spatial_shape)
     for call in reduction.calls:  # outermost first
         inside = [op for op in operations if call in op.calls]

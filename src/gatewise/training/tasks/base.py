@@ -67,6 +67,9 @@ class Score:
         return self.number(value) + self.unit
 
 
+ACCURACY = Score("accuracy", "accuracy")
+
+
 class BatchResults(ABC):
     """Accumulates the results of one evaluation, batch by batch.
 
@@ -106,7 +109,10 @@ class BatchResults(ABC):
 
     @abstractmethod
     def results(self) -> dict[str, Any]:
-        """Return the main score under its name, further scores, and the loss, as JSON values."""
+        """Return every score of the task under its name, and the loss, as JSON values.
+
+        Entries that end in _by_class are mappings from class names to scores, None where a score is undefined.
+        """
 
     @abstractmethod
     def record(self) -> dict[str, Tensor]:
@@ -126,8 +132,8 @@ class Task(ABC):
         name: name in the registry.
         summary: what the network predicts, in a few words.
         scores: the scores by which a run can be judged; the first is the main score unless `score` says otherwise.
-        labels: what a label is: "class" (an index for each image), "classes" (0 or 1 for each class) or "number" (one or
-            more for each image); `gatewise.data.labels.targets` describes the tensors.
+        labels: what a label is: "class" (an index for each image), "classes" (0 or 1 for each class) or "number" (one
+            or more for each image); `gatewise.data.labels.targets` describes the tensors.
         pipeline_tag: task on the Hugging Face Hub.
         latency_batch: batch size of the second latency that a comparison measures.
         class_per_image: whether each image has a class, so that statistics by class of the image make sense.
@@ -135,7 +141,11 @@ class Task(ABC):
         any_size: whether images may have any size; otherwise they have the size of the training.
         files: what `prediction` writes to files, as a plural such as "masks", or "".
         output: name of the network's output in exported files.
-        classes: class names, in the order of the labels.
+        outputs_are: what the outputs stand for, as a plural.
+        hit: what `hits` measures.
+        use: a line of Python, for the model card, after `logits` have been computed; "" for none.
+        classes: class names, in the order of the labels; or names of numbers.
+        metric: the score that the user chose, or None.
         mix: function that mixes the images and labels of a training batch pairwise, or None.
     """
 
@@ -150,9 +160,13 @@ class Task(ABC):
     any_size: ClassVar[bool] = False
     files: ClassVar[str] = ""
     output: ClassVar[str] = "logits"
+    outputs_are: ClassVar[str] = "classes"
+    hit: ClassVar[Score] = ACCURACY
+    use: ClassVar[str] = ""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
+        self.metric: Score | None = None
         self.mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
     @classmethod
@@ -179,9 +193,14 @@ class Task(ABC):
     # Training
 
     @property
+    def default_score(self) -> Score:
+        """The main score unless another is chosen."""
+        return self.scores[0]
+
+    @property
     def score(self) -> Score:
         """The main score."""
-        return self.scores[0]
+        return self.metric or self.default_score
 
     @property
     def outputs(self) -> int:
@@ -204,8 +223,31 @@ class Task(ABC):
         """Return the predicted labels, of the shape of the labels."""
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return for each image whether its prediction is correct, or to which fraction, (N,)."""
+        """Return for each image whether its prediction is correct, to which fraction, or how wrong it is, (N,)."""
         return self.predicted(logits) == labels
+
+    def constant(self, dataset: Dataset | SegmentationDataset) -> tuple[str, Tensor] | None:  # noqa: ARG002
+        """Return the best answer that is the same for all images, from the training labels, or None.
+
+        Returns:
+            The answer in words, and the logits that give it, (outputs,).
+        """
+        return None
+
+    def advice(self, dataset: Dataset | SegmentationDataset) -> str:  # noqa: ARG002
+        """Return what the labels suggest to set, such as another metric, as a clause; "" for nothing."""
+        return ""
+
+    def stored(self) -> dict[str, Any]:
+        """Return entries of `config.json` that are needed to read the network's output."""
+        return {}
+
+    def restore(self, config: Mapping[str, Any]) -> None:  # noqa: B027  (most tasks store nothing)
+        """Take over what `stored` returned, from the content of `config.json`."""
+
+    def readable(self, logits: Tensor) -> Tensor:
+        """Return a network's output as exported files give it."""
+        return logits
 
     @abstractmethod
     def new_results(self, device: torch.device) -> BatchResults:
@@ -221,14 +263,15 @@ class Task(ABC):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         """Return what each image contributes to the score, (images, ...), from `BatchResults.record`."""
 
-    def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
+    def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         """Return the difference of the scores with its interval over images.
 
         Args:
             images: results of `by_image`, (seeds, images, ...).
             baseline: the same for the baseline.
+            groups: number of the group of each image, (images,); whole groups are drawn. None draws images.
         """
-        return statistics.image_bootstrap(images, baseline)
+        return statistics.image_bootstrap(images, baseline, groups)
 
     # Prediction
 

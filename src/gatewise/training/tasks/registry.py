@@ -43,7 +43,7 @@ def task_names() -> tuple[str, ...]:
     """Return the names of all registered tasks in alphabetical order.
 
     >>> task_names()
-    ('classify', 'segment')
+    ('classify', 'multilabel', 'regress', 'segment')
     """
     return tuple(sorted(_registry))
 
@@ -61,7 +61,7 @@ def summaries() -> str:
     """Return a list of all tasks with their summaries.
 
     >>> summaries()
-    'classify (one class per image) or segment (one class per pixel)'
+    'classify (one class per image), multilabel (any number of classes per image), ... or segment (one class per pixel)'
     """
     listed = [f"{name} ({_registry[name].summary})" for name in task_names()]
     return " or ".join(filter(None, [", ".join(listed[:-1]), listed[-1]]))
@@ -87,6 +87,12 @@ def main_score(row: Mapping[str, Any]) -> Score:
     return score_named(next(name for name in names if name != "loss"))
 
 
+def score_words() -> str:
+    """Return the names of the scores of each task, the main one first, for help."""
+    listed = [f"{name} {', '.join(score.name for score in _registry[name].scores)}" for name in task_names()]
+    return "; ".join(listed)
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """A task with its options.
@@ -94,6 +100,7 @@ class TaskSpec:
     Attributes:
         kind: class of the task.
         options: options of its constructor and of its `source`, by name.
+        metric: name of the score to judge by; None takes the task's main score.
 
     >>> TaskSpec.parse("segment").kind.summary
     'one class per pixel'
@@ -101,6 +108,7 @@ class TaskSpec:
 
     kind: type[Task]
     options: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False)
+    metric: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -115,8 +123,16 @@ class TaskSpec:
         return cls(kind, options)
 
     def make(self, classes: Sequence[str]) -> Task:
-        """Return the task for the classes of a data set."""
-        return self.kind(classes, **self._of(self.kind.__init__))
+        """Return the task for the classes of a data set.
+
+        Raises:
+            InvalidValueError: an option is out of range, or the task has no such score.
+        """
+        task = self.kind(classes, **self._of(self.kind.__init__))
+        if self.metric is not None:
+            scores = {score.name: score for score in self.kind.scores}
+            task.metric = scores[_validation.check_one_of(f"metric of task {self.kind.name}", self.metric, scores)]
+        return task
 
     def source(self, data: DataSource) -> DataSource:
         """Return where images and labels come from, given the data set."""

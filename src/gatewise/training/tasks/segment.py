@@ -1,7 +1,9 @@
 """Segmentation: one class per pixel."""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from gatewise.training.tasks.base import BatchResults, Score, Task
 from gatewise.training.tasks.registry import register_task
 
 _SHOWN = 5  # classes of a mask that `describe` shows
-_MEAN_IOU, _IOU = Score("miou", "mIoU"), Score("iou", "IoU")
+_MEAN_IOU, _IOU, _DICE = Score("miou", "mIoU"), Score("iou", "IoU"), Score("dice", "Dice")
+_PIXEL_ACCURACY = Score("pixel_accuracy", "pixel accuracy")
 
 
 @register_task("segment")
 class Segmentation(Task):
     """Predict one class per pixel; the score is mIoU, or IoU if there is one class against the background.
+
+    Further scores: Dice, 2 I / (I + U) for the pixels I in the intersection and U in the union of mask and prediction
+    (of the class against the background, else the mean over classes), and the accuracy of pixels.
 
     Args:
         classes: class names.
@@ -37,7 +43,7 @@ class Segmentation(Task):
     """
 
     summary = "one class per pixel"
-    scores = (_MEAN_IOU, _IOU)
+    scores = (_MEAN_IOU, _IOU, _DICE, _PIXEL_ACCURACY)
     pipeline_tag = "image-segmentation"
     latency_batch = 8
     class_per_image = False
@@ -47,6 +53,7 @@ class Segmentation(Task):
 
     def __init__(self, classes: Sequence[str], *, label_smoothing: float = 0.0, class_weights: str = "none") -> None:
         super().__init__(classes)
+        _validation.check_one_of("class_weights of task segment", class_weights, ("none", "median_frequency"))
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
         self.weights: Tensor | None = None
 
@@ -81,8 +88,13 @@ class Segmentation(Task):
         return ModelSpec(SEGMENTER, {"backbone": spec.model, **spec.model_options}, spec.gates)
 
     @property
-    def score(self) -> Score:
+    def default_score(self) -> Score:
         return _IOU if self.outputs == 1 else _MEAN_IOU
+
+    @property
+    def score(self) -> Score:
+        """The main score; IoU and mIoU name the same, that of one class or of several."""
+        return self.default_score if self.metric in (None, _IOU, _MEAN_IOU) else self.metric  # type: ignore[return-value]
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return 1, self.outputs, *size
@@ -116,8 +128,9 @@ class Segmentation(Task):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         return record["overlaps"]
 
-    def bootstrap(self, images: Tensor, baseline: Tensor) -> statistics.Estimate:
-        return statistics.iou_bootstrap(images, baseline, foreground=self.score is _IOU)
+    def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
+        score = partial(overlap_score, self.score, self.outputs == 1)
+        return statistics.redrawn_bootstrap(score, images, baseline, groups)
 
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         pixels = image.pixels()
@@ -192,9 +205,13 @@ class _SegmentationResults(BatchResults):
             name: None if value != value else value for name, value in zip(self.names, iou.tolist(), strict=True)
         }
         total, count = map(float, torch.stack(self.kept["loss"]).sum(0))
+        everything = torch.cat(self.kept["overlaps"])
+        once = torch.ones(1, len(everything), dtype=torch.float64)
+        dice = float(overlap_score(_DICE, self.binary, everything, once))
         return {
             **score,
-            "pixel_accuracy": float(self.accuracy.compute()),
+            _DICE.name: float("nan") if math.isnan(next(iter(score.values()))) else dice,
+            _PIXEL_ACCURACY.name: float(self.accuracy.compute()),
             "iou_by_class": by_class,
             "loss": total / max(1.0, count),
         }
@@ -215,6 +232,26 @@ def overlaps(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     confusion = cells[labels != IGNORED].bincount(minlength=len(labels) * classes**2).reshape(-1, classes, classes)
     intersection = confusion.diagonal(dim1=1, dim2=2)
     return torch.stack([intersection, confusion.sum(1) + confusion.sum(2) - intersection], 2)
+
+
+def overlap_score(score: Score, binary: bool, values: Tensor, counts: Tensor) -> Tensor:
+    """Return a score of each resample, (resamples,).
+
+    Args:
+        score: the score.
+        binary: whether there is one class against the background.
+        values: intersection and union of each image and class in pixels, (images, K, 2); see `overlaps`.
+        counts: how often each image is drawn, (resamples, images), float64.
+
+    >>> values, once = torch.tensor([[[1, 2], [3, 4]]]), torch.ones(1, 1, dtype=torch.float64)
+    >>> [round(float(overlap_score(score, False, values, once)), 3) for score in (_MEAN_IOU, _DICE, _PIXEL_ACCURACY)]
+    [0.625, 0.762, 0.8]
+    """
+    common, either = (counts @ values.double().flatten(1)).unflatten(-1, values.shape[1:]).unbind(-1)
+    if score is _PIXEL_ACCURACY:
+        return 2 * common.sum(-1) / (common + either).sum(-1)
+    by_class = 2 * common / (common + either) if score is _DICE else common / either  # NaN: neither there nor predicted
+    return by_class[..., 1] if binary else by_class.nanmean(-1)
 
 
 def pixel_loss(

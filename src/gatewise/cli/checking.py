@@ -1,0 +1,53 @@
+"""The check command: what is in a data set, without training."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from gatewise.analysis.overview import overview
+from gatewise.cli.app import Json, app
+from gatewise.cli.training import recipe_flags, with_flags
+from gatewise.core.files import write_atomically, write_json
+from gatewise.data.inventory import take_inventory
+from gatewise.training.options import DataOptions, TaskOptions
+
+CheckFlags: Any = recipe_flags("CheckFlags", DataOptions, TaskOptions)
+
+
+@app.command
+def check(
+    *,
+    out: Path | None = None,
+    flags: Annotated[CheckFlags, Parameter(name="*")] = CheckFlags(),  # noqa: B008  # pyright: ignore
+    json_output: Json = False,
+) -> None:
+    """Say what is in a data set: images by class and split, sizes, copies, leaks and broken files. Nothing is trained.
+
+    Example: gatewise check --data photos --out photos_checked
+
+    Parameters
+    ----------
+    out
+        Folder for overview.svg and overview.png (pictures of each class), split.csv and check.json [not written].
+    flags
+        What the data is and how it is read, as for train.
+    json_output
+        Print the facts as JSON.
+    """
+    recipe = with_flags(None, flags)
+    found = take_inventory(recipe.source)
+    if out is not None:
+        drawing = overview(found)
+        write_atomically(out / "overview.svg", drawing.svg())
+        write_atomically(out / "overview.png", drawing.png())
+        write_json(out / "check.json", found.details)
+        if found.dataset.division is not None:
+            found.dataset.division.write(out)
+    if json_output:
+        print(json.dumps(found.details, indent=2))
+        return
+    for line in found.facts:
+        print(line)
+    print(f"written: {out.resolve()}" if out else "pictures of each class: add --out FOLDER")

@@ -1,0 +1,78 @@
+"""Images that cannot be read: found before a training, named, or left out of all runs alike."""
+
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from torch import Tensor
+
+from gatewise import errors
+from gatewise.data.division import SKIPPED_FILE, ImagesSplit
+from gatewise.data.folders import Location, counted
+from gatewise.data.images import EncodedSource
+from gatewise.data.raster import read_raster
+
+_MOST = 0.05  # fraction of broken images above which something else is wrong
+_THREADS = 8
+AnySplit = TypeVar("AnySplit", bound=ImagesSplit)
+
+
+def broken_images(images: EncodedSource | Tensor) -> dict[int, str]:
+    """Decode all images; return for each that cannot be decoded the error, which begins with its name."""
+    if isinstance(images, Tensor):
+        return {}
+
+    def error_of(index: int) -> str | None:
+        try:
+            read_raster(images.where(index), images.content(index))
+        except errors.DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(error_of, range(len(images)), chunksize=64)
+        return {index: error for index, error in enumerate(found) if error is not None}
+
+
+def without_broken(
+    location: Location, splits: Mapping[str, AnySplit]
+) -> tuple[dict[str, AnySplit], tuple[tuple[str, str], ...]]:
+    """Return the splits without images that cannot be read, and these with their errors, if `on_broken` is "skip".
+
+    Raises:
+        DataError: more than 5 % of the images of a split cannot be read.
+    """
+    if location.reading.on_broken != "skip":
+        return dict(splits), ()
+    kept: dict[str, AnySplit] = {}
+    skipped: list[tuple[str, str]] = []
+    for name, split in splits.items():
+        broken, total = broken_images(split.images), len(split.images)
+        if len(broken) > max(1, _MOST * total):
+            raise errors.DataError(
+                f"{location}: {len(broken):,} of {total:,} images of {split.shown or name} cannot be read, more than "
+                f"{_MOST:.0%}: {next(iter(broken.values()))}"
+            )
+        kept[name] = split.of([index for index in range(total) if index not in broken]) if broken else split
+        skipped += [(error.partition(": ")[0], error.partition(": ")[2]) for error in broken.values()]
+    if skipped:
+        location.say(
+            f"warning: {counted(len(skipped), 'image')} left out: they cannot be read ({skipped[0][0]}; {SKIPPED_FILE} "
+            f"lists them)"
+        )
+    return kept, tuple(skipped)
+
+
+@contextlib.contextmanager
+def counting_broken(images: Sequence[EncodedSource | Tensor]) -> Generator[None]:
+    """If the block fails, look for images that cannot be read, and raise for the first of them, with their number."""
+    try:
+        yield
+    except errors.DataError as error:
+        broken = [message for source in images for message in broken_images(source).values()]
+        if not broken:
+            raise
+        advice = "Remove it" if len(broken) == 1 else f"It is the first of {len(broken):,} such images. Remove them"
+        first = str(error) if str(error) in broken else broken[0]
+        raise errors.DataError(f"{first} {advice}, or add --on-broken skip.") from None

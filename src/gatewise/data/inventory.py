@@ -1,0 +1,183 @@
+"""What a data set holds: images of each class and split, sizes, pixels, duplicates, leaks and broken files."""
+
+# pyright: basic
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from gatewise.core import _validation
+from gatewise.data.division import Division
+from gatewise.data.images import Dataset, EncodedImages, Images
+from gatewise.data.load import DataSource
+from gatewise.data.pairs import SegmentationDataset
+
+_MANY = 12  # classes; with more, only the largest and the smallest are named
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a data set holds.
+
+    Attributes:
+        dataset: the data set; its images are decoded when they are needed.
+        counts: number of images of each class in each split; {} if images have no classes.
+        sizes: number of images of each width and height, in pixels.
+        near: names of pairs of images in different splits that look the same, but are other bytes.
+        broken: name of each image that cannot be read, with the reason.
+    """
+
+    dataset: Dataset | SegmentationDataset
+    counts: dict[str, dict[str, int]]
+    sizes: Counter[tuple[int, int]]
+    near: list[tuple[str, str]]
+    broken: list[tuple[str, str]]
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        dataset, division = self.dataset, self.dataset.division
+        return {
+            "data": dataset.name,
+            "images": {name: len(split) for name, split in _splits(dataset).items()},
+            "classes": list(dataset.classes),
+            "counts": self.counts,
+            "largest_class": self._largest,
+            "sizes": [{"width": w, "height": h, "images": n} for (w, h), n in self.sizes.most_common()],
+            "channels": dataset.channels,
+            "split": {} if division is None else division.details,
+            "leaks": [] if division is None else [list(leak) for leak in division.leaks],
+            "duplicates": 0 if division is None else division.duplicates,
+            "look_alike": [list(pair) for pair in self.near],
+            "broken": [{"image": name, "reason": reason} for name, reason in self.broken],
+            "notes": list(dataset.notes),
+        }
+
+    @property
+    def _largest(self) -> dict[str, Any] | None:
+        """Name and share of the largest class among validation images."""
+        counts = self.counts.get("validation")
+        if not counts or not sum(counts.values()):
+            return None
+        name = max(counts, key=lambda label: counts[label])
+        return {"class": name, "share": counts[name] / sum(counts.values())}
+
+    @property
+    def facts(self) -> list[str]:
+        """One line for each fact."""
+        dataset, division = self.dataset, self.dataset.division
+        splits = ", ".join(f"{len(split):,} {name}" for name, split in _splits(dataset).items())
+        lines = [f"images: {splits}", *self._classes(), *self._sizes()]
+        lines.append(f"channels: {dataset.channels}")
+        if division is not None and division.folder:
+            across = f"{len(division.leaks):,} in another split"
+            example = f" ({self.near[0][0]} and {self.near[0][1]})" if self.near else ""
+            lines.append(f"same bytes: {division.duplicates:,} images have a copy, {across}")
+            lines.append(f"look alike in two splits: {len(self.near):,}{example}")
+        reasons = "".join(f"; {name}: {reason}" for name, reason in self.broken[:3])
+        lines.append(f"cannot be read: {len(self.broken):,}{reasons}")
+        return [*lines, *(note if note.startswith("warning") else f"note: {note}" for note in dataset.notes)]
+
+    def _classes(self) -> list[str]:
+        if not self.counts:
+            names = _validation.listed(list(self.dataset.classes), _MANY)
+            return [f"{'classes of pixels' if isinstance(self.dataset, SegmentationDataset) else 'numbers'}: {names}"]
+        totals = {name: sum(counts[name] for counts in self.counts.values()) for name in self.dataset.classes}
+        order = sorted(totals, key=lambda name: -totals[name])
+        shown = order if len(order) <= _MANY else [*order[: _MANY // 2], *order[-_MANY // 2 :]]
+        lines = [f"classes: {len(order)}" + (", the largest and the smallest:" if len(shown) < len(order) else "")]
+        for name in shown:
+            lines.append(
+                f"  {name}: " + ", ".join(f"{counts[name]:,} {split}" for split, counts in self.counts.items())
+            )
+        if (largest := self._largest) is not None:
+            lines.append(
+                f"always saying {largest['class']} would be right for {100 * largest['share']:.1f} % of validation"
+            )
+        return lines
+
+    def _sizes(self) -> list[str]:
+        if not self.sizes:
+            return []
+        (width, height), count = self.sizes.most_common(1)[0]
+        if len(self.sizes) == 1:
+            return [f"size: {width}x{height}"]
+        widths, heights = ([size[axis] for size in self.sizes] for axis in (0, 1))
+        advice = " (set --image-size)" if isinstance(self.dataset, Dataset) else ""
+        text = (
+            f"sizes: {len(self.sizes):,} different, {min(widths)} to {max(widths)} wide, {min(heights)} to "
+            f"{max(heights)} high, most often {width}x{height} ({count:,}){advice}"
+        )
+        return [text]
+
+
+def take_inventory(source: DataSource) -> Inventory:
+    """Read a data set and look at all of its images; each is decoded once.
+
+    Args:
+        source: the data set; images that cannot be read are counted, and left out of the rest.
+
+    Raises:
+        DataError: the data set cannot be read at all.
+    """
+    reading = replace(source.reading, on_broken="skip")
+    dataset = replace(source, loading="stream", reading=reading, image_size=source.image_size or _SIDE).load()
+    counts: dict[str, dict[str, int]] = {}
+    if isinstance(dataset, Dataset) and dataset.labels != "number":
+        counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}
+    sizes: Counter[tuple[int, int]] = Counter()
+    alike: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name, split in _splits(dataset).items():
+        files = split.images if not isinstance(split, Images | EncodedImages) else getattr(split, "files", None)
+        for index in range(len(split)):
+            picture = split.picture(index)
+            sizes[picture.width, picture.height] += 1
+            if files is not None and (value := difference_hash(picture)) is not None:
+                alike[value].append((name, files.where(index)))
+    division = dataset.division
+    return Inventory(
+        dataset, counts, sizes, _across(alike, division), list(division.skipped) if division is not None else []
+    )
+
+
+_SIDE = 64  # of images while they are counted: any size is read
+_STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding
+
+
+def _splits(dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+def _counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:
+    """Return the number of images of each class, for indices (N,) or 0 and 1 (N, classes)."""
+    counts = labels.bincount(minlength=len(classes)) if labels.ndim == 1 else labels.sum(0)
+    return dict(zip(classes, map(int, counts.tolist()), strict=True))
+
+
+def difference_hash(picture: Any) -> int | None:
+    """Return 64 bits that are equal for pictures that look the same: which of 8 x 8 steps to the right are brighter.
+
+    None for a picture with hardly any steps, which would look like every other such one.
+    """
+    import numpy as np
+
+    steps = np.diff(np.asarray(picture.convert("L").resize((9, 8)), dtype=np.int16), axis=1)
+    if (abs(steps) > _STEP).sum() < _STEPS:
+        return None
+    return int.from_bytes(np.packbits(steps > 0).tobytes(), "big")
+
+
+def _across(alike: dict[int, list[tuple[str, str]]], division: Division | None) -> list[tuple[str, str]]:
+    """Return pairs that look alike, of training and another split, without those of the same bytes."""
+    leaks = {name for leak in (division.leaks if division is not None else ()) for name in leak[:2]}
+    pairs: list[tuple[str, str]] = []
+    for found in alike.values():
+        train = next((name for split, name in found if split == "train"), None)
+        others = [name for split, name in found if split != "train"]
+        if train is not None:
+            pairs += [(train, name) for name in others if not any(name.endswith(leak) for leak in leaks)]
+    return pairs

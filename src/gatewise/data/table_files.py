@@ -1,0 +1,198 @@
+"""Tables that name files of images: CSV, TSV, JSON Lines and parquet; their rows, and the file of each row."""
+
+# pyright: basic
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_json, read_json_lines, read_text
+from gatewise.core.reasons import as_data_error
+from gatewise.core.run_files import CONFIG, RECIPE, RESULTS
+from gatewise.data.folders import EncodedFiles, Location, is_image
+
+_SAMPLE = 100  # rows that tell which column has the images
+_DELIMITERS = {".tsv": "\t", ".csv": ",;\t|"}  # the candidates, the usual one first
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in memory.
+
+    Attributes:
+        file: where it was read from.
+        columns: the cells of each column; an empty cell of text is "".
+    """
+
+    file: Path
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def row(self, index: int) -> str:
+        """Return the name of a row for error messages; that of a CSV is as in a spreadsheet, where 1 is the header."""
+        return f"{self.file.name}, row {index + (2 if self.file.suffix.lower() in _DELIMITERS else 1)}"
+
+    def column(self, name: str) -> list[Any]:
+        """Return the cells of a column; raise `InvalidValueError` if there is none of this name."""
+        _validation.check_one_of(f"column of {self.file.name}", name, self.columns)
+        return self.columns[name]
+
+
+def read_table(file: Path) -> Table:
+    """Read a table.
+
+    A CSV may be separated by commas, semicolons, tabs or bars, and may lack the header if its first row names an image;
+    its columns are then called 1, 2, ...
+
+    Raises:
+        DataError: the file cannot be read, has no rows, or a row has another number of cells than the header.
+    """
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        columns = _parquet(file)
+    elif suffix == ".jsonl":
+        columns = _json_lines(file)
+    else:
+        columns = _separated(file, _DELIMITERS.get(suffix, ","))
+    table = Table(file, columns)
+    if not len(table):
+        raise errors.DataError(f"{file} has no rows; expected a row for each image.")
+    return table
+
+
+def _separated(file: Path, delimiters: str) -> dict[str, list[str]]:
+    lines = read_text(file).removeprefix("\ufeff").splitlines()
+    if not lines:
+        return {}
+    delimiter = max(delimiters, key=lines[0].count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+    header, *rows = rows
+    if any(map(is_image, header)):
+        header, rows = [str(number) for number in range(1, len(header) + 1)], [header, *rows]
+    if len(set(header)) < len(header):
+        raise errors.DataError(f"{file}: two columns have one name in {_validation.listed(header)}. Rename one.")
+    rows = [row for row in rows if any(row)]
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise errors.DataError(
+                f"{file.name}, row {number}: {len(row)} cells, the header has {len(header)}. Quote cells with "
+                f"{delimiter!r} in them."
+            )
+    return dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+
+
+def _json_lines(file: Path) -> dict[str, list[Any]]:
+    rows = [row for row in read_json_lines(file) if row]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise errors.DataError(f"{file.name}, row {number}: expected an object, got {_validation.safe_repr(row)}.")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _parquet(file: Path) -> dict[str, list[Any]]:
+    parquet = _validation.import_optional("pyarrow.parquet", "reading parquet files")
+    with as_data_error(f"{file}:", "not a valid parquet file"):
+        return parquet.read_table(file).to_pydict()
+
+
+class RowFiles(EncodedFiles):
+    """Images that a table names.
+
+    Args:
+        files: path of the image of each row.
+        rows: name of each row for error messages about labels.
+    """
+
+    def __init__(self, files: list[str], rows: list[str]) -> None:
+        super().__init__(files)
+        self._rows = rows
+
+    def label_where(self, index: int) -> str:
+        return self._rows[index]
+
+    def subset(self, chosen: Sequence[int]) -> "RowFiles":
+        return RowFiles([self._files[index] for index in chosen], [self._rows[index] for index in chosen])
+
+
+class ImageFolder:
+    """The image files below a folder, found by the text in a table: a path or its end, with or without suffix.
+
+    Args:
+        location: the folder, which is listed once.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.path = location.path
+        self.files = location.images()
+        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
+        start = len(f"{location.path}{os.sep}")
+        for file in self.files:
+            path = file[start:].replace(os.sep, "/")
+            name = path.rpartition("/")[2]
+            self._by_name[name].append(path)
+            self._by_name[name.rpartition(".")[0]].append(path)
+
+    def find(self, cell: Any) -> list[str]:
+        """Return the paths of the images that a cell can mean: one if it is written in full."""
+        text = str(cell).strip().replace("\\", "/").removeprefix("./")
+        if Path(text).is_absolute():
+            return [text] if Path(text).is_file() else []
+        fitting = [
+            path
+            for path in self._by_name.get(text.rpartition("/")[2], ())
+            for whole in (f"/{path}", f"/{path.rpartition('.')[0]}")
+            if whole.endswith(f"/{text}")
+        ]
+        exact = [path for path in fitting if text in (path, path.rpartition(".")[0])]
+        return [f"{self.path}{os.sep}{path}" for path in exact or fitting]
+
+
+def image_folders(location: Location, file: Path) -> list[Path]:
+    """Return the folders in which the images of a table can be, in the order in which they are searched.
+
+    These are the table's own, the one that a run or comparison next to it names, and `--data-root`.
+    """
+    named = [_named_folder(file.parent)]
+    root = location.reading.data_root
+    own = [file.parent, *([location.path] if location.is_folder else [])]
+    folders = [*own, *filter(None, named), *([Path(root)] if root else [])]
+    if root and not Path(root).is_dir():
+        raise errors.DataError(f"data_root {root!r} is no folder; expected the folder of the images in {file.name}.")
+    return list(dict.fromkeys(folders))
+
+
+def _named_folder(folder: Path) -> Path | None:
+    """Return the data folder that the files of a run or comparison name, or None."""
+    for name in (CONFIG, RESULTS, RECIPE):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            content = yaml.safe_load(read_text(file)) if name == RECIPE else read_json(file)
+            split = content.get("split") or {}
+            found = split.get("folder") or content.get("data") or content.get("recipe", {}).get("data")
+        except (errors.DataError, yaml.YAMLError, AttributeError, TypeError):
+            continue
+        if isinstance(found, str) and Path(found).is_dir():
+            return Path(found)
+    return None
+
+
+def most_found(table: Table, folder: ImageFolder) -> dict[str, int]:
+    """Return how many of the first cells of each column name exactly one image; columns without any are left out."""
+    counts = {
+        name: sum(len(folder.find(cell)) == 1 for cell in cells[:_SAMPLE] if isinstance(cell, str | int))
+        for name, cells in table.columns.items()
+    }
+    return {name: count for name, count in counts.items() if count}

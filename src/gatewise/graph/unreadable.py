@@ -1,0 +1,38 @@
+"""Say why a network cannot be read, and what to do, in one line without the internals of torch."""
+
+import textwrap
+from typing import Any
+
+_DEPENDS = "computed values decide which layers run"
+_PART = "insert into the part of the network that takes one tensor, such as its backbone"
+_SELECT = "select the convolutions with before=torch.nn.Conv2d"
+
+
+def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]]) -> str:
+    """Return the reasons and the advice.
+
+    Args:
+        failures: the exceptions of torch.export and torch.fx, by the shapes of the tensors that the network was given.
+
+    >>> why_unreadable({((2, 3, 8, 8),): [ValueError("a data-dependent expression")]})[:64]
+    '(on (2, 3, 8, 8): computed values decide which layers run). Selec'
+    """
+    if not failures:
+        guess = "(it has no convolution, from which an input could be guessed)"
+        return f"{guess}. Pass a valid input as example=; or {_PART}."
+    reasons: list[str] = []
+    for shapes, tried in failures.items():
+        by_forward = [error.__cause__ for error in tried if isinstance(error.__cause__, Exception)]
+        words = dict.fromkeys(_first_line(error) for error in by_forward[-1:] or tried)
+        reasons.append(f"{' and '.join(map(str, shapes)) or 'no tensor'}: {'; '.join(words)}")
+    found = "; on ".join(reasons)
+    if all(_DEPENDS in reason for reason in reasons):
+        return f"(on {found}). S{_SELECT[1:]}; or {_PART}."
+    return f"(on {found}). Pass a valid input as example=; or {_PART}; or {_SELECT}."
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or "no message").splitlines()[0]
+    if "data-dependent" in text or "control flow" in text:
+        return _DEPENDS
+    return textwrap.shorten(f"{type(error).__name__}: {text}", 200, placeholder="...")

@@ -1,0 +1,62 @@
+"""What a training begins with, in a few lines: images, classes and steps, and warnings about what cannot work."""
+
+from collections.abc import Sequence
+
+from gatewise.core import _validation
+from gatewise.data import Dataset, SegmentationDataset
+from gatewise.data.folders import counted
+from gatewise.training.options import OptimisationOptions
+
+_FEW_STEPS = 100  # hardly more than the warm-up of a network from scratch
+_FEW_IMAGES = 100  # for validation: one image is a point or more
+
+
+def first_facts(dataset: Dataset | SegmentationDataset, options: OptimisationOptions) -> list[str]:
+    """Return lines about a training before its first step.
+
+    Args:
+        dataset: the images.
+        options: how long and in which batches it trains.
+    """
+    train, validation = len(dataset.train), len(dataset.validation)
+    steps = train // min(options.batch_size, train)
+    total = steps * options.epochs
+    test = f", {len(dataset.test):,} test" if dataset.test is not None else ""
+    first = (
+        f"{train:,} training, {validation:,} validation{test} images, {_outputs(dataset)}, "
+        f"{dataset.size[1]}x{dataset.size[0]} pixels; {counted(steps, 'step')} an epoch, {total:,} in all"
+    )
+    lines = [first, *as_lines(dataset.notes)]
+    if options.batch_size > train:
+        lines.append(
+            f"warning: a batch of {options.batch_size} is larger than the {train} training images: every step sees "
+            f"them all. Choose a smaller --batch-size, such as {_advised(train)}"
+        )
+    if total < _FEW_STEPS:
+        lines.append(
+            f"warning: {total} steps are too few to learn much. Raise --epochs, or lower --batch-size "
+            f"({options.batch_size})"
+        )
+    if validation < _FEW_IMAGES:
+        lines.append(
+            f"warning: with {counted(validation, 'validation image')}, one image is {100 / validation:.1f} points: "
+            f"differences between networks are hard to see"
+        )
+    return lines
+
+
+def as_lines(notes: Sequence[str]) -> list[str]:
+    """Return notes as they are shown; warnings say so themselves."""
+    return [note if note.startswith("warning: ") else f"note: {note}" for note in notes]
+
+
+def _outputs(dataset: Dataset | SegmentationDataset) -> str:
+    names = _validation.listed(list(dataset.classes), 8)
+    if isinstance(dataset, Dataset) and dataset.labels == "number":
+        return f"numbers: {names}"
+    return f"{len(dataset.classes)} classes: {names}" if len(dataset.classes) > 1 else f"class {names}"
+
+
+def _advised(images: int) -> int:
+    """Return the largest power of two that makes at least eight steps an epoch, at least 2."""
+    return 1 << max(1, (images // 8).bit_length() - 1)

@@ -1,0 +1,117 @@
+"""Tasks with several classes or numbers per image, from a table to predictions, pages, cards, exports, comparisons."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import gatewise as gw
+from gatewise.analysis.explanation import explain
+from gatewise.exporting import export_run
+from gatewise.exporting.model_card import model_card
+from gatewise.exporting.prediction import Predictor, predict
+from gatewise.gates.spec import parse_gates
+from gatewise.training import Recipe, train
+from gatewise.training.runs import Run
+from support.few_digits import few_rounds  # noqa: F401 - a fixture
+
+LABELS = {
+    "even": lambda digit: digit % 2 == 0,
+    "big": lambda digit: digit > 4,
+    "round": lambda digit: digit in {0, 6, 8, 9},
+}
+
+
+def recipe(folder: Path, task: str) -> Recipe:
+    """Return a recipe for digits in a table: which of three words fit, or how much ink there is."""
+    digits = load_digits()
+    rows = ["file,label"]
+    (folder / "images").mkdir(parents=True)
+    for number, (image, digit) in enumerate(zip(digits.images[:60], digits.target[:60].tolist(), strict=True)):
+        Image.fromarray((image * 15.9).astype(np.uint8)).save(folder / f"images/{number}.png")
+        fitting = "|".join(name for name, fits in LABELS.items() if fits(digit))
+        rows.append(f"images/{number}.png,{fitting if task == 'multilabel' else 1000 + image.sum()}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    options: dict[str, Any] = {"model": "resnet20_wider:parameters=3000", "batch_size": 16, "precision": "fp32"}
+    return Recipe(task=task, data=str(folder), gate="gct", epochs=2, **options)
+
+
+@pytest.fixture(scope="module", params=["multilabel", "regress"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp(request.param)
+    train(recipe(root / "data", request.param), root / "run")
+    return Run.open(root / "run")
+
+
+@pytest.mark.situation("labels: several classes or numbers per image, from training to prediction")
+def test_run_has_scores_record_and_predictions_of_its_task(run: Run) -> None:
+    numbers = run.task.name == "regress"
+    assert run.metrics["score"] == ("mae" if numbers else "map")
+    assert f"train_{'mae' if numbers else 'label_accuracy'}" in run.metrics
+    assert run.classes == (["label"] if numbers else ["big", "even", "round"])
+    files = sorted(Path(run.recipe.data).glob("images/*.png"))[:3]
+    ((images, _),) = list(Run.open(run.folder).batches())
+    assert images.shape[1] == 1, "grey files"
+    for prediction in predict(run.folder, files):
+        if numbers:
+            assert 500 < prediction["value"] < 2500, "in the unit of the labels"
+        else:
+            assert {label["class"] for label in prediction["labels"]} == set(LABELS)
+            assert all(0 <= label["score"] <= 1 for label in prediction["labels"])
+    assert json.dumps(prediction)
+
+
+def test_card_says_what_the_outputs_are(run: Run) -> None:
+    card = model_card(run)
+    if run.task.name == "regress":
+        assert ": numbers (label)." in card
+        assert 'net.config["targets"]["std"]' in card
+        assert "| mean absolute error |" in card
+    else:
+        assert "3 classes (big, even, round)" in card
+        assert "targets" not in card
+
+
+@pytest.mark.slow
+def test_exported_file_gives_logits_or_numbers_in_their_unit(run: Run, tmp_path: Path) -> None:
+    export_run(run.folder, tmp_path / "net.onnx", images=4, int8=True)
+    predictor = Predictor.of(tmp_path / "net.onnx")
+    (file,) = list(Path(run.recipe.data).glob("images/7.png"))
+    plain, exported = (next(predict(source, [file])) for source in (run.folder, tmp_path / "net.onnx"))
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = [output.name for output in onnxruntime.InferenceSession(str(tmp_path / "net.onnx")).get_outputs()]
+    assert names == ["values" if run.task.name == "regress" else "logits"]
+    assert "targets" not in predictor.config
+    if run.task.name == "regress":
+        assert exported["value"] == pytest.approx(plain["value"], rel=0.05)
+    else:
+        scores = ({label["class"]: label["score"] for label in found["labels"]} for found in (plain, exported))
+        one, other = scores
+        assert other == pytest.approx(one, abs=0.1)
+
+
+@pytest.mark.slow
+def test_page_shows_gates_without_classes_of_images(run: Run, tmp_path: Path) -> None:
+    text = explain([run.folder], tmp_path / "page.html").read_text()
+    assert run.score.title in text
+    assert "by class" not in text.lower().replace("by class of", "")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_rounds")
+def test_comparison_of_numbers_calls_lower_errors_better(tmp_path: Path) -> None:
+    results = gw.compare(
+        recipe(tmp_path / "data", "regress"), [parse_gates("none"), parse_gates("se")], 2, tmp_path / "out"
+    )
+    assert results["score"] == "mae"
+    assert results["constant"]["answer"].startswith("the median of the training images")
+    plain, gated = results["variants"]
+    difference = gated["difference_over_images"]
+    assert difference["mean"] == pytest.approx(gated["mae"]["mean"] - plain["mae"]["mean"], rel=1e-4)
+    report = (tmp_path / "out/report.html").read_text()
+    assert "mean absolute error [95 % interval]" in report
+    assert "always the median of the training images" in report
