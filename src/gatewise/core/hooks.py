@@ -17,20 +17,8 @@ _DICTIONARIES = {"input": "_forward_pre_hooks", "output": "_forward_hooks"}
 _OPTIONS = ("_forward_pre_hooks_with_kwargs", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
-class Unscriptable:
-    """A hook that torch.jit.script cannot compile; the error says so when torch.jit.script asks for its name."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "__name__":
-            raise AttributeError(
-                "torch.jit.script cannot compile gates, which hooks call. Use torch.export.export, gatewise.export, or "
-                "torch.jit.trace with an example."
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-
 @dataclass(frozen=True, eq=False)
-class _OnInput(Unscriptable):
+class _OnInput:
     change: Change
     argument: str  # name of the parameter of forward, for calls by keyword
 
@@ -43,7 +31,7 @@ class _OnInput(Unscriptable):
 
 
 @dataclass(frozen=True, eq=False)
-class _OnOutput(Unscriptable):
+class _OnOutput:
     change: Change
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from gatewise.core._torch_compat import call_while_tracing
-from gatewise.core.hooks import Unscriptable, change_map, count_change, remove_change, submodule
+from gatewise.core.hooks import change_map, count_change, remove_change, submodule
 from gatewise.core.symbolic import call_as_node
 
 _SHOWN = 3  # lost gates that a warning names
@@ -110,7 +110,7 @@ def detach(model: nn.Module, attachment: Attachment) -> None:
                 delattr(layer, name)
 
 
-class KeepAttached(Unscriptable):
+class KeepAttached:
     """Forward pre-hook of a network that attaches gates again whose layer was replaced, or warns that they are lost.
 
     It checks the structure only, so it does not matter whether the forward reaches a gate.
