@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parents[1] / "docs/results/timm/networks.json"
 SIZES = (64, 96, 128, 192, 224, 256, 320, 384, 512)  # sides of the image; the first that a network takes
 STEPS = ("insert gct", "check", "strict load", "undo", "insert se", "GaterNet, all open", "skip", "compact")
 TOLERANCE = 1e-4  # of the largest output, in float32
-NOT_TRIED = "not tried"  # without a GaterNet there is nothing to skip or to compact
+NOT_TRIED = "not tried"  # without gates there is nothing to check, without a GaterNet nothing to skip
 
 
 class WrongResultError(Exception):
@@ -186,7 +186,9 @@ def tried(module: str) -> Iterator[dict[str, Any]]:
     if not all(output.isfinite().all() for output in trial.plain):
         raise ValueError("the outputs of the plain network are not finite")
     for name, step in trial.steps():
-        if name in ("skip", "compact") and trial.net is None:
+        needed = {"check": trial.insertion, "strict load": trial.insertion, "undo": trial.insertion}
+        needed |= {"skip": trial.net, "compact": trial.net}
+        if name in needed and needed[name] is None:
             row["steps"][name] = {"result": NOT_TRIED}
             continue
         try:
