@@ -168,7 +168,7 @@ def test_invalid_number_of_channels_rejected(name: str, channels: Any, kind: typ
 @pytest.mark.parametrize(
     ("name", "options", "kind", "message"),
     [
-        ("gct", {"mode": "l3"}, ValueError, r"unknown mode 'l3'; expected one of 'l1', 'l2'"),
+        ("gct", {"mode": "l3"}, ValueError, r"unknown mode 'l3'; expected one of 'l1', 'l2', or a number p >= 1"),
         ("gct", {"mode": 0.5}, ValueError, r"mode must be between 1 and 1e\+06, got 0\.5"),
         ("gct", {"mode": None}, TypeError, r"mode must be a number, got None"),
         ("gct", {"mode": True}, TypeError, r"mode must be a number, got True"),

@@ -135,12 +135,18 @@ def did_you_mean(value: object, options: Sequence[Option]) -> str:
 def nearest(value: object, options: Sequence[Option], *, most: int, cutoff: float = 0.0) -> list[Option]:
     """Return the `most` options that are most similar to `value`, if their similarity, 0 to 1, reaches `cutoff`.
 
+    Options with the same letters in another order come first.
+
     >>> nearest("layr4", ["conv1", "layer1", "layer4"], most=2)
     ['layer4', 'layer1']
+    >>> nearest("gtc", ["gc", "gct", "ge"], most=2)
+    ['gct', 'gc']
     """
     texts = {str(option): option for option in options}
-    near = difflib.get_close_matches(safe_repr(value).strip("'\""), texts, n=most, cutoff=cutoff)
-    return [texts[text] for text in near]
+    given = safe_repr(value).strip("'\"")
+    near = difflib.get_close_matches(given, texts, n=max(1, len(texts)), cutoff=cutoff)
+    near.sort(key=lambda text: sorted(text) != sorted(given))
+    return [texts[text] for text in near[:most]]
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

@@ -168,9 +168,12 @@ class GatedChannelTransform(Gate):
                     f"eps and epsilon are two names of one option, got {eps} and {epsilon}. Give only eps."
                 )
             eps = epsilon
-        if isinstance(mode, str):
-            _validation.check_one_of("mode", mode, ["l1", "l2"])
-        else:
+        if isinstance(mode, str) and mode not in {"l1", "l2"}:
+            raise errors.InvalidValueError(
+                f"unknown mode {_validation.safe_repr(mode)}; expected one of 'l1', 'l2', or a number p >= 1 for the "
+                f"l_p norm, such as mode=3."
+            )
+        if not isinstance(mode, str):
             _validation.check_number_between(1, 1e6, mode=mode)
         _validation.check_number_between(1e-30, 1, eps=eps)
         _validation.check_bool(after_relu=after_relu)
