@@ -112,6 +112,17 @@ def test_usage_errors_are_one_line(
     assert not (tmp_path / "new").exists()
 
 
+def test_bench_times_a_run_without_a_gater(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", str(plain), "--out", str(tmp_path), "--rounds", "2", "--batch-sizes", "1"]
+    assert run(arguments) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert list(results["batches"]["1"]) == ["network", "optimised"]
+    assert "one image at once: " in printed
+    assert f"written: {tmp_path / 'bench.json'}" in printed.replace("\n", " ")
+    assert not (tmp_path / "bench.svg").exists()
+
+
 @pytest.mark.slow
 def test_bench_times_all_forms_and_recommends_one(gated: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gatewise", "bench", str(gated), "--out", str(tmp_path), "--rounds", "2"]
