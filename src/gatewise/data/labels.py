@@ -87,8 +87,8 @@ def label_text(label: Any, kind: Kind, classes: Sequence[str]) -> str:
     ('b', 'a|b', '2.5')
     """
     if kind == "class":
-        return classes[label]
-    parts = [classes[part] for part in label] if kind == "classes" else [repr(part) for part in label]
+        return str(classes[label])
+    parts = [str(classes[part]) for part in label] if kind == "classes" else [repr(part) for part in label]
     return DELIMITERS[0].join(parts)
 
 
