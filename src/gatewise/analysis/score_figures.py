@@ -48,7 +48,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
         figure,
         shows="Images of each class (rows) by the class that is predicted (columns): the share of the row as colour"
         + (", the number of images in the cell." if len(classes) <= _WRITTEN else "."),
-        look_for="Dark cells beside the diagonal: classes that are taken for each other. The class that is found least "
+        look_for="Dark cells off the diagonal: classes that are taken for each other. The class that is found least "
         f"is {classes[int(found.argmin())]}.",
         table=Table(["class", *classes], rows),
     )

@@ -45,10 +45,11 @@ def score_run(
         progress: where to show progress; None shows nothing.
 
     Returns:
-        "run", "data", "split", "images", "notes" (what was left out while reading); "score" (name of the main score) and every score of the task; "constant", the
-        score of the same answer for all images; "by_class" (class -> its scores and number of images); "confusion"
-        ("classes" and "counts", rows are classes and columns predictions) for one class per image; "wrong" (a list of
-        "image", "label", "predicted", the worst first) and "wrong_images", how many there are; "page".
+        "run", "data", "split", "images", "notes" (what was left out while reading); "score" (name of the main score)
+        and every score of the task; "constant", the score of the same answer for all images; "by_class" (class -> its
+        scores and number of images); "confusion" ("classes" and "counts", rows are classes and columns predictions) for
+        one class per image; "wrong" (a list of "image", "label", "predicted", the worst first) and "wrong_images", how
+        many there are; "page".
 
     Raises:
         DataError: the run has not finished, its images are not available, or the data has other classes, channels or

@@ -44,6 +44,7 @@ class DataSource:
     class_names: str | None = None
     classes: tuple[str, ...] | None = None
     pixel_format: PixelFormat | None = None
+    preferred_size: int | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
@@ -56,6 +57,7 @@ class DataSource:
             self.class_names,
             self.classes,
             self.pixel_format,
+            self.preferred_size,
         )
 
     def of_validation(self) -> Self:
@@ -99,6 +101,7 @@ def load_dataset(
     class_names: str | None = None,
     classes: tuple[str, ...] | None = None,
     pixel_format: PixelFormat | None = None,
+    preferred_size: int | None = None,
 ) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
@@ -115,6 +118,7 @@ def load_dataset(
             that have training images.
         classes: the classes of a trained network; the data may lack some of them.
         pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
+        preferred_size: `image_size` of image files if none is given, that of pretrained weights.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
@@ -142,7 +146,13 @@ def load_dataset(
         _say_missing_classes(location, divided)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
-        if image_size is None:
+        if image_size is None and preferred_size is not None and not isinstance(divided["train"].images, Tensor):
+            image_size = preferred_size
+            location.say(
+                f"images are scaled, and their centre cropped, to {image_size}x{image_size}, the size of the "
+                f"pretrained weights; --image-size chooses another"
+            )
+        elif image_size is None:
             image_size, note = chosen_side([divided[name].images for name in dict.fromkeys(("train", *divided))])
             if note:
                 location.say(note)
