@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
-from gatewise.insertion.insert import gates_in
+from gatewise.gates.registry import Gate
 from gatewise.models.weights.layouts import LAYOUTS, Layout
 from gatewise.models.weights.reading import read_weights, without_wrappers
 
@@ -169,8 +169,9 @@ def _fresh_gates(target: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     """Return the name prefixes of all gates of the kinds that are not in the weights at all."""
     names = tuple(names)
     kinds: dict[str, list[str]] = {}
-    for path in gates_in(target):
-        kinds.setdefault(path.rpartition(".")[2], []).append(f"{path}.")
+    for path, module in target.named_modules(remove_duplicate=False):  # a child of two modules has two names
+        if isinstance(module, Gate):
+            kinds.setdefault(path.rpartition(".")[2], []).append(f"{path}.")
     fresh = [paths for paths in kinds.values() if not any(name.startswith(tuple(paths)) for name in names)]
     return tuple(path for paths in fresh for path in paths)
 
