@@ -473,3 +473,60 @@ def test_layer_with_a_computed_weight_stays_whole() -> None:
     check_faster_forms(net, torch.randn(5, 2, 16, 16))
     (site,) = gw.skip_closed_filters(net, "skip").skipped
     assert site.reason == "first computes its weight at each call, and cannot run a part of its filters"
+
+
+class OwnConvolution(nn.Module):
+    """A convolution written with torch's functions."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(outputs, inputs, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.kernels, padding=1)
+
+
+def own_convolutions() -> nn.Sequential:
+    return nn.Sequential(OwnConvolution(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), OwnConvolution(8, 3)).eval()
+
+
+@pytest.mark.situation(KIND)
+def test_convolutions_of_the_user_stay_whole() -> None:
+    net = gw.GaterNet(own_convolutions(), gater=Scripted.of("01?"), example=volumes(2, 2)).eval()
+    check_faster_forms(net, volumes(2, 5), ("skip", "bucket", "auto"))
+    skipped = gw.skip_closed_filters(net, "skip").skipped
+    assert [(site.name, site.reason) for site in skipped] == [
+        ("0", "0 (OwnConvolution) has parameters for each channel")
+    ]
+    assert net.executed_macs(torch.zeros(1, net.gate_count)) == 0
+    with pytest.raises(InvalidValueError, match=r"gater='local' .* '0' is a OwnConvolution\. Leave it out with sites="):
+        gw.GaterNet(own_convolutions(), gater="local", example=volumes(2, 2))
+
+
+class Functional(nn.Module):
+    """Uses the weights of its first two layers itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.relus, self.last = nn.ModuleList([nn.ReLU() for _ in range(3)]), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, relu in zip((self.first, self.second), self.relus, strict=False):
+            x = relu(nn.functional.conv2d(x, layer.weight, layer.bias))
+        return self.last(self.relus[2](self.third(x)))
+
+
+@pytest.mark.situation(KIND)
+def test_weights_that_a_forward_uses_itself_have_no_gates() -> None:
+    net = gw.GaterNet(Functional().eval(), gater=Scripted.of("01?"), example=volumes(2, 2)).eval()
+    assert [site.name for site in net.sites] == ["third"]
+    assert {(own.name, own.reason) for own in net.skipped} >= {
+        (
+            f"relus.{number}",
+            "the network's own forward uses the weights of these filters itself; call a layer such as torch.nn.Conv2d",
+        )
+        for number in range(2)
+    }
+    check_faster_forms(net, volumes(2, 5))
+    assert net.executed_macs(torch.ones(1, 8)) == net.dense_macs
