@@ -530,3 +530,21 @@ def test_weights_that_a_forward_uses_itself_have_no_gates() -> None:
     }
     check_faster_forms(net, volumes(2, 5))
     assert net.executed_macs(torch.ones(1, 8)) == net.dense_macs
+
+
+def test_instance_norms_and_prelus_run_their_open_channels() -> None:
+    backbone = unet(3, ["other_norms"])
+    with torch.no_grad():
+        backbone[2][0].bias += 1
+        backbone[2][1].weight.uniform_(0.5, 1.5)
+        backbone[2][1].bias.normal_()
+        backbone[2][2].weight.normal_()
+        backbone[2][7].running_mean.normal_()
+    net = gw.GaterNet(backbone, gater=Scripted.of("01?"), example=volumes(3, 2)).eval()
+    check_faster_forms(net, volumes(3, 5))
+    assert gw.skip_closed_filters(net, "skip").skipped == ()
+    small = gw.compact(net, [volumes(3, 2)])
+    norms = [layer for layer in small.modules() if isinstance(layer, nn.InstanceNorm3d)]
+    producers = [small.get_submodule(f"backbone.2.{number}") for number in (0, 3, 6)]
+    assert [norm.num_features for norm in norms] == [layer.out_channels for layer in producers]
+    assert min(norm.num_features for norm in norms) < 4
