@@ -16,7 +16,7 @@ from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
 from gatewise.gaternet.hooks import GateContext, attach, detach, keep_attached, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.work import own_macs, saved_macs
-from gatewise.gates.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
+from gatewise.gates.functional import at_least_float32, gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.graph import Graph, evaluation_mode
 from gatewise.graph.measure import macs_per_sample
 from gatewise.graph.trace import example_inputs, known_input_size
@@ -129,7 +129,7 @@ class GaterNet(nn.Module):
             self.gater = make_gater(gater, self.gate_count, self.input_shape, self.dense_macs, **head)
             self.gater_macs = self._check_gater(example)
         share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
-        share = (share / share.sum()).to(example)
+        share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))
         self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
         self._due: Tensor | None = None
         self.saturated = torch.zeros(())  # fraction of saturated logits in the last training batch
@@ -148,6 +148,9 @@ class GaterNet(nn.Module):
     def is_local(self) -> bool:
         """Whether each site has a decider (gater="local")."""
         return isinstance(self.gater, nn.ModuleList)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise _validation.cannot_script("a GaterNet")
 
     def _check_gater(self, example: Tensor) -> int:
         """Raise if the gater fails or returns a wrong shape; return its multiply-adds."""
