@@ -146,6 +146,16 @@ class Scripted(nn.Module):
         super().__init__()
         self.states = states
 
+    @classmethod
+    def of(cls, letters: str, seed: int = 0) -> Callable[[int], "Scripted"]:
+        """Return a function from the number of gates to a gater with states drawn from `letters`."""
+
+        def gater(gates: int) -> Scripted:
+            drawn = torch.randint(len(letters), (gates,), generator=torch.Generator().manual_seed(seed)).tolist()
+            return cls("".join(letters[index] for index in drawn))
+
+        return gater
+
     def forward(self, x: Tensor) -> Tensor:
         phase = torch.arange(len(self.states), dtype=torch.float64, device=x.device) * 2.4
         free = torch.sin(1e3 * x.double().mean(tuple(range(1, x.dim())))[:, None] + phase)
@@ -170,10 +180,7 @@ def gater_net(
     torch.manual_seed(seed)
     backbone = network(blocks, width)
 
-    def gater(gates: int) -> nn.Module:
-        drawn = torch.randint(len(letters), (gates,), generator=torch.Generator().manual_seed(seed)).tolist()
-        return Scripted("".join(letters[index] for index in drawn) if states is None else states)
-
+    gater = Scripted.of(letters, seed) if states is None else Scripted(states)
     return gw.GaterNet(backbone, **{"gater": gater, "image_size": (SIZE, SIZE), **options}).eval()  # type: ignore[arg-type]
 
 

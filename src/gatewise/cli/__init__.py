@@ -5,6 +5,7 @@ from gatewise.cli import execution as execution
 from gatewise.cli import explanation as explanation
 from gatewise.cli import gates as gates
 from gatewise.cli import prediction as prediction
+from gatewise.cli import scoring as scoring
 from gatewise.cli import training as training
 from gatewise.cli.app import app as app
 from gatewise.cli.app import run as run

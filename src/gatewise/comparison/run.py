@@ -94,7 +94,7 @@ def compare(
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
-        return _compare(recipe, gates, seeds, out, workers, progress, ray, processes)
+        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes)
 
 
 def _compare(

@@ -124,12 +124,6 @@ def changes_on(layer: nn.Module, side: str) -> list[Change]:
     return [hook.change for hook in _hooks(layer, side).values() if isinstance(hook, _OnInput | _OnOutput)]
 
 
-def share_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Let `new` call the forward hooks of `old`; a hook that is added to or removed from either changes both."""
-    for name in (*_DICTIONARIES.values(), *_OPTIONS):
-        setattr(new, name, getattr(old, name))
-
-
 def _hooks(layer: nn.Module, side: str) -> dict[int, Any]:
     return getattr(layer, _DICTIONARIES[side])
 

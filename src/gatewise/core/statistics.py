@@ -112,7 +112,7 @@ def redrawn_bootstrap(
 ) -> Estimate:
     """Return the mean difference of a score of all images, with a 95 % percentile bootstrap interval over images.
 
-    For scores that are no means over images: each resample computes them anew.
+    For scores that are no means over images: each resample computes them again.
 
     Args:
         score: function from the values of one seed, (images, ...), and how often each image is drawn,

@@ -204,7 +204,7 @@ class _Everything:
         self.keys: list[str] = []
         self.texts: list[str] = []
         named: list[str | None] = []
-        files: list[Path | None] = []
+        files: list[str | None] = []
         for role, split in splits.items():
             self.start[role] = len(self.keys)
             keys = keys_of(split.images, location.root)

@@ -28,6 +28,8 @@ _UNREAD = {
     ".jxl": ("JPEG XL", "PNG"),
 }
 
+_UNREAD_SUFFIXES = tuple(_UNREAD)
+
 
 def is_image(name: str) -> bool:
     """Return whether a file has an image suffix.
@@ -160,7 +162,7 @@ class Location:
             first = folder[len(start) :].lstrip(os.sep).partition(os.sep)[0]
             path = f"{self.path / folder}{os.sep}"
             found.setdefault(first, []).extend(path + name for name in names if is_image(name))
-            unread += [path + name for name in names if _unread(name)]
+            unread += [path + name for name in names if name.lower().endswith(_UNREAD_SUFFIXES)]
         if unread:
             self._refuse(unread)
         return found
@@ -274,8 +276,8 @@ class EncodedFiles(EncodedSource):
     def content(self, index: int) -> bytes:
         return read_bytes(Path(self._files[index]))
 
-    def file(self, index: int) -> Path:
-        return Path(self._files[index])
+    def file(self, index: int) -> str:
+        return self._files[index]
 
     def subset(self, chosen: Sequence[int]) -> "EncodedFiles":
         return EncodedFiles([self._files[index] for index in chosen])

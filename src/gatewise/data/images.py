@@ -4,7 +4,6 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,8 +72,8 @@ class EncodedSource(ABC):
         """Return the name of the label of one image for error messages; by default that of the image."""
         return self.where(index)
 
-    def file(self, index: int) -> Path | None:  # noqa: ARG002
-        """Return the file that contains only this image, or None."""
+    def file(self, index: int) -> str | None:  # noqa: ARG002
+        """Return the path of the file that contains only this image, or None."""
         return None
 
     def subset(self, chosen: Sequence[int]) -> "EncodedSource":
@@ -100,7 +99,7 @@ class _Subset(EncodedSource):
     def label_where(self, index: int) -> str:
         return self._source.label_where(self._chosen[index])
 
-    def file(self, index: int) -> Path | None:
+    def file(self, index: int) -> str | None:
         return self._source.file(self._chosen[index])
 
 

@@ -124,7 +124,7 @@ def take_inventory(source: DataSource) -> Inventory:
         DataError: the data set cannot be read at all.
     """
     reading = replace(source.reading, on_broken="skip")
-    dataset = replace(source, loading="stream", reading=reading, image_size=source.image_size or _SIDE).load()
+    dataset = replace(source, loading="stream", reading=reading).load()
     counts: dict[str, dict[str, int]] = {}
     if isinstance(dataset, Dataset) and dataset.labels != "number":
         counts = {name: _counts(split.labels, dataset.classes) for name, split in _splits(dataset).items()}
@@ -143,7 +143,6 @@ def take_inventory(source: DataSource) -> Inventory:
     )
 
 
-_SIDE = 64  # of images while they are counted: any size is read
 _STEP, _STEPS = 2, 16  # fewest steps of a picture that differ by more than rounding
 
 

@@ -123,7 +123,7 @@ class Interpreter:
             InvalidValueError: `class_names` has a name that is no class.
         """
         if self.kind == "number":
-            return {name: _numbers(split) for name, split in splits.items()}
+            return {name: _numbers(split, self.classes) for name, split in splits.items()}
         names = {name: self._names(split) for name, split in splits.items()}
         classes = self._classes(where, splits, names)
         return {name: self._indexed(split, names[name], classes) for name, split in splits.items()}
@@ -277,8 +277,8 @@ def _number(label: Any) -> float | None:
         return None
 
 
-def _numbers(split: LabelledSplit) -> LabelledSplit:
-    """Return the split with a tuple of numbers as each label."""
+def _numbers(split: LabelledSplit, names: tuple[str, ...] | None = None) -> LabelledSplit:
+    """Return the split with a tuple of numbers as each label; `names` are those of a trained network, if known."""
     labels: list[tuple[float, ...]] = []
     for row, label in enumerate(split.labels):
         named = bool(split.classes) and isinstance(label, int)  # an index of a class, such as that of a folder
@@ -291,7 +291,8 @@ def _numbers(split: LabelledSplit) -> LabelledSplit:
             )
         labels.append(tuple(number for number in numbers if number is not None))
     several = bool(labels) and isinstance(split.labels[0], list | tuple) and len(split.classes) == len(labels[0])
-    return replace(split, labels=labels, classes=split.classes if several else ("value",))
+    classes = split.classes if several else ("value",)
+    return replace(split, labels=labels, classes=names if names and len(names) == len(classes) else classes)
 
 
 def _parts(cell: str, delimiter: str) -> list[str]:

@@ -15,6 +15,7 @@ from gatewise.core import _validation
 from gatewise.data.broken import counting_broken, without_broken
 from gatewise.data.division import divide
 from gatewise.data.folders import Location
+from gatewise.data.image_sizes import chosen_side
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
 from gatewise.data.masks import IGNORED, checked_names, infer_mask_encoding
@@ -43,6 +44,7 @@ class DataSource:
     class_names: str | None = None
     classes: tuple[str, ...] | None = None
     pixel_format: PixelFormat | None = None
+    preferred_size: int | None = None
 
     def load(self) -> Dataset | SegmentationDataset:
         """Return the data set."""
@@ -55,6 +57,7 @@ class DataSource:
             self.class_names,
             self.classes,
             self.pixel_format,
+            self.preferred_size,
         )
 
     def of_validation(self) -> Self:
@@ -98,13 +101,15 @@ def load_dataset(
     class_names: str | None = None,
     classes: tuple[str, ...] | None = None,
     pixel_format: PixelFormat | None = None,
+    preferred_size: int | None = None,
 ) -> Dataset:
     """Load labelled images from a source: a name, an address or a folder.
 
     Args:
         source: what one of the registered sources of labelled images matches; `gatewise train --help` and
             `describe_sources` list them.
-        image_size: side in pixels; the shorter side is scaled to it and the centre cropped. Needed if sizes differ.
+        image_size: side in pixels; the shorter side is scaled to it and the centre cropped. None keeps the size of the
+            images, or, if a sample of them differs in size, takes the median of their shorter sides, at most 224.
         loading: "memory" decodes all images at the start, "stream" decodes each when it is needed, "auto" streams
             splits that would take more than 1 GiB.
         reading: how the source is read and divided; None uses the defaults.
@@ -113,6 +118,7 @@ def load_dataset(
             that have training images.
         classes: the classes of a trained network; the data may lack some of them.
         pixel_format: how a trained network gets image files; None finds it from `reading` and the training images.
+        preferred_size: `image_size` of image files if none is given, that of pretrained weights.
 
     Raises:
         DataError: a folder or split is missing, a file cannot be read, an image is truncated, image sizes differ, a
@@ -139,6 +145,16 @@ def load_dataset(
         _say_missing_classes(location, divided)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
+        if image_size is None and preferred_size is not None and not isinstance(divided["train"].images, Tensor):
+            image_size = preferred_size
+            location.say(
+                f"images are scaled, and their centre cropped, to {image_size}x{image_size}, the size of the "
+                f"pretrained weights; --image-size chooses another"
+            )
+        elif image_size is None:
+            image_size, note = chosen_side([divided[name].images for name in dict.fromkeys(("train", *divided))])
+            if note:
+                location.say(note)
         encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}
         splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
     own = splits["train"]

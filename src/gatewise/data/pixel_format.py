@@ -144,8 +144,9 @@ class PixelFormat:
 
 def _check_16_bits(where: str, raster: Raster) -> None:
     """Raise unless the range of values is known without `ranges`."""
-    if raster.kind == "floats" or raster.array.dtype.str[1:] != "u2":
-        what = "floating-point" if raster.kind == "floats" else f"{8 * raster.array.dtype.itemsize}-bit"
+    dtype = raster.values.dtype
+    if raster.kind == "floats" or dtype.str[1:] != "u2":
+        what = "floating-point" if raster.kind == "floats" else f"{8 * dtype.itemsize}-bit"
         raise errors.DataError(
             f"{where}: expected 8 or 16 bits per channel, got {what} pixels. Convert the image, or train with "
             f"--value-range."

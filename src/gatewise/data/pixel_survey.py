@@ -12,7 +12,7 @@ from gatewise import errors
 from gatewise.data.images import EncodedSource
 from gatewise.data.masks import evenly_spaced
 from gatewise.data.pixel_format import PixelFormat, for_channels, parse_channels, parse_ranges
-from gatewise.data.raster import VALUES, Raster, read_raster
+from gatewise.data.raster import VALUES, Kind, Raster, read_raster
 
 _FILES = 128  # most files of a split whose bands are looked at
 _RANGED = 2048  # most files from which ranges are found
@@ -25,7 +25,7 @@ class _Seen:
     """What the sampled files have: the first file of each kind of values, of grey and of colours."""
 
     count: int = 0
-    kinds: dict[str, str] = field(default_factory=dict)
+    kinds: dict[Kind, str] = field(default_factory=dict)
     grey: int = 0
     bands: Counter[int] = field(default_factory=Counter)
     transparent: int = 0

@@ -150,7 +150,7 @@ def read_raster(where: str, content: bytes | None, *, header_only: bool = False)
 
 def _native(image: Any) -> str:
     """Return the mode of Pillow with one band for each of an image of 8 bits; palettes become colours."""
-    return _MODES.get(image.mode, image.mode)
+    return _MODES.get(image.mode) or str(image.mode)
 
 
 def _deep(image: Any, tags: Any) -> Any:

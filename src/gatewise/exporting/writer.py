@@ -150,7 +150,7 @@ def export_run(
     """Export a run's network to one file, reopen the file, and compare it with the network on validation images.
 
     The input of the file is "image", float32 (N, C, H, W), normalised with the mean and std in its metadata. N is
-    dynamic; for segmentation networks H and W are too. The outputs are "logits" ("values" in their unit for numbers)
+    dynamic; for segmentation networks H and W are too. The outputs are "logits" (for numbers "values", in their unit)
     and, for a GaterNet, "gates". The metadata also has the classes and versions: read it with `details_of`, and with
     `torch.export.load(file, extra_files={"gatewise": ""})` from an archive of torch.export.
 

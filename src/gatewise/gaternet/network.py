@@ -16,7 +16,7 @@ from gatewise.gaternet.gater import LocalDecider, keep_logits, make_gater
 from gatewise.gaternet.hooks import GateContext, attach, detach, keep_attached, recomputing
 from gatewise.gaternet.sites import Chosen, Site, find_sites
 from gatewise.gaternet.work import own_macs, saved_macs
-from gatewise.gates.functional import gumbel_sigmoid, hard_sigmoid_gate, semhash
+from gatewise.gates.functional import at_least_float32, gumbel_sigmoid, hard_sigmoid_gate, semhash
 from gatewise.graph import Graph, evaluation_mode
 from gatewise.graph.measure import macs_per_sample
 from gatewise.graph.trace import example_inputs, known_input_size
@@ -33,9 +33,10 @@ _SATURATED = 2.398 + 2  # SemHash has no gradient above 2.398; unit noise of 2 s
 class GaterNet(nn.Module):
     """Multiply each gated filter of `backbone` by a gate in {0, 1} that `gater` computes from the image.
 
-    (N, C, H, W) -> output of the backbone. In training mode the estimator samples the gates; in eval mode they are
-    hard and deterministic. Closed filters are computed and then multiplied by zero, which saves no work. Use this form
-    for training and as the reference; `skip_closed_filters` and `compact` return faster forms.
+    (N, C, *S) -> output of the backbone, with one to three spatial axes S. In training mode the estimator samples the
+    gates; in eval mode they are hard and deterministic. Closed filters are computed and then multiplied by zero, which
+    saves no work. Use this form for training and as the reference; `skip_closed_filters` and `compact` return faster
+    forms.
 
     Args:
         backbone: any network with one image tensor as input. It is kept as `net.backbone`, with hooks that do nothing
@@ -45,7 +46,7 @@ class GaterNet(nn.Module):
             convolution of each residual branch, before the addition), or convolutions by name: a list, a regular
             expression, or a function of name and module.
         gater: "light" (at most 3 % of the backbone's multiply-adds), "resnet20" (official), "local" (each site has a
-            decider on the input of its convolution), a module (N, C, H, W) -> (N, gates) logits, or a function from
+            decider on the input of its convolution), a module (N, C, *S) -> (N, gates) logits, or a function from
             the number of gates to such a module.
         bottleneck: width of the gater's hidden layer.
         head_norm: whether that layer has a BatchNorm, as in the paper; the released code has none. Without it few
@@ -60,7 +61,8 @@ class GaterNet(nn.Module):
         weighting: weight of each gate in the `sparsity` term: "equal" as in the paper, or "macs".
         image_size: (height, width) for counting work and building the light gater; None reads it from
             the backbone; if the backbone does not define it, 224 with a warning.
-        example: an input, for backbones with an input size that cannot be guessed.
+        example: an input, for backbones with an input size that cannot be guessed, such as those of volumes; then
+            `image_size` is not needed.
 
     Raises:
         ValueError: if there is no filter to gate, an option is out of range, both `budget` and `sparsity` are set, or
@@ -91,7 +93,7 @@ class GaterNet(nn.Module):
         budget: float | None = None,
         sparsity: float = 0.0,
         weighting: str = "equal",
-        image_size: tuple[int, int] | None = None,
+        image_size: tuple[int, ...] | None = None,
         example: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -127,7 +129,7 @@ class GaterNet(nn.Module):
             self.gater = make_gater(gater, self.gate_count, self.input_shape, self.dense_macs, **head)
             self.gater_macs = self._check_gater(example)
         share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
-        share = (share / share.sum()).to(example)
+        share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))
         self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
         self._due: Tensor | None = None
         self.saturated = torch.zeros(())  # fraction of saturated logits in the last training batch
@@ -305,7 +307,7 @@ def _check_gates(gates: object) -> None:
         )
 
 
-def _example(backbone: nn.Module, image_size: tuple[int, int] | None) -> Tensor:
+def _example(backbone: nn.Module, image_size: tuple[int, ...] | None) -> Tensor:
     """Return two images of zeros of the backbone's input size."""
     guesses = example_inputs(backbone)
     if not guesses:

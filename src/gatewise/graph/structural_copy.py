@@ -7,33 +7,38 @@ are part of a graph (weight norms, pruning masks, a map that was kept), or with 
 # pyright: basic
 
 import contextlib
+import copy
 import copyreg
 import functools
 import random
 import sys
+import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
 
 from gatewise.core._torch_compat import compiled_network, uncompiled
 
-_SHARED = (nn.Parameter, type, BuiltinFunctionType, ModuleType, Dataset, DataLoader, torch.jit.ScriptModule)
+_SHARED = (type, BuiltinFunctionType, ModuleType, Dataset, DataLoader)
 _IMMUTABLE = {type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype, torch.Size}
 _MADE_BY_THEMSELVES = (set, frozenset, OrderedDict, defaultdict, deque, Counter)  # their reduction calls the class
 _OWN_WAY = ("__deepcopy__", "__setstate__", "__del__")
+_CALLING = (nn.Module, FunctionType, MethodType, functools.partial)  # in a closure: may lead to the network
 
 
 def structural_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a network with its own modules, buffers and attributes, and with the same parameters.
 
-    Modules, containers and plain Python objects are copied, tensors other than parameters are cloned, and bound methods
-    are bound to the copies. What Python cannot copy (a lock, a file, a closure) is shared with the network. A module
-    with several names has them in the copy, too.
+    Modules, containers and plain Python objects are copied, tensors other than parameters are cloned, and methods and
+    closures refer to the copies. What Python cannot copy (a lock, a file, a stream) is shared with the network. A
+    module with several names has them in the copy, too.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     >>> twin = structural_copy(net)
@@ -41,6 +46,26 @@ def structural_copy(model: nn.Module) -> nn.Module:
     (False, True, False)
     """
     return _Copier().copy(model)
+
+
+def full_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a network with its own parameters: a deepcopy, or a structural copy where that fails.
+
+    >>> from torch.nn.utils import prune
+    >>> layer = prune.identity(nn.Linear(3, 2), "weight")  # its weight is the result of a product
+    >>> twin = full_copy(layer)
+    >>> twin.weight_orig is layer.weight_orig, torch.equal(twin.weight_orig, layer.weight_orig)
+    (False, True)
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # of any class in the network
+        copied = structural_copy(model)
+    made: dict[int, Any] = {}
+    for module in copied.modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            setattr(module, name, copy.deepcopy(parameter, made))
+    return copied
 
 
 @contextlib.contextmanager
@@ -53,7 +78,7 @@ def rehearsal(model: nn.Module) -> Iterator[nn.Module]:
     (True, False, False)
     """
     devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
-    accelerators = {device.type for device in devices} - {"cpu", "meta"}
+    accelerators = {device.type for device in devices} - {"cpu", "meta", "mps"}  # mps has no states to fork
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     with contextlib.ExitStack() as stack:
@@ -92,22 +117,44 @@ class _Copier:
         self._copies[id(value)] = value, copied
 
     def _new(self, value: Any) -> Any:
+        kind = type(value)
+        if isinstance(value, Tensor | torch.jit.ScriptModule):
+            return _tensor_or_script(value)
         if isinstance(value, nn.Module):
             return self._module(value)
-        if isinstance(value, Tensor):
-            return _cloned(value)
-        kind = type(value)
         if kind is FunctionType:
-            original = uncompiled(value)
-            return value if original is value else self.copy(original)
+            written = uncompiled(value)
+            return self._function(value) if written is value else self.copy(written)
         if kind is MethodType:
             return MethodType(value.__func__, self.copy(value.__self__))
         if kind is functools.partial:
             named = {name: self.copy(argument) for name, argument in value.keywords.items()}
-            return functools.partial(self.copy(value.func), *map(self.copy, value.args), **named)
+            copied = functools.partial(self.copy(value.func), *map(self.copy, value.args), **named)
+            vars(copied).update({name: self.copy(attribute) for name, attribute in vars(value).items()})
+            return copied
         if kind is tuple:
             return tuple(map(self.copy, value))
+        if kind is weakref.ref:
+            return weakref.ref(self.copy(value())) if id(value()) in self._copies else value
         return self._object(value)
+
+    def _function(self, function: Any) -> Any:
+        """Return a function whose closure calls the copies."""
+        self._remember(function, function)  # it may call itself
+        cells = function.__closure__ or ()
+        held = [_contents(cell) for cell in cells]
+        copies = [self.copy(value) if isinstance(value, _CALLING) else value for value in held]
+        if all(new is old for new, old in zip(copies, held, strict=True)):
+            return function
+        closure = tuple(
+            cell if new is old else CellType(new) for cell, new, old in zip(cells, copies, held, strict=True)
+        )
+        code, name, defaults = function.__code__, function.__name__, function.__defaults__
+        copied = FunctionType(code, function.__globals__, name, defaults, closure)
+        copied.__kwdefaults__ = function.__kwdefaults__
+        vars(copied).update(vars(function))
+        self._remember(function, copied)
+        return copied
 
     def _module(self, module: nn.Module) -> nn.Module:
         copied = object.__new__(type(module))
@@ -147,6 +194,8 @@ def _parts_of(value: Any) -> tuple[Callable[..., Any], Any, Any, Any, Any] | Non
     """Return how Python would make the value again; None if it cannot, or if the class has its own way."""
     kind = type(value)
     own_way = isinstance(kind.__new__, FunctionType) or any(hasattr(kind, name) for name in _OWN_WAY)
+    if kind is RemovableHandle:  # a lazy module removes its hook with it
+        return object.__new__, (kind,), vars(value), None, None
     if own_way or kind.__reduce_ex__ is not object.__reduce_ex__:
         return None
     try:
@@ -157,8 +206,22 @@ def _parts_of(value: Any) -> tuple[Callable[..., Any], Any, Any, Any, Any] | Non
     return parts if known else None
 
 
-def _cloned(tensor: Tensor) -> Tensor:
+def _tensor_or_script(value: Any) -> Any:
+    """Return a parameter as it is, a clone of another tensor, and a copy of what torch must copy itself."""
     try:
-        return tensor.detach().clone()
-    except Exception:  # it has no values yet, as in a lazy module
-        return tensor
+        if isinstance(value, torch.jit.ScriptModule):
+            return copy.deepcopy(value)
+        if is_lazy(value):  # a forward would give it values
+            kind: Any = type(value)
+            return kind(device=value.device, dtype=value.dtype)
+        return value if isinstance(value, nn.Parameter) else value.detach().clone()
+    except Exception:  # it has no values
+        return value
+
+
+def _contents(cell: CellType) -> Any:
+    """Return what a variable of a closure holds; None if it has no value yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None

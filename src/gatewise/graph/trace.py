@@ -28,6 +28,7 @@ from gatewise.core.layer_types import (
 )
 from gatewise.core.log_filters import without_logs_of
 from gatewise.gates.registry import Gate
+from gatewise.graph.regions import without_regions
 from gatewise.graph.structural_copy import rehearsal
 from gatewise.graph.unreadable import why_unreadable
 
@@ -225,7 +226,8 @@ def _read_export(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:
     if not has_calls(program.graph):
         raise errors.InvalidValueError("this release of torch does not record the modules of operations")
     given = program.graph_signature.user_inputs
-    return _operations(program.graph, lambda node: node.name in given, {}, _first_names(model))
+    graph = without_regions(program.graph_module)
+    return _operations(graph, lambda node: node.target in given, {}, _first_names(model))
 
 
 def _read_fx(model: nn.Module, inputs: tuple[Any, ...]) -> list[Op]:

@@ -1,6 +1,5 @@
 """A GaterNet that selects its open filters with tensor operations, for export and for runtimes without Python."""
 
-import copy
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from gatewise import errors
 from gatewise.core._torch_compat import check_size
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet, Site
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters, FilterIndices, Picked
 from gatewise.inference.skippable import kept_whole, skippable
 from gatewise.inference.surgery import open_layers
@@ -39,7 +39,7 @@ class ConditionalNet(nn.Module):
             )
         self.dependencies, folds = skippable(net)
         self.skipped = kept_whole(net, self.dependencies)
-        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net = full_copy(net).eval().requires_grad_(False)
         self.active_filters = _UncachedFilters(memory=0)
         open_layers(self.net.backbone, net.sites, self.dependencies, folds, self.active_filters)
 

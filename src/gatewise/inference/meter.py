@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise.gaternet import GaterNet, Site
+from gatewise.graph import change_map
 from gatewise.graph.measure import interleaved_latency
 from gatewise.inference.active_filters import ActiveFilters, FilterIndices
 from gatewise.inference.costs import Costs
@@ -178,13 +179,9 @@ class _Meter:
         shapes: dict[str, tuple[int, ...]] = {}
         handles = []
         for path in self.work.paths:
-            handles.append(self.layers[path].register_forward_pre_hook(_noting(shapes, path)))
+            handles.append(change_map(self.layers[path], "input", _noting(shapes, path)))
         for number, site in enumerate(self.net.sites):
-            layer, note = self.layers[site.layer], _noting(shapes, f"site {number}")
-            if site.side == "input":
-                handles.append(layer.register_forward_pre_hook(note))
-            else:
-                handles.append(layer.register_forward_hook(lambda _, __, output, note=note: note(None, (output,))))
+            handles.append(change_map(self.layers[site.layer], site.side, _noting(shapes, f"site {number}")))
         try:
             self.net.backbone(self.x[:1])
         finally:
@@ -193,9 +190,10 @@ class _Meter:
         return shapes
 
 
-def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[..., None]:
-    def note(_: nn.Module | None, args: tuple[Tensor, ...]) -> None:
-        shapes[name] = tuple(args[0].shape[1:])
+def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Callable[[nn.Module, Tensor], Tensor]:
+    def note(_: nn.Module, x: Tensor) -> Tensor:
+        shapes[name] = tuple(x.shape[1:])
+        return x
 
     return note
 

@@ -2,7 +2,6 @@
 
 # pyright: basic
 
-import copy
 import dataclasses
 import enum
 import math
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from gatewise.gaternet import GaterNet, Site
 from gatewise.gaternet.hooks import detach
 from gatewise.graph import ChannelDependency, LayerCost
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.constant_gates import hold_constant
 from gatewise.inference.slicing import keep_channels, keep_inputs, keep_outputs, silence_inputs
 from gatewise.inference.verify import Trial, channel_dependencies_of, drop_unsafe
@@ -64,7 +64,7 @@ def restructure(
 
 
 def _cut(net: GaterNet, states: Sequence[GateState], dependencies: Sequence[ChannelDependency]) -> nn.Module:
-    small = copy.deepcopy(net)
+    small = full_copy(net)
     plans = [_Plan(net, site, dependency, states) for site, dependency in zip(net.sites, dependencies, strict=True)]
     for plan in plans:
         plan.take_out(small)

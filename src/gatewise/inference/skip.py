@@ -1,6 +1,5 @@
 """Run a GaterNet at inference with the open filters of each image only."""
 
-import copy
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from gatewise.core._torch_compat import has_memory
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.costs import Costs, default_cache
 from gatewise.inference.merging import merged
@@ -54,9 +54,9 @@ class SkippingNet(nn.Module):
         self.active_filters = ActiveFilters(memory)
         dependencies, folds = skippable(net, tried=mode != "mask")
         self.skipped = kept_whole(net, dependencies)
-        self.net = self.plain = copy.deepcopy(net).eval().requires_grad_(False)
+        self.net = self.plain = full_copy(net).eval().requires_grad_(False)
         if mode == "auto":
-            self.net = copy.deepcopy(self.plain)
+            self.net = full_copy(self.plain)
             fold_norms(self.plain.backbone, folds)
         if mode != "mask":
             open_layers(self.net.backbone, net.sites, dependencies, folds, self.active_filters)

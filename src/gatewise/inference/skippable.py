@@ -1,6 +1,5 @@
 """Find the sites of a GaterNet with filters that can be skipped, from its graph and by comparing outputs."""
 
-import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Skipped
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.surgery import foldable, open_layers, why_not_skippable
 from gatewise.inference.verify import Trial, channel_dependencies_of, drop_unsafe
@@ -49,7 +49,7 @@ def _run_open(
     folds: dict[str, str], exact: GaterNet, dependencies: Sequence[ChannelDependency], x: Tensor, gates: Tensor
 ) -> Any:
     """Run a copy of a net with its open filters only; all images have the gates of the first."""
-    copied = copy.deepcopy(exact)
+    copied = full_copy(exact)
     active_filters = ActiveFilters(2**40)
     open_layers(copied.backbone, copied.sites, dependencies, folds, active_filters)
     factors: dict[int, Tensor | None] = {}

@@ -2,7 +2,6 @@
 
 # pyright: basic
 
-import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from gatewise.core.layer_types import ANY_CONVOLUTIONS, NORMS
 from gatewise.core.types import Example
 from gatewise.gaternet import Site
 from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_norm
+from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.constant_gates import call_last
 from gatewise.inference.dynamic_layers import hold_norm, open_layer, open_per_channel, pass_through
@@ -133,6 +133,6 @@ def folded(network: nn.Module, example: Example = None) -> nn.Module:
     >>> bool((folded(net)(x) - net(x)).abs().max() < 1e-5)
     True
     """
-    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    copied = full_copy(network).eval().requires_grad_(False)
     fold_norms(copied, foldable(copied, followed_by_norm(Graph(copied, example))))
     return copied

@@ -1,6 +1,5 @@
 """Verify by comparing outputs that filters can be removed without changing the network."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from gatewise.core.reasons import reason_of
 from gatewise.core.types import tensors_of
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, Graph, find_channel_dependencies, followed_by_norm
+from gatewise.graph.structural_copy import full_copy
 
 Run = Callable[[GaterNet, Sequence[ChannelDependency], Tensor, Tensor], Any]
 _AGREE = {torch.float64: 1e-9, torch.float32: 1e-4}  # largest relative difference, by the type that a net runs in
@@ -59,7 +59,7 @@ class Trial:
             gates[:, site.first] = 1 - gates[:, site.first + site.gates - 1]
         device = next(net.parameters()).device
         for dtype, self.largest in _AGREE.items():
-            self.exact = copy.deepcopy(net).to(dtype).eval()
+            self.exact = full_copy(net).to(dtype).eval()
             self.x = x.to(device, dtype)
             self.gates = [pattern(chosen.to(device, dtype)) for chosen in (gates, 1 - gates)]
             self.failure = None

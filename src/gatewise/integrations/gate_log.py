@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from gatewise import errors
-from gatewise.analysis.gate_stats import GateStats
-from gatewise.analysis.recording import GateRecorder
+from gatewise.analysis import GateRecorder, GateStats
+from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
 from gatewise.insertion.insert import gates_in
+
+_torchmetrics: Any = _validation.import_optional("torchmetrics", "gatewise.integrations")
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class GateLog:
         self.batches = 0
         self._stats = GateStats(self._model).to(device) if self._recorder else None
         names = [f"{path}/{name}".lstrip("/") for path in self._nets for name in ("open_fraction", "executed_macs")]
-        self._means = {name: MeanMetric().to(device) for name in names}
+        self._means = {name: _torchmetrics.MeanMetric().to(device) for name in names}
 
     def _note(self, path: str, gates: Tensor) -> None:
         net = self._nets[path]

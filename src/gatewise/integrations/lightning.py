@@ -51,10 +51,11 @@ class GateTuning(_Callback):
 
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Check the training, set the schedules, and begin the stage of the first or resumed epoch."""
+        unlimited = trainer.fast_dev_run or (trainer.max_epochs or -1) == -1  # the former tries a part of an epoch
         self._tuning.start(
             pl_module,
             trainer.optimizers,
-            epochs=sys.maxsize if trainer.max_epochs in {None, -1} else trainer.max_epochs,
+            epochs=sys.maxsize if unlimited else trainer.max_epochs,
             steps=_forwards(trainer),
             resumed=trainer.global_step > 0,
             distributed=trainer.world_size > 1 or isinstance(trainer.strategy.model, DistributedDataParallel),

@@ -24,9 +24,9 @@ class GateTuning(_TrainerCallback, _ExportableState):
       `gatewise.parameter_groups(model)` does not.
     - Schedules, such as that of a GaterNet's `budget`, get the number of batches of the whole training. With
       `train(resume_from_checkpoint=...)`, they and the stages continue where the checkpoint was written.
-    - Log, in each evaluation: of each gate the statistics of `gatewise.analysis.GateStats`, as "eval_gates/PATH/NAME";
-      of a GaterNet "eval_gates/PATH/open_fraction" and "eval_gates/PATH/executed_macs". They are also among the metrics
-      of the evaluation, so that one can be `metric_for_best_model`.
+    - Log, in each evaluation of a training: of each gate the statistics of `gatewise.analysis.GateStats`, as
+      "eval_gates/PATH/NAME"; of a GaterNet "eval_gates/PATH/open_fraction" and "eval_gates/PATH/executed_macs". They
+      are also among the metrics of the evaluation, so that one can be `metric_for_best_model`.
 
     A callback cannot change the loss: pass `compute_loss_func=gatewise.GateLoss(criterion, model)` to the trainer.
 

@@ -12,6 +12,7 @@ from gatewise.training.run_folder import holds_run as holds_run
 from gatewise.training.run_folder import is_finished as is_finished
 from gatewise.training.signals import Interrupted as Interrupted
 from gatewise.training.tasks import BatchResults as BatchResults
+from gatewise.training.tasks import Mistake as Mistake
 from gatewise.training.tasks import Score as Score
 from gatewise.training.tasks import Task as Task
 from gatewise.training.tasks import TaskSpec as TaskSpec

@@ -24,6 +24,7 @@ from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
+from gatewise.models.pretrained import is_pretrained
 from gatewise.training.checkpoint import complete_states
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.distributed import Processes
@@ -75,6 +76,7 @@ def train(
 
     In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
     """
+    recipe = recipe.resolved()
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     with processes.holding_folder(out):
         check_may_train(out, resume=resume)
@@ -87,15 +89,15 @@ def train(
             return finished
         processes.on_main_process(functools.partial(check_writable, out))
         progress.quiet = progress.quiet or not processes.is_main
-        if dataset is None:  # a caller who loads the data says what is in it
-            dataset = recipe.source.load()
-            for line in first_facts(dataset, recipe.sections().optimisation):
-                progress.say(line)
-            if (constant := constant_answer(recipe.task_spec.make(dataset.classes), dataset)) is not None:
-                progress.say(constant.sentence)
+        given, dataset = dataset, dataset or recipe.source.load()
         if states and dataset.division is not None:
             dataset.division.check_same(out)
         setup = build(recipe, dataset, processes, workers)
+        if given is None:  # a caller who loads the data says what is in it
+            for line in first_facts(dataset, recipe.sections().optimisation):
+                progress.say(line)
+            if (constant := constant_answer(setup.task, dataset)) is not None:
+                progress.say(constant.sentence)
         setup.announce(progress)
         try:
             with processes.joined():
@@ -146,6 +148,14 @@ class Setup:
         """Show what was found in the data and in the initial weights."""
         if self.task.class_per_pixel:
             progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
+        if is_pretrained(self.spec):
+            mean, std = (
+                ", ".join(f"{value:.1f}" for value in part.tolist()) for part in (self.initial.mean, self.initial.std)
+            )
+            progress.say(
+                f"pretrained {self.spec.model}: pixels normalised by mean {mean} and deviation {std} of 0 to 255, "
+                f"learning rate {self.schedule.lr:g}; --lr sets another"
+            )
         if self.initial.transfer is not None:
             progress.say(f"{self.initial.weights}: {self.initial.transfer}")
 
@@ -199,7 +209,7 @@ def build(
         functools.partial(
             make_optimizer,
             name=optimisation.optimizer,
-            lr=optimisation.lr,
+            lr=recipe.schedule.lr,
             momentum=optimisation.momentum,
             weight_decay=optimisation.weight_decay,
         ),
@@ -232,7 +242,7 @@ def build(
         validation=validation,
         test=test,
         stages=optimisation.stages,
-        schedule=optimisation.schedule,
+        schedule=recipe.schedule,
     )
 
 

@@ -12,6 +12,7 @@ from gatewise.data import Dataset, SegmentationDataset
 from gatewise.gaternet import plain_network
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import Segmenter
+from gatewise.models.pretrained import PretrainedImages, is_pretrained
 from gatewise.models.serialization import check_weights_finite, load_gater
 from gatewise.models.stored_spec import as_stored
 from gatewise.models.weights import load_weights
@@ -94,8 +95,9 @@ def _normalisation(
     """Return mean and standard deviation per channel: those of the initial weights' training, else of the data set."""
     if len(config.get("mean", ())) == len(config.get("std", ())) == dataset.channels:
         return torch.tensor(config["mean"]), torch.tensor(config["std"])
-    plain: Any = plain_network(model)
-    known: Mapping[str, Any] = plain.pretrained_cfg if spec.model_options.get("pretrained") else {}
-    if len(known.get("mean", ())) == dataset.channels:
-        return 255 * torch.tensor(known["mean"]), 255 * torch.tensor(known["std"])
+    if is_pretrained(spec):
+        plain: Any = plain_network(model)
+        if (found := PretrainedImages.of(plain.pretrained_cfg).for_channels(dataset.channels)) is not None:
+            mean, std = map(torch.tensor, found)
+            return mean, std
     return dataset.statistics()

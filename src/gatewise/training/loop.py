@@ -131,13 +131,14 @@ class Training:
         mean_loss = float(torch.stack(self.losses).mean())  # synchronises with the device before the time is taken
         seconds, images_per_step = time.perf_counter() - started, self.batches.batch_size
         evaluation, task = self.learner.evaluate(self.validation), self.learner.task
+        scores = {name: value for name, value in evaluation.scores.items() if isinstance(value, int | float)}
         self._check_evaluation(evaluation)
         row = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.steps,
             "loss": mean_loss,
             f"train_{task.hit.name}": float(self.correct) / (self.steps * images_per_step),
-            **{f"validation_{name}": evaluation.scores[name] for name in ("loss", task.score.name, *evaluation.scores)},
+            **{f"validation_{name}": scores[name] for name in ("loss", task.score.name, *scores)},
             **evaluation.work,
             "lr": rate,
             "seconds": seconds,

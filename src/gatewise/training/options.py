@@ -19,6 +19,8 @@ from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, score_words, summaries
 
 CLASS_WEIGHTS = ("none", "balanced", "median_frequency")
+_LR, _ADAPTIVE_LR = 0.1, 0.001  # peak learning rates for weights from scratch
+_ADAPTIVE = ("adam", "adan", "lamb", "lion", "adabelief", "rmsprop")  # parts of names of optimizers
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -121,7 +123,8 @@ class DataOptions(Section, Reading):
     data: str = option("digits", f"{describe_sources(LabelledSource)}; for segment {describe_sources(MaskedSource)}")
     image_size: int | None = option(
         None,
-        "side in pixels to which images are scaled and cropped, for segment the shorter side; none keeps their size",
+        "side in pixels to which images are scaled and cropped, for segment the shorter side; none keeps their size, "
+        "or chooses one if they differ in size",
     )
     loading: str = option("auto", "auto (decode a split of up to 1 GiB once, stream a larger one), memory, or stream")
 
@@ -206,7 +209,11 @@ class OptimisationOptions(Section):
     batch_size: int = option(
         128, "images per step over all processes; the last incomplete batch of an epoch is dropped"
     )
-    lr: float = option(0.1, "peak learning rate, for this batch size")
+    lr: float | None = option(
+        None,
+        "peak learning rate, for this batch size; none takes 0.1, 0.001 for Adam and the like, and a tenth for "
+        "pretrained weights",
+    )
     warmup: float = option(
         0.2, "fraction of a stage's steps in which the learning rate rises linearly to lr; cosine decay to 0 follows"
     )
@@ -225,7 +232,7 @@ class OptimisationOptions(Section):
         _validation.check_integer_at_least(1, epochs=self.epochs, batch_size=self.batch_size)
         _validation.check_integer_at_least(0, seed=self.seed)
         _validation.check_number_between(0, 2**31 - 1, seed=self.seed)
-        _validation.check_number_between(1e-8, 1e3, lr=self.lr)
+        _validation.check_number_between(1e-8, 1e3, lr=self.chosen_lr)
         _validation.check_number_between(0, 0.99, warmup=self.warmup, momentum=self.momentum)
         _validation.check_number_between(0, 1, weight_decay=self.weight_decay)
         _validation.check_number_between(0, 0.999999, ema=self.ema)
@@ -238,9 +245,11 @@ class OptimisationOptions(Section):
         return fine_tuning_stages(self.epochs, self.gate_epochs)
 
     @property
-    def schedule(self) -> Schedule:
-        """The learning rate of each step of a stage."""
-        return Schedule(self.lr, self.warmup)
+    def chosen_lr(self) -> float:
+        """The peak learning rate that is set, or that of the optimizer for weights from scratch."""
+        if self.lr is not None:
+            return self.lr
+        return _ADAPTIVE_LR if any(word in self.optimizer.lower() for word in _ADAPTIVE) else _LR
 
 
 @dataclass(frozen=True, kw_only=True)

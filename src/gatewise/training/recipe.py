@@ -12,11 +12,13 @@ from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
 from gatewise.data import DataSource
 from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
+from gatewise.models.pretrained import is_pretrained, pretrained_side
 from gatewise.training.options import (
     AugmentationOptions,
     DataOptions,
     ModelOptions,
     OptimisationOptions,
+    Schedule,
     Sections,
     TaskOptions,
 )
@@ -45,7 +47,17 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     @property
     def source(self) -> DataSource:
         """The data set and the options for reading it."""
-        return self.task_spec.source(self.data_source)
+        return dataclasses.replace(self.task_spec.source(self.data_source), preferred_size=pretrained_side(self.spec))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The learning rate of each step of a stage; a tenth for pretrained weights if `lr` is not set."""
+        rate = self.chosen_lr * (0.1 if self.lr is None and is_pretrained(self.spec) else 1.0)
+        return Schedule(rate, self.warmup)
+
+    def resolved(self) -> Self:
+        """Return the recipe with the learning rate that it means, so that a later default changes no older run."""
+        return dataclasses.replace(self, lr=self.schedule.lr)
 
     @property
     def initial_weights(self) -> str | None:
@@ -97,7 +109,7 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
             raise errors.DataError(f"{path} is not a recipe; expected lines such as 'epochs: 20'.")
         values = cast(dict[str, Any], content)
         for field in dataclasses.fields(cls):
-            if field.type is float and isinstance(text := values.get(field.name), str):
+            if field.type in {float, float | None} and isinstance(text := values.get(field.name), str):
                 values[field.name] = parse_value(text)  # YAML 1.1 reads 1e-3 as a string
         try:
             return cls.from_dict(values)

@@ -190,7 +190,10 @@ class Run:
         """Source of the images that are shown; other data than that of the training may lack some of its classes."""
         if self.data is None:
             return self.source
-        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes))
+        height, width = self.config.get("image_size", (0, 1))
+        side = height if height == width and not self.task.any_size else None
+        image_size = self.source.image_size or side
+        return dataclasses.replace(self.source, data=self.data, classes=tuple(self.classes), image_size=image_size)
 
     @property
     def _recorded_source(self) -> DataSource:
@@ -204,7 +207,8 @@ class Run:
             validation_split=Reading.validation_split,
             test_split=None,
         )
-        return dataclasses.replace(self.source, data=str(self.folder / SPLIT_FILE), reading=reading)
+        data, classes = str(self.folder / SPLIT_FILE), tuple(self.classes)
+        return dataclasses.replace(self.source, data=data, reading=reading, classes=classes)
 
     def _is_divided_otherwise(self, dataset: Dataset | SegmentationDataset) -> bool:
         """Whether files that were divided by the rule are other ones now than in the training."""

@@ -210,6 +210,15 @@ def test_statistics_are_logged(tmp_path: Path, strategy: str) -> None:
     assert not host.model.net[0].gct._forward_hooks, "recording has ended"
 
 
+def test_evaluation_before_the_training_is_logged(tmp_path: Path) -> None:
+    host = trainer(tmp_path, gated_net(), GateTuning(), eval_on_start=True)
+    host.train()
+    first, *others = [row for row in host.state.log_history if "eval_loss" in row]
+    assert first["eval_gates/net.3.gct/mean"] == 1
+    assert len(others) == EPOCHS
+    assert all(row["eval_gates/net.3.gct/mean"] != 1 for row in others)
+
+
 def test_each_evaluation_set_has_its_statistics(tmp_path: Path) -> None:
     host = trainer(tmp_path, gated_net(), GateTuning())
     host.eval_dataset = {"first": EXAMPLES[:16], "second": EXAMPLES[16:]}

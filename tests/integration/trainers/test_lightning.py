@@ -24,6 +24,7 @@ from support.trained_elsewhere import (
     loader,
     of_gates,
     own_loop,
+    plain_net,
     sgd,
     snapshot,
 )
@@ -160,6 +161,45 @@ def test_work_of_a_gater_is_logged(tmp_path: Path) -> None:
     logged = {name: float(value) for name, value in host.logged_metrics.items()}
     assert logged["gates/net/open_fraction"] == pytest.approx(float(module.net.open_fraction(gates).mean()), rel=1e-5)
     assert logged["gates/net/executed_macs"] == pytest.approx(float(module.net.executed_macs(gates).mean()), rel=1e-5)
+
+
+def test_trial_run_ends_within_the_first_stage(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, gated_net(), GateTuning(gate_epochs=3), fast_dev_run=True)
+    assert changed(snapshot(gated_net()), snapshot(module.net)) <= of_gates(snapshot(module.net))
+
+
+def test_budget_in_16_bits_counts_all_steps(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path, budget_net(), GateTuning(0), precision="bf16-true", max_epochs=70)
+    assert int(module.net.price.state[0]) == 70 * BATCHES > 256
+
+
+class Configured(Module):
+    """Inserts its gates in `configure_model`, where large networks are built."""
+
+    def configure_model(self) -> None:
+        if not gw.gates_in(self.net):
+            gw.insert_gates(self.net, "gct", place="before_conv")
+
+
+@pytest.mark.situation("Gates are inserted where the trainer builds the network.")
+def test_gates_inserted_in_configure_model(tmp_path: Path) -> None:
+    module, snapshots = Configured(plain_net()), Snapshots()
+    trainer(tmp_path, GateTuning(1), snapshots).fit(module, loader())
+    start, gates_alone, everything = snapshots.kept
+    assert changed(start, gates_alone) == of_gates(start) != set()
+    assert changed(gates_alone, everything) == set(start)
+    (checkpoint,) = tmp_path.glob("epoch=0*.ckpt")
+    resumed = Configured(plain_net())
+    trainer(tmp_path / "resumed", GateTuning(1)).fit(resumed, loader(), ckpt_path=checkpoint)
+    assert changed(everything, snapshot(resumed.net)) == set()
+
+
+def test_averaged_copies_have_a_loss_of_their_own(tmp_path: Path) -> None:
+    """Weight averaging copies the module with its `GateLoss`."""
+    averaging = pl.callbacks.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    module, _ = fit(tmp_path, budget_net(), GateTuning(0), averaging)
+    assert module.criterion.model is module.net
+    assert int(module.net.price.state[0]) >= EPOCHS * BATCHES
 
 
 def test_log_can_be_turned_off(tmp_path: Path) -> None:

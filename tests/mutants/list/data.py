@@ -174,7 +174,7 @@ CHANGES = {
             "the split depends on where the data lies": replace("_relative(name, start)", "name"),
         },
         "same_bytes": {
-            "files of one size are the same": replace("read_bytes(files[index] or Path())", "b''"),
+            "files of one size are the same": replace("read_bytes(Path(files[index] or ''))", "b''"),
         },
         "copies": {
             "copies are recognised across labels": replace("labels[index]", "0"),

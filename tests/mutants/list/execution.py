@@ -63,6 +63,18 @@ CHANGES = {
         },
     },
     "inference/fold.py": {
+        "convolve": {
+            "transposed convolutions ignore the size they are called with": replace(
+                "layer.output_padding if output_size is None else _output_padding(layer, x, output_size)",
+                "layer.output_padding",
+            ),
+        },
+        "per_output": {
+            "scales of grouped transposed convolutions are mixed up": replace(
+                "values.view(groups, 1, -1).expand(-1, rows, -1).reshape(groups * rows, -1, *axes)",
+                "values[: len(values) // groups].view(1, -1, *axes)",
+            ),
+        },
         "scale_and_shift": {
             "norms folded without their mean": replace("-norm.running_mean.to(dtype)", "0 * norm.running_mean"),
         },
@@ -140,6 +152,9 @@ CHANGES = {
         },
     },
     "inference/slicing.py": {
+        "keep_inputs": {
+            "a transposed convolution loses outputs instead of inputs": replace("_rows", "_columns"),
+        },
         "_columns": {
             "the wrong columns of grouped inputs": replace(
                 "kept.view(groups, -1) - width * torch.arange(groups, device=kept.device)[:, None]",
@@ -155,6 +170,13 @@ CHANGES = {
     "inference/verify.py": {
         "drop_unsafe": {
             "nothing is tried": replace("trial.why_not(dependencies) is None", "True"),
+            "sites are tried without those found to be safe": replace(
+                "[*safe[:number], dependency, *safe[number + 1:]]",
+                "[*[ChannelDependency()] * number, dependency, *safe[number + 1:]]",
+            ),
+        },
+        "Trial.__init__": {
+            "networks without float64 cannot be tried": replace("_AGREE.items()", "[(torch.float64, 1e-9)]"),
         },
     },
 }

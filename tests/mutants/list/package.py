@@ -86,11 +86,6 @@ CHANGES = {
                 "{**named, self.argument: self.change(layer, named[self.argument])}", "named"
             ),
         },
-        "share_hooks": {
-            "hooks lose their options in a new layer": replace(
-                "(*_DICTIONARIES.values(), *_OPTIONS)", "(*_DICTIONARIES.values(),)"
-            ),
-        },
         "count_hooks": {
             "hooks on the input are not counted": replace(
                 "(_DICTIONARIES if side is None else (side,))", "('output',)"

@@ -82,6 +82,11 @@ CHANGES = {
             "two maps choose different layers for one gate": replace("not also", "True"),
         },
     },
+    "graph/regions.py": {
+        "_region": {
+            "layers under autocast or no_grad are not found": replace("str(node.target).startswith('wrap_')", "False"),
+        },
+    },
     "graph/structural_copy.py": {
         "": {
             "check leaves its hooks": replace(
@@ -106,8 +111,12 @@ CHANGES = {
                 "vars(copied).update(attributes)",
             ),
         },
-        "_cloned": {
-            "check leaves buffers as its forward left them": replace("tensor.detach().clone()", "tensor.detach()"),
+        "_Copier._function": {
+            "a closure calls the network itself": replace("isinstance(value, _CALLING)", "False"),
+        },
+        "_tensor_or_script": {
+            "lazy layers get their widths by being read": remove("if is_lazy(value):\n    ..."),
+            "check leaves buffers as its forward left them": replace("value.detach().clone()", "value.detach()"),
         },
     },
     "graph/places/before_conv.py": {

@@ -335,7 +335,7 @@ CHANGES = {
             "class weights are divided by their sum": replace("total / len(logits)", "total / weights[targets].sum()"),
         },
         "_ClassificationResults.update": {
-            "validation loss of the logits": replace("logits.float()", "logits.float().softmax(1)"),
+            "validation loss of the logits": replace("logits.float()", "logits.float().softmax(1)", nth=1),
         },
     },
     "training/tasks/multilabel.py": {

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from gatewise.data import Augmentation, Batches, Dataset, Images, load_dataset, shift
+from gatewise.data import Augmentation, Batches, Dataset, Images, image_sizes, load_dataset, shift
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError
 from support.project import ROOT
 
@@ -320,11 +320,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda folder: write_split(folder / "train.parquet", [], pa.array([], pa.int64())),
         ("train.parquet: expected images, got none",),
     ),
-    "several sizes": (
-        _three([encoded(picture(0, 6, 9))]),
-        ("train.parquet, row 1", "6x6", "row 0 is 9x6", "image_size"),
-    ),
-    "splits of different sizes": (_larger_validation, ("(6, 6)", "(7, 9)", "image_size")),
     "splits of different classes": (
         _other_classes,
         ("class dog is in validation.parquet only, cat in train.parquet only. Give both one name",),
@@ -354,6 +349,24 @@ def test_files_of_one_split_must_have_same_class_names(tmp_path: Path) -> None:
     images = [encoded(picture(i)) for i in range(2)]
     write_split(tmp_path / "train-2.parquet", images, [0, 1], names=["bee", "ant", "cat"])
     with pytest.raises(DataError, match=r"train\.parquet: expected the same class names .*train-2\.parquet"):
+        load_dataset(tmp_path)
+
+
+def test_size_is_chosen_for_images_of_different_sizes(tmp_path: Path) -> None:
+    _three([encoded(picture(0, 18, 40)), encoded(picture(1, 26, 30)), encoded(picture(2, 50, 29))])(
+        make_folder(tmp_path)
+    )
+    dataset = load_dataset(tmp_path)
+    assert dataset.size == (24, 24)  # the median of 18, 26 and 29 is 26
+    assert any(note.startswith("images have different sizes (6x6, 40x18, ...)") for note in dataset.notes)
+    _three([encoded(picture(n, 600 + n, 700)) for n in range(3)])(tmp_path)
+    assert load_dataset(tmp_path).size == (224, 224)
+
+
+def test_odd_size_outside_of_the_sample_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_sizes, "_SAMPLED", 1)
+    _three([encoded(picture(0)), encoded(picture(1, 6, 9))])(make_folder(tmp_path))
+    with pytest.raises(DataError, match=r"train\.parquet, row 1: the image is 9x6, but .*row 0 is 6x6; set image_size"):
         load_dataset(tmp_path)
 
 

@@ -184,6 +184,15 @@ STOPS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "one class": (lambda f: by_class(f, {"train/cat": 5}), "train/: expected at least two classes, but all 5 images"),
     "no images": (lambda f: (f / "a.txt").write_text("a"), "for labelled images expected digits, "),
+    "an archive": (lambda f: (f / "x.zip").write_bytes(b"PK"), "Unpack the archive first."),
+    "COCO": (
+        lambda f: [write_pictures(f, ["1.png"]), (f / "_annotations.coco.json").write_text("{}")],
+        "_annotations.coco.json is COCO: boxes and polygons are not read. Draw them as masks",
+    ),
+    "YOLO": (
+        lambda f: [write_pictures(f, ["images/1.png"]), (f / "labels").mkdir(), (f / "labels/1.txt").write_text("0 1")],
+        "1.txt and others are YOLO: boxes and polygons are not read.",
+    ),
     "no train": (lambda f: by_class(f, {"val/cat": 2, "val/dog": 2}), "has no train split: expected train/ with class"),
 }
 
@@ -194,7 +203,7 @@ def test_bad_folder_is_one_line(tmp_path: Path, case: str) -> None:
     write, expected = STOPS[case]
     write(tmp_path)
     with pytest.raises(DataError) as caught:
-        load_dataset(tmp_path)
+        load_dataset(tmp_path / "x.zip" if case == "an archive" else tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -555,7 +555,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "class folders": (
         lambda root: write_files(root / "train/cat", root / "train/dog", range(2)),
-        ("for images with masks expected", "found train. For images with one label set task to classify."),
+        (
+            "for images with masks expected",
+            "found train (images: 4 two folders below). For images with one label set task to classify.",
+        ),
     ),
     "no folder of masks": (_moved("train/masks", "train/other"), ("{root}/train/masks does not exist",)),
     "no folder of images": (_moved("train/images", "train/other"), ("{root}/train/images does not exist",)),

@@ -121,10 +121,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda f: (f / "val/bee").rename(f / "val/cat"),
         ("class cat is in val/ only, bee in train/ only. Give both one name",),
     ),
-    "several sizes": (
-        lambda f: picture(0, (6, 9)).save(f / "train/bee/2.png"),
-        ("train/bee/2.png: the image is 9x6", "train/ant/0.png is 6x6", "image_size"),
-    ),
     "masks": (
         lambda f: [
             (f / s / a).rename(f / s / b) for s in ("train", "val") for a, b in (("ant", "images"), ("bee", "masks"))

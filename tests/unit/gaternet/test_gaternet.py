@@ -578,6 +578,21 @@ def test_copy_has_independent_gates(gater: str, duplicate: Callable[[Any], Any])
     assert not torch.equal(other(images()), expected)
 
 
+@pytest.mark.situation("The whole network is trained in 16 bits.")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_budget_counts_steps_in_every_precision(dtype: torch.dtype) -> None:
+    """In bfloat16, 256 + 1 is 256: the target would stop falling."""
+    net = nn.ModuleList([controller()]).to(dtype)
+    price: Any = net[0]
+    price.schedule(600)
+    gates = torch.ones(2, 4, dtype=dtype)
+    for _ in range(300):
+        price(gates, gates)
+    assert int(price.state[0]) == 300
+    assert price.state.dtype == price.share.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert list(net.to("cpu").state_dict()) == ["0.state"]
+
+
 def test_bf16_gates_survive_save_and_load() -> None:
     net = small(budget=0.5).to(torch.bfloat16)
     file = io.BytesIO()

@@ -72,11 +72,12 @@ def test_shared_graph_is_traced_once_for_all_places_and_insertions(traces: list[
     net = chain()
     shared = Graph(net)
     found = {place: gw.find_places(shared, place) for place in place_names()}
-    inserted = [gw.insert_gates(shared, "gct", place=place) for place in ("inner", "stage_end", "inner")]
+    gates = ("gct@inner", "se@stage_end", "eca@inner")
+    inserted = [gw.insert_gates(shared, gate) for gate in gates]
     assert len(traces) == 1
     assert found == {place: gw.find_places(net, place) for place in place_names()}
     assert [insertion.places for insertion in inserted] == [
-        tuple(found[place].found) for place in ("inner", "stage_end", "inner")
+        tuple(found[gate.partition("@")[2]].found) for gate in gates
     ]
 
 

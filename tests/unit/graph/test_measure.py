@@ -75,14 +75,17 @@ class Recording(nn.Module):
 
 
 @pytest.mark.parametrize("fail", [False, True])
-def test_counting_runs_in_eval_mode_and_restores_modes(fail: bool) -> None:
+def test_counting_runs_in_eval_mode_on_a_copy(fail: bool) -> None:
     net = Recording(fail)
+    modes: list[tuple[bool, bool]] = []
+    net.register_forward_pre_hook(lambda module, _: modes.append((module.training, module.inside.training)))
     if fail:
         with pytest.raises(RuntimeError, match="broken network"):
             measure.macs_per_sample(net, torch.zeros(1, 3, 2, 2))
     else:
         measure.macs_per_sample(net, torch.zeros(1, 3, 2, 2))
-    assert net.modes == [(False, False)]
+    assert modes == [(False, False)]
+    assert net.modes == []
     assert flags(net) == [True, False]
 
 

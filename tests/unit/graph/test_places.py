@@ -692,6 +692,38 @@ def test_torch_fx_finds_same_places_if_torch_export_fails(name: str, no_export: 
         assert [p.layer for p in gw.find_places(by_fx, place).found] == layers[name]
 
 
+class InRegions(Chain):
+    """Runs its layers under contexts, each of which is a graph of its own for torch.export."""
+
+    def __init__(self, *contexts: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        super().__init__(nn.ReLU())
+        self.contexts = contexts
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *inner = self.contexts
+        with first():
+            x = self.first(x)
+            with contextlib.ExitStack() as stack:
+                for context in inner:
+                    stack.enter_context(context())
+                y = self.second(self.between(x))
+        return y
+
+
+def autocast() -> contextlib.AbstractContextManager[object]:
+    return torch.autocast("cpu", enabled=False)
+
+
+@pytest.mark.situation("forwards with regions of autocast or without gradients")
+@pytest.mark.parametrize(
+    "contexts",
+    [(autocast,), (torch.no_grad,), (torch.enable_grad, torch.no_grad), (autocast, autocast, torch.enable_grad)],
+    ids=["autocast", "no_grad", "no_grad inside enable_grad", "enable_grad inside autocast"],
+)
+def test_layers_in_regions_are_found(contexts: tuple[Callable[[], contextlib.AbstractContextManager[object]]]) -> None:
+    assert found(InRegions(*contexts), "inner", SMALL) == [("between", "output", 8)]
+
+
 class Undecided(nn.Module):
     """Its graph depends on the values in the image."""
 

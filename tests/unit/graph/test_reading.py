@@ -1,9 +1,12 @@
 """Reading a network needs no copy by Python, and leaves no trace in the network or in the random numbers."""
 
+import functools
 import io
 import random
 import threading
+import types
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import gatewise as gw
 from gatewise.graph import rehearsal
+from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.graph.structural_copy import structural_copy
 
 X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).sin().view(2, 3, 8, 8)
@@ -118,8 +122,8 @@ READING: dict[str, Callable[[nn.Module], Any]] = {
     "find_places of a guessed input": lambda net: gw.find_places(net, "stage_end"),
     "gates_in": gw.gates_in,
     "Insertion.check": check,
-    "parameter_count": gw.graph.measure.parameter_count,
-    "macs_per_sample": lambda net: gw.graph.measure.macs_per_sample(net, X),
+    "parameter_count": parameter_count,
+    "macs_per_sample": lambda net: macs_per_sample(net, X),
 }
 
 
@@ -303,6 +307,77 @@ def test_hook_on_copy_is_not_on_network_and_those_of_network_run() -> None:
     assert calls == ["network's", "copy's", "network's"]
 
 
+def wrapped_forward(net: Any) -> None:
+    net.forward = torch.autocast("cpu", enabled=False)(net.forward)
+
+
+def partial_forward(net: Any) -> None:
+    """As Accelerate does."""
+    net.forward = functools.update_wrapper(functools.partial(type(net).forward, net), net.forward)
+
+
+def closure_over_network(net: Any) -> None:
+    forward = net.forward
+    net.forward = lambda x: 2 * forward(x)
+
+
+def weak_parent(net: Any) -> None:
+    net.relu.parent = weakref.ref(net)
+    net.relu.forward = types.MethodType(lambda relu, x: relu.parent().forward_of_relu(x), net.relu)
+    net.forward_of_relu = lambda x: setattr(net, "seen", True) or x.relu()
+
+
+REFERENCES: dict[str, Callable[[Any], None]] = {
+    "a decorated forward": wrapped_forward,
+    "a partial forward": partial_forward,
+    "a closure over a method": closure_over_network,
+    "a weak reference to a parent": weak_parent,
+    "a hook that is a method": lambda net: net.norm.register_forward_hook(net.note),
+    "a hook that is a closure over a module": lambda net: net.norm.register_forward_hook(lambda *_: net.note()),
+}
+
+
+class Noting(Residual):
+    """Notes that it was called."""
+
+    def note(self, *_: Any) -> None:
+        self.seen = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.noted = True
+        return super().forward(x)
+
+
+@pytest.mark.situation("networks whose forwards and hooks refer to the network")
+@pytest.mark.parametrize("name", REFERENCES)
+def test_copy_refers_to_itself(name: str) -> None:
+    net = Noting().eval()
+    REFERENCES[name](net)
+    with rehearsal(net) as copied, torch.no_grad():
+        assert copied(X).shape == (2, 8, 8, 8)
+    assert "noted" in vars(copied)
+    assert not {"noted", "seen"} & set(vars(net))
+    assert gw.insert_gates(net, "gct@residual_end", example=X).names == ("second",)
+    assert not {"noted", "seen"} & set(vars(net))
+
+
+@pytest.mark.situation("layers that get their widths in the first forward")
+def test_reading_leaves_lazy_layers_lazy() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.LazyConv2d(4, 3))
+    assert [place.layer for place in gw.find_places(net, "inner", X).found] == ["2"]
+    assert isinstance(net[3].weight, nn.UninitializedParameter)
+    assert isinstance(net[1], nn.LazyBatchNorm2d)
+    assert net(X).shape == (2, 4, 4, 4)
+    assert type(net[3]) is nn.Conv2d
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_scripted_part_keeps_its_mode() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), torch.jit.script(nn.Sequential(nn.Dropout(), nn.Conv2d(8, 4, 1)))).train()
+    assert macs_per_sample(net, X) == 6 * 6 * (8 * 27 + 4 * 8)
+    assert all(module.training for module in net.modules())
+
+
 @pytest.mark.parametrize("how", ["torch.compile", "compile in place", "compiled forward"])
 def test_copy_of_compiled_network_runs_uncompiled(how: str) -> None:
     net, compiled = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), list[object]()
@@ -333,5 +408,5 @@ def test_rehearsal_restores_random_numbers_after_failure() -> None:
     net.forward = forward  # type: ignore[method-assign]
     before = everything(net)
     with pytest.raises(RuntimeError, match="on purpose"):
-        gw.graph.measure.macs_per_sample(net, X)
+        macs_per_sample(net, X)
     assert changed(before, everything(net)) == []

@@ -37,6 +37,18 @@ EVERYTHING = Recipe(
     image_size=24,
     loading="stream",
     precision="fp32",
+    metric="macro_f1",
+    validation_split=0.3,
+    test_split="fold=1",
+    split_seed=4,
+    group="patient",
+    image_column="file",
+    label_column="a,b",
+    label_delimiter=";",
+    data_root="somewhere/else",
+    channels="4,3",
+    value_range="0,4095",
+    on_broken="skip",
 )
 PIXELS = Recipe(
     task="segment",
@@ -45,6 +57,7 @@ PIXELS = Recipe(
     class_names="road,car",
     foreground="car",
     class_weights="median_frequency",
+    mask_threshold=128,
 )
 
 

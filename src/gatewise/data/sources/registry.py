@@ -7,6 +7,7 @@ finds its source here.
 
 import functools
 import importlib.metadata
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from gatewise.data.folders import Location
 from gatewise.data.images import EncodedSource
 from gatewise.data.labels import LabelledSplit as LabelledSplit
 
+_ANNOTATIONS = re.compile(r"coco|instances|annotations")
 PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
 
 
@@ -160,6 +162,23 @@ def find_source(location: Location, kind: type[Kind]) -> Kind:
         what = "is a file" if location.path.exists() else "does not exist"
         shown = _validation.safe_repr(location.text)
         problem = f"data folder {shown} {what}; for {kind.content} expected {describe_sources(kind)}"
+    if hint := _hint(location):
+        raise errors.DataError(f"{problem}. {hint}")
     kinds: tuple[type[Source], ...] = (LabelledSource, MaskedSource)
     others = [other for other in kinds if any(source.matches(location) for source in _sources(other))]
     raise errors.DataError(" ".join([f"{problem}.", *(other.hint for other in others)]))
+
+
+def _hint(location: Location) -> str:
+    """Return what to do about files of a usual kind that no source reads, or ""."""
+    if location.text.lower().endswith((".zip", ".tar.gz", ".tgz", ".7z", ".rar")):
+        return "Unpack the archive first."
+    if not location.is_folder:
+        return ""
+    if files := [path for path in location.with_suffix(".json") if _ANNOTATIONS.search(path.name.lower())]:
+        return (
+            f"{files[0].name} is COCO: boxes and polygons are not read. Draw them as masks, or write a table of labels."
+        )
+    if files := [path for path in location.with_suffix(".txt") if path.parent.name.lower().startswith("label")]:
+        return f"{files[0].name} and others are YOLO: boxes and polygons are not read. Draw them as masks."
+    return ""

@@ -2,6 +2,7 @@
 
 from gatewise.core.registry import import_files
 from gatewise.training.tasks.base import BatchResults as BatchResults
+from gatewise.training.tasks.base import Mistake as Mistake
 from gatewise.training.tasks.base import Score as Score
 from gatewise.training.tasks.base import Task as Task
 from gatewise.training.tasks.registry import TaskSpec as TaskSpec

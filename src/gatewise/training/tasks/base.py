@@ -70,6 +70,23 @@ class Score:
 ACCURACY = Score("accuracy", "accuracy")
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """An image for which a network's answer is wrong.
+
+    Attributes:
+        image: index of the image.
+        label: the right answer in words, or "" if a picture says it better.
+        predicted: the network's answer in words.
+        badness: how wrong it is; the largest is the worst.
+    """
+
+    image: int
+    label: str
+    predicted: str
+    badness: float
+
+
 class BatchResults(ABC):
     """Accumulates the results of one evaluation, batch by batch.
 
@@ -256,6 +273,18 @@ class Task(ABC):
     def why_undefined(self) -> str:
         """Return why the score of an evaluation can be NaN, and what to do, as a clause and a sentence."""
         return f"{self.score.title} of the validation images is not a number. Choose another split."
+
+    def confusion(self, record: Mapping[str, Tensor]) -> Tensor | None:  # noqa: ARG002
+        """Return the number of images of each class (row) by the class that is predicted (column), or None."""
+        return None
+
+    def images_by_class(self, record: Mapping[str, Tensor]) -> Tensor | None:  # noqa: ARG002
+        """Return the number of images of each class, (classes,), or None."""
+        return None
+
+    def mistakes(self, record: Mapping[str, Tensor]) -> list[Mistake]:  # noqa: ARG002
+        """Return the images with wrong answers, the worst first."""
+        return []
 
     # Comparison
 

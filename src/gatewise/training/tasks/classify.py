@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gatewise.core import _validation, statistics
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.band_image import BandImage
-from gatewise.training.tasks.base import ACCURACY, BatchResults, Score, Task
+from gatewise.training.tasks.base import ACCURACY, BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
 BALANCED_ACCURACY = Score("balanced_accuracy", "balanced accuracy")
@@ -106,6 +106,31 @@ class Classification(Task):
         score = partial(class_score, self.score, self.outputs)
         return statistics.redrawn_bootstrap(score, images, baseline, groups)
 
+    def confusion(self, record: Mapping[str, Tensor]) -> Tensor | None:
+        if "predictions" not in record:  # a derived task with a record of its own
+            return None
+        cells = record["labels"] * self.outputs + record["predictions"]
+        return cells.bincount(minlength=self.outputs**2).reshape(self.outputs, self.outputs)
+
+    def images_by_class(self, record: Mapping[str, Tensor]) -> Tensor | None:
+        return record["labels"].bincount(minlength=self.outputs) if "labels" in record else None
+
+    def mistakes(self, record: Mapping[str, Tensor]) -> list[Mistake]:
+        """Return the images with a wrong class, those with the most certain answer first."""
+        if "predictions" not in record:
+            return []
+        wrong = (record["predictions"] != record["labels"]).nonzero().flatten().tolist()
+        found = [
+            Mistake(
+                index,
+                self.classes[int(record["labels"][index])],
+                f"{self.classes[int(record['predictions'][index])]} {100 * float(record['confidences'][index]):.0f} %",
+                float(record["confidences"][index]),
+            )
+            for index in wrong
+        ]
+        return sorted(found, key=lambda mistake: -mistake.badness)
+
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         return image.fitted(*config["image_size"]).pixels()
 
@@ -130,16 +155,15 @@ class _ClassificationResults(BatchResults):
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         predictions = logits.argmax(1)
         self.accuracy.update(predictions, labels)
-        self.keep(predictions=predictions, labels=labels, losses=losses)
+        confidences = logits.float().softmax(1).amax(1)
+        self.keep(predictions=predictions, labels=labels, losses=losses, confidences=confidences)
 
     def results(self) -> dict[str, Any]:
         record = self.record()
         pairs, once = torch.stack([record["predictions"], record["labels"]], 1), torch.ones(1, len(record["labels"]))
         found, total, _ = class_counts(pairs, once.double(), len(self.classes))
-        recall = {
-            name: None if share != share else share
-            for name, share in zip(self.classes, (found / total)[0].tolist(), strict=True)
-        }
+        shares: list[float] = (found / total)[0].tolist()
+        recall = {name: None if share != share else share for name, share in zip(self.classes, shares, strict=True)}
         return {
             ACCURACY.name: float(self.accuracy.compute()),
             **{score.name: float(class_score(score, len(self.classes), pairs, once.double()))
@@ -149,7 +173,7 @@ class _ClassificationResults(BatchResults):
         }  # fmt: skip
 
     def record(self) -> dict[str, Tensor]:
-        return {name: torch.cat(self.kept[name]).cpu() for name in ("predictions", "labels")}
+        return {name: torch.cat(self.kept[name]).cpu() for name in ("predictions", "labels", "confidences")}
 
 
 def class_counts(pairs: Tensor, counts: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:

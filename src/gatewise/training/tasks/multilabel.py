@@ -1,5 +1,7 @@
 """Multi-label classification: any number of classes per image."""
 
+# pyright: basic
+
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from gatewise.core import _validation, statistics
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.band_image import BandImage
-from gatewise.training.tasks.base import BatchResults, Score, Task
+from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.classify import MACRO_F1, WEIGHTS
 from gatewise.training.tasks.registry import register_task
 
@@ -87,6 +89,23 @@ class MultiLabel(Task):
     def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         resamples = int(min(9999, max(_FEWEST, _WORK / (2 * images.numel()))))
         return statistics.redrawn_bootstrap(partial(label_score, self.score), images, baseline, groups, resamples)
+
+    def images_by_class(self, record: Mapping[str, Tensor]) -> Tensor | None:
+        return record["labels"].long().sum(0)
+
+    def mistakes(self, record: Mapping[str, Tensor]) -> list[Mistake]:
+        """Return the images with a wrong label at a probability of 0.5, those with the highest loss first."""
+        logits, labels = record["logits"], record["labels"].float()
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+        wrong = ((logits > 0) != (labels > 0)).any(1).nonzero().flatten().tolist()
+        found = [
+            Mistake(index, self._listed(labels[index] > 0), self._listed(logits[index] > 0), float(losses[index]))
+            for index in wrong
+        ]
+        return sorted(found, key=lambda mistake: -mistake.badness)
+
+    def _listed(self, chosen: Tensor) -> str:
+        return ", ".join(self.classes[index] for index in chosen.nonzero().flatten().tolist()) or "none"
 
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         return image.fitted(*config["image_size"]).pixels()

@@ -1,5 +1,7 @@
 """Regression: one or more numbers per image."""
 
+# pyright: basic
+
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from gatewise import errors
 from gatewise.core import statistics
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.band_image import BandImage
-from gatewise.training.tasks.base import BatchResults, Score, Task
+from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
 MAE = Score("mae", "mean absolute error", is_fraction=False, higher_is_better=False)
@@ -104,6 +106,14 @@ class Regression(Task):
     def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         return statistics.redrawn_bootstrap(partial(number_score, self.score), images, baseline, groups)
 
+    def mistakes(self, record: Mapping[str, Tensor]) -> list[Mistake]:
+        """Return all images, those with the largest error first, in standard deviations and averaged over numbers."""
+        errors_ = ((record["predictions"] - record["labels"]).abs() / self.std).mean(1)
+        return [
+            Mistake(index, _shown(record["labels"][index]), _shown(record["predictions"][index]), float(errors_[index]))
+            for index in errors_.argsort(descending=True).tolist()
+        ]
+
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         return image.fitted(*config["image_size"]).pixels()
 
@@ -117,6 +127,10 @@ class Regression(Task):
         if isinstance(value, Mapping):
             return ", ".join(f"{name} {number:.4g}" for name, number in value.items())
         return f"{value:.4g}"
+
+
+def _shown(numbers: Tensor) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers.tolist())
 
 
 class _RegressionResults(BatchResults):

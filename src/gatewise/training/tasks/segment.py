@@ -18,7 +18,7 @@ from gatewise.data.colours import class_colours, coloured
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.training.distributed import mean_over_processes
-from gatewise.training.tasks.base import BatchResults, Score, Task
+from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
 _SHOWN = 5  # classes of a mask that `describe` shows
@@ -131,6 +131,17 @@ class Segmentation(Task):
     def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         score = partial(overlap_score, self.score, self.outputs == 1)
         return statistics.redrawn_bootstrap(score, images, baseline, groups)
+
+    def mistakes(self, record: Mapping[str, Tensor]) -> list[Mistake]:
+        """Return all images, those with the lowest score first."""
+        once = torch.ones(1, 1, dtype=torch.float64)
+        scores = [
+            float(overlap_score(self.score, self.outputs == 1, one.unsqueeze(0), once)) for one in record["overlaps"]
+        ]
+        ranked = sorted((score, index) for index, score in enumerate(scores) if score == score)
+        return [
+            Mistake(index, "", f"{self.score.title} {self.score.text(score)}", 1 - score) for score, index in ranked
+        ]
 
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         pixels = image.pixels()
@@ -247,7 +258,8 @@ def overlap_score(score: Score, binary: bool, values: Tensor, counts: Tensor) ->
     >>> [round(float(overlap_score(score, False, values, once)), 3) for score in (_MEAN_IOU, _DICE, _PIXEL_ACCURACY)]
     [0.625, 0.762, 0.8]
     """
-    common, either = (counts @ values.double().flatten(1)).unflatten(-1, values.shape[1:]).unbind(-1)
+    drawn: Tensor = (counts @ values.double().flatten(1)).unflatten(-1, values.shape[1:])
+    common, either = drawn[..., 0], drawn[..., 1]
     if score is _PIXEL_ACCURACY:
         return 2 * common.sum(-1) / (common + either).sum(-1)
     by_class = 2 * common / (common + either) if score is _DICE else common / either  # NaN: neither there nor predicted

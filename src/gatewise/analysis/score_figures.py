@@ -1,0 +1,88 @@
+"""Figures of one network's answers: how classes are confused, and the pictures with the worst answers."""
+
+# pyright: basic
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gatewise.analysis.drawing import Drawing, add_colour_bar, escape_mathtext, new_figure
+from gatewise.analysis.table import Cell, Table
+from gatewise.data.decode import fit
+from gatewise.training import Mistake
+
+_WRITTEN = 20  # most classes for which numbers are written into the cells
+_COLUMNS, _SIDE = 6, 96  # pictures in a row, and their side in pixels
+
+
+def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
+    """Draw the share of each class's images by predicted class, with the number of images in the cells.
+
+    Args:
+        counts: number of images of each class (row) by predicted class (column), (K, K).
+        classes: names of the classes.
+    """
+    shares = 100 * counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    side = min(9.0, 2.2 + 0.35 * len(classes))
+    figure, axes = new_figure(side + 1.2, side)
+    axes.grid(visible=False)
+    drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+    add_colour_bar(figure, drawn, "share of the class's images (%)", axes)
+    names = [escape_mathtext(name) for name in classes]
+    if len(classes) <= 60:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="predicted class", ylabel="class")
+    if len(classes) <= _WRITTEN:
+        for row, column in counts.nonzero().tolist():
+            colour = "white" if shares[row, column] > 55 else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7, color=colour)
+    found = counts.diagonal() / counts.sum(1).clamp(min=1)
+    rows = [
+        [Cell(name), *(Cell(f"{count:,}", count) for count in of_class)]
+        for name, of_class in zip(classes, counts.tolist(), strict=True)
+    ]
+    return Drawing(
+        "confusion",
+        figure,
+        shows="Images of each class (rows) by the class that is predicted (columns): the share of the row as colour"
+        + (", the number of images in the cell." if len(classes) <= _WRITTEN else "."),
+        look_for="Dark cells off the diagonal: classes that are taken for each other. The class that is found least "
+        f"is {classes[int(found.argmin())]}.",
+        table=Table(["class", *classes], rows),
+    )
+
+
+def wrong_pictures(pictures: Sequence[Any], mistakes: Sequence[Mistake], names: Sequence[str]) -> Drawing:
+    """Draw the pictures with the worst answers, the right answer and the network's below each.
+
+    Args:
+        pictures: PIL images of any size.
+        mistakes: what is wrong with them, in the same order.
+        names: names of the images.
+    """
+    count = -(-len(pictures) // _COLUMNS)
+    figure, panels = new_figure(1.35 * _COLUMNS, 1.75 * count, rows=count, columns=_COLUMNS)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, picture, mistake in zip(panels.flat, pictures, mistakes, strict=False):
+        axes.imshow(fit(picture, _SIDE))
+        lines = [f"is {mistake.label}"] if mistake.label else []
+        shown = [_cut(escape_mathtext(line)) for line in (*lines, mistake.predicted)]
+        axes.text(0.5, -0.06, "\n".join(shown), transform=axes.transAxes, ha="center", va="top", fontsize=7)
+    rows = [
+        [Cell(name), Cell(mistake.label), Cell(mistake.predicted)]
+        for name, mistake in zip(names, mistakes, strict=True)
+    ]
+    return Drawing(
+        "wrong",
+        figure,
+        shows=f"The {len(pictures)} images with the worst answers, the worst first.",
+        look_for="Wrong labels, images that show several things, and what these images have in common.",
+        table=Table(["image", "label", "answer"], rows),
+    )
+
+
+def _cut(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,203 @@
+"""Score a trained run on images: all scores, by class, how classes are confused, and the worst answers."""
+
+# pyright: basic
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gatewise import errors
+from gatewise.analysis.page import Page, Section
+from gatewise.analysis.score_figures import confusion_matrix, wrong_pictures
+from gatewise.analysis.table import Cell, Table
+from gatewise.core import _validation
+from gatewise.core.files import write_atomically
+from gatewise.data import Dataset, DataSource, SegmentationDataset
+from gatewise.graph import measure
+from gatewise.training import Progress, Score, evaluate
+from gatewise.training.constant_answer import constant_answer
+from gatewise.training.runs import Run
+
+SPLITS = ("validation", "test", "train", "all")
+
+
+def score_run(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    shown: int = 24,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a run on images that are read as in its training, and write a page about its answers.
+
+    Args:
+        folder: folder of a finished run.
+        out: the HTML file to write; None writes none.
+        data: data set to use instead of the run's own; it may lack some classes.
+        split: "validation", "test", "train" or "all" images. None takes the validation images of the run's own data;
+            of other data the test or validation images if it has such splits, otherwise all.
+        shown: number of images with the worst answers to return and to draw.
+        progress: where to show progress; None shows nothing.
+
+    Returns:
+        "run", "data", "split", "images", "notes" (what was left out while reading); "score" (name of the main score)
+        and every score of the task; "constant", the score of the same answer for all images; "by_class" (class -> its
+        scores and number of images); "confusion" ("classes" and "counts", rows are classes and columns predictions) for
+        one class per image; "wrong" (a list of "image", "label", "predicted", the worst first) and "wrong_images", how
+        many there are; "page".
+
+    Raises:
+        DataError: the run has not finished, its images are not available, or the data has other classes, channels or
+            sizes.
+        InvalidValueError: there is no such split.
+    """
+    if split is not None:
+        _validation.check_one_of("split", split, SPLITS)
+    _validation.check_integer_at_least(0, shown=shown)
+    say = (progress or Progress(quiet=True)).say
+    run = _opened(folder, data)
+    run.load = _streamed
+    run.check_image_entries()
+    run.check_has_images()
+    assert run.dataset is not None
+    for note in run.dataset.notes if run.data is not None else ():
+        say(f"note: {note}")
+    parts = [run.of(part) for part in _parts(run, split)]
+    say(f"scoring {sum(len(part.images or ()) for part in parts):,} images")
+    tally = run.new_results()
+    work: dict[str, float] = {}
+    for part in parts:
+        work = evaluate(run.model, part.batches(), tally).work
+    results, record = tally.results(), tally.record()
+    mistakes = run.task.mistakes(record)
+    names = [name for part in parts for name in _names(part)]
+    places = [(part, index) for part in parts for index in range(len(part.images or ()))]
+    found: dict[str, Any] = {
+        "run": str(run.folder),
+        "data": run.shown,
+        "split": " and ".join(part.split for part in parts),
+        "images": len(places),
+        "notes": list(run.dataset.notes),
+        "score": run.score.name,
+        **{name: value for name, value in results.items() if isinstance(value, int | float)},
+        **(work if len(parts) == 1 else {}),
+        "by_class": _by_class(run, results, record),
+        "wrong_images": len(mistakes),
+        "wrong": [
+            {"image": names[each.image], "label": each.label, "predicted": each.predicted} for each in mistakes[:shown]
+        ],
+    }
+    if (constant := constant_answer(run.task, run.dataset)) is not None and run.data is None and len(parts) == 1:
+        found["constant"] = {"answer": constant.answer, "score": constant.score}
+    if (confusion := run.task.confusion(record)) is not None:
+        found["confusion"] = {"classes": run.classes, "counts": confusion.tolist()}
+    if out is not None:
+        pictures = [places[each.image][0].images.picture(places[each.image][1]) for each in mistakes[:shown]]
+        drawings = [] if confusion is None else [confusion_matrix(confusion, run.classes)]
+        wrong = (
+            [wrong_pictures(pictures, mistakes[:shown], [each["image"] for each in found["wrong"]])] if pictures else []
+        )
+        write_atomically(Path(out), _page(run, found, drawings, wrong).render())
+        found["page"] = str(out)
+    return found
+
+
+def _opened(folder: str | Path, data: str | None) -> Run:
+    """Open a run; data that is the run's own is not other data, of which all images may be scored."""
+    run = Run.open(folder)
+    own = run.recipe.data
+    same = data is not None and (data == own or (Path(own).exists() and Path(data).resolve() == Path(own).resolve()))
+    return run if data is None or same else Run.open(folder, data)
+
+
+def _streamed(source: DataSource) -> Dataset | SegmentationDataset:
+    """Load a data set without decoding it, so that images keep the names of their files."""
+    return dataclasses.replace(source, loading="stream").load()
+
+
+def _parts(run: Run, split: str | None) -> Sequence[Any]:
+    """Return the splits to score."""
+    dataset: Any = run.dataset
+    present = [name for name in ("train", "validation", "test") if getattr(dataset, name) is not None]
+    if split == "all":
+        return present
+    if split is not None:
+        if split not in present:
+            raise errors.InvalidValueError(f"{run.shown} has no {split} split; splits: {', '.join(present)}, all.")
+        return [split]
+    if run.data is None:
+        return ["validation"]
+    held_out = dataset.division is not None and dataset.division.rule
+    return present if held_out else [present[-1]]
+
+
+def _names(run: Run) -> list[str]:
+    """Return the name of each image of a run's split."""
+    images: Any = run.images
+    files = getattr(images, "files", None) or getattr(images, "images", None)
+    return [f"{run.split} image {index}" if files is None else files.where(index) for index in range(len(images))]
+
+
+def _by_class(run: Run, results: dict[str, Any], record: dict[str, torch.Tensor]) -> dict[str, dict[str, Any]]:
+    """Return the scores of each class, and its number of images where the task counts them."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in results.items():
+        if name.endswith("_by_class"):
+            for of_class, value in values.items():
+                found.setdefault(of_class, {})[name.removesuffix("_by_class")] = value
+    if (counts := run.task.images_by_class(record)) is not None:
+        for of_class, count in zip(run.classes, counts.tolist(), strict=True):
+            found.setdefault(of_class, {})["images"] = count
+    return found
+
+
+def scores_table(found: dict[str, Any], scores: Sequence[Score]) -> Table:
+    """Return all scores in `found`, the result of `score_run`, as a table."""
+    rows = [
+        [Cell(score.title), Cell(score.text(found[score.name]), found[score.name])]
+        for score in sorted(scores, key=lambda score: score.name != found["score"])
+        if score.name in found
+    ]
+    return Table(["score", "value"], rows)
+
+
+def classes_table(found: dict[str, Any]) -> Table:
+    """Return the scores by class in `found`, the result of `score_run`, as a table, those of the classes as shares."""
+    columns = list(dict.fromkeys(name for values in found["by_class"].values() for name in values))
+    rows = [
+        [Cell(name), *(_cell(column, values.get(column)) for column in columns)]
+        for name, values in found["by_class"].items()
+    ]
+    return Table(
+        ["class", *(column if column == "images" else f"{column.replace('_', ' ')} %" for column in columns)], rows
+    )
+
+
+def _cell(column: str, value: float | None) -> Cell:
+    if value is None:
+        return Cell("-", -1.0)
+    return Cell(f"{value:,}", value) if column == "images" else Cell(f"{100 * value:.2f}", value)
+
+
+def _page(run: Run, found: dict[str, Any], confusion: list[Any], wrong: list[Any]) -> Page:
+    what = f"{found['wrong_images']:,} of {found['images']:,} images have a wrong answer." if run.image_classes else ""
+    sections = [
+        Section("Scores", table=scores_table(found, run.task.scores)),
+        *([Section("By class", table=classes_table(found))] if found["by_class"] else []),
+        *([Section("How classes are confused", drawings=confusion)] if confusion else []),
+        *([Section("Worst answers", what, drawings=wrong)] if wrong else []),
+    ]
+    return Page(
+        title=f"{run.score.title} {run.score.text(found[run.score.name])}",
+        lead=f"{run.name} on {found['images']:,} {found['split']} images of {Path(found['data']).name}",
+        sections=sections,
+        facts={
+            "network": str(run.recipe.spec),
+            "made with": f"gatewise {measure.environment(torch.device('cpu'))['gatewise']}",
+        },
+    )

@@ -1,0 +1,76 @@
+"""The evaluate command."""
+
+import json
+from pathlib import Path
+
+from gatewise.analysis.score_page import classes_table, score_run, scores_table
+from gatewise.cli.app import Integer, Json, app, print_table
+from gatewise.training import Progress
+from gatewise.training.runs import Run
+
+_CONFUSED = 5  # pairs of classes that are printed
+
+
+@app.command
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    out: Path | None = None,
+    shown: Integer = 24,
+    json_output: Json = False,
+) -> None:
+    """Score a run on images: all scores, by class, how classes are confused, and a page with the worst answers.
+
+    Example: gatewise evaluate runs/gct --data new_photos
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    data
+        Data set to use instead of the run's own; it may lack some classes.
+    split
+        validation, test, train or all images [validation images of the run's own data; of other data the test or
+        validation images if it has such splits, otherwise all].
+    out
+        The HTML page to write [evaluation.html in the run folder].
+    shown
+        Number of images with the worst answers to show.
+    json_output
+        Print the results as JSON.
+    """
+    page = out or run / "evaluation.html"
+    found = score_run(run, page, data=data, split=split, shown=shown, progress=Progress(quiet=json_output))
+    if json_output:
+        print(json.dumps(found, indent=2))
+        return
+    task = Run.open(run).task
+    shown_score = f"{task.score.title} {task.score.text(found[task.score.name])}"
+    print(f"{shown_score} on {found['images']:,} {found['split']} images of {found['data']}")
+    print_table(scores_table(found, task.scores))
+    if found["by_class"]:
+        print_table(classes_table(found))
+    for line in _confused(found):
+        print(line)
+    print(f"page: {page.resolve()}")
+
+
+def _confused(found: dict[str, object]) -> list[str]:
+    """Return the pairs of classes that are confused most, a line each."""
+    confusion = found.get("confusion")
+    if not isinstance(confusion, dict):
+        return []
+    names: list[str] = confusion["classes"]
+    counts: list[list[int]] = confusion["counts"]
+    pairs = [
+        (count, names[row], names[column])
+        for row, of_class in enumerate(counts)
+        for column, count in enumerate(of_class)
+        if count and row != column
+    ]
+    return [
+        f"{count:,} images of {name} are taken for {other}" for count, name, other in sorted(pairs)[::-1][:_CONFUSED]
+    ]

@@ -1,0 +1,102 @@
+"""`gatewise evaluate`: scores, classes, confusion and the worst answers, on the run's own and on other images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from gatewise.analysis.score_page import score_run
+from gatewise.cli import run as command
+from gatewise.errors import InvalidValueError
+from gatewise.training import Recipe, train
+from gatewise.training.runs import Run
+from gatewise.training.tasks.segment import Segmentation
+
+CLASSES = {"one": 1, "seven": 7, "zero": 0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with data/, in train/ and val/, and a run of it."""
+    root, digits = tmp_path_factory.mktemp("scored"), load_digits()
+    for name, digit in CLASSES.items():
+        images = digits.images[digits.target == digit]
+        for split, chosen in (("train", images[:20]), ("val", images[20:26])):
+            (root / "data" / split / name).mkdir(parents=True)
+            for number, image in enumerate(chosen):
+                Image.fromarray((image * 15.9).astype("uint8")).save(root / f"data/{split}/{name}/{number}.png")
+    options = {"model": "resnet20_wider:parameters=3000", "batch_size": 16, "epochs": 2, "precision": "fp32"}
+    train(Recipe(data=str(root / "data"), **options), root / "run")
+    return root
+
+
+def test_scores_are_those_of_the_training(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["evaluate", str(root / "run"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    metrics = Run.open(root / "run").metrics
+    assert (found["score"], found["split"], found["images"]) == ("accuracy", "validation", 18)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert found[name] == pytest.approx(metrics[name], abs=1e-6)
+    counts = torch.tensor(found["confusion"]["counts"])
+    assert found["confusion"]["classes"] == list(CLASSES)
+    assert counts.sum(1).tolist() == [6, 6, 6]
+    assert float(counts.trace()) / 18 == pytest.approx(found["accuracy"])
+    recalls = {name: {"recall": float(n) / 6, "images": 6} for name, n in zip(CLASSES, counts.diagonal(), strict=True)}
+    assert found["by_class"] == recalls
+    assert found["constant"]["score"] == pytest.approx(1 / 3)
+    assert found["wrong_images"] == 18 - int(counts.trace())
+    for wrong in found["wrong"]:
+        assert Path(wrong["image"]).parent.name == wrong["label"]
+        assert not wrong["predicted"].startswith(wrong["label"])
+
+
+def test_page_shows_confusion_and_wrong_pictures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["evaluate", str(root / "run"), "--out", str(tmp_path / "page.html"), "--shown", "3"]) == 0
+    printed, text = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    assert "18 validation images" in printed
+    assert "are taken for" in printed
+    assert "How classes are confused" in text
+    assert "The 3 images with the worst answers" in text
+
+
+@pytest.mark.situation("evaluate: other images without splits, which lack a class")
+def test_all_images_of_other_data_are_scored(root: Path, tmp_path: Path) -> None:
+    for name in ("one", "zero"):
+        shutil.copytree(root / "data/val" / name, tmp_path / "new" / name)
+    found = score_run(root / "run", data=str(tmp_path / "new"))
+    assert (found["images"], found["split"]) == (12, "train and validation")
+    assert found["by_class"]["seven"] == {"recall": None, "images": 0}
+    assert sum(found["confusion"]["counts"][1]) == 0
+    assert "constant" not in found
+
+
+def test_own_data_is_not_other_data(root: Path) -> None:
+    assert score_run(root / "run", data=str(root / "data/../data"))["images"] == 18
+    assert score_run(root / "run", split="all")["images"] == 78
+    with pytest.raises(InvalidValueError, match="has no test split; splits: train, validation, all"):
+        score_run(root / "run", split="test")
+
+
+@pytest.mark.situation("evaluate: other images of a class that the network does not know")
+def test_images_of_unknown_classes_are_left_out_with_a_note(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "data/val", tmp_path / "new")
+    (tmp_path / "new/one").rename(tmp_path / "new/eight")
+    assert command(["evaluate", str(root / "run"), "--data", str(tmp_path / "new")]) == 0
+    printed = capsys.readouterr()
+    assert "images of other classes than classes one, seven, zero left out" in printed.err
+    assert "12 train and validation images" in printed.out
+
+
+def test_worst_masks_come_first() -> None:
+    record = {"overlaps": torch.tensor([[[5, 5], [4, 4]], [[1, 5], [1, 5]], [[5, 5], [2, 4]]])}
+    found = Segmentation(["a", "b"]).mistakes(record)
+    assert [mistake.image for mistake in found] == [1, 2, 0]
+    assert found[0].predicted == "mIoU 20.00 %"
