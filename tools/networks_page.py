@@ -28,7 +28,7 @@ REASONS = {
     "its channels are a concatenation of maps": "b",
     "its channels are a sum of maps": "c",
     "its channels are mixed before they are read": "d",
-    "its channels are rearranged from another shape": "e",
+    "its map is split or reshaped from another one": "e",
     "its channels are those of the network's input": "f",
     "no layer starts or ends at its map": "g",
     "both branches of the addition have depth n: neither of them is a shortcut": "h",

@@ -317,7 +317,9 @@ CHANGES = {
             ),
         },
         "_ForgivePlainCheckpoint.__call__": {
-            "missing gates are accepted one by one": replace("gate_keys <= set(missing)", "gate_keys & set(missing)"),
+            "missing gates are accepted one by one": replace(
+                "{prefix + key for key in own} <= set(missing)", "{prefix + key for key in own} & set(missing)"
+            ),
             "every missing key is accepted": replace(
                 "missing[:] = [key for key in missing if key not in gate_keys]", "missing.clear()"
             ),
