@@ -130,6 +130,7 @@ def load_dataset(
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location, found = _found(Location(source, reading, labels), LabelledSource)
+    _check_columns_used(location, found)
     read = found.read_labelled(location)
     _check_images(location, read)
     interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
@@ -186,6 +187,17 @@ def _found(location: Location, kind: type[AnySource]) -> tuple[Location, AnySour
             return location, find_source(location, kind)
         inside = only
     return inside, find_source(inside, kind)
+
+
+def _check_columns_used(location: Location, source: Source) -> None:
+    """Raise if an option about columns is given for data without columns."""
+    for name in ("image_column", "label_column", "label_delimiter", "data_root"):
+        value = getattr(location.reading, name)
+        if value is not None and not source.has_columns:
+            raise errors.InvalidValueError(
+                f"{name} is {value!r}, but {location} is read as {source.help}: it has no columns. Omit it, or "
+                f"give a table."
+            )
 
 
 def _say_missing_classes(location: Location, splits: Mapping[str, LabelledSplit]) -> None:
@@ -299,16 +311,16 @@ def load_pairs(
     location, found = _found(Location(source, reading), MaskedSource)
     read, skipped = without_broken(location, named_splits(location, found.read_masked(location), location.reading))
     names = read["train"].classes
+    if class_names is not None:
+        _validation.check_str("class_names", class_names)
+        names = checked_names("class_names", class_names.split(","))
+    masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
+    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
     texts = {name: [""] * len(part) for name, part in strata.items()}
     divided, division = divide(location, read, strata, texts, skipped)
     if division.folder:
         location.say_ignored()
-    if class_names is not None:
-        _validation.check_str("class_names", class_names)
-        names = checked_names("class_names", class_names.split(","))
-    masks = [divided[name].masks for name in ("train", "validation", "test") if name in divided]
-    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     pixel_format = pixel_format or _pixel_format(location, divided)
     splits = {
         name: SegmentationSplit(

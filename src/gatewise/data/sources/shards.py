@@ -11,7 +11,7 @@ from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.dataset_rows import labelled_rows
 from gatewise.data.folders import Location
-from gatewise.data.layout import split_of
+from gatewise.data.layout import split_of_file
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -20,6 +20,8 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 @register_source("shards", help="WebDataset shards (*.tar, or NAME-{000000..000146}.tar)", order=43)
 class Shards(LabelledSource):
     """Tar files, or a folder of them; train-000.tar and val-000.tar are splits."""
+
+    has_columns = True
 
     def matches(self, location: Location) -> bool:
         return bool(_files(location))
@@ -33,7 +35,7 @@ class Shards(LabelledSource):
             )
         splits: dict[str, list[str]] = {}
         for file in files:
-            splits.setdefault(split_of(file.stem) or "train", []).append(str(file))
+            splits.setdefault(split_of_file(location, file) or "train", []).append(str(file))
         with as_data_error("datasets", f"cannot read the shards of {location}"):
             found: Any = datasets.load_dataset("webdataset", data_files=splits)
         return labelled_rows(datasets, location.text, found, location.reading)

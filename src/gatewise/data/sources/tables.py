@@ -33,6 +33,8 @@ _NO_LABEL = ("", "index", "unnamed: 0")
 class Tables(LabelledSource):
     """A table with a row for each image, which is a file; in a folder, class folders win over a table in it."""
 
+    has_columns = True
+
     def matches(self, location: Location) -> bool:
         if not location.is_folder:
             return _is_table(location.path)
@@ -128,6 +130,8 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
     named = {image, location.reading.group, *([split_column] if splits else [])}
     labels, classes = _labels(location, table, [name for name in table.columns if name not in named])
     rows = [index for index, file in enumerate(files) if file]
+    if location.labels != "number":
+        rows, labels = _one_row_each(location, rows, files, labels)
     whole = LabelledSplit(
         RowFiles([files[index] for index in rows], [table.row(index) for index in rows]),
         [labels[index] for index in rows],
@@ -145,6 +149,27 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
     }
 
 
+def _one_row_each(
+    location: Location, rows: list[int], files: list[str], labels: list[Any]
+) -> tuple[list[int], list[Any]]:
+    """Return the first row of each image, and labels in which it has those of all its rows."""
+    of_file: dict[str, list[int]] = {}
+    for row in rows:
+        of_file.setdefault(files[row], []).append(row)
+    if len(of_file) == len(rows):
+        return rows, labels
+    merged = list(labels)
+    for same in of_file.values():
+        different = list(
+            dict.fromkeys(labels[row] if isinstance(labels[row], str | tuple) else str(labels[row]) for row in same)
+        )
+        if len(different) > 1:
+            merged[same[0]] = [part for label in different for part in (label if isinstance(label, tuple) else [label])]
+    again = counted(len(rows) - len(of_file), "row")
+    location.say(f"{again} of images that have another row: the labels of an image are put together")
+    return [same[0] for same in of_file.values()], merged
+
+
 def _images(location: Location, table: Table) -> tuple[str, list[str]]:
     """Return the image column and the file of each row, "" if it is left out."""
     wanted = location.reading.image_column
@@ -154,7 +179,7 @@ def _images(location: Location, table: Table) -> tuple[str, list[str]]:
     for path in image_folders(location, table.file):
         folder = ImageFolder(location if location.path == path else Location(path, location.reading))
         counts = {name: count for name, count in most_found(table, folder).items() if wanted in (None, name)}
-        for name, count in sorted(counts.items(), key=lambda item: _rank(item[0], _IMAGES)):
+        for name, count in sorted(counts.items(), key=lambda item: _likelihood(table, item[0])):
             if best is None or count > best[0]:
                 best = count, name, folder
         if best is not None and best[0] >= min(len(table), 100):
@@ -191,6 +216,11 @@ def _files(location: Location, table: Table, column: str, folder: ImageFolder) -
     if unused := len(folder.files) - len(used.intersection(folder.files)):
         location.say(f"{counted(unused, 'image')} without a row in {table.file.name} not used")
     return [files[0] if files else "" for files in found]
+
+
+def _likelihood(table: Table, column: str) -> tuple[int, int]:
+    """Return a key by which the likeliest image column is first: one of a usual name, or with many different cells."""
+    return _rank(column, _IMAGES), -len(set(map(str, table.columns[column])))
 
 
 def _rank(name: str, known: Sequence[str]) -> int:
