@@ -209,6 +209,7 @@ def payloads(canary: Path) -> dict[str, tuple[bytes, bool]]:
         "os.system": (call(name("posix", "system"), text(f"touch {canary}")), True),
         "subprocess": (call(name("subprocess", "getoutput"), text(f"touch {canary}")), True),
         "eval": (evaluated, True),
+        "eval as in Python 2": (call(name("__builtin__", "eval"), code), True),
         "a copied file": (call(name("shutil", "copyfile"), text(__file__), text(str(canary))), True),
         "a method": (call(call(name("builtins", "getattr"), path, text("touch"))), True),
         "a result that is called": (call(call(name("operator", "methodcaller"), text("touch")), path), True),
