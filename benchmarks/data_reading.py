@@ -52,7 +52,7 @@ def first_batch(way: str, folder: Path) -> None:
         from torchvision import datasets, transforms
     else:
         from gatewise.data import Augmentation, load_dataset, make_batches
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     if way == "ImageFolder":
         images = datasets.ImageFolder(str(folder / "photos"), transforms.ToTensor())
@@ -71,6 +71,7 @@ def first_batch(way: str, folder: Path) -> None:
     print(
         json.dumps({
             "seconds": time.perf_counter() - started,
+            "cpu_s": time.process_time() - cpu,
             **parts,
             "memory_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
             "import_s": started - import_started,

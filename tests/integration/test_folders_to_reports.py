@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from gatewise.cli import run
 from gatewise.comparison import run as comparing
 from gatewise.training.runs import Run
+from gatewise.training.tasks.classify import Classification
 from support.picture_folders import by_class, write_pictures
 
 QUICK = ["--model", "resnet20", "--epochs", "1", "--batch-size", "8", "--precision", "fp32", "--workers", "0"]
@@ -75,7 +77,17 @@ def test_run_shows_the_images_of_its_training_when_files_were_added(tmp_path: Pa
 
 
 @pytest.mark.situation("splits: gates are compared on groups of images")
-def test_comparison_records_split_leaks_and_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_records_split_and_draws_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[int]] = []
+    bootstrap = Classification.bootstrap
+
+    def noted(task: Classification, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> object:
+        drawn.append([] if groups is None else groups.tolist())
+        return bootstrap(task, images, baseline, groups)
+
+    monkeypatch.setattr(Classification, "bootstrap", noted)
     photos, out = tmp_path / "photos", tmp_path / "comparison"
     names = [f"{label}/p{patient}_{n}.png" for label in TEN for patient in range(5) for n in range(3)]
     write_pictures(photos, names)
@@ -85,6 +97,8 @@ def test_comparison_records_split_leaks_and_groups(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().err
     assert said.count("18 training, 6 validation, 6 test images") == 1  # once, not for each run
     assert {row["group"] for row in rows(out / "split.csv")} == {f"p{n}" for n in range(5)}
+    ((*groups,),) = drawn
+    assert [groups.count(group) for group in sorted(set(groups))] == [6]  # cat and dog pictures of one patient
     results = json.loads((out / "results.json").read_text())
     assert results["split"]["rule"]["validation"]["images"] == 6
     for variant in results["variants"]:

@@ -51,7 +51,8 @@ def test_new_source_is_trained_explained_and_predicted_by_its_folder_alone(copy:
 
 
 def test_new_source_is_listed_in_help_and_errors(copy: Path) -> None:
-    listed = "a folder with train*.parquet, and val*.parquet if it is divided, a folder with train/CLASS.*.jpg and val/CLASS.*.jpg, or a"
+    before = "a folder with train*.parquet, and val*.parquet if it is divided"
+    listed = f"{before}, a folder with train/CLASS.*.jpg and val/CLASS.*.jpg, or a"
     printed = run_commands(copy, ["train", "--help"])
     assert listed in " ".join(printed.replace("│", " ").split())
     assert listed in run_commands(copy, ["train", "--data", "nowhere", "--out", "none"], code=2)

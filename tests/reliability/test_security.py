@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 import gatewise as gw
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.explanation import explain_runs
 from gatewise.comparison import compare
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.errors import DataError, InvalidValueError
@@ -326,7 +326,7 @@ def hostile_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run = folder / "<script>alert(4)"
     train(recipe, run)
     pages = {"explain": folder / "page.html", "compare": folder / "all <script>alert(5)" / "report.html"}
-    explain([run], pages["explain"])
+    explain_runs([run], pages["explain"])
     compare(recipe, [parse_gates("none"), parse_gates("gct@inner")], 1, pages["compare"].parent)
     return pages
 

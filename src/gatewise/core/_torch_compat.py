@@ -154,7 +154,9 @@ def operator_name(target: object) -> str | None:
     return str(target).split(".")[1] if isinstance(target, _OPERATOR) else None
 
 
-# Networks that were compiled: graph/structural_copy.py
+# Networks that were compiled: graph/structural_copy.py. Without these names nothing is compiled.
+
+COMPILED_CALL = "_compiled_call_impl"  # the attribute that `Module.compile` sets on the module
 
 
 def uncompiled(function: Any) -> Any:

@@ -13,8 +13,10 @@ from gatewise.data.images import EncodedSource
 from gatewise.data.reading import Kind, Reading
 
 # the suffixes that torchvision reads, others of JPEG, .gif, .avif and arrays of NumPy
-_IMAGES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm")
-_IMAGES += (".tif", ".tiff", ".webp", ".gif", ".avif", ".npy")
+_IMAGES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif", ".avif"),
+    ".npy",
+)
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _CONTAINERS = (*TABLES, ".npz", ".tar")
 # images that are not read, with what they are and what to save them as
@@ -66,7 +68,8 @@ class Location:
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
         self.text, self.path = str(source), Path(source)
         self.root = self.path
-        self.reading, self.labels = reading or Reading(), labels
+        self.reading = reading or Reading()
+        self.labels: Kind = labels
         self.notes: list[str] = []
 
     def __str__(self) -> str:

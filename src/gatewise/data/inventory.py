@@ -59,7 +59,8 @@ class Inventory:
     @property
     def _largest(self) -> dict[str, Any] | None:
         """Name and share of the largest class among validation images."""
-        counts = self.counts.get("validation")
+        one_each = isinstance(self.dataset, Dataset) and self.dataset.labels == "class"
+        counts = self.counts.get("validation") if one_each else None
         if not counts or not sum(counts.values()):
             return None
         name = max(counts, key=lambda label: counts[label])
@@ -84,7 +85,11 @@ class Inventory:
     def _classes(self) -> list[str]:
         if not self.counts:
             names = _validation.listed(list(self.dataset.classes), _MANY)
-            return [f"{'classes of pixels' if isinstance(self.dataset, SegmentationDataset) else 'numbers'}: {names}"]
+            if isinstance(self.dataset, SegmentationDataset):
+                return [f"classes of pixels: {names}"]
+            labels = self.dataset.train.labels
+            ranges = zip(self.dataset.classes, labels.amin(0).tolist(), labels.amax(0).tolist(), strict=True)
+            return [f"numbers: {names}", *(f"  {name}: {low:g} to {high:g} in train" for name, low, high in ranges)]
         totals = {name: sum(counts[name] for counts in self.counts.values()) for name in self.dataset.classes}
         order = sorted(totals, key=lambda name: -totals[name])
         shown = order if len(order) <= _MANY else [*order[: _MANY // 2], *order[-_MANY // 2 :]]
@@ -106,10 +111,9 @@ class Inventory:
         if len(self.sizes) == 1:
             return [f"size: {width}x{height}"]
         widths, heights = ([size[axis] for size in self.sizes] for axis in (0, 1))
-        advice = " (set --image-size)" if isinstance(self.dataset, Dataset) else ""
         text = (
             f"sizes: {len(self.sizes):,} different, {min(widths)} to {max(widths)} wide, {min(heights)} to "
-            f"{max(heights)} high, most often {width}x{height} ({count:,}){advice}"
+            f"{max(heights)} high, most often {width}x{height} ({count:,})"
         )
         return [text]
 

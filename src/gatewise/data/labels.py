@@ -87,8 +87,8 @@ def label_text(label: Any, kind: Kind, classes: Sequence[str]) -> str:
     ('b', 'a|b', '2.5')
     """
     if kind == "class":
-        return classes[label]
-    parts = [classes[part] for part in label] if kind == "classes" else [repr(part) for part in label]
+        return str(classes[label])
+    parts = [str(classes[part]) for part in label] if kind == "classes" else [repr(part) for part in label]
     return DELIMITERS[0].join(parts)
 
 
@@ -126,7 +126,11 @@ class Interpreter:
             return {name: _numbers(split, self.classes) for name, split in splits.items()}
         names = {name: self._names(split) for name, split in splits.items()}
         classes = self._classes(where, splits, names)
-        return {name: self._indexed(split, names[name], classes) for name, split in splits.items()}
+        found = {name: self._indexed(split, names[name], classes) for name, split in splits.items()}
+        for name, split in found.items():
+            if not split.labels:
+                raise errors.DataError(f"{where}: {split.shown or name} has no image of {_classes_text(classes)}.")
+        return found
 
     def _names(self, split: LabelledSplit) -> list[tuple[str, ...]]:
         """Return the names of the classes of each image."""
@@ -204,9 +208,14 @@ class Interpreter:
                 f"in {train} only. Give both one name."
             )
         if unknown:
+            advice = (
+                "leave test images out with --test-split none"
+                if name == "test"
+                else "leave the class out with --class-names"
+            )
             raise errors.DataError(
                 f"{where}: {own} has {counted(count[unknown[0]], 'image')} of class {unknown[0]}, {train} has none. "
-                f"Add some, or leave the class out with --class-names."
+                f"Add some, or {advice}."
             )
 
     def _indexed(self, split: LabelledSplit, names: list[tuple[str, ...]], classes: tuple[str, ...]) -> LabelledSplit:

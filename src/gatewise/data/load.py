@@ -130,6 +130,7 @@ def load_dataset(
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location, found = _found(Location(source, reading, labels), LabelledSource)
+    _check_columns_used(location, found)
     read = found.read_labelled(location)
     _check_images(location, read)
     interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
@@ -186,6 +187,17 @@ def _found(location: Location, kind: type[AnySource]) -> tuple[Location, AnySour
             return location, find_source(location, kind)
         inside = only
     return inside, find_source(inside, kind)
+
+
+def _check_columns_used(location: Location, source: Source) -> None:
+    """Raise if an option about columns is given for data without columns."""
+    for name in ("image_column", "label_column", "label_delimiter", "data_root"):
+        value = getattr(location.reading, name)
+        if value is not None and not source.has_columns:
+            raise errors.InvalidValueError(
+                f"{name} is {value!r}, but {location} is read as {source.help}: it has no columns. Omit it, or "
+                f"give a table."
+            )
 
 
 def _say_missing_classes(location: Location, splits: Mapping[str, LabelledSplit]) -> None:

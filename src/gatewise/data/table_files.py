@@ -3,6 +3,7 @@
 # pyright: basic
 
 import csv
+import io
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -71,11 +72,13 @@ def read_table(file: Path) -> Table:
 
 
 def _separated(file: Path, delimiters: str) -> dict[str, list[str]]:
-    lines = read_text(file).removeprefix("\ufeff").splitlines()
-    if not lines:
+    text = read_text(file).removeprefix("\ufeff")
+    delimiter = max(delimiters, key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    with as_data_error(file, "is no table", of=csv.Error):
+        rows = [[cell.strip() for cell in row] for row in reader]
+    if not rows:
         return {}
-    delimiter = max(delimiters, key=lines[0].count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
     header, *rows = rows
     if any(map(is_image, header)):
         header, rows = [str(number) for number in range(1, len(header) + 1)], [header, *rows]
@@ -128,6 +131,8 @@ class RowFiles(EncodedFiles):
 class ImageFolder:
     """The image files below a folder, found by the text in a table: a path or its end, with or without suffix.
 
+    Case is ignored unless it decides. A path may also begin with folders that are not there.
+
     Args:
         location: the folder, which is listed once.
     """
@@ -139,7 +144,7 @@ class ImageFolder:
         start = len(f"{location.path}{os.sep}")
         for file in self.files:
             path = file[start:].replace(os.sep, "/")
-            name = path.rpartition("/")[2]
+            name = path.rpartition("/")[2].lower()
             self._by_name[name].append(path)
             self._by_name[name.rpartition(".")[0]].append(path)
 
@@ -148,14 +153,18 @@ class ImageFolder:
         text = str(cell).strip().replace("\\", "/").removeprefix("./")
         if Path(text).is_absolute():
             return [text] if Path(text).is_file() else []
-        fitting = [
-            path
-            for path in self._by_name.get(text.rpartition("/")[2], ())
-            for whole in (f"/{path}", f"/{path.rpartition('.')[0]}")
-            if whole.endswith(f"/{text}")
-        ]
-        exact = [path for path in fitting if text in (path, path.rpartition(".")[0])]
-        return [f"{self.path}{os.sep}{path}" for path in exact or fitting]
+        named = self._by_name.get(text.rpartition("/")[2].lower(), ())
+        ends = {path: (f"/{path}", f"/{path.rpartition('.')[0]}") for path in named}
+        wanted = f"/{text}"
+        for fits in (
+            lambda path: text in (path, path.rpartition(".")[0]),
+            lambda path: any(end.endswith(wanted) for end in ends[path]),
+            lambda path: any(end.lower().endswith(wanted.lower()) for end in ends[path]),
+            lambda path: any(wanted.endswith(end) for end in ends[path]),
+        ):
+            if fitting := [path for path in named if fits(path)]:
+                return [f"{self.path}{os.sep}{path}" for path in fitting]
+        return []
 
 
 def image_folders(location: Location, file: Path) -> list[Path]:

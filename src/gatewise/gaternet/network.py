@@ -149,6 +149,9 @@ class GaterNet(nn.Module):
         """Whether each site has a decider (gater="local")."""
         return isinstance(self.gater, nn.ModuleList)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise _validation.cannot_script("a GaterNet")
+
     def _check_gater(self, example: Tensor) -> int:
         """Raise if the gater fails or returns a wrong shape; return its multiply-adds."""
         gater = self.gater.to(example)

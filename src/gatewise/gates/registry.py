@@ -101,6 +101,9 @@ class Gate(MoveObserver):
         """Return a scalar to add to the training loss, or None."""
         return None
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise _validation.cannot_script("gates")
+
     def check_input(self, x: Tensor) -> None:
         """Raise if `x` is not a floating-point map with this gate's number of channels and of spatial axes."""
         _validation.check_feature_map(type(self).__name__, x, self.channels, self.spatial_dims)

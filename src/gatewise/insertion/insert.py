@@ -358,7 +358,8 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     for path, layer in modules.items():
         for side in ("input", "output"):
             for change in changes_on(layer, side):
-                inserted = isinstance(change, CallGate) and isinstance(getattr(layer, change.gate), Gate)
-                if inserted and change.channel_axis == 1:
+                if not isinstance(change, CallGate) or change.channel_axis != 1:
+                    continue
+                if isinstance(getattr(layer, change.gate), Gate):
                     hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
     return hosts

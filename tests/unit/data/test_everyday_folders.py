@@ -184,6 +184,10 @@ STOPS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "one class": (lambda f: by_class(f, {"train/cat": 5}), "train/: expected at least two classes, but all 5 images"),
     "no images": (lambda f: (f / "a.txt").write_text("a"), "for labelled images expected digits, "),
+    "a test class without training images": (
+        lambda f: by_class(f, {"train/cat": 3, "train/dog": 3, "test/unknown": 3}),
+        "test/ has 3 images of class unknown, train/ has none. Add some, or leave test images out with --test-split",
+    ),
     "an archive": (lambda f: (f / "x.zip").write_bytes(b"PK"), "Unpack the archive first."),
     "COCO": (
         lambda f: [write_pictures(f, ["1.png"]), (f / "_annotations.coco.json").write_text("{}")],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gatewise.data import Reading, load_dataset
 from gatewise.data.division import SPLIT_FILE
-from gatewise.data.grouping import frames_of_clips, joined
+from gatewise.data.grouping import copies, frames_of_clips, joined
 from gatewise.data.splitting import held_out, strata_of
 from gatewise.errors import DataError, InvalidValueError
 from support.picture_folders import by_class, write_pictures
@@ -150,6 +150,11 @@ def test_roboflow_copies_stay_together(tmp_path: Path) -> None:
     for label in TEN:
         for number in range(10):
             assert len({which for name, which in of.items() if name.startswith(f"{label}/{number}_jpg")}) == 1
+
+
+def test_copies_of_two_labels_are_two_pictures() -> None:
+    keys = ["cat/1.rf.a1.png", "cat/1.rf.b2.png", "dog/1.rf.c3.png"]
+    assert copies(keys, ["cat", "cat", "dog"]) == [[0, 1]]
 
 
 @pytest.mark.parametrize(

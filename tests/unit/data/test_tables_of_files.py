@@ -294,6 +294,45 @@ def test_bad_table_is_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "cell", ["images/{}.png", "./images/{}.png", "{}.PNG", "photos/images/{}.png", "images\\{}.png", "{}"]
+)
+def test_files_are_found_as_they_are_written(tmp_path: Path, cell: str) -> None:
+    table(pictures(tmp_path), "t.csv", "what,kind", lambda n: f"{cell.format(n)},{label_of(n)}")
+    assert count(load_dataset(tmp_path)) == 20
+
+
+def test_cells_may_have_line_breaks(tmp_path: Path) -> None:
+    table(pictures(tmp_path), "t.csv", "image,text,label", lambda n: f'{n}.png,"two\nlines",{label_of(n)}')
+    assert count(load_dataset(tmp_path)) == 20
+
+
+def test_numbered_files_are_told_from_numbered_labels(tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f"images/{n}.png" for n in range(20)])
+    (tmp_path / "t.csv").write_text("digit,pic\n" + "".join(f"{n % 2},{n}\n" for n in range(20)))
+    dataset = load_dataset(tmp_path)
+    assert (dataset.classes, count(dataset)) == (("0", "1"), 20)
+
+
+@pytest.mark.parametrize(
+    "names", [("golden retriever", "poodle"), ("red car", "red bus"), ("tench, Tinca", "goldfish")]
+)
+def test_class_names_of_several_words_are_one_label(tmp_path: Path, names: tuple[str, str]) -> None:
+    table(pictures(tmp_path), "t.csv", "image,label", lambda n: f'{n}.png,"{names[label_of(n) == "dog"]}"')
+    assert load_dataset(tmp_path).classes == tuple(sorted(names))
+
+
+def test_whole_numbers_saved_as_fractions_are_classes(tmp_path: Path) -> None:
+    rows = [json.dumps({"image": f"{name}.png", "label": float(label_of(name) == "dog")}) for name in NAMES]
+    pictures(tmp_path).joinpath("t.jsonl").write_text("\n".join(rows))
+    assert load_dataset(tmp_path).classes == ("0", "1")
+
+
+def test_options_of_columns_need_columns(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"label_column is 'x', but .* is read as a folder with CLASS/"):
+        load_dataset(by_class(tmp_path, {"a": 3, "b": 3}), reading=Reading(label_column="x"))
+
+
 def test_rows_without_files_can_be_left_out(tmp_path: Path) -> None:
     _missing(tmp_path)
     dataset = load_dataset(tmp_path, reading=Reading(on_broken="skip"))

@@ -20,6 +20,8 @@ class Hub(LabelledSource):
     Rows are read from the library's memory-mapped cache, so the data may be larger than memory.
     """
 
+    has_columns = True
+
     def matches(self, location: Location) -> bool:
         return location.text.startswith(HUB)
 

@@ -24,6 +24,8 @@ class Parquet(LabelledSource, MaskedSource):
     The encoded images are kept in memory; `hub:FOLDER`, which memory-maps them, is for larger data.
     """
 
+    has_columns = True
+
     def matches(self, location: Location) -> bool:
         return bool(_files(location))
 
@@ -47,7 +49,7 @@ def _split_files(location: Location) -> dict[str, list[Path]]:
     files = _files(location)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        if (split := split_of(file.name.removesuffix(".parquet"))) is not None:
+        if (split := split_of(file.stem) or split_of(file.parent.name)) is not None:
             splits.setdefault(split, []).append(file)
     if not splits:
         return {"train": files}

@@ -58,6 +58,7 @@ class Source(ABC):
         help: what to give as `--data`, a few words for help and error messages.
         order: sources are asked in ascending order; the first that matches is read.
         flip: whether a horizontally flipped image keeps its label.
+        has_columns: whether the options about columns of a table are used.
     """
 
     content: ClassVar[str]
@@ -66,6 +67,7 @@ class Source(ABC):
     help: ClassVar[str]
     order: ClassVar[int]
     flip: ClassVar[bool] = True
+    has_columns: ClassVar[bool] = False
 
     def matches(self, location: Location) -> bool:
         """Return whether the source can read `location`, without reading images; by default, if it is the name."""

@@ -21,6 +21,8 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class Shards(LabelledSource):
     """Tar files, or a folder of them; train-000.tar and val-000.tar are splits."""
 
+    has_columns = True
+
     def matches(self, location: Location) -> bool:
         return bool(_files(location))
 
@@ -33,7 +35,7 @@ class Shards(LabelledSource):
             )
         splits: dict[str, list[str]] = {}
         for file in files:
-            splits.setdefault(split_of(file.stem) or "train", []).append(str(file))
+            splits.setdefault(split_of(file.stem) or split_of(file.parent.name) or "train", []).append(str(file))
         with as_data_error("datasets", f"cannot read the shards of {location}"):
             found: Any = datasets.load_dataset("webdataset", data_files=splits)
         return labelled_rows(datasets, location.text, found, location.reading)

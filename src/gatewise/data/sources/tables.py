@@ -33,6 +33,8 @@ _NO_LABEL = ("", "index", "unnamed: 0")
 class Tables(LabelledSource):
     """A table with a row for each image, which is a file; in a folder, class folders win over a table in it."""
 
+    has_columns = True
+
     def matches(self, location: Location) -> bool:
         if not location.is_folder:
             return _is_table(location.path)
@@ -154,7 +156,7 @@ def _images(location: Location, table: Table) -> tuple[str, list[str]]:
     for path in image_folders(location, table.file):
         folder = ImageFolder(location if location.path == path else Location(path, location.reading))
         counts = {name: count for name, count in most_found(table, folder).items() if wanted in (None, name)}
-        for name, count in sorted(counts.items(), key=lambda item: _rank(item[0], _IMAGES)):
+        for name, count in sorted(counts.items(), key=lambda item: _likelihood(table, item[0])):
             if best is None or count > best[0]:
                 best = count, name, folder
         if best is not None and best[0] >= min(len(table), 100):
@@ -191,6 +193,11 @@ def _files(location: Location, table: Table, column: str, folder: ImageFolder) -
     if unused := len(folder.files) - len(used.intersection(folder.files)):
         location.say(f"{counted(unused, 'image')} without a row in {table.file.name} not used")
     return [files[0] if files else "" for files in found]
+
+
+def _likelihood(table: Table, column: str) -> tuple[int, int]:
+    """Return a key by which the likeliest image column is first: one of a usual name, or with many different cells."""
+    return _rank(column, _IMAGES), -len(set(map(str, table.columns[column])))
 
 
 def _rank(name: str, known: Sequence[str]) -> int:
