@@ -54,6 +54,8 @@ ALLOWED = {
     ("gates/kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
     ("models/weights/reading.py", "torch.load"): "weights_only=True",
+    ("data/raster.py", "np.load"): "allow_pickle=False",
+    ("data/sources/arrays.py", "np.load"): "allow_pickle=False",
     ("exporting/formats/torch_export.py", "torch.export.load"): "of the file that was just written",
 }
 
@@ -81,6 +83,9 @@ def test_torch_load_uses_weights_only() -> None:
             if called(call) == "torch.load":
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
                 assert given.get("weights_only") == "True", file
+            if called(call) == "np.load":
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                assert given.get("allow_pickle") == "False", file
             assert not any(keyword.arg == "shell" for keyword in call.keywords), file
             assert not any(k.arg == "trust_remote_code" for k in call.keywords), file
 

@@ -89,7 +89,7 @@ def test_gates_have_initial_values(tmp_path: Path, gate: str, fill: Callable[...
 
 
 @pytest.mark.situation("gates of a network on the meta device follow the type of its weights")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
 def test_gates_follow_type_of_weights(dtype: torch.dtype) -> None:
     plain, net = plain_net().to(dtype), on_meta("gct")
     net.load_state_dict(plain.state_dict(), assign=True)
@@ -154,7 +154,7 @@ def test_gate_without_initial_values_is_named() -> None:
 @pytest.mark.situation("places are found in a network without values")
 @pytest.mark.parametrize("place", ["inner", "residual_end", "stage_end"])
 @pytest.mark.parametrize("buffers", ["on meta", "with values"])
-@pytest.mark.parametrize("example", [None, X])
+@pytest.mark.parametrize("example", [None, X], ids=["guessed input", "given input"])
 def test_places_in_network_without_values(place: str, buffers: str, example: Tensor | None) -> None:
     expected = gw.insert_gates(plain_net(), "se", place=place, example=X).names
     net = plain_net()
