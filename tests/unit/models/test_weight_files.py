@@ -188,7 +188,7 @@ def test_wrapped_network_loads_plain_file(tmp_path: Path, wrap: Callable[[nn.Mod
     assert has_weights_of(net, plain)
 
 
-@pytest.mark.situation("only the network is taken from a file that has other networks and losses beside it")
+@pytest.mark.situation("only the network is taken from a file that has other networks and losses next to it")
 @pytest.mark.parametrize("copy", ["teacher.", "ema_model.module.", "model_ema.", "momentum_encoder.", "encoder_k."])
 def test_copies_are_left_out(tmp_path: Path, copy: str) -> None:
     plain, other, net = shaken(Net()), shaken(Net(), seed=5), gated()
@@ -227,7 +227,7 @@ def test_several_networks_need_a_choice(tmp_path: Path) -> None:
         gw.load_weights(net, file, prefix="up.")
 
 
-def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_network_is_rejected(tmp_path: Path) -> None:
     file = saved({"vgg.0.kernel": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(GatewiseError, match=r"missing \(8\).*unexpected \(1\): vgg\.0\.kernel"):
         gw.load_weights(gated(), file)
@@ -365,7 +365,7 @@ def test_whole_network_in_file(tmp_path: Path, wrap: Callable[[nn.Module], Any],
         *(torch.bool, torch.complex64, torch.complex128, torch.uint16, torch.float8_e4m3fn),
     ],
 )
-def test_tensors_beside_objects_are_exact(tmp_path: Path, dtype: torch.dtype, *, old_format: bool) -> None:
+def test_tensors_next_to_objects_are_exact(tmp_path: Path, dtype: torch.dtype, *, old_format: bool) -> None:
     """Views, shared storages, empty tensors and parameters, of every dtype."""
     from gatewise.models.weights.inert_pickle import read_inertly
 
