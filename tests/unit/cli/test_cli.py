@@ -97,7 +97,7 @@ def test_process_reports_failed_training_in_one_line_with_code_1(tmp_path: Path)
 # Help
 
 
-@pytest.mark.parametrize("name", ["gates", "train", "compare"])
+@pytest.mark.parametrize("name", ["gates", "train", "compare", "check"])
 def test_help_of_every_command_has_valid_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert run([name, "--help"]) == 0
     text, complaints = printed(capsys)

@@ -138,6 +138,17 @@ def test_cells_with_several_labels_are_divided(tmp_path: Path, delimiter: str) -
     assert total.tolist() == [10.0, 19.0]
 
 
+@pytest.mark.situation("tables: a row for each label of an image")
+def test_rows_of_one_image_are_put_together(tmp_path: Path) -> None:
+    rows = "".join(f"{name}.png,{label_of(name)}\n{name}.png,pet\n" for name in NAMES)
+    pictures(tmp_path).joinpath("t.csv").write_text("image,label\n" + rows)
+    dataset = load_dataset(tmp_path, labels="classes")
+    assert (dataset.classes, count(dataset)) == (("cat", "dog", "pet"), 20)
+    assert (dataset.train.labels.sum(1) == 2).all()
+    with pytest.raises(DataError, match=r"t\.csv, row 2 has the labels 'cat pet'\. Add --task multilabel"):
+        load_dataset(tmp_path)
+
+
 def test_numbers_are_read_with_the_name_of_their_column(tmp_path: Path) -> None:
     table(pictures(tmp_path), "v.csv", "file,score", lambda n: f"{n}.png,{int(n[-1]) / 4}")
     dataset = load_dataset(tmp_path, labels="number")
@@ -423,7 +434,7 @@ def test_shards_are_read(
     dataset = load_dataset(tmp_path / "set")
     assert (dataset.classes, len(dataset.train), len(dataset.validation)) == (classes, 12, 4)
     assert dataset.train.labels.tolist() == [n % 2 for n in range(12)]
-    divided = load_dataset(f"{tmp_path}/set/train-{{000000..000001}}.tar")
+    divided = load_dataset(f"{tmp_path}/set/train-{{000000..000001}}.tar")  # in a folder whose name begins with test
     assert (len(divided.train), len(divided.validation)) == (10, 2)
 
 

@@ -130,6 +130,8 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
     named = {image, location.reading.group, *([split_column] if splits else [])}
     labels, classes = _labels(location, table, [name for name in table.columns if name not in named])
     rows = [index for index, file in enumerate(files) if file]
+    if location.labels != "number":
+        rows, labels = _one_row_each(location, rows, files, labels)
     whole = LabelledSplit(
         RowFiles([files[index] for index in rows], [table.row(index) for index in rows]),
         [labels[index] for index in rows],
@@ -145,6 +147,27 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
         for name in ("train", "validation", "test")
         if name in of_rows
     }
+
+
+def _one_row_each(
+    location: Location, rows: list[int], files: list[str], labels: list[Any]
+) -> tuple[list[int], list[Any]]:
+    """Return the first row of each image, and labels in which it has those of all its rows."""
+    of_file: dict[str, list[int]] = {}
+    for row in rows:
+        of_file.setdefault(files[row], []).append(row)
+    if len(of_file) == len(rows):
+        return rows, labels
+    merged = list(labels)
+    for same in of_file.values():
+        different = list(
+            dict.fromkeys(labels[row] if isinstance(labels[row], str | tuple) else str(labels[row]) for row in same)
+        )
+        if len(different) > 1:
+            merged[same[0]] = [part for label in different for part in (label if isinstance(label, tuple) else [label])]
+    again = counted(len(rows) - len(of_file), "row")
+    location.say(f"{again} of images that have another row: the labels of an image are put together")
+    return [same[0] for same in of_file.values()], merged
 
 
 def _images(location: Location, table: Table) -> tuple[str, list[str]]:
