@@ -191,7 +191,7 @@ def has_meta_tensors(module: nn.Module) -> bool:
 
 
 class MoveObserver(nn.Module):
-    """A module that is told when its parameters are moved or converted, also by a parent's `to` and `to_empty`."""
+    """A module with methods that are called when its parameters are moved or converted, also by a parent."""
 
     def before_move(self) -> None:
         """Raise to prevent the move."""
