@@ -76,8 +76,8 @@ check: $(VENV)/.developed  ## check format, lint, types, layers, spelling, gener
 
 docs: $(VENV)/.developed  ## write the generated pages and the picture of the layers; tests check whether they are stale
 	$(BIN)/gatewise gates --markdown > docs/gates.md
-	PYTHONPATH=tests $(BIN)/python tools/networks_page.py > docs/networks.md
-	PYTHONPATH=tests $(BIN)/python tools/compatibility_page.py > docs/compatibility.md
+	PYTHONPATH=.:tests $(BIN)/python tools/networks_page.py > docs/networks.md
+	PYTHONPATH=.:tests $(BIN)/python tools/compatibility_page.py > docs/compatibility.md
 	$(BIN)/python tools/draw_layers.py
 
 site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning

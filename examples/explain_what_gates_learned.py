@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import gatewise as gw
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.explanation import explain_runs
 from gatewise.data import Batches, load_dataset
 
 SMOKE = "--smoke" in sys.argv
@@ -42,5 +42,5 @@ mean = sum(gate.near_identity for gate in summaries) / len(summaries)
 print(f"mean of {len(summaries)} gates: {mean:.1%} near the identity")
 
 # The page, for one run or for several side by side.
-page = explain([run], PAGES[0] if PAGES else run / "gates.html")
+page = explain_runs([run], PAGES[0] if PAGES else run / "gates.html")
 print(f"page: {page}")

@@ -1,6 +1,6 @@
 """Write the page on compatibility with third-party tools.
 
-PYTHONPATH=tests python tools/compatibility_page.py > docs/compatibility.md
+PYTHONPATH=.:tests python tools/compatibility_page.py > docs/compatibility.md
 """
 
 import inspect
@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from support.compatibility import EXCEPTIONS, TOOLS, ExpectedError, Tool
 from support.compatible_networks import KINDS
+from tools.situations import situations
 
 VERSIONS = ", ".join(
     f"{name} {version(name).partition('+')[0]}" for name in ("torch", "timm", "torch-pruning", "torchao")
@@ -41,6 +42,15 @@ def meaning(tool: Tool) -> str:
     return f"- {tool.name}: {text}"
 
 
+def situation(kind: str, members: list[str]) -> str:
+    """Return the list entry of a kind of situation.
+
+    >>> situation("pixels", ["grey", "a|b"])
+    '- pixels: grey; a|b'
+    """
+    return f"- {kind}: {'; '.join(members)}"
+
+
 def page() -> str:
     """Return the page as Markdown."""
     letters = footnotes()
@@ -67,13 +77,28 @@ What is checked:
 
 Unless stated otherwise, results must agree within 1e-8 in float64.
 
+## Situations
+
+What users do before and after they insert gates, in kinds, with the members of each kind that are tested. This list is
+collected from the tests: each entry is a test with the mark `situation`.
+
+{chr(10).join(situation(kind, members) for kind, members in situations().items())}
+
 ## How to
 
 - `torch.compile` is tested with `fullgraph=True` and the backend `aot_eager`; in training also with inductor for `gct`,
   `GaterNet` and `local`. Without `fullgraph=True` a compiled program calls a skipping network uncompiled.
-- `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`, so it does not see the gates that such layers
-  call; the layers keep their gates. A tracer that reaches a gate itself (timm's `attn_layer`, your own layers) gets an
-  error. Make `gatewise.Gate` a leaf of your tracer, or read the network with `torch.export`.
+- `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`: these keep their gates, and call them. A tracer
+  that reaches a gate which was not inserted (timm's `attn_layer`, your own layers) gets an error. Make `gatewise.Gate`
+  a leaf of your tracer, or read the network with `torch.export`.
+- `torch.fx` records a gate as one node where it traces through the gate's layer, and otherwise calls the layer with its
+  gate. Tools that fuse a norm into the convolution before it (`torch.fx.experimental.optimization.fuse`, `prepare_fx`)
+  replace the norm, and lose a gate on its output. Compare `len(gw.gates_in(network))` before and after. Fuse with
+  `gw.optimize_for_inference`, export with `gw.export(..., int8=loader)`, or insert the gates into the fused network.
+- torchinfo counts layers without children, and a layer with a gate has one. Use
+  `torch.utils.flop_counter.FlopCounterMode`, or `parameter_count` and `macs_per_sample` of `gatewise.graph.measure`. No
+  tool counts elementwise work, of which most gates consist.
+- `torch.jit.script` compiles no gates. `torch.jit.trace` keeps them, for maps of the shape of the example.
 - FSDP2 gathers parameters when `net(...)` is called. To call `net.forward_with_gates` of a GaterNet, register the
   method: `torch.distributed.fsdp.register_fsdp_forward_method(net, "forward_with_gates")`.
 - torch-pruning needs `customized_pruners=gatewise.gate_pruners(net)` to prune gates without layers of their own, such

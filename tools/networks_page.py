@@ -1,8 +1,9 @@
 """Define the networks of the tests, and write the page that lists the places found in each.
 
-PYTHONPATH=tests python tools/networks_page.py > docs/networks.md
+PYTHONPATH=.:tests python tools/networks_page.py > docs/networks.md
 """
 
+import json
 import re
 import warnings
 from collections import Counter
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import gatewise as gw
 from gatewise.graph import Graph, Places, place_names
+from tools.timm_networks import RESULTS, summary
 
 VERSIONS = f"timm {timm.__version__} and torchvision {torchvision.__version__.partition('+')[0]}"
 
@@ -26,7 +28,7 @@ REASONS = {
     "its channels are a concatenation of maps": "b",
     "its channels are a sum of maps": "c",
     "its channels are mixed before they are read": "d",
-    "its channels are rearranged from another shape": "e",
+    "its map is split or reshaped from another one": "e",
     "its channels are those of the network's input": "f",
     "no layer starts or ends at its map": "g",
     "both branches of the addition have depth n: neither of them is a shortcut": "h",
@@ -149,6 +151,11 @@ If a network has no such place, `insert_gates` raises an error. `residual_end` i
 (VGG, DenseNet, VoVNet), in networks that add parallel forms of one layer (RepVGG, MobileOne), and where only a part of
 the channels has a shortcut (ReXNet). `inner` is missing if the input of every convolution has other consumers too.
 Every network has `before_conv` and `stage_end`.
+
+## Every architecture of timm
+
+{summary(json.loads(RESULTS.read_text()))}
+## Other inputs
 
 The graph of a network is not read if its input is not a single tensor, as for a detector with a list of images.
 `before_conv` needs no graph. For the other places insert into the backbone:

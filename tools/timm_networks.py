@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -29,10 +30,11 @@ from gatewise.core.files import write_json
 from gatewise.graph import Graph
 from gatewise.graph.measure import environment
 
+RESULTS = Path(__file__).parents[1] / "docs/results/timm/networks.json"
 SIZES = (64, 96, 128, 192, 224, 256, 320, 384, 512)  # sides of the image; the first that a network takes
 STEPS = ("insert gct", "check", "strict load", "undo", "insert se", "GaterNet, all open", "skip", "compact")
 TOLERANCE = 1e-4  # of the largest output, in float32
-NOT_TRIED = "not tried"  # without a GaterNet there is nothing to skip or to compact
+NOT_TRIED = "not tried"  # without gates there is nothing to check, without a GaterNet nothing to skip
 
 
 class WrongResultError(Exception):
@@ -134,9 +136,11 @@ class Trial:
         return f"{count} gates at {place}" + (f", not reached: {', '.join(unreached)}" if unreached else "")
 
     def opens_all(self) -> str:
-        self.net = gw.GaterNet(copy.deepcopy(self.model), gater=_gater, example=self.x).eval()
+        inner = gw.find_places(Graph(self.model, self.x), "inner").found
+        sites = "inner" if inner else "residual"
+        self.net = gw.GaterNet(copy.deepcopy(self.model), sites=sites, gater=_gater, example=self.x).eval()
         _check_close("all gates open", self.output(self.net, gates=torch.ones(2, self.net.gate_count)), self.plain)
-        return f"{self.net.gate_count} gates in {len(self.net.sites)} layers"
+        return f"{self.net.gate_count} gates in {len(self.net.sites)} layers, {sites}"
 
     def skips(self) -> str:
         gates = (torch.rand(2, self.net.gate_count, generator=torch.Generator().manual_seed(2)) < 0.5).float()
@@ -182,7 +186,9 @@ def tried(module: str) -> Iterator[dict[str, Any]]:
     if not all(output.isfinite().all() for output in trial.plain):
         raise ValueError("the outputs of the plain network are not finite")
     for name, step in trial.steps():
-        if name in ("skip", "compact") and trial.net is None:
+        needed = {"check": trial.insertion, "strict load": trial.insertion, "undo": trial.insertion}
+        needed |= {"skip": trial.net, "compact": trial.net}
+        if name in needed and needed[name] is None:
             row["steps"][name] = {"result": NOT_TRIED}
             continue
         try:
@@ -190,7 +196,7 @@ def tried(module: str) -> Iterator[dict[str, Any]]:
         except WrongResultError as error:
             result, remark = "wrong result", str(error)
         except gw.GatewiseError as error:
-            result, remark = "refused", str(error)
+            result, remark = "rejected", str(error)
         except Exception as error:  # of torch, timm or this package: all are errors of the row
             result, remark = "error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         row["steps"][name] = {"result": result, **({"remark": remark} if remark else {})}
@@ -219,17 +225,54 @@ def row_of(module: str, limit: float) -> dict[str, Any]:
 def verdict(row: dict[str, Any]) -> str:
     """Return the worst result of a row's steps.
 
-    >>> verdict({"steps": {"skip": {"result": "ok"}, "compact": {"result": "refused"}}})
-    'refused'
+    >>> verdict({"steps": {"skip": {"result": "ok"}, "compact": {"result": "rejected"}}})
+    'rejected'
     """
     results = {step["result"] for step in row["steps"].values()}
-    return next(result for result in ("wrong result", "error", "refused", "ok") if result in results)
+    return next(result for result in ("wrong result", "error", "rejected", "ok") if result in results)
+
+
+def summary(content: dict[str, Any]) -> str:
+    """Return the rows as Markdown: how many networks pass each step, and why the others do not."""
+    rows, where = content["rows"], content["environment"]
+    results = ("ok", "rejected", "wrong result", "error", NOT_TRIED)
+    table: list[str] = []
+    reasons: dict[str, list[str]] = {}
+    for step in STEPS:
+        found = [(row.get("model", row["module"]), row["steps"][step]) for row in rows]
+        counts = [sum(result == each["result"] for _, each in found) for result in results]
+        table.append(f"| {step} | {' | '.join(map(str, counts))} |")
+        for model, each in found:
+            if each["result"] not in {"ok", NOT_TRIED}:
+                reasons.setdefault(f"{step}, {each['result']}: {_reason(each.get('remark', ''))}", []).append(model)
+    minutes = sum(row.get("seconds", 0) for row in rows) / 60
+    return f"""`tools/timm_networks.py` tries the smallest network of each of timm's {len(rows)} architecture modules:
+`gct` before every convolution, a forward, a plain checkpoint, `undo`; `se` at `residual_end` or `inner`; a GaterNet
+with all gates open, with random gates skipped, and compacted. [Rows](results/timm/networks.json), written in
+{minutes:.0f} minutes on one thread with timm {where["timm"]} and torch {where["torch"].partition("+")[0]}:
+
+| step | {" | ".join(results)} |
+| --- | {" | ".join("---" for _ in results)} |
+{chr(10).join(table)}
+
+{chr(10).join(f"- {reason} ({len(models)}): {', '.join(models)}" for reason, models in reasons.items())}
+"""
+
+
+def _reason(remark: str) -> str:
+    """Return the first clause of a message without the names and numbers of one network.
+
+    >>> _reason("no place for se@inner in Net (a: its channels are also used; b: x). Choose another place.")
+    'no place for se@inner'
+    """
+    clause = re.sub(r"^[A-Z]\w+ has", "has", remark).partition(" (")[0].partition(". ")[0]
+    return re.sub(r" in [A-Z]\w*$| by \d.*$", "", clause)[:120].removesuffix(".")
 
 
 def main() -> None:
     """Try all modules that have no row yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/timm/networks.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=float, default=900, help="seconds for one module")
     parser.add_argument("--only", default="", help="modules, separated by commas")
     parser.add_argument("--again", action="store_true", help="repeat the rows that are not ok")

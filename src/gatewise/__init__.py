@@ -42,8 +42,12 @@ from gatewise.models.weights import Loaded, convert_weights, load_weights
 
 if TYPE_CHECKING:
     from gatewise import data
+    from gatewise.analysis.benchmark import bench
+    from gatewise.analysis.explanation import explain
     from gatewise.comparison import compare
     from gatewise.exporting.hub import PretrainedNet
+    from gatewise.exporting.prediction import predict
+    from gatewise.exporting.writer import export
     from gatewise.training import Recipe, train
 
 __all__ = [
@@ -72,11 +76,14 @@ __all__ = [
     "Stage",
     "TripletAttention",
     "analysis",
+    "bench",
     "compact",
     "compare",
     "convert_weights",
     "data",
     "errors",
+    "explain",
+    "export",
     "find_places",
     "fine_tuning_stages",
     "functional",
@@ -93,6 +100,7 @@ __all__ = [
     "make_segmenter",
     "optimize_for_inference",
     "parameter_groups",
+    "predict",
     "register_gate",
     "skip_closed_filters",
     "train",
@@ -103,8 +111,12 @@ __all__ = [
 _LAZY = {
     "PretrainedNet": "gatewise.exporting.hub",
     "Recipe": "gatewise.training",
+    "bench": "gatewise.analysis.benchmark",
     "compare": "gatewise.comparison",
     "data": "gatewise.data",
+    "explain": "gatewise.analysis.explanation",
+    "export": "gatewise.exporting.writer",
+    "predict": "gatewise.exporting.prediction",
     "train": "gatewise.training",
 }
 

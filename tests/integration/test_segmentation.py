@@ -20,7 +20,7 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.explanation import explain_runs
 from gatewise.cli import run
 from gatewise.comparison import compare
 from gatewise.core.statistics import Estimate, redrawn_bootstrap
@@ -480,7 +480,7 @@ def test_differences_over_images_use_miou(compared: tuple[Path, dict[str, Any]])
 def test_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out, _ = compared
     runs = [out / "runs" / name / "seed_0" for name in ("gc-context", "nl-context", "none")]
-    text = explain(runs, tmp_path / "page.html", figures_in=tmp_path / "figures").read_text()
+    text = explain_runs(runs, tmp_path / "page.html", figures_in=tmp_path / "figures").read_text()
     for title in ("Validation mIoU while training", "Classes of pixels", "nl-context: attention"):
         assert f"<h2>{title}</h2>" in text
     assert text.count(": predicted masks</h2>") == 3
@@ -498,7 +498,7 @@ def test_page_shows_pictures_classes_and_attention(compared: tuple[Path, dict[st
 
 def test_page_of_segmenter_with_gater(recipe: Recipe, tmp_path: Path) -> None:
     train(dataclasses.replace(recipe, gate="gaternet:budget=0.5,gate_bias=0", epochs=1), tmp_path / "run")
-    text = explain([tmp_path / "run"], tmp_path / "page.html").read_text()
+    text = explain_runs([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "Which filters the gater opens" in text
     assert "typical gates of their class" not in text
 
@@ -508,7 +508,7 @@ def test_runs_with_different_metrics_rejected(recipe: Recipe, done: Path, tmp_pa
     with pytest.raises(
         InvalidValueError, match=r"with different metrics: .* Run `gatewise explain` on each separately"
     ):
-        explain([done, tmp_path / "disc"], tmp_path / "page.html")
+        explain_runs([done, tmp_path / "disc"], tmp_path / "page.html")
 
 
 # Predictions

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gatewise.analysis.benchmark import bench
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.benchmark import bench_run
+from gatewise.analysis.explanation import explain_runs
 from gatewise.cli import run as command
 from gatewise.comparison.run import compare
 from gatewise.core.files import read_json, read_json_lines
@@ -65,7 +65,7 @@ def test_every_file_of_run_is_read(name: str) -> None:
 
 
 def test_runs_are_explained(tmp_path: Path) -> None:
-    page = explain([OLD / name for name in RUNS], tmp_path / "page.html").read_text()
+    page = explain_runs([OLD / name for name in RUNS], tmp_path / "page.html").read_text()
     assert "resnet20_wider:parameters=3000+gct:mode=l1@inner+se" in page
     assert "gater: which filters the gater opens" in page
 
@@ -83,7 +83,7 @@ def test_images_are_predicted_by_runs_shared_folders_and_exported_files(tmp_path
 def test_gater_is_compacted_timed_and_exported_again(tmp_path: Path) -> None:
     metrics = compact_run(OLD / "gater", tmp_path / "small", images=64)
     assert metrics["accuracy_before"] == pytest.approx(Run.open(OLD / "gater").metrics["accuracy"], abs=0.02)
-    assert set(bench(OLD / "gater", tmp_path / "bench", batch_sizes=(1,), rounds=2, images=64)["batches"]) == {"1"}
+    assert set(bench_run(OLD / "gater", tmp_path / "bench", batch_sizes=(1,), rounds=2, images=64)["batches"]) == {"1"}
     export_run(OLD / "gater", tmp_path / "again.onnx", images=8)
     assert details_of(tmp_path / "again.onnx")["classes"] == details_of(OLD / "gater.onnx")["classes"]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from support import compression_checks as compression
+from support import looking_checks as looking
 from support import tool_checks as checks
 from support.compatible_networks import KINDS
 
@@ -50,6 +51,14 @@ TOOLS = [
     Tool("FSDP2", checks.runs_in_fsdp, slow=True),
     Tool("`AveragedModel`", checks.averages),
     Tool("timm's `ModelEmaV3`", checks.averages_by_timm),
+    Tool("`torch.jit.trace`", looking.traces_by_jit, slow=True),
+    Tool("`torch.jit.script`", looking.scripts),
+    Tool("torchvision's `create_feature_extractor`", looking.features),
+    Tool("`torch.fx` fusing", looking.fuses_by_fx),
+    Tool("FX quantisation", looking.prepares_quantisation, slow=True),
+    Tool("torchinfo", looking.is_summarised),
+    Tool("fvcore", looking.is_counted_by_fvcore, slow=True),
+    Tool("`FlopCounterMode`", looking.is_counted_by_torch),
     Tool("torch-pruning", compression.prunes, slow=True),
     Tool("torchao, weights", compression.quantizes_weights, slow=True),
     Tool("torchao, weights and activations", compression.quantizes_activations, slow=True),
@@ -60,8 +69,8 @@ _INFERENCE = ExpectedError(
     "InvalidValueError", "a skipping net is for inference only. Train the GaterNet that it was made from."
 )
 _RECORDED = (
-    "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func cannot "
-    "trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
+    "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx, torch.func and torch.jit "
+    "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
 )
 _UNCOMPILED = ExpectedError(
     "Unsupported",
@@ -84,6 +93,13 @@ _CUT = ExpectedError(
     "* expect a map of * channels, got *: the backbone was changed after the GaterNet was built. Prune a network "
     "before that; gatewise.compact removes closed filters from a GaterNet.",
 )
+
+_SCRIPTED = ExpectedError(
+    "InvalidTypeError",
+    "torch.jit.script cannot compile *. Use torch.export.export, gatewise.export, or torch.jit.trace with an example.",
+)
+_FUSING = (looking.fuses_by_fx, looking.prepares_quantisation)
+_AFTER_NORMS = ("`eca`", "`gc`", "`ge`", "`nl`", "`se`", "`snl`", "`triplet`")
 
 # Expected error or remark by the tool's check and the kind of network, for pairs that do not simply work.
 EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
@@ -115,6 +131,21 @@ EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
         "of a layer with * channels.",
     ),
     (compression.prunes, "skipping"): compression.UNREAD,
+    **{(looking.scripts, kind): _SCRIPTED for kind in KINDS},
+    (looking.scripts, "skipping"): ExpectedError("InvalidValueError", _RECORDED),
+    **{(check, kind): looking.LOST for check in _FUSING for kind in _AFTER_NORMS},
+    **{(check, kind): _TRACED for check in (looking.features, *_FUSING) for kind in _GATERS},
+    **{(check, "skipping"): ExpectedError("InvalidValueError", _RECORDED) for check in (looking.features, *_FUSING)},
+    (looking.is_summarised, "`gct`"): looking.TWICE,
+    (looking.is_summarised, "local"): looking.DECIDERS,
+    **{(looking.is_summarised, kind): looking.MISSING for kind in ("`eca`", "`ge`", "`se`")},
+    (looking.is_summarised, "skipping"): looking.OTHERS,
+    (looking.traces_by_jit, "skipping"): ExpectedError("InvalidValueError", _RECORDED),
+    (looking.is_counted_by_fvcore, "skipping"): ExpectedError(
+        "InvalidValueError",
+        "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that "
+        "it was made from, or use torch.save on the skipping net itself.",
+    ),
 }
 
 PAIRS = [(tool, kind) for tool in TOOLS for kind in KINDS]

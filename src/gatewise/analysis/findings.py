@@ -1,4 +1,4 @@
-"""Collect all statistics of one run's gates before anything is drawn."""
+"""Collect all statistics of one network's gates before anything is drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ from torch import Tensor
 
 from gatewise.analysis.attention import QueryDistances, attention_maps, query_distances
 from gatewise.analysis.gate_summary import GateSummary
+from gatewise.analysis.given_network import Subject
 from gatewise.analysis.interventions import Exchange, Removal, exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import GatePatterns, record_patterns
+from gatewise.core.types import main_output
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.insert import gates_in
-from gatewise.training.runs import Run
 
 _PICTURES = 4  # images with attention maps drawn over them
 _QUERIES = 3
@@ -68,32 +69,34 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Findings:
-    """All statistics of one run; fields without such gates or without images are empty or None.
+    """All statistics of one network; fields without such gates or without images are empty or None.
 
     Attributes:
-        run: the run.
+        run: the run, or the network without one.
         gates: summaries of the gates that were reached, from input to output.
         unreached: paths of the other gates.
-        removal: accuracy with and without the gates near the identity.
+        idle: paths of the gates near the identity.
+        removal: accuracy with and without these; None without labels.
         attention: attention of the gates that have it.
         gater: statistics of the gater of a GaterNet.
         pixels: predicted masks of a segmentation network.
     """
 
-    run: Run
+    run: Subject
     gates: tuple[GateSummary, ...] = ()
     unreached: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
     removal: Removal | None = None
     attention: Attention | None = None
     gater: GaterFindings | None = None
     pixels: Pixels | None = None
 
 
-def find(run: Run, keep: int = 2000) -> Findings:
-    """Run a network over the images of its run, once per kind of statistic, and return the statistics of its gates.
+def find(run: Subject, keep: int = 2000) -> Findings:
+    """Run a network over its images, once per kind of statistic, and return the statistics of its gates.
 
     Args:
-        run: an opened run, with or without images.
+        run: an opened run, with or without images, or a network with images.
         keep: number of full gate patterns of a GaterNet that are kept for the 2D embedding.
     """
     from gatewise.analysis.gate_stats import gate_statistics  # torchmetrics takes seconds to import
@@ -101,35 +104,39 @@ def find(run: Run, keep: int = 2000) -> Findings:
     if run.images is None:
         return Findings(run)
     gater = _gater(run, run.model, keep) if isinstance(run.model, GaterNet) else None
-    pixels = _pixels(run) if run.task.class_per_pixel else None
+    pixels = _pixels(run) if run.task is not None and run.task.class_per_pixel else None
     inserted = gates_in(run.model)
     if not inserted:
         return Findings(run, gater=gater, pixels=pixels)
     summaries = gate_statistics(run.model, run.batches(), len(run.image_classes))
     gates = tuple(summaries.values())
     unreached = tuple(path for path in inserted if path not in summaries)
-    removal = removal_cost(run.model, idle_gates(gates), run.batches(), run.task.hits)
-    return Findings(run, gates, unreached, removal, _attention(run), gater, pixels)
+    idle = idle_gates(gates)
+    removal = None if run.task is None else removal_cost(run.model, idle, run.batches(), run.task.hits)
+    return Findings(run, gates, unreached, idle, removal, _attention(run), gater, pixels)
 
 
-def _attention(run: Run) -> Attention | None:
+def _attention(run: Subject) -> Attention | None:
     images, _ = run.examples(_PICTURES)
+    if images.dim() != 4:  # no pictures to draw it over
+        return None
     maps = attention_maps(run.model, images, _QUERIES)
     if not maps:
         return None
     return Attention(run.pictures(images), maps, query_distances(run.model, run.batches()))
 
 
-def _pixels(run: Run) -> Pixels:
+def _pixels(run: Subject) -> Pixels:
     images, masks = run.examples(_PICTURES)
+    assert run.task is not None
     with evaluation_mode(run.model), torch.no_grad():
-        predicted = run.task.predicted(run.model(images))
+        predicted = run.task.predicted(main_output(run.model(images)))
     return Pixels(run.pictures(images), masks.cpu(), predicted.cpu())
 
 
-def _gater(run: Run, net: GaterNet, keep: int) -> GaterFindings:
+def _gater(run: Subject, net: GaterNet, keep: int) -> GaterFindings:
     patterns = record_patterns(net, run.by_class(), max(1, len(run.image_classes)), keep)
     rates = patterns.images_by_gate.double() / patterns.images
     expected = float(net.executed_macs(rates.unsqueeze(0)))
-    exchange = exchange_gates(net, patterns, run.batches(), run.task.hits) if run.image_classes else None
+    exchange = exchange_gates(net, patterns, run.batches(), run.task.hits) if run.task and run.image_classes else None
     return GaterFindings(net, patterns, expected, exchange)

@@ -13,6 +13,7 @@ from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.patterns import GatePatterns
 from gatewise.analysis.recording import gates_bypassed
 from gatewise.core import _validation
+from gatewise.core.types import main_output
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.insert import gates_in
@@ -69,11 +70,11 @@ def removal_cost(model: nn.Module, paths: Sequence[str], batches: Batches, hits:
     with evaluation_mode(model), torch.no_grad():
         for images, cpu_labels in batches:
             labels = cpu_labels.to(device)
-            correct = hits(model(images.to(device)), labels).sum().cpu()
+            correct = hits(main_output(model(images.to(device))), labels).sum().cpu()
             totals[0] += correct
             if chosen:  # otherwise the network is the same
                 with gates_bypassed(chosen):
-                    correct = hits(model(images.to(device)), labels).sum().cpu()
+                    correct = hits(main_output(model(images.to(device))), labels).sum().cpu()
             totals[1] += correct
             count += len(labels)
     if not count:
@@ -140,7 +141,7 @@ def exchange_gates(
             counts += place[labels].bincount(minlength=len(classes))
             patterns_to_try = [None, *(gates.expand(len(images), -1) for gates in typical)]
             for column, gates in enumerate(patterns_to_try):
-                correct = hits(net(images, gates=gates), labels.to(device)).cpu().double()
+                correct = hits(main_output(net(images, gates=gates)), labels.to(device)).cpu().double()
                 totals[:, column] += place[labels].bincount(weights=correct, minlength=len(classes))
     own, accuracy = totals[:, 0].sum() / counts.sum(), totals[:, 1:] / counts.unsqueeze(1)
     return Exchange(tuple(classes.tolist()), float(own), accuracy)

@@ -13,7 +13,8 @@ from gatewise.analysis import attention_figures, figures, gate_figures, gater_fi
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.findings import Attention, Findings, GaterFindings
 from gatewise.analysis.gate_summary import GateSummary
-from gatewise.analysis.interventions import Removal
+from gatewise.analysis.given_network import GivenNetwork, Subject
+from gatewise.analysis.interventions import removal_cost
 from gatewise.analysis.page import Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
@@ -63,6 +64,28 @@ def overview(runs: Sequence[Run]) -> Iterator[Section]:
         yield Section("Classes of pixels", drawings=[pixel_figures.iou_by_class(labelled)])
 
 
+def without_run(network: GivenNetwork, found: Findings) -> Section:
+    """Return the section about a network that was given without a run, in the place of `overview`."""
+    example = next(network.batches())[0][:1]
+    macs = (
+        measure.macs_per_sample(network.model, example) if found.gater is None else found.gater.patterns.executed_macs
+    )
+    columns, row = ["network", "images", "parameters", "MACs (M), as executed"], [Cell(network.name)]
+    row += [Cell(f"{count:,}", count) for count in (len(network.images), measure.parameter_count(network.model))]
+    row.append(Cell(f"{macs / 1e6:.2f}", macs / 1e6))
+    if network.task is not None:
+        what = "pixels" if network.task.class_per_pixel else "images"
+        accuracy = removal_cost(network.model, [], network.batches(), network.task.hits).accuracy_with
+        columns.append(f"{what} classified correctly (%)")
+        row.append(Cell(f"{100 * accuracy:.2f}", 100 * accuracy))
+    omitted = f" {network.remark} Accuracies and statistics by class are omitted." if network.remark else ""
+    return Section("Network", _WITHOUT_RUN + omitted, Table(columns, [row]))
+
+
+_WITHOUT_RUN = (
+    "This network was given without a run, so the page has no training curve, no recipe and no validation score of a "
+    "training. Everything here was measured on the given images."
+)
 _OTHER_IMAGES = (
     "These runs were trained and measured on different images, or read the same images in different ways. Their "
     "{score} cannot be compared, so no figure shows it side by side."
@@ -126,11 +149,8 @@ def _of_run(found: Findings) -> Iterator[Section]:
     for is_additive, title in ((False, "factors of gates by depth"), (True, "values added by gates by depth")):
         if kind := [summary for summary in found.gates if summary.is_additive is is_additive]:
             yield Section(title, drawings=_value_drawings(kind, run.image_classes))
-    if found.removal is not None and found.removal.paths:
-        yield _of_removal(found.removal, found)
-    elif found.removal is not None:
-        text = f"None of the {len(found.gates)} gates changes 95 % of its input channels by less than 5 %."
-        yield Section("gates near the identity", text)
+    if found.gates:
+        yield Section("gates near the identity", _of_idle_gates(found))
     if found.unreached:
         yield Section("gates that were not reached", f"No image reached {', '.join(found.unreached)}.")
     if found.attention is not None:
@@ -139,7 +159,7 @@ def _of_run(found: Findings) -> Iterator[Section]:
         yield _of_gater(run, found.gater)
 
 
-def _gct_drawings(run: Run) -> list[Drawing]:
+def _gct_drawings(run: Subject) -> list[Drawing]:
     return [
         gate_figures.parameter_by_depth(gate_figures.gct_parameters(run.model, name), name)
         for name in ("gamma", "alpha", "beta")
@@ -159,18 +179,24 @@ def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> lis
     return [*(drawing.renamed(suffix) for drawing in by_depth), *by_class]
 
 
-def _of_removal(cost: Removal, found: Findings) -> Section:
+def _of_idle_gates(found: Findings) -> str:
+    if not found.idle:
+        return f"None of the {len(found.gates)} gates changes 95 % of its input channels by less than 5 %."
+    text = (
+        f"{len(found.idle)} of {len(found.gates)} gates change 95 % of their input channels by less than 5 % "
+        f"({', '.join(found.idle)})."
+    )
+    if (cost := found.removal) is None:
+        return text
     what = (
         f"{cost.images:,} images"
         if found.run.image_classes
         else f"the pixels of an image (mean over {cost.images:,} images)"
     )
-    text = (
-        f"{len(cost.paths)} of {len(found.gates)} gates change 95 % of their input channels by less than 5 % "
-        f"({', '.join(cost.paths)}). Of {what}, {100 * cost.accuracy_with:.2f} % are classified correctly with all "
+    return (
+        f"{text} Of {what}, {100 * cost.accuracy_with:.2f} % are classified correctly with all "
         f"gates, {100 * cost.accuracy_without:.2f} % without these (in float32, on the images shown here)."
     )
-    return Section("gates near the identity", text)
 
 
 def _attention_drawings(attention: Attention) -> list[Drawing]:
@@ -180,7 +206,7 @@ def _attention_drawings(attention: Attention) -> list[Drawing]:
     return [*overlays, attention_figures.distances_by_gate(attention.distances)]
 
 
-def _of_gater(run: Run, found: GaterFindings) -> Section:
+def _of_gater(run: Subject, found: GaterFindings) -> Section:
     net, patterns, exchange = found.net, found.patterns, found.exchange
     lowest, mean, highest = patterns.open_gates()
     text = (
@@ -204,7 +230,8 @@ def _of_gater(run: Run, found: GaterFindings) -> Section:
         drawings.append(gater_figures.accuracy_by_gates(exchange, run.classes))
     assert run.images is not None
     try:
-        pictures = map(run.images.picture, patterns.kept.tolist())
+        drawable = getattr(run.images, "drawable", True)
+        pictures = map(run.images.picture, patterns.kept.tolist()) if drawable else None
         drawings.append(gater_figures.patterns_in_the_plane(patterns, run.image_classes or ["all images"], pictures))
     except errors.InvalidValueError as error:
         text += f" {error}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.analysis.benchmark import bench as bench_run
+from gatewise.analysis.benchmark import bench_run
 from gatewise.analysis.benchmark import table as bench_table
 from gatewise.cli.app import Integer, Json, app, literal, print_table
 from gatewise.exporting import export_run
@@ -67,16 +67,19 @@ def bench(
     data: str | None = None,
     json_output: Json = False,
 ) -> None:
-    """Time a run's network on this machine as dense, masked, skipped and compacted, and recommend the fastest form.
+    """Time a run's network in all its forms on this machine, and recommend the fastest.
+
+    The forms are dense, masked, skipped and compacted for a network with a gater, and otherwise the network itself,
+    without its gates, and optimised.
 
     Example: gatewise bench runs/gater --batch-sizes 1,8
 
     Parameters
     ----------
     run
-        Folder of a finished run with a gater.
+        Folder of a finished run.
     out
-        Folder for bench.json and bench.svg [the run folder].
+        Folder for bench.json and, with a gater, bench.svg [the run folder].
     batch_sizes
         Batch sizes to time, separated by commas.
     rounds
@@ -97,10 +100,14 @@ def bench(
         print(json.dumps(results, indent=2))
         return
     print_table(bench_table(results))
-    macs = results["macs"]
-    print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+    macs, files = results["macs"], ["bench.json"]
+    if "executed" in macs:
+        print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+        files.append("bench.svg")
+    for form, reason in results.get("omitted", {}).items():
+        print(f"{form} was not timed: {reason}")
     print(f"{results['environment']['hardware']}; {results['verdict']}")
-    print(f"written: {((out or run) / 'bench.json').resolve()}, {((out or run) / 'bench.svg').resolve()}")
+    print(f"written: {', '.join(str(((out or run) / file).resolve()) for file in files)}")
 
 
 def _number(text: str) -> int:

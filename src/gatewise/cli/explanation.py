@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.analysis.explanation import explain as explain_runs
+from gatewise.analysis.explanation import explain_runs
 from gatewise.cli.app import app
 from gatewise.training import Progress
 from gatewise.training.runs import Split

@@ -117,15 +117,14 @@ def _compare(
     }
     dataset = _checked_dataset(recipe, recipes, list(runs), out)
     processes.on_main_process(partial(check_writable, out))
+    if processes.is_main:
+        remove_leftovers(out)
+    if dataset.division is not None:
+        processes.on_main_process(partial(dataset.division.record, out))
     task = recipe.task_spec.make(dataset.classes)
     constant = constant_answer(task, dataset)
     for line in first_facts(dataset, recipe.sections().optimisation) + ([constant.sentence] if constant else []):
         progress.say(line)
-    if processes.is_main:
-        remove_leftovers(out)
-        if dataset.division is not None:
-            dataset.division.check_same(out)
-            dataset.division.write(out)
     if ray is False:
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
     else:

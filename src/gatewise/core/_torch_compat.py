@@ -154,7 +154,9 @@ def operator_name(target: object) -> str | None:
     return str(target).split(".")[1] if isinstance(target, _OPERATOR) else None
 
 
-# Networks that were compiled: graph/structural_copy.py
+# Networks that were compiled: graph/structural_copy.py. Without these names nothing is compiled.
+
+COMPILED_CALL = "_compiled_call_impl"  # the attribute that `Module.compile` sets on the module
 
 
 def uncompiled(function: Any) -> Any:
@@ -179,15 +181,31 @@ def version_of(x: Tensor) -> float:
     return getattr(x, "_version", math.nan)
 
 
+def has_meta_tensors(module: nn.Module) -> bool:
+    """Return whether a parameter or buffer of a module is on the meta device, that is, has no values.
+
+    >>> has_meta_tensors(nn.Linear(1, 1, device="meta")), has_meta_tensors(nn.ReLU())
+    (True, False)
+    """
+    return any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers()))
+
+
 class MoveObserver(nn.Module):
-    """A module whose `before_move` is called before its parameters are moved or converted, also by a parent's `to`."""
+    """A module that is told when its parameters are moved or converted, also by a parent's `to` and `to_empty`."""
 
     def before_move(self) -> None:
         """Raise to prevent the move."""
 
+    def after_materialised(self) -> None:
+        """Initialise parameters and buffers: they have left the meta device, and have no values yet."""
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.before_move()
-        return super()._apply(fn, recurse)
+        was_empty = has_meta_tensors(self)
+        super()._apply(fn, recurse)
+        if was_empty and not has_meta_tensors(self):
+            self.after_materialised()
+        return self
 
     if not hasattr(nn.Module, "_apply"):
 

@@ -250,6 +250,14 @@ def check_not_symbolic(owner: str, x: object) -> None:
         )
 
 
+def cannot_script(what: str) -> InvalidTypeError:
+    """Return the error of `__prepare_scriptable__`, which torch.jit.script calls on each module first."""
+    return InvalidTypeError(
+        f"torch.jit.script cannot compile {what}. Use torch.export.export, gatewise.export, or torch.jit.trace with an "
+        f"example."
+    )
+
+
 def check_unchanged_width(owner: str, expected: int, given: int) -> None:
     """Raise if a map does not have the number of channels it had when its GaterNet was built."""
     if given != expected:

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
+from gatewise import errors
+
 Example: TypeAlias = Any  # input of a user's network: a tensor, or a tuple of arguments
 Output: TypeAlias = Any  # output of a user's network: a tensor, a tuple, a dict, a dataclass
 
@@ -22,3 +24,19 @@ def tensors_of(value: Any) -> list[Tensor]:
     return (
         [tensor for part in parts for tensor in tensors_of(part)] if isinstance(value, Mapping | list | tuple) else []
     )
+
+
+def main_output(output: Any) -> Tensor:
+    """Return the first tensor of a network's output, such as the logits of (logits, features) or {"out": logits}.
+
+    Raises:
+        InvalidTypeError: the output has no tensor.
+
+    >>> import torch
+    >>> main_output({"logits": torch.tensor(1), "aux": torch.tensor(2)})
+    tensor(1)
+    """
+    found = tensors_of(output)
+    if not found:
+        raise errors.InvalidTypeError(f"expected a network that returns a tensor, got {type(output).__name__}.")
+    return found[0]

@@ -90,6 +90,11 @@ class Division:
             f"splits. Choose another --out; --data {file} repeats the old division there."
         )
 
+    def record(self, out: Path) -> None:
+        """Write to a folder unless it has the division of other images, which is an error; see `check_same`."""
+        self.check_same(out)
+        self.write(out)
+
     def write(self, out: Path) -> None:
         """Write split.csv to a folder, and leaks.csv and skipped.csv if there is something to list."""
         if self.recorded:

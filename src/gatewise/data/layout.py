@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from gatewise import errors
 from gatewise.core import _validation
@@ -24,6 +25,12 @@ def split_of(name: str) -> str | None:
     words = set(_BETWEEN.split(name.lower()))
     found = [split for split, known in SPLIT_WORDS.items() if words.intersection(known)]
     return found[0] if len(found) == 1 else None
+
+
+def split_of_file(location: Location, file: Path) -> str | None:
+    """Return the split that the name of a file, or of the folder in the location that contains it, means, or None."""
+    inside = location.is_folder and file.parent != location.path
+    return split_of(file.stem) or (split_of(file.parent.name) if inside else None)
 
 
 def by_split(where: object, names: Iterable[str]) -> dict[str, str]:

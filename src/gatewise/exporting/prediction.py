@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
@@ -15,9 +15,12 @@ from gatewise.core.files import read_bytes
 from gatewise.data.band_image import BandImage
 from gatewise.data.folders import is_image
 from gatewise.data.pixel_format import PixelFormat
+from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.reader import opened
 from gatewise.exporting.writer import WithGates
-from gatewise.training import Task
+from gatewise.graph import evaluation_mode
+from gatewise.inference.wrappers import unwrapped
+from gatewise.training import Task, TaskSpec
 from gatewise.training.runs import Run, check_image_entries, stored_task
 
 _STANDARD_INPUT = Path("-")
@@ -58,6 +61,27 @@ class Predictor:
         run = Run.open(source)
         run.check_image_entries()
         return cls(WithGates(run.model), run.task, {**run.config, "scale": run.scale}, run.pixel_format, run.device)
+
+    @classmethod
+    def of_network(
+        cls,
+        model: nn.Module,
+        *,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: tuple[int, int],
+        task: str = "classify",
+    ) -> "Predictor":
+        """Prepare a network that was trained elsewhere; `predict` documents the arguments."""
+        net = unwrapped("predict", model)
+        _validation.check_image_size("image_size", image_size, axes=(2,))
+        check_pixel_scale(len(mean), mean, std)
+        chosen = TaskSpec.parse(task).make(list(classes))
+        config = {"mean": list(mean), "std": list(std), "image_size": list(image_size), "in_chans": len(mean)}
+        device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+        pixel_format = PixelFormat.of_count(len(mean))
+        return cls(_in_eval_mode(net), chosen, {**config, "scale": min(image_size)}, pixel_format, device)
 
     @torch.inference_mode()
     def logits(self, image: BandImage) -> tuple[Tensor, float | None]:
@@ -100,17 +124,43 @@ class Predictor:
         return f"{prediction['image']}: {self.task.describe(prediction)}{gates_open}"
 
 
+def _in_eval_mode(net: nn.Module) -> Callable[[Tensor], Any]:
+    """Return a function that runs the network in eval mode, and restores its training flags after each call."""
+    wrapped = WithGates(net)
+
+    def run(image: Tensor) -> Any:
+        with evaluation_mode(wrapped):
+            return wrapped(image)
+
+    return run
+
+
 def predict(
-    source: str | Path, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
+    source: str | Path | nn.Module,
+    images: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    top_k: int = 5,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: tuple[int, int] | None = None,
+    task: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one prediction per image, as a dict of JSON values.
 
     Args:
-        source: run folder, folder of `save_pretrained`, or ONNX file of `gatewise export`.
+        source: run folder, folder of `save_pretrained`, ONNX file of `gatewise export`, or any network. Only a network
+            needs the arguments after `top_k`; the others have them.
         images: image files, folders (searched recursively), or "-" for one image on standard input.
         out: for segmentation, the folder for NAME_mask.png (class indices with a palette) and NAME_overlay.png, both
             in the size of the image.
         top_k: for classification, the number of classes per image, most probable first.
+        classes: names of the classes, in the order of the network's outputs.
+        mean: mean of each channel that is subtracted from pixels of 0 to 255.
+        std: standard deviation of each channel by which they are divided.
+        image_size: (height, width) to which images are scaled and cropped; for segmentation the shorter side is scaled.
+        task: "classify" (the default) or "segment".
 
     Yields:
         "image", and "classes" (probability by name) for classification, or "mask", "overlay" (paths) and "shares"
@@ -118,9 +168,23 @@ def predict(
 
     Raises:
         DataError: there is no image, an image cannot be read, or two images of one name would write the same mask.
-        ValueError: `out` is missing for a segmentation network, or top_k is below 1.
+        ValueError: `out` is missing for a segmentation network, top_k is below 1, or classes, mean or std do not fit.
+        TypeError: an argument about a network is missing, or given for a source that has its own.
     """
-    yield from Predictor.of(source).predict(images, out, top_k=top_k)
+    given = {"classes": classes, "mean": mean, "std": std, "image_size": image_size, "task": task}
+    details: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(source, nn.Module):
+        if details:
+            raise errors.InvalidTypeError(f"{', '.join(details)}: only for a network; {source} has its own. Omit them.")
+        predictor = Predictor.of(source)
+    else:
+        if missing := [name for name in given if name not in details and name != "task"]:
+            raise errors.InvalidTypeError(
+                f"predict needs {', '.join(missing)} for a network, for example classes=['cat', 'dog'], "
+                f"mean=[123.7, 116.3, 103.5], std=[58.4, 57.1, 57.4], image_size=(224, 224)."
+            )
+        predictor = Predictor.of_network(source, **details)
+    yield from predictor.predict(images, out, top_k=top_k)
 
 
 def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:

@@ -1,8 +1,12 @@
-"""Export a trained run to one file, and check that the file computes the same outputs as the network."""
+"""Export a network, or that of a run, to one file, and check that the file computes the same outputs."""
 
+import copy
+import functools
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +16,15 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import write_atomically
+from gatewise.core.loaders import Loader, batches_of, first_batches
 from gatewise.core.reasons import as_data_error
-from gatewise.core.types import Output
-from gatewise.exporting.formats.registry import Exported, Format, describe_formats, format_named, formats
+from gatewise.core.types import Output, main_output, tensors_of
+from gatewise.exporting.formats.registry import Exported, Format, describe_formats, format_named, format_of, formats
+from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.gaternet import GaterNet, run_with_gates
+from gatewise.graph import evaluation_mode
 from gatewise.inference import ConditionalNet, compact
+from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
 from gatewise.training.runs import Run, stored_task
 
@@ -35,7 +43,83 @@ class WithGates(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         output, gates = run_with_gates(self.network, image)
-        return output if gates is None else (output, gates)
+        return main_output(output) if gates is None else (main_output(output), gates)
+
+
+def export(
+    model: nn.Module,
+    out: str | Path,
+    *,
+    example: Tensor,
+    form: str = "masked",
+    to: str | None = None,
+    loader: Loader | None = None,
+    int8: Loader | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    any_size: bool = False,
+    images: int = 256,
+    calibration: int = 512,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Export any network to one file, reopen the file, and compare it with the network; the network does not change.
+
+    The network may have gates of `insert_gates`, be a `GaterNet` or a compacted one, or have no gates. It may have been
+    trained by any program. `export_run` documents the file and the forms.
+
+    Args:
+        model: the network, with one tensor as output, which is exported in eval mode on the CPU.
+        out: file to write, with the suffix of the format.
+        example: images (N, C, H, W) as the network takes them.
+        form: "masked", or for a `GaterNet` also "compact" or "skip".
+        to: a registered format; None is that of the suffix.
+        loader: batches of images on which the file is compared with the network, and over which the form "compact"
+            finds constant gates. None takes the example.
+        int8: batches of images over which the range of each activation is measured; None does not quantise.
+        classes: names of the classes; `gatewise predict` needs them, mean and std.
+        mean: means of the channels that were subtracted from pixels, which are 0 to 255.
+        std: standard deviations by which these were divided.
+        any_size: whether the file takes images of any height and width.
+        images: number of images on which outputs are compared.
+        calibration: number of images of `int8` that are used.
+        progress: where to show progress; None shows nothing.
+
+    Returns:
+        As `export_run`, but without scores. With int8 also "int8_difference", the largest difference of logits between
+        both files over images with equal gates, relative to the largest logit.
+
+    Raises:
+        InvalidTypeError: `model` is no module or a skipping network, or a loader gives no images.
+        InvalidValueError: the format or form is unknown or does not fit, the network has several outputs, or classes,
+            mean or std do not fit.
+        TrainingError: the outputs of the file differ from those of the network; `out` is then not written.
+    """
+    out, net = Path(out), unwrapped("export", model)
+    named = format_of(out) if to is None else None
+    chosen = _checked_format(out, named.name if named else to or "onnx", form, int8=int8 is not None)
+    _validation.check_integer_at_least(1, images=images, calibration=calibration)
+    if form != "masked" and not isinstance(net, GaterNet):
+        raise errors.InvalidValueError(
+            f"{type(net).__name__} has no gater, so it has only the form masked. Give form='masked'."
+        )
+    (batch, _), *_ = batches_of([example], "export")
+    compared = [part for part, _ in first_batches(batch if loader is None else loader, images, "export")]
+    if form == "compact" and loader is None:
+        warnings.warn(
+            f"gates that are the same for all {len(batch)} images of the example are frozen in the file. Give loader=, "
+            f"with images like those that the network will get.",
+            stacklevel=2,
+        )
+    ranges = None if int8 is None else [part for part, _ in first_batches(int8, calibration, "export, int8")]
+    if any(parameter.device.type != "cpu" for parameter in net.parameters()):
+        net = copy.deepcopy(net).cpu()
+    with evaluation_mode(net):
+        output = _checked_output(net, batch)
+        details = _details_of_network(batch, output, classes, mean, std)
+        job = _Job(net, batch, compared, compared if loader is None else loader, details, any_size=any_size)
+        quantise = None if ranges is None else functools.partial(_quantised, chosen, ranges, compared)
+        return job.write(out, chosen, form, quantise, progress)
 
 
 class _Readable(nn.Module):
@@ -98,25 +182,85 @@ def export_run(
     chosen = _checked_format(out, to, form, int8=int8)
     _validation.check_integer_at_least(2, images=images)
     _validation.check_integer_at_least(1, calibration=calibration)
-    say = (progress or Progress(quiet=True)).say
     run = _open(folder, data, form)
-    reference = in_form(run, "compact" if form == "compact" else "masked", say)
-    network = in_form(run, form, say) if form == "skip" else reference
-    say(f"exporting to {to}")
-    details = _details(run, form) | ({"int8": {"calibration": calibration}} if int8 else {})
-    failed = f"cannot write this network for {to}"  # an operation that torch or the format does not have
-    with as_data_error("torch", failed, "Choose another format (to) or form.", kind=errors.InvalidValueError):
-        program = exported_program(network, next(iter(run.first(2))), free_size=run.task.any_size)
-        content = chosen.write(program, details, run.task.output)
-    with _temporary_file(out) as file:
-        write_atomically(file, content)
-        say("comparing with the network")
-        results = _check_agreement(out, agreement(reference, chosen.open(file), run.first(images)))
-        if int8:
-            say("quantising")
-            results |= _quantised(file, chosen, run, calibration)
-        write_atomically(out, file.read_bytes())
-    return {"file": str(out), "to": to, "form": form, "bytes": out.stat().st_size, **results}
+    details = _details(run) | ({"int8": {"calibration": calibration}} if int8 else {})
+    job = _Job(
+        run.model.eval(),
+        next(iter(run.first(2))),
+        run.first(images),
+        run.of("train").first(),
+        details,
+        run.task.output,
+        any_size=run.task.any_size,
+        readable=None if run.task.output == "logits" else run.task.readable,
+    )
+    quantise = functools.partial(_quantised_and_scored, chosen, run, calibration) if int8 else None
+    return job.write(out, chosen, form, quantise, progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A network to export.
+
+    Attributes:
+        net: the network, in eval mode on the CPU.
+        example: images with which it is traced.
+        compared: images on which its outputs are compared.
+        constant: images over which constant gates are found.
+        details: metadata to store, without the form.
+        output: name of the first output in the file.
+        any_size: whether images may have any height and width.
+        readable: function from the logits to the first output of the file; None keeps them.
+    """
+
+    net: Any
+    example: Tensor
+    compared: Iterable[Tensor]
+    constant: Loader
+    details: dict[str, Any]
+    output: str = "logits"
+    any_size: bool = False
+    readable: Callable[[Tensor], Tensor] | None = None
+
+    def write(
+        self,
+        out: Path,
+        chosen: Format,
+        form: str,
+        quantise: Callable[[Path], dict[str, Any]] | None,
+        progress: Progress | None,
+    ) -> dict[str, Any]:
+        """Write the file if its outputs are those of the network, and return the results of `export_run`."""
+        say = (progress or Progress(quiet=True)).say
+        reference = self._in_form("compact" if form == "compact" else "masked", say)
+        network = self._in_form(form, say) if form == "skip" else reference
+        say(f"exporting to {chosen.name}")
+        failed = f"cannot write this network for {chosen.name}"  # an operation that torch or the format does not have
+        example = self.example if len(self.example) > 1 else torch.cat([self.example, self.example])
+        with as_data_error("torch", failed, "Choose another format (to) or form.", kind=errors.InvalidValueError):
+            program = exported_program(network, example, free_size=self.any_size)
+            content = chosen.write(program, {**self.details, "form": form}, self.output)
+        with _temporary_file(out) as file:
+            write_atomically(file, content)
+            say("comparing with the network")
+            results = _check_agreement(out, agreement(reference, chosen.open(file), self.compared))
+            if quantise is not None:
+                say("quantising")
+                results |= quantise(file)
+            write_atomically(out, file.read_bytes())
+        return {"file": str(out), "to": chosen.name, "form": form, "bytes": out.stat().st_size, **results}
+
+    def _in_form(self, form: str, say: Callable[[str], None]) -> nn.Module:
+        """Return the network in the given form, with the outputs of the file, in eval mode."""
+        network: nn.Module
+        if form == "skip":
+            network = ConditionalNet(self.net)
+        elif form == "compact":
+            say("finding constant gates")
+            network = WithGates(compact(self.net, self.constant))
+        else:
+            network = WithGates(self.net)
+        return (network if self.readable is None else _Readable(network, self.readable)).eval()
 
 
 def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
@@ -143,10 +287,42 @@ def _open(folder: str | Path, data: str | None, form: str) -> Run:
     return run
 
 
-def _details(run: Run, form: str) -> dict[str, Any]:
-    """Return the metadata to store in a file, without versions."""
+def _details(run: Run) -> dict[str, Any]:
+    """Return the metadata of a run to store in a file, without form and versions."""
     known = {key: run.config[key] for key in _DETAILS if key in run.config}
-    return {**known, "form": form, "run": run.name, "scale": run.source.image_size}
+    return {**known, "run": run.name, "scale": run.source.image_size}
+
+
+def _checked_output(net: nn.Module, images: Tensor) -> Tensor:
+    """Return the output of a network; raise `InvalidValueError` if it has several."""
+    with torch.no_grad():
+        found = tensors_of(net(images))
+    if len(found) != 1:
+        raise errors.InvalidValueError(
+            f"export writes networks whose output is one tensor, but {type(net).__name__} returns {len(found)}. Wrap "
+            f"it in a module whose forward returns one of them."
+        )
+    return found[0]
+
+
+def _details_of_network(
+    images: Tensor,
+    output: Tensor,
+    classes: Sequence[str] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> dict[str, Any]:
+    """Return the metadata of a network without a run, as far as it is known."""
+    if classes is not None and len(classes) != output.shape[1]:
+        raise errors.InvalidValueError(
+            f"the network has {output.shape[1]} outputs and {len(classes)} classes are given. Give a name for each."
+        )
+    given = {"classes": classes, "mean": mean, "std": std}
+    known: dict[str, Any] = {name: list(values) for name, values in given.items() if values is not None}
+    check_pixel_scale(images.shape[1], mean, std)
+    if classes is not None:
+        known["task"] = "segment" if output.dim() == 4 else "classify"
+    return {**known, "image_size": list(images.shape[2:]), "in_chans": images.shape[1]}
 
 
 @contextmanager
@@ -169,14 +345,20 @@ def _check_agreement(out: Path, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _quantised(file: Path, chosen: Format, run: Run, calibration: int) -> dict[str, Any]:
-    """Quantise a file to int8; return the scores before and after, and the fraction of images whose gates differ."""
+def _quantised(chosen: Format, ranges: Iterable[Tensor], compared: Iterable[Tensor], file: Path) -> dict[str, Any]:
+    """Quantise a file to int8, and return how far its outputs and gates are from those before."""
     plain = chosen.open(file)
-    chosen.quantise(file, run.of("train").first(calibration))
-    small = chosen.open(file)
-    flipped = agreement(plain, small, run.first())["flipped"]
-    scores = {"float32": _score(plain, run), "int8": _score(small, run)}
-    return {"score": run.score.name, **scores, "other_gates": flipped / len(run.images or ())}
+    chosen.quantise(file, ranges)
+    found = agreement(plain, chosen.open(file), compared)
+    return {"int8_difference": found["difference"], "other_gates": found["flipped"] / found["images"]}
+
+
+def _quantised_and_scored(chosen: Format, run: Run, calibration: int, file: Path) -> dict[str, Any]:
+    """Quantise the file of a run to int8; return also the scores before and after on all validation images."""
+    before = _score(chosen.open(file), run)
+    found = _quantised(chosen, run.of("train").first(calibration), run.first(), file)
+    scores = {"float32": before, "int8": _score(chosen.open(file), run)}
+    return {"score": run.score.name, **scores, "other_gates": found["other_gates"]}
 
 
 def _score(exported: Exported, run: Run) -> float:
@@ -185,22 +367,6 @@ def _score(exported: Exported, run: Run) -> float:
     for images, labels in run.batches():
         evaluation.update(_as_pair(exported(images))[0], labels)
     return evaluation.results()[run.score.name]
-
-
-def in_form(run: Run, form: str, say: Callable[[str], None]) -> nn.Module:
-    """Return a run's network in the given form, in eval mode."""
-    model: Any = run.model.eval()
-    if form == "skip":
-        return _readable(run, ConditionalNet(model))
-    if form == "compact":
-        say("finding constant gates")
-        model = compact(model, run.of("train").first()).eval()
-    return _readable(run, WithGates(model))
-
-
-def _readable(run: Run, network: nn.Module) -> nn.Module:
-    """Return the network with the output that the run's task gives to exported files, in eval mode."""
-    return (network if run.task.output == "logits" else _Readable(network, run.task.readable)).eval()
 
 
 def exported_program(network: nn.Module, example: Tensor, *, free_size: bool) -> Any:

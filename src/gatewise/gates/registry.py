@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core._torch_compat import MoveObserver
 from gatewise.core.layer_types import CONVOLUTIONS
 from gatewise.core.registry import Registry
 from gatewise.gates.inference_form import InferenceForm, InferencePattern
 
 
-class Gate(nn.Module):
+class Gate(MoveObserver):
     """Base class of all gates: maps (N, C, *S) to the same shape, dtype and memory format.
 
     The constructor of a subclass takes `channels` as its first positional argument, then keyword-only options, then
@@ -46,6 +48,20 @@ class Gate(nn.Module):
     def channels(self) -> int:
         """Number of channels, read from the weights where there are any, so it stays correct after pruning."""
         return self._channels
+
+    def reset_parameters(self) -> None:
+        """Give parameters and buffers the values of a new gate; a gate that has any defines it.
+
+        Raises:
+            InvalidTypeError: the class does not define it.
+        """
+        raise errors.InvalidTypeError(
+            f"{type(self).__name__} does not define reset_parameters(), so a gate on the meta device has no initial "
+            f"values. Define it, or insert the gate after the network has its weights."
+        )
+
+    def after_materialised(self) -> None:
+        self.reset_parameters()
 
     def set_channels(self, channels: int) -> None:
         """Set the number of channels of a gate that has no weights to read it from, after pruning."""
@@ -84,6 +100,9 @@ class Gate(nn.Module):
     def extra_loss(self) -> Tensor | None:
         """Return a scalar to add to the training loss, or None."""
         return None
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise _validation.cannot_script("gates")
 
     def check_input(self, x: Tensor) -> None:
         """Raise if `x` is not a floating-point map with this gate's number of channels and of spatial axes."""

@@ -16,7 +16,7 @@ import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,17 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.hooks import RemovableHandle
 
-from gatewise.core._torch_compat import compiled_network, uncompiled
+from gatewise.core._torch_compat import COMPILED_CALL, compiled_network, uncompiled
 
 _SHARED = (type, BuiltinFunctionType, ModuleType, Dataset, DataLoader)
 _IMMUTABLE = {type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype, torch.Size}
 _MADE_BY_THEMSELVES = (set, frozenset, OrderedDict, defaultdict, deque, Counter)  # their reduction calls the class
+Network = TypeVar("Network", bound=nn.Module)
 _OWN_WAY = ("__deepcopy__", "__setstate__", "__del__")
 _CALLING = (nn.Module, FunctionType, MethodType, functools.partial)  # in a closure: may lead to the network
 
 
-def structural_copy(model: nn.Module) -> nn.Module:
+def structural_copy(model: Network) -> Network:
     """Return a copy of a network with its own modules, buffers and attributes, and with the same parameters.
 
     Modules, containers and plain Python objects are copied, tensors other than parameters are cloned, and methods and
@@ -48,7 +49,7 @@ def structural_copy(model: nn.Module) -> nn.Module:
     return _Copier().copy(model)
 
 
-def full_copy(model: nn.Module) -> nn.Module:
+def full_copy(model: Network) -> Network:
     """Return a copy of a network with its own parameters: a deepcopy, or a structural copy where that fails.
 
     >>> from torch.nn.utils import prune
@@ -69,7 +70,7 @@ def full_copy(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def rehearsal(model: nn.Module) -> Iterator[nn.Module]:
+def rehearsal(model: Network) -> Iterator[Network]:
     """Yield a structural copy in eval mode, and restore the states of the random number generators on exit.
 
     >>> net = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
@@ -78,14 +79,15 @@ def rehearsal(model: nn.Module) -> Iterator[nn.Module]:
     (True, False, False)
     """
     devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
-    accelerators = {device.type for device in devices} - {"cpu", "meta", "mps"}  # mps has no states to fork
+    kinds = {device.type for device in devices} - {"cpu", "mps"}  # that of the CPU is always kept, mps cannot
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([]))
-        for kind in accelerators:
-            own = [device for device in devices if device.type == kind]
-            stack.enter_context(torch.random.fork_rng(own, device_type=kind))
+        for kind in kinds:
+            if hasattr(getattr(torch, kind, None), "get_rng_state"):
+                own = [device for device in devices if device.type == kind]
+                stack.enter_context(torch.random.fork_rng(own, device_type=kind))
         try:
             copied = structural_copy(model)
             for module in copied.modules():
@@ -160,7 +162,7 @@ class _Copier:
         copied = object.__new__(type(module))
         self._remember(module, copied)
         for name, value in vars(module).items():
-            if name != "_compiled_call_impl":  # it would call the network itself
+            if name != COMPILED_CALL:  # it would call the network itself
                 vars(copied)[name] = self.copy(value)
         network = compiled_network(module)
         if network is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gatewise import errors
-from gatewise.core._torch_compat import enclosing_calls, has_calls, operator_name
+from gatewise.core._torch_compat import enclosing_calls, has_calls, has_meta_tensors, operator_name
 from gatewise.core.layer_types import (
     ANY_CONVOLUTIONS,
     CHANNEL_NORMS,
@@ -197,6 +197,9 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
         candidates = [(guess,) for guess in example_inputs(model)]
     else:
         candidates = [_distinct(example if isinstance(example, tuple) else (example,))]
+    is_empty = has_meta_tensors(model)
+    if is_empty:
+        candidates = [tuple(x.to("meta") if isinstance(x, Tensor) else x for x in inputs) for inputs in candidates]
     failures: dict[tuple[Any, ...], list[Exception]] = {}
     with torch.no_grad(), warnings.catch_warnings(), without_logs_of("torch"):
         warnings.simplefilter("ignore")  # about attributes that a forward assigns: the model is a copy
@@ -206,7 +209,7 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
                     # torch prints graphs and tracebacks before it raises
                     with rehearsal(model) as copied, contextlib.redirect_stderr(io.StringIO()):
                         _set_gates_aside(copied)
-                        return read(copied, inputs)
+                        return read(copied.to("meta") if is_empty else copied, inputs)
                 except Exception as error:
                     shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
                     failures.setdefault(shapes, []).append(error.with_traceback(None))

@@ -10,6 +10,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.core.loaders import batches_of
 from gatewise.core.schema import convert
 from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
@@ -127,8 +128,8 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
 
     Args:
         net: the trained network; it is not changed, and runs in eval mode.
-        loader: batches of images (N, C, H, W), or tuples that start with images. Gates that are constant over these
-            images are treated as constant. It is read twice.
+        loader: batches of images (N, C, H, W), tuples that start with images, or dicts with images. Gates that are
+            constant over these images are treated as constant. It is read twice.
         check: batches of other images, to count those with other values of the constant gates.
 
     Returns:
@@ -150,7 +151,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
             f"compact expects a GaterNet, got {type(net).__name__}. Wrap the network first: gw.GaterNet(network)."
         )
     device = next(net.parameters()).device
-    batches = loader if isinstance(loader, list | tuple) else _Rereadable(loader)
+    batches = loader if isinstance(loader, list | tuple | Tensor) else _Rereadable(loader)
     opened, images = _count_open(net, batches, device)
     if not images:
         raise errors.InvalidValueError("compact needs images to find the constant gates, and the loader has none.")
@@ -204,8 +205,7 @@ class _Rereadable:
 
 
 def _images(batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
-    for batch in batches:
-        images = batch if isinstance(batch, Tensor) else batch[0]
+    for images, _ in batches_of(batches, "compact"):
         yield images.to(device)
 
 

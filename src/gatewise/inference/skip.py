@@ -29,6 +29,10 @@ _NO_STATE = (
     "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
     "was made from, or use torch.save on the skipping net itself."
 )
+_NOT_TRACED = (
+    "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx, torch.func and torch.jit "
+    "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
+)
 
 
 class SkippingNet(nn.Module):
@@ -62,6 +66,9 @@ class SkippingNet(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Output:
         return self.forward_with_gates(x, gates)[0]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise errors.InvalidValueError(_NOT_TRACED)
 
     @torch.no_grad()
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
@@ -265,12 +272,10 @@ def skip_closed_filters(
 
 def _check_not_traced(x: Tensor) -> None:
     """Raise ValueError if `x` is traced: the control flow depends on the data of each batch."""
-    wrapped = torch.compiler.is_exporting() or isinstance(x, torch.fx.Proxy)
+    is_tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    wrapped = torch.compiler.is_exporting() or is_tracing or isinstance(x, torch.fx.Proxy)
     if wrapped or not has_memory(x):
-        raise errors.InvalidValueError(
-            "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx and torch.func "
-            "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
-        )
+        raise errors.InvalidValueError(_NOT_TRACED)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ a hook of the network checks before every forward that each inserted gate is sti
 import uuid
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from gatewise.core._torch_compat import call_while_tracing
 from gatewise.core.hooks import change_map, count_change, remove_change, submodule
+from gatewise.core.symbolic import call_as_node
 
 _SHOWN = 3  # lost gates that a warning names
 
@@ -35,6 +37,8 @@ class CallGate:
 
     def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
         gate = getattr(layer, self.gate)
+        if isinstance(x, fx.Proxy):
+            gate = partial(call_as_node, gate)
         if self.channel_axis == 1:
             return gate(x)
         return gate(x.movedim(self.channel_axis, 1)).movedim(1, self.channel_axis)

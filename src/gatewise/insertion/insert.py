@@ -25,6 +25,7 @@ from gatewise.gates.spec import GateChoice, Gates, parse_gates
 from gatewise.graph import Graph, Place, Skipped, rehearsal
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
 from gatewise.insertion.attachment import Attachment, CallGate, KeepAttached, attach, detach
+from gatewise.insertion.meta_device import InitialisesGates, materialise_gates
 from gatewise.insertion.no_place import why_no_place
 
 
@@ -47,7 +48,7 @@ class Insertion:
     what: str = ""
     gates: dict[str, Gate] = field(default_factory=dict[str, Gate])
     attachments: list[Attachment] = field(default_factory=list[Attachment], repr=False)
-    _handles: list[RemovableHandle] = field(default_factory=list[RemovableHandle], repr=False)
+    _handles: list[RemovableHandle | InitialisesGates] = field(default_factory=list[Any], repr=False)
 
     def __repr__(self) -> str:
         count = f"{len(self.gates)} gate{'' if len(self.gates) == 1 else 's'}"
@@ -80,6 +81,7 @@ class Insertion:
         forgive = _ForgivePlainCheckpoint(tuple(self.gates))
         self._handles.append(self.model.register_load_state_dict_post_hook(forgive))
         self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))
+        self._handles.append(InitialisesGates(self.model, self.gates.values()))
         _forget_compiled()  # a network that was compiled before would run without the gates
 
     def undo(self) -> None:
@@ -311,7 +313,8 @@ def _snake_case(gate: Any) -> str:
 class _ForgivePlainCheckpoint:
     """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them.
 
-    A layer with several names, such as a child of two modules, has keys under each of them, and so has its gate.
+    A layer with several names, such as a child of two modules, has keys under each of them, and so has its gate. Gates
+    that were on the meta device then get their initial values.
     """
 
     paths: tuple[str, ...]
@@ -320,13 +323,15 @@ class _ForgivePlainCheckpoint:
         missing: list[str] = incompatible.missing_keys
         names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         gates = {names[path] for path in self.paths if isinstance(names.get(path), Gate)}
-        own = [f"{name}.{key}" for name, module in names.items() if module in gates for key in module.state_dict()]
+        keys = [f"{name}.{key}" for name, module in names.items() if module in gates for key in module.state_dict()]
+        own = [key for key in keys if not key.endswith("num_batches_tracked")]  # batch norms add it to a checkpoint
         if not own:
             return
         for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
-            gate_keys = {prefix + key for key in own}
-            if gate_keys <= set(missing):
+            if {prefix + key for key in own} <= set(missing):
+                gate_keys = {prefix + key for key in keys}
                 missing[:] = [key for key in missing if key not in gate_keys]
+                materialise_gates(model)
 
 
 def gates_in(model: nn.Module) -> dict[str, Gate]:
@@ -353,7 +358,8 @@ def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     for path, layer in modules.items():
         for side in ("input", "output"):
             for change in changes_on(layer, side):
-                inserted = isinstance(change, CallGate) and isinstance(getattr(layer, change.gate), Gate)
-                if inserted and change.channel_axis == 1:
+                if not isinstance(change, CallGate) or change.channel_axis != 1:
+                    continue
+                if isinstance(getattr(layer, change.gate), Gate):
                     hosts.append((path, side, f"{path}.{change.gate}" if path else change.gate))
     return hosts

@@ -263,3 +263,28 @@ def test_two_processes(tmp_path: Path) -> None:
     assert one["gates_alone"] == two["gates_alone"]
     assert all(".gct." in name for name in one["gates_alone"])
     assert one["gates_alone"]
+
+
+def test_trainer_of_the_other_package_name(tmp_path: Path) -> None:
+    """Lightning is installed as `lightning` and as `pytorch_lightning`, with classes of their own."""
+    other = pytest.importorskip("pytorch_lightning")
+    net = gated_net()
+    before = snapshot(net)
+
+    class OtherModule(other.LightningModule):  # type: ignore[misc, name-defined]
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            net(batch[0])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return sgd(net)
+
+    module = OtherModule()
+    module.net = net
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    host = other.Trainer(default_root_dir=tmp_path, max_epochs=1, callbacks=[GateTuning(1)], **quiet)
+    host.fit(module, loader(), loader(16))
+    assert changed(before, snapshot(net)) == of_gates(before)
+    assert "gates/net.3.gct/mean" in host.logged_metrics

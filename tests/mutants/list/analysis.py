@@ -52,11 +52,15 @@ CHANGES = {
         },
     },
     "analysis/explanation.py": {
-        "explain": {
+        "explain_runs": {
             "runs are not shown side by side": replace(
                 "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"
             ),
-            "figures are not kept": replace("(drawing for section in sections for drawing in section.drawings)", "()"),
+        },
+        "_written": {
+            "figures are not kept": replace(
+                "(drawing for section in page.sections for drawing in section.drawings)", "()"
+            ),
         },
     },
     "analysis/figures.py": {
@@ -91,6 +95,20 @@ CHANGES = {
         "_farthest": {
             "classes by depth: first classes instead of farthest": remove("descending=True"),
             "classes without images are average": replace("[row for row in order if size[row] >= 0]", "order"),
+        },
+    },
+    "analysis/given_network.py": {
+        "GivenNetwork._task": {
+            "labels out of range are counted": replace(
+                "counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) <= most", "False"
+            ),
+            "labels of no classes are classes": replace("len(labels) < len(self._labels)", "False"),
+        },
+        "GivenNetwork.examples": {
+            "examples of one class": remove("if self.image_classes: ..."),
+        },
+        "_as_classes": {
+            "pixels that do not count are class 0": replace("IGNORED", "0"),
         },
     },
     "analysis/gate_stats.py": {
@@ -325,6 +343,14 @@ CHANGES = {
                 "corrected_p is None or corrected_p >= 1 - LEVEL", "corrected_p is None"
             ),
             "higher is always better": replace("(difference.mean > 0) == higher_is_better", "difference.mean > 0"),
+        },
+    },
+    "analysis/timed_forms.py": {
+        "PlainForms._prepare": {
+            "the network itself is optimised": drop_call("deepcopy"),
+        },
+        "_without_gates": {
+            "the form without gates has them": replace("gates_in(network).values()", "()"),
         },
     },
     "analysis/thumbnails.py": {

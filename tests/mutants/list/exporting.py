@@ -8,6 +8,11 @@ CHANGES = {
             "two formats share a suffix": replace("name == known.name or suffix == known.suffix", "name == known.name"),
         },
     },
+    "exporting/pixel_scale.py": {
+        "check_pixel_scale": {
+            "mean and std of pixels from 0 to 1": replace("max(mean) <= 1", "False"),
+        },
+    },
     "exporting/reader.py": {
         "opened": {
             "an archive of torch.export is opened": replace(
@@ -16,7 +21,7 @@ CHANGES = {
         },
     },
     "exporting/writer.py": {
-        "export_run": {
+        "_Job.write": {
             "a file for torch is not read again": replace("chosen.open(file)", "network"),
         },
         "_temporary_file": {
@@ -35,9 +40,16 @@ CHANGES = {
         "_checked_format": {
             "int8 with a format that has none": replace("not chosen.quantises or form == 'skip'", "form == 'skip'"),
         },
-        "_quantised": {
-            "int8 scored in float32": replace("_score(small, run)", "_score(plain, run)"),
+        "_quantised_and_scored": {
+            "int8 scored in float32": replace("_score(chosen.open(file), run)", "before", nth=2),
             "ranges from the validation images": drop_call("run.of('train')"),
+        },
+        "export": {
+            "the network is left in eval mode": replace("evaluation_mode(net)", "torch.no_grad()"),
+            "a file of other forms than asked for": replace("form != 'masked'", "False"),
+        },
+        "_checked_output": {
+            "the first of several outputs is exported": replace("len(found) != 1", "not found"),
         },
         "exported_program": {
             "the batch of an exported file is fixed": replace(

@@ -58,6 +58,16 @@ CHANGES = {
             "options that were given are not shown": replace("value != defaults[name]", "False"),
         },
     },
+    "core/loaders.py": {
+        "batches_of": {
+            "single images are batches": replace("isinstance(labels, Tensor) and (not labels.dim())", "False"),
+            "a batch has labels of others": replace("len(labels) != len(images)", "False"),
+        },
+        "first_batches": {
+            "a loader is read to its end": remove("if left is not None and left <= 0: ..."),
+            "more images than asked for": replace("images[:left]", "images"),
+        },
+    },
     "core/seeding.py": {
         "seeded": {
             "the seed is ignored": replace(
@@ -307,7 +317,9 @@ CHANGES = {
             ),
         },
         "_ForgivePlainCheckpoint.__call__": {
-            "missing gates are accepted one by one": replace("gate_keys <= set(missing)", "gate_keys & set(missing)"),
+            "missing gates are accepted one by one": replace(
+                "{prefix + key for key in own} <= set(missing)", "{prefix + key for key in own} & set(missing)"
+            ),
             "every missing key is accepted": replace(
                 "missing[:] = [key for key in missing if key not in gate_keys]", "missing.clear()"
             ),

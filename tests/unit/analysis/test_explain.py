@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser
 
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.explanation import explain_runs
 from gatewise.cli import run
 from gatewise.data import Images, load_dataset
 from gatewise.data.decode import fit, picture_of, pixels_of
@@ -58,7 +58,7 @@ def page(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gatewise.data.load.load_dataset", lambda *_: DATASET)
         folder = tmp_path_factory.mktemp("page")
-        yield explain([runs / name for name in GATES], folder / "page.html", figures_in=folder / "figures")
+        yield explain_runs([runs / name for name in GATES], folder / "page.html", figures_in=folder / "figures")
 
 
 def heads(page: Path) -> list[str]:
@@ -246,7 +246,7 @@ def test_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: p
         RECIPE, data=str(tmp_path / "photographs"), image_size=16, loading="stream", batch_size=6, epochs=1
     )
     train(dataclasses.replace(recipe, gate="gct+gaternet:budget=0.5,gate_bias=0"), tmp_path / "run")
-    text = explain([tmp_path / "run"], tmp_path / "page.html").read_text()
+    text = explain_runs([tmp_path / "run"], tmp_path / "page.html").read_text()
     assert "gates were shown 6 validation images" in text
     assert "Factors of gates by depth" in text
     assert "Which filters the gater opens" in text
@@ -254,7 +254,7 @@ def test_run_of_streamed_photographs_is_explained(tmp_path: Path, monkeypatch: p
 
 def test_requested_images_are_shown(runs: Path, tmp_path: Path) -> None:
     for split, count in (("validation", 30), ("train", 48)):
-        page = explain([runs / "gated"], tmp_path / "page.html", split=split)
+        page = explain_runs([runs / "gated"], tmp_path / "page.html", split=split)
         assert f"gates were shown {count} {split} images" in page.read_text()
         assert f"for all {count} images" in page.read_text()
 
@@ -314,7 +314,7 @@ def test_damaged_files_of_run_are_one_line(
         content = json.dumps(config).encode()
     (tmp_path / "run" / file).write_bytes(content)
     with pytest.raises(DataError, match=re.escape(message)):
-        explain([tmp_path / "run"], tmp_path / "page.html")
+        explain_runs([tmp_path / "run"], tmp_path / "page.html")
 
 
 def test_missing_images_are_reported_and_rest_is_shown(
@@ -324,7 +324,7 @@ def test_missing_images_are_reported_and_rest_is_shown(
         raise DataError("data folder 'memory' does not exist")
 
     monkeypatch.setattr("gatewise.data.load.load_dataset", gone)
-    page = explain([runs / "gct"], tmp_path / "page.html")
+    page = explain_runs([runs / "gct"], tmp_path / "page.html")
     assert heads(page)[2:4] == ["Parameters of gct by depth", "Without images"]
     assert "Statistics that need images are omitted. data folder &#39;memory&#39; does not exist" in page.read_text()
 
@@ -336,25 +336,25 @@ def test_invalid_input_is_one_line(
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(DataError, match="is damaged"):
-        explain([tmp_path / "cut"], tmp_path / "page.html")
+        explain_runs([tmp_path / "cut"], tmp_path / "page.html")
     with pytest.raises(InvalidValueError, match="the same run is given twice"):
-        explain([runs / "gct", runs / "gct"], tmp_path / "page.html")
+        explain_runs([runs / "gct", runs / "gct"], tmp_path / "page.html")
     with pytest.raises(InvalidValueError, match="no run to explain"):
-        explain([], tmp_path / "page.html")
+        explain_runs([], tmp_path / "page.html")
     larger = Images(torch.zeros(3, 1, 9, 9, dtype=torch.uint8), torch.arange(3))
     monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: dataclasses.replace(DATASET, train=larger))
     with pytest.raises(DataError, match=r"memory has images of 9x9; the run in .* was trained with 8x8"):
-        explain([runs / "gct"], tmp_path / "page.html", data="larger")
+        explain_runs([runs / "gct"], tmp_path / "page.html", data="larger")
     other = dataclasses.replace(DATASET, classes=("x", "y", "z"))
     monkeypatch.setattr("gatewise.data.load.load_dataset", lambda *_: other)
     assert run(["explain", str(runs / "gct"), "--data", "other", "--out", str(tmp_path / "page.html")]) == 2
     assert "Give the data it was trained with" in capsys.readouterr().err
     with pytest.raises(DataError, match="is a folder; give a file for the page"):
-        explain([runs / "gct"], tmp_path)
+        explain_runs([runs / "gct"], tmp_path)
     with pytest.raises(DataError, match="is a file; give a folder for the figures"):
-        explain([runs / "gct"], tmp_path / "page.html", figures_in=runs / "gct" / "log.jsonl")
+        explain_runs([runs / "gct"], tmp_path / "page.html", figures_in=runs / "gct" / "log.jsonl")
     with pytest.raises(InvalidValueError, match="split"):
-        explain([runs / "gct"], tmp_path / "page.html", split="test")  # type: ignore[arg-type]
+        explain_runs([runs / "gct"], tmp_path / "page.html", split="test")  # type: ignore[arg-type]
     assert run(["explain", "nowhere", "--out", str(tmp_path / "page.html")]) == 2
     assert "run folder 'nowhere' does not exist" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
@@ -364,17 +364,17 @@ def test_runs_on_different_images_are_not_shown_side_by_side(runs: Path, tmp_pat
     shutil.copytree(runs / "plain", tmp_path / "elsewhere")
     recipe = opening.Recipe.load(tmp_path / "elsewhere" / "recipe.yaml")
     dataclasses.replace(recipe, data="other images").save(tmp_path / "elsewhere" / "recipe.yaml")
-    page = explain([runs / "gct", tmp_path / "elsewhere"], tmp_path / "page.html")
+    page = explain_runs([runs / "gct", tmp_path / "elsewhere"], tmp_path / "page.html")
     text = page.read_text()
     assert "were trained and measured on different images" in text
     assert "other images" in text.partition("</table>")[0], "the table names each run's data"
     assert "Validation accuracy while training" not in text
     assert "accuracy_macs-" not in text
-    assert "Validation accuracy while training" in explain([runs / "gct", runs / "plain"], page).read_text()
+    assert "Validation accuracy while training" in explain_runs([runs / "gct", runs / "plain"], page).read_text()
 
 
 def test_page_names_images_shown_to_gates(runs: Path, tmp_path: Path) -> None:
-    text = explain([runs / "gct"], tmp_path / "page.html").read_text()
+    text = explain_runs([runs / "gct"], tmp_path / "page.html").read_text()
     assert "memory, 2 epochs" in text
     assert "gates were shown 30 validation images of memory" in text
 
@@ -382,7 +382,7 @@ def test_page_names_images_shown_to_gates(runs: Path, tmp_path: Path) -> None:
 def test_comparison_rejected_with_alternative(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(DataError, match=r"holds a comparison; give its runs, for example .*/runs/\*/seed_0"):
-        explain([tmp_path], tmp_path / "page.html")
+        explain_runs([tmp_path], tmp_path / "page.html")
 
 
 def test_nonfinite_weights_rejected_with_their_name(runs: Path, tmp_path: Path) -> None:
@@ -393,9 +393,9 @@ def test_nonfinite_weights_rejected_with_their_name(runs: Path, tmp_path: Path) 
     details = {key: value for key, value in config.items() if key not in {"spec", "sha256"}}
     save_model(tmp_path / "run", model, opening.ModelSpec.from_dict(config["spec"]), details)
     with pytest.raises(DataError, match=f"{path}.gamma holds values that are not finite"):
-        explain([tmp_path / "run"], tmp_path / "page.html")
+        explain_runs([tmp_path / "run"], tmp_path / "page.html")
 
 
 def test_without_idle_gates_nothing_is_counted_again(runs: Path, tmp_path: Path) -> None:
-    text = explain([runs / "attending"], tmp_path / "page.html").read_text()
+    text = explain_runs([runs / "attending"], tmp_path / "page.html").read_text()
     assert ("None of the" in text) is not ("without these" in text)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import gatewise as gw
-from gatewise.analysis.benchmark import bench
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.benchmark import bench_run
+from gatewise.analysis.explanation import explain_runs
 from gatewise.cli import run
 from gatewise.errors import StorageError
 from gatewise.exporting.run_compaction import compact_run
@@ -70,15 +70,15 @@ def test_without_progress_nothing_is_printed(
     class StopError(Exception):
         pass
 
-    def begun(run: object, images: int, rounds: int, say: Callable[[str], None]) -> None:
+    def begun(timed: object, rounds: int, say: Callable[[str], None]) -> None:
         say("measuring")
         raise StopError
 
-    monkeypatch.setattr("gatewise.analysis.benchmark._Bench", begun)
+    monkeypatch.setattr("gatewise.analysis.benchmark.GaterForms", begun)
     with pytest.raises(StopError):
-        bench(gated, tmp_path)
+        bench_run(gated, tmp_path)
     compact_run(gated, tmp_path / "small", images=64)
-    explain([gated], tmp_path / "page.html")
+    explain_runs([gated], tmp_path / "page.html")
     assert tuple(capfd.readouterr()) == ("", "")
 
 
@@ -95,7 +95,6 @@ def test_compacted_run_can_be_compacted_predicted_and_explained(small: Path, tmp
         (["compact", "GATED", "--out", "GATED"], "is not empty. Give a new folder."),
         (["compact", "GATED", "--out", "NEW", "--images", "0"], "images must be at least 1, got 0"),
         (["compact", "nowhere", "--out", "NEW"], "does not exist"),
-        (["bench", "PLAIN"], "has no gater: there is nothing to skip"),
         (["bench", "GATED", "--batch-sizes", "1,x"], "--batch-sizes must be integers such as 1,8,32, got 'x'"),
         (["bench", "GATED", "--batch-sizes", "0"], "batch size number 1 must be at least 1, got 0"),
         (["bench", "GATED", "--rounds", "1"], "rounds must be at least 2, got 1"),
@@ -111,6 +110,17 @@ def test_usage_errors_are_one_line(
     assert message in error
     assert error.strip().count("\n") == 0
     assert not (tmp_path / "new").exists()
+
+
+def test_bench_times_a_run_without_a_gater(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", str(plain), "--out", str(tmp_path), "--rounds", "2", "--batch-sizes", "1"]
+    assert run(arguments) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert list(results["batches"]["1"]) == ["network", "optimised"]
+    assert "one image at once: " in printed
+    assert f"written: {tmp_path / 'bench.json'}" in printed.replace("\n", " ")
+    assert not (tmp_path / "bench.svg").exists()
 
 
 @pytest.mark.slow

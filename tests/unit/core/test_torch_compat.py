@@ -337,6 +337,21 @@ def test_export_calls_the_forward_of_an_instance() -> None:
     assert bool((model(x) == 2 * x).all()), broken("modules call an instance's own forward", "inference/optimize.py")
 
 
+def test_compiled_function_and_network_tell_what_was_compiled() -> None:
+    def double(x: Tensor) -> Tensor:
+        return 2 * x
+
+    net = nn.ReLU()
+    compiled: Any = torch.compile(net, backend="eager")
+    assert _torch_compat.uncompiled(torch.compile(double, backend="eager")) is double
+    assert _torch_compat.uncompiled(double) is double
+    assert _torch_compat.compiled_network(compiled) is net
+    assert _torch_compat.compiled_network(net) is None
+    assert _torch_compat.COMPILED_CALL not in vars(net)
+    net.compile(backend="eager")
+    assert callable(vars(net)[_torch_compat.COMPILED_CALL])
+
+
 def test_operators_have_names() -> None:
     layers = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.ReLU(inplace=True))
     names = [_torch_compat.operator_name(node.target) for node in operations(exported(layers))]

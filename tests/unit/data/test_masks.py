@@ -536,8 +536,8 @@ def soft_disc(side: int = 32) -> np.ndarray:
 @pytest.mark.situation("masks: soft edges, 0 to 255")
 def test_soft_masks_need_a_threshold() -> None:
     soft = rows("masks", [grey(soft_disc().tolist())])
-    with pytest.raises(DataError, match=r"masks, row 0 and 0 others have \d+ values, 0 and 255 in \d+ % of pixels: masks "
-                       r"with soft edges\? Add --mask-threshold 128"):  # fmt: skip
+    counts = r"masks, row 0 and 0 others have \d+ values, 0 and 255 in \d+ % of pixels"
+    with pytest.raises(DataError, match=rf"{counts}: masks with soft edges\? Add --mask-threshold 128"):
         infer_mask_encoding([soft], ())
     found = infer_mask_encoding([soft], (), threshold=100)
     assert found.kept == ("background", "foreground")
@@ -571,7 +571,7 @@ def test_few_values_far_apart_rejected() -> None:
 
 def test_threshold_makes_two_classes() -> None:
     assert infer_mask_encoding([], ("sky", "bird"), threshold=9).kept == ("sky", "bird")
-    with pytest.raises(InvalidValueError, match="mask_threshold makes two classes, .* got 3 names"):
+    with pytest.raises(InvalidValueError, match=r"mask_threshold makes two classes, .* got 3 names"):
         infer_mask_encoding([], ("a", "b", "c"), threshold=9)
     with pytest.raises(InvalidValueError, match="ignore_index 7 has no meaning with mask_threshold"):
         infer_mask_encoding([], (), 7, threshold=9)

@@ -434,7 +434,7 @@ def test_shards_are_read(
     dataset = load_dataset(tmp_path / "set")
     assert (dataset.classes, len(dataset.train), len(dataset.validation)) == (classes, 12, 4)
     assert dataset.train.labels.tolist() == [n % 2 for n in range(12)]
-    divided = load_dataset(f"{tmp_path}/set/train-{{000000..000001}}.tar")
+    divided = load_dataset(f"{tmp_path}/set/train-{{000000..000001}}.tar")  # in a folder whose name begins with test
     assert (len(divided.train), len(divided.validation)) == (10, 2)
 
 

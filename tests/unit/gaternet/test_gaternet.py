@@ -683,6 +683,9 @@ def test_backbone_without_gateable_filters_rejected() -> None:
         gw.GaterNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), image_size=(8, 8))
     with pytest.raises(InvalidValueError, match="Linear has no convolution"):
         gw.GaterNet(nn.Linear(3, 4))
+    message = r"\(no convolution whose name matches can be gated\)\. .* Did you mean 'residual'\?"
+    with pytest.raises(InvalidValueError, match=message):
+        small(sites="residul")
 
 
 def test_gates_of_other_shape_rejected() -> None:

@@ -10,7 +10,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
-from gatewise.data.layout import split_of
+from gatewise.data.layout import split_of_file
 from gatewise.data.masks import named_classes
 from gatewise.data.reading import Reading
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, MaskedSource, MaskedSplit, register_source
@@ -49,7 +49,7 @@ def _split_files(location: Location) -> dict[str, list[Path]]:
     files = _files(location)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        if (split := split_of(file.stem) or split_of(file.parent.name)) is not None:
+        if (split := split_of_file(location, file)) is not None:
             splits.setdefault(split, []).append(file)
     if not splits:
         return {"train": files}

@@ -11,7 +11,7 @@ from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.dataset_rows import labelled_rows
 from gatewise.data.folders import Location
-from gatewise.data.layout import split_of
+from gatewise.data.layout import split_of_file
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -35,7 +35,7 @@ class Shards(LabelledSource):
             )
         splits: dict[str, list[str]] = {}
         for file in files:
-            splits.setdefault(split_of(file.stem) or split_of(file.parent.name) or "train", []).append(str(file))
+            splits.setdefault(split_of_file(location, file) or "train", []).append(str(file))
         with as_data_error("datasets", f"cannot read the shards of {location}"):
             found: Any = datasets.load_dataset("webdataset", data_files=splits)
         return labelled_rows(datasets, location.text, found, location.reading)

@@ -50,7 +50,7 @@ def _why_not_private(op: Op) -> str:
         why = f"its channels are read elsewhere too ({reader.described})" if reader else _why_not_private(source)
         if why:
             return why
-    return "" if sources else f"its channels are rearranged from another shape ({op.where})"
+    return "" if sources else f"its map is split or reshaped from another one ({op.where})"
 
 
 def _other_reader(end: Op, source: Op) -> Op | None:

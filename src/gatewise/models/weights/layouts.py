@@ -239,7 +239,7 @@ def _fold_norms(weights: Weights, model: nn.Module, norm: str) -> list[str]:
         weights.pop(f"{path}.{norm}.num_batches_tracked", None)
         own, bias = f"{path}.conv_out.conv.weight", f"{path}.conv_out.conv.bias"
         before = weights[bias].double() if bias in weights else None
-        pair = folded_weights(weights[own].double(), before, batch_norm)
+        pair = folded_weights(SimpleNamespace(weight=weights[own].double(), bias=before), batch_norm)
         weights[own], weights[bias] = (tensor.detach().to(weights[own].dtype) for tensor in pair)
         folded += 1
     if not folded:

@@ -2,9 +2,8 @@
 
 import io
 import pickle
-import re
 import warnings
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,91 +16,116 @@ from gatewise.core.files import read_bytes
 from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CONFIG, WEIGHTS
 from gatewise.models.serialization import read_source, read_tensors
+from gatewise.models.weights.inert_pickle import read_inertly
 
 _WRAPPERS = ("state_dict", "model", "state_dict_ema", "net", "model_state_dict")
-_PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+|(?<=\.)_orig_mod\.")
+_MANY = 1_000_000  # values in the dictionaries of a file, above which they are nested without end
 
 
-def read_weights(source: str | Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """Return the file, its tensors by name, and the `config.json` in its folder (or {}).
+@dataclass(frozen=True)
+class WeightFile:
+    """Content of a file of weights.
+
+    Attributes:
+        path: the file.
+        tensors: its tensors by name; keys of nested dictionaries are joined with dots.
+        wrapper: the prefix of the weights that a trainer put into a dictionary such as "state_dict", or "".
+        config: the `config.json` in its folder, or {}.
+        not_read: names of the classes of other objects in the file.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    wrapper: str = ""
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    not_read: tuple[str, ...] = ()
+
+
+def read_weights(source: str | Path) -> WeightFile:
+    """Read the tensors of a file by name, without running code in it.
 
     Args:
-        source: a run folder, a safetensors file, or a file of torch.save. Wrappers that trainers add around the weights
-            ("state_dict", "model", ...) are removed; the keys of other nested dictionaries are joined with dots.
+        source: a run folder, a safetensors file, or a file of torch.save.
 
     Raises:
-        DataError: the file is corrupt, has another format or no tensors, or its pickle contains objects other than
-            tensors and plain values. Such a pickle could execute any code and is not opened.
+        DataError: the file is corrupt, has another format or no tensors, or its pickle calls programs.
     """
     source = _validation.check_path_exists("weights", source)
     if source.is_dir():
         if not (source / WEIGHTS).exists():
             raise errors.DataError(f"{source} has no {WEIGHTS}. Give a run folder, or the weight file itself.")
-        return read_source(source) if (source / CONFIG).exists() else (source, read_tensors(source / WEIGHTS), {})
+        if (source / CONFIG).exists():
+            file, tensors, config = read_source(source)
+            return WeightFile(file, tensors, config=config)
+        return WeightFile(source, read_tensors(source / WEIGHTS))
     if source.suffix == ".safetensors":
-        return source, read_tensors(source), {}
-    return source, _tensors(_unwrapped(_unpickled(source)), source), {}
+        return WeightFile(source, read_tensors(source))
+    content, not_read = _unpickled(source)
+    tensors = _tensors(content, source)  # raises if a dictionary contains itself
+    return WeightFile(source, tensors, _wrapper(content), not_read=not_read)
 
 
-def _unpickled(file: Path) -> Any:
+def _unpickled(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return the content of a file of torch.save, and the names of the classes in it that are left out."""
     content = read_bytes(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about pickle protocols; if it cannot read one, it raises
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # The words only shorten the message; whether the file is opened does not depend on them.
-        objects = str(error).partition("WeightsUnpickler error:")[2].strip().split("\n")[0] or "unknown objects"
-        raise errors.DataError(
-            f"{file} was not opened: its pickle contains more than tensors and plain values ({objects[:160]}). If you "
-            f"trust the file, open it with the code that wrote it, and save only its state_dict, preferably as "
-            f"safetensors."
-        ) from None
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), ()
+    except pickle.UnpicklingError:
+        pass  # it names other classes than those of weights
     except Exception as error:  # torch's readers raise many kinds of exceptions for corrupt files
         raise errors.DataError(
             f"{file} is not a weight file that torch can read ({reason_of(error)}). Give a safetensors file or a file "
             f"of torch.save."
         ) from None
+    try:
+        return read_inertly(content)
+    except Exception as error:
+        raise errors.DataError(
+            f"{file} was not opened: its pickle contains more than tensors and plain values ({reason_of(error)}). If "
+            f"you trust the file, open it with the code that wrote it, and save only its state_dict, preferably as "
+            f"safetensors."
+        ) from None
 
 
-def _unwrapped(content: Any) -> Any:
-    """Return the weights nested in a trainer's checkpoint, or None if a dictionary in it contains itself."""
-    seen: set[int] = set()
-    while isinstance(content, Mapping) and id(content) not in seen:
-        outer = cast(Mapping[Any, Any], content)
-        seen.add(id(outer))
-        inner: Any = next((outer[key] for key in _WRAPPERS if isinstance(outer.get(key), Mapping)), None)
-        if inner is None:
-            return outer
-        content = inner
-    return None
+def _wrapper(content: Any) -> str:
+    """Return the keys, each with a dot, of the weights nested in a trainer's checkpoint."""
+    keys: list[str] = []
+    while isinstance(content, dict):
+        outer = cast(dict[Any, Any], content)
+        key = next((key for key in _WRAPPERS if isinstance(dict.get(outer, key), dict)), None)
+        if key is None:
+            break
+        keys.append(f"{key}.")
+        content = outer[key]
+    return "".join(keys)
 
 
 def _tensors(content: Any, file: Path) -> dict[str, Tensor]:
-    """Return the tensors of nested dictionaries, with keys joined by dots."""
+    """Return the tensors of nested dictionaries, with keys joined by dots.
+
+    Dictionaries with other keys than text are not those of modules; an optimizer's state has such keys.
+    """
     tensors: dict[str, Tensor] = {}
+    seen = 0
 
-    def collect(values: Mapping[Any, Any], prefix: str) -> None:
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{prefix}{without_wrappers(str(name))}"] = value
-            elif isinstance(value, Mapping):
-                collect(cast(Mapping[Any, Any], value), f"{prefix}{name}.")
+    def collect(values: dict[Any, Any], prefix: str) -> None:
+        nonlocal seen
+        seen += len(values)
+        if seen > _MANY:
+            raise RecursionError
+        for name, value in dict[Any, Any].items(values):
+            if isinstance(value, Tensor) and isinstance(name, str):
+                tensors[prefix + name] = value
+            elif isinstance(value, dict) and isinstance(name, str):
+                collect(cast(dict[Any, Any], value), f"{prefix}{name}.")
 
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         try:
-            collect(cast(Mapping[Any, Any], content), "")
+            collect(cast(dict[Any, Any], content), "")
         except RecursionError:
             raise errors.DataError(f"{file} has dictionaries nested without end. Give a state_dict.") from None
     if not tensors:
         raise errors.DataError(f"{file} has no named tensors. Give a state_dict.")
     return tensors
-
-
-def without_wrappers(name: str) -> str:
-    """Remove the prefixes of DataParallel and torch.compile from the name of a tensor in a state dict.
-
-    >>> without_wrappers("module._orig_mod.submodule.conv.weight"), without_wrappers("stem._orig_mod.bias")
-    ('submodule.conv.weight', 'stem.bias')
-    """
-    return _PREFIXES.sub("", name)

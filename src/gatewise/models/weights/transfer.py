@@ -1,5 +1,6 @@
 """Load the weights of a classifier into the backbone of a segmenter."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.insertion.insert import gates_in
 from gatewise.models import Segmenter
-from gatewise.models.serialization import of_gater_net, read_source
+from gatewise.models.serialization import of_gater_net
+from gatewise.models.weights.prefixes import prefixes, without_inserted
+from gatewise.models.weights.reading import WeightFile, read_weights
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
 
     Args:
         model: the segmenter.
-        source: a run folder of a classifier with the same backbone, or a safetensors file, also one of timm's.
+        source: a run folder of a classifier with the same backbone, or a file of weights, also one of timm's; a prefix
+            of its names is removed.
 
     Returns:
         The names of the loaded, the unused and the new tensors.
@@ -50,9 +54,9 @@ def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
     Raises:
         DataError: a tensor has a different shape, or the source has no value for a tensor of the backbone.
     """
-    file, weights, config = read_source(source)
-    weights = _without_gater(weights)
-    own = model.backbone.state_dict()
+    content = read_weights(source)
+    file, own = content.path, model.backbone.state_dict()
+    weights = _without_prefix(_inside(content), own)
     gates = tuple(f"{path}." for path in gates_in(model.backbone))
     # timm's feature extractors rename a stage inside a sequence from stages.0 to stages_0
     sources = {name: next((n for n in (name, _unflattened(name)) if n in weights), None) for name in own}
@@ -73,7 +77,9 @@ def load_backbone(model: Segmenter, source: str | Path) -> Transfer:
     model.backbone.load_state_dict(own | kept)
     used = set(sources.values())
     fresh = [name for name in model.state_dict() if name.removeprefix("backbone.") not in kept]
-    return Transfer(tuple(kept), tuple(name for name in sorted(weights) if name not in used), tuple(fresh), config)
+    return Transfer(
+        tuple(kept), tuple(name for name in sorted(weights) if name not in used), tuple(fresh), content.config
+    )
 
 
 def _unflattened(name: str) -> str:
@@ -84,7 +90,25 @@ def _unflattened(name: str) -> str:
 
 def has_segmentation_head(source: str | Path) -> bool:
     """Return whether weights are those of a segmenter (with or without a gater) instead of a classifier."""
-    return any(name.startswith("backbone.") for name in _without_gater(read_source(source)[1]))
+    names = _inside(read_weights(source))
+    starts = {name[: at.start()] for name in names for at in re.finditer(r"(?:^|(?<=\.))backbone\.", name)}
+    return any(name.startswith(f"{start}head.0.") for start in starts for name in names)
+
+
+def _inside(content: WeightFile) -> dict[str, Tensor]:
+    """Return the weights in a file without the wrapper of a trainer and without a gater."""
+    inside = {n.removeprefix(content.wrapper): t for n, t in content.tensors.items() if n.startswith(content.wrapper)}
+    return dict(_without_gater({without_inserted(name): tensor for name, tensor in inside.items()}))
+
+
+def _without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without the prefix whose removal leaves the most names of `own`."""
+    found = [
+        {prefix.own(name) or "": tensor for name, tensor in weights.items() if name.startswith(prefix.removed)}
+        for prefix in prefixes(list(weights), list(own))
+        if not prefix.added
+    ]
+    return max(found, key=lambda named: sum(name in named or _unflattened(name) in named for name in own))
 
 
 def _without_gater(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -1,0 +1,264 @@
+"""The forms in which a network can run, and their times."""
+
+import copy
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gatewise.core.loaders import Loader
+from gatewise.gaternet import GaterNet
+from gatewise.graph.measure import Latency, environment, interleaved_latency, macs_per_sample
+from gatewise.inference import compact, folded, optimize_for_inference, skip_closed_filters
+from gatewise.insertion.insert import gates_in
+
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_TURNS = 8  # batches of different images that one timed call runs in sequence
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What is timed.
+
+    Attributes:
+        name: name of the run or network.
+        net: the network, in eval mode.
+        images: function from a count to that many images.
+        constant: function that returns the batches over which constant gates are found; None compacts nothing.
+    """
+
+    name: str
+    net: Any
+    images: Callable[[int], Tensor]
+    constant: Callable[[], Loader] | None = None
+
+
+class PlainForms:
+    """A network without a gater in all its forms, and their measurements."""
+
+    references: tuple[str, ...] = ("network",)
+
+    def __init__(self, timed: Timed, rounds: int, say: Callable[[str], None]) -> None:
+        self.timed, self.rounds, self.say = timed, rounds, say
+        self.net: Any = timed.net
+        self.omitted: dict[str, str] = {}
+        self.forms: dict[str, Callable[[Tensor], Any]] = {}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Fill `forms`, from the reference on."""
+        self.forms["network"] = self.net
+        for name, make in (("without gates", _without_gates), ("optimised", self._optimised)):
+            if name == "without gates" and not gates_in(self.net):
+                continue
+            try:
+                self.forms[name] = make(copy.deepcopy(self.net))
+            except Exception as error:  # of a network that cannot be copied or optimised
+                self.omitted[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+    def _optimised(self, copied: nn.Module) -> nn.Module:
+        return optimize_for_inference(copied, self.timed.images(2))
+
+    def results(self, batch_sizes: Sequence[int]) -> dict[str, Any]:
+        """Return the times for each batch size, and everything else that is measured, as JSON values."""
+        images = self.timed.images(max(batch_sizes) * _TURNS)
+        batches: dict[str, Any] = {}
+        for size in batch_sizes:
+            self.say(f"measuring batches of {size}")
+            times = self._times(_split(images[: size * _TURNS], size))
+            batches[str(size)] = _described(times, self.references)
+        return {
+            "run": self.timed.name,
+            "environment": environment(images.device),
+            "rounds": self.rounds,
+            "batches": batches,
+            **({"omitted": self.omitted} if self.omitted else {}),
+            **self._measured(images),
+        }
+
+    def _measured(self, images: Tensor) -> dict[str, Any]:
+        """Return what is measured in addition to the times of batches."""
+        return {"macs": {"dense": float(macs_per_sample(self.net, images[:1]))}}
+
+    def _times(self, batches: Sequence[Tensor]) -> dict[str, Latency]:
+        """Return the latency of one batch for each form, averaged over `batches` run in sequence."""
+
+        def through(form: Callable[[Tensor], Any]) -> Callable[[], None]:
+            def call() -> None:
+                for batch in batches:
+                    form(batch)
+
+            return call
+
+        return _timed({name: through(form) for name, form in self.forms.items()}, self.rounds, len(batches))
+
+
+class GaterForms(PlainForms):
+    """A GaterNet in all its forms, and their measurements."""
+
+    references = ("dense", "masked")
+
+    def _prepare(self) -> None:
+        plain = folded(self.net.backbone, self.timed.images(2))
+        self.fast = skip_closed_filters(self.net)
+        self.forms |= {
+            "dense": plain,
+            "dense, channels last": _channels_last(plain),
+            "masked": self.net,
+            "skipped": self.fast,
+        }
+        self.compaction = ""
+        if self.timed.constant is None:
+            self.omitted["compacted"] = "no loader was given over which constant gates could be found"
+            return
+        self.say("compacting the network, and preparing to skip filters")
+        compacted = compact(self.net, self.timed.constant())
+        self.compaction = str(compacted.compaction)
+        if isinstance(compacted, GaterNet):
+            self.forms |= {"compacted": compacted, "compacted, skipped": skip_closed_filters(compacted)}
+        else:
+            self.forms["compacted"] = folded(compacted, self.timed.images(2))
+
+    def _measured(self, images: Tensor) -> dict[str, Any]:
+        self.say("measuring latency against the fraction of open filters")
+        curve = self._curve(images[:1])
+        return {
+            "macs": self._macs(images[: 4 * _TURNS]),
+            "compaction": self.compaction,
+            "curve": curve,
+            "pays_up_to": _pays_up_to(curve),
+            "layers": self._layers(images[:_TURNS]),
+        }
+
+    def _curve(self, x: Tensor) -> list[dict[str, float]]:
+        """Return milliseconds per image, for random gates with different open fractions."""
+        generator = torch.Generator().manual_seed(0)
+        rows: list[dict[str, float]] = []
+        for share in _SHARES:
+            gates = [(torch.rand(1, self.net.gate_count, generator=generator) < share).to(x) for _ in range(4)]
+            dense = ("dense", "dense, channels last")
+            calls: dict[str, Callable[[], Any]] = {name: functools.partial(self.forms[name], x) for name in dense}
+            for name, net in (("masked", self.net), ("skipped", self.fast)):
+                calls[name] = _with_gates(self.net, net, x, gates)
+            times = _timed(calls, self.rounds, 1)
+            rows.append({"open": share, **{name: 1e3 * latency.median_s for name, latency in times.items()}})
+        return rows
+
+    def _macs(self, images: Tensor) -> dict[str, float]:
+        """Return MACs per image: dense, executed according to `executed_macs`, and counted while skipping."""
+        skipping = skip_closed_filters(self.net, mode="skip")
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            gates = torch.cat([skipping.forward_with_gates(image)[1] for image in _split(images, 1)])
+        return {
+            "dense": float(self.net.dense_macs),
+            "executed": float(self.net.executed_macs(gates).mean()),
+            "counted": counter.get_total_flops() / 2 / len(images),
+            "open_fraction": float(self.net.open_fraction(gates).mean()),
+        }
+
+    def _layers(self, images: Tensor) -> list[dict[str, Any]]:
+        """Return the time of each gated layer for one image, and the open fraction up to which skipping is faster."""
+        plan = self.fast.plan(images[:1])
+        seconds, work = plan.measured[1], plan.work
+        with torch.no_grad():
+            patterns = self.net.forward_with_gates(images)[1].cpu().numpy() > 0
+        shares = work.shares(patterns).mean(0)
+        rows: list[dict[str, Any]] = []
+        for number, path in enumerate(work.paths):
+            sites = [site for site in (work.inputs[number], work.outputs[number]) if site < len(self.net.sites)]
+            open_work = float(shares[work.inputs[number]] * shares[work.outputs[number]])
+            rows.append({
+                "layer": path,
+                "open_work": open_work,
+                "dense_ms": 1e3 * float(seconds.dense[number]),
+                "skipped_ms": 1e3 * float(seconds.fixed[1][number] + seconds.slope[1][number] * open_work),
+                "pays_up_to": float(np.min([plan.limits[1][1][site] for site in sites])),
+            })
+        return rows
+
+
+def repeated(images: Tensor, count: int) -> Tensor:
+    """Return the first `count` images, repeated if there are fewer.
+
+    >>> repeated(torch.tensor([[1.0], [2.0]]), 3).flatten()
+    tensor([1., 2., 1.])
+    """
+    times = math.ceil(count / len(images))
+    return images.repeat(times, *[1] * (images.dim() - 1))[:count]
+
+
+def _without_gates(network: nn.Module) -> nn.Module:
+    """Let every gate return its input, without computing anything."""
+    for gate in gates_in(network).values():
+        gate.__dict__["forward"] = lambda x: x
+    return network
+
+
+def _split(images: Tensor, size: int) -> list[Tensor]:
+    return list(images.split(size))
+
+
+def _channels_last(network: nn.Module) -> Callable[[Tensor], Any]:
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pyright: ignore
+    return lambda x: other(x.contiguous(memory_format=torch.channels_last))
+
+
+def _with_gates(net: GaterNet, form: Callable[..., Any], x: Tensor, gates: Sequence[Tensor]) -> Callable[[], Any]:
+    """Return a call that runs the gater, then `form` with the next of the given gates instead of the gater's."""
+    turn = iter(range(2**62))
+
+    def call() -> Any:
+        if not net.is_local:
+            net.decide(x)
+        return form(x, gates[next(turn) % len(gates)])
+
+    return call
+
+
+def _timed(calls: Mapping[str, Callable[[], Any]], rounds: int, batches: int) -> dict[str, Latency]:
+    """Return the latency per batch of each call; "dense" is the faster of its two memory formats."""
+    with torch.inference_mode():
+        times = interleaved_latency(calls, rounds=rounds)
+    latencies = {name: latency.divided(batches) for name, latency in times.items()}
+    other = latencies.pop("dense, channels last", None)
+    if other is not None and other.median_s < latencies["dense"].median_s:
+        latencies["dense"] = other
+    return latencies
+
+
+def _described(times: dict[str, Latency], references: Sequence[str]) -> dict[str, Any]:
+    """Return milliseconds with quartiles, and the per-round speed-up over each reference."""
+    rows: dict[str, Any] = {}
+    for name, latency in times.items():
+        rows[name] = {
+            "median_ms": 1e3 * latency.median_s,
+            "low_ms": 1e3 * latency.low_s,
+            "high_ms": 1e3 * latency.high_s,
+        }
+        for other in references:
+            ratio = times[other].times(latency)
+            rows[name][f"{other}_over_this"] = [ratio.median_s, ratio.low_s, ratio.high_s]
+    return rows
+
+
+def _pays_up_to(curve: list[dict[str, float]]) -> float | None:
+    """Return the largest open fraction at which skipping is faster than dense, interpolated; None if there is none.
+
+    >>> _pays_up_to([{"open": 0.1, "dense": 2, "skipped": 1}, {"open": 0.2, "dense": 2, "skipped": 3}])
+    0.15...
+    """
+    gains = [(row["open"], row["dense"] - row["skipped"]) for row in curve]
+    if gains[0][1] <= 0:
+        return None
+    for (open_, gain), (more, loss) in itertools.pairwise(gains):
+        if loss <= 0:
+            return open_ + (more - open_) * gain / (gain - loss)
+    return 1.0
