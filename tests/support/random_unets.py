@@ -154,7 +154,9 @@ def other_norms(make: Layers, c: int, w: int) -> nn.Module:
     instance = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[make.axes - 1]
     return nn.Sequential(
         *(make.conv(c, w), instance(w, affine=True), nn.PReLU(w)),
-        *(make.transposed(w, w), nn.GroupNorm(2, w), nn.ReLU(), make.conv(w, c)),
+        *(make.transposed(w, w), instance(w), nn.PReLU(), make.conv(w, w)),
+        *(instance(w, track_running_stats=True), nn.ReLU(), make.conv(w, w), nn.GroupNorm(2, w), nn.ReLU()),
+        make.conv(w, c),
     )
 
 

@@ -311,16 +311,16 @@ def load_pairs(
     location, found = _found(Location(source, reading), MaskedSource)
     read, skipped = without_broken(location, named_splits(location, found.read_masked(location), location.reading))
     names = read["train"].classes
+    if class_names is not None:
+        _validation.check_str("class_names", class_names)
+        names = checked_names("class_names", class_names.split(","))
+    masks = [read[name].masks for name in ("train", "validation", "test") if name in read]
+    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     strata = {name: [(0,)] * len(split.images) for name, split in read.items()}
     texts = {name: [""] * len(part) for name, part in strata.items()}
     divided, division = divide(location, read, strata, texts, skipped)
     if division.folder:
         location.say_ignored()
-    if class_names is not None:
-        _validation.check_str("class_names", class_names)
-        names = checked_names("class_names", class_names.split(","))
-    masks = [divided[name].masks for name in ("train", "validation", "test") if name in divided]
-    meaning = infer_mask_encoding(masks, names, ignore_index, foreground, mask_threshold)
     pixel_format = pixel_format or _pixel_format(location, divided)
     splits = {
         name: SegmentationSplit(

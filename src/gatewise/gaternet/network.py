@@ -331,7 +331,12 @@ def _local_deciders(backbone: nn.Module, sites: tuple[Site, ...], head: dict[str
     deciders: list[nn.Module] = []
     for site in sites:
         layer: Any = backbone.get_submodule(site.name)
-        channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        channels = getattr(layer, "in_features" if isinstance(layer, nn.Linear) else "in_channels", None)
+        if channels is None:
+            raise errors.InvalidValueError(
+                f"gater='local' decides on the input of a convolution or linear layer, and {site.name!r} is a "
+                f"{type(layer).__name__}. Leave it out with sites=, or choose another gater."
+            )
         axis = site.axes - 1 if isinstance(layer, nn.Linear) else 1
         anchor = next(layer.parameters())
         deciders.append(LocalDecider(channels, axis, site.gates, **head).to(anchor))

@@ -124,7 +124,8 @@ class _Walk:
 
     def _pass(self, op: Op) -> None:
         module = self.graph.modules[op.layer]
-        if op.kind == "conv" or [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own or op.kind == "conv" or isinstance(module, CHANNEL_NORMS):
             self.elementwise[self._layer(op, _PASSING)] = op
         self._stop_at_gates(op.layer, "input")
         self._carry(op)

@@ -32,7 +32,8 @@ class Filters:
         place: where the filters can be gated.
         producer: the layer with these filters.
         depthwise: depthwise convolutions between the producer and the place.
-        consumers: layers with exactly these channels as input; empty after an addition.
+        consumers: layers with exactly these channels as input; empty after an addition. Weights that a forward uses
+            itself, without a layer, are not among them.
     """
 
     place: Place
@@ -61,9 +62,9 @@ def find_filters(graph: Graph, place: str) -> tuple[list[Filters], list[Skipped]
         if reason := _why_no_filters(graph, mixing, maps):
             skipped.append(Skipped(spot.layer, reason))
             continue
-        (producer,) = _layer_costs(mixing)
-        depthwise = _layer_costs([producer for producer in producers if not producer.is_cross_channel])
-        found.append(Filters(spot, producer, depthwise, _layer_costs(consumers)))
+        (producer,) = _layer_costs(graph, mixing)
+        depthwise = _layer_costs(graph, [producer for producer in producers if not producer.is_cross_channel])
+        found.append(Filters(spot, producer, depthwise, _layer_costs(graph, consumers)))
     return found, skipped
 
 
@@ -74,16 +75,26 @@ def _why_no_filters(graph: Graph, producers: list[Op], maps: list[Op]) -> str:
     layers = {producer.layer for producer in producers}
     if len(producers) > len(maps) or len(layers) > 1:
         return f"{len(producers)} layers produce its channels, expected one"
+    if not _is_of_a_layer(graph, producers[0]):
+        return f"{producers[0].where} uses the weights of these filters itself; call a layer such as torch.nn.Conv2d"
     others = [op for op in graph.operations if op.layer in layers and op.is_cross_channel and op not in producers]
     if others and len(maps) > 1:
         return f"its channels are those of {others[0].layer}, which is also called without this place"
     return ""
 
 
-def _layer_costs(ops: list[Op]) -> tuple[LayerCost, ...]:
+def _is_of_a_layer(graph: Graph, op: Op) -> bool:
+    """Return whether a layer runs `op` and no other product with weights, so that its path names the filters."""
+    own = [other for other in graph.operations if other.layer == op.layer and other.is_weighted]
+    return op.layer != "" and len(own) == graph.calls[op.layer]
+
+
+def _layer_costs(graph: Graph, ops: list[Op]) -> tuple[LayerCost, ...]:
     """Return the cost of each layer in all of these operations."""
     costs: dict[str, LayerCost] = {}
     for op in ops:
+        if not _is_of_a_layer(graph, op):
+            continue
         before = costs[op.layer].macs if op.layer in costs else 0
         costs[op.layer] = LayerCost(op.layer, before + op.macs, op.groups)
     return tuple(costs.values())

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gatewise.core.layer_types import NORMS, TRANSPOSED_CONVOLUTIONS
+from gatewise.core.layer_types import INSTANCE_NORMS, NORMS, TRANSPOSED_CONVOLUTIONS
 from gatewise.inference.active_filters import ActiveFilters, Picked
 from gatewise.inference.fold import WithoutNorm, convolve, folded_weights, scale_and_shift
 from gatewise.inference.packed import can_pack, pack, packed_convolution
@@ -28,9 +28,9 @@ class _Held:
         bias: the bias, or None.
     """
 
-    def __init__(self, layer: Any, weight: Tensor, bias: Tensor | None) -> None:
-        layer.register_buffer("held_weight", weight.detach(), persistent=False)
-        layer.register_buffer("held_bias", None if bias is None else bias.detach(), persistent=False)
+    def __init__(self, layer: Any, weight: Tensor | None, bias: Tensor | None) -> None:
+        for name, held in (("held_weight", weight), ("held_bias", bias)):
+            layer.register_buffer(name, None if held is None else held.detach(), persistent=False)
         self.layer = layer
 
     @property
@@ -67,7 +67,7 @@ class OpenLayer(_Held):
     def __init__(
         self,
         layer: Any,
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
         active_filters: ActiveFilters,
         reads: int | None,
@@ -147,7 +147,7 @@ class _PerChannel(OpenLayer):
     """A layer that acts on each channel of a site separately."""
 
     def __init__(
-        self, layer: Any, weight: Tensor, bias: Tensor | None, active_filters: ActiveFilters, passes: int
+        self, layer: Any, weight: Tensor | None, bias: Tensor | None, active_filters: ActiveFilters, passes: int
     ) -> None:
         super().__init__(layer, weight, bias, active_filters, None, passes)
 
@@ -163,8 +163,26 @@ class OpenDepthwise(_PerChannel):
         return convolve(self.layer, input, *self.weights(), groups=input.shape[1], output_size=output_size)
 
 
+class OpenInstanceNorm(_PerChannel):
+    """An instance norm with the statistics of its input."""
+
+    def pick(self, inputs: Any, outputs: Any) -> Picked:
+        return (None, None) if self.weight is None else super().pick(inputs, outputs)  # type: ignore[return-value]
+
+    def __call__(self, input: Tensor) -> Tensor:
+        weight, bias = self.weights()
+        return F.instance_norm(input, weight=weight, bias=bias, eps=self.layer.eps)
+
+
+class OpenPReLU(_PerChannel):
+    """A PReLU with one slope for each channel."""
+
+    def __call__(self, input: Tensor) -> Tensor:
+        return F.prelu(input, self.weights()[0])
+
+
 class OpenNorm(_PerChannel):
-    """A batch norm in eval mode that cannot be folded into a convolution: x * scale + shift per channel."""
+    """A norm with running statistics that cannot be folded into a convolution: x * scale + shift per channel."""
 
     def __call__(self, input: Tensor) -> Tensor:
         scale, shift = self.weights()
@@ -184,12 +202,19 @@ def open_layer(layer: Any, norm: Any | None, active_filters: ActiveFilters, read
 
 
 def open_per_channel(layer: Any, norm: Any | None, active_filters: ActiveFilters, passes: int) -> None:
-    """Let a depthwise convolution, with `norm` folded in, or a batch norm run the active channels of a site."""
-    if own_class(layer) in NORMS:
-        form, (weight, bias) = OpenNorm, scale_and_shift(layer)
+    """Let a norm, a PReLU or a depthwise convolution, with `norm` folded in, run the active channels of a site."""
+    kind = own_class(layer)
+    if kind is nn.PReLU:
+        if layer.weight.numel() == 1:
+            return
+        form, held = OpenPReLU, (layer.weight, None)
+    elif kind in NORMS + INSTANCE_NORMS and layer.running_mean is not None:
+        form, held = OpenNorm, scale_and_shift(layer)
+    elif kind in INSTANCE_NORMS:
+        form, held = OpenInstanceNorm, (layer.weight, layer.bias)
     else:
-        form, (weight, bias) = OpenDepthwise, _with_norm(layer, norm)
-    layer.__dict__["forward"] = form(layer, weight.contiguous(), bias, active_filters, passes)
+        form, held = OpenDepthwise, _with_norm(layer, norm)
+    layer.__dict__["forward"] = form(layer, *held, active_filters, passes)
 
 
 def hold_norm(convolution: Any, norm: Any) -> None:

@@ -137,6 +137,8 @@ class _Plan:
 
         def scaled(layer: LayerCost) -> LayerCost:
             old, new = (network.get_submodule(layer.layer) for network in (before, after))
+            if "weight" not in dict(old.named_parameters(recurse=False)):
+                return layer  # a module of the network's own, which is never changed
             share = new.weight.numel() / old.weight.numel()  # type: ignore[union-attr,operator]
             return LayerCost(layer.layer, round(layer.macs * share), getattr(new, "groups", 1))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.core.layer_types import ANY_CONVOLUTIONS, NORMS
+from gatewise.core.layer_types import ANY_CONVOLUTIONS, INSTANCE_NORMS, NORMS
 from gatewise.core.types import Example
 from gatewise.gaternet import Site
 from gatewise.graph import ChannelDependency, Graph, change_map, followed_by_norm
@@ -48,7 +48,7 @@ def why_not_skippable(backbone: nn.Module, dependency: ChannelDependency, folds:
 def _passes(layer: nn.Module) -> bool:
     if own_class(layer) in NORMS:
         return layer.running_mean is not None  # type: ignore[union-attr]
-    return is_plain_convolution(layer)
+    return own_class(layer) in (*INSTANCE_NORMS, nn.PReLU) or is_plain_convolution(layer)
 
 
 def foldable(backbone: nn.Module, followed: dict[str, str]) -> dict[str, str]:
@@ -100,7 +100,7 @@ def open_layers(
         norm = layers[folds[path]] if path in folds else None
         if path in folds.values():
             pass_through(layer)
-        elif path in passes and (is_plain_convolution(layer) or own_class(layer) in NORMS):
+        elif path in passes:
             open_per_channel(layer, norm, active_filters, passes[path])
         elif path in reads or path in writes or norm is not None:
             open_layer(layer, norm, active_filters, reads.get(path), writes.get(path))

@@ -90,7 +90,9 @@ CHANGES = {
             "a copy keeps part of a graph": replace("{**self.__dict__, '_due': None}", "self.__dict__"),
         },
         "_local_deciders": {
-            "local decisions from the site instead of its convolution": replace("site.name", "site.consumers[0].layer"),
+            "local decisions from the site instead of its convolution": replace(
+                "site.name", "site.consumers[0].layer", nth=1
+            ),
         },
     },
     "gaternet/sites.py": {

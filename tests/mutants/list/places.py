@@ -21,6 +21,9 @@ CHANGES = {
         },
     },
     "graph/filters.py": {
+        "_is_of_a_layer": {
+            "several products of one module are one layer": replace("len(own) == graph.calls[op.layer]", "True"),
+        },
         "_producers": {
             "a producer after an addition is accepted": replace(
                 "op.is_cross_channel or op.ends_filters", "op.is_cross_channel"

@@ -694,8 +694,8 @@ def test_10000_pairs_open_by_reading_some_masks(many: Path, opened: list[str]) -
     dataset = load_pairs(many, loading="stream")
     assert (len(dataset.train), len(dataset.validation)) == (8000, 2000)
     assert dataset.classes == ("0", "1", "2")
-    # masks of both splits, headers of their images, and the first pair for validation for its size
-    assert opened.count("decoded") == 2 * 256 + 2 * 128 + 2
+    # masks before the division, headers of the images of both splits, and the first pair for validation for its size
+    assert opened.count("decoded") == 256 + 2 * 128 + 2
     assert len(opened) == 2 * opened.count("decoded")
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +161,21 @@ def test_keys_of_a_gate_exist_under_each_name_of_its_layer() -> None:
     some = {key: value for key, value in net.state_dict().items() if not key.startswith("right.0.gct")}
     with pytest.raises(RuntimeError, match=r"Missing key.*right\.0\.gct\.alpha"):
         net.load_state_dict(some, strict=True)
+
+
+@pytest.mark.situation("layers that are called several times, or have two parents")
+def test_files_load_into_a_network_whose_layer_has_two_parents(tmp_path: Path) -> None:
+    torch.save(TwoParents().state_dict(), tmp_path / "plain.pt")
+    net = TwoParents().eval()
+    gw.insert_gates(net, "gct")
+    gw.load_weights(net, tmp_path / "plain.pt")
+    nn.init.constant_(net.left[0].gct.gamma, 0.5)
+    torch.save(net.state_dict(), tmp_path / "gated.pt")
+    other = TwoParents().eval()
+    gw.insert_gates(other, "gct")
+    gw.load_weights(other, tmp_path / "gated.pt")
+    assert torch.equal(other(X), net(X))
+    assert torch.equal(copy.deepcopy(net)(X), net(X))
 
 
 def test_same_tensor_as_both_inputs_is_two_inputs() -> None:

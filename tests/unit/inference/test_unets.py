@@ -26,7 +26,7 @@ from support.skipping import (
     patterns,
 )
 
-FEW = settings(max_examples=12)
+FEW = settings(max_examples=5)
 MANY = settings(max_examples=200)
 
 
@@ -102,13 +102,14 @@ def test_many_networks(drawn: DrawnUNet, mode: str) -> None:
     check_only_readers_read_inner_places(drawn)
 
 
-def check_faster_forms(net: gw.GaterNet, x: Tensor, modes: tuple[str, ...] = ("skip", "bucket")) -> None:
-    """Check that open gates change nothing, and that skipping and compacting equal masking."""
+def check_faster_forms(net: gw.GaterNet, x: Tensor, mode: str = "skip") -> tuple[Any, Any]:
+    """Check that open gates change nothing, and that skipping and compacting equal masking; return both nets."""
     gates = patterns(net, 0)[: len(x)]
     assert_close(net(x, torch.ones_like(gates)), net.backbone(x))
-    for mode in modes:
-        assert_close(gw.skip_closed_filters(net, mode)(x, gates), net(x, gates), **CLOSE)
-    assert_close(gw.compact(net, [x])(x), net(x), **CLOSE)
+    fast, small = gw.skip_closed_filters(net, mode), gw.compact(net, [x])
+    assert_close(fast(x, gates), net(x, gates), **CLOSE)
+    assert_close(small(x), net(x), **CLOSE)
+    return fast, small
 
 
 # Transposed convolutions
@@ -278,7 +279,7 @@ def test_gaters_of_any_rank(axes: int, gater: str) -> None:
     loss = nn.functional.cross_entropy(net(volumes(axes, 4)), torch.tensor([0, 1, 2, 0])) + gw.gate_loss(net)
     loss.backward()
     assert all(parameter.grad is not None for parameter in net.gater.parameters())
-    check_faster_forms(net.eval(), volumes(axes, 5), ("skip", "bucket", "auto"))
+    check_faster_forms(net.eval(), volumes(axes, 5), "auto" if gater == "light" else "bucket")
     assert net.dense_macs == macs_per_sample(net.backbone, volumes(axes, 1))
 
 
@@ -419,21 +420,19 @@ def asked(ask: Callable[[Asking, Tensor], Tensor], options: dict[str, Any]) -> g
 @pytest.mark.situation(KIND)
 @pytest.mark.parametrize("name", ANSWERED)
 def test_layers_answer_as_before(name: str) -> None:
-    net = asked(*ANSWERED[name])
-    assert gw.skip_closed_filters(net, "skip").skipped == ()
-    x = torch.randn(5, 2, 16, 16)
-    check_faster_forms(net, x, ("skip", "bucket", "auto"))
-    assert any(site.removed for site in gw.compact(net, [x]).compaction.sites)
+    net, x = asked(*ANSWERED[name]), torch.randn(5, 2, 16, 16)
+    fast, small = check_faster_forms(net, x)
+    assert fast.skipped == ()
+    assert any(site.removed for site in small.compaction.sites)
 
 
 @pytest.mark.situation(KIND)
 @pytest.mark.parametrize("name", LEFT_WHOLE)
 def test_site_that_the_forward_needs_whole_stays_whole(name: str) -> None:
     net = asked(*LEFT_WHOLE[name])
-    check_faster_forms(net, torch.randn(5, 2, 16, 16), ("skip", "bucket", "auto"))
-    skipped = gw.skip_closed_filters(net, "skip").skipped
-    assert [site.name for site in skipped if site.reason]
-    assert len(skipped) < len(net.sites), "another site is still skipped"
+    fast, _ = check_faster_forms(net, torch.randn(5, 2, 16, 16))
+    assert [site.name for site in fast.skipped if site.reason]
+    assert len(fast.skipped) < len(net.sites), "another site is still skipped"
 
 
 def needs_one_whole(net: Asking, x: Tensor) -> Tensor:
@@ -445,8 +444,8 @@ def needs_one_whole(net: Asking, x: Tensor) -> Tensor:
 
 def test_sites_that_are_safe_only_alone_are_not_narrowed_together() -> None:
     net = asked(needs_one_whole, {})
-    check_faster_forms(net, torch.randn(5, 2, 16, 16))
-    (site,) = gw.skip_closed_filters(net, "skip").skipped
+    fast, _ = check_faster_forms(net, torch.randn(5, 2, 16, 16))
+    (site,) = fast.skipped
     assert site.name == "second"
     assert site.reason.startswith("without them the network raises AssertionError")
 
@@ -461,8 +460,8 @@ def test_network_that_cannot_be_tried_stays_whole() -> None:
     net = asked(works_in_single_precision, {})
     net.backbone.ask = refuses_noise
     x = torch.rand(3, 2, 16, 16)
-    check_faster_forms(net, x)
-    reasons = {site.reason for site in gw.skip_closed_filters(net, "skip").skipped}
+    fast, _ = check_faster_forms(net, x)
+    reasons = {site.reason for site in fast.skipped}
     assert all("the network cannot be tried on noise: KeyError (KeyError: 'negative pixels')" in own for own in reasons)
 
 
@@ -470,6 +469,79 @@ def test_layer_with_a_computed_weight_stays_whole() -> None:
     backbone = Asking(calls_by_keyword).eval()
     prune.random_unstructured(backbone.first, "weight", 0.5)
     net = gw.GaterNet(backbone, gater=Scripted.of("01?"), example=torch.randn(2, 2, 16, 16)).eval()
-    check_faster_forms(net, torch.randn(5, 2, 16, 16))
-    (site,) = gw.skip_closed_filters(net, "skip").skipped
+    fast, _ = check_faster_forms(net, torch.randn(5, 2, 16, 16))
+    (site,) = fast.skipped
     assert site.reason == "first computes its weight at each call, and cannot run a part of its filters"
+
+
+class OwnConvolution(nn.Module):
+    """A convolution written with torch's functions."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.randn(outputs, inputs, 3, 3) / 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.kernels, padding=1)
+
+
+def own_convolutions() -> nn.Sequential:
+    return nn.Sequential(OwnConvolution(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), OwnConvolution(8, 3)).eval()
+
+
+@pytest.mark.situation(KIND)
+def test_convolutions_of_the_user_stay_whole() -> None:
+    net = gw.GaterNet(own_convolutions(), gater=Scripted.of("01?"), example=volumes(2, 2)).eval()
+    fast, _ = check_faster_forms(net, volumes(2, 5), "bucket")
+    assert [(site.name, site.reason) for site in fast.skipped] == [
+        ("0", "0 (OwnConvolution) has parameters for each channel")
+    ]
+    assert net.executed_macs(torch.zeros(1, net.gate_count)) == 0
+    with pytest.raises(InvalidValueError, match=r"gater='local' .* '0' is a OwnConvolution\. Leave it out with sites="):
+        gw.GaterNet(own_convolutions(), gater="local", example=volumes(2, 2))
+
+
+class Functional(nn.Module):
+    """Uses the weights of its first two layers itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.relus, self.last = nn.ModuleList([nn.ReLU() for _ in range(3)]), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, relu in zip((self.first, self.second), self.relus, strict=False):
+            x = relu(nn.functional.conv2d(x, layer.weight, layer.bias))
+        return self.last(self.relus[2](self.third(x)))
+
+
+@pytest.mark.situation(KIND)
+def test_weights_that_a_forward_uses_itself_have_no_gates() -> None:
+    net = gw.GaterNet(Functional().eval(), gater=Scripted.of("01?"), example=volumes(2, 2)).eval()
+    assert [site.name for site in net.sites] == ["third"]
+    assert {(own.name, own.reason) for own in net.skipped} >= {
+        (
+            f"relus.{number}",
+            "the network's own forward uses the weights of these filters itself; call a layer such as torch.nn.Conv2d",
+        )
+        for number in range(2)
+    }
+    check_faster_forms(net, volumes(2, 5))
+    assert net.executed_macs(torch.ones(1, 8)) == net.dense_macs
+
+
+def test_instance_norms_and_prelus_run_their_open_channels() -> None:
+    backbone = unet(3, ["other_norms"])
+    with torch.no_grad():
+        backbone[2][0].bias += 1
+        backbone[2][1].weight.uniform_(0.5, 1.5)
+        backbone[2][1].bias.normal_()
+        backbone[2][2].weight.normal_()
+        backbone[2][7].running_mean.normal_()
+    net = gw.GaterNet(backbone, gater=Scripted.of("01?"), example=volumes(3, 2)).eval()
+    fast, small = check_faster_forms(net, volumes(3, 5))
+    assert fast.skipped == ()
+    norms = [layer for layer in small.modules() if isinstance(layer, nn.InstanceNorm3d)]
+    producers = [small.get_submodule(f"backbone.2.{number}") for number in (0, 3, 6)]
+    assert [norm.num_features for norm in norms] == [layer.out_channels for layer in producers]
+    assert min(norm.num_features for norm in norms) < 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.gaternet import GaterNet
-from gatewise.insertion.insert import gates_in
+from gatewise.gates.registry import Gate
 from gatewise.insertion.meta_device import materialise_gates
 from gatewise.models.weights.layouts import LAYOUTS, Layout
 from gatewise.models.weights.prefixes import Prefix, prefixes, without_inserted
@@ -225,7 +225,7 @@ def _readings(
 ) -> Iterator[_Reading]:
     """Yield the readings of the names in a file; those with a prefix only if half of the network's names match."""
     for target, is_part in _targets(model):
-        gates = tuple(f"{path}." for path in gates_in(target))
+        gates = tuple(f"{path}." for path in _gate_paths(target))
         required = [without_inserted(name) for name in target.state_dict() if not name.startswith(gates or "\0")]
         found = prefixes([without_inserted(name) for name in names], required)
         for one in found if prefix is None else [Prefix(prefix, one.added) for one in found if not one.removed]:
@@ -285,10 +285,16 @@ def _fresh_gates(target: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     """Return the name prefixes of all gates of the kinds that are not in the weights at all."""
     names = tuple(names)
     kinds: dict[str, list[str]] = {}
-    for path in gates_in(target):
+    for path in _gate_paths(target):
         kinds.setdefault(path.rpartition(".")[2], []).append(f"{path}.")
     fresh = [paths for paths in kinds.values() if not any(name.startswith(tuple(paths)) for name in names)]
     return tuple(path for paths in fresh for path in paths)
+
+
+def _gate_paths(model: nn.Module) -> list[str]:
+    """Return every path of each gate; a child of two modules has two."""
+    names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    return [path for path, module in names.items() if isinstance(module, Gate)]
 
 
 def _check_layout_fits(what: Path | str, layout: Layout, model: nn.Module) -> None:
