@@ -159,7 +159,8 @@ class Setup:
 
     def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
         """Return the entries of `config.json` about images and classes."""
-        split = {} if dataset.division is None else {"split": dataset.division.details}
+        division = dataset.division
+        split = {"split": division.details} if division is not None and division.recorded else {}
         return {
             **split,
             "num_classes": self.task.outputs,
