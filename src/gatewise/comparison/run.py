@@ -136,7 +136,11 @@ def _compare(
         return read_json(out / RESULTS)
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
-    results = {**_results(recipe, task, finished, seeds, dataset.division), "failed": failed, "notes": dataset.notes}
+    results = {
+        **_results(recipe, task, finished, seeds, dataset.division),
+        "failed": failed,
+        "notes": list(dataset.notes),
+    }
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
     if ray is not False:
@@ -283,7 +287,11 @@ def _results(
         "precision": metrics[baseline][0]["precision"],
         "score": score,
         "validation_images": images[baseline].shape[1],
-        **({} if division is None else {"split": division.details, "leaks": division.leaks_by_split}),
+        **(
+            {}
+            if division is None or not division.recorded
+            else {"split": division.details, "leaks": division.leaks_by_split}
+        ),
         "environment": metrics[baseline][0]["environment"],
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,

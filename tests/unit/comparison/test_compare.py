@@ -130,7 +130,7 @@ def test_written_results_equal_returned_results(done: Comparison) -> None:
 def test_results_match_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
-        *("score", "variants", "failed"),
+        *("score", "variants", "failed", "notes", "constant"),
     }
     assert done.results["score"] == "accuracy"
     assert done.results["failed"] == {}
