@@ -76,7 +76,7 @@ def score_run(
     results, record = tally.results(), tally.record()
     mistakes = run.task.mistakes(record)
     names = [name for part in parts for name in _names(part)]
-    places = [(part, index) for part in parts for index in range(len(part.images or ()))]
+    places: list[Any] = [(part, index) for part in parts for index in range(len(part.images or ()))]
     found: dict[str, Any] = {
         "run": str(run.folder),
         "data": run.shown,

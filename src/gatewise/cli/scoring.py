@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from gatewise.analysis.score_page import classes_table, score_run, scores_table
 from gatewise.cli.app import Integer, Json, app, print_table
@@ -58,10 +59,10 @@ def evaluate(
     print(f"page: {page.resolve()}")
 
 
-def _confused(found: dict[str, object]) -> list[str]:
+def _confused(found: dict[str, Any]) -> list[str]:
     """Return the pairs of classes that are confused most, a line each."""
-    confusion = found.get("confusion")
-    if not isinstance(confusion, dict):
+    confusion: dict[str, Any] | None = found.get("confusion")
+    if confusion is None:
         return []
     names: list[str] = confusion["classes"]
     counts: list[list[int]] = confusion["counts"]

@@ -60,6 +60,7 @@ class BandImage:
 
     def shown(self) -> Any:
         """Return a PIL image in RGB: the colours, or the first three bands, or the first if there are two."""
-        if len(self.parts) < 3:
-            return self.parts[0].convert("RGB")
-        return picture_of(torch.cat([pixels_of(part) for part in self.parts[:3]]))
+        first, *others = self.parts
+        if len(others) < 2:
+            return first.convert("RGB")
+        return picture_of(torch.cat([pixels_of(part) for part in (first, *others[:2])]))

@@ -149,9 +149,7 @@ class Setup:
         if self.task.class_per_pixel:
             progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
         if is_pretrained(self.spec):
-            mean, std = (
-                ", ".join(f"{value:.1f}" for value in part.tolist()) for part in (self.initial.mean, self.initial.std)
-            )
+            mean, std = (_listed(part.tolist()) for part in (self.initial.mean, self.initial.std))
             progress.say(
                 f"pretrained {self.spec.model}: pixels normalised by mean {mean} and deviation {std} of 0 to 255, "
                 f"learning rate {self.schedule.lr:g}; --lr sets another"
@@ -174,6 +172,10 @@ class Setup:
             "pixels": dataclasses.asdict(dataset.pixel_format),
             **self.task.stored(),
         }
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def build(

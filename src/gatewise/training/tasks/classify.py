@@ -119,7 +119,7 @@ class Classification(Task):
         """Return the images with a wrong class, those with the most certain answer first."""
         if "predictions" not in record:
             return []
-        wrong = (record["predictions"] != record["labels"]).nonzero().flatten().tolist()
+        wrong = [int(index) for index in (record["predictions"] != record["labels"]).nonzero()]
         found = [
             Mistake(
                 index,
@@ -162,7 +162,7 @@ class _ClassificationResults(BatchResults):
         record = self.record()
         pairs, once = torch.stack([record["predictions"], record["labels"]], 1), torch.ones(1, len(record["labels"]))
         found, total, _ = class_counts(pairs, once.double(), len(self.classes))
-        shares: list[float] = (found / total)[0].tolist()
+        shares = [float(share) for share in (found / total)[0]]
         recall = {name: None if share != share else share for name, share in zip(self.classes, shares, strict=True)}
         return {
             ACCURACY.name: float(self.accuracy.compute()),

@@ -258,7 +258,7 @@ def overlap_score(score: Score, binary: bool, values: Tensor, counts: Tensor) ->
     >>> [round(float(overlap_score(score, False, values, once)), 3) for score in (_MEAN_IOU, _DICE, _PIXEL_ACCURACY)]
     [0.625, 0.762, 0.8]
     """
-    drawn: Tensor = (counts @ values.double().flatten(1)).unflatten(-1, values.shape[1:])
+    drawn = (counts @ values.double().flatten(1)).reshape(len(counts), *values.shape[1:])
     common, either = drawn[..., 0], drawn[..., 1]
     if score is _PIXEL_ACCURACY:
         return 2 * common.sum(-1) / (common + either).sum(-1)
