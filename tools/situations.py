@@ -43,16 +43,17 @@ def described(mark: str, test: str, parameters: set[tuple[str, ...]]) -> tuple[s
     """Return kind and members of one test, from the ids of its parameters.
 
     >>> described("masks: soft edges", "test_soft_masks", {()}), described("masks", "test_soft_masks", {()})
-    (('masks', ['soft edges']), ('masks', ['soft masks']))
+    (('Masks', ['soft edges']), ('Masks', ['soft masks']))
     >>> described("files with a prefix", "test_prefix", {("module.",), ("ema",)})
-    ('files with a prefix', ['ema', 'module.'])
+    ('Files with a prefix', ['ema', 'module.'])
 
     If all combinations of several parameters are tested, each is listed once:
 
     >>> described("layers", "test_layers", {("gct", "copied"), ("gct", "frozen"), ("se", "copied"), ("se", "frozen")})
-    ('layers', ['copied, frozen (each with gct, se)'])
+    ('Layers', ['copied, frozen (each with gct, se)'])
     """
     kind, _, member = mark.rstrip(".").partition(": ")
+    kind = kind[:1].upper() + kind[1:]
     if parameters == {()}:
         return kind, [member or test.removeprefix("test_").replace("_", " ")]
     columns = sorted((sorted(set(column)) for column in zip(*parameters, strict=True)), key=len, reverse=True)

@@ -578,8 +578,8 @@ def test_copy_has_independent_gates(gater: str, duplicate: Callable[[Any], Any])
     assert not torch.equal(other(images()), expected)
 
 
-@pytest.mark.situation("The whole network is trained in 16 bits.")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.situation("The whole network is converted to another precision")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_budget_counts_steps_in_every_precision(dtype: torch.dtype) -> None:
     """In bfloat16, 256 + 1 is 256: the target would stop falling."""
     net = nn.ModuleList([controller()]).to(dtype)
