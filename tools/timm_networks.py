@@ -246,7 +246,9 @@ def summary(content: dict[str, Any]) -> str:
             if each["result"] not in {"ok", NOT_TRIED}:
                 reasons.setdefault(f"{step}, {each['result']}: {_reason(each.get('remark', ''))}", []).append(model)
     minutes = sum(row.get("seconds", 0) for row in rows) / 60
-    return f"""`tools/timm_networks.py` tries the smallest network of each of timm's {len(rows)} architecture modules:
+    every = content["modules"]
+    which = f"each of timm's {every}" if len(rows) == every else f"{len(rows)} of timm's {every}"
+    return f"""`tools/timm_networks.py` tries the smallest network of {which} architecture modules:
 `gct` before every convolution, a forward, a plain checkpoint, `undo`; `se` at `residual_end` or `inner`; a GaterNet
 with all gates open, with random gates skipped, and compacted. [Rows](results/timm/networks.json), written in
 {minutes:.0f} minutes on one thread with timm {where["timm"]} and torch {where["torch"].partition("+")[0]}:
@@ -289,7 +291,12 @@ def main() -> None:
         if module in rows and not (options.again and verdict(rows[module]) != "ok"):
             continue
         rows[module] = row_of(module, options.limit)
-        content = {"command": "python tools/timm_networks.py", "environment": _environment(), "rows": _sorted(rows)}
+        content = {
+            "command": "python tools/timm_networks.py",
+            "environment": _environment(),
+            "modules": len(timm.list_modules()),
+            "rows": _sorted(rows),
+        }
         write_json(options.out, content)
         print(f"{module}: {rows[module].get('model')} {verdict(rows[module])}", flush=True)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import gatewise as gw
-from gatewise.analysis.explanation import explain
+from gatewise.analysis.explanation import explain_runs
 from gatewise.exporting import export_run
 from gatewise.exporting.model_card import model_card
 from gatewise.exporting.prediction import Predictor, predict
@@ -96,7 +96,7 @@ def test_exported_file_gives_logits_or_numbers_in_their_unit(run: Run, tmp_path:
 
 @pytest.mark.slow
 def test_page_shows_gates_without_classes_of_images(run: Run, tmp_path: Path) -> None:
-    text = explain([run.folder], tmp_path / "page.html").read_text()
+    text = explain_runs([run.folder], tmp_path / "page.html").read_text()
     assert run.score.title in text
     assert "by class" not in text.lower().replace("by class of", "")
 

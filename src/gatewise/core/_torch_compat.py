@@ -191,7 +191,7 @@ def has_meta_tensors(module: nn.Module) -> bool:
 
 
 class MoveObserver(nn.Module):
-    """A module that is told when its parameters are moved or converted, also by a parent's `to` and `to_empty`."""
+    """A module with methods that are called when its parameters are moved or converted, also by a parent."""
 
     def before_move(self) -> None:
         """Raise to prevent the move."""
@@ -213,6 +213,25 @@ class MoveObserver(nn.Module):
             """Call `before_move` first; the public method sees calls on this module only."""
             self.before_move()
             return super().to(*args, **named)
+
+
+# Buffers of higher precision than the network's: gaternet/budget.py
+
+
+class Float32Buffers(nn.Module):
+    """A module whose own buffers stay at least in float32 when its parent is converted to 16 bits.
+
+    If a release of torch does not call `_apply`, the buffers follow the parent's precision.
+    """
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            now: Tensor = getattr(self, name)
+            if now.dtype != torch.promote_types(now.dtype, torch.float32):
+                setattr(self, name, buffer.to(now.device, torch.float32))
+        return self
 
 
 # Outputs of networks as nested lists, tuples and dicts: inference/merging.py

@@ -160,7 +160,7 @@ def predict(
         mean: mean of each channel that is subtracted from pixels of 0 to 255.
         std: standard deviation of each channel by which they are divided.
         image_size: (height, width) to which images are scaled and cropped; for segmentation the shorter side is scaled.
-        task: "classify" (the default) or "segment".
+        task: name of a task, "classify" (the default) or "segment" for example.
 
     Yields:
         "image", and "classes" (probability by name) for classification, or "mask", "overlay" (paths) and "shares"

@@ -1,12 +1,10 @@
 """Loss terms for open gates: a fixed price (`Sparsity`), or a controlled one that meets a target (`Budget`)."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
+from gatewise.core._torch_compat import Float32Buffers
 from gatewise.gaternet.hooks import recomputing
-from gatewise.gates.functional import at_least_float32
 
 _INITIAL_STATE = [0.0, 0.0, 1.0]  # number of steps, integral part of the price, mean open fraction
 
@@ -24,23 +22,10 @@ def _over_processes(mean: Tensor) -> Tensor:
     return mean
 
 
-class _Price(nn.Module):
-    """A loss term for open gates that stays in float32 in a network of 16 bits, where a budget would stop counting."""
+class Sparsity(Float32Buffers):
+    """The paper's loss term: `weight` times the mean gate, weighted by `share` (equal, or by multiply-adds)."""
 
     share: Tensor
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Price":
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
-            now: Tensor = getattr(self, name)
-            if now.dtype != at_least_float32(now.dtype):
-                setattr(self, name, buffer.to(now.device, at_least_float32(now.dtype)))
-        return self
-
-
-class Sparsity(_Price):
-    """The paper's loss term: `weight` times the mean gate, weighted by `share` (equal, or by multiply-adds)."""
 
     def __init__(self, share: Tensor, weight: float) -> None:
         super().__init__()
@@ -56,7 +41,7 @@ class Sparsity(_Price):
         return Sparsity(share / share.sum(), self.weight * float(share.sum()))
 
 
-class Budget(_Price):
+class Budget(Float32Buffers):
     """A price of open gates that a controller adjusts until the open fraction equals the target.
 
     The open fraction is sum(g m) / sum(m), with m the multiply-adds of each gate's filters (`share` is m / sum(m)). The
@@ -66,9 +51,11 @@ class Budget(_Price):
     training (`schedule` sets its steps; 1,000 steps without it). In a distributed training the open fraction is the
     mean over all processes.
 
-    The state is a buffer, so that a resumed training continues with the same price.
+    The state is a buffer, so that a resumed training continues with the same price; it stays in float32, since in
+    bfloat16 the number of steps would not exceed 256.
     """
 
+    share: Tensor
     state: Tensor
 
     def __init__(self, share: Tensor, target: float, *, proportional: float = 20.0, integral: float = 0.05) -> None:

@@ -35,12 +35,14 @@ class _InitialisesGates(nn.Module):
     """A network with `_init_weights(module)`, which transformers calls for each module after a file was read."""
 
     def _init_weights(self, module: Any) -> None:
-        if not isinstance(module, Gate):
+        gates = (gate for gate in self.modules() if isinstance(gate, Gate))
+        gate = next((gate for gate in gates if any(part is module for part in gate.modules())), None)
+        if gate is None:
             super()._init_weights(module)  # type: ignore[misc]
-        elif not has_meta_tensors(module):
-            tensors = (*module.parameters(), *module.buffers())
+        elif not has_meta_tensors(gate):  # also for a part of it: modules without tensors of their own may be left out
+            tensors = (*gate.parameters(), *gate.buffers())
             loaded = [(tensor, tensor.detach().clone()) for tensor in tensors if getattr(tensor, _LOADED, False)]
-            module.reset_parameters()
+            gate.reset_parameters()
             with torch.no_grad():
                 for tensor, value in loaded:
                     tensor.copy_(value)

@@ -4,9 +4,6 @@ from mutants import drop_call, remove, replace
 
 CHANGES = {
     "gaternet/budget.py": {
-        "_Price._apply": {
-            "a budget counts in 16 bits": replace("before.items()", "()"),
-        },
         "Budget.of_some": {
             "the budget forgets what is always open": replace(
                 "self.target - float(self.share[always_open].sum())", "self.target"

@@ -111,6 +111,9 @@ CHANGES = {
         "version_of": {
             "in-place changes are not noticed": replace("getattr(x, '_version', math.nan)", "0"),
         },
+        "Float32Buffers._apply": {
+            "a budget counts in 16 bits": replace("before.items()", "()"),
+        },
         "MoveObserver._apply": {
             "moves are not noticed": remove("self.before_move()"),
         },

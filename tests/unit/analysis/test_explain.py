@@ -293,7 +293,7 @@ METRICS = {
         ),
         ("metrics.json", b'{"accuracy": 0.5', "is not valid JSON"),
         ("metrics.json", b"\xff\xfe", "is not UTF-8 text"),
-        ("log.jsonl", b'{"epoch": 1}\n', "line 1: the content has no 'train_accuracy', got 'epoch'"),
+        ("log.jsonl", b'{"epoch": 1}\n', "line 1: the content has no 'images_per_second', got 'epoch'"),
         (
             "log.jsonl",
             b'{"epoch": 1, "train_accuracy": 0.5, "images_per_second": 9}\n',

@@ -383,6 +383,22 @@ def test_in_place_changes_are_counted() -> None:
     )
 
 
+class Counting(_torch_compat.Float32Buffers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.tensor([257.0]))
+
+
+@pytest.mark.parametrize("convert", ["half", "bfloat16", "double", "float"])
+def test_buffers_stay_at_least_in_float32(convert: str) -> None:
+    parent = nn.Sequential(nn.Linear(1, 1), Counting())
+    getattr(parent, convert)()
+    expected = torch.float64 if convert == "double" else torch.float32
+    assert parent[1].steps.dtype == expected, broken("nn.Module._apply", COMPAT)
+    assert parent[1].steps.item() == 257
+    assert parent[0].weight.dtype != torch.float32 or convert == "float"
+
+
 class Fixed(_torch_compat.MoveObserver):
     """A layer that cannot be moved."""
 

@@ -271,7 +271,7 @@ def classifier(axes: int) -> nn.Module:
 
 
 @pytest.mark.situation("GaterNets of signals and volumes, from an example alone")
-@pytest.mark.parametrize("gater", ["light", "local"])
+@pytest.mark.parametrize("gater", ["light", "local"], ids=["light gater", "local gater"])
 @pytest.mark.parametrize("axes", [1, 3], ids=["signals", "volumes"])
 def test_gaters_of_any_rank(axes: int, gater: str) -> None:
     torch.manual_seed(0)
@@ -489,7 +489,7 @@ def own_convolutions() -> nn.Sequential:
     return nn.Sequential(OwnConvolution(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), OwnConvolution(8, 3)).eval()
 
 
-@pytest.mark.situation(KIND)
+@pytest.mark.situation(f"{KIND}: convolutions with torch's functions")
 def test_convolutions_of_the_user_stay_whole() -> None:
     net = gw.GaterNet(own_convolutions(), gater=Scripted.of("01?"), example=volumes(2, 2)).eval()
     fast, _ = check_faster_forms(net, volumes(2, 5), "bucket")
@@ -515,7 +515,7 @@ class Functional(nn.Module):
         return self.last(self.relus[2](self.third(x)))
 
 
-@pytest.mark.situation(KIND)
+@pytest.mark.situation(f"{KIND}: weights that the forward uses itself")
 def test_weights_that_a_forward_uses_itself_have_no_gates() -> None:
     net = gw.GaterNet(Functional().eval(), gater=Scripted.of("01?"), example=volumes(2, 2)).eval()
     assert [site.name for site in net.sites] == ["third"]

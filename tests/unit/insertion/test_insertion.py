@@ -819,5 +819,5 @@ def test_insertion_repr_is_one_line() -> None:
 
 
 def test_network_without_place_error_uses_words_of_gate() -> None:
-    with pytest.raises(InvalidValueError, match=r"no place for se in Sequential .* for example se@before_conv"):
+    with pytest.raises(InvalidValueError, match=r"no place for se in Sequential.* that it has: se@before_conv \(1\)"):
         gw.insert_gates(nn.Sequential(nn.Conv2d(3, 8, 3)), "se")

@@ -89,7 +89,7 @@ def test_gates_have_initial_values(tmp_path: Path, gate: str, fill: Callable[...
 
 
 @pytest.mark.situation("gates of a network on the meta device follow the type of its weights")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
 def test_gates_follow_type_of_weights(dtype: torch.dtype) -> None:
     plain, net = plain_net().to(dtype), on_meta("gct")
     net.load_state_dict(plain.state_dict(), assign=True)
@@ -154,7 +154,7 @@ def test_gate_without_initial_values_is_named() -> None:
 @pytest.mark.situation("places are found in a network without values")
 @pytest.mark.parametrize("place", ["inner", "residual_end", "stage_end"])
 @pytest.mark.parametrize("buffers", ["on meta", "with values"])
-@pytest.mark.parametrize("example", [None, X])
+@pytest.mark.parametrize("example", [None, X], ids=["guessed input", "given input"])
 def test_places_in_network_without_values(place: str, buffers: str, example: Tensor | None) -> None:
     expected = gw.insert_gates(plain_net(), "se", place=place, example=X).names
     net = plain_net()
@@ -185,7 +185,7 @@ class Pretrained(nn.Module):
             if module.bias is not None:
                 nn.init.normal_(module.bias)
 
-    def load(self, weights: dict[str, Tensor]) -> None:
+    def load(self, weights: dict[str, Tensor], owners_only: bool) -> None:
         for path, module in self.named_modules():
             for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 key = f"{path}.{name}"
@@ -195,25 +195,27 @@ class Pretrained(nn.Module):
         read = {path for path, module in self.named_modules() if any(key.startswith(f"{path}.") for key in weights)}
         with torch.no_grad():
             for path, module in reversed(list(self.named_modules())):  # children first
-                if path not in read or isinstance(module, Gate):
+                is_owner = next(module.parameters(recurse=False), None) is not None
+                if (path not in read or isinstance(module, Gate)) and (is_owner or not owners_only):
                     self._init_weights(module)
 
 
 @pytest.mark.situation("a loader that initialises the modules that a file lacks gives gates their own initial values")
+@pytest.mark.parametrize("owners_only", [False, True], ids=["every module", "modules with parameters"])
 @pytest.mark.parametrize("gate", ["gct", "gc", "nl"])
-def test_loader_by_modules(gate: str) -> None:
+def test_loader_by_modules(gate: str, *, owners_only: bool) -> None:
     plain = plain_net()
     with torch.device("meta"):
         net = Pretrained()
         insertion = gw.insert_gates(net, gate)
     own_class = type(net)
-    net.load({f"body.{name}": tensor for name, tensor in plain.state_dict().items()})
+    net.load({f"body.{name}": tensor for name, tensor in plain.state_dict().items()}, owners_only)
     assert torch.equal(net.eval().body(X), plain(X))
     trained = {name: torch.full_like(t, 0.25) if gate in name.split(".") else t for name, t in net.state_dict().items()}
     with torch.device("meta"):
         other = Pretrained()
         gw.insert_gates(other, gate)
-    other.load(trained)
+    other.load(trained, owners_only)
     assert all(torch.equal(tensor, trained[name]) for name, tensor in other.state_dict().items())
     insertion.undo()
     assert type(net) is Pretrained

@@ -135,7 +135,9 @@ def test_own_attention_modules_load(tmp_path: Path, layer: str, gate: str) -> No
 
 
 @pytest.mark.situation("a segmenter starts from a classifier's file of any trainer")
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "backbone."], ids=["no prefix", "module.", "model.", "backbone."]
+)
 def test_segmenter_starts_from_any_file(tmp_path: Path, prefix: str) -> None:
     net = gw.make_segmenter("resnet10t", num_classes=3)
     plain = shaken(timm.create_model("resnet10t", num_classes=5))
@@ -167,7 +169,7 @@ def test_prefix_is_removed(tmp_path: Path, prefix: str) -> None:
 
 
 @pytest.mark.situation("a network inside a module loads the file of the plain network")
-@pytest.mark.parametrize("prefix", ["", "module.", "student."])
+@pytest.mark.parametrize("prefix", ["", "module.", "student."], ids=["no prefix", "module.", "student."])
 def test_prefix_of_network_is_added(tmp_path: Path, prefix: str) -> None:
     plain = shaken(Net())
     net = Around(Around(Net()))
@@ -186,7 +188,7 @@ def test_wrapped_network_loads_plain_file(tmp_path: Path, wrap: Callable[[nn.Mod
     assert has_weights_of(net, plain)
 
 
-@pytest.mark.situation("only the network is taken from a file that has other networks and losses beside it")
+@pytest.mark.situation("only the network is taken from a file that has other networks and losses next to it")
 @pytest.mark.parametrize("copy", ["teacher.", "ema_model.module.", "model_ema.", "momentum_encoder.", "encoder_k."])
 def test_copies_are_left_out(tmp_path: Path, copy: str) -> None:
     plain, other, net = shaken(Net()), shaken(Net(), seed=5), gated()
@@ -225,7 +227,7 @@ def test_several_networks_need_a_choice(tmp_path: Path) -> None:
         gw.load_weights(net, file, prefix="up.")
 
 
-def test_file_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_network_is_rejected(tmp_path: Path) -> None:
     file = saved({"vgg.0.kernel": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(GatewiseError, match=r"missing \(8\).*unexpected \(1\): vgg\.0\.kernel"):
         gw.load_weights(gated(), file)
@@ -243,7 +245,7 @@ class Parts(nn.Module):
 
 @pytest.mark.situation("the file of a network with a part in a wrapper of torch loads into the plain network")
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "torch.compile"])
-@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("prefix", ["", "model."], ids=["no prefix", "model."])
 def test_wrapped_part_of_a_network(tmp_path: Path, wrap: Callable[[nn.Module], nn.Module], prefix: str) -> None:
     trained, net = shaken(Parts(wrap)), Parts(lambda part: part)
     weights = with_prefix(prefix, trained.state_dict())
@@ -341,7 +343,11 @@ PATH_CLASS = f"{type(Path()).__module__}.{type(Path()).__qualname__}"
 
 @pytest.mark.situation("a network that was saved as an object gives its weights")
 @pytest.mark.parametrize("old_format", [False, True], ids=["zip", "before torch 1.6"])
-@pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel, lambda net: {"model": net, "epoch": 2}])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda net: net, nn.DataParallel, lambda net: {"model": net, "epoch": 2}],
+    ids=["alone", "in DataParallel", "in a trainer's dictionary"],
+)
 def test_whole_network_in_file(tmp_path: Path, wrap: Callable[[nn.Module], Any], *, old_format: bool) -> None:
     plain, net = shaken(Net()), gated()
     plain.register_buffer("scratch", torch.ones(2), persistent=False)
@@ -359,7 +365,7 @@ def test_whole_network_in_file(tmp_path: Path, wrap: Callable[[nn.Module], Any],
         *(torch.bool, torch.complex64, torch.complex128, torch.uint16, torch.float8_e4m3fn),
     ],
 )
-def test_tensors_beside_objects_are_exact(tmp_path: Path, dtype: torch.dtype, *, old_format: bool) -> None:
+def test_tensors_next_to_objects_are_exact(tmp_path: Path, dtype: torch.dtype, *, old_format: bool) -> None:
     """Views, shared storages, empty tensors and parameters, of every dtype."""
     from gatewise.models.weights.inert_pickle import read_inertly
 

@@ -160,11 +160,11 @@ def _one_row_each(
         return rows, labels
     merged = list(labels)
     for same in of_file.values():
-        different = list(
-            dict.fromkeys(labels[row] if isinstance(labels[row], str | tuple) else str(labels[row]) for row in same)
-        )
-        if len(different) > 1:
-            merged[same[0]] = [part for label in different for part in (label if isinstance(label, tuple) else [label])]
+        several = [isinstance(labels[row], list | tuple) for row in same]
+        parts: list[Any] = []
+        for row, is_list in zip(same, several, strict=True):
+            parts += [part for part in (labels[row] if is_list else [labels[row]]) if part not in parts]
+        merged[same[0]] = tuple(parts) if any(several) or len(parts) > 1 else parts[0]
     again = counted(len(rows) - len(of_file), "row")
     location.say(f"{again} of images that have another row: the labels of an image are put together")
     return [same[0] for same in of_file.values()], merged

@@ -12,6 +12,7 @@ import pickle
 import struct
 import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -86,7 +87,8 @@ class _Unpickler(pickle._Unpickler):
         self.classes = classes
 
     def find_class(self, module: str, name: str) -> type[Record]:
-        path = f"{module}.{name}"
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+        path = f"{module}.{name}"  # pickles for Python 2, as torch writes them, have its names
         if module.partition(".")[0] in _PROGRAMS or path in _PROGRAMS:
             raise pickle.UnpicklingError(f"it names {path}, which runs programs")
         if path not in self.classes:
