@@ -61,7 +61,10 @@ print(losses[0] == losses[1], losses[1] != losses[2])
         ),
         ({"task": "ordinal", "mixup": 0.2}, "mixup is 0.2, but task ordinal does not use it"),
         ({"task": "ordinal:width=0"}, "width must be between 0.01 and 100, got 0"),
-        ({"task": "ordnal"}, "unknown task 'ordnal'; expected one of 'classify', 'ordinal', 'segment'"),
+        (
+            {"task": "ordnal"},
+            "unknown task 'ordnal'; expected one of 'classify', 'multilabel', 'ordinal', 'regress', 'segment'",
+        ),
         ({"task": "segment:crop_size=32"}, "crop_size is an option of the recipe, not of task"),
     ],
 )

@@ -325,7 +325,7 @@ def test_interrupted_training_ends_as_uninterrupted_one(recipe: Recipe, tmp_path
         ({"model": "resnet18:output_stride=4"}, "output_stride 4"),
         ({"gate": "se@inside"}, "unknown place 'inside'"),
         ({"crop_size": 16, "augmentation": "flip"}, "crop_size is 16, but augmentation 'flip' has no crop"),
-        ({"class_weights": "balanced"}, "unknown class_weights 'balanced'"),
+        ({"class_weights": "balanced"}, "unknown class_weights of task segment 'balanced'"),
         ({"crop_size": 2}, "crop_size must be at least 4"),
         ({"task": "detect"}, "unknown task 'detect'"),
     ],
@@ -645,7 +645,9 @@ def test_classes_are_printed_before_first_epoch(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(dataclasses.replace(recipe, epochs=1), tmp_path / "run", progress=Progress())
-    assert capsys.readouterr().err.startswith("classes of pixels, 3: wall, disc, square\n")
+    before, _, after = capsys.readouterr().err.partition("classes of pixels, 3: wall, disc, square\n")
+    assert "epoch 1/1" not in before
+    assert "epoch 1/1" in after
 
 
 def test_salient_object_masks_are_foreground_and_background(tmp_path: Path) -> None:
