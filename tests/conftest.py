@@ -29,6 +29,9 @@ def what_stays_is_no_garbage() -> None:
     gc.freeze()
 
 
+collect_ignore = ["support/ultralytics_in_process.py"]  # a program that needs arguments and closes the network
+
+
 @pytest.fixture(autouse=True, scope="session")
 def moments_suffice() -> Iterator[None]:
     """Time one call per round: no test depends on speed, and longer rounds would add up to minutes."""

@@ -64,7 +64,7 @@ def test_insert_and_undo_leave_network_unchanged(network: Network) -> None:
         assert line in PAGE.read_text().splitlines(), "docs/networks.md is stale: run make docs"
     for place, found in zip(place_names(marked=False), line.strip("| ").split(" | ")[2:], strict=True):
         if found.partition(" ")[0] == "0":
-            with pytest.raises(ValueError, match=rf"no place for gct@{place} in .*Choose another place"):
+            with pytest.raises(ValueError, match=rf"no place for gct@{place} in .*Choose a place .*: gct@before_conv"):
                 gw.insert_gates(graph, "gct", place=place)
             continue
         insertion = gw.insert_gates(graph, "gct", place=place)

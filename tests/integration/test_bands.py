@@ -54,7 +54,7 @@ def test_prediction_reads_bands_and_ranges_as_the_training_did(run: Run) -> None
 
 
 def test_exported_files_have_bands_and_ranges(run: Run) -> None:
-    assert _details(run, "masked")["pixels"] == run.config["pixels"]
+    assert _details(run)["pixels"] == run.config["pixels"]
 
 
 def test_files_of_other_bands_are_rejected(run: Run) -> None:

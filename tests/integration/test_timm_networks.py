@@ -16,8 +16,9 @@ def test_no_architecture_gives_a_wrong_result() -> None:
     tried = [row["module"] for row in CONTENT["rows"]]
     assert len(tried) == len(set(tried)) >= 59
     if CONTENT["environment"]["timm"] == timm.__version__:
-        assert set(tried) <= set(timm.list_modules())
-        assert CONTENT["modules"] == len(timm.list_modules())
+        architectures = set(timm.list_modules()) - {"presets"}  # as gatewise.presets registers its names
+        assert set(tried) <= architectures
+        assert CONTENT["modules"] == len(architectures)
     assert all(list(row["steps"]) == list(STEPS) for row in CONTENT["rows"])
     assert [row["model"] for row in CONTENT["rows"] if verdict(row) == "wrong result"] == []
     assert "| skip |" in summary(CONTENT)

@@ -1,5 +1,6 @@
 """`gatewise train` in a separate process."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,5 +16,5 @@ def start(out: Path, *more: str, epochs: int = 4) -> subprocess.Popen[str]:
 
 def wait_for_an_epoch(process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
-    while "epoch" not in process.stderr.readline():
+    while not re.search(r"epoch \d+/", process.stderr.readline()):
         assert process.poll() is None

@@ -42,6 +42,7 @@ def train_on_cluster(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    on_connected: Callable[[], None] = lambda: None,
 ) -> dict[Path, str]:
     """Train every recipe into its folder, and return the reasons of failed runs.
 
@@ -51,6 +52,7 @@ def train_on_cluster(
             RAY_ADDRESS; if it is not set, Ray is started on this machine and stopped at the end.
         workers: processes per run that decode images; None takes the number of processors per GPU, less one.
         progress: where to show progress; None shows nothing.
+        on_connected: called before the first training.
 
     Returns:
         The reasons of failed runs by folder.
@@ -69,6 +71,7 @@ def train_on_cluster(
     own = not ray.is_initialized()
     if own:
         _connect(ray, address)
+    on_connected()
     try:
         with Interruption() as interruption:  # after ray.init, which installs its own signal handlers
             return _Runs(ray, todo, len(recipes), workers, progress or Progress(quiet=True)).finish(interruption)

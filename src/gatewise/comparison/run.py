@@ -6,7 +6,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,16 @@ def _compare(
         processes.on_main_process(partial(dataset.division.record, out))
     task = recipe.task_spec.make(dataset.classes)
     constant = constant_answer(task, dataset)
-    for line in first_facts(dataset, recipe.sections().optimisation) + ([constant.sentence] if constant else []):
-        progress.say(line)
+
+    def say_facts() -> None:
+        for line in first_facts(dataset, recipe.sections().optimisation) + ([constant.sentence] if constant else []):
+            progress.say(line)
+
     if ray is False:
+        say_facts()
         failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
     else:
-        failed = _train_on_cluster(runs, recipes, ray if isinstance(ray, str) else None, workers, progress)
+        failed = _train_on_cluster(runs, recipes, ray if isinstance(ray, str) else None, workers, progress, say_facts)
     if len(failed) == len(runs):
         raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     if not processes.is_main:
@@ -182,10 +186,11 @@ def _train_on_cluster(
     address: str | None,
     workers: int | None,
     progress: Progress,
+    on_connected: Callable[[], None],
 ) -> dict[str, str]:
     """Train all runs on a Ray cluster, ordered by seed, and return the reason of failure by choice."""
     ordered = {folder: recipes[folder] for folders in zip(*runs.values(), strict=True) for folder in folders}
-    reasons = train_on_cluster(ordered, address, workers=workers, progress=progress)
+    reasons = train_on_cluster(ordered, address, workers=workers, progress=progress, on_connected=on_connected)
     return {
         recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}" for folder, reason in reversed(reasons.items())
     }

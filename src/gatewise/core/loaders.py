@@ -29,6 +29,7 @@ def batches_of(loader: Loader | Tensor, owner: str = "a loader") -> Iterator[tup
         InvalidTypeError: `loader` is not iterable, or a batch has no images.
         InvalidValueError: images have no batch axis, or a dict has several tensors that could be the images.
 
+    >>> import torch
     >>> images, labels = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
     >>> [(tuple(x.shape), y) for x, y in batches_of([(images, labels), {"pixel_values": images}])]
     [((2, 3, 4, 4), tensor([0, 1])), ((2, 3, 4, 4), None)]
@@ -65,6 +66,7 @@ def first_batches(
     Raises:
         InvalidValueError: the loader has no images, or as `batches_of`.
 
+    >>> import torch
     >>> [len(images) for images, _ in first_batches([torch.zeros(4, 3, 2, 2)] * 9, 6)]
     [4, 2]
     """

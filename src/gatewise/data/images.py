@@ -177,7 +177,7 @@ class Dataset:
         validation: validation images.
         padding: largest shift of training images, in pixels and in each direction.
         flip: whether horizontal flips keep the label valid (not so for digits).
-        pixel_format: how files of images become channels.
+        pixel_format: how files of images become channels; None for images that are no files.
         test: images that are scored once, after the training; None if there are none.
         labels: what a label is.
         notes: what was found and left out while reading, a line each.
@@ -190,7 +190,7 @@ class Dataset:
     validation: Images | EncodedImages
     padding: int
     flip: bool
-    pixel_format: PixelFormat = RGB
+    pixel_format: PixelFormat | None = None
     test: Images | EncodedImages | None = None
     labels: Kind = "class"
     notes: tuple[str, ...] = ()

@@ -61,10 +61,11 @@ class Places:
     runs at every call of its layer, so a layer that is called several times has a place only if each of its calls is
     one of the spots, for the same channels.
 
-    >>> conv, relu = (Spot(Place(name, "output", 8, 2), name, calls, ()) for name, calls in [("conv", 1), ("relu", 2)])
+    >>> conv = Spot(Place("conv", "output", 8, 2), "conv", 1, ())
+    >>> first, second = (Spot(Place("relu", "output", 8, 2), call, 2, ()) for call in ("relu", "relu@1"))
     >>> places = Places()
-    >>> places.take([relu, conv], "relu", "no layer ends there")
-    >>> places.take([relu], "relu", "no layer ends there")
+    >>> places.take([first, conv], "relu", "no layer ends there")
+    >>> places.take([second], "relu", "no layer ends there")
     >>> places.take([], "add", "no layer ends there")
     >>> [place.layer for place in places.settled().found], places.skipped
     (['relu'], [Skipped(name='add', reason='no layer ends there')])

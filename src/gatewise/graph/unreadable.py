@@ -15,7 +15,7 @@ def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]]) -> str:
         failures: the exceptions of torch.export and torch.fx, by the shapes of the tensors that the network was given.
 
     >>> why_unreadable({((2, 3, 8, 8),): [ValueError("a data-dependent expression")]})[:64]
-    '(on (2, 3, 8, 8): computed values decide which layers run). Selec'
+    '(on (2, 3, 8, 8): computed values decide which layers run). Sele'
     """
     if not failures:
         guess = "(it has no convolution, from which an input could be guessed)"

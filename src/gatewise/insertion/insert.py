@@ -164,7 +164,7 @@ def insert_gates(
         places = tuple(candidate for candidate, reason in reasons if reason is None)
         if not places:
             by_type = before is not None or after is not None
-            raise errors.InvalidValueError(why_no_place(graph, one.text, by_type, all_places, left_out, include))
+            raise errors.InvalidValueError(why_no_place(graph, one.full_text, by_type, all_places, left_out, include))
         found.append((one, places))
         skipped += [*all_places.skipped, *left_out]
     what = " + ".join(f"{one.text} {_where(one.place, before, after)}" for one in wanted)
@@ -208,6 +208,11 @@ class _Wanted:
     asked: str | None  # place that was asked for
     place: str | None  # that or the one of the gate's paper
     make: Callable[..., Gate]
+
+    @property
+    def full_text(self) -> str:
+        """The text with the place, if one was asked for."""
+        return f"{self.text}@{self.asked}" if self.asked else self.text
 
 
 def _wanted(gate: str | GateChoice | type[Gate], place: str | None, options: dict[str, Any]) -> list[_Wanted]:

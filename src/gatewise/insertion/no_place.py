@@ -18,7 +18,7 @@ def why_no_place(
 
     Args:
         graph: of the network.
-        gate: the gate, without its place.
+        gate: the gate, with its place if one was asked for.
         by_type: whether layer types were given instead of a place.
         candidates: the places that were found before the selection, and the skipped layers.
         left_out: the places that the selection leaves out, with reasons.
@@ -68,7 +68,7 @@ def _advice(graph: Graph, gate: str) -> str:
     kinds = [place_kind(name) for name in place_names(marked=False)]
     known = [kind.name for kind in kinds if "operations" in vars(graph) or not kind.needs_graph]
     found: dict[str, list[Place]] = {name: find_places(graph, name).found for name in known}
-    others = [f"{gate}@{name} ({len(places)})" for name, places in found.items() if places]
+    others = [f"{gate.partition('@')[0]}@{name} ({len(places)})" for name, places in found.items() if places]
     if others:
         return f"Choose a place that it has: {', '.join(others)}; or layers by type, with before= or after=."
     return (

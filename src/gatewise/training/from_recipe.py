@@ -20,6 +20,7 @@ from gatewise.core.files import check_writable
 from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
+from gatewise.data.pixel_format import PixelFormat
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
@@ -169,7 +170,7 @@ class Setup:
             "mean": self.initial.mean.tolist(),
             "std": self.initial.std.tolist(),
             "image_size": list(dataset.size),
-            "pixels": dataclasses.asdict(dataset.pixel_format),
+            "pixels": dataclasses.asdict(dataset.pixel_format or PixelFormat.of_count(dataset.channels)),
             **self.task.stored(),
         }
 

@@ -99,7 +99,7 @@ def test_recorder_restores_net(fails: bool) -> None:
     net(images())
     assert recorder.take() == {}
     assert not any(module._forward_hooks for module in net.modules() if isinstance(module, gw.Gate))
-    assert not net._forward_pre_hooks
+    assert len(net._forward_pre_hooks) == 1, "that which keeps gates attached"
 
 
 def test_only_last_forward_is_held_and_returned_once() -> None:

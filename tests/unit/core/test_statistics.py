@@ -173,16 +173,18 @@ def test_interval_is_paired_by_image() -> None:
     nearly = hard.clone()
     nearly[0, :10] = ~nearly[0, :10]
     paired = image_bootstrap(nearly, hard, resamples=999)
-    unrelated = image_bootstrap(nearly, hard[:, torch.randperm(1000, generator=torch.Generator().manual_seed(1))], 999)
+    unrelated = image_bootstrap(
+        nearly, hard[:, torch.randperm(1000, generator=torch.Generator().manual_seed(1))], resamples=999
+    )
     assert paired.high - paired.low < 0.3 * (unrelated.high - unrelated.low)
 
 
 def test_interval_is_deterministic() -> None:
     one, other = drawn(0.8, 100, 0), drawn(0.7, 100, 1)
     torch.manual_seed(0)
-    first = image_bootstrap(one, other, 99)
+    first = image_bootstrap(one, other, resamples=99)
     torch.manual_seed(1)
-    assert image_bootstrap(one, other, 99) == first
+    assert image_bootstrap(one, other, resamples=99) == first
 
 
 def test_about_95_of_100_intervals_contain_true_difference() -> None:

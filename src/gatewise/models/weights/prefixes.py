@@ -48,8 +48,9 @@ def prefixes(names: Collection[str], own: Collection[str]) -> list[Prefix]:
     Only whole components are prefixes. What is removed is in front of at least half as many names as the network has;
     what is added is in front of all names of the network.
 
-    >>> [prefix.removed for prefix in prefixes(["model.context_module.weight"], ["context_module.weight"])]
-    ['', 'model.', 'model.context_module.']
+    >>> found = prefixes(["model.context_module.weight", "model.head.bias"], ["context_module.weight", "head.bias"])
+    >>> [prefix.removed for prefix in found]
+    ['', 'model.', 'model.head.', 'model.context_module.']
     """
     of_file, of_network = _counted(names), _counted(own)
     removed = [prefix for prefix, count in of_file.items() if 2 * count >= len(own)]
