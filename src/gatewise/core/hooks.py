@@ -98,6 +98,15 @@ def count_change(layer: nn.Module, side: str, change: Change) -> int:
     return sum(getattr(hook, "change", None) == change for hook in _hooks(layer, side).values())
 
 
+def names_of(path: str) -> tuple[str, ...]:
+    """Return the names on the path of a submodule, for `submodule`.
+
+    >>> names_of("layer1.0"), names_of("")
+    (('layer1', '0'), ())
+    """
+    return tuple(path.split(".")) if path else ()
+
+
 def submodule(model: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     """Return the submodule at the path of these names, or None; quicker than `get_submodule`."""
     module: nn.Module | None = model

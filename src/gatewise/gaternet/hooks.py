@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import call_while_tracing, in_backward
-from gatewise.core.hooks import Change, count_change, submodule
+from gatewise.core.hooks import Change, count_change, names_of, submodule
 from gatewise.gaternet.sites import Site
 from gatewise.gates.kernels.backend import why_not_fusible
 from gatewise.gates.kernels.channels import scale_channels
@@ -94,7 +94,7 @@ def attach(backbone: nn.Module, gate_context: GateContext, *, decide: bool) -> N
 
 def _add(backbone: nn.Module, path: str, side: str, change: "_DecideLocally | _ApplyGates") -> None:
     change_map(backbone.get_submodule(path), side, change)
-    change.gate_context.hooks.append(_Hook(tuple(path.split(".") if path else ()), side, change))
+    change.gate_context.hooks.append(_Hook(names_of(path), side, change))
 
 
 @call_while_tracing
@@ -111,7 +111,7 @@ def keep_attached(backbone: nn.Module, gate_context: GateContext) -> None:
         moved = [path for path, layer in modules.items() if count_change(layer, hook.side, hook.change)]
         layer = submodule(backbone, hook.layer)
         if moved:  # as torch.ao.quantization.fuse_modules does
-            gate_context.hooks[position] = replace(hook, layer=tuple(moved[0].split(".")))
+            gate_context.hooks[position] = replace(hook, layer=names_of(moved[0]))
         elif layer is not None:
             change_map(layer, hook.side, hook.change)
         else:

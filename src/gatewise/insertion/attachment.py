@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from gatewise.core._torch_compat import call_while_tracing
-from gatewise.core.hooks import change_map, count_change, remove_change, submodule
+from gatewise.core.hooks import change_map, count_change, names_of, remove_change, submodule
 from gatewise.core.symbolic import call_as_node
 
 _SHOWN = 3  # lost gates that a warning names
@@ -95,7 +95,7 @@ def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str,
     call = CallGate(unique, channel_axis, uuid.uuid4().hex)
     layer.add_module(unique, gate)
     change_map(layer, side, call)
-    return Attachment(tuple(path.split(".") if path else ()), side, call, gate, _normalised(layer))
+    return Attachment(names_of(path), side, call, gate, _normalised(layer))
 
 
 def detach(model: nn.Module, attachment: Attachment) -> None:
@@ -163,7 +163,7 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
             remove_change(layers[path], old.side, old.call)
     if not candidates:
         return None
-    new = replace(old, layer=tuple(candidates[0].split(".") if candidates[0] else ()))
+    new = replace(old, layer=names_of(candidates[0]))
     layer = layers[candidates[0]]
     if submodule(layer, (new.call.gate,)) is None:
         anchor = next(layer.parameters(), next(layer.buffers(), None))
