@@ -125,7 +125,7 @@ def _compare(
     constant = constant_answer(task, dataset)
 
     def say_facts() -> None:
-        for line in first_facts(dataset, recipe.sections().optimisation) + ([constant.sentence] if constant else []):
+        for line in first_facts(dataset, recipe.sections().optimisation, constant):
             progress.say(line)
 
     if ray is False:

@@ -5,9 +5,11 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core._torch_compat import compiled_network
 from gatewise.inference.skip import SkippingNet
 
 
@@ -25,9 +27,12 @@ def unwrapped(owner: str, model: Any) -> nn.Module:
     ReLU()
     """
     _validation.check_module(owner, model)
-    network: Any = model
-    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
-        network = getattr(network, "_orig_mod", None) or network.module  # the first of torch.compile
+    network: Any = None
+    inner: Any = model
+    while inner is not None:
+        network = inner
+        parallel = isinstance(network, nn.DataParallel | DistributedDataParallel)
+        inner = network.module if parallel else compiled_network(network)
     if isinstance(network, SkippingNet):
         raise errors.InvalidTypeError(
             f"{owner} expects the GaterNet that skip_closed_filters was called on, got the skipping network. Both have "

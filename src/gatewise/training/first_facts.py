@@ -5,18 +5,22 @@ from collections.abc import Sequence
 from gatewise.core import _validation
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.folders import counted
+from gatewise.training.constant_answer import ConstantAnswer
 from gatewise.training.options import OptimisationOptions
 
 _FEW_STEPS = 100  # hardly more than the warm-up of a network from scratch
 _FEW_IMAGES = 100  # for validation: one image is a point or more
 
 
-def first_facts(dataset: Dataset | SegmentationDataset, options: OptimisationOptions) -> list[str]:
+def first_facts(
+    dataset: Dataset | SegmentationDataset, options: OptimisationOptions, constant: ConstantAnswer | None
+) -> list[str]:
     """Return lines about a training before its first step.
 
     Args:
         dataset: the images.
         options: how long and in which batches it trains.
+        constant: what the same answer for all images would score.
     """
     train, validation = len(dataset.train), len(dataset.validation)
     steps = train // min(options.batch_size, train)
@@ -42,7 +46,7 @@ def first_facts(dataset: Dataset | SegmentationDataset, options: OptimisationOpt
             f"warning: with {counted(validation, 'validation image')}, one image is {100 / validation:.1f} points: "
             f"differences between networks are hard to see"
         )
-    return lines
+    return lines if constant is None else [*lines, constant.sentence]
 
 
 def as_lines(notes: Sequence[str]) -> list[str]:

@@ -95,10 +95,8 @@ def train(
             dataset.division.check_same(out)
         setup = build(recipe, dataset, processes, workers)
         if given is None:  # a caller who loads the data says what is in it
-            for line in first_facts(dataset, recipe.sections().optimisation):
+            for line in first_facts(dataset, recipe.sections().optimisation, constant_answer(setup.task, dataset)):
                 progress.say(line)
-            if (constant := constant_answer(setup.task, dataset)) is not None:
-                progress.say(constant.sentence)
         setup.announce(progress)
         try:
             with processes.joined():

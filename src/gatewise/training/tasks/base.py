@@ -304,7 +304,6 @@ class Task(ABC):
 
     # Prediction
 
-    @abstractmethod
     def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
         """Return an image as the network expects it, before normalisation: (C, H, W), 0 to 255.
 
@@ -312,6 +311,7 @@ class Task(ABC):
             image: an image of any size, with the channels of the training.
             config: image_size and scale (the recipe's image_size) of the training.
         """
+        return image.fitted(*config["image_size"]).pixels()
 
     @abstractmethod
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation, statistics
 from gatewise.data import Dataset, SegmentationDataset
-from gatewise.data.band_image import BandImage
 from gatewise.training.tasks.base import ACCURACY, BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
@@ -130,9 +129,6 @@ class Classification(Task):
             for index in wrong
         ]
         return sorted(found, key=lambda mistake: -mistake.badness)
-
-    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
-        return image.fitted(*config["image_size"]).pixels()
 
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:  # noqa: ARG002
         best = logits.softmax(0).topk(min(top_k, len(logits)))

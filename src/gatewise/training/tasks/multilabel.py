@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation, statistics
 from gatewise.data import Dataset, SegmentationDataset
-from gatewise.data.band_image import BandImage
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.classify import MACRO_F1, WEIGHTS
 from gatewise.training.tasks.registry import register_task
@@ -106,9 +105,6 @@ class MultiLabel(Task):
 
     def _listed(self, chosen: Tensor) -> str:
         return ", ".join(self.classes[index] for index in chosen.nonzero().flatten().tolist()) or "none"
-
-    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
-        return image.fitted(*config["image_size"]).pixels()
 
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:  # noqa: ARG002
         best = logits.float().sigmoid().topk(min(top_k, len(logits)))

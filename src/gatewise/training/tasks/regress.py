@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import statistics
 from gatewise.data import Dataset, SegmentationDataset
-from gatewise.data.band_image import BandImage
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
@@ -113,9 +112,6 @@ class Regression(Task):
             Mistake(index, _shown(record["labels"][index]), _shown(record["predictions"][index]), float(errors_[index]))
             for index in errors_.argsort(descending=True).tolist()
         ]
-
-    def pixels(self, image: BandImage, config: Mapping[str, Any]) -> Tensor:
-        return image.fitted(*config["image_size"]).pixels()
 
     def prediction(self, logits: Tensor, picture: Any, *, top_k: int, out: Path | None) -> dict[str, Any]:  # noqa: ARG002
         values = dict(zip(self.classes, self.readable(logits).tolist(), strict=True))
