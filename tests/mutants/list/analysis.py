@@ -104,6 +104,12 @@ CHANGES = {
             ),
             "labels of no classes are classes": replace("len(labels) < len(self._labels)", "False"),
         },
+        "GivenNetwork.examples": {
+            "examples of one class": remove("if self.image_classes: ..."),
+        },
+        "_as_classes": {
+            "pixels that do not count are class 0": replace("IGNORED", "0"),
+        },
     },
     "analysis/gate_stats.py": {
         "GateStats.__init__": {

@@ -104,6 +104,7 @@ CHANGES = {
             "costs of networks of other widths": replace("(layers, shapes, sites)", "[layer[:2] for layer in layers]"),
         },
     },
+    "inference/packed.py": {},
     "inference/plan.py": {
         "Plan._pays_up_to": {
             "narrow at any cost": replace("gain[:-1] <= 0", "gain[:-1] <= -1000000000.0"),
@@ -172,6 +173,13 @@ CHANGES = {
     "inference/verify.py": {
         "drop_unsafe": {
             "nothing is tried": replace("trial.why_not(dependencies) is None", "True"),
+            "sites are tried without those found to be safe": replace(
+                "[*safe[:number], dependency, *safe[number + 1:]]",
+                "[*[ChannelDependency()] * number, dependency, *safe[number + 1:]]",
+            ),
+        },
+        "Trial.__init__": {
+            "networks without float64 cannot be tried": replace("_AGREE.items()", "[(torch.float64, 1e-9)]"),
         },
     },
 }

@@ -58,6 +58,16 @@ CHANGES = {
             "options that were given are not shown": replace("value != defaults[name]", "False"),
         },
     },
+    "core/loaders.py": {
+        "batches_of": {
+            "single images are batches": replace("isinstance(labels, Tensor) and (not labels.dim())", "False"),
+            "a batch has labels of others": replace("len(labels) != len(images)", "False"),
+        },
+        "first_batches": {
+            "a loader is read to its end": remove("if left is not None and left <= 0: ..."),
+            "more images than asked for": replace("images[:left]", "images"),
+        },
+    },
     "core/seeding.py": {
         "seeded": {
             "the seed is ignored": replace(
@@ -324,6 +334,7 @@ CHANGES = {
                 "module in gates", "isinstance(module, Gate)"
             ),
             "all insertions accept missing gates together": replace("module in gates", "isinstance(module, Gate)"),
+            "a gate has keys under one name only": replace("remove_duplicate=False", "remove_duplicate=True"),
         },
     },
     "insertion/attachment.py": {

@@ -21,6 +21,9 @@ CHANGES = {
         },
     },
     "graph/filters.py": {
+        "_is_of_a_layer": {
+            "several products of one module are one layer": replace("len(own) == graph.calls[op.layer]", "True"),
+        },
         "_producers": {
             "a producer after an addition is accepted": replace(
                 "op.is_cross_channel or op.ends_filters", "op.is_cross_channel"
@@ -68,10 +71,23 @@ CHANGES = {
             "a layer with several outputs is gated": replace("len(maps) > 1 and self.calls[path] == 1", "False"),
             "a layer called with several widths is gated": replace("len(widths) > 1", "len(widths) > 9"),
         },
+        "Graph._spots": {
+            "one ReLU of two maps has a gate for both": replace("self._origin(op) if calls > 1 else ()", "()"),
+        },
     },
     "graph/place.py": {
         "_why_unfit": {
             "a layer that is called twice gets a place": replace("here < calls", "False"),
+            "calls of different widths have one gate": replace("len({spot.place for spot in own}) > 1", "False"),
+        },
+        "Places.settled": {
+            "a layer that is called twice has two places": replace("spot.place not in self.found", "True"),
+            "two maps choose different layers for one gate": replace("not also", "True"),
+        },
+    },
+    "graph/regions.py": {
+        "_region": {
+            "layers under autocast or no_grad are not found": replace("str(node.target).startswith('wrap_')", "False"),
         },
     },
     "graph/structural_copy.py": {
@@ -84,8 +100,25 @@ CHANGES = {
         "rehearsal": {
             "torch.fx writes to the network": replace("structural_copy(model)", "model"),
             "check runs in the mode that the network is in": remove("module.training = False"),
+            "reading draws random numbers": replace("torch.random.fork_rng([])", "contextlib.nullcontext()"),
+            "reading draws random numbers of Python": remove("random.setstate(states[0])"),
+        },
+        "_Copier._new": {
+            "a method of the copy writes to the network": remove(
+                "if kind is MethodType:\n    return MethodType(value.__func__, self.copy(value.__self__))"
+            ),
+        },
+        "_Copier._object": {
+            "state in an object is shared": replace(
+                "vars(copied).update({name: self.copy(attribute) for name, attribute in attributes.items()})",
+                "vars(copied).update(attributes)",
+            ),
+        },
+        "_Copier._function": {
+            "a closure calls the network itself": replace("isinstance(value, _CALLING)", "False"),
         },
         "_tensor_or_script": {
+            "lazy layers get their widths by being read": remove("if is_lazy(value):\n    ..."),
             "check leaves buffers as its forward left them": replace("value.detach().clone()", "value.detach()"),
         },
     },
@@ -235,6 +268,8 @@ CHANGES = {
         "trace": {
             "places are those of the network with its gates": remove("_set_gates_aside(copied)"),
             "gates stay set aside after the analysis": replace("_set_gates_aside(copied)", "_set_gates_aside(model)"),
+            "one tensor that is given twice is one input": drop_call("_distinct"),
+            "torch's records come before the message": replace("without_logs_of('torch')", "contextlib.nullcontext()"),
             "torch.fx is never tried": replace("(_read_export, _read_fx)", "(_read_export,)"),
             "an example is ignored": replace("example is None", "True"),
         },
