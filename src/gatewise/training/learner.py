@@ -1,8 +1,9 @@
 """The network of one training, with its optimizer, the moving average of its weights, and its checkpoints."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,10 +129,10 @@ class Learner:
         return rows[:, 0].mean(), rows[:, 1].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
-        """Evaluate `best_model` on a split; for a GaterNet with warnings about its gates."""
+        """Evaluate `best_model` on a split, in float32; for a GaterNet with warnings about its gates."""
         self.processes.share_buffers(self.best_model)
-        with self.accelerator.autocast():
-            tally = self.task.new_results(self.accelerator.device)
+        tally = self.task.new_results(self.accelerator.device)
+        with _without_autocast(self.best_model):
             evaluation = evaluate(self.best_model, batches.evaluation(), tally, self.processes)
         if evaluation.opened is not None:
             net: Any = self.plain_model
@@ -167,6 +168,20 @@ class Learner:
 def _as_tuple(output: Any) -> tuple[Tensor, ...]:
     """Return a network's output followed by its side outputs, which some networks have in training mode."""
     return cast(tuple[Tensor, ...], output) if isinstance(output, tuple) else (output,)
+
+
+@contextlib.contextmanager
+def _without_autocast(model: nn.Module) -> Iterator[None]:
+    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced by one under autocast."""
+    original = vars(model).get("_original_forward")
+    if original is None:
+        yield
+        return
+    prepared, model.forward = model.forward, original
+    try:
+        yield
+    finally:
+        model.forward = prepared
 
 
 def _average(model: nn.Module, decay: float) -> Any:

@@ -225,7 +225,9 @@ class OptimisationOptions(Section):
     ema: float = option(
         0.0, "decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it"
     )
-    precision: str = option("auto", "auto (bf16 where the hardware supports it), fp32, bf16 or fp16 autocast")
+    precision: str = option(
+        "auto", "auto (bf16 where the hardware supports it), fp32, bf16 or fp16 autocast; evaluations are in float32"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -137,6 +137,10 @@ CHANGES = {
                 "images, targets = self.task.mix(images, labels)", "images, _ = self.task.mix(images, labels)"
             ),
         },
+        "_without_autocast": {
+            "evaluated in the precision of the training": replace("original is None", "True"),
+            "trained in float32 after an evaluation": replace("model.forward = prepared", "pass"),
+        },
         "Learner.not_finite": {
             "overflowed optimizer saved": replace("ruined_optimizer(self.plain_model, self.optimizer)", "None"),
         },

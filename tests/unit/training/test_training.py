@@ -97,6 +97,25 @@ def test_run_does_not_reuse_precision_of_previous_run(run: Path, tmp_path: Path)
     assert equal(trained(tmp_path / "fp32"), weights(run))
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_evaluation_is_in_float32_whatever_precision_trains(tmp_path: Path, ema: float) -> None:
+    train(dataclasses.replace(RECIPE, precision="bf16", ema=ema, epochs=2), tmp_path, dataset=DATASET)
+    model, _ = load_model(tmp_path)
+    images = torch.cat([batch for batch, _ in Batches(DATASET.validation, 64, *DATASET.statistics()).evaluation()])
+    with torch.no_grad():
+        expected = model(images).softmax(1).amax(1)
+    torch.testing.assert_close(load_file(tmp_path / "predictions.safetensors")["confidences"], expected)
+
+
+def test_training_stays_in_its_precision_after_an_evaluation(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, precision="bf16", epochs=2)
+    train(recipe, tmp_path / "whole", dataset=DATASET)
+    with pytest.raises(Stop):
+        train(recipe, tmp_path / "halves", dataset=DATASET, progress=Interrupting(1))
+    train(recipe, tmp_path / "halves", dataset=DATASET, resume=True)
+    assert equal(weights(tmp_path / "halves"), weights(tmp_path / "whole"))
+
+
 def by_hand(recipe: Recipe, make_optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> nn.Module:
     """Train in a plain loop."""
     model = gw.make_model(f"{recipe.model}+{recipe.gate}", num_classes=3, in_chans=1, seed=recipe.seed)
