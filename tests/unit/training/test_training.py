@@ -111,7 +111,7 @@ def test_training_stays_in_its_precision_after_an_evaluation(tmp_path: Path) -> 
     recipe = dataclasses.replace(RECIPE, precision="bf16", epochs=2)
     train(recipe, tmp_path / "whole", dataset=DATASET)
     with pytest.raises(Stop):
-        train(recipe, tmp_path / "halves", dataset=DATASET, progress=Interrupting(1))
+        train(recipe, tmp_path / "halves", dataset=DATASET, progress=Interrupting(2))
     train(recipe, tmp_path / "halves", dataset=DATASET, resume=True)
     assert equal(weights(tmp_path / "halves"), weights(tmp_path / "whole"))
 
