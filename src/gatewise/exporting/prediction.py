@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from gatewise.core.files import read_bytes
 from gatewise.data.band_image import BandImage
 from gatewise.data.folders import is_image
 from gatewise.data.pixel_format import PixelFormat
+from gatewise.exporting.agreement import as_pair
+from gatewise.exporting.forms import WithGates
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.reader import opened
-from gatewise.exporting.writer import WithGates
 from gatewise.graph import evaluation_mode
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Task, TaskSpec
@@ -91,11 +92,8 @@ class Predictor:
         """
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         pixels = self.task.pixels(image, self.config).float()
-        output = self.network(((pixels - mean) / std).unsqueeze(0).to(self.device))
-        if not isinstance(output, tuple):
-            return output[0], None
-        logits, gates = cast(tuple[Tensor, Tensor], output)
-        return logits[0], float(gates.mean())
+        logits, gates = as_pair(self.network(((pixels - mean) / std).unsqueeze(0).to(self.device)))
+        return logits[0], None if gates is None else float(gates.mean())
 
     def predict(
         self, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5

@@ -80,6 +80,16 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     return (x * attention_weights(logits)).sum(spatial_axes(x), keepdim=True).to(x.dtype)
 
 
+def attention_product(x: Tensor, logits: Tensor) -> Tensor:
+    """Return `attention_pool` as a softmax and one matrix product, which reads the map once.
+
+    >>> attention_product(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 2))
+    tensor([[[2.]]])
+    """
+    weights = logits.flatten(2).softmax(-1).transpose(1, 2)  # (N, positions, 1)
+    return (x.flatten(2) @ weights).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
 def semhash(logits: Tensor, training: bool = True) -> Tensor:
     """Return gates by Improved SemHash: (N, c) logits -> (N, c) in [0, 1].
 
