@@ -165,7 +165,7 @@ def _images_of_routes(routed: RoutedNet, batches: Iterable[Tensor]) -> list[int]
     counts = torch.zeros(routed.count, dtype=torch.long)
     for images in batches:
         counts += routed.chooser(images)[0].bincount(minlength=routed.count)
-    return counts.tolist()
+    return [int(count) for count in counts]
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Trace a network to a program of torch.export, with its gates in their export form."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def exported_program(network: nn.Module, example: Tensor, *, free_size: bool, ex
 
 
 @contextmanager
-def _gates_in_export_form(network: nn.Module) -> Iterator[None]:
+def _gates_in_export_form(network: nn.Module) -> Generator[None]:
     """Let the gates of a network run in the form for other runtimes."""
     changed = [(gate, form) for gate in gates_in(network).values() if (form := gate.export_form()) is not None]
     for gate, form in changed:

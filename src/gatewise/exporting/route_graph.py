@@ -16,8 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gatewise import errors
 
-_BATCH = "batch"
-
 
 def compose(chooser: Any, networks: Sequence[Any], output: str) -> Any:
     """Return the model "image" -> outputs `output`, "route" (N,) and "gates" (N, gates).
@@ -30,8 +28,9 @@ def compose(chooser: Any, networks: Sequence[Any], output: str) -> Any:
     graph = onnx.GraphProto()
     graph.CopyFrom(chooser.graph)
     result = networks[0].graph.output[0].type.tensor_type
+    axes = _axes_of_image(networks[0].graph)
     current = "before"
-    graph.node.extend(_zeros(graph, result, current))
+    graph.node.extend(_zeros(graph, result, axes, current))
     for route, network in enumerate(networks):
         prefix = f"route{route}/"
         after = output if route == len(networks) - 1 else f"after{route}"
@@ -51,9 +50,13 @@ def compose(chooser: Any, networks: Sequence[Any], output: str) -> Any:
             ),
         ])
         current = after
-    shape = [dimension.dim_param or dimension.dim_value for dimension in result.shape.dim]
+    sides = graph.input[0].type.tensor_type.shape.dim
+    shape = [
+        dimension.dim_value if axis is None else sides[axis].dim_param
+        for dimension, axis in zip(result.shape.dim, axes, strict=True)
+    ]
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(output, result.elem_type, [_BATCH, *shape[1:]]))
+    graph.output.append(helper.make_tensor_value_info(output, result.elem_type, shape))
     graph.output.extend(chooser.graph.output)
     model = onnx.ModelProto()
     model.CopyFrom(chooser)
@@ -62,29 +65,35 @@ def compose(chooser: Any, networks: Sequence[Any], output: str) -> Any:
     return model
 
 
-def _zeros(graph: Any, result: Any, name: str) -> list[Any]:
-    """Return the nodes of a map of zeros of the result's shape, into which routes write their rows."""
-    image = graph.input[0]
-    sides = [dimension.dim_param for dimension in image.type.tensor_type.shape.dim]
-    parts = ["before/batch"]
-    nodes = [helper.make_node("Shape", [image.name], ["before/batch"], start=0, end=1)]
-    for axis, dimension in enumerate(result.shape.dim[1:], 1):
-        part = f"before/axis{axis}"
+def _axes_of_image(graph: Any) -> list[int | None]:
+    """Return for each axis of a network's result the axis of the image that has its size; None if it is fixed."""
+    sides = [dimension.dim_param for dimension in graph.input[0].type.tensor_type.shape.dim]
+    found: list[int | None] = []
+    for axis, dimension in enumerate(graph.output[0].type.tensor_type.shape.dim):
         if dimension.dim_param and dimension.dim_param not in sides:
             raise errors.InvalidValueError(
                 f"form routes needs outputs of a fixed size or of the size of the image, and axis {axis} of the output "
                 f"has another. Export for a fixed size, or choose another form."
             )
-        if dimension.dim_param:
-            at = sides.index(dimension.dim_param)
-            nodes.append(helper.make_node("Shape", [image.name], [part], start=at, end=at + 1))
+        found.append(sides.index(dimension.dim_param) if dimension.dim_param else None)
+    return found
+
+
+def _zeros(graph: Any, result: Any, axes: Sequence[int | None], name: str) -> list[Any]:
+    """Return the nodes of a map of zeros of the result's shape, into which routes write their rows."""
+    nodes: list[Any] = []
+    for number, (dimension, axis) in enumerate(zip(result.shape.dim, axes, strict=True)):
+        if axis is None:
+            size = numpy_helper.from_array(np.array([dimension.dim_value]), f"before/axis{number}")
+            graph.initializer.append(size)
         else:
-            graph.initializer.append(numpy_helper.from_array(np.array([dimension.dim_value]), part))
-        parts.append(part)
+            image = graph.input[0].name
+            nodes.append(helper.make_node("Shape", [image], [f"before/axis{number}"], start=axis, end=axis + 1))
+    sizes = [f"before/axis{number}" for number in range(len(axes))]
     zero = helper.make_tensor("zero", result.elem_type, [1], [0])
     return [
         *nodes,
-        helper.make_node("Concat", parts, ["before/shape"], axis=0),
+        helper.make_node("Concat", sizes, ["before/shape"], axis=0),
         helper.make_node("ConstantOfShape", ["before/shape"], [name], value=zero),
     ]
 
@@ -121,7 +130,7 @@ def _unchanged(prefix: str, current: str, result: Any) -> Any:
 
 def _rows(name: str, result: Any) -> Any:
     """Return the description of a result for the whole batch: both branches must have the same rank."""
-    return helper.make_tensor_value_info(name, result.elem_type, [_BATCH, *[None] * (len(result.shape.dim) - 1)])
+    return helper.make_tensor_value_info(name, result.elem_type, [None] * len(result.shape.dim))
 
 
 def _prefixed(network: Any, prefix: str) -> Any:

@@ -101,7 +101,9 @@ def export(
         output = _checked_output(net, batch)
         details = _details_of_network(batch, output, classes, mean, std)
         job = Job(net, batch, compared, compared if loader is None else loader, details, any_size=any_size)
-        return _written(job, out, chosen, form, ranges and Int8(ranges, compared), progress, routes, split)
+        return _written(
+            job, out, chosen, form, None if ranges is None else Int8(ranges, compared), progress, routes, split
+        )
 
 
 def export_run(

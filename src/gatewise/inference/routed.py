@@ -94,6 +94,7 @@ class RoutedNet(nn.Module):
     def forward_with_gates(self, x: Tensor, gates: Tensor | None = None) -> tuple[Output, Tensor]:
         """Return the output and the gates, (N, gates); `gates` select the routes instead of the gater."""
         route, gates = self.chooser(x) if gates is None else (self.route_with(gates), gates)
+        assert gates is not None
         used: list[int] = route.unique().tolist()
         if len(used) <= 1:
             return self.networks[used[0] if used else 0](x), gates

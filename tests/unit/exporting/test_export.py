@@ -25,8 +25,9 @@ from gatewise.cli import run
 from gatewise.exporting import agreement, details_of, export_run, opened, register_format
 from gatewise.exporting.formats.onnx import Onnx
 from gatewise.exporting.formats.torch_export import TorchExport
+from gatewise.exporting.forms import WithGates
 from gatewise.exporting.int8 import to_int8
-from gatewise.exporting.writer import WithGates, exported_program
+from gatewise.exporting.program import exported_program
 from gatewise.inference import ConditionalNet
 from gatewise.models.serialization import load_model
 from gatewise.training.runs import open_runs
