@@ -1,6 +1,6 @@
 """Mutants of gatewise.exporting."""
 
-from mutants import drop_call, replace
+from mutants import drop_call, remove, replace
 
 CHANGES = {
     "exporting/formats/registry.py": {
@@ -22,7 +22,12 @@ CHANGES = {
     },
     "exporting/job.py": {
         "Job.write": {
-            "a file for torch is not read again": replace("chosen.open(file)", "network"),
+            "a file for torch is not read again": replace("agreement(reference, chosen.open(file), self.compared)", "agreement(reference, network, self.compared)"),
+        },
+        "Job.write_routes": {
+            "routes that no image takes are not compared": remove(
+                "check_agreement(out, agreement(reference, chosen.open(file), compared[:1]))"
+            ),
         },
         "_temporary_file": {
             "a failed export removes the old file": drop_call("with_name"),
@@ -56,6 +61,13 @@ CHANGES = {
     "exporting/quantisation.py": {
         "Int8.results": {
             "int8 scored in float32": replace("_score(quantised, self.run)", "_score(plain, self.run)"),
+        },
+    },
+    "exporting/route_graph.py": {
+        "_axes_of_image": {
+            "maps of any size are written into those of the image": replace(
+                "dimension.dim_param and dimension.dim_param not in sides", "False"
+            ),
         },
     },
     "exporting/writer.py": {
