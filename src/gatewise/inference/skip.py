@@ -17,7 +17,7 @@ from gatewise.gates.functional import hard_sigmoid_gate
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.costs import Costs, default_cache
-from gatewise.inference.merging import merged
+from gatewise.core.merging import merged
 from gatewise.inference.meter import local_pays, measured_plan
 from gatewise.inference.plan import Plan
 from gatewise.inference.skippable import kept_whole, skippable
