@@ -11,6 +11,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
 from gatewise.data import DataSource
+from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
 from gatewise.models.pretrained import is_pretrained, pretrained_side
 from gatewise.training.options import (
@@ -56,8 +57,13 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         return Schedule(rate, self.warmup)
 
     def resolved(self) -> Self:
-        """Return the recipe with the learning rate that it means, so that a later default changes no older run."""
-        return dataclasses.replace(self, lr=self.schedule.lr)
+        """Return the recipe with the values that its defaults mean, so that a later default changes no older run."""
+        dense = self.dense_epochs
+        if dense is None:
+            routed = any(choice.options.get("routes") for choice in self.plain_spec.gates)
+            trained = self.init is not None or is_pretrained(self.spec)
+            dense = (self.epochs - self.gate_epochs) // 2 if routed and not trained else 0
+        return dataclasses.replace(self, lr=self.schedule.lr, dense_epochs=dense)
 
     @property
     def initial_weights(self) -> str | None:
@@ -69,15 +75,24 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         """`gater_init` with {seed} replaced by the seed."""
         return self.gater_init and self.gater_init.replace("{seed}", str(self.seed))
 
+    @property
+    def teacher_run(self) -> str | None:
+        """`teacher` with {seed} replaced by the seed."""
+        return self.teacher and self.teacher.replace("{seed}", str(self.seed))
+
     def of_comparison(self, gate: str, seed: int) -> Self:
         """Return the recipe of one run of a comparison, for this gate and seed.
 
-        `gate_epochs` is reset to 0 if no gate has parameters, and `gater_init` to None if there is no gater.
+        `gate_epochs` is reset to 0 if no gate has parameters. Without a gater `gater_init` and a teacher that is the
+        network itself are reset to None, and `dense_epochs` to 0.
         """
         gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
         gate_epochs = self.gate_epochs if any(choice.learns for choice in gates) else 0
-        gater_init = self.gater_init if any(choice.is_gater for choice in gates) else None
-        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, gater_init=gater_init)
+        gated = any(choice.is_gater for choice in gates)
+        without: dict[str, Any] = {} if gated else {"gater_init": None, "dense_epochs": 0}
+        if not gated and self.teacher == SELF:
+            without["teacher"] = None
+        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, **without)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -17,6 +17,7 @@ from gatewise.data.band_image import BandImage
 from gatewise.data.colours import class_colours, coloured
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
+from gatewise.gaternet.teaching import class_divergence, label_divergence
 from gatewise.training.distributed import mean_over_processes
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
@@ -106,6 +107,9 @@ class Segmentation(Task):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = None if self.weights is None else self.weights.to(logits.device)
         return pixel_loss(logits, targets, weights, self.label_smoothing, mean_over_processes)
+
+    def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return (label_divergence if self.outputs == 1 else class_divergence)(logits, teacher, temperature)
 
     def predicted(self, logits: Tensor) -> Tensor:
         return pixel_classes(logits)
