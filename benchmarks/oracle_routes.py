@@ -1,4 +1,4 @@
-"""Can selecting filters pay at all? Compare an oracle that picks one of K patterns for each image with the best pattern.
+"""Can selecting filters pay? Compare an oracle that picks one of K patterns for each image with the best pattern.
 
     python benchmarks/oracle_routes.py RUN --data FOLDER --out FILE.json [--routes 4] [--steps 700]
 
@@ -6,8 +6,8 @@ RUN is a finished plain run (or its weights). For each way to make K patterns of
 dense network's outputs; random), the network is fine-tuned with the batch norms of each pattern: each image runs
 through a random pattern and is taught by the dense network, so no pattern is preferred and no gater is trained. Then
 every validation image runs through every pattern. The oracle knows the label, so K chances alone lift it: the random
-patterns show by how much. The number that decides is the oracle of the clusters above the oracle of the random patterns.
-Also reported: the pattern that answers most like the dense network, which needs no label, and the majority of patterns.
+patterns show by how much. What decides is the oracle of the clusters above the oracle of the random patterns. Also
+reported: the pattern that answers most like the dense network, which needs no label, and the mean of all patterns.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import gatewise as gw
 from gatewise.data import Augmentation
 from gatewise.gaternet.recalibration import recalibrate
+from gatewise.gaternet.teaching import distillation_loss
 from gatewise.training import Recipe
 from gatewise.training.from_recipe import Setup, build
 
@@ -41,7 +42,7 @@ def make_net(way: str, routes: int, setup: Setup, images: list[Tensor], budget: 
     return net
 
 
-def fine_tune(net: gw.GaterNet, teacher: nn.Module, setup: Setup, steps: int, temperature: float = 4.0) -> None:
+def fine_tune(net: gw.GaterNet, teacher: nn.Module, setup: Setup, steps: int) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     batches = (
@@ -55,9 +56,8 @@ def fine_tune(net: gw.GaterNet, teacher: nn.Module, setup: Setup, steps: int, te
         with torch.autocast("cpu", torch.bfloat16, enabled=setup.learner.precision == "bf16"):
             logits = net(images, net.routes[route].float()).float()
             with torch.no_grad():
-                goal = (teacher(images).float() / temperature).softmax(1)
-            loss = nn.functional.cross_entropy(logits, labels)
-            loss = loss + temperature**2 * nn.functional.kl_div((logits / temperature).log_softmax(1), goal, reduction="batchmean")
+                goal = teacher(images)
+            loss = nn.functional.cross_entropy(logits, labels) + distillation_loss(logits, goal.float())
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -66,7 +66,7 @@ def fine_tune(net: gw.GaterNet, teacher: nn.Module, setup: Setup, steps: int, te
 
 def calibrate_all(net: gw.GaterNet, images: list[Tensor]) -> None:
     """Compute the statistics of every route from the same images."""
-    for number, pattern in enumerate(net.routes):
+    for number in range(len(net.routes)):
         every = net.of_route(number)
         recalibrate(every, images)
         for norm, own in zip(net.selection.norms.of_routes[number], every.selection.norms.of_routes[0], strict=True):

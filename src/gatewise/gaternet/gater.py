@@ -85,9 +85,7 @@ def head_norm_of(head_norm: bool | str, gater: object) -> str:
     return {True: "batch", False: "none"}.get(head_norm, head_norm)  # type: ignore[call-overload]  # pyright: ignore
 
 
-def decision_head(
-    width: int, gates: int, *, bottleneck: int, head_norm: bool | str, gate_bias: float
-) -> nn.Sequential:
+def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool | str, gate_bias: float) -> nn.Sequential:
     """Return linear-(norm)-ReLU-linear, `width` features -> `gates` logits, with final bias `gate_bias`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(fc1=nn.Linear(width, bottleneck))
     if (norm := _HEAD_NORMS[head_norm_of(head_norm, None)]) is not None:

@@ -14,6 +14,7 @@ from gatewise.core import _validation
 from gatewise.core.loaders import Loader, batches_of
 from gatewise.core.merging import halves
 from gatewise.core.reasons import as_data_error
+from gatewise.core.seeding import seeded
 from gatewise.core.types import Output, main_output
 from gatewise.gaternet.budget import Budget, Sparsity, open_share
 from gatewise.gaternet.gater import HEAD_NORMS, LocalDecider, head_norm_of, keep_logits, make_gater
@@ -310,7 +311,7 @@ class GaterNet(nn.Module):
         selection = self._selection("of_route")
         _validation.check_integer_at_least(0, route=route)
         _validation.check_number_between(0, len(selection.patterns) - 1, route=route)
-        single = full_copy(self)
+        single: Any = full_copy(self)
         single.gater, single.gater_macs = OneRoute(), 0
         single.selection.keep(route)
         single.selection.norms.write(0, single.backbone)
@@ -330,7 +331,9 @@ class GaterNet(nn.Module):
         """
         selection = self._selection("draw_routes")
         device = next(self.parameters()).device
-        found = [self._features_and_importance(images.to(device)) for images, _ in batches_of(loader, "draw_routes")]
+        batches = batches_of(loader, "draw_routes")
+        with seeded(0):
+            found = [self._features_and_importance(images.to(device)) for images, _ in batches]
         if sum(len(features) for features, _ in found) < len(selection.patterns):
             raise errors.InvalidValueError(
                 f"draw_routes needs at least {len(selection.patterns)} images, one for each route. Give more images."
@@ -481,7 +484,7 @@ def _check_routes(routes: object, gater: object, sparsity: float) -> None:
     _validation.check_integer_at_least(1, routes=routes)  # type: ignore[arg-type]
     if gater == "local":
         raise errors.InvalidValueError(
-            "routes are chosen once for the whole network, and gater='local' decides layer by layer. Choose gater='light'."
+            "routes are chosen for the whole network, and gater='local' decides layer by layer. Choose gater='light'."
         )
     if sparsity:
         raise errors.InvalidValueError("routes have a fixed cost, so they have no sparsity term. Set budget instead.")

@@ -1,6 +1,6 @@
 """Running statistics computed anew, with the gates of eval mode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def _collects(layer: nn.Module) -> bool:
 
 
 @contextmanager
-def _collecting(layers: Sequence[Any]) -> Iterator[None]:
+def _collecting(layers: Sequence[Any]) -> Generator[None]:
     """Reset running statistics, and make each the mean over the batches that run inside the context."""
     before = [[getattr(layer, name).clone() for name in _STATISTICS] for layer in layers]
     momenta = [layer.momentum for layer in layers]

@@ -1,5 +1,7 @@
 """Batch norms of routes: each route has its own parameters and running statistics for every norm of the backbone."""
 
+# pyright: basic
+
 import copy
 from typing import Any
 

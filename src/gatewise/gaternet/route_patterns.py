@@ -1,5 +1,7 @@
 """Routes from a trained network: clusters of images, and the filters that matter for each cluster."""
 
+# pyright: basic
+
 import torch
 from torch import Tensor
 

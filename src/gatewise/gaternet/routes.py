@@ -1,4 +1,6 @@
-"""Routes: K sets of open filters for the whole network, of equal multiply-adds, of which the gater picks one per image."""
+"""Routes: K sets of open filters for the whole network, of equal cost, of which the gater picks one for each image."""
+
+# pyright: basic
 
 from collections.abc import Sequence
 
@@ -9,10 +11,10 @@ from torch.func import functional_call
 from gatewise import errors
 from gatewise.core.merging import merged
 from gatewise.core.types import Output
-from gatewise.gates.functional import at_least_float32, straight_through
 from gatewise.gaternet.hooks import GateContext
 from gatewise.gaternet.route_norms import RouteNorms
 from gatewise.gaternet.sites import Site
+from gatewise.gates.functional import at_least_float32, straight_through
 
 _BALANCE = 0.01  # weight of the balance term, as in the Switch Transformer
 _LARGEST_UNIT = 16  # filters; runtimes with blocked layouts compute whole blocks of 8 or 16
@@ -89,7 +91,7 @@ class Routes(nn.Module):
         self.norms = RouteNorms(backbone, count)
 
     def open_most_important(self, sites: Sequence[Site], importance: Tensor) -> None:
-        """Open the most important gates of each site, as many as its count, by importance for each route, (K, gates)."""
+        """Open the most important gates of each site, as many as its count; `importance` is that for each route."""
         self.patterns.zero_()
         for site, count in zip(sites, self.open_counts, strict=True):
             best = site.first + site.own(importance).topk(count).indices
@@ -165,4 +167,3 @@ class Routes(nn.Module):
     def _run_group(self, backbone: nn.Module, context: GateContext, x: Tensor, route: int, gates: Tensor) -> Output:
         context.set_gates(gates)
         return functional_call(backbone, self.norms.tensors(route), (x,))
-

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import main_output
-from gatewise.gates.functional import at_least_float32
 from gatewise.gaternet.network import Beside, GaterNet
+from gatewise.gates.functional import at_least_float32
 from gatewise.graph import evaluation_mode
 
 SELF = "self"  # the teacher is the network itself with all gates open
@@ -30,7 +30,7 @@ def class_divergence(output: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def label_divergence(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL between Bernoulli distributions with logits t / T and o / T, the mean over labels: (N, ...) -> (N,)."""
+    """Return T^2 KL of Bernoulli distributions with logits t / T and o / T, the mean over labels: (N, ...) -> (N,)."""
     _check_alike(output, teacher)
     dtype = at_least_float32(output.dtype)
     own, goal = (each.to(dtype) / temperature for each in (output, teacher))
@@ -50,8 +50,8 @@ def squared_distance(output: Tensor, teacher: Tensor, temperature: float) -> Ten
 def _check_alike(output: Tensor, teacher: Tensor) -> None:
     if output.shape != teacher.shape:
         raise errors.InvalidValueError(
-            f"the teacher returns shape {tuple(teacher.shape)}, the network {tuple(output.shape)}. Choose a teacher that "
-            f"was trained for the same outputs."
+            f"the teacher returns shape {tuple(teacher.shape)}, the network {tuple(output.shape)}. Choose a teacher "
+            f"that was trained for the same outputs."
         )
 
 
@@ -85,8 +85,8 @@ class TeacherLoss(nn.Module):
     gated network (in-place distillation). In a network with routes a random route of each image learns from the teacher
     too, and the gater learns which of the two routes is nearer to the teacher.
 
-    It composes with `GateLoss`: ``criterion = gw.GateLoss(gw.TeacherLoss(cross_entropy, net), net)``. Like that, it adds
-    nothing in eval mode, and neither network nor teacher is a submodule.
+    It composes with `GateLoss`: ``criterion = gw.GateLoss(gw.TeacherLoss(cross_entropy, net), net)``. Like that, it
+    adds nothing in eval mode, and neither network nor teacher is a submodule.
 
     Args:
         criterion: a module or function of output and target that returns a tensor.
@@ -94,8 +94,8 @@ class TeacherLoss(nn.Module):
         teacher: "self" for a `GaterNet`, or a trained network, which is put into eval mode.
         temperature: T of the divergence.
         weight: weight of the divergence.
-        divergence: function of outputs, teacher's outputs and T that returns one number for each image, (N,); by default
-            T^2 KL(teacher || network) over the classes on axis 1.
+        divergence: function of outputs, teacher's outputs and T that returns one number for each image, (N,); by
+            default T^2 KL(teacher || network) over the classes on axis 1.
 
     Raises:
         InvalidTypeError: an argument has the wrong type.
@@ -165,7 +165,10 @@ class TeacherLoss(nn.Module):
         if beside is None or beside.random is None:
             return self.weight * own.mean()
         _, gated, _ = self._networks
-        assert gated is not None and gated.selection is not None and beside.logits is not None
+        assert gated is not None
+        assert gated.selection is not None
+        assert beside.logits is not None
+        assert beside.routes is not None
         random = self.divergence(main_output(beside.random), goal, self.temperature)
         preference = gated.selection.preference_loss(beside.logits, beside.routes, torch.stack([own, random], 1))
         return self.weight * (own.mean() + random.mean() + preference)
@@ -174,8 +177,8 @@ class TeacherLoss(nn.Module):
         _, gated, _ = self._networks
         if torch.is_grad_enabled() and gated is not None and not gated.all_open:
             warnings.warn(
-                "this loss has nothing from the dense network: it has not run since the last loss. Give TeacherLoss the "
-                "network that runs, not a copy of it, and call it once per forward.",
+                "this loss has nothing from the dense network: it has not run since the last loss. Give TeacherLoss "
+                "the network that runs, not a copy of it, and call it once per forward.",
                 stacklevel=4,
             )
 
@@ -185,9 +188,7 @@ def _checked_teacher(teacher: object, gated: list[GaterNet]) -> nn.Module | None
     if isinstance(teacher, nn.Module):
         return teacher
     if teacher != SELF:
-        raise errors.InvalidTypeError(
-            f"teacher must be {SELF!r} or a network, got {_validation.safe_repr(teacher)}."
-        )
+        raise errors.InvalidTypeError(f"teacher must be {SELF!r} or a network, got {_validation.safe_repr(teacher)}.")
     if not gated:
         raise errors.InvalidValueError(
             f"teacher {SELF!r} is the network with all gates open, and this network is no GaterNet. Give a trained "

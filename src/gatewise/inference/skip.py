@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import has_memory
+from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.costs import Costs, default_cache
-from gatewise.core.merging import merged
 from gatewise.inference.meter import local_pays, measured_plan
 from gatewise.inference.plan import Plan
 from gatewise.inference.skippable import kept_whole, skippable

@@ -181,10 +181,10 @@ def fine_tuning_stages(epochs: int, gate_epochs: int, dense_epochs: int = 0) -> 
     Raises:
         InvalidValueError: gate_epochs and dense_epochs exceed epochs.
 
-    >>> fine_tuning_stages(epochs=4, gate_epochs=1)
-    [Stage(epochs=range(0, 1), only_gates=True, all_open=False), Stage(epochs=range(1, 4), only_gates=False, all_open=False)]
-    >>> fine_tuning_stages(epochs=4, gate_epochs=0)
-    [Stage(epochs=range(0, 4), only_gates=False, all_open=False)]
+    >>> [(stage.epochs, stage.only_gates) for stage in fine_tuning_stages(epochs=4, gate_epochs=1)]
+    [(range(0, 1), True), (range(1, 4), False)]
+    >>> [(stage.epochs, stage.all_open) for stage in fine_tuning_stages(epochs=4, gate_epochs=0, dense_epochs=2)]
+    [(range(0, 2), True), (range(2, 4), False)]
     """
     _validation.check_integer_at_least(1, epochs=epochs)
     _validation.check_integer_at_least(0, gate_epochs=gate_epochs, dense_epochs=dense_epochs)
@@ -195,8 +195,8 @@ def fine_tuning_stages(epochs: int, gate_epochs: int, dense_epochs: int = 0) -> 
         )
     if dense_epochs and dense_epochs + gate_epochs >= epochs:
         raise errors.InvalidValueError(
-            f"dense_epochs ({dense_epochs}) must leave epochs for the gates, of {epochs} in all and {gate_epochs} for the "
-            f"gates alone. Increase epochs or decrease dense_epochs."
+            f"dense_epochs ({dense_epochs}) must leave epochs for the gates, of {epochs} in all and {gate_epochs} for "
+            f"the gates alone. Increase epochs or decrease dense_epochs."
         )
     first, second = dense_epochs, dense_epochs + gate_epochs
     stages = [Stage(range(first), False, True), Stage(range(first, second), True), Stage(range(second, epochs), False)]

@@ -21,9 +21,9 @@ from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.data.pixel_format import PixelFormat
-from gatewise.gates.spec import ModelSpec
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.teaching import SELF
+from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
@@ -170,9 +170,8 @@ class Setup:
             return None
         found = self.learner.evaluate_all_open(self.validation)
         score = self.task.score
-        progress.say(
-            f"{self.initial.weights} with all gates open: validation {score.title} {score.text(found.scores[score.name])}"
-        )
+        reached = score.text(found.scores[score.name])
+        progress.say(f"{self.initial.weights} with all gates open: validation {score.title} {reached}")
         return found
 
     def say_what_is_lost(self, before: Evaluation | None, after: Evaluation, progress: Progress) -> None:
@@ -181,7 +180,9 @@ class Setup:
             score = self.task.score
             then, now = (each.scores[score.name] for each in (before, after))
             lost = score.factor * (then - now if score.higher_is_better else now - then)
-            progress.say(f"{score.title} from {score.text(then)} with all gates open to {score.text(now)}: lost {lost:.2f}")
+            progress.say(
+                f"{score.title} from {score.text(then)} with all gates open to {score.text(now)}: lost {lost:.2f}"
+            )
 
     def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
         """Return the entries of `config.json` about images and classes."""

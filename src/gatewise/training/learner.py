@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,7 +160,7 @@ class Learner:
         return rows[:, 0].mean(), rows[:, 1].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
-        """Evaluate `best_model` on a split, in float32; for a GaterNet with new statistics and warnings about its gates."""
+        """Evaluate `best_model` on a split, in float32; a GaterNet with new statistics and warnings about its gates."""
         best = self.best_model
         if isinstance(best, GaterNet) and self.sample is not None and not best.all_open:
             with _without_autocast(best):
@@ -215,8 +215,8 @@ def _as_tuple(output: Any) -> tuple[Tensor, ...]:
 
 
 @contextlib.contextmanager
-def _without_autocast(model: nn.Module) -> Iterator[None]:
-    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced by one under autocast."""
+def _without_autocast(model: nn.Module) -> Generator[None]:
+    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced under autocast."""
     original = vars(model).get("_original_forward")
     if original is None:
         yield

@@ -224,8 +224,8 @@ class OptimisationOptions(Section):
     )
     dense_epochs: int | None = option(
         None,
-        "number of epochs, at the start, that train a gater's network with all gates open; none takes half of the epochs "
-        "for routes that start from scratch, otherwise 0",
+        "number of epochs, at the start, that train a gater's network with all gates open; none takes half of the "
+        "epochs for routes that start from scratch, otherwise 0",
     )
     seed: int = option(0, "random seed of the initial weights, the data order and the augmentation")
     batch_size: int = option(

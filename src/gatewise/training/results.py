@@ -44,7 +44,11 @@ def write_results(
         "score": learner.task.score.name,
         **evaluation.results,
         **({} if test is None else {"test": {**test.results, "images": test.images}}),
-        **({} if before is None else {"before": {name: before.scores[name] for name in (learner.task.score.name, "loss")}}),
+        **(
+            {}
+            if before is None
+            else {"before": {name: before.scores[name] for name in (learner.task.score.name, "loss")}}
+        ),
         trained: log.rows[-1][trained],
         "epochs": len(log.rows),
         "parameters": parameter_count(learner.plain_model),

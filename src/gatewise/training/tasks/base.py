@@ -14,8 +14,8 @@ from torch import Tensor
 from gatewise.core import statistics
 from gatewise.data import Dataset, DataSource, Kind, SegmentationDataset
 from gatewise.data.band_image import BandImage
-from gatewise.gates.spec import ModelSpec
 from gatewise.gaternet.teaching import class_divergence
+from gatewise.gates.spec import ModelSpec
 from gatewise.training.distributed import Processes
 
 

@@ -15,9 +15,9 @@ from gatewise.core.files import write_atomically
 from gatewise.data import IGNORED, Dataset, DataSource, PairSource, SegmentationDataset, scaled_to, with_background
 from gatewise.data.band_image import BandImage
 from gatewise.data.colours import class_colours, coloured
+from gatewise.gaternet.teaching import class_divergence, label_divergence
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
-from gatewise.gaternet.teaching import class_divergence, label_divergence
 from gatewise.training.distributed import mean_over_processes
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
