@@ -273,7 +273,7 @@ def build(
         batches=batches,
         validation=validation,
         test=test,
-        stages=optimisation.stages,
+        stages=recipe.stages,
         schedule=recipe.schedule,
     )
 
@@ -282,11 +282,11 @@ def _teacher(
     recipe: Recipe, dataset: Dataset | SegmentationDataset, initial: Initial
 ) -> tuple[str | nn.Module, float, float] | None:
     """Return the teacher of a recipe with the weight and the temperature of what it teaches, or None."""
-    if recipe.teacher_run is None:
+    if recipe.teacher is None:
         return None
-    teacher = recipe.teacher_run
-    network = teacher if teacher == SELF else load_teacher(teacher, dataset, initial.mean, initial.std)
-    return network, recipe.teacher_weight, recipe.teacher_temperature
+    folder = recipe.teacher_folder
+    teacher = SELF if folder is None else load_teacher(folder, dataset, initial.mean, initial.std)
+    return teacher, recipe.teacher_weight, recipe.teacher_temperature
 
 
 def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:

@@ -16,7 +16,7 @@ from gatewise.data.augmentation import parse_augmentation
 from gatewise.data.reading import Reading, option
 from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
-from gatewise.insertion.tuning import Stage, fine_tuning_stages
+from gatewise.insertion.tuning import fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, score_words, summaries
 
 CLASS_WEIGHTS = ("none", "balanced", "median_frequency")
@@ -261,12 +261,7 @@ class OptimisationOptions(Section):
         _validation.check_number_between(0, 1, weight_decay=self.weight_decay)
         _validation.check_number_between(0, 0.999999, ema=self.ema)
         _validation.check_one_of("precision", self.precision, PRECISIONS)
-        _ = self.stages
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The training stages, each with its epochs."""
-        return fine_tuning_stages(self.epochs, self.gate_epochs, self.dense_epochs or 0)
+        fine_tuning_stages(self.epochs, self.gate_epochs, self.dense_epochs or 0)  # raises if they do not fit
 
     @property
     def chosen_lr(self) -> float:

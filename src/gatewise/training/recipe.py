@@ -13,6 +13,7 @@ from gatewise.core.files import read_text, write_atomically
 from gatewise.data import DataSource
 from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
+from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.models.pretrained import is_pretrained, pretrained_side
 from gatewise.training.options import (
     AugmentationOptions,
@@ -57,13 +58,18 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         return Schedule(rate, self.warmup)
 
     def resolved(self) -> Self:
-        """Return the recipe with the values that its defaults mean, so that a later default changes no older run."""
+        """Return the recipe with the learning rate that it means, so that a later default changes no older run."""
+        return dataclasses.replace(self, lr=self.schedule.lr)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The training stages; routes from scratch are preceded by a stage with all gates open."""
         dense = self.dense_epochs
         if dense is None:
             routed = any(choice.options.get("routes") for choice in self.plain_spec.gates)
             trained = self.init is not None or is_pretrained(self.spec)
             dense = (self.epochs - self.gate_epochs) // 2 if routed and not trained else 0
-        return dataclasses.replace(self, lr=self.schedule.lr, dense_epochs=dense)
+        return fine_tuning_stages(self.epochs, self.gate_epochs, dense)
 
     @property
     def initial_weights(self) -> str | None:
@@ -76,9 +82,9 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         return self.gater_init and self.gater_init.replace("{seed}", str(self.seed))
 
     @property
-    def teacher_run(self) -> str | None:
-        """`teacher` with {seed} replaced by the seed."""
-        return self.teacher and self.teacher.replace("{seed}", str(self.seed))
+    def teacher_folder(self) -> str | None:
+        """`teacher` with {seed} replaced by the seed; None if the network teaches itself."""
+        return self.teacher.replace("{seed}", str(self.seed)) if self.teacher and self.teacher != SELF else None
 
     def of_comparison(self, gate: str, seed: int) -> Self:
         """Return the recipe of one run of a comparison, for this gate and seed.
