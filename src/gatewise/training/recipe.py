@@ -89,13 +89,13 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     def of_comparison(self, gate: str, seed: int) -> Self:
         """Return the recipe of one run of a comparison, for this gate and seed.
 
-        `gate_epochs` is reset to 0 if no gate has parameters. Without a gater `gater_init` and a teacher that is the
-        network itself are reset to None, and `dense_epochs` to 0.
+        `gate_epochs` is reset to 0 if no gate has parameters. Without a gater `gater_init`, `dense_epochs` and a teacher
+        that is the network itself are reset to None.
         """
         gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
         gate_epochs = self.gate_epochs if any(choice.learns for choice in gates) else 0
         gated = any(choice.is_gater for choice in gates)
-        without: dict[str, Any] = {} if gated else {"gater_init": None, "dense_epochs": 0}
+        without: dict[str, Any] = {} if gated else {"gater_init": None, "dense_epochs": None}
         if not gated and self.teacher == SELF:
             without["teacher"] = None
         return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, **without)
