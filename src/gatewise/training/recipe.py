@@ -89,8 +89,8 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     def of_comparison(self, gate: str, seed: int) -> Self:
         """Return the recipe of one run of a comparison, for this gate and seed.
 
-        `gate_epochs` is reset to 0 if no gate has parameters. Without a gater `gater_init`, `dense_epochs` and a teacher
-        that is the network itself are reset to None.
+        `gate_epochs` is reset to 0 if no gate has parameters. Without a gater `gater_init`, `dense_epochs` and a
+        teacher that is the network itself are reset to None.
         """
         gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
         gate_epochs = self.gate_epochs if any(choice.learns for choice in gates) else 0
