@@ -1,6 +1,5 @@
 """Tests on a CUDA device."""
 
-from pathlib import Path
 
 import pytest
 import torch

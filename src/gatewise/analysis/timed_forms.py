@@ -114,6 +114,9 @@ class GaterForms(PlainForms):
             "skipped": skip_closed_filters(self.net),
         }
         self.compaction = ""
+        if self.net.routes is not None:
+            self.omitted["compacted"] = "a network with routes is compacted for each of them, which is the form skipped"
+            return
         if self.timed.constant is None:
             self.omitted["compacted"] = "no loader was given over which constant gates could be found"
             return
@@ -126,14 +129,12 @@ class GaterForms(PlainForms):
             self.forms["compacted"] = folded(compacted, self.timed.images(2))
 
     def _measured(self, images: Tensor) -> dict[str, Any]:
+        measured = {"macs": self._macs(images[: 4 * _TURNS]), "compaction": self.compaction}
+        if self.net.routes is not None:
+            return measured  # all images execute the same share
         self.say("measuring latency against the fraction of open filters")
         curve = self._curve(images[:1])
-        return {
-            "macs": self._macs(images[: 4 * _TURNS]),
-            "compaction": self.compaction,
-            "curve": curve,
-            "pays_up_to": _pays_up_to(curve),
-        }
+        return {**measured, "curve": curve, "pays_up_to": _pays_up_to(curve)}
 
     def _curve(self, x: Tensor) -> list[dict[str, float]]:
         """Return milliseconds per image, for random gates with different open fractions."""

@@ -120,6 +120,7 @@ def bench(
     macs, files = results["macs"], ["bench.json"]
     if "executed" in macs:
         print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+    if "curve" in results:
         files.append("bench.svg")
     for form, reason in results.get("omitted", {}).items():
         print(f"{form} was not timed: {reason}")

@@ -45,8 +45,8 @@ def bench_runtimes(
 ) -> dict[str, Any]:
     """Time all forms of a run's network in several runtimes, in turn, and write bench-runtimes.json.
 
-    The forms of a network with a gater are "dense" (all filters, no gater), "masked", "skip", "compact" and, if it has
-    routes, "routes"; of others "masked", which is the network itself, and "dense", without its gates.
+    The forms of a network with a gater are "dense" (all filters, no gater) and "masked", with "skip" and "compact" or,
+    if it has routes, "routes". Those of others are "masked", which is the network itself, and "dense", without gates.
 
     Args:
         folder: folder of a finished run.
@@ -112,9 +112,7 @@ class _Forms:
     def names(self) -> list[str]:
         found = [_DENSE]
         if isinstance(self.net, GaterNet):
-            found += ["masked", "skip", "compact"]
-            if getattr(self.net, "routes", None) is not None:
-                found.append("routes")
+            found += ["masked", *(["skip", "compact"] if self.net.routes is None else ["routes"])]
         elif gates_in(self.net):
             found.append("masked")
         return [*found, *(["plain"] if self.plain is not None else [])]
@@ -133,7 +131,7 @@ class _Forms:
             return skip_closed_filters(self.net)
         if form == "compact":
             return compact(self.net, self.run.of("train").first(self.images))
-        return RoutedNet(self.net) if form == "routes" else WithGates(self.net).eval()
+        return RoutedNet(self.net).folded() if form == "routes" else WithGates(self.net).eval()
 
     def file(self, form: str, precision: str) -> Path:
         """Export a form to an ONNX file."""

@@ -150,6 +150,11 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
         raise errors.InvalidTypeError(
             f"compact expects a GaterNet, got {type(net).__name__}. Wrap the network first: gw.GaterNet(network)."
         )
+    if net.routes is not None and len(net.routes) > 1:
+        raise errors.InvalidValueError(
+            "compact expects a network that chooses its gates one by one, and this one has routes. Compact one of "
+            "them, compact(net.of_route(0), loader), or let each image run through its own: skip_closed_filters(net)."
+        )
     device = next(net.parameters()).device
     batches = loader if isinstance(loader, list | tuple | Tensor) else _Rereadable(loader)
     opened, images = _count_open(net, batches, device)

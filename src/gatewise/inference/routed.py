@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.core import _validation
+from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.network import ESTIMATORS
 from gatewise.graph.structural_copy import full_copy
-from gatewise.inference.merging import merged
 from gatewise.inference.restructure import GateState, restructure
+from gatewise.inference.surgery import folded
 
 
 class Chooser(nn.Module):
@@ -34,7 +35,7 @@ class Chooser(nn.Module):
         super().__init__()
         self.gater: nn.Module = full_copy(net.gater).eval().requires_grad_(False)
         self.estimator = net.estimator
-        self.decides_gates = getattr(net, "routes", None) is None
+        self.decides_gates = net.routes is None
         anchor = next(net.parameters())
         self.register_buffer("patterns", patterns.to(anchor))
 
@@ -57,10 +58,13 @@ class RoutedNet(nn.Module):
     Attributes:
         chooser: chooses the route of each image.
         networks: one network for each route, without its closed filters.
+        example: an image, (1, C, *S).
 
     Raises:
         InvalidValueError: the net has no routes and no patterns are given, or it has local gating.
     """
+
+    example: Tensor
 
     def __init__(self, net: GaterNet, patterns: Tensor | None = None) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ class RoutedNet(nn.Module):
             raise errors.InvalidValueError(
                 "local gating computes its gates during the forward, so an image has no route. Choose another form."
             )
-        own: Tensor | None = getattr(net, "routes", None)
+        own = net.routes
         if own is None and patterns is None:
             raise errors.InvalidValueError(
                 "the network has no routes. Train it with gaternet:routes=K, or give routes to cut it into."
@@ -80,6 +84,8 @@ class RoutedNet(nn.Module):
             )
         self.chooser = Chooser(net, chosen)
         self.networks = nn.ModuleList(_dense_networks(net, chosen.bool(), own is not None))
+        anchor = next(net.parameters())
+        self.register_buffer("example", torch.zeros(1, *net.input_shape).to(anchor), persistent=False)
         self.eval().requires_grad_(False)
 
     @property
@@ -102,6 +108,12 @@ class RoutedNet(nn.Module):
         outputs: list[Any] = [self.networks[number](x[own]) for number, own in zip(used, rows, strict=True)]
         return merged(outputs, [own.cpu().numpy() for own in rows]), gates
 
+    def folded(self) -> "RoutedNet":
+        """Fold the batch norms of all networks into their convolutions, in place, and return this net."""
+        example = self.example.expand(2, *self.example.shape[1:])
+        self.networks = nn.ModuleList([folded(network, example) for network in self.networks])
+        return self
+
     def route_with(self, gates: Tensor) -> Tensor:
         """Return the route that has exactly these gates, (N, gates) -> (N,); raise if there is none."""
         same = (gates.unsqueeze(1) == self.chooser.patterns.to(gates)).all(2)
@@ -118,7 +130,7 @@ def _dense_networks(net: GaterNet, patterns: Tensor, own: bool) -> list[nn.Modul
     networks: list[nn.Module] = []
     whole: list[str] | None = None
     for route, opened in enumerate(patterns.tolist()):
-        single: Any = cast(Any, net).of_route(route) if own else net
+        single: Any = net.of_route(route) if own else net
         states = [GateState.OPEN if gate else GateState.CLOSED for gate in opened]
         network, dependencies = restructure(single, states, whole)
         if whole is None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import has_memory
+from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
 from gatewise.graph.measure import interleaved_latency
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
-from gatewise.inference.merging import merged
+from gatewise.inference.routed import RoutedNet
 from gatewise.inference.skippable import kept_whole, skippable
 from gatewise.inference.sub_batches import SubBatch, Work, bucketed, one_by_pattern
 from gatewise.inference.surgery import fold_norms, open_layers
@@ -238,8 +239,10 @@ def skip_closed_filters(
     mode: str = "auto",
     *,
     memory: int = 2**28,
-) -> SkippingNet:
+) -> "SkippingNet | RoutedNet":
     """Return a copy of `net` for inference that does not compute closed filters; same outputs as `net.eval()`.
+
+    A net with routes runs route by route, each with its own dense network, in all modes but "mask".
 
     Args:
         net: a GaterNet; it is not changed. Its weights are copied, with batch norms folded into convolutions.
@@ -267,6 +270,8 @@ def skip_closed_filters(
         )
     _validation.check_one_of("mode", mode, MODES)
     _validation.check_integer_at_least(0, memory=memory)
+    if net.routes is not None and mode != "mask":
+        return RoutedNet(net).folded()
     return SkippingNet(net, mode, memory).eval()
 
 

@@ -22,7 +22,9 @@ CHANGES = {
     },
     "exporting/job.py": {
         "Job.write": {
-            "a file for torch is not read again": replace("agreement(reference, chosen.open(file), self.compared)", "agreement(reference, network, self.compared)"),
+            "a file for torch is not read again": replace(
+                "agreement(reference, chosen.open(file), self.compared)", "agreement(reference, network, self.compared)"
+            ),
         },
         "Job.write_routes": {
             "routes that no image takes are not compared": remove(

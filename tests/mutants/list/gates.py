@@ -36,7 +36,9 @@ CHANGES = {
             ),
         },
         "pooled_channel_norms": {
-            "gct: exported norms without epsilon": replace("+ eps", "+ 0 * eps"),
+            "gct: exported norms without epsilon": replace(
+                "(x * x).mean(axes, keepdim=True) * positions + eps", "(x * x).mean(axes, keepdim=True) * positions"
+            ),
         },
         "_scaled_by_norms": {
             "gct: sum over channels instead of mean": replace("norms.square().mean", "norms.square().sum"),

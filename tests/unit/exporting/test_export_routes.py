@@ -179,3 +179,75 @@ def test_routed_net_equals_network(net: gw.GaterNet) -> None:
 def test_routed_net_refuses_gates_of_no_route(net: gw.GaterNet) -> None:
     with pytest.raises(InvalidValueError, match="those of no route"):
         RoutedNet(net, PATTERNS).forward_with_gates(IMAGES, torch.ones(9, 8))
+
+
+# Networks that learned routes
+
+
+@pytest.fixture(scope="module")
+def learned() -> gw.GaterNet:
+    """Return a network with two routes, whose batch norms differ from each other and from the backbone's."""
+    torch.manual_seed(0)
+    net = gw.GaterNet(gater_net().backbone, gater=OfBrightness, routes=2, image_size=(12, 12))
+    net(IMAGES)
+    for route in (0, 1):
+        for name, tensor in net.selection.norms.tensors(route).items():
+            if not name.endswith("num_batches_tracked"):
+                tensor.data += 0.3 + torch.rand_like(tensor)
+    return net.eval()
+
+
+class OfBrightness(nn.Module):
+    """Chooses route 0 for bright images and route 1 for dark ones."""
+
+    def __init__(self, logits: int) -> None:
+        super().__init__()
+        assert logits == 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([mean, -mean], 1)
+
+
+def test_learned_routes_keep_their_own_norms(learned: gw.GaterNet, tmp_path: Path) -> None:
+    found = gw.export(learned, tmp_path / "net.onnx", example=IMAGES, form="routes")
+    assert found["images_of_routes"] == [*TAKEN]
+    outputs = in_runtime(tmp_path / "net.onnx", IMAGES)
+    torch.testing.assert_close(outputs["logits"], learned(IMAGES).detach(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(outputs["route"], learned.route_of(IMAGES))
+
+
+@pytest.mark.parametrize("mode", ["mask", "skip", "bucket", "auto"])
+def test_learned_routes_run_in_torch_with_their_own_norms(learned: gw.GaterNet, mode: str) -> None:
+    fast = gw.skip_closed_filters(learned, mode)
+    assert isinstance(fast, RoutedNet) == (mode != "mask")
+    output, gates = fast.forward_with_gates(IMAGES)
+    expected, own = learned.forward_with_gates(IMAGES)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(gates, own)
+    if mode == "skip":
+        assert "BatchNorm2d" not in {type(module).__name__ for module in _called(fast)}
+
+
+def _called(net: nn.Module) -> list[nn.Module]:
+    """Return the layers that change their input when the net runs."""
+    found: list[nn.Module] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda layer, given, output: None if output is given[0] else found.append(layer)  # type: ignore[func-returns-value]
+        )
+        for module in net.modules()
+    ]
+    net(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_learned_routes_have_no_form_that_picks_filters(learned: gw.GaterNet, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="Choose form routes"):
+        gw.export(learned, tmp_path / "net.onnx", example=IMAGES, form="skip")
+    with pytest.raises(InvalidValueError, match=r"has routes\. Compact one of them"):
+        gw.compact(learned, [IMAGES])
+    single = gw.compact(learned.of_route(1), [IMAGES])
+    torch.testing.assert_close(single(IMAGES), learned.of_route(1)(IMAGES).detach(), rtol=1e-4, atol=1e-5)
