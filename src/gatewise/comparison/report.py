@@ -112,10 +112,10 @@ def write_report(results: dict[str, Any], out: Path) -> None:
         f"{results['validation_images']} validation images; {title} after the last epoch."
         + (f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""),
         sections=[
-            Section("Result", " ".join([_EXPLANATION, *results["summary"]]), table=table(results)),
+            Section("Result", " ".join([_EXPLANATION, *results.get("summary", [])]), table=table(results)),
             *(
                 [Section("Rivals of equal cost", _ABOUT_RIVALS, table=rivals_table(results))]
-                if "rivals" in results
+                if "chosen_rivals" in results
                 else []
             ),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
@@ -137,7 +137,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
 def rivals_table(results: dict[str, Any]) -> Table:
     """Return the rival of each choice of gates and kind of cost, with both costs, measured before the trainings."""
     rows = []
-    for rival in results["rivals"]:
+    for rival in results["chosen_rivals"]:
         values = [rival["of_gates"], rival["of_network"]]
         quartiles = [rival["quartiles"].get(name) for name in ("gates", "network")]
         costs = [

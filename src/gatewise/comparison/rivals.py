@@ -31,8 +31,8 @@ _SAME = 0.02  # relative difference of costs that are taken for equal
 _FARTHEST = 0.1  # largest relative difference of the costs of a gate and its rival
 _CLOSE = 0.01  # relative difference up to which widths stay multiples of a larger number
 _SEARCH_STEPS = 6  # bisections by latency, each with a measurement
-_SEARCH_TIMING = {"rounds": 25, "seconds_per_turn": 0.01}  # short turns, so that both networks meet the same load
-_TIMING = {"rounds": 51, "seconds_per_turn": 0.02}
+_SEARCH_TIMING: Any = {"rounds": 25, "seconds_per_turn": 0.01}  # short turns, so that both networks meet the same load
+_TIMING: Any = {"rounds": 51, "seconds_per_turn": 0.02}
 _PATTERNS = 256  # of gates, for the expected multiply-adds of a GaterNet
 
 
@@ -358,7 +358,7 @@ class RivalRows:
 
 def missing_rivals(results: Mapping[str, Any]) -> list[str]:
     """Return a sentence if networks that choose their filters have no plain rival of equal multiply-adds."""
-    tried = {rival["gates"] for rival in results.get("rivals", []) if rival["cost"] == "macs"}
+    tried = {rival["gates"] for rival in results.get("chosen_rivals", []) if rival["cost"] == "macs"}
     alone = [v["gates"] for v in results["variants"] if "open_fraction" in v and v["gates"] not in tried]
     if not alone:
         return []

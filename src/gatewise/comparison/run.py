@@ -163,7 +163,7 @@ def _compare(
         "notes": list(dataset.notes),
     }
     if chosen:
-        results["rivals"] = [dataclasses.asdict(rival) for rival in chosen]
+        results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
     results["summary"] = missing_rivals(results)
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)

@@ -100,16 +100,23 @@ def test_rivals_are_chosen_once(tmp_path: Path, latency_is_parameters: list[list
         choose_rivals(Recipe(), ["gct"], ["latency"], first_digits(), tmp_path)
 
 
+def test_gate_that_no_width_matches_has_no_rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "widths_of", lambda plain, **_: lambda factor, unit: plain)
+    (nl,) = choose_rivals(TINY, ["nl"], ["params"], first_digits(), tmp_path)
+    assert (nl.network, nl.of_network) == ("", None)
+    assert nl.why.startswith(f"no width of {MODEL} is that near; {MODEL} costs 0.")
+
+
 def test_network_without_widths_is_named_and_left_out(tmp_path: Path) -> None:
     recipe = dataclasses.replace(TINY, model="vgg11")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rivals, "build_model", lambda run, _: gw.make_model(f"resnet20+{run.gate}"))
         patch.setattr(rivals, "without_values", lambda *_: gw.make_model("resnet20"))
-        chosen = choose_rivals(recipe, ["none", "se"], ["params"], first_digits(), tmp_path)
+        chosen = choose_rivals(recipe, ["none", "nl"], ["params"], first_digits(), tmp_path)
     assert chosen[0].network == ""
     assert chosen[0].of_network is None
-    assert rivals.describe(chosen[0]) == "rival of se by parameters: none, timm's vgg11 takes no option for its width"
-    assert RivalRows.among(["none", "se"], chosen, "vgg11").rows == ["none", "se"]
+    assert rivals.describe(chosen[0]) == "rival of nl by parameters: none, timm's vgg11 takes no option for its width"
+    assert RivalRows.among(["none", "nl"], chosen, "vgg11").rows == ["none", "nl"]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +201,7 @@ def test_missing_rival_of_a_gaternet_is_said(compared: tuple[Path, dict[str, Any
     assert "add --rivals macs" in sentence
     assert sentence in (out / "report.html").read_text()
     tried = [dataclasses.asdict(Rival("gaternet:budget=0.5,gater=resnet20", "macs", "", 1.0))]
-    assert missing_rivals({**results, "rivals": tried}) == []
+    assert missing_rivals({**results, "chosen_rivals": tried}) == []
 
 
 def test_comparison_continues_with_its_rivals(compared: tuple[Path, dict[str, Any]], few_digits: None) -> None:
@@ -204,8 +211,8 @@ def test_comparison_continues_with_its_rivals(compared: tuple[Path, dict[str, An
     again = compare(TINY, parse_gates_list("none,se,gaternet:budget=0.5,gater=resnet20"), 2, out, rivals=["params"])
     assert {file: file.stat().st_mtime_ns for file in out.glob("runs/*/*/metrics.json")} == before
     assert json.loads((out / RIVALS).read_text()) == chosen
-    assert again["rivals"] == results["rivals"]
+    assert again["chosen_rivals"] == results["chosen_rivals"]
     without = compare(TINY, parse_gates_list("none,se"), 2, out)
     assert [variant["gates"] for variant in without["variants"]] == ["none", "se"]
-    assert "rivals" not in without
+    assert "chosen_rivals" not in without
     assert all("rivals" not in variant and "rival_of" not in variant for variant in without["variants"])

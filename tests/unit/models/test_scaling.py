@@ -6,6 +6,7 @@ import gatewise as gw
 from gatewise.errors import InvalidValueError
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph.measure import parameter_count
+from gatewise.models import scaling
 from gatewise.models.scaling import nearest_width, widths_of, without_values
 
 IMAGES = {"num_classes": 7, "in_chans": 1}
@@ -68,3 +69,11 @@ def test_each_width_is_measured_once() -> None:
     assert len(calls) == len(set(calls))
     _, found = nearest_width(lambda factor: ModelSpec("net", {"width": max(1, round(10 * factor))}), cost, 1e6)
     assert found < 1e3  # the widest that is tried
+
+
+def test_option_that_scales_nothing_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "_OPTIONS", ("base_width", "channels"))  # ResNet-18 accepts 64 as base_width only
+    assert "channels" in widths_of(ModelSpec.parse("resnet18"), **IMAGES)(0.5, 8).model_options
+    monkeypatch.setattr(scaling, "_OPTIONS", ("stem_width",))  # that of a stem of one convolution is not used
+    with pytest.raises(InvalidValueError, match="resnet18 takes no option for its width"):
+        widths_of(ModelSpec.parse("resnet18"), **IMAGES)
