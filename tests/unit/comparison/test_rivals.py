@@ -101,7 +101,7 @@ def test_rivals_are_chosen_once(tmp_path: Path, latency_is_parameters: list[list
 
 
 def test_gate_that_no_width_matches_has_no_rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rivals, "widths_of", lambda plain, **_: lambda factor, unit: plain)
+    monkeypatch.setattr(rivals, "widths_of", lambda plain, **_: lambda *_: plain)
     (nl,) = choose_rivals(TINY, ["nl"], ["params"], first_digits(), tmp_path)
     assert (nl.network, nl.of_network) == ("", None)
     assert nl.why.startswith(f"no width of {MODEL} is that near; {MODEL} costs 0.")
