@@ -184,10 +184,10 @@ class GlobalContext(ChannelScaling):
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
 
     def export_form(self) -> Callable[[Tensor], Tensor] | None:
-        return None if self.conv_mask is None else self._with_product
+        return None if self.conv_mask is None or count_hooks(self.conv_mask) else self._with_product
 
     def _with_product(self, x: Tensor) -> Tensor:
-        context = attention_product(x, self.conv_mask(x))  # type: ignore[misc]  # pyright: ignore
+        context = attention_product(x, self.conv_mask.weight)  # type: ignore[union-attr]  # pyright: ignore
         return _with_context(x, context, self.channel_add_conv, self.channel_mul_conv)
 
     def why_not_fused(self, x: Tensor) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gatewise.core.hooks import count_hooks
 from gatewise.gates.functional import attention_pool, attention_product, attention_weights
 from gatewise.gates.registry import Gate, register_gate
 
@@ -96,11 +97,11 @@ class SimplifiedNonLocal(Gate):
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all queries
 
-    def export_form(self) -> Callable[[Tensor], Tensor]:
-        return self._with_product
+    def export_form(self) -> Callable[[Tensor], Tensor] | None:
+        return None if count_hooks(self.conv_mask) else self._with_product
 
     def _with_product(self, x: Tensor) -> Tensor:
-        return x + self.conv_value(attention_product(x, self.conv_mask(x)))
+        return x + self.conv_value(attention_product(x, self.conv_mask.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
