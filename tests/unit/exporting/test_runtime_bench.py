@@ -23,7 +23,7 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
             call()
             _, form, runtime = name.split()
             value = milliseconds.get(f"{form}_{runtime}", 8.0) / 1e3
-            found[name] = Latency(value, value, value, (value,))
+            found[name] = Latency(value, value, value, (value, value))
         return found
 
     monkeypatch.setattr("gatewise.exporting.runtime_bench.interleaved_latency", times)
