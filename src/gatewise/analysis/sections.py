@@ -211,7 +211,8 @@ def _of_gater(run: Subject, found: GaterFindings) -> Section:
     lowest, mean, highest = patterns.open_gates()
     text = (
         f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
-        f"{mean:,.0f} on average. Multiply-adds per image: {patterns.executed_macs / 1e6:.2f} M executed (in "
+        f"{mean:,.0f} on average; {int(patterns.dependent.sum()):,} gates depend on the image (open for more than 0.5 % "
+        f"and fewer than 99.5 %). Multiply-adds per image: {patterns.executed_macs / 1e6:.2f} M executed (in "
         f"float32), including {net.gater_macs / 1e6:.2f} M of the gater; the plain network has "
         f"{net.dense_macs / 1e6:.2f} M. If gates opened at the same rates, but independently of each other, the "
         f"expected number would be {found.expected_macs / 1e6:.2f} M."

@@ -124,10 +124,12 @@ def train(
 
 
 def _work_done(metrics: dict[str, Any]) -> str:
-    """Return the open fraction and executed MACs of a GaterNet as text, or "" for other networks."""
+    """Return open fraction, share of dependent gates and executed MACs of a GaterNet, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
-    return f"{metrics['open_fraction']:.3f} open, {metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
+    dependent = metrics.get("dependent_gates")  # missing in runs of earlier versions
+    shown = "" if dependent is None else f"{100 * dependent:.0f} % of the gates depend on the image, "
+    return f"{metrics['open_fraction']:.3f} open, {shown}{metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
 
 
 @app.command
@@ -140,6 +142,7 @@ def compare(
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
     workers: Integer | None = None,
     ray: Annotated[bool | str, Parameter(negative="")] = False,
+    rivals: str = "",
     json_output: Json = False,
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
@@ -168,6 +171,9 @@ def compare(
     ray
         Run on the Ray cluster at this address (192.168.0.1:6379, or auto for the cluster of this machine). Without an
         address: start Ray on this machine. All machines must share --out and the data.
+    rivals
+        Kinds of cost, separated by commas: params, macs (multiply-adds) or latency (of one image, PyTorch eager). For
+        each kind and gate also train a plain network, wider or narrower, that costs the same [none].
     json_output
         Print the results as JSON.
     """
@@ -179,6 +185,7 @@ def compare(
         workers=workers if ray and workers is None else _workers(workers),
         progress=Progress(),
         ray=ray,
+        rivals=[rivals] if rivals else [],
     )
     if not Processes().is_main:
         return
@@ -191,6 +198,8 @@ def compare(
             f"{environment['hardware']}, torch {environment['torch']}, {results['precision']}; "
             f"latency: {results['latency']}"
         )
+        for sentence in results["summary"]:
+            print(sentence)
         print(f"report: {(out / 'report.html').resolve()}")
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())
