@@ -40,8 +40,8 @@ def kinds_by_unit(patterns: GatePatterns) -> Drawing:
     return Drawing(
         "kinds",
         figure,
-        shows=f"Share of the gates of each gated layer that are open for at least 99.5 % of {patterns.images:,} images, "
-        f"for at most 0.5 %, and for more than that but not all: these depend on the image.",
+        shows=f"Share of the gates of each gated layer that are open for at least 99.5 % of the {patterns.images:,} "
+        f"images, for at most 0.5 %, and in between: these depend on the image.",
         look_for=f"Layers where most gates depend on the image; the paper finds them near the output, and gates that "
         f"are always closed near the input ({_PAPER}).",
         table=Table(

@@ -1,4 +1,4 @@
-"""Which gates depend on the image, and warnings about gates that do not, are dead or saturated, or miss their budget."""
+"""Which gates depend on the image, and warnings about gates that do not, are dead or saturated or miss a budget."""
 
 from torch import Tensor
 

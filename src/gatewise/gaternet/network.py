@@ -172,7 +172,8 @@ class GaterNet(nn.Module):
             self.gater_macs = self._check_gater(example)
         share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
         share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))
-        self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
+        priced = budget if routes is None else None  # the cost of routes is fixed
+        self.price: Budget | Sparsity = Sparsity(share, sparsity) if priced is None else Budget(share, priced)
         self._due: Tensor | None = None
         self.all_open = False  # while the dense network is trained, before gates are chosen
         self.companions: frozenset[str] = frozenset()  # COMPANIONS that run beside each training forward
