@@ -12,7 +12,7 @@ from gatewise.analysis.route_use import RouteUse
 from gatewise.analysis.table import Cell, Table
 from gatewise.data.decode import fit
 
-_SIDE = 48  # pixels of a picture
+_SIDE, _GAP = 48, 2  # pixels of a picture, and of the white margin to its right and below it
 
 
 def classes_by_route(use: RouteUse, classes: Sequence[str]) -> Drawing:
@@ -53,7 +53,7 @@ def pictures_by_route(use: RouteUse, picture: Callable[[int], Any]) -> Drawing:
     for row, own in enumerate(use.examples):
         for column, index in enumerate(own):
             at = slice(row * _SIDE, (row + 1) * _SIDE), slice(column * _SIDE, (column + 1) * _SIDE)
-            sheet[at] = np.asarray(fit(picture(index), _SIDE))
+            sheet[at][:-_GAP, :-_GAP] = np.asarray(fit(picture(index), _SIDE - _GAP))
     figure, axes = new_figure(1.2 + 0.7 * most, 0.6 + 0.7 * count)
     axes.imshow(sheet, interpolation="nearest")
     axes.grid(visible=False)
