@@ -124,10 +124,12 @@ def train(
 
 
 def _work_done(metrics: dict[str, Any]) -> str:
-    """Return the open fraction and executed MACs of a GaterNet as text, or "" for other networks."""
+    """Return open fraction, share of dependent gates and executed MACs of a GaterNet, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
-    return f"{metrics['open_fraction']:.3f} open, {metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
+    dependent = metrics.get("dependent_gates")  # missing in runs of earlier versions
+    shown = "" if dependent is None else f"{100 * dependent:.0f} % of the gates depend on the image, "
+    return f"{metrics['open_fraction']:.3f} open, {shown}{metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
 
 
 @app.command

@@ -81,6 +81,11 @@ class Budget(Float32Buffers):
         self.ramp = max(1, steps // 2)
         self.state.copy_(torch.tensor(_INITIAL_STATE))
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the schedule have run."""
+        return float(self.state[0]) >= 2 * self.ramp
+
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:
         """Return the loss term of `gates` (N, c), and update the price from the deterministic gates `hard` (N, c)."""
         again = recomputing()

@@ -42,8 +42,8 @@ COMPANIONS = ("dense", "random")  # the network with all gates open; a random ro
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What ran beside a training forward.
+class CompanionOutputs:
+    """What ran in the same training forward as the gated network.
 
     Attributes:
         dense: output with all gates open, or None.
@@ -172,11 +172,12 @@ class GaterNet(nn.Module):
             self.gater_macs = self._check_gater(example)
         share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
         share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))
-        self.price: Budget | Sparsity = Sparsity(share, sparsity) if budget is None else Budget(share, budget)
+        priced = budget if routes is None else None  # the cost of routes is fixed
+        self.price: Budget | Sparsity = Sparsity(share, sparsity) if priced is None else Budget(share, priced)
         self._due: Tensor | None = None
         self.all_open = False  # while the dense network is trained, before gates are chosen
-        self.companions: frozenset[str] = frozenset()  # COMPANIONS that run beside each training forward
-        self._beside: Beside | None = None
+        self.companions: frozenset[str] = frozenset()  # COMPANIONS that run in each training forward
+        self._companion_outputs: CompanionOutputs | None = None
         self.saturated = torch.zeros(())  # fraction of saturated logits in the last training batch
 
     @property
@@ -229,7 +230,7 @@ class GaterNet(nn.Module):
         keep_attached(self.backbone, self.gate_context)
         if torch.is_grad_enabled():
             self.gate_context.gated = True
-        self._beside = None
+        self._companion_outputs = None
         try:
             if gates is not None:
                 self.check_gates(x, gates)
@@ -238,7 +239,9 @@ class GaterNet(nn.Module):
                 return self._run_dense(x)
             output, gates = self._decide_and_run(x)
             if self.training and "dense" in self.companions:
-                self._beside = replace(self._beside or Beside(), dense=self._run_dense(x)[0])
+                self._companion_outputs = replace(
+                    self._companion_outputs or CompanionOutputs(), dense=self._run_dense(x)[0]
+                )
             return output, gates
         finally:
             self.gate_context.factors, self.gate_context.decide = {}, None
@@ -258,7 +261,7 @@ class GaterNet(nn.Module):
         both = torch.cat([route, other]), torch.cat([gates, self.selection.gates(other).to(gates)])
         output = self.selection.run(self.backbone, self.gate_context, torch.cat([x, x]), *both)
         own, random = halves(output)
-        self._beside = Beside(random=random, logits=logits, routes=torch.stack([route, other], 1))
+        self._companion_outputs = CompanionOutputs(random=random, logits=logits, routes=torch.stack([route, other], 1))
         return own, gates
 
     def _run(self, x: Tensor, gates: Tensor) -> Output:
@@ -271,8 +274,7 @@ class GaterNet(nn.Module):
     def _run_dense(self, x: Tensor) -> tuple[Output, Tensor]:
         """Run the backbone with all gates open.
 
-        Beside gated forwards through the same norms, it leaves their running statistics, which are those of the gated
-        network.
+        The running statistics of norms that it shares with the gated network stay those of the gated network.
         """
         self.gate_context.factors, self.gate_context.decide = {}, None
         kept = {} if self.all_open or self.selection is not None else dict(self.backbone.named_buffers())
@@ -398,9 +400,9 @@ class GaterNet(nn.Module):
             due = self.selection.balance_loss(logits)
             self._due = self._due if recomputing() else due
 
-    def beside(self) -> "Beside | None":
-        """Return what ran beside the last training forward, and clear it; None if nothing did."""
-        found, self._beside = self._beside, None
+    def companion_outputs(self) -> "CompanionOutputs | None":
+        """Return the outputs of the companions in the last training forward, and clear them; None without any."""
+        found, self._companion_outputs = self._companion_outputs, None
         return found
 
     def decide_only(self, sites: tuple[Site, ...], chosen: list[int], always_open: list[int]) -> None:
@@ -467,7 +469,11 @@ class GaterNet(nn.Module):
         return self.dense_macs + self.gater_macs - saved_macs(self.sites, gates)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_due": None, "_beside": None}  # parts of an autograd graph, which cannot be copied
+        return {
+            **self.__dict__,
+            "_due": None,
+            "_companion_outputs": None,
+        }  # parts of an autograd graph, which cannot be copied
 
     def extra_repr(self) -> str:
         return f"gates={self.gate_count}, sites={len(self.sites)}, estimator={self.estimator!r}"

@@ -1,4 +1,4 @@
-"""Running statistics computed anew, with the gates of eval mode."""
+"""Running statistics computed again, with the gates of eval mode."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 @torch.no_grad()
 def recalibrate(net: GaterNet, loader: Loader | Tensor) -> None:
-    """Compute the running statistics of a GaterNet anew, from images and the gates of eval mode.
+    """Compute the running statistics of a GaterNet again, from images and the gates of eval mode.
 
     In training the gates are sampled and the weights change; running means follow both with a delay. First the
     statistics of the gater are computed, then, with the gater constant, those of the backbone, for each route from the

@@ -16,7 +16,7 @@ from gatewise.gaternet.route_norms import RouteNorms
 from gatewise.gaternet.sites import Site
 from gatewise.gates.functional import at_least_float32, straight_through
 
-_BALANCE = 0.01  # weight of the balance term, as in the Switch Transformer
+_BALANCE = 0.1  # weight of the balance term; at 0.01, as in the Switch Transformer, a route was left without images
 _LARGEST_UNIT = 16  # filters; runtimes with blocked layouts compute whole blocks of 8 or 16
 _FEWEST_UNITS = 4  # per layer, so that a budget can be met
 
@@ -63,7 +63,7 @@ class Routes(nn.Module):
     """The routes of a GaterNet, and the choice between them.
 
     In training mode the route of an image is sampled by straight-through Gumbel-softmax from the gater's logits, in
-    eval mode it is the largest logit. The extra loss balances the routes: 0.01 K sum_k f_k P_k, with f_k the fraction
+    eval mode it is the largest logit. The extra loss balances the routes: 0.1 K sum_k f_k P_k, with f_k the fraction
     of images whose largest logit is k and P_k the mean probability of k.
 
     Args:
@@ -128,7 +128,7 @@ class Routes(nn.Module):
         return ((gates - 0.5).to(signs.dtype) @ signs.T).argmax(1)
 
     def balance_loss(self, logits: Tensor) -> Tensor:
-        """Return 0.01 K sum_k f_k P_k, a scalar; it is smallest if the routes are used equally."""
+        """Return 0.1 K sum_k f_k P_k, a scalar; it is smallest if the routes are used equally."""
         count = logits.shape[1]
         used = nn.functional.one_hot(logits.argmax(1), count).to(at_least_float32(logits.dtype)).mean(0)
         return _BALANCE * count * (used * self.probabilities(logits).mean(0)).sum()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.types import main_output
-from gatewise.gaternet.network import Beside, GaterNet
+from gatewise.gaternet.network import CompanionOutputs, GaterNet
 from gatewise.gates.functional import at_least_float32
 from gatewise.graph import evaluation_mode
 
@@ -141,36 +141,36 @@ class TeacherLoss(nn.Module):
         """Return what is added to criterion(output, target), a scalar; 0 in eval mode or without gates to teach."""
         model, gated, teacher = self._networks
         learned = main_output(output)
-        beside = None if gated is None else gated.beside()
+        others = None if gated is None else gated.companion_outputs()
         nothing = learned.new_zeros(())
         if not model.training:
             return nothing
         if teacher is None:
-            if beside is None or beside.dense is None:
+            if others is None or others.dense is None:
                 self._warn_if_missing()
                 return nothing
-            dense = main_output(beside.dense)
-            return self.criterion(dense, target) + self._taught(learned, dense.detach(), beside)
+            dense = main_output(others.dense)
+            return self.criterion(dense, target) + self._taught(learned, dense.detach(), others)
         if images is None:
             raise errors.InvalidValueError(
                 "TeacherLoss needs the images that the teacher sees: criterion(output, target, images=images)."
             )
         with torch.no_grad(), evaluation_mode(teacher):
             goal = main_output(teacher(images))
-        return self._taught(learned, goal, beside)
+        return self._taught(learned, goal, others)
 
-    def _taught(self, learned: Tensor, goal: Tensor, beside: Beside | None) -> Tensor:
+    def _taught(self, learned: Tensor, goal: Tensor, others: CompanionOutputs | None) -> Tensor:
         """Return the terms that pull outputs towards the teacher's, and the gater towards the nearer route."""
         own = self.divergence(learned, goal, self.temperature)
-        if beside is None or beside.random is None:
+        if others is None or others.random is None:
             return self.weight * own.mean()
         _, gated, _ = self._networks
         assert gated is not None
         assert gated.selection is not None
-        assert beside.logits is not None
-        assert beside.routes is not None
-        random = self.divergence(main_output(beside.random), goal, self.temperature)
-        preference = gated.selection.preference_loss(beside.logits, beside.routes, torch.stack([own, random], 1))
+        assert others.logits is not None
+        assert others.routes is not None
+        random = self.divergence(main_output(others.random), goal, self.temperature)
+        preference = gated.selection.preference_loss(others.logits, others.routes, torch.stack([own, random], 1))
         return self.weight * (own.mean() + random.mean() + preference)
 
     def _warn_if_missing(self) -> None:

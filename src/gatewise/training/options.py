@@ -164,8 +164,8 @@ class ModelOptions(Section):
     )
     teacher: str | None = option(
         None,
-        "what the network learns from besides the labels: self (a gater's network with all gates open, in the same "
-        "step) or the run folder of a trained network; {seed} is replaced by the seed",
+        "what the network learns from in addition to the labels: self (a gater's network with all gates open, in the "
+        "same step) or the run folder of a trained network; {seed} is replaced by the seed",
     )
     teacher_weight: float = option(0.5, "weight of the divergence from the teacher's outputs in the loss")
     teacher_temperature: float = option(

@@ -85,7 +85,7 @@ CHANGES = {
         },
         "GaterNet.__getstate__": {
             "a copy keeps part of a graph": replace(
-                "{**self.__dict__, '_due': None, '_beside': None}", "self.__dict__"
+                "{**self.__dict__, '_due': None, '_companion_outputs': None}", "self.__dict__"
             ),
         },
         "_local_deciders": {

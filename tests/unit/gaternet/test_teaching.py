@@ -70,17 +70,17 @@ def test_dense_network_teaches_and_learns_in_same_step(options: dict[str, Any]) 
     criterion = gw.TeacherLoss(CROSS_ENTROPY, net, weight=0.5)
     statistics = net.backbone[1].running_mean.clone()
     output = net(images())
-    beside = net._beside
-    assert beside is not None
-    assert_close(beside.dense, net.backbone(images()))
+    others = net._companion_outputs
+    assert others is not None
+    assert_close(others.dense, net.backbone(images()))
     loss = criterion(output, LABELS)
-    expected = CROSS_ENTROPY(output, LABELS) + CROSS_ENTROPY(beside.dense, LABELS)
-    divergences = [class_divergence(output, beside.dense, 4.0)]
+    expected = CROSS_ENTROPY(output, LABELS) + CROSS_ENTROPY(others.dense, LABELS)
+    divergences = [class_divergence(output, others.dense, 4.0)]
     if options.get("routes") == 3:
-        divergences.append(class_divergence(beside.random, beside.dense, 4.0))
-        expected += 0.5 * net.selection.preference_loss(beside.logits, beside.routes, torch.stack(divergences, 1))
+        divergences.append(class_divergence(others.random, others.dense, 4.0))
+        expected += 0.5 * net.selection.preference_loss(others.logits, others.routes, torch.stack(divergences, 1))
     assert_close(loss, expected + 0.5 * sum(each.mean() for each in divergences))
-    assert net.beside() is None
+    assert net.companion_outputs() is None
     assert not torch.equal(net.backbone[1].running_mean, statistics)
 
 
@@ -98,10 +98,10 @@ def test_random_routes_are_used_equally() -> None:
     net = routed(3)
     gw.TeacherLoss(CROSS_ENTROPY, net)
     net(images())
-    beside = net.beside()
-    assert beside is not None
-    assert beside.routes is not None
-    assert beside.routes[:, 1].bincount().tolist() == [4, 4, 4]
+    others = net.companion_outputs()
+    assert others is not None
+    assert others.routes is not None
+    assert others.routes[:, 1].bincount().tolist() == [4, 4, 4]
 
 
 def test_random_route_output_is_that_of_the_route() -> None:
@@ -111,10 +111,10 @@ def test_random_route_output_is_that_of_the_route() -> None:
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()  # batch statistics would depend on the other images of the route
     output = net(images())
-    beside = net.beside()
-    assert beside is not None
-    assert_close(output, net(images(), net.routes[beside.routes[:, 0]].float()))
-    assert_close(beside.random, net(images(), net.routes[beside.routes[:, 1]].float()))
+    others = net.companion_outputs()
+    assert others is not None
+    assert_close(output, net(images(), net.routes[others.routes[:, 0]].float()))
+    assert_close(others.random, net(images(), net.routes[others.routes[:, 1]].float()))
 
 
 def test_composes_with_gate_loss() -> None:
@@ -122,7 +122,7 @@ def test_composes_with_gate_loss() -> None:
     taught = gw.TeacherLoss(CROSS_ENTROPY, net)
     criterion = gw.GateLoss(taught, net)
     output = net(images())
-    due, dense = net._due, net._beside.dense
+    due, dense = net._due, net._companion_outputs.dense
     expected = CROSS_ENTROPY(output, LABELS) + CROSS_ENTROPY(dense, LABELS) + 0.5 * gw.distillation_loss(output, dense)
     assert_close(criterion(output, LABELS), expected + due)
     with pytest.warns(UserWarning, match="has nothing from the dense network"):
