@@ -206,6 +206,7 @@ def export(
     form: str = "masked",
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
+    routes: Integer | None = None,
     split: Annotated[bool, Parameter(negative="")] = False,
     calibration: Integer = 512,
     data: str | None = None,
@@ -232,6 +233,9 @@ def export(
     int8
         Quantise convolutions and matrix products to int8 (onnx; masked, compact and routes), and score the file before
         and after on all validation images.
+    routes
+        With form routes, for a network that was trained without: number of routes, which are found by clustering the
+        gates of the training images. The score with and without them is printed.
     split
         With form routes: write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx, for runtimes
         in which the program that calls them chooses.
@@ -249,6 +253,7 @@ def export(
         form=form,
         images=images,
         int8=int8,
+        routes=routes,
         split=split,
         calibration=calibration,
         data=data,
@@ -270,5 +275,8 @@ def export(
         f"{results['images']} images: logits differ by at most {results['difference']:.1e} of the largest{gates}; "
         f"written: {', '.join(results.get('files', [str(out.resolve())]))} ({results['bytes'] / 1e6:.2f} MB)"
     )
+    if "routed" in results:
+        score = score_named(results["score"])
+        print(f"{score.title}: {score.text(results['masked'])}, with routes {score.text(results['routed'])}")
     if "images_of_routes" in results:
         print(f"images of each route: {', '.join(map(str, results['images_of_routes']))}")

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.loaders import Loader, batches_of, first_batches
-from gatewise.core.types import tensors_of
+from gatewise.core.types import main_output, tensors_of
 from gatewise.exporting.formats.registry import Format, describe_formats, format_named, format_of, formats
 from gatewise.exporting.forms import check_form
 from gatewise.exporting.job import Job
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.quantisation import Int8
 from gatewise.graph import evaluation_mode
-from gatewise.inference.routed import RoutedNet
+from gatewise.inference.routed import Chooser, RoutedNet, routes_from_gates
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
 from gatewise.training.runs import Run
@@ -114,6 +114,7 @@ def export_run(
     form: str = "masked",
     images: int = 256,
     int8: bool = False,
+    routes: int | None = None,
     split: bool = False,
     calibration: int = 512,
     data: str | None = None,
@@ -136,6 +137,8 @@ def export_run(
             "routes", for a network with routes, has a dense network for each route and runs those that images take.
         images: number of validation images to compare on.
         int8: quantise the exported file to int8, and compute the score before and after on all validation images.
+        routes: for the form "routes" of a network that was trained without: number of routes, which are found by
+            clustering the gates of the training images.
         split: for the form "routes": write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx.
         calibration: number of training images over which the range of each activation is measured, for int8.
         data: data set to use instead of the run's own.
@@ -145,7 +148,8 @@ def export_run(
         "file", "to", "form", "bytes"; "images"; "difference", the largest difference of logits over images with equal
         gates, relative to the largest logit; "flipped", the number of images with different gates; "kinds", the number
         of distinct gate vectors. With int8 also "score" (name of the metric), "float32" and "int8" (its values), and
-        "other_gates", the fraction of validation images whose gates differ between both.
+        "other_gates", the fraction of validation images whose gates differ between both. With `routes` "score", and
+        "masked" and "routed", its values for the network and for the same with these routes.
 
     Raises:
         ValueError: the format or form is unknown, the suffix of `out` does not match the format, the run has no images,
@@ -169,7 +173,33 @@ def export_run(
         readable=None if run.task.output == "logits" else run.task.readable,
     )
     quantising = Int8(run.of("train").first(calibration), run.first(), run) if int8 else None
-    return _written(job, out, chosen, form, quantising, progress, None, split)
+    patterns = _routes(run, routes, form)
+    results = _written(job, out, chosen, form, quantising, progress, patterns, split)
+    return results if patterns is None else results | _cost_of_routes(run, patterns)
+
+
+def _routes(run: Run, count: int | None, form: str) -> Tensor | None:
+    """Return routes for a network that has none, from the gates of its training images."""
+    if count is None:
+        return None
+    _validation.check_integer_at_least(1, routes=count)
+    if form != "routes" or run.model.routes is not None or run.model.is_local:
+        raise errors.InvalidValueError(
+            "a number of routes is for the form routes of a network that was trained without routes. Omit it."
+        )
+    return routes_from_gates(run.model, run.of("train").first(), count)
+
+
+@torch.no_grad()
+def _cost_of_routes(run: Run, patterns: Tensor) -> dict[str, Any]:
+    """Return the score on all validation images of a network as it is, and with the nearest of some routes."""
+    chooser = Chooser(run.model, patterns)
+    own, routed = run.new_results(), run.new_results()
+    for images, labels in run.batches():
+        own.update(main_output(run.model(images)), labels)
+        routed.update(main_output(run.model(images, chooser(images)[1])), labels)
+    name = run.score.name
+    return {"score": name, "masked": own.results()[name], "routed": routed.results()[name]}
 
 
 def _written(

@@ -1,5 +1,6 @@
 """The form "routes": one file with a dense network for each route, whose images run through it in ONNX Runtime."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import gatewise as gw
+from gatewise.cli import run
 from gatewise.errors import InvalidValueError, TrainingError
 from gatewise.exporting import details_of
 from gatewise.exporting.formats.onnx import Onnx
-from gatewise.inference.routed import RoutedNet
+from gatewise.inference.routed import RoutedNet, routes_from_gates
+from support.command_runs import gated  # noqa: F401 - a fixture
 
 IMAGES = torch.randn(9, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 PATTERNS = torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 1, 0, 1, 0]]).bool()
@@ -251,3 +254,26 @@ def test_learned_routes_have_no_form_that_picks_filters(learned: gw.GaterNet, tm
         gw.compact(learned, [IMAGES])
     single = gw.compact(learned.of_route(1), [IMAGES])
     torch.testing.assert_close(single(IMAGES), learned.of_route(1)(IMAGES).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_routes_are_the_gates_that_most_images_of_a_cluster_open() -> None:
+    net = gater_net()
+    bright = IMAGES + torch.linspace(2, -2, 9).view(-1, 1, 1, 1)
+    found = routes_from_gates(net, bright.split(4), 2)
+    assert sorted(found.int().tolist()) == sorted(PATTERNS[:2].int().tolist())
+    with pytest.raises(InvalidValueError, match="10 routes need at least as many images, got 9"):
+        routes_from_gates(net, [IMAGES], 10)
+
+
+def test_run_without_routes_is_given_some(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "net.onnx"
+    arguments = ["export", str(gated), "--form", "routes", "--out", str(out)]
+    assert run([*arguments, "--routes", "2", "--images", "8"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"accuracy: [\d.]+ %, with routes [\d.]+ %", output, re.IGNORECASE)
+    assert re.search(r"images of each route: \d, \d\n", output)
+    assert details_of(out)["routes"] == 2
+    assert run(arguments) == 2
+    assert "has no routes" in capsys.readouterr().err
+    assert run([*arguments[:3], "masked", *arguments[4:], "--routes", "2"]) == 2
+    assert "for the form routes" in capsys.readouterr().err
