@@ -183,21 +183,23 @@ def _routes(run: Run, count: int | None, form: str) -> Tensor | None:
     if count is None:
         return None
     _validation.check_integer_at_least(1, routes=count)
-    if form != "routes" or run.model.routes is not None or run.model.is_local:
+    net: Any = run.model
+    if form != "routes" or net.routes is not None or net.is_local:
         raise errors.InvalidValueError(
             "a number of routes is for the form routes of a network that was trained without routes. Omit it."
         )
-    return routes_from_gates(run.model, run.of("train").first(), count)
+    return routes_from_gates(net, run.of("train").first(), count)
 
 
 @torch.no_grad()
 def _cost_of_routes(run: Run, patterns: Tensor) -> dict[str, Any]:
     """Return the score on all validation images of a network as it is, and with the nearest of some routes."""
-    chooser = Chooser(run.model, patterns)
+    net: Any = run.model
+    chooser = Chooser(net, patterns)
     own, routed = run.new_results(), run.new_results()
     for images, labels in run.batches():
-        own.update(main_output(run.model(images)), labels)
-        routed.update(main_output(run.model(images, chooser(images)[1])), labels)
+        own.update(main_output(net(images)), labels)
+        routed.update(main_output(net(images, chooser(images)[1])), labels)
     name = run.score.name
     return {"score": name, "masked": own.results()[name], "routed": routed.results()[name]}
 

@@ -132,8 +132,8 @@ class RoutedNet(nn.Module):
 def routes_from_gates(net: GaterNet, batches: Iterable[Tensor], count: int) -> Tensor:
     """Return routes for a network that was trained without: whether each gate is open, (count, gates), bool.
 
-    The images are divided into clusters of equal size by their gates; a route opens the gates that more than half of the
-    images of a cluster open.
+    The images are divided into clusters of equal size by their gates; a route opens the gates that more than half of
+    the images of a cluster open.
 
     Args:
         net: the network.
@@ -143,9 +143,7 @@ def routes_from_gates(net: GaterNet, batches: Iterable[Tensor], count: int) -> T
     with evaluation_mode(net):
         gates = torch.cat([net.decide(images) for images in batches])
     if len(gates) < count:
-        raise errors.InvalidValueError(
-            f"{count} routes need at least as many images, got {len(gates)}. Give more images."
-        )
+        raise errors.InvalidValueError(f"{count} routes need at least as many images, got {len(gates)}. Give more.")
     assigned = clusters(gates, count)
     return torch.stack([gates[assigned == number].mean(0) > 0.5 for number in range(count)])
 
