@@ -21,6 +21,12 @@ from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.surgery import folded
 
 
+NO_STATE = (
+    "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
+    "was made from, or use torch.save on the skipping net itself."
+)
+
+
 class Chooser(nn.Module):
     """Images (N, C, *S) -> the route of each, (N,), int64, and its gates, (N, gates).
 
@@ -110,6 +116,14 @@ class RoutedNet(nn.Module):
         rows = [(route == number).nonzero().flatten() for number in used]
         outputs: list[Any] = [self.networks[number](x[own]) for number, own in zip(used, rows, strict=True)]
         return merged(outputs, [own.cpu().numpy() for own in rows]), gates
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        """Raise ValueError: the weights are sliced copies. Save the GaterNet instead."""
+        raise errors.InvalidValueError(NO_STATE)
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        """Raise ValueError: load into the GaterNet, and make a new skipping net from it."""
+        raise errors.InvalidValueError(NO_STATE)
 
     def folded(self) -> "RoutedNet":
         """Fold the batch norms of all networks into their convolutions, in place, and return this net."""

@@ -18,7 +18,7 @@ from gatewise.gates.functional import hard_sigmoid_gate
 from gatewise.graph.measure import interleaved_latency
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
-from gatewise.inference.routed import RoutedNet
+from gatewise.inference.routed import NO_STATE, RoutedNet
 from gatewise.inference.skippable import kept_whole, skippable
 from gatewise.inference.sub_batches import SubBatch, Work, bucketed, one_by_pattern
 from gatewise.inference.surgery import fold_norms, open_layers
@@ -26,10 +26,6 @@ from gatewise.inference.surgery import fold_norms, open_layers
 MODES = ("mask", "skip", "bucket", "auto")
 _PROMISING = 0.9  # another way must take less than this fraction of the time with all filters
 _ROUNDS = 5
-_NO_STATE = (
-    "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
-    "was made from, or use torch.save on the skipping net itself."
-)
 _NOT_TRACED = (
     "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx, torch.func and torch.jit "
     "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
@@ -132,6 +128,14 @@ class SkippingNet(nn.Module):
             return self.mode
         ways = {"mask": lambda: self.plain.forward_with_gates(x), "bucket": lambda: self._run_local(x)}
         return self._fastest(x, ways)
+
+    def state_dict(self, *_: Any, **__: Any) -> Any:
+        """Raise ValueError: the weights are sliced copies. Save the GaterNet instead."""
+        raise errors.InvalidValueError(NO_STATE)
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        """Raise ValueError: load into the GaterNet, and make a new skipping net from it."""
+        raise errors.InvalidValueError(NO_STATE)
 
     def _partition(self, gates: Tensor, mode: str) -> list[SubBatch]:
         patterns = gates.detach().cpu().numpy() > 0
