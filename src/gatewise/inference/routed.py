@@ -20,7 +20,6 @@ from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.surgery import folded
 
-
 NO_STATE = (
     "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
     "was made from, or use torch.save on the skipping net itself."
