@@ -18,11 +18,16 @@ def pool_globally(graph: Any) -> None:
     """
     ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in (*graph.value_info, *graph.input)}
     constants = {constant.name: constant for constant in graph.initializer}
+    dropped: set[str] = set()
     for node in graph.node:
         if node.op_type == "ReduceMean" and ranks.get(node.input[0]) == 4 and _keeps_axes(node, constants):
             node.op_type = "GlobalAveragePool"
+            dropped.add(node.input[1])
             del node.input[1:]
             del node.attribute[:]
+    used = {name for node in graph.node for name in node.input}
+    for name in dropped - used:  # ONNX Runtime warns of constants that nobody reads
+        graph.initializer.remove(constants[name])
 
 
 def _keeps_axes(node: Any, constants: dict[str, Any]) -> bool:

@@ -229,7 +229,9 @@ def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
         raise errors.InvalidValueError(f"form routes needs format {able}, got {to}.")
     if int8 and (not chosen.quantises or form == "skip"):
         able = " or ".join(each.name for each in formats() if each.quantises)
-        raise errors.InvalidValueError(f"int8 needs format {able} and another form than skip, got {to} and {form}.")
+        raise errors.InvalidValueError(
+            f"int8 needs format {able} and form masked, compact or routes, got {to} and {form}."
+        )
     if out.suffix != chosen.suffix:
         raise errors.InvalidValueError(
             f"a file of format {to} must be named *{chosen.suffix}, got {out.name}. Rename it, or choose another "
