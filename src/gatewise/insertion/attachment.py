@@ -106,7 +106,7 @@ def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str,
     call = CallGate(unique, channel_axis, uuid.uuid4().hex)
     layer.add_module(unique, gate)
     change_map(layer, side, call)
-    return Attachment(names_of(path), side, call, gate, _normalised(layer))
+    return Attachment(names_of(path), side, call, gate, normalised_channels(layer))
 
 
 def detach(model: nn.Module, attachment: Attachment) -> None:
@@ -187,7 +187,7 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
         *(path for path in callers if path not in moved),
         *owners,
         *(path for path in moved if type(layers[path]).forward is not nn.Sequential.forward),
-        *(path for path in same_norm if _normalised(layers.get(path)) == old.normalised),
+        *(path for path in same_norm if normalised_channels(layers.get(path)) == old.normalised),
     ]
     for path in moved:
         if path not in candidates[:1]:
@@ -206,7 +206,7 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
     return new
 
 
-def _normalised(layer: nn.Module | None) -> int | None:
+def normalised_channels(layer: nn.Module | None) -> int | None:
     mean = getattr(layer, "running_mean", None)
     return len(mean) if isinstance(mean, Tensor) else None
 

@@ -363,7 +363,7 @@ CHANGES = {
                 "type(layers[path]).forward is not nn.Sequential.forward", "False"
             ),
             "a frozen norm loses the gates of its norm": replace("old.normalised", "None", nth=1),
-            "any layer takes the gates of a norm": replace("_normalised(layers.get(path)) == old.normalised", "True"),
+            "any layer takes the gates of a norm": replace("normalised_channels(layers.get(path)) == old.normalised", "True"),
             "a hook that moved runs the gate a second time": replace("path not in candidates[:1]", "False"),
         },
     },
