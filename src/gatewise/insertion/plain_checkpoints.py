@@ -59,8 +59,7 @@ class _AcceptPlainCheckpoint:
             for name, gate in gates
             for key, value in gate.state_dict(keep_vars=True).items()
         }
-        own = [key for key in values if not key.endswith("num_batches_tracked")]  # batch norms add it to a checkpoint
-        self.missing, self.is_plain = missing, state.keys().isdisjoint(own)
+        self.missing, self.is_plain = missing, state.keys().isdisjoint(values)
         if self.is_plain:
             state.update(values)
 
