@@ -207,6 +207,7 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
 
 
 def normalised_channels(layer: nn.Module | None) -> int | None:
+    """Return the number of channels if a layer normalises with running statistics, otherwise None."""
     mean = getattr(layer, "running_mean", None)
     return len(mean) if isinstance(mean, Tensor) else None
 

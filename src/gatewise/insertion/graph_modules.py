@@ -1,8 +1,8 @@
 """Layers with gates in the GraphModules of torch.fx.
 
-torch.fx records a layer of torch.nn as one node and does not see its hooks, so a tool that fuses or replaces such layers
-would lose their gates. Therefore a GraphModule gets a twin of each layer with gates. The twin is the same layer in
-everything but its class, a subclass: tools that look for exactly this class, as those that fuse do, leave it as it is.
+torch.fx records a layer of torch.nn as one node and does not see its hooks, so a tool that fuses or replaces such
+layers would lose their gates. Therefore a GraphModule gets a twin of each layer with gates. The twin is the same layer
+in everything but its class, a subclass: tools that look for exactly one class, such as those that fuse, leave it.
 """
 
 # pyright: basic
@@ -54,7 +54,11 @@ def _move_gates(name: str, old: nn.Module, new: nn.Module) -> None:
     for side, call in _calls(old):
         if layers_with_change(new, side, call):
             continue
-        if submodule(new, (call.gate,)) is None and normalised_channels(new) is not None and normalised_channels(new) == normalised_channels(old):
+        if (
+            submodule(new, (call.gate,)) is None
+            and normalised_channels(new) is not None
+            and normalised_channels(new) == normalised_channels(old)
+        ):
             new.add_module(call.gate, getattr(old, call.gate))
         if submodule(new, (call.gate,)) is not None:
             change_map(new, side, call)
@@ -67,4 +71,4 @@ def _move_gates(name: str, old: nn.Module, new: nn.Module) -> None:
             )
 
 
-register_module_module_registration_hook(_twin_in_graph_module)
+register_module_module_registration_hook(_twin_in_graph_module)  # pyright: ignore[reportArgumentType]  # says None

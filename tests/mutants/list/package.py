@@ -330,8 +330,12 @@ CHANGES = {
             "gates of a replaced layer in a GraphModule are forgotten": remove("_move_gates(name, replaced, child)"),
         },
         "_move_gates": {
-            "a gate is called twice by a layer around its layer": replace("layers_with_change(new, side, call)", "False"),
-            "any layer takes the gates of a twin": replace("normalised_channels(new) == normalised_channels(old)", "True"),
+            "a gate is called twice by a layer around its layer": replace(
+                "layers_with_change(new, side, call)", "False"
+            ),
+            "any layer takes the gates of a twin": replace(
+                "normalised_channels(new) == normalised_channels(old)", "True"
+            ),
             "a frozen norm in a GraphModule has no hook": drop_call("change_map"),
         },
     },
@@ -391,7 +395,9 @@ CHANGES = {
                 "type(layers[path]).forward is not nn.Sequential.forward", "False"
             ),
             "a frozen norm loses the gates of its norm": replace("old.normalised", "None", nth=1),
-            "any layer takes the gates of a norm": replace("normalised_channels(layers.get(path)) == old.normalised", "True"),
+            "any layer takes the gates of a norm": replace(
+                "normalised_channels(layers.get(path)) == old.normalised", "True"
+            ),
             "a hook that moved runs the gate a second time": replace("path not in candidates[:1]", "False"),
         },
     },
