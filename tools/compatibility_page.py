@@ -93,9 +93,9 @@ collected from the tests: each entry is a test with the mark `situation`.
   a leaf of your tracer, or read the network with `torch.export`.
 - `torch.fx` records a gate as one node where it traces through the gate's layer. Otherwise the layer is the node and
   calls its gate; its class in the `GraphModule` is then a subclass. Tools that fuse or quantise layers of exactly one
-  class (`torch.fx.experimental.optimization.fuse`, `prepare_fx`) leave it as it is. A pass that replaces instances of a
-  class gets a warning if the new layer cannot run the gate; a pass that removes a layer's node removes its gate, too. To
-  fuse these layers, use `gw.optimize_for_inference`; for int8, `gw.export(..., int8=loader)`.
+  class (`torch.fx.experimental.optimization.fuse`, `prepare_fx`) leave it as it is. A pass that replaces instances of
+  a class gets a warning if the new layer cannot run the gate; a pass that removes a layer's node removes its gate,
+  too. To fuse these layers, use `gw.optimize_for_inference`; for int8, `gw.export(..., int8=loader)`.
 - Gates are checked when the network or a module that contains gated layers is called. If you replace a layer of the
   network itself, call the network once before you call only its methods or layers.
 - torchinfo counts layers without children, and a layer with a gate has one. Use
