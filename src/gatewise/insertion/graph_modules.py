@@ -51,14 +51,11 @@ def _calls(layer: nn.Module) -> Iterator[tuple[str, CallGate]]:
 
 
 def _move_gates(name: str, old: nn.Module, new: nn.Module) -> None:
+    channels = normalised_channels(old)
     for side, call in _calls(old):
         if layers_with_change(new, side, call):
             continue
-        if (
-            submodule(new, (call.gate,)) is None
-            and normalised_channels(new) is not None
-            and normalised_channels(new) == normalised_channels(old)
-        ):
+        if channels and normalised_channels(new) == channels and submodule(new, (call.gate,)) is None:
             new.add_module(call.gate, getattr(old, call.gate))
         if submodule(new, (call.gate,)) is not None:
             change_map(new, side, call)

@@ -333,9 +333,7 @@ CHANGES = {
             "a gate is called twice by a layer around its layer": replace(
                 "layers_with_change(new, side, call)", "False"
             ),
-            "any layer takes the gates of a twin": replace(
-                "normalised_channels(new) == normalised_channels(old)", "True"
-            ),
+            "any layer takes the gates of a twin": replace("normalised_channels(new) == channels", "True"),
             "a frozen norm in a GraphModule has no hook": drop_call("change_map"),
         },
     },
