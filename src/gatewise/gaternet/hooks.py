@@ -34,6 +34,10 @@ class GateContext:
     decide: Callable[[int, Tensor], Tensor | None] | None = None
     hooks: list["_Hook"] = field(default_factory=list["_Hook"])
 
+    def set_gates(self, gates: Tensor) -> None:
+        """Multiply the maps of the next forward of the backbone by these gates, (N, gates)."""
+        self.factors = {number: site.spread(site.own(gates)) for number, site in enumerate(self.sites)}
+
 
 @dataclass(frozen=True, eq=False)
 class _DecideLocally:
