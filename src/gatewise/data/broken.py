@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
@@ -22,17 +23,26 @@ def broken_images(images: EncodedSource | Tensor) -> dict[int, str]:
     """Decode all images; return for each that cannot be decoded the error, which begins with its name."""
     if isinstance(images, Tensor):
         return {}
-
-    def error_of(index: int) -> str | None:
-        try:
-            read_raster(images.where(index), images.content(index))
-        except errors.DataError as error:
-            return str(error)
-        return None
-
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(error_of, range(len(images)), chunksize=64)
+        found = pool.map(partial(_error_of, images), range(len(images)), chunksize=64)
         return {index: error for index, error in enumerate(found) if error is not None}
+
+
+def _error_of(images: EncodedSource, index: int) -> str | None:
+    try:
+        read_raster(images.where(index), images.content(index))
+    except errors.DataError as error:
+        return str(error)
+    return None
+
+
+def with_advice(message: str, images: EncodedSource) -> str:
+    """Return an error of a streamed image, with what to do about it if the image cannot be read."""
+    name = message.partition(": ")[0]
+    index = next((index for index in range(len(images)) if images.where(index) == name), None)
+    if index is None or _error_of(images, index) is None:
+        return message
+    return f"{message} Remove it, or add --on-broken skip; gatewise check finds all images that cannot be read."
 
 
 def without_broken(
