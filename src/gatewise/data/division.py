@@ -4,7 +4,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -45,7 +45,8 @@ class Division:
 
     Attributes:
         folder: the folder to which names are relative, absolute; "" if images are not files.
-        rows: name, label, split and group of each image; the group of an image alone is "".
+        rows: name, label (for masks the name of the mask), split and group of each image; the group of an image alone
+            is "".
         rule: how images were held out, {} if all splits were given.
         leaks: names of pairs of files with the same bytes, the first in training, with the split of the second.
         groups: number of the group of each validation image, (images,), or None if each is a group of its own.
@@ -80,6 +81,10 @@ class Division:
     def leaks_by_split(self) -> dict[str, int]:
         """Number of images of other splits that are in training too, byte for byte."""
         return dict(Counter(split for _, _, split in self.leaks))
+
+    def with_labels(self, labels: Mapping[str, str]) -> "Division":
+        """Return the division with other labels of the images, by their names."""
+        return replace(self, rows=tuple((name, labels[name], *rest) for name, _, *rest in self.rows))
 
     def check_same(self, out: Path) -> None:
         """Raise `DataError` if a folder has a split.csv of other images or another division."""

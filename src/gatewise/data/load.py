@@ -15,6 +15,7 @@ from gatewise.core import _validation
 from gatewise.data.broken import broken_images, counting_broken, without_broken
 from gatewise.data.division import divide
 from gatewise.data.folders import Location
+from gatewise.data.grouping import keys_of
 from gatewise.data.image_sizes import chosen_side
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
@@ -343,6 +344,7 @@ def load_pairs(
     divided, division = divide(location, read, strata, texts, skipped)
     if division.folder:
         location.say_ignored()
+        division = division.with_labels(_masks_of_images(location, divided))
     pixel_format = pixel_format or _pixel_format(location, divided)
     splits = {
         name: SegmentationSplit(
@@ -362,3 +364,12 @@ def load_pairs(
         notes=tuple(location.notes),
         division=division,
     )
+
+
+def _masks_of_images(location: Location, splits: Mapping[str, MaskedSplit]) -> dict[str, str]:
+    """Return the name of the mask of each image."""
+    return {
+        image: mask
+        for split in splits.values()
+        for image, mask in zip(*(keys_of(files, location.root) for files in (split.images, split.masks)), strict=True)
+    }

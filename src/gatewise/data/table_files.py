@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,13 +144,16 @@ class ImageFolder:
 
     Args:
         location: the folder, which is listed once.
+        part: says of the path of an image in the folder whether it can be meant; None for all.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, part: Callable[[str], bool] | None = None) -> None:
         self.path = location.path
         self.files = location.images()
         self._by_name: defaultdict[str, list[str]] = defaultdict(list)
         start = len(f"{location.path}{os.sep}")
+        if part is not None:
+            self.files = [file for file in self.files if part(file[start:])]
         for file in self.files:
             path = file[start:].replace(os.sep, "/")
             name = path.rpartition("/")[2].lower()

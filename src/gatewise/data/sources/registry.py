@@ -9,43 +9,18 @@ import functools
 import importlib.metadata
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, TypeVar
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
-from gatewise.data.images import EncodedSource
 from gatewise.data.labels import LabelledSplit as LabelledSplit
+from gatewise.data.masked_split import MaskedSplit as MaskedSplit
 
 _ANNOTATIONS = re.compile(r"coco|instances|annotations")
 PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
-
-
-@dataclass(frozen=True)
-class MaskedSplit:
-    """One split of images with masks, as a source reads it.
-
-    Attributes:
-        images: encoded image files.
-        masks: encoded mask files, in the same order.
-        classes: names of the classes, in the order of the values in masks; () if they are not known.
-        columns: further columns of a table, by name.
-        shown: the split in messages, such as val/; "" is its name.
-    """
-
-    images: EncodedSource
-    masks: EncodedSource
-    classes: tuple[str, ...] = ()
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Sequence[Any]])
-    shown: str = ""
-
-    def of(self, chosen: Sequence[int]) -> "MaskedSplit":
-        """Return the pairs with these indices."""
-        columns = {name: [values[index] for index in chosen] for name, values in self.columns.items()}
-        return replace(self, images=self.images.subset(chosen), masks=self.masks.subset(chosen), columns=columns)
 
 
 class Source(ABC):
