@@ -65,7 +65,9 @@ def without_broken(
                 f"{_MOST:.0%}: {next(iter(broken.values()))}"
             )
         kept[name] = split.of([index for index in range(total) if index not in broken]) if broken else split
-        skipped += [(error.partition(": ")[0], error.partition(": ")[2]) for error in broken.values()]
+        for index, error in broken.items():
+            where = split.images.where(index)  # type: ignore[union-attr]  # pyright: ignore
+            skipped.append((where, error.removeprefix(where).lstrip(": ")))
     if skipped:
         location.say(
             f"warning: {counted(len(skipped), 'image')} left out: they cannot be read ({skipped[0][0]}; {SKIPPED_FILE} "

@@ -192,7 +192,7 @@ def _held_out(
             groups = {images.groups[first + row] for row in rest}
             raise errors.DataError(
                 f"{location}: {counted(len(rest), 'image')} in {counted(len(groups), 'group')} (same bytes, or "
-                f"--group) are too few to hold out any for {role}. Add images, or a {role} split."
+                f"--group) are too few to hold out any for {role}: each class needs two. Add images, or a {role} split."
             )
         held[role] = [rest[position] for position in taken]
         rest = sorted(set(rest).difference(held[role]))

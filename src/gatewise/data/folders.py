@@ -66,7 +66,7 @@ class Location:
     """
 
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
-        self.text, self.path = str(source), Path(source)
+        self.text, self.path = str(source), Path(source).expanduser()
         self.root = self.path
         self.reading = reading or Reading()
         self.labels: Kind = labels
@@ -189,7 +189,7 @@ class Location:
 
     def _refuse(self, files: list[str]) -> None:
         """Raise for images of a kind that is not read, or say that they are left out."""
-        kind, advice = _unread(files[0]) or ("", "")
+        kind, advice = unread_kind(files[0]) or ("", "")
         which = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} others"
         if self.reading.on_broken == "skip":
             self.say(f"{which}: {kind} is not read; left out")
@@ -224,7 +224,7 @@ class Location:
             name
             for _, names in self._files.values()
             for name in names
-            if not name.lower().endswith(_CONTAINERS) and not _unread(name) and name != "classes.txt"
+            if not name.lower().endswith(_CONTAINERS) and not unread_kind(name) and name != "classes.txt"
         ]
         groups = {
             "hidden folder": folders,
@@ -259,7 +259,7 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {head}{'' if count == 1 else 's'}{of}{tail}"
 
 
-def _unread(name: str) -> tuple[str, str] | None:
+def unread_kind(name: str) -> tuple[str, str] | None:
     """Return what an image of a kind that is not read is, and what to save it as; None for other files."""
     lower = name.lower()
     return next((found for suffix, found in _UNREAD.items() if lower.endswith(suffix)), None)

@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import codecs
 import csv
 import io
 import os
@@ -16,7 +17,7 @@ import yaml
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_json, read_json_lines, read_text
+from gatewise.core.files import read_bytes, read_json, read_json_lines, read_text
 from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, RECIPE, RESULTS
 from gatewise.data.folders import EncodedFiles, Location, is_image
@@ -81,7 +82,10 @@ def read_table(file: Path) -> Table:
 
 
 def _separated(file: Path, delimiters: str) -> dict[str, list[str]]:
-    text = read_text(file).removeprefix("\ufeff")
+    content = read_bytes(file)
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with as_data_error(file, "is not UTF-8 text", 'Save it as UTF-8 (in Excel "CSV UTF-8").', of=UnicodeDecodeError):
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     delimiter = max(delimiters, key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     with as_data_error(file, "is no table", of=csv.Error):
@@ -163,6 +167,7 @@ class ImageFolder:
     def find(self, cell: Any) -> list[str]:
         """Return the paths of the images that a cell can mean: one if it is written in full."""
         text = str(cell).strip().replace("\\", "/").removeprefix("./")
+        text = os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111
         if os.path.isabs(text):  # noqa: PTH117 (100,000 paths cost a second)
             return [text] if Path(text).is_file() else []
         named = self._by_name.get(text.rpartition("/")[2].lower(), ())
@@ -176,7 +181,8 @@ class ImageFolder:
         ):
             if fitting := [path for path in named if fits(path)]:
                 return [f"{self.path}{os.sep}{path}" for path in fitting]
-        return []
+        outside = (str(self.path / text), text)  # ../photos/1.jpg, or relative to the working folder
+        return [os.path.normpath(path) for path in outside if is_image(text) and os.path.isfile(path)][:1]  # noqa: PTH113
 
 
 def image_folders(location: Location, file: Path) -> list[Path]:
@@ -187,8 +193,8 @@ def image_folders(location: Location, file: Path) -> list[Path]:
     named = [_named_folder(file.parent)]
     root = location.reading.data_root
     own = [file.parent, *([location.path] if location.is_folder else [])]
-    folders = [*own, *filter(None, named), *([Path(root)] if root else [])]
-    if root and not Path(root).is_dir():
+    folders = [*own, *filter(None, named), *([Path(root).expanduser()] if root else [])]
+    if root and not Path(root).expanduser().is_dir():
         raise errors.DataError(f"data_root {root!r} is no folder; expected the folder of the images in {file.name}.")
     return list(dict.fromkeys(folders))
 

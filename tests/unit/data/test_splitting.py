@@ -101,6 +101,7 @@ def test_numbers_are_divided_by_tenths() -> None:
 
 def test_images_that_belong_together_through_others_are_one_group() -> None:
     assert joined(5, [[0, 1], [1, 2]], [None, None, "p", "p", "q"]) == [0, 0, 0, 0, 4]
+    assert joined(4, [[0, 2], [1, 3], [2, 3]], None) == [0, 0, 0, 0]
 
 
 @pytest.mark.situation("splits: the same split on every machine")
@@ -183,6 +184,14 @@ def test_files_with_equal_ends_are_compared_whole(tmp_path: Path) -> None:
     assert same_bytes([None, *files]) == [[1, 3], [4, 5]]
     assert same_bytes(files, most=len(files)) == [[0, 2], [3, 4]]
     assert same_bytes(files, most=len(files) - 1) is None
+
+
+def test_files_with_different_ends_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [str(tmp_path / name) for name in "ab"]
+    for file in files:
+        Path(file).write_bytes(bytes(3000) + file[-1].encode())
+    monkeypatch.setattr("gatewise.data.grouping._checksum", lambda file: pytest.fail(f"{file} is read"))
+    assert same_bytes(files) == []
 
 
 def test_files_that_are_too_many_to_compare_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

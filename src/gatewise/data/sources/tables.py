@@ -21,6 +21,7 @@ from gatewise.data.table_layout import (
     tables_of,
     use_groups,
 )
+from gatewise.data.tables import further_columns
 
 _LABELS = (
     *("label", "labels", "class", "class_name", "class_label", "category", "categories", "target", "targets"),
@@ -95,7 +96,7 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
     say_unused(location, table, folder, files)
     use_groups(location, table)
     split_column, splits = splits_of(table)
-    named = {image, location.reading.group, split_column}
+    named = {image, split_column, *further_columns(list(table.columns), location.reading)}
     labels, classes = _labels(location, table, [name for name in table.columns if name not in named])
     rows = [index for index, file in enumerate(files) if file]
     if location.labels != "number":
