@@ -181,8 +181,15 @@ class ImageFolder:
         ):
             if fitting := [path for path in named if fits(path)]:
                 return [f"{self.path}{os.sep}{path}" for path in fitting]
-        outside = (str(self.path / text), text)  # ../photos/1.jpg, or relative to the working folder
-        return [os.path.normpath(path) for path in outside if is_image(text) and os.path.isfile(path)][:1]  # noqa: PTH113
+        return self._outside(text) if is_image(text) else []
+
+    def _outside(self, text: str) -> list[str]:
+        """Return the path of a file outside of the folder: ../photos/1.jpg, or relative to the working folder."""
+        for path in (self.path / text, Path(text)):
+            if path.is_file():
+                inside = os.path.relpath(path, self.path)  # the path is absolute if that of the folder is
+                return [os.path.normpath(self.path / inside)]
+        return []
 
 
 def image_folders(location: Location, file: Path) -> list[Path]:
