@@ -186,9 +186,9 @@ class ImageFolder:
     def _outside(self, text: str) -> list[str]:
         """Return the path of a file outside of the folder: ../photos/1.jpg, or relative to the working folder."""
         for path in (self.path / text, Path(text)):
-            if path.is_file():
-                inside = os.path.relpath(path, self.path)  # the path is absolute if that of the folder is
-                return [os.path.normpath(self.path / inside)]
+            relative = os.path.relpath(path, self.path)
+            if relative.startswith("..") and path.is_file():
+                return [os.path.normpath(self.path / relative)]  # absolute if the path of the folder is
         return []
 
 
