@@ -8,11 +8,14 @@ from the class of a picture and two from its pixels; the number follows from the
 exactly.
 """
 
+# pyright: basic
+
 import argparse
 import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pyarrow.parquet as parquet
@@ -54,8 +57,8 @@ def write(cifar10: Path, out: Path, train: int, held_out: int) -> None:
         "val": pictures(files["validation"], 0, held_out),
         "test": pictures(files["validation"], held_out, 2 * held_out),
     }
-    labels: list[dict[str, object]] = []
-    edges: list[dict[str, object]] = []
+    labels: list[dict[str, Any]] = []
+    edges: list[dict[str, Any]] = []
     for split, found in parts.items():
         for number, (content, kind) in enumerate(found):
             name = f"images/{split}_{number:05}.jpg"

@@ -13,7 +13,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.broken import broken_images, counting_broken, without_broken
-from gatewise.data.division import divide
+from gatewise.data.division import Division, divide
 from gatewise.data.folders import Location
 from gatewise.data.grouping import keys_of
 from gatewise.data.image_sizes import chosen_side
@@ -131,20 +131,8 @@ def load_dataset(
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location, found = _found(Location(source, reading, labels), LabelledSource)
-    _check_columns_used(location, found)
-    read = found.read_labelled(location)
-    _check_images(location, read)
     interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
-    whole, skipped = without_broken(location, named_splits(location, read, location.reading))
-    read = interpret(location, whole)
-    names = read["train"].classes
-    strata = {name: strata_of(split.labels, labels) for name, split in read.items()}
-    texts = {name: [label_text(label, labels, names) for label in split.labels] for name, split in read.items()}
-    divided, division = divide(location, read, strata, texts, skipped)
-    if division.folder:
-        location.say_ignored()
-    if labels != "number":
-        _say_missing_classes(location, divided)
+    divided, division = _read_and_divided(location, found, interpret)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
         side = image_size or _side(location, divided, preferred_size)
@@ -154,7 +142,7 @@ def load_dataset(
     own = splits["train"]
     return Dataset(
         str(source),
-        names,
+        divided["train"].classes,
         own,
         splits["validation"],
         padding=max(1, own.shape[1] // 8),
@@ -165,6 +153,26 @@ def load_dataset(
         notes=tuple(location.notes),
         division=division,
     )
+
+
+def _read_and_divided(
+    location: Location, source: LabelledSource, interpret: Interpreter
+) -> tuple[dict[str, LabelledSplit], Division]:
+    """Return train and validation images, and test images if there are any, and the record of the division."""
+    _check_columns_used(location, source)
+    read = source.read_labelled(location)
+    _check_images(location, read)
+    whole, skipped = without_broken(location, named_splits(location, read, location.reading))
+    whole = interpret(location, whole)
+    kind, names = interpret.kind, whole["train"].classes
+    strata = {name: strata_of(split.labels, kind) for name, split in whole.items()}
+    texts = {name: [label_text(label, kind, names) for label in split.labels] for name, split in whole.items()}
+    divided, division = divide(location, whole, strata, texts, skipped)
+    if division.folder:
+        location.say_ignored()
+    if kind != "number":
+        _say_missing_classes(location, divided)
+    return divided, division
 
 
 def _side(location: Location, splits: Mapping[str, LabelledSplit], preferred: int | None) -> int | None:

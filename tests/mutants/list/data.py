@@ -235,7 +235,7 @@ CHANGES = {
         "PairSource.load": {
             "crop_size is lost": remove("crop_size=self.crop_size"),
         },
-        "load_dataset": {
+        "_read_and_divided": {
             "a class without validation images is not named": remove("_say_missing_classes(location, divided)"),
         },
         "_check_images": {
