@@ -168,7 +168,7 @@ class _Chosen:
             for stratum, number in count.items():
                 images[stratum] += number
         self._target = {s: fraction * number for s, number in images.items()}
-        self._missing = dict(self._target)  # images of each stratum
+        self._missing: dict[int, float] = {s: int(wanted + _ROUNDING) for s, wanted in self._target.items()}
         self._short = int(fraction * sum(sizes.values()) + 0.5)  # images in all
 
     def _take(self, group: int) -> None:
@@ -190,13 +190,13 @@ class _Chosen:
         """Take whole numbers of images of each stratum, and at least one where two groups have it."""
         for group, count in self._counts.items():
             if self._sizes[group] == 1:
-                fits = self._missing[min(count, key=self._rarity.__getitem__)] > 1 - _ROUNDING
+                fits = self._missing[min(count, key=self._rarity.__getitem__)] > 0
             else:
-                fits = self._gain(group) > _ROUNDING
+                fits = self._gain(group) > 0
             if fits and self._short > 0 and self._free(group):
                 self._take(group)
-        for stratum, target in self._target.items():
-            if self._missing[stratum] == target and self._rarity[stratum] > 1:
+        for stratum, groups in self._rarity.items():
+            if self._left[stratum] == groups > 1:
                 fitting = [group for group, count in self._counts.items() if stratum in count and self._free(group)]
                 if fitting:
                     self._take(min(fitting, key=self._sizes.__getitem__))
@@ -208,6 +208,8 @@ class _Chosen:
         """
         if self._short <= 0:
             return
+        for stratum, wanted in self._target.items():
+            self._missing[stratum] += wanted - int(wanted + _ROUNDING)
         queue = [(-self._gain(group), -place, group) for place, group in enumerate(self._counts) if self._free(group)]
         heapq.heapify(queue)
         while queue and self._short > 0:

@@ -167,7 +167,7 @@ CHANGES = {
             ),
         },
         "_Chosen.fill_strata": {
-            "rare classes are not held out": replace("self._missing[stratum] == target", "False"),
+            "rare classes are not held out": replace("self._left[stratum] == groups > 1", "False"),
             "an image is held out for its common labels": replace(
                 "min(count, key=self._rarity.__getitem__)", "max(count, key=self._rarity.__getitem__)"
             ),
