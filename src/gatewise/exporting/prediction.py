@@ -13,7 +13,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.band_image import BandImage
-from gatewise.data.folders import is_image
+from gatewise.data.folders import is_hidden, is_image, unread_kind
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.exporting.agreement import as_pair
 from gatewise.exporting.forms import WithGates
@@ -193,16 +193,29 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
             continue
         path = _validation.check_path_exists("image", given)
         if not path.is_dir():
+            _check_read(path)
             yield path, Path(path.stem)
             continue
         try:
-            inside = sorted(file for file in path.rglob("*") if is_image(file.name))
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if (is_image(file.name) or unread_kind(file.name))
+                and not any(map(is_hidden, file.relative_to(path).parts))
+            )
         except OSError as error:
             raise errors.DataError(f"{path} cannot be searched ({error.strerror}).") from None
         if not inside:
             raise errors.DataError(f"{path} contains no images.")
         for file in inside:
+            _check_read(file)
             yield file, file.relative_to(path).with_suffix("")
+
+
+def _check_read(file: Path) -> None:
+    """Raise for an image of a kind that is not read."""
+    if kind := unread_kind(file.name):
+        raise errors.DataError(f"{file}: {kind[0]} is not read. Save as {kind[1]}, or leave it out.")
 
 
 def _check_not_overwriting(files: Mapping[Path, Path], out: Path) -> None:

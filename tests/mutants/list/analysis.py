@@ -134,6 +134,7 @@ CHANGES = {
             "deviation of the channels' means": replace("(within + across) / count.sum()", "across / count.sum()"),
         },
         "GateStats._between_classes": {
+            "several classes of an image explain its gates": replace("self.overlaps", "False"),
             "chance counts as dependence on the class": replace("between - by_chance", "between"),
             "gate statistics: classes weigh the same": replace(
                 "counts * (self.by_class[:, own] / counts - mean).square()",
