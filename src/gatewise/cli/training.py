@@ -133,6 +133,7 @@ def compare(
     out: Path,
     gates: str = "none,se,gct,gc",
     seeds: Integer = 3,
+    detect: float | None = None,
     recipe: Path | None = None,
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
     workers: Integer | None = None,
@@ -153,7 +154,10 @@ def compare(
         Gates to compare, separated by commas: none, gct, gct:mode=l1@before_conv, gct+se, ... The baseline is none,
         or the first entry if none is not listed.
     seeds
-        Number of seeds: 0 to N - 1.
+        Number of seeds: 0 to N - 1; with --detect the most.
+    detect
+        Difference to be able to see, in percentage points or the unit of the score: seeds are added, from three on,
+        until the spread between seeds is small enough to show it for every gate with 80 % probability.
     recipe
         YAML file with values for the recipe flags below; flags on the command line override it, and --gates and --seeds
         override its gate and seed.
@@ -176,6 +180,7 @@ def compare(
         workers=workers if ray and workers is None else _workers(workers),
         progress=Progress(),
         ray=ray,
+        detect=detect,
     )
     if not Processes().is_main:
         return
