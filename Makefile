@@ -1,4 +1,4 @@
-# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY, WORKERS.
+# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY, WORKERS, ADD.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
@@ -46,8 +46,8 @@ test-trainers: .venv-trainers/.developed  ## run the tests with Lightning, trans
 mutants: $(VENV)/.developed  ## run the tests on small planted bugs: all; N=16 draws a sample; ONLY=word; SHARD=1/4
 	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(N),-n $(N) --minutes $(MINUTES)) --shard $(SHARD) --only "$(ONLY)" $(if $(WORKERS),--workers $(WORKERS))
 
-mutants-map: $(VENV)/.developed  ## record which tests execute which function in tests/mutants/tests.json, half an hour
-	PYTHONPATH=tests $(BIN)/python -m mutants.mapping
+mutants-map: $(VENV)/.developed  ## record which tests execute which function in tests/mutants/tests.json, half an hour; ADD= adds the tests named
+	PYTHONPATH=tests $(BIN)/python -m mutants.mapping $(ADD)
 
 fuzz: $(VENV)/.developed  ## test 10,000 corrupt inputs and 200 command lines, half an hour; prints failures
 	PYTHONPATH=tests $(BIN)/python tools/fuzz.py --inputs 10000 --commands 200 --workers 2 --out docs/results/reliability/fuzz.json

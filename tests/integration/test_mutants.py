@@ -320,11 +320,15 @@ def whole(mapped: Path) -> subprocess.CompletedProcess[str]:
     return python(mapped, "mutants")
 
 
+def map_of(project: Path) -> dict[str, list[str]]:
+    written = json.loads((project / "tests/mutants/tests.json").read_text())
+    names = list(written["tests"])
+    return {key: [names[number] for number in numbers] for key, numbers in written["symbols"].items()}
+
+
 def test_map_has_processes_fixtures_and_caches_but_no_imports(mapped: Path) -> None:
-    written = json.loads((mapped / "tests/mutants/tests.json").read_text())
-    names = [test.partition("::")[2] for test in written["tests"]]
     found = {
-        key.partition("::")[2]: {names[number] for number in numbers} for key, numbers in written["symbols"].items()
+        key.partition("::")[2]: {test.partition("::")[2] for test in tests} for key, tests in map_of(mapped).items()
     }
     assert found == {
         "caught": {"test_caught", "test_caught_too"},
@@ -336,6 +340,23 @@ def test_map_has_processes_fixtures_and_caches_but_no_imports(mapped: Path) -> N
         "broken": {"test_broken", "test_in_process"},  # a process that a test starts imports for that test
         "in_process": {"test_in_process"},
     }
+
+
+def test_chosen_tests_are_added_to_map(mapped: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(mapped, project)
+    with (project / "src/gatewise/module.py").open("a") as file:
+        file.write("\ndef new(a): return a\n")
+    tests = (project / "tests/test_module.py").read_text().replace("def test_hangs():", "def test_still_hangs():")
+    (project / "tests/test_module.py").write_text(tests)
+    (project / "tests/test_new.py").write_text(
+        "from gatewise import module\ndef test_new(): assert module.new(2) == 2\n"
+    )
+    done = python(project, "mutants.mapping", "tests/test_new.py", "-q", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = map(map_of, (mapped, project))
+    gone = before.pop("module.py::hangs")
+    assert after == {**before, "module.py::new": ["tests/test_new.py::test_new"]}, f"{gone} no longer exists"
 
 
 def test_run_prints_mutants_survivors_and_summary_line(whole: subprocess.CompletedProcess[str]) -> None:

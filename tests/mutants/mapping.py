@@ -2,11 +2,14 @@
 
     python -m mutants.mapping [ARGUMENTS OF PYTEST]
 
-Runs the default suite, or what the arguments choose, under coverage with a context for each test. Line by line these
-become, for each function, the tests that execute its body. What runs when a module is imported belongs to no test.
+Runs the default suite under coverage with a context for each test; the tests that arguments choose are added to the
+map. Line by line the contexts become, for each function, the tests that execute its body. What runs when a module is
+imported belongs to no test.
 """
 
 import ast
+import collections
+import itertools
 import json
 import os
 import subprocess
@@ -20,7 +23,7 @@ from coverage import Coverage, CoverageData
 
 from . import snippet
 from .plugin import FOLDER, RECORDS
-from .tests_found import MAP, MOST, Known, function_of, specific_first
+from .tests_found import MAP, MOST, FoundTests, Known, exists, function_of, specific_first
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/gatewise"
@@ -54,7 +57,19 @@ def main(arguments: list[str]) -> int:
         coverage.combine([name], keep=True)
         executed = by_symbol(coverage.get_data())
         seconds, fixtures = records(folder)
-    write(executed, seconds, fixtures)
+    found = tests_by_symbol(executed, fixtures)
+    known = {
+        test: Known(float(f"{seconds[test] + sum(seconds[name] for name in fixtures[test]):.2g}"), symbols)
+        for test, symbols in collections.Counter(itertools.chain(*found.values())).items()
+    }
+    if arguments:
+        before = FoundTests.load(ROOT)
+        known = before.tests | known
+        found = {
+            key: {test for test in before.symbols.get(key, ()) if exists(ROOT, test)} | found.get(key, set())
+            for key in sorted({*before.symbols, *found})
+        }
+    write(found, known)
     return code
 
 
@@ -98,31 +113,27 @@ def records(folder: Path) -> tuple[dict[str, float], dict[str, set[str]]]:
     return seconds, fixtures
 
 
-def write(executed: dict[str, set[str]], seconds: dict[str, float], fixtures: dict[str, set[str]]) -> None:
-    """Write for each symbol the tests that execute it, at most 25 of them, and what is known of these tests."""
+def tests_by_symbol(executed: dict[str, set[str]], fixtures: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return the tests of each symbol, with those that use a fixture in place of the fixture."""
     users = defaultdict(set)
     for test, names in fixtures.items():
         for name in names:
             users[name].add(test)
-    whole = {
+    return {
         key: {test for name in names for test in users.get(name, {name}) if test in fixtures}
         for key, names in sorted(executed.items())
     }
-    count: dict[str, int] = defaultdict(int)
-    for tests in whole.values():
-        for test in tests:
-            count[test] += 1
-    known = {
-        test: Known(float(f"{seconds[test] + sum(seconds[name] for name in fixtures[test]):.2g}"), symbols)
-        for test, symbols in count.items()
-    }
-    chosen = {key: specific_first(tests, known) for key, tests in whole.items() if tests}
+
+
+def write(found: dict[str, set[str]], known: dict[str, Known]) -> None:
+    """Write for each symbol the tests that execute it, at most 25 of them, and what is known of these tests."""
+    chosen = {key: specific_first(tests, known) for key, tests in found.items() if tests}
     names = sorted({test for tests in chosen.values() for test in tests})
     number = {test: place for place, test in enumerate(names)}
     rows = [json.dumps(test) + f": [{known[test].seconds:g}, {known[test].symbols}]" for test in names]
     lists = [json.dumps(key) + ": " + json.dumps([number[test] for test in tests]) for key, tests in chosen.items()]
     MAP.write_text('{"tests": {\n' + ",\n".join(rows) + '\n}, "symbols": {\n' + ",\n".join(lists) + "\n}}\n")
-    cut = sum(len(tests) > MOST for tests in whole.values())
+    cut = sum(len(tests) > MOST for tests in found.values())
     print(f"{len(chosen)} symbols, {len(names)} tests; of {cut} symbols only {MOST} tests are kept: {MAP}")
 
 

@@ -223,16 +223,18 @@ def test_branch_that_is_not_run_is_no_loss() -> None:
         model(image())
 
 
+@pytest.mark.parametrize("called", [False, True], ids=["undone at once", "undone after a call"])
 @pytest.mark.parametrize("change", ["none", "SyncBatchNorm", "frozen by timm", "new head", "fused"])
 @quietly
-def test_undo_after_conversion_leaves_no_gate_and_no_hook(change: str) -> None:
+def test_undo_after_conversion_leaves_no_gate_and_no_hook(change: str, called: bool) -> None:
     model = Residual().eval()
     insertion = gw.insert_gates(model, "gct+se", example=image())
     in_place = {"none": lambda m: m, "new head": replaced_head, "fused": lambda m: fuse_modules(m, FUSED, inplace=True)}
     converted = {**CONVERSIONS, **in_place}[change](model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        converted(image())
+    if called:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            converted(image())
     insertion.undo()
     assert gw.gates_in(converted) == {}
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in converted.modules())
@@ -250,6 +252,11 @@ COMPILED: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "torch.compile of the network": lambda model: torch.compile(model, backend="eager"),
     "model.compile": lambda model: model.compile(backend="eager") or model,
     "compiled function": lambda model: torch.compile(lambda x: model(x) + 0, backend="eager"),
+    "compiled without guards of modules": lambda model: torch.compile(
+        model,
+        backend="eager",
+        options={"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe},
+    ),
     "compiled part": lambda model: setattr(model, "bn2", torch.compile(model.bn2, backend="eager")) or model,
 }
 

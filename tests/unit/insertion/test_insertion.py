@@ -182,6 +182,21 @@ def test_plain_checkpoint_loads_into_gated_submodule() -> None:
     assert wrapped.load_state_dict(checkpoint, strict=True).missing_keys == []
 
 
+def test_plain_checkpoint_loads_into_layer_with_two_names() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.again = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x)
+
+    model = Shared()
+    checkpoint = snapshot(model)
+    gw.insert_gates(model, "gct")
+    assert model.load_state_dict(checkpoint, strict=True).missing_keys == []
+
+
 def test_plain_checkpoint_loads_after_one_of_two_undos() -> None:
     model = chain()
     checkpoint = snapshot(model)

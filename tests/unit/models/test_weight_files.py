@@ -215,6 +215,16 @@ def test_weights_under_any_key(tmp_path: Path, key: str) -> None:
     assert loaded.left_out == ()
 
 
+@pytest.mark.situation("a trainer's file with the weights of each part of the network under a key loads")
+def test_weights_of_each_part_under_a_key(tmp_path: Path) -> None:
+    plain, net = shaken(Around(Net())), Around(gated())
+    plain.head, net.head = shaken(nn.Conv2d(4, 2, 1), seed=1), nn.Conv2d(4, 2, 1)
+    content = {"model": plain.model.state_dict(), "head": plain.head.state_dict(), "epoch": 3}
+    loaded = gw.load_weights(net, saved(content, tmp_path / "parts.pt"))
+    assert has_weights_of(net, plain)
+    assert loaded.left_out == ()
+
+
 def test_several_networks_need_a_choice(tmp_path: Path) -> None:
     first, second, net = shaken(Net()), shaken(Net(), seed=5), gated()
     weights = with_prefix("left.", first.state_dict()) | with_prefix("right.", second.state_dict())
