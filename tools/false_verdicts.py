@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gatewise.core.power import ALPHA, ALPHA_OF_STOPPED, FEWEST_SEEDS, detectable_in_deviations
 from gatewise.core.files import write_json
+from gatewise.core.power import ALPHA, ALPHA_OF_STOPPED, FEWEST_SEEDS, detectable_in_deviations
 
 SEEDS = (3, 5, 8)
 RATIOS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # of --detect to the spread of a difference
@@ -123,6 +123,7 @@ def worst(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Write the rates, and print the worst."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--comparison", type=Path, help="folder of a comparison of one network with many seeds")

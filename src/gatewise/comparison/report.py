@@ -35,6 +35,7 @@ def table(results: dict[str, Any]) -> Table:
         *([f"test {score.title}{score.unit} [95 % interval]"] if has_test else []),
         f"difference to {baseline}, over seeds",
         "verdict (Holm)",
+        f"detectable{score.unit} (80 %)",
         "difference, over images",
         "parameters",
         "MACs (M)",
@@ -57,6 +58,7 @@ def table(results: dict[str, Any]) -> Table:
             *([Cell(_interval(score, variant["test"]), variant["test"]["mean"])] if has_test else []),
             Cell(_interval(score, difference, "+") if difference else "-", difference["mean"] if difference else 0),
             Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
+            _detectable(variant),
             Cell(
                 _interval(score, variant["difference_over_images"], "+") if difference else "-",
                 variant["difference_over_images"]["mean"] if difference else 0,
@@ -69,6 +71,12 @@ def table(results: dict[str, Any]) -> Table:
             Cell(f"{speed:,.0f}", speed),
         ])
     return Table(columns, rows)
+
+
+def _detectable(variant: dict[str, Any]) -> Cell:
+    """Return the difference that would have been shown with a probability of 80 %."""
+    points = variant.get("detectable", {}).get("points")
+    return Cell("-") if points is None else Cell(f"{points:.2g}", points)
 
 
 def write_report(results: dict[str, Any], out: Path) -> None:
@@ -112,7 +120,9 @@ _EXPLANATION = (
     "Differences over seeds are paired by seed, with a t interval: they estimate the variation between trainings. "
     "Differences over images are a paired bootstrap of these trained networks: they estimate the variation between "
     "validation images. The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
-    "'no difference shown' does not mean 'equal'. MACs count convolutions and matrix products; for a GaterNet they "
-    "count the open filters and the gater. The latency of a GaterNet is that of the masked form, which also computes "
-    "closed filters; 'open' is the fraction of the gated filters' MACs that belongs to open filters."
+    "'no difference shown' does not mean 'equal': 'detectable' is the smallest true difference that this comparison "
+    "would have shown with a probability of 80 %, given the spread between its seeds. MACs count convolutions and "
+    "matrix products; for a GaterNet they count the open filters and the gater. The latency of a GaterNet is that of "
+    "the masked form, which also computes closed filters; 'open' is the fraction of the gated filters' MACs that "
+    "belongs to open filters."
 )

@@ -1,4 +1,4 @@
-"""Power of the paired t test: which difference it would show, how many seeds that takes, and when to stop adding them."""
+"""Power of the paired t test: the difference that it would show, the seeds for a smaller one, and when to stop."""
 
 # pyright: basic
 
@@ -53,7 +53,7 @@ def power(difference: float, seeds: int, alpha: float = ALPHA) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _critical_values(seeds: int, alpha: float):  # noqa: ANN202
+def _critical_values(seeds: int, alpha: float):
     """Return t sqrt(w) at evenly spaced quantiles of w; see `power`."""
     import numpy as np
 
@@ -64,15 +64,14 @@ def _critical_values(seeds: int, alpha: float):  # noqa: ANN202
 
 @functools.lru_cache(maxsize=4096)
 def detectable_in_deviations(seeds: int, alpha: float = ALPHA) -> float:
-    """Return the smallest difference that is shown with a probability of 80 %, in standard deviations of one difference.
+    """Return the smallest difference that is shown with 80 % probability, in standard deviations of one difference.
 
     >>> round(detectable_in_deviations(3), 2), round(detectable_in_deviations(10), 2)
     (3.26, 1.0)
     """
-    from scipy.optimize import brentq
-
+    solve = _validation.import_optional("scipy.optimize", "the statistics of a comparison").brentq
     highest = float(_critical_values(seeds, alpha)[-1]) + 10
-    return float(brentq(lambda shift: power(shift, seeds, alpha) - POWER, 0.0, highest / math.sqrt(seeds)))
+    return solve(lambda shift: power(shift, seeds, alpha) - POWER, 0.0, highest / math.sqrt(seeds))
 
 
 def detectable_difference(differences: Sequence[float], alpha: float = ALPHA) -> float | None:
@@ -147,5 +146,5 @@ def _pairs(scores: Mapping[str, Sequence[float]], baseline: str) -> tuple[int, f
     return len(base), ALPHA_OF_STOPPED / max(1, len(others)), pairs
 
 
-def _scipy():  # noqa: ANN202
+def _scipy():
     return _validation.import_optional("scipy.stats", "the statistics of a comparison")

@@ -68,9 +68,9 @@ def test_table_has_rows_of_comparison(opened: Opened, report: Path) -> None:
     assert opened.gates() == list(ACCURACY)
     assert [row[1].split(" ")[0] for row in rows] == ["85.00", "93.50", "45.00", "99.50"]
     assert [row[2].split(" ")[0] for row in rows] == ["-", "+8.50", "-40.00", "+14.50"]
-    assert [row[5] for row in rows] == [f"{variant['parameters']:,}" for variant in results["variants"]]
+    assert [row[6] for row in rows] == [f"{variant['parameters']:,}" for variant in results["variants"]]
     heads = [text.split("\n")[0] for text in opened.page.get_by_role("columnheader").all_inner_texts()]
-    assert [heads[0], heads[1], heads[5]] == ["gates", "accuracy % [95 % interval]", "parameters"]
+    assert [heads[0], heads[1], heads[6]] == ["gates", "accuracy % [95 % interval]", "parameters"]
 
 
 def test_click_on_header_sorts_ascending_then_descending(opened: Opened) -> None:
@@ -94,7 +94,7 @@ def test_numbers_are_sorted_numerically(browser: Browser, tmp_path: Path) -> Non
 
 
 def test_each_column_is_sorted_by_its_values(opened: Opened) -> None:
-    parameters = {row[0]: int(row[5].replace(",", "")) for row in opened.rows()}
+    parameters = {row[0]: int(row[6].replace(",", "")) for row in opened.rows()}
     opened.head("parameters").get_by_role("button").click()
     assert opened.gates() == sorted(parameters, key=parameters.get)
     opened.head("gates").get_by_role("button").click()

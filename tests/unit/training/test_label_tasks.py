@@ -76,7 +76,9 @@ def test_class_weights_make_each_class_count_alike() -> None:
     logits = torch.randn(8, 2, generator=torch.Generator().manual_seed(3))
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     assert_close(task.loss(logits, labels), (each[:6].mean() + each[6:].mean()) / 2)
-    assert_close(task.loss(logits[:2], labels[:2]), 8 / (2 * 6) * each[:2].mean(), msg="weights do not depend on a batch")
+    assert_close(
+        task.loss(logits[:2], labels[:2]), 8 / (2 * 6) * each[:2].mean(), msg="weights do not depend on a batch"
+    )
     with pytest.raises(InvalidValueError, match="class_weights of task classify 'median_frequency'"):
         Recipe(class_weights="median_frequency")
 
