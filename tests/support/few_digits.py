@@ -19,7 +19,9 @@ def few_rounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "_ROUNDS", 2)
         original = comparing.measure.inference_latency
-        patch.setattr(comparing.measure, "inference_latency", lambda *a, **k: original(*a, **k, seconds_per_turn=1e-3))
+        patch.setattr(
+            comparing.measure, "inference_latency", lambda *a, **k: original(*a, **{**k, "seconds_per_turn": 1e-3})
+        )
         yield
 
 

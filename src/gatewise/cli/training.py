@@ -138,6 +138,7 @@ def compare(
     flags: Annotated[CompareFlags, Parameter(name="*")] = CompareFlags(),  # noqa: B008  # pyright: ignore
     workers: Integer | None = None,
     ray: Annotated[bool | str, Parameter(negative="")] = False,
+    rivals: str = "",
     json_output: Json = False,
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
@@ -169,6 +170,9 @@ def compare(
     ray
         Run on the Ray cluster at this address (192.168.0.1:6379, or auto for the cluster of this machine). Without an
         address: start Ray on this machine. All machines must share --out and the data.
+    rivals
+        Kinds of cost, separated by commas: params, macs (multiply-adds) or latency (of one image, PyTorch eager). For
+        each kind and gate also train a plain network, wider or narrower, that costs the same [none].
     json_output
         Print the results as JSON.
     """
@@ -181,6 +185,7 @@ def compare(
         progress=Progress(),
         ray=ray,
         detect=detect,
+        rivals=[rivals] if rivals else [],
     )
     if not Processes().is_main:
         return
@@ -193,6 +198,8 @@ def compare(
             f"{environment['hardware']}, torch {environment['torch']}, {results['precision']}; "
             f"latency: {results['latency']}"
         )
+        for sentence in results["summary"]:
+            print(sentence)
         print(f"report: {(out / 'report.html').resolve()}")
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())

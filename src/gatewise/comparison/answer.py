@@ -1,4 +1,4 @@
-"""The answer of a comparison in a few sentences: what to use, what it costs, what could not be told, and how to find out.
+"""The answer of a comparison in a few sentences: what to use, what it costs, and how to find out what is left open.
 
 Every sentence is made from the content of `results.json` alone.
 """
@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gatewise.comparison.verdicts import score_of
-from gatewise.core.power import LEVEL
+from gatewise.comparison.given_score import score_of
+from gatewise.core.statistics import LEVEL
+from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
 
 Row = Mapping[str, Any]
 _COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "milliseconds"}  # that a rival has as many of
-_MISSED = 0.02  # from the budget of a GaterNet
 
 
 def answer(results: Mapping[str, Any]) -> list[str]:
@@ -44,7 +44,7 @@ def _gain(score: Score, row: Row) -> float:
 
 
 def _chosen(score: Score, baseline: Row, gates: Sequence[Row], rows: Sequence[Row]) -> Row:
-    """Return the row to use: the gates with the largest gain that was shown, a rival that is better, or the baseline."""
+    """Return the row to use: gates with the largest gain that was shown, a better rival, or the baseline."""
     better = [row for row in gates if row["verdict"] == "better"]
     if not better:
         return baseline
@@ -53,9 +53,7 @@ def _chosen(score: Score, baseline: Row, gates: Sequence[Row], rows: Sequence[Ro
     return next((row for row in rows if row["gates"] in winners), best)
 
 
-def _use(
-    results: Mapping[str, Any], score: Score, baseline: Row, gates: Sequence[Row], chosen: Row
-) -> list[str]:
+def _use(results: Mapping[str, Any], score: Score, baseline: Row, gates: Sequence[Row], chosen: Row) -> list[str]:
     """Return what to use, by how much it is better, than what, and how sure that is."""
     better = sorted((row for row in gates if row["verdict"] == "better"), key=lambda row: -_gain(score, row))
     name, base = chosen["gates"], baseline["gates"]
@@ -67,9 +65,10 @@ def _use(
     shown = f"{_by(score, best['difference'])} than that of {base} ({_how_sure(results, score, best, len(gates))})"
     if chosen is not best:
         rival = next(each for each in best["against_rivals"].values() if each["gates"] == name)
+        own = f"the {score.title} of {best['gates']} is {shown}"
+        still = _by(score, rival["difference"], turned=True)
         return [
-            f"Use {name}, a network without gates: the {score.title} of {best['gates']} is {shown}, but that of this "
-            f"network, which costs as much, is {_by(score, rival['difference'], turned=True)} still."
+            f"Use {name}, a network without gates: {own}, but that of {name}, which costs as much, is {still} still."
         ]
     also = [row["gates"] for row in better[1:]]
     return [
@@ -185,7 +184,7 @@ def _missed_budgets(rows: Sequence[Row]) -> list[str]:
         if (target := row.get("budget")) is None or "open_fraction" not in row:
             continue
         mean = sum(row["open_fraction"]) / len(row["open_fraction"])
-        if abs(mean - target) > _MISSED:
+        if abs(mean - target) > MISSED:
             sentences.append(
                 f"{row['gates']} missed its budget: {mean:.2f} of the gated multiply-adds are open, {target:g} were "
                 f"asked for; train it for more epochs."
@@ -202,17 +201,19 @@ def _untold(results: Mapping[str, Any], score: Score, undecided: Sequence[Row]) 
         return [f"Train at least 5 seeds{_command(results, 5)}"]
     found = [row["detectable"]["points"] for row in undecided if row["detectable"]["points"] is not None]
     if not found:
-        return [f"The seeds of {names} differ from the baseline by the same amount, which cannot be tested: score more images."]
-    limit = f"{max(found):.2g}{score.points or score.unit}"
+        return [
+            f"The seeds of {names} differ from the baseline by the same amount, which cannot be tested: score more images."
+        ]
+    limit = f"{max(found):.2g}{score.points}"
     wanted = {size: _most_seeds(undecided, size) for size in ("0.5", "0.25")}
     for size, seeds in wanted.items():
         if seeds is None or seeds > results["seeds"]:
             return [
                 f"For {names}, a difference below {limit} could have been missed; "
                 + (
-                    f"{size}{score.points or score.unit} would take more than 10,000 seeds."
+                    f"{size}{score.points} would take more than 10,000 seeds."
                     if seeds is None
-                    else f"to see {size}{score.points or score.unit}, train {seeds} seeds{_command(results, seeds)}"
+                    else f"to see {size}{score.points}, train {seeds} seeds{_command(results, seeds)}"
                 )
             ]
     return [f"For {names}, a difference of {limit} or more would have been seen with a probability of 80 %."]

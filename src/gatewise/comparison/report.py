@@ -6,6 +6,7 @@ from typing import Any
 from gatewise.analysis import figures
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
+from gatewise.comparison.rivals import COSTS, shown_cost
 from gatewise.core.files import write_atomically
 from gatewise.training import Score, score_named
 
@@ -29,13 +30,16 @@ def table(results: dict[str, Any]) -> Table:
     batch = max(results["variants"][0]["latency_ms"], key=int)
     has_gater = any("open_fraction" in variant for variant in results["variants"])
     has_test = any("test" in variant for variant in results["variants"])
+    has_rivals = any(variant.get("rivals") or variant.get("rival_of") for variant in results["variants"])
     columns = [
         "gates",
+        *(["rival of"] if has_rivals else []),
         f"{score.title}{score.unit} [95 % interval]",
         *([f"test {score.title}{score.unit} [95 % interval]"] if has_test else []),
         f"difference to {baseline}, over seeds",
         "verdict (Holm)",
         f"detectable{score.unit} (80 %)",
+        *(["against rivals of equal cost"] if has_rivals else []),
         "difference, over images",
         "parameters",
         "MACs (M)",
@@ -54,11 +58,13 @@ def table(results: dict[str, Any]) -> Table:
         open_fraction = sum(fractions) / len(fractions) if fractions else 1.0
         rows.append([
             Cell(variant["gates"], variant["gates"]),
+            *([Cell(_rival_of(variant))] if has_rivals else []),
             Cell(_interval(score, variant[score.name]), variant[score.name]["mean"]),
             *([Cell(_interval(score, variant["test"]), variant["test"]["mean"])] if has_test else []),
             Cell(_interval(score, difference, "+") if difference else "-", difference["mean"] if difference else 0),
             Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
             _detectable(variant),
+            *([Cell(_against_rivals(score, variant))] if has_rivals else []),
             Cell(
                 _interval(score, variant["difference_over_images"], "+") if difference else "-",
                 variant["difference_over_images"]["mean"] if difference else 0,
@@ -77,6 +83,22 @@ def _detectable(variant: dict[str, Any]) -> Cell:
     """Return the difference that would have been shown with a probability of 80 %."""
     points = variant.get("detectable", {}).get("points")
     return Cell("-") if points is None else Cell(f"{points:.2g}", points)
+
+
+def _rival_of(variant: dict[str, Any]) -> str:
+    """Return what a row is a rival of, as "gct (macs, latency)"."""
+    return "; ".join(f"{name} ({', '.join(costs)})" for name, costs in variant.get("rival_of", {}).items()) or "-"
+
+
+def _against_rivals(score: Score, variant: dict[str, Any]) -> str:
+    """Return the difference to each rival and its verdict, as "macs: +0.31 [-0.12, 0.74] no difference shown"."""
+    return (
+        "; ".join(
+            f"{cost}: {_interval(score, judged['difference'], '+')} {judged['verdict']}"
+            for cost, judged in variant.get("against_rivals", {}).items()
+        )
+        or "-"
+    )
 
 
 def write_report(results: dict[str, Any], out: Path) -> None:
@@ -98,7 +120,12 @@ def write_report(results: dict[str, Any], out: Path) -> None:
         f"{results['validation_images']} validation images; {title} after the last epoch."
         + (f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""),
         sections=[
-            Section("Result", _EXPLANATION, table=table(results)),
+            Section("Result", " ".join([_EXPLANATION, *results.get("summary", [])]), table=table(results)),
+            *(
+                [Section("Rivals of equal cost", _ABOUT_RIVALS, table=rivals_table(results))]
+                if "chosen_rivals" in results
+                else []
+            ),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
             Section(f"Validation {title} while training", drawings=[curves]),
@@ -115,6 +142,26 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     write_atomically(out / "results.md", table(results).markdown() + "\n")
 
 
+def rivals_table(results: dict[str, Any]) -> Table:
+    """Return the rival of each choice of gates and kind of cost, with both costs, measured before the trainings."""
+    rows = []
+    for rival in results["chosen_rivals"]:
+        values = [rival["of_gates"], rival["of_network"]]
+        quartiles = [rival["quartiles"].get(name) for name in ("gates", "network")]
+        costs = [
+            Cell("-") if value is None else Cell(shown_cost(rival["cost"], value, spread), value)
+            for value, spread in zip(values, quartiles, strict=True)
+        ]
+        network = rival["network"] or f"none: {rival['why']}"
+        rows.append([Cell(rival["gates"]), Cell(COSTS[rival["cost"]]), Cell(network), *costs])
+    return Table(["gates", "cost", "plain network", "cost with gates", "cost of the plain network"], rows)
+
+
+_ABOUT_RIVALS = (
+    "A rival is the plain network, wider or narrower, that costs as much as the network with gates. It was chosen "
+    "before any training; a network whose cost is within 2 % is taken as it is. Latencies were measured in turn, with "
+    "quartiles over the rounds; the multiply-adds of a GaterNet are those expected when it meets its budget."
+)
 _EXPLANATION = (
     "For each seed, all gates start from the same backbone weights and train on the same images in the same order. "
     "Differences over seeds are paired by seed, with a t interval: they estimate the variation between trainings. "

@@ -19,6 +19,15 @@ from gatewise.comparison.cluster import check_one_precision, train_on_cluster, t
 from gatewise.comparison.report import write_report
 from gatewise.comparison.seeds import add_seeds
 from gatewise.comparison.verdicts import difference_row, judged, level_of, score_row
+from gatewise.comparison.rivals import (
+    Rival,
+    RivalRows,
+    choose_rivals,
+    missing_rivals,
+    of_rival,
+    parse_costs,
+    recorded_networks,
+)
 from gatewise.core import _validation, statistics
 from gatewise.core.files import (
     check_format_not_newer,
@@ -62,6 +71,7 @@ def compare(
     progress: Progress | None = None,
     ray: bool | str = False,
     detect: float | None = None,
+    rivals: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, compare the results, and write a report.
 
@@ -80,13 +90,15 @@ def compare(
         detect: difference in the unit of the score as shown, such as percentage points: seeds are added, from three
             up to `seeds`, until a difference of that size would be shown with a probability of 80 % for each choice.
             Only the spread between seeds decides, never the differences themselves. None trains all seeds.
+        rivals: kinds of cost ("params", "macs", "latency"): for each of them and every choice of gates, also train a
+            plain network, wider or narrower, that costs the same, and judge the gates against it.
 
     Returns:
         The content of `results.json`.
 
     Raises:
-        ValueError: fewer than one seed or no gates are given, `out` contains runs of another recipe or files of a newer
-            format, or another process is using `out`.
+        ValueError: fewer than one seed or no gates are given, a kind of cost is unknown, `out` contains runs of another
+            recipe or files of a newer format, or another process is using `out`.
         TrainingError: all choices fail, or a file cannot be written.
     """
     _validation.check_integer_at_least(1, seeds=seeds)
@@ -94,6 +106,7 @@ def compare(
         _validation.check_number_between(1e-9, 1e9, detect=detect)
     if not gates:
         raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
+    costs = parse_costs(",".join(rivals))
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     if ray is not False and processes.count > 1:
         raise errors.InvalidValueError(
@@ -103,7 +116,7 @@ def compare(
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
-        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, detect)
+        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, detect, costs)
 
 
 def _compare(
@@ -116,21 +129,25 @@ def _compare(
     ray: bool | str,
     processes: Processes,
     detect: float | None,
+    costs: Sequence[str],
 ) -> dict[str, Any]:
     """Run `compare` after its arguments were checked and the folder was locked."""
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
-    runs = {format_gates(choice): [_folder(out, choice, seed) for seed in range(seeds)] for choice in gates}
-    recipes = {
-        folder: recipe.of_comparison(name, seed)
-        for name, folders in runs.items()
-        for seed, folder in enumerate(folders)
-    }
-    dataset = _checked_dataset(recipe, recipes, list(runs), out)
+    names = [format_gates(choice) for choice in gates]
+    dataset = _checked_dataset(recipe, names, seeds, out)
     processes.on_main_process(partial(check_writable, out))
     if processes.is_main:
         remove_leftovers(out)
     if dataset.division is not None:
         processes.on_main_process(partial(dataset.division.record, out))
+    chosen = _rivals(recipe, names, costs, dataset, out, progress, processes)
+    rival_rows = RivalRows.among(names, chosen, recipe.model)
+    runs = {name: [_folder(out, name, seed) for seed in range(seeds)] for name in rival_rows.rows}
+    recipes = {
+        folder: recipe.of_comparison(name, seed) if name in names else of_rival(recipe, name, seed)
+        for name, folders in runs.items()
+        for seed, folder in enumerate(folders)
+    }
     task = recipe.task_spec.make(dataset.classes)
     constant = constant_answer(task, dataset)
 
@@ -153,7 +170,7 @@ def _compare(
     most = seeds
     seeds, failed = add_seeds(
         train_seeds,
-        partial(_scores, runs, task.score.name, processes),
+        partial(_scores, {name: runs[name] for name in names}, task.score.name, processes),
         baseline,
         most=most,
         detect=None if detect is None else detect / task.score.factor,
@@ -168,12 +185,15 @@ def _compare(
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
     results = {
-        **_results(recipe, task, finished, seeds, dataset.division, stopped=detect is not None),
+        **_results(recipe, task, finished, seeds, dataset.division, rival_rows, stopped=detect is not None),
         "failed": failed,
         "notes": list(dataset.notes),
     }
     if detect is not None:
         results["detect"] = {"points": detect, "most_seeds": most}
+    if chosen:
+        results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
+    results["summary"] = missing_rivals(results)
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
     if ray is not False:
@@ -232,9 +252,8 @@ def _train_on_cluster(
     """Train runs on a Ray cluster, ordered by seed, and return the reason of failure by choice."""
     ordered = {folder: recipes[folder] for folders in zip(*runs.values(), strict=True) for folder in folders}
     reasons = train_on_cluster(ordered, address, workers=workers, progress=progress, on_connected=on_connected)
-    return {
-        recipes[folder].gate: f"seed {recipes[folder].seed}: {reason}" for folder, reason in reversed(reasons.items())
-    }
+    names = {folder: name for name, folders in runs.items() for folder in folders}
+    return {names[folder]: f"seed {recipes[folder].seed}: {reason}" for folder, reason in reversed(reasons.items())}
 
 
 def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | SegmentationDataset) -> None:
@@ -253,32 +272,49 @@ def _save(results: dict[str, Any], out: Path) -> None:
         raise errors.UnsavedError(f"{error} All runs are saved; then run the same command again.") from error
 
 
-def _checked_dataset(
-    recipe: Recipe, recipes: dict[Path, Recipe], names: list[str], out: Path
-) -> Dataset | SegmentationDataset:
+def _rivals(
+    recipe: Recipe,
+    names: list[str],
+    costs: Sequence[str],
+    dataset: Dataset | SegmentationDataset,
+    out: Path,
+    progress: Progress,
+    processes: Processes,
+) -> list[Rival]:
+    """Return the rivals of all gates; process 0 chooses them, and all processes read them."""
+    if not costs:
+        return []
+    processes.on_main_process(partial(choose_rivals, recipe, names, costs, dataset, out, progress.say))
+    return choose_rivals(recipe, names, costs, dataset, out)
+
+
+def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) -> Dataset | SegmentationDataset:
     """Return the images; raise on everything that can be checked before training starts."""
+    recipes = [recipe.of_comparison(name, seed) for name in names for seed in range(seeds)]
     for field, unused in (("gate_epochs", 0), ("gater_init", None)):
-        if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes.values()):
+        if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes):
             raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
             )
+    others = recorded_networks(out) - {recipe.model}
     for file in sorted((out / "runs").glob(f"*/seed_*/{RECIPE}")):
         if not holds_run(file.parent):
             continue
         check_run_format(file.parent)
         existing = Recipe.load(file)
-        existing.check_same_recipe(recipe.of_comparison(existing.gate, existing.seed), file.parent)
+        base = dataclasses.replace(recipe, model=existing.model) if existing.model in others else recipe
+        existing.check_same_recipe(base.of_comparison(existing.gate, existing.seed), file.parent)
     dataset = recipe.source.load()
     for name in names:
         build_model(recipe.of_comparison(name, 0), dataset)
-    for run in recipes.values():
+    for run in recipes:
         for weights in filter(None, (run.initial_weights, run.initial_gater)):
             _validation.check_path_exists("weights", weights)
     return dataset
 
 
-def _folder(out: Path, choice: Gates, seed: int) -> Path:
-    slug = re.sub(r"[^a-zA-Z0-9_.=-]+", "-", format_gates(choice).replace(":", "--"))
+def _folder(out: Path, name: str, seed: int) -> Path:
+    slug = re.sub(r"[^a-zA-Z0-9_.=-]+", "-", name.replace(":", "--"))
     return out / "runs" / slug / f"seed_{seed}"
 
 
@@ -288,6 +324,7 @@ def _results(
     runs: dict[str, list[Path]],
     seeds: int,
     division: Division | None,
+    rivals: RivalRows,
     *,
     stopped: bool,
 ) -> dict[str, Any]:
@@ -303,7 +340,9 @@ def _results(
     score = task.score.name
     scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
     images = {name: torch.stack([_by_image(task, run) for run in of_seeds]) for name, of_seeds in opened.items()}
-    verdicts = judged(scores, baseline, task.score, stopped=stopped)
+    rivals = rivals.of_finished(runs)
+    verdicts = judged({name: scores[name] for name in (baseline, *rivals.gates)}, baseline, task.score, stopped=stopped)
+    against = rivals.judge(scores, task.score, stopped=stopped)
     costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
     variants = []
     for name, of_seeds in opened.items():
@@ -321,8 +360,15 @@ def _results(
             variant["test"] = score_row(task.score, tests)
         if name != baseline:
             by_image = task.bootstrap(images[name], images[baseline], None if division is None else division.groups)
+            difference = statistics.paired_difference(scores[name], scores[baseline])
+            variant["difference"] = difference_row(difference, task.score)
             variant["difference_over_images"] = difference_row(by_image, task.score)
-            variant.update(verdicts[name])
+            variant.update(verdicts.get(name, {}))
+        if rival_of := rivals.rival_of(name):
+            variant["rival_of"] = rival_of
+        if name in against:
+            variant["rivals"] = rivals.of[name]
+            variant["against_rivals"] = against[name]
         variants.append(variant)
     return {
         "schema": SCHEMA,

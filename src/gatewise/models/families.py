@@ -1,7 +1,7 @@
 """Table of the networks defined in this package: name, builder and options."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,13 +14,23 @@ from gatewise.models.form import ResNetConfig
 from gatewise.models.segmenter import Segmenter
 from gatewise.models.u2net import FULL, SMALL, U2NetConfig
 
+Scale = Callable[[Mapping[str, Any], float], tuple[str, dict[str, Any]]]
+
 
 @dataclass(frozen=True)
 class Family:
-    """One network: its name and its builder, whose keyword-only arguments are the options."""
+    """One network: its name and its builder, whose keyword-only arguments are the options.
+
+    Attributes:
+        name: name of the network.
+        build: its builder.
+        scale: function from options and a factor to the name and the options of the same network with all widths times
+            that factor; None if there is none.
+    """
 
     name: str
     build: Callable[..., nn.Module]
+    scale: Scale | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -68,9 +78,32 @@ def _wider(
     image channels and shortcut: the fair baseline for a GaterNet. `ResNetConfig.wider` documents the rounding.
     """
     options: dict[str, Any] = {"shortcut": shortcut, "num_classes": num_classes, "in_chans": in_chans}
+    return _wider_form(form, parameters, options).build(**options)
+
+
+def _wider_form(form: ResNetConfig, parameters: int | None, options: Mapping[str, Any]) -> ResNetConfig:
     if parameters is None:
-        parameters = form.parameter_count(**options) + form.gater_parameter_count(in_chans=in_chans)
-    return form.wider(parameters, **options).build(**options)
+        images = {name: value for name, value in options.items() if name == "in_chans"}
+        parameters = form.parameter_count(**options) + form.gater_parameter_count(**images)
+    return form.wider(parameters, **options)
+
+
+def _scaled_stages(options: Mapping[str, Any], factor: float) -> tuple[str, dict[str, Any]]:
+    """Scale a ResNet-18 for small images by its option width."""
+    return "resnet18_cifar", {**options, "width": max(1, round(factor * options.get("width", 64)))}
+
+
+def _scaled_form(name: str, /, *, wider: bool) -> Scale:
+    """Return the scaling of a network in `_FORMS`, or of the wider network of that form."""
+    form = _FORMS[name]
+
+    def scale(options: Mapping[str, Any], factor: float) -> tuple[str, dict[str, Any]]:
+        given = dict(options)
+        base = _wider_form(form, given.pop("parameters", None), given) if wider else form
+        found = form.wider(base.scaled(factor).parameter_count(**given), **given)
+        return f"{name}_wider", {**given, "parameters": found.parameter_count(**given)}
+
+    return scale
 
 
 def _gated_u2net(form: U2NetConfig, /, *, num_classes: int = 1, in_chans: int = 3) -> nn.Module:
@@ -110,16 +143,20 @@ _FORMS = {
 }
 SEGMENTER = "segmenter"
 _U2NETS = {"u2net": FULL, "u2net_small": SMALL}
-_WIDENED = ("resnet20", "resnet56", "resnet164", "resnet164_gaternet")
 
 _builders: dict[str, Callable[..., nn.Module]] = {
     **{name: form.build for name, form in _FORMS.items()},
     "resnet18_cifar": _four_stages,
-    **{f"{name}_wider": partial(_wider, _FORMS[name]) for name in _WIDENED},
+    **{f"{name}_wider": partial(_wider, form) for name, form in _FORMS.items()},
     **{f"resnet{depth}_v1": partial(_stride_first, depth) for depth in (50, 101, 152)},
     SEGMENTER: Segmenter,
     **{name: form.build for name, form in _U2NETS.items()},
     **{f"{name}_gct": partial(_gated_u2net, form) for name, form in _U2NETS.items()},
 }
+_scales: dict[str, Scale] = {
+    "resnet18_cifar": _scaled_stages,
+    **{name: _scaled_form(name, wider=False) for name in _FORMS},
+    **{f"{name}_wider": _scaled_form(name, wider=True) for name in _FORMS},
+}
 LABELS_PIXELS = (SEGMENTER, *_U2NETS, *(f"{name}_gct" for name in _U2NETS))
-FAMILIES = {name: Family(name, build) for name, build in _builders.items()}
+FAMILIES = {name: Family(name, build, _scales.get(name)) for name, build in _builders.items()}

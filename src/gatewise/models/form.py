@@ -102,6 +102,14 @@ class ResNetConfig:
             low, high = (middle, high) if count(middle) <= budget else (low, middle)
         return self._scaled(low if budget - count(low) <= count(high) - budget else high)
 
+    def scaled(self, factor: float) -> "ResNetConfig":
+        """Return the config with all widths scaled by one factor, rounded as `wider` does.
+
+        >>> ResNetConfig(blocks=(3, 3, 3), widths=(16, 32, 64)).scaled(0.5).widths
+        (8, 16, 32)
+        """
+        return self._scaled(round(2 * factor * max(self.widths) / (EXPANSION if self.bottleneck else 1)))
+
     def _scaled(self, step: int) -> "ResNetConfig":
         """Return the config scaled such that the widest stage has step / 2 units before rounding.
 

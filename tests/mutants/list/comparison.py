@@ -55,13 +55,13 @@ CHANGES = {
             "newer run in a comparison found late": remove("check_run_format(file.parent)"),
             "weights for a gater used without gater": flip("getattr(run, field) == unused"),
             "other recipes not checked": remove(
-                "existing.check_same_recipe(recipe.of_comparison(existing.gate, existing.seed), file.parent)"
+                "existing.check_same_recipe(base.of_comparison(existing.gate, existing.seed), file.parent)"
             ),
         },
         "_folder": {
             "gates share a folder": replace(
-                "re.sub('[^a-zA-Z0-9_.=-]+', '-', format_gates(choice).replace(':', '--'))",
-                "format_gates(choice).partition(':')[0]",
+                "re.sub('[^a-zA-Z0-9_.=-]+', '-', name.replace(':', '--'))",
+                "name.partition(':')[0]",
             ),
         },
         "_results": {
@@ -72,5 +72,25 @@ CHANGES = {
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
         },
+    },
+    "comparison/rivals.py": {
+        "choose_rivals": {
+            "rivals chosen again": replace("(name, cost) not in known", "True"),
+            "rivals not kept": remove("write_record(out / RIVALS, dataclasses.asdict(record), _FORMAT)"),
+        },
+        "_read": {"rivals of another network taken": replace("there != now", "False")},
+        "_check_from_scratch": {"a rival against trained weights": replace("if start:\n    ...", "if False:\n    ...")},
+        "_Costing._same_cost": {"each rival is trained anew": replace("distance <= _SAME", "distance < 0")},
+        "_Costing._of_new_width": {"a rival of any cost": replace("abs(best[1] / target - 1) > _FARTHEST", "False")},
+        "_macs": {"a rival of the network with all filters": replace("float(target)", "1.0")},
+        "RivalRows.of_finished": {"a failed rival is judged": replace("row in finished", "True")},
+        "RivalRows.judge": {
+            "rivals judged without correction": replace(
+                "statistics.holm([difference.p for difference in differences])",
+                "[difference.p for difference in differences]",
+            ),
+            "gates judged against themselves": replace("scores[row]", "scores[name]"),
+        },
+        "missing_rivals": {"a GaterNet without rival is not mentioned": replace("'open_fraction' in v", "False")},
     },
 }

@@ -59,12 +59,15 @@ CHANGES = {
             ),
             "heavy import": replace("import inspect", "import inspect; import timm"),
         },
-        "_wider": {
+        "_wider_form": {
             "a budget of parameters is ignored": replace("parameters is None", "True"),
             "the wider network has no room for the gater": replace(
-                "form.parameter_count(**options) + form.gater_parameter_count(in_chans=in_chans)",
+                "form.parameter_count(**options) + form.gater_parameter_count(**images)",
                 "form.parameter_count(**options)",
             ),
+        },
+        "_scaled_form": {
+            "scaled networks forget their width": replace("wider", "False"),
         },
         "_gated_u2net": {
             "the sides are gated": remove("include='\\\\.conv$'"),
@@ -168,6 +171,19 @@ CHANGES = {
         },
         "_resized": {
             "corners are aligned": flip("False"),
+        },
+    },
+    "models/scaling.py": {
+        "_widths_of_timm": {
+            "an option that scales nothing": replace("narrow < _parameters(spec, images) < wide", "True"),
+        },
+        "_with_widths": {
+            "widths are no multiples": replace("unit * max(1, round(width * factor / unit))", "round(width * factor)")
+        },
+        "_constructor_arguments": {"defaults of a constructor unknown": remove("seen[0].apply_defaults()")},
+        "nearest_width": {
+            "the last width instead of the nearest": replace("abs(math.log(pair[0] / target))", "pair[0]"),
+            "each width measured again": replace("str(spec) not in found", "True"),
         },
     },
 }
