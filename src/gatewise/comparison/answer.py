@@ -9,11 +9,11 @@ from typing import Any
 
 from gatewise.comparison.given_score import score_of
 from gatewise.core.statistics import LEVEL
-from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
 
 Row = Mapping[str, Any]
 _COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "milliseconds"}  # that a rival has as many of
+_MISSED = 0.02  # distance from the budget of a GaterNet
 
 
 def answer(results: Mapping[str, Any]) -> list[str]:
@@ -179,12 +179,12 @@ def _more(value: float, before: float) -> str:
 
 def _missed_budgets(rows: Sequence[Row]) -> list[str]:
     """Return which networks keep more or fewer filters open than their budget asks for."""
-    sentences = []
+    sentences: list[str] = []
     for row in rows:
         if (target := row.get("budget")) is None or "open_fraction" not in row:
             continue
         mean = sum(row["open_fraction"]) / len(row["open_fraction"])
-        if abs(mean - target) > MISSED:
+        if abs(mean - target) > _MISSED:
             sentences.append(
                 f"{row['gates']} missed its budget: {mean:.2f} of the gated multiply-adds are open, {target:g} were "
                 f"asked for; train it for more epochs."
@@ -201,21 +201,15 @@ def _untold(results: Mapping[str, Any], score: Score, undecided: Sequence[Row]) 
         return [f"Train at least 5 seeds{_command(results, 5)}"]
     found = [row["detectable"]["points"] for row in undecided if row["detectable"]["points"] is not None]
     if not found:
-        return [
-            f"The seeds of {names} differ from the baseline by the same amount, which cannot be tested: score more images."
-        ]
+        return [f"{names} cannot be tested: the differences of all seeds are equal. Score more images."]
     limit = f"{max(found):.2g}{score.points}"
     wanted = {size: _most_seeds(undecided, size) for size in ("0.5", "0.25")}
     for size, seeds in wanted.items():
-        if seeds is None or seeds > results["seeds"]:
-            return [
-                f"For {names}, a difference below {limit} could have been missed; "
-                + (
-                    f"{size}{score.points} would take more than 10,000 seeds."
-                    if seeds is None
-                    else f"to see {size}{score.points}, train {seeds} seeds{_command(results, seeds)}"
-                )
-            ]
+        missed = f"For {names}, a difference below {limit} could have been missed"
+        if seeds is None:
+            return [f"{missed}; {size}{score.points} would take more than 10,000 seeds."]
+        if seeds > results["seeds"]:
+            return [f"{missed}; to see {size}{score.points}, train {seeds} seeds{_command(results, seeds)}"]
     return [f"For {names}, a difference of {limit} or more would have been seen with a probability of 80 %."]
 
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from gatewise import errors
+from gatewise.comparison.answer import answer
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
-from gatewise.comparison.seeds import add_seeds
-from gatewise.comparison.verdicts import difference_row, judged, level_of, score_row
 from gatewise.comparison.rivals import (
     Rival,
     RivalRows,
@@ -28,6 +27,8 @@ from gatewise.comparison.rivals import (
     parse_costs,
     recorded_networks,
 )
+from gatewise.comparison.seeds import add_seeds
+from gatewise.comparison.verdicts import difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
 from gatewise.core.files import (
     check_format_not_newer,
@@ -193,7 +194,7 @@ def _compare(
         results["detect"] = {"points": detect, "most_seeds": most}
     if chosen:
         results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
-    results["summary"] = missing_rivals(results)
+    results["summary"] = [*answer(results), *missing_rivals(results)]
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
     if ray is not False:

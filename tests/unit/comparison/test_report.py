@@ -128,7 +128,7 @@ def test_both_figures_are_visible_and_name_every_gate(opened: Opened) -> None:
 
 
 def test_axes_have_integer_epochs_and_valid_accuracies(opened: Opened) -> None:
-    curves, points = opened.page.locator("figure svg").all()
+    points, curves = opened.page.locator("figure svg").all()
     assert curves.locator("[id^=curves-xtick] text").all_text_contents() == ["1"]
     for figure in (curves, points):
         labels = figure.locator("[id*=-ytick] text").all_text_contents()

@@ -18,6 +18,7 @@ from gatewise.errors import InvalidValueError
 from gatewise.gates.spec import parse_gates_list
 from gatewise.graph.measure import Latency, macs_per_sample, parameter_count
 from gatewise.training import Recipe
+from gatewise.training.tasks.base import ACCURACY
 from support.few_digits import QUICK, few_digits, few_rounds, first_digits  # noqa: F401 - fixtures
 
 MODEL = "resnet20_wider:parameters=20000"
