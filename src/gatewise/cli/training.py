@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from gatewise import errors
-from gatewise.cli.app import Integer, Json, app, literal, parse_integer, print_table
+from gatewise.cli.app import Integer, Json, app, literal, parse_integer, print_answer, print_table
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
@@ -192,14 +192,13 @@ def compare(
     if json_output:
         print(json.dumps(results, indent=2))
     else:
+        print_answer(results)
         print_table(comparison_table(results))
         environment = results["environment"]
         print(
             f"{environment['hardware']}, torch {environment['torch']}, {results['precision']}; "
             f"latency: {results['latency']}"
         )
-        for sentence in results["summary"]:
-            print(sentence)
         print(f"report: {(out / 'report.html').resolve()}")
     if results["failed"]:
         reasons = "; ".join(f"{name}, {reason}" for name, reason in results["failed"].items())
