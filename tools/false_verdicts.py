@@ -97,13 +97,13 @@ def simulated(count: int) -> list[dict[str, Any]]:
 
 
 def real(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Return the rates for the trainings of the first network of a comparison."""
-    results = json.loads((folder / "results.json").read_text())
-    values = np.array(results["variants"][0][results["score"]]["values"])
+    """Return the rates for finished trainings of one network, whose folders are below `folder`."""
+    metrics = [json.loads(file.read_text()) for file in sorted(folder.rglob("metrics.json"))]
+    values = np.array([of_run[of_run["score"]] for of_run in metrics])
     random = np.random.default_rng(0)
     rows = []
     for gates in (1, 3):
-        for seeds in (*SEEDS, 12):
+        for seeds in SEEDS:
             order = random.permuted(np.tile(np.arange(len(values)), (count, 1)), axis=1)
             drawn = values[order[:, : (1 + gates) * seeds]].reshape(count, 1 + gates, seeds)
             in_deviations = (drawn - values.mean()) / (values.std(ddof=1) * np.sqrt(2))
@@ -126,11 +126,12 @@ def main() -> None:
     """Write the rates, and print the worst."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--comparison", type=Path, help="folder of a comparison of one network with many seeds")
+    parser.add_argument("--comparison", type=Path, help="folder of finished runs of one network")
     parser.add_argument("--count", type=int, default=40_000, help="comparisons of each case")
     options = parser.parse_args()
     found: dict[str, Any] = {"comparisons_of_each_case": options.count, "simulated": simulated(options.count)}
     if options.comparison is not None:
+        found["trainings"] = len(list(options.comparison.rglob("metrics.json")))
         found["real"] = real(options.comparison, options.count)
     write_json(options.out, found)
     for kind in ("simulated", "real"):

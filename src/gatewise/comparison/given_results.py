@@ -97,13 +97,14 @@ def judge(
     return results
 
 
-def results_of(given: Given, baseline: str | None, source: str | Path) -> dict[str, Any]:
+def results_of(given: Given, baseline: str | None, source: str | Path, *, stopped: bool = False) -> dict[str, Any]:
     """Return the content of `results.json`.
 
     Args:
         given: the scores.
         baseline: see `judge`.
         source: where the scores are from.
+        stopped: see `judged`.
     """
     failed = {
         name: f"seed {seed}: no score"
@@ -118,7 +119,7 @@ def results_of(given: Given, baseline: str | None, source: str | Path) -> dict[s
     seeds, notes = _shared_seeds(finished)
     scores = {name: [of_seeds[seed] for seed in seeds] for name, of_seeds in finished.items()}
     images = _shared_images(given, finished, seeds)
-    verdicts = judged(scores, baseline, given.score)
+    verdicts = judged(scores, baseline, given.score, stopped=stopped)
     rows = []
     for name, values in scores.items():
         row = {"gates": name, given.score.name: score_row(given.score, values, images.get(name))}
@@ -132,7 +133,7 @@ def results_of(given: Given, baseline: str | None, source: str | Path) -> dict[s
         "seeds": len(seeds),
         "baseline": baseline,
         "score": given.score.name,
-        "level": level_of(stopped=False),
+        "level": level_of(stopped=stopped),
         "variants": rows,
         "failed": failed,
         "notes": [*given.notes, *notes],
