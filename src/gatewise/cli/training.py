@@ -249,7 +249,7 @@ def _check_command_flags(
     given += ["recipe"] * (recipe is not None) + ["rivals"] * bool(rivals)
     if given:
         raise errors.InvalidValueError(
-            f"--{given[0].replace('_', '-')} is not for --command, whose options are its own. Write it into the command."
+            f"--{given[0].replace('_', '-')} is not for --command, so write it into the command."
         )
 
 
