@@ -22,7 +22,48 @@ CHANGES = {
             ),
         },
     },
+    "comparison/answer.py": {
+        "_chosen": {
+            "a rival that wins is not recommended": replace(
+                "rival['verdict'] == 'worse'", "rival['verdict'] == 'none'"
+            ),
+        },
+        "_gain": {"the largest score is the largest gain": replace("score.higher_is_better", "True")},
+        "_missed_budgets": {"a missed budget is not said": replace("abs(mean - target) > _MISSED", "mean < 0")},
+        "_command": {
+            "the command has the old number of seeds": replace(
+                "words[words.index('--seeds') + 1] = str(seeds)", "pass"
+            ),
+        },
+    },
+    "comparison/given_results.py": {
+        "_shared_seeds": {
+            "seeds paired by position": replace(
+                "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
+            ),
+        },
+        "of_table": {
+            "a row that is there twice replaces the first": replace("image in of_seed", "False"),
+        },
+    },
+    "comparison/score_files.py": {
+        "ScoreFile._file": {"first of several score files": replace("len(files) != 1", "not files")},
+        "ScoreFile.read": {"best is always the highest": replace("max if higher_is_better else min", "max")},
+    },
+    "comparison/script_runs.py": {
+        "ScriptRun.is_finished": {
+            "runs of another command are used": replace("read_json(folder / _DONE)", "self._record()")
+        },
+        "ScriptRun.train": {
+            "output of an interrupted run is kept": remove("shutil.rmtree(folder / _OUTPUT, ignore_errors=True)"),
+            "a failed command counts": remove("if code: ..."),
+        },
+    },
+    "core/statistics.py": {
+        "interval_within": {"interval of the logit is not scaled": replace("share * (1 - share)", "1.0")},
+    },
     "comparison/verdicts.py": {
+        "score_row": {"seeds that agree are exact": replace("images.dtype != torch.bool", "True")},
         "judged": {
             "p not corrected": replace(
                 "statistics.holm([difference.p for difference in found.values()])",

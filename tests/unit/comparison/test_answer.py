@@ -61,6 +61,12 @@ def test_lower_is_better() -> None:
     assert answer(results({"none": NONE, "gct": BETTER}, MAE)) == ["Use none: gct is worse."]
 
 
+def test_lower_score_with_the_larger_gain_is_recommended() -> None:
+    found = answer(results({"none": NONE, "gct": WORSE, "se": [v - 0.01 for v in WORSE]}, MAE))
+    assert found[0].startswith("Use se: its mean absolute error is 0.030 lower than that of none")
+    assert found[1] == "gct is better than none, too."
+
+
 def test_worse_gate_is_not_recommended() -> None:
     assert answer(results({"none": NONE, "gct": WORSE})) == ["Use none: gct is worse."]
     assert answer(results({"none": NONE, "gct": WORSE, "se": WORSE}))[0] == "Use none: gct and se are all worse."

@@ -180,6 +180,14 @@ def test_signal_stops_the_command_and_the_next_start_begins_anew(tmp_path: Path)
     assert not (folder / "command.json").exists()
 
 
+def test_run_that_was_interrupted_starts_with_an_empty_folder(command: str, tmp_path: Path) -> None:
+    left = tmp_path / "out/runs/a/seed_0/output/20250101/summary.csv"
+    left.parent.mkdir(parents=True)
+    left.write_text("epoch,eval_top1\n0,5\n")
+    results = compare_command(command, ["a"], 1, tmp_path / "out", score_from=TOP1)
+    assert row(results, "a")["score"]["values"] == [60]
+
+
 # Score files
 
 
