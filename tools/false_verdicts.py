@@ -28,7 +28,7 @@ class Case:
     """What is compared.
 
     Attributes:
-        gates: number of networks besides the baseline.
+        gates: number of networks in addition to the baseline.
         seeds: seeds of each, with --detect the most.
         detect: difference to detect, in standard deviations of a difference, or None.
         spread: standard deviation of the first gate's scores, that of the others being 1.

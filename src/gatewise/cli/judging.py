@@ -22,7 +22,7 @@ def judge(
     unit: str = "",
     json_output: Json = False,
 ) -> None:
-    """Judge results of trainings made elsewhere: what to use, how sure that is, and what could not be told.
+    """Judge results of trainings made elsewhere: what to use, how sure that is, and what is still open.
 
     Example: gatewise judge scores.csv --unit % --out judged
 

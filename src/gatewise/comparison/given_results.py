@@ -238,7 +238,7 @@ def _score_column(file: Path, columns: Sequence[str]) -> str:
         return NAME
     if len(others) != 1:
         raise errors.DataError(
-            f"{file}: which column is the score? Expected one besides variant, seed and image, got "
+            f"{file}: which column is the score? Expected one in addition to variant, seed and image, got "
             f"{_validation.listed(others) or 'none'}. Call it score."
         )
     return others[0]
