@@ -32,7 +32,7 @@ def answer(results: Mapping[str, Any]) -> list[str]:
         *_on_test_images(score, baseline, chosen),
         *_costs(baseline, chosen, gates),
         *_missed_budgets(rows),
-        *_untold(results, score, undecided),
+        *_still_open(results, score, undecided),
         *(f"{name} failed and is left out ({reason})." for name, reason in results.get("failed", {}).items()),
     ]
 
@@ -192,7 +192,7 @@ def _missed_budgets(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def _untold(results: Mapping[str, Any], score: Score, undecided: Sequence[Row]) -> list[str]:
+def _still_open(results: Mapping[str, Any], score: Score, undecided: Sequence[Row]) -> list[str]:
     """Return which differences would have been missed, and the command that would show smaller ones."""
     if not undecided:
         return []

@@ -209,6 +209,19 @@ def test_score_whose_lower_values_are_better_is_drawn_in_its_unit() -> None:
     assert points.tips == {"series-0": "a: 2.500, 1.00 ms"}
 
 
+def test_rival_has_colour_of_its_gates_and_is_joined_to_them() -> None:
+    points = {"none": (1.0, 0.8, None, None), "se": (2.0, 0.9, None, None), "wide": (2.1, 0.85, None, None)}
+    drawn = figures.accuracy_against_latency(points, rivals={"wide": "se"})
+    (joined,) = [line for line in drawn.figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert joined.get_xdata().tolist() == [2.1, 2.0]
+    assert joined.get_ydata().tolist() == [85.0, 90.0]
+    none, se, wide = [line for line in drawn.figure.axes[0].lines if line is not joined and len(line.get_xdata()) == 1]
+    assert wide.get_color() == se.get_color() != none.get_color()
+    assert (wide.get_markerfacecolor(), se.get_markerfacecolor()) == ("none", se.get_color())
+    assert drawn.shows.endswith("Hollow: a network without gates that costs as much as the gates it is joined to.")
+    assert "Hollow" not in figures.accuracy_against_latency(points).shows
+
+
 def test_caption_names_distinguishing_marks() -> None:
     drawn = figures.curves({"a": [[0.7, 0.8]]})
     text = Document("t", "l", [Section("s", drawings=[drawn, dataclasses.replace(drawn, look_for="")])]).render()
