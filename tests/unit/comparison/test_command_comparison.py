@@ -93,7 +93,7 @@ def test_failed_command_shows_its_last_lines_and_others_go_on(
     assert "failed and missing from the table: " in printed.err.splitlines()[-1]
     assert "broken, seed 1: the command ended with" in printed.err.splitlines()[-1]
     assert "nan, seed 0: eval_top1 is nan" in printed.err.splitlines()[-1]
-    assert printed.out.index("was shown to be better") < printed.out.index("verdict (Holm)")
+    assert printed.out.index("Use gct") < printed.out.index("verdict (Holm)")
     assert len(calls(tmp_path)) == 7
     cli(["compare", "--gates", "none,broken,gct,nan", *flags])
     assert len(calls(tmp_path)) == 7, "what has succeeded is not repeated"
