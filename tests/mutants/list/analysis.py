@@ -341,7 +341,7 @@ CHANGES = {
         },
         "verdict": {
             "verdict without correction's limit": replace(
-                "corrected_p is None or corrected_p >= 1 - LEVEL", "corrected_p is None"
+                "corrected_p is None or corrected_p >= alpha", "corrected_p is None"
             ),
             "higher is always better": replace("(difference.mean > 0) == higher_is_better", "difference.mean > 0"),
         },

@@ -46,6 +46,16 @@ class Score:
         return " %" if self.is_fraction else ""
 
     @property
+    def points(self) -> str:
+        """Unit of a difference as shown, after a space, or ""."""
+        return " points" if self.is_fraction else ""
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Lowest and highest possible stored number, or None."""
+        return (0.0, 1.0) if self.is_fraction else None
+
+    @property
     def label(self) -> str:
         """Title with the unit in parentheses, for axes."""
         return f"{self.title} (%)" if self.is_fraction else self.title
