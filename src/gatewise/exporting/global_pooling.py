@@ -26,7 +26,7 @@ def pool_globally(graph: Any) -> None:
             del node.input[1:]
             del node.attribute[:]
     used = {name for node in graph.node for name in node.input}
-    for name in dropped - used:  # ONNX Runtime warns of constants that nobody reads
+    for name in dropped - used:  # ONNX Runtime warns of constants that no other node reads
         graph.initializer.remove(constants[name])
 
 
