@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewise.analysis.score_page import classes_table, score_run, scores_table
-from gatewise.cli.app import Integer, Json, app, print_table
+from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
 from gatewise.training import Progress
 from gatewise.training.runs import Run
 
@@ -21,6 +21,7 @@ def evaluate(
     split: str | None = None,
     out: Path | None = None,
     shown: Integer = 24,
+    model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
 ) -> None:
     """Score a run on images: all scores, by class, how classes are confused, and a page with the worst answers.
@@ -40,6 +41,8 @@ def evaluate(
         The HTML page to write [evaluation.html in the run folder].
     shown
         Number of images with the worst answers to show.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     json_output
         Print the results as JSON.
     """

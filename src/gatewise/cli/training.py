@@ -14,7 +14,9 @@ from gatewise.cli.app import Integer, Json, app, literal, parse_integer, print_t
 from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
+from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
+from gatewise.models import import_network
 from gatewise.training import Processes, Progress, Recipe, score_named
 from gatewise.training import train as train_recipe
 
@@ -48,6 +50,8 @@ def with_flags(file: Path | None, flags: Any) -> Recipe:
     """Return the recipe in `file`, or the default recipe, with the given flags applied."""
     base = Recipe.load(file) if file else Recipe()
     given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
+    if "model" in given:
+        import_network(given["model"])
     return dataclasses.replace(base, **given)
 
 
@@ -124,7 +128,8 @@ def _work_done(metrics: dict[str, Any]) -> str:
     """Return the open fraction and executed MACs of a GaterNet as text, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
-    return f"{metrics['open_fraction']:.3f} open, {metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
+    open_fraction = describe_open_fraction(metrics["open_fraction"], metrics.get("budget"))
+    return f"{open_fraction} open, {metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
 
 
 @app.command

@@ -1,5 +1,6 @@
 """Table and HTML report of a finished comparison, built from the content of `results.json`."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ from gatewise.analysis import figures
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison.rivals import COSTS, shown_cost
+from gatewise.core._validation import listed
 from gatewise.core.files import write_atomically
+from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.training import Score, score_named
 
 
@@ -45,14 +48,13 @@ def table(results: dict[str, Any]) -> Table:
         *(["open"] if has_gater else []),
         "1 image (ms)",
         f"{batch} images (ms)",
-        "training images/s",
+        *(["training images/s"] if "training_speed" in results else []),
     ]
     rows: list[list[Cell]] = []
     for variant in results["variants"]:
         difference = variant.get("difference")
         one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))
-        speeds = sorted(variant["training_images_per_second"])
-        speed = speeds[len(speeds) // 2]
+        speed = statistics.median(variant["training_images_per_second"])
         fractions = variant.get("open_fraction")
         open_fraction = sum(fractions) / len(fractions) if fractions else 1.0
         rows.append([
@@ -69,10 +71,10 @@ def table(results: dict[str, Any]) -> Table:
             ),
             Cell(f"{variant['parameters']:,}", variant["parameters"]),
             Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
-            *([Cell(f"{open_fraction:.3f}", open_fraction)] if has_gater else []),
+            *([Cell(describe_open_fraction(open_fraction, variant.get("budget")), open_fraction)] if has_gater else []),
             Cell(f"{one:.2f}", one),
             Cell(f"{several:.2f}", several),
-            Cell(f"{speed:,.0f}", speed),
+            *([Cell(f"{speed:,.0f}", speed)] if "training_speed" in results else []),
         ])
     return Table(columns, rows)
 
@@ -109,7 +111,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     page = Page(
         title=f"Gates compared on {Path(recipe['data']).name}",
         lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
-        f"{results['validation_images']} validation images; {title} after the last epoch."
+        f"{results['validation_images']} validation images; {title} after the last epoch, evaluated in float32."
         + (f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""),
         sections=[
             Section("Result", " ".join([_EXPLANATION, *results.get("summary", [])]), table=table(results)),
@@ -127,11 +129,25 @@ def write_report(results: dict[str, Any], out: Path) -> None:
             **results["environment"],
             "precision": results["precision"],
             "latency": results["latency"],
+            **_training_facts(results),
             "recipe": ", ".join(f"{key}={value}" for key, value in recipe.items()),
         },
     )
     write_atomically(out / "report.html", page.render())
     write_atomically(out / "results.md", table(results).markdown() + "\n")
+
+
+def _training_facts(results: dict[str, Any]) -> dict[str, str]:
+    """Return the command, the images and the steps of the trainings."""
+    if (training := results.get("training")) is None:
+        return {}
+    outputs: list[str] = training["outputs"]
+    return {
+        "command": training["command"],
+        "images": f"{training['images']:,} training, {results['validation_images']:,} validation",
+        "outputs": f"{len(outputs):,}: {listed(outputs, 20)}",
+        "steps": f"{training['steps']:,} in each training",
+    }
 
 
 def rivals_table(results: dict[str, Any]) -> Table:

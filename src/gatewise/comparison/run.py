@@ -6,13 +6,14 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
@@ -37,8 +38,11 @@ from gatewise.core.files import (
 from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.division import Division
+from gatewise.gaternet import GaterNet
+from gatewise.gates.registry import Gate
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
+from gatewise.insertion import gates_in
 from gatewise.training import (
     Interrupted,
     Processes,
@@ -56,6 +60,7 @@ from gatewise.training.runs import Run
 
 SCHEMA = 1
 _ROUNDS = 15
+_GATED = (Gate, GaterNet)
 
 
 def compare(
@@ -164,14 +169,34 @@ def _compare(
     }
     if chosen:
         results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
+    sizes = len(dataset.train), recipe.batch_size
+    results["training"] = {
+        "command": _command(recipe, names, seeds, costs, out),
+        "images": sizes[0],
+        "steps": recipe.epochs * (sizes[0] // min(sizes)),
+        "outputs": list(dataset.classes),
+    }
     results["summary"] = missing_rivals(results)
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
-    if ray is not False:
+    if processes.count == 1:  # several would train each step together
+        progress.say("timing training steps")
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)
     processes.all_gather_object("has written the results")
     return results
+
+
+def _command(recipe: Recipe, names: Sequence[str], seeds: int, costs: Sequence[str], out: Path) -> str:
+    """Return the command of a comparison, with all options of the recipe that are not defaults."""
+    given = {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name not in {"gate", "seed"} and getattr(recipe, field.name) != field.default
+    }
+    given |= {"gates": ",".join(names), "seeds": seeds} | ({"rivals": ",".join(costs)} if costs else {})
+    flags = ((f"--{name.replace('_', '-')}", str(value)) for name, value in {**given, "out": out}.items())
+    return shlex.join(["gatewise", "compare", *(word for flag in flags for word in flag)])
 
 
 def _train_in_turn(
@@ -216,7 +241,7 @@ def _train_on_cluster(
 
 
 def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | SegmentationDataset) -> None:
-    """Replace the training speeds by ones measured on this machine; those of a cluster are not comparable."""
+    """Replace the runs' own training speeds, measured one after another or on several machines, by comparable ones."""
     speeds = training_speeds(recipes, dataset)
     results["training_speed"] = "steps timed in turn on one machine after all trainings"
     for variant in results["variants"]:
@@ -265,11 +290,23 @@ def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) ->
         existing.check_same_recipe(base.of_comparison(existing.gate, existing.seed), file.parent)
     dataset = recipe.source.load()
     for name in names:
-        build_model(recipe.of_comparison(name, 0), dataset)
+        network = build_model(recipe.of_comparison(name, 0), dataset)
+        if name == "none":
+            _check_plain(network, recipe.model)
     for run in recipes:
         for weights in filter(None, (run.initial_weights, run.initial_gater)):
             _validation.check_path_exists("weights", weights)
     return dataset
+
+
+def _check_plain(network: nn.Module, model: str) -> None:
+    """Raise if the network without gates has gates of its own, which would make it a baseline with gates."""
+    found = sorted({type(part).__name__ for part in (network, *gates_in(network).values()) if isinstance(part, _GATED)})
+    if found:
+        raise errors.InvalidValueError(
+            f"none would not be plain: the network {model} has gates of its own ({', '.join(found)}). Name a network "
+            f"without gates, and move them into --gates."
+        )
 
 
 def _folder(out: Path, name: str, seed: int) -> Path:
@@ -360,6 +397,7 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "macs": statistics.mean_interval([run["executed_macs"] for run in runs]).mean,
         "open_fraction": [run["open_fraction"] for run in runs],
+        **({"budget": runs[0]["budget"]} if "budget" in runs[0] else {}),
     }
 
 

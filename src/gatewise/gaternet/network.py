@@ -145,6 +145,11 @@ class GaterNet(nn.Module):
         return self.sites[-1].first + self.sites[-1].gates
 
     @property
+    def budget(self) -> float | None:
+        """Target fraction of the gated filters' MACs, or None."""
+        return self.price.target if isinstance(self.price, Budget) else None
+
+    @property
     def is_local(self) -> bool:
         """Whether each site has a decider (gater="local")."""
         return isinstance(self.gater, nn.ModuleList)

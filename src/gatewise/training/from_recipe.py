@@ -21,7 +21,7 @@ from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.data.pixel_format import PixelFormat
-from gatewise.gates.spec import ModelSpec
+from gatewise.gates.spec import ModelSpec, format_gates
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
@@ -105,7 +105,7 @@ def train(
                     if dataset.division is not None:
                         dataset.division.write(out)
                 training = Training(
-                    title=f"{recipe.gate} seed {recipe.seed}",
+                    title=f"{format_gates(recipe.plain_spec.gates)} seed {recipe.seed}",
                     data=recipe.data,
                     out=out,
                     learner=setup.learner,

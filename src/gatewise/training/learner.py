@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,7 +87,7 @@ class Learner:
         self.accelerator.free_memory()
         self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(model))
 
-    def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Take one optimizer step; random numbers (dropout, mixup) depend only on the seed, `number` and the process.
 
         Args:
@@ -97,7 +97,8 @@ class Learner:
             number: index of the step in the training.
 
         Returns:
-            The mean loss, and the number of correctly classified images, both over all processes.
+            The mean loss of the task (with side outputs), the mean loss of the gates, and the number of correctly
+            classified images, all over all processes.
 
         Raises:
             NotFinite: the loss or a gradient is not finite; the weights are unchanged. Checked on a CPU in one process
@@ -125,8 +126,9 @@ class Learner:
         if self.average is not None:
             self.average.update(self.plain_model, number + 1)
         hits = self.task.hits(logits.detach(), labels).sum()
-        rows = of_all_processes(torch.stack([loss.float(), hits.float()]))  # (processes, 2)
-        return rows[:, 0].mean(), rows[:, 1].sum()
+        of_gates = parts["the gates' loss"].detach().float()
+        rows = of_all_processes(torch.stack([loss.detach().float() - of_gates, of_gates, hits.float()]))
+        return rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
         """Evaluate `best_model` on a split, in float32; for a GaterNet with warnings about its gates."""
@@ -171,8 +173,8 @@ def _as_tuple(output: Any) -> tuple[Tensor, ...]:
 
 
 @contextlib.contextmanager
-def _without_autocast(model: nn.Module) -> Iterator[None]:
-    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced by one under autocast."""
+def _without_autocast(model: nn.Module) -> Generator[None]:
+    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced by autocast."""
     original = vars(model).get("_original_forward")
     if original is None:
         yield

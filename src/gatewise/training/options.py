@@ -147,7 +147,8 @@ class ModelOptions(Section):
 
     model: str = option(
         "resnet20",
-        "name of the network, with options after a colon (resnet18_cifar:width=32); for segment u2net, u2net_small or "
+        "name of the network, with options after a colon (resnet18_cifar:width=32), or MODULE:FUNCTION of your own, "
+        "called with num_classes and in_chans (mynets:build:width=32); for segment u2net, u2net_small or "
         "a timm backbone (resnet18:output_stride=8)",
     )
     gate: str = option("none", "none, or gates with options and places (gct:mode=l1@before_conv), joined by +")

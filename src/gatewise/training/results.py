@@ -43,6 +43,7 @@ def write_results(
         **evaluation.results,
         **({} if test is None else {"test": {**test.results, "images": test.images}}),
         trained: log.rows[-1][trained],
+        **({} if (budget := getattr(learner.plain_model, "budget", None)) is None else {"budget": budget}),
         "epochs": len(log.rows),
         "parameters": parameter_count(learner.plain_model),
         "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),

@@ -115,7 +115,10 @@ CHANGES = {
         "Learner.step": {
             "losses checked only after the step": replace("check_loss_finite(loss, parts, self.model, images)", "pass"),
             "gradients not checked": replace("check_gradients_finite(self.plain_model)", "pass"),
-            "the loss of one process logged": replace("(rows[:, 0].mean(), rows[:, 1].sum())", "(loss.detach(), hits)"),
+            "the loss of one process logged": replace(
+                "(rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum())", "(loss.detach(), of_gates, hits)"
+            ),
+            "the gates' loss shown as the task's": replace("loss.detach().float() - of_gates", "loss.detach().float()"),
             "the same noise in every process": replace(
                 "((self.seed << 32) + number) * processes.count + processes.rank",
                 "(self.seed << 32) + number",
@@ -182,9 +185,7 @@ CHANGES = {
                 "complete_states(self.checkpoints)", "complete_states(self.checkpoints)[::-1]"
             ),
             "position within the epoch lost": replace("position['step']", "0"),
-            "losses before the interruption lost": replace(
-                "list(torch.tensor(position['losses'], device=self.processes.device))", "[]"
-            ),
+            "losses before the interruption lost": replace("position.get(name) or [0.0] * self.step", "[]"),
         },
         "Training._train_epoch": {
             "training stays in eval mode": remove("self.learner.model.train()"),

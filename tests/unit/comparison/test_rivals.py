@@ -115,7 +115,7 @@ def test_network_without_widths_is_named_and_left_out(tmp_path: Path) -> None:
         chosen = choose_rivals(recipe, ["none", "nl"], ["params"], first_digits(), tmp_path)
     assert chosen[0].network == ""
     assert chosen[0].of_network is None
-    assert rivals.describe(chosen[0]) == "rival of nl by parameters: none, timm's vgg11 takes no option for its width"
+    assert rivals.describe(chosen[0]) == "rival of nl by parameters: none, vgg11 takes no option for its width"
     assert RivalRows.among(["none", "nl"], chosen, "vgg11").rows == ["none", "nl"]
 
 
