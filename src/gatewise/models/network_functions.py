@@ -46,7 +46,7 @@ def import_network(model: str) -> None:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         raise errors.InvalidValueError(
-            f"cannot import {module_name!r} of the network {name!r}: {type(error).__name__}: {reason_of(error)}. "
+            f"cannot import {module_name!r} of the network {name!r}: {reason_of(error)}. "
             f"Modules are looked up in {here} and among installed packages; options are written NAME:OPTION=VALUE."
         ) from None
     function = getattr(module, attribute, None)
@@ -89,7 +89,7 @@ def build_with_function(name: str, options: dict[str, Any]) -> nn.Module:
         network = function(**options)
     except Exception as error:
         raise errors.InvalidValueError(
-            f"{name}({shown}) fails: {type(error).__name__}: {reason_of(error)}. A network function takes num_classes, "
+            f"{name}({shown}) fails: {reason_of(error)}. A network function takes num_classes, "
             f"in_chans and its own options, by name."
         ) from None
     if not isinstance(network, nn.Module):

@@ -92,11 +92,11 @@ def test_function_gets_classes_channels_and_options(here: Path) -> None:
     ("model", "message"),
     [
         ("our_nets:biuld", "has no function 'biuld'. Did you mean 'build'"),
-        ("other_nets:build", "cannot import 'other_nets' .*ModuleNotFoundError.*NAME:OPTION=VALUE"),
+        ("other_nets:build", "cannot import .other_nets. .*No module named.*NAME:OPTION=VALUE"),
         ("resnet20:wide", "cannot import 'resnet20'"),
         ("our/nets.py:build", "cannot parse the network 'our/nets.py:build'"),
-        ("our_nets:broken", r"our_nets:broken\(num_classes=3, in_chans=1\) fails: KeyError: 'no weights'"),
-        ("our_nets:build:deep=4", r"our_nets:build\(.*fails: TypeError: .*unexpected keyword argument 'deep'"),
+        ("our_nets:broken", r"our_nets:broken\(num_classes=3, in_chans=1\) fails: .*no weights"),
+        ("our_nets:build:deep=4", r"our_nets:build\(.*fails: .*unexpected keyword argument 'deep'"),
         ("our_nets:number", "must return a torch.nn.Module, got 3"),
     ],
 )
