@@ -143,6 +143,7 @@ def compare(
     workers: Integer | None = None,
     ray: Annotated[bool | str, Parameter(negative="")] = False,
     rivals: str = "",
+    corruptions: Annotated[bool, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
@@ -174,6 +175,8 @@ def compare(
     rivals
         Kinds of cost, separated by commas: params, macs (multiply-adds) or latency (of one image, PyTorch eager). For
         each kind and gate also train a plain network, wider or narrower, that costs the same [none].
+    corruptions
+        Also score all networks on validation images with 15 common corruptions in five strengths.
     json_output
         Print the results as JSON.
     """
@@ -186,6 +189,7 @@ def compare(
         progress=Progress(),
         ray=ray,
         rivals=[rivals] if rivals else [],
+        corruptions=corruptions,
     )
     if not Processes().is_main:
         return

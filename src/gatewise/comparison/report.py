@@ -6,6 +6,7 @@ from typing import Any
 
 from gatewise.analysis import figures
 from gatewise.analysis.page import Page, Section
+from gatewise.analysis.robustness import corruptions_table, draw_corruptions
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison.rivals import COSTS, shown_cost
 from gatewise.core._validation import listed
@@ -120,6 +121,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
                 if "chosen_rivals" in results
                 else []
             ),
+            *_corruptions(results, score),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
             Section(f"Validation {title} while training", drawings=[curves]),
@@ -148,6 +150,29 @@ def _training_facts(results: dict[str, Any]) -> dict[str, str]:
         "outputs": f"{len(outputs):,}: {listed(outputs, 20)}",
         "steps": f"{training['steps']:,} in each training",
     }
+
+
+def _corruptions(results: dict[str, Any], score: Score) -> list[Section]:
+    """Return a section about corrupted images, if there were any."""
+    found = {v["gates"]: v["corruptions"] for v in results["variants"] if "corruptions" in v}
+    if not found:
+        return []
+    lines = [
+        f"{name}: {_interval(score, one['difference'], '+')}{score.unit} against {results['baseline']}"
+        + (f", {one['verdict']}." if "verdict" in one else ".")
+        for name, one in found.items()
+        if "difference" in one
+    ]
+    text = f"{_ABOUT_CORRUPTIONS} {' '.join(lines)}"
+    drawing = draw_corruptions(found, score)
+    return [Section("Corrupted images", text, table=corruptions_table(found, score), drawings=[drawing])]
+
+
+_ABOUT_CORRUPTIONS = (
+    "All networks were scored on the same validation images with 15 common corruptions in five strengths, as in "
+    "ImageNet-C, and for images below 64 pixels as in CIFAR-10-C. The differences are those of the mean over all "
+    "corruptions and strengths, paired by seed; the verdicts are corrected by Holm's method."
+)
 
 
 def rivals_table(results: dict[str, Any]) -> Table:

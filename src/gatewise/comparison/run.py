@@ -10,12 +10,14 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.analysis.robustness import score_corruptions, summarised
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
 from gatewise.comparison.rivals import (
@@ -48,6 +50,7 @@ from gatewise.training import (
     Processes,
     Progress,
     Recipe,
+    Score,
     Task,
     build_model,
     check_run_format,
@@ -73,6 +76,7 @@ def compare(
     progress: Progress | None = None,
     ray: bool | str = False,
     rivals: Sequence[str] = (),
+    corruptions: bool = False,
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, compare the results, and write a report.
 
@@ -90,6 +94,7 @@ def compare(
             share `out` and the data (see `cluster`). Training speed is then measured on this machine, at the end.
         rivals: kinds of cost ("params", "macs", "latency"): for each of them and every choice of gates, also train a
             plain network, wider or narrower, that costs the same, and judge the gates against it.
+        corruptions: at the end, also score all networks on corrupted validation images.
 
     Returns:
         The content of `results.json`.
@@ -112,7 +117,7 @@ def compare(
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
-        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, costs)
+        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, costs, corruptions)
 
 
 def _compare(
@@ -125,6 +130,7 @@ def _compare(
     ray: bool | str,
     processes: Processes,
     costs: Sequence[str],
+    corruptions: bool,
 ) -> dict[str, Any]:
     """Run `compare` after its arguments were checked and the folder was locked."""
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
@@ -179,6 +185,8 @@ def _compare(
     results["summary"] = missing_rivals(results)
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
+    if corruptions:
+        _add_corruptions(results, finished, rival_rows, task.score, progress)
     if processes.count == 1:  # several would train each step together
         progress.say("timing training steps")
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
@@ -246,6 +254,49 @@ def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset:
     results["training_speed"] = "steps timed in turn on one machine after all trainings"
     for variant in results["variants"]:
         variant["training_images_per_second"] = [speeds[variant["gates"]]]
+
+
+def _add_corruptions(
+    results: dict[str, Any], runs: dict[str, list[Path]], rivals: RivalRows, score: Score, progress: Progress
+) -> None:
+    """Add scores on corrupted images to each row, and their differences to the baseline, paired by seed."""
+    opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
+    found = iter(score_corruptions([run for of_seeds in opened.values() for run in of_seeds], progress))
+    by_row = {name: [next(found) for _ in of_seeds] for name, of_seeds in opened.items()}
+    means = {name: [summarised(one)["mean"] for one in of_seeds] for name, of_seeds in by_row.items()}
+    differences = {
+        name: statistics.paired_difference(means[name], means[results["baseline"]])
+        for name in means
+        if name != results["baseline"]
+    }
+    of_gates = [name for name in differences if name in rivals.gates]
+    corrected = dict(zip(of_gates, statistics.holm([differences[name].p for name in of_gates]), strict=True))
+    for variant in results["variants"]:
+        name, of_seeds = variant["gates"], by_row[variant["gates"]]
+        scores = {
+            corruption: [fmean(values) for values in zip(*(one["scores"][corruption] for one in of_seeds), strict=True)]
+            for corruption in of_seeds[0]["scores"]
+        }
+        row: dict[str, Any] = {
+            "images": of_seeds[0]["images"],
+            "clean": fmean(one["clean"] for one in of_seeds),
+            "scores": scores,
+            **summarised({"scores": scores}),
+            **{
+                key: value
+                for key, value in dataclasses.asdict(statistics.mean_interval(means[name])).items()
+                if key != "mean"
+            },
+            "values": means[name],
+        }
+        if name in differences:
+            row["difference"] = dataclasses.asdict(differences[name])
+        if name in corrected:
+            row["p_holm"] = corrected[name]
+            row["verdict"] = statistics.verdict(
+                differences[name], corrected[name], higher_is_better=score.higher_is_better
+            )
+        variant["corruptions"] = row
 
 
 def _save(results: dict[str, Any], out: Path) -> None:

@@ -126,8 +126,9 @@ class Learner:
         if self.average is not None:
             self.average.update(self.plain_model, number + 1)
         hits = self.task.hits(logits.detach(), labels).sum()
-        of_gates = parts["the gates' loss"].detach().float()
-        rows = of_all_processes(torch.stack([loss.detach().float() - of_gates, of_gates, hits.float()]))
+        of_gates = parts.pop("the gates' loss").float()
+        of_task = functools.reduce(torch.add, parts.values()).float()
+        rows = of_all_processes(torch.stack([of_task, of_gates, hits.float()]))  # (processes, 3)
         return rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
