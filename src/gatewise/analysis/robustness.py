@@ -142,8 +142,8 @@ def draw_corruptions(found: dict[str, dict[str, Any]], score: Score) -> Drawing:
     return Drawing(
         "corruptions",
         figure,
-        shows=f"The {score.title} on corrupted validation images, the mean over {len(CORRUPTIONS)} corruptions, against "
-        "their strength.",
+        shows=f"The {score.title} on corrupted validation images against the strength, the mean over "
+        f"{len(CORRUPTIONS)} corruptions.",
         look_for="Lines that fall less than others: networks that the corruptions harm less.",
         table=Table(["variant", "strength", f"{score.title}{score.unit}"], rows),
         tips=tips,

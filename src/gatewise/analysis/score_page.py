@@ -11,7 +11,7 @@ import torch
 
 from gatewise import errors
 from gatewise.analysis.page import Page, Section
-from gatewise.analysis.score_figures import confusion_matrix, wrong_pictures
+from gatewise.analysis.score_figures import confusion_matrix, reliability, wrong_pictures
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
 from gatewise.core.files import write_atomically
@@ -102,7 +102,9 @@ def score_run(
         wrong = (
             [wrong_pictures(pictures, mistakes[:shown], [each["image"] for each in found["wrong"]])] if pictures else []
         )
-        write_atomically(Path(out), _page(run, found, drawings, wrong).render())
+        bins = run.task.calibration(record)
+        calibrated = [] if bins is None else [reliability({run.name: bins})]
+        write_atomically(Path(out), _page(run, found, drawings, calibrated, wrong).render())
         found["page"] = str(out)
     return found
 
@@ -184,12 +186,13 @@ def _cell(column: str, value: float | None) -> Cell:
     return Cell(f"{value:,}", value) if column == "images" else Cell(f"{100 * value:.2f}", value)
 
 
-def _page(run: Run, found: dict[str, Any], confusion: list[Any], wrong: list[Any]) -> Page:
+def _page(run: Run, found: dict[str, Any], confusion: list[Any], calibrated: list[Any], wrong: list[Any]) -> Page:
     what = f"{found['wrong_images']:,} of {found['images']:,} images have a wrong answer." if run.image_classes else ""
     sections = [
         Section("Scores", table=scores_table(found, run.task.scores)),
         *([Section("By class", table=classes_table(found))] if found["by_class"] else []),
         *([Section("How classes are confused", drawings=confusion)] if confusion else []),
+        *([Section("Is its confidence right", drawings=calibrated)] if calibrated else []),
         *([Section("Worst answers", what, drawings=wrong)] if wrong else []),
     ]
     return Page(

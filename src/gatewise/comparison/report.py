@@ -4,9 +4,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gatewise.analysis import figures
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.robustness import corruptions_table, draw_corruptions
+from gatewise.analysis.score_figures import reliability
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison.rivals import COSTS, shown_cost
 from gatewise.core._validation import listed
@@ -121,6 +124,7 @@ def write_report(results: dict[str, Any], out: Path) -> None:
                 if "chosen_rivals" in results
                 else []
             ),
+            *_further_scores(results, score),
             *_corruptions(results, score),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
@@ -150,6 +154,27 @@ def _training_facts(results: dict[str, Any]) -> dict[str, str]:
         "outputs": f"{len(outputs):,}: {listed(outputs, 20)}",
         "steps": f"{training['steps']:,} in each training",
     }
+
+
+def _further_scores(results: dict[str, Any], main: Score) -> list[Section]:
+    """Return a section with the task's other scores and the reliability of confidences, if there are any."""
+    rows = {v["gates"]: {main.name: v[main.name], **v.get("scores", {})} for v in results["variants"]}
+    names = [name for name in next(iter(rows.values())) if not name.endswith("_by_class")]
+    if len(names) < 2:
+        return []
+    scores = [score_named(name) for name in names]
+    table = Table(
+        ["gates", *(f"{score.title}{score.unit}" for score in scores)],
+        [
+            [Cell(gates), *(Cell(_interval(score, row[score.name]), row[score.name]["mean"]) for score in scores)]
+            for gates, row in rows.items()
+        ],
+    )
+    drawings = []
+    if bins := results.get("calibration"):
+        drawings.append(reliability({name: torch.tensor(values) for name, values in bins.items()}))
+    text = "Means over seeds with 95 % intervals. Verdicts are about the first score only."
+    return [Section("Further scores", text, table=table, drawings=drawings)]
 
 
 def _corruptions(results: dict[str, Any], score: Score) -> list[Section]:

@@ -282,11 +282,7 @@ def _add_corruptions(
             "clean": fmean(one["clean"] for one in of_seeds),
             "scores": scores,
             **summarised({"scores": scores}),
-            **{
-                key: value
-                for key, value in dataclasses.asdict(statistics.mean_interval(means[name])).items()
-                if key != "mean"
-            },
+            **dataclasses.asdict(statistics.mean_interval(means[name])),
             "values": means[name],
         }
         if name in differences:
@@ -402,6 +398,7 @@ def _results(
             **costs[name],
             **_work(metrics[name]),
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
+            "scores": _further_scores(task, metrics[name]),
             "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
         }
         if all("test" in run for run in metrics[name]):
@@ -438,7 +435,22 @@ def _results(
         "environment": metrics[baseline][0]["environment"],
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,
+        **_calibration(task, opened),
     }
+
+
+def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and interval over seeds of the task's scores other than the main one, and scores by class."""
+    names = [score.name for score in task.scores if score != task.score and all(score.name in run for run in runs)]
+    found: dict[str, Any] = {
+        name: {**dataclasses.asdict(statistics.mean_interval(values)), "values": values}
+        for name in names
+        for values in [[run[name] for run in runs]]
+    }
+    for name in (key for key in runs[0] if key.endswith("_by_class")):
+        classes = [key for key in runs[0][name] if all(run[name].get(key) is not None for run in runs)]
+        found[name] = {key: fmean(run[name][key] for run in runs) for key in classes}
+    return found
 
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -471,6 +483,14 @@ def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
                 "high": 1e3 * latency.high_s,
             }
     return costs
+
+
+def _calibration(task: Task, runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Return bins of confidences of each network, of the first seed, or {} for tasks without."""
+    bins = {name: task.calibration(of_seeds[0].predictions) for name, of_seeds in runs.items()}
+    if any(found is None for found in bins.values()):
+        return {}
+    return {"calibration": {name: found.nan_to_num().tolist() for name, found in bins.items() if found is not None}}
 
 
 def _by_image(task: Task, run: Run) -> Tensor:

@@ -100,7 +100,7 @@ def _defocus_blur(library: Any, x: np.ndarray, c: tuple[float, float]) -> np.nda
     return np.clip(library.cv2.filter2D(x, -1, library.disk(radius=c[0], alias_blur=c[1])), 0, 1)
 
 
-def _glass_blur(library: Any, x: np.ndarray, c: tuple[float, int, int]) -> np.ndarray:
+def _glass_blur(library: Any, x: np.ndarray, c: tuple[float, int, int]) -> np.ndarray:  # noqa: ARG001
     sigma, reach, rounds = c
     x = _smooth(x, sigma)
     height, width = x.shape[:2]
@@ -168,7 +168,7 @@ def _elastic_transform(library: Any, x: np.ndarray, c: tuple[float, float, float
     amount, sigma, affine = (part * min(x.shape[:2]) / _SIDE for part in c)
     height, width = x.shape[:2]
     centre, side = np.array([height // 2, width // 2]), min(height, width) // 3
-    corners = np.array([centre + side, centre + [side, -side], centre - side], np.float32)
+    corners = (centre + side * np.array([[1, 1], [1, -1], [-1, -1]])).astype(np.float32)
     moved = corners + np.random.uniform(-affine, affine, size=corners.shape).astype(np.float32)
     matrix = library.cv2.getAffineTransform(corners, moved)
     x = library.cv2.warpAffine(x, matrix, (width, height), borderMode=library.cv2.BORDER_REFLECT_101)

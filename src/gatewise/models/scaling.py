@@ -71,9 +71,7 @@ def _widths_of_timm(spec: ModelSpec, images: Mapping[str, Any]) -> Widths:
     """Return the scaling of a network of timm by the first option in `_OPTIONS` with which it can be built."""
     arguments = _function_arguments(spec) if spec.function else _constructor_arguments(spec, images)
     tried: list[str] = []
-    for option, unit in (
-        (option, unit) for option in _OPTIONS for unit in (8, 1)
-    ):  # small widths are no multiples of 8
+    for option, unit in itertools.product(_OPTIONS, (8, 1)):  # small widths are no multiples of 8
         widths = partial(_with_widths, spec, option, arguments.get(option))
         if not _are_widths(arguments.get(option)):
             continue
