@@ -19,6 +19,7 @@ from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, pa
 from gatewise.models import import_network
 from gatewise.training import Processes, Progress, Recipe, score_named
 from gatewise.training import train as train_recipe
+from gatewise.training.trackers import parse_trackers
 
 
 def recipe_flags(name: str, *sections: type, omitted: Sequence[str] = ()) -> type:
@@ -82,6 +83,7 @@ def train(
     sites: str | None = None,
     budget: float | None = None,
     workers: Integer | None = None,
+    track: str = "tensorboard",
     json_output: Json = False,
 ) -> None:
     """Train one network, with or without gates, and write a run folder.
@@ -107,11 +109,15 @@ def train(
         Target fraction of the gated filters' MACs.
     workers
         Number of worker processes that decode and augment images [one per processor].
+    track
+        Experiment trackers, separated by commas, or none: tensorboard, wandb, mlflow, ... as Accelerate names them.
     json_output
         Print the metrics as JSON.
     """
     chosen = _with_gater(with_flags(recipe, flags), gater=gater, sites=sites, budget=budget)
-    metrics = train_recipe(chosen, out, resume=resume, workers=_workers(workers), progress=Progress())
+    metrics = train_recipe(
+        chosen, out, resume=resume, workers=_workers(workers), progress=Progress(), track=parse_trackers(track)
+    )
     if not Processes().is_main:
         return
     if json_output:
@@ -144,6 +150,7 @@ def compare(
     ray: Annotated[bool | str, Parameter(negative="")] = False,
     rivals: str = "",
     corruptions: Annotated[bool, Parameter(negative="")] = False,
+    track: str = "tensorboard",
     json_output: Json = False,
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
@@ -177,6 +184,8 @@ def compare(
         each kind and gate also train a plain network, wider or narrower, that costs the same [none].
     corruptions
         Also score all networks on validation images with 15 common corruptions in five strengths.
+    track
+        Experiment trackers, separated by commas, or none: tensorboard, wandb, mlflow, ... as Accelerate names them.
     json_output
         Print the results as JSON.
     """
@@ -190,6 +199,7 @@ def compare(
         ray=ray,
         rivals=[rivals] if rivals else [],
         corruptions=corruptions,
+        track=parse_trackers(track),
     )
     if not Processes().is_main:
         return

@@ -37,6 +37,7 @@ def table(results: dict[str, Any]) -> Table:
     batch = max(results["variants"][0]["latency_ms"], key=int)
     has_gater = any("open_fraction" in variant for variant in results["variants"])
     has_test = any("test" in variant for variant in results["variants"])
+    has_memory = all("peak_memory" in variant for variant in results["variants"])
     has_rivals = any(variant.get("rivals") or variant.get("rival_of") for variant in results["variants"])
     columns = [
         "gates",
@@ -53,6 +54,7 @@ def table(results: dict[str, Any]) -> Table:
         "1 image (ms)",
         f"{batch} images (ms)",
         *(["training images/s"] if "training_speed" in results else []),
+        *(["peak memory (MB)"] if has_memory else []),
     ]
     rows: list[list[Cell]] = []
     for variant in results["variants"]:
@@ -79,6 +81,7 @@ def table(results: dict[str, Any]) -> Table:
             Cell(f"{one:.2f}", one),
             Cell(f"{several:.2f}", several),
             *([Cell(f"{speed:,.0f}", speed)] if "training_speed" in results else []),
+            *([Cell(f"{variant['peak_memory'] / 1e6:,.0f}", variant["peak_memory"])] if has_memory else []),
         ])
     return Table(columns, rows)
 

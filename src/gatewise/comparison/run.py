@@ -60,6 +60,7 @@ from gatewise.training import (
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.first_facts import first_facts
 from gatewise.training.runs import Run
+from gatewise.training.trackers import DEFAULT
 
 SCHEMA = 1
 _ROUNDS = 15
@@ -77,6 +78,7 @@ def compare(
     ray: bool | str = False,
     rivals: Sequence[str] = (),
     corruptions: bool = False,
+    track: Sequence[str] = DEFAULT,
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, compare the results, and write a report.
 
@@ -95,6 +97,7 @@ def compare(
         rivals: kinds of cost ("params", "macs", "latency"): for each of them and every choice of gates, also train a
             plain network, wider or narrower, that costs the same, and judge the gates against it.
         corruptions: at the end, also score all networks on corrupted validation images.
+        track: see `train`; with `ray` only "tensorboard".
 
     Returns:
         The content of `results.json`.
@@ -108,6 +111,10 @@ def compare(
     if not gates:
         raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     costs = parse_costs(",".join(rivals))
+    if ray is not False and tuple(track) != DEFAULT:
+        raise errors.InvalidValueError(
+            f"track is {','.join(track)}, but the tasks of a Ray cluster write TensorBoard files only. Omit it."
+        )
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     if ray is not False and processes.count > 1:
         raise errors.InvalidValueError(
@@ -117,7 +124,9 @@ def compare(
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
-        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, costs, corruptions)
+        return _compare(
+            recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, costs, corruptions, track
+        )
 
 
 def _compare(
@@ -131,6 +140,7 @@ def _compare(
     processes: Processes,
     costs: Sequence[str],
     corruptions: bool,
+    track: Sequence[str],
 ) -> dict[str, Any]:
     """Run `compare` after its arguments were checked and the folder was locked."""
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
@@ -158,7 +168,7 @@ def _compare(
 
     if ray is False:
         say_facts()
-        failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress)
+        failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress, track)
     else:
         failed = _train_on_cluster(runs, recipes, ray if isinstance(ray, str) else None, workers, progress, say_facts)
     if len(failed) == len(runs):
@@ -213,6 +223,7 @@ def _train_in_turn(
     dataset: Dataset | SegmentationDataset,
     workers: int,
     progress: Progress,
+    track: Sequence[str],
 ) -> dict[str, str]:
     """Train all runs one after another, and return the reason of failure by choice."""
     failed: dict[str, str] = {}
@@ -222,7 +233,8 @@ def _train_in_turn(
             progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
             run = recipes[folders[seed]]
             try:
-                train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)
+                options: Any = {"dataset": dataset, "workers": workers, "progress": progress, "track": track}
+                train(run, folders[seed], resume=True, **options)
             except Interrupted as error:
                 raise Interrupted(error.stopped, error.signal, "continue with the same command") from None
             except errors.UnsavedError:  # the next run would fail for the same reason
@@ -398,6 +410,7 @@ def _results(
             **costs[name],
             **_work(metrics[name]),
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
+            **_peak_memory(metrics[name]),
             "scores": _further_scores(task, metrics[name]),
             "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
         }
@@ -451,6 +464,11 @@ def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:
         classes = [key for key in runs[0][name] if all(run[name].get(key) is not None for run in runs)]
         found[name] = {key: fmean(run[name][key] for run in runs) for key in classes}
     return found
+
+
+def _peak_memory(runs: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the largest memory of the trainings in bytes, which only GPUs count."""
+    return {"peak_memory": max(run["peak_memory"] for run in runs)} if all("peak_memory" in run for run in runs) else {}
 
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:

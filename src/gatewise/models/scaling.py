@@ -5,6 +5,7 @@ by the option of its constructor that sets its widths: a tuple with the width of
 """
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -40,6 +40,7 @@ from gatewise.training.recipe import Recipe
 from gatewise.training.results import write_results
 from gatewise.training.run_folder import check_may_train, finished_metrics, holds_run, last_good
 from gatewise.training.tasks import Task
+from gatewise.training.trackers import DEFAULT, NONE, parse_trackers
 
 
 def train(
@@ -50,6 +51,7 @@ def train(
     dataset: Dataset | SegmentationDataset | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    track: Sequence[str] = DEFAULT,
 ) -> dict[str, Any]:
     """Train the recipe's network into the run folder `out` and return its metrics.
 
@@ -62,6 +64,7 @@ def train(
         dataset: the recipe's data, if already loaded.
         workers: number of processes that decode and augment images one by one; the result does not depend on it.
         progress: where to show progress; None shows nothing.
+        track: names of experiment trackers that Accelerate knows: "tensorboard", "wandb", "mlflow", ...
 
     Returns:
         The metrics, as in `metrics.json`.
@@ -77,7 +80,7 @@ def train(
 
     In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
     """
-    recipe = recipe.resolved()
+    recipe, track = recipe.resolved(), parse_trackers(",".join(track) or NONE)
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     with processes.holding_folder(out):
         check_may_train(out, resume=resume)
@@ -115,6 +118,8 @@ def train(
                     stages=setup.stages,
                     schedule=setup.schedule,
                     progress=progress,
+                    track=track,
+                    config=dataclasses.asdict(recipe),
                 )
                 evaluation, log = training.run()
                 details = {**setup.details(dataset), "task": recipe.task_in_full}
@@ -217,6 +222,7 @@ def build(
         ),
         precision=optimisation.precision,
         ema=optimisation.ema,
+        compiled=optimisation.compile,
         seed=optimisation.seed,
         processes=processes,
     )

@@ -32,6 +32,7 @@ class Learner:
         make_optimizer: function from a network to the optimizer of its parameters that are not frozen.
         precision: auto, fp32, bf16 or fp16; see `resolve_precision`.
         ema: decay of the moving average of the weights; 0 disables it.
+        compiled: whether to train with torch.compile.
         seed: random seed of dropout and mixing.
         processes: the processes of the training; None detects them.
 
@@ -47,13 +48,14 @@ class Learner:
         *,
         precision: str = "auto",
         ema: float = 0.0,
+        compiled: bool = False,
         seed: int = 0,
         processes: Processes | None = None,
     ) -> None:
         self.processes = processes or Processes()
         device = self.processes.device
         self.precision = resolve_precision(precision, device)
-        self.accelerator = _accelerator(self.precision)
+        self.accelerator = _accelerator(self.precision, compiled=compiled)
         self.task, self.seed, self._make_optimizer = task, seed, make_optimizer
         self.model: Any = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
         # raises on an invalid optimizer before any file is written
@@ -68,7 +70,7 @@ class Learner:
     @property
     def plain_model(self) -> nn.Module:
         """The trained network without Accelerate's wrappers."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def side_weight(self) -> float:
@@ -82,7 +84,7 @@ class Learner:
 
     def begin(self, stage: Stage) -> None:
         """Freeze the parameters that the stage does not train, and create its optimizer."""
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         stage.begin(model)
         self.accelerator.free_memory()
         self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(model))
@@ -194,15 +196,16 @@ def _average(model: nn.Module, decay: float) -> Any:
     return _validation.import_optional("timm.utils", "ema").ModelEmaV3(model, decay=decay, use_warmup=True)
 
 
-def _accelerator(precision: str) -> Any:
-    """Return Accelerate's wrapper for a precision.
+def _accelerator(precision: str, *, compiled: bool) -> Any:
+    """Return Accelerate's wrapper for a precision, with torch.compile or without.
 
     Accelerate holds one state per process and rejects another precision. It has no public way to drop that
     state; its own tests call `_reset_state` too.
     """
     accelerate = _validation.import_optional("accelerate", "training")
     accelerate.state.AcceleratorState._reset_state()
-    return accelerate.Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    backend = {"dynamo_backend": "inductor"} if compiled else {}
+    return accelerate.Accelerator(mixed_precision="no" if precision == "fp32" else precision, **backend)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gatewise.training.progress import Progress
 from gatewise.training.run_folder import last_good, naming_what_is_left
 from gatewise.training.run_log import RunLog
 from gatewise.training.signals import Interrupted, Interruption
+from gatewise.training.trackers import DEFAULT
 
 _CHECK_EVERY = 50  # steps between checks of the losses: each check synchronises with the GPU
 _SAVE_EVERY_S = 600.0  # longest time without a checkpoint within an epoch
@@ -45,6 +46,8 @@ class Training:
         stages: the epochs, with the parameters that they train.
         schedule: the learning rate of each step of a stage.
         progress: where to show progress.
+        track: names of trackers.
+        config: the recipe, for trackers.
     """
 
     title: str
@@ -57,6 +60,8 @@ class Training:
     stages: Sequence[Stage]
     schedule: Schedule
     progress: Progress
+    track: Sequence[str] = DEFAULT
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         self.steps, self.epochs = self.batches.steps, self.stages[-1].epochs.stop
@@ -70,9 +75,11 @@ class Training:
     def run(self) -> tuple[Evaluation, RunLog]:
         """Train the remaining epochs; return the evaluation of the trained network, and the log."""
         checkpoint = self._find_position()
-        self.log = RunLog(self.out, self.epoch, self.progress, self.processes)
+        self.log = RunLog(self.out, self.epoch, self.progress, self.processes, self.track, self.title, self.config)
         self.progress.start(self.title, self.epochs, self.steps, self.epoch, self.step)
         set_total_steps(self.learner.plain_model, self.epochs * self.steps)
+        if self.processes.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.processes.device)
         try:
             with Interruption(launched=self.processes.count > 1) as interruption:
                 for stage in self.stages:

@@ -16,8 +16,8 @@ CHANGES = {
         "_train_in_turn": {
             "comparison continues on a full disk": replace("errors.UnsavedError", "()"),
             "runs trained again": replace(
-                "train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)",
-                "__import__('shutil').rmtree(folders[seed], ignore_errors=True); train(run, folders[seed], resume=True, dataset=dataset, workers=workers, progress=progress)",
+                "train(run, folders[seed], resume=True, **options)",
+                "__import__('shutil').rmtree(folders[seed], ignore_errors=True); train(run, folders[seed], resume=True, **options)",
             ),
             "one failure ends a comparison": replace("failed.setdefault(name, f'seed {seed}: {error}')", "raise"),
         },
