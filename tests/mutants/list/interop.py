@@ -42,7 +42,6 @@ CHANGES = {
         },
         "_fitting": {
             "only known keys of trainers are read": replace("[inside, whole]", "[inside]"),
-            "another library's layout goes first": replace("(own, _recognised(names))", "(_recognised(names), own)"),
         },
         "_only_one": {
             "a copy is as good as the network": replace("not reading.prefix.is_copy", "True"),

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 import random
 import threading
 import types
@@ -410,3 +411,23 @@ def test_rehearsal_restores_random_numbers_after_failure() -> None:
     with pytest.raises(RuntimeError, match="on purpose"):
         macs_per_sample(net, X)
     assert changed(before, everything(net)) == []
+
+
+def test_records_of_torch_are_not_printed_while_reading() -> None:
+    class Recorded(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            logging.getLogger("torch.fx").warning("a record")
+            return super().forward(x)
+
+    records: list[logging.LogRecord] = []
+    handler, logger = logging.Handler(), logging.getLogger("torch")
+    handler.emit = records.append
+    model = Recorded()
+    logger.addHandler(handler)
+    try:
+        gw.insert_gates(model, "gct", place="residual_end", example=X)
+        assert records == []
+        model(X)
+        assert [record.getMessage() for record in records] == ["a record"]
+    finally:
+        logger.removeHandler(handler)

@@ -107,6 +107,16 @@ def test_gates_in_file_are_loaded(tmp_path: Path) -> None:
         assert all(torch.equal(*pair) for pair in zip(net.parameters(), trained.parameters(), strict=True))
 
 
+def test_gate_that_is_part_of_the_network_has_initial_values(tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 1))
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv2d(3, 8, 1), gw.make_gate("gct", 8))
+    loaded = gw.load_weights(net, tmp_path / "plain.pt")
+    assert loaded.notes == ()
+    assert torch.equal(net(X), plain(X))
+
+
 def test_trained_gates_keep_their_values() -> None:
     net = plain_net()
     gw.insert_gates(net, "gct")
