@@ -118,7 +118,9 @@ CHANGES = {
             "the loss of one process logged": replace(
                 "(rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum())", "(loss.detach(), of_gates, hits)"
             ),
-            "the gates' loss shown as the task's": replace("functools.reduce(torch.add, parts.values()).float()", "loss.float()"),
+            "the gates' loss shown as the task's": replace(
+                "functools.reduce(torch.add, parts.values()).float()", "loss.float()"
+            ),
             "the same noise in every process": replace(
                 "((self.seed << 32) + number) * processes.count + processes.rank",
                 "(self.seed << 32) + number",

@@ -115,9 +115,7 @@ def test_file_that_names_a_function_imports_nothing(here: Path, capsys: pytest.C
     train(RECIPE, "run", dataset=DATASET)
     import_network("torch.nn:Identity")  # another function does not open the way
     forget()
-    with pytest.raises(
-        DataError, match=r"our_nets:build, and gatewise imports no .*--model our_nets:build"
-    ):
+    with pytest.raises(DataError, match=r"our_nets:build, and gatewise imports no .*--model our_nets:build"):
         gw.load_model("run")
     with pytest.raises(InvalidValueError, match="imports no module that a file names"):
         train(Recipe.load("run/recipe.yaml"), "again", dataset=DATASET)
