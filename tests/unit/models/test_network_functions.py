@@ -91,7 +91,7 @@ def test_function_gets_classes_channels_and_options(here: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("our_nets:biuld", "has no function 'biuld'. Did you mean 'build'"),
+        ("our_nets:bulid", "has no function 'bulid'. Did you mean 'build'"),
         ("other_nets:build", "cannot import .other_nets. .*No module named.*NAME:OPTION=VALUE"),
         ("resnet20:wide", "cannot import 'resnet20'"),
         ("our/nets.py:build", "cannot parse the network 'our/nets.py:build'"),
