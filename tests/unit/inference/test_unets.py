@@ -530,6 +530,14 @@ def test_weights_that_a_forward_uses_itself_have_no_gates() -> None:
     assert net.executed_macs(torch.ones(1, 8)) == net.dense_macs
 
 
+def test_weights_that_a_part_uses_itself_have_no_gates() -> None:
+    backbone = nn.Sequential(Functional(), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    net = gw.GaterNet(backbone.eval(), example=volumes(2, 2))
+    assert [site.name for site in net.sites] == ["0.third", "0.last"]
+    reason = "0 uses the weights of these filters itself; call a layer such as torch.nn.Conv2d"
+    assert {(own.name, own.reason) for own in net.skipped} >= {("0.relus.0", reason), ("0.relus.1", reason)}
+
+
 def test_instance_norms_and_prelus_run_their_open_channels() -> None:
     backbone = unet(3, ["other_norms"])
     with torch.no_grad():
