@@ -28,6 +28,7 @@ CHANGES = {
                 "existing.check_same_recipe(base.of_comparison(existing.gate, existing.seed), file.parent)"
             ),
         },
+        "_check_plain": {"a plain baseline with gates": replace("if found:\n    ...", "if False:\n    ...")},
         "_folder": {
             "gates share a folder": replace(
                 "re.sub('[^a-zA-Z0-9_.=-]+', '-', name.replace(':', '--'))",

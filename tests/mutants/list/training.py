@@ -436,4 +436,17 @@ CHANGES = {
             "curves stop a training": replace("OSError", "ZeroDivisionError"),
         },
     },
+    "training/trackers.py": {
+        "Trackers.__init__": {"trackers do not get the recipe": remove("tracker.store_init_configuration(plain)")},
+        "Trackers.add": {"trackers get epochs as steps": replace("row['step']", "row['epoch']")},
+        "Trackers.close": {"runs of trackers stay open": remove("tracker.finish()")},
+        "Trackers._surviving": {
+            "a failing tracker is tried again": remove("self._trackers.pop(name, None)"),
+        },
+        "parse_trackers": {
+            "missing tracker found late": replace(
+                "name not in {TENSORBOARD, *map(str, tracking.get_available_trackers())}", "False"
+            )
+        },
+    },
 }
