@@ -1,5 +1,9 @@
 """Corruptions of images: repeatable, stronger with their strength, with the constants of CIFAR-10-C on small images."""
 
+import sys
+import types
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +19,22 @@ def library() -> None:
     pytest.importorskip("imagecorruptions")
 
 
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, int], int]]:
+    """Stand in for the package, whose gaussian_noise is called for large images only; return its calls."""
+    called: list[tuple[tuple[int, int], int]] = []
+
+    def gaussian_noise(image: Any, severity: int) -> Any:
+        called.append((image.size, severity))
+        return np.asarray(image)
+
+    module = types.ModuleType("imagecorruptions.corruptions")
+    module.gaussian_noise = gaussian_noise  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "imagecorruptions", types.ModuleType("imagecorruptions"))
+    monkeypatch.setitem(sys.modules, "imagecorruptions.corruptions", module)
+    return called
+
+
 def picture(side: int = 32, channels: int = 3) -> Tensor:
     """Return a smooth picture with an edge."""
     ramp = torch.linspace(20, 180, side)
@@ -27,6 +47,18 @@ def test_fifteen_corruptions_of_four_kinds() -> None:
     assert list(KINDS) == ["noise", "blur", "weather", "digital"]
     assert all(len(constants) == len(STRENGTHS) for constants in corruptions._CONSTANTS.values())
     assert set(corruptions._CONSTANTS) == set(corruptions._SMALL) == set(CORRUPTIONS)
+
+
+def test_package_corrupts_large_images_only(stand_in: list[tuple[tuple[int, int], int]]) -> None:
+    state = np.random.get_state()[1].tolist()  # type: ignore[index]
+    small = [corrupted(picture(63), "gaussian_noise", 4, number) for number in (1, 1, 2)]
+    assert stand_in == []
+    assert torch.equal(small[0], small[1])
+    assert not torch.equal(small[0], small[2])
+    assert float((small[0].float() - picture(63).float()).std()) / 255 == pytest.approx(0.09, rel=0.05)
+    assert torch.equal(corrupted(picture(64), "gaussian_noise", 4, 1), picture(64))
+    assert stand_in == [((64, 64), 4)]
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[index]
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
@@ -78,6 +110,6 @@ def test_invalid_arguments_are_named(library: None) -> None:
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "imagecorruptions.corruptions", None)
+    monkeypatch.setitem(sys.modules, "imagecorruptions.corruptions", None)
     with pytest.raises(MissingExtraError, match="corruptions"):
         corrupted(picture(), "fog", 1, 0)
