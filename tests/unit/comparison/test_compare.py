@@ -131,7 +131,7 @@ def test_written_results_equal_returned_results(done: Comparison) -> None:
 def test_results_match_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
-        *("score", "variants", "failed", "notes", "constant", "summary", "training", "training_speed"),
+        *("score", "variants", "failed", "notes", "constant", "summary", "training", "training_speed", "calibration"),
     }
     assert done.results["score"] == "accuracy"
     assert done.results["failed"] == {}
@@ -139,7 +139,7 @@ def test_results_match_schema(done: Comparison) -> None:
     assert (done.results["precision"], done.results["validation_images"]) == ("fp32", 360)
     shared = {k: v for k, v in dataclasses.asdict(RECIPE).items() if k not in {"gate", "seed"}}
     assert done.results["recipe"] == shared
-    both = {"gates", "accuracy", "parameters", "macs", "latency_ms", "training_images_per_second", "curves"}
+    both = {"gates", "accuracy", "parameters", "macs", "latency_ms", "training_images_per_second", "curves", "scores"}
     compared = {"difference", "difference_over_images", "p_holm", "verdict"}
     assert list(done.variants) == GATES
     assert {name: set(variant) for name, variant in done.variants.items()} == {

@@ -348,7 +348,7 @@ def test_log_has_one_row_per_epoch(run: Path) -> None:
     for row in rows:
         assert set(row) == {
             *("epoch", "step", "loss", "train_accuracy", "validation_loss", "validation_accuracy", "lr"),
-            *("validation_balanced_accuracy", "validation_macro_f1"),
+            *("validation_balanced_accuracy", "validation_macro_f1", "validation_ece"),
             *TIMES,
         }
         assert row["seconds"] > 0
