@@ -15,11 +15,25 @@ from gatewise.analysis.table import Cell, Table
 from gatewise.core.files import read_record, write_record
 from gatewise.data import evenly_spaced
 from gatewise.data.corruptions import CORRUPTIONS, KINDS, STRENGTHS, corrupted
-from gatewise.training import Progress, Score, evaluate
+from gatewise.training import Progress, Score, Task, evaluate
 from gatewise.training.runs import Run
 
 IMAGES = 1000  # most images that are corrupted
 _FILE, _FORMAT, _BATCH = "corruptions.json", 1, 100
+
+
+def check_corruptible(task: Task, channels: int) -> None:
+    """Raise unless images of this task and number of channels can be corrupted, and the package is installed.
+
+    Raises:
+        InvalidValueError: the images are labelled by pixel, or have neither one nor three channels.
+        MissingExtraError: the package of the corruptions is not installed.
+    """
+    if task.class_per_pixel:
+        raise errors.InvalidValueError(
+            "corruptions move and distort pixels, so masks would not fit any more. Omit --corruptions."
+        )
+    corrupted(torch.zeros(channels, 8, 8), CORRUPTIONS[0], 1, 0)
 
 
 def score_corruptions(runs: Sequence[Run], progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -59,10 +73,7 @@ def _read(run: Run) -> dict[str, Any] | None:
 def _compute(runs: Sequence[Run], progress: Progress) -> list[dict[str, Any]]:
     first = runs[0]
     first.check_has_images(" to corrupt them")
-    if first.task.class_per_pixel:
-        raise errors.InvalidValueError(
-            "corruptions move and distort pixels, so masks would not fit any more. Omit --corruptions."
-        )
+    check_corruptible(first.task, first.config["in_chans"])
     images: Any = first.images
     chosen = evenly_spaced(len(images), min(IMAGES, len(images)))
     pixels = torch.stack([images[index] for index in chosen])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
-from gatewise.analysis.robustness import score_corruptions, summarised
+from gatewise.analysis.robustness import check_corruptible, score_corruptions, summarised
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
 from gatewise.comparison.rivals import (
@@ -146,6 +146,8 @@ def _compare(
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
     names = [format_gates(choice) for choice in gates]
     dataset = _checked_dataset(recipe, names, seeds, out)
+    if corruptions:
+        check_corruptible(recipe.task_spec.make(dataset.classes), dataset.channels)
     processes.on_main_process(partial(check_writable, out))
     if processes.is_main:
         remove_leftovers(out)
@@ -187,7 +189,7 @@ def _compare(
         results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
     sizes = len(dataset.train), recipe.batch_size
     results["training"] = {
-        "command": _command(recipe, names, seeds, costs, out),
+        "command": _command(recipe, names, seeds, costs, out, corruptions=corruptions),
         "images": sizes[0],
         "steps": recipe.epochs * (sizes[0] // min(sizes)),
         "outputs": list(dataset.classes),
@@ -205,7 +207,9 @@ def _compare(
     return results
 
 
-def _command(recipe: Recipe, names: Sequence[str], seeds: int, costs: Sequence[str], out: Path) -> str:
+def _command(
+    recipe: Recipe, names: Sequence[str], seeds: int, costs: Sequence[str], out: Path, *, corruptions: bool
+) -> str:
     """Return the command of a comparison, with all options of the recipe that are not defaults."""
     given = {
         field.name: getattr(recipe, field.name)
@@ -213,7 +217,11 @@ def _command(recipe: Recipe, names: Sequence[str], seeds: int, costs: Sequence[s
         if field.name not in {"gate", "seed"} and getattr(recipe, field.name) != field.default
     }
     given |= {"gates": ",".join(names), "seeds": seeds} | ({"rivals": ",".join(costs)} if costs else {})
-    flags = ((f"--{name.replace('_', '-')}", str(value)) for name, value in {**given, "out": out}.items())
+    given |= {"corruptions": True} if corruptions else {}
+    flags = (
+        (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+        for name, value in {**given, "out": out}.items()
+    )
     return shlex.join(["gatewise", "compare", *(word for flag in flags for word in flag)])
 
 

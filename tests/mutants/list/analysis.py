@@ -365,8 +365,8 @@ CHANGES = {
     },
     "analysis/robustness.py": {
         "_read": {"corruptions of other weights kept": replace("found['weights'] == run.config['sha256']", "True")},
+        "check_corruptible": {"masks distorted": replace("task.class_per_pixel", "False")},
         "_compute": {
-            "masks distorted": replace("first.task.class_per_pixel", "False"),
             "corruptions of the strengths mixed up": replace(
                 "corrupted(image, corruption, strength, number)", "corrupted(image, corruption, 1, number)"
             ),

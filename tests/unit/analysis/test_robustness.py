@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def test_comparison_on_corrupted_images(
     compared: tuple[Path, dict[str, Any]], calls: list[tuple[str, int, int]]
 ) -> None:
     out, results = compared
-    assert len(calls) == 15 * 5 * 20  # once for all four networks
+    assert len(calls) == 15 * 5 * 20 + 2  # once for all four networks, and two checks of what can be corrupted
+    assert shlex.split(results["training"]["command"])[-3:] == ["--corruptions", "--out", str(out)]
     rows = {variant["gates"]: variant["corruptions"] for variant in results["variants"]}
     for name, row in rows.items():
         assert list(row["scores"]) == list(CORRUPTIONS)
@@ -87,7 +89,7 @@ def test_kept_scores_are_used_while_the_weights_are_the_same(
     file = run.folder / "corruptions.json"
     file.write_text(file.read_text().replace(run.config["sha256"], "0" * 64))
     score_corruptions([run])
-    assert len(calls) == made + 15 * 5 * 20
+    assert len(calls) == made + 15 * 5 * 20 + 1
 
 
 def test_masks_do_not_fit_corrupted_images(
