@@ -91,10 +91,13 @@ collected from the tests: each entry is a test with the mark `situation`.
 - `torch.fx.symbolic_trace` does not trace into layers of `torch.nn`: these keep their gates, and call them. A tracer
   that reaches a gate which was not inserted (timm's `attn_layer`, your own layers) gets an error. Make `gatewise.Gate`
   a leaf of your tracer, or read the network with `torch.export`.
-- `torch.fx` records a gate as one node where it traces through the gate's layer, and otherwise calls the layer with its
-  gate. Tools that fuse a norm into the convolution before it (`torch.fx.experimental.optimization.fuse`, `prepare_fx`)
-  replace the norm, and lose a gate on its output. Compare `len(gw.gates_in(network))` before and after. Fuse with
-  `gw.optimize_for_inference`, export with `gw.export(..., int8=loader)`, or insert the gates into the fused network.
+- `torch.fx` records a gate as one node where it traces through the gate's layer. Otherwise the layer is the node and
+  calls its gate; its class in the `GraphModule` is then a subclass. Tools that fuse or quantise layers of exactly one
+  class (`torch.fx.experimental.optimization.fuse`, `prepare_fx`) leave it as it is. A pass that replaces instances of
+  a class gets a warning if the new layer cannot run the gate; a pass that removes a layer's node removes its gate,
+  too. To fuse these layers, use `gw.optimize_for_inference`; for int8, `gw.export(..., int8=loader)`.
+- Gates are checked when the network or a module that contains gated layers is called. If you replace a layer of the
+  network itself, call the network once before you call only its methods or layers.
 - torchinfo counts layers without children, and a layer with a gate has one. Use
   `torch.utils.flop_counter.FlopCounterMode`, or `parameter_count` and `macs_per_sample` of `gatewise.graph.measure`. No
   tool counts elementwise work, of which most gates consist.

@@ -10,6 +10,8 @@ from gatewise import analysis, errors
 from gatewise.core import _validation
 from gatewise.errors import GatewiseError
 from gatewise.gaternet import GaterNet
+from gatewise.gaternet.recalibration import recalibrate
+from gatewise.gaternet.teaching import TeacherLoss, distillation_loss
 from gatewise.gates import functional
 from gatewise.gates.efficient_channel_attention import EfficientChannelAttention
 from gatewise.gates.gated_channel_transform import GatedChannelTransform
@@ -74,6 +76,7 @@ __all__ = [
     "SimplifiedNonLocal",
     "SqueezeExcite",
     "Stage",
+    "TeacherLoss",
     "TripletAttention",
     "analysis",
     "bench",
@@ -81,6 +84,7 @@ __all__ = [
     "compare",
     "convert_weights",
     "data",
+    "distillation_loss",
     "errors",
     "explain",
     "export",
@@ -101,6 +105,7 @@ __all__ = [
     "optimize_for_inference",
     "parameter_groups",
     "predict",
+    "recalibrate",
     "register_gate",
     "skip_closed_filters",
     "train",

@@ -22,7 +22,7 @@ import gatewise as gw
 from gatewise.cli import app
 from gatewise.exporting import export_run
 from gatewise.gates.spec import parse_gates_list
-from gatewise.presets import PRESETS
+from gatewise.integrations.timm import PRESETS
 from gatewise.training import Recipe, train
 from support.foreign import GctResNet50, MmcvContext
 from support.project import ROOT

@@ -50,7 +50,7 @@ ALLOWED = {
     ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
     ("core/registry.py", "importlib.import_module"): "the files of a package whose files register themselves",
     ("comparison/cluster.py", "importlib.import_module"): "its own module, on a machine that may not have it",
-    ("presets/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
+    ("integrations/timm/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
     ("gates/kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
     ("models/weights/reading.py", "torch.load"): "weights_only=True",

@@ -99,7 +99,6 @@ _SCRIPTED = ExpectedError(
     "torch.jit.script cannot compile *. Use torch.export.export, gatewise.export, or torch.jit.trace with an example.",
 )
 _FUSING = (looking.fuses_by_fx, looking.prepares_quantisation)
-_AFTER_NORMS = ("`eca`", "`gc`", "`ge`", "`nl`", "`se`", "`snl`", "`triplet`")
 
 # Expected error or remark by the tool's check and the kind of network, for pairs that do not simply work.
 EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
@@ -133,7 +132,6 @@ EXCEPTIONS: dict[tuple[Callable[[str], str], str], ExpectedError | str] = {
     (compression.prunes, "skipping"): compression.UNREAD,
     **{(looking.scripts, kind): _SCRIPTED for kind in KINDS},
     (looking.scripts, "skipping"): ExpectedError("InvalidValueError", _RECORDED),
-    **{(check, kind): looking.LOST for check in _FUSING for kind in _AFTER_NORMS},
     **{(check, kind): _TRACED for check in (looking.features, *_FUSING) for kind in _GATERS},
     **{(check, "skipping"): ExpectedError("InvalidValueError", _RECORDED) for check in (looking.features, *_FUSING)},
     (looking.is_summarised, "`gct`"): looking.TWICE,

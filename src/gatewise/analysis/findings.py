@@ -11,6 +11,7 @@ from gatewise.analysis.gate_summary import GateSummary
 from gatewise.analysis.given_network import Subject
 from gatewise.analysis.interventions import Exchange, Removal, exchange_gates, idle_gates, removal_cost
 from gatewise.analysis.patterns import GatePatterns, record_patterns
+from gatewise.analysis.route_use import RouteUse, record_routes
 from gatewise.core.types import main_output
 from gatewise.gaternet import GaterNet
 from gatewise.graph import evaluation_mode
@@ -44,12 +45,14 @@ class GaterFindings:
         patterns: counts of the gates that it opens.
         expected_macs: multiply-adds per image if gates opened at the same rates, but independently of each other.
         exchange: accuracy on the images of each class with the gates of each class; None if images have no class.
+        routes: which images take which route; None without routes.
     """
 
     net: GaterNet
     patterns: GatePatterns
     expected_macs: float
     exchange: Exchange | None
+    routes: RouteUse | None = None
 
 
 @dataclass(frozen=True)
@@ -139,4 +142,5 @@ def _gater(run: Subject, net: GaterNet, keep: int) -> GaterFindings:
     rates = patterns.images_by_gate.double() / patterns.images
     expected = float(net.executed_macs(rates.unsqueeze(0)))
     exchange = exchange_gates(net, patterns, run.batches(), run.task.hits) if run.task and run.image_classes else None
-    return GaterFindings(net, patterns, expected, exchange)
+    routes = None if net.routes is None else record_routes(net, run.by_class(), max(1, len(run.image_classes)))
+    return GaterFindings(net, patterns, expected, exchange, routes)

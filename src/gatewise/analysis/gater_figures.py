@@ -40,8 +40,8 @@ def kinds_by_unit(patterns: GatePatterns) -> Drawing:
     return Drawing(
         "kinds",
         figure,
-        shows=f"Share of the gates of each gated layer that are open for all {patterns.images:,} images, for some, and "
-        f"for none.",
+        shows=f"Share of the gates of each gated layer that are open for at least 99.5 % of the {patterns.images:,} "
+        f"images, for at most 0.5 %, and in between: these depend on the image.",
         look_for=f"Layers where most gates depend on the image; the paper finds them near the output, and gates that "
         f"are always closed near the input ({_PAPER}).",
         table=Table(
@@ -62,7 +62,7 @@ def kinds_by_unit(patterns: GatePatterns) -> Drawing:
 def images_by_gate(patterns: GatePatterns) -> Drawing:
     """Draw a histogram of the gates that depend on the image, by the number of images that open them."""
     counts = patterns.images_by_gate
-    dependent = counts[(counts > 0) & (counts < patterns.images)]
+    dependent = counts[patterns.dependent]
     figure, axes = new_figure(7, 3.5)
     edges = _whole_bins(0, patterns.images, 50)
     heights, *_ = axes.hist(dependent.tolist(), bins=edges, color="#0072B2")
@@ -70,8 +70,8 @@ def images_by_gate(patterns: GatePatterns) -> Drawing:
     return Drawing(
         "images_by_gate",
         figure,
-        shows=f"Histogram of the {len(dependent):,} gates that depend on the image, by the number of images that open "
-        f"them.",
+        shows=f"Histogram of the {len(dependent):,} gates that depend on the image (open for more than 0.5 % and fewer "
+        f"than 99.5 % of the images), by the number of images that open them.",
         look_for=f"Gates away from both ends: gates at the ends hardly depend on the image ({_PAPER}).",
         table=_histogram("images", "gates", heights, edges),
     )

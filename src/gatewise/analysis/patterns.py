@@ -11,10 +11,9 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.gaternet import GaterNet, Site
+from gatewise.gaternet import GaterNet, Site, depend_on_image
 from gatewise.graph import evaluation_mode
 
-NEARLY = 0.01  # a gate is nearly constant if it opens for less than this share of images, or for more than 1 - this
 _LEARNED_DIMENSIONS = 400  # of PCA before t-SNE, as in the GaterNet paper (Chen et al., CVPR 2019)
 
 
@@ -24,9 +23,9 @@ class UnitKinds:
 
     Attributes:
         name: path of the convolution.
-        always_open: number of gates that are open for every image.
-        always_closed: number of gates that are closed for every image.
-        dependent: number of gates that are open for some images.
+        always_open: number of gates that are open for at least 99.5 % of the images.
+        always_closed: number of gates that are open for at most 0.5 % of the images.
+        dependent: number of the other gates, which depend on the image.
     """
 
     name: str
@@ -108,12 +107,19 @@ class GatePatterns:
 
     def kinds(self) -> list[UnitKinds]:
         """Return the numbers of gates that are always open, always closed and dependent on the image, by layer."""
+        dependent, mostly = self.dependent, 2 * self.images_by_gate > self.images
         rows = []
         for site in self.sites:
-            counts = self.images_by_gate[site.first : site.first + site.gates]
-            open_, closed = int((counts == self.images).sum()), int((counts == 0).sum())
-            rows.append(UnitKinds(site.name, open_, closed, site.gates - open_ - closed))
+            own = slice(site.first, site.first + site.gates)
+            constant = mostly[own][~dependent[own]]
+            opened = int(constant.sum())
+            rows.append(UnitKinds(site.name, opened, len(constant) - opened, site.gates - len(constant)))
         return rows
+
+    @property
+    def dependent(self) -> Tensor:
+        """Whether each gate is open for more than 0.5 % and fewer than 99.5 % of the images, (c,)."""
+        return depend_on_image(self.images_by_gate, self.images)
 
     def open_shares(self) -> list[float]:
         """Return the mean share of gates that an image opens, by layer."""
@@ -121,10 +127,9 @@ class GatePatterns:
         return [float(shares[site.first : site.first + site.gates].mean()) for site in self.sites]
 
     def nearly_constant(self) -> int:
-        """Return the number of dependent gates that open for less than 1 % or more than 99 % of the images."""
-        share = self.images_by_gate / max(1, self.images)
-        dependent = (share > 0) & (share < 1)
-        return int((dependent & ((share < NEARLY) | (share > 1 - NEARLY))).sum())
+        """Return the number of gates that some images open, but at most 0.5 %, or that all but 0.5 % open."""
+        some = (self.images_by_gate > 0) & (self.images_by_gate < self.images)
+        return int((some & ~self.dependent).sum())
 
     def open_gates(self) -> tuple[int, float, int]:
         """Return the smallest, mean and largest number of gates that an image opens."""

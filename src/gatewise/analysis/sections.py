@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 
 from gatewise import errors
-from gatewise.analysis import attention_figures, figures, gate_figures, gater_figures, pixel_figures, run_figures
+from gatewise.analysis import (
+    attention_figures,
+    figures,
+    gate_figures,
+    gater_figures,
+    pixel_figures,
+    route_figures,
+    run_figures,
+)
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.findings import Attention, Findings, GaterFindings
 from gatewise.analysis.gate_summary import GateSummary
@@ -211,8 +219,9 @@ def _of_gater(run: Subject, found: GaterFindings) -> Section:
     lowest, mean, highest = patterns.open_gates()
     text = (
         f"{net.gate_count:,} gates in {len(net.sites)} layers; an image opens {lowest:,} to {highest:,}, "
-        f"{mean:,.0f} on average. Multiply-adds per image: {patterns.executed_macs / 1e6:.2f} M executed (in "
-        f"float32), including {net.gater_macs / 1e6:.2f} M of the gater; the plain network has "
+        f"{mean:,.0f} on average; {int(patterns.dependent.sum()):,} gates depend on the image (open for more than 0.5 "
+        f"and fewer than 99.5 % of the images). Multiply-adds per image: {patterns.executed_macs / 1e6:.2f} M executed "
+        f"(in float32), including {net.gater_macs / 1e6:.2f} M of the gater; the plain network has "
         f"{net.dense_macs / 1e6:.2f} M. If gates opened at the same rates, but independently of each other, the "
         f"expected number would be {found.expected_macs / 1e6:.2f} M."
     )
@@ -229,6 +238,14 @@ def _of_gater(run: Subject, found: GaterFindings) -> Section:
         )
         drawings.append(gater_figures.accuracy_by_gates(exchange, run.classes))
     assert run.images is not None
+    if found.routes is not None:
+        shares = ", ".join(f"{100 * share:.0f}" for share in found.routes.shares)
+        text += (
+            f" Of {len(found.routes.shares)} routes, each image takes one; they are taken by {shares} % of the images."
+        )
+        drawings.append(route_figures.classes_by_route(found.routes, run.image_classes or ["all images"]))
+        if getattr(run.images, "drawable", True):
+            drawings.append(route_figures.pictures_by_route(found.routes, run.images.picture))
     try:
         drawable = getattr(run.images, "drawable", True)
         pictures = map(run.images.picture, patterns.kept.tolist()) if drawable else None

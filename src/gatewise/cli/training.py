@@ -82,6 +82,7 @@ def train(
     gater: str | None = None,
     sites: str | None = None,
     budget: float | None = None,
+    routes: Integer | None = None,
     workers: Integer | None = None,
     track: str = "tensorboard",
     json_output: Json = False,
@@ -101,12 +102,14 @@ def train(
     resume
         Resume from the last checkpoint, or start if there is none.
     gater
-        Wrap the network in a GaterNet with this gater: light, resnet20 or local [light if --sites or --budget is
-        given, otherwise no gater].
+        Wrap the network in a GaterNet with this gater: light, resnet20 or local [light if --sites, --budget or --routes
+        is given, otherwise no gater].
     sites
         Filters that the GaterNet gates: inner or residual.
     budget
         Target fraction of the gated filters' MACs.
+    routes
+        Number of filter sets of equal cost, of which the gater picks one for each image.
     workers
         Number of worker processes that decode and augment images [one per processor].
     track
@@ -114,7 +117,7 @@ def train(
     json_output
         Print the metrics as JSON.
     """
-    chosen = _with_gater(with_flags(recipe, flags), gater=gater, sites=sites, budget=budget)
+    chosen = _with_gater(with_flags(recipe, flags), gater=gater, sites=sites, budget=budget, routes=routes)
     metrics = train_recipe(
         chosen, out, resume=resume, workers=_workers(workers), progress=Progress(), track=parse_trackers(track)
     )
@@ -131,11 +134,13 @@ def train(
 
 
 def _work_done(metrics: dict[str, Any]) -> str:
-    """Return the open fraction and executed MACs of a GaterNet as text, or "" for other networks."""
+    """Return open fraction, share of dependent gates and executed MACs of a GaterNet, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
     open_fraction = describe_open_fraction(metrics["open_fraction"], metrics.get("budget"))
-    return f"{open_fraction} open, {metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
+    dependent = metrics.get("dependent_gates")  # missing in runs of earlier versions
+    shown = "" if dependent is None else f"{100 * dependent:.0f} % of the gates depend on the image, "
+    return f"{open_fraction} open, {shown}{metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
 
 
 @app.command

@@ -277,6 +277,8 @@ def _macs(net: Any, image: Tensor) -> float:
     target = getattr(getattr(net, "price", None), "target", None)
     if not hasattr(net, "executed_macs"):
         return measure.macs_per_sample(net, image.to(next(net.parameters()).device))
+    if net.routes is not None:
+        return float(net.executed_macs(net.routes.float()).mean())
     share = 1.0 if target is None else float(target)
     drawn = torch.rand(_PATTERNS, net.gate_count, generator=torch.Generator().manual_seed(0)) < share
     return float(net.executed_macs(drawn.float()).mean())

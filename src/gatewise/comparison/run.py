@@ -342,7 +342,7 @@ def _rivals(
 def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) -> Dataset | SegmentationDataset:
     """Return the images; raise on everything that can be checked before training starts."""
     recipes = [recipe.of_comparison(name, seed) for name in names for seed in range(seeds)]
-    for field, unused in (("gate_epochs", 0), ("gater_init", None)):
+    for field, unused in (("gate_epochs", 0), ("dense_epochs", None), ("gater_init", None)):
         if getattr(recipe, field) and all(getattr(run, field) == unused for run in recipes):
             raise errors.InvalidValueError(
                 f"{field} is {getattr(recipe, field)!r}, but none of {','.join(names)} uses it. Omit it."
@@ -361,7 +361,7 @@ def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) ->
         if name == "none":
             _check_plain(network, recipe.model)
     for run in recipes:
-        for weights in filter(None, (run.initial_weights, run.initial_gater)):
+        for weights in filter(None, (run.initial_weights, run.initial_gater, run.teacher_folder)):
             _validation.check_path_exists("weights", weights)
     return dataset
 

@@ -234,7 +234,7 @@ class Float32Buffers(nn.Module):
         return self
 
 
-# Outputs of networks as nested lists, tuples and dicts: inference/merging.py
+# Outputs of networks as nested lists, tuples and dicts: core/merging.py
 
 
 def _flatten(tree: Any) -> tuple[list[Any], Any]:

@@ -3,7 +3,7 @@
 # pyright: basic
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,29 @@ def count_change(layer: nn.Module, side: str, change: Change) -> int:
     (1, 0)
     """
     return sum(getattr(hook, "change", None) == change for hook in _hooks(layer, side).values())
+
+
+def layers_with_change(model: nn.Module, side: str, change: Change) -> list[str]:
+    """Return the paths of the layers that make a change equal to `change` on one side.
+
+    >>> net = nn.Sequential(nn.ReLU(), nn.ReLU())
+    >>> _ = change_map(net[1], "output", print)
+    >>> layers_with_change(net, "output", print)
+    ['1']
+    """
+    layers: dict[str, nn.Module] = dict(model.named_modules())
+    return [path for path, layer in layers.items() if count_change(layer, side, change)]
+
+
+def modules_around(model: nn.Module, paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], nn.Module]:
+    """Return the network and each module in it that contains a submodule at one of the paths, by its own path.
+
+    >>> net = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Sequential())
+    >>> list(modules_around(net, [("0", "0")]))
+    [(), ('0',)]
+    """
+    around = {(), *(names[:end] for names in paths for end in range(len(names)))}
+    return {names: model.get_submodule(".".join(names)) for names in sorted(around)}
 
 
 def names_of(path: str) -> tuple[str, ...]:

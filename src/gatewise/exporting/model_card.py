@@ -94,7 +94,7 @@ def _data(run: Run) -> str:
 def _shareable(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe with paths cut to their last part, so that no local folders are published."""
     values = dataclasses.asdict(recipe)
-    paths = ("data", "init", "gater_init", "class_names")
+    paths = ("data", "init", "gater_init", "teacher", "class_names")
     return {
         key: Path(value).name if key in paths and isinstance(value, str) and not value.startswith(HUB) else value
         for key, value in values.items()

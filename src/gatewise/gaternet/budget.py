@@ -6,6 +6,7 @@ from torch import Tensor, distributed
 from gatewise.core._torch_compat import Float32Buffers
 from gatewise.gaternet.hooks import recomputing
 
+_NEAR = 0.1  # largest error that is summed: summing the delay to a falling target would close too many gates
 _INITIAL_STATE = [0.0, 0.0, 1.0]  # number of steps, integral part of the price, mean open fraction
 
 
@@ -59,10 +60,11 @@ class Budget(Float32Buffers):
 
     The open fraction is sum(g m) / sum(m), with m the multiply-adds of each gate's filters (`share` is m / sum(m)). The
     loss is (p e + sum(i e)) times the open fraction of `gates`: a proportional-integral controller of the error
-    e = (running mean of the open fraction of the hard gates) - (current target). A negative price rewards open gates,
-    so the target is met from both sides. The target decreases linearly from 1 to `target` over the first half of the
-    training (`schedule` sets its steps; 1,000 steps without it). In a distributed training the open fraction is the
-    mean over all processes.
+    e = (running mean of the open fraction of the hard gates) - (current target). The sum has the errors below 0.1 only,
+    so that a short training, whose gates follow the target with a delay, does not fall far below it. A negative price
+    rewards open gates, so the target is met from both sides. The target decreases linearly from 1 to `target` over the
+    first half of the training (`schedule` sets its steps; 1,000 steps without it). In a distributed training the open
+    fraction is the mean over all processes.
 
     The state is a buffer, so that a resumed training continues with the same price; it stays in float32, since in
     bfloat16 the number of steps would not exceed 256.
@@ -94,6 +96,11 @@ class Budget(Float32Buffers):
         self.ramp = max(1, steps // 2)
         self.state.copy_(torch.tensor(_INITIAL_STATE))
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps of the schedule have run."""
+        return float(self.state[0]) >= 2 * self.ramp
+
     def forward(self, gates: Tensor, hard: Tensor) -> Tensor:
         """Return the loss term of `gates` (N, c), and update the price from the deterministic gates `hard` (N, c)."""
         again = recomputing()
@@ -101,7 +108,7 @@ class Budget(Float32Buffers):
         target = 1 - (1 - self.target) * (step / self.ramp).clamp(max=1)
         mean_open = mean_open.lerp(_over_processes(open_share(hard, self.share).mean()), 0.1)
         error = mean_open - target
-        price = price + self.integral * error
+        price = torch.where(error.abs() < _NEAR, price + self.integral * error, price)
         if not again:
             self._before = self.state.clone()
             with torch.no_grad():

@@ -16,6 +16,8 @@ _FEATURES: dict[str, Features] = {}  # by name of the gater, see `register_gater
 LIGHT_SHARE = 0.03  # of the backbone's multiply-adds
 _LIGHT_SIDES = (4096, 64, 32)  # by number of spatial axes; larger images are average-pooled to at most this
 _POOLS: tuple[type[Any], ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)  # by number of spatial axes
+_HEAD_NORMS = {"none": None, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+HEAD_NORMS = ("auto", "batch", "layer", True, False)
 _POOLS_TO_SIZE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
@@ -24,11 +26,11 @@ class Gater(nn.Module):
 
     Attributes:
         features: network from an image to a vector, (N, F).
-        head: linear to `bottleneck`, BatchNorm with head_norm (as in the paper, not in its code), ReLU, linear.
+        head: linear to `bottleneck`, a norm with head_norm (as in the paper, not in its code), ReLU, linear.
     """
 
     def __init__(
-        self, features: nn.Module, width: int, gates: int, *, bottleneck: int, head_norm: bool, gate_bias: float
+        self, features: nn.Module, width: int, gates: int, *, bottleneck: int, head_norm: bool | str, gate_bias: float
     ) -> None:
         super().__init__()
         self.features = features
@@ -72,11 +74,22 @@ def keep_logits(gater: nn.Module, chosen: list[int]) -> nn.Module:
     return gater
 
 
-def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool, gate_bias: float) -> nn.Sequential:
-    """Return linear-(BatchNorm)-ReLU-linear, `width` features -> `gates` logits, with final bias `gate_bias`."""
+def head_norm_of(head_norm: bool | str, gater: object) -> str:
+    """Return the norm in a gater's head: "none", "batch" or "layer"; "auto" is none for the official gater.
+
+    >>> [head_norm_of(norm, "light") for norm in (False, True, "auto", "layer")], head_norm_of("auto", "resnet20")
+    (['none', 'batch', 'batch', 'layer'], 'none')
+    """
+    if head_norm == "auto":
+        return "batch" if gater in ("light", "local") else "none"
+    return {True: "batch", False: "none"}.get(head_norm, head_norm)  # type: ignore[call-overload]  # pyright: ignore
+
+
+def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool | str, gate_bias: float) -> nn.Sequential:
+    """Return linear-(norm)-ReLU-linear, `width` features -> `gates` logits, with final bias `gate_bias`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(fc1=nn.Linear(width, bottleneck))
-    if head_norm:
-        layers["norm"] = nn.BatchNorm1d(bottleneck)
+    if (norm := _HEAD_NORMS[head_norm_of(head_norm, None)]) is not None:
+        layers["norm"] = norm(bottleneck)
     layers |= {"act": nn.ReLU(), "fc2": nn.Linear(bottleneck, gates)}
     nn.init.zeros_(layers["fc1"].bias)  # type: ignore[arg-type]  # pyright: ignore
     nn.init.constant_(layers["fc2"].bias, gate_bias)  # type: ignore[arg-type]  # pyright: ignore

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import call_while_tracing, in_backward
-from gatewise.core.hooks import Change, count_change, names_of, submodule
+from gatewise.core.hooks import Change, count_change, layers_with_change, names_of, submodule
 from gatewise.gaternet.sites import Site
 from gatewise.gates.kernels.backend import why_not_fusible
 from gatewise.gates.kernels.channels import scale_channels
@@ -33,6 +33,10 @@ class GateContext:
     gated: bool = False
     decide: Callable[[int, Tensor], Tensor | None] | None = None
     hooks: list["_Hook"] = field(default_factory=list["_Hook"])
+
+    def set_gates(self, gates: Tensor) -> None:
+        """Multiply the maps of the next forward of the backbone by these gates, (N, gates)."""
+        self.factors = {number: site.spread(site.own(gates)) for number, site in enumerate(self.sites)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +111,7 @@ def keep_attached(backbone: nn.Module, gate_context: GateContext) -> None:
     for position, hook in enumerate(gate_context.hooks):
         if hook.is_attached(backbone):
             continue
-        modules: dict[str, nn.Module] = dict(backbone.named_modules())
-        moved = [path for path, layer in modules.items() if count_change(layer, hook.side, hook.change)]
+        moved = layers_with_change(backbone, hook.side, hook.change)
         layer = submodule(backbone, hook.layer)
         if moved:  # as torch.ao.quantization.fuse_modules does
             gate_context.hooks[position] = replace(hook, layer=names_of(moved[0]))

@@ -28,6 +28,7 @@ GATER_OPTIONS = (
     "gater",
     "bottleneck",
     "head_norm",
+    "routes",
     "group_size",
     "estimator",
     "gate_bias",

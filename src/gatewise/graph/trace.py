@@ -30,7 +30,7 @@ from gatewise.core.log_filters import without_logs_of
 from gatewise.gates.registry import Gate
 from gatewise.graph.regions import without_regions
 from gatewise.graph.structural_copy import rehearsal
-from gatewise.graph.unreadable import why_unreadable
+from gatewise.graph.unreadable import values_decide, why_unreadable
 
 # The kind of an operation, by the name of its ATen operator (torch.export) or function (torch.fx) without "_".
 _KINDS = {
@@ -213,6 +213,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...] | None = None) -> 
                 except Exception as error:
                     shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
                     failures.setdefault(shapes, []).append(error.with_traceback(None))
+                    if values_decide(error):
+                        break  # they do so for every size
     raise errors.InvalidValueError(f"cannot read the structure of {type(model).__name__} {why_unreadable(failures)}")
 
 

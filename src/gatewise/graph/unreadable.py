@@ -23,7 +23,7 @@ def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]]) -> str:
     reasons: list[str] = []
     for shapes, tried in failures.items():
         by_forward = [error.__cause__ for error in tried if isinstance(error.__cause__, Exception)]
-        words = dict.fromkeys(_first_line(error) for error in by_forward[-1:] or tried)
+        words = dict.fromkeys(_reason(error) for error in by_forward[-1:] or tried)
         reasons.append(f"{' and '.join(map(str, shapes)) or 'no tensor'}: {'; '.join(words)}")
     found = "; on ".join(reasons)
     if all(_DEPENDS in reason for reason in reasons):
@@ -31,8 +31,21 @@ def why_unreadable(failures: dict[tuple[Any, ...], list[Exception]]) -> str:
     return f"(on {found}). Pass a valid input as example=; or {_PART}; or {_SELECT}."
 
 
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or "no message").splitlines()[0]
-    if "data-dependent" in text or "control flow" in text:
+def values_decide(error: Exception) -> bool:
+    """Return whether a network cannot be read because computed values decide which layers run.
+
+    >>> values_decide(ValueError("a data-dependent expression")), values_decide(RuntimeError("sizes do not match"))
+    (True, False)
+    """
+    text = _first_line(error)
+    return "data-dependent" in text or "control flow" in text
+
+
+def _reason(error: Exception) -> str:
+    if values_decide(error):
         return _DEPENDS
-    return textwrap.shorten(f"{type(error).__name__}: {text}", 200, placeholder="...")
+    return textwrap.shorten(f"{type(error).__name__}: {_first_line(error)}", 200, placeholder="...")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core.loaders import batches_of
 from gatewise.core.schema import convert
-from gatewise.gaternet import GaterNet
+from gatewise.gaternet import GaterNet, check_no_routes
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference.restructure import GateState, restructure
@@ -150,6 +150,7 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
         raise errors.InvalidTypeError(
             f"compact expects a GaterNet, got {type(net).__name__}. Wrap the network first: gw.GaterNet(network)."
         )
+    check_no_routes(net, "compact")
     device = next(net.parameters()).device
     batches = loader if isinstance(loader, list | tuple | Tensor) else _Rereadable(loader)
     opened, images = _count_open(net, batches, device)

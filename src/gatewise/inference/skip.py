@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import has_memory
+from gatewise.core.merging import merged
 from gatewise.core.types import Output
-from gatewise.gaternet import GaterNet
+from gatewise.gaternet import GaterNet, check_no_routes
 from gatewise.gates.functional import hard_sigmoid_gate
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
 from gatewise.inference.costs import Costs, default_cache
-from gatewise.inference.merging import merged
 from gatewise.inference.meter import local_pays, measured_plan
 from gatewise.inference.plan import Plan
 from gatewise.inference.skippable import kept_whole, skippable
@@ -265,6 +265,7 @@ def skip_closed_filters(
             f"skip_closed_filters expects a GaterNet, got {type(net).__name__}. If compaction "
             f"has removed all gates, use the network directly."
         )
+    check_no_routes(net, "skip_closed_filters")
     _validation.check_one_of("mode", mode, MODES)
     _validation.check_integer_at_least(0, memory=memory)
     return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache)).eval()

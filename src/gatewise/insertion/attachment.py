@@ -1,19 +1,30 @@
 """Attach gates to layers, and keep them attached when layers are replaced.
 
 Conversions such as SyncBatchNorm, frozen batch norms and eager-mode fusion make new layers and copy no hooks. Therefore
-a hook of the network checks before every forward that each inserted gate is still a child of a layer that calls it.
+hooks of the network and of its parts check before every forward that each inserted gate is still a child of a layer
+that calls it.
 """
 
 import uuid
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
 from gatewise.core._torch_compat import call_while_tracing
-from gatewise.core.hooks import change_map, count_change, names_of, remove_change, submodule
+from gatewise.core.hooks import (
+    change_map,
+    count_change,
+    layers_with_change,
+    modules_around,
+    names_of,
+    remove_change,
+    submodule,
+)
 from gatewise.core.symbolic import call_as_node
 
 _SHOWN = 3  # lost gates that a warning names
@@ -95,7 +106,7 @@ def attach(layer: nn.Module, path: str, side: str, channel_axis: int, name: str,
     call = CallGate(unique, channel_axis, uuid.uuid4().hex)
     layer.add_module(unique, gate)
     change_map(layer, side, call)
-    return Attachment(names_of(path), side, call, gate, _normalised(layer))
+    return Attachment(names_of(path), side, call, gate, normalised_channels(layer))
 
 
 def detach(model: nn.Module, attachment: Attachment) -> None:
@@ -110,35 +121,55 @@ def detach(model: nn.Module, attachment: Attachment) -> None:
                 delattr(layer, name)
 
 
+def keep_attached(model: nn.Module, attachments: Iterable[Attachment]) -> list[RemovableHandle]:
+    """Let a network, and each part of it that contains gated layers, keep the gates attached."""
+    attachments, settled = tuple(attachments), set[str]()
+    handles: list[RemovableHandle] = []
+    for path, part in modules_around(model, [attachment.layer for attachment in attachments]).items():
+        inside = [one for one in attachments if one.layer[: len(path)] == path]
+        local = tuple(replace(one, layer=one.layer[len(path) :]) for one in inside)
+        handles.append(part.register_forward_pre_hook(KeepAttached(local, path, settled)))
+    return handles
+
+
 class KeepAttached:
-    """Forward pre-hook of a network that attaches gates again whose layer was replaced, or warns that they are lost.
+    """Forward pre-hook of a module that attaches gates again whose layer was replaced, or warns that they are lost.
 
     It checks the structure only, so it does not matter whether the forward reaches a gate.
 
     Args:
-        attachments: of the gates.
+        attachments: of the gates in the module; their layers are relative to it.
+        path: of the module in the network.
+        settled: keys of the gates that need no warning of a part of the network, shared by the hooks of all parts.
     """
 
-    def __init__(self, attachments: tuple[Attachment, ...]) -> None:
+    def __init__(
+        self, attachments: tuple[Attachment, ...], path: tuple[str, ...] = (), settled: set[str] | None = None
+    ) -> None:
         self.attachments = attachments
+        self.path = path
+        self.settled = set[str]() if settled is None else settled
 
-    def __call__(self, model: nn.Module, args: Any) -> None:  # noqa: ARG002
-        _keep_attached(self, model)
+    def __call__(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
+        _keep_attached(self, module)
 
 
 @call_while_tracing
-def _keep_attached(hook: KeepAttached, model: nn.Module) -> None:
-    if all(attachment.holds(model) for attachment in hook.attachments):
+def _keep_attached(hook: KeepAttached, module: nn.Module) -> None:
+    if all(attachment.holds(module) for attachment in hook.attachments):
         return
     lost: list[Attachment] = []
     kept: list[Attachment] = []
     for attachment in hook.attachments:
-        found = attachment if attachment.holds(model) else _attached_again(model, attachment)
+        found = attachment if attachment.holds(module) else _attached_again(module, attachment)
         kept.extend([found] if found else [])
-        lost.extend([] if found else [attachment])
+        if found is None and not (hook.path and attachment.call.key in hook.settled):
+            lost.append(attachment)
+        if found is not attachment:
+            hook.settled.add(attachment.call.key)
     hook.attachments = tuple(kept)  # a lost gate is named once
     if lost:
-        warnings.warn(_warning(model, lost), stacklevel=2)
+        warnings.warn(_warning(module, lost, hook.path), stacklevel=2)
 
 
 def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
@@ -148,7 +179,7 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
     that has the hook; and a norm with as many channels that replaced a norm with running statistics.
     """
     layers: dict[str, nn.Module] = dict(model.named_modules())
-    callers = [path for path, layer in layers.items() if count_change(layer, old.side, old.call)]
+    callers = layers_with_change(model, old.side, old.call)
     moved = [path for path in callers if submodule(layers[path], (old.call.gate,)) is None]  # hooks without their gate
     owners = [path for path, layer in layers.items() if any(child is old.gate for child in layer.children())]
     same_norm = [".".join(old.layer)] if old.normalised else []
@@ -156,7 +187,7 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
         *(path for path in callers if path not in moved),
         *owners,
         *(path for path in moved if type(layers[path]).forward is not nn.Sequential.forward),
-        *(path for path in same_norm if _normalised(layers.get(path)) == old.normalised),
+        *(path for path in same_norm if normalised_channels(layers.get(path)) == old.normalised),
     ]
     for path in moved:
         if path not in candidates[:1]:
@@ -175,18 +206,22 @@ def _attached_again(model: nn.Module, old: Attachment) -> Attachment | None:
     return new
 
 
-def _normalised(layer: nn.Module | None) -> int | None:
+def normalised_channels(layer: nn.Module | None) -> int | None:
+    """Return the number of channels if a layer normalises with running statistics, otherwise None."""
     mean = getattr(layer, "running_mean", None)
     return len(mean) if isinstance(mean, Tensor) else None
 
 
-def _warning(model: nn.Module, lost: list[Attachment]) -> str:
-    network = type(model).__name__
+def _warning(module: nn.Module, lost: list[Attachment], path: tuple[str, ...]) -> str:
+    """Return the message for gates that a module, at this path in the network, has lost."""
+    network = type(module).__name__
+    within = "".join(f"{name}." for name in path)
     reasons: list[str] = []
     for attachment in lost[:_SHOWN]:
-        layer = submodule(model, attachment.layer)
+        layer = submodule(module, attachment.layer)
         fate = "no longer exists" if layer is None else f"is now a {type(layer).__name__} without it"
-        reasons.append(f"{attachment.path} ({'.'.join(attachment.layer) or 'the network'} {fate})")
+        host = within + ".".join(attachment.layer)
+        reasons.append(f"{within}{attachment.path} ({host.rstrip('.') or 'the network'} {fate})")
     more = f", and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
     return (
         f"{network} no longer runs {len(lost)} of its gates: {'; '.join(reasons)}{more}. Their layers were replaced "

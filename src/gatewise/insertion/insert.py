@@ -24,9 +24,10 @@ from gatewise.gates.registry import Gate, gate_names, gate_spec
 from gatewise.gates.spec import GateChoice, Gates, parse_gates
 from gatewise.graph import Graph, Place, Skipped, rehearsal
 from gatewise.graph.selection import LayerTypes, Names, candidates, selection
-from gatewise.insertion.attachment import Attachment, CallGate, KeepAttached, attach, detach
-from gatewise.insertion.meta_device import InitialisesGates, materialise_gates
+from gatewise.insertion.attachment import Attachment, CallGate, attach, detach, keep_attached
+from gatewise.insertion.meta_device import InitialisesGates
 from gatewise.insertion.no_place import why_no_place
+from gatewise.insertion.plain_checkpoints import accept_plain_checkpoints
 
 
 @dataclass
@@ -77,10 +78,12 @@ class Insertion:
         return tuple(path for path in self.gates if path not in reached)
 
     def complete(self) -> None:
-        """Let the network keep these gates attached, load checkpoints without them, and be compiled again with them."""
-        forgive = _ForgivePlainCheckpoint(tuple(self.gates))
-        self._handles.append(self.model.register_load_state_dict_post_hook(forgive))
-        self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))
+        """Let the network keep these gates attached, load checkpoints without them, and be compiled again with them.
+
+        The first two also hold for each part of the network that contains some of the gates.
+        """
+        self._handles += keep_attached(self.model, self.attachments)
+        self._handles += accept_plain_checkpoints(self.model, self.gates)
         self._handles.append(InitialisesGates(self.model, self.gates.values()))
         _forget_compiled()  # a network that was compiled before would run without the gates
 
@@ -312,31 +315,6 @@ def _forget_compiled() -> None:
 
 def _snake_case(gate: Any) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gate.__name__).lower()
-
-
-@dataclass(frozen=True)
-class _ForgivePlainCheckpoint:
-    """Hook that removes the keys of one insertion from the missing keys if the checkpoint has none of them.
-
-    A layer with several names, such as a child of two modules, has keys under each of them, and so has its gate. Gates
-    that were on the meta device then get their initial values.
-    """
-
-    paths: tuple[str, ...]
-
-    def __call__(self, model: nn.Module, incompatible: Any) -> None:
-        missing: list[str] = incompatible.missing_keys
-        names: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-        gates = {names[path] for path in self.paths if isinstance(names.get(path), Gate)}
-        keys = [f"{name}.{key}" for name, module in names.items() if module in gates for key in module.state_dict()]
-        own = [key for key in keys if not key.endswith("num_batches_tracked")]  # batch norms add it to a checkpoint
-        if not own:
-            return
-        for prefix in {key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}:
-            if {prefix + key for key in own} <= set(missing):
-                gate_keys = {prefix + key for key in keys}
-                missing[:] = [key for key in missing if key not in gate_keys]
-                materialise_gates(model)
 
 
 def gates_in(model: nn.Module) -> dict[str, Gate]:

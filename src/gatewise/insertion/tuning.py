@@ -150,44 +150,56 @@ class Stage:
     Attributes:
         epochs: the epoch numbers, counted over all stages.
         only_gates: whether everything but the gates is frozen, running statistics included.
+        all_open: whether a gater's network is trained with all gates open, without the gater.
     """
 
     epochs: range
     only_gates: bool
+    all_open: bool = False
 
     def begin(self, model: nn.Module) -> None:
-        """Freeze and unfreeze parameters for this stage."""
+        """Freeze and unfreeze parameters for this stage, and open the gates of a gater or leave them to it."""
+        for module in model.modules():
+            if hasattr(module, "all_open"):
+                module.all_open = self.all_open  # type: ignore[assignment]  # pyright: ignore
         if self.only_gates:
             train_only_gates(model)
         else:
             train_everything(model)
 
 
-def fine_tuning_stages(epochs: int, gate_epochs: int) -> list[Stage]:
+def fine_tuning_stages(epochs: int, gate_epochs: int, dense_epochs: int = 0) -> list[Stage]:
     """Return the stages of fine-tuning: `gate_epochs` epochs for the gates only, the rest for all parameters.
 
-    The first stage trains new gates before their gradients change the weights of the trained network.
+    The stage of the gates trains new gates before their gradients change the weights of the trained network.
 
     Args:
         epochs: number of epochs in total.
         gate_epochs: number of epochs that train only the gates.
+        dense_epochs: number of epochs, before those, that train a gater's network with all gates open.
 
     Raises:
-        InvalidValueError: gate_epochs exceeds epochs.
+        InvalidValueError: gate_epochs and dense_epochs exceed epochs.
 
-    >>> fine_tuning_stages(epochs=4, gate_epochs=1)
-    [Stage(epochs=range(0, 1), only_gates=True), Stage(epochs=range(1, 4), only_gates=False)]
-    >>> fine_tuning_stages(epochs=4, gate_epochs=0)
-    [Stage(epochs=range(0, 4), only_gates=False)]
+    >>> [(stage.epochs, stage.only_gates) for stage in fine_tuning_stages(epochs=4, gate_epochs=1)]
+    [(range(0, 1), True), (range(1, 4), False)]
+    >>> [(stage.epochs, stage.all_open) for stage in fine_tuning_stages(epochs=4, gate_epochs=0, dense_epochs=2)]
+    [(range(0, 2), True), (range(2, 4), False)]
     """
     _validation.check_integer_at_least(1, epochs=epochs)
-    _validation.check_integer_at_least(0, gate_epochs=gate_epochs)
+    _validation.check_integer_at_least(0, gate_epochs=gate_epochs, dense_epochs=dense_epochs)
     if gate_epochs > epochs:
         raise errors.InvalidValueError(
             f"gate_epochs ({gate_epochs}) must not exceed epochs ({epochs}), which counts both stages: gate_epochs "
             f"for the gates alone, the rest for the whole network. Increase epochs or decrease gate_epochs."
         )
-    stages = [Stage(range(gate_epochs), True), Stage(range(gate_epochs, epochs), False)]
+    if dense_epochs and dense_epochs + gate_epochs >= epochs:
+        raise errors.InvalidValueError(
+            f"dense_epochs ({dense_epochs}) must leave epochs for the gates, of {epochs} in all and {gate_epochs} for "
+            f"the gates alone. Increase epochs or decrease dense_epochs."
+        )
+    first, second = dense_epochs, dense_epochs + gate_epochs
+    stages = [Stage(range(first), False, True), Stage(range(first, second), True), Stage(range(second, epochs), False)]
     return [stage for stage in stages if stage.epochs]
 
 

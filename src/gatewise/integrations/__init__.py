@@ -1,1 +1,1 @@
-"""Callbacks for other trainers; each module needs the package that it is named after."""
+"""Gates in other libraries: callbacks for trainers, names for timm; each module needs the package it is named after."""

@@ -11,7 +11,7 @@ from gatewise.models.families import FAMILIES
 
 # Defaults of earlier versions that differ from those of today, by name of gate or network, also for options that were
 # added since and whose default changes the network: 0.1.0 stored only the options that were given.
-_EARLIER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {}
+_EARLIER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"gaternet": {"head_norm": False}}
 
 
 def in_full(spec: ModelSpec, elsewhere: Collection[str] = ()) -> ModelSpec:

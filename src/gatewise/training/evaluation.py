@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatewise.gaternet import run_with_gates
+from gatewise.gaternet import depend_on_image, run_with_gates
 from gatewise.training.distributed import Processes
 from gatewise.training.tasks import BatchResults
 
@@ -18,7 +18,8 @@ class Evaluation:
 
     Attributes:
         scores: results of the task: its main score, further scores and the loss.
-        work: means of open fraction and executed MACs of a GaterNet; {} for other networks.
+        work: of a GaterNet, means of open fraction and executed MACs, and the fraction of the gates that depend on the
+            image; {} for other networks.
         record: tensors with one row per image, as `BatchResults.record` returns them.
         images: number of images.
         opened: number of images that opened each gate, (gates,); None without a gater.
@@ -68,4 +69,7 @@ def evaluate(
     means: dict[str, float] = {}
     if work:
         means["open_fraction"], means["executed_macs"] = torch.cat(work).mean(0).tolist()
-    return Evaluation(tally.results(), means, tally.record(), count, torch.stack(opened).sum(0) if opened else None)
+    total = torch.stack(opened).sum(0) if opened else None
+    if total is not None:
+        means["dependent_gates"] = float(depend_on_image(total, count).double().mean())
+    return Evaluation(tally.results(), means, tally.record(), count, total)

@@ -21,6 +21,8 @@ from gatewise.core.reasons import reason_of
 from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.data.pixel_format import PixelFormat
+from gatewise.gaternet import GaterNet
+from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, format_gates
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
@@ -29,6 +31,7 @@ from gatewise.models.pretrained import is_pretrained
 from gatewise.training.checkpoint import complete_states
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.distributed import Processes
+from gatewise.training.evaluation import Evaluation
 from gatewise.training.first_facts import first_facts
 from gatewise.training.initial import Initial, load_initial
 from gatewise.training.learner import Learner
@@ -39,7 +42,9 @@ from gatewise.training.progress import Progress
 from gatewise.training.recipe import Recipe
 from gatewise.training.results import write_results
 from gatewise.training.run_folder import check_may_train, finished_metrics, holds_run, last_good
+from gatewise.training.sample import Sample
 from gatewise.training.tasks import Task
+from gatewise.training.teacher import load_teacher
 from gatewise.training.trackers import DEFAULT, NONE, parse_trackers
 
 
@@ -120,11 +125,14 @@ def train(
                     progress=progress,
                     track=track,
                     config=dataclasses.asdict(recipe),
+                    draws_routes=not setup.initial.has_routes,
                 )
+                before = setup.before(progress)
                 evaluation, log = training.run()
+                setup.say_what_is_lost(before, evaluation, progress)
                 details = {**setup.details(dataset), "task": recipe.task_in_full}
                 test = None if setup.test is None else setup.learner.evaluate(setup.test)
-                return write_results(out, setup.learner, evaluation, log, setup.spec, details, test)
+                return write_results(out, setup.learner, evaluation, log, setup.spec, details, test, before)
         except errors.StorageError as error:
             raise errors.UnsavedError(
                 f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
@@ -160,6 +168,26 @@ class Setup:
             )
         if self.initial.transfer is not None:
             progress.say(f"{self.initial.weights}: {self.initial.transfer}")
+
+    def before(self, progress: Progress) -> Evaluation | None:
+        """Evaluate the initial weights of a GaterNet with all gates open; None for other networks and new weights."""
+        if self.initial.weights is None or not isinstance(self.learner.plain_model, GaterNet):
+            return None
+        found = self.learner.evaluate_all_open(self.validation)
+        score = self.task.score
+        reached = score.text(found.scores[score.name])
+        progress.say(f"{self.initial.weights} with all gates open: validation {score.title} {reached}")
+        return found
+
+    def say_what_is_lost(self, before: Evaluation | None, after: Evaluation, progress: Progress) -> None:
+        """Show the difference of the validation score to that of the initial weights."""
+        if before is not None:
+            score = self.task.score
+            then, now = (each.scores[score.name] for each in (before, after))
+            lost = score.factor * (then - now if score.higher_is_better else now - then)
+            progress.say(
+                f"{score.title} from {score.text(then)} with all gates open to {score.text(now)}: lost {lost:.2f}"
+            )
 
     def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
         """Return the entries of `config.json` about images and classes."""
@@ -210,6 +238,10 @@ def build(
         )
     initial = load_initial(network, spec, dataset, recipe.initial_weights, recipe.initial_gater)
     task.prepare(dataset)
+    share = processes.rank, processes.count
+    arguments: Any = (optimisation.batch_size, initial.mean, initial.std)
+    common: Any = {"device": processes.device, "workers": workers, "share": share}
+    batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
     learner = Learner(
         network,
         task,
@@ -225,11 +257,9 @@ def build(
         compiled=optimisation.compile,
         seed=optimisation.seed,
         processes=processes,
+        sample=Sample(batches, optimisation.seed),
+        teacher=_teacher(recipe, dataset, initial),
     )
-    share = processes.rank, processes.count
-    arguments: Any = (optimisation.batch_size, initial.mean, initial.std)
-    common: Any = {"device": learner.accelerator.device, "workers": workers, "share": share}
-    batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
     validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
     test = (
         None if dataset.test is None else make_batches(dataset.test, *arguments, augmentation=Augmentation(), **common)
@@ -249,9 +279,20 @@ def build(
         batches=batches,
         validation=validation,
         test=test,
-        stages=optimisation.stages,
+        stages=recipe.stages,
         schedule=recipe.schedule,
     )
+
+
+def _teacher(
+    recipe: Recipe, dataset: Dataset | SegmentationDataset, initial: Initial
+) -> tuple[str | nn.Module, float, float] | None:
+    """Return the teacher of a recipe with the weight and the temperature of what it teaches, or None."""
+    if recipe.teacher is None:
+        return None
+    folder = recipe.teacher_folder
+    teacher = SELF if folder is None else load_teacher(folder, dataset, initial.mean, initial.std)
+    return teacher, recipe.teacher_weight, recipe.teacher_temperature
 
 
 def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:

@@ -28,12 +28,14 @@ class Initial:
         std: standard deviation per channel, the same way.
         weights: the run folder or file of the initial weights, or None.
         transfer: report on loading a classifier's weights into a segmenter, or None.
+        has_routes: whether the weights have the routes of a GaterNet.
     """
 
     mean: Tensor
     std: Tensor
     weights: str | None
     transfer: Transfer | None
+    has_routes: bool = False
 
 
 def load_initial(
@@ -61,7 +63,8 @@ def load_initial(
     if gater:
         load_gater(model, gater)
     check_weights_finite(weights or spec, model, "Start from other weights")
-    return Initial(*_normalisation(spec, model, config, dataset), weights, transfer)
+    routed = "spec" in config and any(gate.options.get("routes") for gate in as_stored(config["spec"]).gates)
+    return Initial(*_normalisation(spec, model, config, dataset), weights, transfer, routed)
 
 
 def _load(model: nn.Module, source: str | None) -> tuple[dict[str, Any], Transfer | None]:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data import Batches, seed_generators
-from gatewise.gaternet import gate_warnings, plain_network
+from gatewise.gaternet import GaterNet, gate_warnings, plain_network
+from gatewise.gaternet.recalibration import recalibrate
+from gatewise.gaternet.teaching import TeacherLoss
 from gatewise.insertion.tuning import Stage, gate_loss
 from gatewise.models.serialization import not_finite
 from gatewise.training.checkpoint import load_state, save_state
@@ -35,6 +37,10 @@ class Learner:
         compiled: whether to train with torch.compile.
         seed: random seed of dropout and mixing.
         processes: the processes of the training; None detects them.
+        sample: training images from which routes and, before evaluations, the running statistics of a GaterNet are
+            computed; None leaves the statistics as the training steps left them.
+        teacher: a trained network or "self", with the weight and the temperature of the divergence from it; None trains
+            from the labels alone.
 
     Raises:
         InvalidValueError: the optimizer or the precision cannot be used here.
@@ -51,6 +57,8 @@ class Learner:
         compiled: bool = False,
         seed: int = 0,
         processes: Processes | None = None,
+        sample: Iterable[Tensor] | None = None,
+        teacher: tuple[str | nn.Module, float, float] | None = None,
     ) -> None:
         self.processes = processes or Processes()
         device = self.processes.device
@@ -61,11 +69,19 @@ class Learner:
         # raises on an invalid optimizer before any file is written
         self.optimizer: Any = make_optimizer(self.model)
         self.average = _average(self.model, ema)
+        self.sample = sample
+        self.teaching = None if teacher is None else self._teaching(*teacher)
         self._opened: Tensor | None = None  # images that opened each gate at the last evaluation
         # Check each step before it is applied only on a CPU (a GPU would have to synchronise), without a gradient
         # scaler (it skips steps that overflow), and in one process (others would wait for the gradients of this one).
         alone = self.processes.count == 1
         self._watched = alone and device.type == "cpu" and self.accelerator.scaler is None
+
+    def _teaching(self, teacher: str | nn.Module, weight: float, temperature: float) -> TeacherLoss:
+        if isinstance(teacher, nn.Module):
+            teacher = teacher.to(self.processes.device).to(memory_format=torch.channels_last)  # pyright: ignore
+        options: Any = {"weight": weight, "temperature": temperature, "divergence": self.task.divergence}
+        return TeacherLoss(self.task.loss, self.model, teacher, **options)
 
     @property
     def plain_model(self) -> nn.Module:
@@ -86,8 +102,20 @@ class Learner:
         """Freeze the parameters that the stage does not train, and create its optimizer."""
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         stage.begin(model)
+        if isinstance(self.best_model, GaterNet):
+            self.best_model.all_open = stage.all_open  # the moving average is another network
         self.accelerator.free_memory()
         self.model, self.optimizer = self.accelerator.prepare(model, self._make_optimizer(model))
+
+    def draw_routes(self) -> None:
+        """Compute the routes of a GaterNet from its weights and the sample of training images; else do nothing."""
+        net = self.plain_model
+        if not isinstance(net, GaterNet) or net.routes is None or self.sample is None:
+            return
+        net.draw_routes(self.sample)
+        self.processes.share_buffers(net)
+        if self.average is not None:
+            self.average.set(net)
 
     def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Take one optimizer step; random numbers (dropout, mixup) depend only on the seed, `number` and the process.
@@ -115,6 +143,9 @@ class Learner:
             images, targets = self.task.mix(images, labels)
         logits, *sides = _as_tuple(self.model(images))
         parts = {"the loss of the output": self.task.loss(logits, targets), "the gates' loss": gate_loss(self.model)}
+        if self.teaching is not None:
+            with self.accelerator.autocast():
+                parts["the teacher's loss"] = self.teaching.lesson(logits, targets, images)
         for index, side in enumerate(sides, 1):
             parts[f"the loss of side output {index}"] = self.side_weight * self.task.loss(side, targets)
         loss = functools.reduce(torch.add, parts.values())
@@ -134,17 +165,30 @@ class Learner:
         return rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
-        """Evaluate `best_model` on a split, in float32; for a GaterNet with warnings about its gates."""
-        self.processes.share_buffers(self.best_model)
+        """Evaluate `best_model` on a split, in float32; a GaterNet with new statistics and warnings about its gates."""
+        best = self.best_model
+        if isinstance(best, GaterNet) and self.sample is not None and not best.all_open:
+            with _without_autocast(best):
+                recalibrate(best, self.sample)
+        self.processes.share_buffers(best)
         tally = self.task.new_results(self.accelerator.device)
         with _without_autocast(self.best_model):
             evaluation = evaluate(self.best_model, batches.evaluation(), tally, self.processes)
-        if evaluation.opened is not None:
+        if evaluation.opened is not None and isinstance(best, GaterNet) and not best.all_open:
             net: Any = self.plain_model
             warnings = gate_warnings(net, evaluation.opened, evaluation.images, self._opened)
             self._opened = evaluation.opened
             return dataclasses.replace(evaluation, warnings=tuple(warnings))
         return evaluation
+
+    def evaluate_all_open(self, batches: Batches) -> Evaluation:
+        """Evaluate a GaterNet with all gates open."""
+        net: Any = self.best_model
+        net.all_open = True
+        try:
+            return self.evaluate(batches)
+        finally:
+            net.all_open = False
 
     def not_finite(self) -> str | None:
         """Return the name of the first tensor of a checkpoint that is not finite, or None."""

@@ -48,6 +48,7 @@ class Training:
         progress: where to show progress.
         track: names of trackers.
         config: the recipe, for trackers.
+        draws_routes: whether the routes of a GaterNet are computed when the gater begins to decide.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Training:
     progress: Progress
     track: Sequence[str] = DEFAULT
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    draws_routes: bool = True
 
     def __post_init__(self) -> None:
         self.steps, self.epochs = self.batches.steps, self.stages[-1].epochs.stop
@@ -77,7 +79,7 @@ class Training:
         checkpoint = self._find_position()
         self.log = RunLog(self.out, self.epoch, self.progress, self.processes, self.track, self.title, self.config)
         self.progress.start(self.title, self.epochs, self.steps, self.epoch, self.step)
-        set_total_steps(self.learner.plain_model, self.epochs * self.steps)
+        set_total_steps(self.learner.plain_model, (self.epochs - self._gating.epochs.start) * self.steps)
         if self.processes.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.processes.device)
         try:
@@ -114,9 +116,17 @@ class Training:
     def _begin(self, stage: Stage, checkpoint: Path | None) -> None:
         """Begin a stage, or continue it from a checkpoint."""
         self.learner.begin(stage)
+        is_new = (self.epoch, self.step) == (stage.epochs.start, 0)
         if checkpoint is not None:
             with naming_what_is_left(checkpoint):
-                self.learner.restore(checkpoint, stage_is_new=(self.epoch, self.step) == (stage.epochs.start, 0))
+                self.learner.restore(checkpoint, stage_is_new=is_new)
+        if is_new and stage is self._gating and self.draws_routes:
+            self.learner.draw_routes()
+
+    @property
+    def _gating(self) -> Stage:
+        """The first stage in which a gater decides."""
+        return next(stage for stage in self.stages if not stage.all_open)
 
     def _train_epoch(self, stage: Stage, interruption: Interruption) -> None:
         """Train the remaining steps of one epoch, then evaluate, log and save."""

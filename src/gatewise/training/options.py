@@ -14,8 +14,9 @@ from gatewise.core import _validation
 from gatewise.data import IGNORED, LOADINGS, DataSource, LabelledSource, MaskedSource, describe_sources
 from gatewise.data.augmentation import parse_augmentation
 from gatewise.data.reading import Reading, option
+from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, format_choice, parse_gates
-from gatewise.insertion.tuning import Stage, fine_tuning_stages
+from gatewise.insertion.tuning import fine_tuning_stages
 from gatewise.training.tasks import TaskSpec, score_words, summaries
 
 CLASS_WEIGHTS = ("none", "balanced", "median_frequency")
@@ -162,10 +163,26 @@ class ModelOptions(Section):
         "weights of a plain network with the gater's architecture, loaded into the gater's feature extractor; {seed} "
         "is replaced by the seed",
     )
+    teacher: str | None = option(
+        None,
+        "what the network learns from in addition to the labels: self (a gater's network with all gates open, in the "
+        "same step) or the run folder of a trained network; {seed} is replaced by the seed",
+    )
+    teacher_weight: float = option(0.5, "weight of the divergence from the teacher's outputs in the loss")
+    teacher_temperature: float = option(
+        4.0, "temperature T of both softmaxes; the divergence is multiplied by its square"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.plain_spec
+        _validation.check_number_between(0, 1e3, teacher_weight=self.teacher_weight)
+        _validation.check_number_between(1e-3, 1e3, teacher_temperature=self.teacher_temperature)
+        spec = self.plain_spec
+        if self.teacher == SELF and not any(choice.is_gater for choice in spec.gates):
+            raise errors.InvalidValueError(
+                "teacher self is the network with all gates open, and there is no gater. Add gaternet to gate, or give "
+                "the run folder of a trained network."
+            )
 
     @property
     def plain_spec(self) -> ModelSpec:
@@ -206,6 +223,11 @@ class OptimisationOptions(Section):
     gate_epochs: int = option(
         0, "number of epochs, at the start, that train only the gates and freeze all other parameters"
     )
+    dense_epochs: int | None = option(
+        None,
+        "number of epochs, at the start, that train a gater's network with all gates open; none takes half of the "
+        "epochs for routes that start from scratch, otherwise 0",
+    )
     seed: int = option(0, "random seed of the initial weights, the data order and the augmentation")
     batch_size: int = option(
         128, "images per step over all processes; the last incomplete batch of an epoch is dropped"
@@ -242,12 +264,7 @@ class OptimisationOptions(Section):
         _validation.check_number_between(0, 0.999999, ema=self.ema)
         _validation.check_one_of("precision", self.precision, PRECISIONS)
         _validation.check_bool(compile=self.compile)
-        _ = self.stages
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The training stages, each with its epochs."""
-        return fine_tuning_stages(self.epochs, self.gate_epochs)
+        fine_tuning_stages(self.epochs, self.gate_epochs, self.dense_epochs or 0)  # raises if they do not fit
 
     @property
     def chosen_lr(self) -> float:

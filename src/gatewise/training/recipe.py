@@ -11,7 +11,9 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
 from gatewise.data import DataSource
+from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
+from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.models.pretrained import is_pretrained, pretrained_side
 from gatewise.training.options import (
     AugmentationOptions,
@@ -60,6 +62,16 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         return dataclasses.replace(self, lr=self.schedule.lr)
 
     @property
+    def stages(self) -> list[Stage]:
+        """The training stages; routes from scratch are preceded by a stage with all gates open."""
+        dense = self.dense_epochs
+        if dense is None:
+            routed = any(choice.options.get("routes") for choice in self.plain_spec.gates)
+            trained = self.init is not None or is_pretrained(self.spec)
+            dense = (self.epochs - self.gate_epochs) // 2 if routed and not trained else 0
+        return fine_tuning_stages(self.epochs, self.gate_epochs, dense)
+
+    @property
     def initial_weights(self) -> str | None:
         """`init` with {seed} replaced by the seed."""
         return self.init and self.init.replace("{seed}", str(self.seed))
@@ -69,15 +81,24 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
         """`gater_init` with {seed} replaced by the seed."""
         return self.gater_init and self.gater_init.replace("{seed}", str(self.seed))
 
+    @property
+    def teacher_folder(self) -> str | None:
+        """`teacher` with {seed} replaced by the seed; None if the network teaches itself."""
+        return self.teacher.replace("{seed}", str(self.seed)) if self.teacher and self.teacher != SELF else None
+
     def of_comparison(self, gate: str, seed: int) -> Self:
         """Return the recipe of one run of a comparison, for this gate and seed.
 
-        `gate_epochs` is reset to 0 if no gate has parameters, and `gater_init` to None if there is no gater.
+        `gate_epochs` is reset to 0 if no gate has parameters. Without a gater `gater_init`, `dense_epochs` and a
+        teacher that is the network itself are reset to None.
         """
         gates = (*ModelSpec.parse(self.model).gates, *parse_gates(gate))
         gate_epochs = self.gate_epochs if any(choice.learns for choice in gates) else 0
-        gater_init = self.gater_init if any(choice.is_gater for choice in gates) else None
-        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, gater_init=gater_init)
+        gated = any(choice.is_gater for choice in gates)
+        without: dict[str, Any] = {} if gated else {"gater_init": None, "dense_epochs": None}
+        if not gated and self.teacher == SELF:
+            without["teacher"] = None
+        return dataclasses.replace(self, gate=gate, seed=seed, gate_epochs=gate_epochs, **without)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

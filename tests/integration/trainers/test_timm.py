@@ -1,4 +1,4 @@
-"""timm's training task with `GateLoss` as its criterion; tests/unit/presets has timm's train.py."""
+"""timm's training task with `GateLoss` as its criterion; tests/unit/integrations has timm's train.py."""
 
 from typing import Any
 

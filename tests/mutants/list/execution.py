@@ -88,7 +88,7 @@ CHANGES = {
             ),
         },
     },
-    "inference/merging.py": {
+    "core/merging.py": {
         "merged": {
             "patterns mixed up between images": drop_call("argsort"),
         },

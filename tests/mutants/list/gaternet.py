@@ -70,7 +70,7 @@ CHANGES = {
             ),
         },
         "GaterNet.decide": {
-            "noise in evaluation": replace("self.training", "True"),
+            "noise in evaluation": replace("self.training", "True", nth=2),
         },
         "GaterNet._note": {
             "a second computation counts its loss again": replace("self._due if recomputing() else due", "due"),
@@ -84,7 +84,9 @@ CHANGES = {
             "gater's own work forgotten": replace("self.dense_macs + self.gater_macs", "self.dense_macs"),
         },
         "GaterNet.__getstate__": {
-            "a copy keeps part of a graph": replace("{**self.__dict__, '_due': None}", "self.__dict__"),
+            "a copy keeps part of a graph": replace(
+                "{**self.__dict__, '_due': None, '_companion_outputs': None}", "self.__dict__"
+            ),
         },
         "_local_deciders": {
             "local decisions from the site instead of its convolution": replace(

@@ -283,13 +283,11 @@ CHANGES = {
         },
         "Insertion.complete": {
             "only the first insertion accepts plain checkpoints": replace(
-                "self._handles.append(self.model.register_load_state_dict_post_hook(forgive))",
-                "if not self.model._load_state_dict_post_hooks:\n    self._handles.append(self.model.register_load_state_dict_post_hook(forgive))",
+                "self._handles += accept_plain_checkpoints(self.model, self.gates)",
+                "if not self.model._load_state_dict_post_hooks:\n    self._handles += accept_plain_checkpoints(self.model, self.gates)",
             ),
             "a network compiled before runs without new gates": remove("_forget_compiled()"),
-            "lost gates are not noticed": remove(
-                "self._handles.append(self.model.register_forward_pre_hook(KeepAttached(tuple(self.attachments))))"
-            ),
+            "lost gates are not noticed": remove("self._handles += keep_attached(self.model, self.attachments)"),
         },
         "insert_gates": {
             "matching nothing is silent": replace("not places", "not places and False"),
@@ -319,22 +317,48 @@ CHANGES = {
                 "{} if place.spatial_dims == 2 else {'spatial_dims': place.spatial_dims}", "{}"
             ),
         },
-        "_ForgivePlainCheckpoint.__call__": {
-            "missing gates are accepted one by one": replace(
-                "{prefix + key for key in own} <= set(missing)", "{prefix + key for key in own} & set(missing)"
+    },
+    "insertion/graph_modules.py": {
+        "_twin_in_graph_module": {
+            "fusing by torch.fx loses gates": replace("add_mixin(twin, GatedTwin)", "pass"),
+            "layers are replaced outside GraphModules": replace(
+                "type(parent) is nn.Module or isinstance(parent, fx.GraphModule)", "True"
             ),
-            "every missing key is accepted": replace(
-                "missing[:] = [key for key in missing if key not in gate_keys]", "missing.clear()"
+            "a layer with gates and its twin have two modes": replace(
+                "object.__setattr__(twin, '__dict__', child.__dict__)", "twin.__dict__.update(child.__dict__)"
             ),
+            "gates of a replaced layer in a GraphModule are forgotten": remove("_move_gates(name, replaced, child)"),
+        },
+        "_move_gates": {
+            "a gate is called twice by a layer around its layer": replace(
+                "layers_with_change(new, side, call)", "False"
+            ),
+            "any layer takes the gates of a twin": replace("normalised_channels(new) == channels", "True"),
+            "a frozen norm in a GraphModule has no hook": drop_call("change_map"),
+        },
+    },
+    "insertion/plain_checkpoints.py": {
+        "accept_plain_checkpoints": {
             "plain checkpoints are rejected inside another module": replace(
-                "{key.removesuffix(own[0]) for key in missing if key.endswith(own[0])}",
-                "{'' for key in missing if key == own[0]}",
+                "modules_around(model, [names_of(path) for path in gates]).values()", "[]"
             ),
-            "gates of a part count as given when the whole is loaded": replace(
-                "module in gates", "isinstance(module, Gate)"
+            "a part of the network rejects plain checkpoints": replace(
+                "modules_around(model, [names_of(path) for path in gates]).values()", "[model]"
             ),
-            "all insertions accept missing gates together": replace("module in gates", "isinstance(module, Gate)"),
+        },
+        "_AcceptPlainCheckpoint.before_load": {
+            "missing gates are accepted one by one": replace("state.keys().isdisjoint(values)", "True"),
+            "every missing key is accepted": replace(
+                "state.update(values)", "state.update({**module.state_dict(prefix=prefix), **state, **values})"
+            ),
+            "gates of a part count as given when the whole is loaded": remove("if self.missing is missing:\n    ..."),
+            "all insertions accept missing gates together": replace(
+                "getattr(gate, _INSERTION, None) == self.insertion", "hasattr(gate, _INSERTION)"
+            ),
             "a gate has keys under one name only": replace("remove_duplicate=False", "remove_duplicate=True"),
+        },
+        "_AcceptPlainCheckpoint.after_load": {
+            "gates on the meta device get no values": remove("materialise_gates(module)"),
         },
     },
     "insertion/attachment.py": {
@@ -356,6 +380,12 @@ CHANGES = {
         "_keep_attached": {
             "a lost gate is named in every forward": replace("tuple(kept)", "tuple(kept + lost)"),
             "a lost gate is not named": replace("if lost:\n    ...", "if False:\n    ..."),
+            "every part of a network names a lost gate": replace("hook.path", "False", nth=1),
+        },
+        "keep_attached": {
+            "only the network itself keeps its gates attached": replace(
+                "modules_around(model, [attachment.layer for attachment in attachments])", "{(): model}"
+            ),
         },
         "_attached_again": {
             "copied children get no hook": replace("child is old.gate", "False"),
@@ -363,7 +393,9 @@ CHANGES = {
                 "type(layers[path]).forward is not nn.Sequential.forward", "False"
             ),
             "a frozen norm loses the gates of its norm": replace("old.normalised", "None", nth=1),
-            "any layer takes the gates of a norm": replace("_normalised(layers.get(path)) == old.normalised", "True"),
+            "any layer takes the gates of a norm": replace(
+                "normalised_channels(layers.get(path)) == old.normalised", "True"
+            ),
             "a hook that moved runs the gate a second time": replace("path not in candidates[:1]", "False"),
         },
     },

@@ -272,6 +272,7 @@ CHANGES = {
             "torch's records come before the message": replace("without_logs_of('torch')", "contextlib.nullcontext()"),
             "torch.fx is never tried": replace("(_read_export, _read_fx)", "(_read_export,)"),
             "an example is ignored": replace("example is None", "True"),
+            "a network whose values decide is read for every size": remove("if values_decide(error):\n    ..."),
         },
         "_operations": {
             "a module of two names is two modules": replace("names.get(path, path)", "path"),

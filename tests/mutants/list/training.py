@@ -175,7 +175,7 @@ CHANGES = {
                 "checkpoint = self._find_position() and None; self.epoch = self.step = 0",
             ),
             "controller not given the schedule": remove(
-                "set_total_steps(self.learner.plain_model, self.epochs * self.steps)"
+                "set_total_steps(self.learner.plain_model, (self.epochs - self._gating.epochs.start) * self.steps)"
             ),
             "a schedule for each stage": replace(
                 "self._begin(stage, checkpoint)",

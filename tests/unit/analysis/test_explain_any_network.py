@@ -19,23 +19,14 @@ from support.browser import (
     browser,  # noqa: F401 - a fixture
     open_file,
 )
+from support.given_networks import gater_network, plain_network
 
 IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(24) % 4
 
 
 def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 4),
-    )
+    return plain_network(4, normalised=True)
 
 
 def gated(gate: str = "se@inner") -> nn.Sequential:
@@ -47,8 +38,7 @@ def gated(gate: str = "se@inner") -> nn.Sequential:
 
 
 def gater_net() -> gw.GaterNet:
-    torch.manual_seed(0)
-    return gw.GaterNet(network(), gate_bias=0.0, image_size=(16, 16))
+    return gater_network(16, 4, normalised=True)
 
 
 def batches() -> list[Any]:

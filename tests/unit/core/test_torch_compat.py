@@ -427,7 +427,7 @@ TREES = [3, (), [1, (2, {"b": 3, "a": [4]})], OrderedDict(x=1, y=(2,)), Pair(1, 
 def test_outputs_are_flattened_and_rebuilt(tree: Any) -> None:
     leaves, form = _torch_compat.tree_flatten(tree)
     again = _torch_compat.tree_unflatten(leaves, form)
-    assert (again, type(again)) == (tree, type(tree)), broken("pytree rebuilds an output", "inference/merging.py")
+    assert (again, type(again)) == (tree, type(tree)), broken("pytree rebuilds an output", "core/merging.py")
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")

@@ -15,6 +15,7 @@ import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError, TrainingError
 from gatewise.exporting import details_of
 from gatewise.exporting.formats.onnx import Onnx
+from support.given_networks import gater_network, plain_network
 from support.releases import release
 
 IMAGES = torch.randn(12, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -23,21 +24,8 @@ SCALE: dict[str, Any] = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 PICKS = pytest.mark.skipif(release(torch.__version__) <= (2, 11), reason="torch 2.11 cannot export the form skip")
 
 
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 3),
-    )
-
-
 def gated() -> nn.Sequential:
-    net = network()
+    net = plain_network(3)
     gw.insert_gates(net, "gct")
     for gate in gw.gates_in(net).values():
         nn.init.normal_(gate.beta, std=0.5)
@@ -45,8 +33,7 @@ def gated() -> nn.Sequential:
 
 
 def gater_net() -> gw.GaterNet:
-    torch.manual_seed(0)
-    return gw.GaterNet(network(), gate_bias=0.0, image_size=(12, 12)).eval()
+    return gater_network(12, 3).eval()
 
 
 def in_runtime(file: Path, images: Tensor) -> list[Tensor]:
@@ -123,13 +110,13 @@ def test_output_in_a_dict_is_exported_and_several_outputs_are_refused(tmp_path: 
     class Named(nn.Module):
         def __init__(self, count: int) -> None:
             super().__init__()
-            self.net, self.count = network(), count
+            self.net, self.count = plain_network(3), count
 
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return {f"out{number}": self.net(x) for number in range(self.count)}
 
     gw.export(Named(1), tmp_path / "net.onnx", example=IMAGES[:2])
-    torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", IMAGES)[0], network()(IMAGES).detach())
+    torch.testing.assert_close(in_runtime(tmp_path / "net.onnx", IMAGES)[0], plain_network(3)(IMAGES).detach())
     with pytest.raises(InvalidValueError, match=r"output is one tensor, but Named returns 2\. Wrap it"):
         gw.export(Named(2), tmp_path / "two.onnx", example=IMAGES[:2])
 
@@ -241,5 +228,5 @@ def test_predict_says_what_a_network_needs(photos: list[str]) -> None:
 def test_export_of_a_plain_network_does_not_warn(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        gw.export(network(), tmp_path / "net.onnx", example=IMAGES[:2])
+        gw.export(plain_network(3), tmp_path / "net.onnx", example=IMAGES[:2])
     assert (tmp_path / "net.onnx").stat().st_size > 1000

@@ -739,9 +739,9 @@ def test_unreadable_network_rejected_with_reason() -> None:
     with pytest.raises(ValueError, match="cannot read the structure of Undecided") as error:
         gw.find_places(Undecided(), "inner")
     assert str(error.value) == (
-        "cannot read the structure of Undecided (on (2, 3, 224, 224): computed values decide which layers run; "
-        "on (2, 3, 32, 32): computed values decide which layers run). Select the convolutions with "
-        "before=torch.nn.Conv2d; or insert into the part of the network that takes one tensor, such as its backbone."
+        "cannot read the structure of Undecided (on (2, 3, 224, 224): computed values decide which layers run). "
+        "Select the convolutions with before=torch.nn.Conv2d; or insert into the part of the network that takes one "
+        "tensor, such as its backbone."
     )
 
 

@@ -13,6 +13,7 @@ from timm.layers import freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules, fuse_modules_qat, get_default_qat_qconfig, prepare_qat
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
 import gatewise as gw
@@ -208,6 +209,86 @@ def test_gates_of_removed_branches_are_named(change: str) -> None:
     with pytest.warns(UserWarning, match=r"no longer runs \d+ of its gates: .* no longer exists\), and \d+ more"):
         merged(torch.zeros(1, 3, 32, 32))
     assert len(gw.gates_in(merged)) < count, change
+
+
+def fused_by_hand(model: nn.Module) -> nn.Module:
+    model.conv2, model.bn2 = fuse_conv_bn_eval(model.conv2, model.bn2), nn.Identity()
+    return model
+
+
+@pytest.mark.situation("A layer with a gate is replaced by another layer")
+@pytest.mark.parametrize("change", ["fused by hand"])
+def test_gate_of_folded_norm_is_named(change: str) -> None:
+    model = fused_by_hand(network("residual_end"))
+    with pytest.warns(UserWarning, match=r"bn2\.gct \(bn2 is now a Identity without it\)"):
+        model(image())
+    assert gw.gates_in(model) == {}, change
+
+
+# A part of the network runs alone
+
+
+class Whole(nn.Module):
+    """A backbone whose stage is in a list, with a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.stages = nn.ModuleList([plain_network()])
+        self.backbone.forward = self.forward_features
+        self.head = nn.Linear(4, 2)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.backbone.stages[0](x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.forward_features(x))
+
+
+PARTS: dict[str, Callable[[nn.Module], Tensor]] = {
+    "a method": lambda model: model.forward_features(image()),
+    "a child": lambda model: model.backbone(image()),
+    "a module in a list": lambda model: model.backbone.stages[0](image()),
+    "children in a new Sequential": lambda model: nn.Sequential(*model.backbone.stages)(image()),
+}
+
+
+def whole() -> Whole:
+    model = Whole().eval()
+    gw.insert_gates(model, "se", place="residual_end", example=image())
+    return model
+
+
+@pytest.mark.situation("Only a part of the network is called")
+@pytest.mark.parametrize("part", PARTS)
+@torch.no_grad()
+def test_part_keeps_its_gates_attached(part: str) -> None:
+    model = whole()
+    expected = PARTS[part](model)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    torch.testing.assert_close(PARTS[part](converted), expected)
+
+
+@pytest.mark.situation("Only a part of the network is called")
+@pytest.mark.parametrize("part", PARTS)
+def test_part_names_its_lost_gates_once(part: str) -> None:
+    model = whole()
+    new_norm(model.backbone.stages[0])
+    path = r"backbone\.stages\.0\.bn2"
+    message = rf"Residual no longer runs 1 of its gates: {path}\.se \({path} is now a GroupNorm without it\)"
+    with pytest.warns(UserWarning, match=message if part != "a child" else rf"Module no longer .* {path}\.se"):
+        PARTS[part](model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PARTS[part](model)
+
+
+def test_network_and_its_parts_name_a_lost_gate_once() -> None:
+    model = whole()
+    new_norm(model.backbone.stages[0])
+    with pytest.warns(UserWarning, match="Whole no longer runs 1 of its gates") as warned:
+        model(image())
+    assert len(warned) == 1
 
 
 def test_branch_that_is_not_run_is_no_loss() -> None:

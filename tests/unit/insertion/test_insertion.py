@@ -182,6 +182,44 @@ def test_plain_checkpoint_loads_into_gated_submodule() -> None:
     assert wrapped.load_state_dict(checkpoint, strict=True).missing_keys == []
 
 
+@pytest.mark.situation("A part of a network with gates loads the file of the plain part")
+@pytest.mark.parametrize("part", ["layer3", "layer3.0", "layer3.0.conv1", "layer3, in another module"])
+def test_plain_checkpoint_loads_into_part(part: str) -> None:
+    path, _, within = part.partition(", ")
+    checkpoint = network("resnet18").get_submodule(path).state_dict()
+    model = network("resnet18")
+    gw.insert_gates(model, "gct")
+    stir(model)
+    gates = {key: value.clone() for key, value in model.state_dict().items() if ".gct." in key}
+    loaded = model.get_submodule(path)
+    if within:
+        checkpoint = {f"0.{key}": value for key, value in checkpoint.items()}
+        loaded = nn.Sequential(loaded)
+    assert loaded.load_state_dict(checkpoint, strict=True).missing_keys == []
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in gates.items())
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in checkpoint.items())
+
+
+@pytest.mark.parametrize("part", ["", "layer3", "layer3.0"])
+def test_missing_part_of_gates_is_reported_at_every_level(part: str) -> None:
+    model = network("resnet18")
+    gw.insert_gates(model, "gct")
+    loaded = model.get_submodule(part)
+    keys = [key for key in loaded.state_dict() if ".gct." in f".{key}" and "conv1" in key]
+    checkpoint = {key: value for key, value in loaded.state_dict().items() if key not in keys}
+    assert set(loaded.load_state_dict(checkpoint, strict=False).missing_keys) == set(keys) != set()
+
+
+def test_plain_checkpoint_loads_after_failed_load() -> None:
+    model = chain()
+    checkpoint = snapshot(model)
+    gw.insert_gates(model, "gct")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_state_dict({**checkpoint, "0.weight": torch.zeros(1)})
+    assert model.load_state_dict(checkpoint, strict=True).missing_keys == []
+
+
 def test_plain_checkpoint_loads_into_layer_with_two_names() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from gatewise.core import statistics
 from gatewise.data import Dataset, DataSource, Kind, SegmentationDataset
 from gatewise.data.band_image import BandImage
+from gatewise.gaternet.teaching import class_divergence
 from gatewise.gates.spec import ModelSpec
 from gatewise.training.distributed import Processes
 
@@ -234,6 +235,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean training loss of a batch, a scalar."""
+
+    def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return how far each image's outputs are from those of a teacher, (N,)."""
+        return class_divergence(logits, teacher, temperature)
 
     @abstractmethod
     def predicted(self, logits: Tensor) -> Tensor:

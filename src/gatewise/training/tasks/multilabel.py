@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gatewise.core import _validation, statistics
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.gaternet.teaching import label_divergence
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.classify import MACRO_F1, WEIGHTS
 from gatewise.training.tasks.registry import register_task
@@ -65,6 +66,9 @@ class MultiLabel(Task):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = None if self.weights is None else self.weights.to(logits.device)
         return nn.functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), pos_weight=weights)
+
+    def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return label_divergence(logits, teacher, temperature)
 
     def predicted(self, logits: Tensor) -> Tensor:
         return (logits > 0).float()

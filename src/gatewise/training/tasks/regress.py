@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core import statistics
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.gaternet.teaching import squared_distance
 from gatewise.training.tasks.base import BatchResults, Mistake, Score, Task
 from gatewise.training.tasks.registry import register_task
 
@@ -77,6 +78,9 @@ class Regression(Task):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         standardised = (targets - self.mean.to(targets.device)) / self.std.to(targets.device)
         return nn.functional.smooth_l1_loss(logits.float(), standardised)
+
+    def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return squared_distance(logits, teacher, temperature)
 
     def predicted(self, logits: Tensor) -> Tensor:
         return self.readable(logits)

@@ -15,6 +15,7 @@ from gatewise.core.files import write_atomically
 from gatewise.data import IGNORED, Dataset, DataSource, PairSource, SegmentationDataset, scaled_to, with_background
 from gatewise.data.band_image import BandImage
 from gatewise.data.colours import class_colours, coloured
+from gatewise.gaternet.teaching import class_divergence, label_divergence
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import LABELS_PIXELS, SEGMENTER
 from gatewise.training.distributed import mean_over_processes
@@ -106,6 +107,9 @@ class Segmentation(Task):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weights = None if self.weights is None else self.weights.to(logits.device)
         return pixel_loss(logits, targets, weights, self.label_smoothing, mean_over_processes)
+
+    def divergence(self, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        return (label_divergence if self.outputs == 1 else class_divergence)(logits, teacher, temperature)
 
     def predicted(self, logits: Tensor) -> Tensor:
         return pixel_classes(logits)

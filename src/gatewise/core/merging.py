@@ -1,4 +1,4 @@
-"""Merge the outputs of sub-batches."""
+"""Merge the outputs of sub-batches, and split those of a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +28,17 @@ def merged(outputs: Sequence[Any], images: Sequence[np.ndarray]) -> Any:
     leaves, forms = zip(*map(tree_flatten, outputs), strict=True)
     whole = [_column(column, images, order) for column in zip(*leaves, strict=True)]
     return tree_unflatten(whole, forms[0])
+
+
+def halves(output: Any) -> tuple[Any, Any]:
+    """Split the output of a batch into those of its first and its second half.
+
+    >>> halves({"logits": torch.tensor([1, 2, 3, 4])})
+    ({'logits': tensor([1, 2])}, {'logits': tensor([3, 4])})
+    """
+    leaves, form = tree_flatten(output)
+    pairs = [leaf.chunk(2) if isinstance(leaf, Tensor) and leaf.dim() else (leaf, leaf) for leaf in leaves]
+    return tree_unflatten([first for first, _ in pairs], form), tree_unflatten([second for _, second in pairs], form)
 
 
 def _column(parts: Sequence[Any], images: Sequence[np.ndarray], order: Tensor) -> Any:

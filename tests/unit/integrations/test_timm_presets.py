@@ -22,8 +22,8 @@ from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise.errors import InvalidValueError
-from gatewise.presets import PRESETS, TAG
-from gatewise.presets.__main__ import main
+from gatewise.integrations.timm import PRESETS, TAG
+from gatewise.integrations.timm.__main__ import main
 from support.fresh import python
 
 OURS = ("gct_resnet20", "gater_resnet56")
@@ -32,7 +32,7 @@ IDENTITIES = tuple(name for name in TIMMS if name != "se_resnet50")
 
 
 def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    return python("-m", "gatewise.presets", *map(str, arguments))
+    return python("-m", "gatewise.integrations.timm", *map(str, arguments))
 
 
 def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[str, str]]:
@@ -51,15 +51,15 @@ def plain_file(folder: Path, name: str = "resnet18") -> tuple[nn.Module, dict[st
 def test_names_exist_only_after_import_of_presets() -> None:
     code = (
         "import timm, gatewise; before = timm.is_model('gct_resnet50')\n"
-        "import gatewise.presets; print(before, timm.is_model('gct_resnet50'))"
+        "import gatewise.integrations.timm; print(before, timm.is_model('gct_resnet50'))"
     )
     assert python("-c", code).stdout == "False True\n"
 
 
 def test_presets_without_timm_say_how_to_install_it() -> None:
-    result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.presets")
+    result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.integrations.timm")
     assert result.stderr.splitlines()[-1].endswith(
-        "gatewise.presets needs the package 'timm', which is not installed. "
+        "gatewise.integrations.timm needs the package 'timm', which is not installed. "
         "Install it with: pip install 'gatewise[train]'"
     )
 
@@ -274,7 +274,7 @@ def test_timm_train_py_trains_preset_and_resumes(name: str, pictures: Path) -> N
     every = (script, "--data-dir", pictures, "--model", f"{name}.{TAG}", "--output", out, *flags.split())
     first = launch(*every, "--experiment", "first", "--epochs", 2)
     assert first.returncode == 0, first.stderr
-    without_launcher = ("--device-modules", "gatewise.presets")
+    without_launcher = ("--device-modules", "gatewise.integrations.timm")
     more = ("--experiment", "resumed", "--epochs", 3, "--resume", out / "first/last.pth.tar", *without_launcher)
     resumed = python(*map(str, (*every, *more)))
     assert resumed.returncode == 0, resumed.stderr

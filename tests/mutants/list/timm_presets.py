@@ -1,9 +1,9 @@
-"""Mutants of gatewise.presets."""
+"""Mutants of gatewise.integrations.timm."""
 
 from mutants import remove, replace
 
 CHANGES = {
-    "presets/__init__.py": {
+    "integrations/timm/__init__.py": {
         "_config": {
             "weights promised for gates that change the output": replace(
                 "dataclasses.replace(plain, url=None, file=None, hf_hub_id=None, hf_hub_filename=None)", "plain"
@@ -26,7 +26,7 @@ CHANGES = {
             "classes of an own network not reported": replace("options['num_classes']", "config['num_classes']"),
         },
     },
-    "presets/__main__.py": {
+    "integrations/timm/__main__.py": {
         "main": {
             "the script does not see its arguments": remove("sys.argv = arguments"),
             "the script does not find modules of its folder": remove(

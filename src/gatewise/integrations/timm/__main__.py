@@ -1,7 +1,7 @@
 """Run a script with the presets in timm's registry.
 
-    python -m gatewise.presets train.py --model gct_resnet50.gatewise ...
-    torchrun --nproc-per-node 2 -m gatewise.presets train.py --model gct_resnet50.gatewise ...
+    python -m gatewise.integrations.timm train.py --model gct_resnet50.gatewise ...
+    torchrun --nproc-per-node 2 -m gatewise.integrations.timm train.py --model gct_resnet50.gatewise ...
 
 Without a script it prints the presets.
 """
@@ -11,13 +11,14 @@ import sys
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.presets import PRESETS, TAG
+from gatewise.integrations.timm import PRESETS, TAG
 
 
 def main(arguments: list[str]) -> int:
     """Run a script with its arguments; without a script, print the presets."""
     if not arguments or arguments[0] in {"-h", "--help"}:
-        print("usage: python -m gatewise.presets SCRIPT [ARGUMENTS ...]\n\nNetworks that SCRIPT can create with timm:")
+        print("usage: python -m gatewise.integrations.timm SCRIPT [ARGUMENTS ...]\n")
+        print("Networks that SCRIPT can create with timm:")
         for name, spec in PRESETS.items():
             print(f"  {name + '.' + TAG:<24} {spec}")
         return 0

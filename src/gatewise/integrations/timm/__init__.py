@@ -1,9 +1,9 @@
 """Register gated networks with timm.
 
-First `import gatewise.presets`, then `timm.create_model("gct_resnet50.gatewise")`.
+First `import gatewise.integrations.timm`, then `timm.create_model("gct_resnet50.gatewise")`.
 
-timm has no plugin mechanism, so the names exist only after this module is imported. `python -m gatewise.presets SCRIPT`
-imports it for a script that does not, such as timm's train.py.
+timm has no plugin mechanism, so the names exist only after this module is imported. `python -m
+gatewise.integrations.timm SCRIPT` imports it for a script that does not, such as timm's train.py.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from gatewise.insertion.tuning import no_weight_decay_names
 from gatewise.models import model_names
 from gatewise.models.create import make_model
 
-_models: Any = _validation.import_optional("timm", "gatewise.presets").models
+_models: Any = _validation.import_optional("timm", "gatewise.integrations.timm").models
 
 __all__ = ["PRESETS", "TAG"]  # timm appends the registered names
 TAG = "gatewise"

@@ -1,0 +1,72 @@
+"""Figures of the routes of a GaterNet: their classes, and pictures of their images."""
+
+# pyright: basic
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gatewise.analysis.drawing import Drawing, add_colour_bar, escape_mathtext, new_figure
+from gatewise.analysis.route_use import RouteUse
+from gatewise.analysis.table import Cell, Table
+from gatewise.data.decode import fit
+
+_SIDE, _GAP = 48, 2  # pixels of a picture, and of the white margin to its right and below it
+
+
+def classes_by_route(use: RouteUse, classes: Sequence[str]) -> Drawing:
+    """Draw the share of the images of each class that take each route."""
+    shares = 100 * use.images.double() / use.images.sum(0, keepdim=True).clamp(min=1)
+    names = [escape_mathtext(name) for name in classes]
+    figure, axes = new_figure(2.6 + 0.34 * max(8, len(names)), 1.8 + 0.34 * len(shares))
+    drawn = axes.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=100, interpolation="nearest", aspect="auto")
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(shares)), [str(number) for number in range(len(shares))])
+    axes.set_xticks(range(len(names)), names, fontsize=8, rotation=90)
+    axes.set(xlabel="images of", ylabel="route")
+    add_colour_bar(figure, drawn, "images of the class (%)")
+    rows = [
+        [Cell(str(number), number), *(Cell(str(count), count) for count in counts)]
+        for number, counts in enumerate(use.images.tolist())
+    ]
+    return Drawing(
+        "classes_by_route",
+        figure,
+        shows="Share of the images of each class that take each route; the table has their numbers. Route and class "
+        f"share {use.shared_information:.2f} bits.",
+        look_for="Columns with one dark field: the class has its own route. Rows that are pale everywhere: "
+        "a route that is hardly used.",
+        table=Table(["route", *classes], rows),
+    )
+
+
+def pictures_by_route(use: RouteUse, picture: Callable[[int], Any]) -> Drawing:
+    """Draw a few images of each route, a row for each route.
+
+    Args:
+        use: the routes.
+        picture: index of an image -> PIL image in RGB.
+    """
+    count, most = len(use.examples), max(1, *(len(own) for own in use.examples))
+    sheet = np.full((count * _SIDE, most * _SIDE, 3), 255, dtype=np.uint8)
+    for row, own in enumerate(use.examples):
+        for column, index in enumerate(own):
+            at = slice(row * _SIDE, (row + 1) * _SIDE), slice(column * _SIDE, (column + 1) * _SIDE)
+            sheet[at][:-_GAP, :-_GAP] = np.asarray(fit(picture(index), _SIDE - _GAP))
+    figure, axes = new_figure(1.2 + 0.7 * most, 0.6 + 0.7 * count)
+    axes.imshow(sheet, interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set_yticks([(row + 0.5) * _SIDE - 0.5 for row in range(count)], [str(row) for row in range(count)])
+    axes.set(xticks=[], ylabel="route")
+    rows = [
+        [Cell(str(row), row), Cell(f"{100 * share:.1f}", share), Cell(", ".join(map(str, own)))]
+        for row, (share, own) in enumerate(zip(use.shares, use.examples, strict=True))
+    ]
+    return Drawing(
+        "pictures_by_route",
+        figure,
+        shows="Images that take each route, spread over all images of the route.",
+        look_for="What the images of a row have in common: a class, a colour, a background.",
+        table=Table(["route", "share of the images", "indices of the images"], rows),
+    )

@@ -1,0 +1,67 @@
+"""Batch norms of routes: each route has its own parameters and running statistics for every norm of the backbone."""
+
+# pyright: basic
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def has_statistics(layer: nn.Module) -> bool:
+    """Return whether a layer normalises by running statistics.
+
+    >>> has_statistics(nn.BatchNorm2d(4)), has_statistics(nn.GroupNorm(2, 4))
+    (True, False)
+    """
+    return isinstance(getattr(layer, "running_mean", None), Tensor)
+
+
+class RouteNorms(nn.Module):
+    """Copies of a backbone's batch norms, one set for each route (switchable batch norm).
+
+    A running mean over images of several routes belongs to none of them. The backbone keeps its own norms, those of the
+    dense network, and its parameter names.
+
+    Args:
+        backbone: the network whose norms are copied.
+        routes: number of routes.
+
+    Paper: Yu et al., Slimmable Neural Networks, ICLR 2019, arXiv 1812.08928.
+
+    >>> norms = RouteNorms(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), routes=2)
+    >>> sorted(norms.tensors(1))[:2]
+    ['1.bias', '1.num_batches_tracked']
+    """
+
+    def __init__(self, backbone: nn.Module, routes: int) -> None:
+        super().__init__()
+        self.paths = [path for path, layer in backbone.named_modules() if has_statistics(layer)]
+        self.of_routes = nn.ModuleList(self._copies(backbone) for _ in range(routes))
+
+    def _copies(self, backbone: nn.Module) -> nn.ModuleList:
+        return nn.ModuleList(copy.deepcopy(backbone.get_submodule(path)) for path in self.paths)
+
+    def tensors(self, route: int) -> dict[str, Tensor]:
+        """Return the parameters and buffers of one route's norms, by their names in the backbone."""
+        found: dict[str, Tensor] = {}
+        of_route: Any = self.of_routes[route]
+        for path, norm in zip(self.paths, of_route, strict=True):
+            found |= {f"{path}.{name}": tensor for name, tensor in (*norm.named_parameters(), *norm.named_buffers())}
+        return found
+
+    @torch.no_grad()
+    def follow(self, backbone: nn.Module) -> None:
+        """Take over the parameters and statistics of the backbone's own norms, in place."""
+        for route in range(len(self.of_routes)):
+            for name, tensor in self.tensors(route).items():
+                path, _, own = name.rpartition(".")
+                tensor.copy_(getattr(backbone.get_submodule(path), own))
+
+    @torch.no_grad()
+    def write(self, route: int, backbone: nn.Module) -> None:
+        """Give the backbone's own norms the parameters and statistics of one route, in place."""
+        for name, tensor in self.tensors(route).items():
+            path, _, own = name.rpartition(".")
+            getattr(backbone.get_submodule(path), own).copy_(tensor)
