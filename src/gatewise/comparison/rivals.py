@@ -18,6 +18,7 @@ from gatewise.core import _validation, statistics
 from gatewise.core.files import read_record, write_record
 from gatewise.core.schema import of_file
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.gaternet import GaterNet
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph import measure
 from gatewise.models.pretrained import is_pretrained
@@ -282,6 +283,16 @@ def _macs(net: Any, image: Tensor) -> float:
     share = 1.0 if target is None else float(target)
     drawn = torch.rand(_PATTERNS, net.gate_count, generator=torch.Generator().manual_seed(0)) < share
     return float(net.executed_macs(drawn.float()).mean())
+
+
+def _macs_of_routes(net: GaterNet) -> float:
+    """Return the mean multiply-adds of random routes, each with the open gates per site that the routes will have."""
+    assert net.selection is not None
+    generator, gates = torch.Generator().manual_seed(0), torch.zeros(_PATTERNS, net.gate_count)
+    for site, count in zip(net.sites, net.selection.open_counts, strict=True):
+        order = torch.rand(_PATTERNS, site.gates, generator=generator).argsort(1)
+        gates[:, site.first : site.first + site.gates] = (order < count).float()
+    return float(net.executed_macs(gates).mean())
 
 
 @dataclass(frozen=True)

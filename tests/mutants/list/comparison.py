@@ -56,7 +56,7 @@ CHANGES = {
         "_check_from_scratch": {"a rival against trained weights": replace("if start:\n    ...", "if False:\n    ...")},
         "_Costing._same_cost": {"each rival is another network": replace("distance <= _SAME", "distance < 0")},
         "_Costing._of_new_width": {"a rival of any cost": replace("abs(best[1] / target - 1) > _FARTHEST", "False")},
-        "_macs": {"a rival of the network with all filters": replace("float(target)", "1.0")},
+        "_macs": {"a rival of the network with all filters": replace("float(net.budget)", "1.0")},
         "RivalRows.of_finished": {"a failed rival is judged": replace("row in finished", "True")},
         "RivalRows.judge": {
             "rivals judged without correction": replace(
