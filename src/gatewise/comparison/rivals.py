@@ -275,12 +275,11 @@ def of_rival(recipe: Recipe, network: str, seed: int) -> Recipe:
 
 def _macs(net: Any, image: Tensor) -> float:
     """Return the multiply-adds for one image; of a GaterNet those expected when it meets its budget."""
-    target = getattr(getattr(net, "price", None), "target", None)
-    if not hasattr(net, "executed_macs"):
+    if not isinstance(net, GaterNet):
         return measure.macs_per_sample(net, image.to(next(net.parameters()).device))
     if net.routes is not None:
-        return float(net.executed_macs(net.routes.float()).mean())
-    share = 1.0 if target is None else float(target)
+        return _macs_of_routes(net)
+    share = 1.0 if net.budget is None else float(net.budget)
     drawn = torch.rand(_PATTERNS, net.gate_count, generator=torch.Generator().manual_seed(0)) < share
     return float(net.executed_macs(drawn.float()).mean())
 
