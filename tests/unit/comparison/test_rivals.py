@@ -67,7 +67,9 @@ def test_expected_cost_of_a_gaternet_follows_its_budget(tmp_path: Path) -> None:
 
 
 def test_network_within_two_percent_is_taken_as_it_is(tmp_path: Path) -> None:
-    gct, se = choose_rivals(TINY, ["none", "gct", "se"], ["macs"], first_digits(), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rivals, "nearest_width", lambda *_, **__: pytest.fail("other widths were searched"))
+        gct, se = choose_rivals(TINY, ["none", "gct", "se"], ["macs"], first_digits(), tmp_path)
     assert (gct.network, se.network) == (MODEL, MODEL)
     first, second = choose_rivals(TINY, ["nl", "nl:rd_ratio=0.495"], ["params"], first_digits(), tmp_path)
     assert first.of_gates != second.of_gates
