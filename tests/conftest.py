@@ -47,11 +47,5 @@ def support_in_processes() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def own_costs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the measured costs of tests separate from the user's cache."""
-    os.environ["GATEWISE_CACHE"] = str(tmp_path_factory.mktemp("costs") / "costs.json")
-
-
 # Tests use small tensors: more threads are slower, most of all on a busy machine.
 torch.set_num_threads(1)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gatewise import data
     from gatewise.analysis.benchmark import bench
     from gatewise.analysis.explanation import explain
-    from gatewise.comparison import compare
+    from gatewise.comparison import compare, judge
     from gatewise.exporting.hub import PretrainedNet
     from gatewise.exporting.prediction import predict
     from gatewise.exporting.writer import export
@@ -97,6 +97,7 @@ __all__ = [
     "gate_spec",
     "gates_in",
     "insert_gates",
+    "judge",
     "load_model",
     "load_weights",
     "make_gate",
@@ -121,6 +122,7 @@ _LAZY = {
     "data": "gatewise.data",
     "explain": "gatewise.analysis.explanation",
     "export": "gatewise.exporting.writer",
+    "judge": "gatewise.comparison",
     "predict": "gatewise.exporting.prediction",
     "train": "gatewise.training",
 }

@@ -46,6 +46,20 @@ def test_shape_and_dtype_are_kept_and_input_is_unchanged(
 
 
 @every_case
+def test_export_form_equals_definition(name: str, options: dict[str, Any]) -> None:
+    gate = perturbed(make(name, options, dtype=torch.float64)).eval()
+    x = random_map(gate, dtype=torch.float64)
+    form = gate.export_form()
+    if form is not None:
+        assert_close(form(x), gate(x), **TOLERANCE[torch.float64])
+
+
+def test_gates_with_export_form() -> None:
+    with_form = {name for name in gw.gate_names() if make(name, {}).export_form() is not None}
+    assert with_form == {"gc", "gct", "snl"}
+
+
+@every_case
 def test_memory_format_is_kept(name: str, options: dict[str, Any]) -> None:
     gate = perturbed(make(name, options, dtype=torch.float64)).eval()
     x = random_map(gate, dtype=torch.float64)

@@ -53,7 +53,7 @@ def test_training_says_what_it_begins_with_and_scores_test_images(
     assert metrics["test"]["images"] == 4
     assert 0 <= metrics["test"]["accuracy"] <= 1
     assert config["split"]["folder"] == str(photos)
-    assert config["split"]["rule"]["test"] == {"fraction": 0.2, "seed": 0, "images": 4, "version": 1}
+    assert config["split"]["rule"]["test"] == {"fraction": 0.2, "seed": 0, "images": 4, "version": 2}
 
 
 def test_batch_larger_than_the_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,10 +95,13 @@ def test_exported_file_gives_logits_or_numbers_in_their_unit(run: Run, tmp_path:
 
 
 @pytest.mark.slow
-def test_page_shows_gates_without_classes_of_images(run: Run, tmp_path: Path) -> None:
+def test_page_shows_gates_by_label_or_range(run: Run, tmp_path: Path) -> None:
     text = explain_runs([run.folder], tmp_path / "page.html").read_text()
     assert run.score.title in text
-    assert "by class" not in text.lower().replace("by class of", "")
+    kind = "class" if run.task.name == "multilabel" else "range"
+    assert f"Distance of the mean gate values of each {kind} from those of all images" in text
+    assert ("even" if kind == "class" else "label below 1") in text
+    assert "share of this part that is between classes" not in text
 
 
 @pytest.mark.slow

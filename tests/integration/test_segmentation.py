@@ -586,9 +586,17 @@ def _empty(folder: Path) -> list[Path]:
     return [folder / "empty"]
 
 
+def _phone(folder: Path) -> list[Path]:
+    (folder / "phone").mkdir()
+    (folder / "phone/._1.png").write_bytes(b"x")
+    (folder / "phone/2.heic").write_bytes(b"x")
+    return [folder / "phone"]
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
+        (_phone, "2.heic: HEIC is not read. Save as JPEG, or leave it out."),
         (_two_of_one_name, "would write the same mask"),
         (_no_image, "notes.png: truncated or unreadable image"),
         (_empty, "contains no images"),

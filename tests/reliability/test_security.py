@@ -50,6 +50,7 @@ ALLOWED = {
     ("__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is first used",
     ("core/registry.py", "importlib.import_module"): "the files of a package whose files register themselves",
     ("comparison/cluster.py", "importlib.import_module"): "its own module, on a machine that may not have it",
+    ("comparison/script_runs.py", "subprocess.Popen"): "runs the command that the user gives to compare --command",
     ("integrations/timm/__main__.py", "runpy.run_path"): "runs the script that the user names: that is the command",
     ("gates/kernels/backend.py", "importlib.import_module"): "its own modules of kernels, named in the source",
     ("analysis/__init__.py", "importlib.import_module"): "its own modules, when a name of theirs is asked for",
@@ -98,7 +99,9 @@ def test_modules_that_run_programs_are_not_imported() -> None:
             roots = {name.partition(".")[0] for name in names}
             if "ctypes" in roots:
                 assert file.parts[-2:] == ("cpu", "openmp.py"), "only to call torch's own OpenMP library"
-            assert not roots & {"subprocess", "marshal", "shelve", "dill", "joblib", "pty", "code"}, file
+            if "subprocess" in roots:
+                assert file.name == "script_runs.py", "only to run the command that the user gives"
+            assert not roots & {"marshal", "shelve", "dill", "joblib", "pty", "code"}, file
             if "pickle" in roots:
                 assert file.name in {"reading.py", "inert_pickle.py"}, (
                     "its exception; and a reader that looks up no name"

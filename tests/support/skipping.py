@@ -1,17 +1,8 @@
-"""Gates of several images for networks that skip filters, and a cache of costs for each test."""
+"""Gates of several images for networks that skip filters."""
 
-from pathlib import Path
-
-import pytest
 import torch
 
 import gatewise as gw
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GATEWISE_CACHE", str(tmp_path / "costs.json"))
-    return tmp_path / "costs.json"
 
 
 def patterns(net: gw.GaterNet, seed: int) -> torch.Tensor:

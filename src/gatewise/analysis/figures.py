@@ -68,7 +68,9 @@ def _range_of_late_epochs(values: Mapping[str, Sequence[Sequence[float]]]) -> tu
 
 
 def accuracy_against_latency(
-    points: Mapping[str, tuple[float, float, float | None, float | None]], score: Score = ACCURACY
+    points: Mapping[str, tuple[float, float, float | None, float | None]],
+    score: Score = ACCURACY,
+    rivals: Mapping[str, str] | None = None,
 ) -> Drawing:
     """Draw a score against latency, one point per variant.
 
@@ -76,13 +78,21 @@ def accuracy_against_latency(
         points: variant -> (milliseconds for one image, value of the score, lower and upper bound of its 95 % interval);
             None for a bound that is not known.
         score: the score.
+        rivals: variant -> the variant whose rival it is: it has the same colour, a hollow marker, and a line to it.
     """
+    rivals = {} if rivals is None else rivals
+    hollow = " Hollow: a network without gates that costs as much as the gates it is joined to." if rivals else ""
     figure, axes = new_figure(7, 3.2 + 0.2 * len(points))
     rows, tips, factor = [], {}, score.factor
     for index, (name, (milliseconds, value, low, high)) in enumerate(points.items()):
         error = None if low is None or high is None else [[factor * (value - low)], [factor * (high - value)]]
-        colour, marker = series_style(index)
+        of = list(points).index(rivals.get(name, name))
+        colour, marker = series_style(of)
         style = {"color": colour, "marker": marker, "capsize": 3}
+        if of != index:
+            style["mfc"] = "none"
+            other = points[rivals[name]]
+            axes.plot([milliseconds, other[0]], [factor * value, factor * other[1]], color=colour, lw=0.8, ls=":")
         drawn = axes.errorbar([milliseconds], [factor * value], yerr=error, ls="", label=escape_mathtext(name), **style)
         for number, artist in enumerate(drawn.get_children()):
             artist.set_gid(f"series-{index}" + (f"-{number}" if number else ""))
@@ -99,7 +109,7 @@ def accuracy_against_latency(
         "accuracy_latency",
         figure,
         shows=f"The {score.title} of each variant against its latency for one image; bars are 95 % intervals over "
-        "seeds.",
+        f"seeds.{hollow}",
         look_for=f"Variants {score.better_is} and to the left of others: better and faster.",
         table=Table(["variant", "ms", *(f"{what}{score.unit}" for what in (score.title, "low", "high"))], rows),
         tips=tips,

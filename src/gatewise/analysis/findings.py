@@ -111,7 +111,11 @@ def find(run: Subject, keep: int = 2000) -> Findings:
     inserted = gates_in(run.model)
     if not inserted:
         return Findings(run, gater=gater, pixels=pixels)
-    summaries = gate_statistics(run.model, run.batches(), len(run.image_classes))
+    groups = () if run.task is None else run.task.image_groups
+    grouped = (
+        (images, run.task.groups_of(labels) if run.task and groups else labels) for images, labels in run.batches()
+    )
+    summaries = gate_statistics(run.model, grouped, len(groups))
     gates = tuple(summaries.values())
     unreached = tuple(path for path in inserted if path not in summaries)
     idle = idle_gates(gates)

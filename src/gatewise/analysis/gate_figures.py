@@ -216,14 +216,21 @@ def dependence_by_depth(summaries: Sequence[GateSummary], *, by_class: bool = Tr
     )
 
 
-def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], most: int = 16) -> Drawing:
+def classes_by_depth(
+    summaries: Sequence[GateSummary],
+    classes: Sequence[str],
+    most: int = 16,
+    kinds: tuple[str, str] = ("class", "classes"),
+) -> Drawing:
     """Draw the distance between the mean gate values of each class and the overall mean, gate by gate.
 
     Args:
         summaries: summaries of gates from input to output.
         classes: names of the classes; classes without images are omitted.
         most: maximum number of classes; those with the largest distances are drawn.
+        kinds: what the classes are called, as (singular, plural).
     """
+    one, several = kinds
     away = torch.stack([(s.by_class - s.mean).square().nanmean(1).sqrt() for s in summaries], 1)
     order = _farthest(away, most)
     figure, axes = new_figure(7, 4.2)
@@ -235,18 +242,18 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
         axes.plot(depth, away[number].tolist(), gid=f"series-{index}", **style)
         farthest = summaries[int(away[number].nan_to_num().argmax())]
         tips[f"series-{index}"] = f"{classes[number]}: largest distance at {farthest.path}"
-    axes.set(xlabel=_DEPTH, ylabel="distance of the class mean", ylim=(0, None))
+    axes.set(xlabel=_DEPTH, ylabel=f"distance of the {one} mean", ylim=(0, None))
     count_along(axes)
     add_legend(figure, loc="outside right upper")
     return Drawing(
         "classes_by_depth",
         figure,
-        shows="Distance of the mean gate values of each class from those of all images (root mean square over "
-        f"channels), layer by layer{_of_all(order, classes)}.",
-        look_for=f"Lines that leave zero late: early gates treat all classes alike, late gates are specific to classes "
-        f"({_SE}).",
+        shows=f"Distance of the mean gate values of each {one} from those of all images (root mean square over "
+        f"channels), layer by layer{_of_all(order, classes, several)}.",
+        look_for=f"Lines that leave zero late: early gates treat all {several} alike, late gates are specific to "
+        f"{several} ({_SE}).",
         table=Table(
-            ["class", *(s.path for s in summaries)],
+            [one, *(s.path for s in summaries)],
             [[Cell(classes[number]), *_numbers(*away[number].tolist())] for number in order],
         ),
         tips=tips,
@@ -254,7 +261,11 @@ def classes_by_depth(summaries: Sequence[GateSummary], classes: Sequence[str], m
 
 
 def classes_by_channel(
-    summary: GateSummary, classes: Sequence[str], most_channels: int = 64, most_classes: int = 32
+    summary: GateSummary,
+    classes: Sequence[str],
+    most_channels: int = 64,
+    most_classes: int = 32,
+    kinds: tuple[str, str] = ("class", "classes"),
 ) -> Drawing:
     """Draw, for one gate, the difference between the mean of each class and the overall mean, channel by channel.
 
@@ -263,7 +274,9 @@ def classes_by_channel(
         classes: names of the classes; classes without images are omitted.
         most_channels: maximum number of channels; those that differ most between classes are drawn.
         most_classes: maximum number of classes; those farthest from the overall mean are drawn.
+        kinds: what the classes are called, as (singular, plural).
     """
+    one, several = kinds
     differences = summary.by_class - summary.mean
     chosen = _farthest(differences, most_classes)
     order = differences.square().nansum(0).argsort(descending=True)[:most_channels].sort().values
@@ -273,9 +286,9 @@ def classes_by_channel(
     mesh = axes.imshow(shown.tolist(), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.grid(visible=False)
     axes.set_yticks(range(len(chosen)), [escape_mathtext(classes[number]) for number in chosen], fontsize=8)
-    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most between classes)")
+    axes.set(xlabel=f"channel ({len(order)} of {len(summary.mean)}, those that differ most between {several})")
     axes.set_xticks([])
-    add_colour_bar(figure, mesh, "class mean - mean")
+    add_colour_bar(figure, mesh, f"{one} mean - mean")
     channels: list[int] = order.tolist()
     rows = [
         [Cell(classes[number]), Cell(str(channel), channel), *_numbers(float(shown[row, column]))]
@@ -285,11 +298,11 @@ def classes_by_channel(
     return Drawing(
         f"classes-{summary.path.replace('.', '-')}",
         figure,
-        shows=f"Gate {summary.path}: mean value for the images of each class minus the mean over all images, channel "
-        f"by channel{_of_all(chosen, classes)}.",
-        look_for="Rows that look alike: classes that the gate treats alike. A pale map: a gate that hardly depends on "
-        f"the class ({_SE}).",
-        table=Table(["class", "channel", "difference"], rows),
+        shows=f"Gate {summary.path}: mean value for the images of each {one} minus the mean over all images, channel "
+        f"by channel{_of_all(chosen, classes, several)}.",
+        look_for=f"Rows that look alike: {several} that the gate treats alike. A pale map: a gate that hardly depends "
+        f"on the {one} ({_SE}).",
+        table=Table([one, "channel", "difference"], rows),
     )
 
 
@@ -300,10 +313,10 @@ def _farthest(away: Tensor, most: int) -> list[int]:
     return [row for row in order if size[row] >= 0]
 
 
-def _of_all(shown: Sequence[int], classes: Sequence[str]) -> str:
+def _of_all(shown: Sequence[int], classes: Sequence[str], several: str) -> str:
     missing = len(shown) < len(classes)
     return (
-        f"; {len(shown)} of {len(classes)} classes, those with images that are farthest from the mean"
+        f"; {len(shown)} of {len(classes)} {several}, those with images that are farthest from the mean"
         if missing
         else ""
     )

@@ -1,11 +1,13 @@
 """Statistics of gates over many images, accumulated batch by batch in constant memory."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torchmetrics import Metric
 
 from gatewise import errors
@@ -58,6 +60,7 @@ class GateStats(Metric):
     histogram: Tensor
     spread: Tensor
     seen: Tensor
+    overlaps: Tensor
 
     def __init__(self, model: nn.Module, classes: int = 0, **options: Any) -> None:
         super().__init__(**options)
@@ -75,7 +78,7 @@ class GateStats(Metric):
         shapes: dict[str, tuple[int, ...]] = {
             **dict.fromkeys(("count", "total", "squares", "near"), (channels,)),
             **dict.fromkeys(("count_by_class", "by_class"), (classes, channels)),
-            **{"histogram": (count, BINS), "spread": (count, 2), "seen": (count,)},
+            **{"histogram": (count, BINS), "spread": (count, 2), "seen": (count,), "overlaps": ()},
         }
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -85,7 +88,8 @@ class GateStats(Metric):
 
         Args:
             recorded: gate path -> record; gates that were not reached are missing.
-            labels: class of each image, (N,), int64; None without classes.
+            labels: class of each image, (N,), int64, or which classes it has, (N, classes) of 0 and 1; None without
+                classes.
         """
         if (labels is None) is bool(self.classes):
             raise errors.InvalidValueError(
@@ -93,6 +97,10 @@ class GateStats(Metric):
             )
         if labels is not None:
             self._check_labels(labels, len(next(iter(recorded.values())).values) if recorded else len(labels))
+            members = labels.double() if labels.dim() == 2 else one_hot(labels, self.classes).double()
+            self.overlaps += (members.sum(1) != 1).sum()
+        else:
+            members = torch.zeros(0)
         for number, (path, own) in enumerate(self.slices.items()):
             if path not in recorded:
                 continue
@@ -105,12 +113,14 @@ class GateStats(Metric):
             self.squares[own] += (values - neutral).square().sum(0)
             self.near[own] += (record.changes < NEAR).sum(0)
             if labels is not None:
-                self.count_by_class[:, own] = self.count_by_class[:, own].index_add(0, labels, known.double())
-                self.by_class[:, own] = self.by_class[:, own].index_add(0, labels, values - neutral)
+                self.count_by_class[:, own] += members.T @ known.double()
+                self.by_class[:, own] += members.T @ (values - neutral)
             self.histogram[number] += _histogram(values[known], *_RANGES[self.is_additive[path]])
             self.spread[number] += torch.stack([_spread(record.before), _spread(record.after)])
 
     def _check_labels(self, labels: Tensor, images: int) -> None:
+        if tuple(labels.shape) == (images, self.classes):
+            return
         if labels.dtype != torch.long or tuple(labels.shape) != (images,):
             raise errors.InvalidValueError(
                 f"labels must be {images} integers (torch.int64), got {tuple(labels.shape)} of {labels.dtype}."
@@ -176,7 +186,12 @@ class GateStats(Metric):
         )
 
     def _between_classes(self, own: slice, mean: Tensor, within: Tensor) -> float:
-        """Return epsilon squared of the classes (eta squared corrected for chance, at least 0), over all channels."""
+        """Return epsilon squared of the classes (eta squared corrected for chance, at least 0), over all channels.
+
+        It is not defined, and NaN, if an image has several classes or none.
+        """
+        if self.overlaps:
+            return math.nan
         counts = self.count_by_class[:, own]
         between = (counts * (self.by_class[:, own] / counts - mean).square()).nansum()
         groups, values = ((counts > 0).sum(0) - 1).clamp(min=0).sum(), counts.sum()
@@ -216,7 +231,7 @@ def gate_statistics(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], 
 
     Args:
         model: a network with gates.
-        batches: images and labels; without classes the labels are not used and may be masks.
+        batches: images and labels, as for `GateStats.update`; without classes they are not used and may be masks.
         classes: number of classes, or 0.
 
     Returns:

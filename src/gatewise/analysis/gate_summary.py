@@ -26,7 +26,7 @@ class GateSummary:
         between_images: share of the variance that is between images, the rest being between channels; 0 if the gate
             treats all images the same.
         between_classes: share of the variance between images that is between classes, corrected for the share expected
-            by chance with that many classes (epsilon squared), at least 0.
+            by chance with that many classes (epsilon squared), at least 0; NaN if an image has several classes or none.
         spread_before: spread between channels at the input: standard deviation over mean of the channels' root mean
             squares, averaged over images.
         spread_after: the same at the output.
@@ -51,6 +51,10 @@ class GateSummary:
     def neutral(self) -> float:
         """Value of the identity: 0 for additive gates, 1 for others."""
         return 0.0 if self.is_additive else 1.0
+
+    def dependence(self) -> float:
+        """Return how much the values depend on the class: the root mean square distance of its mean from the mean."""
+        return float((self.by_class - self.mean).square().nanmean().nan_to_num().sqrt())
 
     @property
     def competition(self) -> float:

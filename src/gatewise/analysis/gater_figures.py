@@ -10,7 +10,7 @@ import torch
 from gatewise.analysis.drawing import Drawing, add_colour_bar, add_legend, escape_mathtext, new_figure, series_style
 from gatewise.analysis.interventions import Exchange
 from gatewise.analysis.patterns import GatePatterns
-from gatewise.analysis.table import Cell, Table
+from gatewise.analysis.table import Cell, Table, matrix_table
 from gatewise.analysis.thumbnails import Thumbnails
 
 _PAPER = "Chen et al., CVPR 2019"
@@ -169,10 +169,6 @@ def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
     axes.set(xlabel="with the typical gates of", ylabel="images of")
     add_colour_bar(figure, drawn, "classified correctly (%)")
     columns = [classes[number] for number in exchange.classes]
-    rows = [
-        [Cell(name), *(Cell(f"{value:.2f}", value) for value in values)]
-        for name, values in zip(columns, shown.tolist(), strict=True)
-    ]
     return Drawing(
         "accuracy_by_gates",
         figure,
@@ -181,7 +177,7 @@ def accuracy_by_gates(exchange: Exchange, classes: Sequence[str]) -> Drawing:
         f"{_of_all(len(names), len(classes))}.",
         look_for="A dark diagonal on a pale background: gates that only fit their own class. Columns that look alike: "
         "the choice of filters hardly matters.",
-        table=Table(["images of", *columns], rows),
+        table=matrix_table("images of", columns, shown.tolist(), ".2f"),
     )
 
 

@@ -15,7 +15,7 @@ from gatewise.analysis.drawing import (
     new_figure,
     series_style,
 )
-from gatewise.analysis.table import Cell, Table
+from gatewise.analysis.table import Cell, Table, matrix_table
 from gatewise.data.decode import fit
 from gatewise.training import Mistake
 
@@ -46,10 +46,6 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
             colour = "white" if shares[row, column] > 55 else "black"
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7, color=colour)
     found = counts.diagonal() / counts.sum(1).clamp(min=1)
-    rows = [
-        [Cell(name), *(Cell(f"{count:,}", count) for count in of_class)]
-        for name, of_class in zip(classes, counts.tolist(), strict=True)
-    ]
     return Drawing(
         "confusion",
         figure,
@@ -57,7 +53,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str]) -> Drawing:
         + (", the number of images in the cell." if len(classes) <= _WRITTEN else "."),
         look_for="Dark cells off the diagonal: classes that are taken for each other. The class that is found least "
         f"is {classes[int(found.argmin())]}.",
-        table=Table(["class", *classes], rows),
+        table=matrix_table("class", classes, counts.tolist(), ","),
     )
 
 

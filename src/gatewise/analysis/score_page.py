@@ -17,7 +17,7 @@ from gatewise.core import _validation
 from gatewise.core.files import write_atomically
 from gatewise.data import Dataset, DataSource, SegmentationDataset
 from gatewise.graph import measure
-from gatewise.training import Progress, Score, evaluate
+from gatewise.training import Mistake, Progress, Score, evaluate
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.runs import Run
 
@@ -69,20 +69,30 @@ def score_run(
         say(f"note: {note}")
     parts = [run.of(part) for part in _parts(run, split)]
     say(f"scoring {sum(len(part.images or ()) for part in parts):,} images")
+    found, mistakes, confusion, bins = _scored(run, parts, shown)
+    if out is not None:
+        _write_page(Path(out), run, parts, found, mistakes, confusion, bins)
+        found["page"] = str(out)
+    return found
+
+
+def _scored(
+    run: Run, parts: Sequence[Run], shown: int
+) -> tuple[dict[str, Any], list[Mistake], torch.Tensor | None, torch.Tensor | None]:
+    """Return the result of `score_run`, the worst answers, the confusion matrix, and the bins of confidences."""
     tally = run.new_results()
     work: dict[str, float] = {}
     for part in parts:
         work = evaluate(run.model, part.batches(), tally).work
     results, record = tally.results(), tally.record()
-    mistakes = run.task.mistakes(record)
+    mistakes, confusion = run.task.mistakes(record), run.task.confusion(record)
     names = [name for part in parts for name in _names(part)]
-    places: list[Any] = [(part, index) for part in parts for index in range(len(part.images or ()))]
     found: dict[str, Any] = {
         "run": str(run.folder),
         "data": run.shown,
         "split": " and ".join(part.split for part in parts),
-        "images": len(places),
-        "notes": list(run.dataset.notes),
+        "images": len(names),
+        "notes": list(run.dataset.notes),  # type: ignore[union-attr]
         "score": run.score.name,
         **{name: value for name, value in results.items() if isinstance(value, int | float)},
         **(work if len(parts) == 1 else {}),
@@ -92,21 +102,31 @@ def score_run(
             {"image": names[each.image], "label": each.label, "predicted": each.predicted} for each in mistakes[:shown]
         ],
     }
-    if (constant := constant_answer(run.task, run.dataset)) is not None and run.data is None and len(parts) == 1:
+    constant = constant_answer(run.task, run.dataset) if run.data is None and len(parts) == 1 else None  # type: ignore[arg-type]
+    if constant is not None:
         found["constant"] = {"answer": constant.answer, "score": constant.score}
-    if (confusion := run.task.confusion(record)) is not None:
+    if confusion is not None:
         found["confusion"] = {"classes": run.classes, "counts": confusion.tolist()}
-    if out is not None:
-        pictures = [places[each.image][0].images.picture(places[each.image][1]) for each in mistakes[:shown]]
-        drawings = [] if confusion is None else [confusion_matrix(confusion, run.classes)]
-        wrong = (
-            [wrong_pictures(pictures, mistakes[:shown], [each["image"] for each in found["wrong"]])] if pictures else []
-        )
-        bins = run.task.calibration(record)
-        calibrated = [] if bins is None else [reliability({run.name: bins})]
-        write_atomically(Path(out), _page(run, found, drawings, calibrated, wrong).render())
-        found["page"] = str(out)
-    return found
+    return found, mistakes[:shown], confusion, run.task.calibration(record)
+
+
+def _write_page(
+    out: Path,
+    run: Run,
+    parts: Sequence[Run],
+    found: dict[str, Any],
+    mistakes: Sequence[Mistake],
+    confusion: torch.Tensor | None,
+    bins: torch.Tensor | None,
+) -> None:
+    """Write the page about a run's answers."""
+    places: list[Any] = [(part, index) for part in parts for index in range(len(part.images or ()))]
+    pictures = [places[each.image][0].images.picture(places[each.image][1]) for each in mistakes]
+    drawings = [] if confusion is None else [confusion_matrix(confusion, run.classes)]
+    wrong = [wrong_pictures(pictures, mistakes, [each["image"] for each in found["wrong"]])] if pictures else []
+    write_atomically(
+        out, _page(run, found, drawings, [] if bins is None else [reliability({run.name: bins})], wrong).render()
+    )
 
 
 def _opened(folder: str | Path, data: str | None) -> Run:

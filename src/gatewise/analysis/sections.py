@@ -28,7 +28,7 @@ from gatewise.analysis.table import Cell, Table
 from gatewise.gaternet import GaterNet
 from gatewise.graph import measure
 from gatewise.insertion.insert import gates_in
-from gatewise.training import Score
+from gatewise.training import Score, Task
 from gatewise.training.runs import Run
 
 _MAPS = 3  # gates whose attention is shown: the first, the middle and the last
@@ -156,7 +156,7 @@ def _of_run(found: Findings) -> Iterator[Section]:
         yield Section("without images", f"Statistics that need images are omitted. {run.missing}")
     for is_additive, title in ((False, "factors of gates by depth"), (True, "values added by gates by depth")):
         if kind := [summary for summary in found.gates if summary.is_additive is is_additive]:
-            yield Section(title, drawings=_value_drawings(kind, run.image_classes))
+            yield Section(title, drawings=_value_drawings(kind, run.task))
     if found.gates:
         yield Section("gates near the identity", _of_idle_gates(found))
     if found.unreached:
@@ -174,16 +174,19 @@ def _gct_drawings(run: Subject) -> list[Drawing]:
     ]
 
 
-def _value_drawings(found: Sequence[GateSummary], classes: Sequence[str]) -> list[Drawing]:
-    most = max(found, key=lambda summary: summary.between_classes * summary.between_images)
+def _value_drawings(found: Sequence[GateSummary], task: Task | None) -> list[Drawing]:
+    groups = () if task is None else task.image_groups
     by_depth = [
         gate_figures.values_by_depth(found),
         gate_figures.competition_by_depth(found),
-        gate_figures.dependence_by_depth(found, by_class=bool(classes)),
-        *([gate_figures.classes_by_depth(found, classes)] if classes else []),
+        gate_figures.dependence_by_depth(found, by_class=task is not None and task.class_per_image),
     ]
+    by_class: list[Drawing] = []
+    if task is not None and groups:
+        by_depth.append(gate_figures.classes_by_depth(found, groups, kinds=task.groups_are))
+        most = max(found, key=GateSummary.dependence)
+        by_class.append(gate_figures.classes_by_channel(most, groups, kinds=task.groups_are))
     suffix = "added" if found[0].is_additive else "factors"
-    by_class = [gate_figures.classes_by_channel(most, classes)] if classes else []
     return [*(drawing.renamed(suffix) for drawing in by_depth), *by_class]
 
 
@@ -194,16 +197,13 @@ def _of_idle_gates(found: Findings) -> str:
         f"{len(found.idle)} of {len(found.gates)} gates change 95 % of their input channels by less than 5 % "
         f"({', '.join(found.idle)})."
     )
-    if (cost := found.removal) is None:
+    if (cost := found.removal) is None or found.run.task is None:
         return text
-    what = (
-        f"{cost.images:,} images"
-        if found.run.image_classes
-        else f"the pixels of an image (mean over {cost.images:,} images)"
-    )
+    hit = found.run.task.hit
+    pixels = " (mean over images of the share of pixels)" if found.run.task.class_per_pixel else ""
     return (
-        f"{text} Of {what}, {100 * cost.accuracy_with:.2f} % are classified correctly with all "
-        f"gates, {100 * cost.accuracy_without:.2f} % without these (in float32, on the images shown here)."
+        f"{text} The {hit.title}{pixels} of {cost.images:,} images is {hit.text(cost.accuracy_with)} with all gates, "
+        f"{hit.text(cost.accuracy_without)} without these (in float32, on the images shown here)."
     )
 
 

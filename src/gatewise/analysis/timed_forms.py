@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -107,14 +106,17 @@ class GaterForms(PlainForms):
 
     def _prepare(self) -> None:
         plain = folded(self.net.backbone, self.timed.images(2))
-        self.fast = skip_closed_filters(self.net)
+        self.skipping = skip_closed_filters(self.net, mode="skip")
         self.forms |= {
             "dense": plain,
             "dense, channels last": _channels_last(plain),
             "masked": self.net,
-            "skipped": self.fast,
+            "skipped": skip_closed_filters(self.net),
         }
         self.compaction = ""
+        if self.net.routes is not None:
+            self.omitted["compacted"] = "a network with routes is compacted for each of them, which is the form skipped"
+            return
         if self.timed.constant is None:
             self.omitted["compacted"] = "no loader was given over which constant gates could be found"
             return
@@ -127,15 +129,12 @@ class GaterForms(PlainForms):
             self.forms["compacted"] = folded(compacted, self.timed.images(2))
 
     def _measured(self, images: Tensor) -> dict[str, Any]:
+        measured = {"macs": self._macs(images[: 4 * _TURNS]), "compaction": self.compaction}
+        if self.net.routes is not None:
+            return measured  # all images execute the same share
         self.say("measuring latency against the fraction of open filters")
         curve = self._curve(images[:1])
-        return {
-            "macs": self._macs(images[: 4 * _TURNS]),
-            "compaction": self.compaction,
-            "curve": curve,
-            "pays_up_to": _pays_up_to(curve),
-            "layers": self._layers(images[:_TURNS]),
-        }
+        return {**measured, "curve": curve, "pays_up_to": _pays_up_to(curve)}
 
     def _curve(self, x: Tensor) -> list[dict[str, float]]:
         """Return milliseconds per image, for random gates with different open fractions."""
@@ -145,7 +144,7 @@ class GaterForms(PlainForms):
             gates = [(torch.rand(1, self.net.gate_count, generator=generator) < share).to(x) for _ in range(4)]
             dense = ("dense", "dense, channels last")
             calls: dict[str, Callable[[], Any]] = {name: functools.partial(self.forms[name], x) for name in dense}
-            for name, net in (("masked", self.net), ("skipped", self.fast)):
+            for name, net in (("masked", self.net), ("skipped", self.skipping)):
                 calls[name] = _with_gates(self.net, net, x, gates)
             times = _timed(calls, self.rounds, 1)
             rows.append({"open": share, **{name: 1e3 * latency.median_s for name, latency in times.items()}})
@@ -153,36 +152,15 @@ class GaterForms(PlainForms):
 
     def _macs(self, images: Tensor) -> dict[str, float]:
         """Return MACs per image: dense, executed according to `executed_macs`, and counted while skipping."""
-        skipping = skip_closed_filters(self.net, mode="skip")
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            gates = torch.cat([skipping.forward_with_gates(image)[1] for image in _split(images, 1)])
+            gates = torch.cat([self.skipping.forward_with_gates(image)[1] for image in _split(images, 1)])
         return {
             "dense": float(self.net.dense_macs),
             "executed": float(self.net.executed_macs(gates).mean()),
             "counted": counter.get_total_flops() / 2 / len(images),
             "open_fraction": float(self.net.open_fraction(gates).mean()),
         }
-
-    def _layers(self, images: Tensor) -> list[dict[str, Any]]:
-        """Return the time of each gated layer for one image, and the open fraction up to which skipping is faster."""
-        plan = self.fast.plan(images[:1])
-        seconds, work = plan.measured[1], plan.work
-        with torch.no_grad():
-            patterns = self.net.forward_with_gates(images)[1].cpu().numpy() > 0
-        shares = work.shares(patterns).mean(0)
-        rows: list[dict[str, Any]] = []
-        for number, path in enumerate(work.paths):
-            sites = [site for site in (work.inputs[number], work.outputs[number]) if site < len(self.net.sites)]
-            open_work = float(shares[work.inputs[number]] * shares[work.outputs[number]])
-            rows.append({
-                "layer": path,
-                "open_work": open_work,
-                "dense_ms": 1e3 * float(seconds.dense[number]),
-                "skipped_ms": 1e3 * float(seconds.fixed[1][number] + seconds.slope[1][number] * open_work),
-                "pays_up_to": float(np.min([plan.limits[1][1][site] for site in sites])),
-            })
-        return rows
 
 
 def repeated(images: Tensor, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from gatewise.cli import checking as checking  # importing a module registers it
 from gatewise.cli import execution as execution
 from gatewise.cli import explanation as explanation
 from gatewise.cli import gates as gates
+from gatewise.cli import judging as judging
 from gatewise.cli import prediction as prediction
 from gatewise.cli import scoring as scoring
 from gatewise.cli import training as training

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import FrameType
 from typing import Annotated, Any
 
@@ -59,6 +59,11 @@ def print_table(table: Table) -> None:
     for row in table.rows:
         rich_table.add_row(*(cell.text for cell in row))
     console.print(rich_table)
+
+
+def print_answer(results: Mapping[str, Any]) -> None:
+    """Print the sentences that answer a comparison."""
+    print("\n".join(results["summary"]), end="\n\n")
 
 
 class Terminated(KeyboardInterrupt):

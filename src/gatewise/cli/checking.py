@@ -50,4 +50,4 @@ def check(
         return
     for line in found.facts:
         print(line)
-    print(f"written: {out.resolve()}" if out else "pictures of each class: add --out FOLDER")
+    print(f"written: {out.resolve()}" if out else "pictures of each class, and the files named here: add --out FOLDER")

@@ -9,10 +9,12 @@ from cyclopts import Parameter
 from gatewise import errors
 from gatewise.analysis.benchmark import bench_run
 from gatewise.analysis.benchmark import table as bench_table
+from gatewise.analysis.table import Cell, Table
 from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal, print_table
 from gatewise.exporting import export_run
 from gatewise.exporting.formats.registry import describe_formats
 from gatewise.exporting.run_compaction import compact_run
+from gatewise.exporting.runtime_bench import FILE, bench_runtimes
 from gatewise.inference import Compaction
 from gatewise.training import Progress, score_named
 
@@ -69,6 +71,9 @@ def bench(
     rounds: Integer = 15,
     threads: Integer | None = None,
     images: Integer = 1000,
+    runtimes: str | None = None,
+    precisions: str = "float32",
+    plain: Path | None = None,
     data: str | None = None,
     model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
@@ -79,6 +84,8 @@ def bench(
     without its gates, and optimised.
 
     Example: gatewise bench runs/gater --batch-sizes 1,8
+
+    Example: gatewise bench runs/gater --runtimes onnxruntime,openvino --precisions float32,int8
 
     Parameters
     ----------
@@ -94,6 +101,13 @@ def bench(
         Number of torch threads [torch's default].
     images
         Number of training images over which constant gates are found for compaction.
+    runtimes
+        Runtimes to compare, separated by commas: torch, compile, onnxruntime, openvino. Each form is timed in each of
+        them, and the results are in bench-runtimes.json.
+    precisions
+        With runtimes: float32 or int8, or both separated by commas.
+    plain
+        With runtimes: run folder of another network to compare with, such as a narrower one.
     data
         Data set to use instead of the run's own.
     model
@@ -101,6 +115,9 @@ def bench(
     json_output
         Print the contents of bench.json.
     """
+    if runtimes is not None:
+        _bench_runtimes(run, out, batch_sizes, rounds, threads, images, runtimes, precisions, plain, data, json_output)
+        return
     sizes = [_number(text) for text in batch_sizes.split(",")]
     options: Any = {"rounds": rounds, "threads": threads, "images": images, "data": data, "progress": Progress()}
     results = bench_run(run, out, batch_sizes=sizes, **options)
@@ -111,11 +128,73 @@ def bench(
     macs, files = results["macs"], ["bench.json"]
     if "executed" in macs:
         print(f"per image: {macs['executed'] / 1e6:.2f} M of {macs['dense'] / 1e6:.2f} M MACs executed, gater included")
+    if "curve" in results:
         files.append("bench.svg")
     for form, reason in results.get("omitted", {}).items():
         print(f"{form} was not timed: {reason}")
     print(f"{results['environment']['hardware']}; {results['verdict']}")
     print(f"written: {', '.join(str(((out or run) / file).resolve()) for file in files)}")
+
+
+def runtimes_table(results: dict[str, Any]) -> Table:
+    """Return a table with a row per precision, form and runtime, and a column per batch size."""
+    batches = results["batches"]
+    kinds = {
+        (precision, form, runtime): None
+        for found in batches.values()
+        for precision, forms in found.items()
+        for form, row in forms.items()
+        for runtime in row
+    }
+    rows: list[list[Cell]] = []
+    for precision, form, runtime in kinds:
+        cells = [Cell(form), Cell(runtime), Cell(precision)]
+        for found in batches.values():
+            times = found[precision][form][runtime]
+            over = f" ({times['dense_over_this'][0]:.2f}x)" if "dense_over_this" in times else ""
+            cells.append(Cell(f"{times['median_ms']:.2f} ms{over}", times["median_ms"]))
+        rows.append(cells)
+    return Table(["form", "runtime", "precision", *(f"batch of {size}" for size in batches)], rows)
+
+
+def _bench_runtimes(
+    run: Path,
+    out: Path | None,
+    batch_sizes: str,
+    rounds: int,
+    threads: int | None,
+    images: int,
+    runtimes: str,
+    precisions: str,
+    plain: Path | None,
+    data: str | None,
+    json_output: bool,
+) -> None:
+    results = bench_runtimes(
+        run,
+        out,
+        runtimes=runtimes.split(","),
+        precisions=precisions.split(","),
+        plain=plain,
+        batch_sizes=[_number(text) for text in batch_sizes.split(",")],
+        rounds=rounds,
+        threads=threads,
+        images=images,
+        data=data,
+        progress=Progress(),
+    )
+    if json_output:
+        print(json.dumps(results, indent=2))
+        return
+    print_table(runtimes_table(results))
+    for form, scores in results["scores"].items():
+        if "score" in scores:
+            score = score_named(scores["score"])
+            print(f"{form}, {score.title}: {score.text(scores['float32'])}, in int8 {score.text(scores['int8'])}")
+    for what, reason in results["omitted"].items():
+        print(f"{what} was not timed: {reason}")
+    print(f"{results['environment']['hardware']}; {results['verdict']}")
+    print(f"written: {((out or run) / FILE).resolve()}")
 
 
 def _number(text: str) -> int:
@@ -135,6 +214,8 @@ def export(
     form: str = "masked",
     images: Integer = 256,
     int8: Annotated[bool, Parameter(negative="")] = False,
+    routes: Integer | None = None,
+    split: Annotated[bool, Parameter(negative="")] = False,
     calibration: Integer = 512,
     data: str | None = None,
     model: OwnNetwork = None,  # noqa: ARG001
@@ -154,12 +235,19 @@ def export(
         Format of the file.
     form
         masked computes all filters and multiplies them by the gates; compact first removes the filters that are closed
-        for all training images; skip computes only the open filters, selected inside the graph.
+        for all training images; skip computes only the open filters, selected inside the graph; routes, for a network
+        with routes, has a dense network for each route, and each image runs through one of them.
     images
         Number of validation images to compare on.
     int8
-        Quantise convolutions and matrix products to int8 (onnx; masked and compact), and score the file before and
-        after on all validation images.
+        Quantise convolutions and matrix products to int8 (onnx; masked, compact and routes), and score the file before
+        and after on all validation images.
+    routes
+        With form routes, for a network that was trained without: number of routes, which are found by clustering the
+        gates of the training images. The score with and without them is printed.
+    split
+        With form routes: write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx, for runtimes
+        in which the program that calls them chooses.
     calibration
         Number of training images over which the range of each activation is measured.
     data
@@ -176,6 +264,8 @@ def export(
         form=form,
         images=images,
         int8=int8,
+        routes=routes,
+        split=split,
         calibration=calibration,
         data=data,
         progress=Progress(),
@@ -194,5 +284,10 @@ def export(
         gates = f"; {results['kinds']} distinct gate vectors, {results['flipped']} images with different gates"
     print(
         f"{results['images']} images: logits differ by at most {results['difference']:.1e} of the largest{gates}; "
-        f"written: {out.resolve()} ({results['bytes'] / 1e6:.2f} MB)"
+        f"written: {', '.join(results.get('files', [str(out.resolve())]))} ({results['bytes'] / 1e6:.2f} MB)"
     )
+    if "routed" in results:
+        score = score_named(results["score"])
+        print(f"{score.title}: {score.text(results['masked'])}, with routes {score.text(results['routed'])}")
+    if "images_of_routes" in results:
+        print(f"images of each route: {', '.join(map(str, results['images_of_routes']))}")

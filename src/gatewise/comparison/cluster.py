@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from gatewise import errors
+from gatewise.comparison.script_runs import ScriptRun
 from gatewise.core import _validation
 from gatewise.core.reasons import reason_of
 from gatewise.data import Dataset, DataSource, SegmentationDataset
@@ -38,7 +39,7 @@ _STORE_BYTES = 100 * 2**20  # tasks return short texts only
 
 
 def train_on_cluster(
-    recipes: Mapping[Path, Recipe],
+    recipes: Mapping[Path, Recipe | ScriptRun],
     address: str | None,
     *,
     workers: int | None = None,
@@ -48,7 +49,8 @@ def train_on_cluster(
     """Train every recipe into its folder, and return the reasons of failed runs.
 
     Args:
-        recipes: recipes by run folder, in the order in which to start them; finished runs are skipped.
+        recipes: recipes, or runs of a command, by run folder, in the order in which to start them; finished runs are
+            skipped.
         address: HOST:PORT of a cluster, or auto for the cluster of this machine. None takes the environment variable
             RAY_ADDRESS; if it is not set, Ray is started on this machine and stopped at the end.
         workers: processes per run that decode images; None takes the number of processors per GPU, less one.
@@ -65,7 +67,7 @@ def train_on_cluster(
         InvalidValueError: there is no cluster at the address, a machine rejects a recipe or lacks a folder, or machines
             would train in different precisions.
     """
-    todo = {folder: recipe for folder, recipe in recipes.items() if not is_finished(folder)}
+    todo = {folder: recipe for folder, recipe in recipes.items() if not _is_finished(recipe, folder)}
     ray = _validation.import_optional("ray", "compare --ray", "ray")
     if not todo:
         return {}
@@ -79,6 +81,10 @@ def train_on_cluster(
     finally:
         if own:
             ray.shutdown()
+
+
+def _is_finished(recipe: Recipe | ScriptRun, folder: Path) -> bool:
+    return recipe.is_finished(folder) if isinstance(recipe, ScriptRun) else is_finished(folder)
 
 
 def _connect(ray: ModuleType, address: str | None) -> None:
@@ -132,7 +138,7 @@ class _Runs:
     """The unfinished runs, as tasks of a cluster."""
 
     def __init__(
-        self, ray: Any, todo: Mapping[Path, Recipe], count: int, workers: int | None, progress: Progress
+        self, ray: Any, todo: Mapping[Path, Recipe | ScriptRun], count: int, workers: int | None, progress: Progress
     ) -> None:
         self.ray, self.todo, self.count, self.progress = ray, todo, count, progress
         self.failed: dict[Path, str] = {}
@@ -171,7 +177,7 @@ class _Runs:
             raise
         if interruption.signal is not None:
             self._stop()
-            finished = self.count - sum(not is_finished(folder) for folder in self.todo)
+            finished = self.count - sum(not _is_finished(recipe, folder) for folder, recipe in self.todo.items())
             stopped = f"stopped with {finished} of {self.count} runs finished"
             raise Interrupted(stopped, interruption.signal, "run the same command again to continue")
         return self.failed
@@ -201,12 +207,13 @@ class _Runs:
             self.failed[folder] = outcome["failed"]
             self.progress.say(f"{name} failed, {outcome['failed']}")
             return
-        if not is_finished(folder):
+        if not _is_finished(recipe, folder):
             raise errors.InvalidValueError(
                 f"{outcome['host']} has finished {folder}, which does not exist on {platform.node()}. Choose an --out "
                 f"that all machines share."
             )
-        self.trained_by.setdefault(outcome["precision"], f"{outcome['precision']} on {outcome['host']}")
+        if "precision" in outcome:
+            self.trained_by.setdefault(outcome["precision"], f"{outcome['precision']} on {outcome['host']}")
         check_one_precision(self.trained_by)
         finished = self.count - len(self.pending)
         self.progress.say(f"{name} is done on {outcome['host']}; {finished} of {self.count} runs")
@@ -217,6 +224,8 @@ class _Runs:
             return
         for folder in self.pending.values():
             recipe, rows = self.todo[folder], read_log(folder)
+            if isinstance(recipe, ScriptRun):
+                continue
             for row in rows[self.seen[folder] :]:
                 self.progress.say(epoch_line(f"{recipe.gate} seed {recipe.seed}", recipe.epochs, row))
             self.seen[folder] = max(self.seen[folder], len(rows))
@@ -243,15 +252,15 @@ def train_run(
     """Train one run in a process of the cluster.
 
     Args:
-        fields: fields of the recipe.
+        fields: fields of the recipe, or of a `ScriptRun`.
         folder: run folder.
         here: working folder, to which the recipe's paths are relative.
         workers: see `train`.
         networks: functions of the user that were imported by the driver, and are imported here too.
 
     Returns:
-        "host" and "precision" of a finished run; or the reason under "failed" (the training failed), "unsaved" (a file
-        could not be written) or "invalid" (the recipe or a folder is invalid on this machine).
+        "host" and, for a recipe, "precision" of a finished run; or the reason under "failed" (the training failed),
+        "unsaved" (a file could not be written) or "invalid" (the recipe or a folder is invalid on this machine).
     """
     host = platform.node()
     missing = [path for path in (here, str(Path(folder).parents[2])) if not Path(path).is_dir()]
@@ -260,10 +269,13 @@ def train_run(
             "invalid": f"{host} has no folder {missing[0]}. Use a working folder and an --out that all machines share."
         }
     os.chdir(here)
-    recipe = Recipe.from_dict(fields)
     try:
+        if "command" in fields:
+            ScriptRun(**fields).train(Path(folder))
+            return {"host": host}
         for network in networks:
             import_network(network)
+        recipe = Recipe.from_dict(fields)
         metrics = train(recipe, folder, resume=True, dataset=_dataset(recipe.source), workers=workers)
     except errors.UnsavedError as error:
         return {"unsaved": f"{host}: {error}"}

@@ -1,152 +1,113 @@
-"""Table and HTML report of a finished comparison, built from the content of `results.json`."""
+"""The HTML report of a comparison, built from the content of `results.json`."""
 
-import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gatewise.analysis import figures
+from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.page import Page, Section
 from gatewise.analysis.robustness import corruptions_table, draw_corruptions
 from gatewise.analysis.score_figures import reliability
 from gatewise.analysis.table import Cell, Table
+from gatewise.comparison.given_score import score_of
+from gatewise.comparison.result_table import interval, table
 from gatewise.comparison.rivals import COSTS, shown_cost
 from gatewise.core._validation import listed
 from gatewise.core.files import write_atomically
-from gatewise.gaternet.budget import describe_open_fraction
-from gatewise.training import Score, score_named
+from gatewise.training import score_named
 
 
-def _interval(score: Score, estimate: dict[str, Any], sign: str = "") -> str:
-    """Return "mean [low, high]" in the unit of the score, or "mean" without an interval."""
-    mean = score.number(estimate["mean"], sign)
-    if estimate["low"] is None:
-        return mean
-    return f"{mean} [{score.number(estimate['low'], sign)}, {score.number(estimate['high'], sign)}]"
-
-
-def table(results: dict[str, Any]) -> Table:
-    """Return the comparison as a table with one row per choice of gates.
-
-    Args:
-        results: content of `results.json`, as returned by `compare`.
-    """
-    baseline = results["baseline"]
-    score = score_named(results.get("score", "accuracy"))
-    batch = max(results["variants"][0]["latency_ms"], key=int)
-    has_gater = any("open_fraction" in variant for variant in results["variants"])
-    has_test = any("test" in variant for variant in results["variants"])
-    has_memory = all("peak_memory" in variant for variant in results["variants"])
-    has_rivals = any(variant.get("rivals") or variant.get("rival_of") for variant in results["variants"])
-    columns = [
-        "gates",
-        *(["rival of"] if has_rivals else []),
-        f"{score.title}{score.unit} [95 % interval]",
-        *([f"test {score.title}{score.unit} [95 % interval]"] if has_test else []),
-        f"difference to {baseline}, over seeds",
-        "verdict (Holm)",
-        *(["against rivals of equal cost"] if has_rivals else []),
-        "difference, over images",
-        "parameters",
-        "MACs (M)",
-        *(["open"] if has_gater else []),
-        "1 image (ms)",
-        f"{batch} images (ms)",
-        *(["training images/s"] if "training_speed" in results else []),
-        *(["peak memory (MB)"] if has_memory else []),
-    ]
-    rows: list[list[Cell]] = []
-    for variant in results["variants"]:
-        difference = variant.get("difference")
-        one, several = (variant["latency_ms"][size]["median"] for size in ("1", batch))
-        speed = statistics.median(variant["training_images_per_second"])
-        fractions = variant.get("open_fraction")
-        open_fraction = sum(fractions) / len(fractions) if fractions else 1.0
-        rows.append([
-            Cell(variant["gates"], variant["gates"]),
-            *([Cell(_rival_of(variant))] if has_rivals else []),
-            Cell(_interval(score, variant[score.name]), variant[score.name]["mean"]),
-            *([Cell(_interval(score, variant["test"]), variant["test"]["mean"])] if has_test else []),
-            Cell(_interval(score, difference, "+") if difference else "-", difference["mean"] if difference else 0),
-            Cell(variant.get("verdict", "-"), variant.get("verdict", "")),
-            *([Cell(_against_rivals(score, variant))] if has_rivals else []),
-            Cell(
-                _interval(score, variant["difference_over_images"], "+") if difference else "-",
-                variant["difference_over_images"]["mean"] if difference else 0,
-            ),
-            Cell(f"{variant['parameters']:,}", variant["parameters"]),
-            Cell(f"{variant['macs'] / 1e6:.2f}", variant["macs"]),
-            *([Cell(describe_open_fraction(open_fraction, variant.get("budget")), open_fraction)] if has_gater else []),
-            Cell(f"{one:.2f}", one),
-            Cell(f"{several:.2f}", several),
-            *([Cell(f"{speed:,.0f}", speed)] if "training_speed" in results else []),
-            *([Cell(f"{variant['peak_memory'] / 1e6:,.0f}", variant["peak_memory"])] if has_memory else []),
-        ])
-    return Table(columns, rows)
-
-
-def _rival_of(variant: dict[str, Any]) -> str:
-    """Return what a row is a rival of, as "gct (macs, latency)"."""
-    return "; ".join(f"{name} ({', '.join(costs)})" for name, costs in variant.get("rival_of", {}).items()) or "-"
-
-
-def _against_rivals(score: Score, variant: dict[str, Any]) -> str:
-    """Return the difference to each rival and its verdict, as "macs: +0.31 [-0.12, 0.74] no difference shown"."""
-    return (
-        "; ".join(
-            f"{cost}: {_interval(score, judged['difference'], '+')} {judged['verdict']}"
-            for cost, judged in variant.get("against_rivals", {}).items()
-        )
-        or "-"
-    )
-
-
-def write_report(results: dict[str, Any], out: Path) -> None:
+def write_report(results: Mapping[str, Any], out: Path) -> None:
     """Write report.html, its figures and results.md to the folder `out`."""
-    variants, score = results["variants"], score_named(results["score"])
-    title = score.title
-    curves = figures.curves({variant["gates"]: variant["curves"] for variant in variants}, score)
-    latencies = {
-        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score.name][key] for key in ("mean", "low", "high")))
-        for v in variants
-    }
-    points = figures.accuracy_against_latency(latencies, score)
-    write_atomically(out / "curves.svg", curves.svg())
-    write_atomically(out / "accuracy_latency.svg", points.svg())
-    recipe = results["recipe"]
+    title = score_of(results).title
+    costs, curves = _score_against_latency(results), _curves(results)
+    for drawing, file in ((costs, "accuracy_latency.svg"), (curves, "curves.svg")):
+        if drawing is not None:
+            write_atomically(out / file, drawing.svg())
     page = Page(
-        title=f"Gates compared on {Path(recipe['data']).name}",
-        lead=f"{recipe['model']}, {recipe['epochs']} epochs, {results['seeds']} seeds, "
-        f"{results['validation_images']} validation images; {title} after the last epoch, evaluated in float32."
-        + (f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""),
+        title=_title(results),
+        lead=_lead(results),
         sections=[
-            Section("Result", " ".join([_EXPLANATION, *results.get("summary", [])]), table=table(results)),
+            Section("Answer", " ".join(results["summary"]), drawings=[] if costs is None else [costs]),
+            Section("Result", _explanation(results), table=table(results)),
             *(
                 [Section("Rivals of equal cost", _ABOUT_RIVALS, table=rivals_table(results))]
                 if "chosen_rivals" in results
                 else []
             ),
-            *_further_scores(results, score),
-            *_corruptions(results, score),
+            *_further_scores(results),
+            *_corruptions(results),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
-            Section(f"Validation {title} while training", drawings=[curves]),
-            Section(f"Validation {title} against latency", drawings=[points]),
+            *([] if curves is None else [Section(f"Validation {title} while training", drawings=[curves])]),
         ],
-        facts={
-            **results["environment"],
-            "precision": results["precision"],
-            "latency": results["latency"],
-            **_training_facts(results),
-            "recipe": ", ".join(f"{key}={value}" for key, value in recipe.items()),
-        },
+        facts=_facts(results),
     )
     write_atomically(out / "report.html", page.render())
-    write_atomically(out / "results.md", table(results).markdown() + "\n")
+    write_atomically(out / "results.md", f"{' '.join(results['summary'])}\n\n{table(results).markdown()}\n")
 
 
-def _training_facts(results: dict[str, Any]) -> dict[str, str]:
+def _title(results: Mapping[str, Any]) -> str:
+    if "recipe" not in results:
+        return f"Networks compared: {Path(results['source']).name}"
+    return f"Gates compared on {Path(results['recipe']['data']).name}"
+
+
+def _lead(results: Mapping[str, Any]) -> str:
+    """Return what was trained and how it was scored."""
+    score, recipe = score_of(results), results.get("recipe")
+    seeds = f"{results['seeds']} seed{'s' * (results['seeds'] != 1)}"
+    direction = f"{'higher' if score.higher_is_better else 'lower'} is better"
+    if recipe is None:
+        return f"{seeds}; {score.title}, {direction}."
+    constant = f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""
+    return (
+        f"{recipe['model']}, {recipe['epochs']} epochs, {seeds}, {results['validation_images']} validation images; "
+        f"{score.title} after the last epoch, evaluated in float32.{constant}"
+    )
+
+
+def _score_against_latency(results: Mapping[str, Any]) -> Drawing | None:
+    """Draw the score against the latency of one image, rivals in the colour of their gates, or return None."""
+    score, variants = score_of(results), results["variants"]
+    if not all("latency_ms" in variant for variant in variants):
+        return None
+    points = {
+        v["gates"]: (v["latency_ms"]["1"]["median"], *(v[score.name][key] for key in ("mean", "low", "high")))
+        for v in variants
+    }
+    rivals = {v["gates"]: next(iter(v["rival_of"])) for v in variants if v.get("rival_of") and "verdict" not in v}
+    return figures.accuracy_against_latency(points, score, rivals)
+
+
+def _curves(results: Mapping[str, Any]) -> Drawing | None:
+    """Draw the validation scores while training, or return None if they were not kept."""
+    variants = results["variants"]
+    if not all(variant.get("curves") and all(variant["curves"]) for variant in variants):
+        return None
+    return figures.curves({variant["gates"]: variant["curves"] for variant in variants}, score_of(results))
+
+
+def _facts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return how the comparison was made."""
+    facts = {**results.get("environment", {})}
+    facts |= {key: results[key] for key in ("precision", "latency", "source") if key in results}
+    facts |= _training_facts(results)
+    if "recipe" in results:
+        facts["recipe"] = ", ".join(f"{key}={value}" for key, value in results["recipe"].items())
+    return facts
+
+
+def _explanation(results: Mapping[str, Any]) -> str:
+    """Return what the columns of the table mean."""
+    same = _SAME_CONDITIONS if "recipe" in results else ""
+    return f"{same}{_ABOUT_TESTS.format(100 * results['level'])}{_ABOUT_COSTS if 'recipe' in results else ''}"
+
+
+def _training_facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the command, the images and the steps of the trainings."""
     if (training := results.get("training")) is None:
         return {}
@@ -159,17 +120,18 @@ def _training_facts(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _further_scores(results: dict[str, Any], main: Score) -> list[Section]:
+def _further_scores(results: Mapping[str, Any]) -> list[Section]:
     """Return a section with the task's other scores and the reliability of confidences, if there are any."""
+    main = score_of(results)
     rows = {v["gates"]: {main.name: v[main.name], **v.get("scores", {})} for v in results["variants"]}
     names = [name for name in next(iter(rows.values())) if not name.endswith("_by_class")]
     if len(names) < 2:
         return []
     scores = [score_named(name) for name in names]
-    table = Table(
+    shown = Table(
         ["gates", *(f"{score.title}{score.unit}" for score in scores)],
         [
-            [Cell(gates), *(Cell(_interval(score, row[score.name]), row[score.name]["mean"]) for score in scores)]
+            [Cell(gates), *(Cell(interval(score, row[score.name]), row[score.name]["mean"]) for score in scores)]
             for gates, row in rows.items()
         ],
     )
@@ -177,16 +139,17 @@ def _further_scores(results: dict[str, Any], main: Score) -> list[Section]:
     if bins := results.get("calibration"):
         drawings.append(reliability({name: torch.tensor(values) for name, values in bins.items()}))
     text = "Means over seeds with 95 % intervals. Verdicts are about the first score only."
-    return [Section("Further scores", text, table=table, drawings=drawings)]
+    return [Section("Further scores", text, table=shown, drawings=drawings)]
 
 
-def _corruptions(results: dict[str, Any], score: Score) -> list[Section]:
+def _corruptions(results: Mapping[str, Any]) -> list[Section]:
     """Return a section about corrupted images, if there were any."""
+    score = score_of(results)
     found = {v["gates"]: v["corruptions"] for v in results["variants"] if "corruptions" in v}
     if not found:
         return []
     lines = [
-        f"{name}: {_interval(score, one['difference'], '+')}{score.unit} against {results['baseline']}"
+        f"{name}: {interval(score, one['difference'], '+')}{score.unit} against {results['baseline']}"
         + (f", {one['verdict']}." if "verdict" in one else ".")
         for name, one in found.items()
         if "difference" in one
@@ -203,7 +166,7 @@ _ABOUT_CORRUPTIONS = (
 )
 
 
-def rivals_table(results: dict[str, Any]) -> Table:
+def rivals_table(results: Mapping[str, Any]) -> Table:
     """Return the rival of each choice of gates and kind of cost, with both costs, measured before the trainings."""
     rows = []
     for rival in results["chosen_rivals"]:
@@ -223,12 +186,18 @@ _ABOUT_RIVALS = (
     "before any training; a network whose cost is within 2 % is taken as it is. Latencies were measured in turn, with "
     "quartiles over the rounds; the multiply-adds of a GaterNet are those expected when it meets its budget."
 )
-_EXPLANATION = (
+_SAME_CONDITIONS = (
     "For each seed, all gates start from the same backbone weights and train on the same images in the same order. "
+)
+_ABOUT_TESTS = (
     "Differences over seeds are paired by seed, with a t interval: they estimate the variation between trainings. "
     "Differences over images are a paired bootstrap of these trained networks: they estimate the variation between "
-    "validation images. The verdict is the test over seeds at 5 %, corrected for the number of gates by Holm's method; "
-    "'no difference shown' does not mean 'equal'. MACs count convolutions and matrix products; for a GaterNet they "
-    "count the open filters and the gater. The latency of a GaterNet is that of the masked form, which also computes "
-    "closed filters; 'open' is the fraction of the gated filters' MACs that belongs to open filters."
+    "validation images. The verdict is the test over seeds at {:g} %, corrected for the number of gates by Holm's "
+    "method; 'no difference shown' does not mean 'equal': 'detectable' is the smallest true difference that this "
+    "comparison would have shown with a probability of 80 %, given the spread between its seeds. "
+)
+_ABOUT_COSTS = (
+    "MACs count convolutions and matrix products; for a GaterNet they count the open filters and the gater. The "
+    "latency of a GaterNet is that of the masked form, which also computes closed filters; 'open' is the fraction of "
+    "the gated filters' MACs that belongs to open filters."
 )

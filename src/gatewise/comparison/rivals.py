@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.comparison.verdicts import difference_row, level_of
 from gatewise.core import _validation, statistics
 from gatewise.core.files import read_record, write_record
 from gatewise.core.schema import of_file
@@ -23,7 +24,7 @@ from gatewise.gates.spec import ModelSpec
 from gatewise.graph import measure
 from gatewise.models.pretrained import is_pretrained
 from gatewise.models.scaling import UNITS, nearest_width, widths_of, without_values
-from gatewise.training import Recipe, build_model
+from gatewise.training import Recipe, Score, build_model
 
 COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "milliseconds for one image, PyTorch eager"}
 RIVALS = "rivals.json"
@@ -340,7 +341,9 @@ class RivalRows:
         found = {name: [cost for cost, rival in rows.items() if rival == row] for name, rows in self.of.items()}
         return {name: costs for name, costs in found.items() if costs}
 
-    def judge(self, scores: Mapping[str, Sequence[float]], *, higher_is_better: bool) -> dict[str, dict[str, Any]]:
+    def judge(
+        self, scores: Mapping[str, Sequence[float]], score: Score, *, stopped: bool = False
+    ) -> dict[str, dict[str, Any]]:
         """Return whether each choice of gates beats its rivals: differences paired by seed, and verdicts.
 
         All these tests are corrected together by Holm's method, apart from those against the plain network. A row that
@@ -348,7 +351,8 @@ class RivalRows:
 
         Args:
             scores: scores of each row by seed.
-            higher_is_better: direction of the score.
+            score: the score.
+            stopped: see `judged`.
 
         Returns:
             By choice of gates and kind of cost: "gates" (row of the rival), "difference", "p_holm" and "verdict".
@@ -359,9 +363,11 @@ class RivalRows:
         judged = {
             pair: {
                 "gates": pair[1],
-                "difference": dataclasses.asdict(difference),
+                "difference": difference_row(difference, score),
                 "p_holm": p,
-                "verdict": statistics.verdict(difference, p, higher_is_better=higher_is_better),
+                "verdict": statistics.verdict(
+                    difference, p, higher_is_better=score.higher_is_better, alpha=level_of(stopped=stopped)
+                ),
             }
             for pair, difference, p in zip(pairs, differences, corrected, strict=True)
         }

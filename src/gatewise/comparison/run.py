@@ -7,7 +7,7 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.analysis.robustness import check_corruptible, score_corruptions, summarised
+from gatewise.comparison.answer import answer
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
 from gatewise.comparison.rivals import (
@@ -29,6 +30,8 @@ from gatewise.comparison.rivals import (
     parse_costs,
     recorded_networks,
 )
+from gatewise.comparison.seeds import add_seeds
+from gatewise.comparison.verdicts import difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
 from gatewise.core.files import (
     check_format_not_newer,
@@ -45,6 +48,7 @@ from gatewise.gates.registry import Gate
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
 from gatewise.insertion import gates_in
+from gatewise.models.serialization import read_metrics
 from gatewise.training import (
     Interrupted,
     Processes,
@@ -76,6 +80,7 @@ def compare(
     workers: int | None = 0,
     progress: Progress | None = None,
     ray: bool | str = False,
+    detect: float | None = None,
     rivals: Sequence[str] = (),
     corruptions: bool = False,
     track: Sequence[str] = DEFAULT,
@@ -94,6 +99,9 @@ def compare(
         progress: where to show progress; None shows nothing.
         ray: run on a Ray cluster: True starts one on this machine, a string is the address of a cluster whose machines
             share `out` and the data (see `cluster`). Training speed is then measured on this machine, at the end.
+        detect: difference in the unit of the score as shown, such as percentage points: seeds are added, from three
+            up to `seeds`, until a difference of that size would be shown with a probability of 80 % for each choice.
+            Only the spread between seeds decides, never the differences themselves. None trains all seeds.
         rivals: kinds of cost ("params", "macs", "latency"): for each of them and every choice of gates, also train a
             plain network, wider or narrower, that costs the same, and judge the gates against it.
         corruptions: at the end, also score all networks on corrupted validation images.
@@ -108,6 +116,8 @@ def compare(
         TrainingError: all choices fail, or a file cannot be written.
     """
     _validation.check_integer_at_least(1, seeds=seeds)
+    if detect is not None:
+        _validation.check_number_between(1e-9, 1e9, detect=detect)
     if not gates:
         raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     costs = parse_costs(",".join(rivals))
@@ -124,9 +134,8 @@ def compare(
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
-        return _compare(
-            recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, costs, corruptions, track
-        )
+        options: Any = {"detect": detect, "costs": costs, "corruptions": corruptions, "track": track}
+        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, **options)
 
 
 def _compare(
@@ -138,6 +147,7 @@ def _compare(
     progress: Progress,
     ray: bool | str,
     processes: Processes,
+    detect: float | None,
     costs: Sequence[str],
     corruptions: bool,
     track: Sequence[str],
@@ -168,11 +178,28 @@ def _compare(
         for line in first_facts(dataset, recipe.sections().optimisation, constant):
             progress.say(line)
 
+    baseline = "none" if "none" in runs else next(iter(runs))
+
+    def train_seeds(chosen: range) -> dict[str, str]:
+        of_seeds = {name: [folders[seed] for seed in chosen] for name, folders in runs.items()}
+        if ray is False:
+            return _train_in_turn(of_seeds, recipes, dataset, workers or 0, progress, track)
+        address = ray if isinstance(ray, str) else None
+        on_connected = say_facts if chosen.start == 0 else lambda: None
+        return _train_on_cluster(of_seeds, recipes, address, workers, progress, on_connected)
+
     if ray is False:
         say_facts()
-        failed = _train_in_turn(runs, recipes, dataset, workers or 0, progress, track)
-    else:
-        failed = _train_on_cluster(runs, recipes, ray if isinstance(ray, str) else None, workers, progress, say_facts)
+    most = seeds
+    seeds, failed = add_seeds(
+        train_seeds,
+        partial(_scores, {name: runs[name] for name in names}, task.score.name, processes),
+        baseline,
+        most=most,
+        detect=None if detect is None else detect / task.score.factor,
+        at_once=ray is not False,
+    )
+    runs = {name: folders[:seeds] for name, folders in runs.items()}
     if len(failed) == len(runs):
         raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
     if not processes.is_main:
@@ -181,20 +208,22 @@ def _compare(
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
     results = {
-        **_results(recipe, task, finished, seeds, dataset.division, rival_rows),
+        **_results(recipe, task, finished, seeds, dataset.division, rival_rows, stopped=detect is not None),
         "failed": failed,
         "notes": list(dataset.notes),
     }
+    if detect is not None:
+        results["detect"] = {"points": detect, "most_seeds": most}
     if chosen:
         results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
     sizes = len(dataset.train), recipe.batch_size
     results["training"] = {
-        "command": _command(recipe, names, seeds, costs, out, corruptions=corruptions),
+        "command": _command(recipe, names, most, costs, out, detect=detect, corruptions=corruptions),
         "images": sizes[0],
         "steps": recipe.epochs * (sizes[0] // min(sizes)),
         "outputs": list(dataset.classes),
     }
-    results["summary"] = missing_rivals(results)
+    results["summary"] = [*answer(results), *missing_rivals(results)]
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
     if corruptions:
@@ -208,7 +237,14 @@ def _compare(
 
 
 def _command(
-    recipe: Recipe, names: Sequence[str], seeds: int, costs: Sequence[str], out: Path, *, corruptions: bool
+    recipe: Recipe,
+    names: Sequence[str],
+    seeds: int,
+    costs: Sequence[str],
+    out: Path,
+    *,
+    detect: float | None,
+    corruptions: bool,
 ) -> str:
     """Return the command of a comparison, with all options of the recipe that are not defaults."""
     given = {
@@ -217,12 +253,24 @@ def _command(
         if field.name not in {"gate", "seed"} and getattr(recipe, field.name) != field.default
     }
     given |= {"gates": ",".join(names), "seeds": seeds} | ({"rivals": ",".join(costs)} if costs else {})
-    given |= {"corruptions": True} if corruptions else {}
+    given |= ({} if detect is None else {"detect": detect}) | ({"corruptions": True} if corruptions else {})
     flags = (
         (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
         for name, value in {**given, "out": out}.items()
     )
     return shlex.join(["gatewise", "compare", *(word for flag in flags for word in flag)])
+
+
+def _scores(
+    runs: dict[str, list[Path]], score: str, processes: Processes, chosen: range, failed: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """Return the scores of the chosen seeds of all choices that have not failed, the same in all processes."""
+    found: dict[str, list[float]] = {}
+    if processes.is_main:
+        for name, folders in runs.items():
+            if name not in failed:
+                found[name] = [read_metrics(folders[seed])[score] for seed in chosen]
+    return processes.all_gather_object(found)[0]
 
 
 def _train_in_turn(
@@ -233,22 +281,22 @@ def _train_in_turn(
     progress: Progress,
     track: Sequence[str],
 ) -> dict[str, str]:
-    """Train all runs one after another, and return the reason of failure by choice."""
+    """Train runs one after another, and return the reason of failure by choice."""
     failed: dict[str, str] = {}
-    seeds = len(next(iter(runs.values())))
-    for seed in range(seeds):  # seed by seed, so that a temporary slowdown of the machine affects all gates
-        for name, folders in runs.items():
-            progress.say(f"run {seed * len(runs) + list(runs).index(name) + 1} of {len(recipes)}: {name}, seed {seed}")
-            run = recipes[folders[seed]]
+    for folders in zip(*runs.values(), strict=True):  # seed by seed: a slowdown of the machine affects all gates
+        for name, folder in zip(runs, folders, strict=True):
+            run = recipes[folder]
+            number = run.seed * len(runs) + list(runs).index(name) + 1
+            progress.say(f"run {number} of {len(recipes)}: {name}, seed {run.seed}")
             try:
                 options: Any = {"dataset": dataset, "workers": workers, "progress": progress, "track": track}
-                train(run, folders[seed], resume=True, **options)
+                train(run, folder, resume=True, **options)
             except Interrupted as error:
                 raise Interrupted(error.stopped, error.signal, "continue with the same command") from None
             except errors.UnsavedError:  # the next run would fail for the same reason
                 raise
             except errors.TrainingError as error:
-                failed.setdefault(name, f"seed {seed}: {error}")
+                failed.setdefault(name, f"seed {run.seed}: {error}")
                 progress.say(f"{name} failed, {failed[name]}")
     return failed
 
@@ -261,7 +309,7 @@ def _train_on_cluster(
     progress: Progress,
     on_connected: Callable[[], None],
 ) -> dict[str, str]:
-    """Train all runs on a Ray cluster, ordered by seed, and return the reason of failure by choice."""
+    """Train runs on a Ray cluster, ordered by seed, and return the reason of failure by choice."""
     ordered = {folder: recipes[folder] for folders in zip(*runs.values(), strict=True) for folder in folders}
     reasons = train_on_cluster(ordered, address, workers=workers, progress=progress, on_connected=on_connected)
     names = {folder: name for name, folders in runs.items() for folder in folders}
@@ -388,6 +436,8 @@ def _results(
     seeds: int,
     division: Division | None,
     rivals: RivalRows,
+    *,
+    stopped: bool,
 ) -> dict[str, Any]:
     """Return the content of `results.json`, from finished runs."""
     baseline = "none" if "none" in runs else next(iter(runs))
@@ -401,19 +451,15 @@ def _results(
     score = task.score.name
     scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
     images = {name: torch.stack([_by_image(task, run) for run in of_seeds]) for name, of_seeds in opened.items()}
-    differences = {
-        name: statistics.paired_difference(scores[name], scores[baseline]) for name in runs if name != baseline
-    }
     rivals = rivals.of_finished(runs)
-    of_gates = {name: difference for name, difference in differences.items() if name in rivals.gates}
-    corrected = dict(zip(of_gates, statistics.holm([d.p for d in of_gates.values()]), strict=True))
-    against = rivals.judge(scores, higher_is_better=task.score.higher_is_better)
+    verdicts = judged({name: scores[name] for name in (baseline, *rivals.gates)}, baseline, task.score, stopped=stopped)
+    against = rivals.judge(scores, task.score, stopped=stopped)
     costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
     variants = []
     for name, of_seeds in opened.items():
         variant: dict[str, Any] = {
             "gates": name,
-            score: {**dataclasses.asdict(statistics.mean_interval(scores[name])), "values": scores[name]},
+            score: score_row(task.score, scores[name], images[name]),
             "parameters": metrics[name][0]["parameters"],
             **costs[name],
             **_work(metrics[name]),
@@ -424,16 +470,13 @@ def _results(
         }
         if all("test" in run for run in metrics[name]):
             tests = [run["test"][score] for run in metrics[name]]
-            variant["test"] = {**dataclasses.asdict(statistics.mean_interval(tests)), "values": tests}
+            variant["test"] = score_row(task.score, tests)
         if name != baseline:
             by_image = task.bootstrap(images[name], images[baseline], None if division is None else division.groups)
-            variant["difference"] = dataclasses.asdict(differences[name])
-            variant["difference_over_images"] = dataclasses.asdict(by_image)
-        if name in corrected:
-            variant["p_holm"] = corrected[name]
-            variant["verdict"] = statistics.verdict(
-                differences[name], corrected[name], higher_is_better=task.score.higher_is_better
-            )
+            difference = statistics.paired_difference(scores[name], scores[baseline])
+            variant["difference"] = difference_row(difference, task.score)
+            variant["difference_over_images"] = difference_row(by_image, task.score)
+            variant.update(verdicts.get(name, {}))
         if rival_of := rivals.rival_of(name):
             variant["rival_of"] = rival_of
         if name in against:
@@ -447,6 +490,7 @@ def _results(
         "baseline": baseline,
         "precision": metrics[baseline][0]["precision"],
         "score": score,
+        "level": level_of(stopped=stopped),
         "validation_images": images[baseline].shape[1],
         **(
             {}

@@ -48,6 +48,39 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - reach, mean + reach)
 
 
+def interval_within(values: Sequence[float], lowest: float, highest: float) -> Estimate:
+    """Return the mean of values within bounds with a 95 % interval that stays within them.
+
+    The t interval is that of the logit: with m the mean, scaled to [0, 1], and s the standard deviation, scaled alike,
+    logit(m) +- t(0.975, n - 1) * s / (sqrt(n) * m * (1 - m)), transformed back.
+
+    >>> interval_within([40.0, 48.0], 0.0, 100.0)  # the t interval would reach from -6.8 to 94.8
+    Estimate(mean=44.0, low=9.08..., high=86.07...)
+    """
+    plain, width = mean_interval(values), highest - lowest
+    share = (plain.mean - lowest) / width
+    if plain.low is None or plain.high is None or not 0 < share < 1:
+        return plain
+    centre = math.log(share / (1 - share))
+    reach = (plain.high - plain.low) / 2 / width / (share * (1 - share))
+    low, high = (lowest + width / (1 + math.exp(-min(700.0, max(-700.0, centre + x)))) for x in (-reach, reach))
+    return Estimate(plain.mean, low, high)
+
+
+def binomial_interval(share: float, count: int) -> Estimate:
+    """Return the share of successes among `count` trials with its 95 % interval (Wilson, 1927).
+
+    With z = 1.96, (share + z² / 2n +- z sqrt(share (1 - share) / n + z² / 4n²)) / (1 + z² / n).
+
+    >>> binomial_interval(1.0, 20)
+    Estimate(mean=1.0, low=0.83..., high=1.0)
+    """
+    z = float(_stats().norm.ppf(0.5 + LEVEL / 2))
+    centre, scale = share + z**2 / (2 * count), 1 + z**2 / count
+    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return Estimate(share, max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale))
+
+
 def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> PairedDifference:
     """Return the mean of values - baseline, pair by pair, with its 95 % t interval and two-sided p.
 
@@ -174,9 +207,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def verdict(difference: PairedDifference, corrected_p: float | None, *, higher_is_better: bool = True) -> str:
-    """Return "better", "worse" or "no difference shown"."""
-    if corrected_p is None or corrected_p >= 1 - LEVEL:
+def verdict(
+    difference: PairedDifference, corrected_p: float | None, *, higher_is_better: bool = True, alpha: float = 1 - LEVEL
+) -> str:
+    """Return "better", "worse" or "no difference shown"; `alpha` is the level of the test."""
+    if corrected_p is None or corrected_p >= alpha:
         return "no difference shown"
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
 

@@ -16,7 +16,8 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.augmentation import Augmentation
 from gatewise.data.band_image import BandImage
-from gatewise.data.images import EncodedImages, Images
+from gatewise.data.broken import with_advice
+from gatewise.data.images import EncodedImages, EncodedSource, Images
 
 Batch = tuple[Tensor, Tensor]
 
@@ -142,6 +143,10 @@ class StreamedBatches(Batches):
     def _hold(self) -> None:
         self.labels = self.images.labels.to(self.device)  # images are decoded when needed
 
+    @property
+    def _files(self) -> EncodedSource:
+        return self.images.files
+
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         yield from self._loaded(list(self._draws(epoch, seed, augmentation, start)), augmentation)
 
@@ -169,7 +174,7 @@ class StreamedBatches(Batches):
         )
         for item in loader:
             if isinstance(item, str):
-                raise errors.DataError(item)
+                raise errors.DataError(with_advice(item, self._files))
             yield item
 
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
@@ -22,17 +23,26 @@ def broken_images(images: EncodedSource | Tensor) -> dict[int, str]:
     """Decode all images; return for each that cannot be decoded the error, which begins with its name."""
     if isinstance(images, Tensor):
         return {}
-
-    def error_of(index: int) -> str | None:
-        try:
-            read_raster(images.where(index), images.content(index))
-        except errors.DataError as error:
-            return str(error)
-        return None
-
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(error_of, range(len(images)), chunksize=64)
+        found = pool.map(partial(_error_of, images), range(len(images)), chunksize=64)
         return {index: error for index, error in enumerate(found) if error is not None}
+
+
+def _error_of(images: EncodedSource, index: int) -> str | None:
+    try:
+        read_raster(images.where(index), images.content(index))
+    except errors.DataError as error:
+        return str(error)
+    return None
+
+
+def with_advice(message: str, images: EncodedSource) -> str:
+    """Return an error of a streamed image, with what to do about it if the image cannot be read."""
+    name = message.partition(": ")[0]
+    index = next((index for index in range(len(images)) if images.where(index) == name), None)
+    if index is None or _error_of(images, index) is None:
+        return message
+    return f"{message} Remove it, or add --on-broken skip; gatewise check finds all images that cannot be read."
 
 
 def without_broken(
@@ -55,7 +65,9 @@ def without_broken(
                 f"{_MOST:.0%}: {next(iter(broken.values()))}"
             )
         kept[name] = split.of([index for index in range(total) if index not in broken]) if broken else split
-        skipped += [(error.partition(": ")[0], error.partition(": ")[2]) for error in broken.values()]
+        for index, error in broken.items():
+            where = split.images.where(index)  # type: ignore[union-attr]  # pyright: ignore
+            skipped.append((where, error.removeprefix(where).lstrip(": ")))
     if skipped:
         location.say(
             f"warning: {counted(len(skipped), 'image')} left out: they cannot be read ({skipped[0][0]}; {SKIPPED_FILE} "

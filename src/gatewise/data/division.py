@@ -4,7 +4,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
 from gatewise.data.folders import Location, counted
-from gatewise.data.grouping import chosen_groups, copies, frames_of_clips, joined, keys_of, same_bytes
+from gatewise.data.grouping import MOST_COMPARED, chosen_groups, copies, frames_of_clips, joined, keys_of, same_bytes
 from gatewise.data.images import EncodedSource
 from gatewise.data.layout import SPLIT_WORDS
 from gatewise.data.splitting import RULE, Split, held_out
@@ -24,6 +24,7 @@ from gatewise.data.splitting import RULE, Split, held_out
 SPLIT_FILE = "split.csv"
 LEAKS_FILE = "leaks.csv"
 SKIPPED_FILE = "skipped.csv"
+ROLES = ("test", "validation")  # in the order in which images are held out
 COLUMNS = ("file_name", "label", "split", "group")
 AnySplit = TypeVar("AnySplit", bound="ImagesSplit")
 
@@ -44,7 +45,8 @@ class Division:
 
     Attributes:
         folder: the folder to which names are relative, absolute; "" if images are not files.
-        rows: name, label, split and group of each image; the group of an image alone is "".
+        rows: name, label (for masks the name of the mask), split and group of each image; the group of an image alone
+            is "".
         rule: how images were held out, {} if all splits were given.
         leaks: names of pairs of files with the same bytes, the first in training, with the split of the second.
         groups: number of the group of each validation image, (images,), or None if each is a group of its own.
@@ -79,6 +81,10 @@ class Division:
     def leaks_by_split(self) -> dict[str, int]:
         """Number of images of other splits that are in training too, byte for byte."""
         return dict(Counter(split for _, _, split in self.leaks))
+
+    def with_labels(self, labels: Mapping[str, str]) -> "Division":
+        """Return the division with other labels of the images, by their names."""
+        return replace(self, rows=tuple((name, labels[name], *rest) for name, _, *rest in self.rows))
 
     def check_same(self, out: Path) -> None:
         """Raise `DataError` if a folder has a split.csv of other images or another division."""
@@ -136,56 +142,62 @@ def divide(
         DataError: there are too few groups to hold out any image, or a group of `--group` is in two given splits.
         InvalidValueError: `--group` names no groups.
     """
-    reading = location.reading
     images = _Everything(location, splits, texts)
-    parts = {split: list(range(len(part.images))) for split, part in splits.items()}
-    rule: dict[str, Any] = {}
-    fractions = {
-        role: value
-        for role, value in (("test", reading.test_split), ("validation", reading.validation_split))
-        if isinstance(value, float | int) and role not in splits
+    held, rule = _held_out(location, images, strata["train"], [role for role in ROLES if role not in splits])
+    left = sorted(set(range(len(splits["train"].images))).difference(*held.values()))
+    parts = {**held, "train": left} if held else {}
+    found = {**splits, **{role: splits["train"].of(rows) for role, rows in parts.items()}}
+    positions = {
+        role: [images.start["train"] + row for row in parts[role]] if role in parts else images.of(role)
+        for role in found
     }
-    first = images.start["train"]
-    for role, fraction in fractions.items():
-        rest = parts["train"]
-        share = fraction / (1 - fractions["test"]) if role == "validation" and "test" in fractions else fraction
-        taken = held_out(
-            [images.keys[first + index] for index in rest],
-            [images.groups[first + index] for index in rest],
-            [strata["train"][index] for index in rest],
-            share,
-            reading.split_seed,
-            "test/" if role == "test" else "",
-        )
-        if not taken:
-            groups = {images.groups[first + index] for index in rest}
-            raise errors.DataError(
-                f"{location}: {counted(len(rest), 'image')} in {counted(len(groups), 'group')} (same bytes, or "
-                f"--group) are too few to hold out any for {role}. Add images, or a {role} split."
-            )
-        chosen = {rest[position] for position in taken}
-        parts[role], parts["train"] = sorted(chosen), [index for index in rest if index not in chosen]
-        rule[role] = {"fraction": fraction, "seed": reading.split_seed, "images": len(chosen), "version": RULE}
-    divided = {role: splits["train"].of(parts[role]) for role in (*fractions, "train")}
-    found = {**splits, **divided}
-    of_split = {role: first if role in divided else images.start[role] for role in found}
-    where = {of_split[role] + index: role for role in found for index in parts[role]}
-    _say_held_out(location, splits, {role: len(parts[role]) for role in fractions}, len(splits["train"].images))
-    if fractions and not reading.group and (clip := frames_of_clips(images.keys)):
+    _say_held_out(location, splits, {role: len(rows) for role, rows in held.items()})
+    if held and not location.reading.group and (clip := frames_of_clips(images.keys)):
         location.say(
             f"names such as {clip}_... look like frames of one clip, which may be divided; --group '(.+)_' keeps each "
             f"together"
         )
-    leaks = images.leaks(location, where)
-    order = sorted(where, key=lambda index: (tuple(SPLIT_WORDS).index(where[index]), index))
-    rows = tuple((images.keys[index], images.texts[index], where[index], images.group_text(index)) for index in order)
-    validation = [of_split["validation"] + index for index in parts["validation"]]
-    numbers = torch.tensor([images.groups[index] for index in validation])
-    alone = len(numbers.unique()) == len(numbers)
-    folder = str(location.root.absolute()) if images.are_files else ""
-    return found, Division(
-        folder, rows, rule, leaks, None if alone else numbers, skipped, sum(map(len, images.identical))
+    leaks = images.leaks(location, {index: role for role, own in positions.items() for index in own})
+    division = Division(
+        folder=str(location.root.absolute()) if images.are_files else "",
+        rows=tuple(images.row(index, role) for role in SPLIT_WORDS if role in positions for index in positions[role]),
+        rule=rule,
+        leaks=leaks,
+        groups=images.groups_of(positions["validation"]),
+        skipped=skipped,
+        duplicates=sum(map(len, images.identical)),
     )
+    return found, division
+
+
+def _held_out(
+    location: Location, images: "_Everything", strata: Sequence[tuple[int, ...]], roles: Sequence[str]
+) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Return which training images are held out for each role that has a fraction, and the rule, as it is recorded."""
+    reading = location.reading
+    options = {role: getattr(reading, f"{role}_split") for role in roles}
+    fractions = {role: value for role, value in options.items() if isinstance(value, float | int)}
+    first = images.start["train"]
+    rest, held, rule = list(range(len(strata))), dict[str, list[int]](), dict[str, Any]()
+    for role, fraction in fractions.items():
+        taken = held_out(
+            [images.keys[first + row] for row in rest],
+            [images.groups[first + row] for row in rest],
+            [strata[row] for row in rest],
+            fraction * len(strata) / len(rest),
+            reading.split_seed,
+            "test/" if role == "test" else "",
+        )
+        if not taken:
+            groups = {images.groups[first + row] for row in rest}
+            raise errors.DataError(
+                f"{location}: {counted(len(rest), 'image')} in {counted(len(groups), 'group')} (same bytes, or "
+                f"--group) are too few to hold out any for {role}: each class needs two. Add images, or a {role} split."
+            )
+        held[role] = [rest[position] for position in taken]
+        rest = sorted(set(rest).difference(held[role]))
+        rule[role] = {"fraction": fraction, "seed": reading.split_seed, "images": len(taken), "version": RULE}
+    return held, rule
 
 
 class _Everything:
@@ -206,6 +218,7 @@ class _Everything:
         self, location: Location, splits: Mapping[str, ImagesSplit], texts: Mapping[str, Sequence[str]]
     ) -> None:
         self.start: dict[str, int] = {}
+        self._count = {role: len(split.images) for role, split in splits.items()}
         self.keys: list[str] = []
         self.texts: list[str] = []
         named: list[str | None] = []
@@ -224,7 +237,13 @@ class _Everything:
                 named += chosen_groups(location.reading.group, keys, split.columns)
         self.are_files = all(file is not None for file in files)
         self.named = named or None
-        self.identical = same_bytes(files)
+        found = same_bytes(files)
+        if found is None:
+            location.say(
+                f"warning: more than {MOST_COMPARED:,} files have the size of another and are not compared: images "
+                "may be there twice, and in two splits"
+            )
+        self.identical = found or []
         self.copied = copies(self.keys, self.texts)
         self.groups = joined(len(self.keys), [*self.identical, *self.copied], self.named)
         sizes: defaultdict[int, int] = defaultdict(int)
@@ -232,7 +251,20 @@ class _Everything:
             sizes[group] += 1
         self._sizes = sizes
 
-    def group_text(self, index: int) -> str:
+    def of(self, split: str) -> list[int]:
+        """Return the positions of the images of a given split."""
+        return list(range(self.start[split], self.start[split] + self._count[split]))
+
+    def groups_of(self, positions: Sequence[int]) -> Tensor | None:
+        """Return the number of the group of some images, (images,), or None if each is alone among them."""
+        numbers = torch.tensor([self.groups[index] for index in positions])
+        return None if len(numbers.unique()) == len(numbers) else numbers
+
+    def row(self, index: int, role: str) -> tuple[str, str, str, str]:
+        """Return the row of an image in split.csv."""
+        return self.keys[index], self.texts[index], role, self._group_text(index)
+
+    def _group_text(self, index: int) -> str:
         """Return the name of the group of an image, "" if it is alone."""
         if self.named and (name := self.named[index]) is not None:
             return name
@@ -297,10 +329,11 @@ class _Everything:
                     )
 
 
-def _say_held_out(location: Location, given: Mapping[str, ImagesSplit], held: Mapping[str, int], total: int) -> None:
+def _say_held_out(location: Location, given: Mapping[str, ImagesSplit], held: Mapping[str, int]) -> None:
     """Add a note about what was held out, and about options that are not used."""
     reading = location.reading
     parts = " and ".join(f"{split.shown or name}" for name, split in given.items())
+    total = len(given["train"].images)
     what = f"has {parts} only" if given["train"].shown else "has no splits"
     for role, count in held.items():
         fraction = getattr(reading, f"{role}_split")

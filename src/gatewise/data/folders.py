@@ -66,7 +66,7 @@ class Location:
     """
 
     def __init__(self, source: str | Path, reading: Reading | None = None, labels: Kind = "class") -> None:
-        self.text, self.path = str(source), Path(source)
+        self.text, self.path = str(source), Path(source).expanduser()
         self.root = self.path
         self.reading = reading or Reading()
         self.labels: Kind = labels
@@ -126,14 +126,23 @@ class Location:
                 inside.remove(name)
         return dict(sorted(names.items())), omitted, hidden
 
-    def _below(self, below: tuple[str, ...]) -> dict[str, list[str]]:
-        """Return the listing of a folder and of all folders in it; raise `DataError` if one of them is not listed."""
-        listing, omitted, _ = self._listing
+    @functools.cached_property
+    def _files(self) -> dict[str, tuple[list[str], list[str]]]:
+        """The images and the other files in each folder of the listing."""
+        found: dict[str, tuple[list[str], list[str]]] = {}
+        for folder, names in self._listing[0].items():
+            found[folder] = [], []
+            for name in names:
+                found[folder][not is_image(name)].append(name)
+        return found
+
+    def _below(self, below: tuple[str, ...]) -> dict[str, tuple[list[str], list[str]]]:
+        """Return images and other files of a folder and all folders in it; raise `DataError` if one is not listed."""
         start = str(Path(*below)) if below else ""
-        for folder, reason in omitted.items():
+        for folder, reason in self._listing[1].items():
             if _is_below(folder, start):
                 raise errors.DataError(f"{self.path / folder}{reason}.")
-        return {folder: names for folder, names in listing.items() if _is_below(folder, start)}
+        return {folder: files for folder, files in self._files.items() if _is_below(folder, start)}
 
     def folders(self, *below: str) -> list[str]:
         """Return the sorted names of the folders in a folder.
@@ -161,11 +170,11 @@ class Location:
         start = str(Path(*below)) if below else ""
         found: dict[str, list[str]] = {"": []}
         unread: list[str] = []
-        for folder, names in self._below(below).items():
+        for folder, (images, others) in self._below(below).items():
             first = folder[len(start) :].lstrip(os.sep).partition(os.sep)[0]
             path = f"{self.path / folder}{os.sep}"
-            found.setdefault(first, []).extend(path + name for name in names if is_image(name))
-            unread += [path + name for name in names if name.lower().endswith(_UNREAD_SUFFIXES)]
+            found.setdefault(first, []).extend([path + name for name in images])
+            unread += [path + name for name in others if name.lower().endswith(_UNREAD_SUFFIXES)]
         if unread:
             self._refuse(unread)
         return found
@@ -173,14 +182,14 @@ class Location:
     def image_counts(self) -> dict[str, int]:
         """Return the number of images in each folder of the root, at any depth, as far as it can be read."""
         counts: dict[str, int] = {}
-        for folder, names in self._listing[0].items():
+        for folder, (images, _) in self._files.items():
             first = folder.partition(os.sep)[0]
-            counts[first] = counts.get(first, 0) + sum(map(is_image, names))
+            counts[first] = counts.get(first, 0) + len(images)
         return {name: count for name, count in counts.items() if name}
 
     def _refuse(self, files: list[str]) -> None:
         """Raise for images of a kind that is not read, or say that they are left out."""
-        kind, advice = _unread(files[0]) or ("", "")
+        kind, advice = unread_kind(files[0]) or ("", "")
         which = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} others"
         if self.reading.on_broken == "skip":
             self.say(f"{which}: {kind} is not read; left out")
@@ -191,26 +200,31 @@ class Location:
             )
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """Return the sorted paths of all files with a suffix at any depth, except in folders that cannot be read."""
-        listing = self._listing[0]
+        """Return the sorted paths of all files that are no images and have a suffix, at any depth.
+
+        Folders that cannot be read are left out.
+        """
         return sorted(
-            self.path / folder / name for folder in listing for name in listing[folder] if name.endswith(suffixes)
+            self.path / folder / name
+            for folder, (_, others) in self._files.items()
+            for name in others
+            if name.endswith(suffixes)
         )
 
     def tables(self, *below: str) -> list[Path]:
         """Return the sorted paths of the tables directly in a folder."""
-        names = self._listing[0].get(str(Path(*below)) if below else "", [])
+        _, names = self._files.get(str(Path(*below)) if below else "", ([], []))
         return [self.path.joinpath(*below, name) for name in names if name.lower().endswith(TABLES)]
 
     def say_ignored(self) -> None:
         """Add a note about hidden names, and about files that are neither images nor tables."""
-        listing, _, hidden = self._listing
+        hidden = self._listing[2]
         folders = [name for name in hidden if name.endswith("/")]
         other = [
             name
-            for names in listing.values()
+            for _, names in self._files.values()
             for name in names
-            if not name.lower().endswith((*_IMAGES, *_CONTAINERS)) and not _unread(name) and name != "classes.txt"
+            if not name.lower().endswith(_CONTAINERS) and not unread_kind(name) and name != "classes.txt"
         ]
         groups = {
             "hidden folder": folders,
@@ -226,8 +240,8 @@ class Location:
         """Return the first names in the folder, and the number of images by depth, as text for an error message."""
         names = sorted(path.name for path in self.path.iterdir())
         depths: Counter[int] = Counter()
-        for folder, files in self._listing[0].items():
-            depths[len(Path(folder).parts)] += sum(map(is_image, files))
+        for folder, (files, _) in self._files.items():
+            depths[len(Path(folder).parts)] += len(files)
         images = ", ".join(f"{count:,} {_DEPTHS[min(depth, 3)]}" for depth, count in sorted(depths.items()) if count)
         return (_validation.listed(names, most=8) or "nothing") + (f" (images: {images})" if images else "")
 
@@ -245,7 +259,7 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {head}{'' if count == 1 else 's'}{of}{tail}"
 
 
-def _unread(name: str) -> tuple[str, str] | None:
+def unread_kind(name: str) -> tuple[str, str] | None:
     """Return what an image of a kind that is not read is, and what to save it as; None for other files."""
     lower = name.lower()
     return next((found for suffix, found in _UNREAD.items() if lower.endswith(suffix)), None)

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_bytes
 from gatewise.data.images import EncodedSource
 
 _COPY = re.compile(r"\.rf\.[0-9a-zA-Z]+\.\w+$")  # what Roboflow adds to the name of an augmented copy
 _FRAME = re.compile(r"(.*?)[-_ ](?:frame)?[-_ ]?\d+\.\w+$", re.IGNORECASE)
+MOST_COMPARED = 200_000  # files of equal size; opening so many takes seconds on a local disk
+_END = 1024  # bytes at each end of a file that are compared first
 _FRAMES = 10  # of a clip; with fewer images the names say nothing
 
 
@@ -36,19 +37,59 @@ def _relative(name: str, start: str) -> str:
     return os.path.relpath(name, start) if Path(name).is_absolute() == Path(start).is_absolute() else name
 
 
-def same_bytes(files: Sequence[str | None]) -> list[list[int]]:
-    """Return the indices of files with the same content, together; only files of equal size are read."""
+def same_bytes(files: Sequence[str | None], most: int = MOST_COMPARED) -> list[list[int]] | None:
+    """Return the indices of files with the same content, together.
+
+    Of files of equal size the first and last KiB are read, and the whole file only where these are equal too. So nearly
+    all files are opened once at most, and few are read.
+
+    Args:
+        files: path of each image; None if it is no file.
+        most: number of files of equal size above which nothing is read.
+
+    Returns:
+        None if more than `most` files have the size of another.
+    """
     sizes: defaultdict[int, list[int]] = defaultdict(list)
     for index, file in enumerate(files):
         if file is not None:
             with contextlib.suppress(OSError):  # reported when the image is read
                 sizes[os.stat(file).st_size].append(index)  # noqa: PTH116 (100,000 paths cost a second)
+    alike = {size: indices for size, indices in sizes.items() if len(indices) > 1}
+    if sum(map(len, alike.values())) > most:
+        return None
+    found: list[list[int]] = []
+    for size, indices in alike.items():
+        for ends in _together(files, indices, lambda file, size=size: _ends(file, size)):
+            found += [ends] if size <= 2 * _END else _together(files, ends, _checksum)
+    return sorted(found)
+
+
+def _together(files: Sequence[str | None], indices: Iterable[int], of: Callable[[str], bytes]) -> list[list[int]]:
+    """Return those of some files for which a function returns the same, together; unreadable files are left out."""
     found: defaultdict[bytes, list[int]] = defaultdict(list)
-    for indices in sizes.values():
-        for index in indices if len(indices) > 1 else ():
-            with contextlib.suppress(errors.DataError):
-                found[hashlib.sha256(read_bytes(Path(files[index] or ""))).digest()].append(index)
-    return [sorted(indices) for indices in found.values() if len(indices) > 1]
+    for index in indices:
+        with contextlib.suppress(OSError):
+            found[of(files[index] or "")].append(index)
+    return [same for same in found.values() if len(same) > 1]
+
+
+def _ends(file: str, size: int) -> bytes:
+    """Return a checksum of the first and the last KiB of a file."""
+    opened = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not wait
+    try:
+        start = os.read(opened, 2 * _END if size <= 2 * _END else _END)
+        if size > 2 * _END:
+            os.lseek(opened, -_END, os.SEEK_END)
+            start += os.read(opened, _END)
+    finally:
+        os.close(opened)
+    return hashlib.sha256(start).digest()
+
+
+def _checksum(file: str) -> bytes:
+    with open(file, "rb") as opened:  # noqa: PTH123
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def copies(keys: Sequence[str], labels: Sequence[Hashable]) -> list[list[int]]:

@@ -13,6 +13,7 @@ SPLIT_WORDS = {  # the words by which the library `datasets` knows the splits
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+MASK_FOLDERS = ("masks", "mask", "segmentationclass", "annotations", "labels", "label")  # the likeliest first
 _BETWEEN = re.compile(r"[-._\s\d]+")
 
 

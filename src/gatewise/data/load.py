@@ -12,9 +12,10 @@ from torch import Tensor
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.broken import counting_broken, without_broken
-from gatewise.data.division import divide
+from gatewise.data.broken import broken_images, counting_broken, without_broken
+from gatewise.data.division import Division, divide
 from gatewise.data.folders import Location
+from gatewise.data.grouping import keys_of
 from gatewise.data.image_sizes import chosen_side
 from gatewise.data.images import Dataset, EncodedImages, Images
 from gatewise.data.labels import Interpreter, Kind, LabelledSplit, label_text, targets
@@ -130,43 +131,18 @@ def load_dataset(
         _validation.check_integer_at_least(4, image_size=image_size)
     _validation.check_one_of("loading", loading, LOADINGS)
     location, found = _found(Location(source, reading, labels), LabelledSource)
-    _check_columns_used(location, found)
-    read = found.read_labelled(location)
-    _check_images(location, read)
     interpret = Interpreter(labels, location.reading.label_delimiter, class_names, classes, location.say)
-    whole, skipped = without_broken(location, named_splits(location, read, location.reading))
-    read = interpret(location, whole)
-    names = read["train"].classes
-    strata = {name: strata_of(split.labels, labels) for name, split in read.items()}
-    texts = {name: [label_text(label, labels, names) for label in split.labels] for name, split in read.items()}
-    divided, division = divide(location, read, strata, texts, skipped)
-    if division.folder:
-        location.say_ignored()
-    if labels != "number":
-        _say_missing_classes(location, divided)
+    divided, division = _read_and_divided(location, found, interpret)
     with counting_broken([split.images for split in divided.values()]):
         pixel_format = pixel_format or _pixel_format(location, divided)
-        if image_size is None and preferred_size is not None and not isinstance(divided["train"].images, Tensor):
-            image_size = preferred_size
-            location.say(
-                f"images are scaled, and their centre cropped, to {image_size}x{image_size}, the size of the "
-                f"pretrained weights; --image-size chooses another"
-            )
-        elif image_size is None:
-            image_size, note = chosen_side([divided[name].images for name in dict.fromkeys(("train", *divided))])
-            if note:
-                location.say(note)
-        encoded = {name: _images(location, split, labels, image_size, pixel_format) for name, split in divided.items()}
+        side = image_size or _side(location, divided, preferred_size)
+        encoded = {name: _images(location, split, labels, side, pixel_format) for name, split in divided.items()}
         splits = {name: _decoded_if_small(images, loading) for name, images in encoded.items()}
+        _check_streamed(location, splits)
     own = splits["train"]
-    for name, images in splits.items():
-        if own.shape != images.shape:
-            raise errors.DataError(
-                f"{source}: train images are {own.shape[1:]}, {name} images {images.shape[1:]}. Set image_size."
-            )
     return Dataset(
         str(source),
-        names,
+        divided["train"].classes,
         own,
         splits["validation"],
         padding=max(1, own.shape[1] // 8),
@@ -177,6 +153,61 @@ def load_dataset(
         notes=tuple(location.notes),
         division=division,
     )
+
+
+def _read_and_divided(
+    location: Location, source: LabelledSource, interpret: Interpreter
+) -> tuple[dict[str, LabelledSplit], Division]:
+    """Return train and validation images, and test images if there are any, and the record of the division."""
+    _check_columns_used(location, source)
+    read = source.read_labelled(location)
+    _check_images(location, read)
+    whole, skipped = without_broken(location, named_splits(location, read, location.reading))
+    whole = interpret(location, whole)
+    kind, names = interpret.kind, whole["train"].classes
+    strata = {name: strata_of(split.labels, kind) for name, split in whole.items()}
+    texts = {name: [label_text(label, kind, names) for label in split.labels] for name, split in whole.items()}
+    divided, division = divide(location, whole, strata, texts, skipped)
+    if division.folder:
+        location.say_ignored()
+    if kind != "number":
+        _say_missing_classes(location, divided)
+    return divided, division
+
+
+def _side(location: Location, splits: Mapping[str, LabelledSplit], preferred: int | None) -> int | None:
+    """Return the side in pixels to which images are scaled, None to keep their size; note what was chosen."""
+    if preferred is not None and not isinstance(splits["train"].images, Tensor):
+        location.say(
+            f"images are scaled, and their centre cropped, to {preferred}x{preferred}, the size of the pretrained "
+            f"weights; --image-size chooses another"
+        )
+        return preferred
+    side, note = chosen_side([splits[name].images for name in dict.fromkeys(("train", *splits))])
+    if note:
+        location.say(note)
+    return side
+
+
+def _check_streamed(location: Location, splits: Mapping[str, Images | EncodedImages]) -> None:
+    """Raise if the splits have images of different sizes, or a streamed test image cannot be read.
+
+    Test images are scored after the last epoch, when it is too late to stop; others are used in the first epoch.
+    """
+    shape = splits["train"].shape
+    for name, images in splits.items():
+        if images.shape != shape:
+            raise errors.DataError(
+                f"{location}: train images are {shape[1:]}, {name} images {images.shape[1:]}. Set image_size."
+            )
+    streamed = {name: images for name, images in splits.items() if isinstance(images, EncodedImages)}
+    if (test := streamed.get("test")) is not None and (broken := broken_images(test.files)):
+        raise errors.DataError(next(iter(broken.values())))
+    if streamed and location.reading.on_broken != "skip":
+        location.say(
+            f"{' and '.join(name for name in streamed if name != 'test')} images are read while the network trains: "
+            f"one that cannot be read stops it then, and gatewise check finds it first"
+        )
 
 
 def _found(location: Location, kind: type[AnySource]) -> tuple[Location, AnySource]:
@@ -321,6 +352,7 @@ def load_pairs(
     divided, division = divide(location, read, strata, texts, skipped)
     if division.folder:
         location.say_ignored()
+        division = division.with_labels(_masks_of_images(location, divided))
     pixel_format = pixel_format or _pixel_format(location, divided)
     splits = {
         name: SegmentationSplit(
@@ -340,3 +372,12 @@ def load_pairs(
         notes=tuple(location.notes),
         division=division,
     )
+
+
+def _masks_of_images(location: Location, splits: Mapping[str, MaskedSplit]) -> dict[str, str]:
+    """Return the name of the mask of each image."""
+    return {
+        image: mask
+        for split in splits.values()
+        for image, mask in zip(*(keys_of(files, location.root) for files in (split.images, split.masks)), strict=True)
+    }

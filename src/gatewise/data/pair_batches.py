@@ -12,7 +12,7 @@ from torch import Tensor
 from gatewise import errors
 from gatewise.data.augmentation import Augmentation
 from gatewise.data.batches import Batch, Batches, BatchParams, StreamedBatches, seed_generators
-from gatewise.data.images import EncodedImages, Images
+from gatewise.data.images import EncodedImages, EncodedSource, Images
 from gatewise.data.masks import IGNORED, with_background
 from gatewise.data.pairs import SegmentationSplit, resized
 
@@ -39,6 +39,10 @@ class SegmentationBatches(StreamedBatches):
 
     def _hold(self) -> None:
         pass
+
+    @property
+    def _files(self) -> EncodedSource:
+        return self.pairs.images
 
     def training(self, epoch: int, *, seed: int, augmentation: Augmentation, start: int = 0) -> Iterator[Batch]:
         draws = list(self._draws(epoch, seed, augmentation, start))

@@ -65,6 +65,12 @@ class Reading:
         _validation.check_one_of("on_broken", self.on_broken, ON_BROKEN)
         for name in ("validation_split", "test_split"):
             _check_split(name, getattr(self, name))
+        fractions = [value for value in (self.validation_split, self.test_split) if isinstance(value, int | float)]
+        if sum(fractions) >= 1:
+            raise errors.InvalidValueError(
+                f"validation_split {self.validation_split} and test_split {self.test_split} leave no images to train "
+                f"on. Choose fractions with a sum below 1."
+            )
 
 
 def _check_split(name: str, value: object) -> None:

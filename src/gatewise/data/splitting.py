@@ -1,6 +1,7 @@
 """The rule that divides images into train, validation and test: deterministic, stratified, never through a group."""
 
 import hashlib
+import heapq
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,9 @@ from gatewise.data.labels import Kind
 from gatewise.data.layout import split_of
 from gatewise.data.reading import NO_SPLIT, Reading
 
-RULE = 1  # version of `held_out`
+RULE = 2  # version of `held_out`
 _BINS = 10  # of numbers, by quantile
+_ROUNDING = 1e-9  # upper bound of the rounding error of a number of images
 
 
 class Split(Protocol):
@@ -98,15 +100,17 @@ def held_out(
 ) -> list[int]:
     """Return the indices of the images that are held out.
 
-    The groups are visited in the order of a checksum of their smallest key, those with rare strata first. A group is
-    held out if that brings the number of images of its strata closer to `fraction`, and leaves each stratum a group for
-    training. So the same files give the same split on every machine, and new files move few old ones.
+    The groups are visited in the order of a checksum of their smallest key, those with rare strata first. An image is
+    held out if its rarest stratum still lacks images, a group of several if that brings all its strata closer to
+    `fraction`; each stratum keeps a group for training. Then images are added, those that disturb the strata least
+    first, until `fraction` of all is reached. So the same files give the same split on every machine, and new files
+    move few old ones.
 
     Args:
         keys: name of each image, as `keys_of` returns them.
         groups: group of each image; no group is divided.
         strata: strata of each image.
-        fraction: fraction of the images of each stratum, of which at least one is held out if it has two groups.
+        fraction: fraction of all images and of each stratum, of which at least one is held out if it has two groups.
         seed: seed of the order.
         purpose: changes the order, so that test and validation images are drawn independently.
 
@@ -116,38 +120,102 @@ def held_out(
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
         members[group].append(index)
-    counts = {group: Counter(s for index in own for s in strata[index]) for group, own in members.items()}
-    images: Counter[int] = Counter()
-    train: Counter[int] = Counter()  # groups of each stratum that are left for training
-    for count in counts.values():
-        images.update(count)
-        train.update(count.keys())
-    target = {s: max(int(fraction * images[s] + 0.5), 1) if train[s] > 1 else 0 for s in images}
-    missing = dict(target)
-    of_stratum = dict(train)
-    chosen: set[int] = set()
-
-    def take(group: int) -> None:
-        chosen.add(group)
-        for stratum, number in counts[group].items():
-            missing[stratum] -= number
-            train[stratum] -= 1
+    counts = {group: _counted([strata[index] for index in own]) for group, own in members.items()}
+    rarity = Counter(s for count in counts.values() for s in count)  # number of groups of each stratum
 
     def rank(group: int) -> tuple[int, bytes]:
-        first = min(keys[index] for index in members[group])
-        return min(of_stratum[s] for s in counts[group]), hashlib.sha256(f"{purpose}{seed}/{first}".encode()).digest()
+        own = members[group]
+        first = keys[own[0]] if len(own) == 1 else min(keys[index] for index in own)
+        return min(rarity[s] for s in counts[group]), hashlib.sha256(f"{purpose}{seed}/{first}".encode()).digest()
 
-    order = sorted(members, key=rank)
-    for group in order:
-        count = counts[group]
-        gain = sum(abs(missing[s]) - abs(missing[s] - number) for s, number in count.items())
-        if gain > 0 and all(train[s] > 1 for s in count):
-            take(group)
-    for stratum, wanted in target.items():
-        if wanted and missing[stratum] == wanted:
-            fitting = [
-                g for g in order if g not in chosen and counts[g][stratum] and all(train[s] > 1 for s in counts[g])
-            ]
-            if fitting:
-                take(min(fitting, key=lambda group: len(members[group])))
-    return sorted(index for group in chosen for index in members[group])
+    order = {group: counts[group] for group in sorted(members, key=rank)}
+    chosen = _Chosen(order, {group: len(own) for group, own in members.items()}, rarity, fraction)
+    chosen.fill_strata()
+    chosen.fill_total()
+    return sorted(index for group in chosen.groups for index in members[group])
+
+
+def _counted(strata: Sequence[tuple[int, ...]]) -> dict[int, int]:
+    """Return the number of images in each stratum."""
+    return dict.fromkeys(strata[0], 1) if len(strata) == 1 else Counter(s for own in strata for s in set(own))
+
+
+class _Chosen:
+    """The groups that are held out, and what is missing.
+
+    Args:
+        counts: number of images of each group in each stratum; groups are visited in this order.
+        sizes: number of images of each group.
+        rarity: number of groups of each stratum.
+        fraction: fraction of all images and of each stratum that is to be held out.
+
+    Attributes:
+        groups: the groups that are held out.
+    """
+
+    def __init__(
+        self,
+        counts: Mapping[int, Mapping[int, int]],
+        sizes: Mapping[int, int],
+        rarity: Mapping[int, int],
+        fraction: float,
+    ) -> None:
+        self.groups: set[int] = set()
+        self._counts, self._sizes, self._rarity = counts, sizes, rarity
+        self._left = dict(rarity)  # groups of each stratum for training
+        images = dict.fromkeys(rarity, 0)
+        for count in counts.values():
+            for stratum, number in count.items():
+                images[stratum] += number
+        self._target = {s: fraction * number for s, number in images.items()}
+        self._missing: dict[int, float] = {s: int(wanted + _ROUNDING) for s, wanted in self._target.items()}
+        self._short = int(fraction * sum(sizes.values()) + 0.5)  # images in all
+
+    def _take(self, group: int) -> None:
+        self.groups.add(group)
+        self._short -= self._sizes[group]
+        for stratum, number in self._counts[group].items():
+            self._missing[stratum] -= number
+            self._left[stratum] -= 1
+
+    def _free(self, group: int) -> bool:
+        """Return whether a group can be taken: each of its strata has another group for training."""
+        return group not in self.groups and all(self._left[s] > 1 for s in self._counts[group])
+
+    def _gain(self, group: int) -> float:
+        """Return by how many images a group brings its strata closer to their targets."""
+        return sum(abs(self._missing[s]) - abs(self._missing[s] - n) for s, n in self._counts[group].items())
+
+    def fill_strata(self) -> None:
+        """Take whole numbers of images of each stratum, and at least one where two groups have it."""
+        for group, count in self._counts.items():
+            if self._sizes[group] == 1:
+                fits = self._missing[min(count, key=self._rarity.__getitem__)] > 0
+            else:
+                fits = self._gain(group) > 0
+            if fits and self._short > 0 and self._free(group):
+                self._take(group)
+        for stratum, groups in self._rarity.items():
+            if self._left[stratum] == groups > 1:
+                fitting = [group for group, count in self._counts.items() if stratum in count and self._free(group)]
+                if fitting:
+                    self._take(min(fitting, key=self._sizes.__getitem__))
+
+    def fill_total(self) -> None:
+        """Take groups until the fraction of all images is reached, those with the highest gain first.
+
+        Of groups with the same gain those of common strata are first.
+        """
+        if self._short <= 0:
+            return
+        for stratum, wanted in self._target.items():
+            self._missing[stratum] += wanted - int(wanted + _ROUNDING)
+        queue = [(-self._gain(group), -place, group) for place, group in enumerate(self._counts) if self._free(group)]
+        heapq.heapify(queue)
+        while queue and self._short > 0:
+            loss, place, group = heapq.heappop(queue)
+            now, size = -self._gain(group), self._sizes[group]
+            if now > loss + _ROUNDING:  # others were taken since; gains only fall
+                heapq.heappush(queue, (now, place, group))
+            elif self._free(group) and size <= self._short and (size == 1 or now < size):
+                self._take(group)

@@ -2,12 +2,14 @@
 
 # pyright: basic
 
+import codecs
 import csv
 import io
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import yaml
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.core.files import read_json, read_json_lines, read_text
+from gatewise.core.files import read_bytes, read_json, read_json_lines, read_text
 from gatewise.core.reasons import as_data_error
 from gatewise.core.run_files import CONFIG, RECIPE, RESULTS
 from gatewise.data.folders import EncodedFiles, Location, is_image
@@ -41,7 +43,15 @@ class Table:
 
     def row(self, index: int) -> str:
         """Return the name of a row for error messages; that of a CSV is as in a spreadsheet, where 1 is the header."""
-        return f"{self.file.name}, row {index + (2 if self.file.suffix.lower() in _DELIMITERS else 1)}"
+        return f"{self._name}, row {index + self._first_row}"
+
+    @cached_property
+    def _name(self) -> str:
+        return self.file.name
+
+    @cached_property
+    def _first_row(self) -> int:
+        return 2 if self.file.suffix.lower() in _DELIMITERS else 1
 
     def column(self, name: str) -> list[Any]:
         """Return the cells of a column; raise `InvalidValueError` if there is none of this name."""
@@ -72,7 +82,10 @@ def read_table(file: Path) -> Table:
 
 
 def _separated(file: Path, delimiters: str) -> dict[str, list[str]]:
-    text = read_text(file).removeprefix("\ufeff")
+    content = read_bytes(file)
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with as_data_error(file, "is not UTF-8 text", 'Save it as UTF-8 (in Excel "CSV UTF-8").', of=UnicodeDecodeError):
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     delimiter = max(delimiters, key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     with as_data_error(file, "is no table", of=csv.Error):
@@ -135,13 +148,16 @@ class ImageFolder:
 
     Args:
         location: the folder, which is listed once.
+        part: says of the path of an image in the folder whether it can be meant; None for all.
     """
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, part: Callable[[str], bool] | None = None) -> None:
         self.path = location.path
         self.files = location.images()
         self._by_name: defaultdict[str, list[str]] = defaultdict(list)
         start = len(f"{location.path}{os.sep}")
+        if part is not None:
+            self.files = [file for file in self.files if part(file[start:])]
         for file in self.files:
             path = file[start:].replace(os.sep, "/")
             name = path.rpartition("/")[2].lower()
@@ -151,7 +167,8 @@ class ImageFolder:
     def find(self, cell: Any) -> list[str]:
         """Return the paths of the images that a cell can mean: one if it is written in full."""
         text = str(cell).strip().replace("\\", "/").removeprefix("./")
-        if Path(text).is_absolute():
+        text = os.path.expanduser(text) if text.startswith("~") else text  # noqa: PTH111
+        if os.path.isabs(text):  # noqa: PTH117 (100,000 paths cost a second)
             return [text] if Path(text).is_file() else []
         named = self._by_name.get(text.rpartition("/")[2].lower(), ())
         ends = {path: (f"/{path}", f"/{path.rpartition('.')[0]}") for path in named}
@@ -164,6 +181,14 @@ class ImageFolder:
         ):
             if fitting := [path for path in named if fits(path)]:
                 return [f"{self.path}{os.sep}{path}" for path in fitting]
+        return self._outside(text) if is_image(text) else []
+
+    def _outside(self, text: str) -> list[str]:
+        """Return the path of a file outside of the folder: ../photos/1.jpg, or relative to the working folder."""
+        for path in (self.path / text, Path(text)):
+            relative = os.path.relpath(path, self.path)
+            if relative.startswith("..") and path.is_file():
+                return [os.path.normpath(self.path / relative)]  # absolute if the path of the folder is
         return []
 
 
@@ -175,8 +200,8 @@ def image_folders(location: Location, file: Path) -> list[Path]:
     named = [_named_folder(file.parent)]
     root = location.reading.data_root
     own = [file.parent, *([location.path] if location.is_folder else [])]
-    folders = [*own, *filter(None, named), *([Path(root)] if root else [])]
-    if root and not Path(root).is_dir():
+    folders = [*own, *filter(None, named), *([Path(root).expanduser()] if root else [])]
+    if root and not Path(root).expanduser().is_dir():
         raise errors.DataError(f"data_root {root!r} is no folder; expected the folder of the images in {file.name}.")
     return list(dict.fromkeys(folders))
 

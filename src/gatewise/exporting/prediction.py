@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,12 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import read_bytes
 from gatewise.data.band_image import BandImage
-from gatewise.data.folders import is_image
+from gatewise.data.folders import is_hidden, is_image, unread_kind
 from gatewise.data.pixel_format import PixelFormat
+from gatewise.exporting.agreement import as_pair
+from gatewise.exporting.forms import WithGates
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.reader import opened
-from gatewise.exporting.writer import WithGates
 from gatewise.graph import evaluation_mode
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Task, TaskSpec
@@ -91,11 +92,8 @@ class Predictor:
         """
         mean, std = (torch.tensor(self.config[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         pixels = self.task.pixels(image, self.config).float()
-        output = self.network(((pixels - mean) / std).unsqueeze(0).to(self.device))
-        if not isinstance(output, tuple):
-            return output[0], None
-        logits, gates = cast(tuple[Tensor, Tensor], output)
-        return logits[0], float(gates.mean())
+        logits, gates = as_pair(self.network(((pixels - mean) / std).unsqueeze(0).to(self.device)))
+        return logits[0], None if gates is None else float(gates.mean())
 
     def predict(
         self, images: Sequence[str | Path], out: str | Path | None = None, *, top_k: int = 5
@@ -195,16 +193,29 @@ def _files(images: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
             continue
         path = _validation.check_path_exists("image", given)
         if not path.is_dir():
+            _check_read(path)
             yield path, Path(path.stem)
             continue
         try:
-            inside = sorted(file for file in path.rglob("*") if is_image(file.name))
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if (is_image(file.name) or unread_kind(file.name))
+                and not any(map(is_hidden, file.relative_to(path).parts))
+            )
         except OSError as error:
             raise errors.DataError(f"{path} cannot be searched ({error.strerror}).") from None
         if not inside:
             raise errors.DataError(f"{path} contains no images.")
         for file in inside:
+            _check_read(file)
             yield file, file.relative_to(path).with_suffix("")
+
+
+def _check_read(file: Path) -> None:
+    """Raise for an image of a kind that is not read."""
+    if kind := unread_kind(file.name):
+        raise errors.DataError(f"{file}: {kind[0]} is not read. Save as {kind[1]}, or leave it out.")
 
 
 def _check_not_overwriting(files: Mapping[Path, Path], out: Path) -> None:

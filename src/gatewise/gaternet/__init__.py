@@ -1,6 +1,5 @@
 """GaterNet: a gater network selects, for each image, which filters of a backbone are used."""
 
-from gatewise.gaternet.any_network import check_no_routes as check_no_routes
 from gatewise.gaternet.any_network import plain_network as plain_network
 from gatewise.gaternet.any_network import run_with_gates as run_with_gates
 from gatewise.gaternet.diagnostics import NEARLY as NEARLY

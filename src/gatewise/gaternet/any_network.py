@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from gatewise import errors
 from gatewise.core.types import Output
 from gatewise.gaternet.network import GaterNet
 
@@ -10,15 +9,6 @@ from gatewise.gaternet.network import GaterNet
 def plain_network(model: nn.Module) -> nn.Module:
     """Return the backbone of a GaterNet, and any other network itself."""
     return model.backbone if isinstance(model, GaterNet) else model
-
-
-def check_no_routes(net: GaterNet, method: str) -> None:
-    """Raise ValueError for a network with routes, whose batch norms differ between images."""
-    if net.routes is not None:
-        raise errors.InvalidValueError(
-            f"{method} does not know the batch norms of {len(net.routes)} routes. Run the GaterNet itself; "
-            f"net.of_route(k).backbone has the weights of route k."
-        )
 
 
 def run_with_gates(model: nn.Module, images: Tensor) -> tuple[Output, Tensor | None]:

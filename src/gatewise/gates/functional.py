@@ -80,6 +80,21 @@ def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     return (x * attention_weights(logits)).sum(spatial_axes(x), keepdim=True).to(x.dtype)
 
 
+def attention_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return `attention_pool(x, conv(x))` for a convolution of kernel size 1 as two matrix products and a softmax.
+
+    Args:
+        x: feature map, (N, C, *S).
+        weight: of the convolution, (1, C, 1, ...); its bias does not change the softmax.
+
+    >>> attention_product(torch.tensor([[[1.0, 3.0]]]), torch.zeros(1, 1, 1))
+    tensor([[[2.]]])
+    """
+    rows = x.flatten(2)
+    weights = (weight.flatten(1) @ rows).softmax(-1)  # (N, 1, positions)
+    return (rows @ weights.transpose(1, 2)).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
+
+
 def semhash(logits: Tensor, training: bool = True) -> Tensor:
     """Return gates by Improved SemHash: (N, c) logits -> (N, c) in [0, 1].
 

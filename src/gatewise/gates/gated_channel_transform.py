@@ -1,5 +1,6 @@
 """Gated channel transformation (GCT): each channel is scaled by a function of its normalised norm."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -43,6 +44,20 @@ def channel_norms(x: Tensor, mode: str | float, eps: float, after_relu: bool) ->
     return scale * ((size / scale).pow(p).sum(axes, keepdim=True) + eps * scale.pow(-p)).pow(1 / p)
 
 
+def pooled_channel_norms(x: Tensor, mode: str | float, eps: float, after_relu: bool) -> Tensor:
+    """Return `channel_norms` for "l1" and "l2" from means over positions, which runtimes compute in their own layout.
+
+    >>> x = torch.randn(2, 3, 4, 5)
+    >>> bool(torch.allclose(pooled_channel_norms(x, "l2", 1e-5, False), channel_norms(x, "l2", 1e-5, False)))
+    True
+    """
+    axes = spatial_axes(x)
+    positions = math.prod(x.shape[2:])
+    if mode == "l1":
+        return (x if after_relu else x.abs()).mean(axes, keepdim=True) * positions
+    return ((x * x).mean(axes, keepdim=True) * positions + eps).sqrt()
+
+
 def gated_channel_transform(
     x: Tensor,
     alpha: Tensor,
@@ -76,7 +91,23 @@ def gated_channel_transform(
     >>> (gated_channel_transform(x, one, one, zero) / x - 1).atanh().flatten()
     tensor([0.8485, 1.1314])
     """
-    norms = alpha * channel_norms(x, mode, eps, after_relu)  # (N, C, 1, ...)
+    norms = channel_norms(x, mode, eps, after_relu)
+    return _scaled_by_norms(x, norms, alpha, gamma, beta, mode=mode, eps=eps, activation=activation)
+
+
+def _scaled_by_norms(
+    x: Tensor,
+    norms: Tensor,
+    alpha: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    *,
+    mode: str | float,
+    eps: float,
+    activation: str,
+) -> Tensor:
+    """Return `gated_channel_transform` of a map with these norms of its channels, (N, C, 1, ...)."""
+    norms = alpha * norms
     if mode == "l1":
         divisor = norms.abs().mean(1, keepdim=True) + eps
     else:
@@ -214,6 +245,13 @@ class GatedChannelTransform(Gate):
         owned = pattern.owned and pattern.norm is None
         fused = FusedNormReluGate(self, gated_channel_transform, pattern.norm, pattern.relu, owned)
         return InferenceForm(fused, owned, pattern.relu, pattern.norm is not None, fused.factors)
+
+    def export_form(self) -> Callable[[Tensor], Tensor] | None:
+        return self._with_pooled_norms if isinstance(self.mode, str) else None
+
+    def _with_pooled_norms(self, x: Tensor) -> Tensor:
+        norms = pooled_channel_norms(x, self.mode, self.eps, self.after_relu)
+        return _scaled_by_norms(x, norms, *self.numbers, mode=self.mode, eps=self.eps, activation=self.activation)
 
     @property
     def numbers(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Global context block (GC): add one context vector per image, pooled by attention, to every position."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from gatewise.core import _validation
 from gatewise.core.hooks import count_hooks
 from gatewise.core.layer_types import CONVOLUTIONS
 from gatewise.gates.channel_scaling import ChannelScaling
-from gatewise.gates.functional import attention_pool, attention_weights, average_pool
+from gatewise.gates.functional import attention_pool, attention_product, attention_weights, average_pool
 from gatewise.gates.kernels.attention_pool import pool_by_attention
 from gatewise.gates.kernels.backend import BACKENDS, takes_fused, why_not_fusible
 from gatewise.gates.kernels.channels import SharedGradient, mean_of_channels, scale_channels
@@ -35,7 +37,10 @@ def global_context(
     >>> global_context(x, add=nn.Identity())
     tensor([[[3., 5.]]])
     """
-    context = average_pool(x) if mask is None else attention_pool(x, mask(x))
+    return _with_context(x, average_pool(x) if mask is None else attention_pool(x, mask(x)), add, multiply)
+
+
+def _with_context(x: Tensor, context: Tensor, add: nn.Module | None, multiply: nn.Module | None) -> Tensor:
     if multiply is not None:
         x = x * multiply(context).sigmoid().to(x.dtype)
     if add is not None:
@@ -177,6 +182,13 @@ class GlobalContext(ChannelScaling):
             link = SharedGradient(x)
             return scale_channels(*self.channel_terms(x, link), link)
         return global_context(x, self.conv_mask, self.channel_add_conv, self.channel_mul_conv)
+
+    def export_form(self) -> Callable[[Tensor], Tensor] | None:
+        return None if self.conv_mask is None or count_hooks(self.conv_mask) else self._with_product
+
+    def _with_product(self, x: Tensor) -> Tensor:
+        context = attention_product(x, self.conv_mask.weight)  # type: ignore[union-attr]  # pyright: ignore
+        return _with_context(x, context, self.channel_add_conv, self.channel_mul_conv)
 
     def why_not_fused(self, x: Tensor) -> str | None:
         """Return the reason why a fused kernel cannot replace this gate for `x`, or None."""

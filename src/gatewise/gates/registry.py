@@ -97,6 +97,13 @@ class Gate(MoveObserver):
         """
         return None
 
+    def export_form(self) -> Callable[[Tensor], Tensor] | None:
+        """Return the gate's function in operations that other runtimes run fast, or None for its `forward`.
+
+        It maps (N, C, *S) to the same values as `forward` in eval mode, up to rounding, and is used in ONNX files.
+        """
+        return None
+
     def extra_loss(self) -> Tensor | None:
         """Return a scalar to add to the training loss, or None."""
         return None

@@ -1,9 +1,12 @@
 """Simplified non-local block (SNL): a non-local block whose attention is the same for every query."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from gatewise.gates.functional import attention_pool, attention_weights
+from gatewise.core.hooks import count_hooks
+from gatewise.gates.functional import attention_pool, attention_product, attention_weights
 from gatewise.gates.registry import Gate, register_gate
 
 
@@ -93,6 +96,12 @@ class SimplifiedNonLocal(Gate):
 
     def attention(self, x: Tensor, queries: Tensor) -> Tensor:
         return attention_weights(self.conv_mask(x)).expand(-1, len(queries), *x.shape[2:])  # the same for all queries
+
+    def export_form(self) -> Callable[[Tensor], Tensor] | None:
+        return None if count_hooks(self.conv_mask) else self._with_product
+
+    def _with_product(self, x: Tensor) -> Tensor:
+        return x + self.conv_value(attention_product(x, self.conv_mask.weight))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)

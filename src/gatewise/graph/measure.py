@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,11 @@ class Latency:
 
 
 def interleaved_latency(
-    variants: Mapping[str, Callable[[], Any]], *, rounds: int = 10, seconds_per_turn: float = 0.05
+    variants: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 10,
+    seconds_per_turn: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Time callables in alternation, so that temporary slowdowns of the machine affect all of them equally.
 
@@ -77,6 +82,8 @@ def interleaved_latency(
         variants: the callables, by name.
         rounds: number of rounds after the warm-up; each round calls every variant.
         seconds_per_turn: approximate duration of the calls to one variant in one round.
+        clock: returns seconds. `time.process_time` counts the time of the processor, which other programs on a busy
+            machine hardly change; with one thread it is the duration on an idle machine.
 
     Returns:
         For each variant the median and the quartiles over the rounds.
@@ -84,7 +91,7 @@ def interleaved_latency(
     _validation.check_integer_at_least(2, rounds=rounds)
     timer_class = _timer_class()
     timers = {
-        name: timer_class("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        name: timer_class("call()", timer=clock, globals={"call": call}, num_threads=torch.get_num_threads())
         for name, call in variants.items()
     }
     calls = {name: _calls_within(seconds_per_turn, timer.timeit(2).mean) for name, timer in timers.items()}

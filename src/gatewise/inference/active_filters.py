@@ -84,6 +84,11 @@ class ActiveFilters:
         self._picked.clear()
         self._whole.clear()
 
+    def forget_patterns(self) -> None:
+        """Clear what is kept of patterns, so that the next one is as new as the first."""
+        self._known.clear()
+        self._picked.clear()
+
     def filters(self, number: int, site: Site, pattern: bytes, device: torch.device) -> FilterIndices:
         """Return the open filters of a site for a pattern with one byte per gate; the first unit if none is open."""
         known = self._known.get((number, pattern))

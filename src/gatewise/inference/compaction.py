@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gatewise import errors
 from gatewise.core.loaders import batches_of
 from gatewise.core.schema import convert
-from gatewise.gaternet import GaterNet, check_no_routes
+from gatewise.gaternet import GaterNet
 from gatewise.graph import ChannelDependency, evaluation_mode
 from gatewise.graph.measure import macs_per_sample, parameter_count
 from gatewise.inference.restructure import GateState, restructure
@@ -150,7 +150,11 @@ def compact(net: GaterNet, loader: Iterable[Any], *, check: Iterable[Any] = ()) 
         raise errors.InvalidTypeError(
             f"compact expects a GaterNet, got {type(net).__name__}. Wrap the network first: gw.GaterNet(network)."
         )
-    check_no_routes(net, "compact")
+    if net.routes is not None and len(net.routes) > 1:
+        raise errors.InvalidValueError(
+            "compact expects a network that chooses its gates one by one, and this one has routes. Compact one of "
+            "them, compact(net.of_route(0), loader), or let each image run through its own: skip_closed_filters(net)."
+        )
     device = next(net.parameters()).device
     batches = loader if isinstance(loader, list | tuple | Tensor) else _Rereadable(loader)
     opened, images = _count_open(net, batches, device)

@@ -37,6 +37,10 @@ class ConditionalNet(nn.Module):
                 "local gating computes its gates during the forward, and has no conditional form. Choose form masked "
                 "or compact."
             )
+        if net.routes is not None:
+            raise errors.InvalidValueError(
+                "a network with routes has batch norms for each of them, and no conditional form. Choose form routes."
+            )
         self.dependencies, folds = skippable(net)
         self.skipped = kept_whole(net, self.dependencies)
         self.net = full_copy(net).eval().requires_grad_(False)

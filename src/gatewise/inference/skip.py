@@ -1,7 +1,7 @@
 """Run a GaterNet at inference with the open filters of each image only."""
 
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -13,22 +13,19 @@ from gatewise.core import _validation
 from gatewise.core._torch_compat import has_memory
 from gatewise.core.merging import merged
 from gatewise.core.types import Output
-from gatewise.gaternet import GaterNet, check_no_routes
+from gatewise.gaternet import GaterNet
 from gatewise.gates.functional import hard_sigmoid_gate
+from gatewise.graph.measure import interleaved_latency
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.active_filters import ActiveFilters
-from gatewise.inference.costs import Costs, default_cache
-from gatewise.inference.meter import local_pays, measured_plan
-from gatewise.inference.plan import Plan
+from gatewise.inference.routed import NO_STATE, RoutedNet
 from gatewise.inference.skippable import kept_whole, skippable
 from gatewise.inference.sub_batches import SubBatch, Work, bucketed, one_by_pattern
 from gatewise.inference.surgery import fold_norms, open_layers
 
 MODES = ("mask", "skip", "bucket", "auto")
-_NO_STATE = (
-    "a skipping net has no state dict: its weights are folded and sliced copies. Save and load the GaterNet that it "
-    "was made from, or use torch.save on the skipping net itself."
-)
+_PROMISING = 0.9  # another way must take less than this fraction of the time with all filters
+_ROUNDS = 5
 _NOT_TRACED = (
     "a skipping net reads the gates of each batch in Python, which torch.export, torch.fx, torch.func and torch.jit "
     "cannot trace. Use the GaterNet that it was made from; to export a run: gatewise export RUN --form skip"
@@ -43,14 +40,13 @@ class SkippingNet(nn.Module):
     Attributes:
         mode: "mask", "skip", "bucket" or "auto".
         skipped: sites that still compute all filters and multiply, with the reasons.
-        last_parts: the sub-batches of the last batch, with their images and the sites computed with open filters only.
+        last_parts: the sub-batches of the last batch; none if all filters were computed.
     """
 
-    def __init__(self, net: GaterNet, mode: str, memory: int, cache: Path) -> None:
+    def __init__(self, net: GaterNet, mode: str, memory: int) -> None:
         super().__init__()
-        self.mode, self.cache = mode, cache
-        self._plans: dict[tuple[int, ...], Plan] = {}
-        self._locally: dict[tuple[int, ...], bool] = {}
+        self.mode = mode
+        self._found: dict[tuple[int, ...], str] = {}  # the fastest way for each shape of a batch and number of threads
         self.active_filters = ActiveFilters(memory)
         dependencies, folds = skippable(net, tried=mode != "mask")
         self.skipped = kept_whole(net, dependencies)
@@ -86,70 +82,82 @@ class SkippingNet(nn.Module):
             return self.net.forward_with_gates(x, gates)
         self._follow_weights()
         if gates is None and self.net.is_local and len(x):
-            return self._run_local(x) if self._local_pays(x) else self.plain.forward_with_gates(x)
+            plain = self._way_of_local(x) == "mask"
+            return self.plain.forward_with_gates(x) if plain else self._run_local(x)
         hard = True
         if gates is None:
             gates = self.net.decide(x)
         else:
             self.net.check_gates(x, gates)
             hard = bool(((gates == 0) | (gates == 1)).all())
-        if not len(x) or not hard:
+        self.last_parts = []
+        if not len(x) or not hard or (way := self._way(x, gates)) == "mask":
             return self.plain.forward_with_gates(x, gates)
-        self.last_parts = self._partition(gates, x)
-        if self.last_parts[0].plain:
-            return self.plain.forward_with_gates(x, gates)
-        x = _channels_last(x)
-        if len(self.last_parts) == 1:
-            return self._run(x, gates, self.last_parts[0]), gates
-        outputs: list[Any] = []
-        for part in self.last_parts:
-            rows = torch.from_numpy(part.images).to(x.device)
-            outputs.append(self._run(x[rows], gates[rows], part))
-        return merged(outputs, [part.images for part in self.last_parts]), gates
+        self.last_parts = self._partition(gates, way)
+        return self._run_parts(x, gates, self.last_parts), gates
 
-    def plan(self, x: Tensor) -> Plan:
-        """Return the plan for batches like `x` or smaller; measure the layers if their costs are not known."""
-        kind = (*x.shape[1:], torch.get_num_threads())
-        plan = self._plans.get(kind)
-        if plan is None or max(plan.measured) < len(x):
-            costs = Costs(self.cache, x.device, x.dtype)
-            plan = self._plans[kind] = measured_plan(
-                self.work, (self.plain, self.net), self.active_filters, _channels_last(x), costs
-            )
-        return plan
-
-    def _local_pays(self, x: Tensor) -> bool:
-        """Return whether skipping is faster with local gating; "auto" measures it once for each batch shape."""
-        if self.mode != "auto":
-            return True
+    def _fastest(self, x: Tensor, ways: Mapping[str, Callable[[], Any]]) -> str:
+        """Return the fastest of the ways to run batches like `x`, timed at the first one; the first way is plain."""
         kind = (*x.shape, torch.get_num_threads())
-        if kind not in self._locally:
-            ways = [lambda: self._run_local(x), lambda: self.plain.forward_with_gates(x)]
-            self._locally[kind] = local_pays(x, ways, self.net, Costs(self.cache, x.device, x.dtype))
-        return self._locally[kind]
+        if kind not in self._found:
+            with torch.inference_mode():
+                times = interleaved_latency(ways, rounds=_ROUNDS, seconds_per_turn=0.005)
+            plain = next(iter(times))
+            best = min(times, key=lambda way: times[way].median_s)
+            self._found[kind] = best if times[best].median_s < _PROMISING * times[plain].median_s else plain
+        return self._found[kind]
+
+    def _way(self, x: Tensor, gates: Tensor) -> str:
+        """Return the mode in which a batch runs."""
+        if self.mode != "auto":
+            return self.mode
+
+        def with_new_patterns(mode: str) -> Callable[[], Any]:
+            def call() -> Any:
+                self.active_filters.forget_patterns()
+                return self._run_parts(x, gates, self._partition(gates, mode))
+
+            return call
+
+        parted = ("skip", "bucket")[: 1 if len(x) == 1 else 2]  # the same for one image
+        ways = {"mask": lambda: self.plain.forward_with_gates(x, gates)}
+        return self._fastest(x, ways | {mode: with_new_patterns(mode) for mode in parted})
+
+    def _way_of_local(self, x: Tensor) -> str:
+        if self.mode != "auto":
+            return self.mode
+        ways = {"mask": lambda: self.plain.forward_with_gates(x), "bucket": lambda: self._run_local(x)}
+        return self._fastest(x, ways)
 
     def state_dict(self, *_: Any, **__: Any) -> Any:
         """Raise ValueError: the weights are sliced copies. Save the GaterNet instead."""
-        raise errors.InvalidValueError(_NO_STATE)
+        raise errors.InvalidValueError(NO_STATE)
 
     def load_state_dict(self, *_: Any, **__: Any) -> Any:
         """Raise ValueError: load into the GaterNet, and make a new skipping net from it."""
-        raise errors.InvalidValueError(_NO_STATE)
+        raise errors.InvalidValueError(NO_STATE)
 
-    def _partition(self, gates: Tensor, x: Tensor) -> list[SubBatch]:
+    def _partition(self, gates: Tensor, mode: str) -> list[SubBatch]:
         patterns = gates.detach().cpu().numpy() > 0
-        if self.mode == "skip":
-            return one_by_pattern(patterns, self.work)
-        if self.mode == "bucket":
-            return bucketed(patterns, self.work)
-        return self.plan(x).parts(patterns)
+        return one_by_pattern(patterns) if mode == "skip" else bucketed(patterns, self.work)
+
+    def _run_parts(self, x: Tensor, gates: Tensor, parts: list[SubBatch]) -> Any:
+        """Run the sub-batches one after another, and return their outputs in the order of the batch."""
+        x = _channels_last(x)
+        if len(parts) == 1:
+            return self._run(x, gates, parts[0])
+        outputs: list[Any] = []
+        for part in parts:
+            rows = torch.from_numpy(part.images).to(x.device)
+            outputs.append(self._run(x[rows], gates[rows], part))
+        return merged(outputs, [part.images for part in parts])
 
     def _run(self, x: Tensor, gates: Tensor, part: SubBatch) -> Any:
         """Run images with similar patterns: filters that only some of them open are computed for all and multiplied."""
         factors: dict[int, Tensor | None] = {}
         for number, site in enumerate(self.net.sites):
             union = part.union[site.first : site.first + site.gates]
-            factors[number] = self._open(number, gates, union, narrow=part.narrow[number], alike=part.alike)
+            factors[number] = self._open(number, gates, union, narrow=bool(self.work.narrows[number]), alike=part.alike)
         self.net.gate_context.factors = factors
         try:
             return self.net.backbone(x)
@@ -218,13 +226,12 @@ class SkippingNet(nn.Module):
         now = self._anchor()
         if now != self._where:
             warnings.warn(
-                f"the network was planned for {self._where[0]}, {self._where[1]} and is now on {now[0]}, {now[1]}; "
-                f"its weights are sliced and its layers measured again.",
+                f"the network ran on {self._where[0]}, {self._where[1]} and is now on {now[0]}, {now[1]}; its weights "
+                f"are sliced and its ways to run timed again.",
                 stacklevel=3,
             )
             self.active_filters.forget()
-            self._plans.clear()
-            self._locally.clear()
+            self._found.clear()
             self._where = now
 
     def extra_repr(self) -> str:
@@ -236,18 +243,18 @@ def skip_closed_filters(
     mode: str = "auto",
     *,
     memory: int = 2**28,
-    cache: str | Path | None = None,
-) -> SkippingNet:
+) -> "SkippingNet | RoutedNet":
     """Return a copy of `net` for inference that does not compute closed filters; same outputs as `net.eval()`.
+
+    A net with routes runs route by route, each with its own dense network, in all modes but "mask".
 
     Args:
         net: a GaterNet; it is not changed. Its weights are copied, with batch norms folded into convolutions.
         mode: "mask" computes all filters and multiplies, as the net itself does. "skip" splits a batch by gate pattern
             and runs each part with its open filters only. "bucket" runs images with the same or a similar pattern
-            together: filters that only some of them open are computed for all and multiplied. "auto" measures the
-            layers on this machine, once for each image size and each new largest batch, and chooses for each batch.
+            together: filters that only some of them open are computed for all and multiplied. "auto" times all three
+            at the first batch of each size, with patterns that are new, and keeps the fastest for batches of this size.
         memory: bytes of the cache of sliced weights.
-        cache: file for the measurements of "auto"; None is $GATEWISE_CACHE, or costs.json in the user's cache folder.
 
     Raises:
         TypeError: if `net` is not a GaterNet.
@@ -265,10 +272,11 @@ def skip_closed_filters(
             f"skip_closed_filters expects a GaterNet, got {type(net).__name__}. If compaction "
             f"has removed all gates, use the network directly."
         )
-    check_no_routes(net, "skip_closed_filters")
     _validation.check_one_of("mode", mode, MODES)
     _validation.check_integer_at_least(0, memory=memory)
-    return SkippingNet(net, mode, memory, default_cache() if cache is None else Path(cache)).eval()
+    if net.routes is not None and mode != "mask":
+        return RoutedNet(net).folded()
+    return SkippingNet(net, mode, memory).eval()
 
 
 def _check_not_traced(x: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -18,27 +17,11 @@ class SubBatch:
         images: rows of the images in the batch.
         union: for each gate whether some image opens it, (gates,).
         alike: whether all images have the same gates.
-        narrow: for each site whether only open filters are computed, (sites,).
-        plain: whether the original network runs, which computes all filters and multiplies.
     """
 
     images: np.ndarray
     union: np.ndarray
     alike: bool
-    narrow: np.ndarray
-    plain: bool = False
-
-
-class Costing(Protocol):
-    """A cost model of sub-batches, in any unit, for R sub-batches at once."""
-
-    def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return for each site whether to skip its closed filters: (R, gates), (R,) -> (R, sites)."""
-        ...
-
-    def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Return the cost of R sub-batches: open gates (R, gates), images (R,) -> (R,)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +80,18 @@ class Work:
         open_ = np.add.reduceat(unions * self.part, self.starts, axis=1) + self.always
         return np.concatenate([open_, np.ones((len(unions), 1))], 1)
 
-    def narrow(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        """Return for each site whether its closed filters can be skipped: (R, gates), (R,) -> (R, sites)."""
-        return np.broadcast_to(self.narrows, (len(unions), len(self.narrows)))
-
     def cost(self, unions: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Return the multiply-adds of R sub-batches: open gates (R, gates), images (R,) -> (R,)."""
         shares = self.shares(unions)
         return images * (self.macs * shares[:, self.inputs] * shares[:, self.outputs]).sum(1)
 
 
-def one_by_pattern(patterns: np.ndarray, work: Costing) -> list[SubBatch]:
+def one_by_pattern(patterns: np.ndarray) -> list[SubBatch]:
     """Return one sub-batch for each distinct pattern: bool (N, gates) -> sub-batches."""
-    return [part_of(patterns, images, work) for images in alike(patterns)]
+    return [part_of(patterns, images) for images in alike(patterns)]
 
 
-def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[SubBatch]:
+def bucketed(patterns: np.ndarray, work: Work, slack: float = 1.1) -> list[SubBatch]:
     """Return sub-batches of images with similar patterns: bool (N, gates) -> sub-batches.
 
     Greedy, most frequent pattern first: a pattern joins the bucket with the smallest additional cost if the merged cost
@@ -133,7 +112,7 @@ def bucketed(patterns: np.ndarray, work: Costing, slack: float = 1.1) -> list[Su
         else:
             buckets.append(images)
             unions, apart = np.concatenate([unions, pattern[None]]), np.append(apart, cost)
-    return [part_of(patterns, images, work) for images in buckets]
+    return [part_of(patterns, images) for images in buckets]
 
 
 def alike(patterns: np.ndarray) -> list[np.ndarray]:
@@ -144,9 +123,8 @@ def alike(patterns: np.ndarray) -> list[np.ndarray]:
     return [np.array(images) for images in rows.values()]
 
 
-def part_of(patterns: np.ndarray, images: np.ndarray, work: Costing) -> SubBatch:
+def part_of(patterns: np.ndarray, images: np.ndarray) -> SubBatch:
     """Return these images of a batch as one sub-batch."""
     own = patterns[images]
     union: np.ndarray = np.any(own, axis=0)
-    narrow = work.narrow(union[None], np.array([len(images)]))[0]
-    return SubBatch(images, union, bool((own == own[0]).all()), narrow)
+    return SubBatch(images, union, bool((own == own[0]).all()))

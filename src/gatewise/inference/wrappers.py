@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core._torch_compat import compiled_network
+from gatewise.inference.routed import RoutedNet
 from gatewise.inference.skip import SkippingNet
 
 
@@ -33,7 +34,7 @@ def unwrapped(owner: str, model: Any) -> nn.Module:
         network = inner
         parallel = isinstance(network, nn.DataParallel | DistributedDataParallel)
         inner = network.module if parallel else compiled_network(network)
-    if isinstance(network, SkippingNet):
+    if isinstance(network, SkippingNet | RoutedNet):
         raise errors.InvalidTypeError(
             f"{owner} expects the GaterNet that skip_closed_filters was called on, got the skipping network. Both have "
             f"the same gates and outputs: give the GaterNet."

@@ -134,6 +134,7 @@ CHANGES = {
             "deviation of the channels' means": replace("(within + across) / count.sum()", "across / count.sum()"),
         },
         "GateStats._between_classes": {
+            "several classes of an image explain its gates": replace("self.overlaps", "False"),
             "chance counts as dependence on the class": replace("between - by_chance", "between"),
             "gate statistics: classes weigh the same": replace(
                 "counts * (self.by_class[:, own] / counts - mean).square()",
@@ -340,7 +341,7 @@ CHANGES = {
         },
         "verdict": {
             "verdict without correction's limit": replace(
-                "corrected_p is None or corrected_p >= 1 - LEVEL", "corrected_p is None"
+                "corrected_p is None or corrected_p >= alpha", "corrected_p is None"
             ),
             "higher is always better": replace("(difference.mean > 0) == higher_is_better", "difference.mean > 0"),
         },

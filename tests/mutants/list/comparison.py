@@ -3,6 +3,77 @@
 from mutants import flip, remove, replace
 
 CHANGES = {
+    "core/power.py": {
+        "_critical_values": {"one-sided power": replace("1 - alpha / 2", "1 - alpha")},
+        "may_stop": {
+            "seeds are added until a gain shows": replace(
+                "[spread(values) for values in pairs]",
+                "[None if abs(sum(values)) < difference else spread(values) for values in pairs]",
+            ),
+        },
+        "_pairs": {"sums do not count": replace("(-1, 1)", "(-1,)")},
+        "seeds_for": {"one seed too few": replace("return high", "return low", nth=1)},
+    },
+    "comparison/seeds.py": {
+        "add_seeds": {
+            "seeds trained ahead all count": replace("return count, failed", "return trained, failed"),
+            "stops at a seed that is left out": replace(
+                "range(checked + 1, trained + 1)", "range(trained, trained + 1)"
+            ),
+        },
+    },
+    "comparison/answer.py": {
+        "_chosen": {
+            "a rival that wins is not recommended": replace(
+                "rival['verdict'] == 'worse'", "rival['verdict'] == 'none'"
+            ),
+        },
+        "_gain": {"the largest score is the largest gain": replace("score.higher_is_better", "True")},
+        "_missed_budgets": {"a missed budget is not said": replace("abs(mean - target) > _MISSED", "mean < 0")},
+        "_command": {
+            "the command has the old number of seeds": replace(
+                "words[words.index('--seeds') + 1] = str(seeds)", "pass"
+            ),
+        },
+    },
+    "comparison/given_results.py": {
+        "_shared_seeds": {
+            "seeds paired by position": replace(
+                "all(seed in of_seeds for of_seeds in scores.values())", "True or scores"
+            ),
+        },
+        "of_table": {
+            "a row that is there twice replaces the first": replace("image in of_seed", "False"),
+        },
+    },
+    "comparison/score_files.py": {
+        "ScoreFile._file": {"first of several score files": replace("len(files) != 1", "not files")},
+        "ScoreFile.read": {"best is always the highest": replace("max if higher_is_better else min", "max")},
+    },
+    "comparison/script_runs.py": {
+        "ScriptRun.is_finished": {
+            "runs of another command are used": replace("read_json(folder / _DONE)", "self._record()")
+        },
+        "ScriptRun.train": {
+            "output of an interrupted run is kept": remove("shutil.rmtree(folder / _OUTPUT, ignore_errors=True)"),
+            "a failed command counts": remove("if code: ..."),
+        },
+    },
+    "core/statistics.py": {
+        "interval_within": {"interval of the logit is not scaled": replace("share * (1 - share)", "1.0")},
+    },
+    "comparison/verdicts.py": {
+        "score_row": {"seeds that agree are exact": replace("images.dtype != torch.bool", "True")},
+        "judged": {
+            "p not corrected": replace(
+                "statistics.holm([difference.p for difference in found.values()])",
+                "[difference.p for difference in found.values()]",
+            ),
+            "detectable difference without Holm": replace(
+                "level / max(1, sum(difference.p is not None for difference in found.values()))", "level"
+            ),
+        },
+    },
     "comparison/run.py": {
         "compare": {
             "held: comparisons do not lock": replace(
@@ -16,10 +87,10 @@ CHANGES = {
         "_train_in_turn": {
             "comparison continues on a full disk": replace("errors.UnsavedError", "()"),
             "runs trained again": replace(
-                "train(run, folders[seed], resume=True, **options)",
-                "__import__('shutil').rmtree(folders[seed], ignore_errors=True); train(run, folders[seed], resume=True, **options)",
+                "train(run, folder, resume=True, **options)",
+                "__import__('shutil').rmtree(folder, ignore_errors=True); train(run, folder, resume=True, **options)",
             ),
-            "one failure ends a comparison": replace("failed.setdefault(name, f'seed {seed}: {error}')", "raise"),
+            "one failure ends a comparison": replace("failed.setdefault(name, f'seed {run.seed}: {error}')", "raise"),
         },
         "_checked_dataset": {
             "newer run in a comparison found late": remove("check_run_format(file.parent)"),
@@ -40,9 +111,6 @@ CHANGES = {
             "work of the dense network compared": replace("_work(metrics[name])", "{}"),
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
             "first gate is the baseline": replace("'none' if 'none' in runs else next(iter(runs))", "next(iter(runs))"),
-            "p not corrected": replace(
-                "statistics.holm([d.p for d in of_gates.values()])", "[d.p for d in of_gates.values()]"
-            ),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
         },

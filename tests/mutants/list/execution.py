@@ -37,22 +37,6 @@ CHANGES = {
             "the conditional network computes everything": off_by_one("gates.amax(0) > 0"),
         },
     },
-    "inference/costs.py": {
-        "Costs.__init__": {
-            "costs of any machine": replace("self._all.get(self.machine, {})", "next(iter(self._all.values()), {})"),
-            "costs of another version of gatewise": replace(
-                "f\"{facts['hardware']}, torch {facts['torch']}, gatewise {facts['gatewise']}, {dtype}\"",
-                "f\"{facts['hardware']}, torch {facts['torch']}, {dtype}\"",
-            ),
-        },
-        "Costs.save": {
-            "costs of other machines lost": replace("self._all", "{self.machine: self._own}", nth=3),
-            "costs measured by others meanwhile are lost": replace("self._all = _read(self.file)", "pass"),
-        },
-        "_Content": {
-            "negative costs accepted": replace("Meta(ge=0, lt=1000000.0)", "Meta(lt=1000000.0)"),
-        },
-    },
     "inference/dynamic_layers.py": {
         "open_per_channel": {
             "instance norms run without their parameters": replace("(layer.weight, layer.bias)", "(None, None)"),
@@ -99,23 +83,7 @@ CHANGES = {
             ),
         },
     },
-    "inference/meter.py": {
-        "fingerprint": {
-            "costs of networks of other widths": replace("(layers, shapes, sites)", "[layer[:2] for layer in layers]"),
-        },
-    },
     "inference/packed.py": {},
-    "inference/plan.py": {
-        "Plan._pays_up_to": {
-            "narrow at any cost": replace("gain[:-1] <= 0", "gain[:-1] <= -1000000000.0"),
-        },
-        "Plan.parts": {
-            "plain though narrow is faster": replace("together < PROMISING * plain", "False"),
-        },
-        "Plan._note": {
-            "picked weights are assumed to stay in memory": replace("sum(self._seen.values()) > self.memory", "False"),
-        },
-    },
     "inference/restructure.py": {
         "_cut": {
             "no zeros after an addition": replace("plan.hold(small.backbone)", "pass"),
@@ -132,15 +100,32 @@ CHANGES = {
             "work of compacted layers as before": replace("round(layer.macs * share)", "layer.macs"),
         },
     },
+    "inference/routed.py": {
+        "Chooser.forward": {
+            "images take the route with the fewest of their gates": replace("gates - 0.5", "0.5 - gates"),
+        },
+        "_dense_networks": {
+            "all routes are the first": replace("patterns.tolist()", "patterns[:1].expand(len(patterns), -1).tolist()"),
+        },
+    },
     "inference/skip.py": {
         "SkippingNet.forward_with_gates": {
-            "gates between 0 and 1 count as open": replace("not len(x) or not hard", "not len(x)"),
+            "gates between 0 and 1 count as open": replace("not hard", "False"),
             "a skipping net is compiled": replace(
                 "torch.compiler.is_compiling() and (not torch.compiler.is_exporting())", "False"
             ),
             "a skipping net is recorded": remove("_check_not_traced(x)"),
         },
-        "SkippingNet._local_pays": {
+        "SkippingNet._fastest": {
+            "auto takes a way that gains nothing": replace(
+                "_PROMISING * times[plain].median_s", "times[plain].median_s"
+            ),
+            "auto times only the first batch": replace("(*x.shape, torch.get_num_threads())", "(0,)"),
+        },
+        "SkippingNet._way": {
+            "auto times patterns that it knows": remove("self.active_filters.forget_patterns()"),
+        },
+        "SkippingNet._way_of_local": {
             "local gates are always skipped": replace("self.mode != 'auto'", "True"),
         },
         "SkippingNet._follow_weights": {

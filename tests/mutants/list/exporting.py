@@ -1,6 +1,6 @@
 """Mutants of gatewise.exporting."""
 
-from mutants import drop_call, replace
+from mutants import drop_call, remove, replace
 
 CHANGES = {
     "exporting/formats/registry.py": {
@@ -20,14 +20,26 @@ CHANGES = {
             ),
         },
     },
-    "exporting/writer.py": {
-        "_Job.write": {
-            "a file for torch is not read again": replace("chosen.open(file)", "network"),
+    "exporting/job.py": {
+        "Job.write": {
+            "a file for torch is not read again": replace(
+                "agreement(reference, chosen.open(file), self.compared)", "agreement(reference, network, self.compared)"
+            ),
+        },
+        "Job.write_routes": {
+            "routes that no image takes are not compared": remove(
+                "check_agreement(out, agreement(reference, chosen.open(file), compared[:1]))"
+            ),
         },
         "_temporary_file": {
             "a failed export removes the old file": drop_call("with_name"),
         },
-        "_check_agreement": {
+        "_by_route": {
+            "each route is quantised over all images": replace("images[route == number]", "images"),
+        },
+    },
+    "exporting/agreement.py": {
+        "check_agreement": {
             "other gates accepted": replace(
                 "results['difference'] > _TOLERANCE or results['flipped'] > _FLIPPED * results['images']",
                 "results['difference'] > _TOLERANCE",
@@ -37,20 +49,44 @@ CHANGES = {
                 "results['flipped'] > _FLIPPED * results['images']",
             ),
         },
+    },
+    "exporting/forms.py": {
+        "check_form": {
+            "a file of other forms than asked for": replace("form != 'masked'", "False"),
+        },
+    },
+    "exporting/global_pooling.py": {
+        "_keeps_axes": {
+            "a mean that drops its axes is pooled": replace("not keeps", "False"),
+        },
+    },
+    "exporting/quantisation.py": {
+        "Int8.results": {
+            "int8 scored in float32": replace("_score(quantised, self.run)", "_score(plain, self.run)"),
+        },
+    },
+    "exporting/route_graph.py": {
+        "_axes_of_image": {
+            "maps of any size are written into those of the image": replace(
+                "dimension.dim_param and dimension.dim_param not in sides", "False"
+            ),
+        },
+    },
+    "exporting/writer.py": {
         "_checked_format": {
             "int8 with a format that has none": replace("not chosen.quantises or form == 'skip'", "form == 'skip'"),
         },
-        "_quantised_and_scored": {
-            "int8 scored in float32": replace("_score(chosen.open(file), run)", "before", nth=2),
-            "ranges from the validation images": drop_call("run.of('train')"),
+        "export_run": {
+            "ranges from the validation images": drop_call("run.of('train')", nth=2),
         },
         "export": {
             "the network is left in eval mode": replace("evaluation_mode(net)", "torch.no_grad()"),
-            "a file of other forms than asked for": replace("form != 'masked'", "False"),
         },
         "_checked_output": {
             "the first of several outputs is exported": replace("len(found) != 1", "not found"),
         },
+    },
+    "exporting/program.py": {
         "exported_program": {
             "the batch of an exported file is fixed": replace(
                 "{0: torch.export.Dim('batch', min=1, max=2 ** 16)}", "{}"

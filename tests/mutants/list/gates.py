@@ -30,16 +30,23 @@ CHANGES = {
             ),
         },
         "gated_channel_transform": {
+            "gct: layout is lost": replace(
+                "norms = channel_norms(x, mode, eps, after_relu)",
+                "x = x.contiguous(); norms = channel_norms(x, mode, eps, after_relu)",
+            ),
+        },
+        "pooled_channel_norms": {
+            "gct: exported norms without epsilon": replace(
+                "(x * x).mean(axes, keepdim=True) * positions + eps", "(x * x).mean(axes, keepdim=True) * positions"
+            ),
+        },
+        "_scaled_by_norms": {
             "gct: sum over channels instead of mean": replace("norms.square().mean", "norms.square().sum"),
             "gct: l1 divides by the sum": replace("norms.abs().mean", "norms.abs().sum"),
             "gct: statistic over the batch": replace(
                 "norms.square().mean(1, keepdim=True)", "norms.square().mean((0, 1), keepdim=True)"
             ),
             "gct: beta is dead": replace("norms * (gamma / divisor) + beta", "norms * (gamma / divisor)"),
-            "gct: layout is lost": replace(
-                "norms = alpha * channel_norms(x, mode, eps, after_relu)",
-                "x = x.contiguous(); norms = alpha * channel_norms(x, mode, eps, after_relu)",
-            ),
         },
         "GatedChannelTransform": {
             "gct: beta decays": replace("('beta',)", "()"),
@@ -77,7 +84,7 @@ CHANGES = {
         },
     },
     "gates/global_context.py": {
-        "global_context": {
+        "_with_context": {
             "gc: writes into its input": replace("x = x + add(context).to(x.dtype)", "x += add(context).to(x.dtype)"),
         },
         "GlobalContext.__init__": {

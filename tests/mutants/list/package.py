@@ -135,7 +135,7 @@ CHANGES = {
     "comparison/cluster.py": {
         "train_on_cluster": {
             "finished runs sent to the cluster": replace(
-                "{folder: recipe for folder, recipe in recipes.items() if not is_finished(folder)}",
+                "{folder: recipe for folder, recipe in recipes.items() if not _is_finished(recipe, folder)}",
                 "{folder: recipe for folder, recipe in recipes.items()}",
             ),
         },
@@ -151,7 +151,9 @@ CHANGES = {
         "_Runs._take": {
             "a lost run ends the comparison": replace("exceptions.RayError", "KeyError"),
             "runs of different precisions compared": remove("check_one_precision(self.trained_by)"),
-            "a folder of another machine used as one of this machine": replace("not is_finished(folder)", "False"),
+            "a folder of another machine used as one of this machine": replace(
+                "not _is_finished(recipe, folder)", "False"
+            ),
         },
         "_Runs._show_epochs": {
             "epochs reported again": remove("self.seen[folder] = max(self.seen[folder], len(rows))"),

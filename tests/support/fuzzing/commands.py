@@ -39,7 +39,6 @@ def command(folder: Path, base: Path, seed: str, limit_s: float) -> dict[str, An
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HOME": str(box.out / "home"),
-        "GATEWISE_CACHE": str(box.out / "costs.json"),
     }
     try:
         done = subprocess.run(

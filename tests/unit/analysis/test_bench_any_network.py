@@ -13,7 +13,6 @@ import gatewise as gw
 from gatewise.analysis import timed_forms
 from gatewise.analysis.benchmark import table
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from support.skipping import own_cache  # noqa: F401 - a fixture
 
 IMAGES = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 

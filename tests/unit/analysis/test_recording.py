@@ -339,6 +339,22 @@ def test_unreached_gate_is_omitted() -> None:
     assert list(stats.summaries()) == ["4.gct"]
 
 
+def test_images_may_have_several_classes_or_none() -> None:
+    net, x, labels = gated("gct"), images(), torch.tensor([0, 1, 0, 1, 0, 1])
+    with torch.no_grad():
+        for gate in gw.gates_in(net).values():
+            gate.gamma.add_(1)
+    hot = torch.nn.functional.one_hot(labels, 2).float()
+    (one, _), (same, _) = (gate_statistics(net, [(x, own)], classes=2).values() for own in (labels, hot))
+    assert_close(one.by_class, same.by_class)
+    assert one.between_classes == pytest.approx(same.between_classes)
+    hot[:2] = torch.tensor([[1, 1], [0, 0]])
+    (several, _) = gate_statistics(net, [(x, hot)], classes=2).values()
+    (second, _) = gate_statistics(net, [(x[hot[:, 1] == 1], torch.zeros(3).long())], classes=1).values()
+    assert_close(several.by_class[1], second.mean)
+    assert math.isnan(several.between_classes)
+
+
 def test_gates_equal_for_all_images_do_not_depend_on_them() -> None:
     net = gated("gct")
     for gate in gw.gates_in(net).values():

@@ -139,7 +139,6 @@ def test_bench_times_all_forms_and_recommends_one(gated: Path, tmp_path: Path) -
     assert macs["counted"] == macs["executed"] < macs["dense"]
     assert results["environment"]["hardware"].count("1 threads") == 1
     assert len(results["curve"]) == 10
-    assert {row["layer"] for row in results["layers"]} >= {"stages.0.0.conv1", "stages.0.0.conv2"}
     assert (tmp_path / "bench.svg").read_text().startswith("<svg")
     assert results["verdict"] in done.stdout.replace("\n", " ") or results["verdict"][:30] in done.stdout
     for size, part in zip(("1", "3"), results["verdict"].split("; "), strict=True):

@@ -17,6 +17,7 @@ import pytest
 from gatewise.cli import run
 from gatewise.comparison import cluster
 from gatewise.comparison.cluster import train_on_cluster, train_run, training_speeds
+from gatewise.comparison.script_runs import ScriptRun
 from gatewise.errors import InvalidValueError, TrainingError, UnsavedError
 from gatewise.graph import measure
 from gatewise.graph.measure import Latency
@@ -119,6 +120,28 @@ def test_task_separates_failed_training_from_invalid_input(tmp_path: Path, monke
     error = InvalidValueError("no such gate")
     invalid = {"invalid": f"{os.uname().nodename}: no such gate"}
     assert train_run(dataclasses.asdict(QUICK), folder, str(tmp_path), 0) == invalid
+
+
+def test_task_runs_a_command(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    folder, host = tmp_path / "out/runs/a/seed_0", os.uname().nodename
+    script = ScriptRun(f"{sys.executable} -c 'import sys; sys.exit(sys.argv[1])' {{gates}} {{seed}} {{out}}", "a", 0)
+    found = train_run(dataclasses.asdict(script), str(folder), str(tmp_path), 0)
+    assert found["failed"].startswith("the command ended with exit code 1: a (")
+    assert not script.is_finished(folder)
+    succeeding = dataclasses.replace(script, command=script.command.replace("sys.argv[1]", "0"))
+    assert train_run(dataclasses.asdict(succeeding), str(folder), str(tmp_path), 0) == {"host": host}
+    assert succeeding.is_finished(folder)
+
+
+def test_finished_commands_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / f"runs/{name}/seed_0" for name in ("a", "b")]
+    scripts = {folder: ScriptRun("true {gates} {seed} {out}", folder.parent.name, 0) for folder in folders}
+    scripts[folders[0]].train(folders[0])
+    ray = Ray({"b": {"failed": "exit code 1"}})
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    assert train_on_cluster(scripts, None, progress=Listening()) == {folders[1]: "exit code 1"}
+    assert ray.submitted == ["b"]
 
 
 # The driver, with tasks that run immediately

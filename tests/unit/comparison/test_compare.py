@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from torch import Tensor
 import gatewise as gw
 from gatewise.comparison import compare, table
 from gatewise.comparison import run as comparing
+from gatewise.core.power import detectable_difference, seeds_for
 from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidTypeError, InvalidValueError, TrainingError, UnsavedError
 from gatewise.gates.spec import format_gates, parse_gates, parse_gates_list
@@ -131,7 +133,18 @@ def test_written_results_equal_returned_results(done: Comparison) -> None:
 def test_results_match_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
-        *("score", "variants", "failed", "notes", "constant", "summary", "training", "training_speed", "calibration"),
+        *(
+            "score",
+            "level",
+            "variants",
+            "failed",
+            "notes",
+            "constant",
+            "summary",
+            "training",
+            "training_speed",
+            "calibration",
+        ),
     }
     assert done.results["score"] == "accuracy"
     assert done.results["failed"] == {}
@@ -140,7 +153,7 @@ def test_results_match_schema(done: Comparison) -> None:
     shared = {k: v for k, v in dataclasses.asdict(RECIPE).items() if k not in {"gate", "seed"}}
     assert done.results["recipe"] == shared
     both = {"gates", "accuracy", "parameters", "macs", "latency_ms", "training_images_per_second", "curves", "scores"}
-    compared = {"difference", "difference_over_images", "p_holm", "verdict"}
+    compared = {"difference", "difference_over_images", "p_holm", "verdict", "detectable"}
     assert list(done.variants) == GATES
     assert {name: set(variant) for name, variant in done.variants.items()} == {
         name: both if name == "none" else both | compared for name in GATES
@@ -152,8 +165,10 @@ def test_accuracy_and_its_interval_follow_from_runs(done: Comparison, gates: str
     found, values = done.variants[gates]["accuracy"], accuracies(done, gates)
     assert found["values"] == values
     assert found["mean"] == pytest.approx(sum(values) / 2)
-    low, high = stats.t.interval(0.95, 1, loc=found["mean"], scale=stats.sem(values))
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    share, reach = found["mean"], 12.7062 * float(stats.sem(values))
+    centre, scale = math.log(share / (1 - share)), share * (1 - share)
+    expected = [1 / (1 + math.exp(-centre - sign * reach / scale)) for sign in (-1, 1)]
+    assert [found["low"], found["high"]] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("gates", ["se", "gc@stage_end"])
@@ -162,7 +177,8 @@ def test_differences_follow_from_runs_pair_by_pair(done: Comparison, gates: str)
     expected = stats.ttest_rel(*pairs)
     assert found["mean"] == pytest.approx(sum(pairs[0]) / 2 - sum(pairs[1]) / 2)
     assert found["p"] == pytest.approx(expected.pvalue)
-    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    interval = expected.confidence_interval(0.95)
+    assert (found["low"], found["high"]) == pytest.approx((max(-1, interval.low), min(1, interval.high)))
 
 
 def test_p_values_are_corrected_for_number_of_tests(done: Comparison) -> None:
@@ -174,6 +190,17 @@ def test_p_values_are_corrected_for_number_of_tests(done: Comparison) -> None:
     for variant in compared:
         chance = "better" if variant["difference"]["mean"] > 0 else "worse"
         assert variant["verdict"] == (chance if variant["p_holm"] < 0.05 else "no difference shown")
+
+
+def test_detectable_difference_is_that_of_the_verdicts_test(done: Comparison) -> None:
+    for gates in ("se", "gc@stage_end"):
+        found = done.variants[gates]["detectable"]
+        differences = [a - b for a, b in zip(accuracies(done, gates), accuracies(done, "none"), strict=True)]
+        assert found["points"] == pytest.approx(100 * detectable_difference(differences, 0.05 / 2))
+        assert found["seeds_for"] == {
+            "0.5": seeds_for(0.005, differences, 0.05 / 2),
+            "0.25": seeds_for(0.0025, differences, 0.05 / 2),
+        }
 
 
 @pytest.mark.parametrize("gates", ["se", "gc@stage_end"])
@@ -239,7 +266,8 @@ def test_table_has_row_for_each_gate(done: Comparison) -> None:
 
 
 def test_markdown_table_has_row_for_each_gate(done: Comparison) -> None:
-    lines = (done.out / "results.md").read_text().splitlines()
+    summary, *lines = filter(None, (done.out / "results.md").read_text().splitlines())
+    assert summary == " ".join(done.results["summary"])
     assert [line.split("|")[1].strip() for line in lines] == ["gates", "---", *GATES]
 
 

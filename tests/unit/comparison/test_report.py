@@ -68,9 +68,9 @@ def test_table_has_rows_of_comparison(opened: Opened, report: Path) -> None:
     assert opened.gates() == list(ACCURACY)
     assert [row[1].split(" ")[0] for row in rows] == ["85.00", "93.50", "45.00", "99.50"]
     assert [row[2].split(" ")[0] for row in rows] == ["-", "+8.50", "-40.00", "+14.50"]
-    assert [row[5] for row in rows] == [f"{variant['parameters']:,}" for variant in results["variants"]]
+    assert [row[6] for row in rows] == [f"{variant['parameters']:,}" for variant in results["variants"]]
     heads = [text.split("\n")[0] for text in opened.page.get_by_role("columnheader").all_inner_texts()]
-    assert [heads[0], heads[1], heads[5]] == ["gates", "accuracy % [95 % interval]", "parameters"]
+    assert [heads[0], heads[1], heads[6]] == ["gates", "accuracy % [95 % interval]", "parameters"]
 
 
 def test_click_on_header_sorts_ascending_then_descending(opened: Opened) -> None:
@@ -94,7 +94,7 @@ def test_numbers_are_sorted_numerically(browser: Browser, tmp_path: Path) -> Non
 
 
 def test_each_column_is_sorted_by_its_values(opened: Opened) -> None:
-    parameters = {row[0]: int(row[5].replace(",", "")) for row in opened.rows()}
+    parameters = {row[0]: int(row[6].replace(",", "")) for row in opened.rows()}
     opened.head("parameters").get_by_role("button").click()
     assert opened.gates() == sorted(parameters, key=parameters.get)
     opened.head("gates").get_by_role("button").click()
@@ -128,7 +128,7 @@ def test_both_figures_are_visible_and_name_every_gate(opened: Opened) -> None:
 
 
 def test_axes_have_integer_epochs_and_valid_accuracies(opened: Opened) -> None:
-    curves, points = opened.page.locator("figure svg").all()
+    points, curves = opened.page.locator("figure svg").all()
     assert curves.locator("[id^=curves-xtick] text").all_text_contents() == ["1"]
     for figure in (curves, points):
         labels = figure.locator("[id*=-ytick] text").all_text_contents()
@@ -207,6 +207,19 @@ def test_score_whose_lower_values_are_better_is_drawn_in_its_unit() -> None:
     points = figures.accuracy_against_latency({"a": (1.0, 2.5, 2.0, 3.0)}, distance)
     assert points.look_for == "Variants below and to the left of others: better and faster."
     assert points.tips == {"series-0": "a: 2.500, 1.00 ms"}
+
+
+def test_rival_has_colour_of_its_gates_and_is_joined_to_them() -> None:
+    points = {"none": (1.0, 0.8, None, None), "se": (2.0, 0.9, None, None), "wide": (2.1, 0.85, None, None)}
+    drawn = figures.accuracy_against_latency(points, rivals={"wide": "se"})
+    (joined,) = [line for line in drawn.figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert joined.get_xdata().tolist() == [2.1, 2.0]
+    assert joined.get_ydata().tolist() == [85.0, 90.0]
+    none, se, wide = [line for line in drawn.figure.axes[0].lines if line is not joined and len(line.get_xdata()) == 1]
+    assert wide.get_color() == se.get_color() != none.get_color()
+    assert (wide.get_markerfacecolor(), se.get_markerfacecolor()) == ("none", se.get_color())
+    assert drawn.shows.endswith("Hollow: a network without gates that costs as much as the gates it is joined to.")
+    assert "Hollow" not in figures.accuracy_against_latency(points).shows
 
 
 def test_caption_names_distinguishing_marks() -> None:

@@ -18,6 +18,7 @@ from gatewise.errors import InvalidValueError
 from gatewise.gates.spec import parse_gates_list
 from gatewise.graph.measure import Latency, macs_per_sample, parameter_count
 from gatewise.training import Recipe
+from gatewise.training.tasks.base import ACCURACY
 from support.few_digits import QUICK, few_digits, few_rounds, first_digits  # noqa: F401 - fixtures
 
 MODEL = "resnet20_wider:parameters=20000"
@@ -143,11 +144,14 @@ def test_verdicts_against_rivals_are_a_family_of_their_own() -> None:
         "wide": [0.70, 0.71, 0.72, 0.703],
         "se": [0.50, 0.52, 0.51, 0.50],
     }
-    judged = rows.judge(scores, higher_is_better=True)
+    judged = rows.judge(scores, ACCURACY)
     verdicts = [judged["gct"]["macs"], judged["gct"]["latency"], judged["se"]["params"]]
     assert [one["verdict"] for one in verdicts] == ["better", "worse", "no difference shown"]
     assert judged["gct"]["latency"]["difference"]["mean"] == pytest.approx(-0.10025)
-    assert rows.judge(scores, higher_is_better=False)["gct"]["latency"]["verdict"] == "better"
+    assert (
+        rows.judge(scores, dataclasses.replace(ACCURACY, higher_is_better=False))["gct"]["latency"]["verdict"]
+        == "better"
+    )
     corrected = statistics.holm([one["difference"]["p"] for one in verdicts])
     assert [one["p_holm"] for one in verdicts] == pytest.approx(corrected)
 

@@ -12,8 +12,10 @@ from scipy import stats
 from gatewise.core.statistics import (
     Estimate,
     PairedDifference,
+    binomial_interval,
     holm,
     image_bootstrap,
+    interval_within,
     mean_interval,
     paired_difference,
     verdict,
@@ -40,6 +42,26 @@ def test_two_values_match_hand_computed_interval() -> None:
 @pytest.mark.parametrize("values", [[0.5], [0.5, 0.5, 0.5]])
 def test_one_value_or_no_spread_gives_no_interval(values: list[float]) -> None:
     assert mean_interval(values) == Estimate(0.5, None, None)
+
+
+def test_interval_stays_within_limits() -> None:
+    found = interval_within([40.0, 48.0], 0.0, 100.0)
+    reach = 12.7062 * 4.0 / 100 / (0.44 * 0.56)  # the standard error is 4
+    expected = [100 / (1 + math.exp(-math.log(0.44 / 0.56) - sign * reach)) for sign in (-1, 1)]
+    assert [found.low, found.high] == pytest.approx(expected, abs=1e-3)
+    assert found.mean == 44.0
+
+
+def test_narrow_interval_is_the_t_interval() -> None:
+    within, plain = interval_within([0.9, 0.901, 0.902], 0.0, 1.0), mean_interval([0.9, 0.901, 0.902])
+    assert (within.low, within.high) == pytest.approx((plain.low, plain.high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 10), (1.0, 20), (0.0, 7), (0.93, 10_000)])
+def test_binomial_interval_is_that_of_scipy(share: float, count: int) -> None:
+    expected = stats.binomtest(round(share * count), count).proportion_ci(method="wilson")
+    found = binomial_interval(share, count)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
 # Paired differences

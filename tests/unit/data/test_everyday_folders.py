@@ -193,6 +193,26 @@ STOPS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: [write_pictures(f, ["1.png"]), (f / "_annotations.coco.json").write_text("{}")],
         "_annotations.coco.json is COCO: boxes and polygons are not read. Draw them as masks",
     ),
+    "COCO by its content": (
+        lambda f: [
+            write_pictures(f, ["images/1.png"]),
+            (f / "all.json").write_text('{"images": [], "annotations": []}'),
+        ],
+        "all.json is COCO: boxes and polygons are not read.",
+    ),
+    "COCO next to splits": (
+        lambda f: [write_pictures(f, ["train/1.png", "val/2.png"]), (f / "instances_val.json").write_text("{}")],
+        "expected train/CLASS/ (for labels in a table, give the table as --data). instances_val.json is COCO: ",
+    ),
+    "an archive in a folder": (lambda f: (f / "photos.zip").write_bytes(b"PK"), "Unpack photos.zip first."),
+    "a spreadsheet": (
+        lambda f: [write_pictures(f, ["1.png"]), (f / "labels.xlsx").write_bytes(b"PK")],
+        "labels.xlsx is not read: save it as CSV.",
+    ),
+    "one image for each class": (
+        lambda f: by_class(f, {"a": 1, "b": 1, "c": 1}),
+        "too few to hold out any for validation: each class needs two. Add images, or a validation split.",
+    ),
     "YOLO": (
         lambda f: [write_pictures(f, ["images/1.png"]), (f / "labels").mkdir(), (f / "labels/1.txt").write_text("0 1")],
         "1.txt and others are YOLO: boxes and polygons are not read.",
@@ -211,6 +231,20 @@ def test_bad_folder_is_one_line(tmp_path: Path, case: str) -> None:
     assert str(tmp_path) in str(caught.value)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.situation("folders: the home folder, written as ~")
+def test_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    by_class(tmp_path / "photos", TEN)
+    rows = [f"~/photos/cat/{n}.png,{'ab'[n % 2]}" for n in range(10)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,label", *rows]))
+    dataset = load_dataset("~/photos")
+    assert sizes(dataset) == (16, 4)
+    assert dataset.division is not None
+    assert dataset.division.folder == str(tmp_path / "photos")
+    assert sizes(load_dataset("~/table.csv")) == (8, 2)
 
 
 # Broken images

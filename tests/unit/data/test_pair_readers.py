@@ -104,7 +104,30 @@ def tables(root: Path, validation: str = "val") -> Path:
     return root
 
 
+def table_of_files(root: Path, validation: str = "val") -> Path:
+    """Write a table in which the files of a pair have different names, and a column of splits."""
+    rows = ["photo,mask,split"]
+    for split, chosen in (("train", range(6)), (validation, range(10, 13))):
+        write_files(root / "photos", root / "drawn", chosen, name="{:03}")
+        for number in chosen:
+            (root / f"drawn/{number:03}.png").rename(root / f"drawn/of_{number:03}.png")
+            rows.append(f"{number:03},drawn/of_{number:03}.png,{split}")
+    (root / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def tables_of_files(root: Path, validation: str = "val") -> Path:
+    """Write a table for each split, with the same names in images/ and masks/."""
+    for split, chosen in (("train", range(6)), (validation, range(10, 13))):
+        write_files(root / "images", root / "masks", chosen)
+        rows = [f"{number:03}.png,{number:03}.png" for number in chosen]
+        (root / f"{split}.csv").write_text("\n".join(["image,mask", *rows]) + "\n")
+    return root
+
+
 LAYOUTS: dict[str, Callable[..., Path]] = {
+    "a table": table_of_files,
+    "a table for each split": tables_of_files,
     "train/images": split_first,
     "images/train": split_last,
     "parquet": tables,
@@ -123,6 +146,40 @@ def test_every_layout_gives_images_in_order_with_their_masks(tmp_path: Path, lay
     assert dataset.classes == ("0", "1", "2")
     assert dataset.name == str(tmp_path)
     assert dataset.train.held == dataset.validation.held == (loading != "stream")
+
+
+@pytest.mark.situation("segmentation: a table names images and masks")
+def test_table_of_pairs_is_read_by_its_name_and_columns(tmp_path: Path) -> None:
+    write_files(tmp_path / "a", tmp_path / "b", range(10))
+    rows = [f"x,a/{number:03}.png,b/{number:03}.png" for number in range(10)]
+    (tmp_path / "all.csv").write_text("\n".join(["note,left,right", *rows]) + "\n")
+    reading = Reading(image_column="left", label_column="right", validation_split=0.2)
+    dataset = load_pairs(tmp_path / "all.csv", reading=reading)
+    assert sorted(numbers(dataset.train) + numbers(dataset.validation)) == list(range(10))
+    assert len(dataset.validation) == 2
+    with pytest.raises(DataError, match=r"one that names masks, found note, left, right\. Give them as --image-column"):
+        load_pairs(tmp_path / "all.csv", reading=Reading(image_column="left", label_column="note"))
+
+
+def test_table_without_masks_leaves_the_folders_to_be_read(tmp_path: Path) -> None:
+    split_first(tmp_path)
+    (tmp_path / "sizes.csv").write_text("image,size\n" + "".join(f"train/images/{n:03}.png,{n}\n" for n in range(6)))
+    assert numbers(load_pairs(tmp_path).train) == list(range(6))
+
+
+@pytest.mark.situation("splits: the table of a run is used again")
+def test_split_csv_of_pairs_gives_the_same_division(tmp_path: Path) -> None:
+    write_files(tmp_path / "data/images", tmp_path / "data/masks", range(20))
+    dataset = load_pairs(tmp_path / "data", reading=Reading(test_split=0.2))
+    assert dataset.division is not None
+    dataset.division.write(tmp_path / "run")
+    (tmp_path / "run/recipe.yaml").write_text(f"data: {tmp_path / 'data'}\n")
+    again = load_pairs(tmp_path / "run/split.csv")
+    assert again.division is not None
+    assert again.division.rows == dataset.division.rows
+    assert dataset.division.rows[0][:2] == ("images/000.png", "masks/000.png")
+    assert again.test is not None
+    assert numbers(again.test) == numbers(dataset.test)
 
 
 def rename(root: Path, image: str, mask: str, folders: tuple[str, str]) -> None:

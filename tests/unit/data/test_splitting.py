@@ -1,6 +1,7 @@
 """The rule that divides images: deterministic, stratified, never through a group; split.csv; leaks."""
 
 import csv
+import random
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gatewise.data import Reading, load_dataset
 from gatewise.data.division import SPLIT_FILE
-from gatewise.data.grouping import copies, frames_of_clips, joined
+from gatewise.data.grouping import copies, frames_of_clips, joined, same_bytes
 from gatewise.data.splitting import held_out, strata_of
 from gatewise.errors import DataError, InvalidValueError
 from support.picture_folders import by_class, write_pictures
@@ -56,6 +57,27 @@ def test_fraction_of_each_class_is_held_out(count: int, expected: int) -> None:
     assert Counter(strata[index] for index in chosen) == Counter({(0,): expected, (1,): 10})
 
 
+@pytest.mark.parametrize(("each", "expected"), [(7, {1: 60, 2: 40}), (8, {1: 40, 2: 60})])
+def test_fraction_of_all_images_is_held_out(each: int, expected: dict[int, int]) -> None:
+    """Of 100 classes with 1.4 or 1.6 images to hold out, so many get a second that the sum is right."""
+    strata = [(n % 100,) for n in range(100 * each)]
+    chosen = held_out([str(n) for n in range(len(strata))], list(range(len(strata))), strata, 0.2, 0)
+    assert Counter(Counter(strata[index] for index in chosen).values()) == expected
+
+
+@pytest.mark.situation("splits: several labels for an image")
+@pytest.mark.parametrize("together", [False, True])
+def test_fraction_holds_for_images_and_each_of_several_labels(together: bool) -> None:
+    drawn = random.Random(1)
+    rates = (0.6, 0.3, 0.2, 0.2, 0.1)
+    labels = [{label for label, rate in enumerate(rates) if drawn.random() < rate} for _ in range(1000)]
+    strata = [tuple(own | {0, 1} if together and 4 in own else own) or (-1,) for own in labels]
+    chosen = held_out([str(n) for n in range(1000)], list(range(1000)), strata, 0.2, 0)
+    assert len(chosen) == 200
+    total, held = (Counter(s for n in numbers for s in strata[n]) for numbers in (range(1000), chosen))
+    assert all(abs(held[label] - 0.2 * count) <= 0.1 * 0.2 * count for label, count in total.items())
+
+
 def test_groups_are_held_out_whole_near_the_fraction() -> None:
     groups = [index // 10 for index in range(200)]
     chosen = held_out([f"{n:03}" for n in range(200)], groups, [(n % 2,) for n in range(200)], 0.2, 0)
@@ -79,6 +101,7 @@ def test_numbers_are_divided_by_tenths() -> None:
 
 def test_images_that_belong_together_through_others_are_one_group() -> None:
     assert joined(5, [[0, 1], [1, 2]], [None, None, "p", "p", "q"]) == [0, 0, 0, 0, 4]
+    assert joined(4, [[0, 2], [1, 3], [2, 3]], None) == [0, 0, 0, 0]
 
 
 @pytest.mark.situation("splits: the same split on every machine")
@@ -113,6 +136,13 @@ def test_impossible_fraction_is_rejected(value: float) -> None:
         Reading(validation_split=value)
 
 
+def test_fractions_that_leave_nothing_to_train_on_are_rejected() -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"validation_split 0\.5 and test_split 0\.5 leave no images to train on"
+    ):
+        Reading(validation_split=0.5, test_split=0.5)
+
+
 def test_fraction_beside_a_given_split_is_said_not_to_be_used(tmp_path: Path) -> None:
     by_class(tmp_path, {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2})
     notes = load_dataset(tmp_path, reading=Reading(validation_split=0.3)).notes
@@ -140,6 +170,37 @@ def test_same_bytes_stay_together(tmp_path: Path) -> None:
     of = split(tmp_path)
     assert all(of[f"cat/{number}.png"] == of[f"cat/copy{number}.png"] for number in range(10))
     assert "validation" in of.values()
+
+
+def test_files_with_equal_ends_are_compared_whole(tmp_path: Path) -> None:
+    contents = [b"a" * 1024 + bytes([middle]) * 9 + b"z" * 1024 for middle in (1, 2, 1)] + [
+        b"short",
+        b"short",
+        b"other",
+    ]
+    files = [str(tmp_path / str(number)) for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        Path(file).write_bytes(content)
+    assert same_bytes([None, *files]) == [[1, 3], [4, 5]]
+    assert same_bytes(files, most=len(files)) == [[0, 2], [3, 4]]
+    assert same_bytes(files, most=len(files) - 1) is None
+
+
+def test_files_with_different_ends_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [str(tmp_path / name) for name in "ab"]
+    for file in files:
+        Path(file).write_bytes(bytes(3000) + file[-1].encode())
+    monkeypatch.setattr("gatewise.data.grouping._checksum", lambda file: pytest.fail(f"{file} is read"))
+    assert same_bytes(files) == []
+
+
+def test_files_that_are_too_many_to_compare_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_class(tmp_path, TEN)
+    monkeypatch.setattr("gatewise.data.division.same_bytes", lambda _: None)
+    notes = load_dataset(tmp_path).notes
+    assert any(
+        "files have the size of another and are not compared: images may be there twice" in note for note in notes
+    )
 
 
 @pytest.mark.situation("splits: augmented copies of Roboflow")

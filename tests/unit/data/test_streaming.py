@@ -24,6 +24,7 @@ from support.class_folders import (
     folder,  # noqa: F401 - a fixture
     images,
 )
+from support.picture_folders import by_class
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors
 
@@ -102,7 +103,20 @@ def test_broken_image_is_one_line_with_its_name_when_read(tmp_path: Path, worker
     with pytest.raises(DataError) as caught:
         epoch(StreamedBatches(split, 2, ZERO, ONE, workers=workers), Augmentation())
     assert str(caught.value).startswith(f"{broken}: truncated or unreadable image")
+    assert str(caught.value).endswith(
+        " Remove it, or add --on-broken skip; gatewise check finds all images that cannot be read."
+    )
     assert "\n" not in str(caught.value)
+
+
+def test_streamed_test_images_are_read_before_the_training(tmp_path: Path) -> None:
+    by_class(tmp_path, {f"{split}/{name}": 4 for split in ("train", "val", "test") for name in "ab"})
+    (note,) = (note for note in load_dataset(tmp_path, loading="stream").notes if "while the network trains" in note)
+    assert note.startswith("train and validation images are read while the network trains:")
+    broken = tmp_path / "test/b/3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"test/b/3\.png: truncated .* Remove it, or add --on-broken skip\.$"):
+        load_dataset(tmp_path, loading="stream")
 
 
 def test_in_memory_batches_reject_streamed_images(folder: Path) -> None:

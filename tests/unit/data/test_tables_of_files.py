@@ -454,3 +454,42 @@ def test_text_labels_of_the_hub_become_classes(tmp_path: Path, cache: None) -> N
     dataset = load_dataset(source)
     assert (dataset.classes, len(dataset.train), len(dataset.validation)) == (CLASSES, 8, 2)
     assert f"{source} has train only: 2 of 10 images" in dataset.notes[0]
+
+
+@pytest.mark.situation("tables: paths outside of the folder of the table")
+def test_paths_may_leave_the_folder_of_the_table_or_begin_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_class(tmp_path / "photos", {"cat": 5, "dog": 5})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tables").mkdir()
+    for start in ("../photos", "photos"):
+        rows = [f"{start}/{name}/{n}.png,{name}" for name in ("cat", "dog") for n in range(5)]
+        (tmp_path / "tables/labels.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+        for table in (tmp_path / "tables/labels.csv", "tables/labels.csv"):
+            division = load_dataset(table).division
+            assert division is not None
+            assert {name for name, *_ in division.rows} == {
+                f"../photos/{name}/{n}.png" for name in ("cat", "dog") for n in range(5)
+            }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_spreadsheets_of_other_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    by_class(tmp_path, {"bilder": 10})
+    rows = [f"bilder/{n}.png;{'süß' if n % 2 else 'herb'}" for n in range(10)]
+    (tmp_path / "tabelle.csv").write_text("\r\n".join(["Datei;Klasse", *rows]), encoding=encoding, newline="")
+    assert load_dataset(tmp_path).classes == ("herb", "süß")
+
+
+def test_table_of_an_unknown_encoding_says_how_to_save_it(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label\n1.png,süß\n", encoding="latin-1")
+    with pytest.raises(DataError, match=r"a\.csv is not UTF-8 text \(.*\)\. Save it as UTF-8 \(in Excel"):
+        load_dataset(tmp_path / "a.csv")
+
+
+def test_column_of_folds_is_no_label(tmp_path: Path) -> None:
+    by_class(tmp_path, {"img": 20})
+    rows = [f"img/{n}.png,{n % 2},{n % 5}" for n in range(20)]
+    (tmp_path / "folds.csv").write_text("\n".join(["path,y,fold", *rows]))
+    assert len(load_dataset(tmp_path, reading=Reading(validation_split="fold=0")).validation) == 4

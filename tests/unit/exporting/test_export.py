@@ -25,8 +25,9 @@ from gatewise.cli import run
 from gatewise.exporting import agreement, details_of, export_run, opened, register_format
 from gatewise.exporting.formats.onnx import Onnx
 from gatewise.exporting.formats.torch_export import TorchExport
+from gatewise.exporting.forms import WithGates
 from gatewise.exporting.int8 import to_int8
-from gatewise.exporting.writer import WithGates, exported_program
+from gatewise.exporting.program import exported_program
 from gatewise.inference import ConditionalNet
 from gatewise.models.serialization import load_model
 from gatewise.training.runs import open_runs
@@ -271,14 +272,14 @@ def test_wrong_arguments_rejected(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for arguments, message in (
-        (["--form", "fast"], "unknown form 'fast'; expected one of 'compact', 'masked', 'skip'"),
+        (["--form", "fast"], "unknown form 'fast'; expected one of 'compact', 'masked', 'routes', 'skip'"),
         (["--to", "tflite"], "unknown format 'tflite'"),
         (
             ["--to", "torch"],
             "a file of format torch must be named *.pt2, got x.onnx. Rename it, or choose another format",
         ),
         (["--to", "torch"], "format (to): onnx (ONNX, *.onnx), torch (an archive of torch.export, *.pt2)."),
-        (["--to", "torch", "--int8"], "int8 needs format onnx and form masked or compact, got torch and masked"),
+        (["--to", "torch", "--int8"], "form masked, compact or routes, got torch and masked"),
         (["--images", "1"], "images must be at least 2"),
     ):
         assert run(["export", str(gated), "--out", str(tmp_path / "x.onnx"), *arguments]) == 2
@@ -504,7 +505,7 @@ def test_unquantisable_input_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [["--to", "torch", "--out", "a.pt2"], ["--form", "skip", "--out", "a.onnx"]])
 def test_int8_needs_fixed_weights(gated: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", str(gated), "--int8", *options]) == 2
-    assert "int8 needs format onnx and form masked or compact" in capsys.readouterr().err
+    assert "int8 needs format onnx and form masked, compact or routes" in capsys.readouterr().err
 
 
 def test_int8_on_command_line(gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -283,3 +283,9 @@ def test_head_norms() -> None:
         gw.GaterNet(backbone(), head_norm="group")
     with pytest.raises(InvalidTypeError, match="integer"):
         gw.GaterNet(backbone(), routes="3")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("faster", [lambda net: gw.compact(net, [images()]), gw.skip_closed_filters])
+def test_faster_forms_reject_routes(faster: Any) -> None:
+    with pytest.raises(InvalidValueError, match="does not know the batch norms of 3 routes"):
+        faster(routed().eval())

@@ -1,10 +1,9 @@
 """Skipping: every mode equals the masked network and computes only open filters."""
 
 import copy
-import json
 import pickle
 import warnings
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -17,18 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
-from gatewise.graph.measure import environment
-from gatewise.inference.costs import Costs, default_cache
-from gatewise.inference.meter import fingerprint
+from gatewise.graph.measure import Latency
 from gatewise.inference.packed import pack, packed_convolution
-from gatewise.inference.plan import Plan, Seconds
 from gatewise.inference.skip import MODES
 from gatewise.inference.sub_batches import bucketed, one_by_pattern
 from support.random_networks import CLOSE, conv, drawn_networks, gater_net, images, made, norm
-from support.skipping import (
-    own_cache,  # noqa: F401 - a fixture
-    patterns,
-)
+from support.skipping import patterns
 
 
 @given(drawn_networks, st.sampled_from(["mask", "skip", "bucket"]))
@@ -174,7 +167,7 @@ def test_buckets_group_similar_patterns() -> None:
     parts = bucketed(gates, work)
     assert sorted(part.images.tolist() for part in parts) == [[0, 3, 1], [2]]
     assert [part.alike for part in parts] == [False, True]
-    assert [len(part.images) for part in one_by_pattern(gates, work)] == [2, 1, 1]
+    assert [len(part.images) for part in one_by_pattern(gates)] == [2, 1, 1]
 
 
 def test_buckets_multiply_unopened_filters() -> None:
@@ -252,7 +245,21 @@ def test_gates_of_other_shape_rejected() -> None:
 # auto
 
 
-def test_auto_agrees_with_real_timing(own_cache: Path) -> None:
+def fixed_times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[tuple[str, ...]]:
+    """Let "auto" find these seconds for the modes, and return a list of what it times."""
+    timed: list[tuple[str, ...]] = []
+
+    def times(ways: Mapping[str, Callable[[], object]], **_: object) -> dict[str, Latency]:
+        timed.append(tuple(ways))
+        for way in ways.values():
+            way()
+        return {name: Latency(*[seconds[name]] * 3, (seconds[name],)) for name in ways}
+
+    monkeypatch.setattr("gatewise.inference.skip.interleaved_latency", times)
+    return timed
+
+
+def test_auto_agrees_with_masked_network() -> None:
     net, x = gater_net(["bottleneck", "inverted"], letters="?"), images(6)
     fast = gw.skip_closed_filters(net)
     assert fast.mode == "auto"
@@ -260,194 +267,71 @@ def test_auto_agrees_with_real_timing(own_cache: Path) -> None:
         gates = patterns(net, 1)[:1].repeat(count, 1)
         assert_close(fast(x[:count], gates), net(x[:count], gates), **CLOSE)
     assert_close(fast(x), net(x), **CLOSE)
-    stored = json.loads(own_cache.read_text())
-    assert stored["format"] == 1
-    (machine,) = stored["machines"]
-    assert torch.__version__ in machine
-    assert "threads" in machine
-
-
-def test_measured_costs_are_reused(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = gater_net(["basic"], letters="?")
-    gw.skip_closed_filters(net).plan(images(2))
-    monkeypatch.setattr("gatewise.inference.meter._times", lambda _: pytest.fail("measured again"))
-    again = gw.skip_closed_filters(net)
-    again.plan(images(2))
-    assert_close(again(images(2)), net(images(2)), **CLOSE)
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("seconds", "parts"),
     [
-        b"\x00\xff\x00",
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b'{"format": 1}',
-        b'{"format": 2, "machines": {}}',
-        b'{"format": 1, "machines": {"x": {"y": ["z"]}}}',
-        b'{"format": 1, "machines": {"x": {"y": [-1.0]}}}',
-        b'{"format": 1, "machines": {"x": 3}}',
+        ({"mask": 1.0, "skip": 0.5, "bucket": 0.6}, [[0], [1, 3], [2], [4]]),
+        ({"mask": 1.0, "skip": 0.6, "bucket": 0.5}, None),
+        ({"mask": 1.0, "skip": 0.95, "bucket": 0.95}, []),
     ],
 )
-def test_invalid_cache_file_is_reported_and_replaced(own_cache: Path, content: bytes) -> None:
-    own_cache.write_bytes(content)
-    net = gater_net(["basic"], letters="?")
-    with pytest.warns(UserWarning, match="is not a valid file of costs"):
-        gw.skip_closed_filters(net).plan(images(1))
-    assert json.loads(own_cache.read_text())["format"] == 1
+def test_auto_runs_batches_in_the_fastest_mode(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], parts: list[list[int]] | None
+) -> None:
+    fixed_times(monkeypatch, **seconds)
+    net, x = gater_net(["basic"], letters="?"), images(5)
+    fast, gates = gw.skip_closed_filters(net), patterns(net, 1)
+    assert_close(fast(x, gates), net(x, gates), **CLOSE)
+    found = [part.images.tolist() for part in fast.last_parts]
+    bucket = [part.images.tolist() for part in bucketed(gates.numpy() > 0, fast.work)]
+    assert found == (bucket if parts is None else parts)
 
 
-def test_costs_of_other_machines_are_kept_and_not_used(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    own_cache.write_text('{"format": 1, "machines": {"another": {"x": [1.0]}}}')
-    with caplog.at_level("INFO", "gatewise"):
-        gw.skip_closed_filters(gater_net(["basic"], letters="?")).plan(images(1))
-    assert "no costs for this machine" in caplog.text
-    stored = json.loads(own_cache.read_text())["machines"]
-    assert stored.pop("another") == {"x": [1.0]}
-    assert len(stored) == 1
+def test_auto_times_each_size_of_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = fixed_times(monkeypatch, mask=1.0, skip=0.5, bucket=0.6)
+    fast = gw.skip_closed_filters(gater_net(["basic"], letters="?"))
+    for count in (1, 3, 1, 3):
+        fast(images(count))
+    assert timed == [("mask", "skip"), ("mask", "skip", "bucket")]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        fast(images(1))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(timed) == 3
 
 
-def test_unwritable_cache_gives_warning(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    net = gater_net(["basic"], letters="?")
-    fast = gw.skip_closed_filters(net, cache=tmp_path / "file" / "costs.json")
-    with pytest.warns(UserWarning, match="cannot write the measured costs"):
-        assert_close(fast(images(2)), net(images(2)), **CLOSE)
+def test_auto_times_patterns_that_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    picked: list[int] = []
+    fast = gw.skip_closed_filters(gater_net(["basic"], letters="?"))
+    run = fast._run
+
+    def noted(*arguments: object) -> object:
+        picked.append(len(fast.active_filters._picked))
+        return run(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fast, "_run", noted)
+    fixed_times(monkeypatch, mask=1.0, skip=0.5)
+    fast(images(1))
+    fast(images(1))
+    assert picked[0] == 0
+    assert picked[1] == picked[2] > 0, "later batches find the weights of their patterns"
 
 
-def test_cache_path_comes_from_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert default_cache() == tmp_path / "costs.json"
-    monkeypatch.delenv("GATEWISE_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache() == tmp_path / "gatewise" / "costs.json"
-
-
-def test_moved_network_is_planned_again() -> None:
+def test_moved_network_is_timed_again() -> None:
     net, x = gater_net(["basic"], letters="?"), images(2)
     fast = gw.skip_closed_filters(net)
     fast(x)
     fast.double()
-    with pytest.warns(UserWarning, match=r"was planned for cpu, torch.float32 and is now on cpu, torch.float64"):
+    with pytest.warns(UserWarning, match=r"ran on cpu, torch.float32 and is now on cpu, torch.float64"):
         actual = fast(x.double())
     assert_close(actual, net.double()(x.double()), rtol=1e-6, atol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fast(x.double())
-
-
-def test_machine_with_other_threads_is_another(own_cache: Path) -> None:
-    one = Costs(own_cache, torch.device("cpu"), torch.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        assert Costs(own_cache, torch.device("cpu"), torch.float32).machine != one.machine
-    finally:
-        torch.set_num_threads(threads)
-    assert Costs(own_cache, torch.device("cpu"), torch.float64).machine != one.machine
-
-
-@pytest.mark.parametrize("damage", [[1.0], [1], [1.0, 2.0]])
-def test_costs_of_other_length_are_measured_again(own_cache: Path, damage: list[float]) -> None:
-    net = gater_net(["basic"], letters="?")
-    gw.skip_closed_filters(net).plan(images(1))
-    content = json.loads(own_cache.read_text())
-    ((machine, costs),) = content["machines"].items()
-    content["machines"][machine] = dict.fromkeys(costs, damage)
-    own_cache.write_text(json.dumps(content))
-    gw.skip_closed_filters(net).plan(images(1))
-    stored = json.loads(own_cache.read_text())["machines"][machine]
-    assert {len(values) for values in stored.values()} <= {1, 3, 5}
-    assert sorted(stored) == sorted(costs)
-
-
-def test_two_users_of_cache_keep_each_others_costs(own_cache: Path) -> None:
-    one, two = (Costs(own_cache, torch.device("cpu"), dtype) for dtype in (torch.float32, torch.float64))
-    same = Costs(own_cache, torch.device("cpu"), torch.float32)
-    for costs, what in ((one, "a"), (two, "b"), (same, "c")):
-        costs.of(what, 1, lambda: [1.0])
-        costs.save()
-    stored = json.loads(own_cache.read_text())["machines"]
-    assert stored == {one.machine: {"a": [1.0], "c": [1.0]}, two.machine: {"b": [1.0]}}
-
-
-def test_networks_of_other_widths_groups_or_depths_are_measured_apart() -> None:
-    nets = [
-        gater_net(["basic"], 8, letters="?"),
-        gater_net(["basic"], 12, letters="?"),
-        gater_net(["basic"], 8, letters="?", group_size=2),
-        gater_net(["basic", "basic"], 8, letters="?"),
-    ]
-    marks = [fingerprint(gw.skip_closed_filters(net, "skip").net) for net in nets]
-    assert len(set(marks)) == len(nets)
-    assert fingerprint(gw.skip_closed_filters(nets[0], "skip").net) == marks[0]
-
-
-def test_costs_of_other_version_are_measured_again(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Costs(own_cache, torch.device("cpu"), torch.float32)
-    facts = environment()
-    monkeypatch.setattr("gatewise.inference.costs.environment", lambda _: {**facts, "gatewise": "another"})
-    assert Costs(own_cache, torch.device("cpu"), torch.float32).machine != one.machine
-
-
-def plan_of(net: gw.GaterNet, memory: int = 2**28, **costs: float) -> Plan:
-    """Return a plan with these seconds for every layer, for any number of images."""
-    work = gw.skip_closed_filters(net, "skip").work
-    layers, sites = len(work.paths), len(work.narrows)
-    given = {"dense": 1.0, "fixed": 0.0, "slope": 1.0, "mask": 0.0, "rest": 0.0, "plain": 1e9, **costs}
-    seconds = Seconds(
-        dense=np.full(layers, given["dense"]),
-        fixed=np.full((2, layers), given["fixed"]),
-        slope=np.full((2, layers), given["slope"]),
-        mask=np.full(sites, given["mask"]),
-        rest=np.array(given["rest"]),
-        plain=np.array(given["plain"]),
-    )
-    many = Seconds(*(8 * getattr(seconds, name) for name in ("dense", "fixed", "slope", "mask", "rest", "plain")))
-    return Plan(work, {1: seconds, 8: many}, np.full(layers, 100.0), memory)
-
-
-def test_narrowing_is_chosen_until_its_cost_exceeds_gain() -> None:
-    net = gater_net(["basic"], letters="?")
-    assert plan_of(net).limits[1].tolist() == [[1.0], [1.0]]
-    assert plan_of(net, fixed=0.25).limits[1][0, 0] == pytest.approx(0.75, abs=0.02)
-    assert plan_of(net, fixed=0.25, mask=0.1).limits[1][0, 0] == pytest.approx(0.8, abs=0.02)
-    assert plan_of(net, fixed=1.1).limits[1].tolist() == [[-1.0], [-1.0]]
-
-
-def test_weights_count_as_cached_while_memory_lasts() -> None:
-    net = gater_net(["basic"], letters="?")
-    one, two = np.zeros((2, 8), bool)
-    one[:2], two[6:] = True, True
-
-    def known(memory: int) -> list[list[bool]]:
-        plan = plan_of(net, memory)
-        seen = []
-        for gates in (one, two, one, np.ones(8, bool)):
-            plan.parts(gates[None])
-            seen.append([pattern.tobytes() in plan._seen for pattern in (one, two)])
-        return seen
-
-    size = 2 * 100 * 0.25  # two layers, a quarter of each
-    assert known(0) == [[False, False]] * 4
-    assert known(int(size)) == [[True, False], [False, True], [True, False], [False, False]]
-    assert known(1000) == [[True, False], [True, True], [True, True], [True, True]]
-    plain = plan_of(net, plain=0.1)
-    assert plain.parts(one[None])[0].plain
-    assert not plain._seen, "nothing was picked"
-
-
-def test_batch_runs_in_fastest_mode() -> None:
-    net = gater_net(["basic"], letters="?")
-    gates = np.zeros((4, 8), bool)
-    gates[:2, :2] = gates[2:, 6:] = True
-    assert [part.images.tolist() for part in plan_of(net).parts(gates)] == [[0, 1], [2, 3]]
-    assert [part.images.tolist() for part in plan_of(net, rest=100.0).parts(gates)] == [[0, 1, 2, 3]]
-    (part,) = plan_of(net, plain=0.1).parts(gates)
-    assert part.plain
-    (part,) = plan_of(net, slope=0.0).parts(gates[:1])
-    assert part.narrow.all()
 
 
 def test_help_names_every_mode() -> None:

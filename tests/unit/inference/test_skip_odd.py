@@ -12,13 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gatewise as gw
 from gatewise.errors import InvalidValueError
+from gatewise.graph.measure import Latency
 from gatewise.inference.compaction import Constant
 from gatewise.inference.skip import MODES
 from support.random_networks import CLOSE, Scripted, gater_net, images, network
-from support.skipping import (
-    own_cache,  # noqa: F401 - a fixture
-    patterns,
-)
+from support.skipping import patterns
 
 
 class Counting(nn.Module):
@@ -140,7 +138,9 @@ def test_thousands_of_patterns_change_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("pays", [False, True])
 def test_auto_skips_no_local_filters_if_faster(monkeypatch: pytest.MonkeyPatch, *, pays: bool) -> None:
-    monkeypatch.setattr("gatewise.inference.meter._times", lambda _: [0.5 if pays else 1.5, 1.0])
+    seconds = {"mask": 1.0, "bucket": 0.5 if pays else 1.5}
+    times = {name: Latency(*[own] * 3, (own,)) for name, own in seconds.items()}
+    monkeypatch.setattr("gatewise.inference.skip.interleaved_latency", lambda *_, **__: times)
     net = gw.GaterNet(gw.make_model("resnet20", num_classes=5), gater="local", image_size=(8, 8)).eval()
     for decider in net.gater:
         nn.init.normal_(decider.head.fc2.weight, std=2.0)

@@ -21,10 +21,7 @@ from gatewise.inference import folded
 from gatewise.inference.forms import GateBeforeConvolution
 from support.random_networks import CLOSE, Scripted
 from support.random_unets import SIDES, DrawnUNet, Layers, drawn_unets, gated_unet, unet, volumes
-from support.skipping import (
-    own_cache,  # noqa: F401 - a fixture
-    patterns,
-)
+from support.skipping import patterns
 
 FEW = settings(max_examples=5)
 MANY = settings(max_examples=200)

@@ -65,7 +65,7 @@ def test_presets_without_timm_say_how_to_install_it() -> None:
 
 
 def test_timm_lists_presets() -> None:
-    assert timm.list_models(module="presets") == sorted(PRESETS)
+    assert timm.list_models(module="timm") == sorted(PRESETS)
     assert timm.list_models("*.gatewise", include_tags=True) == sorted(f"{name}.{TAG}" for name in PRESETS)
     assert timm.list_models("*.gatewise", pretrained=True) == sorted(f"{name}.{TAG}" for name in IDENTITIES)
 

@@ -73,7 +73,7 @@ def test_number_of_classes_is_written_once() -> None:
         ("gct", gw.GatedChannelTransform, "mode", "l1"),
         ("se", gw.SqueezeExcite, "rd_ratio", 1.0),
         ("triplet", gw.TripletAttention, "no_spatial", True),
-        ("gaternet:gater=light", gw.GaterNet, "head_norm", True),
+        ("gaternet:gater=light", gw.GaterNet, "head_norm", False),
         ("gaternet:gater=light", gw.GaterNet, "sites", "residual"),
     ],
 )

@@ -272,6 +272,14 @@ def test_network_learns_standardised_numbers_and_predicts_them_in_their_unit() -
     assert both.describe({"value": {"x": 1.0, "y": 2.0}}) == "x 1, y 2"
 
 
+def test_numbers_have_ranges_around_their_mean() -> None:
+    task = Regression(["age", "size"])
+    task.mean, task.std = torch.tensor([40.0, 2.0]), torch.tensor([10.0, 0.5])
+    assert task.image_groups[:5] == ("age below 30", "age 30 to 40", "age 40 to 50", "age above 50", "size below 1.5")
+    found = task.groups_of(torch.tensor([[29.0, 2.0], [30.0, 9.0], [50.0, 1.0]]))
+    assert found.tolist() == [[1, 0, 0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0, 0]]
+
+
 def test_numbers_that_are_all_equal_are_rejected() -> None:
     with pytest.raises(DataError, match="all training images have the same a, 3"):
         Regression("a").prepare(dataset_of(torch.full((4, 1), 3.0)))

@@ -4,7 +4,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.data.folders import EncodedFiles, Location, counted
 from gatewise.data.layout import class_folders, inner, split_folders
-from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
+from gatewise.data.sources.registry import LabelledSource, LabelledSplit, hint_about_files, register_source
 
 _OF_MASKS = {"mask", "label", "annotation", "segmentation"}
 
@@ -39,7 +39,7 @@ def _read_split(location: Location, *below: str) -> LabelledSplit:
     if not images:
         raise errors.DataError(
             f"{location}: {shown} has {counted(len(loose), 'image')} and no class folders; expected {shown}CLASS/ "
-            f"(for labels in a table, give the table as --data)."
+            f"(for labels in a table, give the table as --data). {hint_about_files(location)}".rstrip()
         )
     singular = {name.lower().rstrip("s") for name in images}
     if singular <= _OF_MASKS | {"image", "img"} and singular & _OF_MASKS:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from gatewise import errors
 from gatewise.data.folders import EncodedFiles, Location
-from gatewise.data.layout import by_split, split_of
+from gatewise.data.layout import MASK_FOLDERS, by_split, split_of
 from gatewise.data.masks import named_classes
 from gatewise.data.sources.registry import MaskedSource, MaskedSplit, register_source
 
 IMAGES = ("images", "image", "imgs", "img", "jpegimages")  # names of folders, in lower case, the likeliest first
-MASKS = ("masks", "mask", "segmentationclass", "annotations", "labels", "label")
 _MASK = re.compile(r"[-_. ](masks?|seg|segmentation|annotations?|labels?|gt)$", re.IGNORECASE)  # ends of names
 _IMAGE = re.compile(r"[-_. ](images?|imgs?|sat)$", re.IGNORECASE)
 Folder = tuple[str, ...]
@@ -26,8 +25,8 @@ Folders = tuple[Folder, Folder]  # of images and of masks; the same for both whe
 class PairFolders(MaskedSource):
     """A folder with images and masks of the same names, in the folders of splits or undivided.
 
-    The folders are named as `IMAGES` and `MASKS`. A mask may be named after its image with an ending such as _mask,
-    -seg or _gt; then images and masks may also lie in one folder.
+    The folders are named as `IMAGES` and `MASK_FOLDERS`. A mask may be named after its image with an ending such as
+    _mask, -seg or _gt; then images and masks may also lie in one folder.
     """
 
     def matches(self, location: Location) -> bool:
@@ -62,7 +61,7 @@ def _layouts(location: Location) -> dict[str, Folders]:
 def _folders(location: Location, *below: str) -> Folders | None:
     """Return where the images and masks in a folder are, or None; of two missing folders one may be named."""
     names = {name.lower(): name for name in location.folders(*below)}
-    found = [next((names[name] for name in known if name in names), None) for known in (IMAGES, MASKS)]
+    found = [next((names[name] for name in known if name in names), None) for known in (IMAGES, MASK_FOLDERS)]
     if any(found):
         images, masks = found
         return (*below, images or "images"), (*below, masks or "masks")

@@ -5,47 +5,25 @@ and the help of `--data` read this registry. A run stores only the text of `--da
 finds its source here.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar, TypeVar
 
 from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.reasons import as_data_error
 from gatewise.data.folders import Location
-from gatewise.data.images import EncodedSource
 from gatewise.data.labels import LabelledSplit as LabelledSplit
+from gatewise.data.masked_split import MaskedSplit as MaskedSplit
 
 _ANNOTATIONS = re.compile(r"coco|instances|annotations")
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".7z", ".rar")
 PLUGINS = "gatewise.sources"  # entry points of installed packages; loading them imports modules that register sources
-
-
-@dataclass(frozen=True)
-class MaskedSplit:
-    """One split of images with masks, as a source reads it.
-
-    Attributes:
-        images: encoded image files.
-        masks: encoded mask files, in the same order.
-        classes: names of the classes, in the order of the values in masks; () if they are not known.
-        columns: further columns of a table, by name.
-        shown: the split in messages, such as val/; "" is its name.
-    """
-
-    images: EncodedSource
-    masks: EncodedSource
-    classes: tuple[str, ...] = ()
-    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Sequence[Any]])
-    shown: str = ""
-
-    def of(self, chosen: Sequence[int]) -> "MaskedSplit":
-        """Return the pairs with these indices."""
-        columns = {name: [values[index] for index in chosen] for name, values in self.columns.items()}
-        return replace(self, images=self.images.subset(chosen), masks=self.masks.subset(chosen), columns=columns)
 
 
 class Source(ABC):
@@ -164,23 +142,43 @@ def find_source(location: Location, kind: type[Kind]) -> Kind:
         what = "is a file" if location.path.exists() else "does not exist"
         shown = _validation.safe_repr(location.text)
         problem = f"data folder {shown} {what}; for {kind.content} expected {describe_sources(kind)}"
-    if hint := _hint(location):
+    if hint := hint_about_files(location):
         raise errors.DataError(f"{problem}. {hint}")
     kinds: tuple[type[Source], ...] = (LabelledSource, MaskedSource)
     others = [other for other in kinds if any(source.matches(location) for source in _sources(other))]
     raise errors.DataError(" ".join([f"{problem}.", *(other.hint for other in others)]))
 
 
-def _hint(location: Location) -> str:
+def hint_about_files(location: Location) -> str:
     """Return what to do about files of a usual kind that no source reads, or ""."""
-    if location.text.lower().endswith((".zip", ".tar.gz", ".tgz", ".7z", ".rar")):
+    if location.text.lower().endswith(_ARCHIVES):
         return "Unpack the archive first."
+    if location.is_folder:
+        files = location.with_suffix(".json", ".xlsx", ".xls", *_ARCHIVES)
+    else:
+        files = [location.path] if location.path.is_file() else []
+    for file in files:
+        if file.suffix == ".json" and _is_coco(file):
+            return (
+                f"{file.name} is COCO: boxes and polygons are not read. Draw them as masks, or write a table of labels."
+            )
+        if file.suffix in (".xlsx", ".xls"):
+            return f"{file.name} is not read: save it as CSV."
+        if file.name.endswith(_ARCHIVES) and not any(location.image_counts().values()):
+            return f"Unpack {file.name} first."
     if not location.is_folder:
         return ""
-    if files := [path for path in location.with_suffix(".json") if _ANNOTATIONS.search(path.name.lower())]:
-        return (
-            f"{files[0].name} is COCO: boxes and polygons are not read. Draw them as masks, or write a table of labels."
-        )
     if files := [path for path in location.with_suffix(".txt") if path.parent.name.lower().startswith("label")]:
         return f"{files[0].name} and others are YOLO: boxes and polygons are not read. Draw them as masks."
     return ""
+
+
+def _is_coco(file: Path) -> bool:
+    """Return whether a JSON file is COCO by its name, or by the words at its start or end."""
+    if _ANNOTATIONS.search(file.name.lower()):
+        return True
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        start = opened.read(4096)
+        opened.seek(max(0, file.stat().st_size - 4096))
+        return b'"annotations"' in start or (b'"categories"' in opened.read())
+    return False

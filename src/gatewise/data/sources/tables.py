@@ -1,31 +1,33 @@
 """Tables that name the images and their labels: a file, or one in the folder of the images or in each split."""
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from gatewise import errors
 from gatewise.core import _validation
-from gatewise.data.division import COLUMNS
-from gatewise.data.folders import TABLES, Location, counted
-from gatewise.data.layout import class_folders, split_folders, split_of
+from gatewise.data.folders import Location, counted
+from gatewise.data.layout import class_folders, split_folders
 from gatewise.data.sources.registry import LabelledSource, LabelledSplit, register_source
-from gatewise.data.table_files import ImageFolder, RowFiles, Table, image_folders, most_found, read_table
-from gatewise.data.tables import has_image_column
-
-_METADATA = tuple(f"metadata{suffix}" for suffix in TABLES)  # Hugging Face's names
-_IMAGES = (
-    *("file_name", "filename", "image", "image_path", "path", "file", "fname", "image_id", "id", "image_name", "img"),
-    *("img_path", "image_file", "filepath", "file_path", "name", "image_file_name"),
+from gatewise.data.table_files import ImageFolder, RowFiles, Table, most_found, read_table
+from gatewise.data.table_layout import (
+    METADATA,
+    divided,
+    files_of,
+    find_images,
+    is_table,
+    rank,
+    say_unused,
+    splits_of,
+    tables_of,
+    use_groups,
 )
+from gatewise.data.tables import further_columns
+
 _LABELS = (
     *("label", "labels", "class", "class_name", "class_label", "category", "categories", "target", "targets"),
     *("diagnosis", "dx", "species", "tags", "breed"),
 )
 _NUMBERS = ("score", "value", "rating", "age", "price")  # further names, of numbers
-_SPLITS = ("split", "set", "subset", "ml_use", "partition")
-_FLAGS = {"is_valid": "validation", "is_test": "test"}  # columns of true and false
 _NO_LABEL = ("", "index", "unnamed: 0")
 
 
@@ -37,11 +39,11 @@ class Tables(LabelledSource):
 
     def matches(self, location: Location) -> bool:
         if not location.is_folder:
-            return _is_table(location.path)
-        return bool(_tables(location)) and _wins(location)
+            return is_table(location.path)
+        return bool(tables_of(location)) and _wins(location)
 
     def read_labelled(self, location: Location) -> dict[str, LabelledSplit]:
-        files = _tables(location) if location.is_folder else {"train": location.path}
+        files = tables_of(location) if location.is_folder else {"train": location.path}
         read: dict[str, LabelledSplit] = {}
         for split, file in files.items():
             table = read_table(file)
@@ -53,49 +55,15 @@ class Tables(LabelledSource):
         return read
 
 
-def _is_table(path: Path) -> bool:
-    """Return whether a file is a table that names images; one that contains them is for another source."""
-    return path.is_file() and path.name.lower().endswith(TABLES) and not has_image_column(path)
-
-
-def _tables(location: Location) -> dict[str, Path]:
-    """Return the table of each split of a folder, or its only table as train; {} if there is none.
-
-    Raises:
-        DataError: there are several tables, and it is not clear which has the labels.
-    """
-    root = [path for path in location.tables() if _is_table(path)]
-    if metadata := [path for path in root if path.name.lower() in _METADATA]:
-        return {"train": metadata[0]}
-    inside: dict[str, Path] = {}
-    for folder in location.image_counts():
-        own = [path for path in location.tables(folder) if _is_table(path)]
-        if len(own) == 1 and (split := split_of(folder)):
-            inside[split] = own[0]
-    if "train" in inside:
-        return inside
-    named = {split: path for path in root if (split := split_of(path.stem))}
-    if "train" in named:
-        return named
-    if len(root) > 1:
-        images = ImageFolder(location)
-        root = [path for path in root if most_found(read_table(path), images)]
-        if len(root) > 1:
-            raise errors.DataError(
-                f"{location}: which table has the labels, {' or '.join(path.name for path in root)}? Give it as --data."
-            )
-    return {"train": root[0]} if root else {}
-
-
 def _wins(location: Location) -> bool:
     """Return whether the table of a folder is read, and not the names of its folders.
 
     Raises:
         DataError: the table has labels, and there are class folders of other names.
     """
-    tables = _tables(location)
+    tables = tables_of(location)
     reading = location.reading
-    if reading.label_column or reading.image_column or any(path.name.lower() in _METADATA for path in tables.values()):
+    if reading.label_column or reading.image_column or any(path.name.lower() in METADATA for path in tables.values()):
         return True
     splits = split_folders(location)
     inside = [class_folders(location, folder) for folder in splits.values()] if splits else [class_folders(location)]
@@ -122,12 +90,13 @@ def _wins(location: Location) -> bool:
 
 def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSplit]:
     """Return the splits in one table."""
-    image, files = _images(location, table)
-    split_column = next((name for name in table.columns if name.lower() in (*_SPLITS, *_FLAGS)), None)
-    splits = _splits(split_column, table.columns[split_column]) if split_column else None
-    if tuple(table.columns) == COLUMNS and location.reading.group is None:  # a split.csv
-        location.reading = dataclasses.replace(location.reading, group="group")
-    named = {image, location.reading.group, *([split_column] if splits else [])}
+    image, folder = find_images(location, table)
+    location.root = folder.path
+    files = files_of(location, table, image, folder)
+    say_unused(location, table, folder, files)
+    use_groups(location, table)
+    split_column, splits = splits_of(table)
+    named = {image, split_column, *further_columns(list(table.columns), location.reading)}
     labels, classes = _labels(location, table, [name for name in table.columns if name not in named])
     rows = [index for index, file in enumerate(files) if file]
     if location.labels != "number":
@@ -139,14 +108,7 @@ def _read(location: Location, table: Table, shown: str) -> dict[str, LabelledSpl
         {name: [cells[index] for index in rows] for name, cells in table.columns.items()},
         shown,
     )
-    if splits is None:
-        return {"train": whole}
-    of_rows = [splits[index] for index in rows]
-    return {
-        name: dataclasses.replace(whole.of([row for row, own in enumerate(of_rows) if own == name]), shown=name)
-        for name in ("train", "validation", "test")
-        if name in of_rows
-    }
+    return divided(whole, None if splits is None else [splits[index] for index in rows])
 
 
 def _one_row_each(
@@ -168,73 +130,6 @@ def _one_row_each(
     again = counted(len(rows) - len(of_file), "row")
     location.say(f"{again} of images that have another row: the labels of an image are put together")
     return [same[0] for same in of_file.values()], merged
-
-
-def _images(location: Location, table: Table) -> tuple[str, list[str]]:
-    """Return the image column and the file of each row, "" if it is left out."""
-    wanted = location.reading.image_column
-    best: tuple[int, str, ImageFolder] | None = None
-    if wanted is not None:
-        table.column(wanted)
-    for path in image_folders(location, table.file):
-        folder = ImageFolder(location if location.path == path else Location(path, location.reading))
-        counts = {name: count for name, count in most_found(table, folder).items() if wanted in (None, name)}
-        for name, count in sorted(counts.items(), key=lambda item: _likelihood(table, item[0])):
-            if best is None or count > best[0]:
-                best = count, name, folder
-        if best is not None and best[0] >= min(len(table), 100):
-            break
-    if best is None:
-        where = " or ".join(str(path) for path in image_folders(location, table.file))
-        raise errors.DataError(
-            f"{table.file}: no column of {_validation.listed(list(table.columns))} names images in {where}. Give the "
-            f"folder of the images as --data-root, or --image-column."
-        )
-    _, column, folder = best
-    location.root = folder.path
-    return column, _files(location, table, column, folder)
-
-
-def _files(location: Location, table: Table, column: str, folder: ImageFolder) -> list[str]:
-    found = [folder.find(cell) for cell in table.columns[column]]
-    for row, several in enumerate(found):
-        if len(several) > 1:
-            raise errors.DataError(
-                f"{table.row(row)}: {table.columns[column][row]} is {' and '.join(several[:2])}. Give the folder too."
-            )
-    missing = [row for row, files in enumerate(found) if not files]
-    if missing:
-        cells = _validation.listed([str(table.columns[column][row]) for row in missing], 3)
-        count = f"{len(missing):,} of {len(found):,} rows have no file"
-        if location.reading.on_broken != "skip":
-            raise errors.DataError(
-                f"{table.row(missing[0])}: {cells} in no folder of images below {folder.path} ({count}). Give the "
-                f"folder as --data-root, or add --on-broken skip."
-            )
-        location.say(f"{table.file.name}: {count} and are left out ({cells})")
-    used = {files[0] for files in found if files}
-    if unused := len(folder.files) - len(used.intersection(folder.files)):
-        location.say(f"{counted(unused, 'image')} without a row in {table.file.name} not used")
-    return [files[0] if files else "" for files in found]
-
-
-def _likelihood(table: Table, column: str) -> tuple[int, int]:
-    """Return a key by which the likeliest image column is first: one of a usual name, or with many different cells."""
-    return _rank(column, _IMAGES), -len(set(map(str, table.columns[column])))
-
-
-def _rank(name: str, known: Sequence[str]) -> int:
-    return known.index(name.lower()) if name.lower() in known else len(known)
-
-
-def _splits(column: str, cells: Sequence[Any]) -> list[str] | None:
-    """Return the split of each row, or None if the column does not have splits."""
-    if (flag := _FLAGS.get(column.lower())) is not None:
-        return [flag if str(cell).lower() in ("true", "1", "1.0", "yes") else "train" for cell in cells]
-    names = {"validate": "validation"}
-    found = [split_of(names.get(str(cell).lower(), str(cell))) for cell in cells]
-    known = [split for split in found if split is not None]
-    return known if len(known) == len(found) and "train" in known else None
 
 
 def _has_labels(table: Table, location: Location) -> bool:
@@ -266,7 +161,7 @@ def _label_columns(location: Location, table: Table, candidates: list[str]) -> l
             table.column(name)
         return names
     usual = [*_LABELS, *(_NUMBERS if location.labels == "number" else ())]
-    known = sorted((name for name in candidates if name.lower() in usual), key=lambda name: _rank(name, usual))
+    known = sorted((name for name in candidates if name.lower() in usual), key=lambda name: rank(name, usual))
     left = [name for name in candidates if name.lower() not in _NO_LABEL]
     if known:
         return known[:1]

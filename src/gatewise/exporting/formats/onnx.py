@@ -2,7 +2,7 @@
 
 # pyright: basic
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gatewise.core.reasons import as_data_error
 from gatewise.exporting.formats.registry import KEY, Exported, Format, metadata, register_format
+from gatewise.exporting.global_pooling import pool_globally
 from gatewise.exporting.int8 import to_int8
 
 
@@ -19,14 +20,16 @@ class Onnx(Format):
     """A graph of standard operators, for ONNX Runtime and many other runtimes."""
 
     quantises = True
+    composes = True
+    takes_export_forms = True
 
     def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:
         self.package("onnxscript", "export to ONNX")
         names = [output, "gates"][: len(program.graph_signature.user_outputs)]
         exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
         proto: Any = exported.model_proto  # type: ignore[union-attr]
-        proto.metadata_props.add(key=KEY, value=metadata(details, opset=proto.opset_import[0].version))
-        return proto.SerializeToString()
+        pool_globally(proto.graph)
+        return _with_details(proto, details)
 
     def open(self, file: Path) -> Exported:
         runtime = self.package("onnxruntime", "reading ONNX")
@@ -43,3 +46,17 @@ class Onnx(Format):
 
     def quantise(self, file: Path, batches: Iterable[Tensor]) -> None:
         to_int8(file, batches)
+
+    def compose(self, chooser: bytes, networks: Sequence[bytes], details: Mapping[str, Any], output: str) -> bytes:
+        onnx = self.package("onnx", "export to ONNX")
+        from gatewise.exporting.route_graph import compose
+
+        parts = [onnx.load_from_string(content) for content in (chooser, *networks)]
+        return _with_details(compose(parts[0], parts[1:], output), details)
+
+
+def _with_details(proto: Any, details: Mapping[str, Any]) -> bytes:
+    """Return the content of a file with its metadata."""
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=KEY, value=metadata(details, opset=proto.opset_import[0].version))
+    return proto.SerializeToString()

@@ -6,7 +6,7 @@ help and their error messages read this registry.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +77,8 @@ class Format(ABC):
         why_not_opened: why files of this format are opened only to check what was just written, a sentence; None for
             formats that are data, which anybody may have written.
         quantises: whether `quantise` is implemented.
+        composes: whether `compose` is implemented.
+        takes_export_forms: whether gates are written in their `export_form`.
     """
 
     name: ClassVar[str]
@@ -85,6 +87,8 @@ class Format(ABC):
     extra: ClassVar[str]
     why_not_opened: ClassVar[str | None] = None
     quantises: ClassVar[bool] = False
+    composes: ClassVar[bool] = False
+    takes_export_forms: ClassVar[bool] = False
 
     @abstractmethod
     def write(self, program: torch.export.ExportedProgram, details: Mapping[str, Any], output: str) -> bytes:
@@ -105,6 +109,17 @@ class Format(ABC):
 
     def quantise(self, file: Path, batches: Iterable[Tensor]) -> None:
         """Quantise a file in place to int8; `batches` are normalised images, (N, C, H, W)."""
+        raise NotImplementedError
+
+    def compose(self, chooser: bytes, networks: Sequence[bytes], details: Mapping[str, Any], output: str) -> bytes:
+        """Return the content of one file in which each image runs through the network that is chosen for it.
+
+        Args:
+            chooser: content of a file: "image" -> "route", int64 (N,), and "gates" (N, gates).
+            networks: content of a file for each route: "image" -> `output`.
+            details: metadata to store.
+            output: name of the first output; the others are "route" and "gates".
+        """
         raise NotImplementedError
 
     def package(self, name: str, purpose: str) -> ModuleType:

@@ -46,6 +46,16 @@ class Score:
         return " %" if self.is_fraction else ""
 
     @property
+    def points(self) -> str:
+        """Unit of a difference as shown, after a space, or ""."""
+        return " points" if self.is_fraction else ""
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Lowest and highest possible stored number, or None."""
+        return (0.0, 1.0) if self.is_fraction else None
+
+    @property
     def label(self) -> str:
         """Title with the unit in parentheses, for axes."""
         return f"{self.title} (%)" if self.is_fraction else self.title
@@ -161,6 +171,7 @@ class Task(ABC):
         output: name of the network's output in exported files.
         outputs_are: what the outputs stand for, as a plural.
         hit: what `hits` measures.
+        groups_are: what `image_groups` are, as (singular, plural).
         use: a line of Python, for the model card, after `logits` have been computed; "" for none.
         classes: class names, in the order of the labels; or names of numbers.
         metric: the score that the user chose, or None.
@@ -180,12 +191,22 @@ class Task(ABC):
     output: ClassVar[str] = "logits"
     outputs_are: ClassVar[str] = "classes"
     hit: ClassVar[Score] = ACCURACY
+    groups_are: ClassVar[tuple[str, str]] = ("class", "classes")
     use: ClassVar[str] = ""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
         self.metric: Score | None = None
         self.mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def image_groups(self) -> tuple[str, ...]:
+        """Names of the groups of images for which statistics of gates are given; by default the classes of images."""
+        return self.classes if self.class_per_image else ()
+
+    def groups_of(self, labels: Tensor) -> Tensor:
+        """Return the group of each image, (N,), or which groups it is in, (N, groups); by default the labels."""
+        return labels
 
     @classmethod
     def parameters(cls) -> dict[str, Any]:

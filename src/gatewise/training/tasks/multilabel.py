@@ -56,6 +56,10 @@ class MultiLabel(Task):
         self.mixup, self.cutmix, self.class_weights = mixup, cutmix, class_weights
         self.weights: Tensor | None = None
 
+    @property
+    def image_groups(self) -> tuple[str, ...]:
+        return self.classes
+
     def prepare(self, dataset: Dataset | SegmentationDataset) -> None:
         if self.mixup or self.cutmix:
             self.mix = partial(_mixed, self.mixup, self.cutmix)

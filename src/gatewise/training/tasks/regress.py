@@ -47,11 +47,30 @@ class Regression(Task):
     output = "values"
     outputs_are = "numbers"
     hit = MAE
+    groups_are = ("range", "ranges")
     use = 'values = logits * torch.tensor(net.config["targets"]["std"]) + torch.tensor(net.config["targets"]["mean"])'
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(classes)
         self.mean, self.std = torch.zeros(self.outputs), torch.ones(self.outputs)
+
+    @property
+    def image_groups(self) -> tuple[str, ...]:
+        """Four ranges of each number, divided at its mean and one standard deviation below and above."""
+        ranges = ("below {:.4g}", "{:.4g} to {:.4g}", "{:.4g} to {:.4g}", "above {:.4g}")
+        return tuple(
+            f"{name} {text.format(*bounds[max(0, part - 1) : part + 1])}"
+            for name, bounds in zip(self.classes, self._bounds().tolist(), strict=True)
+            for part, text in enumerate(ranges)
+        )
+
+    def groups_of(self, labels: Tensor) -> Tensor:
+        parts = (labels.cpu().unsqueeze(2) >= self._bounds()).sum(2)  # (N, numbers)
+        return nn.functional.one_hot(parts, 4).flatten(1).to(labels.device)
+
+    def _bounds(self) -> Tensor:
+        """Return the bounds of the ranges of each number, (numbers, 3)."""
+        return torch.stack([self.mean - self.std, self.mean, self.mean + self.std], 1)
 
     def prepare(self, dataset: Dataset | SegmentationDataset) -> None:
         labels: Tensor = dataset.train.labels  # type: ignore[union-attr]  # pyright: ignore

@@ -1,0 +1,161 @@
+"""Compare what any command trains: every label with every seed, resumable, on this machine or a Ray cluster."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gatewise import errors
+from gatewise.comparison.cluster import train_on_cluster
+from gatewise.comparison.given_results import SCHEMA, Given, results_of
+from gatewise.comparison.given_score import GivenScore
+from gatewise.comparison.report import write_report
+from gatewise.comparison.score_files import ScoreFile
+from gatewise.comparison.script_runs import ScriptRun, check_command, output_of
+from gatewise.comparison.seeds import add_seeds
+from gatewise.core import _validation
+from gatewise.core.files import check_format_not_newer, check_writable, held, write_json
+from gatewise.core.run_files import RESULTS
+from gatewise.training import Progress
+
+Runs = Mapping[str, Sequence[Path]]
+
+
+def compare_command(
+    command: str,
+    labels: Sequence[str],
+    seeds: int,
+    out: str | Path,
+    *,
+    score_from: str,
+    baseline: str | None = None,
+    lower_is_better: bool = False,
+    unit: str = "",
+    detect: float | None = None,
+    ray: bool | str = False,
+    progress: Progress | None = None,
+    written_as: str | None = None,
+) -> dict[str, Any]:
+    """Run a command for every label and seed, read a score of each, compare the scores, and write a report.
+
+    Args:
+        command: a command with {gates}, {seed} and {out}, the label, the seed and an empty folder of each training.
+        labels: what {gates} stands for, one for each variant.
+        seeds: number of seeds, counted from 0; the most with `detect`.
+        out: folder of the comparison; trainings that have succeeded there are not repeated.
+        score_from: FILE:COLUMN:last, see `ScoreFile`.
+        baseline: label to which the others are compared; None takes none, or the first.
+        lower_is_better: whether lower scores are better.
+        unit: unit of the scores; with "%" they lie between 0 and 100.
+        detect: see `compare`.
+        ray: see `compare`.
+        progress: where to show progress; None shows nothing.
+        written_as: the whole command line, for the report.
+
+    Returns:
+        The content of `results.json`, as of `compare`.
+
+    Raises:
+        InvalidValueError: an argument has an invalid form, or `out` has runs of another command.
+        DataError: a training has no score file, several, or no such score in it.
+        TrainingError: the trainings of all labels failed.
+    """
+    _validation.check_integer_at_least(1, seeds=seeds)
+    if detect is not None:
+        _validation.check_number_between(1e-9, 1e9, detect=detect)
+    where, names = ScoreFile.parse(score_from), _checked_labels(labels)
+    check_command(command, names)
+    base = baseline or ("none" if "none" in names else names[0])
+    _validation.check_one_of("baseline", base, names)
+    out, progress = Path(out), progress or Progress(quiet=True)
+    check_format_not_newer(out / RESULTS, SCHEMA, "schema")
+    check_writable(out)
+    score = GivenScore(title=where.entry, given_unit=unit, higher_is_better=not lower_is_better)
+    runs = {name: [_folder(out, name, seed) for seed in range(seeds)] for name in names}
+    scripts = {
+        folder: ScriptRun(command, name, seed) for name, folders in runs.items() for seed, folder in enumerate(folders)
+    }
+    for folder, script in scripts.items():
+        script.is_finished(folder)  # raises if it is another command's
+    with held(out):
+        used, failed, scores = _train(runs, scripts, where, score, base, detect, ray, progress)
+        given = Given(score, {name: {str(seed): scores[folders[seed]] for seed in range(used)}
+                              for name, folders in runs.items() if name not in failed})  # fmt: skip
+        if base in failed or not given.scores:
+            raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+        given.details = {"failed": failed, "training": {"command": written_as} if written_as else {}}
+        if detect is not None:
+            given.details["detect"] = {"points": detect, "most_seeds": seeds}
+        results = results_of(given, base, command, stopped=detect is not None)
+        write_json(out / RESULTS, results)
+        write_report(results, out)
+    return results
+
+
+def _checked_labels(labels: Sequence[str]) -> list[str]:
+    names = [label.strip() for label in labels if label.strip()]
+    if len({_slug(name) for name in names}) < len(names) or not names:
+        raise errors.InvalidValueError(f"expected different labels as gates, got {', '.join(labels) or 'none'}.")
+    return names
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_.=-]+", "-", name.replace(":", "--"))
+
+
+def _folder(out: Path, name: str, seed: int) -> Path:
+    return out / "runs" / _slug(name) / f"seed_{seed}"
+
+
+def _train(
+    runs: Runs,
+    scripts: Mapping[Path, ScriptRun],
+    where: ScoreFile,
+    score: GivenScore,
+    baseline: str,
+    detect: float | None,
+    ray: bool | str,
+    progress: Progress,
+) -> tuple[int, dict[str, str], dict[Path, float]]:
+    """Run the command until there are enough seeds.
+
+    Returns:
+        The number of seeds, the reasons of failed labels, and the score of each training.
+    """
+    found: dict[Path, float] = {}
+
+    def train_seeds(chosen: range) -> dict[str, str]:
+        todo = {folders[seed]: scripts[folders[seed]] for seed in chosen for folders in runs.values()}
+        address = ray if isinstance(ray, str) else None
+        reasons = train_on_cluster(todo, address, progress=progress) if ray is not False else {}
+        failed: dict[str, str] = {}
+        for folder, script in todo.items():
+            reason = reasons.get(folder) if ray is not False else _failure(script, folder, progress)
+            if reason is None:
+                found[folder] = where.read(output_of(folder), higher_is_better=score.higher_is_better)
+                reason = None if math.isfinite(found[folder]) else f"{where.entry} is {found[folder]}"
+            if reason is not None:
+                failed.setdefault(script.gate, f"seed {script.seed}: {reason}")
+        return failed
+
+    def scores(chosen: range, failed: Mapping[str, str]) -> dict[str, list[float]]:
+        return {name: [found[of[seed]] for seed in chosen] for name, of in runs.items() if name not in failed}
+
+    most = len(next(iter(runs.values())))
+    used, failed = add_seeds(train_seeds, scores, baseline, most=most, detect=detect, at_once=ray is not False)
+    return used, failed, found
+
+
+def _failure(script: ScriptRun, folder: Path, progress: Progress) -> str | None:
+    """Run the command of one training on this machine, and return why it failed, or None."""
+    if not script.is_finished(folder):
+        progress.say(f"{script.gate}, seed {script.seed}: {folder / 'log.txt'}")
+    try:
+        script.train(folder)
+    except errors.UnsavedError:  # the next one would fail for the same reason
+        raise
+    except errors.TrainingError as error:
+        progress.say(f"{script.gate}, seed {script.seed} failed: {error}")
+        return str(error)
+    return None

@@ -1,0 +1,54 @@
+"""The score of results that were made elsewhere, and of a comparison."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gatewise.training import Score, score_named
+
+NAME = "score"  # key of a given score, so that no name of the user's meets another key
+PERCENT = "%"
+
+
+@dataclass(frozen=True)
+class GivenScore(Score):
+    """A score of which only its title, unit and direction are known; it is shown as it is given.
+
+    Attributes:
+        given_unit: unit of the numbers; with "%" they lie between 0 and 100.
+    """
+
+    name: str = NAME
+    title: str = NAME
+    is_fraction: bool = False
+    given_unit: str = ""
+
+    @property
+    def unit(self) -> str:
+        return f" {self.given_unit}" if self.given_unit else ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.given_unit})" if self.given_unit else self.title
+
+    @property
+    def points(self) -> str:
+        return " points" if self.given_unit == PERCENT else self.unit
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        return (0.0, 100.0) if self.given_unit == PERCENT else None
+
+    def number(self, value: float, sign: str = "") -> str:
+        return f"{value:{sign}.{2 if self.given_unit == PERCENT else 4}f}"
+
+    def details(self) -> dict[str, Any]:
+        """Return what `score_of` reads from `results.json`."""
+        return {"title": self.title, "unit": self.given_unit, "higher_is_better": self.higher_is_better}
+
+
+def score_of(results: Mapping[str, Any]) -> Score:
+    """Return the score of a comparison from the content of `results.json`."""
+    if (given := results.get("given_score")) is not None:
+        return GivenScore(title=given["title"], given_unit=given["unit"], higher_is_better=given["higher_is_better"])
+    return score_named(results.get("score", "accuracy"))

@@ -1,0 +1,104 @@
+"""Read a score from a file that a training script wrote."""
+
+# pyright: basic
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import read_json
+from gatewise.data.table_files import read_table
+
+WHICH = ("last", "best", "max", "min")
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """Where a score is.
+
+    Attributes:
+        pattern: name of the file below the output folder of a training, or a glob with exactly one match.
+        entry: column of a CSV or JSON lines file, or path of an entry in a JSON file, such as val.accuracy or scores.0.
+        which: for a column or a list: last, best, max or min.
+
+    >>> ScoreFile.parse("summary.csv:eval_top1:best")
+    ScoreFile(pattern='summary.csv', entry='eval_top1', which='best')
+    """
+
+    pattern: str
+    entry: str
+    which: str = "last"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse "FILE:COLUMN[:last|best|max|min]".
+
+        Raises:
+            InvalidValueError: it has another form.
+        """
+        parts = _validation.check_str("--score-from", text).split(":")
+        if len(parts) not in {2, 3} or not all(parts):
+            raise errors.InvalidValueError(
+                f"--score-from takes FILE:COLUMN:last, such as summary.csv:eval_top1:last, got {text!r}."
+            )
+        if len(parts) == 3:
+            _validation.check_one_of("the last part of --score-from", parts[2], WHICH)
+        if Path(parts[0]).is_absolute() or ".." in Path(parts[0]).parts:
+            raise errors.InvalidValueError(f"--score-from takes a file below {{out}}, got {parts[0]!r}.")
+        return cls(*parts)
+
+    def read(self, folder: Path, *, higher_is_better: bool) -> float:
+        """Return the score of the training that wrote into `folder`; NaN if it has diverged.
+
+        Raises:
+            DataError: there is no such file, or several, or no such number in it.
+        """
+        file = self._file(folder)
+        values = [value for value in self._values(file) if value is not None and value != ""]
+        try:
+            numbers = [float(value) for value in values]
+        except (TypeError, ValueError):
+            shown = _validation.safe_repr(values[-1])
+            raise errors.DataError(f"{file}: expected numbers as {self.entry}, got {shown}.") from None
+        if not numbers:
+            raise errors.DataError(f"{file} has no number as {self.entry}.")
+        if any(map(math.isnan, numbers)):
+            return math.nan
+        best = max if higher_is_better else min
+        choose: dict[str, Callable[[Sequence[float]], float]] = {"best": best, "max": max, "min": min}
+        return numbers[-1] if self.which == "last" else choose[self.which](numbers)
+
+    def _file(self, folder: Path) -> Path:
+        files = sorted(file for file in folder.rglob(self.pattern) if file.is_file())
+        if len(files) != 1:
+            found = ", ".join(str(file.relative_to(folder)) for file in (files or sorted(folder.rglob("*")))[:8])
+            raise errors.DataError(
+                f"{folder}: expected one file {self.pattern}, found {len(files) or 'none'}"
+                + (f"{':' if files else ' among'} {found}" if found else "")
+                + ". Give --score-from the name of one that each training writes."
+            )
+        return files[0]
+
+    def _values(self, file: Path) -> list[Any]:
+        if file.suffix.lower() == ".json":
+            return self._entry(file, read_json(file))
+        columns = read_table(file).columns
+        if self.entry not in columns:
+            listed = _validation.listed(list(columns))
+            raise errors.DataError(f"{file} has no column {self.entry!r}; its columns are {listed}.")
+        return columns[self.entry]
+
+    def _entry(self, file: Path, content: Any) -> list[Any]:
+        """Return the entry of a JSON file at the path `entry`, a list of numbers or one."""
+        for part in self.entry.split("."):
+            key: Any = int(part) if isinstance(content, list) and part.isdecimal() else part
+            try:
+                content = content[key]
+            except (KeyError, IndexError, TypeError):
+                there = _validation.listed(list(content)) if isinstance(content, dict) else "none"
+                raise errors.DataError(f"{file} has no entry {self.entry!r}: no {part!r} among {there}.") from None
+        return content if isinstance(content, list) else [content]

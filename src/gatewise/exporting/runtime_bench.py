@@ -1,0 +1,265 @@
+"""Time a run's network in every form, runtime and precision, and say what to deploy."""
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import errors
+from gatewise.core import _validation
+from gatewise.core.files import check_format_not_newer, write_json
+from gatewise.exporting.forms import WithGates
+from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES
+from gatewise.exporting.writer import export, export_run
+from gatewise.gaternet import GaterNet
+from gatewise.graph.measure import Latency, environment, interleaved_latency
+from gatewise.inference import compact, folded, skip_closed_filters
+from gatewise.inference.routed import RoutedNet
+from gatewise.insertion.insert import gates_in
+from gatewise.training import Progress
+from gatewise.training.runs import Run
+
+SCHEMA = 1
+FILE = "bench-runtimes.json"
+_GAIN = 0.97  # what is recommended takes less than this fraction of the time of the fastest dense form
+_DENSE = "dense"
+
+
+def bench_runtimes(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    runtimes: Sequence[str] = tuple(RUNTIMES),
+    precisions: Sequence[str] = ("float32",),
+    plain: str | Path | None = None,
+    batch_sizes: Sequence[int] = (1, 8, 32),
+    rounds: int = 15,
+    threads: int | None = None,
+    images: int = 1000,
+    data: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Time all forms of a run's network in several runtimes, in turn, and write bench-runtimes.json.
+
+    The forms of a network with a gater are "dense" (all filters, no gater) and "masked", with "skip" and "compact" or,
+    if it has routes, "routes". Those of others are "masked", which is the network itself, and "dense", without gates.
+
+    Args:
+        folder: folder of a finished run.
+        out: folder to write to; None takes the run folder.
+        runtimes: "torch", "compile" (torch.compile), "onnxruntime" and "openvino".
+        precisions: "float32" and "int8"; int8 is for the runtimes that read ONNX files.
+        plain: run folder of another network to compare with, such as a narrower one of as many multiply-adds.
+        batch_sizes: batch sizes to time.
+        rounds: number of timed rounds; each round times everything once.
+        threads: number of threads of every runtime; None takes torch's.
+        images: number of training images over which constant gates are found, and ranges for int8 measured.
+        data: data set to use instead of the run's own.
+        progress: where to show progress; None shows nothing.
+
+    Returns:
+        The content of bench-runtimes.json: "batches", by batch size, precision, form and runtime, with "median_ms",
+        quartiles and "dense_over_this", the time of the fastest dense form of any runtime in this precision over this
+        one; "scores" of the int8 files; "omitted" with reasons; "verdict".
+
+    Raises:
+        ValueError: a runtime or precision is unknown, the run's images cannot be found, or a number is too small.
+        MissingExtraError: a runtime is not installed.
+    """
+    for name in runtimes:
+        _validation.check_one_of("runtime", name, RUNTIMES)
+    for name in precisions:
+        _validation.check_one_of("precision", name, PRECISIONS)
+    if not runtimes or not precisions:
+        raise errors.InvalidValueError("give at least one runtime and one precision.")
+    _validation.check_integer_at_least(2, rounds=rounds)
+    _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
+    _validation.check_integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
+    target = Path(folder if out is None else out)
+    check_format_not_newer(target / FILE, SCHEMA, "schema")
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            say = (progress or Progress(quiet=True)).say
+            forms = _Forms(Path(folder), plain, data, images, Path(temporary), say)
+            results = _measured(forms, runtimes, precisions, sorted(set(batch_sizes)), rounds, say)
+    finally:
+        torch.set_num_threads(before)
+    write_json(target / FILE, results)
+    return results
+
+
+class _Forms:
+    """A run's network in its forms, as networks of torch and as ONNX files."""
+
+    def __init__(
+        self, folder: Path, plain: str | Path | None, data: str | None, images: int, files: Path, say: Any
+    ) -> None:
+        self.folder, self.plain, self.data, self.files, self.say = folder, plain, data, files, say
+        self.images = images
+        self.run = Run.open(folder, data).checked()
+        self.run.check_has_images()
+        self.net: Any = self.run.model.eval().cpu()
+        self.omitted: dict[str, str] = {}
+        self.scores: dict[str, Any] = {}
+
+    @property
+    def names(self) -> list[str]:
+        found = [_DENSE]
+        if isinstance(self.net, GaterNet):
+            found += ["masked", *(["skip", "compact"] if self.net.routes is None else ["routes"])]
+        elif gates_in(self.net):
+            found.append("masked")
+        return [*found, *(["plain"] if self.plain is not None else [])]
+
+    @functools.cached_property
+    def example(self) -> Tensor:
+        return torch.cat([*self.run.first(2)])
+
+    def network(self, form: str) -> nn.Module:
+        """Return the network of torch in a form."""
+        if form == _DENSE:
+            return folded(self._dense(), self.example)
+        if form == "plain":
+            return folded(Run.open(self.plain, self.data).model.eval().cpu(), self.example)  # type: ignore[arg-type]  # pyright: ignore
+        if form == "skip":
+            return skip_closed_filters(self.net)
+        if form == "compact":
+            return compact(self.net, self.run.of("train").first(self.images))
+        return RoutedNet(self.net).folded() if form == "routes" else WithGates(self.net).eval()
+
+    def file(self, form: str, precision: str) -> Path:
+        """Export a form to an ONNX file."""
+        out = self.files / f"{form}-{precision}.onnx"
+        int8 = precision == "int8"
+        self.say(f"exporting {form} in {precision}")
+        if form == _DENSE:
+            ranges = self.run.of("train").first(self.images) if int8 else None
+            found = export(self._dense(), out, example=self.example, int8=ranges, calibration=self.images)
+        else:
+            folder = self.plain if form == "plain" else self.folder
+            options: dict[str, Any] = {"int8": int8, "calibration": self.images, "data": self.data}
+            found = export_run(folder, out, form="masked" if form == "plain" else form, **options)  # type: ignore[arg-type]  # pyright: ignore
+        if int8:
+            kept = ("score", "float32", "int8", "int8_difference", "other_gates")
+            self.scores[form] = {key: found[key] for key in kept if key in found}
+        return out
+
+    def _dense(self) -> nn.Module:
+        """Return the network without gater and gates."""
+        if isinstance(self.net, GaterNet):
+            return self.net.backbone
+        copied = Run.open(self.folder, self.data).model.eval().cpu()
+        for gate in gates_in(copied).values():
+            gate.__dict__["forward"] = lambda x: x
+        return copied
+
+
+def _measured(
+    forms: _Forms,
+    runtimes: Sequence[str],
+    precisions: Sequence[str],
+    sizes: Sequence[int],
+    rounds: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    calls = dict(_calls(forms, runtimes, precisions))
+    batches: dict[str, Any] = {}
+    for size in sizes:
+        say(f"measuring batches of {size}")
+        batch = _repeated(torch.cat([*forms.run.first(size)]), size)
+        timed = {" ".join(key): functools.partial(call, batch) for key, call in calls.items()}
+        with torch.inference_mode():
+            times = interleaved_latency(timed, rounds=rounds)
+        batches[str(size)] = _described({key: times[" ".join(key)] for key in calls})
+    results = {
+        "schema": SCHEMA,
+        "run": forms.run.name,
+        "environment": environment(),
+        "rounds": rounds,
+        "batches": batches,
+        "scores": forms.scores,
+        "omitted": forms.omitted,
+    }
+    return {**results, "verdict": _verdict(batches)}
+
+
+_Key = tuple[str, str, str]  # precision, form, runtime
+
+
+def _calls(
+    forms: _Forms, runtimes: Sequence[str], precisions: Sequence[str]
+) -> Iterator[tuple[_Key, Callable[[Tensor], Any]]]:
+    """Yield what is timed; what cannot be made is noted with its reason."""
+    threads = torch.get_num_threads()
+    for precision in precisions:
+        for form in forms.names:
+            source: dict[bool, Any] = {}
+            for name in runtimes:
+                runtime = RUNTIMES[name]
+                if precision not in runtime.precisions:
+                    continue
+                try:
+                    if runtime.reads_files not in source:
+                        made = forms.file(form, precision) if runtime.reads_files else forms.network(form)
+                        source[runtime.reads_files] = made
+                    call = runtime.ready(source[runtime.reads_files], threads)
+                    with torch.inference_mode():
+                        call(forms.example)
+                except errors.MissingExtraError:
+                    raise
+                except Exception as error:  # a runtime that has no equivalent of an operation
+                    forms.omitted[f"{form} in {precision} in {name}"] = " ".join(str(error).split())[:200]
+                    continue
+                yield (precision, form, name), call
+
+
+def _repeated(images: Tensor, count: int) -> Tensor:
+    """Return the first `count` images, repeated if there are fewer."""
+    return images[torch.arange(count) % len(images)]
+
+
+def _described(times: dict[_Key, Latency]) -> dict[str, Any]:
+    """Return milliseconds by precision, form and runtime, and speeds relative to the fastest dense form."""
+    rows: dict[str, Any] = {}
+    for precision in dict.fromkeys(key[0] for key in times):
+        own = {key: latency for key, latency in times.items() if key[0] == precision}
+        dense = [latency for key, latency in own.items() if key[1] == _DENSE]
+        fastest = min(dense, key=lambda latency: latency.median_s) if dense else None
+        for (_, form, runtime), latency in own.items():
+            row = {name: 1e3 * value for name, value in zip(_TIMES, _values(latency), strict=True)}
+            ratio = {} if fastest is None else {"dense_over_this": [*_values(fastest.times(latency))]}
+            rows.setdefault(precision, {}).setdefault(form, {})[runtime] = {**row, **ratio}
+    return rows
+
+
+_TIMES = ("median_ms", "low_ms", "high_ms")
+
+
+def _values(latency: Latency) -> tuple[float, float, float]:
+    return latency.median_s, latency.low_s, latency.high_s
+
+
+def _verdict(batches: dict[str, Any]) -> str:
+    """Return one sentence that says what to deploy, for each batch size and precision."""
+    parts: list[str] = []
+    for size, by_precision in batches.items():
+        images = "one image" if size == "1" else f"{size} images"
+        for precision, by_form in by_precision.items():
+            rows = [(row["median_ms"], form, name) for form, of in by_form.items() for name, row in of.items()]
+            dense = min((row for row in rows if row[1] == _DENSE), default=None)
+            best = min((row for row in rows if row[1] != "plain"), default=None)
+            if best is None:
+                continue
+            if dense is not None and best[0] >= _GAIN * dense[0]:
+                best = dense
+            where = f"{images} in {precision}: deploy {best[1]} in {RUNTIMES[best[2]].title}"
+            if dense is not None and best is not dense:
+                where += f", {dense[0] / best[0]:.2f} times as fast as dense in {RUNTIMES[dense[2]].title}"
+            parts.append(where)
+    return "; ".join(parts)

@@ -1,0 +1,81 @@
+"""The runtimes in which a trained network can run on a processor, and how each is made ready to be timed."""
+
+# pyright: basic
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.core import _validation
+from gatewise.inference.routed import RoutedNet
+
+Call = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime.
+
+    Attributes:
+        title: name with capitals.
+        reads_files: whether it runs ONNX files, and otherwise networks.
+        precisions: of the networks that it runs.
+        ready: function from the network or file and the number of threads to a function of images.
+    """
+
+    title: str
+    reads_files: bool
+    precisions: tuple[str, ...]
+    ready: Callable[[Any, int], Call]
+
+
+def _eager(network: nn.Module, threads: int) -> Call:  # noqa: ARG001  # the caller sets torch's threads
+    return network
+
+
+def _compiled(network: nn.Module, threads: int) -> Call:  # noqa: ARG001
+    copied = copy.deepcopy(network)
+    if not isinstance(copied, RoutedNet):
+        return torch.compile(copied)
+    compiled: Any = [torch.compile(own) for own in copied.networks]  # the choice stays in Python
+    copied.networks = nn.ModuleList(compiled)
+    return copied
+
+
+def _onnxruntime(file: Path, threads: int) -> Call:
+    runtime = _validation.import_optional("onnxruntime", "timing in ONNX Runtime", "export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images.numpy()})
+
+
+def _openvino(file: Path, threads: int) -> Call:
+    openvino = _validation.import_optional("openvino", "timing in OpenVINO", "openvino")
+    core = openvino.Core()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(images: Tensor) -> Any:
+        shape = tuple(images.shape)
+        if shape not in compiled:  # a fixed shape is faster than a free one
+            model = core.read_model(str(file))
+            model.reshape({"image": list(shape)})
+            compiled[shape] = core.compile_model(model, "CPU", options).create_infer_request()
+        return compiled[shape].infer({"image": images.numpy()})
+
+    return run
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    "torch": Runtime("PyTorch", False, ("float32",), _eager),
+    "compile": Runtime("torch.compile", False, ("float32",), _compiled),
+    "onnxruntime": Runtime("ONNX Runtime", True, ("float32", "int8"), _onnxruntime),
+    "openvino": Runtime("OpenVINO", True, ("float32", "int8"), _openvino),
+}
+PRECISIONS = ("float32", "int8")

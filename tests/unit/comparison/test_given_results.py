@@ -1,0 +1,196 @@
+"""`gatewise judge`: tables of scores, with a row for each training or each image, and runs without their weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+
+import gatewise as gw
+from gatewise.cli import run as command
+from gatewise.errors import DataError, InvalidValueError
+from gatewise.models.serialization import write_metrics
+
+NONE, GCT = [90.0, 90.2, 89.9, 90.1], [91.1, 91.2, 91.0, 91.3]
+PLAIN = "variant,seed,top1\n" + "".join(
+    f"{name},{seed},{value}\n" for name, values in (("none", NONE), ("gct", GCT)) for seed, value in enumerate(values)
+)
+
+
+def table(tmp_path: Path, text: str, name: str = "scores.csv") -> Path:
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def variants(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["gates"]: row for row in results["variants"]}
+
+
+def test_table_is_judged_as_a_comparison(tmp_path: Path) -> None:
+    results = gw.judge(table(tmp_path, PLAIN), unit="%", out=tmp_path / "judged")
+    gct, expected = variants(results)["gct"], stats.ttest_rel(GCT, NONE)
+    assert gct["score"]["values"] == GCT
+    assert gct["difference"]["mean"] == pytest.approx(1.1)
+    assert gct["difference"]["p"] == pytest.approx(expected.pvalue)
+    assert gct["verdict"] == "better"
+    assert results["summary"][0].startswith("Use gct: its top1 is 1.10 points higher than that of none (95 % interval")
+    assert json.loads((tmp_path / "judged/results.json").read_text()) == results
+    assert results["summary"][0] in (tmp_path / "judged/report.html").read_text()
+
+
+def test_rows_may_come_in_any_order_and_format(tmp_path: Path) -> None:
+    lines = [dict(zip(("variant", "seed", "top1"), line.split(","), strict=True)) for line in PLAIN.split()[1:]]
+    lines = [json.dumps({**line, "top1": float(line["top1"]), "seed": int(line["seed"])}) for line in lines[::-1]]
+    first = gw.judge(table(tmp_path, PLAIN), baseline="none")
+    second = gw.judge(table(tmp_path, "\n".join(lines), "scores.jsonl"), baseline="none")
+    assert variants(first)["gct"]["difference"]["mean"] == pytest.approx(variants(second)["gct"]["difference"]["mean"])
+    assert variants(first)["gct"]["p_holm"] == pytest.approx(variants(second)["gct"]["p_holm"])
+
+
+def test_direction_and_baseline_can_be_chosen(tmp_path: Path) -> None:
+    file = table(tmp_path, PLAIN)
+    assert variants(gw.judge(file, lower_is_better=True))["gct"]["verdict"] == "worse"
+    assert variants(gw.judge(file, baseline="gct"))["none"]["verdict"] == "worse"
+    with pytest.raises(InvalidValueError, match="unknown baseline 'gtc'"):
+        gw.judge(file, baseline="gtc")
+
+
+def test_percentages_have_intervals_within_their_limits(tmp_path: Path) -> None:
+    file = table(tmp_path, "variant,seed,score\na,0,99.5\na,1,97\nb,0,100\nb,1,100\n")
+    rows = variants(gw.judge(file, unit="%"))
+    assert 0 < rows["a"]["score"]["low"] < 97 < 99.5 < rows["a"]["score"]["high"] < 100
+    assert (rows["b"]["score"]["low"], rows["b"]["score"]["high"]) == (None, None)
+    assert variants(gw.judge(file))["a"]["score"]["high"] > 100
+    with pytest.raises(DataError, match=r"row 3: expected a score from 0 to 100 %, got 101"):
+        gw.judge(table(tmp_path, "variant,seed,score\na,0,99\nb,0,101\n"), unit="%")
+
+
+def test_rows_of_images(tmp_path: Path) -> None:
+    right = {"none": [[1, 1, 0, 0, 1], [1, 0, 0, 0, 1]], "gct": [[1, 1, 1, 0, 1], [1, 1, 1, 0, 1]]}
+    rows = [
+        f"{name},{seed},{image},{value}"
+        for name, of_seeds in right.items()
+        for seed, values in enumerate(of_seeds)
+        for image, value in enumerate(values)
+    ]
+    results = gw.judge(table(tmp_path, "\n".join(["variant,seed,image,correct", *rows])))
+    found = variants(results)
+    assert found["none"]["accuracy"]["values"] == pytest.approx([0.6, 0.4])
+    assert found["gct"]["difference_over_images"]["mean"] == pytest.approx(0.3)
+    assert found["gct"]["accuracy"]["over"] == "images", "seeds that agree are not exact"
+    assert 0 < found["gct"]["accuracy"]["low"] < 0.8 < found["gct"]["accuracy"]["high"] < 1
+    with pytest.raises(DataError, match="gct, seed 1 has other images than none, seed 0: 1 are in one of both"):
+        gw.judge(table(tmp_path, "\n".join(["variant,seed,image,correct", *rows[:-1]])))
+
+
+def test_failed_trainings_and_missing_seeds_are_said(tmp_path: Path) -> None:
+    text = PLAIN + "none,7,90\nse,0,91\nse,1,\nse,2,nan\nse,3,91\n"
+    results = gw.judge(table(tmp_path, text), unit="%")
+    assert results["failed"] == {"se": "seed 1: no score"}
+    assert list(variants(results)) == ["none", "gct"]
+    assert results["notes"] == ["seeds of none that others lack are left out: 7"]
+    assert results["seeds"] == 4
+    assert results["summary"][-1] == "se failed and is left out (seed 1: no score)."
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("model,seed,score\na,0,1\n", "has no column 'variant'; expected variant, seed, score"),
+        ("variant,score\na,1\n", "has no column 'seed'"),
+        ("variant,seed,top1,top5\na,0,1,2\n", "which column is the score"),
+        ("variant,seed\na,0\n", "which column is the score"),
+        ("variant,seed,score\na,0,high\n", r"row 2: expected a number as score, got 'high'"),
+        ("variant,seed,score\na,0,1\na,0,2\n", r"row 3: a, seed 0 is there twice"),
+        ("variant,seed,score\na,0,1\nb,1,2\n", "no seed is there for all variants, .*: a has 0; b has 1"),
+        ("variant,seed,score\na,0,\n", "no variant has a score for each of its seeds"),
+        ("variant,seed,score\nnone,0,\na,0,1\n", "the baseline none has a training without a score"),
+    ],
+)
+def test_table_that_cannot_be_judged(tmp_path: Path, text: str, error: str) -> None:
+    with pytest.raises((DataError, InvalidValueError), match=error):
+        gw.judge(table(tmp_path, text))
+
+
+def test_command_prints_the_answer_before_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = table(tmp_path, PLAIN)
+    assert command(["judge", str(file), "--unit", "%", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Use gct: its top1 is 1.10 points higher than that of none")
+    assert printed.index("Use gct") < printed.index("verdict (Holm)") < printed.index("report.html")
+    assert "MACs" not in printed
+    assert command(["judge", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == gw.judge(file)
+
+
+# Runs without weights
+
+ENVIRONMENT = {"hardware": "a processor", "torch": "2.14", "gatewise": "0"}
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def kept_run(folder: Path, wrong: int, *, precision: str = "fp32") -> None:
+    """Write what is kept of a run: metrics, log and predictions, of which the first `wrong` are wrong."""
+    folder.mkdir(parents=True)
+    predictions = LABELS.clone()
+    predictions[:wrong] = (predictions[:wrong] + 1) % 3
+    accuracy = 1 - wrong / len(LABELS)
+    log = {"epoch": 1, "images_per_second": 10.0, "validation_accuracy": accuracy}
+    (folder / "log.jsonl").write_text(json.dumps(log) + "\n")
+    save_file({"predictions": predictions, "labels": LABELS}, folder / "predictions.safetensors")
+    metrics = {"score": "accuracy", "accuracy": accuracy, "parameters": 10, "epochs": 1, "precision": precision}
+    write_metrics(folder, {**metrics, "images_per_second": 10.0, "environment": ENVIRONMENT, "test": {"accuracy": 0.5}})
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    for name, wrong in (("none", (3, 4, 3)), ("gct", (1, 1, 2))):
+        for seed, count in enumerate(wrong):
+            kept_run(tmp_path / "kept/runs" / name / f"seed_{seed}", count)
+    return tmp_path / "kept"
+
+
+def test_runs_without_weights_are_judged(kept: Path, tmp_path: Path) -> None:
+    results = gw.judge(kept, out=tmp_path / "judged")
+    none, gct = variants(results)["none"], variants(results)["gct"]
+    assert none["accuracy"]["values"] == [0.625, 0.5, 0.625]
+    assert gct["difference"]["mean"] == pytest.approx((7 + 7 + 6 - 5 - 4 - 5) / 24)
+    assert gct["difference_over_images"]["mean"] == pytest.approx(gct["difference"]["mean"])
+    assert gct["test"]["mean"] == 0.5
+    assert gct["curves"] == [[0.875], [0.875], [0.75]]
+    assert results["score"] == "accuracy"
+    assert (tmp_path / "judged/curves.svg").exists()
+
+
+def test_runs_without_predictions_have_no_differences_over_images(kept: Path) -> None:
+    (kept / "runs/gct/seed_1/predictions.safetensors").unlink()
+    assert "difference_over_images" not in variants(gw.judge(kept))["gct"]
+
+
+def test_comparison_can_be_put_together_from_two_folders(kept: Path, tmp_path: Path) -> None:
+    whole = gw.judge(kept)
+    for name in ("none", "gct"):
+        (kept / "other" / name).mkdir(parents=True)
+        shutil.move(kept / f"runs/{name}/seed_2", kept / f"other/{name}/seed_2")
+    found = gw.judge(kept)
+    assert {name: row["p_holm"] for name, row in variants(found).items() if name == "gct"} == {
+        "gct": variants(whole)["gct"]["p_holm"]
+    }
+
+
+def test_runs_that_cannot_be_judged(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no finished runs; expected VARIANT/seed_N/metrics\.json below it"):
+        gw.judge(tmp_path / "kept/runs/none/seed_0")
+    with pytest.raises(InvalidValueError, match="the score of runs is known"):
+        gw.judge(kept, unit="%")
+    shutil.copytree(kept / "runs/gct/seed_0", kept / "again/gct/seed_0")
+    with pytest.raises(DataError, match="has two runs of gct, seed 0"):
+        gw.judge(kept)
+    shutil.rmtree(kept / "again")
+    kept_run(kept / "runs/se/seed_0", 1, precision="bf16")
+    with pytest.raises(InvalidValueError, match="which compares machines and not gates"):
+        gw.judge(kept)

@@ -1,0 +1,84 @@
+"""`gatewise bench --runtimes`: every form in every runtime, against the fastest dense one."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatewise.cli import run
+from gatewise.errors import InvalidValueError
+from gatewise.exporting.runtime_bench import bench_runtimes
+from gatewise.graph.measure import Latency
+from support.command_runs import gated, plain  # noqa: F401 - fixtures
+
+
+def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
+    """Let every call be timed at 8 ms, and those that are given, by "form_runtime", at theirs."""
+
+    def times(calls: Mapping[str, Callable[[], Any]], **_: Any) -> dict[str, Latency]:
+        found: dict[str, Latency] = {}
+        for name, call in calls.items():
+            call()
+            _, form, runtime = name.split()
+            value = milliseconds.get(f"{form}_{runtime}", 8.0) / 1e3
+            found[name] = Latency(value, value, value, (value, value))
+        return found
+
+    monkeypatch.setattr("gatewise.exporting.runtime_bench.interleaved_latency", times)
+
+
+def test_forms_are_compared_with_fastest_dense_one(
+    gated: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_times(monkeypatch, dense_onnxruntime=4.0, compact_onnxruntime=2.0, plain_onnxruntime=1.0)
+    options: dict[str, Any] = {"runtimes": ["torch", "onnxruntime"], "batch_sizes": [1], "plain": plain, "images": 8}
+    found = bench_runtimes(gated, tmp_path, **options)
+    rows = found["batches"]["1"]["float32"]
+    assert list(rows) == ["dense", "masked", "skip", "compact", "plain"]
+    assert all(list(row) == ["torch", "onnxruntime"] for row in rows.values())
+    assert rows["dense"]["torch"]["dense_over_this"][0] == pytest.approx(0.5)
+    assert rows["compact"]["onnxruntime"]["median_ms"] == pytest.approx(2.0)
+    assert rows["compact"]["onnxruntime"]["dense_over_this"] == pytest.approx([2.0] * 3)
+    assert found["verdict"] == (
+        "one image in float32: deploy compact in ONNX Runtime, 2.00 times as fast as dense in ONNX Runtime"
+    )
+    assert json.loads((tmp_path / "bench-runtimes.json").read_text()) == found
+    assert found["omitted"] == {}
+
+
+def test_dense_is_recommended_if_nothing_is_faster(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_times(monkeypatch, masked_torch=7.9)
+    found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[2], images=8)
+    assert found["verdict"] == "2 images in float32: deploy dense in PyTorch"
+
+
+def test_int8_files_are_scored_on_command_line(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed_times(monkeypatch)
+    arguments = ["--runtimes", "torch,onnxruntime", "--precisions", "int8", "--batch-sizes", "1", "--images", "8"]
+    assert run(["bench", str(gated), *arguments, "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "masked, accuracy: " in output
+    assert "skip in int8 in onnxruntime was not timed: int8 needs format onnx" in output
+    found = json.loads((tmp_path / "bench-runtimes.json").read_text())
+    assert set(found["batches"]["1"]["int8"]["masked"]) == {"onnxruntime"}, "torch runs no int8"
+    assert {"score", "float32", "int8", "other_gates"} <= found["scores"]["masked"].keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtimes": ["onnx"]}, "unknown runtime 'onnx'; expected one of 'compile', 'onnxruntime', 'openvino'"),
+        ({"precisions": ["int4"]}, "unknown precision 'int4'"),
+        ({"runtimes": []}, "at least one runtime"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ],
+)
+def test_wrong_arguments(gated: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        bench_runtimes(gated, tmp_path, **options)
