@@ -17,6 +17,7 @@ from gatewise.comparison import run as comparing
 from gatewise.data import Batches
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.gaternet import gate_warnings
+from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.gates.spec import parse_gates
 from gatewise.models.serialization import load_gater, load_model
 from gatewise.training import Progress, Recipe, from_recipe, initial, train
@@ -44,6 +45,26 @@ def test_log_and_metrics_have_macs_of_validation_images(tmp_path: Path) -> None:
     rows = log(tmp_path / "run")
     assert rows[-1]["open_fraction"] == metrics["open_fraction"]
     assert all("executed_macs" in row for row in rows)
+
+
+def test_loss_of_the_gates_is_logged_apart_from_that_of_the_task(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, gate="gaternet:sparsity=1000", epochs=1)
+    train(recipe, tmp_path / "run", dataset=DATASET)
+    (row,) = log(tmp_path / "run")
+    assert 300 < row["gate_loss"] < 700  # 1000 times the mean gate of new gates, about a half
+    assert 0.5 < row["loss"] < 5
+    trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
+    assert "gate_loss" not in log(tmp_path / "plain")[0]
+
+
+def test_budget_that_was_missed_is_said(tmp_path: Path) -> None:
+    metrics = train(dataclasses.replace(GATED, epochs=1), tmp_path / "run", dataset=DATASET)
+    assert metrics["budget"] == 0.5
+    shown = describe_open_fraction(metrics["open_fraction"], metrics["budget"])
+    assert shown == f"{metrics['open_fraction']:.3f} (budget 0.5 missed)"  # three steps are too few
+    assert describe_open_fraction(0.515, 0.5) == "0.515"
+    assert describe_open_fraction(0.47, 0.5) == "0.470 (budget 0.5 missed)"
+    assert describe_open_fraction(0.9, None) == "0.900"
 
 
 def test_plain_network_has_no_gater_columns(tmp_path: Path) -> None:

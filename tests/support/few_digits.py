@@ -22,6 +22,7 @@ def few_rounds() -> Iterator[None]:
         patch.setattr(
             comparing.measure, "inference_latency", lambda *a, **k: original(*a, **{**k, "seconds_per_turn": 1e-3})
         )
+        patch.setattr(comparing, "training_speeds", lambda recipes, _: dict.fromkeys(recipes, 100.0))
         yield
 
 

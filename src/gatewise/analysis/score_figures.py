@@ -2,12 +2,19 @@
 
 # pyright: basic
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from gatewise.analysis.drawing import Drawing, add_colour_bar, escape_mathtext, new_figure
+from gatewise.analysis.drawing import (
+    Drawing,
+    add_colour_bar,
+    add_legend,
+    escape_mathtext,
+    new_figure,
+    series_style,
+)
 from gatewise.analysis.table import Cell, Table, matrix_table
 from gatewise.data.decode import fit
 from gatewise.training import Mistake
@@ -82,3 +89,39 @@ def wrong_pictures(pictures: Sequence[Any], mistakes: Sequence[Mistake], names: 
 
 def _cut(text: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reliability(bins: Mapping[str, Tensor]) -> Drawing:
+    """Draw accuracy against confidence, one line per network; the diagonal is perfect calibration.
+
+    Args:
+        bins: network -> images, mean confidence and accuracy of each bin of confidences, (bins, 3).
+    """
+    figure, axes = new_figure(5.5, 4 + 0.2 * len(bins))
+    axes.plot([0, 100], [0, 100], color="grey", lw=1, ls=":")
+    rows, tips = [], {}
+    for index, (name, values) in enumerate(bins.items()):
+        filled = values[values[:, 0] > 0]
+        colour, marker = series_style(index)
+        points = (100 * filled[:, 1:]).T.tolist()
+        axes.plot(*points, color=colour, marker=marker, label=escape_mathtext(name), gid=f"series-{index}")
+        apart = (filled[:, 0] * (filled[:, 1] - filled[:, 2]).abs()).sum() / filled[:, 0].sum()
+        tips[f"series-{index}"] = f"{name}: expected calibration error {100 * apart:.2f} %"
+        rows += [
+            [
+                Cell(name),
+                Cell(f"{images:,.0f}", images),
+                *(Cell(f"{100 * value:.2f}", value) for value in (mean, share)),
+            ]
+            for images, mean, share in filled.tolist()
+        ]
+    axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
+    add_legend(figure, loc="outside lower left")
+    return Drawing(
+        "reliability",
+        figure,
+        shows="Accuracy of the images in each bin of confidence, the probability of the predicted class.",
+        look_for="Points below the diagonal: networks that are surer than they are right.",
+        table=Table(["network", "images", "confidence %", "accuracy %"], rows),
+        tips=tips,
+    )

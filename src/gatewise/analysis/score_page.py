@@ -11,7 +11,7 @@ import torch
 
 from gatewise import errors
 from gatewise.analysis.page import Page, Section
-from gatewise.analysis.score_figures import confusion_matrix, wrong_pictures
+from gatewise.analysis.score_figures import confusion_matrix, reliability, wrong_pictures
 from gatewise.analysis.table import Cell, Table
 from gatewise.core import _validation
 from gatewise.core.files import write_atomically
@@ -69,15 +69,17 @@ def score_run(
         say(f"note: {note}")
     parts = [run.of(part) for part in _parts(run, split)]
     say(f"scoring {sum(len(part.images or ()) for part in parts):,} images")
-    found, mistakes, confusion = _scored(run, parts, shown)
+    found, mistakes, confusion, bins = _scored(run, parts, shown)
     if out is not None:
-        _write_page(Path(out), run, parts, found, mistakes, confusion)
+        _write_page(Path(out), run, parts, found, mistakes, confusion, bins)
         found["page"] = str(out)
     return found
 
 
-def _scored(run: Run, parts: Sequence[Run], shown: int) -> tuple[dict[str, Any], list[Mistake], torch.Tensor | None]:
-    """Return the content of the result of `score_run`, the worst answers, and the confusion matrix."""
+def _scored(
+    run: Run, parts: Sequence[Run], shown: int
+) -> tuple[dict[str, Any], list[Mistake], torch.Tensor | None, torch.Tensor | None]:
+    """Return the result of `score_run`, the worst answers, the confusion matrix, and the bins of confidences."""
     tally = run.new_results()
     work: dict[str, float] = {}
     for part in parts:
@@ -105,7 +107,7 @@ def _scored(run: Run, parts: Sequence[Run], shown: int) -> tuple[dict[str, Any],
         found["constant"] = {"answer": constant.answer, "score": constant.score}
     if confusion is not None:
         found["confusion"] = {"classes": run.classes, "counts": confusion.tolist()}
-    return found, mistakes[:shown], confusion
+    return found, mistakes[:shown], confusion, run.task.calibration(record)
 
 
 def _write_page(
@@ -115,13 +117,16 @@ def _write_page(
     found: dict[str, Any],
     mistakes: Sequence[Mistake],
     confusion: torch.Tensor | None,
+    bins: torch.Tensor | None,
 ) -> None:
     """Write the page about a run's answers."""
     places: list[Any] = [(part, index) for part in parts for index in range(len(part.images or ()))]
     pictures = [places[each.image][0].images.picture(places[each.image][1]) for each in mistakes]
     drawings = [] if confusion is None else [confusion_matrix(confusion, run.classes)]
     wrong = [wrong_pictures(pictures, mistakes, [each["image"] for each in found["wrong"]])] if pictures else []
-    write_atomically(out, _page(run, found, drawings, wrong).render())
+    write_atomically(
+        out, _page(run, found, drawings, [] if bins is None else [reliability({run.name: bins})], wrong).render()
+    )
 
 
 def _opened(folder: str | Path, data: str | None) -> Run:
@@ -201,12 +206,13 @@ def _cell(column: str, value: float | None) -> Cell:
     return Cell(f"{value:,}", value) if column == "images" else Cell(f"{100 * value:.2f}", value)
 
 
-def _page(run: Run, found: dict[str, Any], confusion: list[Any], wrong: list[Any]) -> Page:
+def _page(run: Run, found: dict[str, Any], confusion: list[Any], calibrated: list[Any], wrong: list[Any]) -> Page:
     what = f"{found['wrong_images']:,} of {found['images']:,} images have a wrong answer." if run.image_classes else ""
     sections = [
         Section("Scores", table=scores_table(found, run.task.scores)),
         *([Section("By class", table=classes_table(found))] if found["by_class"] else []),
         *([Section("How classes are confused", drawings=confusion)] if confusion else []),
+        *([Section("Is its confidence right", drawings=calibrated)] if calibrated else []),
         *([Section("Worst answers", what, drawings=wrong)] if wrong else []),
     ]
     return Page(

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 
 from gatewise import errors
 from gatewise.analysis.table import Table
+from gatewise.models import import_network
 from gatewise.training import Interrupted
 
 app = cyclopts.App(
@@ -35,6 +36,15 @@ def parse_integer(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:  # noqa: 
 
 Integer = Annotated[int, Parameter(converter=parse_integer)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+def _import_network(kind: Any, tokens: Sequence[cyclopts.Token]) -> str:  # noqa: ARG001
+    """Import the function of a network that was typed; cyclopts would show an error of ours as its own."""
+    import_network(tokens[0].value)
+    return tokens[0].value
+
+
+OwnNetwork = Annotated[str | None, Parameter(name="--model", converter=_import_network)]
 
 
 def literal(text: str) -> str:

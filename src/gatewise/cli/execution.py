@@ -10,7 +10,7 @@ from gatewise import errors
 from gatewise.analysis.benchmark import bench_run
 from gatewise.analysis.benchmark import table as bench_table
 from gatewise.analysis.table import Cell, Table
-from gatewise.cli.app import Integer, Json, app, literal, print_table
+from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal, print_table
 from gatewise.exporting import export_run
 from gatewise.exporting.formats.registry import describe_formats
 from gatewise.exporting.run_compaction import compact_run
@@ -27,6 +27,7 @@ def compact(
     out: Path,
     images: Integer | None = None,
     data: str | None = None,
+    model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
 ) -> None:
     """Remove the filters that are closed for all training images, and write the smaller network as a new run.
@@ -43,6 +44,8 @@ def compact(
         Number of training images over which constant gates are found [all].
     data
         Data set to use instead of the run's own.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     json_output
         Print the new run's metrics as JSON.
     """
@@ -52,6 +55,8 @@ def compact(
         return
     score = score_named(metrics["score"])
     print(Compaction.from_dict(metrics["compaction"]))
+    macs = [f"{metrics[name] / 1e6:.2f} M" for name in ("executed_macs_before", "executed_macs")]
+    print(f"{macs[0]} MACs executed per image -> {macs[1]}, those of open filters and of the gater")
     before, after = metrics[f"{score.name}_before"], metrics[score.name]
     print(f"{score.title} {score.text(before)} -> {score.text(after)}; run: {out}")
 
@@ -70,6 +75,7 @@ def bench(
     precisions: str = "float32",
     plain: Path | None = None,
     data: str | None = None,
+    model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
 ) -> None:
     """Time a run's network in all its forms on this machine, and recommend the fastest.
@@ -104,6 +110,8 @@ def bench(
         With runtimes: run folder of another network to compare with, such as a narrower one.
     data
         Data set to use instead of the run's own.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     json_output
         Print the contents of bench.json.
     """
@@ -210,6 +218,7 @@ def export(
     split: Annotated[bool, Parameter(negative="")] = False,
     calibration: Integer = 512,
     data: str | None = None,
+    model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
 ) -> None:
     """Export a run's network to one file, and compare its outputs with the network on validation images.
@@ -243,6 +252,8 @@ def export(
         Number of training images over which the range of each activation is measured.
     data
         Data set to use instead of the run's own.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     json_output
         Print the results of the comparison as JSON.
     """

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gatewise.analysis.explanation import explain_runs
-from gatewise.cli.app import app
+from gatewise.cli.app import OwnNetwork, app
 from gatewise.training import Progress
 from gatewise.training.runs import Split
 
@@ -20,6 +20,7 @@ def explain(
     data: str | None = None,
     split: Split = "validation",
     figures: Path | None = None,
+    model: OwnNetwork = None,  # noqa: ARG001
 ) -> None:
     """Write an HTML page that shows what the gates of one or more runs have learned, side by side.
 
@@ -37,6 +38,8 @@ def explain(
         Split to read images from: validation or train.
     figures
         Folder in which every figure is also written as SVG, PNG and CSV.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     """
     page = explain_runs(runs, out, data=data, split=split, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gatewise.cli.app import Integer, Json, app, literal
+from gatewise.cli.app import Integer, Json, OwnNetwork, app, literal
 from gatewise.exporting.formats.registry import opened_suffixes
 from gatewise.exporting.prediction import Predictor
 
@@ -21,6 +21,7 @@ def predict(
     *,
     out: Path | None = None,
     top_k: Integer = 5,
+    model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
 ) -> None:
     """Print the class of each image; for segmentation runs write a mask and an overlay.
@@ -37,6 +38,8 @@ def predict(
         Folder for masks and overlays (segmentation runs only).
     top_k
         Number of classes to print per image, most probable first.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     json_output
         Print one JSON object per image and line.
     """

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+
+from gatewise.analysis.robustness import corruptions_table, score_corruptions, summarised
 from gatewise.analysis.score_page import classes_table, score_run, scores_table
-from gatewise.cli.app import Integer, Json, app, print_table
+from gatewise.cli.app import Integer, Json, OwnNetwork, app, print_table
 from gatewise.training import Progress
 from gatewise.training.runs import Run
 
@@ -21,6 +24,8 @@ def evaluate(
     split: str | None = None,
     out: Path | None = None,
     shown: Integer = 24,
+    corruptions: Annotated[bool, Parameter(negative="")] = False,
+    model: OwnNetwork = None,  # noqa: ARG001
     json_output: Json = False,
 ) -> None:
     """Score a run on images: all scores, by class, how classes are confused, and a page with the worst answers.
@@ -40,9 +45,17 @@ def evaluate(
         The HTML page to write [evaluation.html in the run folder].
     shown
         Number of images with the worst answers to show.
+    corruptions
+        Score the run's own validation images with 15 common corruptions in five strengths instead (at most 1,000 of
+        them), and write corruptions.json in the run folder.
+    model
+        MODULE:FUNCTION of a run whose network is your own; gatewise imports no module that a file names.
     json_output
         Print the results as JSON.
     """
+    if corruptions:
+        _score_corruptions(run, json_output=json_output)
+        return
     page = out or run / "evaluation.html"
     found = score_run(run, page, data=data, split=split, shown=shown, progress=Progress(quiet=json_output))
     if json_output:
@@ -57,6 +70,17 @@ def evaluate(
     for line in _confused(found):
         print(line)
     print(f"page: {page.resolve()}")
+
+
+def _score_corruptions(folder: Path, *, json_output: bool) -> None:
+    run = Run.open(folder)
+    (found,) = score_corruptions([run], Progress(quiet=json_output))
+    if json_output:
+        print(json.dumps({**found, **summarised(found)}, indent=2))
+        return
+    clean, mean = (run.score.text(value) for value in (found["clean"], summarised(found)["mean"]))
+    print(f"{run.score.title} on {found['images']:,} validation images: {clean}, corrupted {mean}")
+    print_table(corruptions_table({run.name: {**found, **summarised(found)}}, run.score))
 
 
 def _confused(found: dict[str, Any]) -> list[str]:

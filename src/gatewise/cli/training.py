@@ -17,9 +17,12 @@ from gatewise.comparison import compare as compare_gates
 from gatewise.comparison import compare_command
 from gatewise.comparison import table as comparison_table
 from gatewise.core import _validation
+from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.gates.spec import GATER, GateChoice, format_gates, parse_gates, parse_gates_list
+from gatewise.models import import_network
 from gatewise.training import Processes, Progress, Recipe, score_named
 from gatewise.training import train as train_recipe
+from gatewise.training.trackers import parse_trackers
 
 
 def recipe_flags(name: str, *sections: type, omitted: Sequence[str] = ()) -> type:
@@ -51,6 +54,8 @@ def with_flags(file: Path | None, flags: Any) -> Recipe:
     """Return the recipe in `file`, or the default recipe, with the given flags applied."""
     base = Recipe.load(file) if file else Recipe()
     given = {name: value for name, value in dataclasses.asdict(flags).items() if value is not None}
+    if "model" in given:
+        import_network(given["model"])
     return dataclasses.replace(base, **given)
 
 
@@ -82,6 +87,7 @@ def train(
     budget: float | None = None,
     routes: Integer | None = None,
     workers: Integer | None = None,
+    track: str = "tensorboard",
     json_output: Json = False,
 ) -> None:
     """Train one network, with or without gates, and write a run folder.
@@ -109,11 +115,15 @@ def train(
         Number of filter sets of equal cost, of which the gater picks one for each image.
     workers
         Number of worker processes that decode and augment images [one per processor].
+    track
+        Experiment trackers, separated by commas, or none: tensorboard, wandb, mlflow, ... as Accelerate names them.
     json_output
         Print the metrics as JSON.
     """
     chosen = _with_gater(with_flags(recipe, flags), gater=gater, sites=sites, budget=budget, routes=routes)
-    metrics = train_recipe(chosen, out, resume=resume, workers=_workers(workers), progress=Progress())
+    metrics = train_recipe(
+        chosen, out, resume=resume, workers=_workers(workers), progress=Progress(), track=parse_trackers(track)
+    )
     if not Processes().is_main:
         return
     if json_output:
@@ -130,9 +140,10 @@ def _work_done(metrics: dict[str, Any]) -> str:
     """Return open fraction, share of dependent gates and executed MACs of a GaterNet, or "" for other networks."""
     if "open_fraction" not in metrics:
         return ""
+    open_fraction = describe_open_fraction(metrics["open_fraction"], metrics.get("budget"))
     dependent = metrics.get("dependent_gates")  # missing in runs of earlier versions
     shown = "" if dependent is None else f"{100 * dependent:.0f} % of the gates depend on the image, "
-    return f"{metrics['open_fraction']:.3f} open, {shown}{metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
+    return f"{open_fraction} open, {shown}{metrics['executed_macs'] / 1e6:.2f} M MACs per image, "
 
 
 @app.command
@@ -152,6 +163,8 @@ def compare(
     lower_is_better: Annotated[bool, Parameter(negative="")] = False,
     unit: str = "",
     rivals: str = "",
+    corruptions: Annotated[bool, Parameter(negative="")] = False,
+    track: str = "tensorboard",
     json_output: Json = False,
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
@@ -186,6 +199,10 @@ def compare(
     rivals
         Kinds of cost, separated by commas: params, macs (multiply-adds) or latency (of one image, PyTorch eager). For
         each kind and gate also train a plain network, wider or narrower, that costs the same [none].
+    corruptions
+        Also score all networks on validation images with 15 common corruptions in five strengths.
+    track
+        Experiment trackers, separated by commas, or none: tensorboard, wandb, mlflow, ... as Accelerate names them.
     command
         Any command that trains, with {gates}, {seed} and {out}: 'python train.py --model {gates} --seed {seed}
         --output {out}'. It is split into words as by a shell, and run without one, for each entry of --gates, which
@@ -235,6 +252,8 @@ def compare(
         ray=ray,
         detect=detect,
         rivals=[rivals] if rivals else [],
+        corruptions=corruptions,
+        track=parse_trackers(track),
     )
     if not Processes().is_main:
         return

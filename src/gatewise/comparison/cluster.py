@@ -12,7 +12,7 @@ import importlib
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +24,7 @@ from gatewise.core.reasons import reason_of
 from gatewise.data import Dataset, DataSource, SegmentationDataset
 from gatewise.graph import measure
 from gatewise.insertion.tuning import set_total_steps
+from gatewise.models import import_network, imported_networks
 from gatewise.training import Interrupted, Progress, Recipe, is_finished, train
 from gatewise.training.from_recipe import build
 from gatewise.training.learner import Learner
@@ -157,7 +158,9 @@ class _Runs:
         task = ray.remote(**options, num_gpus=1 if gpus else 0)(_task())
         working_folder = str(Path.cwd())
         self.pending = {
-            task.remote(dataclasses.asdict(recipe), str(folder.absolute()), working_folder, workers): folder
+            task.remote(
+                dataclasses.asdict(recipe), str(folder.absolute()), working_folder, workers, imported_networks()
+            ): folder
             for folder, recipe in todo.items()
         }
 
@@ -243,7 +246,9 @@ def _task() -> Callable[..., dict[str, str]]:
     return task
 
 
-def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> dict[str, str]:
+def train_run(
+    fields: dict[str, Any], folder: str, here: str, workers: int, networks: Sequence[str] = ()
+) -> dict[str, str]:
     """Train one run in a process of the cluster.
 
     Args:
@@ -251,6 +256,7 @@ def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> d
         folder: run folder.
         here: working folder, to which the recipe's paths are relative.
         workers: see `train`.
+        networks: functions of the user that were imported by the driver, and are imported here too.
 
     Returns:
         "host" and, for a recipe, "precision" of a finished run; or the reason under "failed" (the training failed),
@@ -267,6 +273,8 @@ def train_run(fields: dict[str, Any], folder: str, here: str, workers: int) -> d
         if "command" in fields:
             ScriptRun(**fields).train(Path(folder))
             return {"host": host}
+        for network in networks:
+            import_network(network)
         recipe = Recipe.from_dict(fields)
         metrics = train(recipe, folder, resume=True, dataset=_dataset(recipe.source), workers=workers)
     except errors.UnsavedError as error:
@@ -303,5 +311,5 @@ def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | Segmentati
 
 def _step(learner: Learner, images: Any, labels: Any) -> float:
     """Run a training step with learning rate 0 and wait for the device."""
-    loss, _ = learner.step(images, labels, 0.0, 0)
+    loss, _, _ = learner.step(images, labels, 0.0, 0)
     return float(loss)

@@ -4,14 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gatewise.analysis import figures
 from gatewise.analysis.drawing import Drawing
 from gatewise.analysis.page import Page, Section
+from gatewise.analysis.robustness import corruptions_table, draw_corruptions
+from gatewise.analysis.score_figures import reliability
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison.given_score import score_of
-from gatewise.comparison.result_table import table
+from gatewise.comparison.result_table import interval, table
 from gatewise.comparison.rivals import COSTS, shown_cost
+from gatewise.core._validation import listed
 from gatewise.core.files import write_atomically
+from gatewise.training import score_named
 
 
 def write_report(results: Mapping[str, Any], out: Path) -> None:
@@ -32,6 +38,8 @@ def write_report(results: Mapping[str, Any], out: Path) -> None:
                 if "chosen_rivals" in results
                 else []
             ),
+            *_further_scores(results),
+            *_corruptions(results),
             *(Section(f"Failed: {name}", reason) for name, reason in results["failed"].items()),
             *([Section("Data", ". ".join(results["notes"]) + ".")] if results.get("notes") else []),
             *([] if curves is None else [Section(f"Validation {title} while training", drawings=[curves])]),
@@ -58,7 +66,7 @@ def _lead(results: Mapping[str, Any]) -> str:
     constant = f" For comparison: {results['constant']['sentence']}." if "constant" in results else ""
     return (
         f"{recipe['model']}, {recipe['epochs']} epochs, {seeds}, {results['validation_images']} validation images; "
-        f"{score.title} after the last epoch.{constant}"
+        f"{score.title} after the last epoch, evaluated in float32.{constant}"
     )
 
 
@@ -87,6 +95,7 @@ def _facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Return how the comparison was made."""
     facts = {**results.get("environment", {})}
     facts |= {key: results[key] for key in ("precision", "latency", "source") if key in results}
+    facts |= _training_facts(results)
     if "recipe" in results:
         facts["recipe"] = ", ".join(f"{key}={value}" for key, value in results["recipe"].items())
     return facts
@@ -96,6 +105,65 @@ def _explanation(results: Mapping[str, Any]) -> str:
     """Return what the columns of the table mean."""
     same = _SAME_CONDITIONS if "recipe" in results else ""
     return f"{same}{_ABOUT_TESTS.format(100 * results['level'])}{_ABOUT_COSTS if 'recipe' in results else ''}"
+
+
+def _training_facts(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the command, the images and the steps of the trainings."""
+    if (training := results.get("training")) is None:
+        return {}
+    outputs: list[str] = training["outputs"]
+    return {
+        "command": training["command"],
+        "images": f"{training['images']:,} training, {results['validation_images']:,} validation",
+        "outputs": f"{len(outputs):,}: {listed(outputs, 20)}",
+        "steps": f"{training['steps']:,} in each training",
+    }
+
+
+def _further_scores(results: Mapping[str, Any]) -> list[Section]:
+    """Return a section with the task's other scores and the reliability of confidences, if there are any."""
+    main = score_of(results)
+    rows = {v["gates"]: {main.name: v[main.name], **v.get("scores", {})} for v in results["variants"]}
+    names = [name for name in next(iter(rows.values())) if not name.endswith("_by_class")]
+    if len(names) < 2:
+        return []
+    scores = [score_named(name) for name in names]
+    shown = Table(
+        ["gates", *(f"{score.title}{score.unit}" for score in scores)],
+        [
+            [Cell(gates), *(Cell(interval(score, row[score.name]), row[score.name]["mean"]) for score in scores)]
+            for gates, row in rows.items()
+        ],
+    )
+    drawings = []
+    if bins := results.get("calibration"):
+        drawings.append(reliability({name: torch.tensor(values) for name, values in bins.items()}))
+    text = "Means over seeds with 95 % intervals. Verdicts are about the first score only."
+    return [Section("Further scores", text, table=shown, drawings=drawings)]
+
+
+def _corruptions(results: Mapping[str, Any]) -> list[Section]:
+    """Return a section about corrupted images, if there were any."""
+    score = score_of(results)
+    found = {v["gates"]: v["corruptions"] for v in results["variants"] if "corruptions" in v}
+    if not found:
+        return []
+    lines = [
+        f"{name}: {interval(score, one['difference'], '+')}{score.unit} against {results['baseline']}"
+        + (f", {one['verdict']}." if "verdict" in one else ".")
+        for name, one in found.items()
+        if "difference" in one
+    ]
+    text = f"{_ABOUT_CORRUPTIONS} {' '.join(lines)}"
+    drawing = draw_corruptions(found, score)
+    return [Section("Corrupted images", text, table=corruptions_table(found, score), drawings=[drawing])]
+
+
+_ABOUT_CORRUPTIONS = (
+    "All networks were scored on the same validation images with 15 common corruptions in five strengths, as in "
+    "ImageNet-C, and for images below 64 pixels as in CIFAR-10-C. The differences are those of the mean over all "
+    "corruptions and strengths, paired by seed; the verdicts are corrected by Holm's method."
+)
 
 
 def rivals_table(results: Mapping[str, Any]) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison.given_score import score_of
+from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.training import Score
 
 Row = Mapping[str, Any]
@@ -46,11 +47,16 @@ def _columns(results: Row) -> list[tuple[str, Callable[[Row], Cell]]]:
         columns.append(("against rivals of equal cost", lambda v: Cell(_against_rivals(score, v))))
     if any_has("difference_over_images"):
         columns.append(("difference, over images", partial(_estimate, score, "difference_over_images", sign="+")))
-    return columns + _cost_columns(variants)
+    columns += _cost_columns(variants)
+    if results.get("training_speed"):  # the runs' own speeds are not comparable
+        columns.append(("training images/s", _training_speed))
+    if all("peak_memory" in variant for variant in variants):
+        columns.append(("peak memory (MB)", lambda v: Cell(f"{v['peak_memory'] / 1e6:,.0f}", v["peak_memory"])))
+    return columns
 
 
 def _cost_columns(variants: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
-    """Return the columns about parameters, multiply-adds and speed."""
+    """Return the columns about parameters, multiply-adds and latency."""
     columns: list[tuple[str, Callable[[Row], Cell]]] = []
     if all("parameters" in variant for variant in variants):
         columns.append(("parameters", lambda v: Cell(f"{v['parameters']:,}", v["parameters"])))
@@ -64,8 +70,6 @@ def _cost_columns(variants: Sequence[Row]) -> list[tuple[str, Callable[[Row], Ce
             ("1 image (ms)", partial(_milliseconds, "1")),
             (f"{batch} images (ms)", partial(_milliseconds, batch)),
         ]
-    if all("training_images_per_second" in variant for variant in variants):
-        columns.append(("training images/s", _training_speed))
     return columns
 
 
@@ -73,7 +77,7 @@ def _estimate(score: Score, key: str, variant: Row, sign: str = "") -> Cell:
     """Return a mean with its interval; the baseline has no difference."""
     if key not in variant:
         return Cell("-", 0)
-    return Cell(_interval(score, variant[key], sign), variant[key]["mean"])
+    return Cell(interval(score, variant[key], sign), variant[key]["mean"])
 
 
 def _detectable(variant: Row) -> Cell:
@@ -84,7 +88,7 @@ def _detectable(variant: Row) -> Cell:
 
 def _open_fraction(variant: Row) -> Cell:
     fraction = mean(variant.get("open_fraction", [1.0]))
-    return Cell(f"{fraction:.3f}", fraction)
+    return Cell(describe_open_fraction(fraction, variant.get("budget")), fraction)
 
 
 def _milliseconds(batch: str, variant: Row) -> Cell:
@@ -106,14 +110,14 @@ def _against_rivals(score: Score, variant: Row) -> str:
     """Return the difference to each rival and its verdict, as "macs: +0.31 [-0.12, 0.74] no difference shown"."""
     return (
         "; ".join(
-            f"{cost}: {_interval(score, judged['difference'], '+')} {judged['verdict']}"
+            f"{cost}: {interval(score, judged['difference'], '+')} {judged['verdict']}"
             for cost, judged in variant.get("against_rivals", {}).items()
         )
         or "-"
     )
 
 
-def _interval(score: Score, estimate: Row, sign: str = "") -> str:
+def interval(score: Score, estimate: Row, sign: str = "") -> str:
     """Return "mean [low, high]" in the unit of the score, with what the interval is over if it is not over seeds."""
     number = score.number(estimate["mean"], sign)
     if estimate["low"] is None:

@@ -19,6 +19,7 @@ from gatewise.core import _validation, statistics
 from gatewise.core.files import read_record, write_record
 from gatewise.core.schema import of_file
 from gatewise.data import Dataset, SegmentationDataset
+from gatewise.gaternet import GaterNet
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph import measure
 from gatewise.models.pretrained import is_pretrained
@@ -275,14 +276,23 @@ def of_rival(recipe: Recipe, network: str, seed: int) -> Recipe:
 
 def _macs(net: Any, image: Tensor) -> float:
     """Return the multiply-adds for one image; of a GaterNet those expected when it meets its budget."""
-    target = getattr(getattr(net, "price", None), "target", None)
-    if not hasattr(net, "executed_macs"):
+    if not isinstance(net, GaterNet):
         return measure.macs_per_sample(net, image.to(next(net.parameters()).device))
     if net.routes is not None:
-        return float(net.executed_macs(net.routes.float()).mean())
-    share = 1.0 if target is None else float(target)
+        return _macs_of_routes(net)
+    share = 1.0 if net.budget is None else float(net.budget)
     drawn = torch.rand(_PATTERNS, net.gate_count, generator=torch.Generator().manual_seed(0)) < share
     return float(net.executed_macs(drawn.float()).mean())
+
+
+def _macs_of_routes(net: GaterNet) -> float:
+    """Return the mean multiply-adds of random routes, each with the open gates per site that the routes will have."""
+    assert net.selection is not None
+    generator, gates = torch.Generator().manual_seed(0), torch.zeros(_PATTERNS, net.gate_count)
+    for site, count in zip(net.sites, net.selection.open_counts, strict=True):
+        order = torch.rand(_PATTERNS, site.gates, generator=generator).argsort(1)
+        gates[:, site.first : site.first + site.gates] = (order < count).float()
+    return float(net.executed_macs(gates).mean())
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,18 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatewise import errors
+from gatewise.analysis.robustness import check_corruptible, score_corruptions, summarised
 from gatewise.comparison.answer import answer
 from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
@@ -40,14 +43,18 @@ from gatewise.core.files import (
 from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
 from gatewise.data.division import Division
+from gatewise.gaternet import GaterNet
+from gatewise.gates.registry import Gate
 from gatewise.gates.spec import Gates, format_gates
 from gatewise.graph import measure
+from gatewise.insertion import gates_in
 from gatewise.models.serialization import read_metrics
 from gatewise.training import (
     Interrupted,
     Processes,
     Progress,
     Recipe,
+    Score,
     Task,
     build_model,
     check_run_format,
@@ -57,9 +64,11 @@ from gatewise.training import (
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.first_facts import first_facts
 from gatewise.training.runs import Run
+from gatewise.training.trackers import DEFAULT
 
 SCHEMA = 1
 _ROUNDS = 15
+_GATED = (Gate, GaterNet)
 
 
 def compare(
@@ -73,6 +82,8 @@ def compare(
     ray: bool | str = False,
     detect: float | None = None,
     rivals: Sequence[str] = (),
+    corruptions: bool = False,
+    track: Sequence[str] = DEFAULT,
 ) -> dict[str, Any]:
     """Train every choice of gates with every seed, compare the results, and write a report.
 
@@ -93,6 +104,8 @@ def compare(
             Only the spread between seeds decides, never the differences themselves. None trains all seeds.
         rivals: kinds of cost ("params", "macs", "latency"): for each of them and every choice of gates, also train a
             plain network, wider or narrower, that costs the same, and judge the gates against it.
+        corruptions: at the end, also score all networks on corrupted validation images.
+        track: see `train`; with `ray` only "tensorboard".
 
     Returns:
         The content of `results.json`.
@@ -108,6 +121,10 @@ def compare(
     if not gates:
         raise errors.InvalidValueError("no gates to compare; give at least one choice, for example none,gct.")
     costs = parse_costs(",".join(rivals))
+    if ray is not False and tuple(track) != DEFAULT:
+        raise errors.InvalidValueError(
+            f"track is {','.join(track)}, but the tasks of a Ray cluster write TensorBoard files only. Omit it."
+        )
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     if ray is not False and processes.count > 1:
         raise errors.InvalidValueError(
@@ -117,7 +134,8 @@ def compare(
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
     with processes.holding_folder(out):
-        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, detect, costs)
+        options: Any = {"detect": detect, "costs": costs, "corruptions": corruptions, "track": track}
+        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, **options)
 
 
 def _compare(
@@ -131,11 +149,15 @@ def _compare(
     processes: Processes,
     detect: float | None,
     costs: Sequence[str],
+    corruptions: bool,
+    track: Sequence[str],
 ) -> dict[str, Any]:
     """Run `compare` after its arguments were checked and the folder was locked."""
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
     names = [format_gates(choice) for choice in gates]
     dataset = _checked_dataset(recipe, names, seeds, out)
+    if corruptions:
+        check_corruptible(recipe.task_spec.make(dataset.classes), dataset.channels)
     processes.on_main_process(partial(check_writable, out))
     if processes.is_main:
         remove_leftovers(out)
@@ -161,7 +183,7 @@ def _compare(
     def train_seeds(chosen: range) -> dict[str, str]:
         of_seeds = {name: [folders[seed] for seed in chosen] for name, folders in runs.items()}
         if ray is False:
-            return _train_in_turn(of_seeds, recipes, dataset, workers or 0, progress)
+            return _train_in_turn(of_seeds, recipes, dataset, workers or 0, progress, track)
         address = ray if isinstance(ray, str) else None
         on_connected = say_facts if chosen.start == 0 else lambda: None
         return _train_on_cluster(of_seeds, recipes, address, workers, progress, on_connected)
@@ -194,14 +216,49 @@ def _compare(
         results["detect"] = {"points": detect, "most_seeds": most}
     if chosen:
         results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
+    sizes = len(dataset.train), recipe.batch_size
+    results["training"] = {
+        "command": _command(recipe, names, most, costs, out, detect=detect, corruptions=corruptions),
+        "images": sizes[0],
+        "steps": recipe.epochs * (sizes[0] // min(sizes)),
+        "outputs": list(dataset.classes),
+    }
     results["summary"] = [*answer(results), *missing_rivals(results)]
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
-    if ray is not False:
+    if corruptions:
+        _add_corruptions(results, finished, rival_rows, task.score, progress)
+    if processes.count == 1:  # several would train each step together
+        progress.say("timing training steps")
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
     _save(results, out)
     processes.all_gather_object("has written the results")
     return results
+
+
+def _command(
+    recipe: Recipe,
+    names: Sequence[str],
+    seeds: int,
+    costs: Sequence[str],
+    out: Path,
+    *,
+    detect: float | None,
+    corruptions: bool,
+) -> str:
+    """Return the command of a comparison, with all options of the recipe that are not defaults."""
+    given = {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if field.name not in {"gate", "seed"} and getattr(recipe, field.name) != field.default
+    }
+    given |= {"gates": ",".join(names), "seeds": seeds} | ({"rivals": ",".join(costs)} if costs else {})
+    given |= ({} if detect is None else {"detect": detect}) | ({"corruptions": True} if corruptions else {})
+    flags = (
+        (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
+        for name, value in {**given, "out": out}.items()
+    )
+    return shlex.join(["gatewise", "compare", *(word for flag in flags for word in flag)])
 
 
 def _scores(
@@ -222,6 +279,7 @@ def _train_in_turn(
     dataset: Dataset | SegmentationDataset,
     workers: int,
     progress: Progress,
+    track: Sequence[str],
 ) -> dict[str, str]:
     """Train runs one after another, and return the reason of failure by choice."""
     failed: dict[str, str] = {}
@@ -231,7 +289,8 @@ def _train_in_turn(
             number = run.seed * len(runs) + list(runs).index(name) + 1
             progress.say(f"run {number} of {len(recipes)}: {name}, seed {run.seed}")
             try:
-                train(run, folder, resume=True, dataset=dataset, workers=workers, progress=progress)
+                options: Any = {"dataset": dataset, "workers": workers, "progress": progress, "track": track}
+                train(run, folder, resume=True, **options)
             except Interrupted as error:
                 raise Interrupted(error.stopped, error.signal, "continue with the same command") from None
             except errors.UnsavedError:  # the next run would fail for the same reason
@@ -258,11 +317,50 @@ def _train_on_cluster(
 
 
 def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset: Dataset | SegmentationDataset) -> None:
-    """Replace the training speeds by ones measured on this machine; those of a cluster are not comparable."""
+    """Replace the runs' own training speeds, measured one after another or on several machines, by comparable ones."""
     speeds = training_speeds(recipes, dataset)
     results["training_speed"] = "steps timed in turn on one machine after all trainings"
     for variant in results["variants"]:
         variant["training_images_per_second"] = [speeds[variant["gates"]]]
+
+
+def _add_corruptions(
+    results: dict[str, Any], runs: dict[str, list[Path]], rivals: RivalRows, score: Score, progress: Progress
+) -> None:
+    """Add scores on corrupted images to each row, and their differences to the baseline, paired by seed."""
+    opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
+    found = iter(score_corruptions([run for of_seeds in opened.values() for run in of_seeds], progress))
+    by_row = {name: [next(found) for _ in of_seeds] for name, of_seeds in opened.items()}
+    means = {name: [summarised(one)["mean"] for one in of_seeds] for name, of_seeds in by_row.items()}
+    differences = {
+        name: statistics.paired_difference(means[name], means[results["baseline"]])
+        for name in means
+        if name != results["baseline"]
+    }
+    of_gates = [name for name in differences if name in rivals.gates]
+    corrected = dict(zip(of_gates, statistics.holm([differences[name].p for name in of_gates]), strict=True))
+    for variant in results["variants"]:
+        name, of_seeds = variant["gates"], by_row[variant["gates"]]
+        scores = {
+            corruption: [fmean(values) for values in zip(*(one["scores"][corruption] for one in of_seeds), strict=True)]
+            for corruption in of_seeds[0]["scores"]
+        }
+        row: dict[str, Any] = {
+            "images": of_seeds[0]["images"],
+            "clean": fmean(one["clean"] for one in of_seeds),
+            "scores": scores,
+            **summarised({"scores": scores}),
+            **dataclasses.asdict(statistics.mean_interval(means[name])),
+            "values": means[name],
+        }
+        if name in differences:
+            row["difference"] = dataclasses.asdict(differences[name])
+        if name in corrected:
+            row["p_holm"] = corrected[name]
+            row["verdict"] = statistics.verdict(
+                differences[name], corrected[name], higher_is_better=score.higher_is_better
+            )
+        variant["corruptions"] = row
 
 
 def _save(results: dict[str, Any], out: Path) -> None:
@@ -307,11 +405,23 @@ def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) ->
         existing.check_same_recipe(base.of_comparison(existing.gate, existing.seed), file.parent)
     dataset = recipe.source.load()
     for name in names:
-        build_model(recipe.of_comparison(name, 0), dataset)
+        network = build_model(recipe.of_comparison(name, 0), dataset)
+        if name == "none":
+            _check_plain(network, recipe.model)
     for run in recipes:
         for weights in filter(None, (run.initial_weights, run.initial_gater, run.teacher_folder)):
             _validation.check_path_exists("weights", weights)
     return dataset
+
+
+def _check_plain(network: nn.Module, model: str) -> None:
+    """Raise if the network without gates has gates of its own, which would make it a baseline with gates."""
+    found = sorted({type(part).__name__ for part in (network, *gates_in(network).values()) if isinstance(part, _GATED)})
+    if found:
+        raise errors.InvalidValueError(
+            f"none would not be plain: the network {model} has gates of its own ({', '.join(found)}). Name a network "
+            f"without gates, and move them into --gates."
+        )
 
 
 def _folder(out: Path, name: str, seed: int) -> Path:
@@ -354,6 +464,8 @@ def _results(
             **costs[name],
             **_work(metrics[name]),
             "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
+            **_peak_memory(metrics[name]),
+            "scores": _further_scores(task, metrics[name]),
             "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
         }
         if all("test" in run for run in metrics[name]):
@@ -388,7 +500,27 @@ def _results(
         "environment": metrics[baseline][0]["environment"],
         "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
         "variants": variants,
+        **_calibration(task, opened),
     }
+
+
+def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and interval over seeds of the task's scores other than the main one, and scores by class."""
+    names = [score.name for score in task.scores if score != task.score and all(score.name in run for run in runs)]
+    found: dict[str, Any] = {
+        name: {**dataclasses.asdict(statistics.mean_interval(values)), "values": values}
+        for name in names
+        for values in [[run[name] for run in runs]]
+    }
+    for name in (key for key in runs[0] if key.endswith("_by_class")):
+        classes = [key for key in runs[0][name] if all(run[name].get(key) is not None for run in runs)]
+        found[name] = {key: fmean(run[name][key] for run in runs) for key in classes}
+    return found
+
+
+def _peak_memory(runs: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the largest memory of the trainings in bytes, which only GPUs count."""
+    return {"peak_memory": max(run["peak_memory"] for run in runs)} if all("peak_memory" in run for run in runs) else {}
 
 
 def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -398,6 +530,7 @@ def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "macs": statistics.mean_interval([run["executed_macs"] for run in runs]).mean,
         "open_fraction": [run["open_fraction"] for run in runs],
+        **({"budget": runs[0]["budget"]} if "budget" in runs[0] else {}),
     }
 
 
@@ -420,6 +553,14 @@ def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
                 "high": 1e3 * latency.high_s,
             }
     return costs
+
+
+def _calibration(task: Task, runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Return bins of confidences of each network, of the first seed, or {} for tasks without."""
+    bins = {name: task.calibration(of_seeds[0].predictions) for name, of_seeds in runs.items()}
+    if any(found is None for found in bins.values()):
+        return {}
+    return {"calibration": {name: found.nan_to_num().tolist() for name, found in bins.items() if found is not None}}
 
 
 def _by_image(task: Task, run: Run) -> Tensor:

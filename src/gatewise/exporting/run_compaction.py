@@ -55,11 +55,15 @@ def compact_run(
     compaction: Compaction = small.compaction
     say("evaluating both networks")
     before, after = (evaluate(model, run.batches(), run.new_results()).results for model in (run.model, small))
+    work = {"open_fraction", "executed_macs", "budget"}
+    if not isinstance(small, GaterNet):
+        after["executed_macs"] = compaction.macs_after
     metrics = {
-        **run.metrics,
+        **{name: value for name, value in run.metrics.items() if name not in work},
         "score": run.score.name,
         **{name: value for name, value in after.items() if isinstance(value, int | float)},
         f"{run.score.name}_before": before[run.score.name],
+        "executed_macs_before": before["executed_macs"],
         "parameters": compaction.parameters_after,
         "environment": environment(run.device),
         "compaction": compaction.to_dict(),

@@ -10,6 +10,19 @@ _NEAR = 0.1  # largest error that is summed: summing the delay to a falling targ
 _INITIAL_STATE = [0.0, 0.0, 1.0]  # number of steps, integral part of the price, mean open fraction
 
 
+MISSED = 0.02  # difference of open fraction and target from which a budget is missed
+
+
+def describe_open_fraction(open_fraction: float, target: float | None) -> str:
+    """Return an open fraction as text, and the target if it was missed by more than 0.02.
+
+    >>> describe_open_fraction(0.51, 0.5), describe_open_fraction(0.72, 0.5)
+    ('0.510', '0.720 (budget 0.5 missed)')
+    """
+    missed = target is not None and abs(open_fraction - target) > MISSED
+    return f"{open_fraction:.3f}" + (f" (budget {target:g} missed)" if missed else "")
+
+
 def open_share(gates: Tensor, share: Tensor) -> Tensor:
     """Return sum(g s) over gates: (N, c), (c,) -> (N,). Not as a matmul: autocast would run that in bf16."""
     return (gates.to(share.dtype) * share).sum(1)

@@ -191,6 +191,11 @@ class GaterNet(nn.Module):
         return self.sites[-1].first + self.sites[-1].gates
 
     @property
+    def budget(self) -> float | None:
+        """Target fraction of the gated filters' MACs, or None."""
+        return self.price.target if isinstance(self.price, Budget) else None
+
+    @property
     def routes(self) -> Tensor | None:
         """Whether each gate is open in each route, (K, gate_count), bool; None if gates are chosen one by one."""
         return None if self.selection is None else self.selection.patterns

@@ -2,7 +2,7 @@
 
 The grammar is the same in Python, in YAML and on the command line:
 
-    model  = [hf-hub:]NAME[:option=value,...]
+    model  = [hf-hub:]NAME[:option=value,...] | MODULE:FUNCTION[:option=value,...]
     gate   = NAME[:option=value,...][@place]
     spec   = model[+gate]...
     gates  = none | gate[+gate]...            one network of a comparison
@@ -39,6 +39,7 @@ GATER_OPTIONS = (
 _FRACTION = re.compile(r"(-?\d+)/([1-9]\d*)")
 _SIZES = re.compile(r"\d+(x\d+)+")
 _WORDS = {"true": True, "false": False, "none": None}
+_PREFIXES = ("hf-hub", "hf_hub", "timm", "local-dir")  # of timm's names
 _MODEL = re.compile(r"((?:(?:hf-hub|hf_hub|timm):)?[^:]*)(?::(.*))?", re.DOTALL)  # timm's prefixes contain a colon
 _LOCAL_FOLDER = "local-dir:"  # timm's prefix; the path after it could contain any character of the grammar
 
@@ -228,6 +229,19 @@ def parse_gates_list(text: str) -> list[Gates]:
     return chosen
 
 
+def _name_and_options(head: str) -> tuple[str, str]:
+    """Split the name of a network from its options; in MODULE:FUNCTION no '=' follows the first colon.
+
+    >>> _name_and_options("hf-hub:a/b:width=3"), _name_and_options("nets:build:width=3"), _name_and_options("vgg:a=b:c")
+    (('hf-hub:a/b', 'width=3'), ('nets:build', 'width=3'), ('vgg', 'a=b:c'))
+    """
+    prefix, _, rest = head.partition(":")
+    function, _, options = rest.partition(":")
+    if prefix and function and "=" not in function and prefix not in _PREFIXES:
+        return f"{prefix}:{function}", options
+    return _MODEL.fullmatch(head).groups(default="")  # type: ignore[return-value,union-attr]  # pyright: ignore
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A network and its gates.
@@ -237,7 +251,8 @@ class ModelSpec:
     checked here but by `make_model`.
 
     Attributes:
-        model: name of the network.
+        model: name of the network, or MODULE:FUNCTION of the user's code, which is called with num_classes, in_chans
+            and the options (see `gatewise.models.import_network`).
         model_options: options of its constructor, by name.
         gates: gates to insert, and at most one gater.
 
@@ -256,6 +271,12 @@ class ModelSpec:
         _validation.check_str("the name of a network", self.model)
         _validation.check_mapping("the options of a network", self.model_options)
 
+    @property
+    def function(self) -> str | None:
+        """MODULE:FUNCTION of the user's code that builds the network, or None."""
+        prefix, colon, _ = self.model.partition(":")
+        return self.model if colon and prefix not in _PREFIXES else None
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse "model:option=value+gate..."."""
@@ -265,7 +286,7 @@ class ModelSpec:
                 f"ModelSpec({_LOCAL_FOLDER + 'FOLDER'!r}) or with timm, and insert gates with insert_gates."
             )
         head, *gates = text.strip().split("+")
-        name, options = _MODEL.fullmatch(head).groups(default="")  # pyright: ignore[reportOptionalMemberAccess]
+        name, options = _name_and_options(head)
         if name in {"", "hf-hub:", "hf_hub:", "timm:"}:
             raise errors.InvalidValueError(f"no model name in {text!r}; expected for example resnet20+gct.")
         return cls(name, _parse_options(options, text), parse_gates("+".join(gates)) if gates else ())

@@ -102,7 +102,7 @@ class Compaction:
         kept = Counter(site.kept for site in self.sites if site.kept)
         lines = [
             f"{', '.join(counts)} on {self.images} images; {removed} filters removed",
-            f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M",
+            f"{self.macs_before / 1e6:.2f} M MACs -> {self.macs_after / 1e6:.2f} M, if all filters are open",
             f"{self.parameters_before:,} parameters -> {self.parameters_after:,}",
             f"outputs equal to {self.difference:.1e}",
             *(f"{count} x {reason}" for reason, count in list(kept.items())[:_REASONS]),

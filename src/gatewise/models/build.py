@@ -15,6 +15,7 @@ from gatewise.gaternet.gater import register_gater
 from gatewise.gates.spec import ModelSpec
 from gatewise.insertion.insert import insert_all
 from gatewise.models.families import FAMILIES
+from gatewise.models.network_functions import build_with_function
 
 _FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
@@ -47,7 +48,7 @@ def build_backbone(
     _check_no_file_options(spec.model, spec.model_options)
     options = {**spec.model_options, **options}
     with seeded(seed):
-        model = _backbone(spec.model, options)
+        model = build_with_function(spec.model, options) if spec.function else _backbone(spec.model, options)
         insert_all(model, tuple(choice for choice in spec.gates if not choice.is_gater))
     return model
 

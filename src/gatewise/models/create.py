@@ -8,6 +8,7 @@ from gatewise import errors
 from gatewise.core.seeding import seeded
 from gatewise.gaternet import GaterNet
 from gatewise.gates.spec import ModelSpec
+from gatewise.insertion.insert import gates_in, insert_all
 from gatewise.models.build import build_backbone
 
 
@@ -25,7 +26,8 @@ def make_model(
     Args:
         spec: a name ("resnet20", or any model of timm, also "hf-hub:OWNER/NAME"), a string with options and gates
             ("resnet20:shortcut=padding+gct:mode=l1@before_conv") or with a gater
-            ("resnet20+gaternet:sites=inner,budget=0.5"), or a `ModelSpec`.
+            ("resnet20+gaternet:sites=inner,budget=0.5"), MODULE:FUNCTION after `gatewise.models.import_network`, or a
+            `ModelSpec`.
         num_classes: outputs of the classifier; None uses that of the spec, or the default of the network (10 for
             CIFAR networks, 1000 in timm).
         in_chans: channels of the image; None uses that of the spec, or 3.
@@ -54,7 +56,24 @@ def make_model(
     if len(gaters) > 1:
         raise errors.InvalidValueError(f"expected at most one gater, got {len(gaters)} in {spec}. Give one.")
     backbone = build_backbone(spec, num_classes=num_classes, in_chans=in_chans, seed=seed, **options)
-    if not gaters:
-        return backbone
     with seeded(seed):
-        return GaterNet(backbone, image_size=image_size, **gaters[0].options)
+        return _with_gater(backbone, spec, image_size)
+
+
+def with_gates(network: nn.Module, spec: ModelSpec, image_size: tuple[int, int] | None = None) -> nn.Module:
+    """Return a plain network with the gates of a spec; it is changed, and one that has gates is returned as it is.
+
+    Args:
+        network: the network.
+        spec: a specification with gates; its name and options are ignored.
+        image_size: (height, width) for which a gater counts MACs.
+    """
+    if isinstance(network, GaterNet) or gates_in(network):
+        return network
+    insert_all(network, tuple(choice for choice in spec.gates if not choice.is_gater))
+    return _with_gater(network, spec, image_size)
+
+
+def _with_gater(backbone: nn.Module, spec: ModelSpec, image_size: tuple[int, int] | None) -> nn.Module:
+    gater = next((choice for choice in spec.gates if choice.is_gater), None)
+    return backbone if gater is None else GaterNet(backbone, image_size=image_size, **gater.options)

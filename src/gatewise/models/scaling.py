@@ -1,10 +1,11 @@
 """The same network in other widths, for comparisons at equal cost.
 
-Networks of this package say how they are scaled (`Family.scale`). One of timm is scaled by the option of its
-constructor that sets its widths: a tuple with the width of each stage, one width, or a factor.
+Networks of this package say how they are scaled (`Family.scale`). One of timm, or of a function of the user, is scaled
+by the option of its constructor that sets its widths: a tuple with the width of each stage, one width, or a factor.
 """
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,10 +19,11 @@ from gatewise.gates.spec import ModelSpec
 from gatewise.graph.measure import parameter_count
 from gatewise.models.build import build_backbone
 from gatewise.models.families import FAMILIES
+from gatewise.models.network_functions import network_function
 
 Widths = Callable[[float, int], ModelSpec]  # from a factor, and the number of which widths are multiples, to a network
 UNITS = (8, 4, 2, 1)  # of widths of timm's networks: hardware computes multiples of 8 fastest
-_OPTIONS = (  # of timm's constructors, those of the whole network first
+_OPTIONS = (  # of constructors, those of the whole network first
     "channels",
     "dims",
     "embed_dims",
@@ -68,21 +70,21 @@ def widths_of(spec: ModelSpec, *, num_classes: int, in_chans: int) -> Widths:
 
 def _widths_of_timm(spec: ModelSpec, images: Mapping[str, Any]) -> Widths:
     """Return the scaling of a network of timm by the first option in `_OPTIONS` with which it can be built."""
-    arguments = _constructor_arguments(spec, images)
+    arguments = _function_arguments(spec) if spec.function else _constructor_arguments(spec, images)
     tried: list[str] = []
-    for option in _OPTIONS:
+    for option, unit in itertools.product(_OPTIONS, (8, 1)):  # small widths are no multiples of 8
         widths = partial(_with_widths, spec, option, arguments.get(option))
         if not _are_widths(arguments.get(option)):
             continue
         try:
-            narrow, wide = (_parameters(widths(factor, 8), images) for factor in (0.5, 2.0))
+            narrow, wide = (_parameters(widths(factor, unit), images) for factor in (0.5, 2.0))
         except errors.GatewiseError as error:
             tried.append(f"{option} ({reason_of(error, 80)})")
             continue
         if narrow < _parameters(spec, images) < wide:
             return widths
     words = f"; tried {', '.join(tried)}" if tried else ""
-    raise errors.InvalidValueError(f"timm's {spec.model} takes no option for its width{words}.")
+    raise errors.InvalidValueError(f"{spec.model} takes no option for its width{words}.")
 
 
 def _are_widths(value: object) -> bool:
@@ -100,6 +102,12 @@ def _with_widths(spec: ModelSpec, option: str, value: Any, factor: float, unit: 
 
     new = tuple(map(scaled, value)) if isinstance(value, tuple | list) else scaled(value)
     return ModelSpec(spec.model, {**spec.model_options, option: new})
+
+
+def _function_arguments(spec: ModelSpec) -> dict[str, Any]:
+    """Return the options of a function of the user, with their defaults."""
+    parameters = inspect.signature(network_function(spec.model)).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters} | dict(spec.model_options)
 
 
 def _constructor_arguments(spec: ModelSpec, images: Mapping[str, Any]) -> dict[str, Any]:

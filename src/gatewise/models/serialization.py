@@ -5,7 +5,7 @@ Nothing is ever unpickled. Files are written atomically; JSON files are records 
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gatewise.core.run_files import CONFIG, METRICS, WEIGHTS
 from gatewise.core.schema import checked_details, checked_metrics
 from gatewise.gates.spec import ModelSpec
 from gatewise.inference import Compaction
-from gatewise.models.create import make_model
+from gatewise.models.create import make_model, with_gates
 from gatewise.models.stored_spec import as_stored, in_full
 
 RUN_FORMAT = 1  # of config.json, metrics.json and state.json; increase it if older versions would misread them
@@ -68,38 +68,50 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_model(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(
+    folder: str | Path, *, network: nn.Module | Callable[..., nn.Module] | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the network of a run folder and load its weights.
 
     Args:
         folder: a run folder, or a folder of `save_pretrained`.
+        network: the plain network, or a function that builds it from num_classes and in_chans, for runs whose network
+            is a function of the user (`--model MODULE:FUNCTION`). The gates of the run are inserted into it. None
+            builds the network that `config.json` names; a module that it names is not imported.
 
     Returns:
         The network in eval mode, and the content of `config.json`.
 
     Raises:
-        DataError: a file is missing or damaged, the checksum of the weights is not the recorded one, or the weights do
-            not fit the network.
+        DataError: a file is missing or damaged, the checksum of the weights is not the recorded one, the weights do not
+            fit the network, or the network is a function of the user that was not imported.
     """
     folder = _validation.check_path_exists("run folder", folder)
     config = read_config(folder)
     weights = read_tensors(folder / WEIGHTS, config["sha256"])
     try:
-        model = _built(config)
+        model = _built(config, network)
     except errors.GatewiseError as error:
         raise errors.DataError(f"{folder / CONFIG} does not describe a network: {error}") from None
     fill(model, weights, folder / WEIGHTS, f"the network in {folder / CONFIG}")
     return model.eval(), config
 
 
-def _built(config: Mapping[str, Any]) -> nn.Module:
+def _built(config: Mapping[str, Any], network: nn.Module | Callable[..., nn.Module] | None) -> nn.Module:
     """Build the network that a config describes, with fresh weights."""
     options = {key: config[key] for key in ("num_classes", "in_chans", "image_size") if key in config}
     spec = as_stored(config["spec"])
     built = {
         key: value for key, value in spec.model_options.items() if key != "pretrained"
     }  # model.safetensors has all weights
-    model = make_model(dataclasses.replace(spec, model_options=built), **options)
+    if network is None:
+        model = make_model(dataclasses.replace(spec, model_options=built), **options)
+    else:
+        if not isinstance(network, nn.Module):
+            given = {key: value for key, value in options.items() if key != "image_size"}
+            network = network(**built, **given)
+        _validation.check_module("load_model", network)
+        model = with_gates(network, spec, options.get("image_size"))
     for step in config.get("compacted", []):
         model = Compaction.from_dict(step).apply(model)  # type: ignore[arg-type]  # pyright: ignore
     return model

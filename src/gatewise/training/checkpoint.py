@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec import Struct
+from msgspec import Struct, field
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -94,6 +94,7 @@ def check_position(folder: Path, progress: Mapping[str, Any], *, epochs: int, st
         ("epoch", position.epoch, range(epochs + 1)),
         ("step", position.step, range(steps + 1)),
         ("number of losses", len(position.losses), range(position.step, position.step + 1)),
+        ("number of gate losses", len(position.gate_losses) or position.step, range(position.step, position.step + 1)),
     ):
         if count not in allowed:
             raise errors.DataError(
@@ -108,6 +109,7 @@ class _Position(Struct):
     step: Index
     losses: list[Finite]
     correct: Finite
+    gate_losses: list[Finite] = field(default_factory=list[float])
 
 
 class _Record(Struct):

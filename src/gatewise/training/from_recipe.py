@@ -23,7 +23,7 @@ from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, m
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.teaching import SELF
-from gatewise.gates.spec import ModelSpec
+from gatewise.gates.spec import ModelSpec, format_gates
 from gatewise.graph import evaluation_mode
 from gatewise.insertion.tuning import Stage, gate_parameters
 from gatewise.models.create import make_model
@@ -45,6 +45,7 @@ from gatewise.training.run_folder import check_may_train, finished_metrics, hold
 from gatewise.training.sample import Sample
 from gatewise.training.tasks import Task
 from gatewise.training.teacher import load_teacher
+from gatewise.training.trackers import DEFAULT, NONE, parse_trackers
 
 
 def train(
@@ -55,6 +56,7 @@ def train(
     dataset: Dataset | SegmentationDataset | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    track: Sequence[str] = DEFAULT,
 ) -> dict[str, Any]:
     """Train the recipe's network into the run folder `out` and return its metrics.
 
@@ -67,6 +69,7 @@ def train(
         dataset: the recipe's data, if already loaded.
         workers: number of processes that decode and augment images one by one; the result does not depend on it.
         progress: where to show progress; None shows nothing.
+        track: names of experiment trackers that Accelerate knows: "tensorboard", "wandb", "mlflow", ...
 
     Returns:
         The metrics, as in `metrics.json`.
@@ -82,7 +85,7 @@ def train(
 
     In distributed training (`torchrun`, `accelerate launch`) process 0 writes the folder.
     """
-    recipe = recipe.resolved()
+    recipe, track = recipe.resolved(), parse_trackers(",".join(track) or NONE)
     out, progress, processes = Path(out), progress or Progress(quiet=True), Processes()
     with processes.holding_folder(out):
         check_may_train(out, resume=resume)
@@ -110,7 +113,7 @@ def train(
                     if dataset.division is not None:
                         dataset.division.write(out)
                 training = Training(
-                    title=f"{recipe.gate} seed {recipe.seed}",
+                    title=f"{format_gates(recipe.plain_spec.gates)} seed {recipe.seed}",
                     data=recipe.data,
                     out=out,
                     learner=setup.learner,
@@ -120,6 +123,8 @@ def train(
                     stages=setup.stages,
                     schedule=setup.schedule,
                     progress=progress,
+                    track=track,
+                    config=dataclasses.asdict(recipe),
                     draws_routes=not setup.initial.has_routes,
                 )
                 before = setup.before(progress)
@@ -249,6 +254,7 @@ def build(
         ),
         precision=optimisation.precision,
         ema=optimisation.ema,
+        compiled=optimisation.compile,
         seed=optimisation.seed,
         processes=processes,
         sample=Sample(batches, optimisation.seed),

@@ -34,6 +34,7 @@ class Learner:
         make_optimizer: function from a network to the optimizer of its parameters that are not frozen.
         precision: auto, fp32, bf16 or fp16; see `resolve_precision`.
         ema: decay of the moving average of the weights; 0 disables it.
+        compiled: whether to train with torch.compile.
         seed: random seed of dropout and mixing.
         processes: the processes of the training; None detects them.
         sample: training images from which routes and, before evaluations, the running statistics of a GaterNet are
@@ -53,6 +54,7 @@ class Learner:
         *,
         precision: str = "auto",
         ema: float = 0.0,
+        compiled: bool = False,
         seed: int = 0,
         processes: Processes | None = None,
         sample: Iterable[Tensor] | None = None,
@@ -61,7 +63,7 @@ class Learner:
         self.processes = processes or Processes()
         device = self.processes.device
         self.precision = resolve_precision(precision, device)
-        self.accelerator = _accelerator(self.precision)
+        self.accelerator = _accelerator(self.precision, compiled=compiled)
         self.task, self.seed, self._make_optimizer = task, seed, make_optimizer
         self.model: Any = network.to(device).to(memory_format=torch.channels_last)  # pyright: ignore
         # raises on an invalid optimizer before any file is written
@@ -84,7 +86,7 @@ class Learner:
     @property
     def plain_model(self) -> nn.Module:
         """The trained network without Accelerate's wrappers."""
-        return self.accelerator.unwrap_model(self.model)
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def side_weight(self) -> float:
@@ -98,7 +100,7 @@ class Learner:
 
     def begin(self, stage: Stage) -> None:
         """Freeze the parameters that the stage does not train, and create its optimizer."""
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         stage.begin(model)
         if isinstance(self.best_model, GaterNet):
             self.best_model.all_open = stage.all_open  # the moving average is another network
@@ -115,7 +117,7 @@ class Learner:
         if self.average is not None:
             self.average.set(net)
 
-    def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, labels: Tensor, rate: float, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Take one optimizer step; random numbers (dropout, mixup) depend only on the seed, `number` and the process.
 
         Args:
@@ -125,7 +127,8 @@ class Learner:
             number: index of the step in the training.
 
         Returns:
-            The mean loss, and the number of correctly classified images, both over all processes.
+            The mean loss of the task (with side outputs), the mean loss of the gates, and the number of correctly
+            classified images, all over all processes.
 
         Raises:
             NotFinite: the loss or a gradient is not finite; the weights are unchanged. Checked on a CPU in one process
@@ -156,8 +159,10 @@ class Learner:
         if self.average is not None:
             self.average.update(self.plain_model, number + 1)
         hits = self.task.hits(logits.detach(), labels).sum()
-        rows = of_all_processes(torch.stack([loss.float(), hits.float()]))  # (processes, 2)
-        return rows[:, 0].mean(), rows[:, 1].sum()
+        of_gates = parts.pop("the gates' loss").float()
+        of_task = functools.reduce(torch.add, parts.values()).float()
+        rows = of_all_processes(torch.stack([of_task, of_gates, hits.float()]))  # (processes, 3)
+        return rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum()
 
     def evaluate(self, batches: Batches) -> Evaluation:
         """Evaluate `best_model` on a split, in float32; a GaterNet with new statistics and warnings about its gates."""
@@ -216,7 +221,7 @@ def _as_tuple(output: Any) -> tuple[Tensor, ...]:
 
 @contextlib.contextmanager
 def _without_autocast(model: nn.Module) -> Generator[None]:
-    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced under autocast."""
+    """Run a network that Accelerate prepared in float32: it keeps the forward that it replaced by autocast."""
     original = vars(model).get("_original_forward")
     if original is None:
         yield
@@ -235,15 +240,16 @@ def _average(model: nn.Module, decay: float) -> Any:
     return _validation.import_optional("timm.utils", "ema").ModelEmaV3(model, decay=decay, use_warmup=True)
 
 
-def _accelerator(precision: str) -> Any:
-    """Return Accelerate's wrapper for a precision.
+def _accelerator(precision: str, *, compiled: bool) -> Any:
+    """Return Accelerate's wrapper for a precision, with torch.compile or without.
 
     Accelerate holds one state per process and rejects another precision. It has no public way to drop that
     state; its own tests call `_reset_state` too.
     """
     accelerate = _validation.import_optional("accelerate", "training")
     accelerate.state.AcceleratorState._reset_state()
-    return accelerate.Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    backend = {"dynamo_backend": "inductor"} if compiled else {}
+    return accelerate.Accelerator(mixed_precision="no" if precision == "fp32" else precision, **backend)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from gatewise.training.progress import Progress
 from gatewise.training.run_folder import last_good, naming_what_is_left
 from gatewise.training.run_log import RunLog
 from gatewise.training.signals import Interrupted, Interruption
+from gatewise.training.trackers import DEFAULT
 
 _CHECK_EVERY = 50  # steps between checks of the losses: each check synchronises with the GPU
 _SAVE_EVERY_S = 600.0  # longest time without a checkpoint within an epoch
@@ -45,6 +46,8 @@ class Training:
         stages: the epochs, with the parameters that they train.
         schedule: the learning rate of each step of a stage.
         progress: where to show progress.
+        track: names of trackers.
+        config: the recipe, for trackers.
         draws_routes: whether the routes of a GaterNet are computed when the gater begins to decide.
     """
 
@@ -58,22 +61,27 @@ class Training:
     stages: Sequence[Stage]
     schedule: Schedule
     progress: Progress
+    track: Sequence[str] = DEFAULT
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     draws_routes: bool = True
 
     def __post_init__(self) -> None:
         self.steps, self.epochs = self.batches.steps, self.stages[-1].epochs.stop
         self.processes, self.checkpoints = self.learner.processes, self.out / CHECKPOINTS
         self.epoch = self.step = 0
-        self.losses: list[Tensor] = []  # of this epoch's steps
+        self.losses: list[Tensor] = []  # of the task, of this epoch's steps
+        self.gate_losses: list[Tensor] = []
         self.correct = torch.zeros((), device=self.processes.device)
         self._saved_at = time.monotonic()
 
     def run(self) -> tuple[Evaluation, RunLog]:
         """Train the remaining epochs; return the evaluation of the trained network, and the log."""
         checkpoint = self._find_position()
-        self.log = RunLog(self.out, self.epoch, self.progress, self.processes)
+        self.log = RunLog(self.out, self.epoch, self.progress, self.processes, self.track, self.title, self.config)
         self.progress.start(self.title, self.epochs, self.steps, self.epoch, self.step)
         set_total_steps(self.learner.plain_model, (self.epochs - self._gating.epochs.start) * self.steps)
+        if self.processes.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.processes.device)
         try:
             with Interruption(launched=self.processes.count > 1) as interruption:
                 for stage in self.stages:
@@ -98,7 +106,10 @@ class Training:
             position = state_progress(states[-1])
             check_position(states[-1], position, epochs=self.epochs, steps=self.steps)
         self.epoch, self.step = position["epoch"], position["step"]
-        self.losses = list(torch.tensor(position["losses"], device=self.processes.device))
+        self.losses, self.gate_losses = (
+            list(torch.tensor(position.get(name) or [0.0] * self.step, device=self.processes.device))
+            for name in ("losses", "gate_losses")
+        )
         self.correct += position["correct"]
         return states[-1]
 
@@ -126,11 +137,12 @@ class Training:
             in_stage = (self.epoch - stage.epochs.start) * self.steps + self.step
             rate = self.schedule.rate(in_stage, len(stage.epochs) * self.steps)
             try:
-                loss, correct = self.learner.step(images, labels, rate, self.epoch * self.steps + self.step)
+                loss, of_gates, correct = self.learner.step(images, labels, rate, self.epoch * self.steps + self.step)
             except NotFinite as found:
                 at = f"step {self.step + 1} of epoch {self.epoch + 1}"
                 raise self._failed(f"{found.what} at {at}. {found.cause}") from None
             self.losses.append(loss)
+            self.gate_losses.append(of_gates)
             self.correct += correct
             self.step += 1
             if self.step % _CHECK_EVERY == 0 or self.step == self.steps:
@@ -138,7 +150,8 @@ class Training:
             self.progress.step()
             if self.step < self.steps:
                 self._stop_if_asked(interruption)
-        mean_loss = float(torch.stack(self.losses).mean())  # synchronises with the device before the time is taken
+        # synchronises with the device before the time is taken
+        mean_loss, of_gates = (float(torch.stack(of).mean()) for of in (self.losses, self.gate_losses))
         seconds, images_per_step = time.perf_counter() - started, self.batches.batch_size
         evaluation, task = self.learner.evaluate(self.validation), self.learner.task
         scores = {name: value for name, value in evaluation.scores.items() if isinstance(value, int | float)}
@@ -147,6 +160,7 @@ class Training:
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.steps,
             "loss": mean_loss,
+            **({"gate_loss": of_gates} if of_gates else {}),
             f"train_{task.hit.name}": float(self.correct) / (self.steps * images_per_step),
             **{f"validation_{name}": scores[name] for name in ("loss", task.score.name, *scores)},
             **evaluation.work,
@@ -154,7 +168,8 @@ class Training:
             "seconds": seconds,
             "images_per_second": (self.step - first) * images_per_step / seconds,
         }
-        self.epoch, self.step, self.losses, self.correct = self.epoch + 1, 0, [], torch.zeros_like(self.correct)
+        self.epoch, self.step, self.losses, self.gate_losses = self.epoch + 1, 0, [], []
+        self.correct = torch.zeros_like(self.correct)
         self.log.add(row)
         self.progress.epoch(row)
         for line in evaluation.warnings:
@@ -178,15 +193,18 @@ class Training:
             raise self._failed(f"{name} has values that are not finite after {self._now()}.")
         self._saved_at = time.monotonic()
         if self.processes.is_main:
-            losses = [float(loss) for loss in self.losses]
+            losses, of_gates = ([float(loss) for loss in of] for of in (self.losses, self.gate_losses))
             position = {"epoch": self.epoch, "step": self.step, "losses": losses, "correct": float(self.correct)}
+            if any(of_gates):
+                position["gate_losses"] = of_gates
             self.learner.save(self.checkpoints / f"step_{self.epoch * self.steps + self.step:09d}", position)
             keep_newest_states(self.checkpoints, _KEEP)
 
     def _check_losses_finite(self) -> None:
         if (hopeless := hopeless_scale(self.learner.accelerator.scaler)) is not None:
             raise self._failed(f"{hopeless}, after step {self.step} of epoch {self.epoch + 1}.")
-        recent = torch.stack(self.losses[-_CHECK_EVERY:]) if self.losses else torch.zeros(0)
+        every = [loss + of_gates for loss, of_gates in zip(self.losses, self.gate_losses, strict=True)][-_CHECK_EVERY:]
+        recent = torch.stack(every) if every else torch.zeros(0)
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
             step = len(self.losses) - len(recent) + int(bad[0]) + 1

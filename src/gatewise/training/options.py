@@ -148,7 +148,8 @@ class ModelOptions(Section):
 
     model: str = option(
         "resnet20",
-        "name of the network, with options after a colon (resnet18_cifar:width=32); for segment u2net, u2net_small or "
+        "name of the network, with options after a colon (resnet18_cifar:width=32), or MODULE:FUNCTION of your own, "
+        "called with num_classes and in_chans (mynets:build:width=32); for segment u2net, u2net_small or "
         "a timm backbone (resnet18:output_stride=8)",
     )
     gate: str = option("none", "none, or gates with options and places (gct:mode=l1@before_conv), joined by +")
@@ -247,6 +248,7 @@ class OptimisationOptions(Section):
     ema: float = option(
         0.0, "decay of the exponential moving average of the weights, which is evaluated and saved; 0 disables it"
     )
+    compile: bool = option(False, "compile the network with torch.compile for training; evaluations are not compiled")
     precision: str = option(
         "auto", "auto (bf16 where the hardware supports it), fp32, bf16 or fp16 autocast; evaluations are in float32"
     )
@@ -261,6 +263,7 @@ class OptimisationOptions(Section):
         _validation.check_number_between(0, 1, weight_decay=self.weight_decay)
         _validation.check_number_between(0, 0.999999, ema=self.ema)
         _validation.check_one_of("precision", self.precision, PRECISIONS)
+        _validation.check_bool(compile=self.compile)
         fine_tuning_stages(self.epochs, self.gate_epochs, self.dense_epochs or 0)  # raises if they do not fit
 
     @property

@@ -21,8 +21,9 @@ def epoch_line(title: str, epochs: int, row: Mapping[str, Any]) -> str:
         row: the epoch's row of the log.
     """
     score = main_score(row)
+    of_gates = f" + {row['gate_loss']:.4f} of the gates" if "gate_loss" in row else ""
     return (
-        f"{title}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4f}, "
+        f"{title}: epoch {row['epoch']}/{epochs}, loss {row['loss']:.4f}{of_gates}, "
         f"{score.title} {score.text(row[f'validation_{score.name}'])}, {row['images_per_second']:.0f} images/s"
     )
 

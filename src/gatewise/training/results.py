@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save as save_tensors
 
 from gatewise.core.files import write_atomically
@@ -50,9 +51,11 @@ def write_results(
             else {"before": {name: before.scores[name] for name in (learner.task.score.name, "loss")}}
         ),
         trained: log.rows[-1][trained],
+        **({} if (budget := getattr(learner.plain_model, "budget", None)) is None else {"budget": budget}),
         "epochs": len(log.rows),
         "parameters": parameter_count(learner.plain_model),
         "images_per_second": statistics.median(row["images_per_second"] for row in log.rows),
+        **_peak_memory(learner),
         "precision": learner.precision,
         "environment": environment(learner.accelerator.device),
     }
@@ -62,3 +65,9 @@ def write_results(
         metrics = write_metrics(out, metrics)
     learner.accelerator.wait_for_everyone()
     return metrics
+
+
+def _peak_memory(learner: Learner) -> dict[str, int]:
+    """Return the largest memory of a training on a GPU in bytes; a CPU does not count it."""
+    device = learner.accelerator.device
+    return {"peak_memory": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}

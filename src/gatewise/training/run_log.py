@@ -1,6 +1,7 @@
 """The log of a training: `log.jsonl`, one line per epoch, and the same numbers for TensorBoard."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gatewise.training.distributed import Processes
 from gatewise.training.progress import Progress
 from gatewise.training.run_folder import read_log
 from gatewise.training.tensorboard import Board
+from gatewise.training.trackers import DEFAULT, Trackers
 
 
 class RunLog:
@@ -21,28 +23,46 @@ class RunLog:
         epoch: number of complete epochs; rows of later ones, which an interrupted training left, are dropped.
         progress: where to show warnings.
         processes: the processes of the training.
+        track: names of trackers.
+        title: name of the run for trackers.
+        config: the recipe, for trackers.
 
     Raises:
         DataError: rows are missing or damaged.
     """
 
-    def __init__(self, out: Path, epoch: int, progress: Progress, processes: Processes) -> None:
+    def __init__(
+        self,
+        out: Path,
+        epoch: int,
+        progress: Progress,
+        processes: Processes,
+        track: Sequence[str] = DEFAULT,
+        title: str = "",
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.file = out / LOG
         self.rows = [row for row in read_log(out) if row["epoch"] <= epoch]
         if len(self.rows) < epoch:
             raise errors.DataError(
                 f"{self.file}: expected {epoch} epochs, found {len(self.rows)}. Restore the file from a copy."
             )
-        self._board = Board(out / TENSORBOARD, epoch + 1, progress.say) if processes.is_main else None
+        self._is_main = processes.is_main
+        self._boards: list[Board | Trackers] = []
+        if self._is_main:
+            self._boards.append(Trackers(track, out, title, config or {}, progress.say))
+            if TENSORBOARD in track:
+                self._boards.append(Board(out / TENSORBOARD, epoch + 1, progress.say))
 
     def add(self, row: dict[str, Any]) -> None:
         """Append the row of an epoch."""
         self.rows.append(row)
-        if self._board is not None:
+        if self._is_main:
             write_atomically(self.file, "".join(json.dumps(row) + "\n" for row in self.rows))
-            self._board.add(row)
+        for board in self._boards:
+            board.add(row)
 
     def close(self) -> None:
-        """Close the TensorBoard writer."""
-        if self._board is not None:
-            self._board.close()
+        """Close TensorBoard's writer and the trackers."""
+        for board in self._boards:
+            board.close()

@@ -364,4 +364,14 @@ CHANGES = {
             "thumbnails upside down": replace("1 - y / height", "y / height"),
         },
     },
+    "analysis/robustness.py": {
+        "_read": {"corruptions of other weights kept": replace("found['weights'] == run.config['sha256']", "True")},
+        "check_corruptible": {"masks distorted": replace("task.class_per_pixel", "False")},
+        "_compute": {
+            "corruptions of the strengths mixed up": replace(
+                "corrupted(image, corruption, strength, number)", "corrupted(image, corruption, 1, number)"
+            ),
+        },
+        "_score": {"corrupted pixels not normalised": replace("(part.float() - mean) / std", "part.float()")},
+    },
 }

@@ -87,8 +87,8 @@ CHANGES = {
         "_train_in_turn": {
             "comparison continues on a full disk": replace("errors.UnsavedError", "()"),
             "runs trained again": replace(
-                "train(run, folder, resume=True, dataset=dataset, workers=workers, progress=progress)",
-                "__import__('shutil').rmtree(folder, ignore_errors=True); train(run, folder, resume=True, dataset=dataset, workers=workers, progress=progress)",
+                "train(run, folder, resume=True, **options)",
+                "__import__('shutil').rmtree(folder, ignore_errors=True); train(run, folder, resume=True, **options)",
             ),
             "one failure ends a comparison": replace("failed.setdefault(name, f'seed {run.seed}: {error}')", "raise"),
         },
@@ -99,6 +99,7 @@ CHANGES = {
                 "existing.check_same_recipe(base.of_comparison(existing.gate, existing.seed), file.parent)"
             ),
         },
+        "_check_plain": {"a plain baseline with gates": replace("if found:\n    ...", "if False:\n    ...")},
         "_folder": {
             "gates share a folder": replace(
                 "re.sub('[^a-zA-Z0-9_.=-]+', '-', name.replace(':', '--'))",
@@ -121,9 +122,9 @@ CHANGES = {
         },
         "_read": {"rivals of another network taken": replace("there != now", "False")},
         "_check_from_scratch": {"a rival against trained weights": replace("if start:\n    ...", "if False:\n    ...")},
-        "_Costing._same_cost": {"each rival is trained again": replace("distance <= _SAME", "distance < 0")},
+        "_Costing._same_cost": {"each rival is another network": replace("distance <= _SAME", "distance < 0")},
         "_Costing._of_new_width": {"a rival of any cost": replace("abs(best[1] / target - 1) > _FARTHEST", "False")},
-        "_macs": {"a rival of the network with all filters": replace("float(target)", "1.0")},
+        "_macs": {"a rival of the network with all filters": replace("float(net.budget)", "1.0")},
         "RivalRows.of_finished": {"a failed rival is judged": replace("row in finished", "True")},
         "RivalRows.judge": {
             "rivals judged without correction": replace(

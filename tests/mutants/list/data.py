@@ -478,4 +478,13 @@ CHANGES = {
             "VOC is downloaded again": replace("not exists", "True"),
         },
     },
+    "data/corruptions.py": {
+        "corrupted": {
+            "all images have the same noise": replace(
+                "f'{corruption} {strength} {number}'", "f'{corruption} {strength}'"
+            ),
+            "small images with large constants": replace("min(image.shape[:2]) < SMALL", "False"),
+        },
+        "_seeded": {"numpy's generator not restored": remove("np.random.set_state(state)")},
+    },
 }

@@ -186,4 +186,19 @@ CHANGES = {
             "each width measured again": replace("str(spec) not in found", "True"),
         },
     },
+    "models/network_functions.py": {
+        "network_function": {"a network function needs no import": replace("name not in _imported", "False")},
+        "import_network": {
+            "modules of the working folder not found": remove("sys.path.insert(0, here)"),
+            "any attribute is a network": replace("not callable(function)", "False"),
+        },
+        "build_with_function": {"anything is a network": replace("not isinstance(network, nn.Module)", "False")},
+    },
+    "models/create.py": {
+        "with_gates": {
+            "gates of a run not inserted": remove(
+                "insert_all(network, tuple(choice for choice in spec.gates if not choice.is_gater))"
+            )
+        },
+    },
 }

@@ -115,7 +115,12 @@ CHANGES = {
         "Learner.step": {
             "losses checked only after the step": replace("check_loss_finite(loss, parts, self.model, images)", "pass"),
             "gradients not checked": replace("check_gradients_finite(self.plain_model)", "pass"),
-            "the loss of one process logged": replace("(rows[:, 0].mean(), rows[:, 1].sum())", "(loss.detach(), hits)"),
+            "the loss of one process logged": replace(
+                "(rows[:, 0].mean(), rows[:, 1].mean(), rows[:, 2].sum())", "(loss.detach(), of_gates, hits)"
+            ),
+            "the gates' loss shown as the task's": replace(
+                "functools.reduce(torch.add, parts.values()).float()", "loss.float()"
+            ),
             "the same noise in every process": replace(
                 "((self.seed << 32) + number) * processes.count + processes.rank",
                 "(self.seed << 32) + number",
@@ -182,9 +187,7 @@ CHANGES = {
                 "complete_states(self.checkpoints)", "complete_states(self.checkpoints)[::-1]"
             ),
             "position within the epoch lost": replace("position['step']", "0"),
-            "losses before the interruption lost": replace(
-                "list(torch.tensor(position['losses'], device=self.processes.device))", "[]"
-            ),
+            "losses before the interruption lost": replace("position.get(name) or [0.0] * self.step", "[]"),
         },
         "Training._train_epoch": {
             "training stays in eval mode": remove("self.learner.model.train()"),
@@ -431,6 +434,19 @@ CHANGES = {
         },
         "Board.add": {
             "curves stop a training": replace("OSError", "ZeroDivisionError"),
+        },
+    },
+    "training/trackers.py": {
+        "Trackers.__init__": {"trackers do not get the recipe": remove("tracker.store_init_configuration(plain)")},
+        "Trackers.add": {"trackers get epochs as steps": replace("row['step']", "row['epoch']")},
+        "Trackers.close": {"runs of trackers stay open": remove("tracker.finish()")},
+        "Trackers._surviving": {
+            "a failing tracker is tried again": remove("self._trackers.pop(name, None)"),
+        },
+        "parse_trackers": {
+            "missing tracker found late": replace(
+                "name not in {TENSORBOARD, *map(str, tracking.get_available_trackers())}", "False"
+            )
         },
     },
 }

@@ -231,6 +231,7 @@ OTHER = {
     "image_size": 24,
     "loading": "stream",
     "precision": "bf16",
+    "compile": True,
     "metric": "balanced_accuracy",
     "channels": "gray",
     "value_range": "0,4095",
@@ -258,17 +259,19 @@ OF_PIXELS = {
 def test_every_flag_reaches_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {*OTHER, *OF_PIXELS} == {field.name for field in dataclasses.fields(Recipe)}
     flags, of_pixels = (
-        [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+        [
+            text
+            for name, value in values.items()
+            for text in (f"--{name.replace('_', '-')}" + ("=true" if value is True else ""), str(value))
+            if value is not True or text.startswith("--")
+        ]
         for values in (OTHER, OF_PIXELS)
     )
     assert recipe_of(monkeypatch, "train", *flags) == Recipe(**OTHER)
     assert recipe_of(monkeypatch, "train", *of_pixels) == Recipe(**OF_PIXELS)
-    without = [
-        text
-        for flag, text in zip(flags[::2], flags[1::2], strict=True)
-        if flag not in {"--gate", "--seed"}
-        for text in (flag, text)
-    ]
+    positions = [flags.index(flag) for flag in ("--gate", "--seed")]
+    left_out = {position + offset for position in positions for offset in (0, 1)}
+    without = [text for position, text in enumerate(flags) if position not in left_out]
     assert recipe_of(monkeypatch, "compare", *without) == Recipe(**{**OTHER, "gate": "none", "seed": 0})
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,7 +133,18 @@ def test_written_results_equal_returned_results(done: Comparison) -> None:
 def test_results_match_schema(done: Comparison) -> None:
     assert set(done.results) == {
         *("schema", "recipe", "seeds", "baseline", "precision", "validation_images", "environment", "latency"),
-        *("score", "level", "variants", "failed", "notes", "constant", "summary"),
+        *(
+            "score",
+            "level",
+            "variants",
+            "failed",
+            "notes",
+            "constant",
+            "summary",
+            "training",
+            "training_speed",
+            "calibration",
+        ),
     }
     assert done.results["score"] == "accuracy"
     assert done.results["failed"] == {}
@@ -140,7 +152,7 @@ def test_results_match_schema(done: Comparison) -> None:
     assert (done.results["precision"], done.results["validation_images"]) == ("fp32", 360)
     shared = {k: v for k, v in dataclasses.asdict(RECIPE).items() if k not in {"gate", "seed"}}
     assert done.results["recipe"] == shared
-    both = {"gates", "accuracy", "parameters", "macs", "latency_ms", "training_images_per_second", "curves"}
+    both = {"gates", "accuracy", "parameters", "macs", "latency_ms", "training_images_per_second", "curves", "scores"}
     compared = {"difference", "difference_over_images", "p_holm", "verdict", "detectable"}
     assert list(done.variants) == GATES
     assert {name: set(variant) for name, variant in done.variants.items()} == {
@@ -211,11 +223,10 @@ def test_costs_and_curves_follow_from_runs(done: Comparison, gates: str) -> None
     found = done.variants[gates]
     model, _ = load_model(done.runs(gates)[0])
     logs = [[json.loads(row) for row in (f / "log.jsonl").read_text().splitlines()] for f in done.runs(gates)]
-    metrics = [json.loads((f / "metrics.json").read_text()) for f in done.runs(gates)]
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
     assert found["macs"] == macs_per_sample(model, torch.zeros(1, 1, 8, 8))
     assert found["curves"] == [[row["validation_accuracy"] for row in rows] for rows in logs]
-    assert found["training_images_per_second"] == [run["images_per_second"] for run in metrics]
+    assert found["training_images_per_second"] == [100.0]  # as timed in turn, not as the runs measured themselves
 
 
 def test_latency_of_one_image_and_batch_has_quartiles(done: Comparison) -> None:
@@ -347,12 +358,14 @@ def test_without_none_first_gate_is_baseline(few_digits: None, tmp_path: Path) -
 
 def test_gates_of_model_are_those_of_every_variant(few_digits: None, tmp_path: Path) -> None:
     recipe = dataclasses.replace(QUICK, model="resnet20+se@stage_end", gate="gct")
-    compare(recipe, parse_gates_list("none,gc@stage_end"), 1, tmp_path)
+    compare(recipe, parse_gates_list("gct,gc@stage_end"), 1, tmp_path)
     kinds = {
         folder.name: [type(gate).__name__ for gate in gw.gates_in(load_model(folder / "seed_0")[0]).values()]
         for folder in (tmp_path / "runs").iterdir()
     }
-    assert kinds == {"none": ["SqueezeExcite"] * 3, "gc-stage_end": ["SqueezeExcite", "GlobalContext"] * 3}
+    assert set(kinds) == {"gct", "gc-stage_end"}
+    assert kinds["gct"].count("SqueezeExcite") == 3
+    assert kinds["gc-stage_end"] == ["SqueezeExcite", "GlobalContext"] * 3
 
 
 def test_progress_shows_run_and_number_of_runs(
@@ -374,6 +387,49 @@ def test_without_progress_nothing_is_printed(
 ) -> None:
     compare(QUICK, parse_gates_list("none"), 1, tmp_path)
     assert tuple(capfd.readouterr()) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        ("resnet20+gct", "GatedChannelTransform"),
+        ("resnet20+gaternet:sites=residual", "GaterNet"),
+        ("gater_resnet56.gatewise", "GaterNet"),
+    ],
+)
+def test_network_with_gates_is_no_plain_baseline(few_digits: None, tmp_path: Path, model: str, own: str) -> None:
+    import gatewise.presets  # noqa: F401 - registers the third with timm
+
+    recipe = dataclasses.replace(QUICK, model=model)
+    with pytest.raises(InvalidValueError, match=rf"none would not be plain: .*\({own}\)\. .*into --gates"):
+        compare(recipe, parse_gates_list("none,se"), 1, tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_results_say_what_was_trained(done: Comparison) -> None:
+    training = done.results["training"]
+    assert (training["images"], training["steps"], training["outputs"]) == (1437, 2 * 11, list("0123456789"))
+    words = shlex.split(training["command"])
+    assert words[:2] == ["gatewise", "compare"]
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given == {
+        "--lr": "0.05",
+        "--epochs": "2",
+        "--precision": "fp32",
+        "--gates": ",".join(GATES),
+        "--seeds": "2",
+        "--out": str(done.out),
+    }
+    page = (done.out / "report.html").read_text()
+    assert "1,437 training, 360 validation" in page
+    assert "22 in each training" in page
+    assert "evaluated in float32" in page
+
+
+def test_training_speeds_are_compared_only_if_timed_in_turn(done: Comparison) -> None:
+    assert table(done.results).columns[-1] == "training images/s"
+    untimed = {key: value for key, value in done.results.items() if key != "training_speed"}
+    assert "training images/s" not in table(untimed).columns
 
 
 def test_distinct_gates_have_distinct_folders(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_expected_cost_of_a_gaternet_follows_its_budget(tmp_path: Path) -> None:
 
 
 def test_network_within_two_percent_is_taken_as_it_is(tmp_path: Path) -> None:
-    gct, se = choose_rivals(TINY, ["none", "gct", "se"], ["macs"], first_digits(), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rivals, "nearest_width", lambda *_, **__: pytest.fail("other widths were searched"))
+        gct, se = choose_rivals(TINY, ["none", "gct", "se"], ["macs"], first_digits(), tmp_path)
     assert (gct.network, se.network) == (MODEL, MODEL)
     first, second = choose_rivals(TINY, ["nl", "nl:rd_ratio=0.495"], ["params"], first_digits(), tmp_path)
     assert first.of_gates != second.of_gates
@@ -116,7 +118,7 @@ def test_network_without_widths_is_named_and_left_out(tmp_path: Path) -> None:
         chosen = choose_rivals(recipe, ["none", "nl"], ["params"], first_digits(), tmp_path)
     assert chosen[0].network == ""
     assert chosen[0].of_network is None
-    assert rivals.describe(chosen[0]) == "rival of nl by parameters: none, timm's vgg11 takes no option for its width"
+    assert rivals.describe(chosen[0]) == "rival of nl by parameters: none, vgg11 takes no option for its width"
     assert RivalRows.among(["none", "nl"], chosen, "vgg11").rows == ["none", "nl"]
 
 

@@ -10,13 +10,22 @@ import torch
 from sklearn import metrics as sk
 from torch import Tensor
 from torch.testing import assert_close
+from torchmetrics import CalibrationError
 
+from gatewise.analysis.score_figures import reliability
 from gatewise.core.statistics import redrawn_bootstrap
 from gatewise.data import Dataset, Images
 from gatewise.errors import DataError, InvalidValueError
 from gatewise.training import Recipe, Score, Task
 from gatewise.training.constant_answer import constant_answer
-from gatewise.training.tasks.classify import ACCURACY, BALANCED_ACCURACY, MACRO_F1, Classification, class_score
+from gatewise.training.tasks.classify import (
+    ACCURACY,
+    BALANCED_ACCURACY,
+    MACRO_F1,
+    Classification,
+    calibration_error,
+    class_score,
+)
 from gatewise.training.tasks.multilabel import AUC, MAP, MICRO_F1, MultiLabel, label_score
 from gatewise.training.tasks.regress import MAE, R2, RMSE, Regression, number_score
 
@@ -59,6 +68,40 @@ def test_balanced_scores_agree_with_scikit_learn() -> None:
     assert found["balanced_accuracy"] == pytest.approx(recalls.mean())
     assert found["macro_f1"] == pytest.approx(sk.f1_score(labels, predicted, labels=kept, average="macro"))
     assert found["recall_by_class"] == {**dict(zip("abc", map(pytest.approx, recalls), strict=True)), "d": None}
+
+
+def test_calibration_error_agrees_with_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 4, (200,), generator=generator)
+    logits = 2 * torch.randn(200, 4, generator=generator)
+    expected = CalibrationError("multiclass", num_classes=4, n_bins=15)(logits.softmax(1), labels)
+    assert scores_of(Classification("abcd"), logits, labels)["ece"] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_bins_of_confidence_hold_all_images_and_give_the_error() -> None:
+    task = Recipe(metric="ece").task_spec.make("abcd")
+    generator = torch.Generator().manual_seed(4)
+    results = task.new_results(CPU)
+    labels = torch.randint(0, 4, (100,), generator=generator)
+    results.update(2 * torch.randn(100, 4, generator=generator), labels)
+    record = results.record()
+    bins = task.calibration(record)
+    assert bins is not None
+    assert bins[:, 0].sum() == 100
+    filled = bins[bins[:, 0] > 0]
+    lower = torch.arange(15)[bins[:, 0] > 0] / 15
+    assert ((lower <= filled[:, 1]) & (filled[:, 1] <= lower + 1 / 15)).all()
+    error = (filled[:, 0] * (filled[:, 1] - filled[:, 2]).abs()).sum() / 100
+    assert float(error) == pytest.approx(results.results()["ece"])
+    counts, index = drawn(100)
+    once = torch.ones(1, len(index), dtype=torch.float64)
+    pairs = task.by_image(record)
+    assert_close(calibration_error(pairs, counts), calibration_error(pairs[index], once))
+    assert task.bootstrap(pairs[None], pairs[None]).mean == 0
+    assert not task.score.higher_is_better
+    drawing = reliability({"net": bins})
+    assert drawing.tips["series-0"] == f"net: expected calibration error {100 * float(error):.2f} %"
+    assert len(drawing.table.rows) == len(filled)
 
 
 @pytest.mark.parametrize("score", [BALANCED_ACCURACY, MACRO_F1], ids=lambda score: score.name)

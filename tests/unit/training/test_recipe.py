@@ -42,6 +42,7 @@ EVERYTHING = Recipe(
     loading="stream",
     precision="fp32",
     metric="macro_f1",
+    compile=True,
     validation_split=0.3,
     test_split="fold=1",
     split_seed=4,

@@ -348,7 +348,7 @@ def test_log_has_one_row_per_epoch(run: Path) -> None:
     for row in rows:
         assert set(row) == {
             *("epoch", "step", "loss", "train_accuracy", "validation_loss", "validation_accuracy", "lr"),
-            *("validation_balanced_accuracy", "validation_macro_f1"),
+            *("validation_balanced_accuracy", "validation_macro_f1", "validation_ece"),
             *TIMES,
         }
         assert row["seconds"] > 0
@@ -459,8 +459,27 @@ def test_extra_loss_of_gates_is_trained(tmp_path: Path, pulled: None) -> None:
     pulling = trained(tmp_path / "with", dataclasses.replace(RECIPE, gate="pulled:pull=1"))
     assert parameter(without, "level") == [1.0, 1.0, 1.0]
     assert all(1.5 < level < 4 for level in parameter(pulling, "level"))
-    losses = [log(tmp_path / name)[0]["loss"] for name in ("with", "without")]
-    assert losses[0] - losses[1] > 3
+    assert log(tmp_path / "with")[0]["gate_loss"] > 3
+    assert "gate_loss" not in log(tmp_path / "without")[0]
+
+
+@pytest.mark.slow
+def test_compiled_training_gives_an_ordinary_run(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, model="resnet20_wider:parameters=3000", gate="gct", epochs=1)
+    plain = trained(tmp_path / "plain", recipe)
+    compiled = trained(tmp_path / "compiled", dataclasses.replace(recipe, compile=True))
+    assert compiled.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-2, atol=1e-3)
+    assert log(tmp_path / "compiled")[0]["loss"] == pytest.approx(log(tmp_path / "plain")[0]["loss"], rel=1e-3)
+
+
+def test_compiled_network_is_that_which_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled: list[type] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(type(model)) or model)
+    trained(tmp_path / "run", dataclasses.replace(RECIPE, compile=True, epochs=1))
+    trained(tmp_path / "plain", dataclasses.replace(RECIPE, epochs=1))
+    assert [kind.__name__ for kind in compiled] == ["CifarResNet"]
 
 
 def test_weight_decay_skips_parameters_declared_by_gate(tmp_path: Path, pulled: None) -> None:

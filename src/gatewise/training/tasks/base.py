@@ -304,6 +304,10 @@ class Task(ABC):
         """Return the number of images of each class (row) by the class that is predicted (column), or None."""
         return None
 
+    def calibration(self, record: Mapping[str, Tensor]) -> Tensor | None:  # noqa: ARG002
+        """Return images, mean confidence and accuracy of each bin of confidences, (bins, 3), or None."""
+        return None
+
     def images_by_class(self, record: Mapping[str, Tensor]) -> Tensor | None:  # noqa: ARG002
         """Return the number of images of each class, (classes,), or None."""
         return None

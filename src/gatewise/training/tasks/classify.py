@@ -15,7 +15,9 @@ from gatewise.training.tasks.registry import register_task
 
 BALANCED_ACCURACY = Score("balanced_accuracy", "balanced accuracy")
 MACRO_F1 = Score("macro_f1", "macro F1")
+ECE = Score("ece", "expected calibration error", higher_is_better=False)
 WEIGHTS = ("none", "balanced")
+_BINS = 15  # of confidences, equally wide
 _UNEVEN = 10  # images of the largest class over those of the smallest, from which accuracy says little
 
 
@@ -24,7 +26,8 @@ class Classification(Task):
     """Predict one class per image with cross-entropy; the score is accuracy.
 
     Further scores: balanced accuracy, the mean over classes of the share of a class's images that is found, and macro
-    F1, the mean over classes of F1. Both leave out classes without images.
+    F1, the mean over classes of F1. Both leave out classes without images. The expected calibration error is the mean
+    over images of |accuracy - mean confidence| in the bin of an image's confidence, of 15 equally wide bins.
 
     Args:
         classes: class names.
@@ -39,7 +42,7 @@ class Classification(Task):
     """
 
     summary = "one class per image"
-    scores = (ACCURACY, BALANCED_ACCURACY, MACRO_F1)
+    scores = (ACCURACY, BALANCED_ACCURACY, MACRO_F1, ECE)
     pipeline_tag = "image-classification"
 
     def __init__(
@@ -97,11 +100,15 @@ class Classification(Task):
     def by_image(self, record: Mapping[str, Tensor]) -> Tensor:
         if self.score is ACCURACY:
             return record["predictions"] == record["labels"]
+        if self.score is ECE:
+            return confidence_pairs(record)
         return torch.stack([record["predictions"], record["labels"]], 1)
 
     def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
         if self.score is ACCURACY:
             return super().bootstrap(images, baseline, groups)
+        if self.score is ECE:
+            return statistics.redrawn_bootstrap(calibration_error, images, baseline, groups)
         score = partial(class_score, self.score, self.outputs)
         return statistics.redrawn_bootstrap(score, images, baseline, groups)
 
@@ -110,6 +117,9 @@ class Classification(Task):
             return None
         cells = record["labels"] * self.outputs + record["predictions"]
         return cells.bincount(minlength=self.outputs**2).reshape(self.outputs, self.outputs)
+
+    def calibration(self, record: Mapping[str, Tensor]) -> Tensor | None:
+        return calibration_bins(confidence_pairs(record)) if "confidences" in record else None
 
     def images_by_class(self, record: Mapping[str, Tensor]) -> Tensor | None:
         return record["labels"].bincount(minlength=self.outputs) if "labels" in record else None
@@ -164,6 +174,7 @@ class _ClassificationResults(BatchResults):
             ACCURACY.name: float(self.accuracy.compute()),
             **{score.name: float(class_score(score, len(self.classes), pairs, once.double()))
                for score in (BALANCED_ACCURACY, MACRO_F1)},
+            ECE.name: float(calibration_error(confidence_pairs(record), once.double())),
             "recall_by_class": recall,
             "loss": float(torch.cat(self.kept["losses"]).mean()),
         }  # fmt: skip
@@ -201,3 +212,36 @@ def class_score(score: Score, classes: int, pairs: Tensor, counts: Tensor) -> Te
     found, total, predicted = class_counts(pairs, counts, classes)
     by_class = found / total if score is BALANCED_ACCURACY else 2 * found / (total + predicted)
     return torch.where(total > 0, by_class, torch.nan).nanmean(1)
+
+
+def confidence_pairs(record: Mapping[str, Tensor]) -> Tensor:
+    """Return for each image whether the predicted class is right, and its probability, (images, 2), float64."""
+    return torch.stack([(record["predictions"] == record["labels"]).double(), record["confidences"].double()], 1)
+
+
+def _bins(pairs: Tensor) -> Tensor:
+    return (pairs[:, 1] * _BINS).long().clamp(0, _BINS - 1)
+
+
+def calibration_error(pairs: Tensor, counts: Tensor) -> Tensor:
+    """Return the expected calibration error of each resample, sum over bins |correct - confidence| / n, (resamples,).
+
+    Args:
+        pairs: see `confidence_pairs`.
+        counts: how often each image is drawn, (resamples, images), float64.
+
+    >>> pairs = torch.tensor([[1.0, 0.9], [0.0, 0.9], [1.0, 0.6]], dtype=torch.float64)
+    >>> calibration_error(pairs, torch.ones(1, 3, dtype=torch.float64))  # (|1 - 1.8| + |1 - 0.6|) / 3
+    tensor([0.4000], dtype=torch.float64)
+    """
+    differences = counts * (pairs[:, 0] - pairs[:, 1])
+    of_bins = counts.new_zeros(len(counts), _BINS).index_add(1, _bins(pairs), differences)
+    return of_bins.abs().sum(1) / counts.sum(1)
+
+
+def calibration_bins(pairs: Tensor) -> Tensor:
+    """Return number of images, mean confidence and accuracy of each bin of confidences, (bins, 3); NaN where empty."""
+    empty, bins = pairs.new_zeros(_BINS), _bins(pairs)
+    images = empty.index_add(0, bins, torch.ones_like(pairs[:, 0]))
+    means = [empty.index_add(0, bins, column) / images for column in (pairs[:, 1], pairs[:, 0])]
+    return torch.stack([images, *means], 1)

@@ -84,7 +84,7 @@ class Segmentation(Task):
     @classmethod
     def network(cls, spec: ModelSpec) -> ModelSpec:
         """Return the segmenter with a backbone that is given by its name; networks for masks stay as they are."""
-        if spec.model in LABELS_PIXELS:
+        if spec.model in LABELS_PIXELS or spec.function:
             return spec
         return ModelSpec(SEGMENTER, {"backbone": spec.model, **spec.model_options}, spec.gates)
 

@@ -1,0 +1,112 @@
+"""Scores on corrupted images, with made-up corruptions: kept with the run, the same images for all."""
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gatewise.analysis import robustness
+from gatewise.analysis.robustness import corruptions_table, score_corruptions, summarised
+from gatewise.comparison import compare
+from gatewise.data.corruptions import CORRUPTIONS
+from gatewise.errors import InvalidValueError
+from gatewise.gates.spec import parse_gates_list
+from gatewise.training import score_named
+from gatewise.training.runs import Run
+from support.few_digits import QUICK, few_digits, few_rounds, first_digits  # noqa: F401 - fixtures
+
+TINY = dataclasses.replace(QUICK, model="resnet20_wider:parameters=3000")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Corrupt by darkening, without the package; return what was corrupted."""
+    made: list[tuple[str, int, int]] = []
+
+    def darkened(pixels: Tensor, corruption: str, strength: int, number: int) -> Tensor:
+        made.append((corruption, strength, number))
+        return pixels // (1 + strength)
+
+    monkeypatch.setattr(robustness, "corrupted", darkened)
+    monkeypatch.setattr(robustness, "IMAGES", 20)
+    return made
+
+
+@pytest.fixture
+def compared(few_digits: None, calls: list[tuple[str, int, int]], tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    return tmp_path, compare(TINY, parse_gates_list("none,se"), 2, tmp_path, corruptions=True)
+
+
+def test_comparison_on_corrupted_images(
+    compared: tuple[Path, dict[str, Any]], calls: list[tuple[str, int, int]]
+) -> None:
+    out, results = compared
+    assert len(calls) == 15 * 5 * 20 + 2  # once for all four networks, and two checks of what can be corrupted
+    assert shlex.split(results["training"]["command"])[-3:] == ["--corruptions", "--out", str(out)]
+    rows = {variant["gates"]: variant["corruptions"] for variant in results["variants"]}
+    for name, row in rows.items():
+        assert list(row["scores"]) == list(CORRUPTIONS)
+        kept = [json.loads((out / "runs" / name / f"seed_{seed}/corruptions.json").read_text()) for seed in range(2)]
+        assert row["values"] == [summarised(one)["mean"] for one in kept]
+        assert row["mean"] == pytest.approx(sum(row["values"]) / 2)
+        assert row["scores"]["fog"][4] == pytest.approx(sum(one["scores"]["fog"][4] for one in kept) / 2)
+        assert row["images"] == 20
+    expected = [one - base for one, base in zip(rows["se"]["values"], rows["none"]["values"], strict=True)]
+    assert rows["se"]["difference"]["mean"] == pytest.approx(sum(expected) / 2)
+    assert rows["se"]["verdict"] in {"better", "worse", "no difference shown"}
+    assert "difference" not in rows["none"]
+    page = (out / "report.html").read_text()
+    assert "Corrupted images" in page
+    assert "elastic_transform (digital)" in page
+
+
+def test_scores_are_those_of_the_corrupted_images(compared: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = compared
+    run = Run.open(out / "runs/se/seed_1")
+    (found,) = score_corruptions([run])
+    pixels, labels = first_digits().validation.pixels, first_digits().validation.labels
+    chosen = robustness.evenly_spaced(len(pixels), 20)
+    mean, std = (torch.tensor(run.config[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+    for strength, value in ((0, found["clean"]), (3, found["scores"]["snow"][2])):
+        with torch.no_grad():
+            logits = run.model(((pixels[chosen] // (1 + strength)).float() - mean) / std)
+        assert value == pytest.approx(float((logits.argmax(1) == labels[chosen]).float().mean()))
+
+
+def test_kept_scores_are_used_while_the_weights_are_the_same(
+    compared: tuple[Path, dict[str, Any]], calls: list[tuple[str, int, int]]
+) -> None:
+    out, _ = compared
+    run = Run.open(out / "runs/se/seed_1")
+    made = len(calls)
+    score_corruptions([run])
+    assert len(calls) == made
+    file = run.folder / "corruptions.json"
+    file.write_text(file.read_text().replace(run.config["sha256"], "0" * 64))
+    score_corruptions([run])
+    assert len(calls) == made + 15 * 5 * 20 + 1
+
+
+def test_masks_do_not_fit_corrupted_images(
+    compared: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = compared
+    run = Run.open(out / "runs/none/seed_0")
+    (run.folder / "corruptions.json").unlink()
+    monkeypatch.setattr(type(run.task), "class_per_pixel", True)
+    with pytest.raises(InvalidValueError, match="masks would not fit"):
+        score_corruptions([run])
+
+
+def test_table_has_a_row_per_corruption() -> None:
+    scores = {name: [0.5] * 5 for name in CORRUPTIONS}
+    found = {"gct": {"clean": 0.75, **summarised({"scores": scores})}}
+    table = corruptions_table(found, score_named("accuracy"))
+    assert [row[0].text for row in table.rows][:3] == ["none", "mean", "gaussian_noise (noise)"]
+    assert [row[1].text for row in table.rows][:3] == ["75.00", "50.00", "50.00"]
+    assert len(table.rows) == 17
