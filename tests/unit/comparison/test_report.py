@@ -104,7 +104,7 @@ def test_each_column_is_sorted_by_its_values(opened: Opened) -> None:
 
 @pytest.mark.parametrize("key", ["Enter", "Space"])
 def test_table_can_be_sorted_by_keyboard(opened: Opened, key: str) -> None:
-    opened.page.keyboard.press("Tab")
+    opened.head("gates").get_by_role("button").focus()
     opened.page.keyboard.press("Tab")
     focused = opened.page.evaluate("document.activeElement.textContent")
     assert focused.startswith("accuracy")
