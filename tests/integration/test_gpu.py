@@ -1,6 +1,5 @@
 """Tests on a CUDA device."""
 
-
 import pytest
 import torch
 
