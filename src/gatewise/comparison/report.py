@@ -109,15 +109,14 @@ def _explanation(results: Mapping[str, Any]) -> str:
 
 def _training_facts(results: Mapping[str, Any]) -> dict[str, str]:
     """Return the command, the images and the steps of the trainings."""
-    if (training := results.get("training")) is None:
-        return {}
-    outputs: list[str] = training["outputs"]
-    return {
-        "command": training["command"],
-        "images": f"{training['images']:,} training, {results['validation_images']:,} validation",
-        "outputs": f"{len(outputs):,}: {listed(outputs, 20)}",
-        "steps": f"{training['steps']:,} in each training",
-    }
+    training = results.get("training", {})
+    facts = {"command": training["command"]} if training.get("command") else {}
+    if "images" in training:
+        outputs: list[str] = training["outputs"]
+        facts["images"] = f"{training['images']:,} training, {results['validation_images']:,} validation"
+        facts["outputs"] = f"{len(outputs):,}: {listed(outputs, 20)}"
+        facts["steps"] = f"{training['steps']:,} in each training"
+    return facts
 
 
 def _further_scores(results: Mapping[str, Any]) -> list[Section]:
