@@ -18,6 +18,7 @@ from scipy import stats
 
 from gatewise.core.files import write_json
 from gatewise.core.power import ALPHA, ALPHA_OF_STOPPED, FEWEST_SEEDS, detectable_in_deviations
+from gatewise.core.statistics import ROUNDING
 
 SEEDS = (3, 5, 8)
 RATIOS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)  # of --detect to the spread of a difference
@@ -67,7 +68,9 @@ def has_verdict(scores: np.ndarray, used: np.ndarray, alpha: float) -> np.ndarra
     for seeds in np.unique(used):
         which = used == seeds
         differences = scores[which, 1:, :seeds] - scores[which, :1, :seeds]
-        found[which] = stats.ttest_1samp(differences, 0.0, axis=2).pvalue.min(1) * differences.shape[1] < alpha
+        spread = differences.std(2, ddof=1)
+        t = np.abs(differences.mean(2)) * np.sqrt(seeds) / np.where(spread > ROUNDING, spread, np.inf)
+        found[which] = 2 * stats.t.sf(t, seeds - 1).min(1) * differences.shape[1] < alpha
     return found
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from gatewise.comparison.given_score import score_of
 from gatewise.core.statistics import LEVEL
+from gatewise.gaternet.budget import MISSED
 from gatewise.training import Score
 
 Row = Mapping[str, Any]
 _COSTS = {"params": "parameters", "macs": "multiply-adds", "latency": "milliseconds"}  # that a rival has as many of
-_MISSED = 0.02  # distance from the budget of a GaterNet
 
 
 def answer(results: Mapping[str, Any]) -> list[str]:
@@ -184,7 +184,7 @@ def _missed_budgets(rows: Sequence[Row]) -> list[str]:
         if (target := row.get("budget")) is None or "open_fraction" not in row:
             continue
         mean = sum(row["open_fraction"]) / len(row["open_fraction"])
-        if abs(mean - target) > _MISSED:
+        if abs(mean - target) > MISSED:
             sentences.append(
                 f"{row['gates']} missed its budget: {mean:.2f} of the gated multiply-adds are open, {target:g} were "
                 f"asked for; train it for more epochs."

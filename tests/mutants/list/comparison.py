@@ -29,7 +29,7 @@ CHANGES = {
             ),
         },
         "_gain": {"the largest score is the largest gain": replace("score.higher_is_better", "True")},
-        "_missed_budgets": {"a missed budget is not said": replace("abs(mean - target) > _MISSED", "mean < 0")},
+        "_missed_budgets": {"a missed budget is not said": replace("abs(mean - target) > MISSED", "mean < 0")},
         "_command": {
             "the command has the old number of seeds": replace(
                 "words[words.index('--seeds') + 1] = str(seeds)", "pass"

@@ -68,8 +68,9 @@ def scores(seeds: int, gate_spread: float = 1.0, gain: float = 0.0) -> dict[str,
     return {"none": none.tolist(), "gct": (gain + gate_spread * gct).tolist()}
 
 
-def test_rule_needs_small_spread_of_differences_and_of_sums() -> None:
-    found = scores(6)
+@pytest.mark.parametrize("sign", [1, -1])  # turned around, the differences are the sums
+def test_rule_needs_small_spread_of_differences_and_of_sums(sign: int) -> None:
+    found = scores(6, gate_spread=sign)
     pairs = list(zip(found["gct"], found["none"], strict=True))
     spreads = [float(np.std([a + sign * b for a, b in pairs], ddof=1)) for sign in (-1, 1)]
     enough = max(spreads) * detectable_in_deviations(6, ALPHA_OF_STOPPED)
