@@ -53,8 +53,8 @@ def literal(text: str) -> str:
 
 
 def print_table(table: Table) -> None:
-    """Print a table at the width of the terminal, or 220 columns wide if standard output is not a terminal."""
-    console = Console(width=None if sys.stdout.isatty() else 220)
+    """Print a table at the width of the terminal, or each row in one line if standard output is not a terminal."""
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
     rich_table = RichTable(*table.columns)
     for row in table.rows:
         rich_table.add_row(*(cell.text for cell in row))

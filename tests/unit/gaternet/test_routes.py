@@ -6,30 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.gaternet.recalibration import recalibrate
 from gatewise.gaternet.route_patterns import clusters, sensitivity
-
-
-def backbone() -> nn.Sequential:
-    """Return three convolutions with batch norms for 8x8 images; two of them can be gated."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 64)):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Conv2d(64, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def routed(routes: int = 3, **options: Any) -> gw.GaterNet:
-    return gw.GaterNet(backbone(), routes=routes, image_size=(8, 8), **options)
-
-
-def images(count: int = 12, seed: int = 1) -> Tensor:
-    return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+from support.routed_nets import backbone, images, routed
 
 
 def distinct_norms(net: gw.GaterNet) -> None:

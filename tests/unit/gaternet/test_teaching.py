@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import gatewise as gw
 from gatewise.errors import InvalidTypeError, InvalidValueError
 from gatewise.gaternet.teaching import class_divergence, label_divergence, squared_distance
-from unit.gaternet.test_routes import backbone, images, routed
+from support.routed_nets import backbone, images, routed
 
 CROSS_ENTROPY = nn.functional.cross_entropy
 LABELS = torch.arange(12) % 4
