@@ -4,6 +4,7 @@ Names that need an optional dependency, or are slow to import, are imported on f
 """
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatewise import analysis, errors
@@ -41,6 +42,9 @@ from gatewise.models import make_segmenter
 from gatewise.models.create import make_model
 from gatewise.models.serialization import load_model
 from gatewise.models.weights import Loaded, convert_weights, load_weights
+
+# Modules that moved are found by the names that they had in 0.1.0, such as gatewise.presets.
+__path__.append(str(Path(__file__).parent / "integrations/former_names"))
 
 if TYPE_CHECKING:
     from gatewise import data

@@ -388,7 +388,7 @@ def test_without_progress_nothing_is_printed(
     ],
 )
 def test_network_with_gates_is_no_plain_baseline(few_digits: None, tmp_path: Path, model: str, own: str) -> None:
-    import gatewise.presets  # noqa: F401 - registers the third with timm
+    import gatewise.integrations.timm  # noqa: F401 - registers the third with timm
 
     recipe = dataclasses.replace(QUICK, model=model)
     with pytest.raises(InvalidValueError, match=rf"none would not be plain: .*\({own}\)\. .*into --gates"):

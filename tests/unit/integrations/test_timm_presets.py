@@ -56,6 +56,11 @@ def test_names_exist_only_after_import_of_presets() -> None:
     assert python("-c", code).stdout == "False True\n"
 
 
+def test_former_name_of_module_registers_presets() -> None:
+    assert python("-c", "import gatewise.presets, timm; print(timm.is_model('gct_resnet50'))").stdout == "True\n"
+    assert python("-m", "gatewise.presets").stdout == launch().stdout
+
+
 def test_presets_without_timm_say_how_to_install_it() -> None:
     result = python("-c", "import sys; sys.modules['timm'] = None; import gatewise.integrations.timm")
     assert result.stderr.splitlines()[-1].endswith(
