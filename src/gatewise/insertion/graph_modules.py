@@ -33,7 +33,7 @@ def _twin_in_graph_module(parent: nn.Module, name: str, child: nn.Module | None)
     # a GraphModule has plain modules for the names on the paths of its layers
     if child is None or not (type(parent) is nn.Module or isinstance(parent, fx.GraphModule)):
         return None
-    replaced = parent._modules.get(name)
+    replaced = submodule(parent, (name,))
     if isinstance(replaced, GatedTwin):
         _move_gates(name, replaced, child)
     if isinstance(child, GatedTwin) or not any(_calls(child)):

@@ -77,11 +77,11 @@ def _widths_of_timm(spec: ModelSpec, images: Mapping[str, Any]) -> Widths:
         if not _are_widths(arguments.get(option)):
             continue
         try:
-            narrow, wide = (_parameters(widths(factor, unit), images) for factor in (0.5, 2.0))
+            narrow, wide = (_parameters_of(widths(factor, unit), images) for factor in (0.5, 2.0))
         except errors.GatewiseError as error:
             tried.append(f"{option} ({reason_of(error, 80)})")
             continue
-        if narrow < _parameters(spec, images) < wide:
+        if narrow < _parameters_of(spec, images) < wide:
             return widths
     words = f"; tried {', '.join(tried)}" if tried else ""
     raise errors.InvalidValueError(f"{spec.model} takes no option for its width{words}.")
@@ -145,7 +145,7 @@ def without_values(spec: ModelSpec, images: Mapping[str, Any]) -> torch.nn.Modul
         return build()
 
 
-def _parameters(spec: ModelSpec, images: Mapping[str, Any]) -> int:
+def _parameters_of(spec: ModelSpec, images: Mapping[str, Any]) -> int:
     return parameter_count(without_values(spec, images))
 
 

@@ -175,7 +175,7 @@ CHANGES = {
     },
     "models/scaling.py": {
         "_widths_of_timm": {
-            "an option that scales nothing": replace("narrow < _parameters(spec, images) < wide", "True"),
+            "an option that scales nothing": replace("narrow < _parameters_of(spec, images) < wide", "True"),
         },
         "_with_widths": {
             "widths are no multiples": replace("unit * max(1, round(width * factor / unit))", "round(width * factor)")
