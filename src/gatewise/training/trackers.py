@@ -30,7 +30,7 @@ def parse_trackers(text: str) -> tuple[str, ...]:
     names = [part.strip() for part in text.split(",") if part.strip()]
     if names == [NONE]:
         return ()
-    tracking = _validation.import_optional("accelerate.tracking", "trackers")
+    tracking = _validation.import_optional("accelerate.tracking", "training")
     known = {str(name): name for name in tracking.LOGGER_TYPE_TO_CLASS}
     for name in names:
         _validation.check_one_of("track", name, [NONE, *known])
@@ -56,7 +56,7 @@ class Trackers:
         self._say = say
         self._trackers: dict[str, Any] = {}
         names = [name for name in names if name != TENSORBOARD]
-        classes = _validation.import_optional("accelerate.tracking", "trackers").LOGGER_TYPE_TO_CLASS if names else {}
+        classes = _validation.import_optional("accelerate.tracking", "training").LOGGER_TYPE_TO_CLASS if names else {}
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in config.items()}
         identity = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:16]
         options: dict[str, dict[str, Any]] = {

@@ -66,7 +66,7 @@ def test_fraction_of_all_images_is_held_out(each: int, expected: dict[int, int])
 
 
 @pytest.mark.situation("splits: several labels for an image")
-@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("together", [False, True], ids=["each label alone", "labels that come together"])
 def test_fraction_holds_for_images_and_each_of_several_labels(together: bool) -> None:
     drawn = random.Random(1)
     rates = (0.6, 0.3, 0.2, 0.2, 0.1)
