@@ -447,7 +447,9 @@ def test_comparison_uses_miou(compared: tuple[Path, dict[str, Any]]) -> None:
         assert variant["miou"]["values"] == [metrics_of(run_)["miou"] for run_ in folders]
         assert variant["curves"] == [[row["validation_miou"] for row in rows_of(run_)] for run_ in folders]
         assert set(variant["latency_ms"]) == {"1", "8"}
-    head = (out / "results.md").read_text().splitlines()[0]
+    summary, head = [line for line in (out / "results.md").read_text().splitlines() if line][:2]
+    assert "mIoU" in summary
+    assert "accuracy" not in summary
     assert "mIoU % [95 % interval]" in head
     assert "8 images (ms)" in head
     assert "accuracy" not in head
