@@ -295,8 +295,8 @@ def test_spec_without_model_rejected() -> None:
     for text in ("", "+gct", ":width=3"):
         with pytest.raises(ValueError, match=r"no model name in .*; expected for example resnet20\+gct\."):
             ModelSpec.parse(text)
-    with pytest.raises(ValueError, match=r"cannot parse option 'wide' in 'resnet20:wide\+gct'"):
-        ModelSpec.parse("resnet20:wide+gct")
+    with pytest.raises(ValueError, match=r"cannot parse option 'wide' in 'resnet20:wide,deep=3\+gct'"):
+        ModelSpec.parse("resnet20:wide,deep=3+gct")
 
 
 def test_unknown_dictionary_keys_rejected_at_both_levels() -> None:
