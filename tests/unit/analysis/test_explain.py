@@ -157,18 +157,20 @@ def test_points_of_patterns_show_their_images(browser: Browser, page: Path) -> N
         x, y = data["points"][number]
         figure.locator("svg").hover(position={"x": x * svg["width"], "y": y * svg["height"]})
 
+    def is_shown() -> bool:
+        return "shown" in (thumbnail.get_attribute("class") or "").split()
+
     hover(7)
-    assert thumbnail.get_attribute("class") == "thumbnail shown"
+    assert is_shown()
     assert figure.locator("output").inner_text() == data["labels"][7]
     row, column = divmod(7, data["columns"])
     at = thumbnail.evaluate("element => getComputedStyle(element).backgroundPosition")
     assert at == f"{-64 * column}px {-64 * row}px"
     figure.locator(f"[id=patterns-gated-legend-{data['series'][7]}]").press("Enter")
     figure.locator("svg").hover(position={"x": 1, "y": 1})
-    assert thumbnail.get_attribute("class") == "thumbnail"
+    assert not is_shown()
     hover(7)
-    shown = thumbnail.get_attribute("class") == "thumbnail shown"
-    assert not shown or figure.locator("output").inner_text() != data["labels"][7], "toggled away, so no picture"
+    assert not is_shown() or figure.locator("output").inner_text() != data["labels"][7], "toggled away, so no picture"
     thumbnail.focus()
     read = []
     for _ in range(20):
@@ -256,7 +258,7 @@ def test_requested_images_are_shown(runs: Path, tmp_path: Path) -> None:
     for split, count in (("validation", 30), ("train", 48)):
         page = explain_runs([runs / "gated"], tmp_path / "page.html", split=split)
         assert f"gates were shown {count} {split} images" in page.read_text()
-        assert f"for all {count} images" in page.read_text()
+        assert f"open for at least 99.5 % of the {count} images" in page.read_text()
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")

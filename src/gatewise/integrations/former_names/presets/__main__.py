@@ -1,5 +1,8 @@
 """Run a script with the presets registered, as `python -m gatewise.integrations.timm`."""
 
-import runpy
+import sys
 
-runpy.run_module("gatewise.integrations.timm", run_name="__main__", alter_sys=True)
+from gatewise.integrations.timm.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
