@@ -31,7 +31,7 @@ class Place:
             return
         nodes = getattr(self.parent, self.field)
         nodes[self.start : self.start + len(self.old)] = self.new
-        if not nodes and self.field == "body":
+        if not nodes and self.field in {"body", "finalbody"}:
             nodes.append(ast.Pass())
 
     def rendered(self, source: str, tree: ast.Module) -> str:
