@@ -314,10 +314,12 @@ def test_auto_times_patterns_that_are_new(monkeypatch: pytest.MonkeyPatch) -> No
         return run(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fast, "_run", noted)
-    fixed_times(monkeypatch, mask=1.0, skip=0.5)
+    fixed_times(monkeypatch, mask=1.0, skip=0.5, bucket=0.6)
+    fast(images(3))
+    picked.clear()
     fast(images(1))
     fast(images(1))
-    assert picked[0] == 0
+    assert picked[0] == 0, "the weights of patterns of the first batch are picked again"
     assert picked[1] == picked[2] > 0, "later batches find the weights of their patterns"
 
 
