@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from gatewise.cli import run
-from gatewise.comparison import run as comparing
+from gatewise.comparison import run_results
 from gatewise.training.runs import Run
 from gatewise.training.tasks.classify import Classification
 from support.picture_folders import by_class, write_pictures
@@ -20,10 +20,10 @@ TEN = {"cat": 10, "dog": 10}
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "_ROUNDS", 2)
-    original = comparing.measure.inference_latency
+    monkeypatch.setattr(run_results, "_ROUNDS", 2)
+    original = run_results.measure.inference_latency
     monkeypatch.setattr(
-        comparing.measure, "inference_latency", lambda *a, **k: original(*a, **k, seconds_per_turn=1e-3)
+        run_results.measure, "inference_latency", lambda *a, **k: original(*a, **k, seconds_per_turn=1e-3)
     )
 
 

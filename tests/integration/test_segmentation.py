@@ -434,7 +434,7 @@ def test_timm_backbone_keeps_its_normalisation(recipe: Recipe, tmp_path: Path, m
 def compared(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gatewise.comparison.run._ROUNDS", 2)
+        patch.setattr("gatewise.comparison.run_results._ROUNDS", 2)
         gates = [parse_gates(text) for text in ("none", "gc@context", "nl@context", "snl@context", "se@context")]
         return out, compare(recipe, gates, 2, out)
 

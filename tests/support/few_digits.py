@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from gatewise.comparison import run as comparing
+from gatewise.comparison import run_results
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.training import Recipe
 
@@ -17,10 +18,10 @@ QUICK = dataclasses.replace(RECIPE, epochs=1, batch_size=32)
 def few_rounds() -> Iterator[None]:
     """Measure latency as briefly as possible: no test depends on speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "_ROUNDS", 2)
-        original = comparing.measure.inference_latency
+        patch.setattr(run_results, "_ROUNDS", 2)
+        original = run_results.measure.inference_latency
         patch.setattr(
-            comparing.measure, "inference_latency", lambda *a, **k: original(*a, **{**k, "seconds_per_turn": 1e-3})
+            run_results.measure, "inference_latency", lambda *a, **k: original(*a, **{**k, "seconds_per_turn": 1e-3})
         )
         patch.setattr(comparing, "training_speeds", lambda recipes, _: dict.fromkeys(recipes, 100.0))
         yield

@@ -13,8 +13,7 @@ from unittest import mock
 
 import torch
 
-from gatewise.comparison import compare
-from gatewise.comparison import run as comparing
+from gatewise.comparison import compare, run_results
 from gatewise.data import Dataset, Images, SegmentationDataset, load, load_pairs
 from gatewise.errors import GatewiseError
 from gatewise.gates.spec import parse_gates
@@ -81,7 +80,7 @@ def compared(recipe: Recipe, out: Path) -> dict[str, Any]:
     small = first_digits()
     with (
         mock.patch.object(load, "load_dataset", return_value=small),
-        mock.patch.object(comparing, "_ROUNDS", 2),
+        mock.patch.object(run_results, "_ROUNDS", 2),
         mock.patch.object(measure, "_calls_within", return_value=1),
     ):
         return compare(recipe, [(), parse_gates("gct")], 1, out)

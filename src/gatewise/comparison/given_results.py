@@ -17,7 +17,7 @@ from gatewise.comparison.answer import answer
 from gatewise.comparison.cluster import check_one_precision
 from gatewise.comparison.given_score import NAME, GivenScore
 from gatewise.comparison.report import write_report
-from gatewise.comparison.verdicts import difference_row, judged, level_of, score_row
+from gatewise.comparison.verdicts import baseline_of, difference_row, judged, level_of, score_row
 from gatewise.core import _validation, statistics
 from gatewise.core.files import check_format_not_newer, write_json
 from gatewise.core.run_files import CONFIG, METRICS, PREDICTIONS, RECIPE, RESULTS
@@ -146,7 +146,7 @@ def results_of(given: Given, baseline: str | None, source: str | Path, *, stoppe
 
 def _baseline(chosen: str | None, known: Mapping[str, Any], finished: Mapping[str, Any]) -> str:
     """Return the baseline: the chosen one, none, or the first."""
-    name = "none" if chosen is None and "none" in known else next(iter(known)) if chosen is None else chosen
+    name = baseline_of(known) if chosen is None else chosen
     _validation.check_one_of("baseline", name, known)
     if name not in finished:
         raise errors.DataError(

@@ -10,16 +10,14 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gatewise import errors
-from gatewise.analysis.robustness import check_corruptible, score_corruptions, summarised
+from gatewise.analysis.robustness import check_corruptible
 from gatewise.comparison.answer import answer
-from gatewise.comparison.cluster import check_one_precision, train_on_cluster, training_speeds
+from gatewise.comparison.cluster import train_on_cluster, training_speeds
 from gatewise.comparison.report import write_report
 from gatewise.comparison.rivals import (
     Rival,
@@ -30,9 +28,10 @@ from gatewise.comparison.rivals import (
     parse_costs,
     recorded_networks,
 )
+from gatewise.comparison.run_results import SCHEMA, add_corruptions, results_of_runs
 from gatewise.comparison.seeds import add_seeds
-from gatewise.comparison.verdicts import difference_row, judged, level_of, score_row
-from gatewise.core import _validation, statistics
+from gatewise.comparison.verdicts import baseline_of
+from gatewise.core import _validation
 from gatewise.core.files import (
     check_format_not_newer,
     check_writable,
@@ -40,13 +39,11 @@ from gatewise.core.files import (
     remove_leftovers,
     write_json,
 )
-from gatewise.core.run_files import PREDICTIONS, RECIPE, RESULTS
+from gatewise.core.run_files import RECIPE, RESULTS
 from gatewise.data import Dataset, SegmentationDataset
-from gatewise.data.division import Division
 from gatewise.gaternet import GaterNet
 from gatewise.gates.registry import Gate
 from gatewise.gates.spec import Gates, format_gates
-from gatewise.graph import measure
 from gatewise.insertion import gates_in
 from gatewise.models.serialization import read_metrics
 from gatewise.training import (
@@ -54,8 +51,6 @@ from gatewise.training import (
     Processes,
     Progress,
     Recipe,
-    Score,
-    Task,
     build_model,
     check_run_format,
     holds_run,
@@ -63,11 +58,8 @@ from gatewise.training import (
 )
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.first_facts import first_facts
-from gatewise.training.runs import Run
 from gatewise.training.trackers import DEFAULT
 
-SCHEMA = 1
-_ROUNDS = 15
 _GATED = (Gate, GaterNet)
 
 
@@ -156,8 +148,9 @@ def _compare(
     check_format_not_newer(out / RESULTS, SCHEMA, "schema")
     names = [format_gates(choice) for choice in gates]
     dataset = _checked_dataset(recipe, names, seeds, out)
+    task = recipe.task_spec.make(dataset.classes)
     if corruptions:
-        check_corruptible(recipe.task_spec.make(dataset.classes), dataset.channels)
+        check_corruptible(task, dataset.channels)
     processes.on_main_process(partial(check_writable, out))
     if processes.is_main:
         remove_leftovers(out)
@@ -171,14 +164,11 @@ def _compare(
         for name, folders in runs.items()
         for seed, folder in enumerate(folders)
     }
-    task = recipe.task_spec.make(dataset.classes)
     constant = constant_answer(task, dataset)
 
     def say_facts() -> None:
         for line in first_facts(dataset, recipe.sections().optimisation, constant):
             progress.say(line)
-
-    baseline = "none" if "none" in runs else next(iter(runs))
 
     def train_seeds(chosen: range) -> dict[str, str]:
         of_seeds = {name: [folders[seed] for seed in chosen] for name, folders in runs.items()}
@@ -194,7 +184,7 @@ def _compare(
     seeds, failed = add_seeds(
         train_seeds,
         partial(_scores, {name: runs[name] for name in names}, task.score.name, processes),
-        baseline,
+        baseline_of(runs),
         most=most,
         detect=None if detect is None else detect / task.score.factor,
         at_once=ray is not False,
@@ -208,7 +198,7 @@ def _compare(
     progress.say("measuring latency")
     finished = {name: folders for name, folders in runs.items() if name not in failed}
     results = {
-        **_results(recipe, task, finished, seeds, dataset.division, rival_rows, stopped=detect is not None),
+        **results_of_runs(recipe, task, finished, seeds, dataset.division, rival_rows, stopped=detect is not None),
         "failed": failed,
         "notes": list(dataset.notes),
     }
@@ -227,7 +217,7 @@ def _compare(
     if constant is not None:
         results["constant"] = dataclasses.asdict(constant)
     if corruptions:
-        _add_corruptions(results, finished, rival_rows, task.score, progress)
+        add_corruptions(results, finished, rival_rows, task.score, progress)
     if processes.count == 1:  # several would train each step together
         progress.say("timing training steps")
         _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
@@ -324,45 +314,6 @@ def _time_training(results: dict[str, Any], recipes: dict[str, Recipe], dataset:
         variant["training_images_per_second"] = [speeds[variant["gates"]]]
 
 
-def _add_corruptions(
-    results: dict[str, Any], runs: dict[str, list[Path]], rivals: RivalRows, score: Score, progress: Progress
-) -> None:
-    """Add scores on corrupted images to each row, and their differences to the baseline, paired by seed."""
-    opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
-    found = iter(score_corruptions([run for of_seeds in opened.values() for run in of_seeds], progress))
-    by_row = {name: [next(found) for _ in of_seeds] for name, of_seeds in opened.items()}
-    means = {name: [summarised(one)["mean"] for one in of_seeds] for name, of_seeds in by_row.items()}
-    differences = {
-        name: statistics.paired_difference(means[name], means[results["baseline"]])
-        for name in means
-        if name != results["baseline"]
-    }
-    of_gates = [name for name in differences if name in rivals.gates]
-    corrected = dict(zip(of_gates, statistics.holm([differences[name].p for name in of_gates]), strict=True))
-    for variant in results["variants"]:
-        name, of_seeds = variant["gates"], by_row[variant["gates"]]
-        scores = {
-            corruption: [fmean(values) for values in zip(*(one["scores"][corruption] for one in of_seeds), strict=True)]
-            for corruption in of_seeds[0]["scores"]
-        }
-        row: dict[str, Any] = {
-            "images": of_seeds[0]["images"],
-            "clean": fmean(one["clean"] for one in of_seeds),
-            "scores": scores,
-            **summarised({"scores": scores}),
-            **dataclasses.asdict(statistics.mean_interval(means[name])),
-            "values": means[name],
-        }
-        if name in differences:
-            row["difference"] = dataclasses.asdict(differences[name])
-        if name in corrected:
-            row["p_holm"] = corrected[name]
-            row["verdict"] = statistics.verdict(
-                differences[name], corrected[name], higher_is_better=score.higher_is_better
-            )
-        variant["corruptions"] = row
-
-
 def _save(results: dict[str, Any], out: Path) -> None:
     try:
         write_json(out / RESULTS, results)
@@ -427,145 +378,3 @@ def _check_plain(network: nn.Module, model: str) -> None:
 def _folder(out: Path, name: str, seed: int) -> Path:
     slug = re.sub(r"[^a-zA-Z0-9_.=-]+", "-", name.replace(":", "--"))
     return out / "runs" / slug / f"seed_{seed}"
-
-
-def _results(
-    recipe: Recipe,
-    task: Task,
-    runs: dict[str, list[Path]],
-    seeds: int,
-    division: Division | None,
-    rivals: RivalRows,
-    *,
-    stopped: bool,
-) -> dict[str, Any]:
-    """Return the content of `results.json`, from finished runs."""
-    baseline = "none" if "none" in runs else next(iter(runs))
-    opened = {name: [Run.open(folder) for folder in folders] for name, folders in runs.items()}
-    metrics = {name: [run.metrics for run in of_seeds] for name, of_seeds in opened.items()}
-    check_one_precision({
-        run["precision"]: f"{run['precision']} ({name}, seed {seed})"
-        for name, of_seeds in metrics.items()
-        for seed, run in enumerate(of_seeds)
-    })
-    score = task.score.name
-    scores = {name: [run[score] for run in of_seeds] for name, of_seeds in metrics.items()}
-    images = {name: torch.stack([_by_image(task, run) for run in of_seeds]) for name, of_seeds in opened.items()}
-    rivals = rivals.of_finished(runs)
-    verdicts = judged({name: scores[name] for name in (baseline, *rivals.gates)}, baseline, task.score, stopped=stopped)
-    against = rivals.judge(scores, task.score, stopped=stopped)
-    costs = _costs({name: of_seeds[0] for name, of_seeds in opened.items()}, task.latency_batch)
-    variants = []
-    for name, of_seeds in opened.items():
-        variant: dict[str, Any] = {
-            "gates": name,
-            score: score_row(task.score, scores[name], images[name]),
-            "parameters": metrics[name][0]["parameters"],
-            **costs[name],
-            **_work(metrics[name]),
-            "training_images_per_second": [run["images_per_second"] for run in metrics[name]],
-            **_peak_memory(metrics[name]),
-            "scores": _further_scores(task, metrics[name]),
-            "curves": [[row[f"validation_{score}"] for row in run.log] for run in of_seeds],
-        }
-        if all("test" in run for run in metrics[name]):
-            tests = [run["test"][score] for run in metrics[name]]
-            variant["test"] = score_row(task.score, tests)
-        if name != baseline:
-            by_image = task.bootstrap(images[name], images[baseline], None if division is None else division.groups)
-            difference = statistics.paired_difference(scores[name], scores[baseline])
-            variant["difference"] = difference_row(difference, task.score)
-            variant["difference_over_images"] = difference_row(by_image, task.score)
-            variant.update(verdicts.get(name, {}))
-        if rival_of := rivals.rival_of(name):
-            variant["rival_of"] = rival_of
-        if name in against:
-            variant["rivals"] = rivals.of[name]
-            variant["against_rivals"] = against[name]
-        variants.append(variant)
-    return {
-        "schema": SCHEMA,
-        "recipe": {k: v for k, v in dataclasses.asdict(recipe).items() if k not in {"gate", "seed"}},
-        "seeds": seeds,
-        "baseline": baseline,
-        "precision": metrics[baseline][0]["precision"],
-        "score": score,
-        "level": level_of(stopped=stopped),
-        "validation_images": images[baseline].shape[1],
-        **(
-            {}
-            if division is None or not division.recorded
-            else {"split": division.details, "leaks": division.leaks_by_split}
-        ),
-        "environment": metrics[baseline][0]["environment"],
-        "latency": f"float32, eager, median of {_ROUNDS} interleaved rounds; results.json has quartiles",
-        "variants": variants,
-        **_calibration(task, opened),
-    }
-
-
-def _further_scores(task: Task, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return mean and interval over seeds of the task's scores other than the main one, and scores by class."""
-    names = [score.name for score in task.scores if score != task.score and all(score.name in run for run in runs)]
-    found: dict[str, Any] = {
-        name: {**dataclasses.asdict(statistics.mean_interval(values)), "values": values}
-        for name in names
-        for values in [[run[name] for run in runs]]
-    }
-    for name in (key for key in runs[0] if key.endswith("_by_class")):
-        classes = [key for key in runs[0][name] if all(run[name].get(key) is not None for run in runs)]
-        found[name] = {key: fmean(run[name][key] for run in runs) for key in classes}
-    return found
-
-
-def _peak_memory(runs: list[dict[str, Any]]) -> dict[str, int]:
-    """Return the largest memory of the trainings in bytes, which only GPUs count."""
-    return {"peak_memory": max(run["peak_memory"] for run in runs)} if all("peak_memory" in run for run in runs) else {}
-
-
-def _work(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return executed MACs and open fraction of GaterNets on the validation images; {} for other networks."""
-    if not all({"executed_macs", "open_fraction"} <= run.keys() for run in runs):
-        return {}
-    return {
-        "macs": statistics.mean_interval([run["executed_macs"] for run in runs]).mean,
-        "open_fraction": [run["open_fraction"] for run in runs],
-        **({"budget": runs[0]["budget"]} if "budget" in runs[0] else {}),
-    }
-
-
-def _costs(runs: dict[str, Run], images: int) -> dict[str, dict[str, Any]]:
-    """Measure MACs, and latency for one image and for a batch of `images`; the networks are timed in turn."""
-    for run in runs.values():
-        run.check_image_entries()
-    nets = {name: run.model for name, run in runs.items()}
-    first = next(iter(runs.values()))
-    image = torch.randn(1, first.config["in_chans"], *first.config["image_size"], device=first.device)
-    costs: dict[str, dict[str, Any]] = {
-        name: {"macs": measure.macs_per_sample(net, image), "latency_ms": {}} for name, net in nets.items()
-    }
-    for batch in (1, images):
-        example = image.repeat(batch, 1, 1, 1)
-        for name, latency in measure.inference_latency(nets, example, rounds=_ROUNDS).items():
-            costs[name]["latency_ms"][str(batch)] = {
-                "median": 1e3 * latency.median_s,
-                "low": 1e3 * latency.low_s,
-                "high": 1e3 * latency.high_s,
-            }
-    return costs
-
-
-def _calibration(task: Task, runs: dict[str, list[Run]]) -> dict[str, Any]:
-    """Return bins of confidences of each network, of the first seed, or {} for tasks without."""
-    bins = {name: task.calibration(of_seeds[0].predictions) for name, of_seeds in runs.items()}
-    if any(found is None for found in bins.values()):
-        return {}
-    return {"calibration": {name: found.nan_to_num().tolist() for name, found in bins.items() if found is not None}}
-
-
-def _by_image(task: Task, run: Run) -> Tensor:
-    """Return what each validation image contributes to the score."""
-    try:
-        return task.by_image(run.predictions)
-    except KeyError as error:
-        raise errors.DataError(f"{run.folder / PREDICTIONS} has no {error}. Train the run again.") from None

@@ -1,7 +1,7 @@
 """Judge scores of several networks with several seeds: intervals, differences, verdicts, and what could be seen."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,15 @@ from gatewise.core.power import ALPHA, ALPHA_OF_STOPPED, detectable_difference, 
 from gatewise.training import Score
 
 OF_INTEREST = (0.5, 0.25)  # differences, in the unit of the score as shown, for which seeds are counted
+
+
+def baseline_of(names: Collection[str]) -> str:
+    """Return the choice of gates to which the others are compared: none, or else the first.
+
+    >>> baseline_of(["gct", "none"]), baseline_of(["gct", "se"])
+    ('none', 'gct')
+    """
+    return "none" if "none" in names else next(iter(names))
 
 
 def level_of(*, stopped: bool) -> float:

@@ -63,6 +63,11 @@ CHANGES = {
         "interval_within": {"interval of the logit is not scaled": replace("share * (1 - share)", "1.0")},
     },
     "comparison/verdicts.py": {
+        "baseline_of": {
+            "first gate is the baseline": replace(
+                "'none' if 'none' in names else next(iter(names))", "next(iter(names))"
+            ),
+        },
         "score_row": {"seeds that agree are exact": replace("images.dtype != torch.bool", "True")},
         "judged": {
             "p not corrected": replace(
@@ -106,11 +111,12 @@ CHANGES = {
                 "name.partition(':')[0]",
             ),
         },
-        "_results": {
+    },
+    "comparison/run_results.py": {
+        "results_of_runs": {
             "precisions are mixed": replace("check_one_precision", "dict"),
             "work of the dense network compared": replace("_work(metrics[name])", "{}"),
             "a comparison is judged by accuracy": replace("score = task.score.name", "score = 'pixel_accuracy'"),
-            "first gate is the baseline": replace("'none' if 'none' in runs else next(iter(runs))", "next(iter(runs))"),
             "images paired with themselves": replace("images[baseline]", "images[name]", nth=1),
             "curves in the order of seeds lost": replace("f'validation_{score}'", "'train_accuracy'"),
         },

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 import gatewise as gw
 from gatewise import cli
 from gatewise.cli import run
-from gatewise.comparison import run as comparing
-from gatewise.comparison import table
+from gatewise.comparison import run_results, table
 from gatewise.data import Dataset, Images, load_dataset
 from gatewise.graph import place_kind, place_names
 from gatewise.graph.measure import environment
@@ -44,7 +43,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         return small() if (source, image_size) == ("digits", None) else load_dataset(source, image_size, *options)
 
     monkeypatch.setattr("gatewise.data.load.load_dataset", load)
-    monkeypatch.setattr(comparing, "_ROUNDS", 2)
+    monkeypatch.setattr(run_results, "_ROUNDS", 2)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from gatewise.analysis import drawing, figures
 from gatewise.analysis.page import Page as Document
 from gatewise.analysis.page import Section
 from gatewise.analysis.table import Cell, Table
-from gatewise.comparison import compare
+from gatewise.comparison import compare, run_results
 from gatewise.comparison import report as reporting
 from gatewise.comparison import run as comparing
 from gatewise.gates.spec import parse_gates
@@ -40,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(data=f"somewhere/{HOSTILE}", epochs=1, precision="fp32")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gatewise.data.load.load_dataset", lambda *_: small)
-        patch.setattr(comparing, "_ROUNDS", 2)
+        patch.setattr(run_results, "_ROUNDS", 2)
         patch.setattr(comparing, "training_speeds", lambda recipes, _: dict.fromkeys(recipes, 100.0))
         patch.setattr(reporting, "_further_scores", lambda _: [])  # a second table, which would need other selectors
         compare(recipe, [parse_gates(text) for text in ACCURACY], 2, out)
