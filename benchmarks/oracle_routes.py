@@ -31,7 +31,7 @@ _WAYS = ("single", "clusters", "random")
 
 
 def make_net(way: str, routes: int, setup: Setup, images: list[Tensor], budget: float) -> gw.GaterNet:
-    backbone: Any = gw.make_model(setup.spec, num_classes=setup.task.outputs)
+    backbone: Any = gw.make_model(setup.plan.spec, num_classes=setup.task.outputs)
     backbone.load_state_dict(setup.learner.plain_model.state_dict())
     torch.manual_seed(0)
     net = gw.GaterNet(backbone, routes=1 if way == "single" else routes, budget=budget, image_size=images[0].shape[2:])
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.5)
     args = parser.parse_args()
     recipe = Recipe(data=args.data, model=args.model, init=args.run)
-    setup = build(recipe, recipe.source.load())
+    setup = build(recipe.plan(), recipe.source.load())
     teacher = setup.learner.plain_model.eval()
     drawn = setup.batches.training(0, seed=1, augmentation=Augmentation())
     images = [batch for batch, _ in itertools.islice(drawn, -(-_DRAWN // setup.batches.batch_size))]

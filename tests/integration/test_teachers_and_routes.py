@@ -88,7 +88,7 @@ def test_teacher_of_other_normalisation_sees_same_images(plain: Path) -> None:
         DATASET, train=dataclasses.replace(DATASET.train, pixels=DATASET.train.pixels // 2 + 60)
     )
     recipe = dataclasses.replace(RECIPE, teacher=str(plain), teacher_weight=2.0, teacher_temperature=3.0)
-    setup = build(recipe, brighter)
+    setup = build(recipe.plan(), brighter)
     assert setup.learner.teaching is not None
     teacher, config = load_model(plain)
     raw = DATASET.train.pixels[:4].float()

@@ -14,7 +14,7 @@ from gatewise.core import _validation
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with text, a table, and figures."""
+    """A heading, a table, text, and figures, in this order."""
 
     title: str
     text: str = ""

@@ -299,8 +299,8 @@ def training_speeds(recipes: Mapping[str, Recipe], dataset: Dataset | Segmentati
     """
     calls = {}
     for name, recipe in recipes.items():
-        setup = build(recipe, dataset)
-        setup.learner.begin(recipe.stages[-1])
+        setup = build(recipe.plan(), dataset)
+        setup.learner.begin(setup.plan.stages[-1])
         set_total_steps(setup.learner.plain_model, 1)
         setup.learner.model.train()
         batch = next(iter(setup.batches.training(0, seed=0, augmentation=setup.augmentation)))

@@ -8,6 +8,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,142 +126,166 @@ def compare(
     if holds_run(out):
         raise errors.InvalidValueError(f"{out} is the folder of a single run. Choose another --out.")
     progress.quiet = progress.quiet or not processes.is_main
-    with processes.holding_folder(out):
-        options: Any = {"detect": detect, "costs": costs, "corruptions": corruptions, "track": track}
-        return _compare(recipe.resolved(), gates, seeds, out, workers, progress, ray, processes, **options)
-
-
-def _compare(
-    recipe: Recipe,
-    gates: Sequence[Gates],
-    seeds: int,
-    out: Path,
-    workers: int | None,
-    progress: Progress,
-    ray: bool | str,
-    processes: Processes,
-    detect: float | None,
-    costs: Sequence[str],
-    corruptions: bool,
-    track: Sequence[str],
-) -> dict[str, Any]:
-    """Run `compare` after its arguments were checked and the folder was locked."""
-    check_format_not_newer(out / RESULTS, SCHEMA, "schema")
     names = [format_gates(choice) for choice in gates]
-    dataset = _checked_dataset(recipe, names, seeds, out)
-    task = recipe.task_spec.make(dataset.classes)
-    if corruptions:
-        check_corruptible(task, dataset.channels)
-    processes.on_main_process(partial(check_writable, out))
-    if processes.is_main:
-        remove_leftovers(out)
-    if dataset.division is not None:
-        processes.on_main_process(partial(dataset.division.record, out))
-    chosen = _rivals(recipe, names, costs, dataset, out, progress, processes)
-    rival_rows = RivalRows.among(names, chosen, recipe.model)
-    runs = {name: [_folder(out, name, seed) for seed in range(seeds)] for name in rival_rows.rows}
-    recipes = {
-        folder: recipe.of_comparison(name, seed) if name in names else of_rival(recipe, name, seed)
-        for name, folders in runs.items()
-        for seed, folder in enumerate(folders)
-    }
-    constant = constant_answer(task, dataset)
-
-    def say_facts() -> None:
-        for line in first_facts(dataset, recipe.sections().optimisation, constant):
-            progress.say(line)
-
-    def train_seeds(chosen: range) -> dict[str, str]:
-        of_seeds = {name: [folders[seed] for seed in chosen] for name, folders in runs.items()}
-        if ray is False:
-            return _train_in_turn(of_seeds, recipes, dataset, workers or 0, progress, track)
-        address = ray if isinstance(ray, str) else None
-        on_connected = say_facts if chosen.start == 0 else lambda: None
-        return _train_on_cluster(of_seeds, recipes, address, workers, progress, on_connected)
-
-    if ray is False:
-        say_facts()
-    most = seeds
-    seeds, failed = add_seeds(
-        train_seeds,
-        partial(_scores, {name: runs[name] for name in names}, task.score.name, processes),
-        baseline_of(runs),
-        most=most,
-        detect=None if detect is None else detect / task.score.factor,
-        at_once=ray is not False,
-    )
-    runs = {name: folders[:seeds] for name, folders in runs.items()}
-    if len(failed) == len(runs):
-        raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
-    if not processes.is_main:
-        processes.all_gather_object("waits for the results")
-        return read_json(out / RESULTS)
-    progress.say("measuring latency")
-    finished = {name: folders for name, folders in runs.items() if name not in failed}
-    results = {
-        **results_of_runs(recipe, task, finished, seeds, dataset.division, rival_rows, stopped=detect is not None),
-        "failed": failed,
-        "notes": list(dataset.notes),
-    }
-    if detect is not None:
-        results["detect"] = {"points": detect, "most_seeds": most}
-    if chosen:
-        results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in chosen]
-    sizes = len(dataset.train), recipe.batch_size
-    results["training"] = {
-        "command": _command(recipe, names, most, costs, out, detect=detect, corruptions=corruptions),
-        "images": sizes[0],
-        "steps": recipe.epochs * (sizes[0] // min(sizes)),
-        "outputs": list(dataset.classes),
-    }
-    results["summary"] = [*answer(results), *missing_rivals(results)]
-    if constant is not None:
-        results["constant"] = dataclasses.asdict(constant)
-    if corruptions:
-        add_corruptions(results, finished, rival_rows, task.score, progress)
-    if processes.count == 1:  # several would train each step together
-        progress.say("timing training steps")
-        _time_training(results, {name: recipes[folders[0]] for name, folders in finished.items()}, dataset)
-    _save(results, out)
-    processes.all_gather_object("has written the results")
-    return results
+    asked = _Asked(recipe.resolved(), names, seeds, out, workers, ray, detect, costs, corruptions, track)
+    with processes.holding_folder(out):
+        return _Comparison(asked, progress, processes).run()
 
 
-def _command(
-    recipe: Recipe,
-    names: Sequence[str],
-    seeds: int,
-    costs: Sequence[str],
-    out: Path,
-    *,
-    detect: float | None,
-    corruptions: bool,
-) -> str:
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `compare`, checked."""
+
+    recipe: Recipe
+    names: list[str]
+    seeds: int
+    out: Path
+    workers: int | None
+    ray: bool | str
+    detect: float | None
+    costs: Sequence[str]
+    corruptions: bool
+    track: Sequence[str]
+
+
+class _Comparison:
+    """All runs of a comparison, whose folder is locked.
+
+    Attributes:
+        runs: run folders of each row (a choice of gates or a rival), by seed.
+        recipes: recipe of each run folder.
+    """
+
+    def __init__(self, asked: _Asked, progress: Progress, processes: Processes) -> None:
+        check_format_not_newer(asked.out / RESULTS, SCHEMA, "schema")
+        self.asked, self.progress, self.processes = asked, progress, processes
+        recipe, out = asked.recipe, asked.out
+        self.dataset = _checked_dataset(recipe, asked.names, asked.seeds, out)
+        self.task = recipe.task_spec.make(self.dataset.classes)
+        if asked.corruptions:
+            check_corruptible(self.task, self.dataset.channels)
+        processes.on_main_process(partial(check_writable, out))
+        if processes.is_main:
+            remove_leftovers(out)
+        if self.dataset.division is not None:
+            processes.on_main_process(partial(self.dataset.division.record, out))
+        self.rivals = self._chosen_rivals()
+        self.rows = RivalRows.among(asked.names, self.rivals, recipe.model)
+        self.runs = {name: [_folder(out, name, seed) for seed in range(asked.seeds)] for name in self.rows.rows}
+        self.recipes = {
+            folder: recipe.of_comparison(name, seed) if name in asked.names else of_rival(recipe, name, seed)
+            for name, folders in self.runs.items()
+            for seed, folder in enumerate(folders)
+        }
+        self.constant = constant_answer(self.task, self.dataset)
+
+    def run(self) -> dict[str, Any]:
+        """Train all runs, and return and write the results."""
+        asked, score = self.asked, self.task.score
+        if asked.ray is False:
+            self.say_facts()
+        seeds, failed = add_seeds(
+            self.train_seeds,
+            self.scores,
+            baseline_of(self.runs),
+            most=asked.seeds,
+            detect=None if asked.detect is None else asked.detect / score.factor,
+            at_once=asked.ray is not False,
+        )
+        if len(failed) == len(self.runs):
+            raise errors.TrainingError("; ".join(f"{name}, {reason}" for name, reason in failed.items()))
+        if not self.processes.is_main:
+            self.processes.all_gather_object("waits for the results")
+            return read_json(asked.out / RESULTS)
+        self.progress.say("measuring latency")
+        finished = {name: folders[:seeds] for name, folders in self.runs.items() if name not in failed}
+        results = self.results(finished, seeds, failed)
+        if asked.corruptions:
+            add_corruptions(results, finished, self.rows, score, self.progress)
+        if self.processes.count == 1:  # several would train each step together
+            self.progress.say("timing training steps")
+            first = {name: self.recipes[folders[0]] for name, folders in finished.items()}
+            _time_training(results, first, self.dataset)
+        _save(results, asked.out)
+        self.processes.all_gather_object("has written the results")
+        return results
+
+    def say_facts(self) -> None:
+        """Show what the training begins with."""
+        for line in first_facts(self.dataset, self.asked.recipe.sections().optimisation, self.constant):
+            self.progress.say(line)
+
+    def train_seeds(self, chosen: range) -> dict[str, str]:
+        """Train the runs of the chosen seeds, and return the reason of failure by row."""
+        of_seeds = {name: [folders[seed] for seed in chosen] for name, folders in self.runs.items()}
+        asked, progress = self.asked, self.progress
+        if asked.ray is False:
+            return _train_in_turn(of_seeds, self.recipes, self.dataset, asked.workers or 0, progress, asked.track)
+        address = asked.ray if isinstance(asked.ray, str) else None
+        on_connected = self.say_facts if chosen.start == 0 else lambda: None
+        return _train_on_cluster(of_seeds, self.recipes, address, asked.workers, progress, on_connected)
+
+    def scores(self, chosen: range, failed: Mapping[str, str]) -> dict[str, list[float]]:
+        """Return the scores of the chosen seeds of all gates that have not failed, the same in all processes."""
+        found: dict[str, list[float]] = {}
+        if self.processes.is_main:
+            for name in self.asked.names:
+                if name not in failed:
+                    found[name] = [read_metrics(self.runs[name][seed])[self.task.score.name] for seed in chosen]
+        return self.processes.all_gather_object(found)[0]
+
+    def results(self, finished: dict[str, list[Path]], seeds: int, failed: dict[str, str]) -> dict[str, Any]:
+        """Return the content of `results.json`, without what is measured on the networks."""
+        asked, dataset = self.asked, self.dataset
+        stopped = asked.detect is not None
+        results = {
+            **results_of_runs(asked.recipe, self.task, finished, seeds, dataset.division, self.rows, stopped=stopped),
+            "failed": failed,
+            "notes": list(dataset.notes),
+        }
+        if stopped:
+            results["detect"] = {"points": asked.detect, "most_seeds": asked.seeds}
+        if self.rivals:
+            results["chosen_rivals"] = [dataclasses.asdict(rival) for rival in self.rivals]
+        images = len(dataset.train)
+        results["training"] = {
+            "command": _command(asked),
+            "images": images,
+            "steps": asked.recipe.epochs * (images // min(images, asked.recipe.batch_size)),
+            "outputs": list(dataset.classes),
+        }
+        results["summary"] = [*answer(results), *missing_rivals(results)]
+        if self.constant is not None:
+            results["constant"] = dataclasses.asdict(self.constant)
+        return results
+
+    def _chosen_rivals(self) -> list[Rival]:
+        """Return the rivals of all gates; process 0 chooses them, and all processes read them."""
+        asked = self.asked
+        if not asked.costs:
+            return []
+        choose = partial(choose_rivals, asked.recipe, asked.names, asked.costs, self.dataset, asked.out)
+        self.processes.on_main_process(partial(choose, self.progress.say))
+        return choose()
+
+
+def _command(asked: _Asked) -> str:
     """Return the command of a comparison, with all options of the recipe that are not defaults."""
+    recipe = asked.recipe
     given = {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
         if field.name not in {"gate", "seed"} and getattr(recipe, field.name) != field.default
     }
-    given |= {"gates": ",".join(names), "seeds": seeds} | ({"rivals": ",".join(costs)} if costs else {})
-    given |= ({} if detect is None else {"detect": detect}) | ({"corruptions": True} if corruptions else {})
+    given |= {"gates": ",".join(asked.names), "seeds": asked.seeds}
+    given |= {"rivals": ",".join(asked.costs)} if asked.costs else {}
+    given |= {} if asked.detect is None else {"detect": asked.detect}
+    given |= {"corruptions": True} if asked.corruptions else {}
     flags = (
         (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
-        for name, value in {**given, "out": out}.items()
+        for name, value in {**given, "out": asked.out}.items()
     )
     return shlex.join(["gatewise", "compare", *(word for flag in flags for word in flag)])
-
-
-def _scores(
-    runs: dict[str, list[Path]], score: str, processes: Processes, chosen: range, failed: Mapping[str, str]
-) -> dict[str, list[float]]:
-    """Return the scores of the chosen seeds of all choices that have not failed, the same in all processes."""
-    found: dict[str, list[float]] = {}
-    if processes.is_main:
-        for name, folders in runs.items():
-            if name not in failed:
-                found[name] = [read_metrics(folders[seed])[score] for seed in chosen]
-    return processes.all_gather_object(found)[0]
 
 
 def _train_in_turn(
@@ -320,22 +345,6 @@ def _save(results: dict[str, Any], out: Path) -> None:
         write_report(results, out)
     except errors.StorageError as error:
         raise errors.UnsavedError(f"{error} All runs are saved; then run the same command again.") from error
-
-
-def _rivals(
-    recipe: Recipe,
-    names: list[str],
-    costs: Sequence[str],
-    dataset: Dataset | SegmentationDataset,
-    out: Path,
-    progress: Progress,
-    processes: Processes,
-) -> list[Rival]:
-    """Return the rivals of all gates; process 0 chooses them, and all processes read them."""
-    if not costs:
-        return []
-    processes.on_main_process(partial(choose_rivals, recipe, names, costs, dataset, out, progress.say))
-    return choose_rivals(recipe, names, costs, dataset, out)
 
 
 def _checked_dataset(recipe: Recipe, names: list[str], seeds: int, out: Path) -> Dataset | SegmentationDataset:

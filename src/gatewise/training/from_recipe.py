@@ -23,9 +23,9 @@ from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, m
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.teaching import SELF
-from gatewise.gates.spec import ModelSpec, format_gates
+from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
-from gatewise.insertion.tuning import Stage, gate_parameters
+from gatewise.insertion.tuning import gate_parameters
 from gatewise.models.create import make_model
 from gatewise.models.pretrained import is_pretrained
 from gatewise.training.checkpoint import complete_states
@@ -37,9 +37,8 @@ from gatewise.training.initial import Initial, load_initial
 from gatewise.training.learner import Learner
 from gatewise.training.loop import Training
 from gatewise.training.optimizer import make_optimizer
-from gatewise.training.options import Schedule
 from gatewise.training.progress import Progress
-from gatewise.training.recipe import Recipe
+from gatewise.training.recipe import Plan, Recipe
 from gatewise.training.results import write_results
 from gatewise.training.run_folder import check_may_train, finished_metrics, holds_run, last_good
 from gatewise.training.sample import Sample
@@ -98,12 +97,13 @@ def train(
             return finished
         processes.on_main_process(functools.partial(check_writable, out))
         progress.quiet = progress.quiet or not processes.is_main
-        given, dataset = dataset, dataset or recipe.source.load()
+        plan = recipe.plan()
+        given, dataset = dataset, dataset or plan.source.load()
         if states and dataset.division is not None:
             dataset.division.check_same(out)
-        setup = build(recipe, dataset, processes, workers)
+        setup = build(plan, dataset, processes, workers)
         if given is None:  # a caller who loads the data says what is in it
-            for line in first_facts(dataset, recipe.sections().optimisation, constant_answer(setup.task, dataset)):
+            for line in first_facts(dataset, plan.optimisation, constant_answer(setup.task, dataset)):
                 progress.say(line)
         setup.announce(progress)
         try:
@@ -113,15 +113,15 @@ def train(
                     if dataset.division is not None:
                         dataset.division.write(out)
                 training = Training(
-                    title=f"{format_gates(recipe.plain_spec.gates)} seed {recipe.seed}",
+                    title=plan.title,
                     data=recipe.data,
                     out=out,
                     learner=setup.learner,
                     batches=setup.batches,
                     augmentation=setup.augmentation,
                     validation=setup.validation,
-                    stages=setup.stages,
-                    schedule=setup.schedule,
+                    stages=plan.stages,
+                    schedule=plan.schedule,
                     progress=progress,
                     track=track,
                     config=dataclasses.asdict(recipe),
@@ -130,9 +130,9 @@ def train(
                 before = setup.before(progress)
                 evaluation, log = training.run()
                 setup.say_what_is_lost(before, evaluation, progress)
-                details = {**setup.details(dataset), "task": recipe.task_in_full}
+                details = {**setup.details(dataset), "task": plan.task_in_full}
                 test = None if setup.test is None else setup.learner.evaluate(setup.test)
-                return write_results(out, setup.learner, evaluation, log, setup.spec, details, test, before)
+                return write_results(out, setup.learner, evaluation, log, plan.spec, details, test, before)
         except errors.StorageError as error:
             raise errors.UnsavedError(
                 f"{error} {last_good(out)} Then give the same command again (train: with --resume)."
@@ -145,7 +145,7 @@ def train(
 class Setup:
     """What a recipe and a data set are built into, before the first step."""
 
-    spec: ModelSpec
+    plan: Plan
     task: Task
     initial: Initial
     learner: Learner
@@ -153,18 +153,16 @@ class Setup:
     batches: Batches
     validation: Batches
     test: Batches | None
-    stages: Sequence[Stage]
-    schedule: Schedule
 
     def announce(self, progress: Progress) -> None:
         """Show what was found in the data and in the initial weights."""
         if self.task.class_per_pixel:
             progress.say(f"classes of pixels, {len(self.task.classes)}: {', '.join(self.task.classes)}")
-        if is_pretrained(self.spec):
+        if is_pretrained(self.plan.spec):
             mean, std = (_listed(part.tolist()) for part in (self.initial.mean, self.initial.std))
             progress.say(
-                f"pretrained {self.spec.model}: pixels normalised by mean {mean} and deviation {std} of 0 to 255, "
-                f"learning rate {self.schedule.lr:g}; --lr sets another"
+                f"pretrained {self.plan.spec.model}: pixels normalised by mean {mean} and deviation {std} of 0 to 255, "
+                f"learning rate {self.plan.schedule.lr:g}; --lr sets another"
             )
         if self.initial.transfer is not None:
             progress.say(f"{self.initial.weights}: {self.initial.transfer}")
@@ -211,12 +209,12 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def build(
-    recipe: Recipe, dataset: Dataset | SegmentationDataset, processes: Processes | None = None, workers: int = 0
+    plan: Plan, dataset: Dataset | SegmentationDataset, processes: Processes | None = None, workers: int = 0
 ) -> Setup:
-    """Build task, network, optimizer, augmentation and batches of a recipe.
+    """Build task, network, optimizer, augmentation and batches.
 
     Args:
-        recipe: the recipe.
+        plan: what the recipe means.
         dataset: its data.
         processes: the processes of the training; None detects them.
         workers: number of processes that decode images.
@@ -224,19 +222,18 @@ def build(
     Raises:
         GatewiseError: an option cannot be used with this data, these weights or this machine.
     """
-    processes, spec, options = processes or Processes(), recipe.spec, recipe.sections()
-    optimisation = options.optimisation
-    augmentation = dataset.augmentation(options.augmentation.augmentation)
+    processes, optimisation = processes or Processes(), plan.optimisation
+    augmentation = dataset.augmentation(plan.augmentation)
     if augmentation.per_image and isinstance(dataset, Dataset):
         augmentation.of_picture(dataset.size)  # raises on an invalid policy before any file is written
-    task = options.task.task_spec.make(dataset.classes)
-    network = _build(spec, task, dataset, optimisation.seed)
+    task = plan.task.make(dataset.classes)
+    network = _build(plan.spec, task, dataset, optimisation.seed)
     if optimisation.gate_epochs and not any(True for _ in gate_parameters(network)):
         raise errors.InvalidValueError(
             f"gate_epochs is {optimisation.gate_epochs}, but there are no gates with parameters to train. "
             f"Set gate, or set gate_epochs to 0."
         )
-    initial = load_initial(network, spec, dataset, recipe.initial_weights, recipe.initial_gater)
+    initial = load_initial(network, plan.spec, dataset, plan.initial_weights, plan.initial_gater)
     task.prepare(dataset)
     share = processes.rank, processes.count
     arguments: Any = (optimisation.batch_size, initial.mean, initial.std)
@@ -248,7 +245,7 @@ def build(
         functools.partial(
             make_optimizer,
             name=optimisation.optimizer,
-            lr=recipe.schedule.lr,
+            lr=plan.schedule.lr,
             momentum=optimisation.momentum,
             weight_decay=optimisation.weight_decay,
         ),
@@ -258,7 +255,7 @@ def build(
         seed=optimisation.seed,
         processes=processes,
         sample=Sample(batches, optimisation.seed),
-        teacher=_teacher(recipe, dataset, initial),
+        teacher=_teacher(plan, dataset, initial),
     )
     validation = make_batches(dataset.validation, *arguments, augmentation=Augmentation(), **common)
     test = (
@@ -271,7 +268,7 @@ def build(
             f"{processes.count}. Choose another batch_size."
         )
     return Setup(
-        spec=spec,
+        plan=plan,
         task=task,
         initial=initial,
         learner=learner,
@@ -279,20 +276,17 @@ def build(
         batches=batches,
         validation=validation,
         test=test,
-        stages=recipe.stages,
-        schedule=recipe.schedule,
     )
 
 
 def _teacher(
-    recipe: Recipe, dataset: Dataset | SegmentationDataset, initial: Initial
+    plan: Plan, dataset: Dataset | SegmentationDataset, initial: Initial
 ) -> tuple[str | nn.Module, float, float] | None:
-    """Return the teacher of a recipe with the weight and the temperature of what it teaches, or None."""
-    if recipe.teacher is None:
+    """Return the teacher with the weight and the temperature of what it teaches, or None."""
+    if plan.teacher is None:
         return None
-    folder = recipe.teacher_folder
-    teacher = SELF if folder is None else load_teacher(folder, dataset, initial.mean, initial.std)
-    return teacher, recipe.teacher_weight, recipe.teacher_temperature
+    teacher = SELF if plan.teacher == SELF else load_teacher(plan.teacher, dataset, initial.mean, initial.std)
+    return teacher, plan.teacher_weight, plan.teacher_temperature
 
 
 def build_model(recipe: Recipe, dataset: Dataset | SegmentationDataset) -> nn.Module:

@@ -12,7 +12,7 @@ from gatewise.core import _validation
 from gatewise.core.files import read_text, write_atomically
 from gatewise.data import DataSource
 from gatewise.gaternet.teaching import SELF
-from gatewise.gates.spec import ModelSpec, parse_gates, parse_value
+from gatewise.gates.spec import ModelSpec, format_gates, parse_gates, parse_value
 from gatewise.insertion.tuning import Stage, fine_tuning_stages
 from gatewise.models.pretrained import is_pretrained, pretrained_side
 from gatewise.training.options import (
@@ -24,6 +24,44 @@ from gatewise.training.options import (
     Sections,
     TaskOptions,
 )
+from gatewise.training.tasks import TaskSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a recipe means, with every default chosen.
+
+    Attributes:
+        title: gates and seed, in front of each line of progress.
+        spec: the network and its gates.
+        task: the task with its options.
+        task_in_full: the task as text with all its own options.
+        source: the data set and the options for reading it.
+        initial_weights: file or run folder with initial weights.
+        initial_gater: file or run folder with weights of the gater's feature extractor.
+        teacher: the teacher's run folder, or `SELF` for the network itself, or None.
+        teacher_weight: weight of the divergence from the teacher.
+        teacher_temperature: temperature of both softmaxes.
+        stages: the training stages.
+        schedule: the learning rate of each step of a stage.
+        optimisation: how long and how the network is optimised.
+        augmentation: how training images are varied.
+    """
+
+    title: str
+    spec: ModelSpec
+    task: TaskSpec
+    task_in_full: str
+    source: DataSource
+    initial_weights: str | None
+    initial_gater: str | None
+    teacher: str | None
+    teacher_weight: float
+    teacher_temperature: float
+    stages: list[Stage]
+    schedule: Schedule
+    optimisation: OptimisationOptions
+    augmentation: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +78,25 @@ class Recipe(AugmentationOptions, OptimisationOptions, ModelOptions, DataOptions
     def sections(self) -> Sections:
         """Return the options by section: task, data, model, optimisation and augmentation."""
         return Sections.of(vars(self))
+
+    def plan(self) -> Plan:
+        """Return what a training is built from."""
+        return Plan(
+            title=f"{format_gates(self.plain_spec.gates)} seed {self.seed}",
+            spec=self.spec,
+            task=self.task_spec,
+            task_in_full=self.task_in_full,
+            source=self.source,
+            initial_weights=self.initial_weights,
+            initial_gater=self.initial_gater,
+            teacher=self.teacher_folder or self.teacher,
+            teacher_weight=self.teacher_weight,
+            teacher_temperature=self.teacher_temperature,
+            stages=self.stages,
+            schedule=self.schedule,
+            optimisation=self.sections().optimisation,
+            augmentation=self.augmentation,
+        )
 
     @property
     def spec(self) -> ModelSpec:

@@ -85,8 +85,8 @@ CHANGES = {
                 "with processes.holding_folder(out):\n    ...", "if True:\n    ..."
             ),
         },
-        "_compare": {
-            "newer results overwritten": remove("check_format_not_newer(out / RESULTS, SCHEMA, 'schema')"),
+        "_Comparison.__init__": {
+            "newer results overwritten": remove("check_format_not_newer(asked.out / RESULTS, SCHEMA, 'schema')"),
             "seed not passed on": replace("recipe.of_comparison(name, seed)", "recipe.of_comparison(name, 0)"),
         },
         "_train_in_turn": {

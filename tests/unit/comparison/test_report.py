@@ -65,6 +65,11 @@ def test_page_makes_no_requests_and_logs_no_errors(opened: Opened, report: Path)
     assert opened.complaints == []
 
 
+def test_answer_comes_before_its_figure(opened: Opened) -> None:
+    children = opened.page.evaluate("[...document.querySelector('section').children].map(child => child.tagName)")
+    assert children == ["H2", "P", "FIGURE"]
+
+
 def test_table_has_rows_of_comparison(opened: Opened, report: Path) -> None:
     results = json.loads((report.parent / "results.json").read_text())
     rows = opened.rows()

@@ -254,7 +254,7 @@ def test_optional_techniques_are_unchanged_by_interruption(tmp_path: Path, chang
 
 def test_mixup_mixes_images_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = dataclasses.replace(RECIPE, mixup=0.4, label_smoothing=0.1)
-    network = build(recipe, DATASET).learner
+    network = build(recipe.plan(), DATASET).learner
     network.begin(recipe.stages[0])
     seen: list[tuple[Tensor, Tensor]] = []
     loss = network.task.loss

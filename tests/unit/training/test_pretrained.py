@@ -103,7 +103,7 @@ def test_grey_images_are_normalised_by_the_mean_over_colours(tmp_path: Path, wei
     assert dataset.channels == 1
     from gatewise.training.from_recipe import build
 
-    setup = build(recipe, dataset)
+    setup = build(recipe.plan(), dataset)
     assert setup.initial.mean.tolist() == pytest.approx([255 * sum(MEAN) / 3])
     stem = setup.learner.plain_model.state_dict()["conv1.weight"].cpu()
     assert_close(stem, weights["conv1.weight"].sum(1, keepdim=True))

@@ -154,7 +154,7 @@ def test_building_prepares_task_once_with_data(monkeypatch: pytest.MonkeyPatch) 
     from gatewise.training.from_recipe import build
 
     monkeypatch.setitem(registry._registry, "classify", Prepared)
-    task = build(Recipe(data="memory", batch_size=16), DATASET).task
+    task = build(Recipe(data="memory", batch_size=16).plan(), DATASET).task
     assert isinstance(task, Prepared)
     assert task.seen == [DATASET]
 
