@@ -52,6 +52,24 @@ def _import_network(kind: Any, tokens: Sequence[cyclopts.Token]) -> str:  # noqa
 OwnNetwork = Annotated[str | None, Parameter(name="--model", converter=_import_network)]
 
 
+_FIRST_STEPS = """\
+gatewise answers: which gate helps on these images, by how much, is it more than luck, and what does it cost?
+
+First steps
+  gatewise demo                                  the whole story on handwritten digits, in two minutes
+  gatewise check --data FOLDER                   what is in a folder of your images; nothing is trained
+  gatewise compare --data FOLDER --out results   train gates and plain networks, and judge them
+
+Then, with one of the runs, such as results/runs/gct/seed_0
+  gatewise explain RUN --out page.html           what its gates have learned
+  gatewise predict RUN photo.jpg                 the class of an image
+  gatewise export RUN --out net.onnx             one file for another runtime
+
+All commands: gatewise --help. Flags and an example: gatewise COMMAND --help. Gates: gatewise gates.
+Tab completion: gatewise completion --help.
+"""
+
+
 def literal(text: str) -> str:
     """Return text for a help page, which is Markdown: asterisks of file patterns would begin emphasis."""
     return text.replace("*", r"\*")
@@ -109,6 +127,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
+        if not (sys.argv[1:] if arguments is None else arguments):
+            print(_FIRST_STEPS, end="")
+            return 0
         app(arguments, print_error=False, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()  # report a failed write here, not at interpreter exit
     except cyclopts.MissingArgumentError as error:

@@ -84,7 +84,7 @@ def bench(
 
     Example: gatewise bench runs/gater --batch-sizes 1,8
 
-    Example: gatewise bench runs/gater --runtimes onnxruntime,openvino --precisions float32,int8
+    Example: gatewise bench runs/gater --runtimes onnxruntime,openvino
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train one network, with or without gates, and write a run folder.
 
-    Example: gatewise train --data digits --model resnet20 --gate gct --epochs 20 --seed 0 --out runs/gct
+    Example: gatewise train --data digits --gate gct --epochs 20 --out runs/gct
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def compare(
 ) -> None:
     """Train every gate with every seed, and report each gate's gain, its significance and its cost.
 
-    Example: gatewise compare --data digits --model resnet20 --gates none,se,gct --seeds 3 --epochs 20 --out comparison
+    Example: gatewise compare --data digits --gates none,se,gct --out comparison
 
     Run the same command again to continue an interrupted comparison.
 
