@@ -3,7 +3,6 @@
 Every public name is imported on first use: `import gatewise` alone loads neither torch nor optional dependencies.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +159,7 @@ _NAMES = {  # by the module that has them
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 if not TYPE_CHECKING:  # otherwise type checkers would accept any misspelt name
+    import importlib.util
 
     def __getattr__(name: str) -> Any:
         """Import a public name, or a package such as `gatewise.inference`, on first use."""

@@ -1,4 +1,4 @@
-"""The demo command: the other commands one after the other on handwritten digits, and a page that links what they write."""
+"""The demo command: other commands one after the other on handwritten digits, and a page that links what they write."""
 
 import json
 import shlex
@@ -112,7 +112,7 @@ def _write_digit(file: Path) -> None:
     from gatewise.data import load_dataset
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(load_dataset("digits").validation.pixels[0, 0].numpy()).save(file)
+    Image.fromarray(load_dataset("digits").validation[0][0].numpy()).save(file)
 
 
 def _page(out: Path) -> str:

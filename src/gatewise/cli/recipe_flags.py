@@ -11,7 +11,7 @@ import operator
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from cyclopts import Parameter
 
@@ -41,11 +41,11 @@ def describe() -> dict[str, Any]:
 
     sections: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Sections)}
     owners = {field.name: name for name, section in sections.items() for field in dataclasses.fields(section)}
-    fields = [
+    fields: list[dict[str, Any]] = [
         {
             "name": field.name,
             "section": owners[field.name],
-            "types": [kind.__name__ for kind in getattr(field.type, "__args__", (field.type,))],
+            "types": [kind.__name__ for kind in cast(tuple[type, ...], get_args(field.type) or (field.type,))],
             "default": field.default,
             "help": field.metadata["help"],
         }

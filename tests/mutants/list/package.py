@@ -531,7 +531,7 @@ CHANGES = {
         "parse_value": {
             "fractions are read as text": remove("if (fraction := _FRACTION.fullmatch(text)):\n    ..."),
         },
-        "_format_value": {
+        "format_value": {
             "true is written as True": replace("value is None or isinstance(value, bool)", "value is None"),
         },
         "format_choice": {
