@@ -58,6 +58,8 @@ def compact(
     print(f"{macs[0]} MACs executed per image -> {macs[1]}, those of open filters and of the gater")
     before, after = metrics[f"{score.name}_before"], metrics[score.name]
     print(f"{score.title} {score.text(before)} -> {score.text(after)}; run: {out}")
+    if "open_fraction" not in metrics:
+        print("no gate is left to decide: the new network is a plain one, without a gater")
 
 
 @app.command

@@ -100,9 +100,10 @@ def train(
     if json_output:
         print(json.dumps(metrics, indent=2))
     else:
-        score = score_named(metrics["score"])
+        score, epochs = score_named(metrics["score"]), metrics["epochs"]
         print(
-            f"{score.title} {score.text(metrics[score.name])} after {metrics['epochs']} epochs, {_work_done(metrics)}"
+            f"{score.title} {score.text(metrics[score.name])} after {epochs} {'epoch' if epochs == 1 else 'epochs'}, "
+            f"{_work_done(metrics)}"
             f"{metrics['images_per_second']:.0f} training images/s; run: {out}"
         )
 

@@ -278,7 +278,7 @@ def test_training_prints_accuracy_and_run(here: Path, capsys: pytest.CaptureFixt
     assert run(["train", *QUICK, "--out", "run"]) == 0
     metrics = json.loads((here / "run/metrics.json").read_text())
     out, _ = printed(capsys)
-    assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epochs, ")
+    assert out.startswith(f"accuracy {100 * metrics['accuracy']:.2f} % after 1 epoch, ")
     assert out.strip().endswith("run: run")
 
 
@@ -590,5 +590,11 @@ def test_folder_without_run_rejected(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "x.png").write_bytes(b"")
     assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
     assert "is not a run folder: it has no config.json" in capsys.readouterr().err
+    (tmp_path / "recipe.yaml").touch()
+    assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
+    assert "the run has not finished. Resume it" in capsys.readouterr().err
+    (tmp_path / "results.json").touch()
+    assert run(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
+    assert "holds a comparison; give one of its runs" in capsys.readouterr().err
     assert run(["predict", "no.onnx", str(tmp_path / "x.png")]) == 2
     assert "run folder or ONNX file 'no.onnx' does not exist" in capsys.readouterr().err
