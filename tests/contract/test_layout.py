@@ -1,4 +1,4 @@
-"""Where code and tests stand: few folders and layers; tests in the folder of what they test, none imported by others."""
+"""Where code and tests stand: few folders and layers; tests in the folder of what they test, and none imports others."""
 
 import ast
 import re
