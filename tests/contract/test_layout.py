@@ -1,4 +1,4 @@
-"""Where code and tests stand: few folders and layers; tests in the folder of what they test, and none imports others."""
+"""Where code and tests stand: few folders and layers; tests in the folder of what they test, none imports another."""
 
 import ast
 import re
