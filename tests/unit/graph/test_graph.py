@@ -111,7 +111,7 @@ BUILT: dict[str, Callable[[int], nn.Module]] = {
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("kind", BUILT)
 def test_images_are_those_of_the_first_convolution(kind: str, channels: int) -> None:
-    """timm's `pretrained_cfg` goes on describing images of three channels."""
+    """The `pretrained_cfg` of timm goes on describing images of three channels."""
     network = BUILT[kind](channels)
     assert network.pretrained_cfg["input_size"][0] == 3
     assert example_inputs(network)[0].shape == (2, channels, *network.pretrained_cfg["input_size"][1:])
