@@ -143,11 +143,7 @@ def state(folder: Path) -> str:
 
 
 def narrower_of(form: str, forms: Sequence[str]) -> str:
-    """Return the narrower network that learns like a form.
-
-    >>> narrower_of("gates-self", ["narrow", "narrow-taught"]), narrower_of("gates-self", ["narrow"])
-    ('narrow-taught', 'narrow')
-    """
+    """Return the narrower network that learns like a form: from a teacher if there is one that does."""
     taught = form.endswith((_TAUGHT, "-self")) and _NARROW + _TAUGHT in forms
     return _NARROW + _TAUGHT if taught else _NARROW
 

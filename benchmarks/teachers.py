@@ -5,12 +5,11 @@
 Steps of `gatewise train` on random images: of the plain network, of a GaterNet with a budget of 0.5, and of one with
 four routes, each without teacher, taught by a plain run, and (with gates) by itself. All are timed in turn in one
 process, so that each round gives a ratio to the step of the same network without teacher. Memory is the peak of the
-steps above that of the network: of a GPU by its own counter, otherwise by resident memory in a process of its own.
+steps above that before them: of a GPU by its own counter, otherwise resident memory of a process of its own (Linux).
 """
 
 import argparse
 import functools
-import resource
 import subprocess
 import sys
 import tempfile
@@ -70,14 +69,17 @@ def memory(step: Callable[[], Any]) -> float:
         torch.cuda.reset_peak_memory_stats()
         before, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated
     else:
-        before, peak = _resident(), _resident
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present size
+        before, peak = resident("VmRSS"), functools.partial(resident, "VmHWM")
     for _ in range(STEPS_FOR_MEMORY):
         step()
     return (peak() - before) / 2**20
 
 
-def _resident() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def resident(entry: str) -> int:
+    """Return the resident memory of this process, now (VmRSS) or at its peak (VmHWM), in bytes; on Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
 
 
 def main() -> None:
