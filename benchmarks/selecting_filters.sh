@@ -6,7 +6,8 @@
 #
 # DATA is a folder with CIFAR-10. The run of a form is OUT/PART/FORM/seed_SEED, OUT/plan.txt lists all runs of the parts.
 # Give the same command again to continue after an interruption: finished runs are not trained again. NARROW is the plain
-# network of about the same multiply-adds. EPOCHS=2 makes all trainings that long, to try the script.
+# network of about the same multiply-adds. SEEDS="0 2" trains these seeds of the verdict. To try the script: EPOCHS=2
+# makes all trainings that long, STEPS=5 the fine-tunings of the oracle.
 set -euo pipefail
 data=$1 out=$2
 shift 2
@@ -52,12 +53,13 @@ beside() { # FORM OF_PART: show a form of another part in the tables of this one
 }
 
 oracle() { # before any gater is trained: can choosing pay, with 10 classes and with 50?
+  local fine=$out/oracle/fifty-classes steps=(--steps 0 "${STEPS:-700}")
   train plain 8 0 --model resnet20
-  if [[ $listing ]]; then return; fi
-  local fine=$out/oracle/fifty-classes
-  [[ -e $fine/train.parquet ]] || "$python" "$here/finer_classes.py" "$out/oracle/plain/seed_0" --parts 5 --out "$fine"
+  if [[ ! $listing && ! -e $fine/validation.parquet ]]; then
+    "$python" "$here/finer_classes.py" "$out/oracle/plain/seed_0" --parts 5 --out "$fine"
+  fi
   data=$fine test= train plain-of-50 8 0 --model resnet20
-  local steps=(--steps 0 "${STEPS:-700}")
+  if [[ $listing ]]; then return; fi
   "$python" "$here/oracle_routes.py" "$out/oracle/plain/seed_0" --data "$data" --out "$out/oracle/10.json" "${steps[@]}"
   "$python" "$here/oracle_routes.py" "$out/oracle/plain-of-50/seed_0" --data "$fine" --out "$out/oracle/50.json" \
     "${steps[@]}"
@@ -85,7 +87,7 @@ screening() { # 8 epochs, seed 0, every form with and without teacher
 
 verdict() { # 20 epochs, 3 seeds, taught by the plain run of the same seed
   local seed routes teacher
-  for seed in 0 1 2; do
+  for seed in ${SEEDS:-0 1 2}; do
     train plain 20 $seed --model resnet20
     teacher=$out/verdict/plain/seed_$seed
     train narrow 20 $seed --model $NARROW --teacher "$teacher"
@@ -136,6 +138,6 @@ touch "$out/plan.txt"
   cat "$out/plan.txt"
   listing=1
   for part in "${parts[@]}"; do "$part"; done
-} | sort -u > "$out/plan.new"
-mv "$out/plan.new" "$out/plan.txt"
+} | sort -u > "$out/plan.$$"
+mv "$out/plan.$$" "$out/plan.txt"
 for part in "${parts[@]}"; do "$part"; done

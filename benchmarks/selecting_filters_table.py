@@ -12,7 +12,6 @@ core-minutes from the times of the steps in the log, where core_seconds.txt is m
 import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +26,7 @@ from gatewise.analysis.route_use import record_routes
 from gatewise.analysis.table import Cell, Table
 from gatewise.comparison.verdicts import judged, score_row
 from gatewise.core import statistics
-from gatewise.core.files import write_atomically, write_json
+from gatewise.core.files import read_json, write_atomically, write_json
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import macs_per_sample
 from gatewise.models import import_network
@@ -57,7 +56,7 @@ def opened(folder: Path) -> Run:
 def measured(run: Run) -> Row:
     """Return multiply-adds, the use of routes, and which test images are correct, computed once for these weights."""
     file = run.folder / _MEASURED
-    known: Row = json.loads(file.read_text()) if file.exists() else {}
+    known: Row = read_json(file) if file.exists() else {}
     if known.get("sha256") == run.config["sha256"] and "missing" not in known:
         return known
     net = run.network()
@@ -255,9 +254,16 @@ def add_verdicts(rows: Sequence[Row], runs: Mapping[str, Mapping[str, Run]], bas
 # ---- markdown --------------------------------------------------------------------------------------------------------
 
 
-def markdown(parts: Mapping[str, Row]) -> str:
-    """Return the tables as text."""
+def markdown(parts: Mapping[str, Row], oracles: Mapping[str, Row]) -> str:
+    """Return the tables as text; those of `oracles`, what oracle_routes.py wrote for each number of classes, first."""
     lines: list[str] = []
+    for classes, found in oracles.items():
+        lines += [f"## oracle, {classes} classes; dense network {found['dense']:.2f} %", ""]
+        rows = [
+            [Cell(f"{each:.2f}" if isinstance(each, float) else str(each)) for each in row.values()]
+            for row in found["rows"]
+        ]
+        lines += [Table(list(found["rows"][0]), rows).markdown(), ""] if rows else []
     for part, content in parts.items():
         lines += [f"## {part}", ""]
         if content["forms"]:
@@ -325,8 +331,10 @@ def main() -> None:
     args = parser.parse_args()
     import_network("pruned:build")
     parts = {part: summary(forms) for part, forms in planned(args.out).items()}
-    write_json(args.out / "table.json", {"parts": parts})
-    text = markdown(parts)
+    files = sorted((args.out / "oracle").glob("*.json"))
+    oracles = {file.stem: read_json(file) for file in files}
+    write_json(args.out / "table.json", {"oracles": oracles, "parts": parts})
+    text = markdown(parts, oracles)
     write_atomically(args.out / "table.md", text)
     print(text, end="")
 

@@ -121,6 +121,13 @@ def test_only_common_seeds_are_paired(made_up: MadeUp, images: None) -> None:
     assert row["validation"]["mean"] == pytest.approx(77 / 90)
 
 
+def test_oracles_are_shown_before_the_trainings() -> None:
+    row = {"way": "clusters", "routes": 4, "steps": 700, "best_single": 80.125, "oracle": 90.0}
+    text = markdown({}, {"50": {"dense": 82.0, "rows": [row]}})
+    assert text.startswith("## oracle, 50 classes; dense network 82.00 %")
+    assert "| clusters | 4 | 700 | 80.12 | 90.00 |" in text
+
+
 def test_missing_runs_are_named(made_up: MadeUp, images: None, tmp_path: Path) -> None:
     made_up.add("plain", [20, 21])
     (made_up.out / "plain/seed_1/metrics.json").unlink()
@@ -131,7 +138,7 @@ def test_missing_runs_are_named(made_up: MadeUp, images: None, tmp_path: Path) -
         str(made_up.out / "gates/seed_0"): "not begun",
         str(made_up.out / "plain/seed_1"): "stopped or running after 1 epochs",
     }
-    text = markdown({part: found})
+    text = markdown({part: found}, {})
     assert "| plain | 1 | 66.67" in text
     assert f"- missing: {made_up.out}/gates/seed_0: not begun" in text
 
@@ -150,7 +157,7 @@ def test_cost_includes_run_that_a_form_begins_with(made_up: MadeUp, images: None
     (plain / "core_seconds.txt").unlink()
     row = made_up.rows()["gates"]
     assert not row["exact_core_minutes"]
-    assert "| ~0.5" in markdown({"verdict": {"forms": [row], "missing": {}}})
+    assert "| ~0.5" in markdown({"verdict": {"forms": [row], "missing": {}}}, {})
 
 
 def test_test_images_and_routes_are_computed_once(
