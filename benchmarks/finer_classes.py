@@ -6,7 +6,7 @@
 
 RUN is a finished plain run. K-means divides the training images of each class into parts by what the layer before the
 classifier computes; the images of other splits belong to the nearest centre of their class. FOLDER has a parquet file
-with PNG images for each split of RUN, and labels such as "cat 3". The parts are what a network tells apart, not what a
+with PNG images for each split of RUN, and labels such as "cat 3". The parts are what a network can separate, not what a
 person would name: they say how variety changes the answer, not how well a network knows fine classes.
 """
 

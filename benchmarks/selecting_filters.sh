@@ -45,7 +45,7 @@ pruned() { # FORM EPOCHS SEED RUN OPTION...: the plain network of RUN, pruned to
   train "$form" "$epochs" "$seed" --model "pruned:build:file=$file" "$@"
 }
 
-beside() { # FORM OF_PART: show a form of another part in the tables of this one
+also_of() { # FORM PART: show a form of another part in the table of this one
   if [[ ! $listing ]]; then
     mkdir -p "$out/$part"
     ln -sfn "../$2/$1" "$out/$part/$1"
@@ -113,7 +113,7 @@ wide() { # a wider network, 10 epochs, one seed
 trained() { # from a network that is trained already: 20 epochs plain, then 8 with a budget; 28 for the narrower one
   local routes from=$out/verdict/plain/seed_0
   part=verdict train plain 20 0 --model resnet20
-  beside plain verdict
+  also_of plain verdict
   train narrow 28 0 --model $NARROW --teacher "$from"
   pruned pruned 8 0 "$from" --teacher "$from" --lr 0.05
   train gates 8 0 --model resnet20 --gate gaternet:budget=0.5 --init "$from" --teacher "$from" --lr 0.05
