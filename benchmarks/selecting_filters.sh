@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Is choosing filters for each image better than the best fixed filters, at half of the multiply-adds?
 #
-#     benchmarks/selecting_filters.sh DATA OUT [oracle|screening|verdict|wide|trained]...
+#     benchmarks/selecting_filters.sh DATA OUT [oracle|screening|verdict|wide|trained|short]...
 #     python benchmarks/selecting_filters_table.py OUT
 #
 # DATA is a folder with CIFAR-10. The run of a form is OUT/PART/FORM/seed_SEED, OUT/plan.txt lists all runs of the parts.
@@ -123,11 +123,20 @@ trained() { # from a network that is trained already: 20 epochs plain, then 8 wi
   done
 }
 
+short() { # 200 steps on the digits, whatever DATA is: is each budget met?
+  local budget seed
+  for budget in 0.3 0.5 0.75; do
+    for seed in 0 1 2; do
+      data=digits train "budget-$budget" 20 $seed --model resnet20 --gate gaternet:budget=$budget
+    done
+  done
+}
+
 for part in "${parts[@]}"; do
   case $part in
-    oracle | screening | verdict | wide | trained) ;;
+    oracle | screening | verdict | wide | trained | short) ;;
     *)
-      echo "unknown part $part; expected oracle, screening, verdict, wide or trained" >&2
+      echo "unknown part $part; expected oracle, screening, verdict, wide, trained or short" >&2
       exit 2
       ;;
   esac

@@ -28,6 +28,7 @@ from gatewise.comparison.verdicts import judged, score_row
 from gatewise.core import statistics
 from gatewise.core.files import read_json, write_atomically, write_json
 from gatewise.gaternet import GaterNet
+from gatewise.gaternet.budget import describe_open_fraction
 from gatewise.graph.measure import macs_per_sample
 from gatewise.models import import_network
 from gatewise.training import evaluate
@@ -180,6 +181,8 @@ def row_of(form: str, runs: Mapping[str, Mapping[str, Run]]) -> Row:
         "validation": score_row(first.score, [each[first.score.name] for each in metrics], _correct(own, "validation")),
         "macs": _mean([each["macs"] for each in found]),
         "parameters": metrics[0]["parameters"],
+        "budget": metrics[0].get("budget"),
+        "open_fraction": [each["open_fraction"] for each in metrics if "open_fraction" in each],
         "dependent_gates": _mean([each.get("dependent_gates") for each in metrics]),
         "routes": [each["routes"] for each in found if "routes" in each],
         **{name: _mean([each[name] for each in costs]) for name in ("epochs", "images", "core_minutes")},
@@ -291,6 +294,7 @@ def _cells(row: Row) -> dict[str, str]:
             if (key := f"verdict_against_{base}") in row
         )
         or "-",
+        "open": ", ".join(describe_open_fraction(each, row["budget"]) for each in row["open_fraction"]) or "-",
         "gates that depend on the image": "-" if row["dependent_gates"] is None else f"{row['dependent_gates']:.0%}",
         "images by route %": "; ".join(
             "/".join(f"{100 * share:.0f}" for share in each["shares"]) for each in row["routes"]

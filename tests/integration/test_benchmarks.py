@@ -172,6 +172,7 @@ def test_test_images_and_routes_are_computed_once(
     assert sum(row["routes"][0]["shares"]) == pytest.approx(1)
     assert row["macs"] == metrics["executed_macs"]
     assert row["dependent_gates"] == metrics["dependent_gates"]
+    assert row["open_fraction"] == [metrics["open_fraction"]]
     monkeypatch.setattr(Run, "network", lambda _: pytest.fail("the network is built again"))
     assert summary(forms)["forms"] == [row]
 

@@ -2,13 +2,12 @@
 
 from torch import Tensor
 
-from gatewise.gaternet.budget import Budget, open_share
+from gatewise.gaternet.budget import MISSED, Budget, open_share
 from gatewise.gaternet.network import GaterNet
 
 NEARLY = 0.005  # a gate depends on the image if it is open for more than this share of images, and less than 1 - this
 _DEFINITION = f"open for more than {NEARLY:.1%} and fewer than {1 - NEARLY:.1%} of the images"
 _FEWEST = 1 / 3  # of the gates, that depend on the image after a training
-_TOLERANCE = 0.02  # of the open fraction
 _MAX_SATURATED = 0.99
 
 
@@ -86,6 +85,6 @@ def _of_finished_budget(net: GaterNet, rates: Tensor, dependent: int) -> list[st
         return []
     lines = _mostly_pruned(net, dependent) if dependent and budget.target < 1 else []
     reached = float(open_share(rates.unsqueeze(0), budget.share.to(rates)))
-    if abs(reached - budget.target) > _TOLERANCE:
+    if abs(reached - budget.target) > MISSED:
         lines.append(f"the open fraction is {reached:.3f}, the budget {budget.target:g}: train longer")
     return lines

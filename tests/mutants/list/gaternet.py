@@ -56,7 +56,7 @@ CHANGES = {
             "gates that are mostly constant are not reported": replace("dependent >= _FEWEST * net.gate_count", "True"),
         },
         "_of_finished_budget": {
-            "a missed budget is not reported": replace("abs(reached - budget.target) > _TOLERANCE", "False"),
+            "a missed budget is not reported": replace("abs(reached - budget.target) > MISSED", "False"),
             "a budget counts as missed before the last step": replace("not budget.finished", "False"),
         },
     },
