@@ -55,13 +55,19 @@ def opened(folder: Path) -> Run:
 
 
 def measured(run: Run) -> Row:
-    """Return multiply-adds, the use of routes, and which test images are correct, computed once for these weights."""
+    """Return multiply-adds, the use of routes, and which test images are correct, computed once for these weights.
+
+    Without the network or the images, "missing" has the reason, and what needs them is not there or None.
+    """
     file = run.folder / _MEASURED
     known: Row = read_json(file) if file.exists() else {}
     if known.get("sha256") == run.config["sha256"] and "missing" not in known:
         return known
-    net = run.network()
     found: Row = {"sha256": run.config["sha256"], "macs": run.metrics.get("executed_macs")}
+    try:
+        net = run.network()
+    except errors.GatewiseError as error:
+        return {**found, "missing": str(error)}
     if found["macs"] is None:
         found["macs"] = macs_per_sample(net, torch.zeros(1, run.config["in_chans"], *run.config["image_size"]))
     if run.dataset is None:
@@ -116,6 +122,8 @@ def _begins_with(run: Run) -> Path | None:
     if (initial := run.recipe.initial_weights) is not None:
         return Path(initial)
     if (file := run.spec.model_options.get("file")) is not None:
+        if not Path(file).exists():
+            return Path(file)  # no run: its cost is unknown
         with safe_open(file, "pt") as weights:
             return Path(weights.metadata()["run"])
     return None
@@ -157,7 +165,7 @@ def summary(forms: Mapping[str, Sequence[Path]]) -> Row:
     }
     runs = {form: of_seeds for form, of_seeds in runs.items() if of_seeds}
     missing |= {
-        str(run.folder): f"images not found, so no test images by themselves and no routes: {why}"
+        str(run.folder): f"no use of routes, and no intervals over test images: {why}"
         for of_seeds in runs.values()
         for run in of_seeds.values()
         if (why := measured(run).get("missing"))
@@ -289,9 +297,7 @@ def _cells(row: Row) -> dict[str, str]:
             for split in ("validation", "test")
         },
         "verdicts": "; ".join(
-            f"{row[key]['verdict']} than {base}" if row[key]["verdict"] in {"better", "worse"} else row[key]["verdict"]
-            for base in (_PLAIN, _NARROW)
-            if (key := f"verdict_against_{base}") in row
+            f"{row[key]['verdict']} ({base})" for base in (_PLAIN, _NARROW) if (key := f"verdict_against_{base}") in row
         )
         or "-",
         "open": ", ".join(describe_open_fraction(each, row["budget"]) for each in row["open_fraction"]) or "-",
@@ -300,7 +306,7 @@ def _cells(row: Row) -> dict[str, str]:
             "/".join(f"{100 * share:.0f}" for share in each["shares"]) for each in row["routes"]
         )
         or "-",
-        "M MACs": f"{row['macs'] / 1e6:.2f}",
+        "M MACs": "-" if row["macs"] is None else f"{row['macs'] / 1e6:.2f}",
         "parameters": f"{row['parameters']:,}",
         "epochs": "-" if row["epochs"] is None else f"{row['epochs']:g}",
         "images seen": "-" if row["images"] is None else f"{row['images']:,.0f}",

@@ -182,8 +182,23 @@ def test_run_without_its_images_keeps_its_row(tmp_path: Path, trained_run: Path)
     ((_, forms),) = planned(tmp_path).items()
     found = summary(forms)
     (row,) = found["forms"]
-    assert "images not found" in found["missing"][str(tmp_path / "screening/plain/seed_0")]
+    assert found["missing"][str(tmp_path / "screening/plain/seed_0")].startswith("no use of routes, and no intervals")
     assert row["macs"] == macs_per_sample(load_model(trained_run)[0], torch.zeros(1, 1, 8, 8))
+
+
+def test_run_without_its_network_keeps_its_row(made_up: MadeUp, images: None) -> None:
+    made_up.add("pruned", [20])
+    folder = made_up.out / "pruned/seed_0"
+    config = json.loads((folder / "config.json").read_text())
+    config["spec"] = {"model": "pruned:build", "model_options": {"file": str(folder / "gone.safetensors")}, "gates": []}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "measured.json").unlink()
+    (forms,) = planned(made_up.out.parent).values()
+    found = summary(forms)
+    (row,) = found["forms"]
+    assert "the network is built by the function pruned:build" in found["missing"][str(folder)]
+    assert (row["macs"], row["epochs"], row["validation"]["mean"]) == (None, None, pytest.approx(20 / 30))
+    assert "| pruned | 1 | 66.67" in markdown({"verdict": found}, {})
 
 
 # ---- the pruned rival ------------------------------------------------------------------------------------------------
