@@ -12,6 +12,7 @@ person would name: they say how variety changes the answer, not how well a netwo
 
 import argparse
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,17 @@ def parts_of(found: Tensor, labels: Tensor, centres: list[KMeans]) -> Tensor:
     return part
 
 
-def write(file: Path, images: Any, labels: list[str]) -> None:
-    """Write images and labels as a parquet table."""
+def write(file: Path, images: Any, labels: Tensor, names: list[str]) -> None:
+    """Write images and labels as a parquet table, with the names of the classes as the library `datasets` has them."""
     encoded: list[bytes] = []
     for index in range(len(labels)):
         buffer = io.BytesIO()
         picture: Image.Image = images.picture(index)
         picture.save(buffer, "png")
         encoded.append(buffer.getvalue())
-    table = pyarrow.table({"image": [{"bytes": each, "path": None} for each in encoded], "label": labels})
+    table = pyarrow.table({"image": [{"bytes": each, "path": None} for each in encoded], "label": labels.tolist()})
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     pyarrow.parquet.write_table(table, file)
 
 
@@ -80,6 +83,7 @@ def main() -> None:
     run = Run.open(args.run).checked()
     run.check_has_images()
     args.out.mkdir(parents=True, exist_ok=True)
+    names = [f"{name} {part}" for name in run.classes for part in range(args.parts)]
     centres: list[KMeans] = []
     for split in _SPLITS:  # train first: it makes the centres
         of_split: Any = run.of(split)  # type: ignore[arg-type]
@@ -87,10 +91,9 @@ def main() -> None:
             continue
         found, labels = features(of_split)
         centres = centres or fit(found, labels, args.parts)
-        pairs = zip(labels.tolist(), parts_of(found, labels, centres).tolist(), strict=True)
-        names = [f"{run.classes[label]} {part}" for label, part in pairs]
-        write(args.out / f"{split}.parquet", of_split.images, names)
-        print(f"{split}: {len(names):,} images, {len(set(names))} classes", flush=True)
+        fine = args.parts * labels + parts_of(found, labels, centres)
+        write(args.out / f"{split}.parquet", of_split.images, fine, names)
+        print(f"{split}: {len(fine):,} images, {len(fine.unique())} classes", flush=True)
 
 
 if __name__ == "__main__":
