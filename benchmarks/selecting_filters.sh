@@ -123,7 +123,7 @@ trained() { # from a network that is trained already: 20 epochs plain, then 8 wi
   done
 }
 
-short() { # 200 steps on the digits, whatever DATA is: is each budget met?
+short() { # 200 steps on the digits, not on DATA: is each budget met?
   local budget seed
   for budget in 0.3 0.5 0.75; do
     for seed in 0 1 2; do
