@@ -42,7 +42,7 @@ The arguments are those of {{py:func}}`gatewise.{module}.{function}`.
 Counted for one image of {side}x{side} in float32, with the default options, at the {places} places of its paper
 (`{place}`) in timm's {model}. The minimum is that every map is read once and written once. The current value is
 what PyTorch's operators read and write one after another. Times are in the
-[results](../results.md#what-a-gate-costs).
+[results](../results/cost.md#what-a-gate-costs).
 
 ## Insert it into a network
 
@@ -71,8 +71,8 @@ _INDEX = """# Gates
 A *gate* is a small module that rescales the channels of a feature map or adds context to them. A *place* is a position
 in a network. The table has the cost that one gate at each place of its paper adds to timm's {model} ({parameters}
 parameters, {macs} multiply-adds, {moved} MB moved), for one image of {side}x{side}. Bytes predict the time of a gate
-better than multiply-adds; times are in the [results](../results.md#what-a-gate-costs). A gate that is the identity at
-initialisation can be inserted into a trained network without changing its output.
+better than multiply-adds; times are in the [results](../results/cost.md#what-a-gate-costs). A gate that is the identity
+at initialisation can be inserted into a trained network without changing its output.
 
 [GaterNet](../guides/gaternet.md) is a network around a backbone, not a gate at a place. Formulas, options and
 differences from the papers are also [on one page](../gates.md).
