@@ -52,7 +52,7 @@ CHANGES = {
         },
     },
     "analysis/explanation.py": {
-        "explain_runs": {
+        "explain_opened": {
             "runs are not shown side by side": replace(
                 "[*overview(opened), *beside_each_other(found)]", "[*overview(opened)]"
             ),
