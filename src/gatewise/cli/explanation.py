@@ -46,6 +46,6 @@ def explain(
     opened = open_runs(runs, data, split)
     page = explain_opened(opened, out, figures_in=figures, progress=Progress())
     print(f"page: {page.resolve()}")
-    if missing := {run.missing: run.name for run in opened if run.missing}:
-        reasons = " ".join(missing)
-        raise errors.DataError(f"the page has no images, and omits what needs them. {reasons} Give them with --data.")
+    if missing := dict.fromkeys(run.missing for run in opened if run.missing):
+        what = "the page has no images, and omits what needs them"
+        raise errors.DataError(f"{what}. {' '.join(missing)} Give them with --data.")

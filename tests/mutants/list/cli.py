@@ -45,7 +45,14 @@ CHANGES = {
     },
     "cli/explanation.py": {
         "explain": {
-            "a page without images is a success": replace("if run.missing", "if False"),
+            "a page without images is a success": replace(
+                "dict.fromkeys(run.missing for run in opened if run.missing)", "{}"
+            ),
+        },
+    },
+    "cli/gates.py": {
+        "gates": {
+            "JSON of one gate has all": replace("gate in {None, fact['name']}", "True"),
         },
     },
     "cli/recipe_flags.py": {
