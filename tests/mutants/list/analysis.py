@@ -260,9 +260,6 @@ CHANGES = {
         "open_runs": {
             "images are loaded for each run": drop_call("cache"),
         },
-        "Run.open": {
-            "a comparison is opened as a run": remove("if (folder / RESULTS).exists():\n    ..."),
-        },
         "Run.checked": {
             "files of a run are read after long work": replace(
                 "(self.model, self.task, self.recipe, self.metrics, self.log, self.dataset)", "self.recipe"
