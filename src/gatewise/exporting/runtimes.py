@@ -3,8 +3,9 @@
 # pyright: basic
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "openvino": Runtime("OpenVINO", True, ("float32", "int8"), _openvino),
 }
 PRECISIONS = ("float32", "int8")
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the runtimes that are packages of their own, by name."""
+    return {name: metadata.version(name) for name in names if RUNTIMES[name].reads_files}

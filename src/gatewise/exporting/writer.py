@@ -18,8 +18,9 @@ from gatewise.exporting.forms import check_form
 from gatewise.exporting.job import Job
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.quantisation import Int8
+from gatewise.gaternet.given_routes import routes_from_gates
 from gatewise.graph import evaluation_mode
-from gatewise.inference.routed import Chooser, RoutedNet, routes_from_gates
+from gatewise.inference.routed import Chooser, RoutedNet
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
 from gatewise.training.runs import Run

@@ -15,7 +15,8 @@ from gatewise.cli import run
 from gatewise.errors import InvalidValueError, TrainingError
 from gatewise.exporting import details_of
 from gatewise.exporting.formats.onnx import Onnx
-from gatewise.inference.routed import RoutedNet, routes_from_gates
+from gatewise.gaternet.given_routes import routes_from_gates
+from gatewise.inference.routed import RoutedNet
 from support.command_runs import gated  # noqa: F401 - a fixture
 
 IMAGES = torch.randn(9, 3, 12, 12, generator=torch.Generator().manual_seed(0))

@@ -12,6 +12,7 @@ from gatewise.errors import InvalidValueError
 from gatewise.exporting.runtime_bench import bench_runtimes
 from gatewise.graph.measure import Latency
 from support.command_runs import gated, plain  # noqa: F401 - fixtures
+from support.project import ROOT
 
 
 def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
@@ -54,6 +55,21 @@ def test_dense_is_recommended_if_nothing_is_faster(
     fixed_times(monkeypatch, masked_torch=7.9)
     found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[2], images=8)
     assert found["verdict"] == "2 images in float32: deploy dense in PyTorch"
+
+
+def test_inserted_gates_are_not_left_out_and_their_cost_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_times(monkeypatch, dense_torch=4.0, masked_torch=5.0, dense_onnxruntime=1.0, masked_onnxruntime=1.1)
+    run = ROOT / "tests/reliability/v0_1_0/gct"
+    found = bench_runtimes(run, tmp_path, runtimes=["torch", "onnxruntime"], batch_sizes=[1])
+    rows = found["batches"]["1"]["float32"]
+    assert rows["masked"]["torch"]["dense_here_over_this"] == pytest.approx([0.8] * 3)
+    assert rows["masked"]["torch"]["dense_over_this"] == pytest.approx([0.2] * 3)
+    assert found["verdict"] == (
+        "one image in float32: deploy masked in ONNX Runtime (its gates take +25 % in PyTorch, +10 % in ONNX Runtime)"
+    )
+    assert {"onnxruntime"} < found["environment"].keys()
 
 
 def test_int8_files_are_scored_on_command_line(
