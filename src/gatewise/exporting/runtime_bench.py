@@ -106,6 +106,7 @@ class _Forms:
         self.run = Run.open(folder, data).checked()
         self.run.check_has_images()
         self.net: Any = self.run.model.eval().cpu()
+        self.example = torch.cat([*self.run.first(2)])
         self.omitted: dict[str, str] = {}
         self.scores: dict[str, Any] = {}
 
@@ -122,10 +123,6 @@ class _Forms:
         elif self.gated:
             found.append("masked")
         return [*found, *(["plain"] if self.plain is not None else [])]
-
-    @functools.cached_property
-    def example(self) -> Tensor:
-        return torch.cat([*self.run.first(2)])
 
     def network(self, form: str) -> nn.Module:
         """Return the network of torch in a form."""

@@ -5,16 +5,12 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gatewise import errors
-from gatewise.core.seeding import seeded
 from gatewise.gaternet.network import GaterNet
 from gatewise.gaternet.route_patterns import clusters
 from gatewise.graph import evaluation_mode
-
-_PASSES = 10  # over the images from which a gater learns to choose
-_RATE = 3e-3
 
 
 @torch.no_grad()
@@ -30,11 +26,12 @@ def set_routes(net: GaterNet, patterns: Tensor) -> None:
     Raises:
         InvalidValueError: the net has no routes, or the patterns have another shape or other values.
 
+    >>> from torch import nn
     >>> backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     >>> net = GaterNet(backbone, routes=2, image_size=(8, 8))
     >>> set_routes(net, torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1]]))
-    >>> net.executed_macs(net.routes).tolist() == sorted(net.executed_macs(net.routes).tolist())
-    True
+    >>> net.open_fraction(net.routes.float())
+    tensor([0.5000, 0.7500])
     """
     if net.selection is None:
         raise errors.InvalidValueError("set_routes needs routes; build the network with GaterNet(..., routes=K).")
@@ -71,39 +68,24 @@ def routes_from_gates(net: GaterNet, batches: Iterable[Tensor], count: int) -> T
     return torch.stack([gates[assigned == number].mean(0) > 0.5 for number in range(count)])
 
 
+@torch.no_grad()
 def follow_gates(net: GaterNet, source: GaterNet, batches: Iterable[Tensor]) -> None:
-    """Give a net with routes those of another net's gates, in place, and its gater that net's choice between them.
+    """Give a net with routes those of another net's gates, and the choice of that net's gater between them, in place.
 
-    The patterns are those of `routes_from_gates`. The gater starts from the parameters of the other net's gater, as far
-    as they have the same shapes, and learns by cross-entropy which route agrees with most gates of each image.
+    The patterns are those of `routes_from_gates`. With the logits l of the gates, the logit of route k is
+    sum_i (2 p_ki - 1) l_i / sqrt(gates): an image takes the route whose open gates have the largest logits.
 
     Args:
         net: a net with K routes, whose backbone has the weights of that of `source`.
-        source: a net with the same gates that decides them one by one, in eval mode.
-        batches: images, (N, C, *S); they are read several times.
+        source: a net with the same gates and a gater of the same name, in eval mode, that decides gates one by one.
+        batches: images, (N, C, *S).
     """
-    images = list(batches)
     assert net.routes is not None
-    assert net.selection is not None
-    set_routes(net, routes_from_gates(source, images, len(net.routes)))
-    with torch.no_grad():
-        nearest = [net.selection.nearest(source.decide(x)) for x in images]
-    if len(net.routes) > 1:
-        own, theirs = net.gater.state_dict(), source.gater.state_dict()
-        fitting = {name: tensor for name, tensor in theirs.items() if own[name].shape == tensor.shape}
-        net.gater.load_state_dict(fitting, strict=False)
-        _teach(net.gater, images, nearest)
-
-
-def _teach(gater: nn.Module, images: list[Tensor], classes: list[Tensor]) -> None:
-    """Train a gater to classify images."""
-    before = gater.training
-    optimizer = torch.optim.Adam(gater.parameters(), lr=_RATE)
-    with seeded(0):
-        for _ in range(_PASSES):
-            for index in torch.randperm(len(images)).tolist():
-                loss = nn.functional.cross_entropy(gater.train()(images[index]), classes[index])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    gater.train(before)
+    set_routes(net, routes_from_gates(source, batches, len(net.routes)))
+    if len(net.routes) == 1:
+        return
+    signs = (2 * net.routes.float() - 1) / net.gate_count**0.5
+    given: dict[str, Tensor] = dict(source.gater.state_dict())
+    for name in ("head.fc2.weight", "head.fc2.bias"):
+        given[name] = signs.to(given[name]) @ given[name]
+    net.gater.load_state_dict(given)

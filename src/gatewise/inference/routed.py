@@ -81,7 +81,7 @@ class RoutedNet(nn.Module):
         own = net.routes
         if own is None and patterns is None:
             raise errors.InvalidValueError(
-                "the network has no routes. Train it with gaternet:routes=K, or give routes to cut it into."
+                "the network has no routes. Train it with gaternet:routes=K, or give routes (--routes K)."
             )
         chosen = cast(Tensor, own if patterns is None else patterns)
         if chosen.dim() != 2 or chosen.shape[1] != net.gate_count or not len(chosen):

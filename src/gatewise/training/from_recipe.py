@@ -182,14 +182,14 @@ class Setup:
             found = self._scored(evaluated(self.validation))
             progress.say(f"{self.initial.weights}{self._opened}: validation {title} {self._text(found)}")
             return found
-        tally, processes = self.task.new_results(self.learner.accelerator.device), self.learner.processes
-        found = self._scored(
-            evaluate(unrouted.to(processes.device), self.validation.evaluation(), tally, processes)
+        processes = self.learner.processes
+        found, routed = (
+            self._scored(evaluate(net, self.validation.evaluation(), self.task.new_results(processes.device), processes))
+            for net in (unrouted.to(processes.device), self.learner.plain_model)
         )
-        routed = self._scored(self.learner.evaluate(self.validation))
         progress.say(
-            f"{self.initial.weights}: validation {title} {self._text(found)}, with {len(self.learner.plain_model.routes)} "
-            f"routes of its gates {self._text(routed)}"
+            f"{self.initial.weights}: validation {title} {self._text(found)}, with routes of its gates "
+            f"{self._text(routed)}"
         )
         return {**found, "routed": routed}
 

@@ -64,6 +64,7 @@ def test_inserted_gates_are_not_left_out_and_their_cost_is_said(
     run = ROOT / "tests/reliability/v0_1_0/gct"
     found = bench_runtimes(run, tmp_path, runtimes=["torch", "onnxruntime"], batch_sizes=[1])
     rows = found["batches"]["1"]["float32"]
+    assert found["omitted"] == {}
     assert rows["masked"]["torch"]["dense_here_over_this"] == pytest.approx([0.8] * 3)
     assert rows["masked"]["torch"]["dense_over_this"] == pytest.approx([0.2] * 3)
     assert found["verdict"] == (
