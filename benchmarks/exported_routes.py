@@ -90,8 +90,7 @@ def main() -> None:
             found[precision] = {"bytes": {name: file.stat().st_size for name, file in files.items()}}
             for runtime in INSTALLED:
                 found[precision][runtime] = {
-                    str(size): relative(timed(files, images[:size], runtime, arguments), macs)
-                    for size in (1, 8)
+                    str(size): relative(timed(files, images[:size], runtime, arguments), macs) for size in (1, 8)
                 }
     work = {"dense": net.dense_macs, "gater": net.gater_macs, "dense_over_route": macs}
     publish({"macs": work, "precisions": found}, arguments)

@@ -1,8 +1,8 @@
 """Answer requests on loopback from a queue, in batches: in the order of arrival, or route by route.
 
-    python benchmarks/route_server.py plain.onnx [--largest 8] [--threads 2]
-    python benchmarks/route_server.py routes.onnx        the files of gatewise export --form routes --split --out routes.onnx
+    python benchmarks/route_server.py FILE.onnx [--largest 8] [--threads 2]
 
+FILE.onnx is an exported network, or the name that was given to `gatewise export --form routes --split --out FILE.onnx`.
 Needs onnxruntime and numpy only. The first line of output has the port, the shape of an image and the number of logits
 as JSON. A request is a number (int64) and an image (float32, normalised); its answer the same number and the logits
 (float32). With routes, images that arrive are given to the queue of their route, and the next batch is of the route

@@ -2,13 +2,14 @@
 
     python benchmarks/serving.py [RUN PLAIN] [--rates 10,20] [--seconds 20] [--largest 8] [--threads 2] [--out FILE]
 
-RUN is a run with routes and PLAIN one without a gater, whose validation images are sent. Without runs the network is the
-untrained ResNet-50 of exported_routes.py, plain and with --routes 4 routes of half of its inner filters. Each is served
-by benchmarks/route_server.py in a process of its own, in ONNX Runtime, one after the other at each rate, --rounds times.
+RUN is a run with routes and PLAIN one without a gater; the validation images of RUN are sent. Without runs the network
+is the untrained ResNet-50 of exported_routes.py, plain and with --routes 4 routes of half of its inner filters. Each is
+served by benchmarks/route_server.py in a process of its own, in ONNX Runtime, in turn at each rate, --rounds times.
 
-Requests arrive at random (a Poisson process of so many images per second), whether those before are answered or not, so
-latency grows without bound where the server is too slow. It is counted from the time at which a request was due. Without
---rates, plain is first sent --burst images at once; the rates are 0.3, 0.6, 0.9 and 1.2 times what it answers per second.
+Requests arrive at random (a Poisson process of so many images per second), whether those before are answered or not,
+so latency grows without bound where the server is too slow. It is counted from the time at which a request was due.
+Without --rates, plain is first sent --burst images at once; the rates are 0.3, 0.6, 0.9 and 1.2 times what it answers
+per second.
 """
 
 import argparse

@@ -48,7 +48,7 @@ what PyTorch's operators read and write one after another.
 
 {times}
 
-Of one image in torchvision's ResNet-50 with the gate in the same places, relative to the network without gates in the same
+Of one image in a ResNet-50 with the gate in the same places, relative to the network without gates in the same
 runtime: median [quartiles]. In PyTorch the gate runs with its kernel, if it has one; "both optimised" is after
 {{py:func}}`gatewise.optimize_for_inference`, with and without gates. More in the
 [results](../results.md#gates-in-exported-networks). For a network of yours, `gatewise bench RUN` and

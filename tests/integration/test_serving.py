@@ -89,7 +89,7 @@ def test_each_request_gets_the_logits_of_its_image(net: gw.GaterNet, folder: Pat
 def test_batches_are_of_one_route_and_the_oldest_request_comes_first(folder: Path) -> None:
     _, batches = answered(folder / "routes.onnx", 10)
     first = int(not BRIGHT[0])
-    assert batches == [(first, int((BRIGHT == BRIGHT[0]).sum())), (1 - first, int((BRIGHT != BRIGHT[0]).sum()))]
+    assert batches == [(first, int((BRIGHT[0] == BRIGHT).sum())), (1 - first, int((BRIGHT[0] != BRIGHT).sum()))]
 
 
 def test_requests_over_a_connection_are_timed(folder: Path) -> None:

@@ -67,7 +67,9 @@ def test_page_shows_measured_times_with_their_source(pages: ModuleType) -> None:
 def test_times_in_torch_are_of_the_run_of_the_other_runtimes_if_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
     times = import_module("gate_times")
     rows = {"plain": 1.0, "ours": 1.2, "plain, optimised": 0.8, "ours, optimised": 1.0}
-    table = {name: {"ratio": ratio, "ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1} for name, ratio in rows.items()}
+    table = {
+        name: {"ratio": ratio, "ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1} for name, ratio in rows.items()
+    }
     runtimes: dict[str, Any] = {"onnxruntime": {"gct": {"of_none": [1.3, 1.2, 1.4]}}}
     files = {
         times.FUSED: {"tables": {"resnet50 with gct, infer 1": table}},

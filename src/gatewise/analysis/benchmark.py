@@ -159,7 +159,9 @@ def _verdict(results: dict[str, Any]) -> str:
     sentences: list[str] = []
     for size, forms in results["batches"].items():
         reference = next(iter(forms))
-        name = min((form for form in forms if not form.startswith(WITHOUT_GATES)), key=lambda form: forms[form]["median_ms"])
+        name = min(
+            (form for form in forms if not form.startswith(WITHOUT_GATES)), key=lambda form: forms[form]["median_ms"]
+        )
         factor = forms[name][f"{reference}_over_this"][0]
         advice = "do not skip here" if reference == "dense" else "nothing is faster here"
         is_gain = name != reference and 1 / factor < _GAIN

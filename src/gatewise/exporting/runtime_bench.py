@@ -13,7 +13,7 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import check_format_not_newer, write_json
 from gatewise.exporting.forms import WithGates
-from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES, versions
+from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES, package, versions
 from gatewise.exporting.writer import export, export_run
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, environment, interleaved_latency
@@ -77,6 +77,13 @@ def bench_runtimes(
         _validation.check_one_of("precision", name, PRECISIONS)
     if not runtimes or not precisions:
         raise errors.InvalidValueError("give at least one runtime and one precision.")
+    for name in precisions:
+        able = [key for key, runtime in RUNTIMES.items() if name in runtime.precisions]
+        if not {*able} & {*runtimes}:
+            raise errors.InvalidValueError(f"precision {name} needs one of the runtimes {', '.join(able)}. Add one.")
+    for name in runtimes:
+        if RUNTIMES[name].extra:
+            package(name)
     _validation.check_integer_at_least(2, rounds=rounds)
     _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
     _validation.check_integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
@@ -101,10 +108,11 @@ class _Forms:
     def __init__(
         self, folder: Path, plain: str | Path | None, data: str | None, images: int, files: Path, say: Any
     ) -> None:
-        self.folder, self.plain, self.data, self.files, self.say = folder, plain, data, files, say
+        self.folder, self.data, self.files, self.say = folder, data, files, say
         self.images = images
         self.run = Run.open(folder, data).checked()
         self.run.check_has_images()
+        self.plain = None if plain is None else Run.open(plain, data).checked()
         self.net: Any = self.run.model.eval().cpu()
         self.example = torch.cat([*self.run.first(2)])
         self.omitted: dict[str, str] = {}
@@ -129,7 +137,7 @@ class _Forms:
         if form == _DENSE:  # norms stay where gates could be between them and their convolutions, in both forms
             return self._dense() if self.gated else folded(self._dense(), self.example)
         if form == "plain":
-            return folded(Run.open(self.plain, self.data).model.eval().cpu(), self.example)  # type: ignore[arg-type]  # pyright: ignore
+            return folded(self._plain.model.eval().cpu(), self.example)
         if form == "skip":
             return skip_closed_filters(self.net)
         if form == "compact":
@@ -145,13 +153,18 @@ class _Forms:
             ranges = self.run.of("train").first(self.images) if int8 else None
             found = export(self._dense(), out, example=self.example, int8=ranges, calibration=self.images)
         else:
-            folder = self.plain if form == "plain" else self.folder
+            folder = self._plain.folder if form == "plain" else self.folder
             options: dict[str, Any] = {"int8": int8, "calibration": self.images, "data": self.data}
-            found = export_run(folder, out, form="masked" if form == "plain" else form, **options)  # type: ignore[arg-type]  # pyright: ignore
+            found = export_run(folder, out, form="masked" if form == "plain" else form, **options)
         if int8:
             kept = ("score", "float32", "int8", "int8_difference", "other_gates")
             self.scores[form] = {key: found[key] for key in kept if key in found}
         return out
+
+    @property
+    def _plain(self) -> Run:
+        assert self.plain is not None
+        return self.plain
 
     def _dense(self) -> nn.Module:
         """Return the network without gater and gates."""
@@ -267,6 +280,8 @@ def _verdict(batches: dict[str, Any], *, gated: bool) -> str:
             where = f"{images} in {precision}: deploy {best[1]} in {RUNTIMES[best[2]].title}"
             if gated:
                 where += _cost_of_gates(by_form["masked"])
+            elif best is dense and "masked" in by_form:
+                where += " (a plain network of all filters: the gates save no time here)"
             elif dense is not None and best is not dense:
                 where += f", {dense[0] / best[0]:.2f} times as fast as dense in {RUNTIMES[dense[2]].title}"
             parts.append(where)

@@ -193,7 +193,7 @@ def _routes(run: Run, count: int | None, say: Callable[[str], None]) -> Tensor |
         raise errors.InvalidValueError(
             "a number of routes is for a network whose gater decides each gate. Omit it, or choose another run."
         )
-    found = routes_from_gates(net, run.of("train").first(), count).unique(dim=0)
+    found: Any = routes_from_gates(net, run.of("train").first(), count).unique(dim=0)
     if len(found) < count:
         say(f"{count} clusters of images form {len(found)} different route{'s' if len(found) > 1 else ''}")
     return found
@@ -252,7 +252,9 @@ def _check_of_routes(form: str, **given: bool) -> None:
     """Raise `InvalidValueError` if an option of the form "routes" is given for another form."""
     for name, is_given in given.items():
         if is_given and form != "routes":
-            raise errors.InvalidValueError(f"{name} is for the form routes, got form {form}. Omit it, or set form routes.")
+            raise errors.InvalidValueError(
+                f"{name} is for the form routes, got form {form}. Omit it, or set form routes."
+            )
 
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:

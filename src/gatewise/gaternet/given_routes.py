@@ -39,7 +39,8 @@ def set_routes(net: GaterNet, patterns: Tensor) -> None:
     if not isinstance(patterns, Tensor) or patterns.shape != own.shape:
         given = tuple(patterns.shape) if isinstance(patterns, Tensor) else type(patterns).__name__
         raise errors.InvalidValueError(
-            f"patterns must have shape {tuple(own.shape)}, a row for each route and a column for each gate, got {given}."
+            f"patterns must have shape {tuple(own.shape)}, a row for each route and a column for each gate, got "
+            f"{given}."
         )
     opened = patterns.to(own.device) == 1
     if not bool((opened | (patterns.to(own.device) == 0)).all()):

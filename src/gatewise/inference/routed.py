@@ -13,7 +13,6 @@ from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.network import ESTIMATORS
-from gatewise.gaternet.route_patterns import clusters
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.surgery import folded

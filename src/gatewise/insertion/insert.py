@@ -338,7 +338,8 @@ def without_gates(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, Gate):
         return nn.Identity()
-    for path, module in list(model.named_modules(remove_duplicate=False)):
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
         if isinstance(module, Gate):
             model.set_submodule(path, nn.Identity())
     return model

@@ -184,7 +184,9 @@ class Setup:
             return found
         processes = self.learner.processes
         found, routed = (
-            self._scored(evaluate(net, self.validation.evaluation(), self.task.new_results(processes.device), processes))
+            self._scored(
+                evaluate(net, self.validation.evaluation(), self.task.new_results(processes.device), processes)
+            )
             for net in (unrouted.to(processes.device), self.learner.plain_model)
         )
         progress.say(
@@ -199,9 +201,7 @@ class Setup:
             score = self.task.score
             then, now = before[score.name], after.scores[score.name]
             lost = score.factor * (then - now if score.higher_is_better else now - then)
-            progress.say(
-                f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: lost {lost:.2f}"
-            )
+            progress.say(f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: lost {lost:.2f}")
 
     @property
     def _opened(self) -> str:
@@ -266,7 +266,7 @@ def build(
     arguments: Any = (optimisation.batch_size, initial.mean, initial.std)
     common: Any = {"device": processes.device, "workers": workers, "share": share}
     batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
-    if initial.unrouted is not None:
+    if initial.unrouted is not None and isinstance(network, GaterNet):
         whole = make_batches(dataset.train, *arguments, augmentation=Augmentation(), device=processes.device)
         follow_gates(network, initial.unrouted, (images.cpu() for images in Sample(whole, optimisation.seed)))
     learner = Learner(

@@ -31,8 +31,8 @@ class Initial:
         transfer: report on loading a classifier's weights into a segmenter, or None.
         has_gates: whether the weights have a gater, so that they need not start with all gates open.
         has_routes: whether the weights have the routes of a GaterNet.
-        unrouted: the weights' own network, if it decides its gates one by one and the new one has routes, which are then
-            those of its gates; else None.
+        unrouted: the weights' own network, if it decides its gates one by one and the new one has routes, which are
+            then those of its gates; else None.
     """
 
     mean: Tensor
@@ -99,9 +99,7 @@ def _unrouted(model: nn.Module, weights: str | None) -> GaterNet | None:
     return source
 
 
-def _load(
-    model: nn.Module, source: str | None, unrouted: GaterNet | None
-) -> tuple[dict[str, Any], Transfer | None]:
+def _load(model: nn.Module, source: str | None, unrouted: GaterNet | None) -> tuple[dict[str, Any], Transfer | None]:
     """Load weights if there are any; return their `config.json`, and the report of `load_backbone` if used."""
     if source is None:
         return {}, None

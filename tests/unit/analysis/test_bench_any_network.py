@@ -1,6 +1,5 @@
 """`gw.bench` times the forms of any network."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -75,6 +74,7 @@ def test_forms_without_gates_run_none(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.clear()
     assert torch.equal(forms["without gates"](IMAGES), expected)
     torch.testing.assert_close(forms["without gates, optimised"](IMAGES), expected)
+    assert isinstance(forms["without gates, optimised"], gw.InferenceNet)
     assert not calls
     net(IMAGES)
     assert calls == ["se"]

@@ -1,6 +1,7 @@
 """`gatewise bench --runtimes`: every form in every runtime, against the fastest dense one."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def test_dense_is_recommended_if_nothing_is_faster(
 ) -> None:
     fixed_times(monkeypatch, masked_torch=7.9)
     found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[2], images=8)
-    assert found["verdict"] == "2 images in float32: deploy dense in PyTorch"
+    assert found["verdict"] == (
+        "2 images in float32: deploy dense in PyTorch (a plain network of all filters: the gates save no time here)"
+    )
 
 
 def test_inserted_gates_are_not_left_out_and_their_cost_is_said(
@@ -93,9 +96,24 @@ def test_int8_files_are_scored_on_command_line(
         ({"runtimes": ["onnx"]}, "unknown runtime 'onnx'; expected one of 'compile', 'onnxruntime', 'openvino'"),
         ({"precisions": ["int4"]}, "unknown precision 'int4'"),
         ({"runtimes": []}, "at least one runtime"),
+        ({"runtimes": ["torch"], "precisions": ["int8"]}, "int8 needs one of the runtimes onnxruntime, openvino"),
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )
 def test_wrong_arguments(gated: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         bench_runtimes(gated, tmp_path, **options)
+
+
+def test_absent_runtimes_and_runs_are_found_before_anything_is_exported(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gatewise.exporting.runtime_bench.export", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert run(["bench", str(gated), "--runtimes", "onnxruntime, openvino", "--out", str(tmp_path)]) == 2
+    assert "pip install 'gatewise[openvino]'" in capsys.readouterr().err
+    assert run(["bench", str(gated), "--runtimes", "onnxruntime", "--plain", "nowhere", "--out", str(tmp_path)]) == 2
+    assert "run folder 'nowhere' does not exist" in capsys.readouterr().err
+    for option in (["--plain", str(gated)], ["--precisions", "int8"]):
+        assert run(["bench", str(gated), *option]) == 2
+        assert "--plain and --precisions are for --runtimes" in capsys.readouterr().err
