@@ -85,7 +85,9 @@ CHANGES = {
             "given routes keep the norms of others": remove("net.selection.norms.follow(net.backbone)"),
         },
         "routes_from_gates": {
-            "a route opens what any image of a cluster opens": replace("> 0.5", "> 0"),
+            "a route opens what any image of a cluster opens": replace(
+                "gates[assigned == number].mean(0) > 0.5", "gates[assigned == number].mean(0) > 0"
+            ),
         },
         "follow_gates": {
             "the choice between routes begins at random": remove("net.gater.load_state_dict(given)"),
