@@ -1,4 +1,4 @@
-# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY, WORKERS, ADD.
+# Every target creates its environment if it is missing. Variables: PYTHON, VENV, OUT, TESTS; for mutants N, MINUTES, SHARD, ONLY, WORKERS, ADD; for package EXTRAS.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
@@ -14,7 +14,7 @@ TRAINERS := tests/integration/trainers tests/unit/integrations tests/integration
 OLDEST := torch==2.11.0 torchvision==0.26.0
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples check docs site bench clean
+.PHONY: compare test test-slow test-oldest test-trainers mutants mutants-map fuzz audit coverage examples check docs site package bench clean
 
 compare: $(VENV)/.installed  ## compare gates on handwritten digits; prints a table and the path of the report
 	$(BIN)/gatewise compare --data digits --model resnet20 --gates none,se,gct,gc --seeds 5 --epochs 20 --out $(OUT)
@@ -82,6 +82,9 @@ docs: $(VENV)/.developed  ## write the generated pages and the picture of the la
 
 site: $(VENV)/.documented  ## build the documentation site in docs/_build; fails on a warning
 	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
+
+package: $(VENV)/.developed  ## build and check wheel and source distribution, and try each extra in an empty environment; EXTRAS= chooses
+	$(BIN)/python tools/package.py $(if $(EXTRAS),--extras "$(EXTRAS)")
 
 bench: $(VENV)/.installed  ## run the benchmarks, minutes each; needs an idle machine
 	$(BIN)/python benchmarks/gates.py

@@ -11,10 +11,10 @@ reported: the pattern that answers most like the dense network, which needs no l
 """
 
 import argparse
+import copy
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ _WAYS = ("single", "clusters", "random")
 
 
 def make_net(way: str, routes: int, setup: Setup, images: list[Tensor], budget: float) -> gw.GaterNet:
-    backbone: Any = gw.make_model(setup.plan.spec, num_classes=setup.task.outputs)
-    backbone.load_state_dict(setup.learner.plain_model.state_dict())
+    backbone = copy.deepcopy(setup.learner.plain_model)
     torch.manual_seed(0)
     net = gw.GaterNet(backbone, routes=1 if way == "single" else routes, budget=budget, image_size=images[0].shape[2:])
     random = net.routes.clone()

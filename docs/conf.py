@@ -25,7 +25,7 @@ extensions = [
     "gate_pages",
     "site_links",
 ]
-exclude_patterns = ["_build", "results/*", "extension"]
+exclude_patterns = ["_build", "results/*/**", "extension"]
 myst_heading_anchors = 4
 smartquotes = False  # options and texts can be copied
 default_role = "code"  # docstrings write `names` as Markdown does

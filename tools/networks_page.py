@@ -85,24 +85,24 @@ def _timm(names: str, **options: object) -> list[Network]:
 
 
 NETWORKS = [
-    *_timm("convnext_atto darknet17 dla46_c edgenext_xx_small efficientnet_lite0 fastvit_t8 fbnetc_100 ghostnet_050"),
-    *_timm("hardcorenas_a hrnet_w18_small mixnet_s mnasnet_small mobilenetv2_035 mobilenetv3_small_050 regnetx_002"),
-    *_timm("repvgg_a0 resnest14d resnet10t resnext26ts rexnet_100 selecsls42 seresnet18 starnet_s050 vovnet39a"),
-    *_timm("xception41"),
+    *_timm("convnext_atto darknet17 dla46_c edgenext_xx_small fastvit_t8 ghostnet_050 hrnet_w18_small"),
+    *_timm("mobilenetv3_small_050 regnetx_002 repvgg_a0 resnest14d resnet10t seresnet18 starnet_s050"),
     *_timm("levit_128s", shape=(1, 3, 224, 224)),
     *_timm(
         "cspresnet50 densenet121 dpn48b gernet_s hgnet_tiny lcnet_035 mobileone_s0 mobilevit_xxs nfnet_l0", slow=True
     ),
     *_timm("regnety_002 res2net50_14w_8s resnetv2_50 skresnet18 tinynet_e tresnet_m vgg11_bn", slow=True),
     *_timm("inception_v3 inception_v4", shape=(1, 3, 96, 96), slow=True),
+    *_timm("efficientnet_lite0 fbnetc_100 hardcorenas_a mixnet_s mnasnet_small mobilenetv2_035 resnext26ts", slow=True),
+    *_timm("rexnet_100 selecsls42 vovnet39a xception41", slow=True),
     Network("resnet18", "torchvision"),
-    Network("googlenet", "torchvision", training_only="aux"),
     Network("shufflenet_v2_x0_5", "torchvision"),
     Network("mobilenet_v3_small", "torchvision"),
     Network("squeezenet1_1", "torchvision"),
-    Network("lraspp_mobilenet_v3_large", "torchvision"),
     Network("r3d_18", "torchvision", (1, 3, 8, 32, 32)),
     Network("deeplabv3_resnet50", "torchvision", slow=True),
+    Network("googlenet", "torchvision", slow=True, training_only="aux"),
+    Network("lraspp_mobilenet_v3_large", "torchvision", slow=True),
 ]
 
 

@@ -51,7 +51,7 @@ what PyTorch's operators read and write one after another.
 Of one image in a ResNet-50 with the gate in the same places, relative to the network without gates in the same
 runtime: median [quartiles]. In PyTorch the gate runs with its kernel, if it has one; "both optimised" is after
 {{py:func}}`gatewise.optimize_for_inference`, with and without gates. More in the
-[results](../results.md#gates-in-exported-networks). For a network of yours, `gatewise bench RUN` and
+[results](../results/deployment.md#gates-in-exported-networks). For a network of yours, `gatewise bench RUN` and
 `gatewise bench RUN --runtimes torch,onnxruntime` measure it.
 
 ## Insert it into a network
@@ -81,8 +81,8 @@ _INDEX = """# Gates
 A *gate* is a small module that rescales the channels of a feature map or adds context to them. A *place* is a position
 in a network. The table has the cost that one gate at each place of its paper adds to timm's {model} ({parameters}
 parameters, {macs} multiply-adds, {moved} MB moved), for one image of {side}x{side}. Bytes predict the time of a gate
-better than multiply-adds; times are in the [results](../results.md#what-a-gate-costs). A gate that is the identity at
-initialisation can be inserted into a trained network without changing its output.
+better than multiply-adds; times are in the [results](../results/cost.md#what-a-gate-costs). A gate that is the identity
+at initialisation can be inserted into a trained network without changing its output.
 
 [GaterNet](../guides/gaternet.md) is a network around a backbone, not a gate at a place. Formulas, options and
 differences from the papers are also [on one page](../gates.md).

@@ -1,6 +1,8 @@
-"""Where tests stand: in the folder of what they test, and none imports from another."""
+"""Where code and tests stand: few folders and layers; tests in the folder of what they test, none imports another."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 
 from support.project import ROOT
@@ -45,3 +47,16 @@ def test_unit_mirrors_the_package() -> None:
     folders = {folder.name for folder in (TESTS / "unit").iterdir() if folder.name != "__pycache__"}
     package = {file.name for file in (ROOT / "src/gatewise").iterdir() if file.is_dir()}
     assert folders <= package
+
+
+def test_package_has_few_entries_and_layers() -> None:
+    entries = {file.name for file in (ROOT / "src/gatewise").iterdir()} - {"__pycache__", "__init__.py"}
+    (layers,) = (
+        contract["layers"]
+        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    listed = {name for layer in layers for name in re.split(" [|:] ", layer)}
+    assert listed == {entry.removesuffix(".py") for entry in entries}
+    assert len(entries) <= 16
+    assert len(layers) <= 10

@@ -35,7 +35,8 @@ WRITTEN_BY_THE_SITE = [ROOT / "docs" / name for name in ("api", "gates", "comman
 
 def pages() -> list[str]:
     """Return the Markdown pages without result tables and files written by the site build."""
-    found = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs/guides").glob("*.md")]
+    folders = (ROOT, *(ROOT / "docs" / name for name in ("", "guides", "results")))
+    found = [page for folder in folders for page in folder.glob("*.md")]
     return sorted(str(page.relative_to(ROOT)) for page in found if page not in WRITTEN_BY_THE_SITE)
 
 

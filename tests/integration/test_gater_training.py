@@ -23,6 +23,7 @@ from gatewise.models.serialization import load_gater, load_model
 from gatewise.training import Progress, Recipe, from_recipe, initial, train
 from support.few_digits import QUICK, few_digits, few_rounds  # noqa: F401 - fixtures
 from support.project import SUPPORT
+from support.routed_nets import routed
 from support.small_runs import DATASET, RECIPE, log, trained
 
 GATED = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=2)
@@ -219,6 +220,32 @@ def test_dead_saturated_or_constant_gates_are_reported() -> None:
     net.gater.head.fc2.bias.data.fill_(9.0)
     net.train()(torch.randn(2, 3, 32, 32))
     assert "100 % of the gate logits" in gate_warnings(net, some, 10)[0]
+
+
+def test_few_dependent_gates_and_missed_budget_are_reported_after_last_step() -> None:
+    net = gw.make_model("resnet20+gaternet:budget=0.5")
+    pruned = "only 111 of 336 gates depend on the image (open for more than 0.5% and fewer than 99.5% of the images)"
+    few = torch.where(torch.arange(336) < 111, 5, torch.where(torch.arange(336) % 2 == 0, 10, 0))
+    missed = torch.full((336,), 6)
+    assert gate_warnings(net, few, 10) == gate_warnings(net, missed, 10) == []
+    net.schedule(1)
+    net.price.state[0] = 2
+    assert gate_warnings(net, few, 10) == [f"{pruned}: the network is mostly a pruned one"]
+    assert gate_warnings(net, torch.where(torch.arange(336) == 111, 5, few), 10) == []
+    assert gate_warnings(net, missed, 10) == ["the open fraction is 0.600, the budget 0.5: train longer"]
+    assert gate_warnings(net, torch.full((336,), 519), 1000) == []
+
+
+def test_images_of_one_route_and_routes_that_are_alike_are_reported() -> None:
+    net = routed(2)
+    gates = net.gate_count
+    assert gate_warnings(net, torch.full((gates,), 10), 10) == ["nearly all images take the same of 2 routes"]
+    third = -(-gates // 3)
+    some = torch.where(torch.arange(gates) < third, 5, 10)
+    assert gate_warnings(net, some, 10) == []
+    some[0] = 10
+    assert f"only {third - 1} of {gates} gates depend on the image" in gate_warnings(net, some, 10)[0]
+    assert gate_warnings(routed(1), torch.full((gates,), 10), 10) == []
 
 
 def test_training_prints_problems_of_gates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,15 +32,25 @@ def train_slowly(out: Path, flush_s: float) -> None:
     os._exit(0)
 
 
+def stopped_in_a_save(out: Path, process: int) -> bool:
+    """Stop a process, and let it continue unless it is writing a file; return whether it is stopped."""
+    os.kill(process, signal.SIGSTOP)
+    os.waitid(os.P_PID, process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    if being_written(out, process):
+        return True
+    os.kill(process, signal.SIGCONT)
+    return False
+
+
 def killed(out: Path, rng: random.Random, *, in_a_save: bool) -> str:
     """Let a training run for a while, kill it, and return what it was doing."""
     process = multiprocessing.get_context("fork").Process(target=train_slowly, args=(out, 0.05 if in_a_save else 0))
     process.start()
     assert process.pid is not None
     if in_a_save:
-        while process.exitcode is None and being_written(out, process.pid) is None:
-            time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.1))
+        while process.exitcode is None and not stopped_in_a_save(out, process.pid):
+            time.sleep(rng.uniform(0.001, 0.02))
     else:
         time.sleep(rng.uniform(0.05, 1.0))
     process.kill()

@@ -15,7 +15,19 @@ from gatewise.gates.spec import ModelSpec
 from gatewise.models.serialization import load_model, save_model
 from gatewise.training.runs import open_runs
 
-TRAIN = ["train", "--data", "digits", "--model", "resnet20", "--epochs", "1", "--batch-size", "256", "--workers", "0"]
+TRAIN = [
+    "train",
+    "--data",
+    "digits",
+    "--model",
+    "test_resnet",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "256",
+    "--workers",
+    "0",
+]
 
 
 @functools.cache

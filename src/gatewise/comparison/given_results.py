@@ -116,6 +116,7 @@ def results_of(given: Given, baseline: str | None, source: str | Path, *, stoppe
     if not finished:
         raise errors.DataError(f"{source}: no variant has a score for each of its seeds. Train them again.")
     baseline = _baseline(baseline, given.scores, finished)
+    finished = {baseline: finished[baseline], **finished}  # the first row
     seeds, notes = _shared_seeds(finished)
     scores = {name: [of_seeds[seed] for seed in seeds] for name, of_seeds in finished.items()}
     images = _shared_images(given, finished, seeds)

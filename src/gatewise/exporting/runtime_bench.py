@@ -81,12 +81,12 @@ def bench_runtimes(
         able = [key for key, runtime in RUNTIMES.items() if name in runtime.precisions]
         if not {*able} & {*runtimes}:
             raise errors.InvalidValueError(f"precision {name} needs one of the runtimes {', '.join(able)}. Add one.")
-    for name in runtimes:
-        if RUNTIMES[name].extra:
-            package(name)
     _validation.check_integer_at_least(2, rounds=rounds)
     _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
     _validation.check_integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
+    for name in runtimes:
+        if RUNTIMES[name].extra:
+            package(name)
     target = Path(folder if out is None else out)
     check_format_not_newer(target / FILE, SCHEMA, "schema")
     before = torch.get_num_threads()

@@ -2,13 +2,12 @@
 
 from torch import Tensor
 
-from gatewise.gaternet.budget import Budget, open_share
+from gatewise.gaternet.budget import MISSED, Budget, open_share
 from gatewise.gaternet.network import GaterNet
 
 NEARLY = 0.005  # a gate depends on the image if it is open for more than this share of images, and less than 1 - this
 _DEFINITION = f"open for more than {NEARLY:.1%} and fewer than {1 - NEARLY:.1%} of the images"
 _FEWEST = 1 / 3  # of the gates, that depend on the image after a training
-_TOLERANCE = 0.02  # of the open fraction
 _MAX_SATURATED = 0.99
 
 
@@ -47,8 +46,7 @@ def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | N
     """
     dependent = int(depend_on_image(opened, images).sum())
     if net.routes is not None:
-        alike = len(net.routes) > 1 and not dependent
-        return [f"nearly all images take the same of {len(net.routes)} routes"] if alike else []
+        return _of_routes(net, len(net.routes), dependent)
     lines: list[str] = []
     for site in net.sites:
         own = opened[site.first : site.first + site.gates]
@@ -65,18 +63,28 @@ def gate_warnings(net: GaterNet, opened: Tensor, images: int, before: Tensor | N
     return lines
 
 
+def _of_routes(net: GaterNet, routes: int, dependent: int) -> list[str]:
+    """Return the problems of a network with routes; one with a single route is pruned on purpose."""
+    if routes > 1 and not dependent:
+        return [f"nearly all images take the same of {routes} routes"]
+    return _mostly_pruned(net, dependent) if routes > 1 else []
+
+
+def _mostly_pruned(net: GaterNet, dependent: int) -> list[str]:
+    """Return a line if fewer than a third of the gates depend on the image."""
+    if dependent >= _FEWEST * net.gate_count:
+        return []
+    few = f"only {dependent} of {net.gate_count} gates depend on the image ({_DEFINITION})"
+    return [f"{few}: the network is mostly a pruned one"]
+
+
 def _of_finished_budget(net: GaterNet, rates: Tensor, dependent: int) -> list[str]:
     """Return the problems that count once the budget has fallen to its target and the training has ended."""
     budget = net.price
     if not isinstance(budget, Budget) or not budget.finished:
         return []
-    lines: list[str] = []
-    if 0 < dependent < _FEWEST * net.gate_count and budget.target < 1:
-        lines.append(
-            f"only {dependent} of {net.gate_count} gates depend on the image ({_DEFINITION}): the network is mostly a "
-            f"pruned one"
-        )
+    lines = _mostly_pruned(net, dependent) if dependent and budget.target < 1 else []
     reached = float(open_share(rates.unsqueeze(0), budget.share.to(rates)))
-    if abs(reached - budget.target) > _TOLERANCE:
+    if abs(reached - budget.target) > MISSED:
         lines.append(f"the open fraction is {reached:.3f}, the budget {budget.target:g}: train longer")
     return lines

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from gatewise import errors
 from gatewise.core._torch_compat import enclosing_calls, has_calls, has_meta_tensors, operator_name
+from gatewise.core.hooks import names_of, submodule
 from gatewise.core.layer_types import (
     ANY_CONVOLUTIONS,
     CHANNEL_NORMS,
@@ -162,23 +163,35 @@ def _set_gates_aside(model: nn.Module) -> None:
 
 
 def known_input_size(model: nn.Module) -> list[tuple[int, ...]]:
-    """Return the (channels, height, width) in `input_size` and in timm's `pretrained_cfg`, where they are set."""
-    shapes = []
-    for owner in (model, getattr(model, "pretrained_cfg", None) or {}):
-        size = owner.get("input_size") if isinstance(owner, dict) else getattr(owner, "input_size", None)
-        if isinstance(size, tuple) and len(size) >= 2:
-            shapes.append(size)
-    return shapes
+    """Return the (channels, height, width) in `input_size` and in timm's `pretrained_cfg`, where they are set.
+
+    `pretrained_cfg` describes images of the published weights. A network may be built for other channels (`in_chans`),
+    those of its first convolution, so that size is returned with these channels first.
+    """
+    described = getattr(model, "pretrained_cfg", None)
+    described = described if isinstance(described, dict) else {}
+    of_weights = described.get("input_size")
+    sizes = [getattr(model, "input_size", None), of_weights]
+    if isinstance(of_weights, tuple) and (first := _first_convolution(model, described.get("first_conv"))) is not None:
+        sizes.insert(1, (first.in_channels, *of_weights[1:]))
+    return list(dict.fromkeys(size for size in sizes if isinstance(size, tuple) and len(size) >= 2))
+
+
+def _first_convolution(model: nn.Module, named: Any) -> Any:
+    """Return the convolution that timm names as the first, or else the first registered one; None if there is none."""
+    name = named[0] if isinstance(named, (tuple, list)) and named else named
+    layer = submodule(model, names_of(name)) if isinstance(name, str) else None
+    if isinstance(layer, CONVOLUTIONS):
+        return layer
+    return next((module for module in model.modules() if isinstance(module, CONVOLUTIONS)), None)
 
 
 def example_inputs(model: nn.Module) -> list[Tensor]:
     """Return inputs that the network may accept, the most likely first."""
     shapes = known_input_size(model)
-    for module in model.modules():
-        if isinstance(module, CONVOLUTIONS):
-            axes = spatial_axes(module)
-            shapes += [(module.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
-            break
+    if (first := _first_convolution(model, None)) is not None:
+        axes = spatial_axes(first)
+        shapes += [(first.in_channels,) + (side,) * axes for side in (224, 32) if side**axes < 1e6]
     anchor = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return [torch.zeros((2, *shape), device=anchor.device, dtype=anchor.dtype) for shape in shapes]
 

@@ -47,6 +47,18 @@ CHANGES = {
         "depend_on_image": {
             "a gate that nearly all images open depends on them": replace("share < 1 - NEARLY", "share < 1"),
         },
+        "_of_routes": {
+            "a network that is pruned on purpose is reported": replace(
+                "_mostly_pruned(net, dependent) if routes > 1 else []", "_mostly_pruned(net, dependent)"
+            ),
+        },
+        "_mostly_pruned": {
+            "gates that are mostly constant are not reported": replace("dependent >= _FEWEST * net.gate_count", "True"),
+        },
+        "_of_finished_budget": {
+            "a missed budget is not reported": replace("abs(reached - budget.target) > MISSED", "False"),
+            "a budget counts as missed before the last step": replace("not budget.finished", "False"),
+        },
     },
     "gaternet/routes.py": {
         "open_counts": {

@@ -237,6 +237,9 @@ CHANGES = {
                 "((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm), 'norm')",
             ),
         },
+        "known_input_size": {
+            "grey images are taken for coloured ones": replace("first.in_channels", "of_weights[0]"),
+        },
         "Op.is_cross_channel": {
             "a depthwise convolution counts as a reader of all channels": replace(
                 "self.is_weighted and (not (self.groups > 1 and self.groups == self.inputs[0].channels))",

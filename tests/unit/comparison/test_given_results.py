@@ -55,6 +55,8 @@ def test_direction_and_baseline_can_be_chosen(tmp_path: Path) -> None:
     file = table(tmp_path, PLAIN)
     assert variants(gw.judge(file, lower_is_better=True))["gct"]["verdict"] == "worse"
     assert variants(gw.judge(file, baseline="gct"))["none"]["verdict"] == "worse"
+    for chosen in ("none", "gct"):
+        assert gw.judge(file, baseline=chosen)["variants"][0]["gates"] == chosen, "the baseline is the first row"
     with pytest.raises(InvalidValueError, match="unknown baseline 'gtc'"):
         gw.judge(file, baseline="gtc")
 

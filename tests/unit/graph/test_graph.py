@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 import gatewise as gw
 from gatewise.gates.spec import parse_gates
 from gatewise.graph import Graph, graph, place_kind, place_names
+from gatewise.graph.trace import example_inputs
 from gatewise.inference import ConditionalNet, folded
 from gatewise.insertion.insert import insert_all
 
@@ -95,3 +97,26 @@ def test_graph_with_another_example_rejected() -> None:
     for call in (gw.find_places, gw.insert_gates):
         with pytest.raises(gw.errors.InvalidValueError, match=f"{call.__name__}: a Graph has its own example"):
             call(Graph(chain()), "inner", example=IMAGES)
+
+
+# Images that the network was built for
+
+BUILT: dict[str, Callable[[int], nn.Module]] = {
+    "one first convolution": lambda channels: timm.create_model("test_resnet", in_chans=channels),
+    "two first convolutions": lambda channels: timm.create_model("repvgg_a0", in_chans=channels),
+    "a backbone inside": lambda channels: gw.make_model("segmenter:backbone=test_resnet", in_chans=channels),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("kind", BUILT)
+def test_images_are_those_of_the_first_convolution(kind: str, channels: int) -> None:
+    """The `pretrained_cfg` of timm goes on describing images of three channels."""
+    network = BUILT[kind](channels)
+    assert network.pretrained_cfg["input_size"][0] == 3
+    assert example_inputs(network)[0].shape == (2, channels, *network.pretrained_cfg["input_size"][1:])
+
+
+def test_timm_network_for_grey_images_gets_a_gater() -> None:
+    net = gw.GaterNet(timm.create_model("test_resnet", in_chans=1), image_size=(32, 32))
+    assert net(torch.zeros(2, 1, 32, 32)).shape == (2, 1000)

@@ -60,18 +60,17 @@ LARGE = ("densenet121+gct", "resnet26d+gct")
 def test_optimized_outputs_are_equal_and_undo_restores(spec: str) -> None:
     net = trained(spec)
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    for samples in (1, 3):
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x = torch.randn(samples, 3, 64, 64).contiguous(memory_format=layout)
-            expected = plain(net, x)
-            fast = gw.optimize_for_inference(net)
-            for _ in range(2):  # the second time with choices made, and nothing left over from the first
-                torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
-            assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
-            counted = {form: list(fast.gates.values()).count(form) for form in set(fast.gates.values())}
-            assert counted == NETWORKS[spec]
-            assert fast.undo() is net
-            assert torch.equal(plain(net, x), expected)
+    for samples, layout in ((1, torch.contiguous_format), (3, torch.channels_last)):
+        x = torch.randn(samples, 3, 64, 64).contiguous(memory_format=layout)
+        expected = plain(net, x)
+        fast = gw.optimize_for_inference(net)
+        for _ in range(2):  # the second time with choices made, and nothing left over from the first
+            torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4)
+        assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+        counted = {form: list(fast.gates.values()).count(form) for form in set(fast.gates.values())}
+        assert counted == NETWORKS[spec]
+        assert fast.undo() is net
+        assert torch.equal(plain(net, x), expected)
     assert not any("forward" in module.__dict__ for module in net.modules())
 
 

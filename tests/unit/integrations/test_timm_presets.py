@@ -1,9 +1,12 @@
 """Presets in timm's registry, and their use in timm's train.py."""
 
 import copy
+import csv
+import json
 import os
 import pickle
 import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import gatewise as gw
+from gatewise.cli import run
 from gatewise.errors import InvalidValueError
 from gatewise.integrations.timm import PRESETS, TAG
 from gatewise.integrations.timm.__main__ import main
@@ -289,6 +293,30 @@ def test_timm_train_py_trains_preset_and_resumes(name: str, pictures: Path) -> N
     model = timm.create_model(f"{name}.{TAG}", num_classes=2)
     model.load_state_dict(saved["state_dict"])
     assert saved["arch"] == f"{name}.{TAG}"
+
+
+@pytest.mark.slow
+def test_comparison_runs_timm_train_py(pictures: Path) -> None:
+    script = os.environ.get("TIMM_TRAIN_SCRIPT")
+    if not script:
+        pytest.skip("TIMM_TRAIN_SCRIPT does not name timm's train.py, which timm's wheel does not hold")
+    names = ["test_resnet", f"gct_resnet20.{TAG}"]
+    command = (
+        f"{sys.executable} -m gatewise.integrations.timm {script} --data-dir {pictures} --model {{gates}} "
+        "--seed {seed} --output {out} --num-classes 2 --input-size 3 32 32 -b 8 --workers 0 --device cpu "
+        "--warmup-epochs 0 --lr 0.01 --epochs 2"
+    )
+    score = ["--score-from", "summary.csv:eval_top1:last", "--unit", "%"]
+    out = pictures.parent / "comparison"
+    arguments = ["--command", command, *score, "--gates", ",".join(names), "--seeds", "2", "--out", str(out)]
+    assert run(["compare", *arguments]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert [variant["gates"] for variant in results["variants"]] == names
+    for variant in results["variants"]:
+        for seed, value in enumerate(variant["score"]["values"]):
+            (summary,) = (out / "runs" / variant["gates"] / f"seed_{seed}/output").glob("*/summary.csv")
+            with summary.open(newline="") as file:
+                assert float([*csv.DictReader(file)][-1]["eval_top1"]) == value
 
 
 # ---- the launcher --------------------------------------------------------------------------------------------------
