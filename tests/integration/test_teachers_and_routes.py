@@ -117,10 +117,13 @@ def test_run_with_a_gater_does_not_begin_with_all_gates_open(
     tmp_path: Path, gated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=1, init=str(gated))
-    train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())
+    metrics = train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())
     shown = capsys.readouterr().err
     assert "run: validation accuracy" in shown
     assert "all gates open" not in shown
+    setup = build(recipe.plan(), DATASET)
+    assert metrics["before"]["loss"] == pytest.approx(setup.learner.evaluate(setup.validation).scores["loss"])
+    assert metrics["before"]["loss"] != pytest.approx(setup.learner.evaluate_all_open(setup.validation).scores["loss"])
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def package(name: str) -> Any:
         MissingExtraError: it is not installed.
     """
     runtime = RUNTIMES[name]
-    return _validation.import_optional(name, f"timing in {runtime.title}", runtime.extra)
+    return _validation.import_optional(name, f"timing in {runtime.title}", runtime.extra or "export")
 
 
 def versions(names: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +193,7 @@ def _routes(run: Run, count: int | None, say: Callable[[str], None]) -> Tensor |
         raise errors.InvalidValueError(
             "a number of routes is for a network whose gater decides each gate. Omit it, or choose another run."
         )
-    found: Any = routes_from_gates(net, run.of("train").first(), count).unique(dim=0)
+    found = cast(Tensor, routes_from_gates(net, run.of("train").first(), count).unique(dim=0))
     if len(found) < count:
         say(f"{count} clusters of images form {len(found)} different route{'s' if len(found) > 1 else ''}")
     return found
