@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gatewise.exporting.prediction import predict
     from gatewise.exporting.writer import export
     from gatewise.gaternet import GaterNet
+    from gatewise.gaternet.given_routes import set_routes
     from gatewise.gaternet.recalibration import recalibrate
     from gatewise.gaternet.teaching import TeacherLoss, distillation_loss
     from gatewise.gates import functional
@@ -108,6 +109,7 @@ __all__ = [
     "predict",
     "recalibrate",
     "register_gate",
+    "set_routes",
     "skip_closed_filters",
     "train",
     "train_everything",
@@ -123,6 +125,7 @@ _NAMES = {  # by the module that has them
     "gatewise.exporting.prediction": ("predict",),
     "gatewise.exporting.writer": ("export",),
     "gatewise.gaternet": ("GaterNet",),
+    "gatewise.gaternet.given_routes": ("set_routes",),
     "gatewise.gaternet.recalibration": ("recalibrate",),
     "gatewise.gaternet.teaching": ("TeacherLoss", "distillation_loss"),
     "gatewise.gates": ("functional",),

@@ -68,4 +68,9 @@ CHANGES = {
             ),
         },
     },
+    "cli/training.py": {
+        "_with_gater": {
+            "flags replace the gater of a recipe": replace("own | given", "given"),
+        },
+    },
 }
