@@ -418,8 +418,8 @@ CHANGES = {
         },
         "environment": {
             "threads not part of the machine's key": replace(
-                "threads, cores = torch.get_num_threads(), os.cpu_count()",
-                "threads, cores = 'some', os.cpu_count()",
+                "f'{_cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores'",
+                "f'{_cpu_name()}, some threads of {os.cpu_count()} cores'",
             ),
         },
     },
