@@ -270,11 +270,9 @@ def markdown(parts: Mapping[str, Row], oracles: Mapping[str, Row]) -> str:
     lines: list[str] = []
     for classes, found in oracles.items():
         lines += [f"## oracle, {classes} classes; dense network {found['dense']:.2f} %", ""]
-        rows = [
-            [Cell(f"{each:.2f}" if isinstance(each, float) else str(each)) for each in row.values()]
-            for row in found["rows"]
-        ]
-        lines += [Table(list(found["rows"][0]), rows).markdown(), ""] if rows else []
+        columns = list(dict.fromkeys(name for row in found["rows"] for name in row))
+        rows = [[_number(row.get(name, "-")) for name in columns] for row in found["rows"]]
+        lines += [Table(columns, rows).markdown(), ""]
     for part, content in parts.items():
         lines += [f"## {part}", ""]
         if content["forms"]:
@@ -314,6 +312,10 @@ def _cells(row: Row) -> dict[str, str]:
         if row["core_minutes"] is None
         else f"{'' if row['exact_core_minutes'] else '~'}{row['core_minutes']:.1f}",
     }
+
+
+def _number(value: Any) -> Cell:
+    return Cell(f"{value:.2f}" if isinstance(value, float) else str(value))
 
 
 def _score(found: Row | None) -> str:
