@@ -7,8 +7,8 @@ dense network's outputs; random), the network is fine-tuned with the batch norms
 through a random pattern and is taught by the dense network, so no pattern is preferred and no gater is trained. Then
 every validation image runs through every pattern. The oracle knows the label, so K chances alone lift it: the random
 patterns show by how much. What decides is whether the oracle gains more over the best pattern with clusters than with
-random patterns (`oracle_gain`, with a bootstrap interval over images). Also reported: the pattern that answers most like
-the dense network, which needs no label, and the mean of all patterns.
+random patterns (`oracle_gain`, with a bootstrap interval over images). Also reported: the pattern that answers most
+like the dense network, which needs no label, and the mean of all patterns.
 """
 
 import argparse
