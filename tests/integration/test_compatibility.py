@@ -19,7 +19,7 @@ from support.tool_checks import close, compiles_in_training
 from tools.compatibility_page import page
 
 PAGE = ROOT / "docs/compatibility.md"
-pytestmark = pytest.mark.filterwarnings("ignore:the network was planned for")  # float64, and then moved to float32
+pytestmark = pytest.mark.filterwarnings("ignore:the network ran on cpu, torch.float64 and is now on cpu, torch.float32")
 
 
 @pytest.mark.parametrize(

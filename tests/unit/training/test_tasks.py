@@ -65,6 +65,14 @@ def test_score_of_another_meaning_is_rejected(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("ranked")
+def test_derived_task_with_a_score_of_its_own_is_drawn_by_image() -> None:
+    values, baseline = torch.tensor([[0.0, 1.0, 2.0, 1.0]]), torch.tensor([[1.0, 1.0, 2.0, 2.0]])
+    found = TaskSpec.parse("ranked").make("abc").bootstrap(values, baseline)
+    assert found.mean == pytest.approx(-0.5)
+    assert found.low == pytest.approx(-1.0)
+
+
+@pytest.mark.usefixtures("ranked")
 def test_own_options_are_in_text_and_others_in_recipe() -> None:
     task: Any = Recipe(task="ranked:width=3", label_smoothing=0.1).task_spec.make("abc")
     assert (task.name, task.width, task.label_smoothing, task.classes) == ("ranked", 3, 0.1, ("a", "b", "c"))

@@ -105,12 +105,12 @@ class Classification(Task):
         return torch.stack([record["predictions"], record["labels"]], 1)
 
     def bootstrap(self, images: Tensor, baseline: Tensor, groups: Tensor | None = None) -> statistics.Estimate:
-        if self.score is ACCURACY:
-            return super().bootstrap(images, baseline, groups)
         if self.score is ECE:
             return statistics.redrawn_bootstrap(calibration_error, images, baseline, groups)
-        score = partial(class_score, self.score, self.outputs)
-        return statistics.redrawn_bootstrap(score, images, baseline, groups)
+        if self.score in {BALANCED_ACCURACY, MACRO_F1}:
+            score = partial(class_score, self.score, self.outputs)
+            return statistics.redrawn_bootstrap(score, images, baseline, groups)
+        return super().bootstrap(images, baseline, groups)
 
     def confusion(self, record: Mapping[str, Tensor]) -> Tensor | None:
         if "predictions" not in record:  # a derived task with a record of its own
