@@ -4,17 +4,15 @@
 
 A ResNet-50 at 224x224 for one image is exported to ONNX with each gate in its usual places, once with every gate as it
 is defined and once as `gatewise export` writes it, and timed in turn with the network without gates in ONNX Runtime,
-and in OpenVINO if it is installed. Two layers in the place of gct say where the limit is: one that multiplies each
-channel by a number that comes from the image, "multiply", and one that only copies its map, "copy". With one thread the
-time is that of the processor, which other programs hardly disturb.
+and in OpenVINO if it is installed; in PyTorch as it is ("torch") and after `optimize_for_inference` ("torch,
+optimised", against the optimised network without gates). Two layers in the place of gct say where the limit is: one
+that multiplies each channel by a number that comes from the image, "multiply", and one that only copies its map,
+"copy". With one thread the time is that of the processor, which other programs hardly disturb. The pages of the gates
+show what is in benchmarks/results/exported_gates-cpu.json.
 """
 
-import argparse
 import functools
-import importlib.util
-import json
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,16 +21,17 @@ import numpy as np
 import onnxruntime
 import torch
 import torchvision
+from exported_files import INSTALLED, parser, publish, spread, timed
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.core.files import write_json
 from gatewise.exporting.formats import onnx as onnx_format
 from gatewise.exporting.formats.registry import format_named
 from gatewise.exporting.program import exported_program
-from gatewise.exporting.runtimes import RUNTIMES
-from gatewise.graph.measure import environment, interleaved_latency
+from gatewise.graph.measure import Latency
 from gatewise.insertion.insert import gates_in
+
+FLOORS = ("copy", "multiply")
 
 
 def multiply(x: Tensor) -> Tensor:
@@ -85,49 +84,35 @@ def differences(files: dict[str, Path]) -> dict[str, float]:
     }
 
 
-def timed(files: dict[str, Path], runtime: str, threads: int, rounds: int) -> dict[str, Any]:
-    """Return milliseconds of each file, and its time relative to the network without gates."""
-    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    calls = {n: functools.partial(RUNTIMES[runtime].ready(file, threads), image) for n, file in files.items()}
-    clock = time.process_time if threads == 1 else time.perf_counter
-    times = interleaved_latency(calls, rounds=rounds, seconds_per_turn=0.1, clock=clock)
-    found: dict[str, Any] = {}
-    for name, latency in times.items():
-        over = latency.times(times["none"])
-        found[name] = {"ms": 1e3 * latency.median_s, "of_none": [over.median_s, over.low_s, over.high_s]}
-    return found
+def relative(times: dict[str, Latency]) -> dict[str, Any]:
+    """Return milliseconds of each network, and its time relative to the network without gates."""
+    return {
+        name: {"ms": 1e3 * latency.median_s, "of_none": spread(latency.times(times["none"]))}
+        for name, latency in times.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gates", default="gct,gc,se,eca")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    flags = parser(__doc__, threads=1)
+    flags.add_argument("--gates", default="gct,gc,se,eca")
+    arguments = flags.parse_args()
     torch.set_num_threads(arguments.threads)
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    networks = {gate: network(gate) for gate in ("none", *FLOORS, *arguments.gates.split(","))}
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, Path] = {}
-        for gate in ("none", "copy", "multiply", *arguments.gates.split(",")):
-            net = network(gate)
-            for as_defined in (False, True)[: 1 if gate in ("none", "copy", "multiply") else 2]:
+        for gate, net in networks.items():
+            for as_defined in (False, True)[: 1 if gate in ("none", *FLOORS) else 2]:
                 name = f"{gate}, as defined" if as_defined else gate
                 files[name] = Path(folder, f"{len(files)}.onnx")
                 write(net, files[name], as_defined=as_defined)
                 print(f"{name}: written", flush=True)
-        found = {"onnxruntime": timed(files, "onnxruntime", arguments.threads, arguments.rounds)}
-        if importlib.util.find_spec("openvino") is not None:
-            found["openvino"] = timed(files, "openvino", arguments.threads, arguments.rounds)
-        results = {
-            "environment": environment(),
-            "rounds": arguments.rounds,
-            "clock": "processor" if arguments.threads == 1 else "wall",
-            "differences": differences(files),
-            "runtimes": found,
-        }
-    print(json.dumps(results, indent=2))
-    if arguments.out is not None:
-        write_json(arguments.out, results)
+        found = {"torch": relative(timed(networks, image, "torch", arguments))}
+        gated = {name: gw.optimize_for_inference(net, image) for name, net in networks.items() if name not in FLOORS}
+        found["torch, optimised"] = relative(timed(gated, image, "torch", arguments))
+        for runtime in INSTALLED:
+            found[runtime] = relative(timed(files, image, runtime, arguments))
+        publish({"differences": differences(files), "runtimes": found}, arguments)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,17 @@ precision, divided by the ratio of multiply-adds, with the gater. With one threa
 which other programs hardly disturb.
 """
 
-import argparse
-import functools
-import importlib.util
-import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from exported_files import INSTALLED, parser, publish, spread, timed
 from torch import Tensor, nn
 
 import gatewise as gw
-from gatewise.core.files import write_json
-from gatewise.exporting.runtimes import RUNTIMES
-from gatewise.graph.measure import environment, interleaved_latency
+from gatewise.graph.measure import Latency
 from gatewise.inference.routed import Chooser, RoutedNet
 
 CANDIDATES = 64  # noisy images of different contrast, of which some for each route are taken
@@ -62,27 +56,21 @@ def spread_images(net: gw.GaterNet, patterns: Tensor, batch: int) -> Tensor:
     return images[rows[:batch]]
 
 
-def timed(files: dict[str, Path], images: Tensor, runtime: str, threads: int, rounds: int, macs: float) -> Any:
-    """Return milliseconds and speeds relative to dense."""
-    calls = {n: functools.partial(RUNTIMES[runtime].ready(file, threads), images) for n, file in files.items()}
-    clock = time.process_time if threads == 1 else time.perf_counter
-    times = interleaved_latency(calls, rounds=rounds, seconds_per_turn=0.1, clock=clock)
+def relative(times: dict[str, Latency], macs: float) -> dict[str, Any]:
+    """Return milliseconds, and speeds relative to dense."""
     found: dict[str, Any] = {}
     for name, latency in times.items():
-        faster = times["dense"].times(latency)
-        found[name] = {"ms": 1e3 * latency.median_s, "faster": [faster.median_s, faster.low_s, faster.high_s]}
-        found[name]["of_macs"] = faster.median_s / (1 if name == "dense" else macs)
+        faster = spread(times["dense"].times(latency))
+        found[name] = {"ms": 1e3 * latency.median_s, "faster": faster}
+        found[name]["of_macs"] = faster[0] / (1 if name == "dense" else macs)
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--routes", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--int8", action="store_true")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    flags = parser(__doc__, threads=2)
+    flags.add_argument("--routes", type=int, default=4)
+    flags.add_argument("--int8", action="store_true")
+    arguments = flags.parse_args()
     torch.set_num_threads(arguments.threads)
     net = network()
     patterns = random_routes(net, arguments.routes)
@@ -90,7 +78,6 @@ def main() -> None:
     macs = net.dense_macs / float(net.executed_macs(patterns.float()).mean())
     alone = RoutedNet(net, patterns[:1]).networks[0]
     found: dict[str, Any] = {}
-    runtimes = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("float32", "int8")[: 2 if arguments.int8 else 1]:
             names = ("dense", "one route alone", "routes")
@@ -101,21 +88,12 @@ def main() -> None:
             written = gw.export(net, files["routes"], form="routes", routes=patterns, **options)
             print(precision, written, flush=True)
             found[precision] = {"bytes": {name: file.stat().st_size for name, file in files.items()}}
-            for runtime in runtimes:
+            for runtime in INSTALLED:
                 found[precision][runtime] = {
-                    str(size): timed(files, images[:size], runtime, arguments.threads, arguments.rounds, macs)
-                    for size in (1, 8)
+                    str(size): relative(timed(files, images[:size], runtime, arguments), macs) for size in (1, 8)
                 }
-    results = {
-        "environment": environment(),
-        "rounds": arguments.rounds,
-        "clock": "processor" if arguments.threads == 1 else "wall",
-        "macs": {"dense": net.dense_macs, "gater": net.gater_macs, "dense_over_route": macs},
-        "precisions": found,
-    }
-    print(json.dumps(results, indent=2))
-    if arguments.out is not None:
-        write_json(arguments.out, results)
+    work = {"dense": net.dense_macs, "gater": net.gater_macs, "dense_over_route": macs}
+    publish({"macs": work, "precisions": found}, arguments)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from gate_costs import MODEL, SIDE, Cost, cost_of_gate, cost_of_network
 from gate_figures import drawings
+from gate_times import times_table
 from written import fill_folder
 
 from gatewise.analysis.drawing import Drawing
@@ -41,8 +42,17 @@ The arguments are those of {{py:func}}`gatewise.{module}.{function}`.
 
 Counted for one image of {side}x{side} in float32, with the default options, at the {places} places of its paper
 (`{place}`) in timm's {model}. The minimum is that every map is read once and written once. The current value is
-what PyTorch's operators read and write one after another. Times are in the
-[results](../results/cost.md#what-a-gate-costs).
+what PyTorch's operators read and write one after another.
+
+### Time
+
+{times}
+
+Of one image in a ResNet-50 with the gate in the same places, relative to the network without gates in the same
+runtime: median [quartiles]. In PyTorch the gate runs with its kernel, if it has one; "both optimised" is after
+{{py:func}}`gatewise.optimize_for_inference`, with and without gates. More in the
+[results](../results/deployment.md#gates-in-exported-networks). For a network of yours, `gatewise bench RUN` and
+`gatewise bench RUN --runtimes torch,onnxruntime` measure it.
 
 ## Insert it into a network
 
@@ -104,6 +114,7 @@ def gate_page(spec: GateSpec) -> str:
         figures=_html(list(drawings(spec))),
         reading=_READING.format(response=response),
         cost=cost_table(cost).markdown(),
+        times=times_table(spec.name),
         side=SIDE,
         model=MODEL,
         places=cost.places,

@@ -11,6 +11,7 @@ from gatewise import analysis, errors
 from gatewise.core import _validation
 from gatewise.errors import GatewiseError
 from gatewise.gaternet import GaterNet
+from gatewise.gaternet.given_routes import set_routes
 from gatewise.gaternet.recalibration import recalibrate
 from gatewise.gaternet.teaching import TeacherLoss, distillation_loss
 from gatewise.gates import functional
@@ -112,6 +113,7 @@ __all__ = [
     "predict",
     "recalibrate",
     "register_gate",
+    "set_routes",
     "skip_closed_filters",
     "train",
     "train_everything",

@@ -54,6 +54,39 @@ def test_gate_page_has_all_sections(name: str, pages: ModuleType) -> None:
     assert names["insertion"].gates
 
 
+def test_page_shows_measured_times_with_their_source(pages: ModuleType) -> None:
+    times = import_module("gate_times")
+    page, exported = pages.gate_page(gw.gate_spec("gct")), times.results(times.EXPORTED)
+    for runtime, title in (("onnxruntime", "ONNX Runtime"), ("openvino", "OpenVINO")):
+        median, low, high = exported["runtimes"][runtime]["gct"]["of_none"]
+        assert f"| {title} | {median:.2f} [{low:.2f}, {high:.2f}] | [exported_gates-cpu.json]" in page
+    assert f"exported_gates-cpu.json): {exported['environment']['hardware']}; torch " in page
+    assert "`lrn` was not timed; `python benchmarks/exported_gates.py --gates lrn`" in times.times_table("lrn")
+
+
+def test_times_in_torch_are_of_the_run_of_the_other_runtimes_if_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = import_module("gate_times")
+    rows = {"plain": 1.0, "ours": 1.2, "plain, optimised": 0.8, "ours, optimised": 1.0}
+    table = {
+        name: {"ratio": ratio, "ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1} for name, ratio in rows.items()
+    }
+    runtimes: dict[str, Any] = {"onnxruntime": {"gct": {"of_none": [1.3, 1.2, 1.4]}}}
+    files = {
+        times.FUSED: {"tables": {"resnet50 with gct, infer 1": table}},
+        times.EXPORTED: {"runtimes": runtimes},
+    }
+    monkeypatch.setattr(times, "results", files.get)
+    exported = ("ONNX Runtime", [1.3, 1.2, 1.4], times.EXPORTED)
+    assert times.times_of_gate("gct") == [
+        ("PyTorch", pytest.approx([1.2, 1.1, 1.3]), times.FUSED),
+        ("PyTorch, both optimised", pytest.approx([1.25]), times.FUSED),
+        exported,
+    ]
+    runtimes["torch"] = {"gct": {"of_none": [1.1, 1.0, 1.2]}}
+    assert times.times_of_gate("gct") == [("PyTorch", [1.1, 1.0, 1.2], times.EXPORTED), exported]
+    assert times.times_of_gate("se") == []
+
+
 def test_list_of_gates_links_to_each_page(pages: ModuleType) -> None:
     index = pages.index_page()
     assert all(f"[`{name}`]({name}.md)" in index and f"\n{name}\n" in index for name in gw.gate_names())

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 import gatewise as gw
 from gatewise.data import Dataset
 from gatewise.errors import DataError, InvalidValueError
+from gatewise.gaternet.given_routes import routes_from_gates
 from gatewise.gaternet.teaching import class_divergence
-from gatewise.models.serialization import load_model
+from gatewise.gates.spec import ModelSpec
+from gatewise.models.serialization import details_in, load_model, save_model
 from gatewise.training import Progress, Recipe, train
 from gatewise.training.from_recipe import build
 from gatewise.training.learner import Learner
@@ -71,6 +73,72 @@ def test_resumed_training_has_same_routes_and_weights(tmp_path: Path, epoch: int
     whole, resumed = (weights(tmp_path / name) for name in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose gates depend on the image."""
+    folder = tmp_path_factory.mktemp("gated") / "run"
+    trained(folder, dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=1))
+    net, config = load_model(folder)
+    last: Any = net.gater.head.fc2  # type: ignore[union-attr]
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(last.weight, generator=generator)
+    torch.nn.init.zeros_(last.bias)
+    save_model(folder, net, ModelSpec.from_dict(config["spec"]), details_in(config))
+    return folder
+
+
+def test_gates_of_a_run_become_routes_that_are_trained_further(
+    tmp_path: Path, gated: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gw.GaterNet, "draw_routes", lambda *_: pytest.fail("routes were drawn again"))
+    recipe = dataclasses.replace(ROUTED, epochs=1, init=str(gated))
+    metrics = train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())
+    source, net = load_model(gated)[0], load_model(tmp_path / "run")[0]
+    assert isinstance(source, gw.GaterNet)
+    images = build(recipe.plan(), DATASET).validation.evaluation()
+    with torch.no_grad():
+        hits = sum(int((source(x).argmax(1) == labels).sum()) for x, labels in images)  # type: ignore[union-attr]
+    assert metrics["before"]["accuracy"] == pytest.approx(hits / 30)
+    assert {"accuracy", "loss"} == metrics["before"]["routed"].keys()
+    assert isinstance(net, gw.GaterNet)
+    assert net.routes is not None
+    shown_to_gater: Any = build(recipe.plan(), DATASET).learner.sample
+    assert torch.equal(net.routes, routes_from_gates(source, shown_to_gater, 2))
+    assert int((net.routes[0] != net.routes[1]).sum()) > 0
+    shown = capsys.readouterr().err
+    routed = 100 * metrics["before"]["routed"]["accuracy"]
+    assert f"run: validation accuracy {100 * hits / 30:.2f} %, with routes of its gates {routed:.2f} %" in shown
+    assert f"accuracy from {100 * hits / 30:.2f} % to " in shown
+
+
+def test_run_with_a_gater_does_not_begin_with_all_gates_open(
+    tmp_path: Path, gated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = dataclasses.replace(RECIPE, gate="gaternet:budget=0.5", epochs=1, init=str(gated))
+    metrics = train(recipe, tmp_path / "run", dataset=DATASET, progress=Progress())
+    shown = capsys.readouterr().err
+    assert "run: validation accuracy" in shown
+    assert "all gates open" not in shown
+    setup = build(recipe.plan(), DATASET)
+    assert metrics["before"]["loss"] == pytest.approx(setup.learner.evaluate(setup.validation).scores["loss"])
+    assert metrics["before"]["loss"] != pytest.approx(setup.learner.evaluate_all_open(setup.validation).scores["loss"])
+
+
+@pytest.mark.parametrize(
+    ("gate", "given", "message"),
+    [
+        ("gaternet:gater=local,budget=0.5", "routes=2", "layer by layer .* Start from a run with another gater"),
+        ("gaternet:budget=0.5", "routes=2,group_size=4", "opens? its 336 gates, got a network with 84 gates"),
+    ],
+)
+def test_gates_that_are_no_routes_raise(tmp_path: Path, gate: str, given: str, message: str) -> None:
+    trained(tmp_path / "gated", dataclasses.replace(RECIPE, gate=gate, epochs=1))
+    recipe = dataclasses.replace(RECIPE, gate=f"gaternet:{given}", init=str(tmp_path / "gated"))
+    with pytest.raises(InvalidValueError, match=message):
+        train(recipe, tmp_path / "run", dataset=DATASET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_gating_loses_is_printed(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:

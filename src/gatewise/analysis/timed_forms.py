@@ -16,8 +16,9 @@ from gatewise.core.loaders import Loader
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, environment, interleaved_latency, macs_per_sample
 from gatewise.inference import compact, folded, optimize_for_inference, skip_closed_filters
-from gatewise.insertion.insert import gates_in
+from gatewise.insertion.insert import gates_in, without_gates
 
+WITHOUT_GATES = "without gates"  # first words of forms with other outputs than the network
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _TURNS = 8  # batches of different images that one timed call runs in sequence
 
@@ -54,9 +55,14 @@ class PlainForms:
     def _prepare(self) -> None:
         """Fill `forms`, from the reference on."""
         self.forms["network"] = self.net
-        for name, make in (("without gates", _without_gates), ("optimised", self._optimised)):
-            if name == "without gates" and not gates_in(self.net):
-                continue
+        makes: dict[str, Callable[[nn.Module], nn.Module]] = {"optimised": self._optimised}
+        if gates_in(self.net):
+            makes = {
+                WITHOUT_GATES: without_gates,
+                **makes,
+                f"{WITHOUT_GATES}, optimised": lambda copied: self._optimised(without_gates(copied)),
+            }
+        for name, make in makes.items():
             try:
                 self.forms[name] = make(copy.deepcopy(self.net))
             except Exception as error:  # of a network that cannot be copied or optimised
@@ -171,13 +177,6 @@ def repeated(images: Tensor, count: int) -> Tensor:
     """
     times = math.ceil(count / len(images))
     return images.repeat(times, *[1] * (images.dim() - 1))[:count]
-
-
-def _without_gates(network: nn.Module) -> nn.Module:
-    """Let every gate return its input, without computing anything."""
-    for gate in gates_in(network).values():
-        gate.__dict__["forward"] = lambda x: x
-    return network
 
 
 def _split(images: Tensor, size: int) -> list[Tensor]:

@@ -118,6 +118,8 @@ def bench(
     if runtimes is not None:
         _bench_runtimes(run, out, batch_sizes, rounds, threads, images, runtimes, precisions, plain, data, json_output)
         return
+    if plain is not None or precisions != "float32":
+        raise errors.InvalidValueError("--plain and --precisions are for --runtimes. Give it too, or omit them.")
     sizes = [_number(text) for text in batch_sizes.split(",")]
     options: Any = {"rounds": rounds, "threads": threads, "images": images, "data": data, "progress": Progress()}
     results = bench_run(run, out, batch_sizes=sizes, **options)
@@ -173,8 +175,8 @@ def _bench_runtimes(
     results = bench_runtimes(
         run,
         out,
-        runtimes=runtimes.split(","),
-        precisions=precisions.split(","),
+        runtimes=[name.strip() for name in runtimes.split(",")],
+        precisions=[name.strip() for name in precisions.split(",")],
         plain=plain,
         batch_sizes=[_number(text) for text in batch_sizes.split(",")],
         rounds=rounds,
@@ -244,7 +246,8 @@ def export(
         and after on all validation images.
     routes
         With form routes, for a network that was trained without: number of routes, which are found by clustering the
-        gates of the training images. The score with and without them is printed.
+        gates of the training images. The score with and without them is printed. To train them further, give the run
+        to gatewise train as --init, with as many --routes.
     split
         With form routes: write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx, for runtimes
         in which the program that calls them chooses.

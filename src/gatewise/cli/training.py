@@ -60,12 +60,14 @@ def with_flags(file: Path | None, flags: Any) -> Recipe:
 
 
 def _with_gater(recipe: Recipe, **options: Any) -> Recipe:
-    """Return the recipe with a gater added that has the options that are not None; unchanged if all are None."""
+    """Return the recipe with these options of its gater, which is added if there is none; None leaves an option."""
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return recipe
-    gates = (*parse_gates(recipe.gate), GateChoice(GATER, given))
-    return dataclasses.replace(recipe, gate=format_gates(gates))
+    gates = parse_gates(recipe.gate)
+    own = next((dict(gate.options) for gate in gates if gate.is_gater), {})
+    others = (gate for gate in gates if not gate.is_gater)
+    return dataclasses.replace(recipe, gate=format_gates((*others, GateChoice(GATER, own | given))))
 
 
 def _workers(given: int | None) -> int:

@@ -13,13 +13,13 @@ from gatewise import errors
 from gatewise.core import _validation
 from gatewise.core.files import check_format_not_newer, write_json
 from gatewise.exporting.forms import WithGates
-from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES
+from gatewise.exporting.runtimes import PRECISIONS, RUNTIMES, package, versions
 from gatewise.exporting.writer import export, export_run
 from gatewise.gaternet import GaterNet
 from gatewise.graph.measure import Latency, environment, interleaved_latency
 from gatewise.inference import compact, folded, skip_closed_filters
 from gatewise.inference.routed import RoutedNet
-from gatewise.insertion.insert import gates_in
+from gatewise.insertion.insert import gates_in, without_gates
 from gatewise.training import Progress
 from gatewise.training.runs import Run
 
@@ -63,8 +63,9 @@ def bench_runtimes(
 
     Returns:
         The content of bench-runtimes.json: "batches", by batch size, precision, form and runtime, with "median_ms",
-        quartiles and "dense_over_this", the time of the fastest dense form of any runtime in this precision over this
-        one; "scores" of the int8 files; "omitted" with reasons; "verdict".
+        quartiles, "dense_over_this", the time of the fastest dense form of any runtime in this precision over this one,
+        and "dense_here_over_this", that of dense in the same runtime; "scores" of the int8 files; "omitted" with
+        reasons; "verdict", which recommends a form with the outputs of the trained network, and says what gates cost.
 
     Raises:
         ValueError: a runtime or precision is unknown, the run's images cannot be found, or a number is too small.
@@ -76,9 +77,16 @@ def bench_runtimes(
         _validation.check_one_of("precision", name, PRECISIONS)
     if not runtimes or not precisions:
         raise errors.InvalidValueError("give at least one runtime and one precision.")
+    for name in precisions:
+        able = [key for key, runtime in RUNTIMES.items() if name in runtime.precisions]
+        if not {*able} & {*runtimes}:
+            raise errors.InvalidValueError(f"precision {name} needs one of the runtimes {', '.join(able)}. Add one.")
     _validation.check_integer_at_least(2, rounds=rounds)
     _validation.check_integer_at_least(1, images=images, threads=1 if threads is None else threads)
     _validation.check_integer_at_least(1, **{f"batch size number {n}": size for n, size in enumerate(batch_sizes, 1)})
+    for name in runtimes:
+        if RUNTIMES[name].extra:
+            package(name)
     target = Path(folder if out is None else out)
     check_format_not_newer(target / FILE, SCHEMA, "schema")
     before = torch.get_num_threads()
@@ -100,33 +108,36 @@ class _Forms:
     def __init__(
         self, folder: Path, plain: str | Path | None, data: str | None, images: int, files: Path, say: Any
     ) -> None:
-        self.folder, self.plain, self.data, self.files, self.say = folder, plain, data, files, say
+        self.folder, self.data, self.files, self.say = folder, data, files, say
         self.images = images
         self.run = Run.open(folder, data).checked()
         self.run.check_has_images()
+        self.plain = None if plain is None else Run.open(plain, data).checked()
         self.net: Any = self.run.model.eval().cpu()
+        self.example = torch.cat([*self.run.first(2)])
         self.omitted: dict[str, str] = {}
         self.scores: dict[str, Any] = {}
+
+    @property
+    def gated(self) -> bool:
+        """Whether the network has gates that were inserted, and no gater."""
+        return not isinstance(self.net, GaterNet) and bool(gates_in(self.net))
 
     @property
     def names(self) -> list[str]:
         found = [_DENSE]
         if isinstance(self.net, GaterNet):
             found += ["masked", *(["skip", "compact"] if self.net.routes is None else ["routes"])]
-        elif gates_in(self.net):
+        elif self.gated:
             found.append("masked")
         return [*found, *(["plain"] if self.plain is not None else [])]
 
-    @functools.cached_property
-    def example(self) -> Tensor:
-        return torch.cat([*self.run.first(2)])
-
     def network(self, form: str) -> nn.Module:
         """Return the network of torch in a form."""
-        if form == _DENSE:
-            return folded(self._dense(), self.example)
+        if form == _DENSE:  # norms stay where gates could be between them and their convolutions, in both forms
+            return self._dense() if self.gated else folded(self._dense(), self.example)
         if form == "plain":
-            return folded(Run.open(self.plain, self.data).model.eval().cpu(), self.example)  # type: ignore[arg-type]  # pyright: ignore
+            return folded(self._plain.model.eval().cpu(), self.example)
         if form == "skip":
             return skip_closed_filters(self.net)
         if form == "compact":
@@ -142,22 +153,24 @@ class _Forms:
             ranges = self.run.of("train").first(self.images) if int8 else None
             found = export(self._dense(), out, example=self.example, int8=ranges, calibration=self.images)
         else:
-            folder = self.plain if form == "plain" else self.folder
+            folder = self._plain.folder if form == "plain" else self.folder
             options: dict[str, Any] = {"int8": int8, "calibration": self.images, "data": self.data}
-            found = export_run(folder, out, form="masked" if form == "plain" else form, **options)  # type: ignore[arg-type]  # pyright: ignore
+            found = export_run(folder, out, form="masked" if form == "plain" else form, **options)
         if int8:
             kept = ("score", "float32", "int8", "int8_difference", "other_gates")
             self.scores[form] = {key: found[key] for key in kept if key in found}
         return out
 
+    @property
+    def _plain(self) -> Run:
+        assert self.plain is not None
+        return self.plain
+
     def _dense(self) -> nn.Module:
         """Return the network without gater and gates."""
         if isinstance(self.net, GaterNet):
             return self.net.backbone
-        copied = Run.open(self.folder, self.data).model.eval().cpu()
-        for gate in gates_in(copied).values():
-            gate.__dict__["forward"] = lambda x: x
-        return copied
+        return without_gates(Run.open(self.folder, self.data).model.eval().cpu())
 
 
 def _measured(
@@ -180,13 +193,13 @@ def _measured(
     results = {
         "schema": SCHEMA,
         "run": forms.run.name,
-        "environment": environment(),
+        "environment": {**environment(), **versions(runtimes)},
         "rounds": rounds,
         "batches": batches,
         "scores": forms.scores,
         "omitted": forms.omitted,
     }
-    return {**results, "verdict": _verdict(batches)}
+    return {**results, "verdict": _verdict(batches, gated=forms.gated)}
 
 
 _Key = tuple[str, str, str]  # precision, form, runtime
@@ -225,16 +238,17 @@ def _repeated(images: Tensor, count: int) -> Tensor:
 
 
 def _described(times: dict[_Key, Latency]) -> dict[str, Any]:
-    """Return milliseconds by precision, form and runtime, and speeds relative to the fastest dense form."""
+    """Return milliseconds by precision, form and runtime, and speeds relative to the dense form."""
     rows: dict[str, Any] = {}
-    for precision in dict.fromkeys(key[0] for key in times):
-        own = {key: latency for key, latency in times.items() if key[0] == precision}
-        dense = [latency for key, latency in own.items() if key[1] == _DENSE]
-        fastest = min(dense, key=lambda latency: latency.median_s) if dense else None
-        for (_, form, runtime), latency in own.items():
-            row = {name: 1e3 * value for name, value in zip(_TIMES, _values(latency), strict=True)}
-            ratio = {} if fastest is None else {"dense_over_this": [*_values(fastest.times(latency))]}
-            rows.setdefault(precision, {}).setdefault(form, {})[runtime] = {**row, **ratio}
+    for (precision, form, runtime), latency in times.items():
+        dense = {key[2]: own for key, own in times.items() if key[:2] == (precision, _DENSE)}
+        row: dict[str, Any] = {name: 1e3 * value for name, value in zip(_TIMES, _values(latency), strict=True)}
+        if dense:
+            fastest = min(dense.values(), key=lambda own: own.median_s)
+            row["dense_over_this"] = [*_values(fastest.times(latency))]
+        if runtime in dense:
+            row["dense_here_over_this"] = [*_values(dense[runtime].times(latency))]
+        rows.setdefault(precision, {}).setdefault(form, {})[runtime] = row
     return rows
 
 
@@ -245,21 +259,37 @@ def _values(latency: Latency) -> tuple[float, float, float]:
     return latency.median_s, latency.low_s, latency.high_s
 
 
-def _verdict(batches: dict[str, Any]) -> str:
-    """Return one sentence that says what to deploy, for each batch size and precision."""
+def _verdict(batches: dict[str, Any], *, gated: bool) -> str:
+    """Return one sentence that says what to deploy, for each batch size and precision.
+
+    Args:
+        batches: the times.
+        gated: whether the network has inserted gates; dense is then another network, and the difference their cost.
+    """
     parts: list[str] = []
     for size, by_precision in batches.items():
         images = "one image" if size == "1" else f"{size} images"
         for precision, by_form in by_precision.items():
             rows = [(row["median_ms"], form, name) for form, of in by_form.items() for name, row in of.items()]
             dense = min((row for row in rows if row[1] == _DENSE), default=None)
-            best = min((row for row in rows if row[1] != "plain"), default=None)
+            best = min((row for row in rows if row[1] not in ("plain", *([_DENSE] if gated else []))), default=None)
             if best is None:
                 continue
-            if dense is not None and best[0] >= _GAIN * dense[0]:
+            if dense is not None and not gated and best[0] >= _GAIN * dense[0]:
                 best = dense
             where = f"{images} in {precision}: deploy {best[1]} in {RUNTIMES[best[2]].title}"
-            if dense is not None and best is not dense:
+            if gated:
+                where += _cost_of_gates(by_form["masked"])
+            elif best is dense and "masked" in by_form:
+                where += " (a plain network of all filters: the gates save no time here)"
+            elif dense is not None and best is not dense:
                 where += f", {dense[0] / best[0]:.2f} times as fast as dense in {RUNTIMES[dense[2]].title}"
             parts.append(where)
     return "; ".join(parts)
+
+
+def _cost_of_gates(rows: dict[str, Any]) -> str:
+    """Return the time that gates add in each runtime, as a share of the network without gates."""
+    over = {runtime: row["dense_here_over_this"][0] for runtime, row in rows.items() if "dense_here_over_this" in row}
+    costs = [f"{100 * (1 / ratio - 1):+.0f} % in {RUNTIMES[runtime].title}" for runtime, ratio in over.items()]
+    return f" (its gates take {', '.join(costs)})" if costs else ""

@@ -3,8 +3,9 @@
 # pyright: basic
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ class Runtime:
         reads_files: whether it runs ONNX files, and otherwise networks.
         precisions: of the networks that it runs.
         ready: function from the network or file and the number of threads to a function of images.
+        extra: extra of gatewise that installs it; None is part of torch.
     """
 
     title: str
     reads_files: bool
     precisions: tuple[str, ...]
     ready: Callable[[Any, int], Call]
+    extra: str | None = None
 
 
 def _eager(network: nn.Module, threads: int) -> Call:  # noqa: ARG001  # the caller sets torch's threads
@@ -48,7 +51,7 @@ def _compiled(network: nn.Module, threads: int) -> Call:  # noqa: ARG001
 
 
 def _onnxruntime(file: Path, threads: int) -> Call:
-    runtime = _validation.import_optional("onnxruntime", "timing in ONNX Runtime", "export")
+    runtime = package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -56,8 +59,7 @@ def _onnxruntime(file: Path, threads: int) -> Call:
 
 
 def _openvino(file: Path, threads: int) -> Call:
-    openvino = _validation.import_optional("openvino", "timing in OpenVINO", "openvino")
-    core = openvino.Core()
+    core = package("openvino").Core()
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled: dict[tuple[int, ...], Any] = {}
 
@@ -75,7 +77,22 @@ def _openvino(file: Path, threads: int) -> Call:
 RUNTIMES: Mapping[str, Runtime] = {
     "torch": Runtime("PyTorch", False, ("float32",), _eager),
     "compile": Runtime("torch.compile", False, ("float32",), _compiled),
-    "onnxruntime": Runtime("ONNX Runtime", True, ("float32", "int8"), _onnxruntime),
-    "openvino": Runtime("OpenVINO", True, ("float32", "int8"), _openvino),
+    "onnxruntime": Runtime("ONNX Runtime", True, ("float32", "int8"), _onnxruntime, "export"),
+    "openvino": Runtime("OpenVINO", True, ("float32", "int8"), _openvino, "openvino"),
 }
 PRECISIONS = ("float32", "int8")
+
+
+def package(name: str) -> Any:
+    """Import the package of a runtime, which has its name.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    runtime = RUNTIMES[name]
+    return _validation.import_optional(name, f"timing in {runtime.title}", runtime.extra or "export")
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those runtimes that are packages of their own, by name."""
+    return {name: metadata.version(name) for name in names if RUNTIMES[name].extra}

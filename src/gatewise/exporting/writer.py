@@ -2,9 +2,9 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from gatewise.exporting.forms import check_form
 from gatewise.exporting.job import Job
 from gatewise.exporting.pixel_scale import check_pixel_scale
 from gatewise.exporting.quantisation import Int8
+from gatewise.gaternet.given_routes import routes_from_gates
 from gatewise.graph import evaluation_mode
-from gatewise.inference.routed import Chooser, RoutedNet, routes_from_gates
+from gatewise.inference.routed import Chooser, RoutedNet
 from gatewise.inference.wrappers import unwrapped
 from gatewise.training import Progress
 from gatewise.training.runs import Run
@@ -84,6 +85,7 @@ def export(
     out, net = Path(out), unwrapped("export", model)
     named = format_of(out) if to is None else None
     chosen = _checked_format(out, named.name if named else to or "onnx", form, int8=int8 is not None)
+    _check_of_routes(form, split=split, routes=routes is not None)
     _validation.check_integer_at_least(1, images=images, calibration=calibration)
     check_form(type(net).__name__, net, form)
     (batch, _), *_ = batches_of([example], "export")
@@ -138,7 +140,8 @@ def export_run(
         images: number of validation images to compare on.
         int8: quantise the exported file to int8, and compute the score before and after on all validation images.
         routes: for the form "routes" of a network that was trained without: number of routes, which are found by
-            clustering the gates of the training images.
+            clustering the gates of the training images. `train` with these weights as `init` and as many routes
+            trains them further.
         split: for the form "routes": write a file for each route, NAME.route0.onnx and so on, and NAME.chooser.onnx.
         calibration: number of training images over which the range of each activation is measured, for int8.
         data: data set to use instead of the run's own.
@@ -148,8 +151,9 @@ def export_run(
         "file", "to", "form", "bytes"; "images"; "difference", the largest difference of logits over images with equal
         gates, relative to the largest logit; "flipped", the number of images with different gates; "kinds", the number
         of distinct gate vectors. With int8 also "score" (name of the metric), "float32" and "int8" (its values), and
-        "other_gates", the fraction of validation images whose gates differ between both. With `routes` "score", and
-        "masked" and "routed", its values for the network and for the same with these routes.
+        "other_gates", the fraction of validation images whose gates differ between both. With form routes "routes",
+        their number, and "images_of_routes". With `routes` also "score", and "masked" and "routed", its values for the
+        network and for the same with these routes; "routes" is smaller than asked for if clusters have equal routes.
 
     Raises:
         ValueError: the format or form is unknown, the suffix of `out` does not match the format, the run has no images,
@@ -158,6 +162,7 @@ def export_run(
     """
     out = Path(out)
     chosen = _checked_format(out, to, form, int8=int8)
+    _check_of_routes(form, split=split, routes=routes is not None)
     _validation.check_integer_at_least(2, images=images)
     _validation.check_integer_at_least(1, calibration=calibration)
     run = _open(folder, data, form)
@@ -173,22 +178,25 @@ def export_run(
         readable=None if run.task.output == "logits" else run.task.readable,
     )
     quantising = Int8(run.of("train").first(calibration), run.first(), run) if int8 else None
-    patterns = _routes(run, routes, form)
+    patterns = _routes(run, routes, (progress or Progress(quiet=True)).say)
     results = _written(job, out, chosen, form, quantising, progress, patterns, split)
     return results if patterns is None else results | _cost_of_routes(run, patterns)
 
 
-def _routes(run: Run, count: int | None, form: str) -> Tensor | None:
-    """Return routes for a network that has none, from the gates of its training images."""
+def _routes(run: Run, count: int | None, say: Callable[[str], None]) -> Tensor | None:
+    """Return the different routes that the gates of a network's training images form; None without a number."""
     if count is None:
         return None
     _validation.check_integer_at_least(1, routes=count)
     net: Any = run.model
-    if form != "routes" or net.routes is not None or net.is_local:
+    if net.routes is not None or net.is_local:
         raise errors.InvalidValueError(
-            "a number of routes is for the form routes of a network that was trained without routes. Omit it."
+            "a number of routes is for a network whose gater decides each gate. Omit it, or choose another run."
         )
-    return routes_from_gates(net, run.of("train").first(), count)
+    found = cast(Tensor, routes_from_gates(net, run.of("train").first(), count).unique(dim=0))
+    if len(found) < count:
+        say(f"{count} clusters of images form {len(found)} different route{'s' if len(found) > 1 else ''}")
+    return found
 
 
 @torch.no_grad()
@@ -238,6 +246,15 @@ def _checked_format(out: Path, to: str, form: str, *, int8: bool) -> Format:
             f"format (to): {describe_formats()}."
         )
     return chosen
+
+
+def _check_of_routes(form: str, **given: bool) -> None:
+    """Raise `InvalidValueError` if an option of the form "routes" is given for another form."""
+    for name, is_given in given.items():
+        if is_given and form != "routes":
+            raise errors.InvalidValueError(
+                f"{name} is for the form routes, got form {form}. Omit it, or set form routes."
+            )
 
 
 def _open(folder: str | Path, data: str | None, form: str) -> Run:

@@ -97,14 +97,21 @@ def decision_head(width: int, gates: int, *, bottleneck: int, head_norm: bool | 
 
 
 def make_gater(
-    gater: str | nn.Module | Callable[[int], nn.Module], gates: int, shape: tuple[int, ...], macs: int, **head: Any
+    gater: str | nn.Module | Callable[[int], nn.Module],
+    logits: int,
+    gates: int,
+    shape: tuple[int, ...],
+    macs: int,
+    **head: Any,
 ) -> nn.Module:
     """Build a gater by name or with a function; return a module unchanged.
 
     Args:
-        gater: "resnet20" (as in the paper), "light", a module (N, C, *S) -> (N, gates), or a function from the number
-            of gates to such a module.
-        gates: number of logits.
+        gater: "resnet20" (as in the paper), "light", a module (N, C, *S) -> (N, logits), or a function from the number
+            of logits to such a module.
+        logits: number of logits: that of the gates, or of the routes.
+        gates: number of gates. The width of "light" depends on it, so that a net with routes has the same features as
+            one without.
         shape: (C, *S) of an image, with one to three spatial axes S for "light".
         macs: multiply-adds of the backbone; "light" uses at most 3 % of them.
         **head: bottleneck, head_norm and gate_bias, for gaters built by name.
@@ -112,13 +119,13 @@ def make_gater(
     if isinstance(gater, nn.Module):
         return gater
     if callable(gater):
-        return gater(gates)
+        return gater(logits)
     _validation.check_one_of("gater", gater, ("light", *_FEATURES, "local"))
     if gater == "light":
         features, width = _light(shape, LIGHT_SHARE * macs, gates, head["bottleneck"])
     else:
         features, width = _FEATURES[gater](shape[0])
-    return Gater(features, width, gates, **head)
+    return Gater(features, width, logits, **head)
 
 
 def _light(shape: tuple[int, ...], macs: float, gates: int, bottleneck: int) -> tuple[nn.Module, int]:

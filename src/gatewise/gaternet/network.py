@@ -168,7 +168,7 @@ class GaterNet(nn.Module):
         else:
             logits = self.gate_count if routes is None else routes
             gater = OneRoute() if routes == 1 else gater
-            self.gater = make_gater(gater, logits, self.input_shape, self.dense_macs, **head)
+            self.gater = make_gater(gater, logits, self.gate_count, self.input_shape, self.dense_macs, **head)
             self.gater_macs = self._check_gater(example)
         share = own_macs(self.sites) if budget is not None or weighting == "macs" else torch.ones(self.gate_count)
         share = (share / share.sum()).to(example.device, at_least_float32(example.dtype))

@@ -2,7 +2,6 @@
 
 # pyright: basic
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -14,8 +13,6 @@ from gatewise.core.merging import merged
 from gatewise.core.types import Output
 from gatewise.gaternet import GaterNet
 from gatewise.gaternet.network import ESTIMATORS
-from gatewise.gaternet.route_patterns import clusters
-from gatewise.graph import evaluation_mode
 from gatewise.graph.structural_copy import full_copy
 from gatewise.inference.restructure import GateState, restructure
 from gatewise.inference.surgery import folded
@@ -83,7 +80,7 @@ class RoutedNet(nn.Module):
         own = net.routes
         if own is None and patterns is None:
             raise errors.InvalidValueError(
-                "the network has no routes. Train it with gaternet:routes=K, or give routes to cut it into."
+                "the network has no routes. Train it with gaternet:routes=K, or give routes (--routes K)."
             )
         chosen = cast(Tensor, own if patterns is None else patterns)
         if chosen.dim() != 2 or chosen.shape[1] != net.gate_count or not len(chosen):
@@ -139,26 +136,6 @@ class RoutedNet(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise _validation.cannot_script("a net that runs route by route")
-
-
-@torch.no_grad()
-def routes_from_gates(net: GaterNet, batches: Iterable[Tensor], count: int) -> Tensor:
-    """Return routes for a network that was trained without: whether each gate is open, (count, gates), bool.
-
-    The images are divided into clusters of equal size by their gates; a route opens the gates that more than half of
-    the images of a cluster open.
-
-    Args:
-        net: the network.
-        batches: images, (N, C, *S).
-        count: number of routes K.
-    """
-    with evaluation_mode(net):
-        gates = torch.cat([net.decide(images) for images in batches])
-    if len(gates) < count:
-        raise errors.InvalidValueError(f"{count} routes need at least as many images, got {len(gates)}. Give more.")
-    assigned = clusters(gates, count)
-    return torch.stack([gates[assigned == number].mean(0) > 0.5 for number in range(count)])
 
 
 def _dense_networks(net: GaterNet, patterns: Tensor, own: bool) -> list[nn.Module]:

@@ -328,6 +328,23 @@ def gates_in(model: nn.Module) -> dict[str, Gate]:
     return {path: module for path, module in modules.items() if isinstance(module, Gate)}
 
 
+def without_gates(model: nn.Module) -> nn.Module:
+    """Return the network with an identity in the place of each gate; it is changed in place.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> _ = insert_gates(net, "gct")
+    >>> gates_in(without_gates(net))
+    {}
+    """
+    if isinstance(model, Gate):
+        return nn.Identity()
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
+    for path, module in modules.items():
+        if isinstance(module, Gate):
+            model.set_submodule(path, nn.Identity())
+    return model
+
+
 def gate_hosts(model: nn.Module) -> list[tuple[str, str, str]]:
     """Return for every gate inserted by `insert_gates` its layer, the side ("input" or "output") and its own path.
 

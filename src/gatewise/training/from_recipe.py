@@ -7,7 +7,7 @@ logs. After the last epoch, `model.safetensors`, `config.json`, `predictions.saf
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gatewise.core.run_files import CHECKPOINTS, RECIPE
 from gatewise.data import Augmentation, Batches, Dataset, SegmentationDataset, make_batches
 from gatewise.data.pixel_format import PixelFormat
 from gatewise.gaternet import GaterNet
+from gatewise.gaternet.given_routes import follow_gates
 from gatewise.gaternet.teaching import SELF
 from gatewise.gates.spec import ModelSpec
 from gatewise.graph import evaluation_mode
@@ -31,7 +32,7 @@ from gatewise.models.pretrained import is_pretrained
 from gatewise.training.checkpoint import complete_states
 from gatewise.training.constant_answer import constant_answer
 from gatewise.training.distributed import Processes
-from gatewise.training.evaluation import Evaluation
+from gatewise.training.evaluation import Evaluation, evaluate
 from gatewise.training.first_facts import first_facts
 from gatewise.training.initial import Initial, load_initial
 from gatewise.training.learner import Learner
@@ -167,25 +168,51 @@ class Setup:
         if self.initial.transfer is not None:
             progress.say(f"{self.initial.weights}: {self.initial.transfer}")
 
-    def before(self, progress: Progress) -> Evaluation | None:
-        """Evaluate the initial weights of a GaterNet with all gates open; None for other networks and new weights."""
+    def before(self, progress: Progress) -> dict[str, Any] | None:
+        """Score the initial weights of a GaterNet; None for other networks and new weights.
+
+        Weights without a gater run with all gates open. If routes were made of the weights' gates, "routed" has the
+        scores with these routes.
+        """
         if self.initial.weights is None or not isinstance(self.learner.plain_model, GaterNet):
             return None
-        found = self.learner.evaluate_all_open(self.validation)
-        score = self.task.score
-        reached = score.text(found.scores[score.name])
-        progress.say(f"{self.initial.weights} with all gates open: validation {score.title} {reached}")
-        return found
+        title, unrouted = self.task.score.title, self.initial.unrouted
+        if unrouted is None:
+            evaluated = self.learner.evaluate if self.initial.has_gates else self.learner.evaluate_all_open
+            found = self._scored(evaluated(self.validation))
+            progress.say(f"{self.initial.weights}{self._opened}: validation {title} {self._text(found)}")
+            return found
+        processes = self.learner.processes
+        found, routed = (
+            self._scored(
+                evaluate(net, self.validation.evaluation(), self.task.new_results(processes.device), processes)
+            )
+            for net in (unrouted.to(processes.device), self.learner.plain_model)
+        )
+        progress.say(
+            f"{self.initial.weights}: validation {title} {self._text(found)}, with routes of its gates "
+            f"{self._text(routed)}"
+        )
+        return {**found, "routed": routed}
 
-    def say_what_is_lost(self, before: Evaluation | None, after: Evaluation, progress: Progress) -> None:
+    def say_what_is_lost(self, before: dict[str, Any] | None, after: Evaluation, progress: Progress) -> None:
         """Show the difference of the validation score to that of the initial weights."""
         if before is not None:
             score = self.task.score
-            then, now = (each.scores[score.name] for each in (before, after))
+            then, now = before[score.name], after.scores[score.name]
             lost = score.factor * (then - now if score.higher_is_better else now - then)
-            progress.say(
-                f"{score.title} from {score.text(then)} with all gates open to {score.text(now)}: lost {lost:.2f}"
-            )
+            progress.say(f"{score.title} from {score.text(then)}{self._opened} to {score.text(now)}: lost {lost:.2f}")
+
+    @property
+    def _opened(self) -> str:
+        """How the initial weights run, after their name."""
+        return "" if self.initial.has_gates else " with all gates open"
+
+    def _scored(self, found: Evaluation) -> dict[str, Any]:
+        return {name: found.scores[name] for name in (self.task.score.name, "loss")}
+
+    def _text(self, scores: Mapping[str, Any]) -> str:
+        return self.task.score.text(scores[self.task.score.name])
 
     def details(self, dataset: Dataset | SegmentationDataset) -> dict[str, Any]:
         """Return the entries of `config.json` about images and classes."""
@@ -239,6 +266,9 @@ def build(
     arguments: Any = (optimisation.batch_size, initial.mean, initial.std)
     common: Any = {"device": processes.device, "workers": workers, "share": share}
     batches = make_batches(dataset.train, *arguments, augmentation=augmentation, **common)
+    if initial.unrouted is not None and isinstance(network, GaterNet):
+        whole = make_batches(dataset.train, *arguments, augmentation=Augmentation(), device=processes.device)
+        follow_gates(network, initial.unrouted, (images.cpu() for images in Sample(whole, optimisation.seed)))
     learner = Learner(
         network,
         task,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 from gatewise import errors
 from gatewise.data import Dataset, SegmentationDataset
-from gatewise.gaternet import plain_network
+from gatewise.gaternet import GaterNet, plain_network
 from gatewise.gates.spec import ModelSpec
 from gatewise.models import Segmenter
 from gatewise.models.pretrained import PretrainedImages, is_pretrained
-from gatewise.models.serialization import check_weights_finite, load_gater
+from gatewise.models.serialization import check_weights_finite, fill, load_gater, load_model, read_config
 from gatewise.models.stored_spec import as_stored
 from gatewise.models.weights import load_weights
 from gatewise.models.weights.transfer import Transfer, has_segmentation_head, load_backbone
@@ -28,14 +29,19 @@ class Initial:
         std: standard deviation per channel, the same way.
         weights: the run folder or file of the initial weights, or None.
         transfer: report on loading a classifier's weights into a segmenter, or None.
+        has_gates: whether the weights have a gater, so that they need not start with all gates open.
         has_routes: whether the weights have the routes of a GaterNet.
+        unrouted: the weights' own network, if it decides its gates one by one and the new one has routes, which are
+            then those of its gates; else None.
     """
 
     mean: Tensor
     std: Tensor
     weights: str | None
     transfer: Transfer | None
+    has_gates: bool = False
     has_routes: bool = False
+    unrouted: GaterNet | None = None
 
 
 def load_initial(
@@ -58,19 +64,49 @@ def load_initial(
         DataError: the weights cannot be read, do not fit or are not finite.
         InvalidValueError: they were trained with other gate options.
     """
-    config, transfer = _load(model, weights)
+    unrouted = _unrouted(model, weights)
+    config, transfer = _load(model, weights, unrouted)
     _check_same_gates(spec, weights, config)
     if gater:
         load_gater(model, gater)
     check_weights_finite(weights or spec, model, "Start from other weights")
-    routed = "spec" in config and any(gate.options.get("routes") for gate in as_stored(config["spec"]).gates)
-    return Initial(*_normalisation(spec, model, config, dataset), weights, transfer, routed)
+    gaters = [gate for gate in as_stored(config["spec"]).gates if gate.is_gater] if "spec" in config else []
+    routed = unrouted is not None or any(gate.options.get("routes") for gate in gaters)
+    statistics = _normalisation(spec, model, config, dataset)
+    return Initial(*statistics, weights, transfer, bool(gaters), routed, unrouted)
 
 
-def _load(model: nn.Module, source: str | None) -> tuple[dict[str, Any], Transfer | None]:
+def _unrouted(model: nn.Module, weights: str | None) -> GaterNet | None:
+    """Return the network of a run that decides its gates one by one, if `model` has routes for the same gates."""
+    if weights is None or not Path(weights).is_dir() or not isinstance(model, GaterNet) or model.routes is None:
+        return None
+    if not any(gate.is_gater for gate in as_stored(read_config(Path(weights))["spec"]).gates):
+        return None
+    source: Any = load_model(weights)[0]
+    if source.routes is not None:
+        return None
+    if source.is_local:
+        raise errors.InvalidValueError(
+            f"{weights} decides its gates layer by layer (gater=local), so they are no routes. Start from a run with "
+            f"another gater."
+        )
+    own, theirs = ([(site.name, site.gates) for site in net.sites] for net in (model, source))
+    if own != theirs:
+        raise errors.InvalidValueError(
+            f"routes of {weights} open its {source.gate_count} gates, got a network with {model.gate_count} gates at "
+            f"other sites or of another group_size. Give the options of that run; a compacted run has fewer gates."
+        )
+    return source
+
+
+def _load(model: nn.Module, source: str | None, unrouted: GaterNet | None) -> tuple[dict[str, Any], Transfer | None]:
     """Load weights if there are any; return their `config.json`, and the report of `load_backbone` if used."""
     if source is None:
         return {}, None
+    if unrouted is not None:
+        net: Any = model
+        fill(net.backbone, unrouted.backbone.state_dict(), Path(source))
+        return read_config(Path(source)), None
     plain = plain_network(model)
     if isinstance(plain, Segmenter) and not has_segmentation_head(source):
         transfer = load_backbone(plain, source)

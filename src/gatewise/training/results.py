@@ -26,7 +26,7 @@ def write_results(
     spec: ModelSpec,
     details: Mapping[str, Any],
     test: Evaluation | None = None,
-    before: Evaluation | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the results of a finished training; return the metrics.
 
@@ -38,18 +38,14 @@ def write_results(
         spec: specification of the network.
         details: further entries of `config.json`.
         test: its evaluation on the test images, if there are any.
-        before: that of the initial weights with all gates open, if there are any.
+        before: scores of the initial weights, if there are any.
     """
     trained = f"train_{learner.task.hit.name}"
     metrics = {
         "score": learner.task.score.name,
         **evaluation.results,
         **({} if test is None else {"test": {**test.results, "images": test.images}}),
-        **(
-            {}
-            if before is None
-            else {"before": {name: before.scores[name] for name in (learner.task.score.name, "loss")}}
-        ),
+        **({} if before is None else {"before": before}),
         trained: log.rows[-1][trained],
         **({} if (budget := getattr(learner.plain_model, "budget", None)) is None else {"budget": budget}),
         "epochs": len(log.rows),

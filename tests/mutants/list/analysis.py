@@ -349,9 +349,9 @@ CHANGES = {
     "analysis/timed_forms.py": {
         "PlainForms._prepare": {
             "the network itself is optimised": drop_call("deepcopy"),
-        },
-        "_without_gates": {
-            "the form without gates has them": replace("gates_in(network).values()", "()"),
+            "without gates nothing is optimised": replace(
+                "self._optimised(without_gates(copied))", "without_gates(copied)"
+            ),
         },
     },
     "analysis/thumbnails.py": {

@@ -25,6 +25,9 @@ CHANGES = {
         },
     },
     "cli/training.py": {
+        "_with_gater": {
+            "flags replace the gater of a recipe": replace("own | given", "given"),
+        },
         "recipe_flags": {
             "a flag is missing": replace("field.name not in omitted", "field.name not in (*omitted, 'warmup')"),
         },

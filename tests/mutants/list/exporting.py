@@ -72,7 +72,26 @@ CHANGES = {
             ),
         },
     },
+    "exporting/runtime_bench.py": {
+        "_verdict": {
+            "a network without its gates is recommended": replace("[_DENSE] if gated else []", "[]"),
+        },
+        "bench_runtimes": {
+            "an absent runtime is found late": remove("package(name)"),
+        },
+    },
+    "exporting/runtimes.py": {
+        "_compiled": {
+            "the choice of routes is compiled": replace("not isinstance(copied, RoutedNet)", "True"),
+        },
+    },
     "exporting/writer.py": {
+        "_check_of_routes": {
+            "options of routes are ignored": replace("is_given and form != 'routes'", "False"),
+        },
+        "_routes": {
+            "equal routes are written twice": drop_call("unique"),
+        },
         "_checked_format": {
             "int8 with a format that has none": replace("not chosen.quantises or form == 'skip'", "form == 'skip'"),
         },

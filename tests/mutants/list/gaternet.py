@@ -92,7 +92,26 @@ CHANGES = {
             "a site without its layer is not reported": replace("layer is not None", "True"),
         },
     },
+    "gaternet/given_routes.py": {
+        "set_routes": {
+            "given routes keep the norms of others": remove("net.selection.norms.follow(net.backbone)"),
+        },
+        "routes_from_gates": {
+            "a route opens what any image of a cluster opens": replace(
+                "gates[assigned == number].mean(0) > 0.5", "gates[assigned == number].mean(0) > 0"
+            ),
+        },
+        "follow_gates": {
+            "the choice between routes begins at random": remove("net.gater.load_state_dict(given)"),
+        },
+    },
     "gaternet/network.py": {
+        "GaterNet.__init__": {
+            "a light gater is as wide as its routes allow": replace(
+                "make_gater(gater, logits, self.gate_count, self.input_shape, self.dense_macs, **head)",
+                "make_gater(gater, logits, logits, self.input_shape, self.dense_macs, **head)",
+            ),
+        },
         "GaterNet.forward_with_gates": {
             "gates remain after a forward": replace(
                 "self.gate_context.factors, self.gate_context.decide = ({}, None)", "pass"

@@ -273,6 +273,9 @@ CHANGES = {
         },
     },
     "insertion/insert.py": {
+        "without_gates": {
+            "the form without gates has them": replace("isinstance(module, Gate)", "False"),
+        },
         "insert_all": {
             "each of several gates traces the network": replace(
                 "insert_gates(graph, choice)", "insert_gates(model, choice, example=example)"

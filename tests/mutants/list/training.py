@@ -76,6 +76,14 @@ CHANGES = {
         },
     },
     "training/from_recipe.py": {
+        "build": {
+            "routes are not those of the gates": replace(
+                "initial.unrouted is not None and isinstance(network, GaterNet)", "False"
+            ),
+        },
+        "Setup.before": {
+            "gates of the weights are opened": replace("self.initial.has_gates", "False"),
+        },
         "train": {
             "held: trainings do not lock": replace("with processes.holding_folder(out):\n    ...", "if True:\n    ..."),
             "unwritable folder found late": remove("processes.on_main_process(functools.partial(check_writable, out))"),
@@ -98,7 +106,7 @@ CHANGES = {
                 "check_weights_finite(weights or spec, model, 'Start from other weights')"
             ),
             "gates with other options reused": remove("_check_same_gates(spec, weights, config)"),
-            "initial weights ignored": replace("_load(model, weights)", "({}, None)"),
+            "initial weights ignored": replace("_load(model, weights, unrouted)", "({}, None)"),
         },
         "_normalisation": {
             "normalisation of the new data": replace(

@@ -1,6 +1,5 @@
 """`gw.bench` times the forms of any network."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -48,29 +47,38 @@ def test_gated_network_is_timed_without_its_gates_and_optimised(tmp_path: Path) 
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     found = gw.bench(net, IMAGES, batch_sizes=(2, 1), rounds=2, out=tmp_path)
     assert list(found["batches"]) == ["1", "2"]
-    assert list(found["batches"]["1"]) == ["network", "without gates", "optimised"]
+    forms = ["network", "without gates", "optimised", "without gates, optimised"]
+    assert list(found["batches"]["1"]) == forms
     assert found["batches"]["1"]["network"]["network_over_this"] == [1, 1, 1]
     assert found["macs"] == {"dense": 3 * 8 * 9 * 100 + 8 * 4 * 9 * 64}
     assert json.loads((tmp_path / "bench.json").read_text()) == found
     assert [file.name for file in tmp_path.iterdir()] == ["bench.json"]
-    assert [row[0].text for row in table(found).rows] == ["network", "without gates", "optimised"]
+    assert [row[0].text for row in table(found).rows] == forms
     assert found["verdict"].startswith("one image at once: ")
     assert "without gates" not in found["verdict"], "it has other outputs"
     assert all(module.training for module in net.modules())
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in state.items())
 
 
-def test_form_without_gates_runs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forms_without_gates_run_none(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     gw.insert_gates(net, "se", place="before_conv", exclude=["0"])
+    for gate in gw.gates_in(net).values():
+        nn.init.normal_(gate.fc2.bias)
     calls: list[str] = []
     forward = gw.SqueezeExcite.forward
     monkeypatch.setattr(gw.SqueezeExcite, "forward", lambda self, x: calls.append("se") or forward(self, x))
-    plain = timed_forms._without_gates(copy.deepcopy(net))
-    assert torch.equal(plain.eval()(IMAGES), network().eval()(IMAGES))
+    source = timed_forms.Timed("net", net.eval(), lambda count: IMAGES[:count])
+    forms = timed_forms.PlainForms(source, 2, print).forms
+    expected = network().eval()(IMAGES)
+    calls.clear()
+    assert torch.equal(forms["without gates"](IMAGES), expected)
+    torch.testing.assert_close(forms["without gates, optimised"](IMAGES), expected)
+    assert isinstance(forms["without gates, optimised"], gw.InferenceNet)
     assert not calls
     net(IMAGES)
     assert calls == ["se"]
+    assert not torch.allclose(forms["optimised"](IMAGES), expected, atol=1e-4)
 
 
 def test_network_without_gates_has_no_form_without_them() -> None:

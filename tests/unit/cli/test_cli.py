@@ -312,6 +312,7 @@ def test_interruption_message_says_how_to_resume(
         (["--gater", "light"], "gaternet:gater=light"),
         (["--sites", "residual", "--gater", "resnet20"], "gaternet:gater=resnet20,sites=residual"),
         (["--budget", "0.5", "--gate", "se"], "se+gaternet:budget=0.5"),
+        (["--gate", "gaternet:budget=0.5+se", "--routes", "4"], "se+gaternet:budget=0.5,routes=4"),
         ([], "none"),
     ],
 )

@@ -15,7 +15,8 @@ from gatewise.cli import run
 from gatewise.errors import InvalidValueError, TrainingError
 from gatewise.exporting import details_of
 from gatewise.exporting.formats.onnx import Onnx
-from gatewise.inference.routed import RoutedNet, routes_from_gates
+from gatewise.gaternet.given_routes import routes_from_gates
+from gatewise.inference.routed import RoutedNet
 from support.command_runs import gated  # noqa: F401 - a fixture
 
 IMAGES = torch.randn(9, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -159,6 +160,8 @@ def test_route_that_differs_is_found_though_no_image_takes_it(
         ({"routes": None}, "no routes. Train it with gaternet:routes=K"),
         ({"routes": PATTERNS[:, :5]}, r"shape \(K, 8\), a row for each route, got \(3, 5\)"),
         ({"to": "torch"}, "form routes needs format onnx, got torch"),
+        ({"form": "masked"}, "routes is for the form routes, got form masked"),
+        ({"form": "masked", "routes": None, "split": True}, "split is for the form routes, got form masked"),
     ],
 )
 def test_what_has_no_form_routes(net: gw.GaterNet, options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -277,3 +280,18 @@ def test_run_without_routes_is_given_some(gated: Path, tmp_path: Path, capsys: p
     assert "has no routes" in capsys.readouterr().err
     assert run([*arguments[:3], "masked", *arguments[4:], "--routes", "2"]) == 2
     assert "for the form routes" in capsys.readouterr().err
+
+
+def test_equal_routes_are_written_once(
+    gated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(net: gw.GaterNet, batches: Any, count: int) -> Tensor:
+        patterns = torch.ones(count, net.gate_count, dtype=torch.bool)
+        patterns[0, :2] = False
+        return patterns
+
+    monkeypatch.setattr("gatewise.exporting.writer.routes_from_gates", found)
+    out = tmp_path / "net.onnx"
+    assert run(["export", str(gated), "--form", "routes", "--routes", "3", "--images", "8", "--out", str(out)]) == 0
+    assert "3 clusters of images form 2 different routes\n" in capsys.readouterr().err
+    assert details_of(out)["routes"] == 2

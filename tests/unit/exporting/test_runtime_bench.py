@@ -1,6 +1,7 @@
 """`gatewise bench --runtimes`: every form in every runtime, against the fastest dense one."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gatewise.errors import InvalidValueError
 from gatewise.exporting.runtime_bench import bench_runtimes
 from gatewise.graph.measure import Latency
 from support.command_runs import gated, plain  # noqa: F401 - fixtures
+from support.project import ROOT
 
 
 def fixed_times(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
@@ -53,7 +55,25 @@ def test_dense_is_recommended_if_nothing_is_faster(
 ) -> None:
     fixed_times(monkeypatch, masked_torch=7.9)
     found = bench_runtimes(gated, tmp_path, runtimes=["torch"], batch_sizes=[2], images=8)
-    assert found["verdict"] == "2 images in float32: deploy dense in PyTorch"
+    assert found["verdict"] == (
+        "2 images in float32: deploy dense in PyTorch (a plain network of all filters: the gates save no time here)"
+    )
+
+
+def test_inserted_gates_are_not_left_out_and_their_cost_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed_times(monkeypatch, dense_torch=4.0, masked_torch=5.0, dense_onnxruntime=1.0, masked_onnxruntime=1.1)
+    run = ROOT / "tests/reliability/v0_1_0/gct"
+    found = bench_runtimes(run, tmp_path, runtimes=["torch", "onnxruntime"], batch_sizes=[1])
+    rows = found["batches"]["1"]["float32"]
+    assert found["omitted"] == {}
+    assert rows["masked"]["torch"]["dense_here_over_this"] == pytest.approx([0.8] * 3)
+    assert rows["masked"]["torch"]["dense_over_this"] == pytest.approx([0.2] * 3)
+    assert found["verdict"] == (
+        "one image in float32: deploy masked in ONNX Runtime (its gates take +25 % in PyTorch, +10 % in ONNX Runtime)"
+    )
+    assert {"onnxruntime"} < found["environment"].keys()
 
 
 def test_int8_files_are_scored_on_command_line(
@@ -76,9 +96,24 @@ def test_int8_files_are_scored_on_command_line(
         ({"runtimes": ["onnx"]}, "unknown runtime 'onnx'; expected one of 'compile', 'onnxruntime', 'openvino'"),
         ({"precisions": ["int4"]}, "unknown precision 'int4'"),
         ({"runtimes": []}, "at least one runtime"),
+        ({"runtimes": ["torch"], "precisions": ["int8"]}, "int8 needs one of the runtimes onnxruntime, openvino"),
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )
 def test_wrong_arguments(gated: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         bench_runtimes(gated, tmp_path, **options)
+
+
+def test_absent_runtimes_and_runs_are_found_before_anything_is_exported(
+    gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gatewise.exporting.runtime_bench.export", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert run(["bench", str(gated), "--runtimes", "onnxruntime, openvino", "--out", str(tmp_path)]) == 2
+    assert "pip install 'gatewise[openvino]'" in capsys.readouterr().err
+    assert run(["bench", str(gated), "--runtimes", "onnxruntime", "--plain", "nowhere", "--out", str(tmp_path)]) == 2
+    assert "run folder 'nowhere' does not exist" in capsys.readouterr().err
+    for option in (["--plain", str(gated)], ["--precisions", "int8"]):
+        assert run(["bench", str(gated), *option]) == 2
+        assert "--plain and --precisions are for --runtimes" in capsys.readouterr().err
